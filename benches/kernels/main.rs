@@ -1,0 +1,8 @@
+//! `cargo bench`: one criterion group per op, with bytes and flops as throughput.
+
+use criterion::{criterion_group, criterion_main};
+
+mod rmsnorm;
+
+criterion_group!(benches, rmsnorm::bench);
+criterion_main!(benches);

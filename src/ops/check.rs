@@ -1,0 +1,145 @@
+//! Argument checks shared by all ops. Each names the op and the argument, what it got and what
+//! the contract asks for.
+
+use std::fmt::Display;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::view::{Dims, Place};
+
+/// The checks of one op.
+#[derive(Clone, Copy)]
+pub(crate) struct Check(pub &'static str);
+
+/// What a check needs to know of a view.
+pub(crate) trait Operand {
+    fn dims_place(&self) -> (&Dims, Place);
+    fn bytes(&self) -> std::ops::Range<usize>;
+}
+
+impl<T> Operand for crate::view::View<'_, T> {
+    fn dims_place(&self) -> (&Dims, Place) {
+        (self.dims(), self.place())
+    }
+    fn bytes(&self) -> std::ops::Range<usize> {
+        self.byte_range()
+    }
+}
+
+impl<T> Operand for crate::view::ViewMut<'_, T> {
+    fn dims_place(&self) -> (&Dims, Place) {
+        (self.dims(), self.place())
+    }
+    fn bytes(&self) -> std::ops::Range<usize> {
+        self.byte_range()
+    }
+}
+
+impl Check {
+    /// `operand` lives on `device`, has exactly `shape`, and contiguous rows if rank >= 2.
+    pub fn shape(
+        &self,
+        device: &Device,
+        arg: &str,
+        operand: &impl Operand,
+        shape: &[usize],
+    ) -> Result<()> {
+        self.rank(device, arg, operand, shape.len())?;
+        let (dims, _) = operand.dims_place();
+        if dims.shape().iter().zip(shape).any(|(&got, &want)| got != want as i64) {
+            return Err(Error::invalid(
+                self.0,
+                arg,
+                format!("shape {dims:?}"),
+                format!("{shape:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// `operand` lives on `device`, has `rank` dimensions, and contiguous rows if rank >= 2.
+    pub fn rank(
+        &self,
+        device: &Device,
+        arg: &str,
+        operand: &impl Operand,
+        rank: usize,
+    ) -> Result<()> {
+        let (dims, place) = operand.dims_place();
+        let Device::Cpu = device;
+        if place != Place::Host {
+            return Err(Error::invalid(self.0, arg, format!("{place:?} memory"), "host memory"));
+        }
+        if dims.rank() != rank {
+            let got = format!("rank {} ({dims:?})", dims.rank());
+            return Err(Error::invalid(self.0, arg, got, format!("rank {rank}")));
+        }
+        if rank >= 2 && !dims.has_unit_rows() {
+            let got = format!("strides {:?}", dims.strides());
+            return Err(Error::invalid(self.0, arg, got, "a contiguous last dimension (stride 1)"));
+        }
+        Ok(())
+    }
+
+    /// The same for an optional operand.
+    pub fn opt_shape(
+        &self,
+        device: &Device,
+        arg: &str,
+        operand: &Option<impl Operand>,
+        shape: &[usize],
+    ) -> Result<()> {
+        operand.as_ref().map_or(Ok(()), |o| self.shape(device, arg, o, shape))
+    }
+
+    /// An arbitrary condition on an argument.
+    pub fn that(&self, ok: bool, arg: &str, got: impl Display, expected: &str) -> Result<()> {
+        if ok { Ok(()) } else { Err(Error::invalid(self.0, arg, got, expected)) }
+    }
+
+    /// `value` is finite and > 0.
+    pub fn positive(&self, arg: &str, value: f64) -> Result<()> {
+        self.that(value.is_finite() && value > 0.0, arg, value, "a finite number > 0")
+    }
+
+    /// `value` is finite and >= 0.
+    pub fn non_negative(&self, arg: &str, value: f64) -> Result<()> {
+        self.that(value.is_finite() && value >= 0.0, arg, value, "a finite number >= 0")
+    }
+
+    /// `output` shares no byte with `input`. Needed where views come from raw pointers; slices
+    /// cannot alias.
+    pub fn disjoint(
+        &self,
+        (out_arg, output): (&str, &impl Operand),
+        (in_arg, input): (&str, &impl Operand),
+    ) -> Result<()> {
+        let (a, b) = (output.bytes(), input.bytes());
+        let apart = a.end <= b.start || b.end <= a.start;
+        self.that(apart, out_arg, format!("memory shared with `{in_arg}`"), "separate memory")
+    }
+
+    /// Offsets of packed sequences: starts at 0, never falls, ends at `total`. Returns the number
+    /// of sequences. Empty sequences are legal.
+    pub fn cu_seqlens(
+        &self,
+        device: &Device,
+        arg: &str,
+        offsets: &crate::view::View<'_, i64>,
+        total: usize,
+    ) -> Result<usize> {
+        self.rank(device, arg, offsets, 1)?;
+        let count = offsets.extent(0);
+        self.that(count >= 1, arg, "an empty vector", "B + 1 offsets, the first of them 0")?;
+        self.that(offsets.at(0) == 0, arg, offsets.at(0), "0 as the first offset")?;
+        for i in 1..count {
+            let (before, now) = (offsets.at(i - 1), offsets.at(i));
+            let got = format!("{now} after {before} at index {i}");
+            self.that(now >= before, arg, got, "offsets that never fall")?;
+        }
+        let last = offsets.at(count - 1);
+        let expected = format!("{total} (the number of packed tokens) as the last offset");
+        self.that(last == total as i64, arg, last, &expected)?;
+        Ok(count - 1)
+    }
+}
