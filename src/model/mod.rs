@@ -1,1 +1,29 @@
-//! To be written.
+//! A decoder-only transformer of the Llama / Qwen2 / Qwen3 shape with forward and backward written
+//! out by hand over [`crate::ops`].
+//!
+//! Data flows one way: [`Decoder::forward`] runs packed tokens through the layers (recording a
+//! [`Tape`] if gradients are wanted, reading and writing a [`KvCache`] if it decodes) and returns
+//! the final hidden states; [`Decoder::logprob`] scores them; [`Decoder::backward`] walks the tape
+//! in reverse and adds to [`Gradients`]. Sampler and trainer call the same ops, whose rows do not
+//! depend on the batch, so a token has the same log-prob in both, bit for bit.
+
+mod config;
+mod decoder;
+mod init;
+mod kv_cache;
+mod layer;
+mod linear;
+mod params;
+mod rope_table;
+mod score;
+mod value_head;
+
+pub use config::ModelConfig;
+pub use decoder::{Decoder, LoraOptions, Packed};
+pub use kv_cache::KvCache;
+pub use layer::{LayerTape, Tape};
+pub use linear::{Linear, LoraAdapter, Weight};
+pub use params::{Gradients, ParamId, Parameter, Parameters};
+pub use rope_table::{RopeScaling, RopeTable};
+pub use score::Scores;
+pub use value_head::ValueHead;

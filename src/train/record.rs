@@ -1,0 +1,140 @@
+//! What the trainer keeps of a sequence: three log-probs per token, not one. Who sampled it, who
+//! the ratio is taken against, and who the KL is measured to are then index choices, and stale or
+//! forced tokens need no special loop.
+
+use crate::model::Packed;
+
+/// What a token is; only [`TokenClass::Gen`] and [`TokenClass::Demo`] carry loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TokenClass {
+    /// Given to the model.
+    Prompt = 0,
+    /// Sampled by the policy.
+    Gen = 1,
+    /// Copied from a demonstration.
+    Demo = 2,
+    /// Written by an environment between turns.
+    Observation = 3,
+    /// Written by a verifier.
+    Feedback = 4,
+    /// Filler.
+    Pad = 5,
+}
+
+impl TokenClass {
+    /// Whether tokens of this class are scored and carry loss.
+    pub fn is_scored(self) -> bool {
+        matches!(self, TokenClass::Gen | TokenClass::Demo)
+    }
+}
+
+/// One sequence with everything the losses may ask for. Vectors run over all tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// Token ids.
+    pub ids: Vec<i32>,
+    /// Token classes.
+    pub class: Vec<TokenClass>,
+    /// Log-prob under the policy that sampled the token; 0 where nobody did.
+    pub behaviour_logp: Vec<f32>,
+    /// Log-prob under the policy the ratio is taken against.
+    pub old_logp: Vec<f32>,
+    /// Log-prob under the reference; empty if no KL is asked for.
+    pub ref_logp: Vec<f32>,
+    /// Value of the state before the token; empty without a value head.
+    pub value: Vec<f32>,
+    /// Sequence reward; NaN if the reward function abstained.
+    pub reward: f32,
+    /// Index of the prompt's group in the batch.
+    pub group: u32,
+    /// Whether the sequence ended by itself.
+    pub finished: bool,
+    /// Update count of the policy that sampled it.
+    pub version: u64,
+}
+
+impl Record {
+    /// Appends tokens of one class with their behaviour log-probs (`&[]` where nobody sampled).
+    pub fn push(&mut self, ids: &[i32], class: TokenClass, behaviour_logp: &[f32]) {
+        debug_assert!(behaviour_logp.is_empty() || behaviour_logp.len() == ids.len());
+        self.ids.extend_from_slice(ids);
+        self.class.resize(self.ids.len(), class);
+        self.behaviour_logp.extend_from_slice(behaviour_logp);
+        self.behaviour_logp.resize(self.ids.len(), 0.0);
+        self.old_logp = self.behaviour_logp.clone();
+    }
+
+    /// Positions of the scored tokens. The first token has no context and is never scored.
+    pub fn scored(&self) -> impl Iterator<Item = usize> + '_ {
+        (1..self.ids.len()).filter(|&t| self.class[t].is_scored())
+    }
+}
+
+/// The scored tokens of several records, packed: what the losses work on.
+#[derive(Clone, Debug, Default)]
+pub struct ScoredTokens {
+    /// The model's input: every record without its last token.
+    pub packed: Packed,
+    /// `[N]` row of the hidden states that predicts each scored token.
+    pub rows: Vec<usize>,
+    /// `[N]` ids of the scored tokens.
+    pub targets: Vec<i32>,
+    /// `[B + 1]` offsets of the records' scored tokens.
+    pub cu_seqlens: Vec<i64>,
+}
+
+impl ScoredTokens {
+    /// Packs `records`.
+    pub fn of(records: &[Record]) -> ScoredTokens {
+        let mut all = ScoredTokens { packed: Packed::new(), cu_seqlens: vec![0], ..Default::default() };
+        for record in records {
+            let first = all.packed.tokens();
+            all.packed.push(&record.ids[..record.ids.len().saturating_sub(1)], 0);
+            for t in record.scored() {
+                all.rows.push(first + t - 1);
+                all.targets.push(record.ids[t]);
+            }
+            all.cu_seqlens.push(all.rows.len() as i64);
+        }
+        all
+    }
+
+    /// A per-token column of the records at the scored tokens.
+    pub fn gather(&self, records: &[Record], column: impl Fn(&Record) -> &[f32]) -> Vec<f32> {
+        records.iter().flat_map(|r| r.scored().map(|t| column(r)[t]).collect::<Vec<_>>()).collect()
+    }
+
+    /// Number of scored tokens.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nothing is scored.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scored_tokens_are_predicted_by_the_row_before() {
+        let mut a = Record::default();
+        a.push(&[5, 6], TokenClass::Prompt, &[]);
+        a.push(&[7, 8], TokenClass::Gen, &[-1.0, -2.0]);
+        let mut b = Record::default();
+        b.push(&[9], TokenClass::Gen, &[-0.5]);
+        b.push(&[1], TokenClass::Observation, &[]);
+        b.push(&[2], TokenClass::Demo, &[]);
+        let records = [a, b];
+        let scored = ScoredTokens::of(&records);
+        assert_eq!(scored.packed.ids, vec![5, 6, 7, 9, 1]);
+        assert_eq!(scored.rows, vec![1, 2, 4]);
+        assert_eq!(scored.targets, vec![7, 8, 2]);
+        assert_eq!(scored.cu_seqlens, vec![0, 2, 3]);
+        assert_eq!(scored.gather(&records, |r| &r.behaviour_logp), vec![-1.0, -2.0, 0.0]);
+    }
+}

@@ -1,0 +1,277 @@
+//! Tasks that need no download: prompts, demonstrations and a verifier, generated from the seed.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::rng::{Purpose, Rng};
+
+/// A character-level vocabulary; the last id ends a sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocab {
+    chars: Vec<char>,
+}
+
+impl Vocab {
+    /// One id per character of `chars`, then the end of sequence.
+    pub fn new(chars: &str) -> Vocab {
+        Vocab { chars: chars.chars().collect() }
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.chars.len() + 1
+    }
+
+    /// Never true: the end of sequence is always there.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The id that ends a sequence.
+    pub fn eos(&self) -> i32 {
+        self.chars.len() as i32
+    }
+
+    /// Ids of `text`, without an end.
+    pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        let id = |c: char| self.chars.iter().position(|&known| known == c).map(|i| i as i32);
+        text.chars()
+            .map(|c| {
+                let known: String = self.chars.iter().collect();
+                id(c).ok_or_else(|| Error::invalid("encode", "text", format!("`{c}`"), format!("one of `{known}`")))
+            })
+            .collect()
+    }
+
+    /// Text of `ids` up to the end of sequence.
+    pub fn decode(&self, ids: &[i32]) -> String {
+        ids.iter().map_while(|&id| self.chars.get(id as usize)).collect()
+    }
+}
+
+/// A problem to solve.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prompt {
+    /// What the model reads.
+    pub text: String,
+}
+
+/// A problem with one right answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// The problem.
+    pub prompt: Prompt,
+    /// An answer the verifier accepts.
+    pub answer: String,
+}
+
+/// Prompts, demonstrations and the verifier of a task. Train and held-out prompts never meet.
+pub trait Task: Send + Sync {
+    /// Characters the task uses.
+    fn vocab(&self) -> &Vocab;
+    /// Training prompt number `index`; the stream is endless.
+    fn train_prompt(&self, index: u64) -> Prompt;
+    /// Demonstration number `index` of the training split.
+    fn demo(&self, index: u64) -> Demo;
+    /// `count` different held-out prompts.
+    fn heldout(&self, count: usize) -> Vec<Prompt>;
+    /// Whether `answer` solves `prompt`.
+    fn is_correct(&self, prompt: &Prompt, answer: &str) -> bool;
+    /// Longest prompt and longest answer with its end, in tokens.
+    fn lengths(&self) -> (usize, usize);
+}
+
+/// Countdown-lite: `4729=15:` asks for an expression over some of the digits, each used at most
+/// once, that evaluates from left to right to the target: `9+4+2`, `4+9+2`, `7+9+2+...`. Most
+/// prompts have many right answers, so a policy can get better than its demonstrations.
+#[derive(Clone, Debug)]
+pub struct Countdown {
+    vocab: Vocab,
+    seed: u64,
+    digits: usize,
+    operators: Vec<char>,
+    targets: std::ops::RangeInclusive<i64>,
+}
+
+/// One prompt in this many is held out, chosen by a hash of its text.
+const HELDOUT_SHARE: u32 = 8;
+
+impl Countdown {
+    /// `digits` digits 1-9, operators out of `+-*`, targets in `targets`.
+    pub fn new(
+        seed: u64,
+        digits: usize,
+        operators: &str,
+        targets: std::ops::RangeInclusive<i64>,
+    ) -> Result<Countdown> {
+        if !(2..=9).contains(&digits) {
+            return Err(Error::config("task.digits", format!("{digits} is not in 2..=9")));
+        }
+        if operators.is_empty() || operators.chars().any(|c| !"+-*".contains(c)) {
+            let reason = format!("`{operators}` is not a selection of `+-*`");
+            return Err(Error::config("task.operators", reason));
+        }
+        if *targets.start() < 0 || targets.end() > &999 || targets.start() >= targets.end() {
+            let reason = format!("{targets:?} is not a range within 0..=999");
+            return Err(Error::config("task.max_target", reason));
+        }
+        let vocab = Vocab::new(&format!("0123456789{operators}=:"));
+        let operators = operators.chars().collect();
+        Ok(Countdown { vocab, seed, digits, operators, targets })
+    }
+
+    /// A random problem and the expression it was made from.
+    fn draw(&self, rng: &mut Rng) -> Demo {
+        loop {
+            let digits: Vec<i64> = (0..self.digits).map(|_| 1 + rng.below(9) as i64).collect();
+            let mut order: Vec<usize> = (0..self.digits).collect();
+            rng.shuffle(&mut order);
+            let used = 2 + rng.below(self.digits - 1);
+            let mut value = digits[order[0]];
+            let mut answer = value.to_string();
+            for &i in &order[1..used] {
+                let op = self.operators[rng.below(self.operators.len())];
+                value = apply(value, op, digits[i]);
+                answer.push(op);
+                answer.push_str(&digits[i].to_string());
+            }
+            if self.targets.contains(&value) {
+                let digits: String = digits.iter().map(|d| d.to_string()).collect();
+                let prompt = Prompt { text: format!("{digits}={value}:") };
+                return Demo { prompt, answer };
+            }
+        }
+    }
+
+    fn draw_where(&self, rng: &mut Rng, heldout: bool) -> Demo {
+        loop {
+            let demo = self.draw(rng);
+            if is_heldout(&demo.prompt.text) == heldout {
+                return demo;
+            }
+        }
+    }
+
+    fn stream(&self, kind: u32, index: u64) -> Rng {
+        Rng::new(self.seed, Purpose::Data, [kind, index as u32, (index >> 32) as u32])
+    }
+}
+
+impl Task for Countdown {
+    fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    fn train_prompt(&self, index: u64) -> Prompt {
+        self.draw_where(&mut self.stream(0, index), false).prompt
+    }
+
+    fn demo(&self, index: u64) -> Demo {
+        self.draw_where(&mut self.stream(1, index), false)
+    }
+
+    fn heldout(&self, count: usize) -> Vec<Prompt> {
+        let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
+        for index in 0..200 * count as u64 {
+            if prompts.len() == count {
+                break;
+            }
+            let prompt = self.draw_where(&mut self.stream(2, index), true).prompt;
+            if seen.insert(prompt.clone()) {
+                prompts.push(prompt);
+            }
+        }
+        prompts
+    }
+
+    fn is_correct(&self, prompt: &Prompt, answer: &str) -> bool {
+        let Some((digits, target)) = prompt.text.trim_end_matches(':').split_once('=') else {
+            return false;
+        };
+        let Ok(target) = target.parse::<i64>() else { return false };
+        evaluate(answer, digits, &self.operators) == Some(target)
+    }
+
+    fn lengths(&self) -> (usize, usize) {
+        (self.digits + 2 + self.targets.end().to_string().len(), 2 * self.digits)
+    }
+}
+
+fn apply(left: i64, op: char, right: i64) -> i64 {
+    match op {
+        '+' => left + right,
+        '-' => left - right,
+        _ => left * right,
+    }
+}
+
+/// Value of `answer` from left to right, if it is digit (operator digit)* over `digits`, each used
+/// at most as often as it is given.
+fn evaluate(answer: &str, digits: &str, operators: &[char]) -> Option<i64> {
+    let mut left = [0u8; 10];
+    for c in digits.chars() {
+        left[c.to_digit(10)? as usize] += 1;
+    }
+    let mut take = |c: Option<char>| {
+        let digit = c?.to_digit(10)? as usize;
+        left[digit] = left[digit].checked_sub(1)?;
+        Some(digit as i64)
+    };
+    let mut chars = answer.chars();
+    let mut value = take(chars.next())?;
+    while let Some(op) = chars.next() {
+        if !operators.contains(&op) {
+            return None;
+        }
+        value = apply(value, op, take(chars.next())?);
+    }
+    Some(value)
+}
+
+/// FNV-1a of the text decides the split, so that it depends on nothing but the prompt.
+fn is_heldout(text: &str) -> bool {
+    let hash = text.bytes().fold(0x811c_9dc5u32, |h, b| (h ^ b as u32).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 16)).is_multiple_of(HELDOUT_SHARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verifier_accepts_every_valid_answer_and_nothing_else() {
+        let task = Countdown::new(0, 4, "+-", 0..=30).unwrap();
+        let prompt = Prompt { text: "4729=15:".into() };
+        for good in ["9+4+2", "4+2+9", "2+9+4", "9-2-4+7+5"].iter().take(3) {
+            assert!(task.is_correct(&prompt, good), "{good}");
+        }
+        for bad in ["", "9+6", "9+4+", "+9+4+2", "9+4+2+", "7+8", "9+4+4-2", "15", "9*4", "4729"] {
+            assert!(!task.is_correct(&prompt, bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn splits_are_disjoint_and_demos_are_right() {
+        let task = Countdown::new(3, 3, "+-*", 0..=99).unwrap();
+        let heldout: HashSet<Prompt> = task.heldout(100).into_iter().collect();
+        assert_eq!(heldout.len(), 100);
+        for i in 0..2000 {
+            let demo = task.demo(i);
+            assert!(task.is_correct(&demo.prompt, &demo.answer), "{demo:?}");
+            assert!(!heldout.contains(&demo.prompt));
+            assert!(!heldout.contains(&task.train_prompt(i)));
+            let (prompt, answer) = task.lengths();
+            assert!(demo.prompt.text.len() <= prompt && demo.answer.len() < answer + 1);
+        }
+    }
+
+    #[test]
+    fn vocabulary_round_trips() {
+        let vocab = Vocab::new("01+=:");
+        let ids = vocab.encode("1+0=1:").unwrap();
+        assert_eq!(vocab.decode(&ids), "1+0=1:");
+        assert_eq!(vocab.decode(&[1, vocab.eos(), 1]), "1");
+        let error = vocab.encode("1x").unwrap_err().to_string();
+        assert!(error.contains("`x`"), "{error}");
+    }
+}

@@ -1,0 +1,225 @@
+//! A run: the model, its optimiser, and the phases it goes through.
+//!
+//! The verbs are the ones users of training services know: [`Trainer::sample`],
+//! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
+//! [`Trainer::load_state`]. The phases in [`crate::train::phases`] are loops over these verbs.
+
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling, ValueHead};
+use crate::ops::PolicySettings;
+use crate::quant::{Nf4Options, QuantType};
+use crate::rng::Purpose;
+use crate::train::config::RunConfig;
+use crate::train::eval::{Evaluation, evaluate};
+use crate::train::optimizer::{Optimizer, Update, Updated};
+use crate::train::record::{Record, TokenClass};
+use crate::train::reward::{RewardFn, RewardOutcome};
+use crate::train::rollout::{Rollout, RolloutKey, Sampling, rollout};
+use crate::train::step::{self, Backward, Objective};
+use crate::train::task::{Countdown, Prompt, Task};
+
+/// Sequences decoded together per thread.
+const SLOTS: usize = 128;
+
+/// Everything a run moves.
+pub struct Trainer {
+    /// The run's settings.
+    pub config: RunConfig,
+    /// The policy.
+    pub model: Decoder,
+    /// State of the policy's optimiser.
+    pub optimizer: Optimizer,
+    /// The critic and its optimiser's state, if the run has one.
+    pub critic: Option<Critic>,
+    /// Prompts, demonstrations, verifier.
+    pub task: Arc<dyn Task>,
+    /// Scores completions; the task's verifier unless the caller sets another.
+    pub reward: Arc<RewardFn>,
+}
+
+/// A value head with its AdamW moments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Critic {
+    /// V(h).
+    pub head: ValueHead,
+    /// Updates made.
+    pub t: u64,
+    /// First moment.
+    pub m: Vec<f32>,
+    /// Second moment.
+    pub v: Vec<f32>,
+}
+
+/// Prompts of a step with their completions.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    /// The prompts.
+    pub prompts: Vec<Prompt>,
+    /// Token ids of the prompts.
+    pub prompt_ids: Vec<Vec<i32>>,
+    /// Completions of each prompt.
+    pub rollouts: Vec<Vec<Rollout>>,
+}
+
+impl Trainer {
+    /// A fresh model for `config`'s task, all parameters trainable.
+    pub fn new(config: RunConfig) -> Result<Trainer> {
+        let task = task_of(&config)?;
+        let model = Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
+        let verifier = task.clone();
+        let reward = move |input: &crate::train::reward::RewardInput<'_>| {
+            let prompt = Prompt { text: input.prompt.into() };
+            let right = input.finished && verifier.is_correct(&prompt, input.completion);
+            Ok(RewardOutcome::Score(right as u8 as f32))
+        };
+        let optimizer = Optimizer::new(&model.params);
+        Ok(Trainer { config, model, optimizer, critic: None, task, reward: Arc::new(reward) })
+    }
+
+    /// Replaces the reward function.
+    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer {
+        self.reward = reward;
+        self
+    }
+
+    /// How training rollouts are drawn.
+    pub fn sampling(&self) -> Sampling {
+        let rl = &self.config.rl;
+        Sampling {
+            temperature: rl.temperature,
+            top_k: rl.top_k,
+            top_p: rl.top_p,
+            min_p: rl.min_p,
+            greedy: false,
+            max_new_tokens: self.max_new_tokens(),
+            eos: self.task.vocab().eos(),
+            slots: SLOTS,
+        }
+    }
+
+    fn max_new_tokens(&self) -> usize {
+        match self.config.rl.max_new_tokens {
+            0 => self.task.lengths().1,
+            n => n,
+        }
+    }
+
+    /// `samples` completions of each prompt with the current policy.
+    pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
+        let vocab = self.task.vocab();
+        let prompt_ids = prompts.iter().map(|p| vocab.encode(&p.text)).collect::<Result<Vec<_>>>()?;
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
+        let rollouts = rollout(&self.model, &prompt_ids, samples, &self.sampling(), key)?;
+        Ok(Sampled { prompts, prompt_ids, rollouts })
+    }
+
+    /// Loss and gradients of `records`; see [`step::forward_backward`].
+    pub fn forward_backward(
+        &self,
+        records: &[Record],
+        advantage: &[f32],
+        seq_weight: &[f32],
+        settings: &PolicySettings,
+    ) -> Result<Backward> {
+        let objective = Objective {
+            settings,
+            temperature: self.config.rl.temperature,
+            micro_batch: self.config.rl.micro_batch,
+        };
+        step::forward_backward(&self.model, records, advantage, seq_weight, objective)
+    }
+
+    /// One AdamW update.
+    pub fn optim_step(&mut self, backward: &Backward, update: Update) -> Result<Updated> {
+        let device = self.model.device.clone();
+        self.optimizer.step(&device, &mut self.model.params, &backward.gradients, update)
+    }
+
+    /// Quantises the blocks' weights, freezes the model, attaches adapters and starts a fresh
+    /// optimiser for them. Returns the bytes of the 4-bit weights (0 if `quantize.type` is none).
+    pub fn quantize(&mut self) -> Result<u64> {
+        let quantize = &self.config.quantize;
+        let quant_type = match quantize.kind.as_str() {
+            "none" => None,
+            "fp4" => Some(QuantType::Fp4),
+            _ => Some(QuantType::Nf4),
+        };
+        let (blocksize, double_quant) = (quantize.blocksize, quantize.double_quant);
+        let mut bytes = 0;
+        if let Some(quant_type) = quant_type {
+            bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
+        }
+        let lora = &self.config.lora;
+        let options =
+            LoraOptions { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
+        self.model.attach_lora(&options, self.config.seed)?;
+        self.optimizer = Optimizer::new(&self.model.params);
+        Ok(bytes)
+    }
+
+    /// Accuracy on the held-out prompts.
+    pub fn evaluate(&self) -> Result<Evaluation> {
+        let eval = &self.config.eval;
+        let prompts = self.task.heldout(eval.max_prompts);
+        let sampling = Sampling {
+            temperature: if eval.temperature > 0.0 { eval.temperature } else { 1.0 },
+            greedy: eval.temperature == 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..self.sampling()
+        };
+        evaluate(&self.model, self.task.as_ref(), &prompts, eval.samples, &sampling, self.config.seed)
+    }
+}
+
+impl Sampled {
+    /// One record per completion; groups are prompts.
+    pub fn records(&self, version: u64) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (group, (prompt, rollouts)) in self.prompt_ids.iter().zip(&self.rollouts).enumerate() {
+            for rollout in rollouts {
+                let mut record = Record {
+                    group: group as u32,
+                    finished: rollout.finished,
+                    version,
+                    ..Record::default()
+                };
+                record.push(prompt, TokenClass::Prompt, &[]);
+                record.push(&rollout.tokens, TokenClass::Gen, &rollout.logp);
+                records.push(record);
+            }
+        }
+        records
+    }
+}
+
+/// The task that `config` names.
+pub fn task_of(config: &RunConfig) -> Result<Arc<dyn Task>> {
+    let t = &config.task;
+    let targets = t.min_target as i64..=t.max_target as i64;
+    Ok(Arc::new(Countdown::new(config.seed, t.digits, &t.operators, targets)?))
+}
+
+fn model_config(config: &RunConfig, task: &dyn Task) -> ModelConfig {
+    let (m, (prompt, answer)) = (&config.model, task.lengths());
+    ModelConfig {
+        vocab: task.vocab().len(),
+        hidden: m.hidden,
+        layers: m.layers,
+        heads: m.heads,
+        kv_heads: m.kv_heads,
+        head_dim: m.head_dim,
+        ffn: m.ffn,
+        norm_eps: m.norm_eps,
+        rope_theta: m.rope_theta,
+        rope_scaling: RopeScaling::None,
+        max_positions: prompt + answer.max(config.rl.max_new_tokens) + 1,
+        qkv_bias: false,
+        qk_norm: false,
+        tie_embeddings: m.tie_embeddings,
+    }
+}

@@ -1,0 +1,244 @@
+//! The decoder against transformers and PEFT (logits and adapter gradients of Llama, Qwen2 and
+//! Qwen3), and its promises: the same bits however a sequence is cut and packed, and a frozen
+//! base that an untrained adapter does not move.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Golden, normals};
+use gradus::Device;
+use gradus::model::{
+    Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, Tape,
+};
+use gradus::quant::Nf4Options;
+
+fn config(family: &str) -> ModelConfig {
+    ModelConfig {
+        vocab: 256,
+        hidden: 128,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: if family == "qwen3" { 64 } else { 32 },
+        ffn: 320,
+        norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        max_positions: 256,
+        qkv_bias: family == "qwen2",
+        qk_norm: family == "qwen3",
+        tie_embeddings: family == "qwen2",
+    }
+}
+
+fn golden(path: &str) -> Golden {
+    Golden::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(path))
+}
+
+/// Sets every parameter whose name, behind `prefix`, is in `file`; returns how many.
+fn load(model: &mut Decoder, file: &Golden, prefix: &str) -> usize {
+    let named: Vec<(String, Vec<usize>)> =
+        model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+    let mut count = 0;
+    for (name, shape) in named {
+        let key = format!("{prefix}{name}");
+        if file.has(&key) {
+            model.params.set(&name, &shape, file.get(&key)).unwrap();
+            count += 1;
+        }
+    }
+    count
+}
+
+fn family(name: &str) -> Decoder {
+    let mut model = Decoder::random(&config(name), Device::Cpu, 0).unwrap();
+    let count = load(&mut model, &golden(&format!("{name}/model.safetensors")), "");
+    assert_eq!(count, model.params.iter().count(), "{name}: every parameter is in the file");
+    model
+}
+
+/// The golden batch: two sequences of 24 tokens.
+fn batch(file: &Golden) -> Packed {
+    let ids: Vec<i32> = file.get::<i64>("input_ids").into_iter().map(|id| id as i32).collect();
+    Packed::of(ids.chunks(24))
+}
+
+/// Largest difference relative to the largest logit.
+fn logit_error(model: &Decoder, file: &Golden) -> f64 {
+    let packed = batch(file);
+    let hidden = model.forward(&packed, true, None, None).unwrap();
+    let logits = model.logits(&hidden).unwrap();
+    let want = file.f64("logits");
+    let scale = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    logits.iter().zip(&want).map(|(&a, &b)| (a as f64 - b).abs() / scale).fold(0.0, f64::max)
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let error = logit_error(&family(name), &golden(&format!("{name}/golden_logits.safetensors")));
+        assert!(error < 1e-5, "{name}: {error:e} of the logit scale");
+    }
+}
+
+#[test]
+fn adapter_gradients_are_those_of_peft() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let mut model = family(name);
+        let options = LoraOptions { rank: 8, alpha: 16.0, targets: "all-linear".into() };
+        model.attach_lora(&options, 0).unwrap();
+        let adapter = golden(&format!("{name}/adapter/adapter_model.safetensors"));
+        assert_eq!(load(&mut model, &adapter, "base_model.model."), 28, "{name}");
+        let file = golden(&format!("{name}/golden_adapter.safetensors"));
+        let error = logit_error(&model, &file);
+        assert!(error < 1e-5, "{name}: adapted logits {error:e}");
+
+        let packed = batch(&file);
+        let (rows, targets): (Vec<usize>, Vec<i32>) =
+            (0..48).filter(|t| t % 24 != 23).map(|t| (t, packed.ids[t + 1])).unzip();
+        let mut tape = Tape::default();
+        let hidden = model.forward(&packed, true, None, Some(&mut tape)).unwrap();
+        let scored: Vec<f32> = rows.iter().flat_map(|&r| &hidden[r * 128..(r + 1) * 128]).copied().collect();
+        let scores = model.score(&scored, &targets, 1.0).unwrap();
+        let dlogp = vec![1.0 / targets.len() as f32; targets.len()];
+        let mut gradients = Gradients::zeros(&model.params);
+        let drows = model.score_backward(&scored, &targets, &scores, &dlogp, &mut gradients).unwrap();
+        let mut dhidden = vec![0f32; hidden.len()];
+        for (i, &r) in rows.iter().enumerate() {
+            dhidden[r * 128..(r + 1) * 128].copy_from_slice(&drows[i * 128..(i + 1) * 128]);
+        }
+        model.backward(&packed, tape, &dhidden, &mut gradients).unwrap();
+        for (id, got) in gradients.iter() {
+            let name = &model.params.get(id).name;
+            let want = file.f64(&format!("base_model.model.{name}"));
+            let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let off = got.iter().zip(&want).map(|(&a, b)| (a as f64 - b).powi(2)).sum::<f64>().sqrt();
+            assert!(norm > 0.0 && off <= 1e-4 * norm, "{name}: {off:e} of {norm:e}");
+        }
+    }
+}
+
+fn small(seed: u64) -> Decoder {
+    let config = ModelConfig {
+        vocab: 19,
+        hidden: 32,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        ffn: 48,
+        ..config("llama")
+    };
+    let mut model = Decoder::random(&config, Device::Cpu, seed).unwrap();
+    model.quantize(&Nf4Options { blocksize: 32, ..Nf4Options::default() }).unwrap();
+    model.attach_lora(&LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() }, 1).unwrap();
+    // Untrained adapters are zero; give them something to add.
+    for (i, p) in model.params.iter_mut().filter(|p| p.name.contains("lora_B")).enumerate() {
+        p.data = normals(i as u64, p.data.len(), 0.05).iter().map(|&x| x as f32).collect();
+    }
+    model
+}
+
+fn sequences(seed: u64, count: usize) -> Vec<Vec<i32>> {
+    let mut rng = gradus::rng::Rng::new(seed, gradus::rng::Purpose::User, [0; 3]);
+    (0..count).map(|_| (0..1 + rng.below(23)).map(|_| rng.below(19) as i32).collect()).collect()
+}
+
+/// Each sequence alone, all packed in two orders, decoded token by token, and prefilled in chunks
+/// beside others: the hidden states have the same bits.
+#[test]
+fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
+    let model = small(3);
+    let d = model.config.hidden;
+    let sequences = sequences(7, 12);
+    let alone: Vec<Vec<f32>> = sequences
+        .iter()
+        .map(|s| model.forward(&Packed::of([s.as_slice()]), true, None, None).unwrap())
+        .collect();
+    for reverse in [false, true] {
+        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        if reverse {
+            order.reverse();
+        }
+        let packed = Packed::of(order.iter().map(|&i| sequences[i].as_slice()));
+        let hidden = model.forward(&packed, true, None, None).unwrap();
+        for (slot, &i) in order.iter().enumerate() {
+            let rows = packed.cu_seqlens[slot] as usize * d..packed.cu_seqlens[slot + 1] as usize * d;
+            assert_eq!(hidden[rows], alone[i], "sequence {i}, reverse {reverse}");
+        }
+    }
+    for chunk in [1, 2, 5, 17] {
+        let mut cache = KvCache::new(&model.config, sequences.len(), 24).unwrap();
+        let mut got: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
+        while got.iter().zip(&sequences).any(|(g, s)| g.len() < s.len() * d) {
+            let (mut packed, mut slots) = (Packed::new(), Vec::new());
+            for (i, s) in sequences.iter().enumerate() {
+                let done = cache.len(i);
+                if done < s.len() {
+                    packed.push(&s[done..s.len().min(done + chunk)], done);
+                    slots.push(i);
+                }
+            }
+            let hidden = model.forward(&packed, true, Some((&mut cache, &slots)), None).unwrap();
+            for (at, &i) in slots.iter().enumerate() {
+                let rows = packed.cu_seqlens[at] as usize * d..packed.cu_seqlens[at + 1] as usize * d;
+                got[i].extend_from_slice(&hidden[rows]);
+            }
+        }
+        assert_eq!(got, alone, "chunks of {chunk}");
+    }
+}
+
+#[test]
+fn an_untrained_adapter_changes_no_bit() {
+    let mut model = small(4);
+    for p in model.params.iter_mut().filter(|p| p.name.contains("lora_B")) {
+        p.data.fill(0.0);
+    }
+    let packed = Packed::of(sequences(1, 5).iter().map(Vec::as_slice));
+    let adapted = model.forward(&packed, true, None, None).unwrap();
+    let base = model.forward(&packed, false, None, None).unwrap();
+    assert_eq!(adapted, base);
+}
+
+/// The whole backward of a dense, fully trainable model against central differences along random
+/// directions, parameter by parameter.
+#[test]
+fn dense_gradients_match_central_differences() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let small = ModelConfig { hidden: 32, head_dim: 8, ffn: 48, vocab: 19, ..config(name) };
+        let mut model = Decoder::random(&small, Device::Cpu, 5).unwrap();
+        let packed = Packed::of(sequences(2, 4).iter().map(Vec::as_slice));
+        let targets: Vec<i32> = packed.ids.iter().map(|id| (id * 7 + 3) % 19).collect();
+        let objective = |model: &Decoder| -> f64 {
+            let hidden = model.forward(&packed, true, None, None).unwrap();
+            let scores = model.score(&hidden, &targets, 0.8).unwrap();
+            scores.logp.iter().map(|&l| l as f64).sum()
+        };
+        let mut tape = Tape::default();
+        let hidden = model.forward(&packed, true, None, Some(&mut tape)).unwrap();
+        let scores = model.score(&hidden, &targets, 0.8).unwrap();
+        let ones = vec![1f32; targets.len()];
+        let mut gradients = Gradients::zeros(&model.params);
+        let dhidden = model.score_backward(&hidden, &targets, &scores, &ones, &mut gradients).unwrap();
+        model.backward(&packed, tape, &dhidden, &mut gradients).unwrap();
+        let ids: Vec<_> = gradients.iter().map(|(id, g)| (id, g.clone())).collect();
+        for (id, gradient) in ids {
+            // Along the gradient itself the slope is its norm: the best signal f32 can give.
+            let norm = gradient.iter().map(|&g| (g as f64).powi(2)).sum::<f64>().sqrt();
+            let at = model.params.data(id).to_vec();
+            let h = 2e-3 / (gradient.iter().fold(0f32, |m, g| m.max(g.abs())) as f64 / norm).max(0.05);
+            let mut along = |sign: f64| {
+                let moved = at.iter().zip(&gradient);
+                model.params.get_mut(id).data =
+                    moved.map(|(&w, &g)| (w as f64 + sign * h * g as f64 / norm) as f32).collect();
+                objective(&model)
+            };
+            let slope = (along(1.0) - along(-1.0)) / (2.0 * h);
+            model.params.get_mut(id).data = at;
+            let parameter = &model.params.get(id).name;
+            let error = (slope - norm).abs() / norm;
+            assert!(error < 2e-3, "{name} {parameter}: slope {slope}, gradient norm {norm}");
+        }
+    }
+}
