@@ -38,9 +38,9 @@ pub struct Attention<'a, T> {
 
 /// o[i, h] = Σ_j softmax_j(scale · q[i, h]·k[j, g]) · v[j, g] over the visible keys j, g = h / (Hq / Hkv).
 ///
-/// f64 views are computed in f64, all others in f32 with the normaliser in f64. With u = 2⁻²⁴ and
-/// n visible keys, a score is within (D/16 + 7)·u·|scale|·Σ|q·k| of exact, and given the scores
-/// each output is within (37 + n/64)·u·Σ p·|v| of exact, p being the probabilities.
+/// f64 views are computed in f64, all others in f32 with the normaliser in f64. With u = 2⁻²⁴, n
+/// visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ_d|q_d·k_jd|, an output is within
+/// (2·ε + (40 + n/64)·u)·Σ_j p_j·|v_j| of exact, p being the exact probabilities.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
