@@ -1,1 +1,227 @@
-//! To be written.
+//! Causal attention over packed sequences with grouped key/value heads (Vaswani et al. 2017,
+//! arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245).
+//!
+//! One op serves training, prefill and decoding: a query row's output is the same bits whether its
+//! sequence is computed whole, in chunks against a cache, one token at a time, or packed with
+//! others. Every sum over keys runs in an order that depends on the key's index alone.
+
+use crate::cpu;
+use crate::device::Device;
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::check::Check;
+use crate::view::{View, ViewMut};
+
+/// Arguments of [`attention`]. Query `i` of a sequence with `Lq` queries and `Lk` keys sees keys
+/// `0..=Lk − Lq + i`; query head `h` uses key/value head `h / (Hq / Hkv)`.
+#[derive(Debug)]
+pub struct Attention<'a, T> {
+    /// `[Tq, Hq, D]` queries, sequences packed one after another.
+    pub q: View<'a, T>,
+    /// `[S, Hkv, D]` keys: packed like `q`, or a cache with room between the sequences.
+    pub k: View<'a, T>,
+    /// `[S, Hkv, D]` values.
+    pub v: View<'a, T>,
+    /// `[B + 1]` offsets of the sequences in `q`.
+    pub cu_seqlens: View<'a, i64>,
+    /// `[B]` first row of each sequence in `k` and `v`. Sequences may share rows.
+    pub kv_start: View<'a, i64>,
+    /// `[B]` number of keys `Lk` of each sequence, at least its number of queries.
+    pub kv_len: View<'a, i64>,
+    /// Factor on q·k, usually 1/√D; finite.
+    pub scale: f64,
+    /// `[Tq, Hq, D]` output.
+    pub o: ViewMut<'a, T>,
+    /// `[Tq, Hq]` logsumexp over the visible keys of scale·q·k, if wanted.
+    pub lse: Option<ViewMut<'a, f32>>,
+}
+
+/// o[i, h] = Σ_j softmax_j(scale · q[i, h]·k[j, g]) · v[j, g] over the visible keys j, g = h / (Hq / Hkv).
+///
+/// f64 views are computed in f64, all others in f32 with the normaliser in f64. With u = 2⁻²⁴, n
+/// visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ_d|q_d·k_jd|, an output is within
+/// (2·ε + (40 + n/64)·u)·Σ_j p_j·|v_j| of exact, p being the exact probabilities.
+///
+/// # Errors
+/// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
+/// fall, a key range outside `k`, fewer keys than queries, or a `scale` that is not finite.
+///
+/// # Cost
+/// `4·D` flops and one exponential per visible (query, head, key); reads q, k and v, writes o.
+/// Workspace per thread: up to 32 rows of scores.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{Attention, attention}};
+/// let (q, k, v) = ([1.0f32, 1.0], [0.0f32, 0.0], [2.0f32, 4.0]);
+/// let mut o = [0f32; 2];
+/// attention(&Device::Cpu, Attention {
+///     q: View::new(&q, &[2, 1, 1])?,
+///     k: View::new(&k, &[2, 1, 1])?,
+///     v: View::new(&v, &[2, 1, 1])?,
+///     cu_seqlens: View::new(&[0, 2], &[2])?,
+///     kv_start: View::new(&[0], &[1])?,
+///     kv_len: View::new(&[2], &[1])?,
+///     scale: 1.0,
+///     o: ViewMut::new(&mut o, &[2, 1, 1])?,
+///     lse: None,
+/// })?;
+/// assert_eq!(o, [2.0, 3.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
+pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()> {
+    let check = Check("attention");
+    let inputs = Inputs {
+        q: &args.q,
+        k: &args.k,
+        v: &args.v,
+        cu_seqlens: &args.cu_seqlens,
+        kv_start: &args.kv_start,
+        kv_len: &args.kv_len,
+        scale: args.scale,
+    };
+    inputs.check(&check, device)?;
+    let [tokens, heads, d] = extents(&args.q);
+    check.shape(device, "o", &args.o, &[tokens, heads, d])?;
+    check.opt_shape(device, "lse", &args.lse, &[tokens, heads])?;
+    match device {
+        Device::Cpu => cpu::attention::attention(args),
+    }
+    Ok(())
+}
+
+/// Arguments of [`attention_bwd`]. The first seven are the forward pass's.
+#[derive(Debug)]
+pub struct AttentionBwd<'a, T> {
+    /// `[Tq, Hq, D]` queries.
+    pub q: View<'a, T>,
+    /// `[S, Hkv, D]` keys.
+    pub k: View<'a, T>,
+    /// `[S, Hkv, D]` values.
+    pub v: View<'a, T>,
+    /// `[B + 1]` offsets of the sequences in `q`.
+    pub cu_seqlens: View<'a, i64>,
+    /// `[B]` first row of each sequence in `k` and `v`; `cu_seqlens` without its end where keys
+    /// are packed like queries.
+    pub kv_start: View<'a, i64>,
+    /// `[B]` number of keys of each sequence. Ranges of keys must not overlap.
+    pub kv_len: View<'a, i64>,
+    /// Factor on q·k; finite.
+    pub scale: f64,
+    /// `[Tq, Hq, D]` gradient of the output.
+    pub dout: View<'a, T>,
+    /// `[Tq, Hq, D]` gradient of the queries.
+    pub dq: ViewMut<'a, T>,
+    /// `[S, Hkv, D]` gradient of the keys; 0 in rows of no sequence.
+    pub dk: ViewMut<'a, T>,
+    /// `[S, Hkv, D]` gradient of the values; 0 in rows of no sequence.
+    pub dv: ViewMut<'a, T>,
+}
+
+/// Gradient of [`attention`]: with p the probabilities, dp = dout·v and δ = Σ_j p·dp,
+/// ds = scale·p·(dp − δ), dq = Σ_j ds·k, dk = Σ_i ds·q, dv = Σ_i p·dout (Dao et al. 2022,
+/// arXiv:2205.14135, appendix B.4).
+///
+/// The probabilities are computed again from q and k. Sums over queries run in the order (head,
+/// query), so nothing depends on threads or on the other sequences.
+///
+/// # Errors
+/// As [`attention`], and `InvalidArgument` where ranges of keys overlap.
+///
+/// # Cost
+/// `10·D` flops and one exponential per visible (query, head, key). Workspace per thread: 64 rows
+/// of scores and twice the keys of one head.
+pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Result<()> {
+    let check = Check("attention_bwd");
+    let inputs = Inputs {
+        q: &args.q,
+        k: &args.k,
+        v: &args.v,
+        cu_seqlens: &args.cu_seqlens,
+        kv_start: &args.kv_start,
+        kv_len: &args.kv_len,
+        scale: args.scale,
+    };
+    inputs.check(&check, device)?;
+    inputs.check_apart(&check)?;
+    check.shape(device, "dout", &args.dout, &extents(&args.q))?;
+    check.shape(device, "dq", &args.dq, &extents(&args.q))?;
+    check.shape(device, "dk", &args.dk, &extents(&args.k))?;
+    check.shape(device, "dv", &args.dv, &extents(&args.k))?;
+    match device {
+        Device::Cpu => cpu::attention::attention_bwd(args),
+    }
+    Ok(())
+}
+
+/// What forward and backward read.
+struct Inputs<'v, 'a, T> {
+    q: &'v View<'a, T>,
+    k: &'v View<'a, T>,
+    v: &'v View<'a, T>,
+    cu_seqlens: &'v View<'a, i64>,
+    kv_start: &'v View<'a, i64>,
+    kv_len: &'v View<'a, i64>,
+    scale: f64,
+}
+
+impl<T: Float> Inputs<'_, '_, T> {
+    fn check(&self, check: &Check, device: &Device) -> Result<()> {
+        check.rank(device, "q", self.q, 3)?;
+        check.rank(device, "k", self.k, 3)?;
+        let [tokens, heads, d] = extents(self.q);
+        let [rows, kv_heads, _] = extents(self.k);
+        check.that(d > 0, "q", "D = 0", "D > 0")?;
+        check.shape(device, "k", self.k, &[rows, kv_heads, d])?;
+        check.that(kv_heads > 0, "k", "0 heads", "at least one head")?;
+        let expected = format!("a positive multiple of the {kv_heads} heads of `k`");
+        let fits = heads > 0 && heads.is_multiple_of(kv_heads);
+        check.that(fits, "q", format!("{heads} heads"), &expected)?;
+        check.shape(device, "v", self.v, &[rows, kv_heads, d])?;
+        let count = check.cu_seqlens(device, "cu_seqlens", self.cu_seqlens, tokens)?;
+        check.shape(device, "kv_start", self.kv_start, &[count])?;
+        check.shape(device, "kv_len", self.kv_len, &[count])?;
+        for b in 0..count {
+            self.check_keys(check, b, rows as i64)?;
+        }
+        let fits = (self.scale as f32).is_finite();
+        check.that(fits, "scale", self.scale, "a number that is finite in f32")
+    }
+
+    /// The keys of sequence `b` lie inside `k` and are at least as many as its queries.
+    fn check_keys(&self, check: &Check, b: usize, rows: i64) -> Result<()> {
+        let queries = self.cu_seqlens.at(b + 1) - self.cu_seqlens.at(b);
+        let (start, len) = (self.kv_start.at(b), self.kv_len.at(b));
+        if start < 0 || start > rows {
+            let expected = format!("a row of `k`, 0..={rows}");
+            check.that(false, "kv_start", format!("{start} at index {b}"), &expected)?;
+        }
+        if len < queries || len > rows - start {
+            let expected =
+                format!("{queries} (the queries) to {} (the rows from {start} on)", rows - start);
+            check.that(false, "kv_len", format!("{len} at index {b}"), &expected)?;
+        }
+        Ok(())
+    }
+
+    /// No two sequences share a row of `k`: each row's gradient belongs to one sequence.
+    fn check_apart(&self, check: &Check) -> Result<()> {
+        let mut ranges: Vec<(i64, i64, usize)> = (0..self.kv_len.extent(0))
+            .filter(|&b| self.kv_len.at(b) > 0)
+            .map(|b| (self.kv_start.at(b), self.kv_len.at(b), b))
+            .collect();
+        ranges.sort_unstable();
+        for pair in ranges.windows(2) {
+            let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);
+            if next < start + len {
+                let got = format!("row {next} at index {b}, inside the range at index {a}");
+                check.that(false, "kv_start", got, "ranges that do not overlap")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn extents<T>(view: &View<'_, T>) -> [usize; 3] {
+    [view.extent(0), view.extent(1), view.extent(2)]
+}

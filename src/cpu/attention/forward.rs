@@ -1,0 +1,165 @@
+//! The forward pass: pieces of at most a few queries, batched so that threads get enough work.
+
+use std::ops::Range;
+
+use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
+use super::{Rows, into_rows};
+use crate::cpu::par;
+use crate::dtype::Float;
+use crate::ops::attention::Attention;
+use crate::view::View;
+
+/// Rows of scores a piece holds, if one query has no more heads than that.
+const TILE: usize = 32;
+/// Rough scalar operations of a batch of pieces.
+const BATCH: usize = 1 << 16;
+
+/// Consecutive queries of one sequence, for some of the key/value heads.
+struct Piece<'p, 'o, T> {
+    /// Output rows, `[queries, heads of the piece]`.
+    o: &'p mut [&'o mut [T]],
+    /// logsumexp in the same order, or empty.
+    lse: &'p mut [f32],
+    /// First query as a row of `q`.
+    query: usize,
+    /// Key/value heads.
+    heads: Range<usize>,
+    /// First key as a row of `k`.
+    key: usize,
+    /// Keys that the first query sees; each further query sees one more.
+    visible: usize,
+}
+
+/// The inputs all pieces share.
+struct Shared<'a, T> {
+    q: View<'a, T>,
+    k: View<'a, T>,
+    v: View<'a, T>,
+    scale: f64,
+    /// Query heads of a key/value head.
+    group: usize,
+}
+
+/// Memory of one batch.
+struct Scratch<T, A> {
+    q: Vec<[A; LANES]>,
+    scores: Vec<A>,
+    total: Vec<[A; LANES]>,
+    keys: Vec<T>,
+    values: Vec<T>,
+}
+
+pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
+    let (heads, d) = (a.q.extent(1), a.q.extent(2));
+    let group = heads / a.k.extent(1);
+    let shared = Shared { q: a.q, k: a.k, v: a.v, scale: a.scale, group };
+    let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
+    let mut o = into_rows(&mut a.o);
+    let (mut pieces, work) = cut(&mut o, &mut lse, &shared, [a.cu_seqlens, a.kv_start, a.kv_len]);
+    let mean = work.saturating_mul(d * 2) / pieces.len().max(1);
+    let batch = (BATCH / mean.max(1)).max(1);
+    let batches: Vec<_> = pieces.chunks_mut(batch).collect();
+    par::for_each(batches, mean.saturating_mul(batch), |_, batch| {
+        let mut scratch: Scratch<T, A> = Scratch {
+            q: Vec::new(),
+            scores: Vec::new(),
+            total: Vec::new(),
+            keys: Vec::new(),
+            values: Vec::new(),
+        };
+        batch.iter_mut().for_each(|piece| attend(piece, &shared, &mut scratch));
+    });
+    if let Some(out) = a.lse {
+        let rows = out.into_rows().into_iter().zip(lse.chunks(heads));
+        rows.for_each(|(out, lse)| out.copy_from_slice(lse));
+    }
+}
+
+/// Cuts all sequences into pieces; returns them and the number of (row, key) pairs.
+fn cut<'p, 'o, T: Float>(
+    mut o: &'p mut [&'o mut [T]],
+    mut lse: &'p mut [f32],
+    shared: &Shared<'_, T>,
+    [cu_seqlens, kv_start, kv_len]: [View<'_, i64>; 3],
+) -> (Vec<Piece<'p, 'o, T>>, usize) {
+    let (heads, kv_heads) = (shared.q.extent(1), shared.k.extent(1));
+    let tile = (TILE / shared.group).max(1);
+    let (mut pieces, mut work) = (Vec::new(), 0usize);
+    for b in 0..kv_start.extent(0) {
+        let (first, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
+        let hidden = kv_len.at(b) as usize - (end - first);
+        for query in (first..end).step_by(tile) {
+            let queries = tile.min(end - query);
+            let visible = hidden + query - first + 1;
+            work = work.saturating_add((queries * heads).saturating_mul(visible));
+            // The heads of a single query are rows one after another and can go apart.
+            let split = if queries == 1 { 1 } else { kv_heads };
+            for h in (0..kv_heads).step_by(split) {
+                let rows = queries * split * shared.group;
+                pieces.push(Piece {
+                    o: o.split_off_mut(..rows).expect("a row for each query and head"),
+                    lse: lse.split_off_mut(..rows).unwrap_or_default(),
+                    query,
+                    heads: h..h + split,
+                    key: kv_start.at(b) as usize,
+                    visible,
+                });
+            }
+        }
+    }
+    (pieces, work)
+}
+
+fn attend<T: Float, A: Lane>(
+    piece: &mut Piece<'_, '_, T>,
+    shared: &Shared<'_, T>,
+    scratch: &mut Scratch<T, A>,
+) {
+    let Shared { group, scale, .. } = *shared;
+    let columns = piece.heads.len() * group;
+    let queries = piece.o.len() / columns;
+    let chunks = shared.q.extent(2).div_ceil(LANES);
+    let keys = piece.visible + queries - 1;
+    let stride = keys.next_multiple_of(LANES);
+    let rows = group * queries;
+    for head in piece.heads.clone() {
+        let k = Rows::new(shared.k, head, piece.key, keys, &mut scratch.keys);
+        let v = Rows::new(shared.v, head, piece.key, keys, &mut scratch.values);
+        scratch.q.resize(rows * chunks, [A::ZERO; LANES]);
+        scratch.scores.resize(rows * stride, A::ZERO);
+        scratch.total.clear();
+        scratch.total.resize(rows * chunks, [A::ZERO; LANES]);
+        for (r, q) in scratch.q.chunks_mut(chunks).enumerate() {
+            load(shared.q.row2(piece.query + r / group, head * group + r % group), q);
+        }
+        let visible = |r: usize| piece.visible + r / group;
+        for start in (0..keys).step_by(BLOCK) {
+            for (r, q) in scratch.q.chunks(chunks).enumerate() {
+                let end = visible(r).min(start + BLOCK);
+                if start < end {
+                    dots(q, k, start, &mut scratch.scores[r * stride + start..r * stride + end]);
+                }
+            }
+        }
+        let mut sums = Vec::with_capacity(rows);
+        for (r, scores) in scratch.scores.chunks_mut(stride).enumerate() {
+            sums.push(softmax(&mut scores[..visible(r)], A::from_f64(scale)));
+        }
+        for start in (0..keys).step_by(BLOCK) {
+            for (r, total) in scratch.total.chunks_mut(chunks).enumerate() {
+                let end = visible(r).min(start + BLOCK);
+                if start < end {
+                    let weights = &scratch.scores[r * stride + start..];
+                    combine(weights, 1, v, start, end - start, total);
+                }
+            }
+        }
+        for (r, (total, (largest, sum))) in scratch.total.chunks(chunks).zip(sums).enumerate() {
+            let row = r / group * columns + (head - piece.heads.start) * group + r % group;
+            store(total, 1.0 / sum, piece.o[row]);
+            if let Some(lse) = piece.lse.get_mut(row) {
+                *lse = (largest.to_f64() + sum.ln()) as f32;
+            }
+        }
+    }
+}

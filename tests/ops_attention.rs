@@ -1,0 +1,588 @@
+//! Attention: f64 oracle within the documented bound, gradients, and the promise that a query
+//! row's bits do not depend on how it is computed.
+
+mod common;
+
+use common::{check_gradient, max_rel, normals};
+use gradus::dtype::Float;
+use gradus::ops::{Attention, AttentionBwd, attention, attention_bwd};
+use gradus::{Device, Error, View, ViewMut, bf16};
+
+const CPU: Device = Device::Cpu;
+const U: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// Packed sequences: lengths, heads, and where the keys lie.
+#[derive(Clone)]
+struct Layout {
+    queries: Vec<usize>,
+    keys: Vec<usize>,
+    start: Vec<usize>,
+    rows: usize,
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+}
+
+impl Layout {
+    /// Sequences with as many keys as queries, packed.
+    fn packed(lens: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
+        Layout::with_keys(lens, lens, heads, kv_heads, d)
+    }
+
+    /// Keys packed one sequence after another.
+    fn with_keys(q: &[usize], k: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
+        let start = (0..k.len()).map(|b| k[..b].iter().sum()).collect();
+        let (queries, keys, rows) = (q.to_vec(), k.to_vec(), k.iter().sum());
+        Layout { queries, keys, start, rows, heads, kv_heads, d }
+    }
+
+    fn tokens(&self) -> usize {
+        self.queries.iter().sum()
+    }
+
+    fn offsets(&self) -> [Vec<i64>; 3] {
+        let cu = (0..=self.queries.len()).map(|b| self.queries[..b].iter().sum::<usize>() as i64);
+        let i64s = |x: &[usize]| x.iter().map(|&x| x as i64).collect();
+        [cu.collect(), i64s(&self.start), i64s(&self.keys)]
+    }
+
+    fn q_shape(&self) -> [i64; 3] {
+        [self.tokens() as i64, self.heads as i64, self.d as i64]
+    }
+
+    fn k_shape(&self) -> [i64; 3] {
+        [self.rows as i64, self.kv_heads as i64, self.d as i64]
+    }
+
+    fn q_len(&self) -> usize {
+        self.tokens() * self.heads * self.d
+    }
+
+    fn k_len(&self) -> usize {
+        self.rows * self.kv_heads * self.d
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.d as f64).sqrt()
+    }
+
+    fn random(&self, seed: u64) -> [Vec<f64>; 3] {
+        let k = || normals(seed + 1, self.k_len(), 1.0);
+        [normals(seed, self.q_len(), 1.0), k(), normals(seed + 2, self.k_len(), 1.0)]
+    }
+
+    /// (sequence, local query, q row, keys seen) of every token.
+    fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        let [cu, ..] = self.offsets();
+        (0..self.queries.len()).flat_map(move |b| {
+            let (first, hidden) = (cu[b] as usize, self.keys[b] - self.queries[b]);
+            (0..self.queries[b]).map(move |i| (b, first + i, hidden + i + 1))
+        })
+    }
+
+    fn q_row<'x, T>(&self, x: &'x [T], t: usize, h: usize) -> &'x [T] {
+        &x[(t * self.heads + h) * self.d..][..self.d]
+    }
+
+    fn k_row<'x, T>(&self, x: &'x [T], s: usize, h: usize) -> &'x [T] {
+        &x[(s * self.kv_heads + h / (self.heads / self.kv_heads)) * self.d..][..self.d]
+    }
+}
+
+fn forward<T: Float>(l: &Layout, [q, k, v]: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
+    let [cu, start, len] = l.offsets();
+    let mut o = vec![T::from_f64(f64::NAN); l.q_len()];
+    let mut lse = vec![f32::NAN; l.tokens() * l.heads];
+    let args = Attention {
+        q: View::new(q, &l.q_shape()).unwrap(),
+        k: View::new(k, &l.k_shape()).unwrap(),
+        v: View::new(v, &l.k_shape()).unwrap(),
+        cu_seqlens: (&cu).into(),
+        kv_start: (&start).into(),
+        kv_len: (&len).into(),
+        scale: l.scale(),
+        o: ViewMut::new(&mut o, &l.q_shape()).unwrap(),
+        lse: Some(ViewMut::rows_of(&mut lse, l.heads).unwrap()),
+    };
+    attention(&CPU, args).unwrap();
+    (o, lse)
+}
+
+fn backward<T: Float>(l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
+    let [cu, start, len] = l.offsets();
+    let nan = |n: usize| vec![T::from_f64(f64::NAN); n];
+    let (mut dq, mut dk, mut dv) = (nan(l.q_len()), nan(l.k_len()), nan(l.k_len()));
+    let args = AttentionBwd {
+        q: View::new(q, &l.q_shape()).unwrap(),
+        k: View::new(k, &l.k_shape()).unwrap(),
+        v: View::new(v, &l.k_shape()).unwrap(),
+        cu_seqlens: (&cu).into(),
+        kv_start: (&start).into(),
+        kv_len: (&len).into(),
+        scale: l.scale(),
+        dout: View::new(dout, &l.q_shape()).unwrap(),
+        dq: ViewMut::new(&mut dq, &l.q_shape()).unwrap(),
+        dk: ViewMut::new(&mut dk, &l.k_shape()).unwrap(),
+        dv: ViewMut::new(&mut dv, &l.k_shape()).unwrap(),
+    };
+    attention_bwd(&CPU, args).unwrap();
+    [dq, dk, dv]
+}
+
+fn f32s(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
+fn f64s(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| x as f64).collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn dot_abs(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum()
+}
+
+/// The oracle's view of one (query, head): probabilities, logsumexp, and the bound on the error
+/// of a score computed in f32.
+fn row(l: &Layout, q: &[f64], k: &[f64], b: usize, h: usize, seen: usize) -> (Vec<f64>, f64, f64) {
+    let keys = || (0..seen).map(|j| l.k_row(k, l.start[b] + j, h));
+    let scores: Vec<f64> = keys().map(|k| l.scale() * dot(q, k)).collect();
+    let largest = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+    let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+    let p = scores.iter().map(|s| (s - largest).exp() / sum).collect();
+    let size = keys().map(|k| l.scale() * dot_abs(q, k)).fold(0.0, f64::max);
+    (p, largest + sum.ln(), (l.d as f64 / 16.0 + 8.0) * U * size)
+}
+
+/// Layouts of all the paths: padded and whole `D`, grouped heads, one and several tiles, blocks
+/// and lanes, more keys than queries, empty sequences.
+fn layouts() -> Vec<Layout> {
+    vec![
+        Layout::packed(&[1, 0, 7, 40, 2], 4, 2, 16),
+        Layout::packed(&[150, 3], 2, 1, 32),
+        Layout::packed(&[17, 33], 6, 2, 5),
+        Layout::packed(&[70], 1, 1, 64),
+        Layout::packed(&[20, 9], 4, 4, 40),
+        Layout::with_keys(&[1, 1, 1], &[24, 1, 200], 8, 2, 16),
+        Layout::with_keys(&[5, 0, 3, 0], &[70, 4, 3, 0], 40, 1, 128),
+    ]
+}
+
+#[test]
+fn attention_is_within_its_documented_bound() {
+    let mut worst = 0.0f64;
+    for (n, l) in layouts().iter().enumerate() {
+        let [q, k, v] = l.random(100 * n as u64).map(|x| f32s(&x));
+        let (o, lse) = forward(l, [&q, &k, &v]);
+        let [q, k, v] = [q, k, v].map(|x| f64s(&x));
+        let (o64, _) = forward(l, [&q, &k, &v]);
+        for (b, t, seen) in l.each() {
+            for h in 0..l.heads {
+                let (p, want_lse, eps) = row(l, l.q_row(&q, t, h), &k, b, h, seen);
+                let got_lse = lse[t * l.heads + h] as f64;
+                let bound = eps + 2.0 * U * (1.0 + want_lse.abs());
+                assert!((got_lse - want_lse).abs() <= bound, "{n}: {got_lse} {want_lse}");
+                let values = |c: usize| (0..seen).map(move |j| (j, c));
+                for c in 0..l.d {
+                    let v = |j: usize| l.k_row(&v, l.start[b] + j, h)[c];
+                    let want: f64 = values(c).map(|(j, _)| p[j] * v(j)).sum();
+                    let size: f64 = values(c).map(|(j, _)| p[j] * v(j).abs()).sum();
+                    let bound = (2.0 * eps + (40.0 + seen as f64 / 64.0) * U) * size;
+                    let error = (l.q_row(&o, t, h)[c] as f64 - want).abs();
+                    assert!(error <= bound, "layout {n} token {t} head {h}: {error} > {bound}");
+                    worst = worst.max(error / bound);
+                    let error = (l.q_row(&o64, t, h)[c] - want).abs();
+                    assert!(error <= 1e-13 * size, "f64: {error}");
+                }
+            }
+        }
+    }
+    assert!(worst > 1e-4, "a bound that nothing comes near: {worst}");
+}
+
+#[test]
+fn attention_gradients_match_central_differences() {
+    for l in [
+        Layout::packed(&[4, 0, 3], 4, 2, 5),
+        Layout::with_keys(&[2, 1], &[5, 3], 2, 1, 16),
+        Layout::packed(&[36], 1, 1, 2),
+    ] {
+        let [q, k, v] = l.random(7);
+        let dout = normals(11, l.q_len(), 1.0);
+        let [dq, dk, dv] = backward(&l, [&q, &k, &v, &dout]);
+        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&forward(&l, [q, k, v]).0, &dout);
+        let worst = check_gradient(|x| loss(x, &k, &v), &q, &dq, 1e-5);
+        assert!(worst < 1e-6, "dq: {worst}");
+        let worst = check_gradient(|x| loss(&q, x, &v), &k, &dk, 1e-5);
+        assert!(worst < 1e-6, "dk: {worst}");
+        let worst = check_gradient(|x| loss(&q, &k, x), &v, &dv, 1e-5);
+        assert!(worst < 1e-6, "dv: {worst}");
+    }
+}
+
+/// Sizes of the gradients with every term replaced by its absolute value, and the bound on the
+/// relative error of a probability: what an error in f32 is measured against.
+fn gradient_sizes(l: &Layout, [q, k, v, dout]: [&[f64]; 4]) -> ([Vec<f64>; 3], f64) {
+    let mut sizes = [vec![0.0; l.q_len()], vec![0.0; l.k_len()], vec![0.0; l.k_len()]];
+    let (mut worst, d) = (0.0f64, l.d);
+    for (b, t, seen) in l.each() {
+        for h in 0..l.heads {
+            let (q, dout) = (l.q_row(q, t, h), l.q_row(dout, t, h));
+            let (p, _, eps) = row(l, q, k, b, h, seen);
+            worst = worst.max(eps);
+            let dp: Vec<f64> =
+                (0..seen).map(|j| dot_abs(dout, l.k_row(v, l.start[b] + j, h))).collect();
+            let delta = dot(&p, &dp);
+            for j in 0..seen {
+                let ds = l.scale() * p[j] * (dp[j] + delta);
+                let kv = ((l.start[b] + j) * l.kv_heads + h / (l.heads / l.kv_heads)) * d;
+                for c in 0..d {
+                    sizes[0][(t * l.heads + h) * d + c] += ds * k[kv + c].abs();
+                    sizes[1][kv + c] += ds * q[c].abs();
+                    sizes[2][kv + c] += p[j] * dout[c].abs();
+                }
+            }
+        }
+    }
+    (sizes, worst)
+}
+
+#[test]
+fn attention_gradients_in_f32_are_within_their_bound() {
+    for (n, l) in layouts().iter().enumerate() {
+        let [q, k, v] = l.random(100 * n as u64).map(|x| f32s(&x));
+        let dout = f32s(&normals(9, l.q_len(), 1.0));
+        let got = backward(l, [&q, &k, &v, &dout]);
+        let [q, k, v, dout] = [q, k, v, dout].map(|x| f64s(&x));
+        let want = backward(l, [&q, &k, &v, &dout]);
+        let (sizes, eps) = gradient_sizes(l, [&q, &k, &v, &dout]);
+        let terms = (l.rows + l.tokens() * l.heads) as f64 / 32.0;
+        // A probability is off by 2·eps + 4·u, dp and delta by one dot product more, and the sums
+        // by half a block and one rounding for each block.
+        let factor = 4.0 * eps + (60.0 + l.d as f64 / 16.0 + terms) * U;
+        for (which, ((got, want), size)) in got.iter().zip(&want).zip(&sizes).enumerate() {
+            for i in 0..want.len() {
+                let error = (got[i] as f64 - want[i]).abs();
+                assert!(error <= factor * size[i], "layout {n} gradient {which} [{i}]: {error}");
+            }
+        }
+    }
+}
+
+/// Every way of computing a sequence that the ops allow gives the bits of the whole sequence in a
+/// batch: chunks of any size against a cache whose other rows are NaN, down to one token at a
+/// time, on any number of threads.
+#[test]
+fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
+    for (heads, kv_heads, d) in [(4, 2, 16), (2, 2, 5), (3, 1, 24), (8, 2, 64), (33, 1, 32)] {
+        let lens = [3, 0, 21, 135, 1];
+        let l = Layout::packed(&lens, heads, kv_heads, d);
+        let [q, k, v] = l.random(d as u64).map(|x| f32s(&x));
+        let (whole, whole_lse) = forward(&l, [&q, &k, &v]);
+        // The cache: room for 140 rows in each slot, slots in another order, NaN where unused.
+        let slots = [2usize, 4, 0, 3, 1];
+        let width = kv_heads * d;
+        let mut cache = [vec![f32::NAN; 5 * 140 * width], vec![f32::NAN; 5 * 140 * width]];
+        for chunk in [1, 2, 7, 16, 64, 200] {
+            cache.iter_mut().for_each(|c| c.fill(f32::NAN));
+            let mut done = [0usize; 5];
+            while done != lens {
+                let step: Vec<usize> = (0..5).map(|b| chunk.min(lens[b] - done[b])).collect();
+                let mut part_q = Vec::new();
+                for b in 0..5 {
+                    let from = l.start[b] + done[b];
+                    part_q.extend(&q[from * heads * d..(from + step[b]) * heads * d]);
+                    let to = (slots[b] * 140 + done[b]) * width;
+                    for (cache, x) in cache.iter_mut().zip([&k, &v]) {
+                        let n = step[b] * width;
+                        cache[to..to + n].copy_from_slice(&x[from * width..][..n]);
+                    }
+                }
+                let part = Layout {
+                    queries: step.clone(),
+                    keys: (0..5).map(|b| done[b] + step[b]).collect(),
+                    start: slots.iter().map(|s| s * 140).collect(),
+                    rows: 5 * 140,
+                    ..l.clone()
+                };
+                let (o, lse) = forward(&part, [&part_q, &cache[0], &cache[1]]);
+                let mut at = 0;
+                for b in 0..5 {
+                    let (from, n) = ((l.start[b] + done[b]) * heads, step[b] * heads);
+                    let want = &whole[from * d..(from + n) * d];
+                    assert_eq!(bits(&o[at * d..(at + n) * d]), bits(want), "chunk {chunk} d {d}");
+                    assert_eq!(bits(&lse[at..at + n]), bits(&whole_lse[from..from + n]));
+                    at += n;
+                    done[b] += step[b];
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_does_not_depend_on_threads_or_neighbours() {
+    let l = Layout::packed(&[90, 5, 0, 40, 1, 64], 8, 4, 48);
+    let [q, k, v] = l.random(3).map(|x| f32s(&x));
+    let dout = f32s(&normals(4, l.q_len(), 1.0));
+    let on = |n| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| {
+            let (o, lse) = forward(&l, [&q, &k, &v]);
+            [vec![o, lse], backward(&l, [&q, &k, &v, &dout]).into()].concat().concat()
+        })
+    };
+    let one = on(1);
+    assert!(one.iter().all(|x| x.is_finite()), "every output is written");
+    for n in [2, 4, 7] {
+        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
+    }
+    let (o, lse) = forward(&l, [&q, &k, &v]);
+    let grads = backward(&l, [&q, &k, &v, &dout]);
+    for b in 0..l.queries.len() {
+        let (from, n) = (l.start[b], l.queries[b]);
+        let part = Layout::packed(&[n], 8, 4, 48);
+        let cut = |x: &[f32], w: usize| x[from * w..(from + n) * w].to_vec();
+        let (q, k, v) = (cut(&q, 384), cut(&k, 192), cut(&v, 192));
+        let (alone, alone_lse) = forward(&part, [&q, &k, &v]);
+        assert_eq!(bits(&alone), bits(&cut(&o, 384)));
+        assert_eq!(bits(&alone_lse), bits(&cut(&lse, 8)));
+        let alone = backward(&part, [&q, &k, &v, &cut(&dout, 384)]);
+        for ((alone, all), width) in alone.iter().zip(&grads).zip([384, 192, 192]) {
+            assert_eq!(bits(alone), bits(&cut(all, width)));
+        }
+    }
+}
+
+#[test]
+fn attention_never_reads_hidden_keys() {
+    let l = Layout::packed(&[30], 2, 1, 16);
+    let [q, mut k, mut v] = l.random(5).map(|x| f32s(&x));
+    let (before, _) = forward(&l, [&q, &k, &v]);
+    k[20 * 16..].fill(f32::NAN);
+    v[20 * 16..].fill(f32::INFINITY);
+    let (after, _) = forward(&l, [&q, &k, &v]);
+    assert_eq!(bits(&before[..20 * 32]), bits(&after[..20 * 32]));
+    assert!(after[20 * 32..].iter().all(|x| x.is_nan()), "a NaN key is not hidden from later rows");
+}
+
+#[test]
+fn attention_with_equal_keys_is_the_running_mean() {
+    let l = Layout::packed(&[8], 1, 1, 1);
+    let v: Vec<f64> = (0..8).map(|j| j as f64).collect();
+    let (o, lse) = forward(&l, [&normals(1, 8, 1.0), &[0.0; 8], &v]);
+    for i in 0..8 {
+        assert!((o[i] - i as f64 / 2.0).abs() < 1e-15 * 8.0);
+        assert_eq!(lse[i], ((i + 1) as f64).ln() as f32);
+    }
+}
+
+#[test]
+fn attention_in_bf16_is_the_f32_result_rounded() {
+    let l = Layout::packed(&[9, 20], 2, 1, 24);
+    let [q, k, v] =
+        l.random(6).map(|x| x.iter().map(|&x| bf16::from_f64(x)).collect::<Vec<bf16>>());
+    let (o, lse) = forward(&l, [&q, &k, &v]);
+    let wide = [&q, &k, &v].map(|x| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>());
+    let (want, want_lse) = forward(&l, [&wide[0], &wide[1], &wide[2]]);
+    let (o, want) = (o.iter().map(|x| x.to_f64()).collect::<Vec<_>>(), f64s(&want));
+    assert!(max_rel(&o, &want, 1e-30) <= (1.0 + 1e-4) / 256.0);
+    assert_eq!(bits(&lse), bits(&want_lse));
+}
+
+#[test]
+fn attention_reads_fused_rows_and_keeps_guards() {
+    let (t, heads, kv_heads, d) = (19, 4, 2, 16);
+    let l = Layout::packed(&[12, 7], heads, kv_heads, d);
+    let width = (heads + 2 * kv_heads) * d;
+    let fused = f32s(&normals(8, t * width, 1.0));
+    let part = |from: usize, n: usize| -> Vec<f32> {
+        fused.chunks(width).flat_map(|row| row[from * d..(from + n) * d].to_vec()).collect()
+    };
+    let (q, k, v) = (part(0, 4), part(4, 2), part(6, 2));
+    let (want, _) = forward(&l, [&q, &k, &v]);
+    let [cu, start, len] = l.offsets();
+    let view = |from: usize, n: i64| {
+        View::strided(&fused[from * d..], &[19, n, 16], &[width as i64, 16, 1]).unwrap()
+    };
+    let mut buffer = vec![-5f32; 2 + t * 80];
+    let mut lse = vec![-5f32; t * 5];
+    let args = Attention {
+        q: view(0, 4),
+        k: view(4, 2),
+        v: view(6, 2),
+        cu_seqlens: (&cu).into(),
+        kv_start: (&start).into(),
+        kv_len: (&len).into(),
+        scale: l.scale(),
+        o: ViewMut::strided(&mut buffer[2..], &[19, 4, 16], &[80, 20, 1]).unwrap(),
+        lse: Some(ViewMut::strided(&mut lse, &[19, 4], &[5, 1]).unwrap()),
+    };
+    attention(&CPU, args).unwrap();
+    assert_eq!(buffer[..2], [-5.0, -5.0]);
+    for (row, want) in buffer[2..].chunks(20).zip(want.chunks(16)) {
+        assert_eq!(bits(&row[..16]), bits(want));
+        assert_eq!(row[16..], [-5.0; 4], "guard");
+    }
+    assert!(lse.chunks(5).all(|row| row[..4].iter().all(|&x| x != -5.0) && row[4] == -5.0));
+}
+
+#[test]
+fn attention_sequences_may_share_keys_and_gradients_clear_unused_rows() {
+    // Two continuations of one prefix of four keys: rows 2..6, each with its own last query.
+    let mut l = Layout::with_keys(&[1, 2], &[4, 4], 2, 1, 16);
+    (l.start, l.rows) = (vec![2, 2], 9);
+    let [q, k, v] = l.random(12).map(|x| f32s(&x));
+    let (both, _) = forward(&l, [&q, &k, &v]);
+    let mut one = Layout::with_keys(&[2], &[4], 2, 1, 16);
+    (one.start, one.rows) = (vec![2], 9);
+    let (alone, _) = forward(&one, [&q[32..], &k, &v]);
+    assert_eq!(bits(&both[32..]), bits(&alone));
+    let [_, dk, dv] = backward(&one, [&q[32..], &k, &v, &q[..64]]);
+    for x in [dk, dv] {
+        assert!(x[..32].iter().chain(&x[96..]).all(|&x| x == 0.0));
+        assert!(x[32..96].iter().all(|&x| x != 0.0));
+    }
+    let empty = Layout::packed(&[], 2, 1, 16);
+    assert!(forward::<f32>(&empty, [&[], &[], &[]]).0.is_empty());
+    let unused = Layout { rows: 3, ..empty };
+    let [_, dk, _] = backward::<f32>(&unused, [&[], &[1.0; 48], &[1.0; 48], &[]]);
+    assert_eq!(dk, [0.0; 48]);
+}
+
+/// The arguments of a good call (two sequences of 2 and 1 queries), to be spoilt one at a time.
+struct Good<'a> {
+    q: View<'a, f32>,
+    k: View<'a, f32>,
+    v: View<'a, f32>,
+    cu_seqlens: Vec<i64>,
+    kv_start: Vec<i64>,
+    kv_len: Vec<i64>,
+    scale: f64,
+    dout: View<'a, f32>,
+    out: [i64; 3],
+    lse: Vec<i64>,
+    kv_out: [[i64; 3]; 2],
+}
+
+impl Good<'_> {
+    /// Runs forward and backward on outputs full of 7.
+    fn run(self) -> [Result<(), Error>; 2] {
+        let mut buffers = vec![vec![7f32; 64]; 5];
+        let [o, lse, dq, dk, dv] = &mut buffers[..] else { unreachable!() };
+        let args = Attention {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            cu_seqlens: (&self.cu_seqlens).into(),
+            kv_start: (&self.kv_start).into(),
+            kv_len: (&self.kv_len).into(),
+            scale: self.scale,
+            o: ViewMut::new(o, &self.out).unwrap(),
+            lse: Some(ViewMut::new(lse, &self.lse).unwrap()),
+        };
+        let forward = attention(&CPU, args);
+        let args = AttentionBwd {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            cu_seqlens: (&self.cu_seqlens).into(),
+            kv_start: (&self.kv_start).into(),
+            kv_len: (&self.kv_len).into(),
+            scale: self.scale,
+            dout: self.dout,
+            dq: ViewMut::new(dq, &self.out).unwrap(),
+            dk: ViewMut::new(dk, &self.kv_out[0]).unwrap(),
+            dv: ViewMut::new(dv, &self.kv_out[1]).unwrap(),
+        };
+        let backward = attention_bwd(&CPU, args);
+        let untouched = |x: &[f32]| x.iter().all(|&x| x == 7.0);
+        assert!(forward.is_ok() || (untouched(&buffers[0]) && untouched(&buffers[1])));
+        assert!(backward.is_ok() || buffers[2..].iter().all(|x| untouched(x)));
+        [forward, backward]
+    }
+}
+
+#[test]
+fn attention_refuses_bad_input_and_writes_nothing() {
+    let data = vec![0.5f32; 64];
+    let view = |shape: &[i64]| View::new(&data, shape).unwrap();
+    let good = || Good {
+        q: view(&[3, 4, 2]),
+        k: view(&[5, 2, 2]),
+        v: view(&[5, 2, 2]),
+        cu_seqlens: vec![0, 2, 3],
+        kv_start: vec![0, 3],
+        kv_len: vec![3, 2],
+        scale: 1.0,
+        dout: view(&[3, 4, 2]),
+        out: [3, 4, 2],
+        lse: vec![3, 4],
+        kv_out: [[5, 2, 2]; 2],
+    };
+    good().run().into_iter().for_each(|result| result.unwrap());
+    let message = |result: &Result<(), Error>, arg: &str, text: &str| {
+        let message = result.as_ref().expect_err(arg).to_string();
+        assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
+        assert!(message.contains(text), "{text}: {message}");
+    };
+    type Spoil = fn(&mut Good<'_>);
+    let scalars: [(Spoil, &str, &str); 13] = [
+        (|g| g.cu_seqlens = vec![0, 2, 4], "cu_seqlens", "3"),
+        (|g| g.cu_seqlens = vec![1, 2, 3], "cu_seqlens", "0"),
+        (|g| g.cu_seqlens = vec![0, 4, 3], "cu_seqlens", "never fall"),
+        (|g| g.cu_seqlens = vec![], "cu_seqlens", "empty"),
+        (|g| g.kv_start = vec![0], "kv_start", "[2]"),
+        (|g| g.kv_start = vec![-1, 3], "kv_start", "-1 at index 0"),
+        (|g| g.kv_start = vec![0, i64::MAX], "kv_start", "0..=5"),
+        (|g| g.kv_len = vec![3], "kv_len", "[2]"),
+        (|g| g.kv_len = vec![1, 2], "kv_len", "2 (the queries)"),
+        (|g| g.kv_len = vec![3, 3], "kv_len", "3 at index 1"),
+        (|g| g.kv_len = vec![i64::MAX, 2], "kv_len", "the rows from 0 on"),
+        (|g| g.scale = f64::NAN, "scale", "NaN"),
+        (|g| g.scale = 1e39, "scale", "finite in f32"),
+    ];
+    for (spoil, arg, text) in scalars {
+        let mut bad = good();
+        spoil(&mut bad);
+        bad.run().iter().for_each(|result| message(result, arg, text));
+    }
+    let views = [
+        (Good { q: view(&[3, 8]), ..good() }, "q", "rank 3"),
+        (Good { q: view(&[3, 4, 0]), ..good() }, "q", "D > 0"),
+        (Good { q: view(&[3, 3, 2]), ..good() }, "q", "multiple of the 2 heads"),
+        (Good { q: view(&[3, 0, 2]), ..good() }, "q", "multiple of the 2 heads"),
+        (
+            Good { q: View::strided(&data, &[3, 4, 2], &[8, 1, 4]).unwrap(), ..good() },
+            "q",
+            "contig",
+        ),
+        (Good { k: view(&[5, 2]), ..good() }, "k", "rank 3"),
+        (Good { k: view(&[5, 2, 3]), ..good() }, "k", "[5, 2, 2]"),
+        (Good { k: view(&[5, 0, 2]), ..good() }, "k", "0 heads"),
+        (Good { v: view(&[4, 2, 2]), ..good() }, "v", "[5, 2, 2]"),
+    ];
+    for (bad, arg, text) in views {
+        bad.run().iter().for_each(|result| message(result, arg, text));
+    }
+    let [forward, backward] = Good { out: [3, 2, 4], ..good() }.run();
+    message(&forward, "o", "[3, 4, 2]");
+    message(&backward, "dq", "[3, 4, 2]");
+    message(&Good { lse: vec![12], ..good() }.run()[0], "lse", "rank 2");
+    message(&Good { lse: vec![4, 3], ..good() }.run()[0], "lse", "[3, 4]");
+    message(&Good { dout: view(&[3, 4, 1]), ..good() }.run()[1], "dout", "[3, 4, 2]");
+    let kv_out = [[5, 2, 2], [5, 2, 1]];
+    message(&Good { kv_out, ..good() }.run()[1], "dv", "[5, 2, 2]");
+    let kv_out = [[5, 1, 2], [5, 2, 2]];
+    message(&Good { kv_out, ..good() }.run()[1], "dk", "[5, 2, 2]");
+    let [forward, backward] = Good { kv_start: vec![0, 2], ..good() }.run();
+    forward.unwrap();
+    message(&backward, "kv_start", "do not overlap");
+}
