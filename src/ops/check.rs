@@ -142,4 +142,10 @@ impl Check {
         self.that(last == total as i64, arg, last, &expected)?;
         Ok(count - 1)
     }
+
+    /// `operand` has no gaps between its elements.
+    pub fn contiguous(&self, arg: &str, operand: &impl Operand) -> Result<()> {
+        let (dims, _) = operand.dims_place();
+        self.that(dims.is_contiguous(), arg, format!("{dims:?}"), "contiguous memory")
+    }
 }

@@ -1,5 +1,9 @@
 //! Quantised weights: the bitsandbytes 4-bit layout, byte for byte, as the only copy in memory.
 
+pub mod codebook;
 pub mod nf4;
+mod tensor;
 
-pub use nf4::{Absmax, Nf4Options, Nf4Tensor, Nf4View, QuantType};
+pub use codebook::{FP4_CODE, NF4_CODE, dynamic_map};
+pub use nf4::{Absmax, Nf4Options, Nf4View, QuantType};
+pub use tensor::{Nf4Parts, Nf4Tensor, OwnedAbsmax};

@@ -5,7 +5,10 @@
 //! element `2i + 1` the low one. `w = code[nibble] · absmax[block]` in f32, rounded once to
 //! the dtype that was quantised.
 
+use crate::device::Device;
 use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops::check::Check;
 use crate::view::View;
 
 /// The code book.
@@ -73,8 +76,68 @@ pub struct Nf4View<'a> {
     pub dtype: DType,
 }
 
-/// An owned 4-bit matrix on the host.
-#[derive(Clone, Debug)]
-pub struct Nf4Tensor {
-    _private: (),
+impl Nf4View<'_> {
+    /// Number of quantisation blocks.
+    pub fn blocks(&self) -> usize {
+        (self.n * self.k).div_ceil(self.blocksize)
+    }
+
+    /// Maximum of block `i`, decoded. Panics out of range.
+    #[inline]
+    pub(crate) fn absmax_at(&self, i: usize) -> f32 {
+        match &self.absmax {
+            Absmax::F32(absmax) => absmax.at(i),
+            Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+                let scale = nested.at(i / nested_blocksize);
+                table.at(codes.at(i) as usize).mul_add(scale, *offset)
+            }
+        }
+    }
+
+    /// Refuses a view whose parts do not fit together. `arg` is the name it has in the op.
+    pub(crate) fn check(&self, check: Check, device: &Device, arg: &str) -> Result<()> {
+        let name = |field: &str| format!("{arg}.{field}");
+        let numel = check_geometry(check, arg, self.n, self.k, self.blocksize, self.dtype)?;
+        let blocks = numel.div_ceil(self.blocksize);
+        check.shape(device, &name("packed"), &self.packed, &[numel.div_ceil(2)])?;
+        check.contiguous(&name("packed"), &self.packed)?;
+        check.shape(device, &name("code"), &self.code, &[16])?;
+        match &self.absmax {
+            Absmax::F32(absmax) => check.shape(device, &name("absmax"), absmax, &[blocks]),
+            Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+                let size = *nested_blocksize;
+                let field = name("absmax.nested_blocksize");
+                check.that(size > 0, &field, size, "at least 1 (bitsandbytes uses 256)")?;
+                check.shape(device, &name("absmax.codes"), codes, &[blocks])?;
+                check.shape(device, &name("absmax.nested"), nested, &[blocks.div_ceil(size)])?;
+                check.shape(device, &name("absmax.table"), table, &[256])?;
+                check.that(offset.is_finite(), &name("absmax.offset"), offset, "a finite number")
+            }
+        }
+    }
+}
+
+/// Checks extents, block size and dtype; returns the number of elements.
+pub(crate) fn check_geometry(
+    check: Check,
+    arg: &str,
+    n: usize,
+    k: usize,
+    blocksize: usize,
+    dtype: DType,
+) -> Result<usize> {
+    let numel = n.checked_mul(k).filter(|&numel| numel <= i64::MAX as usize);
+    let Some(numel) = numel else {
+        return Err(Error::invalid(check.0, arg, format!("{n} x {k}"), "fewer than 2^63 elements"));
+    };
+    check_blocksize(check, &format!("{arg}.blocksize"), blocksize)?;
+    let floats = matches!(dtype, DType::F16 | DType::Bf16 | DType::F32);
+    check.that(floats, &format!("{arg}.dtype"), dtype.name(), "f16, bf16 or f32")?;
+    Ok(numel)
+}
+
+/// Refuses a block size that bitsandbytes does not know.
+pub(crate) fn check_blocksize(check: Check, arg: &str, blocksize: usize) -> Result<()> {
+    let ok = blocksize.is_power_of_two() && (32..=4096).contains(&blocksize);
+    check.that(ok, arg, blocksize, "a power of two from 32 to 4096")
 }

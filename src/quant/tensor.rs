@@ -1,0 +1,251 @@
+//! [`Nf4Tensor`]: a 4-bit matrix that owns its bytes.
+
+use crate::device::Device;
+use crate::dtype::{DType, Element, Float};
+use crate::error::{Error, Result};
+use crate::ops::check::Check;
+use crate::ops::{
+    Nf4Dequantize, Nf4Quantize, Nf4QuantizeAbsmax, nf4_dequantize, nf4_quantize,
+    nf4_quantize_absmax,
+};
+use crate::view::{View, ViewMut};
+
+use super::nf4::{check_blocksize, check_geometry};
+use super::{Absmax, Nf4Options, Nf4View, QuantType, dynamic_map};
+
+/// Maxima per block of the second quantisation.
+const NESTED_BLOCKSIZE: usize = 256;
+
+/// Block maxima of an [`Nf4Tensor`]; see [`Absmax`] for the meaning of the fields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnedAbsmax {
+    /// One f32 per block.
+    F32(Vec<f32>),
+    /// 8 bits per block, one f32 per `nested_blocksize` blocks.
+    Nested {
+        /// One per block.
+        codes: Vec<u8>,
+        /// One per `nested_blocksize` blocks.
+        nested: Vec<f32>,
+        /// 256 values of the codes.
+        table: Vec<f32>,
+        /// Added to every decoded maximum.
+        offset: f32,
+        /// Maxima per nested block.
+        nested_blocksize: usize,
+    },
+}
+
+/// The fields of an [`Nf4Tensor`], as a checkpoint stores them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nf4Parts {
+    /// `ceil(n·k / 2)` bytes, the first of two elements in the high nibble.
+    pub packed: Vec<u8>,
+    /// Block maxima.
+    pub absmax: OwnedAbsmax,
+    /// 16 values of the codes.
+    pub code: Vec<f32>,
+    /// Rows (output features).
+    pub n: usize,
+    /// Columns (input features).
+    pub k: usize,
+    /// Values per block.
+    pub blocksize: usize,
+    /// Dtype of the original weight.
+    pub dtype: DType,
+    /// Code book.
+    pub quant_type: QuantType,
+}
+
+/// An owned 4-bit matrix on the host. Its parts are known to fit together.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, quant::{Nf4Options, Nf4Tensor}};
+/// let weight: Vec<f32> = (0..128).map(|i| (i as f32 * 0.7).sin()).collect();
+/// let options = Nf4Options { double_quant: false, ..Nf4Options::default() };
+/// let quantised = Nf4Tensor::quantize(&Device::Cpu, View::rows_of(&weight, 32)?, &options)?;
+/// assert_eq!((quantised.n(), quantised.k()), (4, 32));
+/// let back: Vec<f32> = quantised.dequantize(&Device::Cpu)?;
+/// assert!(weight.iter().zip(&back).all(|(w, q)| (w - q).abs() < 0.16));
+/// # Ok::<(), gradus::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nf4Tensor {
+    parts: Nf4Parts,
+}
+
+impl Nf4Tensor {
+    /// Quantises `x` `[N, K]`.
+    ///
+    /// # Errors
+    /// `NonFinite` with the flat index of the first NaN or infinity; `InvalidArgument` for a bad
+    /// block size, a dtype other than f16, bf16, f32, or strided columns; `OutOfMemory`.
+    pub fn quantize<T: Float>(
+        device: &Device,
+        x: View<'_, T>,
+        options: &Nf4Options,
+    ) -> Result<Nf4Tensor> {
+        let check = Check("nf4_quantize");
+        check.rank(device, "x", &x, 2)?;
+        check_blocksize(check, "blocksize", options.blocksize)?;
+        let (n, k) = (x.extent(0), x.extent(1));
+        let (quant_type, blocksize) = (options.quant_type, options.blocksize);
+        let numel = check_geometry(check, "x", n, k, blocksize, T::DTYPE)?;
+        let mut packed = zeros::<u8>(numel.div_ceil(2), "packed codes")?;
+        let mut absmax = zeros::<f32>(numel.div_ceil(blocksize), "block maxima")?;
+        let args = Nf4Quantize {
+            x,
+            quant_type,
+            blocksize,
+            packed: (&mut packed).into(),
+            absmax: (&mut absmax).into(),
+        };
+        nf4_quantize(device, args)?;
+        let absmax = if options.double_quant {
+            quantize_absmax(device, &absmax)?
+        } else {
+            OwnedAbsmax::F32(absmax)
+        };
+        let code = quant_type.code().to_vec();
+        let parts = Nf4Parts { packed, absmax, code, n, k, blocksize, dtype: T::DTYPE, quant_type };
+        Ok(Nf4Tensor { parts })
+    }
+
+    /// Takes the parts of a checkpoint after checking that they fit together.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a length that does not follow from `n`, `k` and the block sizes, a
+    /// bad block size or dtype; `NonFinite` for a NaN or infinity in maxima, tables or offset.
+    pub fn from_parts(parts: Nf4Parts) -> Result<Nf4Tensor> {
+        let tensor = Nf4Tensor { parts };
+        let check = Check("Nf4Tensor::from_parts");
+        let parts = &tensor.parts;
+        tensor.view().check(check, &Device::Cpu, "parts")?;
+        finite(check, "parts.code", &parts.code)?;
+        match &parts.absmax {
+            OwnedAbsmax::F32(absmax) => finite(check, "parts.absmax", absmax)?,
+            OwnedAbsmax::Nested { nested, table, .. } => {
+                finite(check, "parts.absmax.nested", nested)?;
+                finite(check, "parts.absmax.table", table)?;
+            }
+        }
+        Ok(tensor)
+    }
+
+    /// The parts, for a checkpoint.
+    pub fn into_parts(self) -> Nf4Parts {
+        self.parts
+    }
+
+    /// The parts, borrowed.
+    pub fn parts(&self) -> &Nf4Parts {
+        &self.parts
+    }
+
+    /// The matrix as ops take it.
+    pub fn view(&self) -> Nf4View<'_> {
+        let p = &self.parts;
+        let absmax = match &p.absmax {
+            OwnedAbsmax::F32(absmax) => Absmax::F32(absmax.into()),
+            OwnedAbsmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+                Absmax::Nested {
+                    codes: codes.into(),
+                    nested: nested.into(),
+                    table: table.into(),
+                    offset: *offset,
+                    nested_blocksize: *nested_blocksize,
+                }
+            }
+        };
+        Nf4View {
+            packed: (&p.packed).into(),
+            absmax,
+            code: (&p.code).into(),
+            n: p.n,
+            k: p.k,
+            blocksize: p.blocksize,
+            dtype: p.dtype,
+        }
+    }
+
+    /// The weight, row-major: each value rounded to the original dtype, then to `T` (exact where
+    /// `T` holds that dtype).
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn dequantize<T: Float>(&self, device: &Device) -> Result<Vec<T>> {
+        let (n, k) = (self.parts.n, self.parts.k);
+        let mut y = zeros::<T>(n * k, "dequantised weight")?;
+        let view = ViewMut::new(&mut y, &[n as i64, k as i64])?;
+        nf4_dequantize(device, Nf4Dequantize { w: self.view(), y: view })?;
+        Ok(y)
+    }
+
+    /// Rows (output features).
+    pub fn n(&self) -> usize {
+        self.parts.n
+    }
+
+    /// Columns (input features).
+    pub fn k(&self) -> usize {
+        self.parts.k
+    }
+
+    /// Dtype of the original weight.
+    pub fn dtype(&self) -> DType {
+        self.parts.dtype
+    }
+
+    /// Bytes held: codes, maxima and tables.
+    pub fn bytes(&self) -> usize {
+        let absmax = match &self.parts.absmax {
+            OwnedAbsmax::F32(absmax) => 4 * absmax.len(),
+            OwnedAbsmax::Nested { codes, nested, table, .. } => {
+                codes.len() + 4 * (nested.len() + table.len() + 1)
+            }
+        };
+        self.parts.packed.len() + absmax + 4 * self.parts.code.len()
+    }
+
+    /// `8 · bytes / (n · k)`; 0 for an empty matrix.
+    pub fn bits_per_parameter(&self) -> f64 {
+        let numel = self.parts.n * self.parts.k;
+        if numel == 0 { 0.0 } else { 8.0 * self.bytes() as f64 / numel as f64 }
+    }
+}
+
+fn quantize_absmax(device: &Device, absmax: &[f32]) -> Result<OwnedAbsmax> {
+    let table = dynamic_map(true);
+    let mut codes = zeros::<u8>(absmax.len(), "codes of the block maxima")?;
+    let mut nested = zeros::<f32>(absmax.len().div_ceil(NESTED_BLOCKSIZE), "nested maxima")?;
+    let mut offset = 0.0;
+    let args = Nf4QuantizeAbsmax {
+        absmax: absmax.into(),
+        table: table[..].into(),
+        codes: (&mut codes).into(),
+        nested: (&mut nested).into(),
+        offset: &mut offset,
+    };
+    nf4_quantize_absmax(device, args)?;
+    let table = table.to_vec();
+    Ok(OwnedAbsmax::Nested { codes, nested, table, offset, nested_blocksize: NESTED_BLOCKSIZE })
+}
+
+fn finite(check: Check, arg: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(Error::NonFinite { op: check.0, arg: arg.to_string(), index }),
+        None => Ok(()),
+    }
+}
+
+/// `len` zeros, or an error where `vec!` would abort.
+fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    let bytes = (len as u64).saturating_mul(std::mem::size_of::<T>() as u64);
+    values
+        .try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { what: what.to_string(), bytes })?;
+    values.resize(len, T::zeroed());
+    Ok(values)
+}
