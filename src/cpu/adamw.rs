@@ -1,1 +1,322 @@
+//! AdamW on the CPU: chunks of 4096 elements are items of work, elements are independent.
 
+use crate::cpu::{math, par};
+use crate::dtype::Element;
+use crate::ops::adamw::{
+    AdamW, AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, AdamWTensor, DecayOrder,
+    STATE_BLOCK,
+};
+use crate::quant::codebook::midpoints;
+use crate::quant::dynamic_map;
+use crate::view::View;
+
+/// Elements per item of work; a multiple of the state block.
+const CHUNK: usize = 4096;
+/// Rough scalar operations per element.
+const WORK: usize = 16;
+
+/// The constants of one step, rounded once from f64.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Coefficients {
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    eps: f32,
+    grad_scale: f32,
+    /// 1 / √(1 − β2ᵗ).
+    inverse_root: f32,
+    /// lr / (1 − β1ᵗ).
+    pub step: f32,
+    /// 1 − lr·λ.
+    pub keep: f32,
+    decay: DecayOrder,
+}
+
+impl Coefficients {
+    pub(crate) fn new(s: &AdamWSettings) -> Coefficients {
+        Coefficients {
+            beta1: s.beta1 as f32,
+            one_minus_beta1: (1.0 - s.beta1) as f32,
+            beta2: s.beta2 as f32,
+            one_minus_beta2: (1.0 - s.beta2) as f32,
+            eps: s.eps as f32,
+            grad_scale: s.grad_scale as f32,
+            inverse_root: (1.0 / (1.0 - power(s.beta2, s.step)).sqrt()) as f32,
+            step: (s.lr / (1.0 - power(s.beta1, s.step))) as f32,
+            keep: (1.0 - s.lr * s.weight_decay) as f32,
+            decay: s.decay,
+        }
+    }
+
+    /// One element: the new (param, m, v).
+    #[inline(always)]
+    fn update(&self, p: f32, grad: f32, m: f32, v: f32) -> (f32, f32, f32) {
+        let g = self.grad_scale * grad;
+        let m = self.beta1.mul_add(m, self.one_minus_beta1 * g);
+        let v = self.beta2.mul_add(v, self.one_minus_beta2 * g * g);
+        let q = m / v.sqrt().mul_add(self.inverse_root, self.eps);
+        let p = match self.decay {
+            DecayOrder::Before => (-self.step).mul_add(q, p * self.keep),
+            DecayOrder::After => (-self.step).mul_add(q, p) * self.keep,
+        };
+        (p, m, v)
+    }
+
+    #[inline(always)]
+    fn overflows(&self, grad: f32) -> bool {
+        let g = self.grad_scale * grad;
+        !(self.one_minus_beta2 * g * g).is_finite() || !g.is_finite()
+    }
+}
+
+/// x^n by squaring: the same bits on every platform.
+fn power(x: f64, n: u64) -> f64 {
+    let (mut result, mut base, mut rest) = (1.0, x, n);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            result *= base;
+        }
+        base *= base;
+        rest >>= 1;
+    }
+    result
+}
+
+/// Counters of one chunk.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    updated: u32,
+    unchanged: u32,
+    absorbed: u32,
+}
+
+/// One chunk of a tensor with 32-bit state.
+struct Chunk<'a> {
+    param: &'a mut [f32],
+    grad: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    mask: Option<&'a [u8]>,
+    counts: &'a mut Counts,
+}
+
+pub(crate) fn adamw(mut a: AdamW<'_>) {
+    let c = Coefficients::new(&a.settings);
+    let grads = a.tensors.iter().map(|t| (slice(&t.grad), t.mask.as_ref().map(slice)));
+    *a.outcome = AdamWOutcome { non_finite: first_non_finite(&c, grads), ..Default::default() };
+    if a.outcome.non_finite.is_some() {
+        return;
+    }
+    let sizes = a.tensors.iter().map(|t| t.grad.numel() as usize);
+    let mut counts = vec![Counts::default(); sizes.map(|n| n.div_ceil(CHUNK)).sum()];
+    let mut counters = counts.iter_mut();
+    let chunks: Vec<Chunk> =
+        a.tensors.iter_mut().flat_map(|t| split(t, counters.by_ref())).collect();
+    par::for_each(chunks, CHUNK * WORK, |_, chunk| update_chunk(&c, chunk));
+    total(a.outcome, &counts);
+}
+
+fn split<'t, 'c: 't>(
+    t: &'t mut AdamWTensor<'_>,
+    counters: &mut impl Iterator<Item = &'c mut Counts>,
+) -> Vec<Chunk<'t>> {
+    let mut masks = t.mask.as_ref().map(|mask| slice(mask).chunks(CHUNK));
+    let param = t.param.as_mut_slice().unwrap_or(&mut []).chunks_mut(CHUNK);
+    let m = t.m.as_mut_slice().unwrap_or(&mut []).chunks_mut(CHUNK);
+    let v = t.v.as_mut_slice().unwrap_or(&mut []).chunks_mut(CHUNK);
+    let grad = slice(&t.grad).chunks(CHUNK);
+    let state = param.zip(grad).zip(m.zip(v));
+    // `state` first: zip asks it before it takes a counter, so none is lost at its end.
+    state
+        .zip(counters)
+        .map(|(((param, grad), (m, v)), counts)| {
+            let mask = masks.as_mut().and_then(Iterator::next);
+            Chunk { param, grad, m, v, mask, counts }
+        })
+        .collect()
+}
+
+fn slice<'a, T: Element>(view: &View<'a, T>) -> &'a [T] {
+    view.as_slice().unwrap_or(&[])
+}
+
+/// Tensor and element of the first gradient that may not be used.
+fn first_non_finite<'a>(
+    c: &Coefficients,
+    grads: impl Iterator<Item = (&'a [f32], Option<&'a [u8]>)>,
+) -> Option<(usize, usize)> {
+    for (tensor, (grad, mask)) in grads.enumerate() {
+        let chunks: Vec<&[f32]> = grad.chunks(CHUNK).collect();
+        let masks: Option<Vec<&[u8]>> = mask.map(|mask| mask.chunks(CHUNK).collect());
+        let bad = par::map(chunks.len(), CHUNK * 2, |i| {
+            any_overflows(c, chunks[i], masks.as_ref().map(|masks| masks[i]))
+        });
+        if let Some(chunk) = bad.iter().position(|&bad| bad) {
+            let refused = |i: &usize| mask.is_none_or(|m| m[*i] != 0) && c.overflows(grad[*i]);
+            return (chunk * CHUNK..grad.len()).find(refused).map(|i| (tensor, i));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn any_overflows_body(c: &Coefficients, grad: &[f32], mask: Option<&[u8]>) -> bool {
+    match mask {
+        None => grad.iter().fold(false, |bad, &g| bad | c.overflows(g)),
+        Some(mask) => {
+            grad.iter().zip(mask).fold(false, |bad, (&g, &on)| bad | ((on != 0) & c.overflows(g)))
+        }
+    }
+}
+
+math::dispatch_simd!(
+    fn any_overflows(c: &Coefficients, grad: &[f32], mask: Option<&[u8]>) -> bool =
+        any_overflows_body
+);
+
+#[inline(always)]
+fn update_chunk_body(c: &Coefficients, chunk: Chunk<'_>) {
+    let n = chunk.param.len();
+    let (param, m, v) = (&mut chunk.param[..n], &mut chunk.m[..n], &mut chunk.v[..n]);
+    let grad = &chunk.grad[..n];
+    let mut counts = Counts::default();
+    for i in 0..n {
+        let on = chunk.mask.is_none_or(|mask| mask[i] != 0);
+        let (p1, m1, v1) = c.update(param[i], grad[i], m[i], v[i]);
+        counts.add(on, param[i], p1);
+        // Selected, not multiplied: a masked gradient may be NaN.
+        param[i] = if on { p1 } else { param[i] };
+        m[i] = if on { m1 } else { m[i] };
+        v[i] = if on { v1 } else { v[i] };
+    }
+    *chunk.counts = counts;
+}
+
+math::dispatch_simd!(fn update_chunk(c: &Coefficients, chunk: Chunk<'_>) = update_chunk_body);
+
+impl Counts {
+    #[inline(always)]
+    fn add(&mut self, on: bool, old: f32, new: f32) {
+        let same = old == new;
+        let same_bf16 = bf16_bits(old) == bf16_bits(new);
+        self.updated += on as u32;
+        self.unchanged += (on & same) as u32;
+        self.absorbed += (on & !same & same_bf16) as u32;
+    }
+}
+
+/// Upper half after rounding to nearest even: bf16 for every value that is not NaN.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16
+}
+
+fn total(outcome: &mut AdamWOutcome, counts: &[Counts]) {
+    for c in counts {
+        outcome.updated += c.updated as u64;
+        outcome.unchanged += c.unchanged as u64;
+        outcome.absorbed_bf16 += c.absorbed as u64;
+    }
+}
+
+/// One block of a tensor with 8-bit state.
+struct Block<'a> {
+    param: &'a mut [f32],
+    grad: &'a [f32],
+    m: &'a mut [u8],
+    v: &'a mut [u8],
+    m_absmax: &'a mut f32,
+    v_absmax: &'a mut f32,
+    mask: Option<&'a [u8]>,
+    counts: &'a mut Counts,
+}
+
+/// An 8-bit map and the midpoints of its entries.
+struct Map {
+    values: &'static [f32; 256],
+    bounds: [f32; 255],
+}
+
+impl Map {
+    fn new(signed: bool) -> Map {
+        let values = dynamic_map(signed);
+        Map { values, bounds: midpoints(values) }
+    }
+
+    fn nearest(&self, scaled: f32) -> u8 {
+        self.bounds.partition_point(|&bound| bound < scaled) as u8
+    }
+}
+
+pub(crate) fn adamw_8bit(mut a: AdamW8bit<'_>) {
+    let c = Coefficients::new(&a.settings);
+    let grads = a.tensors.iter().map(|t| (slice(&t.grad), t.mask.as_ref().map(slice)));
+    *a.outcome = AdamWOutcome { non_finite: first_non_finite(&c, grads), ..Default::default() };
+    if a.outcome.non_finite.is_some() {
+        return;
+    }
+    let sizes = a.tensors.iter().map(|t| t.grad.numel() as usize);
+    let mut counts = vec![Counts::default(); sizes.map(|n| n.div_ceil(STATE_BLOCK)).sum()];
+    let mut counters = counts.iter_mut();
+    let blocks: Vec<Block> =
+        a.tensors.iter_mut().flat_map(|t| split_8bit(t, counters.by_ref())).collect();
+    let (signed, unsigned) = (Map::new(true), Map::new(false));
+    par::for_each(blocks, STATE_BLOCK * 2 * WORK, |_, block| {
+        update_block(&c, &signed, &unsigned, block)
+    });
+    total(a.outcome, &counts);
+}
+
+fn split_8bit<'t, 'c: 't>(
+    t: &'t mut AdamW8bitTensor<'_>,
+    counters: &mut impl Iterator<Item = &'c mut Counts>,
+) -> Vec<Block<'t>> {
+    let mut masks = t.mask.as_ref().map(|mask| slice(mask).chunks(STATE_BLOCK));
+    let param = t.param.as_mut_slice().unwrap_or(&mut []).chunks_mut(STATE_BLOCK);
+    let m = t.m.as_mut_slice().unwrap_or(&mut []).chunks_mut(STATE_BLOCK);
+    let v = t.v.as_mut_slice().unwrap_or(&mut []).chunks_mut(STATE_BLOCK);
+    let m_absmax = t.m_absmax.as_mut_slice().unwrap_or(&mut []).iter_mut();
+    let v_absmax = t.v_absmax.as_mut_slice().unwrap_or(&mut []).iter_mut();
+    let grad = slice(&t.grad).chunks(STATE_BLOCK);
+    let state = param.zip(grad).zip(m.zip(v)).zip(m_absmax.zip(v_absmax));
+    state
+        .zip(counters)
+        .map(|((((param, grad), (m, v)), (m_absmax, v_absmax)), counts)| {
+            let mask = masks.as_mut().and_then(Iterator::next);
+            Block { param, grad, m, v, m_absmax, v_absmax, mask, counts }
+        })
+        .collect()
+}
+
+fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>) {
+    let (mut m, mut v) = ([0f32; STATE_BLOCK], [0f32; STATE_BLOCK]);
+    let n = block.param.len();
+    for i in 0..n {
+        m[i] = signed.values[block.m[i] as usize] * *block.m_absmax;
+        v[i] = unsigned.values[block.v[i] as usize] * *block.v_absmax;
+    }
+    let state = Chunk {
+        param: block.param,
+        grad: block.grad,
+        m: &mut m[..n],
+        v: &mut v[..n],
+        mask: block.mask,
+        counts: block.counts,
+    };
+    update_chunk(c, state);
+    let largest = |values: &[f32]| values.iter().fold(0f32, |max, x| max.max(x.abs()));
+    (*block.m_absmax, *block.v_absmax) = (largest(&m[..n]), largest(&v[..n]));
+    for i in 0..n {
+        let code = signed.nearest(ratio(m[i], *block.m_absmax));
+        // A negative moment keeps its sign even where zero is nearest.
+        let lost_sign = m[i] < 0.0 && signed.values[code as usize] == 0.0;
+        block.m[i] = code - lost_sign as u8;
+        block.v[i] = unsigned.nearest(ratio(v[i], *block.v_absmax));
+    }
+}
+
+fn ratio(x: f32, max: f32) -> f32 {
+    if max == 0.0 { 0.0 } else { x / max }
+}

@@ -1,1 +1,94 @@
+//! Update statistics and deltas on the CPU.
 
+use crate::cpu::{math, par};
+use crate::dtype::{Element, Float, bf16};
+use crate::ops::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
+use crate::view::View;
+
+/// Elements per item of work of a delta.
+const CHUNK: usize = 4096;
+/// Rough scalar operations per element.
+const WORK: usize = 6;
+
+/// Counts, or the argument and flat index of the first value that is not finite.
+pub(crate) fn sparsity_stats<T: Float>(
+    mut a: SparsityStats<'_, T>,
+) -> Result<(), (&'static str, usize)> {
+    let (w0, w1, tol) = (a.w0, a.w1, a.tol);
+    let (rows, columns) = (w0.extent(0), w0.extent(1));
+    let parts = par::map(rows, columns * WORK, |i| count_row(w0.row(i), w1.row(i), tol));
+    if let Some(i) = parts.iter().position(|row| !row.max_delta.is_finite()) {
+        let in_row = |row: &[T]| row.iter().position(|x| !x.to_f64().is_finite());
+        let first = |name, w: View<'_, T>| in_row(w.row(i)).map(|j| (name, i * columns + j));
+        return Err(first("w0", w0).or(first("w1", w1)).unwrap_or(("w1", i * columns)));
+    }
+    let mut total = UpdateSparsity::default();
+    for (i, row) in parts.iter().enumerate() {
+        total.n += row.n;
+        total.equal_exact += row.equal_exact;
+        total.within_tol += row.within_tol;
+        total.absorbed_bf16 += row.absorbed_bf16;
+        total.max_delta = total.max_delta.max(row.max_delta);
+        if let Some(nnz) = &mut a.row_nnz {
+            nnz.set(i, (row.n - row.equal_exact) as i64);
+        }
+    }
+    *a.stats = total;
+    Ok(())
+}
+
+/// Counts of one row; `max_delta` is infinite if a value is not finite.
+#[inline(always)]
+fn count_row_body<T: Float>(w0: &[T], w1: &[T], tol: f64) -> UpdateSparsity {
+    let mut row = UpdateSparsity { n: w0.len() as u64, ..UpdateSparsity::default() };
+    for (old, new) in w0.iter().zip(w1) {
+        let delta = (new.to_f64() - old.to_f64()).abs();
+        let equal = delta == 0.0;
+        let same_bf16 = bf16::from_f32(old.to_f32()) == bf16::from_f32(new.to_f32());
+        row.equal_exact += equal as u64;
+        row.within_tol += (delta <= tol) as u64;
+        row.absorbed_bf16 += (!equal & same_bf16) as u64;
+        let size = if delta.is_finite() { delta } else { f64::INFINITY };
+        row.max_delta = if size > row.max_delta { size } else { row.max_delta };
+    }
+    row
+}
+
+math::dispatch_simd!(
+    fn count_row<T: Float>(w0: &[T], w1: &[T], tol: f64) -> UpdateSparsity = count_row_body
+);
+
+/// Flat indices of elements whose bits differ, per chunk.
+pub(crate) fn changed<T: Element>(old: View<'_, T>, new: View<'_, T>) -> Vec<Vec<usize>> {
+    let (old, new) = (old.as_slice().unwrap_or(&[]), new.as_slice().unwrap_or(&[]));
+    par::map(old.len().div_ceil(CHUNK), CHUNK, |chunk| {
+        let part = chunk * CHUNK..old.len().min((chunk + 1) * CHUNK);
+        let differs = |i: &usize| bytemuck::bytes_of(&old[*i]) != bytemuck::bytes_of(&new[*i]);
+        part.filter(differs).collect()
+    })
+}
+
+/// Encodes, or returns the number of changes if there is no room for them.
+pub(crate) fn delta_encode<T: Element>(a: DeltaEncode<'_, T>) -> Result<(), usize> {
+    let (mut index, mut value) = (a.index, a.value);
+    let changes = changed(a.old, a.new);
+    let count = changes.iter().map(Vec::len).sum();
+    if count > index.extent(0) {
+        return Err(count);
+    }
+    let new = a.new.as_slice().unwrap_or(&[]);
+    for (j, &i) in changes.iter().flatten().enumerate() {
+        index.set(j, i as i64);
+        value.set(j, new[i]);
+    }
+    *a.count = count;
+    Ok(())
+}
+
+pub(crate) fn delta_apply<T: Element>(a: DeltaApply<'_, T>) {
+    let mut target = a.target;
+    let target = target.as_mut_slice().unwrap_or(&mut []);
+    for j in 0..a.index.extent(0) {
+        target[a.index.at(j) as usize] = a.value.at(j);
+    }
+}
