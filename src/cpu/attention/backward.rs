@@ -3,6 +3,7 @@
 
 use super::lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
 use super::{Rows, into_rows};
+use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::attention::AttentionBwd;
@@ -24,25 +25,26 @@ struct Share<'o, T> {
     dkv: Vec<[&'o mut [T]; 2]>,
 }
 
-struct Shared<'a, T> {
+struct Shared<'a, T, A> {
     q: View<'a, T>,
     k: View<'a, T>,
     v: View<'a, T>,
     dout: View<'a, T>,
-    scale: f64,
+    scale: A,
     group: usize,
 }
 
 pub(super) fn run<T: Float, A: Lane>(mut a: AttentionBwd<'_, T>) {
     let group = a.q.extent(1) / a.k.extent(1);
-    let shared = Shared { q: a.q, k: a.k, v: a.v, dout: a.dout, scale: a.scale, group };
+    let shared =
+        Shared { q: a.q, k: a.k, v: a.v, dout: a.dout, scale: A::from_f64(a.scale), group };
     let mut shares = shares(&a.cu_seqlens, &a.kv_start, &a.kv_len, a.k.extent(1));
     hand_out(&mut shares, group, into_rows(&mut a.dq));
     let dkv = into_rows(&mut a.dk).into_iter().zip(into_rows(&mut a.dv));
     hand_out_keys(&mut shares, a.k.extent(1), dkv.map(|(dk, dv)| [dk, dv]));
     let pairs: usize = shares.iter().map(|s| s.queries * s.keys).sum();
     let work = pairs / shares.len().max(1) * group * a.q.extent(2) * 5;
-    par::for_each(shares, work, |_, share| propagate::<T, A>(share, &shared));
+    par::for_each(shares, work, |_, share| propagate(share, &shared));
 }
 
 fn shares<'o, T>(
@@ -107,9 +109,10 @@ fn hand_out_keys<'o, T: Float>(
     clear(&mut rows);
 }
 
-/// Rows of scores of one tile of queries, `[TILE, keys]`, and the lanes of one query.
+/// Rows of scores of one tile of queries, `[TILE, stride]`, and the lanes of one query.
 struct Tile<A> {
-    keys: usize,
+    /// Keys, rounded up to whole lanes.
+    stride: usize,
     p: Vec<A>,
     ds: Vec<A>,
     q: Vec<[A; LANES]>,
@@ -119,34 +122,45 @@ struct Tile<A> {
 
 impl<A: Lane> Tile<A> {
     fn new(rows: usize, keys: usize, chunks: usize) -> Tile<A> {
-        let scores = || vec![A::ZERO; rows * keys];
+        let stride = keys.next_multiple_of(LANES);
+        let scores = || vec![A::ZERO; rows * stride];
         let row = || vec![[A::ZERO; LANES]; chunks];
-        Tile { keys, p: scores(), ds: scores(), q: row(), dout: row(), dq: row() }
+        Tile { stride, p: scores(), ds: scores(), q: row(), dout: row(), dq: row() }
     }
 
     /// Row `r`: p and ds over the `seen` keys of a query, and its dq.
+    #[inline(always)]
     fn fill<T: Float>(
         &mut self,
         r: usize,
         [q, dout]: [&[T]; 2],
         [k, v]: [Rows<'_, T>; 2],
         seen: usize,
-        scale: f64,
+        scale: A,
     ) {
-        let range = r * self.keys..r * self.keys + seen;
+        let range = r * self.stride..(r + 1) * self.stride;
         let (p, ds) = (&mut self.p[range.clone()], &mut self.ds[range]);
         load(q, &mut self.q);
         load(dout, &mut self.dout);
-        dots(&self.q, k, 0, p);
-        dots(&self.dout, v, 0, ds);
-        let (_, sum) = softmax(p, A::from_f64(scale));
-        softmax_bwd(p, ds, 1.0 / sum, A::from_f64(scale));
+        dots(&self.q, k, 0, seen, p);
+        dots(&self.dout, v, 0, seen, ds);
+        let (_, sum) = softmax(p, seen, scale);
+        softmax_bwd(p, ds, seen, 1.0 / sum, scale);
         self.dq.fill([A::ZERO; LANES]);
         combine(ds, 1, k, 0, seen, &mut self.dq);
     }
 }
 
-fn propagate<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_, T>) {
+dispatch_simd! {
+    fn propagate<T: Float, A: Lane>(share: Share<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
+}
+
+#[inline(always)]
+fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_, T, A>) {
+    if share.queries == 0 {
+        share.dkv.iter_mut().flatten().for_each(|row| row.fill(T::from_f32(0.0)));
+        return;
+    }
     let Share { query, queries, key, keys, head, .. } = share;
     let (group, chunks) = (shared.group, shared.q.extent(2).div_ceil(LANES));
     let mut dk = vec![[A::ZERO; LANES]; keys * chunks];
@@ -170,9 +184,9 @@ fn propagate<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_, T>)
         for j in 0..seen + count - 1 {
             // The first query of the tile that sees key j.
             let r = (j + 1).saturating_sub(seen);
-            let (at, lanes) = (r * keys + j, j * chunks..(j + 1) * chunks);
-            combine(&tile.ds[at..], keys, q, r, count - r, &mut dk[lanes.clone()]);
-            combine(&tile.p[at..], keys, dout, r, count - r, &mut dv[lanes]);
+            let (at, lanes) = (r * tile.stride + j, j * chunks..(j + 1) * chunks);
+            combine(&tile.ds[at..], tile.stride, q, r, count - r, &mut dk[lanes.clone()]);
+            combine(&tile.p[at..], tile.stride, dout, r, count - r, &mut dv[lanes]);
         }
     }
     let totals = dk.chunks(chunks).zip(dv.chunks(chunks));

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
 use super::{Rows, into_rows};
+use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::attention::Attention;
@@ -31,11 +32,11 @@ struct Piece<'p, 'o, T> {
 }
 
 /// The inputs all pieces share.
-struct Shared<'a, T> {
+struct Shared<'a, T, A> {
     q: View<'a, T>,
     k: View<'a, T>,
     v: View<'a, T>,
-    scale: f64,
+    scale: A,
     /// Query heads of a key/value head.
     group: usize,
 }
@@ -44,6 +45,8 @@ struct Shared<'a, T> {
 struct Scratch<T, A> {
     q: Vec<[A; LANES]>,
     scores: Vec<A>,
+    /// Largest score and sum of each row.
+    sums: Vec<(A, f64)>,
     total: Vec<[A; LANES]>,
     keys: Vec<T>,
     values: Vec<T>,
@@ -52,7 +55,7 @@ struct Scratch<T, A> {
 pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
     let (heads, d) = (a.q.extent(1), a.q.extent(2));
     let group = heads / a.k.extent(1);
-    let shared = Shared { q: a.q, k: a.k, v: a.v, scale: a.scale, group };
+    let shared = Shared { q: a.q, k: a.k, v: a.v, scale: A::from_f64(a.scale), group };
     let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
     let mut o = into_rows(&mut a.o);
     let (mut pieces, work) = cut(&mut o, &mut lse, &shared, [a.cu_seqlens, a.kv_start, a.kv_len]);
@@ -60,14 +63,7 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
     let batch = (BATCH / mean.max(1)).max(1);
     let batches: Vec<_> = pieces.chunks_mut(batch).collect();
     par::for_each(batches, mean.saturating_mul(batch), |_, batch| {
-        let mut scratch: Scratch<T, A> = Scratch {
-            q: Vec::new(),
-            scores: Vec::new(),
-            total: Vec::new(),
-            keys: Vec::new(),
-            values: Vec::new(),
-        };
-        batch.iter_mut().for_each(|piece| attend(piece, &shared, &mut scratch));
+        attend_all(batch, &shared);
     });
     if let Some(out) = a.lse {
         let rows = out.into_rows().into_iter().zip(lse.chunks(heads));
@@ -76,24 +72,26 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
 }
 
 /// Cuts all sequences into pieces; returns them and the number of (row, key) pairs.
-fn cut<'p, 'o, T: Float>(
+fn cut<'p, 'o, T: Float, A>(
     mut o: &'p mut [&'o mut [T]],
     mut lse: &'p mut [f32],
-    shared: &Shared<'_, T>,
+    shared: &Shared<'_, T, A>,
     [cu_seqlens, kv_start, kv_len]: [View<'_, i64>; 3],
 ) -> (Vec<Piece<'p, 'o, T>>, usize) {
     let (heads, kv_heads) = (shared.q.extent(1), shared.k.extent(1));
     let tile = (TILE / shared.group).max(1);
     let (mut pieces, mut work) = (Vec::new(), 0usize);
-    for b in 0..kv_start.extent(0) {
+    let sequences = kv_start.extent(0);
+    for b in 0..sequences {
         let (first, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
         let hidden = kv_len.at(b) as usize - (end - first);
         for query in (first..end).step_by(tile) {
             let queries = tile.min(end - query);
             let visible = hidden + query - first + 1;
             work = work.saturating_add((queries * heads).saturating_mul(visible));
-            // The heads of a single query are rows one after another and can go apart.
-            let split = if queries == 1 { 1 } else { kv_heads };
+            // The heads of a single query are rows one after another and can go apart; that
+            // pays where there are too few sequences to keep all threads busy.
+            let split = if queries == 1 && sequences < 64 { 1 } else { kv_heads };
             for h in (0..kv_heads).step_by(split) {
                 let rows = queries * split * shared.group;
                 pieces.push(Piece {
@@ -110,9 +108,27 @@ fn cut<'p, 'o, T: Float>(
     (pieces, work)
 }
 
+dispatch_simd! {
+    fn attend_all<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &Shared<'_, T, A>) = attend_all_body
+}
+
+#[inline(always)]
+fn attend_all_body<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &Shared<'_, T, A>) {
+    let mut scratch: Scratch<T, A> = Scratch {
+        q: Vec::new(),
+        scores: Vec::new(),
+        sums: Vec::new(),
+        total: Vec::new(),
+        keys: Vec::new(),
+        values: Vec::new(),
+    };
+    pieces.iter_mut().for_each(|piece| attend(piece, shared, &mut scratch));
+}
+
+#[inline(always)]
 fn attend<T: Float, A: Lane>(
     piece: &mut Piece<'_, '_, T>,
-    shared: &Shared<'_, T>,
+    shared: &Shared<'_, T, A>,
     scratch: &mut Scratch<T, A>,
 ) {
     let Shared { group, scale, .. } = *shared;
@@ -137,13 +153,14 @@ fn attend<T: Float, A: Lane>(
             for (r, q) in scratch.q.chunks(chunks).enumerate() {
                 let end = visible(r).min(start + BLOCK);
                 if start < end {
-                    dots(q, k, start, &mut scratch.scores[r * stride + start..r * stride + end]);
+                    let out = &mut scratch.scores[r * stride + start..(r + 1) * stride];
+                    dots(q, k, start, end - start, out);
                 }
             }
         }
-        let mut sums = Vec::with_capacity(rows);
+        scratch.sums.clear();
         for (r, scores) in scratch.scores.chunks_mut(stride).enumerate() {
-            sums.push(softmax(&mut scores[..visible(r)], A::from_f64(scale)));
+            scratch.sums.push(softmax(scores, visible(r), scale));
         }
         for start in (0..keys).step_by(BLOCK) {
             for (r, total) in scratch.total.chunks_mut(chunks).enumerate() {
@@ -154,7 +171,8 @@ fn attend<T: Float, A: Lane>(
                 }
             }
         }
-        for (r, (total, (largest, sum))) in scratch.total.chunks(chunks).zip(sums).enumerate() {
+        let totals = scratch.total.chunks(chunks).zip(&scratch.sums);
+        for (r, (total, &(largest, sum))) in totals.enumerate() {
             let row = r / group * columns + (head - piece.heads.start) * group + r % group;
             store(total, 1.0 / sum, piece.o[row]);
             if let Some(lse) = piece.lse.get_mut(row) {

@@ -7,6 +7,8 @@ mod backward;
 mod forward;
 mod lanes;
 
+use std::marker::PhantomData;
+
 use crate::dtype::{DType, Float};
 use crate::ops::attention::{Attention, AttentionBwd};
 use crate::view::{View, ViewMut};
@@ -26,17 +28,21 @@ pub(crate) fn attention_bwd<T: Float>(a: AttentionBwd<'_, T>) {
     }
 }
 
-/// Rows `start..` of one head, each a whole number of lanes.
+/// Rows of one head, each a whole number of lanes.
 #[derive(Clone, Copy)]
 struct Rows<'a, T> {
-    view: View<'a, T>,
-    head: usize,
-    start: usize,
+    base: *const [T; LANES],
+    /// Elements from a row to the next.
+    stride: usize,
+    len: usize,
+    chunks: usize,
+    life: PhantomData<&'a T>,
 }
 
 impl<'a, T: Float> Rows<'a, T> {
-    /// Rows `start..start + len` of `head`; copied to `padded` with zeros behind if `D` is not a
-    /// multiple of the lanes.
+    /// Rows `start..start + len` of `head`, `len` > 0; copied to `padded` with zeros behind if `D`
+    /// is not a multiple of the lanes.
+    #[inline(always)]
     fn new(
         view: View<'a, T>,
         head: usize,
@@ -44,28 +50,38 @@ impl<'a, T: Float> Rows<'a, T> {
         len: usize,
         padded: &'a mut Vec<T>,
     ) -> Self {
-        let d = view.extent(2);
+        let (d, chunks, life) = (view.extent(2), view.extent(2).div_ceil(LANES), PhantomData);
+        let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
         if d.is_multiple_of(LANES) {
-            return Rows { view, head, start };
+            let stride = if len > 1 { view.dims().strides()[0] as usize } else { 0 };
+            return Rows { base: first.as_ptr().cast(), stride, len, chunks, life };
         }
-        let width = d.next_multiple_of(LANES);
+        let width = chunks * LANES;
         padded.clear();
         padded.resize(len * width, T::from_f32(0.0));
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
             row[..d].copy_from_slice(view.row2(start + j, head));
         }
-        let shape = [len as i64, 1, width as i64];
-        let view = View::new(padded, &shape).expect("the shape of the copy just made");
-        Rows { view, head: 0, start: 0 }
+        Rows { base: padded.as_ptr().cast(), stride: width, len, chunks, life }
     }
 
     #[inline(always)]
     fn row(&self, j: usize) -> &'a [[T; LANES]] {
-        self.view.row2(self.start + j, self.head).as_chunks().0
+        assert!(j < self.len, "row {j} of {}", self.len);
+        // SAFETY: `new` checked the first and the last row of the view, or made the copy; row j
+        // lies between them and has `chunks` chunks, and [T; LANES] is aligned as T.
+        unsafe {
+            let first = self.base.cast::<T>().add(j * self.stride);
+            std::slice::from_raw_parts(first.cast(), self.chunks)
+        }
     }
 }
 
 /// The rows of a view, an independent borrow each.
 fn into_rows<'v, T: Float>(view: &'v mut ViewMut<'_, T>) -> Vec<&'v mut [T]> {
+    let d = view.extent(2);
+    if view.dims().is_contiguous() {
+        return view.as_mut_slice().into_iter().flat_map(|all| all.chunks_mut(d)).collect();
+    }
     view.reborrow().into_rows()
 }
