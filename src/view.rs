@@ -91,6 +91,18 @@ impl Dims {
         self.shape().iter().product()
     }
 
+    /// The same dims with `count` entries from `first` in the outermost dimension.
+    fn narrow(&self, first: usize, count: usize) -> Result<Dims> {
+        let inside = first.checked_add(count).is_some_and(|end| end as u64 <= self.shape[0] as u64);
+        if !inside {
+            let got = format!("{count} entries from {first}");
+            return Err(Error::invalid("view", "range", got, format!("within {self:?}")));
+        }
+        let mut dims = *self;
+        dims.shape[0] = count as i64;
+        Ok(dims)
+    }
+
     /// Elements from the first to one past the last, or `None` on overflow. 0 if there are none.
     fn span(&self) -> Option<i64> {
         self.shape().iter().try_fold(1i64, |p, &n| p.checked_mul(n))?;
@@ -260,6 +272,15 @@ impl<'a, T: Element> View<'a, T> {
         unsafe { std::slice::from_raw_parts(self.ptr.offset(offset as isize), d.shape[2] as usize) }
     }
 
+    /// Entries `first..first + count` of the outermost dimension.
+    pub fn narrow(&self, first: usize, count: usize) -> Result<View<'a, T>> {
+        let dims = self.dims.narrow(first, count)?;
+        let offset = if dims.numel() == 0 { 0 } else { first as i64 * self.dims.strides[0] };
+        // SAFETY: the entries lie inside this view, so the offset is inside its span.
+        let ptr = unsafe { self.ptr.offset(offset as isize) };
+        Ok(View { ptr, dims, ..*self })
+    }
+
     /// A vector's elements, copied out in order.
     pub fn to_vec(&self) -> Vec<T> {
         (0..self.numel() as usize).map(|i| self.at(i)).collect()
@@ -350,6 +371,16 @@ impl<'a, T: Element> ViewMut<'a, T> {
                 self.dims.shape[1] as usize,
             )
         }
+    }
+
+    /// Entries `first..first + count` of the outermost dimension.
+    pub fn narrow(&mut self, first: usize, count: usize) -> Result<ViewMut<'_, T>> {
+        let dims = self.dims.narrow(first, count)?;
+        let offset = if dims.numel() == 0 { 0 } else { first as i64 * self.dims.strides[0] };
+        // SAFETY: the entries lie inside this view, so the offset is inside its span; the result
+        // borrows from self.
+        let ptr = unsafe { self.ptr.offset(offset as isize) };
+        Ok(ViewMut { ptr, dims, place: self.place, life: PhantomData })
     }
 
     /// The innermost rows of a view of any rank, in row-major order, each an independent borrow:
@@ -501,6 +532,9 @@ mod tests {
         assert!(View::strided(&data, &[2, 4], &[9, 1]).is_err());
         assert!(View::new(&data, &[i64::MAX, i64::MAX]).is_err());
         assert!(View::<f32>::new(&[], &[0, 7]).is_ok());
+        let view = View::new(&data, &[3, 4]).unwrap();
+        assert!(view.narrow(1, 2).is_ok() && view.narrow(3, 0).is_ok());
+        assert!(view.narrow(1, 3).is_err() && view.narrow(usize::MAX, 2).is_err());
     }
 
     #[test]

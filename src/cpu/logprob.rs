@@ -1,1 +1,237 @@
+//! Rows of logits on the CPU. All statistics of a row come from one function, [`row_stats`], so
+//! that every op that reports a token's log-prob reports the same bits.
+//!
+//! A row is read in blocks of 16 columns; lane j sums columns j, 16 + j, 32 + j, ... in f64 and the
+//! lanes are folded by a fixed tree: the order depends on V alone.
 
+use crate::cpu::{math, par};
+use crate::dtype::Float;
+use crate::ops::logprob::{IGNORE, LogProb, LogProbBwd, LogitTransform};
+
+const LANES: usize = 16;
+
+/// Rough scalar operations per logit.
+pub(crate) const WORK: usize = 24;
+
+/// Sums over a row, relative to its maximum m.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowStats {
+    /// m = max z.
+    pub max: f64,
+    /// Σ exp(z − m).
+    pub sum: f64,
+    /// Σ (z − m)·exp(z − m).
+    pub weighted: f64,
+    /// Σ exp(2(z − m)).
+    pub squares: f64,
+}
+
+impl RowStats {
+    pub fn log_sum(&self) -> f64 {
+        self.sum.ln()
+    }
+
+    /// log Σ exp(z).
+    pub fn lse(&self) -> f64 {
+        if self.is_empty() { f64::NEG_INFINITY } else { self.max + self.log_sum() }
+    }
+
+    /// z − lse for one logit.
+    pub fn logp(&self, z: f64) -> f64 {
+        if z == f64::NEG_INFINITY && !self.sum.is_nan() {
+            return f64::NEG_INFINITY;
+        }
+        (z - self.max) - self.log_sum()
+    }
+
+    /// −Σ p·log p = log Σ exp(z − m) − mean(z − m).
+    pub fn entropy(&self) -> f64 {
+        if self.is_empty() { 0.0 } else { (self.log_sum() - self.weighted / self.sum).max(0.0) }
+    }
+
+    /// True if no token can occur.
+    pub fn is_empty(&self) -> bool {
+        self.max == f64::NEG_INFINITY && self.sum == 0.0
+    }
+}
+
+/// z of one stored logit.
+#[inline(always)]
+pub(crate) fn transformed(x: f64, t: &LogitTransform) -> f64 {
+    let z = x * t.scale;
+    let z = if t.softcap.is_finite() { t.softcap * (z / t.softcap).tanh() } else { z };
+    z / t.temperature
+}
+
+/// ∂z/∂x at one stored logit.
+#[inline(always)]
+fn slope(x: f64, t: &LogitTransform) -> f64 {
+    let tanh = if t.softcap.is_finite() { (x * t.scale / t.softcap).tanh() } else { 0.0 };
+    t.scale / t.temperature * (1.0 - tanh * tanh)
+}
+
+math::dispatch_simd! {
+    /// Statistics of a row. NaN and +∞ logits make the sums NaN.
+    pub(crate) fn row_stats<T: Float>(row: &[T], t: &LogitTransform) -> RowStats = row_stats_body
+}
+
+#[inline(always)]
+fn row_stats_body<T: Float>(row: &[T], t: &LogitTransform) -> RowStats {
+    let mut max = [f64::NEG_INFINITY; LANES];
+    each_block(row, |block| {
+        for j in 0..LANES {
+            let z = transformed(block[j], t);
+            max[j] = if z > max[j] { z } else { max[j] };
+        }
+    });
+    let max = max.iter().fold(f64::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    // A row of −∞ has no maximum to subtract; any finite number keeps exp(−∞ − m) = 0.
+    let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
+    let (mut sum, mut weighted, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    each_block(row, |block| {
+        for j in 0..LANES {
+            let d = transformed(block[j], t) - shift;
+            let e = math::exp(d);
+            sum[j] += e;
+            // 0·(−∞) is a token that cannot occur: it adds nothing.
+            weighted[j] += if e == 0.0 { 0.0 } else { d * e };
+            squares[j] += e * e;
+        }
+    });
+    RowStats { max, sum: fold(sum), weighted: fold(weighted), squares: fold(squares) }
+}
+
+/// Calls `body` with each 16 columns in f64, the last filled up with −∞.
+#[inline(always)]
+fn each_block<T: Float>(row: &[T], mut body: impl FnMut(&[f64; LANES])) {
+    let mut blocks = row.chunks_exact(LANES);
+    let mut wide = [0.0; LANES];
+    for block in &mut blocks {
+        for j in 0..LANES {
+            wide[j] = block[j].to_f64();
+        }
+        body(&wide);
+    }
+    let rest = blocks.remainder();
+    if !rest.is_empty() {
+        wide = [f64::NEG_INFINITY; LANES];
+        for j in 0..rest.len() {
+            wide[j] = rest[j].to_f64();
+        }
+        body(&wide);
+    }
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f64; LANES]) -> f64 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for j in 0..width {
+            lanes[j] += lanes[j + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+pub(crate) fn logprob<T: Float>(mut a: LogProb<'_, T>) {
+    let (rows, vocab) = (a.logits.extent(0), a.vocab as usize);
+    let stats = par::map(rows, vocab * WORK, |t| {
+        let target = a.targets.at(t);
+        (target != IGNORE).then(|| {
+            let row = &a.logits.row(t)[..vocab];
+            let z = transformed(row[target as usize].to_f64(), &a.transform);
+            (row_stats(row, &a.transform), z)
+        })
+    });
+    for (t, stats) in stats.iter().enumerate() {
+        let put = |out: &mut Option<crate::view::ViewMut<'_, f32>>, value: &dyn Fn(&RowStats) -> f64| {
+            if let Some(out) = out {
+                out.set(t, stats.as_ref().map_or(0.0, |(s, _)| value(s) as f32));
+            }
+        };
+        put(&mut a.lse, &RowStats::lse);
+        put(&mut a.entropy, &RowStats::entropy);
+        put(&mut a.log_sum_sq, &|s| s.squares.ln() - 2.0 * s.log_sum());
+        a.logp.set(t, stats.as_ref().map_or(0.0, |(s, z)| s.logp(*z) as f32));
+        if let Some(top1) = &mut a.top1 {
+            let target = a.targets.at(t);
+            let first_max = |row: &[T]| {
+                let target = row[target as usize].to_f64();
+                let scale = a.transform.scale.signum();
+                let beaten = |x: &T, i: usize| {
+                    let x = x.to_f64();
+                    scale * x > scale * target || (x == target && (i as i32) < a.targets.at(t))
+                };
+                !row.iter().enumerate().any(|(i, x)| beaten(x, i))
+            };
+            let is_top = target != IGNORE && first_max(&a.logits.row(t)[..vocab]);
+            top1.set(t, is_top as u8);
+        }
+    }
+}
+
+pub(crate) fn logprob_bwd<T: Float>(a: LogProbBwd<'_, T>) {
+    let vocab = a.vocab as usize;
+    let (logits, targets, t) = (a.logits, a.targets, a.transform);
+    let at = |v: &Option<crate::view::View<'_, f32>>, i| v.as_ref().map_or(0.0, |v| v.at(i) as f64);
+    par::for_each(a.dlogits.into_rows(), 2 * vocab * WORK, |i, out| {
+        let target = targets.at(i);
+        out[vocab..].fill(T::from_f32(0.0));
+        if target == IGNORE {
+            out.fill(T::from_f32(0.0));
+            return;
+        }
+        let gradient = RowGradient {
+            dlogp: a.dlogp.at(i) as f64,
+            dentropy: at(&a.dentropy, i),
+            dlse: at(&a.dlse, i),
+        };
+        row_gradient(&logits.row(i)[..vocab], target as usize, &t, gradient, &mut out[..vocab]);
+    });
+}
+
+/// Upstream gradients of one row's outputs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowGradient {
+    pub dlogp: f64,
+    pub dentropy: f64,
+    pub dlse: f64,
+}
+
+math::dispatch_simd! {
+    /// Gradient of a row's logits.
+    pub(crate) fn row_gradient<T: Float>(
+        row: &[T], target: usize, t: &LogitTransform, g: RowGradient, out: &mut [T],
+    ) = row_gradient_body
+}
+
+#[inline(always)]
+fn row_gradient_body<T: Float>(
+    row: &[T],
+    target: usize,
+    t: &LogitTransform,
+    g: RowGradient,
+    out: &mut [T],
+) {
+    let stats = row_stats_body(row, t);
+    let shift = if stats.max == f64::NEG_INFINITY { 0.0 } else { stats.max };
+    let scale = if stats.is_empty() { 0.0 } else { 1.0 / stats.sum };
+    // With d = z − m: b + c·d multiplies q; E − z = mean(d) − d.
+    let c = -g.dentropy;
+    let b = g.dlse - g.dlogp + g.dentropy * stats.weighted * scale;
+    for (x, out) in row.iter().zip(out.iter_mut()) {
+        let x = x.to_f64();
+        let d = transformed(x, t) - shift;
+        let q = math::exp(d) * scale;
+        let dz = if q == 0.0 { 0.0 } else { q * c.mul_add(d, b) };
+        *out = T::from_f64(dz * slope(x, t));
+    }
+    // The target's own logit: a + q·(b + c·d) in one expression, so that p → 1 does not cancel
+    // after a rounding to T.
+    let x = row[target].to_f64();
+    let d = transformed(x, t) - shift;
+    let q = math::exp(d) * scale;
+    let dz = g.dlogp + if q == 0.0 { 0.0 } else { q * c.mul_add(d, b) };
+    out[target] = T::from_f64(dz * slope(x, t));
+}

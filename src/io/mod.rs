@@ -1,1 +1,4 @@
-//! To be written.
+//! Files: atomic writes and strict safetensors.
+
+pub mod atomic;
+pub mod safetensors;

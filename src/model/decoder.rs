@@ -308,13 +308,21 @@ impl Decoder {
         Ok(())
     }
 
+    /// All blocks' linear maps in order.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| layer.linears())
+    }
+
+    /// All blocks' linear maps in order, to change.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers.iter_mut().flat_map(|layer| layer.linears_mut())
+    }
+
     /// Bytes of all weights as stored.
     pub fn weight_bytes(&self) -> u64 {
         let dense: usize = self.params.iter().map(|p| p.data.len() * 4).sum();
         let packed: usize = self
-            .layers
-            .iter()
-            .flat_map(|layer| layer.linears())
+            .linears()
             .map(|linear| match &linear.weight {
                 Weight::Nf4(w) => w.bytes(),
                 Weight::Dense(_) => 0,

@@ -17,7 +17,6 @@ pub struct Scores {
     pub logp: Vec<f32>,
     /// `[R]` entropy of each row's distribution, in nats.
     pub entropy: Vec<f32>,
-    lse: Vec<f32>,
     /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head.
     score: Vec<f32>,
     temperature: f64,
@@ -39,7 +38,6 @@ impl Decoder {
         let mut scores = Scores {
             logp: vec![0.0; n],
             entropy: vec![0.0; n],
-            lse: vec![0.0; n],
             score: vec![0.0; if frozen { hidden.len() } else { 0 }],
             temperature,
         };
@@ -53,7 +51,6 @@ impl Decoder {
                 self.head_view()?,
                 targets.into(),
                 ViewMut::from(&mut scores.logp),
-                ViewMut::from(&mut scores.lse),
             )
         };
         linear_logprob(&self.device, args)?;
@@ -82,11 +79,12 @@ impl Decoder {
         let args = LinearLogProbBwd {
             hidden: View::rows_of(hidden, d)?,
             head: self.head_view()?,
+            lora: &[],
             targets: targets.into(),
             vocab: self.config.vocab as i64,
             transform: transform(scores.temperature),
-            lse: (&scores.lse).into(),
             dlogp: dlogp.into(),
+            dentropy: None,
             dhidden: out,
             dweight: match gradients.get_mut(id) {
                 Some(dweight) => Some(ViewMut::rows_of(dweight, d)?),

@@ -1,1 +1,77 @@
-//! To be written.
+//! Draws a token from a row of logits and reports its log-prob, the same bits as
+//! [`logprob`](crate::ops::logprob()).
+
+use crate::cpu;
+use crate::device::Device;
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::check::Check;
+use crate::ops::logprob::{LogitTransform, check_vocab};
+use crate::view::{View, ViewMut};
+
+/// Arguments of [`sample`].
+#[derive(Debug)]
+pub struct Sample<'a, T> {
+    /// `[T, V_alloc]` logits.
+    pub logits: View<'a, T>,
+    /// V: columns that exist.
+    pub vocab: i64,
+    /// From stored logits to z; its temperature is the sampling temperature.
+    pub transform: LogitTransform,
+    /// Keeps the k largest logits; 0 = all.
+    pub top_k: i64,
+    /// Of those, keeps the smallest set of likeliest tokens with at least this share of their
+    /// mass; in (0, 1], 1 = all.
+    pub top_p: f64,
+    /// Of those, keeps tokens at least `min_p` times as likely as the likeliest; in [0, 1], 0 = all.
+    pub min_p: f64,
+    /// Takes the likeliest token instead of drawing.
+    pub greedy: bool,
+    /// `[T]` uniform draws in [0, 1).
+    pub uniform: View<'a, f64>,
+    /// `[T]` token drawn.
+    pub token: ViewMut<'a, i32>,
+    /// `[T]` its log-prob over the full vocabulary.
+    pub logp: ViewMut<'a, f32>,
+    /// `[T]` its log-prob over the kept tokens, if wanted.
+    pub logp_kept: Option<ViewMut<'a, f32>>,
+    /// `[T]` share of the full vocabulary's mass that was kept, if wanted.
+    pub kept_mass: Option<ViewMut<'a, f32>>,
+}
+
+/// token[t] = min { y kept : Σ_{v ≤ y, kept} p_v > uniform[t]·Σ_kept p }: the inverse of the
+/// cumulative distribution over token ids, in f64.
+///
+/// Filters apply in the order top-k, top-p, min-p (the order of Hugging Face's processors), ties
+/// going to the lower id. `greedy` takes the first maximum. The draw is a function of the row and
+/// of its uniform number, nothing else.
+///
+/// # Errors
+/// `InvalidArgument` for shapes that do not fit, settings out of range, a uniform draw outside
+/// [0, 1), or a row without a finite maximum (nothing can be drawn from it).
+///
+/// # Cost
+/// Two passes over a row; sorting only the candidates when `top_k` or `top_p` filter.
+pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
+    let check = Check("sample");
+    check.rank(device, "logits", &args.logits, 2)?;
+    let rows = args.logits.extent(0);
+    check_vocab(check, args.vocab, args.logits.extent(1))?;
+    args.transform.check(check)?;
+    check.that(args.top_k >= 0, "top_k", args.top_k, "an integer >= 0 (0 = off)")?;
+    check.that(args.top_p > 0.0 && args.top_p <= 1.0, "top_p", args.top_p, "a number in (0, 1]")?;
+    check.that((0.0..=1.0).contains(&args.min_p), "min_p", args.min_p, "a number in [0, 1]")?;
+    check.shape(device, "uniform", &args.uniform, &[rows])?;
+    check.shape(device, "token", &args.token, &[rows])?;
+    check.shape(device, "logp", &args.logp, &[rows])?;
+    check.opt_shape(device, "logp_kept", &args.logp_kept, &[rows])?;
+    check.opt_shape(device, "kept_mass", &args.kept_mass, &[rows])?;
+    for t in 0..rows {
+        let u = args.uniform.at(t);
+        let got = format!("{u} at index {t}");
+        check.that((0.0..1.0).contains(&u), "uniform", got, "numbers in [0, 1)")?;
+    }
+    match device {
+        Device::Cpu => cpu::sample::sample(check, args),
+    }
+}

@@ -1,1 +1,28 @@
-//! To be written.
+//! The trainer: prompts, rollouts, rewards, records, advantages, updates; and what a run leaves
+//! behind. [`run::train`] is the whole; [`trainer::Trainer`] holds the verbs, [`step`] one update.
+
+pub mod checkpoint;
+pub mod config;
+pub mod critic;
+pub mod eval;
+pub mod explain;
+pub mod interrupt;
+pub mod metrics;
+pub mod optimizer;
+pub mod phases;
+pub mod plot;
+pub mod progress;
+pub mod record;
+pub mod reward;
+pub mod rollout;
+pub mod run;
+pub mod state;
+pub mod step;
+pub mod summary;
+pub mod task;
+pub mod trainer;
+
+pub use config::RunConfig;
+pub use run::{Resume, open_run, train};
+pub use summary::Summary;
+pub use trainer::Trainer;

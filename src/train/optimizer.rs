@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Gradients, Parameters};
-use crate::ops::{AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GradNorm, adamw, grad_norm};
+use crate::ops::{AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, adamw, grad_norm};
 use crate::view::{View, ViewMut};
 
 /// First and second moments of every trainable parameter, in parameter order.
@@ -57,20 +57,20 @@ impl Optimizer {
         gradients: &Gradients,
         update: Update,
     ) -> Result<Updated> {
-        let mut norm = Default::default();
-        let grads = gradients.iter().map(|(_, g)| View::from(g)).collect();
-        grad_norm(device, GradNorm { grads, outcome: &mut norm })?;
-        let refused = Updated { grad_norm: norm.norm, applied: false };
+        let mut norm = GlobalNorm::default();
+        let grads: Vec<View<'_, f32>> = gradients.iter().map(|(_, g)| View::from(g)).collect();
+        grad_norm(device, GradNorm { grads: &grads, norm: &mut norm })?;
+        let refused = Updated { grad_norm: norm.value, applied: false };
         if !norm.finite {
             return Ok(refused);
         }
         let settings = AdamWSettings {
-            learning_rate: update.learning_rate,
+            lr: update.learning_rate,
             beta1: update.beta1,
             beta2: update.beta2,
             weight_decay: update.weight_decay,
             step: self.t + 1,
-            grad_scale: norm.clip_coefficient(update.grad_clip),
+            grad_scale: norm.clip_coefficient(update.grad_clip)?,
             ..AdamWSettings::default()
         };
         let mut outcome = AdamWOutcome::default();
@@ -88,10 +88,10 @@ impl Optimizer {
             })
             .collect();
         adamw(device, AdamW { tensors, settings, outcome: &mut outcome })?;
-        if outcome.non_finite {
+        if outcome.non_finite.is_some() {
             return Ok(refused);
         }
         self.t += 1;
-        Ok(Updated { grad_norm: norm.norm, applied: true })
+        Ok(Updated { grad_norm: norm.value, applied: true })
     }
 }

@@ -79,8 +79,9 @@ impl Trainer {
         let advantage = vec![1.0; records.len()];
         let settings = presets::sft();
         let sft = &self.config.sft;
+        let decay = decayed(&sft.lr_schedule, step, self.sft_steps());
         let update = Update {
-            learning_rate: warmed_up(sft.learning_rate, step, sft.warmup_steps),
+            learning_rate: warmed_up(sft.learning_rate * decay, step, sft.warmup_steps),
             beta1: 0.9,
             beta2: 0.95,
             weight_decay: sft.weight_decay,
@@ -218,13 +219,7 @@ impl Trainer {
 
     fn rl_update(&self, step: u64) -> Update {
         let rl = &self.config.rl;
-        let total = rl.steps.max(1) as f64;
-        let done = step as f64 / total;
-        let shape = match rl.lr_schedule.as_str() {
-            "linear" => 1.0 - done,
-            "cosine" => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-            _ => 1.0,
-        };
+        let shape = decayed(&rl.lr_schedule, step, rl.steps as u64);
         let base = if rl.control == "zero_lr" { 0.0 } else { rl.learning_rate };
         Update {
             learning_rate: warmed_up(base * shape, step, rl.warmup_steps),
@@ -252,6 +247,16 @@ impl Trainer {
 
 /// Skipped steps in a row that a run survives.
 const SKIP_LIMIT: usize = 3;
+
+/// Factor of a schedule that ends at 0 after `total` steps.
+fn decayed(schedule: &str, step: u64, total: u64) -> f64 {
+    let done = step as f64 / total.max(1) as f64;
+    match schedule {
+        "linear" => 1.0 - done,
+        "cosine" => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        _ => 1.0,
+    }
+}
 
 fn warmed_up(rate: f64, step: u64, warmup: usize) -> f64 {
     rate * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0)

@@ -36,6 +36,8 @@ pub struct Trainer {
     pub critic: Option<Critic>,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
+    /// Updates in a row that were skipped because something was not finite.
+    pub skipped: usize,
     /// Scores completions; the task's verifier unless the caller sets another.
     pub reward: Arc<RewardFn>,
 }
@@ -76,7 +78,7 @@ impl Trainer {
             Ok(RewardOutcome::Score(right as u8 as f32))
         };
         let optimizer = Optimizer::new(&model.params);
-        Ok(Trainer { config, model, optimizer, critic: None, task, reward: Arc::new(reward) })
+        Ok(Trainer { config, model, optimizer, critic: None, task, skipped: 0, reward: Arc::new(reward) })
     }
 
     /// Replaces the reward function.
@@ -142,7 +144,7 @@ impl Trainer {
     /// optimiser for them. Returns the bytes of the 4-bit weights (0 if `quantize.type` is none).
     pub fn quantize(&mut self) -> Result<u64> {
         let quantize = &self.config.quantize;
-        let quant_type = match quantize.kind.as_str() {
+        let quant_type = match quantize.r#type.as_str() {
             "none" => None,
             "fp4" => Some(QuantType::Fp4),
             _ => Some(QuantType::Nf4),

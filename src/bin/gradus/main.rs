@@ -1,0 +1,182 @@
+//! The command line: train, sample, eval, config, doctor.
+//!
+//! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
+//! or written; 130 and 143 stopped by a signal, with a checkpoint.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gradus::train::task::Prompt;
+use gradus::train::{Resume, RunConfig, explain, open_run, train};
+use gradus::{Error, Result};
+
+mod doctor;
+
+/// Reinforcement fine-tuning of quantised language models.
+#[derive(Parser)]
+#[command(name = "gradus", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, \
+                          3 a file could not be read or written, 130/143 stopped by a signal \
+                          (a checkpoint was written)";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Warm up, quantise, attach adapters and run GRPO; without options, the built-in demo.
+    Train(TrainArgs),
+    /// Sample completions from a run.
+    Sample {
+        /// Run folder.
+        #[arg(long, default_value = "runs/latest")]
+        run: PathBuf,
+        /// Prompt; without one, held-out prompts of the task.
+        #[arg(long)]
+        prompt: Option<String>,
+        /// Completions per prompt.
+        #[arg(short = 'n', long, default_value_t = 4)]
+        samples: usize,
+    },
+    /// Measure a run's accuracy on held-out prompts.
+    Eval {
+        /// Run folder.
+        #[arg(long, default_value = "runs/latest")]
+        run: PathBuf,
+    },
+    /// Show the configuration.
+    Config {
+        /// TOML file; the defaults without one.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Every key with its value, meaning and source.
+        #[arg(long)]
+        explain: bool,
+    },
+    /// What this machine has, what will be used, and why.
+    Doctor,
+}
+
+#[derive(clap::Args)]
+struct TrainArgs {
+    /// TOML file; every key is optional.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of the run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Folder for run folders.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// `auto` (the latest run, if it has this configuration) or a run folder.
+    #[arg(long)]
+    resume: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let error = match run(Cli::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    if let Some(hint) = hint(&error) {
+        let _ = writeln!(std::io::stderr(), "hint: {hint}");
+    }
+    ExitCode::from(exit_code(&error))
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Config { .. } | Error::InvalidArgument { .. } => 2,
+        Error::Io { .. } | Error::Format { .. } => 3,
+        Error::Interrupted { signal } => (128 + signal) as u8,
+        _ => 1,
+    }
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Config { .. } => Some("gradus config --explain lists every key"),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Some("free some space and go on with --resume auto; the last checkpoint is valid")
+        }
+        _ => None,
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Train(args) => {
+            let resume = match args.resume.as_deref() {
+                None => Resume::No,
+                Some("auto") => Resume::Auto,
+                Some(folder) => Resume::From(folder.into()),
+            };
+            train(configuration(&args)?, &resume).map(|_| ())
+        }
+        Command::Sample { run, prompt, samples } => sample(&run, prompt, samples),
+        Command::Eval { run } => {
+            let result = open_run(&run)?.evaluate()?;
+            print(&format!("accuracy {:.4} over {} completions\n", result.accuracy, result.completions))
+        }
+        Command::Config { config, explain } => {
+            let config = load(config.as_ref())?;
+            print(&if explain { explain::explain(&config) } else { config.to_toml() })
+        }
+        Command::Doctor => print(&doctor::report()),
+    }
+}
+
+fn load(path: Option<&PathBuf>) -> Result<RunConfig> {
+    path.map_or_else(|| Ok(RunConfig::default()), |path| RunConfig::load(path))
+}
+
+fn configuration(args: &TrainArgs) -> Result<RunConfig> {
+    let mut config = load(args.config.as_ref())?;
+    for assignment in &args.set {
+        config.apply_set(assignment)?;
+    }
+    if let Some(seed) = args.seed {
+        config.seed = seed;
+    }
+    if let Some(out) = &args.out {
+        config.out = out.to_string_lossy().into_owned();
+    }
+    Ok(config)
+}
+
+fn sample(run: &std::path::Path, prompt: Option<String>, samples: usize) -> Result<()> {
+    let trainer = open_run(run)?;
+    let prompts = match prompt {
+        Some(text) => vec![Prompt { text }],
+        None => trainer.task.heldout(3),
+    };
+    // Step numbers of training start at 0; the last one is never reached by a run.
+    let sampled = trainer.sample(prompts, samples.max(1), u32::MAX as u64)?;
+    let mut text = String::new();
+    for (prompt, rollouts) in sampled.prompts.iter().zip(&sampled.rollouts) {
+        for rollout in rollouts {
+            let answer = trainer.task.vocab().decode(&rollout.tokens);
+            let right = rollout.finished && trainer.task.is_correct(prompt, &answer);
+            let logp: f32 = rollout.logp.iter().sum();
+            let verdict = if right { "right" } else { "wrong" };
+            text += &format!("{}{answer}   {verdict}   log-prob {logp:.3}\n", prompt.text);
+        }
+    }
+    print(&text)
+}
+
+/// Standard output; a reader that has gone away is not an error.
+fn print(text: &str) -> Result<()> {
+    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Checkpoints that survive a kill at any moment: a folder is written under a temporary name,
+//! synced, renamed, and only then named in `LATEST`. Every file's SHA-256 stands in the manifest,
+//! and a checkpoint is only loaded if all of them agree.
+//!
+//! ```text
+//! checkpoints/
+//!   LATEST               name of the newest folder
+//!   00000120/
+//!     state.safetensors  everything that moves
+//!     meta.json          phase, step, running figures
+//!     manifest.json      version, configuration fingerprint, SHA-256 and size of each file
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::io::atomic;
+use crate::io::safetensors::{Tensors, deserialize, serialize};
+
+/// A saved state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Steps done in the whole run, over all phases; orders the checkpoints.
+    pub step: u64,
+    /// Fingerprint of the configuration that wrote it.
+    pub fingerprint: String,
+    /// Everything else a run needs to go on.
+    pub meta: serde_json::Value,
+    /// Everything that moves.
+    pub tensors: Tensors,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    version: String,
+    fingerprint: String,
+    step: u64,
+    files: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+const FILES: [&str; 2] = ["state.safetensors", "meta.json"];
+
+/// Saves `checkpoint` under `folder` and removes all but the newest `keep`.
+pub fn save(folder: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let name = format!("{:08}", checkpoint.step);
+    let temporary = folder.join(format!(".{name}.tmp-{}", std::process::id()));
+    let written = write_all(&temporary, checkpoint).and_then(|()| {
+        let target = folder.join(&name);
+        if target.exists() {
+            fs::remove_dir_all(&target).map_err(Error::io(&target))?;
+        }
+        fs::rename(&temporary, &target).map_err(Error::io(&target))?;
+        atomic::sync_folder(folder)?;
+        atomic::write(&folder.join("LATEST"), name.as_bytes())
+    });
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    written?;
+    prune(folder, keep)
+}
+
+fn write_all(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    fs::create_dir(folder).map_err(Error::io(folder))?;
+    let meta = serde_json::to_vec_pretty(&checkpoint.meta).map_err(|e| json(folder, e))?;
+    let mut files = Vec::new();
+    for (name, bytes) in FILES.into_iter().zip([serialize(&checkpoint.tensors)?, meta]) {
+        atomic::write_synced(&folder.join(name), &bytes)?;
+        files.push(Entry { name: name.into(), bytes: bytes.len() as u64, sha256: sha256(&bytes) });
+    }
+    let manifest = Manifest {
+        version: env!("CARGO_PKG_VERSION").into(),
+        fingerprint: checkpoint.fingerprint.clone(),
+        step: checkpoint.step,
+        files,
+    };
+    let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| json(folder, e))?;
+    atomic::write_synced(&folder.join("manifest.json"), &bytes)?;
+    atomic::sync_folder(folder)
+}
+
+/// The newest checkpoint under `folder` whose files all agree with its manifest, and a line for
+/// each newer one that was passed over.
+pub fn load_latest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    for path in newest_first(folder)? {
+        match load(&path) {
+            Ok(checkpoint) => return Ok((Some(checkpoint), warnings)),
+            Err(error) => warnings.push(format!("checkpoint passed over: {error}")),
+        }
+    }
+    Ok((None, warnings))
+}
+
+/// Loads one checkpoint folder after checking every file against the manifest.
+pub fn load(folder: &Path) -> Result<Checkpoint> {
+    let path = folder.join("manifest.json");
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| json(&path, e))?;
+    let mut contents = Vec::new();
+    for name in FILES {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let Some(entry) = manifest.files.iter().find(|entry| entry.name == name) else {
+            return Err(Error::format(&path, "the manifest does not list this file"));
+        };
+        if entry.bytes != bytes.len() as u64 || entry.sha256 != sha256(&bytes) {
+            return Err(Error::format(&path, "the checksum does not match the manifest"));
+        }
+        contents.push(bytes);
+    }
+    let meta = serde_json::from_slice(&contents[1]).map_err(|e| json(&folder.join(FILES[1]), e))?;
+    let tensors = deserialize(&folder.join(FILES[0]), &contents[0])?;
+    Ok(Checkpoint { step: manifest.step, fingerprint: manifest.fingerprint, meta, tensors })
+}
+
+/// Checkpoint folders, newest first. A missing folder holds none.
+fn newest_first(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(Error::io(folder))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.len() == 8 && name.bytes().all(|b| b.is_ascii_digit())
+        })
+        .collect();
+    found.sort();
+    found.reverse();
+    Ok(found)
+}
+
+fn prune(folder: &Path, keep: usize) -> Result<()> {
+    for path in newest_first(folder)?.into_iter().skip(keep.max(1)) {
+        fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn json(path: &Path, error: serde_json::Error) -> Error {
+    Error::format(path, error.to_string())
+}

@@ -1,0 +1,116 @@
+//! `gradus config --explain`: every key with its value, its meaning and where the default is from.
+
+use crate::train::config::RunConfig;
+
+/// (key, meaning, source of the default).
+const KEYS: &[(&str, &str, &str)] = &[
+    ("seed", "names every random draw of the run", "ours"),
+    ("out", "folder that holds the run folders", "ours"),
+    ("name", "first part of the run folder's name", "ours"),
+    ("threads", "worker threads, 0 = one per core; results do not depend on it", "ours"),
+    ("phases", "phases in order: sft, quantize, collect, value_fit, rl", "ReFT (2401.08967): SFT, then RL"),
+    ("task.name", "countdown", "ours"),
+    ("task.digits", "digits in a prompt", "pilot, docs/LOG.md"),
+    ("task.operators", "operators an answer may use, out of +-*", "pilot"),
+    ("task.min_target", "smallest target", "pilot"),
+    ("task.max_target", "largest target", "pilot"),
+    ("model.hidden", "width of the residual stream", "pilot"),
+    ("model.layers", "blocks", "pilot"),
+    ("model.heads", "query heads", "pilot"),
+    ("model.kv_heads", "key/value heads, a divisor of heads", "pilot"),
+    ("model.head_dim", "width of a head, even", "pilot"),
+    ("model.ffn", "width of the gated MLP", "pilot"),
+    ("model.norm_eps", "eps of the RMSNorms", "Llama: 1e-5"),
+    ("model.rope_theta", "base of the rotary frequencies", "RoFormer: 10000"),
+    ("model.tie_embeddings", "the head shares the embedding's matrix", "Llama: false"),
+    ("sft.epochs", "passes over the demonstrations", "pilot"),
+    ("sft.demos", "demonstrations", "pilot"),
+    ("sft.batch", "demonstrations per step", "pilot"),
+    ("sft.learning_rate", "peak learning rate", "pilot"),
+    ("sft.weight_decay", "decoupled weight decay", "ours"),
+    ("sft.warmup_steps", "steps of linear warm-up", "pilot"),
+    ("sft.lr_schedule", "constant, linear or cosine decay to 0", "pilot"),
+    ("sft.grad_clip", "largest global gradient norm", "TRL: 1.0"),
+    ("quantize.type", "nf4, fp4 or none", "QLoRA (2305.14314): nf4"),
+    ("quantize.blocksize", "values per block, a power of two from 32 to 4096", "QLoRA: 64"),
+    ("quantize.double_quant", "quantise the block maxima too", "QLoRA: true"),
+    ("lora.rank", "rank of the adapters", "pilot"),
+    ("lora.alpha", "the update is scaled by alpha / rank", "pilot"),
+    ("lora.targets", "all-linear, or names such as q_proj,v_proj", "QLoRA: all linear layers"),
+    ("rl.steps", "steps", "pilot"),
+    ("rl.prompts", "prompts per step", "pilot"),
+    ("rl.group", "samples per prompt", "TRL: 8"),
+    ("rl.updates_per_batch", "updates per batch of rollouts", "TRL num_iterations: 1"),
+    ("rl.micro_batch", "sequences per micro-batch; changes rounding, not meaning", "ours"),
+    ("rl.temperature", "sampling temperature; log-probs are of that distribution", "TRL: 1.0"),
+    ("rl.top_p", "nucleus of the sampler", "TRL: 1.0"),
+    ("rl.top_k", "largest k of the sampler, 0 = off", "TRL: 0"),
+    ("rl.min_p", "smallest relative probability of the sampler, 0 = off", "TRL: off"),
+    ("rl.max_new_tokens", "longest completion, 0 = what the task needs", "ours"),
+    ("rl.loss", "preset of the loss", "DeepSeekMath (2402.03300): grpo"),
+    ("rl.clip_low", "ratio clip below 1", "PPO, TRL: 0.2"),
+    ("rl.clip_high", "ratio clip above 1", "PPO, TRL: 0.2"),
+    ("rl.beta", "weight of the KL to the frozen base, 0 = not computed", "TRL: 0.0"),
+    ("rl.advantage", "group (baseline: group mean), loo (leave one out), gae (critic)", "GRPO"),
+    ("rl.scale", "divide group advantages by: group, batch, none", "TRL: group"),
+    ("rl.learning_rate", "peak learning rate", "pilot; LoRA takes 10-15x of full training"),
+    ("rl.beta1", "decay of AdamW's first moment", "AdamW: 0.9"),
+    ("rl.beta2", "decay of AdamW's second moment", "pilot"),
+    ("rl.weight_decay", "decoupled weight decay", "TRL: 0.0"),
+    ("rl.grad_clip", "largest global gradient norm", "TRL: 1.0"),
+    ("rl.lr_schedule", "constant, linear or cosine decay to 0", "TRL: linear"),
+    ("rl.warmup_steps", "steps of linear warm-up", "pilot"),
+    ("rl.control", "negative control: none, shuffled_rewards or zero_lr", "ours"),
+    ("value.collect_steps", "rollout batches of the collect phase", "VLA-RL (2505.18719)"),
+    ("value.fit_steps", "critic updates of the value_fit phase", "VLA-RL: 5; pilot"),
+    ("value.learning_rate", "critic learning rate", "pilot"),
+    ("value.gamma", "discount", "ReFT: 1.0"),
+    ("value.lambda", "GAE's lambda", "ReFT: 0.95"),
+    ("eval.every", "RL steps between evaluations", "ours"),
+    ("eval.max_prompts", "held-out prompts", "ours"),
+    ("eval.samples", "completions per held-out prompt", "ours"),
+    ("eval.temperature", "sampling temperature of evaluations, 0 = greedy", "ours"),
+    ("checkpoint.every", "steps between checkpoints", "ours"),
+    ("checkpoint.keep", "checkpoints kept", "ours"),
+];
+
+/// One line per key of `config`.
+pub fn explain(config: &RunConfig) -> String {
+    let table = toml::Table::try_from(config).unwrap_or_default();
+    let value = |key: &str| {
+        let mut at = toml::Value::Table(table.clone());
+        for part in key.split('.') {
+            at = at.get(part).cloned().unwrap_or(toml::Value::String("?".into()));
+        }
+        at.to_string()
+    };
+    let line = |&(key, meaning, source): &(&str, &str, &str)| {
+        format!("{:<46} # {meaning} [{source}]\n", format!("{key} = {}", value(key)))
+    };
+    KEYS.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(prefix: &str, table: &toml::Table, out: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(inner) => leaves(&path, inner, out),
+                _ => out.push(path),
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_explained_and_nothing_else() {
+        let mut keys = Vec::new();
+        leaves("", &toml::Table::try_from(RunConfig::default()).unwrap(), &mut keys);
+        let mut explained: Vec<String> = KEYS.iter().map(|k| k.0.to_string()).collect();
+        keys.sort();
+        explained.sort();
+        assert_eq!(keys, explained);
+    }
+}

@@ -1,0 +1,373 @@
+//! `gradus train`: a run from its configuration to its summary, resumable at every checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::io::atomic;
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::config::RunConfig;
+use crate::train::interrupt;
+use crate::train::metrics::{MetricsWriter, Row};
+use crate::train::phases::{Phase, Values};
+use crate::train::plot::{self, Curve};
+use crate::train::progress::{Progress, line};
+use crate::train::summary::{SampleLine, Summary};
+use crate::train::trainer::Trainer;
+
+/// Where a run starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// From nothing, in a new folder.
+    #[default]
+    No,
+    /// From the newest checkpoint of `<out>/latest`, or from nothing if there is none.
+    Auto,
+    /// From the newest checkpoint of this run folder.
+    From(PathBuf),
+}
+
+/// Running figures, saved with every checkpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Figures {
+    phase: usize,
+    step: u64,
+    global: u64,
+    elapsed: f64,
+    rollout_tokens: f64,
+    rollout_seconds: f64,
+    first_ratio_max_abs_dev: f64,
+    base_accuracy: f64,
+    sft_accuracy: f64,
+    quantized_accuracy: f64,
+    dense_bytes: u64,
+    quantized_bytes: u64,
+    rl_start: f64,
+    reward: Vec<(f64, f64)>,
+    accuracy: Vec<(f64, f64)>,
+}
+
+struct Run {
+    trainer: Trainer,
+    folder: PathBuf,
+    metrics: MetricsWriter,
+    figures: Figures,
+    phases: Vec<Phase>,
+    begun: Instant,
+    before: f64,
+}
+
+/// Runs `config` to its end and returns the summary. Everything it writes is under
+/// `<out>/<name>-s<seed>-<time>/`, which `<out>/latest` points at.
+///
+/// # Errors
+/// `Config` before anything is written; `Io` if a file cannot be written (the newest checkpoint
+/// stays valid); `Training` after repeated steps that are not finite; `Reward` if the reward
+/// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step.
+pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
+    config.validate()?;
+    interrupt::install()?;
+    let threads = config.threads;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
+        Error::config("threads", format!("{threads} threads cannot be started: {e}"))
+    })?;
+    pool.install(|| Run::open(config, resume)?.run())
+}
+
+/// The newest state of the run in `folder`, ready to sample or evaluate.
+pub fn open_run(folder: &Path) -> Result<Trainer> {
+    let path = folder.join("config.toml");
+    let config = RunConfig::load(&path)?;
+    config.validate()?;
+    let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
+    warnings.iter().for_each(|warning| line(warning));
+    let Some(found) = found else {
+        return Err(Error::format(folder, "no checkpoint in this run folder"));
+    };
+    let mut trainer = Trainer::new(config)?;
+    trainer.load_state(&found.tensors)?;
+    Ok(trainer)
+}
+
+impl Run {
+    fn open(config: RunConfig, resume: &Resume) -> Result<Run> {
+        let out = PathBuf::from(&config.out);
+        let previous = match resume {
+            Resume::No => None,
+            Resume::Auto => Some(out.join("latest")).filter(|latest| latest.exists()),
+            Resume::From(folder) => Some(folder.clone()),
+        };
+        let found = match &previous {
+            Some(folder) => find_checkpoint(folder, &config, *resume == Resume::Auto)?,
+            None => None,
+        };
+        let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
+        let mut trainer = Trainer::new(config)?;
+        let (folder, figures) = match found {
+            Some((folder, checkpoint)) => {
+                trainer.load_state(&checkpoint.tensors)?;
+                let figures: Figures = serde_json::from_value(checkpoint.meta)
+                    .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
+                line(&format!("resuming {} at step {}", folder.display(), figures.global));
+                (folder, figures)
+            }
+            None => (create_folder(&out, &trainer.config)?, Figures::default()),
+        };
+        let metrics = MetricsWriter::open(&folder, figures.global)?;
+        let before = figures.elapsed;
+        Ok(Run { trainer, folder, metrics, figures, phases, begun: Instant::now(), before })
+    }
+
+    fn run(mut self) -> Result<Summary> {
+        if self.figures.global == 0 && self.figures.phase == 0 && self.figures.step == 0 {
+            self.figures.dense_bytes = self.trainer.model.weight_bytes();
+            self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
+        }
+        while self.figures.phase < self.phases.len() {
+            let phase = self.phases[self.figures.phase];
+            self.run_phase(phase)?;
+            self.leave(phase)?;
+            self.figures.phase += 1;
+            self.figures.step = 0;
+            self.save()?;
+        }
+        self.finish()
+    }
+
+    fn steps(&self, phase: Phase) -> u64 {
+        let config = &self.trainer.config;
+        match phase {
+            Phase::Sft => self.trainer.sft_steps(),
+            Phase::Quantize => 0,
+            Phase::Collect => config.value.collect_steps as u64,
+            Phase::ValueFit => config.value.fit_steps as u64,
+            Phase::Rl => config.rl.steps as u64,
+        }
+    }
+
+    fn run_phase(&mut self, phase: Phase) -> Result<()> {
+        let total = self.steps(phase);
+        if phase == Phase::Rl && self.figures.step == 0 {
+            self.figures.rl_start = self.elapsed();
+            self.figures.accuracy.push((self.elapsed(), self.figures.quantized_accuracy));
+        }
+        let mut progress = Progress::new(phase.name(), self.figures.step, total);
+        let every = self.trainer.config.checkpoint.every as u64;
+        while self.figures.step < total {
+            let begun = Instant::now();
+            let mut values = self.one_step(phase)?;
+            values.push(("time/step_time", begun.elapsed().as_secs_f64()));
+            let row = Row {
+                global: self.figures.global,
+                phase: phase.name().into(),
+                step: self.figures.step,
+                values,
+            };
+            self.metrics.write(&row)?;
+            self.figures.step += 1;
+            self.figures.global += 1;
+            progress.update(self.figures.step, || message(&row.values));
+            if let Some(signal) = interrupt::requested() {
+                self.save()?;
+                progress.finish();
+                line(&format!("stopped; resume with --resume {}", self.folder.display()));
+                return Err(Error::Interrupted { signal });
+            }
+            if self.figures.global.is_multiple_of(every) {
+                self.save()?;
+            }
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    fn one_step(&mut self, phase: Phase) -> Result<Values> {
+        let step = self.figures.step;
+        match phase {
+            Phase::Sft => self.trainer.sft_step(step),
+            Phase::Quantize => Ok(Values::new()),
+            Phase::Collect => self.trainer.collect_step(step),
+            Phase::ValueFit => self.trainer.value_fit_step(),
+            Phase::Rl => self.rl_step(step),
+        }
+    }
+
+    fn rl_step(&mut self, step: u64) -> Result<Values> {
+        let begun = Instant::now();
+        let (sampled, records, scores) = self.trainer.collect(step)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
+        self.figures.rollout_tokens += tokens as f64;
+        self.figures.rollout_seconds += seconds;
+        let (mut values, deviation) = self.trainer.rl_step(step, records)?;
+        let figures = &mut self.figures;
+        figures.first_ratio_max_abs_dev = figures.first_ratio_max_abs_dev.max(deviation);
+        values.push(("ratio_max_abs_dev", deviation));
+        values.push(("rewards_failed", scores.failed as f64));
+        values.push(("time/tokens_per_second", tokens as f64 / seconds.max(1e-9)));
+        let reward = values.iter().find(|v| v.0 == "reward").map_or(f64::NAN, |v| v.1);
+        let now = self.elapsed();
+        self.figures.reward.push((now, reward));
+        let rl = &self.trainer.config.rl;
+        let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
+        if done.is_multiple_of(every) || done == rl.steps as u64 {
+            let accuracy = self.trainer.evaluate()?.accuracy;
+            values.push(("eval/accuracy", accuracy));
+            let now = self.elapsed();
+            self.figures.accuracy.push((now, accuracy));
+        }
+        Ok(values)
+    }
+
+    /// What stands between two phases.
+    fn leave(&mut self, phase: Phase) -> Result<()> {
+        match phase {
+            Phase::Sft => {
+                let accuracy = self.trainer.evaluate()?.accuracy;
+                line(&format!("     sft held-out accuracy {accuracy:.3}"));
+                self.figures.sft_accuracy = accuracy;
+                self.figures.quantized_accuracy = accuracy;
+                let now = self.elapsed();
+                self.figures.accuracy.extend([(0.0, self.figures.base_accuracy), (now, accuracy)]);
+            }
+            Phase::Quantize => {
+                self.trainer.quantize()?;
+                let accuracy = self.trainer.evaluate()?.accuracy;
+                self.figures.quantized_accuracy = accuracy;
+                self.figures.quantized_bytes = self.trainer.model.weight_bytes();
+                let (from, to) = (self.figures.dense_bytes >> 10, self.figures.quantized_bytes >> 10);
+                line(&format!("quantize {from} KiB -> {to} KiB, held-out accuracy {accuracy:.3}"));
+            }
+            Phase::Collect | Phase::ValueFit | Phase::Rl => {}
+        }
+        Ok(())
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.before + self.begun.elapsed().as_secs_f64()
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.figures.elapsed = self.elapsed();
+        let folder = self.folder.join("checkpoints");
+        let meta = serde_json::to_value(&self.figures)
+            .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
+        let checkpoint = Checkpoint {
+            step: self.figures.global + self.figures.phase as u64,
+            fingerprint: self.trainer.config.fingerprint(),
+            meta,
+            tensors: self.trainer.save_state(),
+        };
+        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)
+    }
+
+    fn finish(self) -> Result<Summary> {
+        let evaluation = self.trainer.evaluate()?;
+        let (f, config) = (&self.figures, &self.trainer.config);
+        let sample = |(prompt, completion, correct): (String, String, bool)| SampleLine {
+            prompt,
+            completion,
+            correct,
+        };
+        let summary = Summary {
+            seed: config.seed,
+            version: env!("CARGO_PKG_VERSION").into(),
+            fingerprint: config.fingerprint(),
+            device: format!("{:?}", self.trainer.model.device).to_lowercase(),
+            base_accuracy: f.base_accuracy,
+            sft_accuracy: f.sft_accuracy,
+            quantized_accuracy: f.quantized_accuracy,
+            final_accuracy: evaluation.accuracy,
+            steps: f.global,
+            train_seconds: self.elapsed(),
+            rollout_tokens_per_second: f.rollout_tokens / f.rollout_seconds.max(1e-9),
+            first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
+            dense_bytes: f.dense_bytes,
+            quantized_bytes: f.quantized_bytes,
+            samples: evaluation.examples.into_iter().map(sample).collect(),
+        };
+        let curve = Curve {
+            title: format!(
+                "{}: held-out accuracy {:.2} after SFT, {:.2} after RL",
+                config.task.name, f.sft_accuracy, summary.final_accuracy
+            ),
+            reward: f.reward.clone(),
+            accuracy: f.accuracy.clone(),
+            rl_start: f.rl_start,
+            sft_accuracy: f.sft_accuracy,
+        };
+        plot::draw(&self.folder.join("curve.svg"), &curve)?;
+        summary.write(&self.folder)?;
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), summary.table().as_bytes());
+        line(&format!("\n  {}", self.folder.display()));
+        Ok(summary)
+    }
+}
+
+/// The newest checkpoint of a run of the same configuration. With `auto` a run of another
+/// configuration, or one without a checkpoint, is left alone and a new one begun.
+fn find_checkpoint(
+    folder: &Path,
+    config: &RunConfig,
+    auto: bool,
+) -> Result<Option<(PathBuf, Checkpoint)>> {
+    let folder = folder.canonicalize().map_err(Error::io(folder))?;
+    let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
+    warnings.iter().for_each(|warning| line(warning));
+    let same = found.as_ref().is_some_and(|c| c.fingerprint == config.fingerprint());
+    match found {
+        Some(checkpoint) if same => Ok(Some((folder, checkpoint))),
+        _ if auto => Ok(None),
+        Some(_) => {
+            let reason = "this run has another configuration; pass the same settings to resume it";
+            Err(Error::format(folder, reason))
+        }
+        None => Err(Error::format(folder, "no checkpoint in this run folder")),
+    }
+}
+
+fn create_folder(out: &Path, config: &RunConfig) -> Result<PathBuf> {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let stem = format!("{}-s{}-{seconds}", config.name, config.seed);
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    for attempt in 0.. {
+        let name = if attempt == 0 { stem.clone() } else { format!("{stem}-{attempt}") };
+        let folder = out.join(&name);
+        match std::fs::create_dir(&folder) {
+            Ok(()) => {
+                atomic::write(&folder.join("config.toml"), config.to_toml().as_bytes())?;
+                atomic::link(Path::new(&name), &out.join("latest"))?;
+                return Ok(folder);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(Error::io(folder)(e)),
+        }
+    }
+    unreachable!("attempts are unbounded")
+}
+
+/// The text behind the progress bar.
+fn message(values: &Values) -> String {
+    let shown = [
+        ("reward", "reward"),
+        ("eval/accuracy", "held-out"),
+        ("loss", "loss"),
+        ("kl", "kl"),
+        ("entropy", "entropy"),
+        ("clip_ratio/region_mean", "clip"),
+    ];
+    let mut text = String::new();
+    for (column, label) in shown {
+        if let Some((_, value)) = values.iter().find(|v| v.0 == column) {
+            text += &format!("{label} {value:.3} ");
+        }
+    }
+    if let Some((_, rate)) = values.iter().find(|v| v.0 == "time/tokens_per_second") {
+        text += &format!("{:.1}k tok/s", rate / 1e3);
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! Saving and loading everything a run moves: parameters, 4-bit weights, optimiser moments, critic.
+//! With the seed and the step this is the whole state, so a resumed run continues bit for bit.
+
+use crate::error::{Error, Result};
+use crate::model::{ValueHead, Weight};
+use crate::quant::{Nf4Tensor, OwnedAbsmax};
+use crate::io::safetensors::{TensorData, Tensors};
+use crate::train::optimizer::Optimizer;
+use crate::train::trainer::{Critic, Trainer};
+
+impl Trainer {
+    /// Everything that moves, by name.
+    pub fn save_state(&self) -> Tensors {
+        let mut tensors = Tensors::new();
+        for (i, p) in self.model.params.iter().enumerate() {
+            if p.data.is_empty() {
+                continue;
+            }
+            let shape = &p.shape;
+            tensors.insert(format!("param/{}", p.name), TensorData::new::<f32>(shape, &p.data));
+            if p.trainable {
+                let (m, v) = (&self.optimizer.m[i], &self.optimizer.v[i]);
+                tensors.insert(format!("adam_m/{}", p.name), TensorData::new::<f32>(shape, m));
+                tensors.insert(format!("adam_v/{}", p.name), TensorData::new::<f32>(shape, v));
+            }
+        }
+        for linear in self.model.linears() {
+            if let Weight::Nf4(w) = &linear.weight {
+                save_nf4(&mut tensors, &linear.name, w);
+            }
+        }
+        if let Some(critic) = &self.critic {
+            for (name, data) in
+                [("weight", &critic.head.weight), ("m", &critic.m), ("v", &critic.v)]
+            {
+                tensors.insert(format!("critic/{name}"), TensorData::new::<f32>(&[data.len()], data));
+            }
+            let t = [critic.t as i64];
+            tensors.insert("critic/t".into(), TensorData::new::<i64>(&[1], &t));
+        }
+        tensors.insert("adam/t".into(), TensorData::new::<i64>(&[1], &[self.optimizer.t as i64]));
+        tensors
+    }
+
+    /// Replaces the state by a saved one of the same configuration.
+    pub fn load_state(&mut self, tensors: &Tensors) -> Result<()> {
+        let quantized = tensors.keys().any(|name| name.starts_with("adam_m/") && name.contains(".lora_A."));
+        if quantized {
+            self.quantize()?;
+        }
+        self.load_nf4(tensors)?;
+        let mut optimizer = Optimizer::new(&self.model.params);
+        optimizer.t = scalar(tensors, "adam/t")? as u64;
+        let names: Vec<(String, Vec<usize>, bool)> = self
+            .model
+            .params
+            .iter()
+            .map(|p| (p.name.clone(), p.shape.clone(), p.trainable))
+            .collect();
+        for (i, (name, shape, trainable)) in names.into_iter().enumerate() {
+            if shape == [0] {
+                continue;
+            }
+            let data = find(tensors, &format!("param/{name}"))?.to_vec::<f32>()?;
+            self.model.params.set(&name, &shape, data)?;
+            if trainable {
+                optimizer.m[i] = find(tensors, &format!("adam_m/{name}"))?.to_vec::<f32>()?;
+                optimizer.v[i] = find(tensors, &format!("adam_v/{name}"))?.to_vec::<f32>()?;
+            }
+        }
+        self.optimizer = optimizer;
+        self.critic = match tensors.contains_key("critic/weight") {
+            true => Some(Critic {
+                head: ValueHead { weight: find(tensors, "critic/weight")?.to_vec::<f32>()? },
+                t: scalar(tensors, "critic/t")? as u64,
+                m: find(tensors, "critic/m")?.to_vec::<f32>()?,
+                v: find(tensors, "critic/v")?.to_vec::<f32>()?,
+            }),
+            false => None,
+        };
+        Ok(())
+    }
+
+    fn load_nf4(&mut self, tensors: &Tensors) -> Result<()> {
+        for linear in self.model.linears_mut() {
+            if let Weight::Nf4(w) = &mut linear.weight {
+                *w = load_nf4(tensors, &linear.name, w)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a TensorData> {
+    tensors.get(name).ok_or_else(|| {
+        Error::invalid("load_state", name, "nothing of that name", "a tensor of the checkpoint")
+    })
+}
+
+fn scalar(tensors: &Tensors, name: &str) -> Result<i64> {
+    let values = find(tensors, name)?.to_vec::<i64>()?;
+    values.first().copied().ok_or_else(|| Error::invalid("load_state", name, "no value", "one value"))
+}
+
+fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Tensor) {
+    let p = w.parts();
+    let mut put = |part: &str, data| tensors.insert(format!("nf4/{name}.{part}"), data);
+    put("packed", TensorData::new::<u8>(&[p.packed.len()], &p.packed));
+    match &p.absmax {
+        OwnedAbsmax::F32(absmax) => {
+            put("absmax", TensorData::new::<f32>(&[absmax.len()], absmax));
+        }
+        OwnedAbsmax::Nested { codes, nested, offset, .. } => {
+            put("absmax", TensorData::new::<u8>(&[codes.len()], codes));
+            put("nested_absmax", TensorData::new::<f32>(&[nested.len()], nested));
+            put("nested_offset", TensorData::new::<f32>(&[1], &[*offset]));
+        }
+    }
+}
+
+/// The saved form of a matrix that was quantised like `like`.
+fn load_nf4(tensors: &Tensors, name: &str, like: &Nf4Tensor) -> Result<Nf4Tensor> {
+    let get = |part: &str| find(tensors, &format!("nf4/{name}.{part}"));
+    let mut parts = like.parts().clone();
+    parts.packed = get("packed")?.to_vec::<u8>()?;
+    match &mut parts.absmax {
+        OwnedAbsmax::F32(absmax) => *absmax = get("absmax")?.to_vec::<f32>()?,
+        OwnedAbsmax::Nested { codes, nested, offset, .. } => {
+            *codes = get("absmax")?.to_vec::<u8>()?;
+            *nested = get("nested_absmax")?.to_vec::<f32>()?;
+            *offset = get("nested_offset")?.to_vec::<f32>()?.first().copied().unwrap_or(f32::NAN);
+        }
+    }
+    Nf4Tensor::from_parts(parts)
+}

@@ -1,0 +1,89 @@
+//! What a run comes to: `summary.json` and the table at the end.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::io::atomic;
+
+/// Final figures of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Version of gradus.
+    pub version: String,
+    /// Fingerprint of the configuration.
+    pub fingerprint: String,
+    /// Where it ran.
+    pub device: String,
+    /// Held-out accuracy of the untrained model.
+    pub base_accuracy: f64,
+    /// After the supervised warm-up.
+    pub sft_accuracy: f64,
+    /// After quantisation, before RL.
+    pub quantized_accuracy: f64,
+    /// At the end.
+    pub final_accuracy: f64,
+    /// Steps done over all phases.
+    pub steps: u64,
+    /// Wall-clock seconds of all phases, evaluations and checkpoints included.
+    pub train_seconds: f64,
+    /// Sampled tokens per second of rollout time.
+    pub rollout_tokens_per_second: f64,
+    /// Largest |ratio − 1| over every token of every first update.
+    pub first_ratio_max_abs_dev: f64,
+    /// Bytes of the model before quantisation.
+    pub dense_bytes: u64,
+    /// Bytes of the model as trained by RL, adapters included.
+    pub quantized_bytes: u64,
+    /// Held-out prompts with a completion of the final policy.
+    pub samples: Vec<SampleLine>,
+}
+
+/// A prompt with a completion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    /// The prompt.
+    pub prompt: String,
+    /// The completion.
+    pub completion: String,
+    /// What the verifier says.
+    pub correct: bool,
+}
+
+impl Summary {
+    /// Writes `summary.json`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join("summary.json");
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        atomic::write(&path, &text)
+    }
+
+    /// The table a person reads at the end.
+    pub fn table(&self) -> String {
+        let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
+        let mut text = format!(
+            "\n  held-out accuracy   untrained {}   SFT {}   4-bit {}   RL {}  ({:+.1} points over SFT)\n",
+            percent(self.base_accuracy),
+            percent(self.sft_accuracy),
+            percent(self.quantized_accuracy),
+            percent(self.final_accuracy),
+            100.0 * (self.final_accuracy - self.sft_accuracy),
+        );
+        text += &format!(
+            "  time {:.0} s   rollouts {:.0} tokens/s   weights {} KiB -> {} KiB   first ratio off 1 by {:e}\n",
+            self.train_seconds,
+            self.rollout_tokens_per_second,
+            self.dense_bytes >> 10,
+            self.quantized_bytes >> 10,
+            self.first_ratio_max_abs_dev,
+        );
+        for sample in &self.samples {
+            let verdict = if sample.correct { "right" } else { "wrong" };
+            text += &format!("  {}{}   {verdict}\n", sample.prompt, sample.completion);
+        }
+        text
+    }
+}
