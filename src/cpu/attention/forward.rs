@@ -122,7 +122,10 @@ fn attend_all_body<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &
         keys: Vec::new(),
         values: Vec::new(),
     };
-    pieces.iter_mut().for_each(|piece| attend(piece, shared, &mut scratch));
+    // A loop, not a closure: a closure would be compiled without the wide vector units.
+    for piece in pieces {
+        attend(piece, shared, &mut scratch);
+    }
 }
 
 #[inline(always)]
