@@ -125,19 +125,17 @@ pub(super) fn dots<T: Float, A: Lane>(
     n: usize,
     out: &mut [A],
 ) {
+    assert!(n > 0 && first + n <= rows.len && x.len() == rows.chunks);
     let (groups, _) = out.as_chunks_mut::<GROUP>();
     for (group, out) in groups.iter_mut().take(n.div_ceil(GROUP)).enumerate() {
         let start = first + group * GROUP;
-        let mut keys = [rows.row(start); GROUP];
-        for j in 1..GROUP {
-            keys[j] = rows.row((start + j).min(first + n - 1));
-        }
+        let last = first + n - 1;
         let mut acc = [[A::ZERO; LANES]; GROUP];
-        assert_eq!(x.len(), rows.chunks);
         for (c, x) in x.iter().enumerate() {
             for j in 0..GROUP {
-                // SAFETY: every row has `rows.chunks` chunks, as many as x.
-                acc[j] = fma(x, unsafe { keys[j].get_unchecked(c) }, acc[j]);
+                // SAFETY: the row is at most `last` and c is one of its chunks; checked above.
+                let [row] = unsafe { rows.chunks_at((start + j).min(last), c) };
+                acc[j] = fma(x, row, acc[j]);
             }
         }
         let [a, b, c, d, e, f, g, h] = acc;
@@ -185,11 +183,17 @@ fn combine_chunks<T: Float, A: Lane, const C: usize>(
 ) {
     let mut even = [[A::ZERO; LANES]; C];
     let mut odd = even;
-    for j in (0..n).step_by(2) {
-        add_row(weights[j * step], &rows.row(first + j)[c..c + C], &mut even);
-        if j + 1 < n {
-            add_row(weights[(j + 1) * step], &rows.row(first + j + 1)[c..c + C], &mut odd);
-        }
+    assert!(n > 0 && (n - 1) * step < weights.len() && first + n <= rows.len);
+    assert!(c + C <= rows.chunks);
+    // SAFETY: j < n, so the row is one of `rows`, its chunks c..c + C exist, and the weight is
+    // inside `weights`; all checked just above.
+    let at = |j: usize| unsafe { (*weights.get_unchecked(j * step), rows.chunks_at(first + j, c)) };
+    for j in 0..n / 2 {
+        add_row(at(2 * j), &mut even);
+        add_row(at(2 * j + 1), &mut odd);
+    }
+    if n % 2 == 1 {
+        add_row(at(n - 1), &mut even);
     }
     for i in 0..C {
         for l in 0..LANES {
@@ -200,7 +204,10 @@ fn combine_chunks<T: Float, A: Lane, const C: usize>(
 
 /// acc += w · row.
 #[inline(always)]
-fn add_row<T: Float, A: Lane, const C: usize>(w: A, row: &[[T; LANES]], acc: &mut [[A; LANES]; C]) {
+fn add_row<T: Float, A: Lane, const C: usize>(
+    (w, row): (A, &[[T; LANES]; C]),
+    acc: &mut [[A; LANES]; C],
+) {
     for i in 0..C {
         acc[i] = fma(&[w; LANES], &row[i], acc[i]);
     }
@@ -210,25 +217,27 @@ fn add_row<T: Float, A: Lane, const C: usize>(w: A, row: &[[T; LANES]], acc: &mu
 /// 0; returns m and the sum, the sum in f64 with key j in lane j mod 16.
 #[inline(always)]
 pub(super) fn softmax<A: Lane>(scores: &mut [A], n: usize, scale: A) -> (A, f64) {
-    let (scores, _) = scores[..n.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+    // Elementwise passes run over flat slices, reductions over lanes: LLVM vectorises each so.
+    let scores = &mut scores[..n.next_multiple_of(LANES)];
     for s in scores.iter_mut() {
+        *s = s.mul(scale);
+    }
+    scores[n..].fill(A::LOWEST);
+    let mut lanes = [A::LOWEST; LANES];
+    for s in scores.as_chunks::<LANES>().0 {
         for l in 0..LANES {
-            s[l] = s[l].mul(scale);
+            lanes[l] = s[l].larger(lanes[l]);
         }
     }
-    scores.as_flattened_mut()[n..].fill(A::LOWEST);
-    let mut largest = [A::LOWEST; LANES];
-    for s in scores.iter() {
-        for l in 0..LANES {
-            largest[l] = s[l].larger(largest[l]);
-        }
+    let mut largest = lanes[0];
+    for lane in lanes {
+        largest = lane.larger(largest);
     }
-    let largest = largest.into_iter().fold(A::LOWEST, |m, s| s.larger(m));
+    for s in scores.iter_mut() {
+        *s = s.sub(largest).exp();
+    }
     let mut sums = [0f64; LANES];
-    for s in scores {
-        for l in 0..LANES {
-            s[l] = s[l].sub(largest).exp();
-        }
+    for s in scores.as_chunks::<LANES>().0 {
         for l in 0..LANES {
             sums[l] += s[l].to_f64();
         }
@@ -243,20 +252,19 @@ pub(super) fn softmax_bwd<A: Lane>(p: &mut [A], dp: &mut [A], n: usize, inverse:
     let whole = n.next_multiple_of(LANES);
     // What lies behind n is unspecified in dp and 0 in p: cleared, so that 0 · 0 is added.
     dp[n..whole].fill(A::ZERO);
-    let (p, _) = p[..whole].as_chunks_mut::<LANES>();
-    let (dp, _) = dp[..whole].as_chunks_mut::<LANES>();
+    let (p, dp) = (&mut p[..whole], &mut dp[..whole]);
+    for p in p.iter_mut() {
+        *p = A::from_f64(p.to_f64() * inverse);
+    }
     let mut sums = [0f64; LANES];
-    for (p, dp) in p.iter_mut().zip(&*dp) {
+    for (p, dp) in p.as_chunks::<LANES>().0.iter().zip(dp.as_chunks::<LANES>().0) {
         for l in 0..LANES {
-            p[l] = A::from_f64(p[l].to_f64() * inverse);
             sums[l] = p[l].to_f64().mul_add(dp[l].to_f64(), sums[l]);
         }
     }
     let delta = fold(sums);
     for (p, dp) in p.iter().zip(dp) {
-        for l in 0..LANES {
-            dp[l] = A::from_f64(dp[l].to_f64() - delta).mul(p[l]).mul(scale);
-        }
+        *dp = A::from_f64(dp.to_f64() - delta).mul(*p).mul(scale);
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn attention_bwd<T: Float>(a: AttentionBwd<'_, T>) {
 /// Rows of one head, each a whole number of lanes.
 #[derive(Clone, Copy)]
 struct Rows<'a, T> {
-    base: *const [T; LANES],
+    base: *const T,
     /// Elements from a row to the next.
     stride: usize,
     len: usize,
@@ -54,7 +54,7 @@ impl<'a, T: Float> Rows<'a, T> {
         let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
         if d.is_multiple_of(LANES) {
             let stride = if len > 1 { view.dims().strides()[0] as usize } else { 0 };
-            return Rows { base: first.as_ptr().cast(), stride, len, chunks, life };
+            return Rows { base: first.as_ptr(), stride, len, chunks, life };
         }
         let width = chunks * LANES;
         padded.clear();
@@ -62,18 +62,18 @@ impl<'a, T: Float> Rows<'a, T> {
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
             row[..d].copy_from_slice(view.row2(start + j, head));
         }
-        Rows { base: padded.as_ptr().cast(), stride: width, len, chunks, life }
+        Rows { base: padded.as_ptr(), stride: width, len, chunks, life }
     }
 
+    /// Chunks `c..c + C` of row `j`.
+    ///
+    /// # Safety
+    /// `j < len` and `c + C <= chunks`.
     #[inline(always)]
-    fn row(&self, j: usize) -> &'a [[T; LANES]] {
-        assert!(j < self.len, "row {j} of {}", self.len);
+    unsafe fn chunks_at<const C: usize>(&self, j: usize, c: usize) -> &'a [[T; LANES]; C] {
         // SAFETY: `new` checked the first and the last row of the view, or made the copy; row j
-        // lies between them and has `chunks` chunks, and [T; LANES] is aligned as T.
-        unsafe {
-            let first = self.base.cast::<T>().add(j * self.stride);
-            std::slice::from_raw_parts(first.cast(), self.chunks)
-        }
+        // lies between them, and [[T; LANES]; C] is aligned as T.
+        unsafe { &*self.base.add(j * self.stride + c * LANES).cast() }
     }
 }
 
