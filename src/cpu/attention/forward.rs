@@ -184,3 +184,41 @@ fn attend<T: Float, A: Lane>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, Rng};
+
+    /// The body compiled for this machine's vector units gives the bits of the portable one.
+    #[test]
+    fn wide_and_portable_code_agree() {
+        let mut rng = Rng::new(2, Purpose::User, [0; 3]);
+        for (d, keys) in [(16, 24), (40, 130), (64, 70)] {
+            let mut data =
+                |rows: usize| -> Vec<f32> { (0..rows * d).map(|_| rng.normal() as f32).collect() };
+            let (q, k, v) = (data(6), data(keys), data(keys));
+            let shared = Shared {
+                q: View::new(&q, &[3, 2, d as i64]).unwrap(),
+                k: View::new(&k, &[keys as i64, 1, d as i64]).unwrap(),
+                v: View::new(&v, &[keys as i64, 1, d as i64]).unwrap(),
+                scale: 0.3f32,
+                group: 2,
+            };
+            let run = |wide: bool| {
+                let (mut o, mut lse) = (vec![0f32; 6 * d], [0f32; 6]);
+                let mut rows: Vec<_> = o.chunks_mut(d).collect();
+                let (heads, visible) = (0..1, keys - 2);
+                let (o_rows, lse_rows) = (&mut rows[..], &mut lse[..]);
+                let piece = Piece { o: o_rows, lse: lse_rows, query: 0, heads, key: 0, visible };
+                match wide {
+                    true => attend_all(&mut [piece], &shared),
+                    false => attend_all_body(&mut [piece], &shared),
+                }
+                o.extend(lse);
+                o.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            assert_eq!(run(true), run(false), "D = {d}");
+        }
+    }
+}

@@ -132,10 +132,10 @@ pub(super) fn dots<T: Float, A: Lane>(
         let last = first + n - 1;
         let mut acc = [[A::ZERO; LANES]; GROUP];
         for (c, x) in x.iter().enumerate() {
-            for j in 0..GROUP {
+            for (j, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the row is at most `last` and c is one of its chunks; checked above.
                 let [row] = unsafe { rows.chunks_at((start + j).min(last), c) };
-                acc[j] = fma(x, row, acc[j]);
+                *acc = fma(x, row, *acc);
             }
         }
         let [a, b, c, d, e, f, g, h] = acc;
@@ -295,5 +295,24 @@ pub(super) fn store<T: Float, A: Lane>(total: &[[A; LANES]], factor: f64, row: &
     }
     for (x, t) in rest.iter_mut().zip(total.last().into_iter().flatten()) {
         *x = T::from_f64(t.to_f64() * factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vector fold is the portable one bit for bit.
+    #[test]
+    fn folds_agree() {
+        let mut rng = crate::rng::Rng::new(1, crate::rng::Purpose::User, [0; 3]);
+        for _ in 0..1000 {
+            let mut x = [[0f32; LANES]; 4];
+            x.as_flattened_mut().iter_mut().for_each(|x| *x = rng.normal() as f32);
+            let got = <f32 as Lane>::fold4(x);
+            for j in 0..4 {
+                assert_eq!(got[j].to_bits(), fold(x[j]).to_bits());
+            }
+        }
     }
 }
