@@ -457,6 +457,27 @@ fn attention_sequences_may_share_keys_and_gradients_clear_unused_rows() {
     assert_eq!(dk, [0.0; 48]);
 }
 
+#[test]
+fn attention_to_more_keys_than_memory_is_an_error() {
+    let data = [1f32; 16];
+    let (keys, mut o) = (1i64 << 44, [7f32; 16]);
+    let kv_len = [keys];
+    let repeated = View::strided(&data, &[keys, 1, 16], &[0, 0, 1]).unwrap();
+    let args = Attention {
+        q: View::new(&data, &[1, 1, 16]).unwrap(),
+        k: repeated,
+        v: repeated,
+        cu_seqlens: View::new(&[0, 1], &[2]).unwrap(),
+        kv_start: View::new(&[0], &[1]).unwrap(),
+        kv_len: View::new(&kv_len, &[1]).unwrap(),
+        scale: 1.0,
+        o: ViewMut::new(&mut o, &[1, 1, 16]).unwrap(),
+        lse: None,
+    };
+    assert_eq!(attention(&CPU, args).unwrap_err().code(), 3);
+    assert_eq!(o, [7.0; 16]);
+}
+
 /// The arguments of a good call (two sequences of 2 and 1 queries), to be spoilt one at a time.
 struct Good<'a> {
     q: View<'a, f32>,

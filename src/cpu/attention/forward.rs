@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
-use super::{Rows, into_rows};
+use super::{Rows, into_rows, probe};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
+use crate::error::Result;
 use crate::ops::attention::Attention;
 use crate::view::View;
 
@@ -52,9 +53,11 @@ struct Scratch<T, A> {
     values: Vec<T>,
 }
 
-pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
+pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
     let (heads, d) = (a.q.extent(1), a.q.extent(2));
     let group = heads / a.k.extent(1);
+    let keys = (0..a.kv_len.extent(0)).map(|b| a.kv_len.at(b) as usize).max().unwrap_or(0);
+    probe::<A>(group.max(TILE).max(d.next_multiple_of(LANES)), keys)?;
     let shared = Shared { q: a.q, k: a.k, v: a.v, scale: A::from_f64(a.scale), group };
     let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
     let mut o = into_rows(&mut a.o);
@@ -69,6 +72,7 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
         let rows = out.into_rows().into_iter().zip(lse.chunks(heads));
         rows.for_each(|(out, lse)| out.copy_from_slice(lse));
     }
+    Ok(())
 }
 
 /// Cuts all sequences into pieces; returns them and the number of (row, key) pairs.

@@ -10,11 +10,12 @@ mod lanes;
 use std::marker::PhantomData;
 
 use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
 use crate::ops::attention::{Attention, AttentionBwd};
 use crate::view::{View, ViewMut};
 use lanes::LANES;
 
-pub(crate) fn attention<T: Float>(a: Attention<'_, T>) {
+pub(crate) fn attention<T: Float>(a: Attention<'_, T>) -> Result<()> {
     match T::DTYPE {
         DType::F64 => forward::run::<T, f64>(a),
         _ => forward::run::<T, f32>(a),
@@ -75,6 +76,18 @@ impl<'a, T: Float> Rows<'a, T> {
         // lies between them, and [[T; LANES]; C] is aligned as T.
         unsafe { &*self.base.add(j * self.stride + c * LANES).cast() }
     }
+}
+
+/// Fails if a workspace of that many elements cannot be had: a view that repeats one row may claim
+/// more keys than memory could hold scores. Asks only beyond 64 MiB.
+fn probe<A>(rows: usize, columns: usize) -> Result<()> {
+    let count = rows.saturating_mul(columns);
+    let bytes = (count as u64).saturating_mul(size_of::<A>() as u64);
+    let mut workspace = Vec::<A>::new();
+    if bytes > 64 << 20 && std::hint::black_box(&mut workspace).try_reserve_exact(count).is_err() {
+        return Err(Error::OutOfMemory { what: "a row of attention scores".into(), bytes });
+    }
+    Ok(())
 }
 
 /// The rows of a view, an independent borrow each.
