@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{check_gradient, max_rel, normals, ulps_f32};
+use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool, ulps_f32};
 use gradus::ops::{
     Embedding, EmbeddingBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, embedding,
     embedding_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
@@ -12,28 +12,6 @@ use gradus::{Device, Error, View, ViewMut, bf16};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
-
-fn f32s(x: &[f64]) -> Vec<f32> {
-    x.iter().map(|&x| x as f32).collect()
-}
-
-fn f64s(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&x| x as f64).collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
-
-/// `body` on pools of 1, 2, 4 and 7 threads gives the same bits; returns them.
-fn same_on_any_pool(body: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
-    let on = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&body);
-    let one = on(1);
-    for n in [2, 4, 7] {
-        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
-    }
-    one
-}
 
 /// The error names the op and the argument and holds `text`.
 fn refused(result: Result<(), Error>, arg: &str, text: &str) {
