@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{check_gradient, max_rel, normals};
+use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool};
 use gradus::dtype::Float;
 use gradus::ops::{Attention, AttentionBwd, attention, attention_bwd};
 use gradus::{Device, Error, View, ViewMut, bf16};
@@ -127,18 +127,6 @@ fn backward<T: Float>(l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
     };
     attention_bwd(&CPU, args).unwrap();
     [dq, dk, dv]
-}
-
-fn f32s(x: &[f64]) -> Vec<f32> {
-    x.iter().map(|&x| x as f32).collect()
-}
-
-fn f64s(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&x| x as f64).collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -332,18 +320,11 @@ fn attention_does_not_depend_on_threads_or_neighbours() {
     let l = Layout::packed(&[90, 5, 0, 40, 1, 64], 8, 4, 48);
     let [q, k, v] = l.random(3).map(|x| f32s(&x));
     let dout = f32s(&normals(4, l.q_len(), 1.0));
-    let on = |n| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
-        pool.install(|| {
-            let (o, lse) = forward(&l, [&q, &k, &v]);
-            [vec![o, lse], backward(&l, [&q, &k, &v, &dout]).into()].concat().concat()
-        })
-    };
-    let one = on(1);
-    assert!(one.iter().all(|x| x.is_finite()), "every output is written");
-    for n in [2, 4, 7] {
-        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
-    }
+    let all = same_on_any_pool(|| {
+        let (o, lse) = forward(&l, [&q, &k, &v]);
+        [vec![o, lse], backward(&l, [&q, &k, &v, &dout]).into()].concat().concat()
+    });
+    assert!(all.iter().all(|x| x.is_finite()), "every output is written");
     let (o, lse) = forward(&l, [&q, &k, &v]);
     let grads = backward(&l, [&q, &k, &v, &dout]);
     for b in 0..l.queries.len() {
@@ -455,6 +436,27 @@ fn attention_sequences_may_share_keys_and_gradients_clear_unused_rows() {
     let unused = Layout { rows: 3, ..empty };
     let [_, dk, _] = backward::<f32>(&unused, [&[], &[1.0; 48], &[1.0; 48], &[]]);
     assert_eq!(dk, [0.0; 48]);
+}
+
+#[test]
+fn attention_to_more_keys_than_memory_is_an_error() {
+    let data = [1f32; 16];
+    let (keys, mut o) = (1i64 << 44, [7f32; 16]);
+    let kv_len = [keys];
+    let repeated = View::strided(&data, &[keys, 1, 16], &[0, 0, 1]).unwrap();
+    let args = Attention {
+        q: View::new(&data, &[1, 1, 16]).unwrap(),
+        k: repeated,
+        v: repeated,
+        cu_seqlens: View::new(&[0, 1], &[2]).unwrap(),
+        kv_start: View::new(&[0], &[1]).unwrap(),
+        kv_len: View::new(&kv_len, &[1]).unwrap(),
+        scale: 1.0,
+        o: ViewMut::new(&mut o, &[1, 1, 16]).unwrap(),
+        lse: None,
+    };
+    assert_eq!(attention(&CPU, args).unwrap_err().code(), 3);
+    assert_eq!(o, [7.0; 16]);
 }
 
 /// The arguments of a good call (two sequences of 2 and 1 queries), to be spoilt one at a time.

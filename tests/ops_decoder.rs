@@ -1,39 +1,17 @@
-//! Rotary embedding, SwiGLU and token embedding: f64 oracles, gradients, invariances, bad input.
+//! RMSNorm in batches, rotary embedding, SwiGLU and token embedding: f64 oracles, gradients, invariances, bad input.
 
 mod common;
 
-use common::{check_gradient, max_rel, normals, ulps_f32};
+use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool, ulps_f32};
 use gradus::ops::{
-    Embedding, EmbeddingBwd, Rope, Swiglu, SwigluBwd, embedding, embedding_bwd, rope, swiglu,
-    swiglu_bwd,
+    Embedding, EmbeddingBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, embedding,
+    embedding_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
 };
 use gradus::rng::{Purpose, Rng};
 use gradus::{Device, Error, View, ViewMut, bf16};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
-
-fn f32s(x: &[f64]) -> Vec<f32> {
-    x.iter().map(|&x| x as f32).collect()
-}
-
-fn f64s(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&x| x as f64).collect()
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
-
-/// `body` on pools of 1, 2, 4 and 7 threads gives the same bits; returns them.
-fn same_on_any_pool(body: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
-    let on = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&body);
-    let one = on(1);
-    for n in [2, 4, 7] {
-        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
-    }
-    one
-}
 
 /// The error names the op and the argument and holds `text`.
 fn refused(result: Result<(), Error>, arg: &str, text: &str) {
@@ -42,6 +20,49 @@ fn refused(result: Result<(), Error>, arg: &str, text: &str) {
     assert_eq!(error.code(), 1, "{message}");
     assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
     assert!(message.contains(text), "{text}: {message}");
+}
+
+// ---- rmsnorm ----
+
+#[test]
+fn rmsnorm_does_not_depend_on_batch_or_threads() {
+    let (rows, d) = (600, 150);
+    let (x, dy) = (f32s(&normals(30, rows * d, 1.0)), f32s(&normals(31, rows * d, 1.0)));
+    let weight = f32s(&normals(32, d, 1.0));
+    let run = |x: &[f32], dy: &[f32]| {
+        let mut y = vec![f32::NAN; x.len()];
+        let (mut dx, mut dweight) = (y.clone(), vec![0f32; d]);
+        let args = RmsNorm {
+            x: View::rows_of(x, d).unwrap(),
+            weight: (&weight).into(),
+            eps: 1e-6,
+            y: ViewMut::rows_of(&mut y, d).unwrap(),
+            rstd: None,
+        };
+        rmsnorm(&CPU, args).unwrap();
+        let args = RmsNormBwd {
+            x: View::rows_of(x, d).unwrap(),
+            weight: (&weight).into(),
+            eps: 1e-6,
+            dy: View::rows_of(dy, d).unwrap(),
+            dx: ViewMut::rows_of(&mut dx, d).unwrap(),
+            dweight: Some((&mut dweight).into()),
+        };
+        rmsnorm_bwd(&CPU, args).unwrap();
+        [y, dx, dweight]
+    };
+    let all = same_on_any_pool(|| run(&x, &dy).concat());
+    for i in [0, 77, 599] {
+        let [y, dx, _] = run(&x[i * d..][..d], &dy[i * d..][..d]);
+        assert_eq!(bits(&y), bits(&all[i * d..][..d]));
+        assert_eq!(bits(&dx), bits(&all[(rows + i) * d..][..d]));
+    }
+    for (i, y) in all[..rows * d].iter().enumerate() {
+        let row = &x[i / d * d..][..d];
+        let mean = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>() / d as f64;
+        let want = x[i] as f64 / (mean + 1e-6).sqrt() * weight[i % d] as f64;
+        assert!(ulps_f32(*y, want, want) <= 0.500_001);
+    }
 }
 
 // ---- rope ----

@@ -3,7 +3,17 @@
 use criterion::{criterion_group, criterion_main};
 
 mod attention;
+mod embedding;
 mod rmsnorm;
+mod rope;
+mod swiglu;
 
-criterion_group!(benches, attention::bench, rmsnorm::bench);
+criterion_group!(
+    benches,
+    attention::bench,
+    embedding::bench,
+    rmsnorm::bench,
+    rope::bench,
+    swiglu::bench,
+);
 criterion_main!(benches);

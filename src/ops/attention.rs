@@ -44,7 +44,8 @@ pub struct Attention<'a, T> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
-/// fall, a key range outside `k`, fewer keys than queries, or a `scale` that is not finite.
+/// fall, a key range outside `k`, fewer keys than queries, or a `scale` that is not finite;
+/// `OutOfMemory` if the scores of a row do not fit.
 ///
 /// # Cost
 /// `4·D` flops and one exponential per visible (query, head, key); reads q, k and v, writes o.
@@ -87,7 +88,6 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
     match device {
         Device::Cpu => cpu::attention::attention(args),
     }
-    Ok(())
 }
 
 /// Arguments of [`attention_bwd`]. The first seven are the forward pass's.

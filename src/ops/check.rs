@@ -134,7 +134,7 @@ impl Check {
         self.that(offsets.at(0) == 0, arg, offsets.at(0), "0 as the first offset")?;
         for i in 1..count {
             let (before, now) = (offsets.at(i - 1), offsets.at(i));
-            let got = format!("{now} after {before} at index {i}");
+            let got = format_args!("{now} after {before} at index {i}");
             self.that(now >= before, arg, got, "offsets that never fall")?;
         }
         let last = offsets.at(count - 1);

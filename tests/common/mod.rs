@@ -134,3 +134,28 @@ pub fn check_gradient(f: impl Fn(&[f64]) -> f64, x: &[f64], grad: &[f64], h: f64
     }
     worst
 }
+
+/// Rounded to f32.
+pub fn f32s(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
+/// Widened to f64.
+pub fn f64s(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| x as f64).collect()
+}
+
+/// Bit patterns, for equality that tells -0 from 0.
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// `body` on pools of 1, 2, 4 and 7 threads gives the same bits; returns the result.
+pub fn same_on_any_pool(body: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
+    let on = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&body);
+    let one = on(1);
+    for n in [2, 4, 7] {
+        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
+    }
+    one
+}

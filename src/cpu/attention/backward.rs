@@ -42,8 +42,8 @@ pub(super) fn run<T: Float, A: Lane>(mut a: AttentionBwd<'_, T>) {
     hand_out(&mut shares, group, into_rows(&mut a.dq));
     let dkv = into_rows(&mut a.dk).into_iter().zip(into_rows(&mut a.dv));
     hand_out_keys(&mut shares, a.k.extent(1), dkv.map(|(dk, dv)| [dk, dv]));
-    let pairs: usize = shares.iter().map(|s| s.queries * s.keys).sum();
-    let work = pairs / shares.len().max(1) * group * a.q.extent(2) * 5;
+    let pairs = shares.iter().fold(0usize, |sum, s| sum.saturating_add(s.queries * s.keys));
+    let work = (pairs / shares.len().max(1)).saturating_mul(group * a.q.extent(2) * 5);
     par::for_each(shares, work, |_, share| propagate(share, &shared));
 }
 

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
-use super::{Rows, into_rows};
+use super::{Rows, into_rows, probe};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
+use crate::error::Result;
 use crate::ops::attention::Attention;
 use crate::view::View;
 
@@ -52,9 +53,11 @@ struct Scratch<T, A> {
     values: Vec<T>,
 }
 
-pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
+pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
     let (heads, d) = (a.q.extent(1), a.q.extent(2));
     let group = heads / a.k.extent(1);
+    let keys = (0..a.kv_len.extent(0)).map(|b| a.kv_len.at(b) as usize).max().unwrap_or(0);
+    probe::<A>(group.max(TILE).max(d.next_multiple_of(LANES)), keys)?;
     let shared = Shared { q: a.q, k: a.k, v: a.v, scale: A::from_f64(a.scale), group };
     let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
     let mut o = into_rows(&mut a.o);
@@ -69,6 +72,7 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) {
         let rows = out.into_rows().into_iter().zip(lse.chunks(heads));
         rows.for_each(|(out, lse)| out.copy_from_slice(lse));
     }
+    Ok(())
 }
 
 /// Cuts all sequences into pieces; returns them and the number of (row, key) pairs.
@@ -122,7 +126,10 @@ fn attend_all_body<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &
         keys: Vec::new(),
         values: Vec::new(),
     };
-    pieces.iter_mut().for_each(|piece| attend(piece, shared, &mut scratch));
+    // A loop, not a closure: a closure would be compiled without the wide vector units.
+    for piece in pieces {
+        attend(piece, shared, &mut scratch);
+    }
 }
 
 #[inline(always)]
@@ -178,6 +185,44 @@ fn attend<T: Float, A: Lane>(
             if let Some(lse) = piece.lse.get_mut(row) {
                 *lse = (largest.to_f64() + sum.ln()) as f32;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, Rng};
+
+    /// The body compiled for this machine's vector units gives the bits of the portable one.
+    #[test]
+    fn wide_and_portable_code_agree() {
+        let mut rng = Rng::new(2, Purpose::User, [0; 3]);
+        for (d, keys) in [(16, 24), (40, 130), (64, 70)] {
+            let mut data =
+                |rows: usize| -> Vec<f32> { (0..rows * d).map(|_| rng.normal() as f32).collect() };
+            let (q, k, v) = (data(6), data(keys), data(keys));
+            let shared = Shared {
+                q: View::new(&q, &[3, 2, d as i64]).unwrap(),
+                k: View::new(&k, &[keys as i64, 1, d as i64]).unwrap(),
+                v: View::new(&v, &[keys as i64, 1, d as i64]).unwrap(),
+                scale: 0.3f32,
+                group: 2,
+            };
+            let run = |wide: bool| {
+                let (mut o, mut lse) = (vec![0f32; 6 * d], [0f32; 6]);
+                let mut rows: Vec<_> = o.chunks_mut(d).collect();
+                let (heads, visible) = (0..1, keys - 2);
+                let (o_rows, lse_rows) = (&mut rows[..], &mut lse[..]);
+                let piece = Piece { o: o_rows, lse: lse_rows, query: 0, heads, key: 0, visible };
+                match wide {
+                    true => attend_all(&mut [piece], &shared),
+                    false => attend_all_body(&mut [piece], &shared),
+                }
+                o.extend(lse);
+                o.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            assert_eq!(run(true), run(false), "D = {d}");
         }
     }
 }

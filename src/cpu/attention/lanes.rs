@@ -94,11 +94,12 @@ fn fold4_sse(x: [[f32; LANES]; 4]) -> [f32; 4] {
     // SAFETY: the intrinsics need SSE only, which every x86_64 machine has; the transmutes are
     // between arrays of 16 or 4 floats and vectors of 4.
     unsafe {
-        let quad = |x: [f32; LANES]| {
-            let v: [__m128; 4] = std::mem::transmute(x);
-            _mm_add_ps(_mm_add_ps(v[0], v[2]), _mm_add_ps(v[1], v[3]))
-        };
-        let [a, b, c, d] = x.map(quad);
+        let v: [[__m128; 4]; 4] = std::mem::transmute(x);
+        let mut quads = [_mm_setzero_ps(); 4];
+        for j in 0..4 {
+            quads[j] = _mm_add_ps(_mm_add_ps(v[j][0], v[j][2]), _mm_add_ps(v[j][1], v[j][3]));
+        }
+        let [a, b, c, d] = quads;
         let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
         let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
         std::mem::transmute(_mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)))
@@ -107,7 +108,11 @@ fn fold4_sse(x: [[f32; LANES]; 4]) -> [f32; 4] {
 
 #[inline(always)]
 fn fma<T: Float, A: Lane>(a: &[A; LANES], b: &[T; LANES], c: [A; LANES]) -> [A; LANES] {
-    std::array::from_fn(|l| a[l].fma(A::of(b[l]), c[l]))
+    let mut r = c;
+    for l in 0..LANES {
+        r[l] = a[l].fma(A::of(b[l]), c[l]);
+    }
+    r
 }
 
 /// out[j] = x · rows[first + j] for `n` rows; `out` is whole groups, what lies behind `n` in the
@@ -120,17 +125,17 @@ pub(super) fn dots<T: Float, A: Lane>(
     n: usize,
     out: &mut [A],
 ) {
+    assert!(n > 0 && first + n <= rows.len && x.len() == rows.chunks);
     let (groups, _) = out.as_chunks_mut::<GROUP>();
     for (group, out) in groups.iter_mut().take(n.div_ceil(GROUP)).enumerate() {
         let start = first + group * GROUP;
-        let keys: [&[[T; LANES]]; GROUP] =
-            std::array::from_fn(|j| rows.row((start + j).min(first + n - 1)));
+        let last = first + n - 1;
         let mut acc = [[A::ZERO; LANES]; GROUP];
-        assert_eq!(x.len(), rows.chunks);
         for (c, x) in x.iter().enumerate() {
-            for j in 0..GROUP {
-                // SAFETY: every row has `rows.chunks` chunks, as many as x.
-                acc[j] = fma(x, unsafe { keys[j].get_unchecked(c) }, acc[j]);
+            for (j, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the row is at most `last` and c is one of its chunks; checked above.
+                let [row] = unsafe { rows.chunks_at((start + j).min(last), c) };
+                *acc = fma(x, row, *acc);
             }
         }
         let [a, b, c, d, e, f, g, h] = acc;
@@ -178,21 +183,33 @@ fn combine_chunks<T: Float, A: Lane, const C: usize>(
 ) {
     let mut even = [[A::ZERO; LANES]; C];
     let mut odd = even;
-    let mut add = |acc: &mut [[A; LANES]; C], j: usize| {
-        let (w, row) = ([weights[j * step]; LANES], &rows.row(first + j)[c..c + C]);
-        for i in 0..C {
-            acc[i] = fma(&w, &row[i], acc[i]);
-        }
-    };
+    assert!(n > 0 && (n - 1) * step < weights.len() && first + n <= rows.len);
+    assert!(c + C <= rows.chunks);
+    // SAFETY: j < n, so the row is one of `rows`, its chunks c..c + C exist, and the weight is
+    // inside `weights`; all checked just above.
+    let at = |j: usize| unsafe { (*weights.get_unchecked(j * step), rows.chunks_at(first + j, c)) };
     for j in 0..n / 2 {
-        add(&mut even, 2 * j);
-        add(&mut odd, 2 * j + 1);
+        add_row(at(2 * j), &mut even);
+        add_row(at(2 * j + 1), &mut odd);
     }
     if n % 2 == 1 {
-        add(&mut even, n - 1);
+        add_row(at(n - 1), &mut even);
     }
     for i in 0..C {
-        total[i] = std::array::from_fn(|l| total[i][l].add(even[i][l].add(odd[i][l])));
+        for l in 0..LANES {
+            total[i][l] = total[i][l].add(even[i][l].add(odd[i][l]));
+        }
+    }
+}
+
+/// acc += w · row.
+#[inline(always)]
+fn add_row<T: Float, A: Lane, const C: usize>(
+    (w, row): (A, &[[T; LANES]; C]),
+    acc: &mut [[A; LANES]; C],
+) {
+    for i in 0..C {
+        acc[i] = fma(&[w; LANES], &row[i], acc[i]);
     }
 }
 
@@ -200,20 +217,30 @@ fn combine_chunks<T: Float, A: Lane, const C: usize>(
 /// 0; returns m and the sum, the sum in f64 with key j in lane j mod 16.
 #[inline(always)]
 pub(super) fn softmax<A: Lane>(scores: &mut [A], n: usize, scale: A) -> (A, f64) {
-    let (scores, _) = scores[..n.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+    // Elementwise passes run over flat slices, reductions over lanes: LLVM vectorises each so.
+    let scores = &mut scores[..n.next_multiple_of(LANES)];
     for s in scores.iter_mut() {
-        *s = s.map(|s| s.mul(scale));
+        *s = s.mul(scale);
     }
-    scores.as_flattened_mut()[n..].fill(A::LOWEST);
-    let mut largest = [A::LOWEST; LANES];
-    for s in scores.iter() {
-        largest = std::array::from_fn(|l| s[l].larger(largest[l]));
+    scores[n..].fill(A::LOWEST);
+    let mut lanes = [A::LOWEST; LANES];
+    for s in scores.as_chunks::<LANES>().0 {
+        for l in 0..LANES {
+            lanes[l] = s[l].larger(lanes[l]);
+        }
     }
-    let largest = largest.into_iter().fold(A::LOWEST, |m, s| s.larger(m));
+    let mut largest = lanes[0];
+    for lane in lanes {
+        largest = lane.larger(largest);
+    }
+    for s in scores.iter_mut() {
+        *s = s.sub(largest).exp();
+    }
     let mut sums = [0f64; LANES];
-    for s in scores {
-        *s = std::array::from_fn(|l| s[l].sub(largest).exp());
-        sums = std::array::from_fn(|l| sums[l] + s[l].to_f64());
+    for s in scores.as_chunks::<LANES>().0 {
+        for l in 0..LANES {
+            sums[l] += s[l].to_f64();
+        }
     }
     (largest, fold(sums))
 }
@@ -225,16 +252,19 @@ pub(super) fn softmax_bwd<A: Lane>(p: &mut [A], dp: &mut [A], n: usize, inverse:
     let whole = n.next_multiple_of(LANES);
     // What lies behind n is unspecified in dp and 0 in p: cleared, so that 0 · 0 is added.
     dp[n..whole].fill(A::ZERO);
-    let (p, _) = p[..whole].as_chunks_mut::<LANES>();
-    let (dp, _) = dp[..whole].as_chunks_mut::<LANES>();
+    let (p, dp) = (&mut p[..whole], &mut dp[..whole]);
+    for p in p.iter_mut() {
+        *p = A::from_f64(p.to_f64() * inverse);
+    }
     let mut sums = [0f64; LANES];
-    for (p, dp) in p.iter_mut().zip(&*dp) {
-        *p = std::array::from_fn(|l| A::from_f64(p[l].to_f64() * inverse));
-        sums = std::array::from_fn(|l| p[l].to_f64().mul_add(dp[l].to_f64(), sums[l]));
+    for (p, dp) in p.as_chunks::<LANES>().0.iter().zip(dp.as_chunks::<LANES>().0) {
+        for l in 0..LANES {
+            sums[l] = p[l].to_f64().mul_add(dp[l].to_f64(), sums[l]);
+        }
     }
     let delta = fold(sums);
     for (p, dp) in p.iter().zip(dp) {
-        *dp = std::array::from_fn(|l| A::from_f64(dp[l].to_f64() - delta).mul(p[l]).mul(scale));
+        *dp = A::from_f64(dp.to_f64() - delta).mul(*p).mul(scale);
     }
 }
 
@@ -243,7 +273,9 @@ pub(super) fn softmax_bwd<A: Lane>(p: &mut [A], dp: &mut [A], n: usize, inverse:
 pub(super) fn load<T: Float, A: Lane>(x: &[T], lanes: &mut [[A; LANES]]) {
     let (whole, rest) = x.as_chunks::<LANES>();
     for (x, lanes) in whole.iter().zip(&mut *lanes) {
-        *lanes = x.map(A::of);
+        for l in 0..LANES {
+            lanes[l] = A::of(x[l]);
+        }
     }
     if !rest.is_empty() {
         let last = &mut lanes[whole.len()];
@@ -257,9 +289,30 @@ pub(super) fn load<T: Float, A: Lane>(x: &[T], lanes: &mut [[A; LANES]]) {
 pub(super) fn store<T: Float, A: Lane>(total: &[[A; LANES]], factor: f64, row: &mut [T]) {
     let (whole, rest) = row.as_chunks_mut::<LANES>();
     for (row, total) in whole.iter_mut().zip(total) {
-        *row = total.map(|t| T::from_f64(t.to_f64() * factor));
+        for l in 0..LANES {
+            row[l] = T::from_f64(total[l].to_f64() * factor);
+        }
     }
     for (x, t) in rest.iter_mut().zip(total.last().into_iter().flatten()) {
         *x = T::from_f64(t.to_f64() * factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vector fold is the portable one bit for bit.
+    #[test]
+    fn folds_agree() {
+        let mut rng = crate::rng::Rng::new(1, crate::rng::Purpose::User, [0; 3]);
+        for _ in 0..1000 {
+            let mut x = [[0f32; LANES]; 4];
+            x.as_flattened_mut().iter_mut().for_each(|x| *x = rng.normal() as f32);
+            let got = <f32 as Lane>::fold4(x);
+            for j in 0..4 {
+                assert_eq!(got[j].to_bits(), fold(x[j]).to_bits());
+            }
+        }
     }
 }

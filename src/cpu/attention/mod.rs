@@ -10,11 +10,12 @@ mod lanes;
 use std::marker::PhantomData;
 
 use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
 use crate::ops::attention::{Attention, AttentionBwd};
 use crate::view::{View, ViewMut};
 use lanes::LANES;
 
-pub(crate) fn attention<T: Float>(a: Attention<'_, T>) {
+pub(crate) fn attention<T: Float>(a: Attention<'_, T>) -> Result<()> {
     match T::DTYPE {
         DType::F64 => forward::run::<T, f64>(a),
         _ => forward::run::<T, f32>(a),
@@ -31,7 +32,7 @@ pub(crate) fn attention_bwd<T: Float>(a: AttentionBwd<'_, T>) {
 /// Rows of one head, each a whole number of lanes.
 #[derive(Clone, Copy)]
 struct Rows<'a, T> {
-    base: *const [T; LANES],
+    base: *const T,
     /// Elements from a row to the next.
     stride: usize,
     len: usize,
@@ -54,7 +55,7 @@ impl<'a, T: Float> Rows<'a, T> {
         let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
         if d.is_multiple_of(LANES) {
             let stride = if len > 1 { view.dims().strides()[0] as usize } else { 0 };
-            return Rows { base: first.as_ptr().cast(), stride, len, chunks, life };
+            return Rows { base: first.as_ptr(), stride, len, chunks, life };
         }
         let width = chunks * LANES;
         padded.clear();
@@ -62,19 +63,31 @@ impl<'a, T: Float> Rows<'a, T> {
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
             row[..d].copy_from_slice(view.row2(start + j, head));
         }
-        Rows { base: padded.as_ptr().cast(), stride: width, len, chunks, life }
+        Rows { base: padded.as_ptr(), stride: width, len, chunks, life }
     }
 
+    /// Chunks `c..c + C` of row `j`.
+    ///
+    /// # Safety
+    /// `j < len` and `c + C <= chunks`.
     #[inline(always)]
-    fn row(&self, j: usize) -> &'a [[T; LANES]] {
-        assert!(j < self.len, "row {j} of {}", self.len);
+    unsafe fn chunks_at<const C: usize>(&self, j: usize, c: usize) -> &'a [[T; LANES]; C] {
         // SAFETY: `new` checked the first and the last row of the view, or made the copy; row j
-        // lies between them and has `chunks` chunks, and [T; LANES] is aligned as T.
-        unsafe {
-            let first = self.base.cast::<T>().add(j * self.stride);
-            std::slice::from_raw_parts(first.cast(), self.chunks)
-        }
+        // lies between them, and [[T; LANES]; C] is aligned as T.
+        unsafe { &*self.base.add(j * self.stride + c * LANES).cast() }
     }
+}
+
+/// Fails if a workspace of that many elements cannot be had: a view that repeats one row may claim
+/// more keys than memory could hold scores. Asks only beyond 64 MiB.
+fn probe<A>(rows: usize, columns: usize) -> Result<()> {
+    let count = rows.saturating_mul(columns);
+    let bytes = (count as u64).saturating_mul(size_of::<A>() as u64);
+    let mut workspace = Vec::<A>::new();
+    if bytes > 64 << 20 && std::hint::black_box(&mut workspace).try_reserve_exact(count).is_err() {
+        return Err(Error::OutOfMemory { what: "a row of attention scores".into(), bytes });
+    }
+    Ok(())
 }
 
 /// The rows of a view, an independent borrow each.
