@@ -77,48 +77,53 @@ math::dispatch_simd! {
 
 #[inline(always)]
 fn row_stats_body<T: Float>(row: &[T], t: &LogitTransform) -> RowStats {
+    // Plain loops: a closure around a hot loop is a function of its own, and would be compiled
+    // without the vector units that this one was dispatched to.
+    let mut wide = [f64::NEG_INFINITY; LANES];
     let mut max = [f64::NEG_INFINITY; LANES];
-    each_block(row, |block| {
+    for start in (0..row.len()).step_by(LANES) {
+        load(row, start, &mut wide);
         for j in 0..LANES {
-            let z = transformed(block[j], t);
+            let z = transformed(wide[j], t);
             max[j] = if z > max[j] { z } else { max[j] };
         }
-    });
-    let max = max.iter().fold(f64::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    }
+    let mut top = f64::NEG_INFINITY;
+    for m in max {
+        top = if m > top { m } else { top };
+    }
     // A row of −∞ has no maximum to subtract; any finite number keeps exp(−∞ − m) = 0.
-    let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
+    let shift = if top == f64::NEG_INFINITY { 0.0 } else { top };
     let (mut sum, mut weighted, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-    each_block(row, |block| {
+    for start in (0..row.len()).step_by(LANES) {
+        load(row, start, &mut wide);
         for j in 0..LANES {
-            let d = transformed(block[j], t) - shift;
+            let d = transformed(wide[j], t) - shift;
             let e = math::exp(d);
             sum[j] += e;
             // 0·(−∞) is a token that cannot occur: it adds nothing.
             weighted[j] += if e == 0.0 { 0.0 } else { d * e };
             squares[j] += e * e;
         }
-    });
-    RowStats { max, sum: fold(sum), weighted: fold(weighted), squares: fold(squares) }
+    }
+    RowStats { max: top, sum: fold(sum), weighted: fold(weighted), squares: fold(squares) }
 }
 
-/// Calls `body` with each 16 columns in f64, the last filled up with −∞.
+/// 16 columns from `start` in f64, behind the row's end −∞.
 #[inline(always)]
-fn each_block<T: Float>(row: &[T], mut body: impl FnMut(&[f64; LANES])) {
-    let mut blocks = row.chunks_exact(LANES);
-    let mut wide = [0.0; LANES];
-    for block in &mut blocks {
-        for j in 0..LANES {
-            wide[j] = block[j].to_f64();
+fn load<T: Float>(row: &[T], start: usize, wide: &mut [f64; LANES]) {
+    match row.get(start..start + LANES) {
+        Some(block) => {
+            for j in 0..LANES {
+                wide[j] = block[j].to_f64();
+            }
         }
-        body(&wide);
-    }
-    let rest = blocks.remainder();
-    if !rest.is_empty() {
-        wide = [f64::NEG_INFINITY; LANES];
-        for j in 0..rest.len() {
-            wide[j] = rest[j].to_f64();
+        None => {
+            *wide = [f64::NEG_INFINITY; LANES];
+            for j in start..row.len() {
+                wide[j - start] = row[j].to_f64();
+            }
         }
-        body(&wide);
     }
 }
 
@@ -220,12 +225,12 @@ fn row_gradient_body<T: Float>(
     // With d = z − m: b + c·d multiplies q; E − z = mean(d) − d.
     let c = -g.dentropy;
     let b = g.dlse - g.dlogp + g.dentropy * stats.weighted * scale;
-    for (x, out) in row.iter().zip(out.iter_mut()) {
-        let x = x.to_f64();
+    for i in 0..row.len() {
+        let x = row[i].to_f64();
         let d = transformed(x, t) - shift;
         let q = math::exp(d) * scale;
         let dz = if q == 0.0 { 0.0 } else { q * c.mul_add(d, b) };
-        *out = T::from_f64(dz * slope(x, t));
+        out[i] = T::from_f64(dz * slope(x, t));
     }
     // The target's own logit: a + q·(b + c·d) in one expression, so that p → 1 does not cancel
     // after a rounding to T.
