@@ -28,9 +28,9 @@ pub(crate) struct Coefficients {
     inverse_root: f32,
     /// lr / (1 − β1ᵗ).
     pub step: f32,
-    /// 1 − lr·λ.
-    pub keep: f32,
-    decay: DecayOrder,
+    /// lr·λ.
+    pub decay: f32,
+    order: DecayOrder,
 }
 
 impl Coefficients {
@@ -44,8 +44,8 @@ impl Coefficients {
             grad_scale: s.grad_scale as f32,
             inverse_root: (1.0 / (1.0 - power(s.beta2, s.step)).sqrt()) as f32,
             step: (s.lr / (1.0 - power(s.beta1, s.step))) as f32,
-            keep: (1.0 - s.lr * s.weight_decay) as f32,
-            decay: s.decay,
+            decay: (s.lr * s.weight_decay) as f32,
+            order: s.decay,
         }
     }
 
@@ -56,10 +56,12 @@ impl Coefficients {
         let m = self.beta1.mul_add(m, self.one_minus_beta1 * g);
         let v = self.beta2.mul_add(v, self.one_minus_beta2 * g * g);
         let q = m / v.sqrt().mul_add(self.inverse_root, self.eps);
-        let p = match self.decay {
-            DecayOrder::Before => (-self.step).mul_add(q, p * self.keep),
-            DecayOrder::After => (-self.step).mul_add(q, p) * self.keep,
+        // p·(1 − lr·λ) would carry the rounding of 1 − lr·λ through every step.
+        let decayed = match self.order {
+            DecayOrder::Before => p,
+            DecayOrder::After => (-self.step).mul_add(q, p),
         };
+        let p = p - self.step.mul_add(q, self.decay * decayed);
         (p, m, v)
     }
 

@@ -102,8 +102,9 @@ pub struct AdamW<'a> {
 ///
 /// In f32, element by element, with constants computed in f64 and rounded once (`·` and `√` round,
 /// `fma` rounds once): g = grad_scale·grad; m = fma(β1, m, (1−β1)·g); v = fma(β2, v, ((1−β2)·g)·g);
-/// q = m / fma(√v, 1/√(1−β2ᵗ), ε); p = fma(−lr/(1−β1ᵗ), q, p·(1−lr·λ)), or with
-/// [`DecayOrder::After`] p = fma(−lr/(1−β1ᵗ), q, p)·(1−lr·λ).
+/// q = m / fma(√v, 1/√(1−β2ᵗ), ε); s = lr/(1−β1ᵗ); p = p − fma(s, q, (lr·λ)·p), or with
+/// [`DecayOrder::After`] p = p − fma(s, q, (lr·λ)·fma(−s, q, p)). The parameter itself is rounded
+/// once.
 ///
 /// A gradient that is not finite is an outcome, not an error: nothing is written and
 /// [`AdamWOutcome::non_finite`] names it.
@@ -271,6 +272,6 @@ fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
     check.that(scale.is_finite(), "grad_scale", s.grad_scale, "a number in the range of f32")?;
     let c = cpu::adamw::Coefficients::new(s);
     check.that(c.step.is_finite(), "lr", s.lr, "lr / (1 - beta1^step) in the range of f32")?;
-    let expected = "1 - lr * weight_decay in the range of f32";
-    check.that(c.keep.is_finite(), "weight_decay", s.weight_decay, expected)
+    let expected = "lr * weight_decay in the range of f32";
+    check.that(c.decay.is_finite(), "weight_decay", s.weight_decay, expected)
 }

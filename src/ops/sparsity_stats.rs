@@ -53,8 +53,8 @@ impl UpdateSparsity {
 /// `equal_exact` answer different questions, so both are given.
 ///
 /// # Errors
-/// `NonFinite` for NaN or infinity in a weight; `InvalidArgument` for shapes that differ, strided
-/// columns or a bad `tol`.
+/// `NonFinite` for NaN or infinity in a weight, or a difference beyond f64; `InvalidArgument` for
+/// shapes that differ, strided columns or a bad `tol`.
 ///
 /// # Cost
 /// Reads both weights once, about 6 flops per element.
