@@ -146,9 +146,25 @@ fn tenth_to_one(i: usize, intervals: usize) -> f32 {
     }
 }
 
-/// f32 midpoints of neighbouring entries of an ascending 8-bit table.
-pub(crate) fn midpoints(table: &[f32; 256]) -> [f32; 255] {
-    std::array::from_fn(|i| (table[i] + table[i + 1]) * 0.5)
+/// The upper bounds of the 256 codes of an ascending table: a value has the code `c` if it exceeds
+/// exactly `c` of them. f32 midpoints of neighbours; the last is infinite.
+pub(crate) struct Bounds([f32; 256]);
+
+impl Bounds {
+    pub(crate) fn new(table: &[f32; 256]) -> Bounds {
+        let midpoint = |i: usize| (table[i] + table[i + 1]) * 0.5;
+        Bounds(std::array::from_fn(|i| if i < 255 { midpoint(i) } else { f32::INFINITY }))
+    }
+
+    /// Number of bounds below `x`, in eight halvings without a branch; 0 for NaN.
+    #[inline(always)]
+    pub(crate) fn code(&self, x: f32) -> u8 {
+        let mut below = 0usize;
+        for half in [128, 64, 32, 16, 8, 4, 2, 1] {
+            below += if self.0[(below + half - 1) & 255] < x { half } else { 0 };
+        }
+        below as u8
+    }
 }
 
 #[cfg(test)]
