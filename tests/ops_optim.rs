@@ -94,8 +94,8 @@ fn adamw_is_the_documented_arithmetic_bit_for_bit() {
             let before = state.clone();
             let outcome = state.step(&grad, None, s);
             assert_eq!(outcome.updated, 5000);
-            for i in 0..5000 {
-                let want = reference(&s, before.param[i], grad[i], before.m[i], before.v[i]);
+            for (i, &g) in grad.iter().enumerate() {
+                let want = reference(&s, before.param[i], g, before.m[i], before.v[i]);
                 assert_eq!((state.param[i], state.m[i], state.v[i]), want, "element {i}");
             }
         }
@@ -170,8 +170,8 @@ fn adamw_skips_masked_elements() {
     grad[0] = f32::NAN;
     let outcome = masked.step(&grad, Some(&mask), settings(1));
     assert_eq!((outcome.non_finite, outcome.updated), (None, 3000));
-    for i in 0..n {
-        let want = if mask[i] != 0 { &free } else { &start };
+    for (i, &on) in mask.iter().enumerate() {
+        let want = if on != 0 { &free } else { &start };
         assert_eq!(
             (masked.param[i], masked.m[i], masked.v[i]),
             (want.param[i], want.m[i], want.v[i])

@@ -99,7 +99,7 @@ fn round_to(dtype: DType, x: f32) -> f32 {
 }
 
 fn nibble(packed: &[u8], i: usize) -> usize {
-    (if i % 2 == 0 { packed[i / 2] >> 4 } else { packed[i / 2] & 15 }) as usize
+    (packed[i / 2] >> (4 * (1 - i % 2)) & 15) as usize
 }
 
 /// Dequantised values computed one by one from the layout. `fused` decodes double-quantised maxima
@@ -549,7 +549,8 @@ fn nf4_tensor_refuses_parts_that_do_not_fit() {
     call(&|p| p.dtype = DType::I32, "parts.dtype");
     call(&|p| p.absmax = OwnedAbsmax::F32(vec![f32::INFINITY; 2]), "parts.absmax");
     call(&|p| p.absmax = OwnedAbsmax::F32(vec![1.0; 3]), "parts.absmax");
-    let nested = |change: &dyn Fn(&mut Vec<u8>, &mut Vec<f32>, &mut Vec<f32>, &mut f32), arg| {
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>, &mut Vec<f32>, &mut Vec<f32>, &mut f32);
+    let nested = |change: Change<'_>, arg| {
         let alter = |p: &mut Nf4Parts| match &mut p.absmax {
             OwnedAbsmax::Nested { codes, nested, table, offset, .. } => {
                 change(codes, nested, table, offset)

@@ -1,5 +1,6 @@
 //! AdamW on the CPU: chunks of 4096 elements are items of work, elements are independent.
 
+use crate::cpu::nf4_quantize::max_magnitude;
 use crate::cpu::sparsity_stats::same_bf16;
 use crate::cpu::{math, par};
 use crate::dtype::Element;
@@ -348,7 +349,7 @@ fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>
         counts: block.counts,
     };
     update_chunk(c, state);
-    let largest = |values: &[f32]| values.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let largest = |values: &[f32]| f32::from_bits(max_magnitude(values));
     (*block.m_absmax, *block.v_absmax) = (largest(&m[..n]), largest(&v[..n]));
     let mut codes = [0; STATE_BLOCK];
     encode(&m, *block.m_absmax, signed, &mut codes);

@@ -65,7 +65,7 @@ fn gather<T: Float>(x: View<'_, T>, first: usize, values: &mut [f32]) -> usize {
 
 /// Bits of the largest magnitude: for non-negative floats, and NaN above infinity, integer order
 /// is float order.
-fn max_magnitude(values: &[f32]) -> u32 {
+pub(crate) fn max_magnitude(values: &[f32]) -> u32 {
     values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF))
 }
 
@@ -140,11 +140,9 @@ fn lane_sum<const W: usize>(vectors: &[[f32; W]]) -> [f32; W] {
             continue;
         }
         for j in 1..LEVELS {
-            for k in 0..4 {
-                let below = std::mem::replace(&mut level[j - 1][k], [0.0; W]);
-                add(&mut level[j][k], &below);
-            }
-            if (done >> (j * power)) % (1 << power) != 0 {
+            let below = std::mem::replace(&mut level[j - 1], [[0.0; W]; 4]);
+            (0..4).for_each(|k| add(&mut level[j][k], &below[k]));
+            if !(done >> (j * power)).is_multiple_of(1 << power) {
                 break;
             }
         }

@@ -192,8 +192,8 @@ pub struct AdamW8bit<'a> {
     pub outcome: &'a mut AdamWOutcome,
 }
 
-/// [`adamw`] whose moments are stored in 8 bits: m = signed_map[code]·m_absmax, v =
-/// unsigned_map[code]·v_absmax per block of 256, decoded, updated in f32, used for the step, then
+/// [`adamw`] whose moments are stored in 8 bits: `m = signed_map[code]·m_absmax`, `v =
+/// unsigned_map[code]·v_absmax` per block of 256, decoded, updated in f32, used for the step, then
 /// divided by the new maximum and rounded to the nearest map entry (ties to the lower).
 ///
 /// As in bitsandbytes' CUDA kernel a negative m whose nearest entry is 0 takes the entry below, so
