@@ -301,9 +301,8 @@ impl State8 {
         State8 { param, v: m.clone(), v_absmax: m_absmax.clone(), m, m_absmax }
     }
 
-    fn step(&mut self, grad: &[f32], mask: Option<&[u8]>, settings: AdamWSettings) -> AdamWOutcome {
-        let mut outcome = AdamWOutcome::default();
-        let tensors = vec![AdamW8bitTensor {
+    fn tensor<'a>(&'a mut self, grad: &'a [f32], mask: Option<&'a [u8]>) -> AdamW8bitTensor<'a> {
+        AdamW8bitTensor {
             param: (&mut self.param).into(),
             grad: grad.into(),
             m: (&mut self.m).into(),
@@ -311,7 +310,12 @@ impl State8 {
             m_absmax: (&mut self.m_absmax).into(),
             v_absmax: (&mut self.v_absmax).into(),
             mask: mask.map(View::from),
-        }];
+        }
+    }
+
+    fn step(&mut self, grad: &[f32], mask: Option<&[u8]>, settings: AdamWSettings) -> AdamWOutcome {
+        let mut outcome = AdamWOutcome::default();
+        let tensors = vec![self.tensor(grad, mask)];
         adamw_8bit(&CPU, AdamW8bit { tensors, settings, outcome: &mut outcome }).unwrap();
         outcome
     }
@@ -438,4 +442,18 @@ fn adamw_8bit_refuses_bad_shapes() {
     call([300, 300, 300, 1, 2, 300], "tensors[0].m_absmax");
     call([300, 300, 300, 2, 3, 300], "tensors[0].v_absmax");
     call([300, 300, 300, 2, 2, 1], "tensors[0].mask");
+    for bad in [f32::NAN, f32::INFINITY, -1.0] {
+        for field in ["m_absmax", "v_absmax"] {
+            let mut state = State8::new(vec![1.0; 300]);
+            let maxima =
+                if field == "m_absmax" { &mut state.m_absmax } else { &mut state.v_absmax };
+            maxima[1] = bad;
+            let before = bits(&state.param);
+            let (mut outcome, grad) = (AdamWOutcome::default(), vec![1f32; 300]);
+            let tensors = vec![state.tensor(&grad, None)];
+            let args = AdamW8bit { tensors, settings: settings(1), outcome: &mut outcome };
+            refused(adamw_8bit(&CPU, args), &format!("tensors[0].{field}"));
+            assert_eq!(bits(&state.param), before);
+        }
+    }
 }

@@ -364,7 +364,7 @@ fn encode_body(x: &[f32; STATE_BLOCK], max: f32, map: &Map, codes: &mut [u8; STA
     for (code, &x) in codes.iter_mut().zip(x) {
         let nearest = map.bounds.code(if max == 0.0 { 0.0 } else { x / max });
         let lost_sign = (x < 0.0) & (map.values[nearest as usize] == 0.0);
-        *code = nearest - lost_sign as u8;
+        *code = nearest.saturating_sub(lost_sign as u8);
     }
 }
 

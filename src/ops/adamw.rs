@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::check::{Check, Operand};
 use crate::view::{View, ViewMut};
 
@@ -110,7 +110,8 @@ pub struct AdamW<'a> {
 /// [`AdamWOutcome::non_finite`] names it.
 ///
 /// # Errors
-/// `InvalidArgument` for shapes that differ, views with gaps, or settings out of range.
+/// `InvalidArgument` for shapes that differ, views with gaps, or settings out of range. The values
+/// of `param`, `m` and `v` are not looked at: NaN there stays NaN.
 ///
 /// # Cost
 /// Reads the gradient twice, reads and writes three f32 per element: 32 bytes, 13 flops.
@@ -200,7 +201,7 @@ pub struct AdamW8bit<'a> {
 /// that it keeps its sign. Unlike there, a gradient that is not finite stops the whole step.
 ///
 /// # Errors
-/// As [`adamw`].
+/// As [`adamw`]; `InvalidArgument` also for a block maximum that is negative or not finite.
 ///
 /// # Cost
 /// 16 bytes per element and 16 per block; 16 comparisons and 15 flops per element.
@@ -215,6 +216,8 @@ pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
         same(check, device, i, "v", &t.v, &shape)?;
         same(check, device, i, "m_absmax", &t.m_absmax, &blocks)?;
         same(check, device, i, "v_absmax", &t.v_absmax, &blocks)?;
+        state_maxima(check, i, "m_absmax", &t.m_absmax)?;
+        state_maxima(check, i, "v_absmax", &t.v_absmax)?;
         if let Some(mask) = &t.mask {
             same(check, device, i, "mask", mask, &shape)?;
         }
@@ -255,6 +258,18 @@ fn same(
     let arg = format!("tensors[{tensor}].{field}");
     check.shape(device, &arg, operand, shape)?;
     check.contiguous(&arg, operand)
+}
+
+/// Refuses the maxima of a damaged state; one value per 256 elements is cheap to look at.
+fn state_maxima(check: Check, tensor: usize, field: &str, maxima: &ViewMut<'_, f32>) -> Result<()> {
+    for i in 0..maxima.extent(0) {
+        let max = maxima.at(i);
+        if !max.is_finite() || max < 0.0 {
+            let (arg, got) = (format!("tensors[{tensor}].{field}"), format!("{max} at index {i}"));
+            return Err(Error::invalid(check.0, arg, got, "finite maxima >= 0"));
+        }
+    }
+    Ok(())
 }
 
 fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {

@@ -116,8 +116,8 @@ pub fn delta_count<T: Element>(
     }
 }
 
-/// (index[j], value[j]) = the j-th (i, new[i]) with bits(new[i]) != bits(old[i]). Comparing bits
-/// tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
+/// `(index[j], value[j])` is the j-th `(i, new[i])` with `bits(new[i]) != bits(old[i])`. Comparing
+/// bits tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that differ, views with gaps, or a capacity below the count; the
@@ -178,7 +178,7 @@ pub struct DeltaApply<'a, T> {
     pub target: ViewMut<'a, T>,
 }
 
-/// target[index[j]] = value[j].
+/// `target[index[j]] = value[j]`.
 ///
 /// # Errors
 /// `InvalidArgument` for an index out of range or out of order, lengths that differ, or a target
