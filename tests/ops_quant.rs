@@ -9,7 +9,7 @@ use gradus::ops::{
     nf4_quantize_absmax,
 };
 use gradus::quant::{
-    Absmax, Nf4Options, Nf4Parts, Nf4Tensor, Nf4View, OwnedAbsmax, QuantType, dynamic_map,
+    Absmax, NF4_CODE, Nf4Options, Nf4Parts, Nf4Tensor, Nf4View, OwnedAbsmax, QuantType, dynamic_map,
 };
 use gradus::{DType, Device, Error, View, ViewMut, bf16, f16};
 use proptest::prelude::*;
@@ -233,6 +233,33 @@ fn check_nearest(x: &[f32], tensor: &Nf4Tensor) {
             assert!((scaled - chosen).abs() <= best + 2e-7, "{v} / {max} got {chosen}");
         }
     }
+}
+
+/// A full block multiplies by the reciprocal, a short one divides. Values next to a threshold,
+/// where the two round apart, tell which.
+#[test]
+fn nf4_scales_full_blocks_by_reciprocal_and_short_ones_by_division() {
+    let bounds: Vec<f32> = NF4_CODE.windows(2).map(|c| (c[0] + c[1]) / 2.0).collect();
+    let rank = |scaled: f32| bounds.iter().filter(|&&bound| scaled > bound).count();
+    let mut apart = 0;
+    for step in 0..200 {
+        let max = 1.0 + step as f32 * 0.00731;
+        for bound in &bounds {
+            let near = (bound * max).to_bits();
+            for bits in near - 2..=near + 2 {
+                let x = f32::from_bits(bits);
+                let (by_reciprocal, by_division) = (rank(x * (1.0 / max)), rank(x / max));
+                apart += (by_reciprocal != by_division) as usize;
+                let mut block = [0.0; 32];
+                block[..2].copy_from_slice(&[max, x]);
+                for (len, want) in [(32, by_reciprocal), (2, by_division)] {
+                    let tensor = quantize(&block[..len], len, &options(QuantType::Nf4, 32));
+                    assert_eq!(nibble(&tensor.parts().packed, 1), want, "{x} of {max}, {len}");
+                }
+            }
+        }
+    }
+    assert!(apart > 100, "only {apart} values tell the two apart");
 }
 
 #[test]
