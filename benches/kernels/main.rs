@@ -2,18 +2,23 @@
 
 use criterion::{criterion_group, criterion_main};
 
-mod attention;
-mod embedding;
-mod rmsnorm;
-mod rope;
-mod swiglu;
+/// One module with a `bench` function per op.
+macro_rules! ops {
+    ($($op:ident,)*) => {
+        $(mod $op;)*
+        criterion_group!(benches, $($op::bench),*);
+    };
+}
 
-criterion_group!(
-    benches,
-    attention::bench,
-    embedding::bench,
-    rmsnorm::bench,
-    rope::bench,
-    swiglu::bench,
-);
+ops! {
+    adamw,
+    attention,
+    embedding,
+    grad_norm,
+    nf4_quantize,
+    rmsnorm,
+    rope,
+    sparsity_stats,
+    swiglu,
+}
 criterion_main!(benches);

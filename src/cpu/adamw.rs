@@ -1,12 +1,14 @@
 //! AdamW on the CPU: chunks of 4096 elements are items of work, elements are independent.
 
+use crate::cpu::nf4_quantize::max_magnitude;
+use crate::cpu::sparsity_stats::same_bf16;
 use crate::cpu::{math, par};
 use crate::dtype::Element;
 use crate::ops::adamw::{
     AdamW, AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, AdamWTensor, DecayOrder,
     STATE_BLOCK,
 };
-use crate::quant::codebook::midpoints;
+use crate::quant::codebook::Bounds;
 use crate::quant::dynamic_map;
 use crate::view::View;
 
@@ -14,6 +16,7 @@ use crate::view::View;
 const CHUNK: usize = 4096;
 /// Rough scalar operations per element.
 const WORK: usize = 16;
+const LANES: usize = 16;
 
 /// The constants of one step, rounded once from f64.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +31,9 @@ pub(crate) struct Coefficients {
     inverse_root: f32,
     /// lr / (1 − β1ᵗ).
     pub step: f32,
-    /// 1 − lr·λ.
-    pub keep: f32,
-    decay: DecayOrder,
+    /// lr·λ.
+    pub decay: f32,
+    order: DecayOrder,
 }
 
 impl Coefficients {
@@ -44,8 +47,8 @@ impl Coefficients {
             grad_scale: s.grad_scale as f32,
             inverse_root: (1.0 / (1.0 - power(s.beta2, s.step)).sqrt()) as f32,
             step: (s.lr / (1.0 - power(s.beta1, s.step))) as f32,
-            keep: (1.0 - s.lr * s.weight_decay) as f32,
-            decay: s.decay,
+            decay: (s.lr * s.weight_decay) as f32,
+            order: s.decay,
         }
     }
 
@@ -56,10 +59,12 @@ impl Coefficients {
         let m = self.beta1.mul_add(m, self.one_minus_beta1 * g);
         let v = self.beta2.mul_add(v, self.one_minus_beta2 * g * g);
         let q = m / v.sqrt().mul_add(self.inverse_root, self.eps);
-        let p = match self.decay {
-            DecayOrder::Before => (-self.step).mul_add(q, p * self.keep),
-            DecayOrder::After => (-self.step).mul_add(q, p) * self.keep,
+        // p·(1 − lr·λ) would carry the rounding of 1 − lr·λ through every step.
+        let decayed = match self.order {
+            DecayOrder::Before => p,
+            DecayOrder::After => (-self.step).mul_add(q, p),
         };
+        let p = p - self.step.mul_add(q, self.decay * decayed);
         (p, m, v)
     }
 
@@ -175,42 +180,84 @@ math::dispatch_simd!(
         any_overflows_body
 );
 
+/// A vector of elements at a time; the last is padded with elements that are masked out.
 #[inline(always)]
 fn update_chunk_body(c: &Coefficients, chunk: Chunk<'_>) {
-    let n = chunk.param.len();
-    let (param, m, v) = (&mut chunk.param[..n], &mut chunk.m[..n], &mut chunk.v[..n]);
-    let grad = &chunk.grad[..n];
-    let mut counts = Counts::default();
-    for i in 0..n {
-        let on = chunk.mask.is_none_or(|mask| mask[i] != 0);
-        let (p1, m1, v1) = c.update(param[i], grad[i], m[i], v[i]);
-        counts.add(on, param[i], p1);
-        // Selected, not multiplied: a masked gradient may be NaN.
-        param[i] = if on { p1 } else { param[i] };
-        m[i] = if on { m1 } else { m[i] };
-        v[i] = if on { v1 } else { v[i] };
+    let Chunk { param, grad, m, v, mask, counts } = chunk;
+    let mut lanes = LaneCounts::default();
+    let (param, param_rest) = param.as_chunks_mut::<LANES>();
+    let (grad, grad_rest) = grad.as_chunks::<LANES>();
+    let (m, m_rest) = m.as_chunks_mut::<LANES>();
+    let (v, v_rest) = v.as_chunks_mut::<LANES>();
+    let vectors = param.iter_mut().zip(grad).zip(m.iter_mut().zip(v));
+    for (i, ((param, grad), (m, v))) in vectors.enumerate() {
+        let on = lanes_on(mask.map(|mask| &mask[i * LANES..(i + 1) * LANES]), LANES);
+        update_vector(c, [param, m, v], grad, &on, &mut lanes);
     }
-    *chunk.counts = counts;
+    let rest = param_rest.len();
+    if rest > 0 {
+        let [mut p, g, mut m, mut v] = [&*param_rest, grad_rest, m_rest, v_rest].map(padded);
+        let on = lanes_on(mask.map(|mask| &mask[mask.len() - rest..]), rest);
+        update_vector(c, [&mut p, &mut m, &mut v], &g, &on, &mut lanes);
+        param_rest.copy_from_slice(&p[..rest]);
+        m_rest.copy_from_slice(&m[..rest]);
+        v_rest.copy_from_slice(&v[..rest]);
+    }
+    *counts = lanes.total();
 }
 
 math::dispatch_simd!(fn update_chunk(c: &Coefficients, chunk: Chunk<'_>) = update_chunk_body);
 
-impl Counts {
-    #[inline(always)]
-    fn add(&mut self, on: bool, old: f32, new: f32) {
-        let same = old == new;
-        let same_bf16 = bf16_bits(old) == bf16_bits(new);
-        self.updated += on as u32;
-        self.unchanged += (on & same) as u32;
-        self.absorbed += (on & !same & same_bf16) as u32;
+#[inline(always)]
+fn update_vector(
+    c: &Coefficients,
+    [param, m, v]: [&mut [f32; LANES]; 3],
+    grad: &[f32; LANES],
+    on: &[bool; LANES],
+    lanes: &mut LaneCounts,
+) {
+    for l in 0..LANES {
+        let (p1, m1, v1) = c.update(param[l], grad[l], m[l], v[l]);
+        let same = param[l] == p1;
+        lanes.updated[l] += on[l] as u32;
+        lanes.unchanged[l] += (on[l] & same) as u32;
+        lanes.absorbed[l] += (on[l] & !same & same_bf16(param[l], p1)) as u32;
+        // Selected, not multiplied: a masked gradient may be NaN.
+        param[l] = if on[l] { p1 } else { param[l] };
+        m[l] = if on[l] { m1 } else { m[l] };
+        v[l] = if on[l] { v1 } else { v[l] };
     }
 }
 
-/// Upper half after rounding to nearest even: bf16 for every value that is not NaN.
+/// Which of the first `len` lanes the mask leaves on.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16
+fn lanes_on(mask: Option<&[u8]>, len: usize) -> [bool; LANES] {
+    match mask {
+        None => std::array::from_fn(|l| l < len),
+        Some(mask) => std::array::from_fn(|l| l < len && mask[l] != 0),
+    }
+}
+
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    std::array::from_fn(|l| rest.get(l).copied().unwrap_or(0.0))
+}
+
+/// Counters of one chunk, per lane.
+#[derive(Default)]
+struct LaneCounts {
+    updated: [u32; LANES],
+    unchanged: [u32; LANES],
+    absorbed: [u32; LANES],
+}
+
+impl LaneCounts {
+    fn total(&self) -> Counts {
+        Counts {
+            updated: self.updated.iter().sum(),
+            unchanged: self.unchanged.iter().sum(),
+            absorbed: self.absorbed.iter().sum(),
+        }
+    }
 }
 
 fn total(outcome: &mut AdamWOutcome, counts: &[Counts]) {
@@ -233,20 +280,16 @@ struct Block<'a> {
     counts: &'a mut Counts,
 }
 
-/// An 8-bit map and the midpoints of its entries.
+/// An 8-bit map and the bounds of its codes.
 struct Map {
     values: &'static [f32; 256],
-    bounds: [f32; 255],
+    bounds: Bounds,
 }
 
 impl Map {
     fn new(signed: bool) -> Map {
         let values = dynamic_map(signed);
-        Map { values, bounds: midpoints(values) }
-    }
-
-    fn nearest(&self, scaled: f32) -> u8 {
-        self.bounds.partition_point(|&bound| bound < scaled) as u8
+        Map { values, bounds: Bounds::new(values) }
     }
 }
 
@@ -306,17 +349,26 @@ fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>
         counts: block.counts,
     };
     update_chunk(c, state);
-    let largest = |values: &[f32]| values.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let largest = |values: &[f32]| f32::from_bits(max_magnitude(values));
     (*block.m_absmax, *block.v_absmax) = (largest(&m[..n]), largest(&v[..n]));
-    for i in 0..n {
-        let code = signed.nearest(ratio(m[i], *block.m_absmax));
-        // A negative moment keeps its sign even where zero is nearest.
-        let lost_sign = m[i] < 0.0 && signed.values[code as usize] == 0.0;
-        block.m[i] = code - lost_sign as u8;
-        block.v[i] = unsigned.nearest(ratio(v[i], *block.v_absmax));
+    let mut codes = [0; STATE_BLOCK];
+    encode(&m, *block.m_absmax, signed, &mut codes);
+    block.m.copy_from_slice(&codes[..n]);
+    encode(&v, *block.v_absmax, unsigned, &mut codes);
+    block.v.copy_from_slice(&codes[..n]);
+}
+
+/// Nearest codes of x / max; a negative value keeps its sign even where zero is nearest.
+#[inline(always)]
+fn encode_body(x: &[f32; STATE_BLOCK], max: f32, map: &Map, codes: &mut [u8; STATE_BLOCK]) {
+    for (code, &x) in codes.iter_mut().zip(x) {
+        let nearest = map.bounds.code(if max == 0.0 { 0.0 } else { x / max });
+        let lost_sign = (x < 0.0) & (map.values[nearest as usize] == 0.0);
+        *code = nearest.saturating_sub(lost_sign as u8);
     }
 }
 
-fn ratio(x: f32, max: f32) -> f32 {
-    if max == 0.0 { 0.0 } else { x / max }
-}
+math::dispatch_simd!(
+    fn encode(x: &[f32; STATE_BLOCK], max: f32, map: &Map, codes: &mut [u8; STATE_BLOCK]) =
+        encode_body
+);

@@ -1,7 +1,7 @@
 //! Update statistics and deltas on the CPU.
 
 use crate::cpu::{math, par};
-use crate::dtype::{Element, Float, bf16};
+use crate::dtype::{Element, Float};
 use crate::ops::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
 use crate::view::View;
 
@@ -9,6 +9,7 @@ use crate::view::View;
 const CHUNK: usize = 4096;
 /// Rough scalar operations per element.
 const WORK: usize = 6;
+const LANES: usize = 8;
 
 /// Counts, or the argument and flat index of the first value that is not finite.
 pub(crate) fn sparsity_stats<T: Float>(
@@ -40,18 +41,54 @@ pub(crate) fn sparsity_stats<T: Float>(
 /// Counts of one row; `max_delta` is infinite if a value is not finite.
 #[inline(always)]
 fn count_row_body<T: Float>(w0: &[T], w1: &[T], tol: f64) -> UpdateSparsity {
-    let mut row = UpdateSparsity { n: w0.len() as u64, ..UpdateSparsity::default() };
-    for (old, new) in w0.iter().zip(w1) {
+    let mut lanes = Lanes::default();
+    let ((old, old_rest), (new, new_rest)) = (w0.as_chunks::<LANES>(), w1.as_chunks::<LANES>());
+    for (old, new) in old.iter().zip(new) {
+        for l in 0..LANES {
+            lanes.count(l, old[l], new[l], tol);
+        }
+    }
+    for (l, (old, new)) in old_rest.iter().zip(new_rest).enumerate() {
+        lanes.count(l, *old, *new, tol);
+    }
+    UpdateSparsity {
+        n: w0.len() as u64,
+        equal_exact: lanes.equal.iter().sum(),
+        within_tol: lanes.within.iter().sum(),
+        absorbed_bf16: lanes.absorbed.iter().sum(),
+        max_delta: lanes.max_delta.iter().fold(0.0, |max, d| if *d > max { *d } else { max }),
+    }
+}
+
+/// Counters of a row, per lane; 64 bits wide like the differences.
+#[derive(Default)]
+struct Lanes {
+    equal: [u64; LANES],
+    within: [u64; LANES],
+    absorbed: [u64; LANES],
+    max_delta: [f64; LANES],
+}
+
+impl Lanes {
+    #[inline(always)]
+    fn count<T: Float>(&mut self, l: usize, old: T, new: T, tol: f64) {
         let delta = (new.to_f64() - old.to_f64()).abs();
         let equal = delta == 0.0;
-        let same_bf16 = bf16::from_f32(old.to_f32()) == bf16::from_f32(new.to_f32());
-        row.equal_exact += equal as u64;
-        row.within_tol += (delta <= tol) as u64;
-        row.absorbed_bf16 += (!equal & same_bf16) as u64;
-        let size = if delta.is_finite() { delta } else { f64::INFINITY };
-        row.max_delta = if size > row.max_delta { size } else { row.max_delta };
+        self.equal[l] += equal as u64;
+        self.within[l] += (delta <= tol) as u64;
+        self.absorbed[l] += (!equal & same_bf16(old.to_f32(), new.to_f32())) as u64;
+        // NaN counts as infinity.
+        let size = if delta < f64::INFINITY { delta } else { f64::INFINITY };
+        self.max_delta[l] = if size > self.max_delta[l] { size } else { self.max_delta[l] };
     }
-    row
+}
+
+/// True if two values that are not NaN round to the same bf16: nearest, ties to even, in integer
+/// arithmetic that the compiler vectorises.
+#[inline(always)]
+pub(crate) fn same_bf16(a: f32, b: f32) -> bool {
+    let upper_half = |bits: u32| bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    upper_half(a.to_bits()) == upper_half(b.to_bits())
 }
 
 math::dispatch_simd!(

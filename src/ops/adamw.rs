@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::check::{Check, Operand};
 use crate::view::{View, ViewMut};
 
@@ -102,14 +102,16 @@ pub struct AdamW<'a> {
 ///
 /// In f32, element by element, with constants computed in f64 and rounded once (`·` and `√` round,
 /// `fma` rounds once): g = grad_scale·grad; m = fma(β1, m, (1−β1)·g); v = fma(β2, v, ((1−β2)·g)·g);
-/// q = m / fma(√v, 1/√(1−β2ᵗ), ε); p = fma(−lr/(1−β1ᵗ), q, p·(1−lr·λ)), or with
-/// [`DecayOrder::After`] p = fma(−lr/(1−β1ᵗ), q, p)·(1−lr·λ).
+/// q = m / fma(√v, 1/√(1−β2ᵗ), ε); s = lr/(1−β1ᵗ); p = p − fma(s, q, (lr·λ)·p), or with
+/// [`DecayOrder::After`] p = p − fma(s, q, (lr·λ)·fma(−s, q, p)). The parameter itself is rounded
+/// once.
 ///
 /// A gradient that is not finite is an outcome, not an error: nothing is written and
 /// [`AdamWOutcome::non_finite`] names it.
 ///
 /// # Errors
-/// `InvalidArgument` for shapes that differ, views with gaps, or settings out of range.
+/// `InvalidArgument` for shapes that differ, views with gaps, or settings out of range. The values
+/// of `param`, `m` and `v` are not looked at: NaN there stays NaN.
 ///
 /// # Cost
 /// Reads the gradient twice, reads and writes three f32 per element: 32 bytes, 13 flops.
@@ -191,15 +193,15 @@ pub struct AdamW8bit<'a> {
     pub outcome: &'a mut AdamWOutcome,
 }
 
-/// [`adamw`] whose moments are stored in 8 bits: m = signed_map[code]·m_absmax, v =
-/// unsigned_map[code]·v_absmax per block of 256, decoded, updated in f32, used for the step, then
+/// [`adamw`] whose moments are stored in 8 bits: `m = signed_map[code]·m_absmax`, `v =
+/// unsigned_map[code]·v_absmax` per block of 256, decoded, updated in f32, used for the step, then
 /// divided by the new maximum and rounded to the nearest map entry (ties to the lower).
 ///
 /// As in bitsandbytes' CUDA kernel a negative m whose nearest entry is 0 takes the entry below, so
 /// that it keeps its sign. Unlike there, a gradient that is not finite stops the whole step.
 ///
 /// # Errors
-/// As [`adamw`].
+/// As [`adamw`]; `InvalidArgument` also for a block maximum that is negative or not finite.
 ///
 /// # Cost
 /// 16 bytes per element and 16 per block; 16 comparisons and 15 flops per element.
@@ -214,6 +216,8 @@ pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
         same(check, device, i, "v", &t.v, &shape)?;
         same(check, device, i, "m_absmax", &t.m_absmax, &blocks)?;
         same(check, device, i, "v_absmax", &t.v_absmax, &blocks)?;
+        state_maxima(check, i, "m_absmax", &t.m_absmax)?;
+        state_maxima(check, i, "v_absmax", &t.v_absmax)?;
         if let Some(mask) = &t.mask {
             same(check, device, i, "mask", mask, &shape)?;
         }
@@ -256,6 +260,18 @@ fn same(
     check.contiguous(&arg, operand)
 }
 
+/// Refuses the maxima of a damaged state; one value per 256 elements is cheap to look at.
+fn state_maxima(check: Check, tensor: usize, field: &str, maxima: &ViewMut<'_, f32>) -> Result<()> {
+    for i in 0..maxima.extent(0) {
+        let max = maxima.at(i);
+        if !max.is_finite() || max < 0.0 {
+            let (arg, got) = (format!("tensors[{tensor}].{field}"), format!("{max} at index {i}"));
+            return Err(Error::invalid(check.0, arg, got, "finite maxima >= 0"));
+        }
+    }
+    Ok(())
+}
+
 fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
     check.non_negative("lr", s.lr)?;
     let is_decay = |beta: f64| (0.0..1.0).contains(&beta);
@@ -271,6 +287,6 @@ fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
     check.that(scale.is_finite(), "grad_scale", s.grad_scale, "a number in the range of f32")?;
     let c = cpu::adamw::Coefficients::new(s);
     check.that(c.step.is_finite(), "lr", s.lr, "lr / (1 - beta1^step) in the range of f32")?;
-    let expected = "1 - lr * weight_decay in the range of f32";
-    check.that(c.keep.is_finite(), "weight_decay", s.weight_decay, expected)
+    let expected = "lr * weight_decay in the range of f32";
+    check.that(c.decay.is_finite(), "weight_decay", s.weight_decay, expected)
 }

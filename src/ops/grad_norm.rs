@@ -42,7 +42,7 @@ impl GlobalNorm {
     }
 }
 
-/// norm = √Σ_tensors Σ_i g[i]², in f64.
+/// `norm = √Σ_tensors Σ_i g[i]²`, in f64.
 ///
 /// Squares are summed in chunks of 4096 elements that start anew with each tensor, 16 interleaved
 /// lanes per chunk, and the chunks pairwise in order: the bits depend on the lengths of the tensors

@@ -21,8 +21,8 @@ pub struct Lerp<'a, T> {
     pub y: ViewMut<'a, T>,
 }
 
-/// y[i] = (1 − λ)·a[i] + λ·b[i] in f64, rounded once. λ = 0 copies `a` and λ = 1 copies `b` bit for
-/// bit, NaN payloads and signs of zero included; the other operand is not read.
+/// `y[i] = (1 − λ)·a[i] + λ·b[i]` in f64, rounded once. λ = 0 copies `a` and λ = 1 copies `b` bit
+/// for bit, NaN payloads and signs of zero included; the other operand is not read.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that differ, views with gaps or a λ that is not finite.

@@ -1,4 +1,4 @@
-//! w[i] = code[nibble i] · absmax[i / blocksize], rounded once to the dtype that was quantised.
+//! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
 
 use crate::cpu;
 use crate::device::Device;
@@ -17,10 +17,10 @@ pub struct Nf4Dequantize<'a, T> {
     pub y: ViewMut<'a, T>,
 }
 
-/// y[n, k] = RN_T(RN_dtype(code[nibble(n·K + k)] · absmax[(n·K + k) / blocksize])), the product
+/// `y[n, k] = RN_T(RN_dtype(code[nibble(n·K + k)] · absmax[(n·K + k) / blocksize]))`, the product
 /// in f32. With `T` the matrix's own dtype, or a wider one, the second rounding is exact.
 ///
-/// Double-quantised maxima are decoded with one rounding: fma(table[c], nested, offset). The CPU
+/// Double-quantised maxima are decoded with one rounding: `fma(table[c], nested, offset)`. The CPU
 /// backend of bitsandbytes rounds the product first, so its maxima may differ in the last bit.
 ///
 /// # Errors

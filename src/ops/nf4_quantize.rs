@@ -1,4 +1,4 @@
-//! code[i] = argmin_c |x[i] / absmax[block] − book[c]|, absmax[block] = max |x| over a block
+//! `code[i] = argmin_c |x[i] / absmax[block] − book[c]|`, `absmax[block] = max |x|` over a block
 //! (Dettmers et al. 2023, QLoRA, arXiv:2305.14314, eq. 1 and §3), and the second quantisation of
 //! the block maxima.
 //!
@@ -35,7 +35,7 @@ pub struct Nf4Quantize<'a, T> {
     pub absmax: ViewMut<'a, f32>,
 }
 
-/// packed nibble i = the code nearest to x[i] / absmax[i / blocksize].
+/// Nibble `i` of `packed` is the code nearest to `x[i] / absmax[i / blocksize]`.
 ///
 /// # Errors
 /// `NonFinite` with the flat index `n·K + k` of the first NaN or infinity in `x`;
@@ -93,7 +93,7 @@ pub struct Nf4QuantizeAbsmax<'a> {
     pub offset: &'a mut f32,
 }
 
-/// offset = mean(absmax); codes[i] = the code nearest to (absmax[i] − offset) / nested[i / 256].
+/// `offset = mean(absmax)`; `codes[i]` is the code nearest to `(absmax[i] − offset) / nested[i / 256]`.
 ///
 /// The mean is a f32 sum in the order of torch on one thread (8 interleaved lanes, 4 accumulators
 /// each, cascaded every 16 or more steps), divided by the count: torch splits sums of 32768 values

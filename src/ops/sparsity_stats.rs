@@ -53,8 +53,8 @@ impl UpdateSparsity {
 /// `equal_exact` answer different questions, so both are given.
 ///
 /// # Errors
-/// `NonFinite` for NaN or infinity in a weight; `InvalidArgument` for shapes that differ, strided
-/// columns or a bad `tol`.
+/// `NonFinite` for NaN or infinity in a weight, or a difference beyond f64; `InvalidArgument` for
+/// shapes that differ, strided columns or a bad `tol`.
 ///
 /// # Cost
 /// Reads both weights once, about 6 flops per element.
@@ -116,8 +116,8 @@ pub fn delta_count<T: Element>(
     }
 }
 
-/// (index[j], value[j]) = the j-th (i, new[i]) with bits(new[i]) != bits(old[i]). Comparing bits
-/// tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
+/// `(index[j], value[j])` is the j-th `(i, new[i])` with `bits(new[i]) != bits(old[i])`. Comparing
+/// bits tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that differ, views with gaps, or a capacity below the count; the
@@ -178,7 +178,7 @@ pub struct DeltaApply<'a, T> {
     pub target: ViewMut<'a, T>,
 }
 
-/// target[index[j]] = value[j].
+/// `target[index[j]] = value[j]`.
 ///
 /// # Errors
 /// `InvalidArgument` for an index out of range or out of order, lengths that differ, or a target

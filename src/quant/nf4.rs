@@ -77,11 +77,6 @@ pub struct Nf4View<'a> {
 }
 
 impl Nf4View<'_> {
-    /// Number of quantisation blocks.
-    pub fn blocks(&self) -> usize {
-        (self.n * self.k).div_ceil(self.blocksize)
-    }
-
     /// Maximum of block `i`, decoded. Panics out of range.
     #[inline]
     pub(crate) fn absmax_at(&self, i: usize) -> f32 {
