@@ -1,48 +1,206 @@
-use crate::*; use crate::dtype::Float; use rayon::prelude::*;
-#[derive(Debug, Clone, Copy)] pub struct Lora<'a, T> { pub a: View<'a, T>, pub b: View<'a, T>, pub scale: f64 }
-#[derive(Debug)] pub struct Matmul<'a, T> { pub x: View<'a,T>, pub w: View<'a,T>, pub bias: Option<View<'a,T>>, pub lora: &'a [Lora<'a,T>], pub adapter: Option<View<'a,i32>>, pub s: Option<ViewMut<'a,f32>>, pub y: ViewMut<'a,T> }
-#[derive(Debug)] pub struct MatmulDx<'a, T> { pub dy: View<'a,T>, pub w: View<'a,T>, pub lora: &'a [Lora<'a,T>], pub adapter: Option<View<'a,i32>>, pub accumulate: bool, pub dx: ViewMut<'a,T> }
-#[derive(Debug)] pub struct MatmulDw<'a, T> { pub dy: View<'a,T>, pub x: View<'a,T>, pub dw: ViewMut<'a,f32>, pub dbias: Option<ViewMut<'a,f32>> }
-#[derive(Debug)] pub struct LoraGrad<'a, T> { pub x: View<'a,T>, pub dy: View<'a,T>, pub s: View<'a,f32>, pub lora: Lora<'a,T>, pub adapter: Option<View<'a,i32>>, pub index: i32, pub da: ViewMut<'a,f32>, pub db: ViewMut<'a,f32> }
-fn f32s<T: Float>(v: &View<'_,T>) -> Vec<f32> { v.as_slice().unwrap().iter().map(|x| x.to_f32()).collect() }
-// C[M,J] += A[M,P] B[P,J]
-#[inline(always)] fn body(a: &[f32], b: &[f32], c: &mut [f32], p: usize, j: usize) {
-    let m = a.len() / p;
-    let mut i = 0;
-    while i < m { let h = (m - i).min(4);
-        let mut q = 0; while q < j { let w = (j - q).min(32);
-            if w == 32 && h == 4 {
-                let mut acc = [[0f32;32];4];
-                for r in 0..4 { acc[r].copy_from_slice(&c[(i+r)*j+q..(i+r)*j+q+32]); }
-                for k in 0..p { let brow: &[f32;32] = b[k*j+q..k*j+q+32].try_into().unwrap();
-                    for r in 0..4 { let x = a[(i+r)*p+k]; for l in 0..32 { acc[r][l] = x.mul_add(brow[l], acc[r][l]); } } }
-                for r in 0..4 { c[(i+r)*j+q..(i+r)*j+q+32].copy_from_slice(&acc[r]); }
-            } else { for r in 0..h { let mut acc = [0f32;32]; acc[..w].copy_from_slice(&c[(i+r)*j+q..(i+r)*j+q+w]);
-                for k in 0..p { let x = a[(i+r)*p+k]; for l in 0..w { acc[l] = x.mul_add(b[k*j+q+l], acc[l]); } }
-                c[(i+r)*j+q..(i+r)*j+q+w].copy_from_slice(&acc[..w]); } }
-            q += w; }
-        i += h; }
+//! Matrix products with a weight `[N, K]`: Y = X·Wᵀ, dX = dY·W, dW = dYᵀ·X, with bias and low-rank
+//! adapters in the same accumulators.
+
+use crate::cpu::matmul::{self as cpu, Base};
+use crate::device::Device;
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::ops::check::Check;
+use crate::view::{View, ViewMut};
+
+/// A low-rank update scale·B·A of a weight (Hu et al. 2021, arXiv:2106.09685, eq. 3).
+#[derive(Clone, Copy, Debug)]
+pub struct Lora<'a, T> {
+    /// `[r, K]`.
+    pub a: View<'a, T>,
+    /// `[N, r]`.
+    pub b: View<'a, T>,
+    /// alpha / r; finite.
+    pub scale: f64,
 }
-crate::cpu::math::dispatch_simd! { fn mm1(a: &[f32], b: &[f32], c: &mut [f32], p: usize, j: usize) = body }
-pub fn mm(a: &[f32], b: &[f32], c: &mut [f32], p: usize, j: usize) { if p==0||j==0 {return}
-  if (a.len()/p)*p*j > 2_000_000 { c.par_chunks_mut(64*j).zip(a.par_chunks(64*p)).for_each(|(c,a)| mm1(a,b,c,p,j)) } else { mm1(a,b,c,p,j) } }
-fn tr(w: &[f32], k: usize) -> Vec<f32> { let n = w.len()/k; let mut t = vec![0f32; w.len()]; for i in 0..n { for j in 0..k { t[j*n+i]=w[i*k+j]; } } t }
-pub fn fwd<T: Float>(x: &[f32], w: &[f32], k: usize, bias: Option<View<'_,T>>, lora: &[Lora<'_,T>], s: Option<ViewMut<'_,f32>>, mut y: ViewMut<'_,T>) {
-    let (n, m) = (w.len()/k, x.len()/k); let mut c = vec![0f32; m*n]; mm(x, &tr(w,k), &mut c, k, n);
-    if let Some(l) = lora.first() { let r = l.a.extent(0); let mut sv = vec![0f32; m*r]; mm(x, &tr(&f32s(&l.a),k), &mut sv, k, r); sv.iter_mut().for_each(|v| *v *= l.scale as f32);
-        mm(&sv, &tr(&f32s(&l.b), r), &mut c, r, n); if let Some(mut so) = s { so.as_mut_slice().unwrap().copy_from_slice(&sv); } }
-    if let Some(b) = bias { for row in c.chunks_mut(n) { for j in 0..n { row[j] += b.at(j).to_f32(); } } }
-    for (o, v) in y.as_mut_slice().unwrap().iter_mut().zip(&c) { *o = T::from_f32(*v); }
+
+/// Arguments of [`matmul`].
+#[derive(Debug)]
+pub struct Matmul<'a, T> {
+    /// `[M, K]` input.
+    pub x: View<'a, T>,
+    /// `[N, K]` weight.
+    pub w: View<'a, T>,
+    /// `[N]` added to every row, if any.
+    pub bias: Option<View<'a, T>>,
+    /// Adapters, all of one rank r; empty = none.
+    pub lora: &'a [Lora<'a, T>],
+    /// `[M]` adapter of each row, −1 = the base alone. `None` = adapter 0 for every row.
+    pub adapter: Option<View<'a, i32>>,
+    /// `[M, r]` S = scale·X·Aᵀ, kept for the backward pass, if wanted; 0 for rows without adapter.
+    pub s: Option<ViewMut<'a, f32>>,
+    /// `[M, N]` output.
+    pub y: ViewMut<'a, T>,
 }
-pub fn dxf<T: Float>(dy: &[f32], w: &[f32], k: usize, lora: &[Lora<'_,T>], accumulate: bool, mut dx: ViewMut<'_,T>) {
-    let n = w.len()/k; let m = dy.len()/n; let mut c = vec![0f32; m*k]; mm(dy, w, &mut c, n, k);
-    if let Some(l) = lora.first() { let r = l.a.extent(0); let mut ds = vec![0f32; m*r]; mm(dy, &f32s(&l.b), &mut ds, n, r); ds.iter_mut().for_each(|v| *v *= l.scale as f32); mm(&ds, &f32s(&l.a), &mut c, r, k); }
-    for (o, v) in dx.as_mut_slice().unwrap().iter_mut().zip(&c) { *o = T::from_f32(if accumulate { o.to_f32() + *v } else { *v }); }
+
+/// Y = X·Wᵀ + S·Bᵀ + bias with S = scale·X·Aᵀ.
+///
+/// Every output is one chain of f32 fused multiply-adds in increasing k, continued by the r steps
+/// of its adapter on S rounded to f32; the bias is added last and the sum rounded once to `T`. A
+/// row's bits do not depend on the other rows: alone, in a batch, with any number of threads. (f64
+/// views accumulate in f64.) |Y − exact| <= (K + r + 2)·2⁻²⁴·(|X||W|ᵀ + |S||B|ᵀ) + rounding to `T`.
+///
+/// # Errors
+/// `InvalidArgument` for shapes that do not fit, a scale that is not finite, or an adapter index
+/// outside `-1..lora.len()`.
+///
+/// # Cost
+/// `2·M·N·K + 2·M·r·(N + K)` flops; W is read once per call and packed panel by panel.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{Matmul, matmul}};
+/// let (x, w, mut y) = ([1.0f32, 2.0], [3.0f32, 4.0, 5.0, 6.0], [0f32; 2]);
+/// matmul(&Device::Cpu, Matmul {
+///     x: View::new(&x, &[1, 2])?,
+///     w: View::new(&w, &[2, 2])?,
+///     bias: None,
+///     lora: &[],
+///     adapter: None,
+///     s: None,
+///     y: ViewMut::new(&mut y, &[1, 2])?,
+/// })?;
+/// assert_eq!(y, [11.0, 17.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
+pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
+    let check = Check("matmul");
+    check.rank(device, "x", &args.x, 2)?;
+    check.rank(device, "w", &args.w, 2)?;
+    let (m, n, k) = (args.x.extent(0), args.w.extent(0), args.w.extent(1));
+    check.shape(device, "x", &args.x, &[m, k])?;
+    check.opt_shape(device, "bias", &args.bias, &[n])?;
+    check.shape(device, "y", &args.y, &[m, n])?;
+    let rank = check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
+    check_s(check, device, &args.s, m, rank)?;
+    match device {
+        Device::Cpu => {
+            let base = Base::Dense(args.w);
+            cpu::matmul(args.x, base, args.bias, args.lora, args.adapter, args.s, args.y)
+        }
+    }
+    Ok(())
 }
-pub fn matmul<T: Float>(_: &Device, a: Matmul<'_,T>) -> Result<()> { let k = a.w.extent(1); fwd(&f32s(&a.x), &f32s(&a.w), k, a.bias, a.lora, a.s, a.y); Ok(()) }
-pub fn matmul_dx<T: Float>(_: &Device, a: MatmulDx<'_,T>) -> Result<()> { let k = a.w.extent(1); dxf(&f32s(&a.dy), &f32s(&a.w), k, a.lora, a.accumulate, a.dx); Ok(()) }
-pub fn matmul_dw<T: Float>(_: &Device, mut a: MatmulDw<'_,T>) -> Result<()> { let k = a.x.extent(1); let n = a.dy.extent(1); let dyt = tr(&f32s(&a.dy), n); mm(&dyt, &f32s(&a.x), a.dw.as_mut_slice().unwrap(), a.x.extent(0), k); Ok(()) }
-pub fn lora_grad<T: Float>(_: &Device, mut a: LoraGrad<'_,T>) -> Result<()> { let (n,k,r,m) = (a.dy.extent(1), a.x.extent(1), a.s.extent(1), a.x.extent(0)); let dy = f32s(&a.dy);
-    mm(&tr(&dy,n), &f32s(&a.s), a.db.as_mut_slice().unwrap(), m, r);
-    let mut ds = vec![0f32; m*r]; mm(&dy, &f32s(&a.lora.b), &mut ds, n, r); ds.iter_mut().for_each(|v| *v *= a.lora.scale as f32);
-    mm(&tr(&ds, r), &f32s(&a.x), a.da.as_mut_slice().unwrap(), m, k); Ok(()) }
+
+/// Arguments of [`matmul_dx`].
+#[derive(Debug)]
+pub struct MatmulDx<'a, T> {
+    /// `[M, N]` gradient of the output.
+    pub dy: View<'a, T>,
+    /// `[N, K]` weight.
+    pub w: View<'a, T>,
+    /// Adapters of the forward pass.
+    pub lora: &'a [Lora<'a, T>],
+    /// Adapter of each row in the forward pass.
+    pub adapter: Option<View<'a, i32>>,
+    /// Adds to `dx` instead of replacing it.
+    pub accumulate: bool,
+    /// `[M, K]` gradient of the input.
+    pub dx: ViewMut<'a, T>,
+}
+
+/// dX = dY·W + (scale·dY·B)·A, chains over n as in [`matmul`].
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Cost
+/// `2·M·N·K + 2·M·r·(N + K)` flops.
+pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()> {
+    let check = Check("matmul_dx");
+    check.rank(device, "dy", &args.dy, 2)?;
+    check.rank(device, "w", &args.w, 2)?;
+    let (m, n, k) = (args.dy.extent(0), args.w.extent(0), args.w.extent(1));
+    check.shape(device, "dy", &args.dy, &[m, n])?;
+    check.shape(device, "dx", &args.dx, &[m, k])?;
+    check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
+    match device {
+        Device::Cpu => {
+            let base = Base::Dense(args.w);
+            cpu::matmul_dx(args.dy, base, args.lora, args.adapter, args.accumulate, args.dx)
+        }
+    }
+    Ok(())
+}
+
+/// Arguments of [`matmul_dw`].
+#[derive(Debug)]
+pub struct MatmulDw<'a, T> {
+    /// `[M, N]` gradient of the output.
+    pub dy: View<'a, T>,
+    /// `[M, K]` input of the forward pass.
+    pub x: View<'a, T>,
+    /// `[N, K]` gradient of the weight; added to what is there.
+    pub dw: ViewMut<'a, f32>,
+    /// `[N]` gradient of the bias, if wanted; added to what is there.
+    pub dbias: Option<ViewMut<'a, f32>>,
+}
+
+/// dW += dYᵀ·X, chains over the rows in order; dbias += Σ_m dY[m].
+///
+/// # Errors
+/// As [`matmul`].
+///
+/// # Cost
+/// `2·M·N·K` flops.
+pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()> {
+    let check = Check("matmul_dw");
+    check.rank(device, "dy", &args.dy, 2)?;
+    check.rank(device, "x", &args.x, 2)?;
+    let (m, n, k) = (args.dy.extent(0), args.dy.extent(1), args.x.extent(1));
+    check.shape(device, "x", &args.x, &[m, k])?;
+    check.shape(device, "dw", &args.dw, &[n, k])?;
+    check.opt_shape(device, "dbias", &args.dbias, &[n])?;
+    match device {
+        Device::Cpu => cpu::matmul_dw(args),
+    }
+    Ok(())
+}
+
+/// Checks adapters against `[M, K] -> [M, N]`; returns their rank, 0 without any.
+pub(crate) fn check_lora<T: Float>(
+    check: Check,
+    device: &Device,
+    lora: &[Lora<'_, T>],
+    adapter: &Option<View<'_, i32>>,
+    m: usize,
+    n: usize,
+    k: usize,
+) -> Result<usize> {
+    let rank = lora.first().map_or(0, |l| l.a.extent(0));
+    for l in lora {
+        check.shape(device, "lora.a", &l.a, &[rank, k])?;
+        check.shape(device, "lora.b", &l.b, &[n, rank])?;
+        check.that(l.scale.is_finite(), "lora.scale", l.scale, "a finite number")?;
+    }
+    check.that(lora.is_empty() || rank > 0, "lora.a", "rank 0", "a rank of at least 1")?;
+    check.opt_shape(device, "adapter", adapter, &[m])?;
+    if let Some(adapter) = adapter {
+        for i in 0..m {
+            let index = adapter.at(i);
+            if index < -1 || index >= lora.len() as i32 {
+                let expected = format!("-1..{} (-1 = base)", lora.len());
+                let got = format!("{index} at index {i}");
+                return Err(Error::invalid(check.0, "adapter", got, expected));
+            }
+        }
+    }
+    Ok(rank)
+}
+
+/// `s`, if wanted, is `[M, r]` and there is an adapter to fill it.
+pub(crate) fn check_s(
+    check: Check,
+    device: &Device,
+    s: &Option<ViewMut<'_, f32>>,
+    m: usize,
+    rank: usize,
+) -> Result<()> {
+    check.that(s.is_none() || rank > 0, "s", "an output", "none: there is no adapter")?;
+    check.opt_shape(device, "s", s, &[m, rank])
+}
