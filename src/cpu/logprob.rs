@@ -65,7 +65,7 @@ pub(crate) fn transformed(x: f64, t: &LogitTransform) -> f64 {
 
 /// ∂z/∂x at one stored logit.
 #[inline(always)]
-fn slope(x: f64, t: &LogitTransform) -> f64 {
+pub(crate) fn slope(x: f64, t: &LogitTransform) -> f64 {
     let tanh = if t.softcap.is_finite() { (x * t.scale / t.softcap).tanh() } else { 0.0 };
     t.scale / t.temperature * (1.0 - tanh * tanh)
 }

@@ -146,7 +146,7 @@ section! {
     /// Reinforcement fine-tuning.
     RlConfig {
         /// Steps.
-        steps: usize = 400,
+        steps: usize = 600,
         /// Prompts per step.
         prompts: usize = 64,
         /// Samples per prompt.
@@ -178,7 +178,7 @@ section! {
         /// Divide group advantages by: group, batch, none.
         scale: String = "group".into(),
         /// Peak learning rate.
-        learning_rate: f64 = 1e-3,
+        learning_rate: f64 = 2e-3,
         /// Decay of AdamW's first moment.
         beta1: f64 = 0.9,
         /// Decay of AdamW's second moment.
