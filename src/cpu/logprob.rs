@@ -55,9 +55,13 @@ impl RowStats {
     }
 }
 
-/// z of one stored logit.
+/// z of one stored logit. −∞ marks a token that cannot occur and stays −∞ under every transform,
+/// also where a softcap would make it finite.
 #[inline(always)]
 pub(crate) fn transformed(x: f64, t: &LogitTransform) -> f64 {
+    if x == f64::NEG_INFINITY {
+        return x;
+    }
     let z = x * t.scale;
     let z = if t.softcap.is_finite() { t.softcap * (z / t.softcap).tanh() } else { z };
     z / t.temperature
