@@ -12,7 +12,7 @@
 use crate::error::{Error, Result};
 use crate::objective::presets;
 use crate::ops::{
-    Aggregation, GroupAdvantage, GroupStats, PolicySettings, group_advantage, seq_weights,
+    GroupAdvantage, GroupStats, Kl, Loss, group_advantage, seq_weights,
 };
 use crate::rng::{Purpose, Rng};
 use crate::train::optimizer::Update;
@@ -77,7 +77,7 @@ impl Trainer {
         let tokens: usize = lengths.iter().sum();
         let weight = vec![1.0 / tokens.max(1) as f32; records.len()];
         let advantage = vec![1.0; records.len()];
-        let settings = presets::sft();
+        let settings = presets::sft().settings;
         let sft = &self.config.sft;
         let decay = decayed(&sft.lr_schedule, step, self.sft_steps());
         let update = Update {
@@ -159,8 +159,8 @@ impl Trainer {
 
     /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<(Values, f64)> {
-        let recipe = presets::recipe(&self.config.rl)?;
-        let (advantage, groups) = self.advantages(&records, &recipe)?;
+        let recipe = self.preset()?;
+        let (advantage, groups) = self.advantages(&records)?;
         if recipe.settings.needs_reference() {
             let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
             let store = |record: &mut Record, logp| record.ref_logp = logp;
@@ -195,7 +195,6 @@ impl Trainer {
     fn advantages(
         &self,
         records: &[Record],
-        recipe: &presets::Recipe,
     ) -> Result<(Vec<f32>, Vec<GroupStats>)> {
         let rewards: Vec<f32> = records.iter().map(|r| r.reward).collect();
         let mut offsets = vec![0i64];
@@ -209,12 +208,27 @@ impl Trainer {
             reward: View::from(&rewards),
             offsets: View::from(&offsets),
             length: None,
-            settings: recipe.advantage,
+            settings: self.group_settings(),
             advantage: ViewMut::from(&mut advantage),
             groups: Some(&mut groups),
         };
         group_advantage(&self.model.device, args)?;
         Ok((advantage, groups))
+    }
+
+    fn group_settings(&self) -> crate::ops::GroupSettings {
+        crate::ops::GroupSettings
+    }
+
+    /// The configured loss.
+    fn preset(&self) -> Result<presets::Preset> {
+        let rl = &self.config.rl;
+        let mut preset = presets::by_name(&rl.loss, self.max_new_tokens() as f64)?;
+        if let Loss::PpoClip { lo, hi, .. } = &mut preset.settings.loss {
+            (*lo, *hi) = (1.0 - rl.clip_low, 1.0 + rl.clip_high);
+        }
+        preset.settings.kl = (rl.beta > 0.0).then(|| Kl::k3(rl.beta));
+        Ok(preset)
     }
 
     fn rl_update(&self, step: u64) -> Update {
@@ -285,8 +299,8 @@ fn policy_values(backward: &Backward) -> Values {
     let (low, high) = (s.n_clip_lo as f64 / n, s.n_clip_hi as f64 / n);
     vec![
         ("loss", backward.loss),
-        ("kl", s.sum_kl3 / n),
-        ("entropy", s.sum_ent / n),
+        ("kl", s.sum_kl[2] / n),
+        ("entropy", s.sum_entropy / n),
         ("clip_ratio/low_mean", low),
         ("clip_ratio/high_mean", high),
         ("clip_ratio/region_mean", low + high),

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::model::{Decoder, Gradients, Tape};
-use crate::ops::{PolicyLoss, PolicySettings, PolicyStats, policy_loss};
+use crate::ops::{Advantage, PolicyLoss, PolicySettings, PolicyStats, policy_loss};
 use crate::train::record::{Record, ScoredTokens};
 use crate::view::ViewMut;
 
@@ -70,8 +70,11 @@ pub fn forward_backward(
         .enumerate()
         .map(|(i, records)| {
             let (first, last) = (i * size, i * size + records.len());
-            let rows = if per_token { offsets[first]..offsets[last] } else { first..last };
-            micro_batch(model, records, &advantage[rows], &seq_weight[first..last], objective)
+            let advantage = match per_token {
+                true => Advantage::PerToken((&advantage[offsets[first]..offsets[last]]).into()),
+                false => Advantage::PerSequence((&advantage[first..last]).into()),
+            };
+            micro_batch(model, records, advantage, &seq_weight[first..last], objective)
         })
         .collect();
     let mut total = Backward {
@@ -95,7 +98,7 @@ pub fn forward_backward(
 fn micro_batch(
     model: &Decoder,
     records: &[Record],
-    advantage: &[f32],
+    advantage: Advantage<'_, f32>,
     seq_weight: &[f32],
     objective: Objective<'_>,
 ) -> Result<Backward> {
@@ -121,7 +124,7 @@ fn micro_batch(
         stats: Some(&mut stats),
         ..PolicyLoss::new(
             (&scores.logp).into(),
-            advantage.into(),
+            advantage,
             (&scored.cu_seqlens).into(),
             seq_weight.into(),
             objective.settings,

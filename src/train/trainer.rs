@@ -102,7 +102,7 @@ impl Trainer {
         }
     }
 
-    fn max_new_tokens(&self) -> usize {
+    pub(crate) fn max_new_tokens(&self) -> usize {
         match self.config.rl.max_new_tokens {
             0 => self.task.lengths().1,
             n => n,
