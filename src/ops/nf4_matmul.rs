@@ -1,1 +1,88 @@
-//! To be written.
+//! Y = X·deq(W)ᵀ + bias + scale·(X·Aᵀ)·Bᵀ with W in 4 bits (Dettmers et al. 2023, QLoRA,
+//! arXiv:2305.14314, eq. 5). The packed bytes are the only copy of W: they are expanded a panel at
+//! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantised, at every number
+//! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
+
+use crate::cpu;
+use crate::device::Device;
+use crate::dtype::{DType, Float};
+use crate::error::Result;
+use crate::ops::check::Check;
+use crate::ops::matmul::{Lora, check_kept, check_lora};
+use crate::quant::{Absmax, Nf4View};
+use crate::view::{View, ViewMut};
+
+/// Arguments of [`nf4_matmul`].
+#[derive(Debug)]
+pub struct Nf4Matmul<'a, T> {
+    /// `[M, K]` input.
+    pub x: View<'a, T>,
+    /// `[N, K]` 4-bit weight.
+    pub w: Nf4View<'a>,
+    /// `[N]` added to each row.
+    pub bias: Option<View<'a, T>>,
+    /// Adapters, all of the same rank; empty for none.
+    pub lora: &'a [Lora<'a, T>],
+    /// `[M]` index into `lora` of each row's adapter, -1 for the base weight alone. `None` gives
+    /// every row adapter 0.
+    pub adapter: Option<View<'a, i32>>,
+    /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
+    /// an adapter.
+    pub s: Option<ViewMut<'a, f32>>,
+    /// `[M, N]` output.
+    pub y: ViewMut<'a, T>,
+}
+
+/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] with
+/// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\] and w\[j, k\] = RN(code\[nibble\]·absmax\[block\]). Bit for bit
+/// the result of dequantising W and calling [`matmul`](crate::ops::matmul()).
+///
+/// # Errors
+/// As [`matmul`](crate::ops::matmul()), and for a weight whose parts do not fit together.
+///
+/// # Cost
+/// As [`matmul`](crate::ops::matmul()), but W is read as `N·K / 2` bytes of codes and one maximum
+/// per block.
+pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<()> {
+    let check = Check("nf4_matmul");
+    check_nf4(check, device, &args.w)?;
+    check.rank(device, "x", &args.x, 2)?;
+    let (m, n, k) = (args.x.extent(0), args.w.n, args.w.k);
+    check.shape(device, "x", &args.x, &[m, k])?;
+    check.opt_shape(device, "bias", &args.bias, &[n])?;
+    let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
+    check_kept(check, device, &args.s, m, rank)?;
+    check.shape(device, "y", &args.y, &[m, n])?;
+    match device {
+        Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
+    }
+    Ok(())
+}
+
+/// The parts of a 4-bit weight fit together.
+pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Result<()> {
+    let shape = format!("shape [{}, {}]", w.n, w.k);
+    check.that(w.n > 0 && w.k > 0, "w", &shape, "at least one row and column")?;
+    let numel = w.n.checked_mul(w.k).filter(|&numel| numel <= i64::MAX as usize);
+    let numel = numel.unwrap_or(0);
+    check.that(numel > 0, "w", &shape, "fewer than 2^63 elements")?;
+    let size = w.blocksize;
+    let legal = size.is_power_of_two() && (32..=4096).contains(&size);
+    check.that(legal, "w.blocksize", size, "a power of two from 32 to 4096")?;
+    let float = matches!(w.dtype, DType::F16 | DType::Bf16 | DType::F32);
+    check.that(float, "w.dtype", w.dtype.name(), "f16, bf16 or f32")?;
+    check.shape(device, "w.packed", &w.packed, &[numel.div_ceil(2)])?;
+    check.shape(device, "w.code", &w.code, &[16])?;
+    let blocks = numel.div_ceil(size);
+    match &w.absmax {
+        Absmax::F32(absmax) => check.shape(device, "w.absmax", absmax, &[blocks]),
+        Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+            let size = *nested_blocksize;
+            check.that(size > 0, "w.absmax.nested_blocksize", size, "at least 1")?;
+            check.shape(device, "w.absmax.codes", codes, &[blocks])?;
+            check.shape(device, "w.absmax.nested", nested, &[blocks.div_ceil(size)])?;
+            check.shape(device, "w.absmax.table", table, &[256])?;
+            check.that(offset.is_finite(), "w.absmax.offset", offset, "a finite number")
+        }
+    }
+}
