@@ -2,7 +2,8 @@
 
 use criterion::{criterion_group, criterion_main};
 
+mod matmul;
 mod rmsnorm;
 
-criterion_group!(benches, rmsnorm::bench);
+criterion_group!(benches, matmul::bench, rmsnorm::bench);
 criterion_main!(benches);
