@@ -5,20 +5,30 @@ use super::tile::{HEIGHT, Lane, Tile, WIDTH};
 use crate::dtype::Float;
 use crate::view::View;
 
-/// Steps that are packed and swept at a time: a panel of f32 is 16 KiB, half of the smallest
-/// first-level cache in use.
-pub(crate) const DEPTH: usize = 128;
+/// Most steps that are packed and swept at a time.
+pub(crate) const DEPTH: usize = 512;
+/// Most columns that are packed and swept at a time.
+pub(crate) const STRIP: usize = 512;
 
 /// A matrix whose rows can be read.
 pub(crate) trait Matrix<A>: Sync {
     /// Elements `first ..` of a row, as many as `out` takes.
     fn read(&self, row: usize, first: usize, out: &mut [A]);
+
+    /// The same elements where they lie, if they lie somewhere as `A`.
+    fn lend(&self, _row: usize, _first: usize, _len: usize) -> Option<&[A]> {
+        None
+    }
 }
 
 impl<A: Lane, T: Float> Matrix<A> for View<'_, T> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         let from = &self.row(row)[first..][..out.len()];
         out.iter_mut().zip(from).for_each(|(out, &x)| *out = A::widen(x));
+    }
+
+    fn lend(&self, row: usize, first: usize, len: usize) -> Option<&[A]> {
+        (T::DTYPE == A::DTYPE).then(|| bytemuck::cast_slice(&self.row(row)[first..][..len]))
     }
 }
 
@@ -34,28 +44,40 @@ pub(crate) enum Operand<'s, A> {
 }
 
 impl<A: Lane> Operand<'_, A> {
-    /// Packs steps `first .. first + panel.len() / WIDTH` of columns `column .. column + count`.
-    /// Columns beyond `count` are left as they are; nobody reads what comes of them.
-    pub(crate) fn pack_panel(&self, column: usize, count: usize, first: usize, panel: &mut [A]) {
+    /// Packs columns `column .. column + count` (at most [`STRIP`]) of `steps` steps from `first`
+    /// on (at most [`DEPTH`]) into panels `[steps][WIDTH]`, one after another. What lies beyond
+    /// `count` is left as it is; nobody reads what comes of it.
+    pub(crate) fn pack_panels(
+        &self,
+        (column, count): (usize, usize),
+        (first, steps): (usize, usize),
+        panels: &mut [A],
+    ) {
         match self {
             Operand::Rows(matrix) => {
-                for lane in (0..count).step_by(4) {
-                    let rows = std::array::from_fn(|i| column + (lane + i).min(count - 1));
-                    let out = &mut panel[lane..];
-                    pack_rows(*matrix, rows, (count - lane).min(4), first, WIDTH, out);
+                let mut room = [[A::ZERO; DEPTH]; 4];
+                for (i, panel) in panels.chunks_exact_mut(steps * WIDTH).enumerate() {
+                    let (column, count) = (column + i * WIDTH, WIDTH.min(count - i * WIDTH));
+                    for lane in (0..count).step_by(4) {
+                        let rows = std::array::from_fn(|i| column + (lane + i).min(count - 1));
+                        let lanes = (lane, (count - lane).min(4));
+                        pack_rows::<A, WIDTH>(*matrix, rows, lanes, first, &mut room, panel);
+                    }
                 }
             }
             Operand::Columns(matrix) => {
-                for (step, out) in panel.chunks_exact_mut(WIDTH).enumerate() {
-                    matrix.read(first + step, column, &mut out[..count]);
-                }
+                pack_stretches(*matrix, |step| first + step, (column, count), steps, panels);
             }
             Operand::Picked(matrix, picked) => {
-                for (step, out) in panel.chunks_exact_mut(WIDTH).enumerate() {
-                    matrix.read(picked[first + step], column, &mut out[..count]);
-                }
+                let row_of = |step| picked[first + step];
+                pack_stretches(*matrix, row_of, (column, count), steps, panels);
             }
         }
+    }
+
+    /// True if neighbouring columns lie side by side in memory.
+    pub(crate) fn has_contiguous_columns(&self) -> bool {
+        !matches!(self, Operand::Rows(_))
     }
 
     /// Packs `depth` steps of neighbouring tiles; `order` names the matrix row of a packed row.
@@ -80,18 +102,59 @@ impl<A: Lane> Operand<'_, A> {
     }
 }
 
-/// One tile whose rows are rows of the matrix, a block of steps at a time.
-fn pack_tile<A: Lane>(matrix: &dyn Matrix<A>, rows: &[usize], depth: usize, out: &mut [A]) {
-    let height = rows.len();
-    if height == 1 {
-        return matrix.read(rows[0], 0, &mut out[..depth]);
+/// Columns `column .. column + count` of matrix row `row_of(step)` become step `step` of the panels.
+fn pack_stretches<A: Lane>(
+    matrix: &dyn Matrix<A>,
+    row_of: impl Fn(usize) -> usize,
+    (column, count): (usize, usize),
+    steps: usize,
+    panels: &mut [A],
+) {
+    let mut room = [A::ZERO; STRIP];
+    for step in 0..steps {
+        let row = row_of(step);
+        let stretch = match matrix.lend(row, column, count) {
+            Some(stretch) => stretch,
+            None => {
+                matrix.read(row, column, &mut room[..count]);
+                &room[..count]
+            }
+        };
+        let (whole, rest) = stretch.as_chunks::<WIDTH>();
+        for (i, from) in whole.iter().enumerate() {
+            panels[(i * steps + step) * WIDTH..][..WIDTH].copy_from_slice(from);
+        }
+        if !rest.is_empty() {
+            panels[(whole.len() * steps + step) * WIDTH..][..rest.len()].copy_from_slice(rest);
+        }
     }
+}
+
+/// One tile whose rows are rows of the matrix.
+fn pack_tile<A: Lane>(matrix: &dyn Matrix<A>, rows: &[usize], depth: usize, out: &mut [A]) {
+    match rows.len() {
+        1 => matrix.read(rows[0], 0, &mut out[..depth]),
+        2 => pack_tall::<A, 2>(matrix, rows, depth, out),
+        3 => pack_tall::<A, 3>(matrix, rows, depth, out),
+        4 => pack_tall::<A, 4>(matrix, rows, depth, out),
+        5 => pack_tall::<A, 5>(matrix, rows, depth, out),
+        _ => pack_tall::<A, HEIGHT>(matrix, rows, depth, out),
+    }
+}
+
+fn pack_tall<A: Lane, const H: usize>(
+    matrix: &dyn Matrix<A>,
+    rows: &[usize],
+    depth: usize,
+    out: &mut [A],
+) {
+    let mut room = [[A::ZERO; DEPTH]; 4];
     for first in (0..depth).step_by(DEPTH) {
-        let steps = DEPTH.min(depth - first);
-        let block = &mut out[first * height..][..steps * height];
-        for lane in (0..height).step_by(4) {
-            let four = std::array::from_fn(|i| rows[(lane + i).min(height - 1)]);
-            pack_rows(matrix, four, (height - lane).min(4), first, height, &mut block[lane..]);
+        let block = &mut out[first * H..][..DEPTH.min(depth - first) * H];
+        for lane in (0..H).step_by(4) {
+            let four = std::array::from_fn(|i| rows[(lane + i).min(H - 1)]);
+            let lanes = (lane, (H - lane).min(4));
+            pack_rows::<A, H>(matrix, four, lanes, first, &mut room, block);
         }
     }
 }
@@ -123,49 +186,50 @@ fn pack_across<A: Lane>(
 /// Tiles that one call of [`Operand::pack_tiles`] takes at most.
 pub(crate) const TILES_PER_JOB: usize = 16;
 
-/// `out[step · pitch + lane] = matrix[rows[lane]][first + step]` for the first `lanes` of four rows
-/// and as many steps (at most [`DEPTH`]) as `out` holds.
-fn pack_rows<A: Lane>(
+/// `out[step · P + lane + i] = matrix[rows[i]][first + step]` for the first `count` of four rows and
+/// as many steps (at most [`DEPTH`]) as `out` holds. `room` takes rows that cannot be lent.
+fn pack_rows<A: Lane, const P: usize>(
     matrix: &dyn Matrix<A>,
     rows: [usize; 4],
-    lanes: usize,
+    (lane, count): (usize, usize),
     first: usize,
-    pitch: usize,
+    room: &mut [[A; DEPTH]; 4],
     out: &mut [A],
 ) {
-    let steps = out.len().div_ceil(pitch);
-    let mut from = [[A::ZERO; DEPTH]; 4];
-    for (from, &row) in from.iter_mut().zip(&rows[..lanes]) {
-        matrix.read(row, first, &mut from[..steps]);
+    let steps = out.len() / P;
+    let lent = rows.map(|row| matrix.lend(row, first, steps));
+    if lent[0].is_none() {
+        for (room, &row) in room.iter_mut().zip(&rows[..count]) {
+            matrix.read(row, first, &mut room[..steps]);
+        }
     }
-    match lanes {
-        1 => interleave::<A, 1>(&from, steps, pitch, out),
-        2 => interleave::<A, 2>(&from, steps, pitch, out),
-        3 => interleave::<A, 3>(&from, steps, pitch, out),
-        _ => interleave::<A, 4>(&from, steps, pitch, out),
+    let from = std::array::from_fn(|i| lent[i].unwrap_or(&room[i][..steps]));
+    match count {
+        1 => interleave::<A, P, 1>(from, lane, out),
+        2 => interleave::<A, P, 2>(from, lane, out),
+        3 => interleave::<A, P, 3>(from, lane, out),
+        _ => interleave::<A, P, 4>(from, lane, out),
     }
 }
 
 #[inline(always)]
-fn interleave<A: Lane, const L: usize>(
-    from: &[[A; DEPTH]; 4],
-    steps: usize,
-    pitch: usize,
+fn interleave<A: Lane, const P: usize, const L: usize>(
+    from: [&[A]; 4],
+    lane: usize,
     out: &mut [A],
 ) {
-    let whole = steps / 4 * 4;
-    for step in (0..whole).step_by(4) {
-        let block = A::transpose(std::array::from_fn(|i| {
-            [from[i][step], from[i][step + 1], from[i][step + 2], from[i][step + 3]]
-        }));
-        let out = &mut out[step * pitch..];
+    assert!(lane + L <= P);
+    let [a, b, c, d] = from.map(|row| row.as_chunks::<4>());
+    let blocks = a.0.iter().zip(b.0).zip(c.0).zip(d.0);
+    for ((((a, b), c), d), out) in blocks.zip(out.chunks_exact_mut(4 * P)) {
+        let block = A::transpose([*a, *b, *c, *d]);
         for (i, lanes) in block.iter().enumerate() {
-            out[i * pitch..][..L].copy_from_slice(&lanes[..L]);
+            out[i * P + lane..][..L].copy_from_slice(&lanes[..L]);
         }
     }
-    for step in whole..steps {
-        for lane in 0..L {
-            out[step * pitch + lane] = from[lane][step];
+    for step in 4 * a.0.len()..from[0].len() {
+        for i in 0..L {
+            out[step * P + lane + i] = from[i][step];
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::marker::PhantomData;
 
-use super::operand::{DEPTH, Operand, TILES_PER_JOB};
+use super::operand::{DEPTH, Operand, STRIP, TILES_PER_JOB};
 use super::scratch::Scratch;
 use super::tile::{HEIGHT, Lane, Sweep, Tile, WIDTH, sweep};
 use crate::cpu::par;
@@ -17,6 +17,34 @@ const CHUNK_ROWS: usize = 512;
 const CHUNK_LEN: usize = 1 << 25;
 /// Jobs a chunk is cut into where it has that much to do.
 const JOBS: usize = 16;
+
+/// What is packed and swept at a time.
+#[derive(Clone, Copy)]
+struct Grain {
+    /// Columns, a multiple of [`WIDTH`].
+    columns: usize,
+    /// Steps.
+    depth: usize,
+}
+
+impl Grain {
+    /// Long stretches of memory when few rows share the cost of fetching it (64 KiB of f32 then
+    /// pass through the second-level cache), else panels that stay in the first.
+    fn of<A: Lane>(chain: &[Link<'_, A>], rows: usize, columns: usize) -> Grain {
+        let few = rows <= 2 * HEIGHT;
+        let across = chain.iter().all(|link| match &link.right {
+            Right::Shared(right) => right.has_contiguous_columns(),
+            Right::PerGroup(rights) => rights.iter().all(Operand::has_contiguous_columns),
+        });
+        if !across {
+            return Grain { columns: WIDTH, depth: if few { DEPTH } else { 128 } };
+        }
+        let widest = if few { STRIP } else { 4 * WIDTH };
+        // Half as many strips as jobs leaves no thread idle.
+        let columns = (columns * 2 / JOBS).next_multiple_of(WIDTH).clamp(2 * WIDTH, widest);
+        Grain { columns, depth: if few { 32 } else { 64 } }
+    }
+}
 
 /// The rows of a product in packed order, cut into register tiles. Rows of one group lie together.
 pub(crate) struct Rows {
@@ -110,14 +138,16 @@ pub(crate) fn product<A: Lane>(
         let (now, later) = tiles.split_at(taken);
         let lefts: Vec<Scratch<A>> =
             chain.iter().map(|link| pack_left(link, now, &rows.order)).collect();
-        let panels = columns.div_ceil(WIDTH);
-        let splits = JOBS.div_ceil(panels.max(1)).min(now.len().div_ceil(2 * HEIGHT));
-        let work = WIDTH * depth * (now.len() * HEIGHT / splits / 16 + 1);
-        par::for_each(vec![(); panels * splits], work, |job, ()| {
-            let (panel, split) = (job / splits, job % splits);
+        let grain = Grain::of(chain, now.len() * HEIGHT, columns);
+        let strips = columns.div_ceil(grain.columns);
+        let splits = JOBS.div_ceil(strips).min(now.len().div_ceil(2 * HEIGHT));
+        let work = grain.columns * depth * (now.len() * HEIGHT / splits / 16 + 1);
+        par::for_each(vec![(); strips * splits], work, |job, ()| {
+            let (strip, split) = (job / splits * grain.columns, job % splits);
             let (from, to) = (split * now.len() / splits, (split + 1) * now.len() / splits);
-            let part = Part { rows, tiles: &now[from..to], packed_from: now[0].start, chain };
-            part.run(&lefts, panel * WIDTH, WIDTH.min(columns - panel * WIDTH), sink);
+            let tiles = &now[from..to];
+            let part = Part { rows, tiles, packed_from: now[0].start, chain, grain };
+            part.run(&lefts, (strip, grain.columns.min(columns - strip)), sink);
         });
         tiles = later;
     }
@@ -139,67 +169,88 @@ fn pack_left<A: Lane>(link: &Link<'_, A>, tiles: &[Tile], order: &[usize]) -> Sc
     packed
 }
 
-/// Some tiles of a product, swept by one thread.
+/// Some tiles and columns of a product, swept by one thread.
 struct Part<'s, A> {
     rows: &'s Rows,
     tiles: &'s [Tile],
     /// Packed row at which the packed left sides begin.
     packed_from: usize,
     chain: &'s [Link<'s, A>],
+    grain: Grain,
 }
 
 impl<A: Lane> Part<'_, A> {
-    fn run(&self, lefts: &[Scratch<A>], column: usize, count: usize, sink: &Sink<'_, A>) {
+    fn run(&self, lefts: &[Scratch<A>], columns: (usize, usize), sink: &Sink<'_, A>) {
         let (Some(head), Some(tail)) = (self.tiles.first(), self.tiles.last()) else { return };
-        let len = (tail.start + tail.height - head.start) * WIDTH;
-        let mut scratch = Scratch::take(len + DEPTH * WIDTH);
-        let (sums, panel) = scratch.split_at_mut(len);
+        let (start, count) = (head.start, tail.start + tail.height - head.start);
+        let panels = columns.1.div_ceil(WIDTH);
+        let (len, room) = (panels * count * WIDTH, panels * self.grain.depth * WIDTH);
+        let mut scratch = Scratch::take(len + room);
+        let (sums, room) = scratch.split_at_mut(len);
         sums.fill(A::ZERO);
+        let mut strip = Strip { start, count, columns, sums };
         for (link, left) in self.chain.iter().zip(lefts) {
             match &link.right {
                 Right::Shared(right) => {
-                    self.follow(link, right, left, self.tiles, (column, count), panel, sums);
+                    self.follow(link.depth, right, left, self.tiles, room, &mut strip);
                 }
                 Right::PerGroup(rights) => {
                     for tiles in self.tiles.chunk_by(|a, b| a.group == b.group) {
                         let Some(group) = tiles[0].group else { continue };
-                        let right = &rights[group];
-                        let sums = &mut sums[(tiles[0].start - head.start) * WIDTH..];
-                        self.follow(link, right, left, tiles, (column, count), panel, sums);
+                        self.follow(link.depth, &rights[group], left, tiles, room, &mut strip);
                     }
                 }
             }
         }
         for tile in self.tiles {
             for packed in tile.start..tile.start + tile.height {
-                let row = self.rows.order[packed];
-                let sums = &sums[(packed - head.start) * WIDTH..][..count];
-                sink(Place { row, packed, group: tile.group, column }, sums);
+                let (row, group) = (self.rows.order[packed], tile.group);
+                for (i, sums) in strip.sums.chunks_exact(count * WIDTH).enumerate() {
+                    let column = columns.0 + i * WIDTH;
+                    let sums = &sums[(packed - start) * WIDTH..];
+                    let sums = &sums[..WIDTH.min(columns.1 - i * WIDTH)];
+                    sink(Place { row, packed, group, column }, sums);
+                }
             }
         }
     }
 
-    /// Carries `tiles`, whose sums are `sums`, through one link.
-    #[allow(clippy::too_many_arguments)]
+    /// Carries `tiles` through `depth` steps of one link.
     fn follow(
         &self,
-        link: &Link<'_, A>,
+        depth: usize,
         right: &Operand<'_, A>,
         left: &[A],
         tiles: &[Tile],
-        (column, columns): (usize, usize),
-        panel: &mut [A],
-        sums: &mut [A],
+        room: &mut [A],
+        strip: &mut Strip<'_, A>,
     ) {
         let origin = tiles[0].start;
-        let left = &left[(origin - self.packed_from) * link.depth..];
-        for first in (0..link.depth).step_by(DEPTH) {
-            let panel = &mut panel[..DEPTH.min(link.depth - first) * WIDTH];
-            right.pack_panel(column, columns, first, panel);
-            let depth = link.depth;
-            sweep(Sweep { tiles, left, origin, depth, first, panel, columns, sums: &mut *sums });
+        let left = &left[(origin - self.packed_from) * depth..];
+        let panels = strip.columns.1.div_ceil(WIDTH);
+        for first in (0..depth).step_by(self.grain.depth) {
+            let steps = self.grain.depth.min(depth - first);
+            let room = &mut room[..panels * steps * WIDTH];
+            right.pack_panels(strip.columns, (first, steps), room);
+            let sums = strip.sums.chunks_exact_mut(strip.count * WIDTH);
+            for (i, (panel, sums)) in room.chunks_exact(steps * WIDTH).zip(sums).enumerate() {
+                let columns = WIDTH.min(strip.columns.1 - i * WIDTH);
+                let sums = &mut sums[(origin - strip.start) * WIDTH..];
+                sweep(Sweep { tiles, left, origin, depth, first, panel, columns, sums });
+            }
         }
     }
+}
+
+/// The sums of a part: panels of `[count][WIDTH]`.
+struct Strip<'s, A> {
+    /// First row in packed order.
+    start: usize,
+    /// Rows.
+    count: usize,
+    /// First column and number of columns.
+    columns: (usize, usize),
+    sums: &'s mut [A],
 }
 
 /// Rows of an output that jobs write side by side.
