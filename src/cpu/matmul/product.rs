@@ -39,10 +39,10 @@ impl Grain {
         if !across {
             return Grain { columns: WIDTH, depth: if few { DEPTH } else { 128 } };
         }
-        let widest = if few { STRIP } else { 4 * WIDTH };
+        let (widest, len) = if few { (STRIP, 1 << 14) } else { (4 * WIDTH, 1 << 13) };
         // Half as many strips as jobs leaves no thread idle.
         let columns = (columns * 2 / JOBS).next_multiple_of(WIDTH).clamp(2 * WIDTH, widest);
-        Grain { columns, depth: if few { 32 } else { 64 } }
+        Grain { columns, depth: len / columns }
     }
 }
 
