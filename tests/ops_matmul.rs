@@ -8,7 +8,8 @@ use gradus::dtype::Float;
 use gradus::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx,
 };
-use gradus::{Device, View, ViewMut, bf16, f16};
+use gradus::{DType, Device, View, ViewMut, bf16, f16};
+use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
 
@@ -104,14 +105,12 @@ fn dot(depth: usize, l: impl Fn(usize) -> f64, r: impl Fn(usize) -> f64) -> (f64
 
 /// Half a unit in the last place of `T` at `x`.
 fn half_ulp<T: Float>(x: f64) -> f64 {
-    let bits = match std::any::type_name::<T>() {
-        name if name.ends_with("bf16") => 8,
-        name if name.ends_with("f16") => 11,
-        "f32" => 24,
-        _ => 53,
+    let (bits, lowest) = match T::DTYPE {
+        DType::Bf16 => (8, -126),
+        DType::F16 => (11, -14),
+        _ => (24, -126),
     };
-    let lowest = if bits == 11 { 2f64.powi(-14) } else { f32::MIN_POSITIVE as f64 };
-    2f64.powi(x.abs().max(lowest).log2().floor() as i32 - bits)
+    2f64.powi(x.abs().max(2f64.powi(lowest)).log2().floor() as i32 - bits)
 }
 
 /// Largest error of `forward` as a share of the bound (K + r + 2)·2^-24·Σ|terms| + half an ulp.
@@ -161,30 +160,306 @@ fn matmul_is_within_the_componentwise_bound() {
 }
 
 /// The promise itself: the chain written out in scalar code gives the same bits.
+fn check_chains<T: Float>(extents: [usize; 3]) {
+    let ([m, n, k], r) = (extents, 5);
+    let (x, w, bias) = (random::<T>(1, m * k), random::<T>(2, n * k), random::<T>(3, n));
+    let adapter = adapter::<T>(4, [n, k, r], 0.3);
+    let y = forward(extents, &x, &w, Some(&bias), &[adapter.view([n, k, r])], None);
+    let chain = |start: f32, x: &[T], w: &[T]| {
+        x.iter().zip(w).fold(start, |c, (x, w)| x.to_f32().mul_add(w.to_f32(), c))
+    };
+    for i in 0..m {
+        let x = &x[i * k..][..k];
+        let s: Vec<f32> =
+            (0..r).map(|q| (0.3 * chain(0.0, x, &adapter.a[q * k..][..k]) as f64) as f32).collect();
+        for j in 0..n {
+            let base = chain(0.0, x, &w[j * k..][..k]);
+            let up = &adapter.b[j * r..][..r];
+            let sum = s.iter().zip(up).fold(base, |c, (s, b)| s.mul_add(b.to_f32(), c));
+            let want = T::from_f32(sum + bias[j].to_f32());
+            assert_eq!(y[i * n + j], want, "{extents:?} at ({i}, {j})");
+        }
+    }
+}
+
 #[test]
 fn each_element_is_one_chain() {
     for extents in LATTICE {
-        let ([m, n, k], r) = (extents, 5);
-        let (x, w, bias) = (random::<f32>(1, m * k), random(2, n * k), random(3, n));
-        let adapter = adapter::<f32>(4, [n, k, r], 0.3);
-        let y = forward(extents, &x, &w, Some(&bias), &[adapter.view([n, k, r])], None);
-        for i in 0..m {
-            let s: Vec<f32> = (0..r)
-                .map(|q| {
-                    let sum =
-                        (0..k).fold(0f32, |c, p| x[i * k + p].mul_add(adapter.a[q * k + p], c));
-                    (0.3 * sum as f64) as f32
-                })
-                .collect();
-            for j in 0..n {
-                let base = (0..k).fold(0f32, |c, p| x[i * k + p].mul_add(w[j * k + p], c));
-                let sum = (0..r).fold(base, |c, q| s[q].mul_add(adapter.b[j * r + q], c));
-                assert_eq!(
-                    y[i * n + j].to_bits(),
-                    (sum + bias[j]).to_bits(),
-                    "{extents:?} {i} {j}"
-                );
-            }
+        check_chains::<f32>(extents);
+        check_chains::<bf16>(extents);
+    }
+    check_chains::<f32>([3, 40, 1500]);
+}
+
+/// Row counts around tiles, chunks and the switch between few and many rows.
+const COUNTS: [usize; 20] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33, 64, 65, 128, 256, 300, 520];
+
+#[test]
+fn a_row_has_the_same_bits_in_any_batch_and_position() {
+    let (n, k, r, most) = (69, 523, 3, 520);
+    let (x, w) = (random::<f32>(1, most * k), random::<f32>(2, n * k));
+    let dy = random::<f32>(3, most * n);
+    let adapters = [adapter::<f32>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
+    let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
+    let index: Vec<i32> = (0..most).map(|i| (i * 7 % 3) as i32 - 1).collect();
+    let alone = |i: usize| {
+        let index = &index[i..=i];
+        let y = forward([1, n, k], &x[i * k..][..k], &w, None, &lora, Some(index));
+        (y, backward([1, n, k], &dy[i * n..][..n], &w, &lora, Some(index)))
+    };
+    let (ys, dxs): (Vec<_>, Vec<_>) = (0..most).map(alone).unzip();
+    for m in COUNTS {
+        for first in [0, (most - m) / 2, most - m] {
+            let (x, dy) = (&x[first * k..][..m * k], &dy[first * n..][..m * n]);
+            let index = &index[first..][..m];
+            let y = forward([m, n, k], x, &w, None, &lora, Some(index));
+            assert!(bits(&y) == bits(&ys[first..][..m].concat()), "y of {m} rows from {first}");
+            let dx = backward([m, n, k], dy, &w, &lora, Some(index));
+            assert!(bits(&dx) == bits(&dxs[first..][..m].concat()), "dx of {m} rows from {first}");
         }
     }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Every output of a layer's step: y, s, dx, dw, dbias, da, db.
+fn layer_step([m, n, k]: [usize; 3], r: usize) -> Vec<Vec<u32>> {
+    let (x, w, dy) = (random::<f32>(1, m * k), random(2, n * k), random::<f32>(3, m * n));
+    let adapter = adapter::<f32>(4, [n, k, r], 0.5);
+    let lora = [adapter.view([n, k, r])];
+    let (mut y, mut s) = (vec![f32::NAN; m * n], vec![f32::NAN; m * r]);
+    let args = Matmul {
+        x: View::rows_of(&x, k).unwrap(),
+        w: View::rows_of(&w, k).unwrap(),
+        bias: None,
+        lora: &lora,
+        adapter: None,
+        s: Some(ViewMut::rows_of(&mut s, r).unwrap()),
+        y: ViewMut::rows_of(&mut y, n).unwrap(),
+    };
+    matmul(&CPU, args).unwrap();
+    let dx = backward([m, n, k], &dy, &w, &lora, None);
+    let (dw, dbias) = weight_gradient([m, n, k], &dy, &x);
+    let (da, db) = adapter_gradient([m, n, k], &x, &dy, &s, lora[0], None, 0);
+    [y, s, dx, dw, dbias, da, db].iter().map(|out| bits(out)).collect()
+}
+
+fn weight_gradient<T: Float>([_, n, k]: [usize; 3], dy: &[T], x: &[T]) -> (Vec<f32>, Vec<f32>) {
+    let (mut dw, mut dbias) = (vec![0f32; n * k], vec![0f32; n]);
+    let args = MatmulDw {
+        dy: View::rows_of(dy, n).unwrap(),
+        x: View::rows_of(x, k).unwrap(),
+        dw: ViewMut::rows_of(&mut dw, k).unwrap(),
+        dbias: Some((&mut dbias).into()),
+    };
+    matmul_dw(&CPU, args).unwrap();
+    (dw, dbias)
+}
+
+fn adapter_gradient<T: Float>(
+    [_, n, k]: [usize; 3],
+    x: &[T],
+    dy: &[T],
+    s: &[f32],
+    lora: Lora<'_, T>,
+    adapter: Option<&[i32]>,
+    index: i32,
+) -> (Vec<f32>, Vec<f32>) {
+    let r = lora.a.extent(0);
+    let (mut da, mut db) = (vec![0f32; r * k], vec![0f32; n * r]);
+    let args = LoraGrad {
+        x: View::rows_of(x, k).unwrap(),
+        dy: View::rows_of(dy, n).unwrap(),
+        s: View::rows_of(s, r).unwrap(),
+        lora,
+        adapter: adapter.map(View::from),
+        index,
+        da: ViewMut::rows_of(&mut da, k).unwrap(),
+        db: ViewMut::rows_of(&mut db, r).unwrap(),
+    };
+    lora_grad(&CPU, args).unwrap();
+    (da, db)
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for extents in [[1, 700, 900], [67, 130, 300], [530, 70, 90]] {
+        let one = in_pool(1, || layer_step(extents, 5));
+        for threads in [2, 4, 7] {
+            assert!(in_pool(threads, || layer_step(extents, 5)) == one, "{extents:?} {threads}");
+        }
+    }
+}
+
+fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
+}
+
+fn inner(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// (row, adapter) pairs of a small layer with two adapters, in f64.
+struct Layer {
+    x: Vec<f64>,
+    w: Vec<f64>,
+    bias: Vec<f64>,
+    dy: Vec<f64>,
+    adapters: [Adapter<f64>; 2],
+    index: Vec<i32>,
+}
+
+const SMALL: [usize; 3] = [7, 5, 9];
+const RANK: usize = 2;
+const SMALL_LORA: [usize; 3] = [SMALL[1], SMALL[2], RANK];
+
+fn layer() -> Layer {
+    let [m, n, k] = SMALL;
+    Layer {
+        x: random(1, m * k),
+        w: random(2, n * k),
+        bias: random(3, n),
+        dy: random(4, m * n),
+        adapters: [adapter(5, SMALL_LORA, 0.5), adapter(7, SMALL_LORA, -1.5)],
+        index: (0..m).map(|i| (i * 2 % 3) as i32 - 1).collect(),
+    }
+}
+
+impl Layer {
+    fn y(&self) -> Vec<f64> {
+        let lora = self.adapters.each_ref().map(|a| a.view(SMALL_LORA));
+        forward(SMALL, &self.x, &self.w, Some(&self.bias), &lora, Some(&self.index))
+    }
+
+    /// <y, dy> as a function of what `set` changes.
+    fn loss(&self, set: impl Fn(&mut Layer, &[f64]), value: &[f64]) -> f64 {
+        let mut changed = layer();
+        set(&mut changed, value);
+        inner(&changed.y(), &self.dy)
+    }
+}
+
+#[test]
+fn adapters_add_to_the_weight() {
+    let ([m, n, k], layer) = (SMALL, layer());
+    let y = layer.y();
+    for i in 0..m {
+        let adapter = usize::try_from(layer.index[i]).ok().map(|a| &layer.adapters[a]);
+        for j in 0..n {
+            let weight = |p: usize| {
+                let low = adapter.map_or(0.0, |l| {
+                    let pairs = (0..RANK).map(|q| l.b[j * RANK + q] * l.a[q * k + p]);
+                    l.scale * pairs.sum::<f64>()
+                });
+                layer.w[j * k + p] + low
+            };
+            let (want, size) = dot(k, |p| layer.x[i * k + p], weight);
+            let error = (y[i * n + j] - want - layer.bias[j]).abs();
+            assert!(error <= 1e-14 * (1.0 + size), "({i}, {j}): {error}");
+        }
+    }
+}
+
+#[test]
+fn dx_is_the_adjoint_of_the_forward_pass() {
+    let layer = layer();
+    let lora = layer.adapters.each_ref().map(|a| a.view(SMALL_LORA));
+    let y = forward(SMALL, &layer.x, &layer.w, None, &lora, Some(&layer.index));
+    let dx = backward(SMALL, &layer.dy, &layer.w, &lora, Some(&layer.index));
+    let (left, right) = (inner(&y, &layer.dy), inner(&layer.x, &dx));
+    assert!((left - right).abs() < 1e-12 * left.abs(), "{left} {right}");
+}
+
+#[test]
+fn gradients_match_central_differences() {
+    let (layer, [m, n, k], step) = (layer(), SMALL, 1e-4);
+    let lora = layer.adapters.each_ref().map(|a| a.view(SMALL_LORA));
+    let dx = backward(SMALL, &layer.dy, &layer.w, &lora, Some(&layer.index));
+    let f = |v: &[f64]| layer.loss(|l, v| l.x = v.to_vec(), v);
+    let worst = check_gradient(f, &layer.x, &dx, step);
+    assert!(worst < 1e-8, "dx: {worst}");
+
+    let wide = |g: Vec<f32>| g.into_iter().map(f64::from).collect::<Vec<_>>();
+    let (dw, dbias) = weight_gradient(SMALL, &layer.dy, &layer.x);
+    let f = |v: &[f64]| layer.loss(|l, v| l.w = v.to_vec(), v);
+    let worst = check_gradient(f, &layer.w, &wide(dw), step);
+    assert!(worst < 1e-6, "dw: {worst}");
+    let f = |v: &[f64]| layer.loss(|l, v| l.bias = v.to_vec(), v);
+    let worst = check_gradient(f, &layer.bias, &wide(dbias), step);
+    assert!(worst < 1e-6, "dbias: {worst}");
+
+    let mut s = vec![f32::NAN; m * RANK];
+    let mut y = vec![0.0; m * n];
+    let args = Matmul {
+        x: View::rows_of(&layer.x, k).unwrap(),
+        w: View::rows_of(&layer.w, k).unwrap(),
+        bias: None,
+        lora: &lora,
+        adapter: Some((&layer.index).into()),
+        s: Some(ViewMut::rows_of(&mut s, RANK).unwrap()),
+        y: ViewMut::rows_of(&mut y, n).unwrap(),
+    };
+    matmul(&CPU, args).unwrap();
+    for (i, lora) in lora.into_iter().enumerate() {
+        let (x, dy, index) = (&layer.x, &layer.dy, Some(layer.index.as_slice()));
+        let (da, db) = adapter_gradient(SMALL, x, dy, &s, lora, index, i as i32);
+        let f = |v: &[f64]| layer.loss(|l, v| l.adapters[i].a = v.to_vec(), v);
+        let worst = check_gradient(f, &layer.adapters[i].a, &wide(da), step);
+        assert!(worst < 1e-6, "da of {i}: {worst}");
+        let f = |v: &[f64]| layer.loss(|l, v| l.adapters[i].b = v.to_vec(), v);
+        let worst = check_gradient(f, &layer.adapters[i].b, &wide(db), step);
+        assert!(worst < 1e-6, "db of {i}: {worst}");
+    }
+}
+
+#[test]
+fn an_adapter_of_zeros_is_the_base_model_bit_for_bit() {
+    let ([m, n, k], r) = ([37, 45, 130], 4);
+    let (x, w) = (random::<f32>(1, m * k), random::<f32>(2, n * k));
+    let mut fresh = adapter::<f32>(3, [n, k, r], 2.0);
+    fresh.b.fill(0.0);
+    let base = forward([m, n, k], &x, &w, None, &[], None);
+    let adapted = forward([m, n, k], &x, &w, None, &[fresh.view([n, k, r])], None);
+    assert_eq!(bits(&base), bits(&adapted));
+}
+
+/// Rows of -1 and rows of another adapter never touch an adapter: not even its NaN reaches them.
+#[test]
+fn rows_see_their_own_adapter_only() {
+    let ([m, n, k], r) = ([29, 40, 70], 3);
+    let (x, w, dy) = (random::<f32>(1, m * k), random::<f32>(2, n * k), random::<f32>(3, m * n));
+    let mut broken = adapter::<f32>(4, [n, k, r], 1.0);
+    broken.a.fill(f32::NAN);
+    broken.b.fill(f32::INFINITY);
+    let good = adapter::<f32>(6, [n, k, r], 0.7);
+    let lora = [broken.view([n, k, r]), good.view([n, k, r])];
+    let index: Vec<i32> = (0..m).map(|i| [1, -1, 0, 1, -1][i % 5]).collect();
+    let y = forward([m, n, k], &x, &w, None, &lora, Some(&index));
+    let dx = backward([m, n, k], &dy, &w, &lora, Some(&index));
+    for i in 0..m {
+        let (x, dy) = (&x[i * k..][..k], &dy[i * n..][..n]);
+        let (y, dx) = (&y[i * n..][..n], &dx[i * k..][..k]);
+        let own: &[Lora<'_, f32>] = match index[i] {
+            -1 => &[],
+            0 => {
+                assert!(y.iter().chain(dx).all(|v| v.is_nan()), "row {i} hides its adapter's NaN");
+                continue;
+            }
+            _ => &lora[1..],
+        };
+        assert_eq!(bits(y), bits(&forward([1, n, k], x, &w, None, own, None)), "y of row {i}");
+        assert_eq!(bits(dx), bits(&backward([1, n, k], dy, &w, own, None)), "dx of row {i}");
+    }
+    let s = vec![0.5f32; m * r];
+    let (da, db) = adapter_gradient([m, n, k], &x, &dy, &s, lora[1], Some(&index), 1);
+    let rows: Vec<usize> = (0..m).filter(|&i| index[i] == 1).collect();
+    let pick = |v: &[f32], width: usize| -> Vec<f32> {
+        rows.iter().flat_map(|&i| v[i * width..][..width].to_vec()).collect()
+    };
+    let (x, dy, s) = (pick(&x, k), pick(&dy, n), pick(&s, r));
+    let alone = adapter_gradient([rows.len(), n, k], &x, &dy, &s, lora[1], None, 0);
+    assert_eq!((bits(&da), bits(&db)), (bits(&alone.0), bits(&alone.1)));
 }

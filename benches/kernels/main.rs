@@ -15,6 +15,7 @@ ops! {
     attention,
     embedding,
     grad_norm,
+    matmul,
     nf4_quantize,
     rmsnorm,
     rope,
