@@ -2,16 +2,16 @@
 //! central differences and by adjoints, strides, threads, bad input.
 
 mod common;
+mod products;
 
-use common::{check_gradient, normals};
+use common::check_gradient;
 use gradus::dtype::Float;
 use gradus::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx,
 };
-use gradus::{DType, Device, View, ViewMut, bf16, f16};
+use gradus::{DType, View, ViewMut, bf16, f16};
+use products::*;
 use proptest::prelude::*;
-
-const CPU: Device = Device::Cpu;
 
 /// Extents that are 1, prime, a power of two or one off, and beyond one panel, tile and block.
 const LATTICE: [[usize; 3]; 14] = [
@@ -30,78 +30,6 @@ const LATTICE: [[usize; 3]; 14] = [
     [128, 65, 383],
     [600, 35, 40],
 ];
-
-struct Adapter<T> {
-    a: Vec<T>,
-    b: Vec<T>,
-    scale: f64,
-}
-
-fn random<T: Float>(seed: u64, n: usize) -> Vec<T> {
-    normals(seed, n, 1.0).into_iter().map(T::from_f64).collect()
-}
-
-fn adapter<T: Float>(seed: u64, [n, k, r]: [usize; 3], scale: f64) -> Adapter<T> {
-    Adapter { a: random(seed, r * k), b: random(seed + 1, n * r), scale }
-}
-
-impl<T: Float> Adapter<T> {
-    fn view(&self, [n, k, r]: [usize; 3]) -> Lora<'_, T> {
-        Lora {
-            a: View::new(&self.a, &[r as i64, k as i64]).unwrap(),
-            b: View::new(&self.b, &[n as i64, r as i64]).unwrap(),
-            scale: self.scale,
-        }
-    }
-}
-
-/// Y of contiguous operands, the output starting as NaN.
-fn forward<T: Float>(
-    [m, n, k]: [usize; 3],
-    x: &[T],
-    w: &[T],
-    bias: Option<&[T]>,
-    lora: &[Lora<'_, T>],
-    adapter: Option<&[i32]>,
-) -> Vec<T> {
-    let mut y = vec![T::from_f64(f64::NAN); m * n];
-    let args = Matmul {
-        x: View::new(x, &[m as i64, k as i64]).unwrap(),
-        w: View::new(w, &[n as i64, k as i64]).unwrap(),
-        bias: bias.map(View::from),
-        lora,
-        adapter: adapter.map(View::from),
-        s: None,
-        y: ViewMut::new(&mut y, &[m as i64, n as i64]).unwrap(),
-    };
-    matmul(&CPU, args).unwrap();
-    y
-}
-
-fn backward<T: Float>(
-    [m, n, k]: [usize; 3],
-    dy: &[T],
-    w: &[T],
-    lora: &[Lora<'_, T>],
-    adapter: Option<&[i32]>,
-) -> Vec<T> {
-    let mut dx = vec![T::from_f64(f64::NAN); m * k];
-    let args = MatmulDx {
-        dy: View::new(dy, &[m as i64, n as i64]).unwrap(),
-        w: View::new(w, &[n as i64, k as i64]).unwrap(),
-        lora,
-        adapter: adapter.map(View::from),
-        accumulate: false,
-        dx: ViewMut::new(&mut dx, &[m as i64, k as i64]).unwrap(),
-    };
-    matmul_dx(&CPU, args).unwrap();
-    dx
-}
-
-/// (Σ_p l[i, p]·r[p, j], Σ_p |l[i, p]·r[p, j]|) in f64.
-fn dot(depth: usize, l: impl Fn(usize) -> f64, r: impl Fn(usize) -> f64) -> (f64, f64) {
-    (0..depth).fold((0.0, 0.0), |(sum, size), p| (sum + l(p) * r(p), size + (l(p) * r(p)).abs()))
-}
 
 /// Half a unit in the last place of `T` at `x`.
 fn half_ulp<T: Float>(x: f64) -> f64 {
@@ -221,10 +149,6 @@ fn a_row_has_the_same_bits_in_any_batch_and_position() {
     }
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
-
 /// Every output of a layer's step: y, s, dx, dw, dbias, da, db.
 fn layer_step([m, n, k]: [usize; 3], r: usize) -> Vec<Vec<u32>> {
     let (x, w, dy) = (random::<f32>(1, m * k), random(2, n * k), random::<f32>(3, m * n));
@@ -247,43 +171,6 @@ fn layer_step([m, n, k]: [usize; 3], r: usize) -> Vec<Vec<u32>> {
     [y, s, dx, dw, dbias, da, db].iter().map(|out| bits(out)).collect()
 }
 
-fn weight_gradient<T: Float>([_, n, k]: [usize; 3], dy: &[T], x: &[T]) -> (Vec<f32>, Vec<f32>) {
-    let (mut dw, mut dbias) = (vec![0f32; n * k], vec![0f32; n]);
-    let args = MatmulDw {
-        dy: View::rows_of(dy, n).unwrap(),
-        x: View::rows_of(x, k).unwrap(),
-        dw: ViewMut::rows_of(&mut dw, k).unwrap(),
-        dbias: Some((&mut dbias).into()),
-    };
-    matmul_dw(&CPU, args).unwrap();
-    (dw, dbias)
-}
-
-fn adapter_gradient<T: Float>(
-    [_, n, k]: [usize; 3],
-    x: &[T],
-    dy: &[T],
-    s: &[f32],
-    lora: Lora<'_, T>,
-    adapter: Option<&[i32]>,
-    index: i32,
-) -> (Vec<f32>, Vec<f32>) {
-    let r = lora.a.extent(0);
-    let (mut da, mut db) = (vec![0f32; r * k], vec![0f32; n * r]);
-    let args = LoraGrad {
-        x: View::rows_of(x, k).unwrap(),
-        dy: View::rows_of(dy, n).unwrap(),
-        s: View::rows_of(s, r).unwrap(),
-        lora,
-        adapter: adapter.map(View::from),
-        index,
-        da: ViewMut::rows_of(&mut da, k).unwrap(),
-        db: ViewMut::rows_of(&mut db, r).unwrap(),
-    };
-    lora_grad(&CPU, args).unwrap();
-    (da, db)
-}
-
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     for extents in [[1, 700, 900], [67, 130, 300], [530, 70, 90]] {
@@ -292,14 +179,6 @@ fn the_number_of_threads_changes_no_bit() {
             assert!(in_pool(threads, || layer_step(extents, 5)) == one, "{extents:?} {threads}");
         }
     }
-}
-
-fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
-}
-
-fn inner(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// (row, adapter) pairs of a small layer with two adapters, in f64.
@@ -409,9 +288,29 @@ fn gradients_match_central_differences() {
         let f = |v: &[f64]| layer.loss(|l, v| l.adapters[i].a = v.to_vec(), v);
         let worst = check_gradient(f, &layer.adapters[i].a, &wide(da), step);
         assert!(worst < 1e-6, "da of {i}: {worst}");
-        let f = |v: &[f64]| layer.loss(|l, v| l.adapters[i].b = v.to_vec(), v);
-        let worst = check_gradient(f, &layer.adapters[i].b, &wide(db), step);
-        assert!(worst < 1e-6, "db of {i}: {worst}");
+        check_db(&layer, i, &s, &db);
+    }
+}
+
+/// db against slopes of the loss, which is linear in b. S arrives rounded to f32, so db may be off
+/// by half an ulp of each term, and by its own rounding.
+fn check_db(layer: &Layer, adapter: usize, s: &[f32], db: &[f32]) {
+    let [m, n, _] = SMALL;
+    let f = |v: &[f64]| layer.loss(|l, v| l.adapters[adapter].b = v.to_vec(), v);
+    for at in 0..db.len() {
+        let mut b = layer.adapters[adapter].b.clone();
+        b[at] += 0.5;
+        let up = f(&b);
+        b[at] -= 1.0;
+        let slope = up - f(&b);
+        let (j, q) = (at / RANK, at % RANK);
+        let size: f64 = (0..m)
+            .filter(|&i| layer.index[i] == adapter as i32)
+            .map(|i| (layer.dy[i * n + j] * s[i * RANK + q] as f64).abs())
+            .sum();
+        let bound = 2f64.powi(-24) * (size + slope.abs()) + 1e-12;
+        let error = (db[at] as f64 - slope).abs();
+        assert!(size > 0.0 && error <= bound, "db of {adapter} at {at}: {error} over {bound}");
     }
 }
 
@@ -462,4 +361,152 @@ fn rows_see_their_own_adapter_only() {
     let (x, dy, s) = (pick(&x, k), pick(&dy, n), pick(&s, r));
     let alone = adapter_gradient([rows.len(), n, k], &x, &dy, &s, lora[1], None, 0);
     assert_eq!((bits(&da), bits(&db)), (bits(&alone.0), bits(&alone.1)));
+}
+
+#[test]
+fn gradients_are_added_to_what_is_there() {
+    let ([m, n, k], r) = ([9, 34, 40], 3);
+    let (x, w, dy) = (random::<bf16>(1, m * k), random(2, n * k), random::<bf16>(3, m * n));
+    let old = random::<bf16>(4, m * k);
+    let mut dx = old.clone();
+    let args = MatmulDx {
+        dy: View::rows_of(&dy, n).unwrap(),
+        w: View::rows_of(&w, k).unwrap(),
+        lora: &[],
+        adapter: None,
+        accumulate: true,
+        dx: ViewMut::rows_of(&mut dx, k).unwrap(),
+    };
+    matmul_dx(&CPU, args).unwrap();
+    for i in 0..m {
+        for p in 0..k {
+            let sum =
+                (0..n).fold(0f32, |c, j| dy[i * n + j].to_f32().mul_add(w[j * k + p].to_f32(), c));
+            let want = bf16::from_f32(old[i * k + p].to_f32() + sum);
+            assert_eq!(dx[i * k + p], want, "({i}, {p})");
+        }
+    }
+    let (first, _) = weight_gradient([m, n, k], &dy, &x);
+    let (mut dw, old) = (vec![0.25f32; n * k], 0.25f32);
+    let args = MatmulDw {
+        dy: View::rows_of(&dy, n).unwrap(),
+        x: View::rows_of(&x, k).unwrap(),
+        dw: ViewMut::rows_of(&mut dw, k).unwrap(),
+        dbias: None,
+    };
+    matmul_dw(&CPU, args).unwrap();
+    assert!(dw.iter().zip(&first).all(|(dw, first)| *dw == old + first));
+
+    let (s, adapter) = (random::<f32>(5, m * r), adapter::<bf16>(6, [n, k, r], 0.5));
+    let lora = adapter.view([n, k, r]);
+    let once = adapter_gradient([m, n, k], &x, &dy, &s, lora, None, 0);
+    let (mut da, mut db) = once.clone();
+    let args = LoraGrad {
+        x: View::rows_of(&x, k).unwrap(),
+        dy: View::rows_of(&dy, n).unwrap(),
+        s: View::rows_of(&s, r).unwrap(),
+        lora,
+        adapter: None,
+        index: 0,
+        da: ViewMut::rows_of(&mut da, k).unwrap(),
+        db: ViewMut::rows_of(&mut db, r).unwrap(),
+    };
+    lora_grad(&CPU, args).unwrap();
+    assert!(da.iter().zip(&once.0).all(|(twice, once)| *twice == 2.0 * once));
+    assert!(db.iter().zip(&once.1).all(|(twice, once)| *twice == 2.0 * once));
+}
+
+const CANARY: f32 = 7.25;
+
+/// `rows x cols` of `data` with `gap` canaries behind each row.
+fn spread(data: &[f32], cols: usize, gap: usize) -> Vec<f32> {
+    data.chunks(cols).flat_map(|row| row.iter().copied().chain([CANARY].repeat(gap))).collect()
+}
+
+#[test]
+fn strided_operands_give_the_same_bits_and_nothing_else_is_written() {
+    let [m, n, k] = [11, 37, 50];
+    let (x, w) = (random::<f32>(1, m * k), random::<f32>(2, n * k));
+    let (dy, bias) = (random::<f32>(3, m * n), random::<f32>(4, n));
+    let (wide_x, wide_w, wide_dy) = (spread(&x, k, 3), spread(&w, k, 5), spread(&dy, n, 2));
+    let wide_bias = spread(&bias, 1, 1);
+    let shape = |a: usize, b: usize| [a as i64, b as i64];
+    let view = |data, a: usize, b: usize, gap: usize| {
+        View::strided(data, &shape(a, b), &shape(b + gap, 1)).unwrap()
+    };
+    let mut y = spread(&vec![f32::NAN; m * n], n, 4);
+    let args = Matmul {
+        x: view(&wide_x, m, k, 3),
+        w: view(&wide_w, n, k, 5),
+        bias: Some(View::strided(&wide_bias, &[n as i64], &[2]).unwrap()),
+        lora: &[],
+        adapter: None,
+        s: None,
+        y: ViewMut::strided(&mut y, &shape(m, n), &shape(n + 4, 1)).unwrap(),
+    };
+    matmul(&CPU, args).unwrap();
+    assert_eq!(y, spread(&forward([m, n, k], &x, &w, Some(&bias), &[], None), n, 4));
+
+    let mut dx = spread(&vec![f32::NAN; m * k], k, 4);
+    let args = MatmulDx {
+        dy: view(&wide_dy, m, n, 2),
+        w: view(&wide_w, n, k, 5),
+        lora: &[],
+        adapter: None,
+        accumulate: false,
+        dx: ViewMut::strided(&mut dx, &shape(m, k), &shape(k + 4, 1)).unwrap(),
+    };
+    matmul_dx(&CPU, args).unwrap();
+    assert_eq!(dx, spread(&backward([m, n, k], &dy, &w, &[], None), k, 4));
+
+    let mut dw = spread(&vec![0.0; n * k], k, 4);
+    let args = MatmulDw {
+        dy: view(&wide_dy, m, n, 2),
+        x: view(&wide_x, m, k, 3),
+        dw: ViewMut::strided(&mut dw, &shape(n, k), &shape(k + 4, 1)).unwrap(),
+        dbias: None,
+    };
+    matmul_dw(&CPU, args).unwrap();
+    assert_eq!(dw, spread(&weight_gradient([m, n, k], &dy, &x).0, k, 4));
+}
+
+#[test]
+fn no_rows_are_no_work() {
+    assert!(forward::<f32>([0, 3, 4], &[], &[1.0; 12], None, &[], None).is_empty());
+    assert!(backward::<f32>([0, 3, 4], &[], &[1.0; 12], &[], None).is_empty());
+    let mut dw = [0.5f32; 12];
+    let args = MatmulDw::<f32> {
+        dy: View::new(&[], &[0, 3]).unwrap(),
+        x: View::new(&[], &[0, 4]).unwrap(),
+        dw: ViewMut::new(&mut dw, &[3, 4]).unwrap(),
+        dbias: None,
+    };
+    matmul_dw(&CPU, args).unwrap();
+    assert_eq!(dw, [0.5; 12]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Powers of two pass through a chain exactly; permuting rows of x or w permutes y.
+    #[test]
+    fn scaling_and_permuting_commute(
+        m in 1..40usize, n in 1..70usize, k in 1..200usize, seed in 0..1000u64, turn in 0..70usize,
+    ) {
+        let (x, w) = (random::<f32>(seed, m * k), random::<f32>(seed + 1, n * k));
+        let y = forward([m, n, k], &x, &w, None, &[], None);
+        let eighth: Vec<f32> = x.iter().map(|x| x / 8.0).collect();
+        let scaled = forward([m, n, k], &eighth, &w, None, &[], None);
+        prop_assert!(scaled.iter().zip(&y).all(|(a, b)| *a == b / 8.0));
+
+        let rotate = |data: &[f32], width: usize, by: usize| {
+            let mut data = data.to_vec();
+            data.rotate_left(by * width);
+            data
+        };
+        let turned = forward([m, n, k], &rotate(&x, k, turn % m), &w, None, &[], None);
+        prop_assert!(turned == rotate(&y, n, turn % m));
+        let turned = forward([m, n, k], &x, &rotate(&w, k, turn % n), None, &[], None);
+        prop_assert!(turned.chunks(n).zip(y.chunks(n)).all(|(a, b)| a == rotate(b, 1, turn % n)));
+    }
 }

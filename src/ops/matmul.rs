@@ -1,21 +1,27 @@
-//! Matrix products with a weight `[N, K]`: Y = X·Wᵀ, dX = dY·W, dW = dYᵀ·X, with bias and low-rank
-//! adapters in the same accumulators.
+//! Y = X·Wᵀ + bias + scale·(X·Aᵀ)·Bᵀ: a linear layer with low-rank adapters (Hu et al. 2021, LoRA,
+//! arXiv:2106.09685, eq. 3), its gradients, and one set of numerics for every number of rows.
+//!
+//! Each output element is one chain of f32 fused multiply-adds, started from 0: K steps of the
+//! weight in increasing k, then the r steps of the row's adapter on S = scale·X·Aᵀ, which is
+//! itself such a chain rounded to f32. The bias is added last and the sum rounded once to the
+//! output's dtype. Nothing else enters, so a row's result has the same bits alone, in any batch,
+//! at any position, on any number of threads. f64 operands are accumulated in f64.
 
-use crate::cpu::matmul::{self as cpu, Base};
+use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
-/// A low-rank update scale·B·A of a weight (Hu et al. 2021, arXiv:2106.09685, eq. 3).
+/// A low-rank adapter: the layer's weight becomes W + scale·B·A.
 #[derive(Clone, Copy, Debug)]
 pub struct Lora<'a, T> {
-    /// `[r, K]`.
+    /// `[r, K]` down projection.
     pub a: View<'a, T>,
-    /// `[N, r]`.
+    /// `[N, r]` up projection.
     pub b: View<'a, T>,
-    /// alpha / r; finite.
+    /// Usually alpha / r; finite.
     pub scale: f64,
 }
 
@@ -26,63 +32,63 @@ pub struct Matmul<'a, T> {
     pub x: View<'a, T>,
     /// `[N, K]` weight.
     pub w: View<'a, T>,
-    /// `[N]` added to every row, if any.
+    /// `[N]` added to each row.
     pub bias: Option<View<'a, T>>,
-    /// Adapters, all of one rank r; empty = none.
+    /// Adapters, all of the same rank; empty for none.
     pub lora: &'a [Lora<'a, T>],
-    /// `[M]` adapter of each row, −1 = the base alone. `None` = adapter 0 for every row.
+    /// `[M]` index into `lora` of each row's adapter, -1 for the base weight alone. `None` gives
+    /// every row adapter 0.
     pub adapter: Option<View<'a, i32>>,
-    /// `[M, r]` S = scale·X·Aᵀ, kept for the backward pass, if wanted; 0 for rows without adapter.
+    /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
+    /// an adapter.
     pub s: Option<ViewMut<'a, f32>>,
     /// `[M, N]` output.
     pub y: ViewMut<'a, T>,
 }
 
-/// Y = X·Wᵀ + S·Bᵀ + bias with S = scale·X·Aᵀ.
-///
-/// Every output is one chain of f32 fused multiply-adds in increasing k, continued by the r steps
-/// of its adapter on S rounded to f32; the bias is added last and the sum rounded once to `T`. A
-/// row's bits do not depend on the other rows: alone, in a batch, with any number of threads. (f64
-/// views accumulate in f64.) |Y − exact| <= (K + r + 2)·2⁻²⁴·(|X||W|ᵀ + |S||B|ᵀ) + rounding to `T`.
+/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] with
+/// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\].
 ///
 /// # Errors
-/// `InvalidArgument` for shapes that do not fit, a scale that is not finite, or an adapter index
-/// outside `-1..lora.len()`.
+/// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, adapters of
+/// different ranks, a scale that is not finite or an adapter index out of range.
 ///
 /// # Cost
-/// `2·M·N·K + 2·M·r·(N + K)` flops; W is read once per call and packed panel by panel.
+/// Reads X, W and the adapters, writes Y: `M·K + N·K + r·(K + N) + M·N` elements,
+/// `2·M·N·K + 2·M·r·(K + N)` flops.
 ///
 /// # Example
 /// ```
-/// use gradus::{Device, View, ViewMut, ops::{Matmul, matmul}};
-/// let (x, w, mut y) = ([1.0f32, 2.0], [3.0f32, 4.0, 5.0, 6.0], [0f32; 2]);
+/// use gradus::{Device, View, ViewMut, ops::{Lora, Matmul, matmul}};
+/// let (x, w) = ([1.0f32, 2.0], [3.0f32, 4.0, 5.0, 6.0]);
+/// let (a, b) = ([1.0f32, 0.0], [0.0f32, 1.0]);
+/// let lora = [Lora { a: View::new(&a, &[1, 2])?, b: View::new(&b, &[2, 1])?, scale: 0.5 }];
+/// let mut y = [0f32; 2];
 /// matmul(&Device::Cpu, Matmul {
 ///     x: View::new(&x, &[1, 2])?,
 ///     w: View::new(&w, &[2, 2])?,
 ///     bias: None,
-///     lora: &[],
+///     lora: &lora,
 ///     adapter: None,
 ///     s: None,
 ///     y: ViewMut::new(&mut y, &[1, 2])?,
 /// })?;
-/// assert_eq!(y, [11.0, 17.0]);
+/// assert_eq!(y, [11.0, 17.5]);
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     let check = Check("matmul");
     check.rank(device, "x", &args.x, 2)?;
     check.rank(device, "w", &args.w, 2)?;
-    let (m, n, k) = (args.x.extent(0), args.w.extent(0), args.w.extent(1));
-    check.shape(device, "x", &args.x, &[m, k])?;
+    let (m, k, n) = (args.x.extent(0), args.x.extent(1), args.w.extent(0));
+    check_extents(check, n, k)?;
+    check.shape(device, "w", &args.w, &[n, k])?;
     check.opt_shape(device, "bias", &args.bias, &[n])?;
+    let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
+    check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
-    let rank = check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
-    check_s(check, device, &args.s, m, rank)?;
     match device {
-        Device::Cpu => {
-            let base = Base::Dense(args.w);
-            cpu::matmul(args.x, base, args.bias, args.lora, args.adapter, args.s, args.y)
-        }
+        Device::Cpu => cpu::matmul::matmul(args),
     }
     Ok(())
 }
@@ -94,36 +100,36 @@ pub struct MatmulDx<'a, T> {
     pub dy: View<'a, T>,
     /// `[N, K]` weight.
     pub w: View<'a, T>,
-    /// Adapters of the forward pass.
+    /// As in the forward pass.
     pub lora: &'a [Lora<'a, T>],
-    /// Adapter of each row in the forward pass.
+    /// As in the forward pass.
     pub adapter: Option<View<'a, i32>>,
-    /// Adds to `dx` instead of replacing it.
+    /// Add to `dx` instead of overwriting it.
     pub accumulate: bool,
     /// `[M, K]` gradient of the input.
     pub dx: ViewMut<'a, T>,
 }
 
-/// dX = dY·W + (scale·dY·B)·A, chains over n as in [`matmul`].
+/// dx\[i, k\] = Σ_j dy\[i, j\]·w\[j, k\] + Σ_q ds\[i, q\]·a\[q, k\] with
+/// ds\[i, q\] = scale·Σ_j dy\[i, j\]·b\[j, q\]: the gradient of [`matmul`] with respect to `x`.
+/// With `accumulate` the old value is added last, before the rounding.
 ///
 /// # Errors
 /// As [`matmul`].
 ///
 /// # Cost
-/// `2·M·N·K + 2·M·r·(N + K)` flops.
+/// That of [`matmul`], plus reading dX when accumulating.
 pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()> {
     let check = Check("matmul_dx");
     check.rank(device, "dy", &args.dy, 2)?;
     check.rank(device, "w", &args.w, 2)?;
-    let (m, n, k) = (args.dy.extent(0), args.w.extent(0), args.w.extent(1));
-    check.shape(device, "dy", &args.dy, &[m, n])?;
+    let (m, n, k) = (args.dy.extent(0), args.dy.extent(1), args.w.extent(1));
+    check_extents(check, n, k)?;
+    check.shape(device, "w", &args.w, &[n, k])?;
+    check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
     match device {
-        Device::Cpu => {
-            let base = Base::Dense(args.w);
-            cpu::matmul_dx(args.dy, base, args.lora, args.adapter, args.accumulate, args.dx)
-        }
+        Device::Cpu => cpu::matmul::matmul_dx(args),
     }
     Ok(())
 }
@@ -141,66 +147,101 @@ pub struct MatmulDw<'a, T> {
     pub dbias: Option<ViewMut<'a, f32>>,
 }
 
-/// dW += dYᵀ·X, chains over the rows in order; dbias += Σ_m dY[m].
+/// dw\[j, k\] += Σ_i dy\[i, j\]·x\[i, k\], dbias\[j\] += Σ_i dy\[i, j\]. The chain runs over the rows in
+/// order and the old value is added last; `dbias` is summed in f64.
 ///
 /// # Errors
-/// As [`matmul`].
+/// `InvalidArgument` for shapes that do not fit or a non-contiguous last dimension.
 ///
 /// # Cost
-/// `2·M·N·K` flops.
+/// Reads dY and X, reads and writes dW: `M·(N + K) + 2·N·K` elements, `2·M·N·K` flops.
 pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()> {
     let check = Check("matmul_dw");
     check.rank(device, "dy", &args.dy, 2)?;
     check.rank(device, "x", &args.x, 2)?;
     let (m, n, k) = (args.dy.extent(0), args.dy.extent(1), args.x.extent(1));
+    check.that(n > 0, "dy", "0 columns", "at least one column")?;
+    check.that(k > 0, "x", "0 columns", "at least one column")?;
     check.shape(device, "x", &args.x, &[m, k])?;
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     match device {
-        Device::Cpu => cpu::matmul_dw(args),
+        Device::Cpu => cpu::matmul::matmul_dw(args),
     }
     Ok(())
 }
 
-/// Checks adapters against `[M, K] -> [M, N]`; returns their rank, 0 without any.
+/// A weight has at least one element.
+pub(crate) fn check_extents(check: Check, n: usize, k: usize) -> Result<()> {
+    check.that(n > 0 && k > 0, "w", format!("shape [{n}, {k}]"), "at least one row and column")
+}
+
+/// Adapters of a `[n, k]` weight for `m` rows: one rank, finite scales, indices in range.
+/// Returns the rank, 0 without adapters.
 pub(crate) fn check_lora<T: Float>(
     check: Check,
     device: &Device,
     lora: &[Lora<'_, T>],
     adapter: &Option<View<'_, i32>>,
-    m: usize,
-    n: usize,
-    k: usize,
+    [m, n, k]: [usize; 3],
 ) -> Result<usize> {
-    let rank = lora.first().map_or(0, |l| l.a.extent(0));
-    for l in lora {
-        check.shape(device, "lora.a", &l.a, &[rank, k])?;
-        check.shape(device, "lora.b", &l.b, &[n, rank])?;
-        check.that(l.scale.is_finite(), "lora.scale", l.scale, "a finite number")?;
+    let mut rank = None;
+    for (i, lora) in lora.iter().enumerate() {
+        rank = Some(check_pair(check, device, &format!("lora[{i}]"), lora, rank, [n, k])?);
     }
-    check.that(lora.is_empty() || rank > 0, "lora.a", "rank 0", "a rank of at least 1")?;
-    check.opt_shape(device, "adapter", adapter, &[m])?;
-    if let Some(adapter) = adapter {
-        for i in 0..m {
-            let index = adapter.at(i);
-            if index < -1 || index >= lora.len() as i32 {
-                let expected = format!("-1..{} (-1 = base)", lora.len());
-                let got = format!("{index} at index {i}");
-                return Err(Error::invalid(check.0, "adapter", got, expected));
-            }
-        }
-    }
+    check_adapter(check, device, adapter, m, lora.len())?;
+    Ok(rank.unwrap_or(0))
+}
+
+/// One adapter of a `[n, k]` weight, of the given rank if there is one; returns its rank.
+pub(crate) fn check_pair<T: Float>(
+    check: Check,
+    device: &Device,
+    name: &str,
+    lora: &Lora<'_, T>,
+    rank: Option<usize>,
+    [n, k]: [usize; 2],
+) -> Result<usize> {
+    let a = format!("{name}.a");
+    check.rank(device, &a, &lora.a, 2)?;
+    let rank = rank.unwrap_or(lora.a.extent(0));
+    check.that(rank > 0, &a, "rank 0", "at least one row")?;
+    check.shape(device, &a, &lora.a, &[rank, k])?;
+    check.shape(device, &format!("{name}.b"), &lora.b, &[n, rank])?;
+    let finite = lora.scale.is_finite();
+    check.that(finite, &format!("{name}.scale"), lora.scale, "a finite number")?;
     Ok(rank)
 }
 
-/// `s`, if wanted, is `[M, r]` and there is an adapter to fill it.
-pub(crate) fn check_s(
+/// Every row names one of `count` adapters or -1.
+pub(crate) fn check_adapter(
+    check: Check,
+    device: &Device,
+    adapter: &Option<View<'_, i32>>,
+    rows: usize,
+    count: usize,
+) -> Result<()> {
+    check.opt_shape(device, "adapter", adapter, &[rows])?;
+    let Some(adapter) = adapter else { return Ok(()) };
+    for row in 0..rows {
+        let index = adapter.at(row);
+        if index != -1 && usize::try_from(index).map_or(true, |i| i >= count) {
+            let expected = format!("-1 or the index of one of {count} adapters");
+            return check.that(false, "adapter", format!("{index} in row {row}"), &expected);
+        }
+    }
+    Ok(())
+}
+
+/// `s` has the adapters' rank, and there are adapters.
+pub(crate) fn check_kept(
     check: Check,
     device: &Device,
     s: &Option<ViewMut<'_, f32>>,
     m: usize,
     rank: usize,
 ) -> Result<()> {
-    check.that(s.is_none() || rank > 0, "s", "an output", "none: there is no adapter")?;
+    let missing = s.is_some() && rank == 0;
+    check.that(!missing, "s", "an output without adapters", "None, or at least one adapter")?;
     check.opt_shape(device, "s", s, &[m, rank])
 }

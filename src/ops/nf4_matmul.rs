@@ -1,12 +1,15 @@
-//! Y = X·deq(W)ᵀ for a 4-bit weight that is decoded while it is multiplied.
+//! Y = X·deq(W)ᵀ + bias + scale·(X·Aᵀ)·Bᵀ with W in 4 bits (Dettmers et al. 2023, QLoRA,
+//! arXiv:2305.14314, eq. 5). The packed bytes are the only copy of W: they are expanded a panel at
+//! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantised, at every number
+//! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
 
-use crate::cpu::matmul::{self as cpu, Base};
+use crate::cpu;
 use crate::device::Device;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::check::Check;
-use crate::ops::matmul::{Lora, check_lora, check_s};
-use crate::quant::Nf4View;
+use crate::ops::matmul::{Lora, check_kept, check_lora};
+use crate::quant::{Absmax, Nf4View};
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`nf4_matmul`].
@@ -14,45 +17,72 @@ use crate::view::{View, ViewMut};
 pub struct Nf4Matmul<'a, T> {
     /// `[M, K]` input.
     pub x: View<'a, T>,
-    /// `[N, K]` weight.
+    /// `[N, K]` 4-bit weight.
     pub w: Nf4View<'a>,
-    /// `[N]` added to every row, if any.
+    /// `[N]` added to each row.
     pub bias: Option<View<'a, T>>,
-    /// Adapters, all of one rank r; empty = none.
+    /// Adapters, all of the same rank; empty for none.
     pub lora: &'a [Lora<'a, T>],
-    /// `[M]` adapter of each row, −1 = the base alone. `None` = adapter 0 for every row.
+    /// `[M]` index into `lora` of each row's adapter, -1 for the base weight alone. `None` gives
+    /// every row adapter 0.
     pub adapter: Option<View<'a, i32>>,
-    /// `[M, r]` S = scale·X·Aᵀ, kept for the backward pass, if wanted; 0 for rows without adapter.
+    /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
+    /// an adapter.
     pub s: Option<ViewMut<'a, f32>>,
     /// `[M, N]` output.
     pub y: ViewMut<'a, T>,
 }
 
-/// Y = X·deq(W)ᵀ + S·Bᵀ + bias with deq(w) = RN(code · absmax) in f32, rounded once to the dtype
-/// that was quantised (Dettmers et al. 2023, arXiv:2305.14314, eq. 5).
-///
-/// The bits are those of [`matmul`](crate::ops::matmul()) with the dequantised weight, at every M.
+/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] with
+/// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\] and w\[j, k\] = RN(code\[nibble\]·absmax\[block\]). Bit for bit
+/// the result of dequantising W and calling [`matmul`](crate::ops::matmul()).
 ///
 /// # Errors
-/// As [`matmul`](crate::ops::matmul()); also parts of `w` that do not fit together.
+/// As [`matmul`](crate::ops::matmul()), and for a weight whose parts do not fit together.
 ///
 /// # Cost
-/// `2·M·N·K + 2·M·r·(N + K)` flops; reads N·K/2 bytes of codes.
+/// As [`matmul`](crate::ops::matmul()), but W is read as `N·K / 2` bytes of codes and one maximum
+/// per block.
 pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<()> {
     let check = Check("nf4_matmul");
+    check_nf4(check, device, &args.w)?;
     check.rank(device, "x", &args.x, 2)?;
-    args.w.check(check, device, "w")?;
     let (m, n, k) = (args.x.extent(0), args.w.n, args.w.k);
     check.shape(device, "x", &args.x, &[m, k])?;
     check.opt_shape(device, "bias", &args.bias, &[n])?;
+    let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
+    check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
-    let rank = check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
-    check_s(check, device, &args.s, m, rank)?;
     match device {
-        Device::Cpu => {
-            let base = Base::Nf4(args.w);
-            cpu::matmul(args.x, base, args.bias, args.lora, args.adapter, args.s, args.y)
-        }
+        Device::Cpu => cpu::matmul::nf4_matmul(args),
     }
     Ok(())
+}
+
+/// The parts of a 4-bit weight fit together.
+pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Result<()> {
+    let shape = format!("shape [{}, {}]", w.n, w.k);
+    check.that(w.n > 0 && w.k > 0, "w", &shape, "at least one row and column")?;
+    let numel = w.n.checked_mul(w.k).filter(|&numel| numel <= i64::MAX as usize);
+    let numel = numel.unwrap_or(0);
+    check.that(numel > 0, "w", &shape, "fewer than 2^63 elements")?;
+    let size = w.blocksize;
+    let legal = size.is_power_of_two() && (32..=4096).contains(&size);
+    check.that(legal, "w.blocksize", size, "a power of two from 32 to 4096")?;
+    let float = matches!(w.dtype, DType::F16 | DType::Bf16 | DType::F32);
+    check.that(float, "w.dtype", w.dtype.name(), "f16, bf16 or f32")?;
+    check.shape(device, "w.packed", &w.packed, &[numel.div_ceil(2)])?;
+    check.shape(device, "w.code", &w.code, &[16])?;
+    let blocks = numel.div_ceil(size);
+    match &w.absmax {
+        Absmax::F32(absmax) => check.shape(device, "w.absmax", absmax, &[blocks]),
+        Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+            let size = *nested_blocksize;
+            check.that(size > 0, "w.absmax.nested_blocksize", size, "at least 1")?;
+            check.shape(device, "w.absmax.codes", codes, &[blocks])?;
+            check.shape(device, "w.absmax.nested", nested, &[blocks.div_ceil(size)])?;
+            check.shape(device, "w.absmax.table", table, &[256])?;
+            check.that(offset.is_finite(), "w.absmax.offset", offset, "a finite number")
+        }
+    }
 }

@@ -1,11 +1,13 @@
-//! dX = dY·deq(W): the only weight-side backward that QLoRA needs.
+//! dX = dY·deq(W) + scale·(dY·B)·A with W in 4 bits: the gradient of
+//! [`nf4_matmul`](crate::ops::nf4_matmul()) with respect to its input, on the same values of W.
 
-use crate::cpu::matmul::{self as cpu, Base};
+use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::ops::matmul::{Lora, check_lora};
+use crate::ops::nf4_matmul::check_nf4;
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -14,39 +16,37 @@ use crate::view::{View, ViewMut};
 pub struct Nf4MatmulDx<'a, T> {
     /// `[M, N]` gradient of the output.
     pub dy: View<'a, T>,
-    /// `[N, K]` weight.
+    /// `[N, K]` 4-bit weight.
     pub w: Nf4View<'a>,
-    /// Adapters of the forward pass.
+    /// As in the forward pass.
     pub lora: &'a [Lora<'a, T>],
-    /// Adapter of each row in the forward pass.
+    /// As in the forward pass.
     pub adapter: Option<View<'a, i32>>,
-    /// Adds to `dx` instead of replacing it.
+    /// Add to `dx` instead of overwriting it.
     pub accumulate: bool,
     /// `[M, K]` gradient of the input.
     pub dx: ViewMut<'a, T>,
 }
 
-/// dX = dY·deq(W) + (scale·dY·B)·A, with the bits of [`matmul_dx`](crate::ops::matmul_dx()) on the
-/// dequantised weight.
+/// dx\[i, k\] = Σ_j dy\[i, j\]·w\[j, k\] + Σ_q ds\[i, q\]·a\[q, k\] with
+/// ds\[i, q\] = scale·Σ_j dy\[i, j\]·b\[j, q\]. Bit for bit the result of dequantising W and calling
+/// [`matmul_dx`](crate::ops::matmul_dx).
 ///
 /// # Errors
 /// As [`nf4_matmul`](crate::ops::nf4_matmul()).
 ///
 /// # Cost
-/// `2·M·N·K + 2·M·r·(N + K)` flops; reads N·K/2 bytes of codes.
+/// That of [`nf4_matmul`](crate::ops::nf4_matmul()), plus reading dX when accumulating.
 pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Result<()> {
     let check = Check("nf4_matmul_dx");
+    check_nf4(check, device, &args.w)?;
     check.rank(device, "dy", &args.dy, 2)?;
-    args.w.check(check, device, "w")?;
     let (m, n, k) = (args.dy.extent(0), args.w.n, args.w.k);
     check.shape(device, "dy", &args.dy, &[m, n])?;
+    check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    check_lora(check, device, args.lora, &args.adapter, m, n, k)?;
     match device {
-        Device::Cpu => {
-            let base = Base::Nf4(args.w);
-            cpu::matmul_dx(args.dy, base, args.lora, args.adapter, args.accumulate, args.dx)
-        }
+        Device::Cpu => cpu::matmul::nf4_matmul_dx(args),
     }
     Ok(())
 }

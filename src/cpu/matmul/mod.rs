@@ -167,4 +167,5 @@ pub(crate) fn into_output<T: Float>(
 }
 
 mod ops;
-pub(crate) use ops::{Base, lora_grad, matmul, matmul_dw, matmul_dx};
+use ops::Base;
+pub(crate) use ops::{lora_grad, matmul, matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx};

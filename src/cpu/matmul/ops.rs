@@ -5,7 +5,9 @@ use super::{Columns, Nf4Columns, Nf4Rows, Operand, Rows, into_output, multiply, 
 use crate::cpu::scratch;
 use crate::dtype::{DType, Float};
 use crate::ops::lora_grad::LoraGrad;
-use crate::ops::matmul::{Lora, MatmulDw};
+use crate::ops::matmul::{Lora, Matmul, MatmulDw, MatmulDx};
+use crate::ops::nf4_matmul::Nf4Matmul;
+use crate::ops::nf4_matmul_dx::Nf4MatmulDx;
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -76,8 +78,24 @@ fn down<T: Float>(x: &[f32], lora: &Lora<'_, T>, s: &mut [f32]) {
     s.iter_mut().for_each(|v| *v = (*v as f64 * lora.scale) as f32);
 }
 
+pub(crate) fn matmul<T: Float>(a: Matmul<'_, T>) {
+    forward(a.x, Base::Dense(a.w), a.bias, a.lora, a.adapter, a.s, a.y);
+}
+
+pub(crate) fn nf4_matmul<T: Float>(a: Nf4Matmul<'_, T>) {
+    forward(a.x, Base::Nf4(a.w), a.bias, a.lora, a.adapter, a.s, a.y);
+}
+
+pub(crate) fn matmul_dx<T: Float>(a: MatmulDx<'_, T>) {
+    backward(a.dy, Base::Dense(a.w), a.lora, a.adapter, a.accumulate, a.dx);
+}
+
+pub(crate) fn nf4_matmul_dx<T: Float>(a: Nf4MatmulDx<'_, T>) {
+    backward(a.dy, Base::Nf4(a.w), a.lora, a.adapter, a.accumulate, a.dx);
+}
+
 /// Y = X·Wᵀ + Σ S·Bᵀ + bias in one chain per element; the bias last, one rounding to T.
-pub(crate) fn matmul<T: Float>(
+fn forward<T: Float>(
     x: View<'_, T>,
     base: Base<'_, T>,
     bias: Option<View<'_, T>>,
@@ -129,7 +147,7 @@ fn keep(out: &mut ViewMut<'_, f32>, s: &[f32], rank: usize, rows: &Option<Vec<us
 }
 
 /// dX = dY·W + Σ (scale·dY·B)·A in one chain per element, or old + that.
-pub(crate) fn matmul_dx<T: Float>(
+fn backward<T: Float>(
     dy: View<'_, T>,
     base: Base<'_, T>,
     lora: &[Lora<'_, T>],
@@ -189,6 +207,9 @@ pub(crate) fn matmul_dw<T: Float>(a: MatmulDw<'_, T>) {
 
 /// dB += dYᵀ·S and dA += (scale·dY·B)ᵀ·X over the rows of one adapter.
 pub(crate) fn lora_grad<T: Float>(a: LoraGrad<'_, T>) {
+    if T::DTYPE == DType::F64 {
+        return super::wide::lora_grad(a);
+    }
     let (n, k, rank) = (a.dy.extent(1), a.x.extent(1), a.s.extent(1));
     let rows = rows_of(&a.adapter, a.index as usize);
     with_f32(&a.dy, |dy| {

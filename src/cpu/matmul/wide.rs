@@ -2,6 +2,7 @@
 
 use super::Base;
 use crate::dtype::Float;
+use crate::ops::lora_grad::LoraGrad;
 use crate::ops::matmul::{Lora, MatmulDw};
 use crate::view::{View, ViewMut};
 
@@ -94,6 +95,33 @@ pub(super) fn matmul_dw<T: Float>(a: MatmulDw<'_, T>) {
         for n in 0..dbias.extent(0) {
             let sum: f64 = (0..rows).map(|m| a.dy.row(m)[n].to_f64()).sum();
             dbias.set(n, (dbias.at(n) as f64 + sum) as f32);
+        }
+    }
+}
+
+pub(super) fn lora_grad<T: Float>(mut a: LoraGrad<'_, T>) {
+    let (n, k, rank) = (a.dy.extent(1), a.x.extent(1), a.s.extent(1));
+    let used = |m: &usize| a.adapter.as_ref().is_none_or(|adapter| adapter.at(*m) == a.index);
+    let rows: Vec<usize> = (0..a.x.extent(0)).filter(used).collect();
+    for j in 0..n {
+        for r in 0..rank {
+            let terms = rows.iter().map(|&m| (a.dy.row(m)[j].to_f64(), a.s.row(m)[r] as f64));
+            let db = &mut a.db.row_mut(j)[r];
+            *db = (*db as f64 + chain(terms, 0.0)) as f32;
+        }
+    }
+    for r in 0..rank {
+        let ds: Vec<f64> = rows
+            .iter()
+            .map(|&m| {
+                let terms = (0..n).map(|j| (a.dy.row(m)[j].to_f64(), a.lora.b.row(j)[r].to_f64()));
+                a.lora.scale * chain(terms, 0.0)
+            })
+            .collect();
+        for c in 0..k {
+            let terms = rows.iter().zip(&ds).map(|(&m, &d)| (d, a.x.row(m)[c].to_f64()));
+            let da = &mut a.da.row_mut(r)[c];
+            *da = (*da as f64 + chain(terms, 0.0)) as f32;
         }
     }
 }
