@@ -20,8 +20,8 @@ pub struct Nf4Dequantize<'a, T> {
 /// `y[n, k] = RN_T(RN_dtype(code[nibble(n·K + k)] · absmax[(n·K + k) / blocksize]))`, the product
 /// in f32. With `T` the matrix's own dtype, or a wider one, the second rounding is exact.
 ///
-/// Double-quantised maxima are decoded with one rounding: `fma(table[c], nested, offset)`. The CPU
-/// backend of bitsandbytes rounds the product first, so its maxima may differ in the last bit.
+/// Double-quantised maxima are decoded as `table[c] · nested + offset` with both operations rounded
+/// to f32: the bits of bitsandbytes' `dequantize_4bit`.
 ///
 /// # Errors
 /// `InvalidArgument` for parts of `w` that do not fit together or a `y` of another shape.

@@ -42,7 +42,8 @@ impl Default for Nf4Options {
 pub enum Absmax<'a> {
     /// `[ceil(N·K / blocksize)]`, one per block.
     F32(View<'a, f32>),
-    /// `absmax[i] = fma(table[codes[i]], nested[i / nested_blocksize], offset)`.
+    /// `absmax[i] = table[codes[i]] · nested[i / nested_blocksize] + offset`, product and sum each
+    /// rounded to f32, as bitsandbytes' own dequantisation does.
     Nested {
         /// `[blocks]` 8-bit codes.
         codes: View<'a, u8>,
@@ -84,7 +85,7 @@ impl Nf4View<'_> {
             Absmax::F32(absmax) => absmax.at(i),
             Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
                 let scale = nested.at(i / nested_blocksize);
-                table.at(codes.at(i) as usize).mul_add(scale, *offset)
+                table.at(codes.at(i) as usize) * scale + offset
             }
         }
     }

@@ -216,10 +216,11 @@ pub struct PolicySettings {
     /// masking, DeepSeek-V3.2); infinity = off.
     pub opsm: f64,
     /// Weight of each token class; 0 = no loss.
-    pub class_weight: [f64; CLASSES],
+    // A literal length: rustc 1.95 fails on struct updates in closures over `[T; CONSTANT]` fields.
+    pub class_weight: [f64; 8],
     /// Classes whose ratio is to themselves: always 1, with its gradient (demonstration tokens of
     /// Prefix-RFT).
-    pub class_self_ratio: [bool; CLASSES],
+    pub class_self_ratio: [bool; 8],
 }
 
 impl Default for PolicySettings {
@@ -245,15 +246,6 @@ impl PolicySettings {
     /// True if the loss needs reference log-probs.
     pub fn needs_reference(&self) -> bool {
         self.kl.is_some()
-    }
-
-    /// True if a token with advantage 0 has loss gradient 0: such sequences need no backward pass.
-    pub fn is_linear_in_advantage(&self) -> bool {
-        let linear = !matches!(
-            self.loss,
-            Loss::CrossEntropy | Loss::Dro { .. } | Loss::Prime { .. } | Loss::KlCov { .. }
-        );
-        linear && self.kl.is_none() && self.entropy_coef == 0.0
     }
 
     /// Refuses settings no loss can have.
