@@ -27,4 +27,5 @@ pub(crate) mod sample;
 pub(crate) mod seq_reduce;
 pub(crate) mod sparsity_stats;
 pub(crate) mod swiglu;
+pub(crate) mod value_loss;
 pub(crate) mod vocab_kl;

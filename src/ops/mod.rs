@@ -34,6 +34,7 @@ pub mod sample;
 pub mod seq_reduce;
 pub mod sparsity_stats;
 pub mod swiglu;
+pub mod value_loss;
 pub mod vocab_kl;
 
 pub use {
@@ -41,5 +42,5 @@ pub use {
     lerp::*, linear_logprob::*, logprob::*, lora_grad::*, matmul::*, nf4_dequantize::*,
     nf4_matmul::*, nf4_matmul_dx::*, nf4_quantize::*, offpolicy_weight::*, pair_loss::*,
     policy_loss::*, quantile::*, rmsnorm::*, rope::*, sample::*, seq_reduce::*, sparsity_stats::*,
-    swiglu::*, vocab_kl::*,
+    swiglu::*, value_loss::*, vocab_kl::*,
 };

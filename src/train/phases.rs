@@ -12,7 +12,8 @@
 use crate::error::{Error, Result};
 use crate::objective::presets;
 use crate::ops::{
-    GroupAdvantage, GroupStats, Kl, Loss, group_advantage, seq_weights,
+    GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, Kl, Loss,
+    group_advantage, seq_weights,
 };
 use crate::rng::{Purpose, Rng};
 use crate::train::optimizer::Update;
@@ -160,7 +161,12 @@ impl Trainer {
     /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<(Values, f64)> {
         let recipe = self.preset()?;
-        let (advantage, groups) = self.advantages(&records)?;
+        let (mut advantage, groups) = self.advantages(&records)?;
+        let mut states = None;
+        if self.config.rl.advantage == "gae" {
+            let (tokens, seen) = self.gae_advantages(&records)?;
+            (advantage, states) = (tokens, Some(seen));
+        }
         if recipe.settings.needs_reference() {
             let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
             let store = |record: &mut Record, logp| record.ref_logp = logp;
@@ -181,6 +187,12 @@ impl Trainer {
             last = Some((backward, updated));
         }
         let mut values = batch_values(&records, &groups);
+        if let (Some(critic), Some(states)) = (&mut self.critic, &states) {
+            let (device, rate) = (&self.model.device, self.config.value.learning_rate);
+            let (loss, explained) = critic.update(device, states, rate)?;
+            values.push(("value_loss", loss));
+            values.push(("explained_variance", explained));
+        }
         if let Some((backward, updated)) = last {
             values.extend(policy_values(&backward));
             values.push(("grad_norm", updated.grad_norm));
@@ -216,8 +228,18 @@ impl Trainer {
         Ok((advantage, groups))
     }
 
-    fn group_settings(&self) -> crate::ops::GroupSettings {
-        crate::ops::GroupSettings
+    fn group_settings(&self) -> GroupSettings {
+        let rl = &self.config.rl;
+        let baseline = match rl.advantage.as_str() {
+            "loo" => GroupBaseline::LeaveOneOut,
+            _ => GroupBaseline::Mean,
+        };
+        let scale = match rl.scale.as_str() {
+            "none" => GroupScale::None,
+            "batch" => GroupScale::BatchStd,
+            _ => GroupScale::GroupStd,
+        };
+        GroupSettings { baseline, scale, ..GroupSettings::default() }
     }
 
     /// The configured loss.
@@ -276,7 +298,7 @@ fn warmed_up(rate: f64, step: u64, warmup: usize) -> f64 {
     rate * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0)
 }
 
-fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values {
+pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values {
     let n = records.len().max(1) as f64;
     let scored: Vec<f64> = records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
     let mean = scored.iter().sum::<f64>() / scored.len().max(1) as f64;

@@ -6,7 +6,8 @@ use crate::model::{ValueHead, Weight};
 use crate::quant::{Nf4Tensor, OwnedAbsmax};
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::train::optimizer::Optimizer;
-use crate::train::trainer::{Critic, Trainer};
+use crate::train::critic::Critic;
+use crate::train::trainer::Trainer;
 
 impl Trainer {
     /// Everything that moves, by name.

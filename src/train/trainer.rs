@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling, ValueHead};
+use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::ops::PolicySettings;
 use crate::quant::{Nf4Options, QuantType};
 use crate::rng::Purpose;
 use crate::train::config::RunConfig;
+use crate::train::critic::{Critic, States};
 use crate::train::eval::{Evaluation, evaluate};
 use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
@@ -34,25 +35,14 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// The critic and its optimiser's state, if the run has one.
     pub critic: Option<Critic>,
+    /// What the collect phase gathered for the critic.
+    pub states: States,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
     /// Scores completions; the task's verifier unless the caller sets another.
     pub reward: Arc<RewardFn>,
-}
-
-/// A value head with its AdamW moments.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Critic {
-    /// V(h).
-    pub head: ValueHead,
-    /// Updates made.
-    pub t: u64,
-    /// First moment.
-    pub m: Vec<f32>,
-    /// Second moment.
-    pub v: Vec<f32>,
 }
 
 /// Prompts of a step with their completions.
@@ -78,7 +68,16 @@ impl Trainer {
             Ok(RewardOutcome::Score(right as u8 as f32))
         };
         let optimizer = Optimizer::new(&model.params);
-        Ok(Trainer { config, model, optimizer, critic: None, task, skipped: 0, reward: Arc::new(reward) })
+        Ok(Trainer {
+            config,
+            model,
+            optimizer,
+            critic: None,
+            states: States::default(),
+            task,
+            skipped: 0,
+            reward: Arc::new(reward),
+        })
     }
 
     /// Replaces the reward function.
