@@ -26,7 +26,8 @@ impl Batch {
     fn of(file: &Golden) -> Batch {
         let shape = file.shape("logprob");
         let mask: Vec<u8> = file.f64("mask").iter().map(|&m| m as u8).collect();
-        let lengths = mask.chunks(shape[1]).map(|row| row.iter().map(|&m| m as i64).sum()).collect();
+        let lengths =
+            mask.chunks(shape[1]).map(|row| row.iter().map(|&m| m as i64).sum()).collect();
         let column = |name: &str| if file.has(name) { Some(file.f64(name)) } else { None };
         Batch {
             b: shape[0],
@@ -141,10 +142,9 @@ fn verl_losses() {
                 "token-mean" => Aggregation::TokenMean,
                 "seq-mean-token-sum" => Aggregation::SequenceMeanTokenSum { count_empty: false },
                 "seq-mean-token-mean" => Aggregation::SequenceMeanTokenMean { count_empty: false },
-                "seq-mean-token-sum-norm" => Aggregation::Constant {
-                    length: batch.t as f64,
-                    count_empty: false,
-                },
+                "seq-mean-token-sum-norm" => {
+                    Aggregation::Constant { length: batch.t as f64, count_empty: false }
+                }
                 other => panic!("{other}"),
             };
         }

@@ -77,7 +77,8 @@ fn logit_error(model: &Decoder, file: &Golden) -> f64 {
 #[test]
 fn logits_are_those_of_transformers() {
     for name in ["llama", "qwen2", "qwen3"] {
-        let error = logit_error(&family(name), &golden(&format!("{name}/golden_logits.safetensors")));
+        let error =
+            logit_error(&family(name), &golden(&format!("{name}/golden_logits.safetensors")));
         assert!(error < 1e-5, "{name}: {error:e} of the logit scale");
     }
 }
@@ -99,11 +100,13 @@ fn adapter_gradients_are_those_of_peft() {
             (0..48).filter(|t| t % 24 != 23).map(|t| (t, packed.ids[t + 1])).unzip();
         let mut tape = Tape::default();
         let hidden = model.forward(&packed, true, None, Some(&mut tape)).unwrap();
-        let scored: Vec<f32> = rows.iter().flat_map(|&r| &hidden[r * 128..(r + 1) * 128]).copied().collect();
+        let scored: Vec<f32> =
+            rows.iter().flat_map(|&r| &hidden[r * 128..(r + 1) * 128]).copied().collect();
         let scores = model.score(&scored, &targets, 1.0).unwrap();
         let dlogp = vec![1.0 / targets.len() as f32; targets.len()];
         let mut gradients = Gradients::zeros(&model.params);
-        let drows = model.score_backward(&scored, &targets, &scores, &dlogp, &mut gradients).unwrap();
+        let drows =
+            model.score_backward(&scored, &targets, &scores, &dlogp, &mut gradients).unwrap();
         let mut dhidden = vec![0f32; hidden.len()];
         for (i, &r) in rows.iter().enumerate() {
             dhidden[r * 128..(r + 1) * 128].copy_from_slice(&drows[i * 128..(i + 1) * 128]);
@@ -113,7 +116,8 @@ fn adapter_gradients_are_those_of_peft() {
             let name = &model.params.get(id).name;
             let want = file.f64(&format!("base_model.model.{name}"));
             let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
-            let off = got.iter().zip(&want).map(|(&a, b)| (a as f64 - b).powi(2)).sum::<f64>().sqrt();
+            let off =
+                got.iter().zip(&want).map(|(&a, b)| (a as f64 - b).powi(2)).sum::<f64>().sqrt();
             assert!(norm > 0.0 && off <= 1e-4 * norm, "{name}: {off:e} of {norm:e}");
         }
     }
@@ -131,7 +135,9 @@ fn small(seed: u64) -> Decoder {
     };
     let mut model = Decoder::random(&config, Device::Cpu, seed).unwrap();
     model.quantize(&Nf4Options { blocksize: 32, ..Nf4Options::default() }).unwrap();
-    model.attach_lora(&LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() }, 1).unwrap();
+    model
+        .attach_lora(&LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() }, 1)
+        .unwrap();
     // Untrained adapters are zero; give them something to add.
     for (i, p) in model.params.iter_mut().filter(|p| p.name.contains("lora_B")).enumerate() {
         p.data = normals(i as u64, p.data.len(), 0.05).iter().map(|&x| x as f32).collect();
@@ -163,7 +169,8 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
         let packed = Packed::of(order.iter().map(|&i| sequences[i].as_slice()));
         let hidden = model.forward(&packed, true, None, None).unwrap();
         for (slot, &i) in order.iter().enumerate() {
-            let rows = packed.cu_seqlens[slot] as usize * d..packed.cu_seqlens[slot + 1] as usize * d;
+            let rows =
+                packed.cu_seqlens[slot] as usize * d..packed.cu_seqlens[slot + 1] as usize * d;
             assert_eq!(hidden[rows], alone[i], "sequence {i}, reverse {reverse}");
         }
     }
@@ -181,7 +188,8 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
             }
             let hidden = model.forward(&packed, true, Some((&mut cache, &slots)), None).unwrap();
             for (at, &i) in slots.iter().enumerate() {
-                let rows = packed.cu_seqlens[at] as usize * d..packed.cu_seqlens[at + 1] as usize * d;
+                let rows =
+                    packed.cu_seqlens[at] as usize * d..packed.cu_seqlens[at + 1] as usize * d;
                 got[i].extend_from_slice(&hidden[rows]);
             }
         }
@@ -220,14 +228,16 @@ fn dense_gradients_match_central_differences() {
         let scores = model.score(&hidden, &targets, 0.8).unwrap();
         let ones = vec![1f32; targets.len()];
         let mut gradients = Gradients::zeros(&model.params);
-        let dhidden = model.score_backward(&hidden, &targets, &scores, &ones, &mut gradients).unwrap();
+        let dhidden =
+            model.score_backward(&hidden, &targets, &scores, &ones, &mut gradients).unwrap();
         model.backward(&packed, tape, &dhidden, &mut gradients).unwrap();
         let ids: Vec<_> = gradients.iter().map(|(id, g)| (id, g.clone())).collect();
         for (id, gradient) in ids {
             // Along the gradient itself the slope is its norm: the best signal f32 can give.
             let norm = gradient.iter().map(|&g| (g as f64).powi(2)).sum::<f64>().sqrt();
             let at = model.params.data(id).to_vec();
-            let h = 2e-3 / (gradient.iter().fold(0f32, |m, g| m.max(g.abs())) as f64 / norm).max(0.05);
+            let h =
+                2e-3 / (gradient.iter().fold(0f32, |m, g| m.max(g.abs())) as f64 / norm).max(0.05);
             let mut along = |sign: f64| {
                 let moved = at.iter().zip(&gradient);
                 model.params.get_mut(id).data =

@@ -27,11 +27,7 @@ fn stats<T: Float>(logits: &[T], v: usize, targets: &[i32], t: LogitTransform) -
         transform: t,
         lse: Some((&mut out.lse).into()),
         entropy: Some((&mut out.entropy).into()),
-        ..LogProb::new(
-            View::rows_of(logits, v).unwrap(),
-            targets.into(),
-            (&mut out.logp).into(),
-        )
+        ..LogProb::new(View::rows_of(logits, v).unwrap(), targets.into(), (&mut out.logp).into())
     };
     logprob(&Device::Cpu, args).unwrap();
     out
@@ -72,7 +68,8 @@ fn golden_case<T: Float + bytemuck::Pod>(file: &Golden) {
     let logits: Vec<T> = file.get("logits");
     let targets: Vec<i32> = file.get::<i64>("target").into_iter().map(|t| t as i32).collect();
     let v = file.shape("logits")[1];
-    let t = LogitTransform { temperature: file.number("temperature").unwrap(), ..Default::default() };
+    let t =
+        LogitTransform { temperature: file.number("temperature").unwrap(), ..Default::default() };
     let got = stats(&logits, v, &targets, t);
     let (logp, entropy) = (file.f64("logprob"), file.f64("entropy"));
     let g: Vec<f32> = file.f64("grad_logprob").into_iter().map(|g| g as f32).collect();
@@ -93,10 +90,15 @@ fn golden_case<T: Float + bytemuck::Pod>(file: &Golden) {
         let want = &want[i * v..(i + 1) * v];
         let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         // torch's own gradient is f32 (or rounded to bf16): half a unit of the stored type each.
-        let unit = if T::DTYPE == gradus::DType::Bf16 { 2f64.powi(-8) } else { 4.0 * 2f64.powi(-24) };
+        let unit =
+            if T::DTYPE == gradus::DType::Bf16 { 2f64.powi(-8) } else { 4.0 * 2f64.powi(-24) };
         for (a, b) in row.iter().zip(want) {
             let bound = unit * b.abs().max(largest * 2f64.powi(-16));
-            assert!((a.to_f64() - b).abs() <= bound.max(4.0 * 2f64.powi(-24) * largest), "{}", file.name);
+            assert!(
+                (a.to_f64() - b).abs() <= bound.max(4.0 * 2f64.powi(-24) * largest),
+                "{}",
+                file.name
+            );
         }
     }
 }
@@ -168,7 +170,11 @@ fn logprob_gradient_matches_central_differences() {
                 .map(|i| {
                     let z = |x: f64| {
                         let z = t.scale * x;
-                        let z = if t.softcap.is_finite() { t.softcap * (z / t.softcap).tanh() } else { z };
+                        let z = if t.softcap.is_finite() {
+                            t.softcap * (z / t.softcap).tanh()
+                        } else {
+                            z
+                        };
                         z / t.temperature
                     };
                     let z: Vec<f64> = x[i * v..(i + 1) * v].iter().map(|&x| z(x)).collect();
@@ -211,7 +217,8 @@ fn padded_vocabulary_and_ignored_rows_are_never_read() {
     let (mut logp, mut dlogits) = (vec![9f32; 3], vec![9f32; 3 * alloc]);
     let targets = [1, -100, 4];
     let x = View::rows_of(&logits, alloc).unwrap();
-    let args = LogProb { vocab: v as i64, ..LogProb::new(x, (&targets[..]).into(), (&mut logp).into()) };
+    let args =
+        LogProb { vocab: v as i64, ..LogProb::new(x, (&targets[..]).into(), (&mut logp).into()) };
     logprob(&Device::Cpu, args).unwrap();
     assert!(logp[0].is_finite() && logp[1] == 0.0 && logp[2].is_finite());
     let g = [1f32; 3];
@@ -324,7 +331,8 @@ fn linear_logprob_is_matmul_then_logprob() {
         for j in [0, h - 1] {
             let exact: f64 = (0..n)
                 .map(|i| {
-                    let z: Vec<f64> = logits[i * v..(i + 1) * v].iter().map(|&x| x as f64 / 0.8).collect();
+                    let z: Vec<f64> =
+                        logits[i * v..(i + 1) * v].iter().map(|&x| x as f64 / 0.8).collect();
                     let (logp, _, _) = oracle(&z, column);
                     let hit = (targets[i] == column as i32) as u8 as f64;
                     g[i] as f64 * (hit - logp.exp()) / 0.8 * hidden[i * h + j] as f64
@@ -341,7 +349,8 @@ fn logprob_refuses_bad_input_by_name() {
     let (logits, mut logp) = (vec![0f32; 12], vec![7f32; 3]);
     let x = View::rows_of(&logits, 4).unwrap();
     let mut call = |targets: &[i32], vocab: i64, t: LogitTransform| {
-        let args = LogProb { vocab, transform: t, ..LogProb::new(x, targets.into(), (&mut logp).into()) };
+        let args =
+            LogProb { vocab, transform: t, ..LogProb::new(x, targets.into(), (&mut logp).into()) };
         logprob(&Device::Cpu, args).unwrap_err().to_string()
     };
     let ok = LogitTransform::default();
@@ -352,7 +361,10 @@ fn logprob_refuses_bad_input_by_name() {
         (call(&[0, 1, 2], 5, ok), "`vocab`: got 5"),
         (call(&[0, 1, 2], 0, ok), "`vocab`: got 0"),
         (call(&[0, 1, 2], 4, LogitTransform { temperature: 0.0, ..ok }), "`transform.temperature`"),
-        (call(&[0, 1, 2], 4, LogitTransform { temperature: f64::NAN, ..ok }), "`transform.temperature`"),
+        (
+            call(&[0, 1, 2], 4, LogitTransform { temperature: f64::NAN, ..ok }),
+            "`transform.temperature`",
+        ),
         (call(&[0, 1, 2], 4, LogitTransform { softcap: -1.0, ..ok }), "`transform.softcap`"),
         (call(&[0, 1, 2], 4, LogitTransform { scale: 0.0, ..ok }), "`transform.scale`"),
     ] {

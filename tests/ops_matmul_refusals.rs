@@ -38,7 +38,9 @@ fn refused(result: Result<()>, op: &str, arg: &str) {
 type Changes<'c, F> = &'c [(&'static str, F)];
 
 /// Wrong adapters and what they are called: adapters, row indices, argument.
-fn bad_adapters() -> Vec<(Vec<Lora<'static, f32>>, Option<Vec<i32>>, &'static str)> {
+type BadAdapters = (Vec<Lora<'static, f32>>, Option<Vec<i32>>, &'static str);
+
+fn bad_adapters() -> Vec<BadAdapters> {
     let good = good_lora();
     vec![
         (vec![Lora { a: ones(&[2, 31]), ..good }], None, "lora[0].a"),

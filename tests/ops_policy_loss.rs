@@ -187,9 +187,12 @@ fn kl_estimators_vanish_at_the_reference() {
     batch.reference = batch.logp.clone();
     let none = PolicySettings { loss: Loss::Reinforce, ..PolicySettings::default() };
     let base = batch.run(&none);
-    for (estimator, slope) in
-        [(KlEstimator::K1, 1.0), (KlEstimator::K2, 0.0), (KlEstimator::K3, 0.0), (KlEstimator::Abs, 0.0)]
-    {
+    for (estimator, slope) in [
+        (KlEstimator::K1, 1.0),
+        (KlEstimator::K2, 0.0),
+        (KlEstimator::K3, 0.0),
+        (KlEstimator::Abs, 0.0),
+    ] {
         let kl = Some(Kl { estimator, ..Kl::k3(2.0) });
         let with = batch.run(&PolicySettings { kl, ..none });
         assert!((with.0 - base.0).abs() < 1e-15, "{estimator:?}");
@@ -307,7 +310,11 @@ fn policy_loss_refuses_bad_settings_and_missing_inputs() {
     assert_eq!((loss, d), (5.0, [7.0; 3]), "a refused call writes nothing");
 }
 
-fn weights(settings: OffPolicySettings, old: &[f64], sampler: &[f64]) -> (Vec<f64>, OffPolicyStats) {
+fn weights(
+    settings: OffPolicySettings,
+    old: &[f64],
+    sampler: &[f64],
+) -> (Vec<f64>, OffPolicyStats) {
     let (mut weight, mut stats) = (vec![f64::NAN; old.len()], OffPolicyStats::default());
     let args = OffPolicyWeight {
         old_logp: old.into(),
@@ -325,7 +332,8 @@ fn weights(settings: OffPolicySettings, old: &[f64], sampler: &[f64]) -> (Vec<f6
 #[test]
 fn offpolicy_weights_by_hand() {
     let ln = |x: f64| x.ln();
-    let (old, sampler) = ([ln(0.5), ln(0.4), ln(0.9), ln(0.1)], [ln(0.25), ln(0.4), ln(0.3), ln(0.4)]);
+    let (old, sampler) =
+        ([ln(0.5), ln(0.4), ln(0.9), ln(0.1)], [ln(0.25), ln(0.4), ln(0.3), ln(0.4)]);
     // Ratios 2, 1 | 3, 1/4; sequence products 2 and 3/4.
     let token = OffPolicySettings { level: OffPolicyLevel::Token, ..Default::default() };
     let near = |got: &[f64], want: &[f64]| {

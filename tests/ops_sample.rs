@@ -130,7 +130,11 @@ fn inverse_cdf_at_its_edges_and_ties() {
         assert_eq!(draw(&flat, 4, &[u], OPEN).token, [token], "u = {u}");
     }
     assert_eq!(draw(&flat, 4, &[0.9], Filter { greedy: true, ..OPEN }).token, [0]);
-    assert_eq!(draw(&flat, 4, &[0.9], Filter { top_k: 2, ..OPEN }).token, [1], "lower ids win ties");
+    assert_eq!(
+        draw(&flat, 4, &[0.9], Filter { top_k: 2, ..OPEN }).token,
+        [1],
+        "lower ids win ties"
+    );
     let steep = [3.0f32, 1.0, 2.0, 0.0];
     let d = draw(&steep, 4, &[0.99], Filter { top_p: 0.5, ..OPEN });
     assert_eq!((d.token[0], d.kept[0]), (0, 0.0), "the likeliest alone reaches half the mass");

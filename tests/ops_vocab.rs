@@ -63,7 +63,9 @@ fn oracle(p: &[f64], r: &[f64], d: Divergence) -> f64 {
             let m: Vec<f64> = p.iter().zip(&q).map(|(p, q)| beta * p + (1.0 - beta) * q).collect();
             beta * kl(&p, &m) + (1.0 - beta) * kl(&q, &m)
         }
-        Divergence::TotalVariation => 0.5 * p.iter().zip(&q).map(|(p, q)| (p - q).abs()).sum::<f64>(),
+        Divergence::TotalVariation => {
+            0.5 * p.iter().zip(&q).map(|(p, q)| (p - q).abs()).sum::<f64>()
+        }
     }
 }
 
@@ -123,7 +125,10 @@ fn equal_rows_diverge_by_exactly_nothing() {
         assert_eq!(value(&p, &p, 40, d, None), [0.0; 5], "{d:?}");
         assert!(gradient(&p, &p, 40, d, &[1.0; 5]).iter().all(|g| g.abs() < 1e-15), "{d:?}");
         let shifted: Vec<f64> = p.iter().map(|x| x + 100.0).collect();
-        assert!(value(&p, &shifted, 40, d, None).iter().all(|&x| (0.0..1e-9).contains(&x)), "{d:?}");
+        assert!(
+            value(&p, &shifted, 40, d, None).iter().all(|&x| (0.0..1e-9).contains(&x)),
+            "{d:?}"
+        );
     }
 }
 
@@ -216,8 +221,11 @@ fn gather_k_gradient_matches_central_differences() {
             let mut sum = 0.0;
             for t in 0..2 {
                 let row = &x[t * v..(t + 1) * v];
-                let named: Vec<usize> =
-                    ids[t * k..(t + 1) * k].iter().filter(|&&i| i >= 0).map(|&i| i as usize).collect();
+                let named: Vec<usize> = ids[t * k..(t + 1) * k]
+                    .iter()
+                    .filter(|&&i| i >= 0)
+                    .map(|&i| i as usize)
+                    .collect();
                 let lse = match renormalize {
                     true => named.iter().map(|&i| row[i].exp()).sum::<f64>().ln(),
                     false => row.iter().map(|x| x.exp()).sum::<f64>().ln(),

@@ -154,7 +154,8 @@ pub(crate) fn logprob<T: Float>(mut a: LogProb<'_, T>) {
         })
     });
     for (t, stats) in stats.iter().enumerate() {
-        let put = |out: &mut Option<crate::view::ViewMut<'_, f32>>, value: &dyn Fn(&RowStats) -> f64| {
+        let put = |out: &mut Option<crate::view::ViewMut<'_, f32>>,
+                   value: &dyn Fn(&RowStats) -> f64| {
             if let Some(out) = out {
                 out.set(t, stats.as_ref().map_or(0.0, |(s, _)| value(s) as f32));
             }

@@ -45,7 +45,8 @@ fn draw<T: Float>(a: &Sample<'_, T>, t: usize, vocab: usize) -> Option<Drawn> {
     let z = |v: usize| transformed(row[v].to_f64(), &a.transform);
     let weight = |v: usize| math::exp(z(v) - stats.max);
     let filtered = (a.top_k > 0 && (a.top_k as usize) < vocab) || a.top_p < 1.0 || a.min_p > 0.0;
-    let kept = if filtered { kept_tokens(a, &stats, vocab, &z, &weight) } else { (0..vocab).collect() };
+    let kept =
+        if filtered { kept_tokens(a, &stats, vocab, &z, &weight) } else { (0..vocab).collect() };
     let mass: f64 = kept.iter().map(|&v| weight(v)).sum();
     let token = match a.greedy {
         true => (0..vocab).find(|&v| z(v) == stats.max)?,

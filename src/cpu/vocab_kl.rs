@@ -38,9 +38,7 @@ impl Pair {
 
     /// log(β·p + (1 − β)·q) of each column.
     fn log_mixture(&self, beta: f64) -> Vec<f64> {
-        let mix = |(&p, &q): (&f64, &f64)| {
-            (beta * math::exp(p) + (1.0 - beta) * math::exp(q)).ln()
-        };
+        let mix = |(&p, &q): (&f64, &f64)| (beta * math::exp(p) + (1.0 - beta) * math::exp(q)).ln();
         self.log_p.iter().zip(&self.log_q).map(mix).collect()
     }
 

@@ -69,8 +69,7 @@ pub fn deserialize(path: &Path, bytes: &[u8]) -> Result<Tensors> {
             let reason = format!("tensor `{name}` has unsupported dtype {:?}", view.dtype());
             return Err(Error::format(path, reason));
         };
-        let data =
-            TensorData { dtype, shape: view.shape().to_vec(), bytes: view.data().to_vec() };
+        let data = TensorData { dtype, shape: view.shape().to_vec(), bytes: view.data().to_vec() };
         tensors.insert(name, data);
     }
     Ok(tensors)

@@ -102,7 +102,12 @@ impl<'a> Kv<'a> {
     }
 
     /// All keys and values of a layer: the cache's, or `k` and `v` themselves.
-    pub fn of_layer<'b>(&'b self, layer: usize, k: &'b [f32], v: &'b [f32]) -> (&'b [f32], &'b [f32]) {
+    pub fn of_layer<'b>(
+        &'b self,
+        layer: usize,
+        k: &'b [f32],
+        v: &'b [f32],
+    ) -> (&'b [f32], &'b [f32]) {
         match &self.cache {
             Some((cache, _)) => (cache.keys(layer), cache.values(layer)),
             None => (k, v),
@@ -288,7 +293,10 @@ impl Decoder {
                 }
                 if options.rank == 0 || options.rank > linear.n.min(linear.k) {
                     let expected = format!("1..={} for {}", linear.n.min(linear.k), linear.name);
-                    return Err(Error::config("lora.rank", format!("{} is not in {expected}", options.rank)));
+                    return Err(Error::config(
+                        "lora.rank",
+                        format!("{} is not in {expected}", options.rank),
+                    ));
                 }
                 let mut rng = Rng::new(seed, Purpose::Init, [1, l as u32, i as u32]);
                 let bound = 1.0 / (linear.k as f64).sqrt();
@@ -299,7 +307,11 @@ impl Decoder {
                 let params = &mut self.params;
                 linear.lora = Some(LoraAdapter {
                     a: params.push(format!("{name}.lora_A.weight"), &[r, linear.k], a),
-                    b: params.push(format!("{name}.lora_B.weight"), &[linear.n, r], vec![0.0; linear.n * r]),
+                    b: params.push(
+                        format!("{name}.lora_B.weight"),
+                        &[linear.n, r],
+                        vec![0.0; linear.n * r],
+                    ),
                     r,
                     scale: options.alpha / r as f64,
                 });
@@ -339,7 +351,8 @@ fn lora_targets(options: &LoraOptions) -> Result<[bool; 7]> {
     let mut chosen = [false; 7];
     for name in options.targets.split(',').map(str::trim) {
         let Some(i) = LINEAR_NAMES.iter().position(|&known| known == name) else {
-            let reason = format!("`{name}` is not all-linear or one of {}", LINEAR_NAMES.join(", "));
+            let reason =
+                format!("`{name}` is not all-linear or one of {}", LINEAR_NAMES.join(", "));
             return Err(Error::config("lora.targets", reason));
         };
         chosen[i] = true;

@@ -33,14 +33,7 @@ impl KvCache {
             Ok(buffer)
         };
         let all = |_| (0..config.layers).map(|_| buffer()).collect::<Result<Vec<_>>>();
-        Ok(KvCache {
-            max_len,
-            slots,
-            width,
-            keys: all(0)?,
-            values: all(1)?,
-            lens: vec![0; slots],
-        })
+        Ok(KvCache { max_len, slots, width, keys: all(0)?, values: all(1)?, lens: vec![0; slots] })
     }
 
     /// Tokens stored in `slot`.

@@ -113,12 +113,12 @@ impl Linear {
         let x = View::rows_of(x, self.k)?;
         let dy = View::rows_of(dy, self.n)?;
         let lora = self.lora_view(params, true);
-        if let (Some(adapter), Some(lora)) = (self.lora, lora) {
-            if let Some((da, db)) = gradients.pair_mut(adapter.a, adapter.b) {
-                let (da, db) = (ViewMut::rows_of(da, self.k)?, ViewMut::rows_of(db, adapter.r)?);
-                let s = View::rows_of(s, adapter.r)?;
-                lora_grad(device, LoraGrad { x, dy, s, lora, adapter: None, index: 0, da, db })?;
-            }
+        if let (Some(adapter), Some(lora)) = (self.lora, lora)
+            && let Some((da, db)) = gradients.pair_mut(adapter.a, adapter.b)
+        {
+            let (da, db) = (ViewMut::rows_of(da, self.k)?, ViewMut::rows_of(db, adapter.r)?);
+            let s = View::rows_of(s, adapter.r)?;
+            lora_grad(device, LoraGrad { x, dy, s, lora, adapter: None, index: 0, da, db })?;
         }
         if let Weight::Dense(id) = &self.weight {
             self.dense_gradient(device, *id, x, dy, gradients)?;

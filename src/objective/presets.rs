@@ -65,10 +65,7 @@ pub fn gspo() -> Preset {
 
 /// CISPO as ScaleRL uses it (arXiv:2510.13786): weights min(r, 5), token mean.
 pub fn cispo() -> Preset {
-    Preset {
-        settings: with(Loss::Cispo { lo: 0.0, hi: 5.0 }),
-        aggregation: Aggregation::TokenMean,
-    }
+    Preset { settings: with(Loss::Cispo { lo: 0.0, hi: 5.0 }), aggregation: Aggregation::TokenMean }
 }
 
 /// ReMix (arXiv:2507.06892): ratios to the sampler, clipped around the current policy, k3 to two
@@ -125,11 +122,15 @@ pub fn trl(loss_type: &str, length: f64) -> Result<Preset> {
             let settings = PolicySettings { ratio: RatioLevel::SequenceMean, ..plain };
             (settings, Aggregation::SequenceMeanTokenSum { count_empty: true })
         }
-        "vespo" => {
-            (with(Loss::Vespo { pos: (2.0, 3.0), neg: (3.0, 2.0) }), Aggregation::TokenMean)
-        }
+        "vespo" => (with(Loss::Vespo { pos: (2.0, 3.0), neg: (3.0, 2.0) }), Aggregation::TokenMean),
         "rloo" => (PolicySettings { ratio: RatioLevel::SequenceSum, ..plain }, SEQUENCES),
-        other => return Err(unknown("trl", other, "grpo, bnpo, dr_grpo, dapo, cispo, sapo, luspo, vespo or rloo")),
+        other => {
+            return Err(unknown(
+                "trl",
+                other,
+                "grpo, bnpo, dr_grpo, dapo, cispo, sapo, luspo, vespo or rloo",
+            ));
+        }
     };
     Ok(Preset { settings, aggregation })
 }

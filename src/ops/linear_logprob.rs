@@ -148,7 +148,12 @@ pub fn linear_logprob_bwd<T: Float>(device: &Device, args: LinearLogProbBwd<'_, 
     check.shape(device, "dhidden", &args.dhidden, &[rows, h])?;
     check.opt_shape(device, "dweight", &args.dweight, &[args.head.extents().0, h])?;
     let frozen = matches!(args.head, Head::Nf4(_)) && args.dweight.is_some();
-    check.that(!frozen, "dweight", "a gradient of a 4-bit head", "none: 4-bit weights are frozen")?;
+    check.that(
+        !frozen,
+        "dweight",
+        "a gradient of a 4-bit head",
+        "none: 4-bit weights are frozen",
+    )?;
     match device {
         Device::Cpu => cpu::linear_logprob::linear_logprob_bwd(device, args),
     }

@@ -107,8 +107,7 @@ impl<'a, T> LogProb<'a, T> {
 /// ```
 pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {
     let check = Check("logprob");
-    let rows =
-        check_rows(check, device, &args.logits, &args.targets, args.vocab, &args.transform)?;
+    let rows = check_rows(check, device, &args.logits, &args.targets, args.vocab, &args.transform)?;
     check.shape(device, "logp", &args.logp, &[rows])?;
     check.opt_shape(device, "lse", &args.lse, &[rows])?;
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
@@ -174,8 +173,7 @@ impl<'a, T> LogProbBwd<'a, T> {
 /// Reads the logits (twice from cache), writes as many gradients; two exponentials per logit.
 pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result<()> {
     let check = Check("logprob_bwd");
-    let rows =
-        check_rows(check, device, &args.logits, &args.targets, args.vocab, &args.transform)?;
+    let rows = check_rows(check, device, &args.logits, &args.targets, args.vocab, &args.transform)?;
     check.shape(device, "dlogp", &args.dlogp, &[rows])?;
     check.opt_shape(device, "dentropy", &args.dentropy, &[rows])?;
     check.opt_shape(device, "dlse", &args.dlse, &[rows])?;

@@ -159,7 +159,12 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
     let s = &args.settings;
     check.non_negative("settings.min", s.min)?;
     let got = format!("{} with min {}", s.max, s.min);
-    check.that(s.max > 0.0 && s.max >= s.min, "settings.max", got, "a number > 0, not below min")?;
+    check.that(
+        s.max > 0.0 && s.max >= s.min,
+        "settings.max",
+        got,
+        "a number > 0, not below min",
+    )?;
     check.that(s.clamp > 0.0, "settings.clamp", s.clamp, "a number > 0 (infinity = off)")?;
     if let Some(reject) = &s.reject {
         let got = format!("{}..{}", reject.lo, reject.hi);

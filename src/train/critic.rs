@@ -8,8 +8,8 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Decoder, ValueHead};
 use crate::ops::{
-    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, MaskedReturn, ValueLoss,
-    Whiten, WhitenSettings, adamw, discounted_return, gae, value_loss, whiten,
+    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, MaskedReturn,
+    ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, value_loss, whiten,
 };
 use crate::train::phases::{Values, batch_values};
 use crate::train::record::{Record, ScoredTokens};

@@ -8,7 +8,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("out", "folder that holds the run folders", "ours"),
     ("name", "first part of the run folder's name", "ours"),
     ("threads", "worker threads, 0 = one per core; results do not depend on it", "ours"),
-    ("phases", "phases in order: sft, quantize, collect, value_fit, rl", "ReFT (2401.08967): SFT, then RL"),
+    (
+        "phases",
+        "phases in order: sft, quantize, collect, value_fit, rl",
+        "ReFT (2401.08967): SFT, then RL",
+    ),
     ("task.name", "countdown", "ours"),
     ("task.digits", "digits in a prompt", "pilot, docs/LOG.md"),
     ("task.operators", "operators an answer may use, out of +-*", "pilot"),

@@ -3,7 +3,9 @@
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Gradients, Parameters};
-use crate::ops::{AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, adamw, grad_norm};
+use crate::ops::{
+    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, adamw, grad_norm,
+};
 use crate::view::{View, ViewMut};
 
 /// First and second moments of every trainable parameter, in parameter order.
@@ -44,7 +46,8 @@ pub struct Updated {
 impl Optimizer {
     /// Fresh state for `params`.
     pub fn new(params: &Parameters) -> Optimizer {
-        let zeros = |p: &crate::model::Parameter| vec![0.0; if p.trainable { p.data.len() } else { 0 }];
+        let zeros =
+            |p: &crate::model::Parameter| vec![0.0; if p.trainable { p.data.len() } else { 0 }];
         let m: Vec<Vec<f32>> = params.iter().map(zeros).collect();
         Optimizer { t: 0, v: m.clone(), m }
     }

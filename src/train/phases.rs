@@ -127,7 +127,8 @@ impl Trainer {
     pub fn collect(&self, step: u64) -> Result<(Sampled, Vec<Record>, Scores)> {
         let rl = &self.config.rl;
         let first = step * rl.prompts as u64;
-        let prompts = (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
+        let prompts =
+            (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
         let sampled = self.sample(prompts, rl.group, step)?;
         let mut scores = self.rewards(&sampled)?;
         if rl.control == "shuffled_rewards" {
@@ -178,7 +179,8 @@ impl Trainer {
         let update = self.rl_update(step);
         let (mut first_deviation, mut last) = (0.0, None);
         for m in 0..self.config.rl.updates_per_batch {
-            let backward = self.forward_backward(&records, &advantage, &weight, &recipe.settings)?;
+            let backward =
+                self.forward_backward(&records, &advantage, &weight, &recipe.settings)?;
             let updated = self.optim_step(&backward, update)?;
             self.guard(updated.applied, step)?;
             if m == 0 {
@@ -204,10 +206,7 @@ impl Trainer {
 
 impl Trainer {
     /// One advantage per record from the group's rewards.
-    fn advantages(
-        &self,
-        records: &[Record],
-    ) -> Result<(Vec<f32>, Vec<GroupStats>)> {
+    fn advantages(&self, records: &[Record]) -> Result<(Vec<f32>, Vec<GroupStats>)> {
         let rewards: Vec<f32> = records.iter().map(|r| r.reward).collect();
         let mut offsets = vec![0i64];
         for (i, record) in records.iter().enumerate() {
@@ -300,7 +299,8 @@ fn warmed_up(rate: f64, step: u64, warmup: usize) -> f64 {
 
 pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values {
     let n = records.len().max(1) as f64;
-    let scored: Vec<f64> = records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
+    let scored: Vec<f64> =
+        records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
     let mean = scored.iter().sum::<f64>() / scored.len().max(1) as f64;
     let std = groups.iter().map(|g| g.std).sum::<f64>() / groups.len().max(1) as f64;
     let degenerate = groups.iter().filter(|g| g.degenerate).count();

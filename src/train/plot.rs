@@ -55,7 +55,8 @@ fn draw_into(
         .y_desc("reward, accuracy")
         .label_style((FONT, 14))
         .draw()?;
-    let warm_up = Rectangle::new([(0.0, 0.0), (curve.rl_start, 1.0)], RGBColor(246, 243, 236).filled());
+    let warm_up =
+        Rectangle::new([(0.0, 0.0), (curve.rl_start, 1.0)], RGBColor(246, 243, 236).filled());
     chart.draw_series([warm_up])?;
     let smooth = smoothed(&curve.reward);
     chart

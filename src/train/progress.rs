@@ -25,7 +25,8 @@ impl Progress {
             || std::env::var("TERM").is_ok_and(|term| term == "dumb")
             || !std::io::stderr().is_terminal();
         let bar = (!plain).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+            let bar =
+                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>8} {pos:>5}/{len} {bar:24.green} {msg} eta {eta}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("━━╌"));

@@ -87,7 +87,8 @@ pub struct ScoredTokens {
 impl ScoredTokens {
     /// Packs `records`.
     pub fn of(records: &[Record]) -> ScoredTokens {
-        let mut all = ScoredTokens { packed: Packed::new(), cu_seqlens: vec![0], ..Default::default() };
+        let mut all =
+            ScoredTokens { packed: Packed::new(), cu_seqlens: vec![0], ..Default::default() };
         for record in records {
             let first = all.packed.tokens();
             all.packed.push(&record.ids[..record.ids.len().saturating_sub(1)], 0);

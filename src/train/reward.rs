@@ -62,7 +62,8 @@ pub fn score(reward: &RewardFn, inputs: &[RewardInput<'_>]) -> Result<Scores> {
         });
     }
     if scores.failed as f64 > FAILURE_LIMIT * inputs.len() as f64 {
-        let reason = format!("{} of {} calls failed, the last: {last}", scores.failed, inputs.len());
+        let reason =
+            format!("{} of {} calls failed, the last: {last}", scores.failed, inputs.len());
         return Err(Error::Reward { reason });
     }
     Ok(scores)

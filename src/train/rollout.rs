@@ -74,9 +74,7 @@ pub fn rollout(
     let lanes: Vec<Result<Vec<Vec<Rollout>>>> = prompts
         .par_chunks(per_lane)
         .enumerate()
-        .map(|(i, prompts)| {
-            Lane::new(model, prompts, i * per_lane, samples, sampling, key)?.run()
-        })
+        .map(|(i, prompts)| Lane::new(model, prompts, i * per_lane, samples, sampling, key)?.run())
         .collect();
     let mut all = Vec::with_capacity(prompts.len());
     for lane in lanes {
@@ -155,7 +153,8 @@ impl<'a> Lane<'a> {
             }
             self.draw(&logits)?;
             let cache = &mut self.cache;
-            let (done, max_new, eos) = (&mut self.done, self.sampling.max_new_tokens, self.sampling.eos);
+            let (done, max_new, eos) =
+                (&mut self.done, self.sampling.max_new_tokens, self.sampling.eos);
             self.active.retain(|a| {
                 let rollout = &mut done[a.prompt][a.sample];
                 rollout.finished = rollout.tokens.last() == Some(&eos);
@@ -190,7 +189,8 @@ impl<'a> Lane<'a> {
         self.cache.copy_from(slot, &self.prefixes, prompt)?;
         let global = (self.first_prompt + prompt) as u32;
         // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-        let words = [self.key.step as u32, global, sample as u32 | ((self.key.step >> 32) as u32) << 16];
+        let words =
+            [self.key.step as u32, global, sample as u32 | ((self.key.step >> 32) as u32) << 16];
         let rng = Rng::new(self.key.seed, self.key.purpose, words);
         self.active.push(Active { prompt, sample, slot, rng });
         Ok(())

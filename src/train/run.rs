@@ -237,7 +237,8 @@ impl Run {
                 let accuracy = self.trainer.evaluate()?.accuracy;
                 self.figures.quantized_accuracy = accuracy;
                 self.figures.quantized_bytes = self.trainer.model.weight_bytes();
-                let (from, to) = (self.figures.dense_bytes >> 10, self.figures.quantized_bytes >> 10);
+                let (from, to) =
+                    (self.figures.dense_bytes >> 10, self.figures.quantized_bytes >> 10);
                 line(&format!("quantize {from} KiB -> {to} KiB, held-out accuracy {accuracy:.3}"));
             }
             Phase::Collect | Phase::ValueFit | Phase::Rl => {}

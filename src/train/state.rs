@@ -2,11 +2,11 @@
 //! With the seed and the step this is the whole state, so a resumed run continues bit for bit.
 
 use crate::error::{Error, Result};
+use crate::io::safetensors::{TensorData, Tensors};
 use crate::model::{ValueHead, Weight};
 use crate::quant::{Nf4Tensor, OwnedAbsmax};
-use crate::io::safetensors::{TensorData, Tensors};
-use crate::train::optimizer::Optimizer;
 use crate::train::critic::Critic;
+use crate::train::optimizer::Optimizer;
 use crate::train::trainer::Trainer;
 
 impl Trainer {
@@ -34,7 +34,8 @@ impl Trainer {
             for (name, data) in
                 [("weight", &critic.head.weight), ("m", &critic.m), ("v", &critic.v)]
             {
-                tensors.insert(format!("critic/{name}"), TensorData::new::<f32>(&[data.len()], data));
+                tensors
+                    .insert(format!("critic/{name}"), TensorData::new::<f32>(&[data.len()], data));
             }
             let t = [critic.t as i64];
             tensors.insert("critic/t".into(), TensorData::new::<i64>(&[1], &t));
@@ -45,7 +46,8 @@ impl Trainer {
 
     /// Replaces the state by a saved one of the same configuration.
     pub fn load_state(&mut self, tensors: &Tensors) -> Result<()> {
-        let quantized = tensors.keys().any(|name| name.starts_with("adam_m/") && name.contains(".lora_A."));
+        let quantized =
+            tensors.keys().any(|name| name.starts_with("adam_m/") && name.contains(".lora_A."));
         if quantized {
             self.quantize()?;
         }
@@ -100,7 +102,10 @@ fn find<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a TensorData> {
 
 fn scalar(tensors: &Tensors, name: &str) -> Result<i64> {
     let values = find(tensors, name)?.to_vec::<i64>()?;
-    values.first().copied().ok_or_else(|| Error::invalid("load_state", name, "no value", "one value"))
+    values
+        .first()
+        .copied()
+        .ok_or_else(|| Error::invalid("load_state", name, "no value", "one value"))
 }
 
 fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Tensor) {

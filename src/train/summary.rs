@@ -57,7 +57,8 @@ impl Summary {
     /// Writes `summary.json`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join("summary.json");
-        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::format(&path, e.to_string()))?;
         atomic::write(&path, &text)
     }
 

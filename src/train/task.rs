@@ -38,7 +38,9 @@ impl Vocab {
         text.chars()
             .map(|c| {
                 let known: String = self.chars.iter().collect();
-                id(c).ok_or_else(|| Error::invalid("encode", "text", format!("`{c}`"), format!("one of `{known}`")))
+                id(c).ok_or_else(|| {
+                    Error::invalid("encode", "text", format!("`{c}`"), format!("one of `{known}`"))
+                })
             })
             .collect()
     }

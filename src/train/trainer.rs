@@ -60,7 +60,8 @@ impl Trainer {
     /// A fresh model for `config`'s task, all parameters trainable.
     pub fn new(config: RunConfig) -> Result<Trainer> {
         let task = task_of(&config)?;
-        let model = Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
+        let model =
+            Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
         let verifier = task.clone();
         let reward = move |input: &crate::train::reward::RewardInput<'_>| {
             let prompt = Prompt { text: input.prompt.into() };
@@ -111,7 +112,8 @@ impl Trainer {
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
         let vocab = self.task.vocab();
-        let prompt_ids = prompts.iter().map(|p| vocab.encode(&p.text)).collect::<Result<Vec<_>>>()?;
+        let prompt_ids =
+            prompts.iter().map(|p| vocab.encode(&p.text)).collect::<Result<Vec<_>>>()?;
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
         let rollouts = rollout(&self.model, &prompt_ids, samples, &self.sampling(), key)?;
         Ok(Sampled { prompts, prompt_ids, rollouts })
@@ -173,7 +175,14 @@ impl Trainer {
             min_p: 0.0,
             ..self.sampling()
         };
-        evaluate(&self.model, self.task.as_ref(), &prompts, eval.samples, &sampling, self.config.seed)
+        evaluate(
+            &self.model,
+            self.task.as_ref(),
+            &prompts,
+            eval.samples,
+            &sampling,
+            self.config.seed,
+        )
     }
 }
 

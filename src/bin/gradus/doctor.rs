@@ -49,7 +49,11 @@ fn memory() -> String {
     };
     match (kib("MemAvailable:"), kib("MemTotal:")) {
         (Some(free), Some(total)) => {
-            format!("{:.1} of {:.1} GiB available", free as f64 / 1048576.0, total as f64 / 1048576.0)
+            format!(
+                "{:.1} of {:.1} GiB available",
+                free as f64 / 1048576.0,
+                total as f64 / 1048576.0
+            )
         }
         _ => "unknown".into(),
     }

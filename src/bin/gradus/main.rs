@@ -124,7 +124,10 @@ fn run(command: Command) -> Result<()> {
         Command::Sample { run, prompt, samples } => sample(&run, prompt, samples),
         Command::Eval { run } => {
             let result = open_run(&run)?.evaluate()?;
-            print(&format!("accuracy {:.4} over {} completions\n", result.accuracy, result.completions))
+            print(&format!(
+                "accuracy {:.4} over {} completions\n",
+                result.accuracy, result.completions
+            ))
         }
         Command::Config { config, explain } => {
             let config = load(config.as_ref())?;
@@ -176,7 +179,9 @@ fn sample(run: &std::path::Path, prompt: Option<String>, samples: usize) -> Resu
 /// Standard output; a reader that has gone away is not an error.
 fn print(text: &str) -> Result<()> {
     match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output")(e))
+        }
         _ => Ok(()),
     }
 }

@@ -45,14 +45,14 @@ pub(crate) struct Operand<'a> {
 impl<'a> Operand<'a> {
     /// A row-major buffer of `depth` columns.
     pub fn rows(data: &'a [f32], depth: usize) -> Operand<'a> {
-        let rows = if depth == 0 { 0 } else { data.len() / depth };
+        let rows = data.len().checked_div(depth).unwrap_or(0);
         let left = Left { ptr: data.as_ptr(), row_stride: depth, k_stride: 1 };
         Operand { left, rows, depth, life: std::marker::PhantomData }
     }
 
     /// The transpose of a row-major buffer of `columns` columns.
     pub fn transposed(data: &'a [f32], columns: usize) -> Operand<'a> {
-        let depth = if columns == 0 { 0 } else { data.len() / columns };
+        let depth = data.len().checked_div(columns).unwrap_or(0);
         let left = Left { ptr: data.as_ptr(), row_stride: 1, k_stride: columns };
         Operand { left, rows: columns, depth, life: std::marker::PhantomData }
     }
@@ -147,12 +147,13 @@ pub(crate) fn into_output<T: Float>(
     body: impl FnOnce(&mut [f32]),
     finish: impl Fn(T, usize, f32) -> T + Sync,
 ) {
-    if in_place && T::DTYPE == DType::F32 {
-        if let Some(slice) = y.as_mut_slice() {
-            let c: &mut [f32] = bytemuck::cast_slice_mut(slice);
-            c.fill(0.0);
-            return body(c);
-        }
+    if in_place
+        && T::DTYPE == DType::F32
+        && let Some(slice) = y.as_mut_slice()
+    {
+        let c: &mut [f32] = bytemuck::cast_slice_mut(slice);
+        c.fill(0.0);
+        return body(c);
     }
     let columns = y.extent(1);
     scratch::with(y.extent(0) * columns, |c| {

@@ -59,7 +59,12 @@ fn with_rows<R>(
 }
 
 /// c[rows] continued by `body` on a compact copy of these rows.
-fn on_rows(c: &mut [f32], columns: usize, rows: &Option<Vec<usize>>, body: impl FnOnce(&mut [f32])) {
+fn on_rows(
+    c: &mut [f32],
+    columns: usize,
+    rows: &Option<Vec<usize>>,
+    body: impl FnOnce(&mut [f32]),
+) {
     let Some(rows) = rows else { return body(c) };
     scratch::with(rows.len() * columns, |copy| {
         for (to, &from) in copy.chunks_exact_mut(columns.max(1)).zip(rows) {
@@ -121,7 +126,8 @@ fn forward<T: Float>(
                 with_rows(x, k, &rows, |x| {
                     scratch::with(x.len() / k.max(1) * rank, |s| {
                         down(x, lora, s);
-                        let up = |c: &mut [f32]| multiply(Operand::rows(s, rank), &Columns(lora.b), c);
+                        let up =
+                            |c: &mut [f32]| multiply(Operand::rows(s, rank), &Columns(lora.b), c);
                         on_rows(c, n, &rows, up);
                         if let Some(s_out) = &mut s_out {
                             keep(s_out, s, rank, &rows);
@@ -167,7 +173,8 @@ fn backward<T: Float>(
                 with_rows(dy, n, &rows, |dy| {
                     scratch::with(dy.len() / n.max(1) * rank, |ds| {
                         up_gradient(dy, n, lora, ds);
-                        let term = |c: &mut [f32]| multiply(Operand::rows(ds, rank), &Rows(lora.a), c);
+                        let term =
+                            |c: &mut [f32]| multiply(Operand::rows(ds, rank), &Rows(lora.a), c);
                         on_rows(c, k, &rows, term);
                     })
                 });
@@ -218,7 +225,8 @@ pub(crate) fn lora_grad<T: Float>(a: LoraGrad<'_, T>) {
                 with_rows(s, rank, &rows, |s| {
                     let s = View::rows_of(s, rank.max(1));
                     if let Ok(s) = s {
-                        let product = |c: &mut [f32]| multiply(Operand::transposed(dy, n), &Rows(s), c);
+                        let product =
+                            |c: &mut [f32]| multiply(Operand::transposed(dy, n), &Rows(s), c);
                         into_output(a.db, false, product, |old: f32, _, c| old + c);
                     }
                 });
@@ -227,8 +235,9 @@ pub(crate) fn lora_grad<T: Float>(a: LoraGrad<'_, T>) {
                     with_f32(&a.x, |x| {
                         with_rows(x, k, &rows, |x| {
                             let Ok(x) = View::rows_of(x, k.max(1)) else { return };
-                            let product =
-                                |c: &mut [f32]| multiply(Operand::transposed(ds, rank), &Rows(x), c);
+                            let product = |c: &mut [f32]| {
+                                multiply(Operand::transposed(ds, rank), &Rows(x), c)
+                            };
                             into_output(a.da, false, product, |old: f32, _, c| old + c);
                         })
                     })

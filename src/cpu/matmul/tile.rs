@@ -67,7 +67,8 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(
         let whole = out.columns == COLUMNS;
         for r in 0..R {
             let row = out.ptr.add(r * out.stride);
-            let from = if whole { row.cast_const() } else { edge_load(&mut edge, row, out.columns) };
+            let from =
+                if whole { row.cast_const() } else { edge_load(&mut edge, row, out.columns) };
             for v in 0..N {
                 acc[r][v] = V::load(from.add(v * V::LANES));
             }

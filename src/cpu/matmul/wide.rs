@@ -50,9 +50,8 @@ pub(super) fn matmul<T: Float>(
         }
         for (n, y) in y.iter_mut().enumerate() {
             let c = chain(x.iter().enumerate().map(|(k, &x)| (x, weight(&base, n, k))), 0.0);
-            let c = used.map_or(c, |l| {
-                chain(s.iter().zip(l.b.row(n)).map(|(&s, b)| (s, b.to_f64())), c)
-            });
+            let c = used
+                .map_or(c, |l| chain(s.iter().zip(l.b.row(n)).map(|(&s, b)| (s, b.to_f64())), c));
             *y = T::from_f64(c + bias.as_ref().map_or(0.0, |b| b.at(n).to_f64()));
         }
     }
@@ -70,7 +69,8 @@ pub(super) fn matmul_dx<T: Float>(
         let dy: Vec<f64> = dy.row(m).iter().map(|v| v.to_f64()).collect();
         let used = adapter_of(lora, &adapter, m);
         let ds: Vec<f64> = used.map_or(Vec::new(), |l| {
-            let column = |r: usize| dy.iter().enumerate().map(move |(n, &d)| (d, l.b.row(n)[r].to_f64()));
+            let column =
+                |r: usize| dy.iter().enumerate().map(move |(n, &d)| (d, l.b.row(n)[r].to_f64()));
             (0..l.a.extent(0)).map(|r| l.scale * chain(column(r), 0.0)).collect()
         });
         for (k, dx) in dx.iter_mut().enumerate() {

@@ -47,9 +47,8 @@ pub(super) struct Token {
 
 pub(super) fn surrogate(loss: &Loss, t: &Token) -> (Term, Clipped) {
     let (a, r) = (t.advantage, t.ratio);
-    let plain = |value: f64, by_ratio: f64, by_logp: f64| {
-        (Term { value, by_ratio, by_logp }, Clipped::No)
-    };
+    let plain =
+        |value: f64, by_ratio: f64, by_logp: f64| (Term { value, by_ratio, by_logp }, Clipped::No);
     match *loss {
         Loss::CrossEntropy => plain(-t.logp, 0.0, -1.0),
         Loss::Reinforce => plain(-a * t.logp, 0.0, -a),
