@@ -15,6 +15,7 @@ ops! {
     attention,
     embedding,
     grad_norm,
+    lora_grad,
     matmul,
     nf4_quantize,
     rmsnorm,

@@ -3,7 +3,6 @@
 
 pub(crate) mod math;
 pub(crate) mod par;
-pub(crate) mod scratch;
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
@@ -15,7 +14,9 @@ pub(crate) mod group_advantage;
 pub(crate) mod lerp;
 pub(crate) mod linear_logprob;
 pub(crate) mod logprob;
+pub(crate) mod lora_grad;
 pub(crate) mod matmul;
+pub(crate) mod nf4_matmul;
 pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;

@@ -344,6 +344,13 @@ impl Decoder {
     }
 }
 
+impl LoraOptions {
+    /// Refuses target names no block has.
+    pub fn check(&self) -> Result<()> {
+        lora_targets(self).map(|_| ())
+    }
+}
+
 fn lora_targets(options: &LoraOptions) -> Result<[bool; 7]> {
     if options.targets == "all-linear" {
         return Ok([true; 7]);

@@ -77,7 +77,7 @@ pub fn lora_grad<T: Float>(device: &Device, args: LoraGrad<'_, T>) -> Result<()>
     check.shape(device, "da", &args.da, &[rank, k])?;
     check.shape(device, "db", &args.db, &[n, rank])?;
     match device {
-        Device::Cpu => cpu::matmul::lora_grad(args),
+        Device::Cpu => cpu::lora_grad::lora_grad(args),
     }
     Ok(())
 }

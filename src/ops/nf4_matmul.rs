@@ -43,6 +43,34 @@ pub struct Nf4Matmul<'a, T> {
 /// # Cost
 /// As [`matmul`](crate::ops::matmul()), but W is read as `N·K / 2` bytes of codes and one maximum
 /// per block.
+///
+/// # Example
+/// ```
+/// use gradus::{DType, Device, View, ViewMut, ops::{Nf4Matmul, nf4_matmul}};
+/// use gradus::quant::{Absmax, Nf4View};
+/// let code: [f32; 16] = std::array::from_fn(|i| i as f32 - 8.0);
+/// let (packed, absmax) = ([0x9A_u8, 0x7C], [0.5f32]); // codes 1, 2, -1, 4
+/// let (x, mut y) = ([1.0f32, 10.0], [0f32; 2]);
+/// nf4_matmul(&Device::Cpu, Nf4Matmul {
+///     x: View::new(&x, &[1, 2])?,
+///     w: Nf4View {
+///         packed: View::new(&packed, &[2])?,
+///         absmax: Absmax::F32(View::new(&absmax, &[1])?),
+///         code: View::new(&code, &[16])?,
+///         n: 2,
+///         k: 2,
+///         blocksize: 64,
+///         dtype: DType::Bf16,
+///     },
+///     bias: None,
+///     lora: &[],
+///     adapter: None,
+///     s: None,
+///     y: ViewMut::new(&mut y, &[1, 2])?,
+/// })?;
+/// assert_eq!(y, [10.5, 19.5]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<()> {
     let check = Check("nf4_matmul");
     check_nf4(check, device, &args.w)?;
@@ -54,7 +82,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
-        Device::Cpu => cpu::matmul::nf4_matmul(args),
+        Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => cpu::matmul::nf4_matmul_dx(args),
+        Device::Cpu => cpu::nf4_matmul::nf4_matmul_dx(args),
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::device::Device;
 use crate::error::Result;
 use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
+use crate::objective::presets;
 use crate::ops::PolicySettings;
 use crate::quant::{Nf4Options, QuantType};
 use crate::rng::Purpose;
@@ -58,8 +59,14 @@ pub struct Sampled {
 
 impl Trainer {
     /// A fresh model for `config`'s task, all parameters trainable.
+    ///
+    /// # Errors
+    /// `Config` for whatever the configuration asks for and cannot be had, before anything runs.
     pub fn new(config: RunConfig) -> Result<Trainer> {
+        config.validate()?;
         let task = task_of(&config)?;
+        presets::by_name(&config.rl.loss, 1.0)?;
+        lora_options(&config).check()?;
         let model =
             Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
         let verifier = task.clone();
@@ -155,10 +162,7 @@ impl Trainer {
         if let Some(quant_type) = quant_type {
             bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
         }
-        let lora = &self.config.lora;
-        let options =
-            LoraOptions { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-        self.model.attach_lora(&options, self.config.seed)?;
+        self.model.attach_lora(&lora_options(&self.config), self.config.seed)?;
         self.optimizer = Optimizer::new(&self.model.params);
         Ok(bytes)
     }
@@ -205,6 +209,11 @@ impl Sampled {
         }
         records
     }
+}
+
+fn lora_options(config: &RunConfig) -> LoraOptions {
+    let lora = &config.lora;
+    LoraOptions { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
 }
 
 /// The task that `config` names.

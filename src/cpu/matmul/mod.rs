@@ -1,172 +1,217 @@
-//! Matrix products: one driver for Y = X·Wᵀ, dX = dY·W and dW = dYᵀ·X, dense and 4-bit.
-//!
-//! ```text
-//! for each block of k:                     (256 steps: a packed panel stays in the first cache)
-//!     pack B[k block, :] into panels of 32 columns       (decodes 4-bit codes, transposes W)
-//!     for each tile of rows x panel:  C += A·B           (tile.rs; threads share the tiles)
-//! ```
-//! Tricks, each keeping every output one chain of fused multiply-adds in increasing k:
-//! 1. C itself is the accumulator between blocks of k; f32 in memory is f32 in a register.
-//! 2. The LoRA term is a second call on the same C: r more steps of the same chain, rounded once.
-//! 3. Rows of A are broadcast from where they lie, with any two strides, so only B is packed.
-//! 4. With few rows the panels are split over the threads, with many the rows; nobody splits k.
+//! Matrix products on the CPU. Each output element is one chain of fused multiply-adds in f32
+//! (f64 for f64 operands) over increasing steps, first the weight's, then the adapter's, and is
+//! rounded once at the end: its bits depend on its own operands only.
 
-mod pack;
+mod operand;
+mod product;
+mod scratch;
 mod tile;
-mod wide;
 
-use rayon::prelude::*;
+pub(crate) use operand::{Matrix, Operand};
+pub(crate) use product::{Cells, Link, Right, Rows, product};
+pub(crate) use scratch::Scratch;
+pub(crate) use tile::Lane;
 
-pub(crate) use pack::{Columns, Nf4Columns, Nf4Rows, Right, Rows};
-use tile::{COLUMNS, Left, Out, accumulate};
-
-use crate::cpu::scratch;
+use crate::cpu::par;
 use crate::dtype::{DType, Float};
+use crate::ops::matmul::{Lora, Matmul, MatmulDw, MatmulDx};
 use crate::view::{View, ViewMut};
 
-/// Steps of k per packed block.
-const DEPTH: usize = 256;
-
-/// Rows a thread takes at a time.
-const ROWS: usize = 64;
-
-/// Multiply-adds below which a product stays on the calling thread.
-const SERIAL: usize = 1 << 19;
-
-/// The left operand A `[rows, depth]`, in f32.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    left: Left,
-    rows: usize,
-    depth: usize,
-    life: std::marker::PhantomData<&'a [f32]>,
+/// Adapters and which row takes which.
+pub(crate) struct Adapters<'a, T> {
+    pub lora: &'a [Lora<'a, T>],
+    pub adapter: Option<View<'a, i32>>,
 }
 
-impl<'a> Operand<'a> {
-    /// A row-major buffer of `depth` columns.
-    pub fn rows(data: &'a [f32], depth: usize) -> Operand<'a> {
-        let rows = data.len().checked_div(depth).unwrap_or(0);
-        let left = Left { ptr: data.as_ptr(), row_stride: depth, k_stride: 1 };
-        Operand { left, rows, depth, life: std::marker::PhantomData }
-    }
-
-    /// The transpose of a row-major buffer of `columns` columns.
-    pub fn transposed(data: &'a [f32], columns: usize) -> Operand<'a> {
-        let depth = data.len().checked_div(columns).unwrap_or(0);
-        let left = Left { ptr: data.as_ptr(), row_stride: 1, k_stride: columns };
-        Operand { left, rows: columns, depth, life: std::marker::PhantomData }
-    }
-}
-
-/// c `[rows, columns]` += A·B, continuing the chains that c holds.
-pub(crate) fn multiply(a: Operand<'_>, b: &impl Right, c: &mut [f32]) {
-    let columns = b.columns();
-    debug_assert_eq!((a.depth, c.len()), (b.depth(), a.rows * columns));
-    if a.rows == 0 || columns == 0 {
-        return;
-    }
-    let panels = columns.div_ceil(COLUMNS);
-    let serial = a.rows * columns * a.depth < SERIAL;
-    let base = Out { ptr: c.as_mut_ptr(), stride: columns, rows: a.rows, columns };
-    for k in (0..a.depth).step_by(DEPTH) {
-        let depth = DEPTH.min(a.depth - k);
-        scratch::with(panels * depth * COLUMNS, |packed| {
-            let pack = |(panel, out): (usize, &mut [f32])| b.pack(k, panel * COLUMNS, out);
-            if serial {
-                packed.chunks_exact_mut(depth * COLUMNS).enumerate().for_each(pack);
-            } else {
-                packed.par_chunks_exact_mut(depth * COLUMNS).enumerate().for_each(pack);
-            }
-            let left = offset(a.left, 0, k);
-            let tile = |rows: std::ops::Range<usize>, panel: usize| {
-                let b = &packed[panel * depth * COLUMNS..(panel + 1) * depth * COLUMNS];
-                run_tile(left, b, depth, base, rows, panel);
-            };
-            let blocks = a.rows.div_ceil(ROWS);
-            let rows_of = |block: usize| block * ROWS..a.rows.min((block + 1) * ROWS);
-            if serial {
-                (0..blocks).for_each(|i| (0..panels).for_each(|panel| tile(rows_of(i), panel)));
-            } else if blocks >= 2 * rayon::current_num_threads() {
-                let all = |i: usize| (0..panels).for_each(|panel| tile(rows_of(i), panel));
-                (0..blocks).into_par_iter().for_each(all);
-            } else {
-                let one = |i: usize| tile(rows_of(i / panels), i % panels);
-                (0..blocks * panels).into_par_iter().for_each(one);
-            }
-        });
-    }
-}
-
-fn offset(left: Left, row: usize, k: usize) -> Left {
-    // Wrapping: an operand without elements may be offset, but is never read.
-    let ptr = left.ptr.wrapping_add(row * left.row_stride + k * left.k_stride);
-    Left { ptr, ..left }
-}
-
-/// The tile of `rows` and one panel of the whole output `base`.
-fn run_tile(
-    left: Left,
-    b: &[f32],
-    depth: usize,
-    base: Out,
-    rows: std::ops::Range<usize>,
-    panel: usize,
-) {
-    let first = panel * COLUMNS;
-    let out = Out {
-        ptr: base.ptr.wrapping_add(rows.start * base.stride + first),
-        stride: base.stride,
-        rows: rows.len(),
-        columns: COLUMNS.min(base.columns - first),
-    };
-    // SAFETY: rows and panel lie inside A, B and C, whose lengths `multiply` was called with;
-    // tiles are disjoint, and C is exclusively borrowed by `multiply`.
-    unsafe { accumulate(offset(left, rows.start, 0), b.as_ptr(), depth, out) }
-}
-
-/// Calls `body` with the matrix as contiguous f32: itself if it is that, a copy otherwise.
-pub(crate) fn with_f32<T: Float, R>(x: &View<'_, T>, body: impl FnOnce(&[f32]) -> R) -> R {
-    let own = x.as_slice().filter(|_| T::DTYPE == DType::F32);
-    if let Some(slice) = own {
-        return body(bytemuck::cast_slice(slice));
-    }
-    let (rows, columns) = (x.extent(0), x.extent(1));
-    scratch::with(rows * columns, |copy| {
-        for i in 0..rows {
-            let out = &mut copy[i * columns..(i + 1) * columns];
-            out.iter_mut().zip(x.row(i)).for_each(|(o, v)| *o = v.to_f32());
+impl<T: Float> Adapters<'_, T> {
+    fn rows(&self, count: usize) -> Rows {
+        match &self.adapter {
+            Some(adapter) if !self.lora.is_empty() => Rows::grouped(adapter),
+            _ => Rows::all(count),
         }
-        body(copy)
-    })
-}
-
-/// Runs `body` on a zeroed f32 accumulator the shape of `y`, then writes y = finish(y, c).
-pub(crate) fn into_output<T: Float>(
-    mut y: ViewMut<'_, T>,
-    in_place: bool,
-    body: impl FnOnce(&mut [f32]),
-    finish: impl Fn(T, usize, f32) -> T + Sync,
-) {
-    if in_place
-        && T::DTYPE == DType::F32
-        && let Some(slice) = y.as_mut_slice()
-    {
-        let c: &mut [f32] = bytemuck::cast_slice_mut(slice);
-        c.fill(0.0);
-        return body(c);
     }
-    let columns = y.extent(1);
-    scratch::with(y.extent(0) * columns, |c| {
-        body(c);
-        for (i, row) in y.into_rows().into_iter().enumerate() {
-            let c = &c[i * columns..(i + 1) * columns];
-            for j in 0..columns {
-                row[j] = finish(row[j], j, c[j]);
-            }
-        }
-    })
+
+    fn rank(&self) -> usize {
+        self.lora.first().map_or(0, |lora| lora.a.extent(0))
+    }
 }
 
-mod ops;
-use ops::Base;
-pub(crate) use ops::{lora_grad, matmul, matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx};
+/// A packed row-major buffer as an operand.
+pub(crate) struct Buffer<'s, A> {
+    pub data: &'s [A],
+    pub columns: usize,
+}
+
+impl<A: Lane> Matrix<A> for Buffer<'_, A> {
+    fn read(&self, row: usize, first: usize, out: &mut [A]) {
+        out.copy_from_slice(&self.data[row * self.columns + first..][..out.len()]);
+    }
+}
+
+/// A forward product with any weight.
+pub(crate) struct Forward<'a, T> {
+    pub x: View<'a, T>,
+    pub bias: Option<View<'a, T>>,
+    pub adapters: Adapters<'a, T>,
+    pub s: Option<ViewMut<'a, f32>>,
+    pub y: ViewMut<'a, T>,
+}
+
+pub(crate) fn matmul<T: Float>(args: Matmul<'_, T>) {
+    let Matmul { x, w, bias, lora, adapter, s, y } = args;
+    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, y };
+    match T::DTYPE {
+        DType::F64 => forward::<T, f64>(pass, &w),
+        _ => forward::<T, f32>(pass, &w),
+    }
+}
+
+/// Y = X·Wᵀ, then S·Bᵀ with S = scale·X·Aᵀ as further steps, then the bias.
+pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>) {
+    let Forward { x, bias, adapters, s, y } = pass;
+    let (m, k, n) = (x.extent(0), x.extent(1), y.extent(1));
+    let (rows, rank) = (adapters.rows(m), adapters.rank());
+    let mut low = Scratch::<A>::take(m * rank);
+    if rank > 0 {
+        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.a)).collect();
+        let link = Link { left: Operand::Rows(&x), right: Right::PerGroup(right), depth: k };
+        low_rank(&rows, link, &adapters, &mut low);
+        if let Some(s) = s {
+            let from = low.chunks_exact(rank);
+            s.into_rows().into_iter().zip(from).for_each(|(to, from)| {
+                to.iter_mut().zip(from).for_each(|(to, &s)| *to = s.narrow());
+            });
+        }
+    }
+    let low = Buffer { data: &low, columns: rank };
+    let right = Right::Shared(Operand::Rows(w));
+    let mut chain = vec![Link { left: Operand::Rows(&x), right, depth: k }];
+    if rank > 0 {
+        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.b)).collect();
+        let left = Operand::Rows(&low);
+        chain.push(Link { left, right: Right::PerGroup(right), depth: rank });
+    }
+    let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).collect());
+    let cells = Cells::new(y.into_rows(), n);
+    product(&rows, n, &chain, &|place, sums| {
+        // SAFETY: the product hands over each element once.
+        unsafe {
+            cells.update(place.row, place.column, sums, |column, y, sum| {
+                *y = bias.as_ref().map_or(sum, |bias| sum.plus(bias[column])).narrow();
+            });
+        }
+    });
+}
+
+/// `low[row] = scale · (link's product)` for rows with an adapter and 0 for the others.
+pub(crate) fn low_rank<T: Float, A: Lane>(
+    rows: &Rows,
+    link: Link<'_, A>,
+    adapters: &Adapters<'_, T>,
+    low: &mut [A],
+) {
+    let rank = adapters.rank();
+    low.fill(A::ZERO);
+    let cells = Cells::new(low.chunks_exact_mut(rank), rank);
+    product(rows, rank, &[link], &|place, sums| {
+        let Some(group) = place.group else { return };
+        let scale = adapters.lora[group].scale;
+        // SAFETY: the product hands over each element once.
+        unsafe {
+            cells.update(place.row, place.column, sums, |_, low, sum| {
+                *low = A::from_f64(scale * sum.to_f64());
+            });
+        }
+    });
+}
+
+/// A backward product with any weight.
+pub(crate) struct Backward<'a, T> {
+    pub dy: View<'a, T>,
+    pub adapters: Adapters<'a, T>,
+    pub accumulate: bool,
+    pub dx: ViewMut<'a, T>,
+}
+
+pub(crate) fn matmul_dx<T: Float>(args: MatmulDx<'_, T>) {
+    let MatmulDx { dy, w, lora, adapter, accumulate, dx } = args;
+    let pass = Backward { dy, adapters: Adapters { lora, adapter }, accumulate, dx };
+    match T::DTYPE {
+        DType::F64 => backward::<T, f64>(pass, &w),
+        _ => backward::<T, f32>(pass, &w),
+    }
+}
+
+/// dX = dY·W, then dS·A with dS = scale·dY·B as further steps.
+pub(crate) fn backward<T: Float, A: Lane>(pass: Backward<'_, T>, w: &dyn Matrix<A>) {
+    let Backward { dy, adapters, accumulate, dx } = pass;
+    let (m, n, k) = (dy.extent(0), dy.extent(1), dx.extent(1));
+    let (rows, rank) = (adapters.rows(m), adapters.rank());
+    let mut low = Scratch::<A>::take(m * rank);
+    if rank > 0 {
+        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.b)).collect();
+        let link = Link { left: Operand::Rows(&dy), right: Right::PerGroup(right), depth: n };
+        low_rank(&rows, link, &adapters, &mut low);
+    }
+    let low = Buffer { data: &low, columns: rank };
+    let right = Right::Shared(Operand::Columns(w));
+    let mut chain = vec![Link { left: Operand::Rows(&dy), right, depth: n }];
+    if rank > 0 {
+        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.a)).collect();
+        let left = Operand::Rows(&low);
+        chain.push(Link { left, right: Right::PerGroup(right), depth: rank });
+    }
+    let cells = Cells::new(dx.into_rows(), k);
+    product(&rows, k, &chain, &|place, sums| {
+        // SAFETY: the product hands over each element once.
+        unsafe {
+            cells.update(place.row, place.column, sums, |_, dx, sum| {
+                *dx = if accumulate { A::widen(*dx).plus(sum) } else { sum }.narrow();
+            });
+        }
+    });
+}
+
+pub(crate) fn matmul_dw<T: Float>(args: MatmulDw<'_, T>) {
+    match T::DTYPE {
+        DType::F64 => weight_gradient::<T, f64>(args),
+        _ => weight_gradient::<T, f32>(args),
+    }
+}
+
+/// dW += dYᵀ·X, dbias += Σ_rows dY.
+fn weight_gradient<T: Float, A: Lane>(args: MatmulDw<'_, T>) {
+    let MatmulDw { dy, x, dw, dbias } = args;
+    let (m, n, k) = (dy.extent(0), dy.extent(1), x.extent(1));
+    let left: Operand<'_, A> = Operand::Columns(&dy);
+    let chain = [Link { left, right: Right::Shared(Operand::Columns(&x)), depth: m }];
+    let cells = Cells::new(dw.into_rows(), k);
+    product(&Rows::all(n), k, &chain, &|place, sums| {
+        // SAFETY: the product hands over each element once.
+        unsafe {
+            cells.update(place.row, place.column, sums, |_, dw, sum| {
+                *dw = A::widen(*dw).plus(sum).narrow();
+            });
+        }
+    });
+    if let Some(mut dbias) = dbias {
+        let sums = column_sums(&dy);
+        for (column, sum) in sums.into_iter().enumerate() {
+            dbias.set(column, (dbias.at(column) as f64 + sum) as f32);
+        }
+    }
+}
+
+/// Σ_rows dy in f64, rows in order.
+fn column_sums<T: Float>(dy: &View<'_, T>) -> Vec<f64> {
+    const STRETCH: usize = 64;
+    let (m, n) = (dy.extent(0), dy.extent(1));
+    let mut sums = vec![0.0; n];
+    par::for_each(sums.chunks_mut(STRETCH).collect(), m * STRETCH, |i, sums| {
+        for row in 0..m {
+            let dy = &dy.row(row)[i * STRETCH..][..sums.len()];
+            sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy.to_f64());
+        }
+    });
+    sums
+}

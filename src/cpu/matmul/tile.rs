@@ -1,250 +1,229 @@
-//! The register tile: `R` rows of the output by 32 columns, held in registers while k runs.
+//! The register tile: up to six rows by 32 columns of a product, accumulated in registers.
 //!
-//! One step of k loads 32 packed values of B, broadcasts one value of each row of A and does 32·R
-//! fused multiply-adds. Every output element is therefore one chain c = fma(a_k, b_k, c) in
-//! increasing k, whatever R, the vector width or the block of k: c is spilled to memory as f32
-//! between blocks, which loses nothing.
+//! Every element of the product is one chain of fused multiply-adds over the steps in increasing
+//! order. Lanes are columns, so the vector width, the tile's height and the blocking over steps
+//! change which elements are computed side by side, never a bit of any of them.
 
-/// Columns of a packed panel.
-pub(super) const COLUMNS: usize = 32;
+use super::scratch::Stored;
+use crate::cpu::math::dispatch_simd;
+use crate::dtype::Float;
 
-/// Rows of the largest tile.
-pub(super) const ROWS: usize = 8;
+/// Columns of a packed panel: two vectors of 16.
+pub(crate) const WIDTH: usize = 32;
+/// Most rows of a register tile: 6 x 2 accumulators of 16 lanes leave room for operands in both
+/// 32 registers of 512 bits (all 12) and 16 of 256 (half a panel at a time). The compiler keeps
+/// the accumulators of taller tiles in memory.
+pub(crate) const HEIGHT: usize = 6;
+const VECTOR: usize = 16;
 
-/// Rows of A with their strides in elements.
-#[derive(Clone, Copy)]
-pub(super) struct Left {
-    pub ptr: *const f32,
-    pub row_stride: usize,
-    pub k_stride: usize,
-}
-
-/// An output tile: `rows` by `columns` at `ptr`.
-#[derive(Clone, Copy)]
-pub(super) struct Out {
-    pub ptr: *mut f32,
-    pub stride: usize,
-    pub rows: usize,
-    pub columns: usize,
-}
-
-// SAFETY: the drivers in `mod.rs` hand disjoint tiles of borrowed memory to threads.
-unsafe impl Send for Left {}
-// SAFETY: as above.
-unsafe impl Sync for Left {}
-// SAFETY: as above.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-/// Vectors of f32 that together make one row of a panel.
-trait Vector: Copy {
-    /// Vectors per 32 columns.
-    const PER_ROW: usize;
-    const LANES: usize = COLUMNS / Self::PER_ROW;
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(ptr: *const f32) -> Self;
-    unsafe fn store(self, ptr: *mut f32);
-    unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
-}
-
-/// c += a·b over `depth` steps of k, for one tile of `R` rows.
-///
-/// # Safety
-/// `a` covers `R` rows and `depth` steps, `b` is a packed panel of `depth` steps, `out` is
-/// writable for its rows and columns, and the caller runs on a machine that has `V`.
-#[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const N: usize>(
-    a: Left,
-    b: *const f32,
-    depth: usize,
-    out: Out,
-) {
-    // SAFETY: every offset is inside what the caller vouches for.
-    unsafe {
-        let mut edge = [0f32; COLUMNS];
-        let mut acc = [[V::splat(0.0); N]; R];
-        let whole = out.columns == COLUMNS;
-        for r in 0..R {
-            let row = out.ptr.add(r * out.stride);
-            let from =
-                if whole { row.cast_const() } else { edge_load(&mut edge, row, out.columns) };
-            for v in 0..N {
-                acc[r][v] = V::load(from.add(v * V::LANES));
-            }
-        }
-        for k in 0..depth {
-            let mut bk = [V::splat(0.0); N];
-            for v in 0..N {
-                bk[v] = V::load(b.add(k * COLUMNS + v * V::LANES));
-            }
-            for r in 0..R {
-                let x = V::splat(*a.ptr.add(r * a.row_stride + k * a.k_stride));
-                for v in 0..N {
-                    acc[r][v] = V::fma(x, bk[v], acc[r][v]);
-                }
-            }
-        }
-        for r in 0..R {
-            let row = out.ptr.add(r * out.stride);
-            let to = if whole { row } else { edge.as_mut_ptr() };
-            for v in 0..N {
-                acc[r][v].store(to.add(v * V::LANES));
-            }
-            if !whole {
-                std::ptr::copy_nonoverlapping(edge.as_ptr(), row, out.columns);
-            }
-        }
+/// What a product is accumulated in: f32, or f64 for f64 operands.
+pub(crate) trait Lane: Float + Stored {
+    /// 0.
+    const ZERO: Self;
+    /// `self · b + c`, rounded once.
+    fn fma(self, b: Self, c: Self) -> Self;
+    /// `self + b`.
+    fn plus(self, b: Self) -> Self;
+    /// From an operand's element, exactly.
+    fn widen<T: Float>(x: T) -> Self;
+    /// Rounded to an output's element.
+    fn narrow<T: Float>(self) -> T;
+    /// The transposed block.
+    fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
+        std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
     }
 }
 
-#[inline(always)]
-unsafe fn edge_load(edge: &mut [f32; COLUMNS], row: *const f32, columns: usize) -> *const f32 {
-    // SAFETY: the caller's row holds `columns` <= 32 values.
-    unsafe { std::ptr::copy_nonoverlapping(row, edge.as_mut_ptr(), columns) };
-    edge.as_ptr()
-}
-
-/// All rows of `out` in tiles of 8, 4, 2 and 1.
-#[inline(always)]
-unsafe fn rows<V: Vector, const N: usize>(a: Left, b: *const f32, depth: usize, out: Out) {
-    let mut first = 0;
-    while first < out.rows {
-        // SAFETY: as the caller's; `first` stays inside the rows.
-        unsafe {
-            let left = Left { ptr: a.ptr.add(first * a.row_stride), ..a };
-            let part = Out { ptr: out.ptr.add(first * out.stride), ..out };
-            first += match out.rows - first {
-                ROWS.. => {
-                    tile::<V, ROWS, N>(left, b, depth, part);
-                    ROWS
-                }
-                4.. => {
-                    tile::<V, 4, N>(left, b, depth, part);
-                    4
-                }
-                2.. => {
-                    tile::<V, 2, N>(left, b, depth, part);
-                    2
-                }
-                _ => {
-                    tile::<V, 1, N>(left, b, depth, part);
-                    1
-                }
-            };
-        }
-    }
-}
-
-impl Vector for [f32; 8] {
-    const PER_ROW: usize = 4;
+impl Lane for f32 {
+    const ZERO: f32 = 0.0;
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        [x; 8]
+    fn fma(self, b: f32, c: f32) -> f32 {
+        self.mul_add(b, c)
     }
     #[inline(always)]
-    unsafe fn load(ptr: *const f32) -> Self {
-        // SAFETY: the caller's pointer has 8 readable values.
-        unsafe { ptr.cast::<[f32; 8]>().read_unaligned() }
+    fn plus(self, b: f32) -> f32 {
+        self + b
     }
     #[inline(always)]
-    unsafe fn store(self, ptr: *mut f32) {
-        // SAFETY: the caller's pointer has 8 writable values.
-        unsafe { ptr.cast::<[f32; 8]>().write_unaligned(self) }
+    fn widen<T: Float>(x: T) -> f32 {
+        x.to_f32()
     }
     #[inline(always)]
-    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
-        let mut d = c;
-        for l in 0..8 {
-            d[l] = a[l].mul_add(b[l], c[l]);
-        }
-        d
+    fn narrow<T: Float>(self) -> T {
+        T::from_f32(self)
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{Left, Out, Vector, rows};
-    use std::arch::x86_64::*;
-
-    impl Vector for __m512 {
-        const PER_ROW: usize = 2;
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self {
-            // SAFETY: only reached from `avx512`.
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(ptr: *const f32) -> Self {
-            // SAFETY: only reached from `avx512`; the pointer has 16 readable values.
-            unsafe { _mm512_loadu_ps(ptr) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, ptr: *mut f32) {
-            // SAFETY: only reached from `avx512`; the pointer has 16 writable values.
-            unsafe { _mm512_storeu_ps(ptr, self) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
-            // SAFETY: only reached from `avx512`.
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-    }
-
-    impl Vector for __m256 {
-        const PER_ROW: usize = 4;
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self {
-            // SAFETY: only reached from `avx2`.
-            unsafe { _mm256_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(ptr: *const f32) -> Self {
-            // SAFETY: only reached from `avx2`; the pointer has 8 readable values.
-            unsafe { _mm256_loadu_ps(ptr) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, ptr: *mut f32) {
-            // SAFETY: only reached from `avx2`; the pointer has 8 writable values.
-            unsafe { _mm256_storeu_ps(ptr, self) }
-        }
-        #[inline(always)]
-        unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
-            // SAFETY: only reached from `avx2`.
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(a: Left, b: *const f32, depth: usize, out: Out) {
-        // SAFETY: the caller's, and the feature is enabled here.
-        unsafe { rows::<__m512, 2>(a, b, depth, out) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(a: Left, b: *const f32, depth: usize, out: Out) {
-        // SAFETY: the caller's, and the features are enabled here.
-        unsafe { rows::<__m256, 4>(a, b, depth, out) }
-    }
-}
-
-/// out += a·b over `depth` steps of k, `b` being one packed panel.
-///
-/// # Safety
-/// `a` covers `out.rows` rows and `depth` steps; `b` holds `depth` times 32 values; `out` is
-/// writable for its rows and at most 32 columns, and nobody else touches it.
-pub(super) unsafe fn accumulate(a: Left, b: *const f32, depth: usize, out: Out) {
+    /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
+    /// above into 16 scalar moves, which is 3.4 times slower.
     #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the caller's, and the feature was just detected.
-            return unsafe { x86::avx512(a, b, depth, out) };
-        }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: the caller's, and the features were just detected.
-            return unsafe { x86::avx2(a, b, depth, out) };
+    #[inline(always)]
+    fn transpose(block: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+        use std::arch::x86_64::*;
+        // SAFETY: [f32; 4] and __m128 have the same size and every bit pattern is valid for both;
+        // SSE is part of the x86-64 baseline.
+        unsafe {
+            let [a, b, c, d]: [__m128; 4] = std::mem::transmute(block);
+            let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            std::mem::transmute([
+                _mm_movelh_ps(ab_low, cd_low),
+                _mm_movehl_ps(cd_low, ab_low),
+                _mm_movelh_ps(ab_high, cd_high),
+                _mm_movehl_ps(cd_high, ab_high),
+            ])
         }
     }
-    // SAFETY: the caller's; arrays need no feature.
-    unsafe { rows::<[f32; 8], 4>(a, b, depth, out) }
+}
+
+impl Lane for f64 {
+    const ZERO: f64 = 0.0;
+    #[inline(always)]
+    fn fma(self, b: f64, c: f64) -> f64 {
+        self.mul_add(b, c)
+    }
+    #[inline(always)]
+    fn plus(self, b: f64) -> f64 {
+        self + b
+    }
+    #[inline(always)]
+    fn widen<T: Float>(x: T) -> f64 {
+        x.to_f64()
+    }
+    #[inline(always)]
+    fn narrow<T: Float>(self) -> T {
+        T::from_f64(self)
+    }
+}
+
+/// Rows `start .. start + height` of the packed left operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    /// First row, counted in packed order.
+    pub start: usize,
+    /// Rows, 1 to [`HEIGHT`].
+    pub height: usize,
+    /// Whose right operand the tile takes where there are several; `None` takes part in none.
+    pub group: Option<usize>,
+}
+
+/// One block of steps of a product.
+pub(crate) struct Sweep<'s, A> {
+    /// Tiles that take part.
+    pub tiles: &'s [Tile],
+    /// Packed left operand from packed row `origin` on: tile by tile, `[depth][height]`.
+    pub left: &'s [A],
+    /// Packed row at which `left` and `sums` begin.
+    pub origin: usize,
+    /// Steps of the packed left operand.
+    pub depth: usize,
+    /// First of the steps of this block.
+    pub first: usize,
+    /// `[steps][WIDTH]` right operand.
+    pub panel: &'s [A],
+    /// Columns in use, 1 to [`WIDTH`].
+    pub columns: usize,
+    /// `[rows][WIDTH]` partial sums, carried on.
+    pub sums: &'s mut [A],
+}
+
+/// Carries every tile's sums through the steps of one panel.
+pub(crate) fn sweep<A: Lane>(block: Sweep<'_, A>) {
+    let pair = has_32_registers();
+    let steps = block.panel.len() / WIDTH;
+    for tile in block.tiles {
+        let (row, height) = (tile.start - block.origin, tile.height);
+        let left = &block.left[row * block.depth + block.first * height..][..steps * height];
+        let sums = &mut block.sums[row * WIDTH..][..height * WIDTH];
+        let mut column = 0;
+        while column < block.columns {
+            let both = pair && block.columns > VECTOR;
+            carry_tile((height, both), left, block.panel, column, sums);
+            column += if both { 2 * VECTOR } else { VECTOR };
+        }
+    }
+}
+
+/// Two vectors of accumulators per row need 12 registers of 512 bits.
+fn has_32_registers() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn carry_tile<A: Lane>(
+    (height, both): (usize, bool),
+    left: &[A],
+    panel: &[A],
+    column: usize,
+    sums: &mut [A],
+) {
+    match (height, both) {
+        (1, false) => carry(Grid::<1, 1>, left, panel, column, sums),
+        (2, false) => carry(Grid::<2, 1>, left, panel, column, sums),
+        (3, false) => carry(Grid::<3, 1>, left, panel, column, sums),
+        (4, false) => carry(Grid::<4, 1>, left, panel, column, sums),
+        (5, false) => carry(Grid::<5, 1>, left, panel, column, sums),
+        (_, false) => carry(Grid::<HEIGHT, 1>, left, panel, column, sums),
+        (1, true) => carry(Grid::<1, 2>, left, panel, column, sums),
+        (2, true) => carry(Grid::<2, 2>, left, panel, column, sums),
+        (3, true) => carry(Grid::<3, 2>, left, panel, column, sums),
+        (4, true) => carry(Grid::<4, 2>, left, panel, column, sums),
+        (5, true) => carry(Grid::<5, 2>, left, panel, column, sums),
+        (_, true) => carry(Grid::<HEIGHT, 2>, left, panel, column, sums),
+    }
+}
+
+// One function per shape: in a function that holds several, the compiler keeps the accumulators
+// in memory (6 instead of 113 GFLOP/s).
+dispatch_simd!(
+    fn carry<A: Lane, S: Shape>(
+        shape: S,
+        left: &[A],
+        panel: &[A],
+        column: usize,
+        sums: &mut [A],
+    ) = carry_body
+);
+
+#[inline(always)]
+fn carry_body<A: Lane, S: Shape>(_: S, left: &[A], panel: &[A], column: usize, sums: &mut [A]) {
+    S::carry(left, panel, column, sums);
+}
+
+/// `H` rows by `V` vectors of columns.
+struct Grid<const H: usize, const V: usize>;
+
+trait Shape {
+    /// Carries `sums` from `column` on through all steps: `left` is `[steps][rows]`, `panel`
+    /// `[steps][WIDTH]`.
+    fn carry<A: Lane>(left: &[A], panel: &[A], column: usize, sums: &mut [A]);
+}
+
+impl<const H: usize, const V: usize> Shape for Grid<H, V> {
+    /// The accumulators are a fixed-size array that only unrolled loops index, so they live in
+    /// registers.
+    #[inline(always)]
+    fn carry<A: Lane>(left: &[A], panel: &[A], column: usize, sums: &mut [A]) {
+        let mut c = [[[A::ZERO; VECTOR]; V]; H];
+        for i in 0..H {
+            for v in 0..V {
+                c[i][v].copy_from_slice(&sums[i * WIDTH + column + v * VECTOR..][..VECTOR]);
+            }
+        }
+        for (a, b) in left.as_chunks::<H>().0.iter().zip(panel.as_chunks::<WIDTH>().0) {
+            for v in 0..V {
+                let b = &b[column + v * VECTOR..][..VECTOR];
+                for i in 0..H {
+                    for lane in 0..VECTOR {
+                        c[i][v][lane] = a[i].fma(b[lane], c[i][v][lane]);
+                    }
+                }
+            }
+        }
+        for i in 0..H {
+            for v in 0..V {
+                sums[i * WIDTH + column + v * VECTOR..][..VECTOR].copy_from_slice(&c[i][v]);
+            }
+        }
+    }
 }
