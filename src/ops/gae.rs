@@ -112,7 +112,7 @@ pub struct DiscountedReturn<'a, R> {
 }
 
 /// G_t = r_t + γ·G_{t'} (− baseline), t' being the next action of the sequence: REINFORCE++ before
-/// whitening (arXiv:2501.03262), ReMax with γ = 1 and a baseline (arXiv:2310.10505, eq. 7).
+/// whitening (arXiv:2501.03262), ReMax with γ = 1 and a baseline (arXiv:2310.10505).
 ///
 /// # Errors
 /// As [`gae`].

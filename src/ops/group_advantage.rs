@@ -20,7 +20,7 @@ pub enum GroupBaseline {
     None,
     /// Mean of the group (GRPO, arXiv:2402.03300, §4.1.2; Dr. GRPO, arXiv:2503.20783).
     Mean,
-    /// Mean of the other samples of the group (RLOO, arXiv:2402.14740, eq. 7).
+    /// Mean of the other samples of the group (RLOO, arXiv:2402.14740).
     LeaveOneOut,
     /// Mean weighted by completion length, Σ len·R / Σ len (OPO, arXiv:2505.23585).
     LengthWeighted,
