@@ -6,7 +6,7 @@
 //! the dtype that was quantised.
 
 use crate::device::Device;
-use crate::dtype::{DType, bf16, f16};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::view::View;
@@ -87,19 +87,6 @@ impl Nf4View<'_> {
                 let scale = nested.at(i / nested_blocksize);
                 table.at(codes.at(i) as usize) * scale + offset
             }
-        }
-    }
-
-    /// Dequantised element `flat` of the flattened matrix. Panics out of range.
-    #[inline]
-    pub(crate) fn value(&self, flat: usize) -> f32 {
-        let byte = self.packed.at(flat / 2);
-        let nibble = if flat.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
-        let w = self.code.at(nibble as usize) * self.absmax_at(flat / self.blocksize);
-        match self.dtype {
-            DType::Bf16 => bf16::from_f32(w).to_f32(),
-            DType::F16 => f16::from_f32(w).to_f32(),
-            _ => w,
         }
     }
 

@@ -63,13 +63,19 @@ pub fn save(folder: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
         }
         fs::rename(&temporary, &target).map_err(Error::io(&target))?;
         atomic::sync_folder(folder)?;
-        atomic::write(&folder.join("LATEST"), name.as_bytes())
+        mark_latest(folder, checkpoint.step)
     });
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }
     written?;
     prune(folder, keep)
+}
+
+/// Names the checkpoint of `step` in `LATEST`. Part of [`save`]; a resumed run repeats it, as the
+/// run before may have been killed between the rename and this.
+pub fn mark_latest(folder: &Path, step: u64) -> Result<()> {
+    atomic::write(&folder.join("LATEST"), format!("{step:08}").as_bytes())
 }
 
 fn write_all(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {

@@ -95,8 +95,13 @@ fn explained_variance(value: &[f32], returns: &[f32]) -> f64 {
 const COLLECT_STEPS: u64 = 1 << 40;
 
 impl Trainer {
-    /// Collect step `step`: rollouts of the policy as it is.
+    /// Collect step `step`: rollouts of the policy as it is. What earlier steps gathered is not in
+    /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
+    /// is a function of the seed.
     pub(crate) fn collect_step(&mut self, step: u64) -> Result<Values> {
+        if step > 0 && self.states.returns.is_empty() {
+            self.collect_step(step - 1)?;
+        }
         let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
         let states = self.states(&records)?;
         self.states.hidden.extend(states.hidden);
@@ -106,13 +111,11 @@ impl Trainer {
         Ok(values)
     }
 
-    /// One critic step on everything that was collected. After a resume the rollouts are drawn
-    /// again: the policy has not moved and every draw is a function of the seed.
+    /// One critic step on everything that was collected.
     pub(crate) fn value_fit_step(&mut self) -> Result<Values> {
-        if self.states.returns.is_empty() {
-            for step in 0..self.config.value.collect_steps as u64 {
-                self.collect_step(step)?;
-            }
+        let steps = self.config.value.collect_steps as u64;
+        if self.states.returns.is_empty() && steps > 0 {
+            self.collect_step(steps - 1)?;
         }
         let rate = self.config.value.learning_rate;
         let device = self.model.device.clone();

@@ -108,6 +108,7 @@ impl Run {
         let (folder, figures) = match found {
             Some((folder, checkpoint)) => {
                 trainer.load_state(&checkpoint.tensors)?;
+                checkpoint::mark_latest(&folder.join("checkpoints"), checkpoint.step)?;
                 let figures: Figures = serde_json::from_value(checkpoint.meta)
                     .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
                 line(&format!("resuming {} at step {}", folder.display(), figures.global));
