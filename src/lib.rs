@@ -1,4 +1,17 @@
 //! gradus: kernels and a micro-runtime for reinforcement fine-tuning of quantised language models.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`view`], [`dtype`], [`device`], [`error`] | borrowed strided views, element types, where ops run, the one error type |
+//! | [`ops`] | the ops: argument struct in, `Result` out, everything validated first |
+//! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
+//! | [`objective`] | published losses as named settings |
+//! | [`rng`] | counter-based random numbers |
+//! | `model`, `train`, `io` (feature `train`, on by default) | decoder, trainer, files |
+//!
+//! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
+//! same bits run to run and for any number of threads; a row's result does not depend on the batch
+//! it is in; a call that fails has written nothing and says which argument was wrong.
 
 pub mod device;
 pub mod dtype;
@@ -22,3 +35,8 @@ pub use device::Device;
 pub use dtype::{DType, bf16, f16};
 pub use error::{Error, Result};
 pub use view::{View, ViewMut};
+
+/// The README's examples run as tests.
+#[cfg(all(doctest, feature = "train"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -102,7 +102,7 @@ impl<'a, T> LogProb<'a, T> {
 ///     ViewMut::from(&mut logp[..]),
 /// );
 /// logprob(&Device::Cpu, args)?;
-/// assert_eq!(logp, [-0.6931472, -0.126928]);
+/// assert_eq!(logp, [-0.6931472, -0.12692802]);
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {

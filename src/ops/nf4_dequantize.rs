@@ -32,13 +32,13 @@ pub struct Nf4Dequantize<'a, T> {
 ///
 /// # Example
 /// ```
-/// use gradus::{Device, View, ViewMut, DType, ops::{Nf4Dequantize, nf4_dequantize}};
+/// use gradus::{DType, Device, View, ViewMut, ops::{Nf4Dequantize, nf4_dequantize}};
 /// use gradus::quant::{Absmax, NF4_CODE, Nf4View};
 /// let mut y = [0f32; 4];
 /// let w = Nf4View {
-///     packed: [0xF0u8, 0x77][..].as_ref().into(),
-///     absmax: Absmax::F32([2f32][..].as_ref().into()),
-///     code: NF4_CODE[..].as_ref().into(),
+///     packed: View::from(&[0xF0u8, 0x77][..]),
+///     absmax: Absmax::F32(View::from(&[2f32][..])),
+///     code: View::from(&NF4_CODE[..]),
 ///     n: 1,
 ///     k: 4,
 ///     blocksize: 64,
