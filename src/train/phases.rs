@@ -175,7 +175,11 @@ impl Trainer {
         }
         let lengths: Vec<i64> = records.iter().map(|r| r.scored().count() as i64).collect();
         let weight = seq_weights(recipe.aggregation, &lengths)?;
-        let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
+        let mut weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
+        let mut values = batch_values(&records, &groups);
+        if recipe.settings.vanishes_at_zero_advantage() && advantage.len() == records.len() {
+            keep_moving(&mut records, &mut advantage, &mut weight);
+        }
         let update = self.rl_update(step);
         let (mut first_deviation, mut last) = (0.0, None);
         for m in 0..self.config.rl.updates_per_batch {
@@ -188,7 +192,6 @@ impl Trainer {
             }
             last = Some((backward, updated));
         }
-        let mut values = batch_values(&records, &groups);
         if let (Some(critic), Some(states)) = (&mut self.critic, &states) {
             let (device, rate) = (&self.model.device, self.config.value.learning_rate);
             let (loss, explained) = critic.update(device, states, rate)?;
@@ -280,6 +283,18 @@ impl Trainer {
     }
 }
 
+/// Leaves out the records whose advantage is 0: their gradient is 0. The weights, which hold the
+/// normaliser, were made from all of them.
+fn keep_moving(records: &mut Vec<Record>, advantage: &mut Vec<f32>, weight: &mut Vec<f32>) {
+    let moves: Vec<bool> = advantage.iter().map(|&a| a != 0.0).collect();
+    let mut flags = moves.iter();
+    records.retain(|_| *flags.next().unwrap_or(&true));
+    for column in [advantage, weight] {
+        let mut flags = moves.iter();
+        column.retain(|_| *flags.next().unwrap_or(&true));
+    }
+}
+
 /// Skipped steps in a row that a run survives.
 const SKIP_LIMIT: usize = 3;
 
@@ -316,8 +331,12 @@ pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values 
     ]
 }
 
+/// Means over the tokens of the update.
 fn policy_values(backward: &Backward) -> Values {
-    let (s, n) = (&backward.stats, backward.tokens.max(1) as f64);
+    if backward.tokens == 0 {
+        return vec![("loss", backward.loss)];
+    }
+    let (s, n) = (&backward.stats, backward.tokens as f64);
     let (low, high) = (s.n_clip_lo as f64 / n, s.n_clip_hi as f64 / n);
     vec![
         ("loss", backward.loss),

@@ -248,6 +248,16 @@ impl PolicySettings {
         self.kl.is_some()
     }
 
+    /// True if a token with advantage 0 has loss and gradient 0, so that a sequence of such tokens
+    /// needs no backward pass.
+    pub fn vanishes_at_zero_advantage(&self) -> bool {
+        let independent = matches!(
+            self.loss,
+            Loss::CrossEntropy | Loss::Dro { .. } | Loss::Prime { .. } | Loss::KlCov { .. }
+        );
+        !independent && self.kl.is_none() && self.entropy_coef == 0.0
+    }
+
     /// Refuses settings no loss can have.
     pub fn validate(&self) -> Result<()> {
         self.check(Check("policy_loss"))
