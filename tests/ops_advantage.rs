@@ -314,3 +314,27 @@ fn group_advantage_respects_strides() {
     assert_eq!(out.iter().step_by(3).copied().collect::<Vec<_>>(), want);
     assert!((0..12).filter(|i| i % 3 != 0).all(|i| out[i] == -7.5));
 }
+
+/// f32 results are the f64 results on the same inputs, rounded once.
+#[test]
+fn f32_rounds_once() {
+    let reward: Vec<f32> = normals(6, 40, 2.0).iter().map(|&r| r as f32).collect();
+    let wide: Vec<f64> = reward.iter().map(|&r| r as f64).collect();
+    let offsets = vec![0i64, 7, 40];
+    for scale in SCALES {
+        let s = settings(Baseline::LeaveOneOut, scale);
+        let mut advantage = vec![f32::NAN; 40];
+        let args = GroupAdvantage {
+            reward: (&reward).into(),
+            offsets: (&offsets).into(),
+            length: None,
+            settings: s,
+            advantage: (&mut advantage).into(),
+            groups: None,
+        };
+        group_advantage(&Device::Cpu, args).unwrap();
+        let want: Vec<f32> =
+            run(&wide, &offsets, &[1; 40], s).0.iter().map(|&a| a as f32).collect();
+        assert_eq!(advantage, want, "{scale:?}");
+    }
+}

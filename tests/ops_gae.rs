@@ -85,10 +85,10 @@ fn gae_is_the_sum_of_discounted_errors() {
     let (gamma, lambda) = (0.97, 0.9);
     let (advantage, returns) = packed.gae(&reward, &value, Some(&bootstrap), (gamma, lambda));
     let mut want = vec![0.0; 12];
-    for i in 0..4 {
+    for (i, &end) in bootstrap.iter().enumerate() {
         let actions = packed.actions(i);
         let delta = |k: usize| {
-            let next = actions.get(k + 1).map_or(bootstrap[i], |&t| value[t]);
+            let next = actions.get(k + 1).map_or(end, |&t| value[t]);
             reward[actions[k]] + gamma * next - value[actions[k]]
         };
         for k in 0..actions.len() {

@@ -2,7 +2,8 @@
 
 use criterion::{criterion_group, criterion_main};
 
+mod advantage;
 mod rmsnorm;
 
-criterion_group!(benches, rmsnorm::bench);
+criterion_group!(benches, advantage::bench, rmsnorm::bench);
 criterion_main!(benches);
