@@ -10,7 +10,7 @@ use gradus::ops::{
     Whiten, WhitenSettings, WhitenStats, discounted_return, gae, kl_reward, quantile,
     seq_broadcast, seq_reduce, top_fraction, whiten,
 };
-use gradus::{Device, View};
+use gradus::{Device, View, ViewMut};
 use proptest::prelude::*;
 
 /// Packed sequences of lengths 4, 0, 1, 7 with holes in the mask; NaN stands where the mask forbids
@@ -414,4 +414,56 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
     assert_eq!(run(prefix(false), per_sequence, 0.0, 2).0, [0; 8]);
     assert_eq!(run(None, per_sequence, 1.0, 2).0, [1; 8]);
     assert_eq!(run(None, per_sequence, 0.25, 2).0, [1, 0, 0, 0, 0, 0, 0, 1]);
+}
+
+/// Strided inputs and outputs are read and written where they are, and nothing between them.
+#[test]
+fn token_ops_respect_strides() {
+    let packed = Packed::new();
+    let (reward, value) = (packed.values(20), packed.values(21));
+    let spread = |x: &[f64]| -> Vec<f64> { x.iter().flat_map(|&v| [v, f64::NAN]).collect() };
+    let (wide_reward, wide_value) = (spread(&reward), spread(&value));
+    let (mut advantage, mut returns) = (vec![-7.5; 24], vec![-7.5; 24]);
+    let (shape, stride) = ([12], [2]);
+    let args = Gae {
+        reward: View::strided(&wide_reward, &shape, &stride).unwrap(),
+        value: View::strided(&wide_value, &shape, &stride).unwrap(),
+        mask: Some((&packed.mask).into()),
+        cu_seqlens: (&packed.cu_seqlens).into(),
+        bootstrap: None,
+        gamma: 0.9,
+        lambda: 0.8,
+        advantage: ViewMut::strided(&mut advantage, &shape, &stride).unwrap(),
+        returns: Some(ViewMut::strided(&mut returns, &shape, &stride).unwrap()),
+    };
+    gae(&Device::Cpu, args).unwrap();
+    let want = packed.gae(&reward, &value, None, (0.9, 0.8));
+    for (out, want) in [(&advantage, want.0), (&returns, want.1)] {
+        assert_eq!(out.iter().step_by(2).copied().collect::<Vec<_>>(), want);
+        assert!(out.iter().skip(1).step_by(2).all(|&x| x == -7.5));
+    }
+}
+
+/// f32 results are the f64 results on the same inputs, rounded once.
+#[test]
+fn f32_rounds_once() {
+    let packed = Packed::new();
+    let narrow = |x: &[f64]| -> Vec<f32> { x.iter().map(|&v| v as f32).collect() };
+    let widen = |x: &[f32]| -> Vec<f64> { x.iter().map(|&v| v as f64).collect() };
+    let (reward, value) = (narrow(&packed.values(22)), narrow(&packed.values(23)));
+    let (mut advantage, mut returns) = (vec![f32::NAN; 12], vec![f32::NAN; 12]);
+    let args = Gae {
+        reward: (&reward).into(),
+        value: (&value).into(),
+        mask: Some((&packed.mask).into()),
+        cu_seqlens: (&packed.cu_seqlens).into(),
+        bootstrap: None,
+        gamma: 0.97,
+        lambda: 0.95,
+        advantage: (&mut advantage).into(),
+        returns: Some((&mut returns).into()),
+    };
+    gae(&Device::Cpu, args).unwrap();
+    let want = packed.gae(&widen(&reward), &widen(&value), None, (0.97, 0.95));
+    assert_eq!((advantage, returns), (narrow(&want.0), narrow(&want.1)));
 }
