@@ -109,7 +109,10 @@ fn hostile_safetensors_are_refused() {
         (file(&format!("{{{one},{one}}}"), &[0; 4]), "a name twice"),
         (file(&format!("{{{}}}", one.replace("\"a\"", "\"../../etc/passwd\"")), &[0; 4]), "a path"),
         (file(&format!("{{{}}}", one.replace("[1]", "[-1]")), &[0; 4]), "a negative extent"),
-        (file(&format!("{{{}}}", one.replace("[0,4]", "[4,0]")), &[0; 4]), "an end before its start"),
+        (
+            file(&format!("{{{}}}", one.replace("[0,4]", "[4,0]")), &[0; 4]),
+            "an end before its start",
+        ),
         (file(&format!("{{{}}}", one.replace("F32", "F8_E5M2")), &[0; 4]), "an unknown dtype"),
         (file("{", &[]), "half a header"),
     ] {

@@ -60,7 +60,11 @@ fn select(mut values: Vec<f64>, q: f64, method: QuantileMethod) -> f64 {
     if values.is_empty() {
         return f64::NAN;
     }
-    let rank = q * (values.len() - 1) as f64;
+    let exact = q * (values.len() - 1) as f64;
+    // A share such as 0.8 is no binary fraction: a rank that misses an integer by rounding is that
+    // integer, or the top fraction would lose the element that stands there.
+    let snap = (exact - exact.round()).abs() <= 4.0 * f64::EPSILON * exact;
+    let rank = if snap { exact.round() } else { exact };
     let floor = rank as usize;
     let (_, &mut lower, above) = values.select_nth_unstable_by(floor, f64::total_cmp);
     let between = rank - floor as f64;

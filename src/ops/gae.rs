@@ -199,6 +199,10 @@ pub struct Whiten<'a, R> {
 /// y_t = (x_t − mean) / σ over all tokens of the mask, guarded by `eps`; exactly 0 if they are all
 /// equal.
 ///
+/// REINFORCE++ is [`discounted_return`], then this; its baseline variant is
+/// [`group_advantage`](crate::ops::group_advantage) without scale,
+/// [`seq_broadcast`](crate::ops::seq_broadcast), then this.
+///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, settings out of range, or fewer than two tokens in
 /// the mask, which have no spread; `NonFinite` for a used value that is not finite.

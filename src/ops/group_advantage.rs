@@ -206,10 +206,7 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
         check.that(args.length.is_some(), "length", "none", expected)?;
     }
     if let Some(length) = &args.length {
-        for i in 0..samples {
-            let got = format!("{} at index {i}", length.at(i));
-            check.that(length.at(i) >= 0, "length", got, "lengths >= 0")?;
-        }
+        check_lengths(&check, "length", length)?;
     }
     match device {
         Device::Cpu => cpu::group_advantage::group_advantage(args),
@@ -224,10 +221,23 @@ pub(crate) fn check_rewards<R: Real>(check: &Check, reward: &View<'_, R>) -> Res
         if r.is_infinite() {
             return Err(Error::NonFinite { op: check.0, arg: "reward".into(), index: i });
         }
-        let got = format!("{r} at index {i}");
-        check.that(r.is_nan() || r.abs() <= REWARD_LIMIT, "reward", got, "|reward| <= 1e140")?;
+        if r.abs() > REWARD_LIMIT {
+            let got = format!("{r} at index {i}");
+            return Err(Error::invalid(check.0, "reward", got, "|reward| <= 1e140"));
+        }
     }
     Ok(())
+}
+
+/// Counts are >= 0.
+pub(crate) fn check_lengths(check: &Check, arg: &str, length: &View<'_, i64>) -> Result<()> {
+    match (0..length.extent(0)).find(|&i| length.at(i) < 0) {
+        Some(i) => {
+            let got = format!("{} at index {i}", length.at(i));
+            Err(Error::invalid(check.0, arg, got, "lengths >= 0"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A stable permutation that brings samples with arbitrary group ids into contiguous groups, in

@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::ops::logprob::{LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
@@ -68,8 +68,10 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     check.opt_shape(device, "kept_mass", &args.kept_mass, &[rows])?;
     for t in 0..rows {
         let u = args.uniform.at(t);
-        let got = format!("{u} at index {t}");
-        check.that((0.0..1.0).contains(&u), "uniform", got, "numbers in [0, 1)")?;
+        if !(0.0..1.0).contains(&u) {
+            let got = format!("{u} at index {t}");
+            return Err(Error::invalid(check.0, "uniform", got, "numbers in [0, 1)"));
+        }
     }
     match device {
         Device::Cpu => cpu::sample::sample(check, args),

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
 use crate::ops::check::Check;
-use crate::ops::pair_loss::preference::check_length;
+use crate::ops::group_advantage::check_lengths;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`info_nce_loss`].
@@ -38,7 +38,8 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
     let n = args.logp.extent(0);
     check.shape(device, "logp", &args.logp, &[n, n])?;
     if let Some(length) = &args.length {
-        check_length(&check, device, "length", length, n)?;
+        check.shape(device, "length", length, &[n])?;
+        check_lengths(&check, "length", length)?;
     }
     check.shape(device, "loss", &args.loss, &[1])?;
     check.shape(device, "d_logp", &args.d_logp, &[n, n])?;

@@ -3,7 +3,7 @@
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::ops::gae::{Tokens, finite};
 use crate::ops::pair_loss::check_terms;
@@ -72,9 +72,10 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     for p in 0..pairs {
         let row = args.pairs.row(p);
         let inside = row.iter().all(|&i| i >= 0 && i < tokens.sequences as i64);
-        let expected = format!("two different sequences of 0..{}", tokens.sequences);
-        let got = format!("{row:?} in row {p}");
-        check.that(inside && row[0] != row[1], "pairs", got, &expected)?;
+        if !inside || row[0] == row[1] {
+            let expected = format!("two different sequences of 0..{}", tokens.sequences);
+            return Err(Error::invalid(check.0, "pairs", format!("{row:?} in row {p}"), expected));
+        }
     }
     finite(&check, "logp", &args.logp, &args.mask)?;
     finite(&check, "old", &args.old, &args.mask)?;

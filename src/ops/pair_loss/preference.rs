@@ -6,6 +6,7 @@ use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::check::Check;
 use crate::ops::gae::finite;
+use crate::ops::group_advantage::check_lengths;
 use crate::ops::pair_loss::check_terms;
 use crate::view::{View, ViewMut};
 
@@ -116,6 +117,16 @@ pub struct PreferenceLoss<'a, R> {
 
 /// Σ_p weight_p·L(s_w, s_l) with its gradient; L is one of [`PreferenceKind`].
 ///
+/// | published as | kind | reference | lengths | other settings |
+/// |---|---|---|---|---|
+/// | DPO; cDPO | `Sigmoid` | yes | no | label_smoothing 0; > 0 |
+/// | length-normalised DPO (TRL `sigmoid_norm`) | `Sigmoid` | yes | yes | |
+/// | SimPO | `Sigmoid` | no | yes | margin γ > 0 |
+/// | CPO | `Sigmoid` | no | no | likelihood > 0 |
+/// | IPO; as in TRL | `Ipo` | yes | no; yes | |
+/// | ORPO | `Orpo` | no | yes | likelihood 1 |
+/// | f-DPO | `Sigmoid` | yes | no | score not `ReverseKl` |
+///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, settings out of range, negative lengths, or
 /// [`PreferenceKind::Orpo`] with a reference, without lengths or with another score than
@@ -160,8 +171,10 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
         finite(&check, "reference.rejected", &reference.rejected, &None)?;
     }
     if let Some(length) = &args.length {
-        check_length(&check, device, "length.chosen", &length.chosen, pairs)?;
-        check_length(&check, device, "length.rejected", &length.rejected, pairs)?;
+        check.shape(device, "length.chosen", &length.chosen, &[pairs])?;
+        check.shape(device, "length.rejected", &length.rejected, &[pairs])?;
+        check_lengths(&check, "length.chosen", &length.chosen)?;
+        check_lengths(&check, "length.rejected", &length.rejected)?;
     }
     check_terms(&check, device, pairs, &args.weight, &args.loss, &args.total)?;
     check.shape(device, "d_logp.chosen", &args.d_logp.chosen, &[pairs])?;
@@ -175,22 +188,6 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
     check_kind(&check, &args)?;
     match device {
         Device::Cpu => cpu::pair_loss::preference_loss(args),
-    }
-    Ok(())
-}
-
-/// `[len]` counts >= 0.
-pub(super) fn check_length(
-    check: &Check,
-    device: &Device,
-    arg: &str,
-    length: &View<'_, i64>,
-    len: usize,
-) -> Result<()> {
-    check.shape(device, arg, length, &[len])?;
-    for i in 0..len {
-        let got = format!("{} at index {i}", length.at(i));
-        check.that(length.at(i) >= 0, arg, got, "lengths >= 0")?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub use settings::{
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -265,8 +265,10 @@ fn check_needed<R>(check: Check, a: &PolicyLoss<'_, R>, n: usize) -> Result<()> 
     }
     if let Some(class) = &a.class {
         for t in 0..n {
-            let got = format!("{} at index {t}", class.at(t));
-            check.that((class.at(t) as usize) < CLASSES, "class", got, "classes below 8")?;
+            if class.at(t) as usize >= CLASSES {
+                let got = format!("{} at index {t}", class.at(t));
+                return Err(Error::invalid(check.0, "class", got, "classes below 8"));
+            }
         }
     }
     Ok(())
