@@ -97,8 +97,12 @@ fn a_run_writes_what_it_promises() {
     let (_, rows) = outcome(&run);
     assert_eq!(rows.len(), 8 + 8, "8 SFT steps, 8 RL steps");
     let last = rows.last().unwrap();
-    for key in ["reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "grad_norm"] {
+    for key in ["reward", "reward_std", "frac_reward_zero_std", "loss", "grad_norm"] {
         assert!(last[key].is_number(), "{key}");
+    }
+    // Means over the update's tokens; null where every group was degenerate.
+    for key in ["kl", "entropy", "clip_ratio/region_mean"] {
+        assert!(last.contains_key(key), "{key}");
     }
     let csv = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
     let columns = csv.lines().next().unwrap().split(',').count();

@@ -333,9 +333,7 @@ pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values 
 
 /// Means over the tokens of the update.
 fn policy_values(backward: &Backward) -> Values {
-    if backward.tokens == 0 {
-        return vec![("loss", backward.loss)];
-    }
+    // Without a token in the update a mean is 0/0, and the metrics files hold null.
     let (s, n) = (&backward.stats, backward.tokens as f64);
     let (low, high) = (s.n_clip_lo as f64 / n, s.n_clip_hi as f64 / n);
     vec![
