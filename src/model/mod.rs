@@ -3,7 +3,7 @@
 //!
 //! Data flows one way: [`Decoder::forward`] runs packed tokens through the layers (recording a
 //! [`Tape`] if gradients are wanted, reading and writing a [`KvCache`] if it decodes) and returns
-//! the final hidden states; [`Decoder::logprob`] scores them; [`Decoder::backward`] walks the tape
+//! the final hidden states; [`Decoder::score`] scores them; [`Decoder::backward`] walks the tape
 //! in reverse and adds to [`Gradients`]. Sampler and trainer call the same ops, whose rows do not
 //! depend on the batch, so a token has the same log-prob in both, bit for bit.
 

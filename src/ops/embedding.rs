@@ -18,7 +18,7 @@ pub struct Embedding<'a, T> {
     pub y: ViewMut<'a, T>,
 }
 
-/// y[t] = table[ids[t]].
+/// y\[t\] = table\[ids\[t\]\].
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension or an id outside
@@ -63,7 +63,7 @@ pub struct EmbeddingBwd<'a, T> {
     pub dtable: ViewMut<'a, f32>,
 }
 
-/// dtable[v] += Σ_{t: ids[t] = v} dy[t], each sum in f64 in the order of t and rounded once. Rows
+/// dtable\[v\] += Σ_{t: ids\[t\] = v} dy\[t\], each sum in f64 in the order of t and rounded once. Rows
 /// whose id does not occur are not touched.
 ///
 /// # Errors

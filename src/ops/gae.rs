@@ -200,7 +200,7 @@ pub struct Whiten<'a, R> {
 /// equal.
 ///
 /// REINFORCE++ is [`discounted_return`], then this; its baseline variant is
-/// [`group_advantage`](crate::ops::group_advantage) without scale,
+/// \[`group_advantage`\](crate::ops::group_advantage) without scale,
 /// [`seq_broadcast`](crate::ops::seq_broadcast), then this.
 ///
 /// # Errors

@@ -78,7 +78,7 @@ impl<'a, T> LinearLogProb<'a, T> {
     }
 }
 
-/// logp[t] = z_y − log Σ_v exp(z_v) with x = hidden[t]·Wᵀ.
+/// logp\[t\] = z_y − log Σ_v exp(z_v) with x = hidden\[t\]·Wᵀ.
 ///
 /// The result has the bits of [`matmul`](crate::ops::matmul()) followed by
 /// [`logprob`](crate::ops::logprob()). With `score`, ∂L/∂hidden of any loss is
@@ -170,7 +170,7 @@ pub struct ScoreScale<'a, T> {
     pub dhidden: ViewMut<'a, T>,
 }
 
-/// dhidden[t] = dlogp[t] · score[t].
+/// dhidden\[t\] = dlogp\[t\] · score\[t\].
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit.

@@ -79,7 +79,7 @@ impl<'a, T> LogProb<'a, T> {
     }
 }
 
-/// logp[t] = z[t, targets[t]] − log Σ_v exp(z[t, v]).
+/// logp\[t\] = z\[t, targets\[t\]\] − log Σ_v exp(z\[t, v\]).
 ///
 /// Outputs are within 4 ulp (f32, at the size of max(|logp|, |lse|)) of the f64 result. A row's
 /// outputs depend on that row alone, bit for bit. Logits of −∞ are tokens that cannot occur; a row

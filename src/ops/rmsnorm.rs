@@ -23,7 +23,7 @@ pub struct RmsNorm<'a, T> {
     pub rstd: Option<ViewMut<'a, f32>>,
 }
 
-/// y[t, d] = x[t, d] · weight[d] / sqrt(mean_d(x[t, d]²) + eps).
+/// y\[t, d\] = x\[t, d\] · weight\[d\] / sqrt(mean_d(x\[t, d\]²) + eps).
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension or a bad `eps`.

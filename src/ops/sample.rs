@@ -39,7 +39,7 @@ pub struct Sample<'a, T> {
     pub kept_mass: Option<ViewMut<'a, f32>>,
 }
 
-/// token[t] = min { y kept : Σ_{v ≤ y, kept} p_v > uniform[t]·Σ_kept p }: the inverse of the
+/// token\[t\] = min { y kept : Σ_{v ≤ y, kept} p_v > uniform\[t\]·Σ_kept p }: the inverse of the
 /// cumulative distribution over token ids, in f64.
 ///
 /// Filters apply in the order top-k, top-p, min-p (the order of Hugging Face's processors), ties

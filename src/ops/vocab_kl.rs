@@ -54,7 +54,7 @@ pub struct VocabKl<'a, T> {
     pub value: ViewMut<'a, f32>,
 }
 
-/// value[t] = D(policy[t], reference[t]) with D as [`Divergence`] says.
+/// value\[t\] = D(policy\[t\], reference\[t\]) with D as \[`Divergence`\] says.
 ///
 /// Rows are computed in f64. Equal logits give exactly 0; KL and JSD are never negative. Tokens of
 /// probability 0 under the weighting distribution add nothing; a token that the other one cannot

@@ -35,7 +35,7 @@ pub enum Loss {
         /// τ otherwise.
         tau_neg: f64,
     },
-    /// −sg[φ]·A·ℓ, log φ = λ + κ·log w − λ·w, w the sequence's clamped ratio (VESPO).
+    /// −sg\[φ\]·A·ℓ, log φ = λ + κ·log w − λ·w, w the sequence's clamped ratio (VESPO).
     Vespo {
         /// (κ, λ) for A >= 0.
         pos: (f64, f64),
