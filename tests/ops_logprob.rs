@@ -6,8 +6,9 @@ mod common;
 use common::{Golden, check_gradient, max_rel, normals, ulps_f32};
 use gradus::dtype::Float;
 use gradus::ops::{
-    Head, LinearLogProb, LinearLogProbBwd, LogProb, LogProbBwd, LogitTransform, Matmul, ScoreScale,
-    linear_logprob, linear_logprob_bwd, logprob, logprob_bwd, matmul, score_scale,
+    Head, LinearLogProb, LinearLogProbBwd, LogProb, LogProbBwd, LogProbFused, LogitTransform,
+    Matmul, ScoreScale, linear_logprob, linear_logprob_bwd, logprob, logprob_bwd, logprob_fused,
+    matmul, score_scale,
 };
 use gradus::{Device, View, ViewMut, bf16};
 use proptest::prelude::*;
@@ -275,6 +276,45 @@ proptest! {
         let d = gradient(&logits, v, &[0], LogitTransform::default(), &[1.0], None);
         prop_assert!(d.iter().map(|&d| d as f64).sum::<f64>().abs() < 1e-6);
     }
+}
+
+/// In place and in one call: the bits of forward and backward.
+#[test]
+fn logprob_fused_is_forward_and_backward() {
+    let (n, v, alloc) = (7, 45, 48);
+    let mut logits: Vec<f32> = normals(12, n * alloc, 2.0).iter().map(|&x| x as f32).collect();
+    let targets = [3, 44, -100, 0, 7, 7, 20];
+    let g = [1.0f32, -0.5, 9.0, 0.25, 2.0, -3.0, 0.0];
+    let t = LogitTransform { temperature: 0.9, ..Default::default() };
+    let (mut logp, mut entropy, mut dlogits) =
+        (vec![0f32; n], vec![0f32; n], vec![9f32; n * alloc]);
+    let x = View::rows_of(&logits, alloc).unwrap();
+    let args = LogProb {
+        vocab: v,
+        transform: t,
+        entropy: Some((&mut entropy).into()),
+        ..LogProb::new(x, (&targets[..]).into(), (&mut logp).into())
+    };
+    logprob(&Device::Cpu, args).unwrap();
+    let out = ViewMut::rows_of(&mut dlogits, alloc).unwrap();
+    let args = LogProbBwd {
+        vocab: v,
+        transform: t,
+        ..LogProbBwd::new(x, (&targets[..]).into(), (&g[..]).into(), out)
+    };
+    logprob_bwd(&Device::Cpu, args).unwrap();
+    let (mut fused_logp, mut fused_entropy) = (vec![9f32; n], vec![9f32; n]);
+    let args = LogProbFused {
+        logits: ViewMut::rows_of(&mut logits, alloc).unwrap(),
+        targets: (&targets[..]).into(),
+        vocab: v,
+        transform: t,
+        dlogp: (&g[..]).into(),
+        logp: (&mut fused_logp).into(),
+        entropy: Some((&mut fused_entropy).into()),
+    };
+    logprob_fused(&Device::Cpu, args).unwrap();
+    assert_eq!((fused_logp, fused_entropy, logits), (logp, entropy, dlogits));
 }
 
 /// The fused head equals the product followed by the log-prob bit for bit; its score vector is the

@@ -4,9 +4,11 @@
 //! A row is read in blocks of 16 columns; lane j sums columns j, 16 + j, 32 + j, ... in f64 and the
 //! lanes are folded by a fixed tree: the order depends on V alone.
 
+use rayon::prelude::*;
+
 use crate::cpu::{math, par};
 use crate::dtype::Float;
-use crate::ops::logprob::{IGNORE, LogProb, LogProbBwd, LogitTransform};
+use crate::ops::logprob::{IGNORE, LogProb, LogProbBwd, LogProbFused, LogitTransform};
 
 const LANES: usize = 16;
 
@@ -199,6 +201,36 @@ pub(crate) fn logprob_bwd<T: Float>(a: LogProbBwd<'_, T>) {
         };
         row_gradient(&logits.row(i)[..vocab], target as usize, &t, gradient, &mut out[..vocab]);
     });
+}
+
+pub(crate) fn logprob_fused<T: Float>(mut a: LogProbFused<'_, T>) {
+    let (vocab, t, targets) = (a.vocab as usize, a.transform, a.targets);
+    let done: Vec<(f64, f64)> = a
+        .logits
+        .into_rows()
+        .into_par_iter()
+        .enumerate()
+        .map(|(i, row)| {
+            let target = targets.at(i);
+            if target == IGNORE {
+                row.fill(T::from_f32(0.0));
+                return (0.0, 0.0);
+            }
+            let held = row[..vocab].to_vec();
+            let stats = row_stats(&held, &t);
+            let z = transformed(held[target as usize].to_f64(), &t);
+            let g = RowGradient { dlogp: a.dlogp.at(i) as f64, ..RowGradient::default() };
+            row[vocab..].fill(T::from_f32(0.0));
+            row_gradient(&held, target as usize, &t, g, &mut row[..vocab]);
+            (stats.logp(z), stats.entropy())
+        })
+        .collect();
+    for (i, (logp, entropy)) in done.into_iter().enumerate() {
+        a.logp.set(i, logp as f32);
+        if let Some(out) = &mut a.entropy {
+            out.set(i, entropy as f32);
+        }
+    }
 }
 
 /// Upstream gradients of one row's outputs.

@@ -184,6 +184,47 @@ pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result
     Ok(())
 }
 
+/// Arguments of [`logprob_fused`].
+#[derive(Debug)]
+pub struct LogProbFused<'a, T> {
+    /// `[T, V_alloc]` logits on entry, their gradient on return; columns from V on become 0.
+    pub logits: ViewMut<'a, T>,
+    /// `[T]` token ids in `0..vocab`, or [`IGNORE`].
+    pub targets: View<'a, i32>,
+    /// V: columns that exist.
+    pub vocab: i64,
+    /// From stored logits to z.
+    pub transform: LogitTransform,
+    /// `[T]` gradient of each log-prob, known beforehand: supervised training, or a first
+    /// on-policy update, where it is minus the weighted advantage.
+    pub dlogp: View<'a, f32>,
+    /// `[T]` log-prob of the target.
+    pub logp: ViewMut<'a, f32>,
+    /// `[T]` entropy in nats, if wanted.
+    pub entropy: Option<ViewMut<'a, f32>>,
+}
+
+/// [`logprob`] and [`logprob_bwd`] in one call that overwrites the logits by their gradient, with
+/// the bits of the two.
+///
+/// # Errors
+/// As [`logprob`].
+///
+/// # Cost
+/// Reads and writes each row once; a row is held in a buffer meanwhile.
+pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Result<()> {
+    let check = Check("logprob_fused");
+    let logits = args.logits.as_view();
+    let rows = check_rows(check, device, &logits, &args.targets, args.vocab, &args.transform)?;
+    check.shape(device, "dlogp", &args.dlogp, &[rows])?;
+    check.shape(device, "logp", &args.logp, &[rows])?;
+    check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
+    match device {
+        Device::Cpu => cpu::logprob::logprob_fused(args),
+    }
+    Ok(())
+}
+
 /// The checks all row ops share; returns the number of rows.
 pub(crate) fn check_rows<T>(
     check: Check,
