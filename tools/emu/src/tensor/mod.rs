@@ -1,0 +1,1 @@
+//! Tensor-core arithmetic and the layouts around it.
