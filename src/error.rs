@@ -48,6 +48,22 @@ pub enum Error {
         /// The driver's words.
         reason: String,
     },
+    /// A driver call failed; the device can go on.
+    Driver {
+        /// The driver function.
+        call: &'static str,
+        /// Its status.
+        code: i32,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The op cannot run there.
+    Unsupported {
+        /// The op that refused.
+        op: &'static str,
+        /// What is missing.
+        reason: String,
+    },
     /// Reading or writing a file failed.
     Io {
         /// The file.
@@ -101,6 +117,8 @@ impl Error {
             Error::Reward { .. } => 9,
             Error::Training { .. } => 10,
             Error::Interrupted { .. } => 11,
+            Error::Driver { .. } => 12,
+            Error::Unsupported { .. } => 13,
         }
     }
 
@@ -150,6 +168,10 @@ impl fmt::Display for Error {
             }
             Error::NoDriver { reason } => write!(f, "no GPU driver: {reason}"),
             Error::DeviceLost { reason } => write!(f, "device lost: {reason}"),
+            Error::Driver { call, code, reason } => {
+                write!(f, "driver call {call} failed with status {code}: {reason}")
+            }
+            Error::Unsupported { op, reason } => write!(f, "{op}: unsupported: {reason}"),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::Format { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Config { key, reason } => write!(f, "config `{key}`: {reason}"),

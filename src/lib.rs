@@ -22,6 +22,7 @@ pub mod rng;
 pub mod view;
 
 mod cpu;
+mod gpu;
 
 #[cfg(feature = "train")]
 pub mod io;

@@ -104,7 +104,7 @@ impl Dims {
     }
 
     /// Elements from the first to one past the last, or `None` on overflow. 0 if there are none.
-    fn span(&self) -> Option<i64> {
+    pub(crate) fn span(&self) -> Option<i64> {
         self.shape().iter().try_fold(1i64, |p, &n| p.checked_mul(n))?;
         if self.shape().contains(&0) {
             return Some(0);
@@ -132,6 +132,44 @@ impl Dims {
     pub fn has_unit_rows(&self) -> bool {
         let last = self.rank() - 1;
         self.shape[last] <= 1 || self.strides[last] == 1 || self.numel() == 0
+    }
+
+    /// Elements of the longest stretch without a gap that all of the view is made of.
+    pub(crate) fn run_length(&self) -> usize {
+        if self.is_contiguous() {
+            return self.numel() as usize;
+        }
+        if self.has_unit_rows() { self.shape[self.rank() - 1] as usize } else { 1 }
+    }
+
+    /// Offsets of these stretches in elements, in row-major order.
+    pub(crate) fn run_offsets(&self) -> Vec<usize> {
+        if self.numel() == 0 {
+            return Vec::new();
+        }
+        if self.is_contiguous() {
+            return vec![0];
+        }
+        self.offsets(if self.has_unit_rows() { self.rank() - 1 } else { self.rank() })
+    }
+
+    /// Offsets of the innermost rows, in row-major order.
+    fn row_offsets(&self) -> Vec<usize> {
+        self.offsets(self.rank() - 1)
+    }
+
+    /// Offsets of all index tuples of the outermost `axes` dimensions.
+    fn offsets(&self, axes: usize) -> Vec<usize> {
+        let count: i64 = self.shape[..axes].iter().product();
+        let offset = |flat: i64| {
+            let (mut rest, mut offset) = (flat, 0);
+            for axis in (0..axes).rev() {
+                offset += rest % self.shape[axis] * self.strides[axis];
+                rest /= self.shape[axis];
+            }
+            offset as usize
+        };
+        (0..count).map(offset).collect()
     }
 
     /// True if two index tuples may name the same element (needed to be false for outputs).
@@ -241,6 +279,7 @@ impl<'a, T: Element> View<'a, T> {
     #[inline]
     pub fn at(&self, i: usize) -> T {
         debug_assert_eq!(self.rank(), 1);
+        self.assert_host();
         assert!((i as i64) < self.dims.shape[0], "index {i} of {:?}", self.dims);
         // SAFETY: i is in range, so the offset is inside the span checked at construction.
         unsafe { *self.ptr.offset((i as i64 * self.dims.strides[0]) as isize) }
@@ -250,6 +289,7 @@ impl<'a, T: Element> View<'a, T> {
     #[inline]
     pub fn row(&self, i: usize) -> &'a [T] {
         debug_assert!(self.rank() == 2 && self.dims.has_unit_rows());
+        self.assert_host();
         assert!((i as i64) < self.dims.shape[0], "row {i} of {:?}", self.dims);
         let offset = i as i64 * self.dims.strides[0];
         // SAFETY: row i lies inside the span checked at construction and has stride 1.
@@ -265,6 +305,7 @@ impl<'a, T: Element> View<'a, T> {
     #[inline]
     pub fn row2(&self, i: usize, j: usize) -> &'a [T] {
         debug_assert!(self.rank() == 3 && self.dims.has_unit_rows());
+        self.assert_host();
         let d = &self.dims;
         assert!((i as i64) < d.shape[0] && (j as i64) < d.shape[1], "row ({i}, {j}) of {d:?}");
         let offset = i as i64 * d.strides[0] + j as i64 * d.strides[1];
@@ -326,6 +367,11 @@ impl<'a, T: Element> ViewMut<'a, T> {
         View { ptr: self.ptr, dims: self.dims, place: self.place, life: PhantomData }
     }
 
+    /// Address of the first element.
+    pub fn as_mut_ptr(&self) -> *mut T {
+        self.ptr
+    }
+
     /// A shorter exclusive borrow of the same elements.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut { ptr: self.ptr, dims: self.dims, place: self.place, life: PhantomData }
@@ -353,6 +399,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     #[inline]
     pub fn set(&mut self, i: usize, value: T) {
         debug_assert_eq!(self.rank(), 1);
+        self.assert_host();
         assert!((i as i64) < self.dims.shape[0], "index {i} of {:?}", self.dims);
         // SAFETY: i is in range, so the offset is inside the span checked at construction.
         unsafe { *self.ptr.offset((i as i64 * self.dims.strides[0]) as isize) = value }
@@ -362,6 +409,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     #[inline]
     pub fn row_mut(&mut self, i: usize) -> &mut [T] {
         debug_assert!(self.rank() == 2 && self.dims.has_unit_rows());
+        self.assert_host();
         assert!((i as i64) < self.dims.shape[0], "row {i} of {:?}", self.dims);
         let offset = i as i64 * self.dims.strides[0];
         // SAFETY: row i lies inside the span checked at construction and has stride 1.
@@ -386,25 +434,14 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// The innermost rows of a view of any rank, in row-major order, each an independent borrow:
     /// what parallel loops hand out. A vector is one row (it must be contiguous).
     pub fn into_rows(self) -> Vec<&'a mut [T]> {
+        self.assert_host();
         debug_assert!(self.dims.has_unit_rows());
-        let d = self.dims;
-        let rank = d.rank();
-        let cols = d.shape[rank - 1] as usize;
-        let count: i64 = d.shape[..rank - 1].iter().product();
-        let mut rows = Vec::with_capacity(count as usize);
-        for flat in 0..count {
-            let (mut rest, mut offset) = (flat, 0);
-            for axis in (0..rank - 1).rev() {
-                offset += rest % d.shape[axis] * d.strides[axis];
-                rest /= d.shape[axis];
-            }
-            // SAFETY: rows lie inside the checked span and, as no two indices of a ViewMut meet,
-            // are disjoint; consuming self hands the exclusive borrow to the rows.
-            rows.push(unsafe {
-                std::slice::from_raw_parts_mut(self.ptr.offset(offset as isize), cols)
-            });
-        }
-        rows
+        let cols = self.extent(self.rank() - 1);
+        let starts = self.dims.row_offsets();
+        // SAFETY: rows lie inside the checked span and, as no two indices of a ViewMut meet, are
+        // disjoint; consuming self hands the exclusive borrow to the rows.
+        let row = |start| unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), cols) };
+        starts.into_iter().map(row).collect()
     }
 
     /// Sets every element.
@@ -439,9 +476,22 @@ macro_rules! accessors {
             pub fn extent(&self, axis: usize) -> usize {
                 self.dims.shape[axis] as usize
             }
+            /// Address of the first element.
+            pub fn as_ptr(&self) -> *const T {
+                self.ptr
+            }
             /// Where the memory lives.
             pub fn place(&self) -> Place {
                 self.place
+            }
+            /// True for host memory, whose elements can be looked at.
+            pub fn is_host(&self) -> bool {
+                self.place == Place::Host
+            }
+            /// Reading device memory from the host would end the process.
+            #[inline(always)]
+            fn assert_host(&self) {
+                assert!(self.place == Place::Host, "{self:?} cannot be read on the host");
             }
             /// First byte and one past the last byte, for alias checks and launches.
             pub fn byte_range(&self) -> std::ops::Range<usize> {

@@ -1,17 +1,33 @@
-//! Where ops run. The CPU is always there; a GPU backend joins as a second variant and everything
-//! above this module stays the same.
+//! Where ops run. The CPU is always there; a GPU is a [`Driver`], a stream and the PTX that is part
+//! of the crate. Everything above this module is the same for both.
+
+use std::sync::Arc;
 
 use crate::error::Result;
 
+mod buffer;
+pub mod driver;
+mod gpu;
+mod module;
 mod probe;
+mod stage;
+
+pub use buffer::DeviceBuffer;
+pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
+pub use gpu::Gpu;
+pub use module::{KernelSet, shipped_ptx};
 pub use probe::{GpuProbe, probe_gpu};
+pub(crate) use stage::Stage;
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Device {
     /// The host: f32 data, wide accumulation, rayon.
     Cpu,
+    /// A GPU. Operands may be in its memory, or in host memory: those are copied to it and back,
+    /// and the call waits.
+    Gpu(Arc<Gpu>),
 }
 
 impl Device {
@@ -19,4 +35,22 @@ impl Device {
     pub fn best() -> Result<Device> {
         Ok(Device::Cpu)
     }
+
+    /// The GPU behind a driver, with a stream of its own.
+    pub fn gpu(driver: Arc<dyn Driver>) -> Result<Device> {
+        Ok(Device::Gpu(Arc::new(Gpu::new(driver)?)))
+    }
 }
+
+/// Two devices are equal if they are the same one.
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Cpu, Device::Cpu) => true,
+            (Device::Gpu(a), Device::Gpu(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Device {}

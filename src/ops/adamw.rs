@@ -157,6 +157,7 @@ pub fn adamw(device: &Device, args: AdamW<'_>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::adamw::adamw(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -231,6 +232,7 @@ pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::adamw::adamw_8bit(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

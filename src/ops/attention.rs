@@ -87,6 +87,7 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
     check.opt_shape(device, "lse", &args.lse, &[tokens, heads])?;
     match device {
         Device::Cpu => cpu::attention::attention(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
 }
 
@@ -150,6 +151,7 @@ pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Re
     check.shape(device, "dv", &args.dv, &extents(&args.k))?;
     match device {
         Device::Cpu => cpu::attention::attention_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -66,9 +66,16 @@ impl Check {
         rank: usize,
     ) -> Result<()> {
         let (dims, place) = operand.dims_place();
-        let Device::Cpu = device;
-        if place != Place::Host {
-            return Err(Error::invalid(self.0, arg, format!("{place:?} memory"), "host memory"));
+        let (reachable, expected) = match device {
+            Device::Cpu => (place == Place::Host, "host memory".to_string()),
+            Device::Gpu(gpu) => {
+                let ordinal = gpu.info().ordinal;
+                let reachable = place == Place::Host || place == Place::Device(ordinal);
+                (reachable, format!("host memory or memory of GPU {ordinal}"))
+            }
+        };
+        if !reachable {
+            return Err(Error::invalid(self.0, arg, format!("{place:?} memory"), expected));
         }
         if dims.rank() != rank {
             let got = format!("rank {} ({dims:?})", dims.rank());
@@ -120,7 +127,8 @@ impl Check {
     }
 
     /// Offsets of packed sequences: starts at 0, never falls, ends at `total`. Returns the number
-    /// of sequences. Empty sequences are legal.
+    /// of sequences. Empty sequences are legal. Offsets in device memory cannot be looked at
+    /// without waiting for the device: kernels bound what they read from them.
     pub fn cu_seqlens(
         &self,
         device: &Device,
@@ -131,6 +139,9 @@ impl Check {
         self.rank(device, arg, offsets, 1)?;
         let count = offsets.extent(0);
         self.that(count >= 1, arg, "an empty vector", "B + 1 offsets, the first of them 0")?;
+        if !offsets.is_host() {
+            return Ok(count - 1);
+        }
         self.that(offsets.at(0) == 0, arg, offsets.at(0), "0 as the first offset")?;
         for i in 1..count {
             let (before, now) = (offsets.at(i - 1), offsets.at(i));
@@ -141,6 +152,12 @@ impl Check {
         let expected = format!("{total} (the number of packed tokens) as the last offset");
         self.that(last == total as i64, arg, last, &expected)?;
         Ok(count - 1)
+    }
+
+    /// The error of an op that has no kernel.
+    pub fn no_kernel<R>(&self) -> Result<R> {
+        let reason = "there is no GPU kernel for it".to_string();
+        Err(Error::Unsupported { op: self.0, reason })
     }
 
     /// `operand` has no gaps between its elements.

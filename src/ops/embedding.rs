@@ -48,6 +48,7 @@ pub fn embedding<T: Float>(device: &Device, args: Embedding<'_, T>) -> Result<()
     check_ids(&check, &args.ids, args.table.extent(0))?;
     match device {
         Device::Cpu => cpu::embedding::embedding(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -80,6 +81,7 @@ pub fn embedding_bwd<T: Float>(device: &Device, args: EmbeddingBwd<'_, T>) -> Re
     check_ids(&check, &args.ids, args.dtable.extent(0))?;
     match device {
         Device::Cpu => cpu::embedding::embedding_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

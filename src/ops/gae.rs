@@ -79,6 +79,7 @@ pub fn gae<R: Real>(device: &Device, args: Gae<'_, R>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::gae::gae(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -131,6 +132,7 @@ pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>
     }
     match device {
         Device::Cpu => cpu::gae::discounted_return(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -224,6 +226,7 @@ pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
     check.that(count >= 2, "mask", format!("{count} tokens"), "at least 2 tokens to compare")?;
     match device {
         Device::Cpu => cpu::gae::whiten(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -287,6 +290,7 @@ pub fn kl_reward<R: Real>(device: &Device, args: KlReward<'_, R>) -> Result<()> 
     finite(&check, "reference", &args.reference, &args.mask)?;
     match device {
         Device::Cpu => cpu::gae::kl_reward(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -47,6 +47,7 @@ pub fn gather_k<T: Float>(device: &Device, args: GatherK<'_, T>) -> Result<()> {
     check.opt_shape(device, "mass", &args.mass, &[rows])?;
     match device {
         Device::Cpu => cpu::gather_k::gather_k(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -86,6 +87,7 @@ pub fn gather_k_bwd<T: Float>(device: &Device, args: GatherKBwd<'_, T>) -> Resul
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
         Device::Cpu => cpu::gather_k::gather_k_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -210,6 +210,7 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
     }
     match device {
         Device::Cpu => cpu::group_advantage::group_advantage(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -53,6 +54,7 @@ pub fn lerp<T: Float>(device: &Device, args: Lerp<'_, T>) -> Result<()> {
     check.disjoint(("y", &args.y), ("b", &args.b))?;
     match device {
         Device::Cpu => cpu::lerp::lerp(args),
+        Device::Gpu(gpu) => gpu::lerp::lerp(gpu, args)?,
     }
     Ok(())
 }

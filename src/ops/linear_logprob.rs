@@ -102,6 +102,7 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
     check.opt_shape(device, "score", &args.score, &[rows, h])?;
     match device {
         Device::Cpu => cpu::linear_logprob::linear_logprob(device, args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
 }
 
@@ -156,6 +157,7 @@ pub fn linear_logprob_bwd<T: Float>(device: &Device, args: LinearLogProbBwd<'_, 
     )?;
     match device {
         Device::Cpu => cpu::linear_logprob::linear_logprob_bwd(device, args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
 }
 
@@ -185,6 +187,7 @@ pub fn score_scale<T: Float>(device: &Device, args: ScoreScale<'_, T>) -> Result
     check.shape(device, "dhidden", &args.dhidden, &[rows, h])?;
     match device {
         Device::Cpu => cpu::linear_logprob::score_scale(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

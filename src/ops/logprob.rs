@@ -115,6 +115,7 @@ pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {
     check.opt_shape(device, "top1", &args.top1, &[rows])?;
     match device {
         Device::Cpu => cpu::logprob::logprob(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -180,6 +181,7 @@ pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
         Device::Cpu => cpu::logprob::logprob_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -221,6 +223,7 @@ pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Re
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     match device {
         Device::Cpu => cpu::logprob::logprob_fused(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -78,6 +78,7 @@ pub fn lora_grad<T: Float>(device: &Device, args: LoraGrad<'_, T>) -> Result<()>
     check.shape(device, "db", &args.db, &[n, rank])?;
     match device {
         Device::Cpu => cpu::lora_grad::lora_grad(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -89,6 +89,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
         Device::Cpu => cpu::matmul::matmul(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -130,6 +131,7 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
         Device::Cpu => cpu::matmul::matmul_dx(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -167,6 +169,7 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     match device {
         Device::Cpu => cpu::matmul::matmul_dw(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -55,6 +55,7 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
     match device {
         Device::Cpu => cpu::nf4_quantize::dequantize(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -83,6 +83,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
         Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -47,6 +47,7 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
         Device::Cpu => cpu::nf4_matmul::nf4_matmul_dx(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

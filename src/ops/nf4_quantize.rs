@@ -74,6 +74,7 @@ pub fn nf4_quantize<T: Float>(device: &Device, args: Nf4Quantize<'_, T>) -> Resu
     check.disjoint(("absmax", &args.absmax), ("packed", &args.packed))?;
     match device {
         Device::Cpu => cpu::nf4_quantize::quantize(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     .map_err(|index| Error::NonFinite { op: check.0, arg: "x".to_string(), index })
 }
@@ -138,6 +139,7 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
     *args.offset = offset;
     match device {
         Device::Cpu => cpu::nf4_quantize::quantize_absmax(&absmax, offset, args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

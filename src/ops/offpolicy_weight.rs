@@ -172,6 +172,7 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
     }
     match device {
         Device::Cpu => cpu::offpolicy_weight::offpolicy_weight(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

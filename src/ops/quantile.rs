@@ -108,6 +108,7 @@ pub fn quantile<R: Real>(device: &Device, args: Quantile<'_, R>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::quantile::quantile(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -165,6 +166,7 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
     no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
     match device {
         Device::Cpu => cpu::quantile::top_fraction(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -57,6 +57,7 @@ pub fn rmsnorm<T: Float>(device: &Device, args: RmsNorm<'_, T>) -> Result<()> {
     check.non_negative("eps", args.eps)?;
     match device {
         Device::Cpu => cpu::rmsnorm::rmsnorm(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -98,6 +99,7 @@ pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result
     check.non_negative("eps", args.eps)?;
     match device {
         Device::Cpu => cpu::rmsnorm::rmsnorm_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

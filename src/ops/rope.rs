@@ -68,6 +68,7 @@ pub fn rope<T: Float>(device: &Device, args: Rope<'_, T>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::rope::rope(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -70,6 +70,7 @@ pub fn seq_reduce<R: Real>(device: &Device, args: SeqReduce<'_, R>) -> Result<()
     check.opt_shape(device, "count", &args.count, &[tokens.sequences])?;
     match device {
         Device::Cpu => cpu::seq_reduce::seq_reduce(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -104,6 +105,7 @@ pub fn seq_broadcast<R: Real>(device: &Device, args: SeqBroadcast<'_, R>) -> Res
     check.shape(device, "x", &args.x, &[tokens.sequences])?;
     match device {
         Device::Cpu => cpu::seq_reduce::seq_broadcast(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

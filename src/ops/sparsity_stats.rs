@@ -79,6 +79,7 @@ pub fn sparsity_stats<T: Float>(device: &Device, args: SparsityStats<'_, T>) -> 
     check.opt_shape(device, "row_nnz", &args.row_nnz, &[rows])?;
     match device {
         Device::Cpu => cpu::sparsity_stats::sparsity_stats(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     .map_err(|(arg, index)| Error::NonFinite { op: check.0, arg: arg.to_string(), index })
 }
@@ -110,9 +111,11 @@ pub fn delta_count<T: Element>(
     old: View<'_, T>,
     new: View<'_, T>,
 ) -> Result<usize> {
-    check_pair(Check("delta_count"), device, &old, &new)?;
+    let check = Check("delta_count");
+    check_pair(check, device, &old, &new)?;
     match device {
         Device::Cpu => Ok(cpu::sparsity_stats::changed(old, new).iter().map(Vec::len).sum()),
+        Device::Gpu(_) => check.no_kernel(),
     }
 }
 
@@ -160,6 +163,7 @@ pub fn delta_encode<T: Element>(device: &Device, args: DeltaEncode<'_, T>) -> Re
     check.disjoint(("value", &args.value), ("index", &args.index))?;
     match device {
         Device::Cpu => cpu::sparsity_stats::delta_encode(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     .map_err(|count| {
         let got = format!("room for {capacity}");
@@ -207,6 +211,7 @@ pub fn delta_apply<T: Element>(device: &Device, args: DeltaApply<'_, T>) -> Resu
     }
     match device {
         Device::Cpu => cpu::sparsity_stats::delta_apply(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

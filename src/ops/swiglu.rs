@@ -49,6 +49,7 @@ pub fn swiglu<T: Float>(device: &Device, args: Swiglu<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &shape)?;
     match device {
         Device::Cpu => cpu::swiglu::swiglu(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -85,6 +86,7 @@ pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<(
     check.shape(device, "dup", &args.dup, &shape)?;
     match device {
         Device::Cpu => cpu::swiglu::swiglu_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

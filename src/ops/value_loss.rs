@@ -52,6 +52,7 @@ pub fn value_loss<R: Real>(device: &Device, args: ValueLoss<'_, R>) -> Result<()
     check.that(args.weight.is_finite(), "weight", args.weight, "a finite number")?;
     match device {
         Device::Cpu => cpu::value_loss::value_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -79,6 +79,7 @@ pub fn vocab_kl<T: Float>(device: &Device, args: VocabKl<'_, T>) -> Result<()> {
     check.shape(device, "value", &args.value, &[rows])?;
     match device {
         Device::Cpu => cpu::vocab_kl::vocab_kl(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -127,6 +128,7 @@ pub fn vocab_kl_bwd<T: Float>(device: &Device, args: VocabKlBwd<'_, T>) -> Resul
     check.shape(device, "dpolicy", &args.dpolicy, &[rows, args.policy.extent(1)])?;
     match device {
         Device::Cpu => cpu::vocab_kl::vocab_kl_bwd(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> 
     check_rewards(&check, &args.reward)?;
     match device {
         Device::Cpu => cpu::pair_loss::copg_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -106,6 +107,7 @@ pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Resu
     finite(&check, "logp", &args.logp, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::beta_mml_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -51,6 +51,7 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
     }
     match device {
         Device::Cpu => cpu::pair_loss::info_nce_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

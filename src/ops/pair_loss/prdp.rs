@@ -83,6 +83,7 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     finite(&check, "reward", &args.reward, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::prdp_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -188,6 +188,7 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
     check_kind(&check, &args)?;
     match device {
         Device::Cpu => cpu::pair_loss::preference_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }
@@ -284,6 +285,7 @@ pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     finite(&check, "reference", &args.reference, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::kto_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -238,6 +238,7 @@ pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<
     check_needed(check, a, n)?;
     match device {
         Device::Cpu => cpu::policy_loss::policy_loss(args),
+        Device::Gpu(_) => return check.no_kernel(),
     }
     Ok(())
 }

@@ -1,0 +1,112 @@
+// Types, 16-byte access and reductions that all kernels share.
+//
+// Conventions. A kernel is `extern "C" __global__ void <op>_<dtype>(const <Op>Params p)`: one
+// parameter struct, mirrored by `#[repr(C)] struct Params` in `src/gpu/<op>.rs`. A null pointer is
+// an operand that was not given. Extents, strides (in elements) and offsets are i64. Rows stand on
+// grid.x. A reduction is a fixed tree that depends on the extents of its row alone, so a row has
+// the same bits alone and in any batch.
+#pragma once
+
+#include "ptx.cuh"
+
+typedef signed char i8;
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int i32;
+typedef long long i64;
+
+struct bf16 { u16 bits; };
+struct f16 { u16 bits; };
+
+// f32 in the smallest text: constants NVRTC has no header for.
+#define INF_F32 __int_as_float(0x7f800000)
+#define NAN_F32 __int_as_float(0x7fffffff)
+#define INF_F64 __longlong_as_double(0x7ff0000000000000ll)
+#define NAN_F64 __longlong_as_double(0x7fffffffffffffffll)
+
+static constexpr int WARP = 32;
+static constexpr u32 ALL_LANES = 0xffffffffu;
+
+// ---- element types ----------------------------------------------------------------------------
+
+__device__ __forceinline__ float to_f32(float x) { return x; }
+__device__ __forceinline__ float to_f32(double x) { return (float)x; }
+__device__ __forceinline__ float to_f32(bf16 x) { return __int_as_float((u32)x.bits << 16); }
+__device__ __forceinline__ float to_f32(f16 x) { return ptx_f32_from_f16(x.bits); }
+
+// `from_f32<T>(x)`: x rounded once, to nearest, ties to even.
+template <class T> __device__ __forceinline__ T from_f32(float x);
+template <> __device__ __forceinline__ float from_f32<float>(float x) { return x; }
+template <> __device__ __forceinline__ double from_f32<double>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return {ptx_bf16_from_f32(x)}; }
+template <> __device__ __forceinline__ f16 from_f32<f16>(float x) { return {ptx_f16_from_f32(x)}; }
+
+__device__ __forceinline__ double to_f64(double x) { return x; }
+template <class T> __device__ __forceinline__ double to_f64(T x) { return to_f32(x); }
+
+// f64 to f32 so that a second rounding to fewer bits is still right: an inexact result is cut
+// towards zero and its last bit set (Boldo & Melquiond 2008).
+__device__ __forceinline__ float round_to_odd(double x) {
+    float y = __double2float_rz(x);
+    u32 odd = (double)y != x && y - y == 0.0f;
+    return __int_as_float(__float_as_int(y) | odd);
+}
+
+// `from_f64<T>(x)`: x rounded once, to nearest, ties to even.
+template <class T> __device__ __forceinline__ T from_f64(double x) { return from_f32<T>(round_to_odd(x)); }
+template <> __device__ __forceinline__ float from_f64<float>(double x) { return (float)x; }
+template <> __device__ __forceinline__ double from_f64<double>(double x) { return x; }
+
+// ---- 16-byte access ---------------------------------------------------------------------------
+
+// 16 bytes of T in registers.
+template <class T> struct Vec16 {
+    static constexpr int N = 16 / sizeof(T);
+    union {
+        uint4 raw;
+        T at[N];
+    };
+    __device__ __forceinline__ Vec16() {}
+};
+
+__device__ __forceinline__ bool aligned16(const void* p) { return ((u64)p & 15) == 0; }
+
+// ---- reductions -------------------------------------------------------------------------------
+
+struct Sum {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+};
+struct Max {
+    __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+    __device__ __forceinline__ double operator()(double a, double b) const { return fmax(a, b); }
+    __device__ __forceinline__ i64 operator()(i64 a, i64 b) const { return a > b ? a : b; }
+};
+struct Min {
+    __device__ __forceinline__ float operator()(float a, float b) const { return fminf(a, b); }
+    __device__ __forceinline__ double operator()(double a, double b) const { return fmin(a, b); }
+    __device__ __forceinline__ i64 operator()(i64 a, i64 b) const { return a < b ? a : b; }
+};
+
+// The whole warp's values combined by a butterfly; every lane gets the same bits.
+template <class T, class Op> __device__ __forceinline__ T warp_reduce(T x, Op op) {
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2) x = op(x, __shfl_xor_sync(ALL_LANES, x, step));
+    return x;
+}
+
+// The whole block's values; every thread gets the same bits. THREADS is a multiple of 32 up to
+// 1,024. `partial` is shared memory for THREADS / 32 values, free again when the call returns.
+template <int THREADS, class T, class Op>
+__device__ __forceinline__ T block_reduce(T x, T neutral, Op op, T* partial) {
+    constexpr int WARPS = THREADS / WARP;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_reduce(x, op);
+    if (WARPS == 1) return x;
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();
+    x = warp_reduce(lane < WARPS ? partial[lane] : neutral, op);
+    __syncthreads();
+    return x;
+}

@@ -1,0 +1,1 @@
+//! The emulated GPU: the shipped PTX, executed and checked on the CPU.

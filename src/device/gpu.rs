@@ -1,0 +1,201 @@
+//! One GPU as ops see it: a driver, a stream, the loaded kernels and the scratch memory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytemuck::Pod;
+
+use crate::device::driver::{
+    Driver, DriverError, DriverInfo, DriverResult, Function, Grid, Stream,
+};
+use crate::device::module::{self, KernelSet};
+use crate::error::{Error, Result};
+
+/// A GPU with one stream. Launches never allocate once the scratch memory has its size, and never
+/// synchronise: only staging of host memory does.
+pub struct Gpu {
+    driver: Arc<dyn Driver>,
+    stream: Stream,
+    owns_stream: bool,
+    kernel_set: KernelSet,
+    kernels: Mutex<HashMap<String, Function>>,
+    scratch: Mutex<Scratch>,
+    lost: OnceLock<String>,
+}
+
+/// Memory for partial results, reused by every launch of the stream in order.
+#[derive(Default)]
+struct Scratch {
+    ptr: u64,
+    bytes: usize,
+}
+
+impl Gpu {
+    /// A GPU on a stream of its own.
+    pub fn new(driver: Arc<dyn Driver>) -> Result<Gpu> {
+        let mut gpu = Gpu::on_stream(driver, Stream(0))?;
+        gpu.stream = gpu.call(|d| d.stream())?;
+        gpu.owns_stream = true;
+        Ok(gpu)
+    }
+
+    /// A GPU whose work goes to a stream that somebody else owns.
+    pub fn on_stream(driver: Arc<dyn Driver>, stream: Stream) -> Result<Gpu> {
+        let kernel_set = KernelSet::for_capability(driver.info().capability)?;
+        Ok(Gpu {
+            driver,
+            stream,
+            owns_stream: false,
+            kernel_set,
+            kernels: Mutex::default(),
+            scratch: Mutex::default(),
+            lost: OnceLock::new(),
+        })
+    }
+
+    /// Runs the kernels of another set than the one that fits best, for tests of both.
+    pub fn with_kernel_set(mut self, kernel_set: KernelSet) -> Result<Gpu> {
+        kernel_set.check(self.driver.info().capability)?;
+        self.kernel_set = kernel_set;
+        Ok(self)
+    }
+
+    /// The device.
+    pub fn info(&self) -> &DriverInfo {
+        self.driver.info()
+    }
+
+    /// Which PTX is loaded.
+    pub fn kernel_set(&self) -> KernelSet {
+        self.kernel_set
+    }
+
+    /// The stream all work goes to.
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// One driver call. After a sticky error nothing reaches the driver any more.
+    pub fn call<R>(&self, body: impl FnOnce(&dyn Driver) -> DriverResult<R>) -> Result<R> {
+        if let Some(reason) = self.lost.get() {
+            return Err(Error::DeviceLost { reason: reason.clone() });
+        }
+        body(&*self.driver).map_err(|error| self.translate(error))
+    }
+
+    fn translate(&self, error: DriverError) -> Error {
+        let reason = error.to_string();
+        if error.is_sticky() {
+            let _ = self.lost.set(reason.clone());
+            return Error::DeviceLost { reason };
+        }
+        Error::Driver { call: error.call, code: error.code, reason: error.text }
+    }
+
+    /// `bytes` bytes of device memory.
+    pub(crate) fn alloc(&self, what: &str, bytes: usize) -> Result<u64> {
+        self.call(|d| d.alloc(bytes)).map_err(|error| match error {
+            Error::Driver { code: DriverError::OUT_OF_MEMORY, .. } => {
+                Error::OutOfMemory { what: what.to_string(), bytes: bytes as u64 }
+            }
+            other => other,
+        })
+    }
+
+    /// Gives memory back. A lost device has nothing to give it back to.
+    pub(crate) fn free(&self, ptr: u64) {
+        let _ = self.call(|d| d.free(ptr));
+    }
+
+    /// Waits until all work of the stream is done.
+    pub fn synchronize(&self) -> Result<()> {
+        self.call(|d| d.synchronize(self.stream))
+    }
+
+    /// Grows the scratch memory to `bytes`, so that no launch that needs as much allocates.
+    pub fn reserve_scratch(&self, bytes: usize) -> Result<()> {
+        self.scratch(bytes).map(|_| ())
+    }
+
+    /// At least `bytes` bytes that stay this launch's until the guard falls. Their content is
+    /// whatever the last launch left.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<ScratchGuard<'_>> {
+        let mut scratch = lock(&self.scratch);
+        if bytes > scratch.bytes {
+            // Growing by powers of two bounds the number of growths by the logarithm of the need.
+            let size = bytes.next_power_of_two().max(1 << 16);
+            let ptr = self.alloc("scratch memory", size)?;
+            if scratch.bytes > 0 {
+                self.synchronize()?;
+                self.free(scratch.ptr);
+            }
+            *scratch = Scratch { ptr, bytes: size };
+        }
+        Ok(ScratchGuard(scratch))
+    }
+
+    /// Starts kernel `kernel` of `kernels/<op>.cu` with one parameter struct.
+    pub(crate) fn launch(
+        &self,
+        op: &'static str,
+        kernel: &str,
+        grid: Grid,
+        params: &impl Pod,
+    ) -> Result<()> {
+        let function = self.kernel(op, kernel)?;
+        self.call(|d| d.launch(self.stream, function, &grid, bytemuck::bytes_of(params)))
+    }
+
+    fn kernel(&self, op: &'static str, kernel: &str) -> Result<Function> {
+        let mut kernels = lock(&self.kernels);
+        if let Some(&function) = kernels.get(kernel) {
+            return Ok(function);
+        }
+        let ptx = module::ptx(op, self.kernel_set)?;
+        let file = format!("{op}.{}", self.kernel_set.name());
+        let module = self.call(|d| d.load(&file, ptx))?;
+        for name in module::kernel_names(ptx) {
+            let function = self.call(|d| d.function(module, name))?;
+            kernels.insert(name.to_string(), function);
+        }
+        kernels.get(kernel).copied().ok_or_else(|| Error::Unsupported {
+            op,
+            reason: format!("kernels/{op}.cu has no kernel `{kernel}`"),
+        })
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let _ = self.call(|d| d.synchronize(self.stream));
+        let scratch =
+            std::mem::take(self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if scratch.bytes > 0 {
+            self.free(scratch.ptr);
+        }
+        if self.owns_stream {
+            let _ = self.call(|d| d.destroy_stream(self.stream));
+        }
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({}, {} kernels)", self.info().name, self.kernel_set.name())
+    }
+}
+
+/// Scratch memory on loan.
+pub(crate) struct ScratchGuard<'a>(MutexGuard<'a, Scratch>);
+
+impl ScratchGuard<'_> {
+    /// Device address, aligned to 256.
+    pub fn ptr(&self) -> u64 {
+        self.0.ptr
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
