@@ -27,5 +27,7 @@ pub mod swizzle;
 pub mod tensor_map;
 pub mod wgmma;
 
+pub use numerics::Numerics;
+
 /// One 32-bit register of a warp: element `l` belongs to lane `l`.
 pub type Row = [u32; 32];

@@ -189,7 +189,7 @@ impl TensorMap {
             }
         }
         let row = self.extents[0] * self.element.bytes();
-        if row % 16 != 0 {
+        if !row.is_multiple_of(16) {
             return Err(format!("extents[0]: {row} bytes, expected a multiple of 16 bytes"));
         }
         if self.swizzle != Swizzle::None && row > self.swizzle.row_bytes() {
@@ -368,7 +368,7 @@ impl TensorMap {
 /// The device has no addition of this type, the lengths differ, or they end inside an element.
 pub fn reduce_add(element: TensorElement, into: &mut [u8], from: &[u8]) -> Result<(), String> {
     let size = element.bytes() as usize;
-    if into.len() != from.len() || into.len() % size != 0 {
+    if into.len() != from.len() || !into.len().is_multiple_of(size) {
         let (to, of) = (into.len(), from.len());
         return Err(format!("reduction of {of} bytes into {to} bytes of {element:?}"));
     }

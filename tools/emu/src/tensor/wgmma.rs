@@ -216,9 +216,9 @@ impl Wgmma {
                 (fp8(a) && fp8(b)) || (a == b && a == Element::Float(Float::F16))
             }
         };
-        let size = n % 8 == 0
+        let size = n.is_multiple_of(8)
             && (8..=256).contains(&n)
-            && (!integer(a) || n == 8 || n == 24 || n % 16 == 0);
+            && (!integer(a) || n == 8 || n == 24 || n.is_multiple_of(16));
         if types && size {
             Ok(Self { n, a, b, accumulator })
         } else {
