@@ -8,11 +8,8 @@ use super::numerics::{
     Float, Output, TileA, TileB, TileC, Truncation, f16_from_f64, f16_to_f32, power_of_two,
 };
 
-/// Exponent given to zero, below that of any product: zeros take no part in the alignment.
+/// Exponent given to zero, below that of any product.
 const ZERO_EXPONENT: i32 = -1000;
-
-/// Smallest exponent to align to, below that of any non-zero product and inside the range of f64.
-const LOWEST_EXPONENT: i32 = -600;
 
 /// Exponent of a value in a format whose subnormals share `min_exponent`.
 #[inline(always)]
@@ -53,7 +50,7 @@ pub(super) fn accumulate<const K: usize>(
                     top[n] = top[n].max(a_exponents[m][k] + b_exponents[k][n]);
                 }
             }
-            let units = top.map(|e| e.max(LOWEST_EXPONENT) - truncation.fractional_bits);
+            let units = top.map(|e| e.max(truncation.lowest_exponent) - truncation.fractional_bits);
             let scales = units.map(|unit| power_of_two(-unit));
             let mut sums: [f64; 8] =
                 std::array::from_fn(|n| truncate(f64::from(before[n]) * scales[n]));
@@ -88,19 +85,20 @@ impl Output {
         }
     }
 
-    /// A finite sum in the output format.
+    /// A finite sum in the output format; a negative sum that vanishes gives `+0` too.
     fn round(self, sum: f64) -> f32 {
-        match self {
-            Self::NearestF16 => f16_to_f32(f16_from_f64(sum + 0.0)),
+        let rounded = match self {
+            Self::NearestF16 => f16_to_f32(f16_from_f64(sum)),
             Self::TowardZero => toward_zero(sum),
             Self::TowardZero13 => f32::from_bits(toward_zero(sum).to_bits() & !0x3ff),
-        }
+        };
+        rounded + 0.0
     }
 }
 
-/// Truncates to an f32; `2^128` and above is an infinity, zero is `+0`.
+/// Truncates to an f32; `2^128` and above is an infinity.
 fn toward_zero(sum: f64) -> f32 {
-    let nearest = (sum + 0.0) as f32;
+    let nearest = sum as f32;
     if f64::from(nearest.abs()) > sum.abs() && sum.abs() < 2.0 * power_of_two(127) {
         f32::from_bits(nearest.to_bits() - 1)
     } else {
