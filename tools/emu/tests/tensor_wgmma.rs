@@ -376,3 +376,42 @@ fn errors_of_memory_and_of_the_instruction() {
     assert_eq!(wgmma.multiply_adds(), 64 * 64 * 16);
     assert_eq!(wgmma.accumulator_registers(), 32);
 }
+
+/// `cargo test --test tensor_wgmma -- --ignored --nocapture` prints the time per instruction.
+#[test]
+#[ignore = "a timing, not a check"]
+fn time_of_m64n256k16() {
+    struct Flat(Vec<u8>);
+    impl SharedRead for Flat {
+        fn read(&mut self, address: u32, bytes: &mut [u8]) -> Result<(), String> {
+            let at = address as usize;
+            let from = self.0.get(at..at + bytes.len()).ok_or("out of bounds")?;
+            bytes.copy_from_slice(from);
+            Ok(())
+        }
+    }
+    let mut bits = Bits::new(6);
+    let mut half = || bf16(f64::from(bits.integer(127) as i32) / 64.0).to_le_bytes();
+    let mut shared = Flat((0..0x1_0000 / 2).flat_map(|_| half()[..2].to_vec()).collect());
+    let element = Element::Float(Float::Bf16);
+    let wgmma = Wgmma::new(256, element, element, F32).unwrap();
+    let descriptor =
+        Descriptor { start: 0, leading: 16, stride: 1024, base_offset: 0, swizzle: Swizzle::B128 };
+    let right = Descriptor { start: 0x4000, ..descriptor };
+    let mut d = vec![vec![[0; 32]; 128]; 4];
+    let (mut reading, mut computing) = (0.0, 0.0);
+    for _ in 0..200 {
+        let clock = std::time::Instant::now();
+        let b = wgmma.b_from_shared(&right, Take::PLAIN, &mut shared).unwrap();
+        let a: Vec<_> = (0..4)
+            .map(|w| wgmma.a_from_shared(&descriptor, Take::PLAIN, w, &mut shared).unwrap())
+            .collect();
+        reading += clock.elapsed().as_secs_f64();
+        let clock = std::time::Instant::now();
+        for (a, d) in a.iter().zip(&mut d) {
+            wgmma.accumulate(Numerics::Exact, a, &b, true, d).unwrap();
+        }
+        computing += clock.elapsed().as_secs_f64();
+    }
+    println!("reading {:.1} us, computing {:.1} us", reading * 5e3, computing * 5e3);
+}
