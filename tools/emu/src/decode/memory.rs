@@ -637,7 +637,7 @@ fn convert_address(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
 
 /// `mapa`: the address of the same place in another block of the cluster.
 fn mapa(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    let place = |address: u64, rank: u32| (address & 0xff_ffff) | (rank as u64 + 1) << 24;
+    let place = move |address: u64, rank: u32| (address & 0xff_ffff) | (rank as u64 + 1) << 24;
     match (ops.ty(), ops.space()) {
         ("u32", Space::Shared) => {
             super::lanes::nn_n(ops, move |a, rank| place(a as u64, rank) as u32)
