@@ -107,6 +107,7 @@ fn fence(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     if ops.has("proxy") {
         if ops.has("async") || ops.instruction.opcode.iter().any(|m| m.starts_with("async")) {
             return Ok(Box::new(|c, _| {
+                c.show_barriers();
                 let now = c.warp.clock.clone();
                 join(&mut c.warp.proxy, &now);
                 c.warp.tick();
@@ -117,6 +118,7 @@ fn fence(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     }
     if ops.has("mbarrier_init") {
         return Ok(Box::new(|c, _| {
+            c.show_barriers();
             c.warp.tick();
             Ok(Flow::Next)
         }));

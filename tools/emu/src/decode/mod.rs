@@ -2,6 +2,7 @@
 //! here is an error with its line, never a guess.
 
 mod atomic;
+mod bulk;
 mod control;
 mod convert;
 mod copy;
@@ -9,10 +10,14 @@ mod float;
 mod half;
 mod integer;
 mod lanes;
+mod matrix;
+mod mbarrier;
 mod memory;
 mod moves;
+mod place;
 pub mod program;
 mod warp;
+mod wgmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -479,7 +484,11 @@ impl Ops<'_, '_, '_, '_> {
                 memory::decode(self)
             }
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(self),
+            "cp" if self.has("bulk") => bulk::decode(self),
             "cp" => copy::decode(self),
+            "mma" | "ldmatrix" | "stmatrix" => matrix::decode(self),
+            "mbarrier" => mbarrier::decode(self),
+            "wgmma" => wgmma::decode(self),
             "cvt" => convert::decode(self),
             "mov" | "selp" | "setp" | "set" | "slct" | "prmt" => moves::decode(self),
             _ => self.arithmetic(),

@@ -606,7 +606,7 @@ impl Grid<'_> {
         }
     }
 
-    fn finish(&mut self, running: Running) -> Step<()> {
+    fn finish(&mut self, mut running: Running) -> Step<()> {
         for warp in &running.warps {
             if !warp.open_copies.is_empty() || warp.copy_groups.iter().any(|g| !g.is_empty()) {
                 let message = "the kernel ends with asynchronous copies that nobody waited for";
@@ -618,8 +618,26 @@ impl Grid<'_> {
                 ));
             }
         }
+        if !running.cluster.late.is_empty() {
+            let message =
+                "the kernel ends while asynchronous copies into shared memory are under way";
+            return Err(self.place(Fault::new(Kind::InFlight, message), &running, 0, usize::MAX));
+        }
+        for warp in 0..running.warps.len() {
+            self.finish_warp(&mut running.warps[warp])
+                .map_err(|f| self.place(f, &running, warp, usize::MAX))?;
+        }
         self.spare.extend(running.warps);
         Ok(())
+    }
+
+    fn finish_warp(&mut self, warp: &mut Warp) -> Step<()> {
+        if !warp.products.is_empty() {
+            let message =
+                "the kernel ends with products of the tensor cores that nobody waited for";
+            return Err(Fault::new(Kind::InFlight, message));
+        }
+        warp.bulk.values_mut().try_for_each(|groups| groups.finish(self.memory))
     }
 
     fn deadlock(&self, running: &Running) -> Box<Fault> {

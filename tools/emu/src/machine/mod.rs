@@ -4,17 +4,19 @@ pub mod counters;
 pub mod fault;
 pub mod grid;
 pub mod memory;
+pub mod pending;
 pub mod race;
 pub mod registers;
 pub mod shared;
 pub mod warp;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::tensor::Numerics;
 use counters::Counters;
 use fault::Step;
 use memory::Memory;
+use pending::{BarrierClocks, BarrierPlace};
 use race::Acquired;
 use shared::Shared;
 use warp::Warp;
@@ -59,6 +61,8 @@ pub struct Cluster {
     /// Copies that land when nothing else can go on.
     pub late: VecDeque<Delivery>,
     pub numerics: Numerics,
+    /// What the detectors know of mbarriers.
+    pub barriers: HashMap<BarrierPlace, BarrierClocks>,
     /// Grows whenever something happens that may let a waiting warp go on.
     pub activity: u64,
 }

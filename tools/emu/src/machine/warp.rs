@@ -1,7 +1,8 @@
 //! A warp: registers, the fragments it has diverged into, and its clocks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::pending::{BulkGroups, Products};
 use super::registers::Registers;
 
 /// Lanes of a warp that stand at the same instruction.
@@ -59,6 +60,9 @@ pub struct Warp {
     /// Local memory of the 32 lanes, lane after lane, and which bytes were written.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    /// Products of the tensor cores, and bulk stores by lane, that are under way.
+    pub products: Products,
+    pub bulk: BTreeMap<usize, BulkGroups>,
     /// Phases of the cluster's barrier at which this warp has arrived.
     pub cluster_phase: u64,
     /// Instructions executed, for the budget.
