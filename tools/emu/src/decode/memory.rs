@@ -641,13 +641,11 @@ fn mapa(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         (address & 0xff_ffff) | (rank as u64 + 1) << 24
     }
     match (ops.ty(), ops.space()) {
-        ("u32", Space::Shared) => {
-            super::lanes::nn_n(ops, |a, rank| place(a as u64, rank) as u32)
-        }
+        ("u32", Space::Shared) => super::lanes::nn_n(ops, |a, rank| place(a as u64, rank) as u32),
         ("u64", Space::Shared) => super::lanes::wn_w(ops, place),
-        ("u64", _) => {
-            super::lanes::wn_w(ops, |a, rank| SHARED_WINDOW + place(a.wrapping_sub(SHARED_WINDOW), rank))
-        }
+        ("u64", _) => super::lanes::wn_w(ops, |a, rank| {
+            SHARED_WINDOW + place(a.wrapping_sub(SHARED_WINDOW), rank)
+        }),
         _ => ops.unknown(),
     }
 }

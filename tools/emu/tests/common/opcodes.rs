@@ -259,6 +259,10 @@ macro_rules! compare {
     };
 }
 
+fn unordered(a: u64, b: u64) -> bool {
+    f(a).is_nan() || f(b).is_nan()
+}
+
 fn lo(x: u64) -> u32 {
     x as u32
 }
@@ -687,13 +691,16 @@ fn comparisons() -> Vec<Case> {
         case!(F32, compare!("f32", "%f", "ne"), |a, b, _| (f(a) < f(b) || f(a) > f(b)) as u64),
         case!(F32, compare!("f32", "%f", "neu"), |a, b, _| (f(a) != f(b)) as u64),
         case!(F32, compare!("f32", "%f", "equ"), |a, b, _| !(f(a) < f(b) || f(a) > f(b)) as u64),
-        case!(F32, compare!("f32", "%f", "ltu"), |a, b, _| !(f(a) >= f(b)) as u64),
-        case!(F32, compare!("f32", "%f", "geu"), |a, b, _| !(f(a) < f(b)) as u64),
+        case!(F32, compare!("f32", "%f", "ltu"), |a, b, _| (f(a) < f(b) || unordered(a, b)) as u64),
+        case!(F32, compare!("f32", "%f", "geu"), |a, b, _| (f(a) >= f(b) || unordered(a, b))
+            as u64),
         case!(F32, compare!("f32", "%f", "num"), |a, b, _| (!f(a).is_nan() && !f(b).is_nan())
             as u64),
         case!(F32, compare!("f32", "%f", "nan"), |a, b, _| (f(a).is_nan() || f(b).is_nan()) as u64),
         case!(F64, compare!("f64", "%fd", "le"), |a, b, _| (d(a) <= d(b)) as u64),
-        case!(F64, compare!("f64", "%fd", "gtu"), |a, b, _| !(d(a) <= d(b)) as u64),
+        case!(F64, compare!("f64", "%fd", "gtu"), |a, b, _| (d(a) > d(b)
+            || d(a).is_nan()
+            || d(b).is_nan()) as u64),
         case!(Bits, compare!("s32", "%r", "ge"), |a, b, _| (s(a) >= s(b)) as u64),
         case!(Bits, compare!("u32", "%r", "gt"), |a, b, _| (lo(a) > lo(b)) as u64),
         case!(Bits, compare!("s64", "%rd1", "lt"), |a, b, _| ((a as i64) < b as i64) as u64),
