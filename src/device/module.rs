@@ -23,6 +23,7 @@ macro_rules! images {
 const IMAGES: &[Image] = images! {
     "group_advantage",
     "lerp",
+    "policy_loss",
 };
 
 /// A family of PTX files.

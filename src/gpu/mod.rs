@@ -3,3 +3,4 @@
 
 pub(crate) mod group_advantage;
 pub(crate) mod lerp;
+pub(crate) mod policy_loss;
