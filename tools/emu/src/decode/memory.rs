@@ -252,6 +252,10 @@ fn store(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
             let r = &c.warp.registers;
             let class = if shape.wide { Class::Wide } else { Class::Narrow };
             if r.known(class, s) & mask != mask && space != Space::Local {
+                if !shape.wide && c.warp.products.in_flight(s) {
+                    let message = "an accumulator is stored before wgmma.wait_group";
+                    return Err(Fault::new(Kind::InFlight, message));
+                }
                 return Err(Fault::new(
                     Kind::Uninitialised,
                     "a value that was never computed is stored",

@@ -6,7 +6,7 @@
 //! then, so that a buffer that is filled again too early is found. A bulk store keeps a copy of
 //! its source, compares it at `cp.async.bulk.wait_group`, and writes global memory there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::fault::{Fault, Kind, Step};
 use super::memory::Memory;
@@ -60,8 +60,10 @@ pub struct Product {
 pub struct Products {
     open: Vec<Product>,
     groups: VecDeque<Vec<Product>>,
-    /// What the registers of products held at the last `wgmma.fence`, or when a product wrote them.
-    fenced: HashMap<usize, Row>,
+    /// Executions of `wgmma.fence`.
+    fences: u64,
+    /// What a register held when the last product that used it was done, and the fences until then.
+    settled: HashMap<usize, (Row, u64)>,
 }
 
 impl Products {
@@ -79,27 +81,27 @@ impl Products {
         self.open.is_empty() && self.groups.iter().all(Vec::is_empty)
     }
 
-    /// `wgmma.fence`: the registers may be used by products as they are now.
-    pub fn fence(&mut self, registers: &Registers, used: &[usize]) {
-        for &register in used {
-            self.fenced.insert(register, registers.narrow[register]);
-        }
+    /// `wgmma.fence`.
+    pub fn fence(&mut self) {
+        self.fences += 1;
     }
 
-    /// An error if a register was touched after the last fence by anything but a product.
+    /// An error if registers were written since a product used them, and no fence came since.
+    ///
+    /// The compiler may move a write of a register behind the fence that the source has before it,
+    /// and the assembler then waits; so a fence anywhere after the last product will do.
     pub fn check_fenced(&self, registers: &Registers, used: &[usize]) -> Step<()> {
         for &register in used {
-            if self.in_flight(register) {
-                continue;
-            }
-            let message = match self.fenced.get(&register) {
-                None => "wgmma.mma_async without a wgmma.fence before",
-                Some(row) if *row != registers.narrow[register] => {
-                    "a register of wgmma.mma_async was written after the last wgmma.fence"
-                }
-                Some(_) => continue,
+            let fenced = match self.settled.get(&register) {
+                _ if self.in_flight(register) => true,
+                None => self.fences > 0,
+                Some((row, fences)) => *row == registers.narrow[register] || self.fences > *fences,
             };
-            return Err(Fault::new(Kind::Misuse, message));
+            if !fenced {
+                let message =
+                    "wgmma.mma_async uses a register that was written without a wgmma.fence since";
+                return Err(Fault::new(Kind::Misuse, message));
+            }
         }
         Ok(())
     }
@@ -115,26 +117,30 @@ impl Products {
     /// `wgmma.wait_group n`: all but the youngest `n` groups are done.
     pub fn wait(&mut self, n: usize, registers: &mut Registers, cluster: &Cluster) -> Step<()> {
         let done = self.groups.len().saturating_sub(n);
-        for product in self.groups.drain(..done).flatten().collect::<Vec<_>>() {
+        let done: Vec<Product> = self.groups.drain(..done).flatten().collect();
+        let mut accumulators = BTreeSet::new();
+        for product in &done {
             for (at, bytes) in &product.chunks {
                 unchanged(cluster, (product.block, *at), bytes, "a product of the tensor cores")?;
             }
-            if product.operands.iter().any(|(register, row)| registers.narrow[*register] != *row) {
-                let message = "a register of A was written while a product still reads it";
-                return Err(Fault::new(Kind::InFlight, message));
-            }
-            for register in product.accumulators {
-                if self.in_flight(register) {
-                    continue;
-                }
-                if registers.known(Class::Narrow, register) != 0 {
-                    let message = "an accumulator was written before wgmma.wait_group";
+            for &(register, row) in &product.operands {
+                if registers.narrow[register] != row {
+                    let message = "a register of A was written while a product still reads it";
                     return Err(Fault::new(Kind::InFlight, message));
                 }
-                let row = registers.narrow[register];
-                registers.set_narrow(register, &row, ALL, ALL);
-                self.fenced.insert(register, row);
+                self.settled.insert(register, (row, self.fences));
             }
+            accumulators.extend(product.accumulators.iter().copied());
+        }
+        accumulators.retain(|&register| !self.in_flight(register));
+        for register in accumulators {
+            if registers.known(Class::Narrow, register) != 0 {
+                let message = "an accumulator was written before wgmma.wait_group";
+                return Err(Fault::new(Kind::InFlight, message));
+            }
+            let row = registers.narrow[register];
+            registers.set_narrow(register, &row, ALL, ALL);
+            self.settled.insert(register, (row, self.fences));
         }
         Ok(())
     }
