@@ -37,6 +37,7 @@
 mod decode;
 mod machine;
 mod num;
+pub mod report;
 pub mod tensor;
 mod text;
 

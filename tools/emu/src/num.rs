@@ -13,16 +13,8 @@ pub enum Round {
 
 /// The NaN that PTX arithmetic returns.
 pub const NAN32: u32 = 0x7fff_ffff;
-
-#[inline(always)]
-fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN32) } else { x }
-}
-
-#[inline(always)]
-fn canonical64(x: f64) -> f64 {
-    if x.is_nan() { f64::from_bits(0x7ff8_0000_0000_0000) } else { x }
-}
+/// The same for f64.
+pub const NAN64: u64 = 0x7ff8_0000_0000_0000;
 
 /// Subnormal numbers to zero of the same sign.
 #[inline(always)]
@@ -62,7 +54,7 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
 pub fn narrow(x: f64, round: Round) -> f32 {
     let y = x as f32;
     if round == Round::Nearest || x.is_nan() || y as f64 == x {
-        return canonical(y);
+        return y;
     }
     if x.is_infinite() {
         return y;
@@ -79,7 +71,7 @@ pub fn narrow(x: f64, round: Round) -> f32 {
 #[inline(always)]
 pub fn add32(a: f32, b: f32, round: Round) -> f32 {
     if round == Round::Nearest {
-        return canonical(a + b);
+        return a + b;
     }
     let (hi, lo) = two_sum(a as f64, b as f64);
     if hi == 0.0 && lo == 0.0 && !(a == 0.0 && b == 0.0 && a.to_bits() == b.to_bits()) {
@@ -91,7 +83,7 @@ pub fn add32(a: f32, b: f32, round: Round) -> f32 {
 
 #[inline(always)]
 pub fn mul32(a: f32, b: f32, round: Round) -> f32 {
-    if round == Round::Nearest { canonical(a * b) } else { narrow(a as f64 * b as f64, round) }
+    if round == Round::Nearest { a * b } else { narrow(a as f64 * b as f64, round) }
 }
 
 #[inline(always)]
@@ -99,7 +91,7 @@ pub fn fma32(a: f32, b: f32, c: f32, round: Round) -> f32 {
     let product = a as f64 * b as f64;
     let (hi, lo) = two_sum(product, c as f64);
     if !hi.is_finite() {
-        return canonical(hi as f32);
+        return hi as f32;
     }
     if round != Round::Nearest
         && hi == 0.0
@@ -114,11 +106,11 @@ pub fn fma32(a: f32, b: f32, c: f32, round: Round) -> f32 {
 #[inline(always)]
 pub fn div32(a: f32, b: f32, round: Round) -> f32 {
     if round == Round::Nearest {
-        return canonical(a / b);
+        return a / b;
     }
     let q = a as f64 / b as f64;
     if !q.is_finite() || q == 0.0 {
-        return canonical(q as f32);
+        return q as f32;
     }
     // The remainder a - q·b has the sign of what q lacks.
     let lack = f64::mul_add(-q, b as f64, a as f64);
@@ -128,11 +120,11 @@ pub fn div32(a: f32, b: f32, round: Round) -> f32 {
 #[inline(always)]
 pub fn sqrt32(a: f32, round: Round) -> f32 {
     if round == Round::Nearest {
-        return canonical(a.sqrt());
+        return a.sqrt();
     }
     let r = (a as f64).sqrt();
     if !r.is_finite() || r == 0.0 {
-        return canonical(r as f32);
+        return r as f32;
     }
     narrow(odd(r, f64::mul_add(-r, r, a as f64)), round)
 }
@@ -168,29 +160,29 @@ fn direct(x: f64, lack: f64, round: Round) -> f64 {
 #[inline(always)]
 pub fn add64(a: f64, b: f64, round: Round) -> f64 {
     let (hi, lo) = two_sum(a, b);
-    canonical64(direct(hi, lo, round))
+    direct(hi, lo, round)
 }
 
 #[inline(always)]
 pub fn mul64(a: f64, b: f64, round: Round) -> f64 {
     let p = a * b;
     if round == Round::Nearest {
-        return canonical64(p);
+        return p;
     }
-    canonical64(direct(p, f64::mul_add(a, b, -p), round))
+    direct(p, f64::mul_add(a, b, -p), round)
 }
 
 /// Nearest only: the decoder refuses the other modes.
 #[inline(always)]
 pub fn fma64(a: f64, b: f64, c: f64) -> f64 {
-    canonical64(a.mul_add(b, c))
+    a.mul_add(b, c)
 }
 
 #[inline(always)]
 pub fn div64(a: f64, b: f64, round: Round) -> f64 {
     let q = a / b;
     if round == Round::Nearest || !q.is_finite() {
-        return canonical64(q);
+        return q;
     }
     let lack = f64::mul_add(-q, b, a);
     direct(q, if b > 0.0 { lack } else { -lack }, round)
@@ -200,7 +192,7 @@ pub fn div64(a: f64, b: f64, round: Round) -> f64 {
 pub fn sqrt64(a: f64, round: Round) -> f64 {
     let r = a.sqrt();
     if round == Round::Nearest || !r.is_finite() {
-        return canonical64(r);
+        return r;
     }
     direct(r, f64::mul_add(-r, r, a), round)
 }

@@ -10,7 +10,8 @@ const ZOO: &str = include_str!("kernels/ptx/zoo.sm80.ptx");
 
 fn logprob(rows: usize, vocab: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
     let mut bits = Bits(1);
-    let x: Vec<u16> = (0..rows * vocab).map(|_| ((bits.unit() * 8.0).to_bits() >> 16) as u16).collect();
+    let x: Vec<u16> =
+        (0..rows * vocab).map(|_| ((bits.unit() * 8.0).to_bits() >> 16) as u16).collect();
     let target: Vec<i32> = (0..rows).map(|r| ((r * 7919) % vocab) as i32).collect();
     let mut bench = Bench::new(LOGPROB);
     bench.machine.options.seed = seed;
@@ -122,10 +123,16 @@ fn many_instructions_in_one_kernel() {
         assert_eq!(at(0), (i % 8) * (i % 8) + i + high, "local array and call, lane {i}");
         assert_eq!(at(1), steps);
         let ffs = if i == 0 { 0 } else { i.trailing_zeros() + 1 };
-        assert_eq!(at(2), i.wrapping_mul(2_654_435_761).count_ones() + i.leading_zeros() * 100 + ffs * 10_000);
+        assert_eq!(
+            at(2),
+            i.wrapping_mul(2_654_435_761).count_ones() + i.leading_zeros() * 100 + ffs * 10_000
+        );
         let bytes = (i as u64) | ((!i) as u64) << 32;
         let byte = |k: u32| (bytes >> (8 * k) & 255) as u32;
-        assert_eq!(at(3), i.reverse_bits() ^ (byte(0) | byte(4) << 8 | byte(1) << 16 | byte(5) << 24));
+        assert_eq!(
+            at(3),
+            i.reverse_bits() ^ (byte(0) | byte(4) << 8 | byte(1) << 16 | byte(5) << 24)
+        );
         assert_eq!(at(4), ((((!i as u64) << 32 | i as u64) << 5) >> 32) as u32);
         assert_eq!(at(5), (0..32).filter(|j| j % 3 == 0).fold(0, |m, j| m | 1 << j));
         assert_eq!(at(6), (0..32).filter(|j| j % 5 == i % 5).fold(0, |m, j| m | 1 << j));

@@ -80,7 +80,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     let operation =
         inner.iter().find(|m| OPERATIONS.contains(&m.as_str())).ok_or("no operation")?.clone();
     let Some(update) = update(&operation, &ty) else { return ops.unknown() };
-    let bits = type_bits(&ty).ok_or("unknown type")?;
+    let bits = type_bits(&ty).ok_or("this type is not supported")?;
     let returns = ops.name() == "atom";
     let first = returns as usize;
     let (address, _) = ops.address(first)?;

@@ -95,7 +95,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     let run = match (from, to, to_integral || sat || ftz || relu, round) {
         (Ty::F32, Ty::Bf16, false, Round::Nearest) => n_n(ops, |a| bf16_nearest(a) as u32),
         (Ty::F64, Ty::F32, false, Round::Nearest) => {
-            w_n(ops, |a| num::narrow(f64::from_bits(a), Round::Nearest).to_bits())
+            w_n(ops, |a| one_nan(num::narrow(f64::from_bits(a), Round::Nearest)))
         }
         (Ty::F32, Ty::F64, false, _) => n_w(ops, |a| widen64(f32::from_bits(a))),
         (Ty::Int { bits: 32, signed: true }, Ty::Int { bits: 64, .. }, false, _) => {
@@ -114,7 +114,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
 }
 
 fn widen64(x: f32) -> u64 {
-    if x.is_nan() { 0x7ff8_0000_0000_0000 } else { (x as f64).to_bits() }
+    one_nan64(x as f64)
 }
 
 /// f32 to bf16 in integer arithmetic.
@@ -200,9 +200,9 @@ impl Conversion {
             Ty::Bf16 => Bf16::encode(x, self.round) as u64,
             Ty::F32 => {
                 let y = num::narrow(x, self.round);
-                (if self.ftz { num::flush(y) } else { y }).to_bits() as u64
+                one_nan(if self.ftz { num::flush(y) } else { y }) as u64
             }
-            _ => x.to_bits(),
+            _ => one_nan64(x),
         }
     }
 

@@ -61,8 +61,13 @@ fn single(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<Execute, String> 
         "div" => ff_f(ops, move |a, b| o(num::div32(i(a), i(b), round))),
         "rcp" => f_f(ops, move |a| o(num::div32(1.0, i(a), round))),
         "sqrt" => f_f(ops, move |a| o(num::sqrt32(i(a), round))),
-        "neg" => f_f(ops, move |a| i(-a)),
-        "abs" => f_f(ops, move |a| i(a.abs())),
+        "neg" => {
+            n_n(ops, move |a| if ftz { i(-f32::from_bits(a)).to_bits() } else { a ^ 0x8000_0000 })
+        }
+        "abs" => n_n(
+            ops,
+            move |a| if ftz { i(f32::from_bits(a).abs()).to_bits() } else { a & 0x7fff_ffff },
+        ),
         "min" | "max" => {
             let (max, nan, xorsign) = (name == "max", ops.has("NaN"), ops.has("xorsign"));
             ff_f(ops, move |a, b| {
@@ -73,7 +78,7 @@ fn single(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<Execute, String> 
                     return f32::from_bits(m.to_bits() | sign);
                 }
                 let m = num::extreme(a as f64, b as f64, max, nan);
-                if m.is_nan() { f32::from_bits(num::NAN32) } else { m as f32 }
+                m as f32
             })
         }
         "copysign" => nn_n(ops, |a, b| (b & 0x7fff_ffff) | (a & 0x8000_0000)),

@@ -22,7 +22,7 @@ fn typed<H: Half + 'static>(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, St
         if relu && value.is_nan() {
             return H::NAN;
         }
-        if (relu && value < 0.0) || (sat && !(value > 0.0)) {
+        if (relu && value < 0.0) || (sat && (value <= 0.0 || value.is_nan())) {
             return 0;
         }
         if sat && value > 1.0 { H::encode(1.0, Round::Nearest) } else { x }

@@ -30,7 +30,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
 }
 
 fn arithmetic(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<super::Execute, String> {
-    let (bits, signed) = type_of(ops.ty()).ok_or("unknown integer type")?;
+    let (bits, signed) = type_of(ops.ty()).ok_or("this type is not supported")?;
     if bits == 64 {
         return arithmetic64(ops, name, signed);
     }
@@ -161,7 +161,7 @@ fn logic(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<super::Execute, St
             _ => ops.unknown(),
         };
     }
-    let (bits, signed) = type_of(ops.ty()).ok_or("unknown type")?;
+    let (bits, signed) = type_of(ops.ty()).ok_or("this type is not supported")?;
     if bits == 64 {
         return match name {
             "and" => ww_w(ops, |a, b| a & b),
@@ -229,7 +229,7 @@ fn bits(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<super::Execute, Str
             })
         });
     }
-    let (width, signed) = type_of(ops.ty()).ok_or("unknown type")?;
+    let (width, signed) = type_of(ops.ty()).ok_or("this type is not supported")?;
     let amount = ops.has("shiftamt");
     ops.only(&["shiftamt"])?;
     match (name, width) {

@@ -4,6 +4,7 @@
 use super::{Execute, Ops};
 use crate::machine::Flow;
 use crate::machine::registers::{Row, Row64};
+use crate::num;
 use crate::text::ast::Class::{Narrow, Predicate, Wide};
 
 type Made = Result<Execute, String>;
@@ -52,26 +53,39 @@ lift!(nnw_w, [a: Narrow u32, b: Narrow u32, c: Wide u64], u64, Wide, Row64, set_
 lift!(n_w, [a: Narrow u32], u64, Wide, Row64, set_wide);
 lift!(w_n, [a: Wide u64], u32, Narrow, Row, set_narrow);
 
+/// The one NaN of f32 arithmetic, chosen as an integer: between floats the compiler may keep any.
+#[inline(always)]
+pub(crate) fn one_nan(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if bits & 0x7fff_ffff > 0x7f80_0000 { num::NAN32 } else { bits }
+}
+
+#[inline(always)]
+pub(crate) fn one_nan64(x: f64) -> u64 {
+    let bits = x.to_bits();
+    if bits & !(1 << 63) > 0x7ff0_0000_0000_0000 { num::NAN64 } else { bits }
+}
+
 /// Narrow function of f32 values.
 pub(crate) fn f_f(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f32) -> f32 + Send + Sync + 'static,
 ) -> Made {
-    n_n(ops, move |a| f(f32::from_bits(a)).to_bits())
+    n_n(ops, move |a| one_nan(f(f32::from_bits(a))))
 }
 
 pub(crate) fn ff_f(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static,
 ) -> Made {
-    nn_n(ops, move |a, b| f(f32::from_bits(a), f32::from_bits(b)).to_bits())
+    nn_n(ops, move |a, b| one_nan(f(f32::from_bits(a), f32::from_bits(b))))
 }
 
 pub(crate) fn fff_f(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f32, f32, f32) -> f32 + Send + Sync + 'static,
 ) -> Made {
-    nnn_n(ops, move |a, b, c| f(f32::from_bits(a), f32::from_bits(b), f32::from_bits(c)).to_bits())
+    nnn_n(ops, move |a, b, c| one_nan(f(f32::from_bits(a), f32::from_bits(b), f32::from_bits(c))))
 }
 
 /// Wide function of f64 values.
@@ -79,21 +93,21 @@ pub(crate) fn d_d(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f64) -> f64 + Send + Sync + 'static,
 ) -> Made {
-    w_w(ops, move |a| f(f64::from_bits(a)).to_bits())
+    w_w(ops, move |a| one_nan64(f(f64::from_bits(a))))
 }
 
 pub(crate) fn dd_d(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f64, f64) -> f64 + Send + Sync + 'static,
 ) -> Made {
-    ww_w(ops, move |a, b| f(f64::from_bits(a), f64::from_bits(b)).to_bits())
+    ww_w(ops, move |a, b| one_nan64(f(f64::from_bits(a), f64::from_bits(b))))
 }
 
 pub(crate) fn ddd_d(
     ops: &mut Ops<'_, '_, '_, '_>,
     f: impl Fn(f64, f64, f64) -> f64 + Send + Sync + 'static,
 ) -> Made {
-    www_w(ops, move |a, b, c| f(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c)).to_bits())
+    www_w(ops, move |a, b, c| one_nan64(f(f64::from_bits(a), f64::from_bits(b), f64::from_bits(c))))
 }
 
 /// Logic of predicates.

@@ -641,15 +641,15 @@ fn convert_address(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
 
 /// `mapa`: the address of the same place in another block of the cluster.
 fn mapa(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    let place = |address: u64, rank: u32| (address & 0xff_ffff) | (rank as u64 + 1) << 24;
+    fn place(address: u64, rank: u32) -> u64 {
+        (address & 0xff_ffff) | (rank as u64 + 1) << 24
+    }
     match (ops.ty(), ops.space()) {
-        ("u32", Space::Shared) => {
-            super::lanes::nn_n(ops, move |a, rank| place(a as u64, rank) as u32)
-        }
-        ("u64", Space::Shared) => super::lanes::wn_w(ops, move |a, rank| place(a, rank)),
-        ("u64", _) => {
-            super::lanes::wn_w(ops, move |a, rank| SHARED_WINDOW + place(a - SHARED_WINDOW, rank))
-        }
+        ("u32", Space::Shared) => super::lanes::nn_n(ops, |a, rank| place(a as u64, rank) as u32),
+        ("u64", Space::Shared) => super::lanes::wn_w(ops, place),
+        ("u64", _) => super::lanes::wn_w(ops, |a, rank| {
+            SHARED_WINDOW + place(a.wrapping_sub(SHARED_WINDOW), rank)
+        }),
         _ => ops.unknown(),
     }
 }

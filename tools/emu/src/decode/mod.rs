@@ -212,7 +212,7 @@ impl Decoder<'_> {
         let (mut labels, mut pc) = (HashMap::new(), self.out.len());
         for statement in &function.body {
             match statement {
-                Statement::Label { name, .. } => drop(labels.insert(name.clone(), pc)),
+                Statement::Label { name } => drop(labels.insert(name.clone(), pc)),
                 Statement::Instruction(i) if i.opcode[0] == "call" => {
                     pc += length(self.source, callee(self.source, i)?, depth + 1)?;
                 }

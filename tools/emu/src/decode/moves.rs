@@ -25,7 +25,7 @@ fn mov(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     if ops.ty() == "pred" {
         return mov_predicate(ops);
     }
-    let bits = type_bits(ops.ty()).ok_or("unknown type")?;
+    let bits = type_bits(ops.ty()).ok_or("this type is not supported")?;
     match (ops.operand(0)?.clone(), ops.operand(1)?.clone()) {
         (Operand::Vector(parts), _) => unpack(ops, bits, &parts),
         (_, Operand::Vector(parts)) => pack(ops, bits, &parts),
@@ -154,7 +154,7 @@ fn select(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     ops.only(&[])?;
     ops.count(4)?;
     let (p, negated) = ops.predicate(3)?;
-    let wide = type_bits(ops.ty()).ok_or("unknown type")? == 64;
+    let wide = type_bits(ops.ty()).ok_or("this type is not supported")? == 64;
     let class = if wide { Class::Wide } else { Class::Narrow };
     let (a, b) = if wide { (ops.wide(1)?, ops.wide(2)?) } else { (ops.narrow(1)?, ops.narrow(2)?) };
     let d = ops.dst(0, class)?;

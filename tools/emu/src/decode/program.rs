@@ -55,7 +55,6 @@ pub enum Special {
     LaneMask(LaneMask),
     DynamicShared,
     TotalShared,
-    ActiveAtStart,
 }
 
 /// `%lanemask_*`.

@@ -240,7 +240,7 @@ fn issue(
         c.warp.registers.defined[Class::Narrow as usize][register] = 0;
     }
     count_banks(c.counters, &a, tail.a.major);
-    if warp % 4 == 0 {
+    if warp.is_multiple_of(4) {
         // The group reads B once.
         count_banks(c.counters, &b_values, tail.b.major);
     }

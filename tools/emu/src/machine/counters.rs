@@ -3,8 +3,11 @@
 /// Counts of one launch, or of several added up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Launches.
     pub launches: u64,
+    /// Blocks.
     pub blocks: u64,
+    /// Warps.
     pub warps: u64,
     /// Instructions issued to warps, by class.
     pub warp_instructions: [u64; CLASSES],
@@ -12,20 +15,27 @@ pub struct Counters {
     pub lane_instructions: [u64; CLASSES],
     /// Bytes that lanes asked for in global memory.
     pub global_load_bytes: u64,
+    /// Bytes that lanes wrote to global memory.
     pub global_store_bytes: u64,
     /// 32-byte sectors that their warp instructions touched.
     pub global_load_sectors: u64,
+    /// The same for stores.
     pub global_store_sectors: u64,
     /// Distinct sectors of the whole launch: what has to move if the L2 is cold and large.
     pub cold_load_sectors: u64,
+    /// The same for stores.
     pub cold_store_sectors: u64,
-    /// Passes over the 32 banks, and how few would have done.
+    /// Passes over the 32 banks of shared memory.
     pub shared_wavefronts: u64,
+    /// The fewest passes the distinct words allow.
     pub shared_wavefronts_ideal: u64,
+    /// Atomic operations of lanes.
     pub atomics: u64,
+    /// Arrivals of warps at barriers.
     pub barriers: u64,
-    /// Tensor-core instructions and their multiply-adds.
+    /// Tensor-core instructions.
     pub mma: u64,
+    /// Multiply-adds of tensor-core instructions.
     pub mma_macs: u64,
     /// Local-memory accesses: spills and indexed arrays.
     pub local_accesses: u64,
@@ -51,8 +61,9 @@ pub enum Work {
     Move,
     /// Memory.
     Memory,
-    /// Branches, barriers, warp votes and shuffles.
+    /// Branches and barriers.
     Control,
+    /// Shuffles and votes.
     Shuffle,
     /// Tensor cores.
     Tensor,

@@ -32,13 +32,19 @@ pub enum Kind {
 /// A fault and where it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// Which detector.
     pub kind: Kind,
+    /// What is wrong.
     pub message: String,
+    /// Name of the kernel.
     pub kernel: String,
-    /// Line of the PTX text and the text itself.
+    /// Line of the PTX text.
     pub line: u32,
+    /// Text of that line.
     pub text: String,
+    /// Block index.
     pub block: [u32; 3],
+    /// Warp of the block.
     pub warp: u32,
 }
 

@@ -34,7 +34,9 @@ impl Default for Options {
 /// The shape of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Blocks along x, y, z.
     pub blocks: [u32; 3],
+    /// Threads of a block along x, y, z.
     pub threads: [u32; 3],
     /// Blocks of a cluster along x.
     pub cluster: u32,
@@ -64,8 +66,6 @@ pub fn run(
     let launch = Launch {
         constants: &program.constants,
         params,
-        blocks: shape.blocks,
-        threads: shape.threads,
         cluster: shape.cluster,
         warps_per_block: threads.div_ceil(32) as usize,
     };
@@ -252,20 +252,12 @@ impl Grid<'_> {
             ..Warp::default()
         };
         warp.clock[index] = 1;
-        self.program.initialise(&mut warp.registers, |special| {
-            self.special(special, block, rank, first, mask)
-        });
+        self.program
+            .initialise(&mut warp.registers, |special| self.special(special, block, rank, first));
     }
 
     /// A special register's value in each lane.
-    fn special(
-        &self,
-        special: Special,
-        block: u64,
-        rank: usize,
-        first: u32,
-        mask: u32,
-    ) -> [u32; 32] {
+    fn special(&self, special: Special, block: u64, rank: usize, first: u32) -> [u32; 32] {
         let ([bx, by, _], [tx, ty, _]) = (self.shape.blocks, self.shape.threads);
         let place = |axis: usize| match axis {
             0 => (block % bx as u64) as u32,
@@ -297,7 +289,6 @@ impl Grid<'_> {
             Special::LaneMask(kind) => lane(&|l| kind.mask(l)),
             Special::DynamicShared => [self.shape.shared; 32],
             Special::TotalShared => [self.program.shared_bytes + self.shape.shared; 32],
-            Special::ActiveAtStart => [mask; 32],
         }
     }
 

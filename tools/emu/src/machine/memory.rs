@@ -8,10 +8,10 @@ use super::fault::{Fault, Kind, Step};
 use super::race::{Access, Conflict, Shadow, Who, access, byte_mask};
 
 /// Bits of an address below the buffer's number.
-pub const OFFSET_BITS: u32 = 40;
+pub(crate) const OFFSET_BITS: u32 = 40;
 
 /// One allocation.
-pub struct Buffer {
+pub(crate) struct Buffer {
     pub name: String,
     pub data: Vec<u8>,
     /// A bit per byte.
@@ -29,10 +29,11 @@ pub struct Buffer {
 pub struct Memory {
     buffers: Vec<Option<Buffer>>,
     /// Clocks that atomics left at an address, by cluster.
-    pub published: HashMap<u64, HashMap<u32, Vec<u32>>>,
+    pub(crate) published: HashMap<u64, HashMap<u32, Vec<u32>>>,
     launch: u64,
     /// Distinct sectors of the present launch: loaded, stored.
-    pub cold_sectors: [u64; 2],
+    pub(crate) cold_sectors: [u64; 2],
+    /// Bytes of all allocations.
     pub live_bytes: u64,
 }
 
@@ -74,14 +75,14 @@ impl Memory {
     }
 
     /// Forgets what the detectors know of earlier launches.
-    pub fn begin_launch(&mut self) {
+    pub(crate) fn begin_launch(&mut self) {
         self.launch += 1;
         self.published.clear();
         self.cold_sectors = [0; 2];
     }
 
     /// The buffer around `bytes` bytes at `address`, and the offset in it.
-    pub fn locate(&self, address: u64, bytes: usize) -> Step<(usize, usize)> {
+    pub(crate) fn locate(&self, address: u64, bytes: usize) -> Step<(usize, usize)> {
         let slot = ((address >> OFFSET_BITS) as usize).wrapping_sub(1);
         let offset = (address & ((1 << OFFSET_BITS) - 1)) as usize;
         match self.buffers.get(slot).and_then(Option::as_ref) {
@@ -109,13 +110,13 @@ impl Memory {
     }
 
     #[inline(always)]
-    pub fn buffer(&mut self, slot: usize) -> &mut Buffer {
+    pub(crate) fn buffer(&mut self, slot: usize) -> &mut Buffer {
         self.buffers[slot].as_mut().expect("located before")
     }
 
     /// Counts the sectors of a warp's accesses and remembers which the launch has touched.
     /// `store` picks the kind. Addresses come in lane order.
-    pub fn sectors(&mut self, slot: usize, offsets: &[u64], bytes: u64, store: bool) -> u64 {
+    pub(crate) fn sectors(&mut self, slot: usize, offsets: &[u64], bytes: u64, store: bool) -> u64 {
         let launch = self.launch;
         let buffer = self.buffers[slot].as_mut().expect("located before");
         buffer.prepare(launch);
@@ -142,7 +143,7 @@ impl Memory {
 
     /// Checks and marks an access of the race detector.
     #[inline(always)]
-    pub fn mark(
+    pub(crate) fn mark(
         &mut self,
         (slot, offset): (usize, usize),
         bytes: usize,

@@ -44,8 +44,6 @@ pub struct Context<'a> {
 pub struct Launch<'a> {
     pub constants: &'a [u8],
     pub params: &'a [u8],
-    pub blocks: [u32; 3],
-    pub threads: [u32; 3],
     /// Blocks of a cluster.
     pub cluster: u32,
     pub warps_per_block: usize,

@@ -80,7 +80,7 @@ pub struct Reg {
 /// A label or an instruction.
 #[derive(Clone, Debug)]
 pub enum Statement {
-    Label { name: String, line: u32 },
+    Label { name: String },
     Instruction(Instruction),
 }
 

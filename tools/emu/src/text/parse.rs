@@ -322,7 +322,7 @@ impl Parser {
             let id = body.blocks[body.blocks.len() - 1].id;
             body.labels.insert((id, word.clone()));
             let name = format!("{word}#{id}");
-            body.function.body.push(Statement::Label { name, line });
+            body.function.body.push(Statement::Label { name });
             return Ok(());
         }
         match word.as_str() {

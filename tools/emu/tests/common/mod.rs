@@ -1,6 +1,8 @@
 //! Shared by the tests of the emulator.
 #![allow(dead_code)]
 
+pub mod opcodes;
+
 use gradus_emu::{Counters, Fault, Machine, Module, Shape};
 
 /// A machine with a module, and buffers by number.
@@ -40,11 +42,22 @@ impl Bench {
         self.params.extend_from_slice(bytes_of(&[value]));
     }
 
-    pub fn launch(&mut self, kernel: &str, blocks: u32, threads: u32) -> Result<Counters, Box<Fault>> {
+    pub fn launch(
+        &mut self,
+        kernel: &str,
+        blocks: u32,
+        threads: u32,
+    ) -> Result<Counters, Box<Fault>> {
         self.launch_clusters(kernel, blocks, threads, 1)
     }
 
-    pub fn launch_clusters(&mut self, kernel: &str, blocks: u32, threads: u32, cluster: u32) -> Result<Counters, Box<Fault>> {
+    pub fn launch_clusters(
+        &mut self,
+        kernel: &str,
+        blocks: u32,
+        threads: u32,
+        cluster: u32,
+    ) -> Result<Counters, Box<Fault>> {
         let shape = Shape { blocks: [blocks, 1, 1], threads: [threads, 1, 1], cluster, shared: 0 };
         let program = self.module.program(kernel).unwrap();
         self.machine.launch(program, &shape, &self.params)
@@ -80,7 +93,12 @@ pub fn lane_kernel(body: &str) -> String {
 }
 
 /// Runs a [`lane_kernel`] on 32 values of each operand.
-pub fn lanes(body: &str, a: &[u64; 32], b: &[u64; 32], c: &[u64; 32]) -> Result<Vec<u64>, Box<Fault>> {
+pub fn lanes(
+    body: &str,
+    a: &[u64; 32],
+    b: &[u64; 32],
+    c: &[u64; 32],
+) -> Result<Vec<u64>, Box<Fault>> {
     let mut bench = Bench::new(&lane_kernel(body));
     let out = bench.input(&[0u64; 32]);
     bench.input(a);
@@ -95,7 +113,8 @@ pub struct Bits(pub u64);
 
 impl Bits {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let x = self.0;
         (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ (x >> 32)
     }
