@@ -10,7 +10,7 @@ use super::place::{Place, SharedAddress};
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
-use crate::machine::pending::{BulkStore, Landing, Payload, Source};
+use crate::machine::pending::{BulkStore, Landing, Payload, Signal, Source};
 use crate::machine::race::{Access, who};
 use crate::machine::registers::lanes;
 use crate::machine::{Context, Flow, PARAM_OFFSET};
@@ -306,7 +306,7 @@ fn start_load(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Ste
         let mut landing = Landing {
             rank: block,
             pieces: Vec::new(),
-            barrier: Some((block, barrier.1)),
+            signal: Signal::Bytes((block, barrier.1)),
             line: bulk.line,
         };
         for piece in &pieces {

@@ -433,29 +433,38 @@ impl Context<'_> {
 /// What a copy into shared memory brings when it lands.
 pub struct Landing {
     pub rank: usize,
-    /// Shared offset and bytes; global memory is read on landing.
+    /// Shared offset, bytes, and where they come from.
     pub pieces: Vec<(usize, usize, Payload)>,
-    pub barrier: Option<BarrierPlace>,
+    pub signal: Signal,
+    /// Line of the instruction, for messages.
     pub line: u32,
 }
 
-/// Where landing bytes come from.
+/// Where landing bytes come from. Global memory is read on landing.
 pub enum Payload {
     Global(u64),
     Shared(Source),
     Zero,
 }
 
+/// What a landed copy tells an mbarrier.
+pub enum Signal {
+    /// So many bytes have come.
+    Bytes(BarrierPlace),
+    /// A thread's copies are done: one arrival.
+    Arrival(BarrierPlace),
+}
+
 impl Landing {
     /// Writes the bytes and signals the mbarrier.
     pub fn land(self, cluster: &mut Cluster, memory: &mut Memory) -> Step<()> {
         let mut total = 0;
-        for (at, n, from) in self.pieces {
-            let data = match from {
-                Payload::Zero => vec![0; n],
+        for (at, bytes, payload) in self.pieces {
+            let data = match payload {
+                Payload::Zero => vec![0; bytes],
                 Payload::Global(address) => {
-                    let (slot, from) = memory.locate(address, n)?;
-                    memory.buffer(slot).data[from..from + n].to_vec()
+                    let (slot, from) = memory.locate(address, bytes)?;
+                    memory.buffer(slot).data[from..from + bytes].to_vec()
                 }
                 Payload::Shared(source) => {
                     source.unchanged(cluster, "a bulk copy")?;
@@ -463,20 +472,18 @@ impl Landing {
                 }
             };
             let shared = &mut cluster.shared[self.rank];
-            shared.data[at..at + n].copy_from_slice(&data);
-            shared.state[at..at + n].fill(VALID);
-            shared.clear_marks(at, n);
-            total += n as u32;
+            shared.data[at..at + bytes].copy_from_slice(&data);
+            shared.state[at..at + bytes].fill(VALID);
+            shared.clear_marks(at, bytes);
+            total += bytes as u32;
         }
-        if let Some(place) = self.barrier {
-            cluster.update_barrier(place, |barrier| barrier.complete_tx(total)).map_err(
-                |mut fault| {
-                    fault.message =
-                        format!("{} (the copy of PTX line {})", fault.message, self.line);
-                    fault
-                },
-            )?;
-        }
-        Ok(())
+        let signalled = match self.signal {
+            Signal::Bytes(place) => cluster.update_barrier(place, |b| b.complete_tx(total)),
+            Signal::Arrival(place) => cluster.update_barrier(place, |b| b.arrive(1).map(drop)),
+        };
+        signalled.map_err(|mut fault| {
+            fault.message = format!("{} (the copy of PTX line {})", fault.message, self.line);
+            fault
+        })
     }
 }
