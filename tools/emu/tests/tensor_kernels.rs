@@ -262,3 +262,29 @@ fn a_wrong_stride_gives_a_wrong_product() {
         gemm_wgmma(&ptx, (64, 64, 64), 0, Numerics::Exact).unwrap_or_else(|f| panic!("{f}"));
     assert_ne!(got, want);
 }
+
+/// `cargo test --test tensor_kernels -- --ignored --nocapture` prints times.
+#[test]
+#[ignore = "a timing, not a check"]
+fn time_of_both_products() {
+    let sizes = (256, 256, 2048);
+    for numerics in [Numerics::Exact, Numerics::Hopper] {
+        let clock = std::time::Instant::now();
+        let counters = gemm_mma(MMA, sizes, 0, numerics).unwrap().2;
+        println!(
+            "mma {numerics:?}: {:.2?}, {} instructions",
+            clock.elapsed(),
+            counters.instructions()
+        );
+        let clock = std::time::Instant::now();
+        let counters = gemm_wgmma(WGMMA, sizes, 0, numerics).unwrap().2;
+        println!(
+            "wgmma {numerics:?}: {:.2?}, {} instructions",
+            clock.elapsed(),
+            counters.instructions()
+        );
+    }
+    let clock = std::time::Instant::now();
+    product(&vec![0; 256 * 2048], &vec![0; 256 * 2048], sizes);
+    println!("of which the host's product: {:.2?}", clock.elapsed());
+}
