@@ -432,3 +432,30 @@ fn blocks_of_a_cluster_share_and_exchange_by_bulk_copies() {
     assert_eq!(run("mov.u16 %h1, 3;", "mov.u16 %h1, 7;"), Kind::Misuse);
     assert_eq!(run("256, [%r16+8];", "256, [%r6+8];"), Kind::Misuse);
 }
+
+#[test]
+fn st_async_and_remote_arrivals_reach_the_other_block() {
+    let run = |ptx: &str, seed: u64| {
+        let mut bench = Bench::new(ptx);
+        bench.machine.options.seed = seed;
+        let out = bench.output(512);
+        bench.launch_clusters("remote", 2, 32, 2)?;
+        Ok(bench.read::<u32>(out, 128))
+    };
+    let want: Vec<u32> =
+        (0..128).map(|i| 100 * (1 - i / 64) + i % 64 / 2 + 1000 * (i % 2)).collect();
+    for seed in 0..4 {
+        let got: Result<Vec<u32>, Box<Fault>> = run(BULK, seed);
+        assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
+    }
+    let unwaited = with(BULK, "@!%p3 bra WAIT2;\n  add.s32 %r12", "add.s32 %r12");
+    assert_eq!(fault(run(&unwaited, 0)).0, Kind::InFlight);
+    let elsewhere = with(BULK, "{%r10, %r11}, [%r7+8];", "{%r10, %r11}, [%r4+8];");
+    assert_eq!(fault(run(&elsewhere, 0)).0, Kind::Misuse);
+    let local = with(BULK, "shared::cluster.b64 _, [%r7];", "shared::cluster.b64 _, [%r4];");
+    assert_eq!(
+        run(&local, 0).unwrap_or_else(|f| panic!("{f}")),
+        want,
+        "the tx barrier orders the rest"
+    );
+}

@@ -8,7 +8,7 @@ use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::pending::{Landing, Payload, Signal};
 use crate::machine::registers::{Registers, lanes};
 use crate::machine::{Context, Flow};
-use crate::tensor::mbarrier::{Mbarrier, Token};
+use crate::tensor::mbarrier::Mbarrier;
 use crate::text::ast::{Class, Operand};
 
 /// Modifiers that all forms share.
@@ -197,16 +197,17 @@ fn completed(c: &Context<'_>, place: (usize, usize), awaited: Awaited, lane: usi
         Awaited::Parity(parity) => {
             barrier.test_wait_parity(defined(&c.warp.registers, parity, lane)?)
         }
-        Awaited::State(state) => barrier.test_wait(token(&c.warp.registers, state, lane)?),
+        Awaited::State(state) => barrier.test_wait(defined_wide(&c.warp.registers, state, lane)?),
     };
     result.map_err(|message| Fault::new(Kind::Misuse, message))
 }
 
-fn token(r: &Registers, index: usize, lane: usize) -> Step<Token> {
+/// The value of a 64-bit register in a lane, which has to be defined.
+pub(super) fn defined_wide(r: &Registers, index: usize, lane: usize) -> Step<u64> {
     if r.known(Class::Wide, index) >> lane & 1 == 0 {
         return Err(Fault::new(
             Kind::Uninitialised,
-            format!("the mbarrier state in lane {lane} was never set"),
+            format!("an operand in lane {lane} was never set"),
         ));
     }
     Ok(r.wide[index][lane])
@@ -275,7 +276,7 @@ fn pending_count(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     let (d, state) = (ops.dst(0, Class::Narrow)?, ops.wide(1)?);
     Ok(Box::new(move |c, mask| {
         for lane in lanes(mask) {
-            let token = token(&c.warp.registers, state, lane)?;
+            let token = defined_wide(&c.warp.registers, state, lane)?;
             let count = Mbarrier::pending_count(token)
                 .map_err(|message| Fault::new(Kind::Misuse, message))?;
             c.warp.registers.set_narrow(d, &[count; 32], 1 << lane, ALL_LANES);

@@ -14,6 +14,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     let name = ops.name().to_string();
     let (work, run) = match name.as_str() {
         "ld" | "ldu" => (Work::Memory, load(ops)?),
+        "st" if ops.has("async") => (Work::Memory, super::bulk::store_async(ops)?),
         "st" => (Work::Memory, store(ops)?),
         "atom" | "red" => (Work::Memory, atomic::decode(ops)?),
         "cvta" => (Work::Move, convert_address(ops)?),

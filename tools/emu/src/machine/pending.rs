@@ -287,36 +287,44 @@ impl Context<'_> {
 
     /// Bytes of shared memory that the async proxy reads on behalf of this warp.
     pub fn read_async(&mut self, place: BarrierPlace, bytes: &mut [u8], lane: u8) -> Step<()> {
-        self.mark_async(place, bytes.len(), lane, Access::Read)?;
+        self.proxied(place, bytes.len())?;
         let (rank, at) = place;
-        bytes.copy_from_slice(&self.cluster.shared[rank].data[at..at + bytes.len()]);
+        let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
+        let shared = &mut self.cluster.shared[rank];
+        shared.readable(at, bytes.len())?;
+        shared.mark(at, bytes.len(), &who, lane, Access::Read)?;
+        bytes.copy_from_slice(&shared.data[at..at + bytes.len()]);
         Ok(())
     }
 
     /// A range of shared memory that the async proxy will write on behalf of this warp.
     pub fn begin_async_write(&mut self, place: BarrierPlace, bytes: usize, lane: u8) -> Step<()> {
-        self.mark_async(place, bytes, lane, Access::Write)?;
-        let (rank, at) = place;
-        self.cluster.shared[rank].state[at..at + bytes].fill(IN_FLIGHT);
-        Ok(())
+        self.proxied(place, bytes)?;
+        self.begin_late_write(place, bytes, lane)
     }
 
-    /// Checks an access by the async proxy. What st.shared wrote is visible to it only after a
-    /// fence.proxy.async on the way.
-    fn mark_async(
+    /// A range of shared memory that this warp writes, and that is there later.
+    pub fn begin_late_write(
         &mut self,
         (rank, at): BarrierPlace,
         bytes: usize,
         lane: u8,
-        access: Access,
     ) -> Step<()> {
         let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
         let shared = &mut self.cluster.shared[rank];
         shared.bounds(at, bytes)?;
-        match access {
-            Access::Read => shared.readable(at, bytes)?,
-            _ => shared.writable(at, bytes)?,
-        }
+        shared.writable(at, bytes)?;
+        shared.mark(at, bytes, &who, lane, Access::Write)?;
+        shared.state[at..at + bytes].fill(IN_FLIGHT);
+        Ok(())
+    }
+
+    /// An error if the range is not inside, or if the async proxy cannot see what st.shared wrote
+    /// there: it does only after a fence.proxy.async on the way.
+    fn proxied(&self, (rank, at): BarrierPlace, bytes: usize) -> Step<()> {
+        let who = self.warp_who();
+        let shared = &self.cluster.shared[rank];
+        shared.bounds(at, bytes)?;
         for word in (at..at + bytes).step_by(4) {
             let mark = shared.last_write(word);
             if mark.owner != 0
@@ -329,7 +337,7 @@ impl Context<'_> {
                 return Err(Fault::new(Kind::MissingProxyFence, message));
             }
         }
-        shared.mark(at, bytes, &who, lane, access)
+        Ok(())
     }
 
     /// `mbarrier.init`.
@@ -444,6 +452,7 @@ pub struct Landing {
 pub enum Payload {
     Global(u64),
     Shared(Source),
+    Data(Vec<u8>),
     Zero,
 }
 
@@ -462,6 +471,7 @@ impl Landing {
         for (at, bytes, payload) in self.pieces {
             let data = match payload {
                 Payload::Zero => vec![0; bytes],
+                Payload::Data(data) => data,
                 Payload::Global(address) => {
                     let (slot, from) = memory.locate(address, bytes)?;
                     memory.buffer(slot).data[from..from + bytes].to_vec()
