@@ -42,7 +42,7 @@ fn what_is_not_known_is_refused_with_its_line() {
         ("ld.global.fancy.u32 %r1, [%rd1];", "modifier"),
         ("mov.u32 %r1, %nosuch;", "special register"),
         ("bra NOWHERE;", "label"),
-        ("add.s32 %r99, %r0, %r0;", "symbol"),
+        ("add.s32 %r99, %r0, %r0;", "register"),
         ("setp.wrong.s32 %p1, %r0, %r0;", "comparison"),
     ] {
         let mut machine = gradus_emu::Machine::default();

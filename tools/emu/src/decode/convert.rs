@@ -91,8 +91,9 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     }
     ops.count(2)?;
     let conversion = Conversion { from, to, round, to_integral, ftz, sat, relu };
+    let usual = ops.in_wide(1).is_none_or(|w| w == from.wide());
     // The common conversions without a general detour.
-    let run = match (from, to, to_integral || sat || ftz || relu, round) {
+    let run = match (from, to, to_integral || sat || ftz || relu || !usual, round) {
         (Ty::F32, Ty::Bf16, false, Round::Nearest) => n_n(ops, |a| bf16_nearest(a) as u32),
         (Ty::F64, Ty::F32, false, Round::Nearest) => {
             w_n(ops, |a| one_nan(num::narrow(f64::from_bits(a), Round::Nearest)))
@@ -103,7 +104,8 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
         }
         (Ty::Int { bits: 32, .. }, Ty::Int { bits: 64, .. }, false, _) => n_w(ops, |a| a as u64),
         (Ty::Int { bits: 64, .. }, Ty::Int { bits: 32, .. }, false, _) => w_n(ops, |a| a as u32),
-        _ => match (from.wide(), to.wide()) {
+        // A value may stand in a register wider than its type.
+        _ => match (ops.in_wide(1).unwrap_or(from.wide()), ops.in_wide(0).unwrap_or(to.wide())) {
             (false, false) => n_n(ops, move |a| conversion.apply(a as u64) as u32),
             (false, true) => n_w(ops, move |a| conversion.apply(a as u64)),
             (true, false) => w_n(ops, move |a| conversion.apply(a) as u32),

@@ -369,6 +369,14 @@ impl Ops<'_, '_, '_, '_> {
         Ok(self.index(reg))
     }
 
+    /// Whether operand `i` is a 64-bit register; `None` if it is no register.
+    pub(crate) fn in_wide(&self, i: usize) -> Option<bool> {
+        match self.instruction.operands.get(i) {
+            Some(Operand::Reg(reg)) => Some(reg.class == Class::Wide),
+            _ => None,
+        }
+    }
+
     /// A source of at most 32 bits: a register, or a constant in a register of its own.
     pub(crate) fn narrow(&mut self, i: usize) -> Result<usize, String> {
         let operand = self.operand(i)?.clone();

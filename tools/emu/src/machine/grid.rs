@@ -335,12 +335,20 @@ impl Grid<'_> {
                     pc,
                 ));
             };
-            let flow = self.execute(instruction, running, warp, mask);
-            let flow = match flow {
-                Ok(flow) => flow,
+            let done = self.execute(instruction, running, warp, mask);
+            let (flow, active) = match done {
+                Ok(done) => done,
                 Err(fault) => return Err(self.place(fault, running, warp, pc)),
             };
             let w = &mut running.warps[warp];
+            let waits =
+                matches!(flow, Flow::Barrier(_) | Flow::Converge(_) | Flow::ClusterBarrier { .. });
+            if waits && active != mask {
+                // Lanes whose guard fails do not take part: they go on alone.
+                let rest = Fragment { pc: pc + 1, mask: mask & !active, state: State::Ready };
+                w.fragments.push(rest);
+                w.fragments[at].mask = active;
+            }
             match flow {
                 Flow::Next => w.fragments[at].pc = pc + 1,
                 Flow::Branch { taken, target } => {
@@ -365,12 +373,12 @@ impl Grid<'_> {
                     return Ok(false);
                 }
                 Flow::Barrier(arrival) => {
-                    let arrived = self.arrive(running, warp, at, mask, &arrival);
+                    let arrived = self.arrive(running, warp, at, active, &arrival);
                     arrived.map_err(|f| self.place(f, running, warp, pc))?;
                     return Ok(false);
                 }
                 Flow::ClusterBarrier { arrive, wait } => {
-                    self.cluster_barrier(running, warp, at, mask, arrive, wait);
+                    self.cluster_barrier(running, warp, at, active, arrive, wait);
                     return Ok(false);
                 }
             }
@@ -384,7 +392,7 @@ impl Grid<'_> {
         running: &mut Running,
         warp: usize,
         mask: u32,
-    ) -> Step<Flow> {
+    ) -> Step<(Flow, u32)> {
         let w = &mut running.warps[warp];
         w.executed += 1;
         if w.executed > self.options.budget {
@@ -404,7 +412,7 @@ impl Grid<'_> {
         self.counters.warp_instructions[instruction.work as usize] += 1;
         self.counters.lane_instructions[instruction.work as usize] += active.count_ones() as u64;
         if active == 0 {
-            return Ok(Flow::Next);
+            return Ok((Flow::Next, 0));
         }
         let mut context = Context {
             warp: w,
@@ -413,7 +421,7 @@ impl Grid<'_> {
             counters: &mut self.counters,
             launch: &self.launch,
         };
-        (instruction.run)(&mut context, active)
+        (instruction.run)(&mut context, active).map(|flow| (flow, active))
     }
 
     /// Joins what waits for convergence at `pc` with what has come there.
