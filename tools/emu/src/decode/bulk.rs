@@ -4,13 +4,13 @@
 //! out of it write global memory when their group is waited for.
 
 use super::control::immediate;
-use super::mbarrier::defined;
+use super::mbarrier::{defined, defined_wide};
 use super::memory::{Address, specific};
 use super::place::{Place, SharedAddress};
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
-use crate::machine::pending::{BulkStore, Landing, Payload, Source};
+use crate::machine::pending::{BulkStore, Landing, Payload, Signal, Source};
 use crate::machine::race::{Access, who};
 use crate::machine::registers::lanes;
 use crate::machine::{Context, Flow, PARAM_OFFSET};
@@ -306,7 +306,7 @@ fn start_load(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Ste
         let mut landing = Landing {
             rank: block,
             pieces: Vec::new(),
-            barrier: Some((block, barrier.1)),
+            signal: Signal::Bytes((block, barrier.1)),
             line: bulk.line,
         };
         for piece in &pieces {
@@ -374,6 +374,61 @@ fn check_global(c: &mut Context<'_>, pieces: &[Piece], store: bool) -> Step<()> 
         }
     }
     Ok(())
+}
+
+/// `st.async.shared::cluster.mbarrier::complete_tx::bytes{.v2, .v4}.b32 [d], a, [mbar]`: a store to
+/// the cluster's shared memory that lands later and counts its bytes at an mbarrier there.
+pub(super) fn store_async(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
+    ops.only(&["async", "weak", "shared::cluster", "mbarrier::complete_tx::bytes", "v2", "v4"])?;
+    if !ops.has("shared::cluster") || !ops.has("mbarrier::complete_tx::bytes") {
+        return ops.unknown();
+    }
+    ops.count(3)?;
+    let wide = match ops.ty() {
+        "b32" | "u32" | "s32" | "f32" => false,
+        "b64" | "u64" | "s64" | "f64" => true,
+        _ => return ops.unknown(),
+    };
+    let operand = ops.operand(1)?.clone();
+    let list = if let Operand::Vector(list) = operand { list } else { vec![operand] };
+    if list.len() != if ops.has("v4") { 4 } else { 1 + usize::from(ops.has("v2")) } {
+        return Err(format!("a vector of {} values", list.len()));
+    }
+    let mut values = Vec::new();
+    for value in &list {
+        values.push(if wide { ops.wide_of(value)? } else { ops.narrow_of(value)? });
+    }
+    let (address, barrier) = (SharedAddress::new(ops, 0)?, SharedAddress::new(ops, 2)?);
+    let line = ops.instruction.line;
+    Ok(Box::new(move |c, mask| {
+        let (places, barriers) = (address.places(c, mask)?, barrier.places(c, mask)?);
+        for lane in lanes(mask) {
+            let mut data = Vec::new();
+            for &value in &values {
+                if wide {
+                    data.extend(defined_wide(&c.warp.registers, value, lane)?.to_le_bytes());
+                } else {
+                    data.extend(defined(&c.warp.registers, value, lane)?.to_le_bytes());
+                }
+            }
+            let ((rank, at), bytes) = (places[lane], data.len());
+            if !at.is_multiple_of(bytes) {
+                let message = format!("st.async of {bytes} bytes at shared offset {at}");
+                return Err(Fault::new(Kind::Misaligned, message));
+            }
+            if barriers[lane].0 != rank {
+                return Err(misuse("st.async to one block with an mbarrier of another".into()));
+            }
+            c.reach_barrier(barriers[lane])?;
+            c.begin_late_write((rank, at), bytes, lane as u8)?;
+            let pieces = vec![(at, bytes, Payload::Data(data))];
+            let landing = Landing { rank, pieces, signal: Signal::Bytes(barriers[lane]), line };
+            c.cluster
+                .late
+                .push_back(Box::new(move |cluster, memory, _| landing.land(cluster, memory)));
+        }
+        Ok(Flow::Next)
+    }))
 }
 
 fn start_store(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Step<()> {

@@ -41,7 +41,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
             Ok(Flow::Next)
         })
     } else if ops.has("mbarrier") {
-        return ops.unknown();
+        super::mbarrier::arrive_after_copies(ops)?
     } else {
         issue(ops)?
     };

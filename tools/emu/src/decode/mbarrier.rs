@@ -1,12 +1,14 @@
 //! `mbarrier.*`: every active lane acts on its own.
 
+use super::memory::shared_place;
 use super::place::SharedAddress;
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
+use crate::machine::pending::{Landing, Payload, Signal};
 use crate::machine::registers::{Registers, lanes};
 use crate::machine::{Context, Flow};
-use crate::tensor::mbarrier::{Mbarrier, Token};
+use crate::tensor::mbarrier::Mbarrier;
 use crate::text::ast::{Class, Operand};
 
 /// Modifiers that all forms share.
@@ -195,19 +197,78 @@ fn completed(c: &Context<'_>, place: (usize, usize), awaited: Awaited, lane: usi
         Awaited::Parity(parity) => {
             barrier.test_wait_parity(defined(&c.warp.registers, parity, lane)?)
         }
-        Awaited::State(state) => barrier.test_wait(token(&c.warp.registers, state, lane)?),
+        Awaited::State(state) => barrier.test_wait(defined_wide(&c.warp.registers, state, lane)?),
     };
     result.map_err(|message| Fault::new(Kind::Misuse, message))
 }
 
-fn token(r: &Registers, index: usize, lane: usize) -> Step<Token> {
+/// The value of a 64-bit register in a lane, which has to be defined.
+pub(super) fn defined_wide(r: &Registers, index: usize, lane: usize) -> Step<u64> {
     if r.known(Class::Wide, index) >> lane & 1 == 0 {
         return Err(Fault::new(
             Kind::Uninitialised,
-            format!("the mbarrier state in lane {lane} was never set"),
+            format!("an operand in lane {lane} was never set"),
         ));
     }
     Ok(r.wide[index][lane])
+}
+
+/// `cp.async.mbarrier.arrive{.noinc}.b64 [p]`: arrives when the lane's copies until now are done,
+/// which from here on land by themselves.
+pub(super) fn arrive_after_copies(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
+    let known = ["async", "mbarrier", "arrive", "noinc", "shared", "shared::cta", "b64"];
+    if let Some(m) = ops.modifiers().iter().find(|m| !known.contains(m)) {
+        return Err(format!("copy modifier `.{m}` is not supported"));
+    }
+    ops.count(1)?;
+    let (address, counted, line) =
+        (SharedAddress::new(ops, 0)?, ops.has("noinc"), ops.instruction.line);
+    Ok(Box::new(move |c, mask| {
+        let places = address.places(c, mask)?;
+        for lane in lanes(mask) {
+            let place = places[lane];
+            c.reach_barrier(place)?;
+            c.release_to(place);
+            if !counted {
+                c.cluster.update_barrier(place, Mbarrier::expect_arrival)?;
+            }
+            let pieces = take_copies(c, lane as u8)?;
+            let landing =
+                Landing { rank: c.warp.block, pieces, signal: Signal::Arrival(place), line };
+            c.cluster
+                .late
+                .push_back(Box::new(move |cluster, memory, _| landing.land(cluster, memory)));
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// Takes a lane's copies out of the warp's groups.
+fn take_copies(c: &mut Context<'_>, lane: u8) -> Step<Vec<(usize, usize, Payload)>> {
+    let groups = c.warp.copy_groups.iter_mut().chain(std::iter::once(&mut c.warp.open_copies));
+    let mut copies = Vec::new();
+    for group in groups {
+        copies.extend(group.extract_if(.., |copy| copy.lane == lane));
+    }
+    let mut pieces = Vec::new();
+    for copy in copies {
+        let (_, at) = shared_place(c, u64::from(copy.shared))?;
+        let (bytes, source) = (usize::from(copy.bytes), usize::from(copy.source));
+        if source > 0 {
+            let (slot, offset) = c.memory.locate(copy.global, source)?;
+            let buffer = c.memory.buffer(slot);
+            if let Some(bad) = buffer.first_unwritten(offset, source) {
+                let message =
+                    format!("byte {bad} of `{}` is copied and was never written", buffer.name);
+                return Err(Fault::new(Kind::Uninitialised, message));
+            }
+            pieces.push((at, source, Payload::Global(copy.global)));
+        }
+        if source < bytes {
+            pieces.push((at + source, bytes - source, Payload::Zero));
+        }
+    }
+    Ok(pieces)
 }
 
 fn pending_count(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
@@ -215,7 +276,7 @@ fn pending_count(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     let (d, state) = (ops.dst(0, Class::Narrow)?, ops.wide(1)?);
     Ok(Box::new(move |c, mask| {
         for lane in lanes(mask) {
-            let token = token(&c.warp.registers, state, lane)?;
+            let token = defined_wide(&c.warp.registers, state, lane)?;
             let count = Mbarrier::pending_count(token)
                 .map_err(|message| Fault::new(Kind::Misuse, message))?;
             c.warp.registers.set_narrow(d, &[count; 32], 1 << lane, ALL_LANES);

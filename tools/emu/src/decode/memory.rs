@@ -14,6 +14,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     let name = ops.name().to_string();
     let (work, run) = match name.as_str() {
         "ld" | "ldu" => (Work::Memory, load(ops)?),
+        "st" if ops.has("async") => (Work::Memory, super::bulk::store_async(ops)?),
         "st" => (Work::Memory, store(ops)?),
         "atom" | "red" => (Work::Memory, atomic::decode(ops)?),
         "cvta" => (Work::Move, convert_address(ops)?),
@@ -252,6 +253,10 @@ fn store(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
             let r = &c.warp.registers;
             let class = if shape.wide { Class::Wide } else { Class::Narrow };
             if r.known(class, s) & mask != mask && space != Space::Local {
+                if !shape.wide && c.warp.products.in_flight(s) {
+                    let message = "an accumulator is stored before wgmma.wait_group";
+                    return Err(Fault::new(Kind::InFlight, message));
+                }
                 return Err(Fault::new(
                     Kind::Uninitialised,
                     "a value that was never computed is stored",

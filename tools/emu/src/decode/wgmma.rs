@@ -14,21 +14,14 @@ use crate::machine::shared::wavefronts;
 use crate::machine::{Context, Flow};
 use crate::tensor::mma::Element;
 use crate::tensor::wgmma::{Descriptor, Major, Operand as Values, SharedRead, Take, Wgmma};
-use crate::text::ast::{Class, Operand, Statement};
+use crate::text::ast::{Class, Operand};
 
 pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     let modifiers: Vec<String> = ops.modifiers().iter().map(|m| m.to_string()).collect();
     let modifiers: Vec<&str> = modifiers.iter().map(String::as_str).collect();
     let (work, run): (Work, Execute) = match modifiers[..] {
-        ["fence", "sync", "aligned"] => (Work::Control, fence(ops)?),
-        ["commit_group", "sync", "aligned"] => (
-            Work::Control,
-            Box::new(|c, mask| {
-                whole_warp(c, mask)?;
-                c.warp.products.commit();
-                Ok(Flow::Next)
-            }),
-        ),
+        ["fence", "sync", "aligned"] => (Work::Control, whole(|c| c.warp.products.fence())),
+        ["commit_group", "sync", "aligned"] => (Work::Control, whole(|c| c.warp.products.commit())),
         ["wait_group", "sync", "aligned"] => (Work::Control, wait(ops)?),
         ["mma_async", "sync", "aligned", shape, ref types @ ..] => {
             (Work::Tensor, product(ops, shape, types)?)
@@ -38,30 +31,13 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
     Ok((work, run))
 }
 
-/// `wgmma.fence`: registers of products may be touched before it, not between it and them.
-fn fence(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    ops.count(0)?;
-    let mut used: Vec<usize> = Vec::new();
-    for statement in &ops.frame.function.body {
-        let Statement::Instruction(i) = statement else { continue };
-        if i.opcode[0] != "wgmma" || !i.opcode.iter().any(|m| m == "mma_async") {
-            continue;
-        }
-        for operand in i.operands.iter().take(2) {
-            let Operand::Vector(list) = operand else { continue };
-            used.extend(list.iter().filter_map(|o| match o {
-                Operand::Reg(reg) => Some(ops.index(*reg)),
-                _ => None,
-            }));
-        }
-    }
-    used.sort_unstable();
-    used.dedup();
-    Ok(Box::new(move |c, mask| {
+/// An instruction of the whole warp without operands.
+fn whole(body: impl Fn(&mut Context<'_>) + Send + Sync + 'static) -> Execute {
+    Box::new(move |c, mask| {
         whole_warp(c, mask)?;
-        c.warp.products.fence(&c.warp.registers, &used);
+        body(c);
         Ok(Flow::Next)
-    }))
+    })
 }
 
 fn wait(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {

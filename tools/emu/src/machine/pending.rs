@@ -6,7 +6,7 @@
 //! then, so that a buffer that is filled again too early is found. A bulk store keeps a copy of
 //! its source, compares it at `cp.async.bulk.wait_group`, and writes global memory there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::fault::{Fault, Kind, Step};
 use super::memory::Memory;
@@ -60,8 +60,10 @@ pub struct Product {
 pub struct Products {
     open: Vec<Product>,
     groups: VecDeque<Vec<Product>>,
-    /// What the registers of products held at the last `wgmma.fence`, or when a product wrote them.
-    fenced: HashMap<usize, Row>,
+    /// Executions of `wgmma.fence`.
+    fences: u64,
+    /// What a register held when the last product that used it was done, and the fences until then.
+    settled: HashMap<usize, (Row, u64)>,
 }
 
 impl Products {
@@ -79,27 +81,27 @@ impl Products {
         self.open.is_empty() && self.groups.iter().all(Vec::is_empty)
     }
 
-    /// `wgmma.fence`: the registers may be used by products as they are now.
-    pub fn fence(&mut self, registers: &Registers, used: &[usize]) {
-        for &register in used {
-            self.fenced.insert(register, registers.narrow[register]);
-        }
+    /// `wgmma.fence`.
+    pub fn fence(&mut self) {
+        self.fences += 1;
     }
 
-    /// An error if a register was touched after the last fence by anything but a product.
+    /// An error if registers were written since a product used them, and no fence came since.
+    ///
+    /// The compiler may move a write of a register behind the fence that the source has before it,
+    /// and the assembler then waits; so a fence anywhere after the last product will do.
     pub fn check_fenced(&self, registers: &Registers, used: &[usize]) -> Step<()> {
         for &register in used {
-            if self.in_flight(register) {
-                continue;
-            }
-            let message = match self.fenced.get(&register) {
-                None => "wgmma.mma_async without a wgmma.fence before",
-                Some(row) if *row != registers.narrow[register] => {
-                    "a register of wgmma.mma_async was written after the last wgmma.fence"
-                }
-                Some(_) => continue,
+            let fenced = match self.settled.get(&register) {
+                _ if self.in_flight(register) => true,
+                None => self.fences > 0,
+                Some((row, fences)) => *row == registers.narrow[register] || self.fences > *fences,
             };
-            return Err(Fault::new(Kind::Misuse, message));
+            if !fenced {
+                let message =
+                    "wgmma.mma_async uses a register that was written without a wgmma.fence since";
+                return Err(Fault::new(Kind::Misuse, message));
+            }
         }
         Ok(())
     }
@@ -115,26 +117,30 @@ impl Products {
     /// `wgmma.wait_group n`: all but the youngest `n` groups are done.
     pub fn wait(&mut self, n: usize, registers: &mut Registers, cluster: &Cluster) -> Step<()> {
         let done = self.groups.len().saturating_sub(n);
-        for product in self.groups.drain(..done).flatten().collect::<Vec<_>>() {
+        let done: Vec<Product> = self.groups.drain(..done).flatten().collect();
+        let mut accumulators = BTreeSet::new();
+        for product in &done {
             for (at, bytes) in &product.chunks {
                 unchanged(cluster, (product.block, *at), bytes, "a product of the tensor cores")?;
             }
-            if product.operands.iter().any(|(register, row)| registers.narrow[*register] != *row) {
-                let message = "a register of A was written while a product still reads it";
-                return Err(Fault::new(Kind::InFlight, message));
-            }
-            for register in product.accumulators {
-                if self.in_flight(register) {
-                    continue;
-                }
-                if registers.known(Class::Narrow, register) != 0 {
-                    let message = "an accumulator was written before wgmma.wait_group";
+            for &(register, row) in &product.operands {
+                if registers.narrow[register] != row {
+                    let message = "a register of A was written while a product still reads it";
                     return Err(Fault::new(Kind::InFlight, message));
                 }
-                let row = registers.narrow[register];
-                registers.set_narrow(register, &row, ALL, ALL);
-                self.fenced.insert(register, row);
+                self.settled.insert(register, (row, self.fences));
             }
+            accumulators.extend(product.accumulators.iter().copied());
+        }
+        accumulators.retain(|&register| !self.in_flight(register));
+        for register in accumulators {
+            if registers.known(Class::Narrow, register) != 0 {
+                let message = "an accumulator was written before wgmma.wait_group";
+                return Err(Fault::new(Kind::InFlight, message));
+            }
+            let row = registers.narrow[register];
+            registers.set_narrow(register, &row, ALL, ALL);
+            self.settled.insert(register, (row, self.fences));
         }
         Ok(())
     }
@@ -281,36 +287,44 @@ impl Context<'_> {
 
     /// Bytes of shared memory that the async proxy reads on behalf of this warp.
     pub fn read_async(&mut self, place: BarrierPlace, bytes: &mut [u8], lane: u8) -> Step<()> {
-        self.mark_async(place, bytes.len(), lane, Access::Read)?;
+        self.proxied(place, bytes.len())?;
         let (rank, at) = place;
-        bytes.copy_from_slice(&self.cluster.shared[rank].data[at..at + bytes.len()]);
+        let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
+        let shared = &mut self.cluster.shared[rank];
+        shared.readable(at, bytes.len())?;
+        shared.mark(at, bytes.len(), &who, lane, Access::Read)?;
+        bytes.copy_from_slice(&shared.data[at..at + bytes.len()]);
         Ok(())
     }
 
     /// A range of shared memory that the async proxy will write on behalf of this warp.
     pub fn begin_async_write(&mut self, place: BarrierPlace, bytes: usize, lane: u8) -> Step<()> {
-        self.mark_async(place, bytes, lane, Access::Write)?;
-        let (rank, at) = place;
-        self.cluster.shared[rank].state[at..at + bytes].fill(IN_FLIGHT);
-        Ok(())
+        self.proxied(place, bytes)?;
+        self.begin_late_write(place, bytes, lane)
     }
 
-    /// Checks an access by the async proxy. What st.shared wrote is visible to it only after a
-    /// fence.proxy.async on the way.
-    fn mark_async(
+    /// A range of shared memory that this warp writes, and that is there later.
+    pub fn begin_late_write(
         &mut self,
         (rank, at): BarrierPlace,
         bytes: usize,
         lane: u8,
-        access: Access,
     ) -> Step<()> {
         let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
         let shared = &mut self.cluster.shared[rank];
         shared.bounds(at, bytes)?;
-        match access {
-            Access::Read => shared.readable(at, bytes)?,
-            _ => shared.writable(at, bytes)?,
-        }
+        shared.writable(at, bytes)?;
+        shared.mark(at, bytes, &who, lane, Access::Write)?;
+        shared.state[at..at + bytes].fill(IN_FLIGHT);
+        Ok(())
+    }
+
+    /// An error if the range is not inside, or if the async proxy cannot see what st.shared wrote
+    /// there: it does only after a fence.proxy.async on the way.
+    fn proxied(&self, (rank, at): BarrierPlace, bytes: usize) -> Step<()> {
+        let who = self.warp_who();
+        let shared = &self.cluster.shared[rank];
+        shared.bounds(at, bytes)?;
         for word in (at..at + bytes).step_by(4) {
             let mark = shared.last_write(word);
             if mark.owner != 0
@@ -323,7 +337,7 @@ impl Context<'_> {
                 return Err(Fault::new(Kind::MissingProxyFence, message));
             }
         }
-        shared.mark(at, bytes, &who, lane, access)
+        Ok(())
     }
 
     /// `mbarrier.init`.
@@ -427,29 +441,40 @@ impl Context<'_> {
 /// What a copy into shared memory brings when it lands.
 pub struct Landing {
     pub rank: usize,
-    /// Shared offset and bytes; global memory is read on landing.
+    /// Shared offset, bytes, and where they come from.
     pub pieces: Vec<(usize, usize, Payload)>,
-    pub barrier: Option<BarrierPlace>,
+    pub signal: Signal,
+    /// Line of the instruction, for messages.
     pub line: u32,
 }
 
-/// Where landing bytes come from.
+/// Where landing bytes come from. Global memory is read on landing.
 pub enum Payload {
     Global(u64),
     Shared(Source),
+    Data(Vec<u8>),
     Zero,
+}
+
+/// What a landed copy tells an mbarrier.
+pub enum Signal {
+    /// So many bytes have come.
+    Bytes(BarrierPlace),
+    /// A thread's copies are done: one arrival.
+    Arrival(BarrierPlace),
 }
 
 impl Landing {
     /// Writes the bytes and signals the mbarrier.
     pub fn land(self, cluster: &mut Cluster, memory: &mut Memory) -> Step<()> {
         let mut total = 0;
-        for (at, n, from) in self.pieces {
-            let data = match from {
-                Payload::Zero => vec![0; n],
+        for (at, bytes, payload) in self.pieces {
+            let data = match payload {
+                Payload::Zero => vec![0; bytes],
+                Payload::Data(data) => data,
                 Payload::Global(address) => {
-                    let (slot, from) = memory.locate(address, n)?;
-                    memory.buffer(slot).data[from..from + n].to_vec()
+                    let (slot, from) = memory.locate(address, bytes)?;
+                    memory.buffer(slot).data[from..from + bytes].to_vec()
                 }
                 Payload::Shared(source) => {
                     source.unchanged(cluster, "a bulk copy")?;
@@ -457,20 +482,18 @@ impl Landing {
                 }
             };
             let shared = &mut cluster.shared[self.rank];
-            shared.data[at..at + n].copy_from_slice(&data);
-            shared.state[at..at + n].fill(VALID);
-            shared.clear_marks(at, n);
-            total += n as u32;
+            shared.data[at..at + bytes].copy_from_slice(&data);
+            shared.state[at..at + bytes].fill(VALID);
+            shared.clear_marks(at, bytes);
+            total += bytes as u32;
         }
-        if let Some(place) = self.barrier {
-            cluster.update_barrier(place, |barrier| barrier.complete_tx(total)).map_err(
-                |mut fault| {
-                    fault.message =
-                        format!("{} (the copy of PTX line {})", fault.message, self.line);
-                    fault
-                },
-            )?;
-        }
-        Ok(())
+        let signalled = match self.signal {
+            Signal::Bytes(place) => cluster.update_barrier(place, |b| b.complete_tx(total)),
+            Signal::Arrival(place) => cluster.update_barrier(place, |b| b.arrive(1).map(drop)),
+        };
+        signalled.map_err(|mut fault| {
+            fault.message = format!("{} (the copy of PTX line {})", fault.message, self.line);
+            fault
+        })
     }
 }

@@ -153,6 +153,19 @@ impl Mbarrier {
         self.arrive_drop(count)
     }
 
+    /// One more arrival in the current phase: `cp.async.mbarrier.arrive` without `.noinc`.
+    ///
+    /// # Errors
+    ///
+    /// The pending arrivals would pass [`MAX_COUNT`]; the barrier is unchanged.
+    pub fn expect_arrival(&mut self) -> Result<(), String> {
+        if self.pending == MAX_COUNT {
+            return Err(format!("more than {MAX_COUNT} pending arrivals of an mbarrier"));
+        }
+        self.pending += 1;
+        Ok(())
+    }
+
     /// `mbarrier.expect_tx`: the current phase also waits for `bytes`.
     ///
     /// # Errors
