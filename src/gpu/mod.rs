@@ -2,3 +2,5 @@
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
 pub(crate) mod lerp;
+pub(crate) mod logprob;
+mod rows;
