@@ -64,6 +64,10 @@ __device__ __forceinline__ float slope(const RowSet& s, float x) {
     return s.a * 4.0f * w / ((1.0f + w) * (1.0f + w));
 }
 
+__device__ __forceinline__ u32 bits_of(float x) { return __float_as_int(x); }
+__device__ __forceinline__ u32 bits_of(bf16 x) { return x.bits; }
+__device__ __forceinline__ u32 bits_of(f16 x) { return x.bits; }
+
 // ---- reading -----------------------------------------------------------------------------------
 
 // The tiles of one row that one block owns.
@@ -91,10 +95,14 @@ template <class T> struct Part {
             v.raw = ptx_load_stream(row + column);
             return v;
         }
-        v.raw = make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int k = 0; k < N; ++k)
-            if (column + k >= from && column + k < to) v.at[k] = row[column + k];
+        u64 half[2] = {0, 0};
+#pragma unroll 1
+        for (int k = N - 1; k >= 0; --k) {
+            half[1] = half[1] << 8 * sizeof(T) | half[0] >> (64 - 8 * sizeof(T));
+            half[0] <<= 8 * sizeof(T);
+            if (column + k >= from && column + k < to) half[0] |= bits_of(row[column + k]);
+        }
+        v.raw = make_uint4((u32)half[0], (u32)(half[0] >> 32), (u32)half[1], (u32)(half[1] >> 32));
         return v;
     }
     __device__ __forceinline__ Vec16<T> word(i64 w) const { return word(w, 0, vocab); }
@@ -118,25 +126,51 @@ template <class T> __device__ __forceinline__ uint4 cut(const uint4& a, const ui
                       __funnelshift_r(w[2], w[3], bits), __funnelshift_r(w[3], w[4], bits));
 }
 
+// N columns of a block's part from `column` on, whatever word they start in; what lies outside the
+// part is anything. Comes from `held` if the row is there.
+template <class T>
+__device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint4* held, i64 column) {
+    constexpr int N = Vec16<T>::N;
+    const i64 from = part.first * TILE * N, to = min(part.end * TILE * N, part.vocab);
+    const i64 w = (column + part.lead) / N;
+    const int lead = (int)((column + part.lead) % N);
+    auto word = [&](i64 w) {
+        if (!held) return part.word(w, from, to).raw;
+        const i64 place = w - part.first * TILE;
+        return place >= 0 && place <= (part.end - part.first) * TILE ? held[place] : make_uint4(0, 0, 0, 0);
+    };
+    Vec16<T> v;
+    v.raw = word(w);
+    if (lead) v.raw = cut<T>(v.raw, word(w + 1), lead);
+    return v;
+}
+
+// Copies a block's part of a row to shared memory.
+template <class T> __device__ __forceinline__ void hold(const Part<T>& part, uint4* held) {
+    const i64 words = (part.end - part.first) * TILE + (part.lead ? 1 : 0);
+    for (i64 w = threadIdx.x; w < words; w += THREADS) held[w] = part.word(part.first * TILE + w).raw;
+}
+
 // A lane's columns of a tile as t, -inf where there is no column. If `held` is given, the words go
-// there too: word w of the row to held[w - TILE·first].
+// there too, word w of the row to held[w - TILE·first].
 template <class T>
 __device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, i64 tile, uint4* held,
                                           float (&t)[Part<T>::COLUMNS]) {
     constexpr int N = Vec16<T>::N;
     const int lane = threadIdx.x % WARP;
     const i64 first = tile * TILE + lane;
+    uint4* here = held + (first - part.first * TILE);
     Vec16<T> v[SPAN];
 #pragma unroll
     for (int k = 0; k < SPAN; ++k) v[k] = part.word(first + k * WARP);
     if (held) {
 #pragma unroll
-        for (int k = 0; k < SPAN; ++k) held[first - part.first * TILE + k * WARP] = v[k].raw;
+        for (int k = 0; k < SPAN; ++k) here[k * WARP] = v[k].raw;
     }
     if (part.lead) {
         uint4 next = make_uint4(0, 0, 0, 0);
         if (lane == 0) next = part.word(first + TILE).raw;
-        if (held && lane == 0 && tile == part.end - 1) held[(part.end - part.first) * TILE] = next;
+        if (held && lane == 0 && tile == part.end - 1) here[TILE] = next;
 #pragma unroll
         for (int k = 0; k < SPAN; ++k) {
             // Lane 0 gives lane 31 the first word of the next 32.
@@ -180,10 +214,7 @@ __device__ __forceinline__ void write_part(const Part<T>& part, const RowSet& s,
         const i64 column = w * N - part.lead;
         Vec16<T> v;
         v.raw = make_uint4(0, 0, 0, 0);
-        if (reads && column < real) {
-            if (held) v.raw = held[w - part.first * TILE];
-            else v = part.word(w, from, real);
-        }
+        if (reads && column < real) v = read_columns(part, held, column);
         gradient(v, column);
         if (column + N > s.vocab) {
 #pragma unroll
@@ -296,6 +327,19 @@ __device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bo
     rest = warp_reduce(g * all[4], Sum());
     ptx_cluster_sync();
     return {top, sum, weighted, squares, rest};
+}
+
+// Σ over the row's blocks; every thread gets the same bits.
+__device__ __forceinline__ double row_sum(double x, const RowSet& s, RowShared& shared) {
+    x = block_reduce<THREADS>(x, 0.0, Sum(), shared.partial);
+    if (s.cluster == 1) return x;
+    if (threadIdx.x == 0) shared.part[0] = x;
+    ptx_cluster_sync();
+    const int lane = threadIdx.x % WARP;
+    x = lane < s.cluster ? __longlong_as_double(ptx_cluster_load(&shared.part[0], lane)) : 0.0;
+    x = warp_reduce(x, Sum());
+    ptx_cluster_sync();
+    return x;
 }
 
 // A row's sums, reading it once; `target` = -1 leaves `rest` alone.
