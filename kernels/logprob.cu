@@ -43,7 +43,7 @@ template <class T> __device__ __forceinline__ void logprob(const LogProbParams& 
     __shared__ RowShared shared;
     const RowSet& s = p.set;
     const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x / s.cluster;
+    const i64 i = blockIdx.x >> s.shift;
     const T* row = (const T*)p.logits + i * p.row_stride;
     const i64 y = p.target.get(i);
     const bool first = rank == 0 && threadIdx.x == 0;
@@ -99,7 +99,7 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     extern __shared__ uint4 row_on_chip[];
     const RowSet& s = p.set;
     const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x / s.cluster;
+    const i64 i = blockIdx.x >> s.shift;
     const Part<T> part(s, (const T*)p.logits + i * p.row_stride, rank);
     T* out = (T*)p.dlogits + i * p.out_stride;
     uint4* held = s.held ? row_on_chip : nullptr;
@@ -115,12 +115,18 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     const RowStats r = row_stats(part, s, y, p.dentropy.at || p.entropy.at, held, shared);
     const RowGradient d = row_gradient<T>(p, r, i, x);
     write_part(part, s, out, rank, held, true, [&](Vec16<T>& v, i64 column) {
+        float t[N], dz[N];
+#pragma unroll
+        for (int k = 0; k < N; ++k) t[k] = to_f32(v.at[k]);
+        bend_all(s, t);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
-            const float x = to_f32(v.at[k]), power = log2_weight(bend(s, x), r.top, s.c), e = ptx_ex2(power);
-            const float dz = e == 0.0f && r.sum == r.sum ? 0.0f : e * __fmaf_rn(power, d.linear, d.constant);
-            v.at[k] = from_f32<T>(dz * slope(s, x));
+            const float power = log2_weight(t[k], r.top, s.c), e = ptx_ex2(power);
+            dz[k] = e == 0.0f && r.sum == r.sum ? 0.0f : e * __fmaf_rn(power, d.linear, d.constant);
         }
+        times_slope(s, v, dz);
+#pragma unroll
+        for (int k = 0; k < N; ++k) v.at[k] = from_f32<T>(dz[k]);
         if (column <= y && y < column + N) {
 #pragma unroll
             for (int k = 0; k < N; ++k)
@@ -132,9 +138,9 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     if (first) p.logp.set(i, logp), p.entropy.set(i, h);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_f32(const LogProbParams p) { logprob<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_bf16(const LogProbParams p) { logprob<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_f16(const LogProbParams p) { logprob<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_bwd_f32(const LogProbBwdParams p) { logprob_bwd<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_bwd_bf16(const LogProbBwdParams p) { logprob_bwd<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) logprob_bwd_f16(const LogProbBwdParams p) { logprob_bwd<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f32(const LogProbParams p) { logprob<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bf16(const LogProbParams p) { logprob<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f16(const LogProbParams p) { logprob<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f32(const LogProbBwdParams p) { logprob_bwd<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_bf16(const LogProbBwdParams p) { logprob_bwd<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f16(const LogProbBwdParams p) { logprob_bwd<f16>(p); }

@@ -37,6 +37,13 @@ __device__ __forceinline__ float ptx_lg2(float x) {
     return y;
 }
 
+// 1/x.
+__device__ __forceinline__ float ptx_rcp(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // The larger of two; NaN if either is NaN.
 __device__ __forceinline__ float ptx_max_nan(float a, float b) {
     float y;

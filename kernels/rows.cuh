@@ -16,7 +16,7 @@
 
 #include "common.cuh"
 
-static constexpr int THREADS = 512;
+static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
 static constexpr int SPAN = 4;                 // vectors of a lane in a tile
 static constexpr int TILE = SPAN * WARP;       // vectors of a tile
@@ -42,31 +42,74 @@ struct RowSet {
     double k;     // z = k·t
     float c;      // k·log2 e
     float a;      // inner factor of t
-    i32 bend;     // t = x (0), a·x (1) or tanh(a·x) (2)
-    i32 cluster;  // blocks that share a row
+    i32 bend;     // t = x (0), -x (1) or tanh(a·x) (2)
+    i32 cluster;  // blocks that share a row: 2^shift
+    i32 shift;
+    i32 unused;
+    i64 share;    // tiles of a block
     i64 held;     // 16-byte words of a block's part in shared memory; 0 = read the row again instead
 };
 
 // ---- from stored logits to t -------------------------------------------------------------------
 
-// -inf marks a token that cannot occur and stays -inf.
-__device__ __forceinline__ float bent(const RowSet& s, float x) {
-    const float t = s.a * x;
-    return x == -INF_F32 ? x : s.bend == 2 ? tanhf(t) : t;
+// tanh without a branch: 1 - 2/(1 + e^2|x|), and below 0.55, where that cancels, a polynomial in x²
+// with a relative error of 1e-9.
+__device__ __forceinline__ float tanh_f32(float x) {
+    const float u = fabsf(x), s = x * x;
+    const float large = __fmaf_rn(-2.0f, ptx_rcp(1.0f + ptx_ex2(2.885390082f * u)), 1.0f);
+    float p = -0.0062824577f;
+    p = __fmaf_rn(p, s, 0.021077747f);
+    p = __fmaf_rn(p, s, -0.053853855f);
+    p = __fmaf_rn(p, s, 0.13332602f);
+    p = __fmaf_rn(p, s, -0.33333318f);
+    const float small = __fmaf_rn(p * s, u, u);
+    return copysignf(u < 0.55f ? small : large, x);
 }
-__device__ __forceinline__ float bend(const RowSet& s, float x) { return s.bend ? bent(s, x) : x; }
+
+// t of some logits, in place. -inf marks a token that cannot occur and stays -inf.
+// One branch for four logits: one for all would keep all their temporaries alive at once.
+template <int COUNT> __device__ __forceinline__ void bend_all(const RowSet& s, float (&t)[COUNT]) {
+    constexpr int AT_ONCE = COUNT < 4 ? COUNT : 4;
+#pragma unroll
+    for (int first = 0; first < COUNT; first += AT_ONCE) {
+        if (s.bend == 0) continue;
+#pragma unroll
+        for (int i = first; i < first + AT_ONCE; ++i) {
+            const float u = s.a * t[i];
+            t[i] = t[i] == -INF_F32 ? t[i] : s.bend == 1 ? u : tanh_f32(u);
+        }
+    }
+}
+
+__device__ __forceinline__ float bend(const RowSet& s, float x) {
+    float t[1] = {x};
+    bend_all(s, t);
+    return t[0];
+}
 
 // dt/dx; sech² by e^(-2|u|), which does not cancel where tanh is close to 1.
 __device__ __forceinline__ float slope(const RowSet& s, float x) {
     if (s.bend == 0) return 1.0f;
     if (s.bend == 1) return s.a;
-    const float w = __expf(-2.0f * fabsf(s.a * x));
+    const float w = ptx_ex2(-2.885390082f * fabsf(s.a * x));
     return s.a * 4.0f * w / ((1.0f + w) * (1.0f + w));
 }
 
 __device__ __forceinline__ u32 bits_of(float x) { return __float_as_int(x); }
 __device__ __forceinline__ u32 bits_of(bf16 x) { return x.bits; }
 __device__ __forceinline__ u32 bits_of(f16 x) { return x.bits; }
+
+template <class T> __device__ __forceinline__ T from_raw(u32 bits);
+template <> __device__ __forceinline__ float from_raw<float>(u32 bits) { return __int_as_float(bits); }
+template <> __device__ __forceinline__ bf16 from_raw<bf16>(u32 bits) { return {(u16)bits}; }
+template <> __device__ __forceinline__ f16 from_raw<f16>(u32 bits) { return {(u16)bits}; }
+
+// Multiplies gradients by dt/dx at the logits `x`.
+template <class T> __device__ __forceinline__ void times_slope(const RowSet& s, const Vec16<T>& x, float (&d)[Vec16<T>::N]) {
+    if (s.bend == 0) return;
+#pragma unroll
+    for (int i = 0; i < Vec16<T>::N; ++i) d[i] *= slope(s, to_f32(x.at[i]));
+}
 
 // ---- reading -----------------------------------------------------------------------------------
 
@@ -81,9 +124,8 @@ template <class T> struct Part {
 
     __device__ __forceinline__ Part(const RowSet& s, const T* row, int rank)
         : row(row), vocab(s.vocab), lead((int)((u64)row % 16 / sizeof(T))) {
-        const i64 tiles = (s.vocab + TILE * N - 1) / (TILE * N);
-        const i64 each = s.cluster == 1 ? tiles : (tiles + s.cluster - 1) / s.cluster;
-        first = min(tiles, each * rank), end = min(tiles, first + each);
+        const i64 tiles = (u64)(s.vocab + TILE * N - 1) / (TILE * N);
+        first = min(tiles, s.share * rank), end = min(tiles, first + s.share);
     }
 
     // Word w of the row's memory holds columns N·w - lead and on. Columns outside [from, to) are
@@ -132,8 +174,8 @@ template <class T>
 __device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint4* held, i64 column) {
     constexpr int N = Vec16<T>::N;
     const i64 from = part.first * TILE * N, to = min(part.end * TILE * N, part.vocab);
-    const i64 w = (column + part.lead) / N;
-    const int lead = (int)((column + part.lead) % N);
+    const i64 w = (u64)(column + part.lead) / N;
+    const int lead = (int)(column + part.lead) % N;
     auto word = [&](i64 w) {
         if (!held) return part.word(w, from, to).raw;
         const i64 place = w - part.first * TILE;
@@ -185,10 +227,7 @@ __device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, 
     }
 #pragma unroll
     for (int i = 0; i < SPAN * N; ++i) t[i] = to_f32(v[i / N].at[i % N]);
-    if (s.bend) {
-#pragma unroll
-        for (int i = 0; i < SPAN * N; ++i) t[i] = bent(s, t[i]);
-    }
+    bend_all(s, t);
     if ((tile + 1) * TILE * N > part.vocab) {
 #pragma unroll
         for (int i = 0; i < SPAN * N; ++i)
@@ -209,8 +248,8 @@ __device__ __forceinline__ void write_part(const Part<T>& part, const RowSet& s,
     const i64 from = min(part.first * TILE * N, s.vocab), real = min(part.end * TILE * N, s.vocab);
     const i64 to = rank == s.cluster - 1 ? s.columns : real;
     const bool whole = (u64)out % 16 == part.lead * sizeof(T);
-    const i64 last = (to + part.lead + N - 1) / N;
-    for (i64 w = (from + part.lead) / N + threadIdx.x; w < last; w += THREADS) {
+    const i64 last = (u64)(to + part.lead + N - 1) / N;
+    for (i64 w = (u64)(from + part.lead) / N + threadIdx.x; w < last; w += THREADS) {
         const i64 column = w * N - part.lead;
         Vec16<T> v;
         v.raw = make_uint4(0, 0, 0, 0);
@@ -329,17 +368,27 @@ __device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bo
     return {top, sum, weighted, squares, rest};
 }
 
-// Σ over the row's blocks; every thread gets the same bits.
-__device__ __forceinline__ double row_sum(double x, const RowSet& s, RowShared& shared) {
-    x = block_reduce<THREADS>(x, 0.0, Sum(), shared.partial);
-    if (s.cluster == 1) return x;
-    if (threadIdx.x == 0) shared.part[0] = x;
+__device__ __forceinline__ u64 to_bits(double x) { return __double_as_longlong(x); }
+__device__ __forceinline__ u64 to_bits(u64 x) { return x; }
+template <class T> __device__ __forceinline__ T from_bits(u64 bits);
+template <> __device__ __forceinline__ double from_bits<double>(u64 bits) { return __longlong_as_double(bits); }
+template <> __device__ __forceinline__ u64 from_bits<u64>(u64 bits) { return bits; }
+
+// One value of every block of the row: lane r gets block r's, further lanes `neutral`.
+template <class T> __device__ __forceinline__ T of_blocks(T x, T neutral, const RowSet& s, RowShared& shared) {
+    if (threadIdx.x == 0) shared.part[0] = from_bits<double>(to_bits(x));
     ptx_cluster_sync();
     const int lane = threadIdx.x % WARP;
-    x = lane < s.cluster ? __longlong_as_double(ptx_cluster_load(&shared.part[0], lane)) : 0.0;
-    x = warp_reduce(x, Sum());
+    const T y = lane < s.cluster ? from_bits<T>(ptx_cluster_load(&shared.part[0], lane)) : neutral;
     ptx_cluster_sync();
-    return x;
+    return y;
+}
+
+// The values of all threads of the row combined; every thread gets the same bits.
+template <class T, class Op>
+__device__ __forceinline__ T row_reduce(T x, T neutral, Op op, const RowSet& s, RowShared& shared) {
+    x = block_reduce<THREADS>(x, neutral, op, (T*)shared.partial);
+    return s.cluster == 1 ? x : warp_reduce(of_blocks(x, neutral, s, shared), op);
 }
 
 // A row's sums, reading it once; `target` = -1 leaves `rest` alone.
@@ -348,13 +397,13 @@ __device__ __forceinline__ RowStats row_stats(const Part<T>& part, const RowSet&
                                               uint4* held, RowShared& shared) {
     constexpr int N = Vec16<T>::N;
     Online o;
-    const i64 vector = target / N;
+    const u64 vector = (u64)target / N;
     const int lane = threadIdx.x % WARP;
-    const int mine = vector % WARP == lane ? (int)(vector % TILE / WARP * N + target % N) : -1;
+    const int mine = vector % WARP == lane ? (int)(vector % TILE / WARP * N + (u64)target % N) : -1;
     for (i64 tile = part.first + threadIdx.x / WARP; tile < part.end; tile += WARPS) {
         float t[Part<T>::COLUMNS];
         read_tile(part, s, tile, held, t);
-        const int skip = target >= 0 && tile == vector / TILE ? mine : -2;
+        const int skip = target >= 0 && tile == (i64)(vector / TILE) ? mine : -2;
         if (moments) add<SPAN * N, true>(o, t, s.c, skip);
         else add<SPAN * N, false>(o, t, s.c, skip);
     }

@@ -27,6 +27,25 @@ __device__ __forceinline__ float exp_tail(float x) {
     return __fmaf_rn(y, x, 0.5f);
 }
 
+// e^x - 1.
+__device__ __forceinline__ float exp_less_one(float x) {
+    const float small = __fmaf_rn(x * x, exp_tail(x), x);
+    return fabsf(x) < SMALL ? small : ptx_ex2(1.442695041f * x) - 1.0f;
+}
+
+// log(1 + y): 2·artanh(y/(2 + y)) near 0.
+__device__ __forceinline__ float log_one_plus(float y) {
+    const float z = y * ptx_rcp(2.0f + y), s = z * z;
+    float small = 2.0f / 13.0f;
+    small = __fmaf_rn(small, s, 2.0f / 11.0f);
+    small = __fmaf_rn(small, s, 2.0f / 9.0f);
+    small = __fmaf_rn(small, s, 2.0f / 7.0f);
+    small = __fmaf_rn(small, s, 2.0f / 5.0f);
+    small = __fmaf_rn(small, s, 2.0f / 3.0f);
+    small = __fmaf_rn(small, s, 2.0f);
+    return fabsf(y) < SMALL ? small * z : 0.6931471806f * ptx_lg2(1.0f + y);
+}
+
 // One column's term of KL(a‖b), x = log b - log a: b - a - a·x >= 0. The sum over a row is the
 // divergence, as both add up to 1; no term cancels another.
 __device__ __forceinline__ float kl_term(float a, float b, float x) {
@@ -82,11 +101,17 @@ template <class T> struct Rows {
         const Vec16<T> x = read_columns(policy, held_policy, column);
         const Vec16<T> c = read_columns(reference, held_reference, column);
 #pragma unroll
-        for (int n = 0; n < N; ++n) tq[n] = bend(s, to_f32(x.at[n])), tp[n] = bend(s, to_f32(c.at[n]));
+        for (int n = 0; n < N; ++n) tq[n] = to_f32(x.at[n]), tp[n] = to_f32(c.at[n]);
+        bend_all(s, tq);
+        bend_all(s, tp);
         if (params.guide) {
-            const Vec16<T> u = read_columns(guide, held_guide, column);
+            const Vec16<T> v = read_columns(guide, held_guide, column);
+            float u[N];
 #pragma unroll
-            for (int n = 0; n < N; ++n) tp[n] = guided(tp[n], bend(s, to_f32(u.at[n])));
+            for (int n = 0; n < N; ++n) u[n] = to_f32(v.at[n]);
+            bend_all(s, u);
+#pragma unroll
+            for (int n = 0; n < N; ++n) tp[n] = guided(tp[n], u[n]);
         }
         if (column + N > s.vocab) {
 #pragma unroll
@@ -133,8 +158,8 @@ template <class T> struct Rows {
     }
 
     // log(m/p) and log(m/q), m = β·p + (1 - β)·q.
-    __device__ __forceinline__ float mixture_to_p(Pair c) const { return log1pf((1.0f - params.beta) * expm1f(c.delta)); }
-    __device__ __forceinline__ float mixture_to_q(Pair c) const { return log1pf(params.beta * expm1f(-c.delta)); }
+    __device__ __forceinline__ float mixture_to_p(Pair c) const { return log_one_plus((1.0f - params.beta) * exp_less_one(c.delta)); }
+    __device__ __forceinline__ float mixture_to_q(Pair c) const { return log_one_plus(params.beta * exp_less_one(-c.delta)); }
     __device__ __forceinline__ float mixture(Pair c) const { return __fmaf_rn(params.beta, c.p, (1.0f - params.beta) * c.q); }
 
     __device__ __forceinline__ float half_sign(Pair c) const {
@@ -158,7 +183,7 @@ template <class T> struct Rows {
 #pragma unroll
             for (int n = 0; n < N; ++n) sum[n % 4] += term<VALUE>(pair(tq[n], tp[n]));
         });
-        const double all = row_sum((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), s, shared);
+        const double all = row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), s, shared);
         const bool empty = (params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty);
         return empty ? 0.0f : (float)all;
     }
@@ -177,7 +202,7 @@ template <class T> __device__ __forceinline__ void vocab_kl(const VocabKlParams&
     __shared__ RowShared shared;
     extern __shared__ uint4 rows_on_chip[];
     const int rank = p.set.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x / p.set.cluster;
+    const i64 i = blockIdx.x >> p.set.shift;
     Rows<T> rows(p, rank, i, rows_on_chip);
     rows.normalise(shared);
     const float value = rows.template sum<true>(shared);
@@ -189,7 +214,7 @@ template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlPar
     __shared__ RowShared shared;
     extern __shared__ uint4 rows_on_chip[];
     const int rank = p.set.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x / p.set.cluster;
+    const i64 i = blockIdx.x >> p.set.shift;
     Rows<T> rows(p, rank, i, rows_on_chip);
     rows.normalise(shared);
     const float mean = p.kind == FORWARD_KL ? 0.0f : rows.template sum<false>(shared);
@@ -198,17 +223,21 @@ template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlPar
     write_part(rows.policy, p.set, out, rank, rows.held_policy, true, [&](Vec16<T>& v, i64 column) {
         float tq[N], tp[N];
         rows.read(column, tq, tp);
+        float dx[N];
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             const float dz = rows.gradient(rows.pair(tq[n], tp[n]), mean);
-            v.at[n] = from_f32<T>((g == 0.0f ? 0.0f : g * dz) * (k * slope(p.set, to_f32(v.at[n]))));
+            dx[n] = g == 0.0f ? 0.0f : k * (g * dz);
         }
+        times_slope(p.set, v, dx);
+#pragma unroll
+        for (int n = 0; n < N; ++n) v.at[n] = from_f32<T>(dx[n]);
     });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_f32(const VocabKlParams p) { vocab_kl<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_bf16(const VocabKlParams p) { vocab_kl<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_f16(const VocabKlParams p) { vocab_kl<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_bwd_f32(const VocabKlParams p) { vocab_kl_bwd<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_bwd_bf16(const VocabKlParams p) { vocab_kl_bwd<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) vocab_kl_bwd_f16(const VocabKlParams p) { vocab_kl_bwd<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f32(const VocabKlParams p) { vocab_kl<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bf16(const VocabKlParams p) { vocab_kl<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f16(const VocabKlParams p) { vocab_kl<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f32(const VocabKlParams p) { vocab_kl_bwd<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_bf16(const VocabKlParams p) { vocab_kl_bwd<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f16(const VocabKlParams p) { vocab_kl_bwd<f16>(p); }

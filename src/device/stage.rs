@@ -115,6 +115,15 @@ impl<'a> Stage<'a> {
         self.gpu.launch(self.op, kernel, grid, params)
     }
 
+    /// A copy of `len` elements of device memory after all launches so far, for results that the
+    /// call itself must look at; the call waits.
+    pub fn look<T: Pod>(&self, device: u64, len: usize) -> Result<Vec<T>> {
+        let mut data = vec![T::zeroed(); len];
+        let bytes = bytemuck::cast_slice_mut(&mut data);
+        self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
+        Ok(data)
+    }
+
     /// Brings the results back, if any operand came from the host.
     pub fn finish(self) -> Result<()> {
         for back in &self.returns {

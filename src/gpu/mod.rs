@@ -1,6 +1,9 @@
 //! The GPU side of every op: one file per op, which brings the operands over, computes the plan and
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
+pub(crate) mod gather_k;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
 mod rows;
+pub(crate) mod sample;
+pub(crate) mod vocab_kl;

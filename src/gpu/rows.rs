@@ -10,14 +10,14 @@ use crate::ops::logprob::LogitTransform;
 use crate::view::{View, ViewMut};
 
 /// `THREADS` of `kernels/rows.cuh`.
-pub(crate) const THREADS: u32 = 512;
+pub(crate) const THREADS: u32 = 256;
 
 /// 16-byte words of a tile.
 const TILE: i64 = 128;
 
-/// Bytes of a row from which another block helps, on devices with clusters: two such parts fit
+/// Bytes of a row from which another block helps, on devices with clusters: three such parts fit
 /// into the 227 KiB of a multiprocessor, so that one block loads while the other stores.
-const PART_BYTES: i64 = 96 << 10;
+const PART_BYTES: i64 = 72 << 10;
 
 /// Most blocks of a cluster that every device with clusters can place.
 const MAX_CLUSTER: i64 = 8;
@@ -66,6 +66,9 @@ pub(crate) struct RowSet {
     a: f32,
     bend: i32,
     cluster: i32,
+    shift: i32,
+    unused: i32,
+    share: i64,
     held: i64,
 }
 
@@ -74,6 +77,8 @@ pub(crate) struct RowSet {
 pub(crate) struct Plan {
     /// Blocks that share a row.
     pub cluster: i64,
+    /// Tiles of a block.
+    pub share: i64,
     /// 16-byte words of each row in a block's shared memory; 0 = rows are read twice.
     pub held: i64,
     /// Rows that are held side by side.
@@ -95,9 +100,10 @@ impl Plan {
             cluster *= 2;
         }
         // One word more: a row that is not aligned ends in the middle of one.
-        let words = (tiles as u64).div_ceil(cluster as u64) as i64 * TILE + 1;
+        let share = (tiles as u64).div_ceil(cluster as u64) as i64;
+        let words = share.saturating_mul(TILE).saturating_add(1);
         let fits = words.saturating_mul(16 * together) <= shared_limit as i64 - STATIC_SHARED;
-        Plan { cluster, held: if fits { words } else { 0 }, together }
+        Plan { cluster, share, held: if fits { words } else { 0 }, together }
     }
 
     /// The same, reading rows once and holding none.
@@ -136,6 +142,9 @@ impl Plan {
             a: a as f32,
             bend,
             cluster: self.cluster as i32,
+            shift: self.cluster.trailing_zeros() as i32,
+            unused: 0,
+            share: self.share,
             held: self.held,
         }
     }
