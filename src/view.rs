@@ -476,6 +476,10 @@ macro_rules! accessors {
             pub fn extent(&self, axis: usize) -> usize {
                 self.dims.shape[axis] as usize
             }
+            /// Elements from one index of dimension `axis` to the next; 0 beyond the rank.
+            pub fn stride(&self, axis: usize) -> i64 {
+                self.dims.strides[axis]
+            }
             /// Address of the first element.
             pub fn as_ptr(&self) -> *const T {
                 self.ptr

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::devices::{close, executors, on_all};
 use common::{max_rel, normals};
 use gradus::ops::{
     EpsForm, GroupAdvantage, GroupBaseline as Baseline, GroupScale as Scale, GroupSettings,
@@ -30,18 +31,28 @@ fn run(
     length: &[i64],
     settings: GroupSettings,
 ) -> (Vec<f64>, Vec<GroupStats>) {
-    let (mut advantage, mut groups) = (vec![f64::NAN; reward.len()], Vec::new());
-    let args = GroupAdvantage {
-        reward: reward.into(),
-        offsets: offsets.into(),
-        length: Some(length.into()),
-        settings,
-        advantage: (&mut advantage).into(),
-        groups: Some(&mut groups),
+    let on = |device: &Device| {
+        let (mut advantage, mut groups) = (vec![f64::NAN; reward.len()], Vec::new());
+        let args = GroupAdvantage {
+            reward: reward.into(),
+            offsets: offsets.into(),
+            length: Some(length.into()),
+            settings,
+            advantage: (&mut advantage).into(),
+            groups: Some(&mut groups),
+        };
+        group_advantage(device, args).unwrap();
+        assert!(advantage.iter().all(|a| a.is_finite()), "{settings:?}: {advantage:?}");
+        (advantage, groups)
     };
-    group_advantage(&Device::Cpu, args).unwrap();
-    assert!(advantage.iter().all(|a| a.is_finite()), "{settings:?}: {advantage:?}");
-    (advantage, groups)
+    on_all(on, |name, cpu, gpu| {
+        close(name, &cpu.0, &gpu.0, 1e-11, 1e-3);
+        for (c, g) in cpu.1.iter().zip(&gpu.1) {
+            assert_eq!((c.size, c.scorable, c.degenerate), (g.size, g.scorable, g.degenerate));
+            close(name, &[c.mean, c.std], &[g.mean, g.std], 1e-12, 1.0);
+        }
+        assert_eq!(cpu.1.len(), gpu.1.len());
+    })
 }
 
 /// Plain textbook statistics of the rewards that are not NaN, none shared with the library.
@@ -135,6 +146,12 @@ fn eps_forms_are_what_they_say() {
 /// as in f64, whatever the size of the group.
 #[test]
 fn identical_rewards_give_exactly_zero() {
+    for executor in executors() {
+        identical_rewards_on(&executor.device);
+    }
+}
+
+fn identical_rewards_on(device: &Device) {
     for value in [1000.1f32, 100.1, 12345.678, -0.3, 1e-30, 3e38, 0.0] {
         for size in 3..=64usize {
             for scale in SCALES {
@@ -154,7 +171,7 @@ fn identical_rewards_give_exactly_zero() {
                         advantage: (&mut advantage).into(),
                         groups: Some(&mut groups),
                     };
-                    group_advantage(&Device::Cpu, args).unwrap();
+                    group_advantage(device, args).unwrap();
                     assert!(advantage.iter().all(|a| a.to_bits() == 0), "{value} × {size}");
                     assert!(groups[0].degenerate && groups[0].std == 0.0);
                     assert_eq!(groups[0].mean, value as f64);
@@ -297,6 +314,12 @@ fn group_advantage_does_not_depend_on_batch_or_threads() {
 /// Strided inputs and outputs are read and written where they are, and nothing between them.
 #[test]
 fn group_advantage_respects_strides() {
+    for executor in executors() {
+        strides_on(&executor.device);
+    }
+}
+
+fn strides_on(device: &Device) {
     let data = normals(5, 12, 1.0);
     let picked: Vec<f64> = data.iter().step_by(3).copied().collect();
     let offsets = vec![0i64, 4];
@@ -309,7 +332,7 @@ fn group_advantage_respects_strides() {
         advantage: ViewMut::strided(&mut out, &[4], &[3]).unwrap(),
         groups: None,
     };
-    group_advantage(&Device::Cpu, args).unwrap();
+    group_advantage(device, args).unwrap();
     let want = run(&picked, &offsets, &[1; 4], GroupSettings::default()).0;
     assert_eq!(out.iter().step_by(3).copied().collect::<Vec<_>>(), want);
     assert!((0..12).filter(|i| i % 3 != 0).all(|i| out[i] == -7.5));
@@ -318,6 +341,12 @@ fn group_advantage_respects_strides() {
 /// f32 results are the f64 results on the same inputs, rounded once.
 #[test]
 fn f32_rounds_once() {
+    for executor in executors() {
+        f32_on(&executor.device);
+    }
+}
+
+fn f32_on(device: &Device) {
     let reward: Vec<f32> = normals(6, 40, 2.0).iter().map(|&r| r as f32).collect();
     let wide: Vec<f64> = reward.iter().map(|&r| r as f64).collect();
     let offsets = vec![0i64, 7, 40];
@@ -332,7 +361,7 @@ fn f32_rounds_once() {
             advantage: (&mut advantage).into(),
             groups: None,
         };
-        group_advantage(&Device::Cpu, args).unwrap();
+        group_advantage(device, args).unwrap();
         let want: Vec<f32> =
             run(&wide, &offsets, &[1; 40], s).0.iter().map(|&a| a as f32).collect();
         assert_eq!(advantage, want, "{scale:?}");

@@ -7,6 +7,8 @@ use crate::error::Result;
 
 mod buffer;
 pub mod driver;
+#[cfg(feature = "emu")]
+mod emu;
 mod gpu;
 mod module;
 mod probe;
@@ -14,6 +16,8 @@ mod stage;
 
 pub use buffer::DeviceBuffer;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
+#[cfg(feature = "emu")]
+pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub use module::{KernelSet, shipped_ptx};
 pub use probe::{GpuProbe, probe_gpu};

@@ -20,7 +20,14 @@ macro_rules! images {
 }
 
 /// One line per source, in the order of the alphabet.
-const IMAGES: &[Image] = images!["gather_k", "lerp", "logprob", "sample", "vocab_kl",];
+const IMAGES: &[Image] = images! {
+    "gather_k",
+    "group_advantage",
+    "lerp",
+    "logprob",
+    "sample",
+    "vocab_kl",
+};
 
 /// A family of PTX files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

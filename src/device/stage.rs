@@ -82,6 +82,21 @@ impl<'a> Stage<'a> {
         Ok(device)
     }
 
+    /// Device memory for results that come back as plain values; see [`Stage::fetch`].
+    pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
+        self.alloc(count * size_of::<P>())
+    }
+
+    /// What the kernels left at an address that [`Stage::values`] gave; waits for them.
+    pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
+        let mut values = vec![P::zeroed(); count];
+        if count > 0 {
+            let bytes = bytemuck::cast_slice_mut(&mut values);
+            self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
+        }
+        Ok(values)
+    }
+
     fn bring<T: Element>(&mut self, view: &View<'_, T>, filled: bool) -> Result<u64> {
         let (dims, host) = (*view.dims(), view.as_ptr() as *const u8);
         let device = self.alloc(dims.span().unwrap_or(0) as usize * size_of::<T>())?;
@@ -113,15 +128,6 @@ impl<'a> Stage<'a> {
             return Ok(());
         }
         self.gpu.launch(self.op, kernel, grid, params)
-    }
-
-    /// A copy of `len` elements of device memory after all launches so far, for results that the
-    /// call itself must look at; the call waits.
-    pub fn look<T: Pod>(&self, device: u64, len: usize) -> Result<Vec<T>> {
-        let mut data = vec![T::zeroed(); len];
-        let bytes = bytemuck::cast_slice_mut(&mut data);
-        self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
-        Ok(data)
     }
 
     /// Brings the results back, if any operand came from the host.

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype, row_stride};
+use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
 use crate::ops::gather_k::{GatherK, GatherKBwd};
 
 /// `GatherKParams` of `kernels/gather_k.cu`.
@@ -39,9 +39,9 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
     let plan = plan::<T>(gpu, a.vocab, whole).streaming();
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
-        row_stride: row_stride(&a.logits),
-        ids_stride: row_stride(&a.ids),
-        logp_stride: a.logp.dims().strides()[0],
+        row_stride: a.logits.stride(0),
+        ids_stride: a.ids.stride(0),
+        logp_stride: a.logp.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
         logits: stage.input(&a.logits)?,
@@ -62,10 +62,10 @@ pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Re
     let plan = plan::<T>(gpu, a.vocab, !a.renormalize);
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
-        row_stride: row_stride(&a.logits),
-        ids_stride: row_stride(&a.ids),
-        dlogp_stride: row_stride(&a.dlogp),
-        out_stride: a.dlogits.dims().strides()[0],
+        row_stride: a.logits.stride(0),
+        ids_stride: a.ids.stride(0),
+        dlogp_stride: a.dlogp.stride(0),
+        out_stride: a.dlogits.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
         logits: stage.input(&a.logits)?,

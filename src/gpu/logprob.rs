@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype, row_stride};
+use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
 use crate::ops::logprob::{LogProb, LogProbBwd, LogProbFused};
 
 /// `LogProbParams` of `kernels/logprob.cu`.
@@ -49,7 +49,7 @@ pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()>
     let plan = plan::<T>(gpu, a.vocab).streaming();
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
-        row_stride: row_stride(&a.logits),
+        row_stride: a.logits.stride(0),
         logits: stage.input(&a.logits)?,
         target: Column::input(&mut stage, &a.targets)?,
         logp: Column::output(&mut stage, a.logp)?,
@@ -70,8 +70,8 @@ pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Res
     let plan = plan::<T>(gpu, a.vocab);
     let params = BwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
-        row_stride: row_stride(&a.logits),
-        out_stride: a.dlogits.dims().strides()[0],
+        row_stride: a.logits.stride(0),
+        out_stride: a.dlogits.stride(0),
         logits: stage.input(&a.logits)?,
         target: Column::input(&mut stage, &a.targets)?,
         dlogp: Column::input(&mut stage, &a.dlogp)?,
@@ -91,7 +91,7 @@ pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) ->
     let mut stage = Stage::new(gpu, "logprob");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
-    let stride = a.logits.dims().strides()[0];
+    let stride = a.logits.stride(0);
     let logits = stage.update(a.logits)?;
     let params = BwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),

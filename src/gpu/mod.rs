@@ -2,6 +2,7 @@
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
 pub(crate) mod gather_k;
+pub(crate) mod group_advantage;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
 mod rows;

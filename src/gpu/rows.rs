@@ -35,7 +35,7 @@ pub(crate) struct Column {
 
 impl Column {
     pub fn input<T: Element>(stage: &mut Stage<'_>, view: &View<'_, T>) -> Result<Column> {
-        Ok(Column { at: stage.input(view)?, stride: view.dims().strides()[0] })
+        Ok(Column { at: stage.input(view)?, stride: view.stride(0) })
     }
 
     pub fn opt_input<T: Element>(
@@ -50,7 +50,7 @@ impl Column {
         view: impl Into<Option<ViewMut<'a, T>>>,
     ) -> Result<Column> {
         let Some(view) = view.into() else { return Ok(Column::default()) };
-        let stride = view.dims().strides()[0];
+        let stride = view.stride(0);
         Ok(Column { at: stage.output(view)?, stride })
     }
 }
@@ -157,11 +157,6 @@ pub(crate) fn check_dtype<T: Float>(op: &'static str) -> Result<()> {
         return Err(Error::Unsupported { op, reason });
     }
     Ok(())
-}
-
-/// Elements from one row to the next.
-pub(crate) fn row_stride<T: Element>(view: &View<'_, T>) -> i64 {
-    view.dims().strides()[0]
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype, row_stride};
+use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
 use crate::ops::check::Check;
 use crate::ops::sample::Sample;
 
@@ -46,7 +46,7 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, check: Check, a: Sample<'_, T>) -
     let look = a.token.is_host();
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
-        row_stride: row_stride(&a.logits),
+        row_stride: a.logits.stride(0),
         logits: stage.input(&a.logits)?,
         uniform: Column::input(&mut stage, &a.uniform)?,
         token: Column::output(&mut stage, a.token)?,
@@ -62,7 +62,7 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, check: Check, a: Sample<'_, T>) -
     stage.launch(&kernel, plan.grid("sample", rows)?, &params)?;
     if look && rows > 0 {
         let stride = params.token.stride as usize;
-        let tokens: Vec<i32> = stage.look(params.token.at, (rows - 1) * stride + 1)?;
+        let tokens: Vec<i32> = stage.fetch(params.token.at, (rows - 1) * stride + 1)?;
         if let Some(t) = (0..rows).find(|t| tokens[t * stride] < 0) {
             let got = format!("row {t} without a finite maximum or with NaN");
             check.that(false, "logits", got, "rows that something can be drawn from")?;

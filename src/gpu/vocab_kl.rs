@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype, row_stride};
+use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
 use crate::ops::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 use crate::view::View;
 
@@ -53,7 +53,7 @@ pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Re
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
     let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
     params.dvalue = Column::input(&mut stage, &a.dvalue)?;
-    params.out_stride = a.dpolicy.dims().strides()[0];
+    params.out_stride = a.dpolicy.stride(0);
     params.dpolicy = stage.output(a.dpolicy)?;
     let kernel = format!("vocab_kl_bwd_{}", T::DTYPE.name());
     stage.launch(&kernel, plan.grid("vocab_kl_bwd", rows)?, &params)?;
@@ -82,8 +82,8 @@ fn params<T: Float>(
         set,
         policy: stage.input(policy)?,
         reference: stage.input(reference)?,
-        policy_stride: row_stride(policy),
-        reference_stride: row_stride(reference),
+        policy_stride: policy.stride(0),
+        reference_stride: reference.stride(0),
         beta,
         kind,
         ..Params::zeroed()
@@ -91,7 +91,7 @@ fn params<T: Float>(
     // γ = 1 is the reference itself: the second row is not read.
     if let Some(guidance) = guidance.filter(|g| g.gamma != 1.0) {
         params.guide = stage.input(&guidance.logits)?;
-        params.guide_stride = row_stride(&guidance.logits);
+        params.guide_stride = guidance.logits.stride(0);
         params.gamma = guidance.gamma as f32;
     }
     Ok(params)

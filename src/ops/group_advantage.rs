@@ -7,6 +7,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -210,14 +211,16 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
     }
     match device {
         Device::Cpu => cpu::group_advantage::group_advantage(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::group_advantage::group_advantage(gpu, args)?,
     }
     Ok(())
 }
 
-/// Rewards are NaN (abstain) or finite and small enough to square.
+/// Rewards are NaN (abstain) or finite and small enough to square. Those in device memory cannot
+/// be looked at without waiting for the device.
 pub(crate) fn check_rewards<R: Real>(check: &Check, reward: &View<'_, R>) -> Result<()> {
-    for i in 0..reward.extent(0) {
+    let known = if reward.is_host() { reward.extent(0) } else { 0 };
+    for i in 0..known {
         let r = reward.at(i).to_f64();
         if r.is_infinite() {
             return Err(Error::NonFinite { op: check.0, arg: "reward".into(), index: i });
@@ -230,9 +233,10 @@ pub(crate) fn check_rewards<R: Real>(check: &Check, reward: &View<'_, R>) -> Res
     Ok(())
 }
 
-/// Counts are >= 0.
+/// Counts are >= 0, as far as they are in host memory.
 pub(crate) fn check_lengths(check: &Check, arg: &str, length: &View<'_, i64>) -> Result<()> {
-    match (0..length.extent(0)).find(|&i| length.at(i) < 0) {
+    let known = if length.is_host() { length.extent(0) } else { 0 };
+    match (0..known).find(|&i| length.at(i) < 0) {
         Some(i) => {
             let got = format!("{} at index {i}", length.at(i));
             Err(Error::invalid(check.0, arg, got, "lengths >= 0"))

@@ -31,6 +31,32 @@ pub fn executors() -> Vec<Executor> {
     all
 }
 
+/// Runs `body` on the CPU and on every GPU executor; `agree` compares the CPU's result with each
+/// other. Returns the CPU's, so that a test of the CPU becomes a test of all.
+pub fn on_all<T>(body: impl Fn(&Device) -> T, agree: impl Fn(&str, &T, &T)) -> T {
+    let want = body(&Device::Cpu);
+    for executor in shared_gpus() {
+        agree(&executor.name, &want, &body(&executor.device));
+    }
+    want
+}
+
+/// The GPU executors, one set for the whole test binary: modules are loaded once.
+pub fn shared_gpus() -> &'static [Executor] {
+    static GPUS: OnceLock<Vec<Executor>> = OnceLock::new();
+    GPUS.get_or_init(gpus)
+}
+
+/// Asserts that f64 results agree to `relative` times max(|want|, `floor`); NaN agrees with NaN.
+pub fn close(name: &str, want: &[f64], got: &[f64], relative: f64, floor: f64) {
+    assert_eq!(want.len(), got.len(), "{name}");
+    for (i, (w, g)) in want.iter().zip(got).enumerate() {
+        let same = w == g || (w.is_nan() && g.is_nan());
+        let bound = relative * w.abs().max(floor);
+        assert!(same || (g - w).abs() <= bound, "{name}: element {i} is {g}, the CPU has {w}");
+    }
+}
+
 /// A fresh emulated device; `seed` shuffles the order of warps and blocks.
 pub fn emulated(set: KernelSet, seed: u64) -> Device {
     let driver = EmuDriver::new().with_seed(seed);
@@ -41,7 +67,7 @@ pub fn emulated(set: KernelSet, seed: u64) -> Device {
 /// The CUDA device, opened once per test binary.
 fn cuda() -> &'static Option<Executor> {
     static CUDA: OnceLock<Option<Executor>> = OnceLock::new();
-    CUDA.get_or_init(|| match Device::cuda(0) {
+    CUDA.get_or_init(|| match cuda_device() {
         Ok(device) => Some(Executor { name: "cuda".into(), device }),
         Err(error) if std::env::var("GRADUS_REQUIRE_GPU").is_ok_and(|v| v == "1") => {
             panic!("GRADUS_REQUIRE_GPU=1, but {error}")
@@ -51,4 +77,14 @@ fn cuda() -> &'static Option<Executor> {
             None
         }
     })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_device() -> gradus::Result<Device> {
+    Device::cuda(0)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_device() -> gradus::Result<Device> {
+    Err(gradus::Error::NoDriver { reason: "built without the feature `cuda`".to_string() })
 }

@@ -1,6 +1,8 @@
 //! Shared by the integration tests: golden files, random tensors, error measures, gradient checks.
 #![allow(dead_code)]
 
+pub mod devices;
+
 use std::path::{Path, PathBuf};
 
 use gradus::rng::{Purpose, Rng};

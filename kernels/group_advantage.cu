@@ -1,0 +1,245 @@
+// A = (R - baseline) / scale over groups of samples of one prompt, groups of any sizes.
+//
+// GRPO (arXiv:2402.03300, §4.1.2), Dr. GRPO (2503.20783), RLOO (2402.14740), OPO (2505.23585), GPG
+// (2504.02546), pass@k (2503.19595); the settings are those of `ops::GroupSettings`.
+//
+// | operand   | shape   | dtype    | layout                                     |
+// |-----------|---------|----------|--------------------------------------------|
+// | reward    | [B]     | f32, f64 | any stride; NaN abstains                   |
+// | offsets   | [G + 1] | i64      | any stride; clamped to 0..=B               |
+// | length    | [B]     | i64      | any stride; for the length-weighted baseline |
+// | advantage | [B]     | as reward| any stride                                 |
+// | stats     | [G]     | struct   | contiguous, may be null                    |
+//
+// Mapping: a warp a group, lanes stride over its samples; 4 groups a block; one launch.
+// Traffic: rewards 4 times (from L1), offsets, advantages once: O(B). With a batch scale every block
+// reads all rewards itself: G / 4 · B loads from L2, which for B = 8,192 and G = 1,024 is less time
+// than a second launch.
+//
+//     for each warp g:
+//         n, min, max         over the scorable rewards
+//         rise = mean(r - min), variance = mean((r - min - rise)^2)      two passes
+//         a_i  = (r_i - min - rise) / (sqrt(variance) + eps)             and its relatives
+//
+// Numerics: f64 inside, statistics about the group's smallest reward, so that equal rewards have
+// variance 0 and not rounding noise; sums are a lane's samples in order, then a butterfly: a tree
+// that depends on the size of the group alone.
+// local memory: group_advantage_f64: 8 bytes live across the slow path of an f64 division
+#include "common.cuh"
+
+struct GroupAdvantageParams {
+    const void* reward;
+    const i64 *offsets, *length;
+    void* advantage;
+    struct GroupStats* stats;
+    i64 samples, groups;
+    i64 reward_stride, offsets_stride, length_stride, advantage_stride;
+    double eps;
+    i32 baseline, scale, eps_form, ddof, raw_single, compares;
+};
+
+struct GroupStats {
+    i64 size, scorable;
+    double mean, std;
+    i64 degenerate;
+};
+
+enum Baseline { BASELINE_NONE, BASELINE_MEAN, BASELINE_LEAVE_ONE_OUT, BASELINE_LENGTH, BASELINE_MAX2 };
+enum Scale { SCALE_NONE, SCALE_GROUP_STD, SCALE_BATCH_STD, SCALE_LOO_STD, SCALE_NONZERO_SHARE };
+enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
+
+static constexpr int THREADS = 128;
+
+template <class R> struct Rewards {
+    const R* data;
+    i64 stride, first, count;
+    __device__ __forceinline__ double operator[](i64 i) const { return to_f64(data[(first + i) * stride]); }
+};
+
+struct Moments {
+    i64 count;
+    double min, rise, variance;
+    bool equal;
+};
+
+// How the threads that share a set of rewards combine: a warp, or the block.
+struct WarpTeam {
+    static constexpr int SIZE = WARP;
+    __device__ __forceinline__ int rank() const { return threadIdx.x % WARP; }
+    template <class T, class Op> __device__ __forceinline__ T reduce(T x, T, Op op) const { return warp_reduce(x, op); }
+};
+struct BlockTeam {
+    static constexpr int SIZE = THREADS;
+    double* partial;
+    __device__ __forceinline__ int rank() const { return threadIdx.x; }
+    template <class Op> __device__ __forceinline__ double reduce(double x, double neutral, Op op) const {
+        return block_reduce<THREADS>(x, neutral, op, partial);
+    }
+    template <class Op> __device__ __forceinline__ i64 reduce(i64 x, i64 neutral, Op op) const {
+        return block_reduce<THREADS>(x, neutral, op, (i64*)partial);
+    }
+};
+
+__device__ __forceinline__ bool is_nan(double x) { return x != x; }
+
+// Two-pass moments of the rewards that are not NaN, about the smallest of them.
+template <class R, class Team>
+__device__ __forceinline__ Moments moments(const Rewards<R>& r, int ddof, const Team& team) {
+    i64 count = 0;
+    double low = INF_F64, high = -INF_F64;
+    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
+        const double x = r[i];
+        if (is_nan(x)) continue;
+        ++count;
+        low = fmin(low, x);
+        high = fmax(high, x);
+    }
+    count = team.reduce(count, (i64)0, Sum());
+    low = team.reduce(low, INF_F64, Min());
+    high = team.reduce(high, -INF_F64, Max());
+    if (count == 0 || low == high) return {count, count == 0 ? 0.0 : low, 0.0, 0.0, true};
+    double sum = 0.0;
+    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
+        const double x = r[i];
+        if (!is_nan(x)) sum += x - low;
+    }
+    const double rise = team.reduce(sum, 0.0, Sum()) / (double)count;
+    double squares = 0.0;
+    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
+        const double x = r[i], d = x - low - rise;
+        if (!is_nan(x)) squares += d * d;
+    }
+    squares = team.reduce(squares, 0.0, Sum());
+    return {count, low, rise, squares / (double)(count - ddof), false};
+}
+
+__device__ __forceinline__ double guarded(double variance, const GroupAdvantageParams& p) {
+    if (p.eps_form == ADD_TO_STD) return sqrt(variance) + p.eps;
+    if (p.eps_form == ADD_TO_VARIANCE) return sqrt(variance + p.eps);
+    return sqrt(fmax(variance, p.eps));
+}
+
+// The divisor that all groups share; 0 stands for "every advantage is 0".
+template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams& p, double* partial) {
+    const Rewards<R> all = {(const R*)p.reward, p.reward_stride, 0, p.samples};
+    const BlockTeam team = {partial};
+    if (p.scale == SCALE_BATCH_STD) {
+        const Moments m = moments(all, p.ddof, team);
+        return m.equal ? 0.0 : guarded(m.variance, p);
+    }
+    i64 scorable = 0, nonzero = 0;
+    for (i64 i = threadIdx.x; i < all.count; i += THREADS) {
+        const double x = all[i];
+        scorable += !is_nan(x);
+        nonzero += !is_nan(x) && x != 0.0;
+    }
+    scorable = team.reduce(scorable, (i64)0, Sum());
+    nonzero = team.reduce(nonzero, (i64)0, Sum());
+    return (double)(nonzero > 1 ? nonzero : 1) / (double)(scorable > 1 ? scorable : 1);
+}
+
+// Mean excess over the smallest reward, weighted by length; NaN if there is no token.
+template <class R>
+__device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const GroupAdvantageParams& p, double low) {
+    double total = 0.0, sum = 0.0;
+    for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
+        const double x = r[i], weight = (double)p.length[(r.first + i) * p.length_stride];
+        if (is_nan(x)) continue;
+        total += weight;
+        sum += weight * (x - low);
+    }
+    total = warp_reduce(total, Sum());
+    sum = warp_reduce(sum, Sum());
+    return total > 0.0 ? sum / total : NAN_F64;
+}
+
+// The largest reward at a place other than `skip`, and the first place it stands at; -1 if none.
+template <class R> __device__ __forceinline__ i64 best_place(const Rewards<R>& r, i64 skip, double* best) {
+    double high = -INF_F64;
+    for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
+        const double x = r[i];
+        if (i != skip && !is_nan(x)) high = fmax(high, x);
+    }
+    high = warp_reduce(high, Max());
+    i64 place = r.count;
+    for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP)
+        if (i != skip && r[i] == high && i < place) place = i;
+    place = warp_reduce(place, Min());
+    *best = high;
+    return place < r.count ? place : -1;
+}
+
+// Variance of all others, about the first of them: 0 exactly where they are equal.
+template <class R> __device__ __forceinline__ double others_variance(const Rewards<R>& r, i64 skip, int ddof) {
+    double base = NAN_F64, sum = 0.0, squares = 0.0;
+    i64 count = 0;
+    for (i64 j = 0; j < r.count; ++j) {
+        const double x = r[j];
+        if (j == skip || is_nan(x)) continue;
+        if (count++ == 0) base = x;
+        sum += x - base;
+    }
+    if (count <= ddof) return 0.0;
+    const double rise = sum / (double)count;
+    for (i64 j = 0; j < r.count; ++j) {
+        const double x = r[j], d = x - base - rise;
+        if (j != skip && !is_nan(x)) squares += d * d;
+    }
+    return squares / (double)(count - ddof);
+}
+
+template <class R> __device__ __forceinline__ void one_group(const GroupAdvantageParams& p, i64 g, double batch) {
+    const i64 lane = threadIdx.x % WARP;
+    i64 start = p.offsets[g * p.offsets_stride], end = p.offsets[(g + 1) * p.offsets_stride];
+    start = start < 0 ? 0 : start > p.samples ? p.samples : start;
+    end = end < start ? start : end > p.samples ? p.samples : end;
+    const Rewards<R> r = {(const R*)p.reward, p.reward_stride, start, end - start};
+    const Moments m = moments(r, p.ddof, WarpTeam());
+    const bool raw = !p.compares || (m.count == 1 && p.raw_single);
+    if (p.stats && lane == 0)
+        p.stats[g] = {r.count, m.count, m.min + m.rise, sqrt(m.variance), m.equal};
+
+    // numerator_i = (r_i - min - rise)·factor, or what the baseline makes of it.
+    double rise = m.rise, factor = 1.0, best = 0.0, second = 0.0;
+    i64 winner = -1;
+    const bool compared = !raw && !m.equal;
+    if (compared && p.baseline == BASELINE_LENGTH) rise = weighted_rise(r, p, m.min);
+    if (compared && p.baseline == BASELINE_LEAVE_ONE_OUT) factor = (double)m.count / (double)(m.count - 1);
+    if (compared && p.baseline == BASELINE_MAX2) {
+        winner = best_place(r, -1, &best);
+        if (best_place(r, winner, &second) < 0) winner = -1;
+    }
+    double divisor = 1.0;
+    if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) divisor = batch;
+    if (p.scale == SCALE_GROUP_STD) divisor = guarded(raw ? 1.0 : m.variance, p);
+
+    for (i64 i = lane; i < r.count; i += WARP) {
+        const double x = r[i];
+        double a = 0.0;
+        if (raw || (compared && p.baseline == BASELINE_NONE)) a = x;
+        else if (compared && p.baseline == BASELINE_MAX2) a = i == winner ? best - second : 0.0;
+        else if (compared && !is_nan(rise)) a = (x - m.min - rise) * factor;
+        double d = divisor;
+        if (p.scale == SCALE_LOO_STD && !raw) {
+            const double variance = others_variance(r, i, p.ddof);
+            d = variance > 0.0 ? guarded(variance, p) : 1.0;
+        }
+        const bool zero = is_nan(x) || d == 0.0 || a == 0.0;
+        ((R*)p.advantage)[(start + i) * p.advantage_stride] = from_f64<R>(zero ? 0.0 : a / d);
+    }
+}
+
+template <class R> __device__ __forceinline__ void group_advantage(const GroupAdvantageParams& p) {
+    __shared__ double partial[THREADS / WARP];
+    double batch = 1.0;
+    if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) batch = batch_divisor<R>(p, partial);
+    const i64 g = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    if (g < p.groups) one_group<R>(p, g, batch);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f32(const GroupAdvantageParams p) {
+    group_advantage<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f64(const GroupAdvantageParams p) {
+    group_advantage<double>(p);
+}

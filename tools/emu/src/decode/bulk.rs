@@ -1,0 +1,409 @@
+//! `cp.async.bulk`: the copy engine, with and without tensor maps.
+//!
+//! Copies into shared memory land when no warp can go on, and signal their mbarrier then. Copies
+//! out of it write global memory when their group is waited for.
+
+use super::control::immediate;
+use super::mbarrier::defined;
+use super::memory::{Address, specific};
+use super::place::{Place, SharedAddress};
+use super::{Decode, Execute, Ops};
+use crate::machine::counters::Work;
+use crate::machine::fault::{Fault, Kind, Step};
+use crate::machine::pending::{BulkStore, Landing, Payload, Source};
+use crate::machine::race::{Access, who};
+use crate::machine::registers::lanes;
+use crate::machine::{Context, Flow, PARAM_OFFSET};
+use crate::tensor::tensor_map::{Piece, TensorElement, TensorMap};
+use crate::text::ast::{Operand, Space};
+
+pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
+    let reduce = ops.instruction.opcode[1] == "reduce";
+    let skip = 1 + usize::from(reduce) + 2;
+    let modifiers: Vec<String> = ops.instruction.opcode.iter().skip(skip).cloned().collect();
+    let run = match modifiers.first().map(String::as_str) {
+        Some("commit_group") => Box::new(|c: &mut Context<'_>, mask| {
+            lanes(mask).for_each(|lane| c.warp.bulk.entry(lane).or_default().commit());
+            Ok(Flow::Next)
+        }),
+        Some("wait_group") => wait(ops)?,
+        Some("prefetch") => Box::new(|_: &mut Context<'_>, _| Ok(Flow::Next)) as Execute,
+        _ => copy(ops, &modifiers, reduce)?,
+    };
+    Ok((Work::Memory, run))
+}
+
+fn wait(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
+    ops.count(1)?;
+    let (keep, read) = (immediate(ops.operand(0)?)? as usize, ops.has("read"));
+    Ok(Box::new(move |c, mask| {
+        for lane in lanes(mask) {
+            if let Some(groups) = c.warp.bulk.get_mut(&lane) {
+                groups.wait(keep, read, c.cluster, c.memory)?;
+            }
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// The side of a copy that is not the executing block's shared memory.
+#[derive(Clone)]
+enum Far {
+    /// A box of a tensor: map, coordinates.
+    Tensor(Address, Vec<usize>),
+    /// Bytes at an address of global memory.
+    Global(Address),
+    /// Bytes in the shared memory of the cluster.
+    Shared(SharedAddress),
+}
+
+/// A decoded copy.
+struct Bulk {
+    far: Far,
+    near: SharedAddress,
+    /// Bytes, if there is no tensor map to tell.
+    size: Option<usize>,
+    /// The mbarrier that a copy into shared memory signals.
+    barrier: Option<SharedAddress>,
+    /// Blocks of the cluster that a load goes to.
+    multicast: Option<usize>,
+    reduction: Option<Option<TensorElement>>,
+    line: u32,
+}
+
+/// What the modifiers of a copy say.
+#[derive(Default)]
+struct Form {
+    tensor: Option<usize>,
+    spaces: Vec<String>,
+    signals: bool,
+    grouped: bool,
+    multicast: bool,
+    hint: bool,
+    add: bool,
+    element: Option<TensorElement>,
+}
+
+fn form(ops: &Ops<'_, '_, '_, '_>, modifiers: &[String]) -> Result<Form, String> {
+    let mut form = Form::default();
+    for modifier in modifiers {
+        match modifier.as_str() {
+            "tensor" | "tile" | "noftz" => {}
+            "1d" | "2d" | "3d" | "4d" | "5d" => form.tensor = modifier[..1].parse().ok(),
+            "global" | "shared::cta" | "shared::cluster" => form.spaces.push(modifier.clone()),
+            "mbarrier::complete_tx::bytes" => form.signals = true,
+            "bulk_group" => form.grouped = true,
+            "multicast::cluster" => form.multicast = true,
+            "L2::cache_hint" => form.hint = true,
+            "add" => form.add = true,
+            name => {
+                form.element = Some(
+                    element(name)
+                        .ok_or(format!("bulk copy modifier `.{name}` is not supported"))?,
+                )
+            }
+        }
+    }
+    if form.signals == form.grouped || form.spaces.len() != 2 {
+        return ops.unknown();
+    }
+    Ok(form)
+}
+
+/// Element type of a reduction without a tensor map.
+fn element(name: &str) -> Option<TensorElement> {
+    Some(match name {
+        "u32" => TensorElement::U32,
+        "s32" => TensorElement::S32,
+        "u64" => TensorElement::U64,
+        "s64" => TensorElement::S64,
+        "f16" => TensorElement::F16,
+        "bf16" => TensorElement::Bf16,
+        "f32" => TensorElement::F32,
+        "f64" => TensorElement::F64,
+        _ => return None,
+    })
+}
+
+fn copy(
+    ops: &mut Ops<'_, '_, '_, '_>,
+    modifiers: &[String],
+    reduce: bool,
+) -> Result<Execute, String> {
+    let form = form(ops, modifiers)?;
+    if reduce != form.add || (form.element.is_some() && !reduce) || (reduce && form.signals) {
+        return ops.unknown();
+    }
+    let operands = ops.instruction.operands.clone();
+    // Destination, source{, size}{, mbarrier}{, block mask}{, cache policy}.
+    let sized = usize::from(form.tensor.is_none());
+    let wanted =
+        2 + sized + [form.signals, form.multicast, form.hint].iter().filter(|b| **b).count();
+    ops.count(wanted)?;
+    let (to, from) = (form.spaces[0].as_str(), form.spaces[1].as_str());
+    let (near, far) = match (to, from) {
+        ("shared::cluster" | "shared::cta", "global") if form.signals => (0, 1),
+        ("global", "shared::cta") if form.grouped => (1, 0),
+        // Towards another block, from here: the near side is the destination all the same.
+        ("shared::cluster", "shared::cta")
+            if form.signals && form.tensor.is_none() && !form.multicast =>
+        {
+            (0, 1)
+        }
+        _ => return ops.unknown(),
+    };
+    let far = match (&operands[far], form.tensor) {
+        (Operand::Tensor(map, coordinates), Some(rank)) if coordinates.len() == rank => {
+            let mut registers = Vec::new();
+            for coordinate in coordinates {
+                registers.push(ops.narrow_of(coordinate)?);
+            }
+            Far::Tensor(ops.address_of(map)?.0, registers)
+        }
+        (operand, None) if from == "shared::cta" && to != "global" => {
+            Far::Shared(SharedAddress::of(ops, operand)?)
+        }
+        (operand, None) => Far::Global(ops.address_of(operand)?.0),
+        _ => return ops.unknown(),
+    };
+    let near = SharedAddress::of(ops, &operands[near])?;
+    let size = if sized == 1 { Some(ops.narrow(2)?) } else { None };
+    let barrier =
+        if form.signals { Some(SharedAddress::of(ops, &operands[2 + sized])?) } else { None };
+    let multicast = if form.multicast { Some(ops.narrow(3 + sized)?) } else { None };
+    let reduction = reduce.then_some(form.element);
+    let bulk = Bulk { far, near, size, barrier, multicast, reduction, line: ops.instruction.line };
+    let load = form.signals;
+    Ok(Box::new(move |c, mask| {
+        let near = bulk.near.places(c, mask)?;
+        for lane in lanes(mask) {
+            if load {
+                start_load(c, &bulk, near[lane], lane)?
+            } else {
+                start_store(c, &bulk, near[lane], lane)?
+            }
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+fn misuse(message: String) -> Box<Fault> {
+    Fault::new(Kind::Misuse, message)
+}
+
+/// The tensor map at an address, which may be a parameter, a constant or global memory.
+fn tensor_map(c: &mut Context<'_>, address: &Address, lane: usize) -> Step<TensorMap> {
+    let address = address.resolve(c, 1 << lane)?[lane];
+    let (space, at) = specific(address);
+    if !at.is_multiple_of(64) {
+        return Err(Fault::new(
+            Kind::Misaligned,
+            format!("a tensor map at {address:#x}, expected a multiple of 64"),
+        ));
+    }
+    let bytes = match space {
+        Space::Global if address < PARAM_OFFSET => {
+            c.launch.constants.get(at as usize..at as usize + 128)
+        }
+        Space::Const if at < PARAM_OFFSET => c.launch.constants.get(at as usize..at as usize + 128),
+        Space::Const => {
+            let at = (at - PARAM_OFFSET) as usize;
+            c.launch.params.get(at..at + 128)
+        }
+        Space::Global => {
+            let (slot, offset) = c.memory.locate(at, 128)?;
+            Some(&c.memory.buffer(slot).data[offset..offset + 128])
+        }
+        _ => None,
+    };
+    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+    let bytes = bytes.ok_or_else(|| misuse(format!("no tensor map can be at {address:#x}")))?;
+    TensorMap::decode(bytes).map_err(misuse)
+}
+
+/// The pieces of a copy, in the near side's shared memory.
+fn pieces(
+    c: &mut Context<'_>,
+    bulk: &Bulk,
+    near: Place,
+    lane: usize,
+) -> Step<(Vec<Piece>, Option<TensorElement>)> {
+    match &bulk.far {
+        Far::Tensor(map, coordinates) => {
+            let map = tensor_map(c, map, lane)?;
+            let mut at = Vec::new();
+            for &register in coordinates {
+                at.push(defined(&c.warp.registers, register, lane)? as i32);
+            }
+            let pieces = map.pieces(near.1 as u32, &at).map_err(misuse)?;
+            Ok((pieces, Some(map.element())))
+        }
+        Far::Global(address) => {
+            let global = address.resolve(c, 1 << lane)?[lane];
+            let bytes = size(c, bulk, near, lane)?;
+            if !global.is_multiple_of(16) {
+                return Err(Fault::new(
+                    Kind::Misaligned,
+                    format!("a bulk copy at global address {global:#x}"),
+                ));
+            }
+            Ok((
+                vec![Piece { shared: near.1 as u32, global: Some(specific(global).1), bytes }],
+                None,
+            ))
+        }
+        Far::Shared(_) => {
+            let bytes = size(c, bulk, near, lane)?;
+            Ok((vec![Piece { shared: near.1 as u32, global: None, bytes }], None))
+        }
+    }
+}
+
+/// The size operand, which like the addresses is a multiple of 16.
+fn size(c: &Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Step<u32> {
+    let bytes = bulk.size.map_or(Ok(0), |size| defined(&c.warp.registers, size, lane))?;
+    if !bytes.is_multiple_of(16) || !near.1.is_multiple_of(16) {
+        let message = format!("a bulk copy of {bytes} bytes at shared offset {}", near.1);
+        return Err(Fault::new(Kind::Misaligned, message));
+    }
+    Ok(bytes)
+}
+
+fn start_load(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Step<()> {
+    let (pieces, _) = pieces(c, bulk, near, lane)?;
+    let barrier = match &bulk.barrier {
+        Some(barrier) => barrier.places(c, 1 << lane)?[lane],
+        None => return Err(misuse("a bulk load without an mbarrier".into())),
+    };
+    if barrier.0 != near.0 {
+        return Err(misuse(format!(
+            "a copy to block {} of the cluster signals an mbarrier of block {}",
+            near.0, barrier.0
+        )));
+    }
+    let blocks = match bulk.multicast {
+        None => vec![near.0],
+        Some(mask) => {
+            let mask = defined(&c.warp.registers, mask, lane)? & 0xffff;
+            if mask >> c.cluster.shared.len() != 0 {
+                return Err(misuse(format!(
+                    "multicast to blocks {mask:#x} of a cluster of {}",
+                    c.cluster.shared.len()
+                )));
+            }
+            lanes(mask).collect()
+        }
+    };
+    let sources = match &bulk.far {
+        Far::Shared(address) => Some(read_source(c, address, pieces[0].bytes, lane)?),
+        _ => {
+            check_global(c, &pieces, false)?;
+            None
+        }
+    };
+    for block in blocks {
+        c.reach_barrier_async((block, barrier.1))?;
+        let mut landing = Landing {
+            rank: block,
+            pieces: Vec::new(),
+            barrier: Some((block, barrier.1)),
+            line: bulk.line,
+        };
+        for piece in &pieces {
+            let (at, bytes) = (piece.shared as usize, piece.bytes as usize);
+            c.begin_async_write((block, at), bytes, lane as u8)?;
+            let from = match (piece.global, &sources) {
+                (_, Some(source)) => Payload::Shared(source.clone()),
+                (Some(address), None) => Payload::Global(address),
+                (None, None) => Payload::Zero,
+            };
+            landing.pieces.push((at, bytes, from));
+        }
+        c.cluster.late.push_back(Box::new(move |cluster, memory, _| landing.land(cluster, memory)));
+    }
+    Ok(())
+}
+
+/// The source of a copy between blocks.
+fn read_source(
+    c: &mut Context<'_>,
+    address: &SharedAddress,
+    bytes: u32,
+    lane: usize,
+) -> Step<Source> {
+    let place = address.places(c, 1 << lane)?[lane];
+    if !place.1.is_multiple_of(16) {
+        return Err(Fault::new(
+            Kind::Misaligned,
+            format!("a bulk copy from shared offset {}", place.1),
+        ));
+    }
+    let mut data = vec![0; bytes as usize];
+    c.read_async(place, &mut data, lane as u8)?;
+    Ok(Source { place, bytes: data })
+}
+
+/// Bounds, initialisation, races and traffic of the global side.
+fn check_global(c: &mut Context<'_>, pieces: &[Piece], store: bool) -> Step<()> {
+    for piece in pieces {
+        let (Some(address), bytes) = (piece.global, piece.bytes as usize) else { continue };
+        let (slot, offset) = c.memory.locate(address, bytes)?;
+        let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
+        let access = if store { Access::Write } else { Access::Read };
+        c.memory.mark((slot, offset), bytes, &who, access)?;
+        if !store {
+            let buffer = c.memory.buffer(slot);
+            if let Some(bad) = buffer.first_unwritten(offset, bytes) {
+                let message =
+                    format!("byte {bad} of `{}` is copied and was never written", buffer.name);
+                return Err(Fault::new(Kind::Uninitialised, message));
+            }
+        }
+        // A piece can be longer than the sectors one call takes.
+        for part in (0..bytes).step_by(1024) {
+            let part_bytes = (bytes - part).min(1024);
+            let sectors =
+                c.memory.sectors(slot, &[(offset + part) as u64], part_bytes as u64, store);
+            if store {
+                c.counters.global_store_sectors += sectors;
+                c.counters.global_store_bytes += part_bytes as u64;
+            } else {
+                c.counters.global_load_sectors += sectors;
+                c.counters.global_load_bytes += part_bytes as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn start_store(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Step<()> {
+    let (pieces, map_element) = pieces(c, bulk, near, lane)?;
+    if near.0 != c.warp.block {
+        return Err(misuse("a bulk store from the shared memory of another block".into()));
+    }
+    let reduction = match bulk.reduction {
+        None => None,
+        Some(element) => Some(
+            element
+                .or(map_element)
+                .ok_or_else(|| misuse("a reduction without an element type".into()))?,
+        ),
+    };
+    // Concurrent additions are what a reduction is for: only the read of the sum is a race.
+    if reduction.is_none() {
+        check_global(c, &pieces, true)?;
+    }
+    let mut store = BulkStore { sources: Vec::new(), writes: Vec::new(), reduction, read: false };
+    for piece in &pieces {
+        let place = (near.0, piece.shared as usize);
+        let mut bytes = vec![0; piece.bytes as usize];
+        c.read_async(place, &mut bytes, lane as u8)?;
+        if let Some(address) = piece.global {
+            c.memory.locate(address, bytes.len())?;
+            store.writes.push((store.sources.len(), address));
+        }
+        store.sources.push(Source { place, bytes });
+    }
+    c.warp.bulk.entry(lane).or_default().open.push(store);
+    Ok(())
+}

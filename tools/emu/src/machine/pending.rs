@@ -1,0 +1,476 @@
+//! What is under way asynchronously: products of the tensor cores, bulk copies, and the clocks
+//! that mbarriers pass on.
+//!
+//! Everything lands as late as it may, so that a missing wait shows. A product computes at once,
+//! but its accumulators stay undefined until `wgmma.wait_group`; the bytes it read are compared
+//! then, so that a buffer that is filled again too early is found. A bulk store keeps a copy of
+//! its source, compares it at `cp.async.bulk.wait_group`, and writes global memory there.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::fault::{Fault, Kind, Step};
+use super::memory::Memory;
+use super::race::{Access, Mark, Who, who};
+use super::registers::{ALL, Registers, Row};
+use super::shared::{IN_FLIGHT, VALID};
+use super::warp::join;
+use super::{Cluster, Context};
+use crate::tensor::mbarrier::Mbarrier;
+use crate::tensor::tensor_map::{TensorElement, reduce_add};
+use crate::text::ast::Class;
+
+/// Bytes of shared memory that something asynchronous reads.
+#[derive(Clone)]
+pub struct Source {
+    pub place: BarrierPlace,
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// An error if the bytes are not what they were.
+    fn unchanged(&self, cluster: &Cluster, what: &str) -> Step<()> {
+        unchanged(cluster, self.place, &self.bytes, what)
+    }
+}
+
+/// An error if shared memory does not hold the bytes any more.
+fn unchanged(cluster: &Cluster, (rank, at): BarrierPlace, bytes: &[u8], what: &str) -> Step<()> {
+    let (shared, range) = (&cluster.shared[rank], at..at + bytes.len());
+    let stable = shared.state[range.clone()].iter().all(|&s| s == VALID);
+    if stable && shared.data[range] == *bytes {
+        return Ok(());
+    }
+    let message = format!("shared bytes from {at} are overwritten while {what} still reads them");
+    Err(Fault::new(Kind::InFlight, message))
+}
+
+/// A product that was issued and not waited for.
+#[derive(Default)]
+pub struct Product {
+    pub accumulators: Vec<usize>,
+    /// Registers of A and what they held.
+    pub operands: Vec<(usize, Row)>,
+    /// The chunks of shared memory it reads: offset in the own block, bytes.
+    pub chunks: Vec<(usize, [u8; 16])>,
+    pub block: usize,
+}
+
+/// The products of a warp.
+#[derive(Default)]
+pub struct Products {
+    open: Vec<Product>,
+    groups: VecDeque<Vec<Product>>,
+    /// What the registers of products held at the last `wgmma.fence`, or when a product wrote them.
+    fenced: HashMap<usize, Row>,
+}
+
+impl Products {
+    fn all(&self) -> impl Iterator<Item = &Product> {
+        self.groups.iter().flatten().chain(&self.open)
+    }
+
+    /// True if a product that was not waited for writes the register.
+    pub fn in_flight(&self, register: usize) -> bool {
+        self.all().any(|product| product.accumulators.contains(&register))
+    }
+
+    /// True if nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.groups.iter().all(Vec::is_empty)
+    }
+
+    /// `wgmma.fence`: the registers may be used by products as they are now.
+    pub fn fence(&mut self, registers: &Registers, used: &[usize]) {
+        for &register in used {
+            self.fenced.insert(register, registers.narrow[register]);
+        }
+    }
+
+    /// An error if a register was touched after the last fence by anything but a product.
+    pub fn check_fenced(&self, registers: &Registers, used: &[usize]) -> Step<()> {
+        for &register in used {
+            if self.in_flight(register) {
+                continue;
+            }
+            let message = match self.fenced.get(&register) {
+                None => "wgmma.mma_async without a wgmma.fence before",
+                Some(row) if *row != registers.narrow[register] => {
+                    "a register of wgmma.mma_async was written after the last wgmma.fence"
+                }
+                Some(_) => continue,
+            };
+            return Err(Fault::new(Kind::Misuse, message));
+        }
+        Ok(())
+    }
+
+    pub fn push(&mut self, product: Product) {
+        self.open.push(product);
+    }
+
+    pub fn commit(&mut self) {
+        self.groups.push_back(std::mem::take(&mut self.open));
+    }
+
+    /// `wgmma.wait_group n`: all but the youngest `n` groups are done.
+    pub fn wait(&mut self, n: usize, registers: &mut Registers, cluster: &Cluster) -> Step<()> {
+        let done = self.groups.len().saturating_sub(n);
+        for product in self.groups.drain(..done).flatten().collect::<Vec<_>>() {
+            for (at, bytes) in &product.chunks {
+                unchanged(cluster, (product.block, *at), bytes, "a product of the tensor cores")?;
+            }
+            if product.operands.iter().any(|(register, row)| registers.narrow[*register] != *row) {
+                let message = "a register of A was written while a product still reads it";
+                return Err(Fault::new(Kind::InFlight, message));
+            }
+            for register in product.accumulators {
+                if self.in_flight(register) {
+                    continue;
+                }
+                if registers.known(Class::Narrow, register) != 0 {
+                    let message = "an accumulator was written before wgmma.wait_group";
+                    return Err(Fault::new(Kind::InFlight, message));
+                }
+                let row = registers.narrow[register];
+                registers.set_narrow(register, &row, ALL, ALL);
+                self.fenced.insert(register, row);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A copy from shared to global memory by the bulk engine.
+pub struct BulkStore {
+    pub sources: Vec<Source>,
+    /// Sources and where they go in global memory.
+    pub writes: Vec<(usize, u64)>,
+    pub reduction: Option<TensorElement>,
+    /// The source was read: it may be used again.
+    pub read: bool,
+}
+
+impl BulkStore {
+    fn finish_reading(&mut self, cluster: &Cluster) -> Step<()> {
+        if !self.read {
+            for source in &self.sources {
+                source.unchanged(cluster, "a bulk copy")?;
+            }
+            self.read = true;
+        }
+        Ok(())
+    }
+
+    fn write(&self, memory: &mut Memory) -> Step<()> {
+        for &(source, address) in &self.writes {
+            let bytes = &self.sources[source].bytes;
+            let (slot, offset) = memory.locate(address, bytes.len())?;
+            let buffer = memory.buffer(slot);
+            let target = &mut buffer.data[offset..offset + bytes.len()];
+            match self.reduction {
+                None => target.copy_from_slice(bytes),
+                Some(element) => {
+                    reduce_add(element, target, bytes).map_err(|m| Fault::new(Kind::Misuse, m))?;
+                }
+            }
+            buffer.set_written(offset, bytes.len());
+        }
+        Ok(())
+    }
+}
+
+/// Bulk stores of one lane.
+#[derive(Default)]
+pub struct BulkGroups {
+    pub open: Vec<BulkStore>,
+    groups: VecDeque<Vec<BulkStore>>,
+}
+
+impl BulkGroups {
+    pub fn commit(&mut self) {
+        self.groups.push_back(std::mem::take(&mut self.open));
+    }
+
+    /// `cp.async.bulk.wait_group{.read} n`.
+    pub fn wait(
+        &mut self,
+        n: usize,
+        read: bool,
+        cluster: &Cluster,
+        memory: &mut Memory,
+    ) -> Step<()> {
+        let done = self.groups.len().saturating_sub(n);
+        for store in self.groups.iter_mut().take(done).flatten() {
+            store.finish_reading(cluster)?;
+        }
+        if !read {
+            for store in self.groups.drain(..done).flatten() {
+                store.write(memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the kernel: global memory is written even if nobody waited, but the source must
+    /// have been waited for, because shared memory ends with the block.
+    pub fn finish(&mut self, memory: &mut Memory) -> Step<()> {
+        if !self.open.is_empty() || self.groups.iter().flatten().any(|store| !store.read) {
+            let message = "the kernel ends while a bulk copy still reads shared memory";
+            return Err(Fault::new(Kind::InFlight, message));
+        }
+        self.groups.drain(..).flatten().try_for_each(|store| store.write(memory))
+    }
+}
+
+/// What the detectors know of an mbarrier beside its 64 bits.
+#[derive(Clone, Default)]
+pub struct BarrierClocks {
+    /// Clocks of the arrivals so far, and those of the last completed phase: happens-before, and
+    /// what is visible to the async proxy.
+    arriving: (Vec<u32>, Vec<u32>),
+    completed: (Vec<u32>, Vec<u32>),
+    /// Who initialised it.
+    initialised: Mark,
+    /// The initialisation was fenced for the async proxy.
+    visible: bool,
+}
+
+/// Place of an mbarrier: rank of the block, offset.
+pub type BarrierPlace = (usize, usize);
+
+impl Cluster {
+    /// Changes an mbarrier object.
+    pub fn update_barrier<T>(
+        &mut self,
+        place: BarrierPlace,
+        change: impl FnOnce(&mut Mbarrier) -> Result<T, String>,
+    ) -> Step<T> {
+        let mut barrier = self.barrier(place)?;
+        let before = barrier.phase();
+        let result = change(&mut barrier).map_err(|message| Fault::new(Kind::Misuse, message))?;
+        let at = place.1;
+        self.shared[place.0].data[at..at + 8].copy_from_slice(&barrier.pack().to_le_bytes());
+        if barrier.phase() != before {
+            let sync = self.barriers.entry(place).or_default();
+            sync.completed = sync.arriving.clone();
+            self.activity += 1;
+        }
+        Ok(result)
+    }
+
+    /// Reads an mbarrier object.
+    pub fn barrier(&self, (rank, at): BarrierPlace) -> Step<Mbarrier> {
+        let shared = &self.shared[rank];
+        if !at.is_multiple_of(8) {
+            let message = format!("an mbarrier at shared offset {at}, expected a multiple of 8");
+            return Err(Fault::new(Kind::Misaligned, message));
+        }
+        shared.bounds(at, 8)?;
+        shared.readable(at, 8)?;
+        let bits =
+            shared.data[at..at + 8].iter().rev().fold(0, |bits, b| bits << 8 | u64::from(*b));
+        Mbarrier::unpack(bits).map_err(|message| Fault::new(Kind::Misuse, message))
+    }
+}
+
+impl Context<'_> {
+    /// The warp as the race detector knows it.
+    fn warp_who(&self) -> Who<'_> {
+        who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch)
+    }
+
+    /// Bytes of shared memory that the async proxy reads on behalf of this warp.
+    pub fn read_async(&mut self, place: BarrierPlace, bytes: &mut [u8], lane: u8) -> Step<()> {
+        self.mark_async(place, bytes.len(), lane, Access::Read)?;
+        let (rank, at) = place;
+        bytes.copy_from_slice(&self.cluster.shared[rank].data[at..at + bytes.len()]);
+        Ok(())
+    }
+
+    /// A range of shared memory that the async proxy will write on behalf of this warp.
+    pub fn begin_async_write(&mut self, place: BarrierPlace, bytes: usize, lane: u8) -> Step<()> {
+        self.mark_async(place, bytes, lane, Access::Write)?;
+        let (rank, at) = place;
+        self.cluster.shared[rank].state[at..at + bytes].fill(IN_FLIGHT);
+        Ok(())
+    }
+
+    /// Checks an access by the async proxy. What st.shared wrote is visible to it only after a
+    /// fence.proxy.async on the way.
+    fn mark_async(
+        &mut self,
+        (rank, at): BarrierPlace,
+        bytes: usize,
+        lane: u8,
+        access: Access,
+    ) -> Step<()> {
+        let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
+        let shared = &mut self.cluster.shared[rank];
+        shared.bounds(at, bytes)?;
+        match access {
+            Access::Read => shared.readable(at, bytes)?,
+            _ => shared.writable(at, bytes)?,
+        }
+        for word in (at..at + bytes).step_by(4) {
+            let mark = shared.last_write(word);
+            if mark.owner != 0
+                && who.follows(mark)
+                && self.warp.proxy[((mark.owner - 1) % who.warps) as usize] < mark.clock
+            {
+                let message = format!(
+                    "the async proxy accesses shared byte {word} without a fence.proxy.async after the store to it"
+                );
+                return Err(Fault::new(Kind::MissingProxyFence, message));
+            }
+        }
+        shared.mark(at, bytes, &who, lane, access)
+    }
+
+    /// `mbarrier.init`.
+    pub fn initialise_barrier(&mut self, place: BarrierPlace, count: u32, lane: u8) -> Step<()> {
+        let barrier = Mbarrier::init(count).map_err(|message| Fault::new(Kind::Misuse, message))?;
+        if !place.1.is_multiple_of(8) {
+            let message =
+                format!("an mbarrier at shared offset {}, expected a multiple of 8", place.1);
+            return Err(Fault::new(Kind::Misaligned, message));
+        }
+        if self.cluster.barriers.contains_key(&place) && self.cluster.barrier(place).is_ok() {
+            let message =
+                format!("mbarrier.init of the live mbarrier at shared offset {}", place.1);
+            return Err(Fault::new(Kind::Misuse, message));
+        }
+        self.write_barrier(place, barrier.pack(), lane)?;
+        let sync =
+            BarrierClocks { initialised: self.warp_who().mark(), ..BarrierClocks::default() };
+        self.cluster.barriers.insert(place, sync);
+        Ok(())
+    }
+
+    /// `mbarrier.inval`.
+    pub fn invalidate_barrier(&mut self, place: BarrierPlace, lane: u8) -> Step<()> {
+        self.write_barrier(place, Mbarrier::INVALID, lane)?;
+        self.cluster.barriers.remove(&place);
+        Ok(())
+    }
+
+    /// An ordinary store of a barrier's 64 bits.
+    fn write_barrier(&mut self, (rank, at): BarrierPlace, bits: u64, lane: u8) -> Step<()> {
+        let who = who(self.warp, self.cluster.index, &self.cluster.acquired, self.launch);
+        let shared = &mut self.cluster.shared[rank];
+        shared.bounds(at, 8)?;
+        shared.writable(at, 8)?;
+        shared.mark(at, 8, &who, lane, Access::Write)?;
+        shared.data[at..at + 8].copy_from_slice(&bits.to_le_bytes());
+        shared.state[at..at + 8].fill(VALID);
+        self.cluster.activity += 1;
+        Ok(())
+    }
+
+    /// An error unless the initialisation of the mbarrier happened before.
+    pub fn reach_barrier(&self, place: BarrierPlace) -> Step<()> {
+        self.cluster.barrier(place)?;
+        match self.cluster.barriers.get(&place) {
+            Some(sync) if self.warp_who().follows(sync.initialised) => Ok(()),
+            Some(_) => {
+                let message = format!(
+                    "the mbarrier at shared offset {} is used before its mbarrier.init is ordered",
+                    place.1
+                );
+                Err(Fault::new(Kind::Race, message))
+            }
+            None => {
+                Err(Fault::new(Kind::Misuse, "mbarrier on bits that mbarrier.init did not write"))
+            }
+        }
+    }
+
+    /// An error unless an asynchronous copy may signal the mbarrier.
+    pub fn reach_barrier_async(&self, place: BarrierPlace) -> Step<()> {
+        self.reach_barrier(place)?;
+        if self.cluster.barriers.get(&place).is_some_and(|sync| sync.visible) {
+            return Ok(());
+        }
+        let message = "an asynchronous copy signals an mbarrier whose mbarrier.init no fence.mbarrier_init or \
+                       fence.proxy.async followed";
+        Err(Fault::new(Kind::MissingProxyFence, message))
+    }
+
+    /// A fence that makes the mbarriers initialised until now visible to the async proxy.
+    pub fn show_barriers(&mut self) {
+        let (who, mut seen) = (self.warp_who(), Vec::new());
+        for (place, sync) in &self.cluster.barriers {
+            if !sync.visible && who.follows(sync.initialised) {
+                seen.push(*place);
+            }
+        }
+        for place in seen {
+            self.cluster.barriers.entry(place).or_default().visible = true;
+        }
+    }
+
+    /// Before an arrival: the waiters of this phase will know what this warp knows.
+    pub fn release_to(&mut self, place: BarrierPlace) {
+        let sync = self.cluster.barriers.entry(place).or_default();
+        join(&mut sync.arriving.0, &self.warp.clock);
+        join(&mut sync.arriving.1, &self.warp.proxy);
+        self.warp.tick();
+    }
+
+    /// After a successful wait.
+    pub fn acquire_from(&mut self, place: BarrierPlace) {
+        if let Some(sync) = self.cluster.barriers.get(&place) {
+            self.warp.join(&sync.completed.0, &sync.completed.1);
+        }
+    }
+}
+
+/// What a copy into shared memory brings when it lands.
+pub struct Landing {
+    pub rank: usize,
+    /// Shared offset and bytes; global memory is read on landing.
+    pub pieces: Vec<(usize, usize, Payload)>,
+    pub barrier: Option<BarrierPlace>,
+    pub line: u32,
+}
+
+/// Where landing bytes come from.
+pub enum Payload {
+    Global(u64),
+    Shared(Source),
+    Zero,
+}
+
+impl Landing {
+    /// Writes the bytes and signals the mbarrier.
+    pub fn land(self, cluster: &mut Cluster, memory: &mut Memory) -> Step<()> {
+        let mut total = 0;
+        for (at, n, from) in self.pieces {
+            let data = match from {
+                Payload::Zero => vec![0; n],
+                Payload::Global(address) => {
+                    let (slot, from) = memory.locate(address, n)?;
+                    memory.buffer(slot).data[from..from + n].to_vec()
+                }
+                Payload::Shared(source) => {
+                    source.unchanged(cluster, "a bulk copy")?;
+                    source.bytes
+                }
+            };
+            let shared = &mut cluster.shared[self.rank];
+            shared.data[at..at + n].copy_from_slice(&data);
+            shared.state[at..at + n].fill(VALID);
+            shared.clear_marks(at, n);
+            total += n as u32;
+        }
+        if let Some(place) = self.barrier {
+            cluster.update_barrier(place, |barrier| barrier.complete_tx(total)).map_err(
+                |mut fault| {
+                    fault.message =
+                        format!("{} (the copy of PTX line {})", fault.message, self.line);
+                    fault
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
