@@ -241,6 +241,10 @@ fn copies_of_threads_arrive_at_an_mbarrier() {
     let want: Vec<u32> =
         (0..256).map(|i| if i >= 128 && i % 4 >= 2 { 0 } else { (i ^ 4) + 1 }).collect();
     assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
+    // What the threads copied is theirs, of the generic proxy: the copy engine needs a fence.
+    let engine = "cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r4], 16;";
+    let unfenced = with(BARRIER, "// The neighbour's bytes.", engine);
+    assert_eq!(fault(run(&unfenced)).0, Kind::MissingProxyFence);
     let counted = BARRIER.replace(".noinc", "");
     assert_eq!(fault(run(&counted)).0, Kind::Deadlock, "32 lanes leave 32 arrivals pending");
     let unwaited = with(BARRIER, "@!%p2 bra WAIT;\n  // The", "// The");

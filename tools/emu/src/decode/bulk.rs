@@ -202,9 +202,6 @@ fn tensor_map(c: &mut Context<'_>, address: &Address, lane: usize) -> Step<Tenso
         ));
     }
     let bytes = match space {
-        Space::Global if address < PARAM_OFFSET => {
-            c.launch.constants.get(at as usize..at as usize + 128)
-        }
         Space::Const if at < PARAM_OFFSET => c.launch.constants.get(at as usize..at as usize + 128),
         Space::Const => {
             let at = (at - PARAM_OFFSET) as usize;

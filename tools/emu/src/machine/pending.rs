@@ -484,7 +484,11 @@ impl Landing {
             let shared = &mut cluster.shared[self.rank];
             shared.data[at..at + bytes].copy_from_slice(&data);
             shared.state[at..at + bytes].fill(VALID);
-            shared.clear_marks(at, bytes);
+            // The copies of a thread stay its writes: the arrival passes its clock on. Those of the
+            // copy engine have no thread; whoever sees the mbarrier complete may use them.
+            if matches!(self.signal, Signal::Bytes(_)) {
+                shared.clear_marks(at, bytes);
+            }
             total += bytes as u32;
         }
         let signalled = match self.signal {
