@@ -73,6 +73,21 @@ template <class T> struct Vec16 {
 
 __device__ __forceinline__ bool aligned16(const void* p) { return ((u64)p & 15) == 0; }
 
+// ---- columns ----------------------------------------------------------------------------------
+
+// A vector of any stride; null if it was not given.
+struct Column {
+    const void* data;
+    i64 stride;
+};
+
+template <class R> __device__ __forceinline__ double at(const Column& c, i64 i) { return to_f64(((const R*)c.data)[i * c.stride]); }
+template <class R> __device__ __forceinline__ double at_or(const Column& c, i64 i, double otherwise) {
+    return c.data ? at<R>(c, i) : otherwise;
+}
+template <class R> __device__ __forceinline__ void put(const Column& c, i64 i, double x) {
+    if (c.data) ((R*)c.data)[i * c.stride] = from_f64<R>(x);
+}
 // ---- reductions -------------------------------------------------------------------------------
 
 struct Sum {
@@ -109,4 +124,18 @@ __device__ __forceinline__ T block_reduce(T x, T neutral, Op op, T* partial) {
     x = warp_reduce(lane < WARPS ? partial[lane] : neutral, op);
     __syncthreads();
     return x;
+}
+
+// True in all threads of the block that comes here last of `blocks`: it sees what the others wrote
+// before. `ticket` is 0 at first and 0 again afterwards. Called by all threads of a block.
+__device__ __forceinline__ bool last_block(u32* ticket, i64 blocks) {
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = (i64)atomicInc(ticket, (u32)(blocks - 1)) == blocks - 1;
+        __threadfence();
+    }
+    __syncthreads();
+    return last;
 }

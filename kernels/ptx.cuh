@@ -37,6 +37,20 @@ __device__ __forceinline__ float ptx_lg2(float x) {
     return y;
 }
 
+// 1/x.
+__device__ __forceinline__ float ptx_rcp(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// The larger of two; NaN if either is NaN.
+__device__ __forceinline__ float ptx_max_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
 // ---- memory -----------------------------------------------------------------------------------
 
 // 16 bytes that are read once: past L1, first to leave L2.
@@ -53,4 +67,38 @@ __device__ __forceinline__ uint4 ptx_load_stream(const void* p) {
 __device__ __forceinline__ void ptx_store_stream(void* p, uint4 v) {
     asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
+}
+
+// ---- clusters: blocks that read each other's shared memory; sm_90 has them, before it a cluster is one block ----
+
+// Which block of its cluster this is.
+__device__ __forceinline__ int ptx_cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+    int rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+#else
+    return 0;
+#endif
+}
+
+// Waits for all threads of the cluster and makes their writes to shared memory visible.
+__device__ __forceinline__ void ptx_cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// The 8 bytes that block `rank` of the cluster holds where this block holds `p`.
+__device__ __forceinline__ unsigned long long ptx_cluster_load(const void* p, int rank) {
+#if __CUDA_ARCH__ >= 900
+    unsigned int here = (unsigned int)__cvta_generic_to_shared(p), there;
+    unsigned long long value;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+    asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(there) : "memory");
+    return value;
+#else
+    return *(const unsigned long long*)p;
+#endif
 }

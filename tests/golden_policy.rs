@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Golden, max_rel};
+use common::devices::{close, on_all};
+use common::{Golden, max_rel, same_stats};
 use gradus::objective::presets;
 use gradus::ops::{
     Advantage, Aggregation, Kl, KlEstimator, KlGradient, Loss, PolicyLoss, PolicySettings,
@@ -41,7 +42,24 @@ impl Batch {
         }
     }
 
+    /// On every executor; the CPU's result is returned.
     fn run(&self, settings: &PolicySettings, aggregation: Aggregation) -> Output {
+        let run = |device: &Device| self.run_on(device, settings, aggregation);
+        on_all(run, |name, cpu, gpu| {
+            let scale = cpu.dlogp.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+            close(name, &[cpu.loss], &[gpu.loss], 1e-12, 1.0);
+            close(name, &cpu.dlogp, &gpu.dlogp, 1e-12, scale);
+            close(name, &cpu.token_loss, &gpu.token_loss, 1e-12, 1.0);
+            same_stats(name, &cpu.stats, &gpu.stats);
+        })
+    }
+
+    fn run_on(
+        &self,
+        device: &Device,
+        settings: &PolicySettings,
+        aggregation: Aggregation,
+    ) -> Output {
         let weight = seq_weights(aggregation, &self.lengths).unwrap();
         let offsets: Vec<i64> = (0..=self.b as i64).map(|i| i * self.t as i64).collect();
         let n = self.b * self.t;
@@ -67,7 +85,7 @@ impl Batch {
                 ViewMut::from(&mut out.dlogp),
             )
         };
-        policy_loss(&Device::Cpu, args).unwrap();
+        policy_loss(device, args).unwrap();
         out
     }
 }
@@ -188,6 +206,11 @@ fn verl_kl_penalties() {
 }
 
 fn one_token_kl(kl: Kl, logp: f32, reference: f32) -> (f32, f32) {
+    let run = |device: &Device| one_token_kl_on(device, kl, logp, reference);
+    on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"))
+}
+
+fn one_token_kl_on(device: &Device, kl: Kl, logp: f32, reference: f32) -> (f32, f32) {
     let settings = PolicySettings { kl: Some(kl), ..PolicySettings::default() };
     let (logp, reference) = ([logp], [reference]);
     let (mut loss, mut dlogp, mut token) = (0.0, [0f32], [0f32]);
@@ -204,7 +227,7 @@ fn one_token_kl(kl: Kl, logp: f32, reference: f32) -> (f32, f32) {
             (&mut dlogp[..]).into(),
         )
     };
-    policy_loss(&Device::Cpu, args).unwrap();
+    policy_loss(device, args).unwrap();
     (token[0], dlogp[0])
 }
 

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{check_gradient, normals};
+use common::devices::{close, on_all};
+use common::{check_gradient, normals, same_stats};
 use gradus::ops::{
     Advantage, Aggregation, ClipCenter, Denominator, Kl, KlEstimator, KlGradient, KlWeight, Loss,
     OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyStats, OffPolicyWeight, PolicyLoss,
@@ -49,7 +50,20 @@ impl Batch {
         }
     }
 
+    /// On every executor; the CPU's result is returned.
     fn run(&self, settings: &PolicySettings) -> (f64, Vec<f64>, PolicyStats) {
+        on_all(
+            |device| self.run_on(device, settings),
+            |name, cpu, gpu| {
+                let name = format!("{name} {settings:?}");
+                close(&name, &[cpu.0], &[gpu.0], 1e-12, 1.0);
+                close(&name, &cpu.1, &gpu.1, 1e-12, 0.1);
+                same_stats(&name, &cpu.2, &gpu.2);
+            },
+        )
+    }
+
+    fn run_on(&self, device: &Device, settings: &PolicySettings) -> (f64, Vec<f64>, PolicyStats) {
         let (mut loss, mut stats) = (f64::NAN, PolicyStats::default());
         let mut dlogp = vec![f64::NAN; 12];
         let args = PolicyLoss {
@@ -71,7 +85,7 @@ impl Batch {
                 ViewMut::from(&mut dlogp),
             )
         };
-        policy_loss(&Device::Cpu, args).unwrap();
+        policy_loss(device, args).unwrap();
         (loss, dlogp, stats)
     }
 }
@@ -109,7 +123,7 @@ fn policy_loss_gradients_match_central_differences() {
                 let settings = PolicySettings { loss, ratio, kl, ..PolicySettings::default() };
                 let batch = Batch::new(3);
                 let (_, dlogp, _) = batch.run(&settings);
-                let f = |x: &[f64]| batch_with(&batch, x).run(&settings).0;
+                let f = |x: &[f64]| batch_with(&batch, x).run_on(&Device::Cpu, &settings).0;
                 let worst = check_gradient(f, &batch.logp, &dlogp, 1e-6);
                 assert!(worst < 1e-6, "{loss:?} {ratio:?} {kl:?}: {worst}");
                 checked += 1;

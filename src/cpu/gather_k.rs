@@ -34,7 +34,7 @@ pub(crate) fn gather_k<T: Float>(mut a: GatherK<'_, T>) {
         }
         if let (Some(mass), Some(full), Some(kept)) = (&mut a.mass, full, kept) {
             let share = if kept.is_empty() { 0.0 } else { math::exp(kept.lse() - full.lse()) };
-            mass.set(t, share.min(1.0) as f32);
+            mass.set(t, if share > 1.0 { 1.0 } else { share } as f32);
         }
     }
 }
@@ -51,7 +51,10 @@ pub(crate) fn gather_k_bwd<T: Float>(a: GatherKBwd<'_, T>) {
             true => kept_stats(row, ids, &t),
             false => row_stats(row, &t),
         };
-        let q = |x: f64| math::exp(transformed(x, &t) - stats.max) / stats.sum;
+        let q = |x: f64| match stats.is_empty() {
+            true => 0.0,
+            false => math::exp(transformed(x, &t) - stats.max) / stats.sum,
+        };
         if !a.renormalize {
             for (out, x) in out.iter_mut().zip(row) {
                 let x = x.to_f64();

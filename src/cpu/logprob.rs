@@ -48,7 +48,11 @@ impl RowStats {
 
     /// −Σ p·log p = log Σ exp(z − m) − mean(z − m).
     pub fn entropy(&self) -> f64 {
-        if self.is_empty() { 0.0 } else { (self.log_sum() - self.weighted / self.sum).max(0.0) }
+        if self.is_empty() {
+            return 0.0;
+        }
+        let h = self.log_sum() - self.weighted / self.sum;
+        if h < 0.0 { 0.0 } else { h }
     }
 
     /// True if no token can occur.
@@ -169,11 +173,15 @@ pub(crate) fn logprob<T: Float>(mut a: LogProb<'_, T>) {
         if let Some(top1) = &mut a.top1 {
             let target = a.targets.at(t);
             let first_max = |row: &[T]| {
-                let target = row[target as usize].to_f64();
+                // −∞ is a token that cannot occur, also where the scale is negative.
                 let scale = a.transform.scale.signum();
+                let order = |x: T| match x.to_f64() {
+                    f64::NEG_INFINITY => f64::NEG_INFINITY,
+                    x => scale * x,
+                };
+                let best = order(row[target as usize]);
                 let beaten = |x: &T, i: usize| {
-                    let x = x.to_f64();
-                    scale * x > scale * target || (x == target && (i as i32) < a.targets.at(t))
+                    order(*x) > best || (order(*x) == best && (i as i32) < target)
                 };
                 !row.iter().enumerate().any(|(i, x)| beaten(x, i))
             };

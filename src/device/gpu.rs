@@ -24,6 +24,9 @@ pub struct Gpu {
     lost: OnceLock<String>,
 }
 
+/// Bytes before the scratch memory that hold tickets.
+const TICKETS: usize = 256;
+
 /// Memory for partial results, reused by every launch of the stream in order.
 #[derive(Default)]
 struct Scratch {
@@ -118,14 +121,15 @@ impl Gpu {
         self.scratch(bytes).map(|_| ())
     }
 
-    /// At least `bytes` bytes that stay this launch's until the guard falls. Their content is
+    /// A ticket and at least `bytes` bytes that stay this launch's until the guard falls. Their content is
     /// whatever the last launch left.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<ScratchGuard<'_>> {
         let mut scratch = lock(&self.scratch);
         if bytes > scratch.bytes {
             // Growing by powers of two bounds the number of growths by the logarithm of the need.
             let size = bytes.next_power_of_two().max(1 << 16);
-            let ptr = self.alloc("scratch memory", size)?;
+            let ptr = self.alloc("scratch memory", size + TICKETS)?;
+            self.call(|d| d.fill(self.stream, ptr, 0, TICKETS))?;
             if scratch.bytes > 0 {
                 self.synchronize()?;
                 self.free(scratch.ptr);
@@ -190,8 +194,14 @@ impl fmt::Debug for Gpu {
 pub(crate) struct ScratchGuard<'a>(MutexGuard<'a, Scratch>);
 
 impl ScratchGuard<'_> {
-    /// Device address, aligned to 256.
+    /// Device address of the bytes, aligned to 256.
     pub fn ptr(&self) -> u64 {
+        self.0.ptr + TICKETS as u64
+    }
+
+    /// Device address of a `u32` that is 0, for kernels whose last block finishes the work; they
+    /// leave it at 0.
+    pub fn ticket(&self) -> u64 {
         self.0.ptr
     }
 }

@@ -21,7 +21,7 @@ pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub use module::{KernelSet, shipped_ptx};
 pub use probe::{GpuProbe, probe_gpu};
-pub(crate) use stage::Stage;
+pub(crate) use stage::{Column, Stage};
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
 #[derive(Clone, Debug)]

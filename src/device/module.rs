@@ -21,8 +21,13 @@ macro_rules! images {
 
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
+    "gather_k",
     "group_advantage",
     "lerp",
+    "logprob",
+    "policy_loss",
+    "sample",
+    "vocab_kl",
 };
 
 /// A family of PTX files.

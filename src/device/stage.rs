@@ -5,13 +5,22 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 use crate::device::driver::Grid;
 use crate::device::gpu::{Gpu, ScratchGuard};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::view::{Dims, Place, View, ViewMut};
+
+/// A vector of any stride as kernels take it: `Column` of `kernels/common.cuh`. No address is no
+/// operand.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Column {
+    data: u64,
+    stride: i64,
+}
 
 /// The operands of one op on their way.
 pub(crate) struct Stage<'a> {
@@ -95,6 +104,26 @@ impl<'a> Stage<'a> {
             self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
         }
         Ok(values)
+    }
+
+    /// A vector that is read, as kernels take vectors of any stride.
+    pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column> {
+        Ok(Column { stride: view.stride(0), data: self.input(view)? })
+    }
+
+    /// The same for an optional vector.
+    pub fn opt_column<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<Column> {
+        view.as_ref().map_or(Ok(Column::default()), |view| self.column(view))
+    }
+
+    /// A vector that is written.
+    pub fn column_out<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<Column> {
+        Ok(Column { stride: view.stride(0), data: self.output(view)? })
+    }
+
+    /// The same for an optional vector.
+    pub fn opt_column_out<T: Element>(&mut self, view: Option<ViewMut<'a, T>>) -> Result<Column> {
+        view.map_or(Ok(Column::default()), |view| self.column_out(view))
     }
 
     fn bring<T: Element>(&mut self, view: &View<'_, T>, filled: bool) -> Result<u64> {

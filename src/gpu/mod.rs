@@ -1,5 +1,11 @@
 //! The GPU side of every op: one file per op, which brings the operands over, computes the plan and
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
+pub(crate) mod gather_k;
 pub(crate) mod group_advantage;
 pub(crate) mod lerp;
+mod rows;
+pub(crate) mod logprob;
+pub(crate) mod policy_loss;
+pub(crate) mod sample;
+pub(crate) mod vocab_kl;

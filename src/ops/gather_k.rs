@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::logprob::{IGNORE, LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
@@ -47,7 +48,7 @@ pub fn gather_k<T: Float>(device: &Device, args: GatherK<'_, T>) -> Result<()> {
     check.opt_shape(device, "mass", &args.mass, &[rows])?;
     match device {
         Device::Cpu => cpu::gather_k::gather_k(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gather_k::gather_k(gpu, args)?,
     }
     Ok(())
 }
@@ -87,7 +88,7 @@ pub fn gather_k_bwd<T: Float>(device: &Device, args: GatherKBwd<'_, T>) -> Resul
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
         Device::Cpu => cpu::gather_k::gather_k_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gather_k::gather_k_bwd(gpu, args)?,
     }
     Ok(())
 }
@@ -104,6 +105,9 @@ fn check_ids<T>(
     let (rows, k) = (logits.extent(0), ids.extent(1));
     check.shape(device, "ids", ids, &[rows, k])?;
     check_vocab(check, vocab, logits.extent(1))?;
+    if !ids.is_host() {
+        return Ok((rows, k));
+    }
     let mut sorted = Vec::new();
     for t in 0..rows {
         sorted.clear();

@@ -6,6 +6,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -115,7 +116,7 @@ pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {
     check.opt_shape(device, "top1", &args.top1, &[rows])?;
     match device {
         Device::Cpu => cpu::logprob::logprob(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::logprob::logprob(gpu, args)?,
     }
     Ok(())
 }
@@ -181,7 +182,7 @@ pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
         Device::Cpu => cpu::logprob::logprob_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::logprob::logprob_bwd(gpu, args)?,
     }
     Ok(())
 }
@@ -223,7 +224,7 @@ pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Re
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     match device {
         Device::Cpu => cpu::logprob::logprob_fused(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::logprob::logprob_fused(gpu, args)?,
     }
     Ok(())
 }
@@ -252,8 +253,11 @@ pub(crate) fn check_vocab(check: Check, vocab: i64, columns: usize) -> Result<()
     check.that(ok, "vocab", vocab, &format!("1..={columns}"))
 }
 
-/// Every target is in `0..vocab` or [`IGNORE`].
+/// Every target is in `0..vocab` or [`IGNORE`]. Targets in device memory are the kernel's to check.
 pub(crate) fn check_targets(check: Check, targets: &View<'_, i32>, vocab: i64) -> Result<()> {
+    if !targets.is_host() {
+        return Ok(());
+    }
     for t in 0..targets.extent(0) {
         let target = targets.at(t);
         if target != IGNORE && !(0..vocab).contains(&(target as i64)) {

@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::logprob::{LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
@@ -66,7 +67,7 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     check.shape(device, "logp", &args.logp, &[rows])?;
     check.opt_shape(device, "logp_kept", &args.logp_kept, &[rows])?;
     check.opt_shape(device, "kept_mass", &args.kept_mass, &[rows])?;
-    for t in 0..rows {
+    for t in 0..if args.uniform.is_host() { rows } else { 0 } {
         let u = args.uniform.at(t);
         if !(0.0..1.0).contains(&u) {
             let got = format!("{u} at index {t}");
@@ -75,6 +76,6 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::sample::sample(check, args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::sample::sample(gpu, check, args),
     }
 }

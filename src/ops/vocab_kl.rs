@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::logprob::{LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
@@ -79,7 +80,7 @@ pub fn vocab_kl<T: Float>(device: &Device, args: VocabKl<'_, T>) -> Result<()> {
     check.shape(device, "value", &args.value, &[rows])?;
     match device {
         Device::Cpu => cpu::vocab_kl::vocab_kl(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::vocab_kl::vocab_kl(gpu, args)?,
     }
     Ok(())
 }
@@ -128,7 +129,7 @@ pub fn vocab_kl_bwd<T: Float>(device: &Device, args: VocabKlBwd<'_, T>) -> Resul
     check.shape(device, "dpolicy", &args.dpolicy, &[rows, args.policy.extent(1)])?;
     match device {
         Device::Cpu => cpu::vocab_kl::vocab_kl_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::vocab_kl::vocab_kl_bwd(gpu, args)?,
     }
     Ok(())
 }

@@ -161,3 +161,29 @@ pub fn same_on_any_pool(body: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
     }
     one
 }
+
+/// The statistics of a policy loss agree: counts exactly, sums to rounding.
+pub fn same_stats(name: &str, want: &gradus::ops::PolicyStats, got: &gradus::ops::PolicyStats) {
+    let counts = |s: &gradus::ops::PolicyStats| {
+        [
+            s.n_tokens,
+            s.n_sequences,
+            s.n_empty,
+            s.n_clip_lo,
+            s.n_clip_hi,
+            s.n_dual,
+            s.n_opsm,
+            s.n_nonfinite,
+        ]
+    };
+    let sums = |s: &gradus::ops::PolicyStats| {
+        let mut list =
+            vec![s.sum_ratio, s.sum_ratio2, s.min_ratio, s.max_ratio, s.max_abs_log_ratio];
+        list.push(s.sum_entropy);
+        list.extend(s.sum_kl);
+        list.extend(s.grad2_by_class);
+        list
+    };
+    assert_eq!(counts(want), counts(got), "{name}");
+    devices::close(name, &sums(want), &sums(got), 1e-11, 1.0);
+}

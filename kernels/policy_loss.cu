@@ -1,0 +1,305 @@
+// loss = sum_i w_i sum_t L_t over packed sequences, its gradient by every log-prob, and statistics.
+//
+// L_t = token_weight·keep·rho·surrogate + beta·KL - c·entropy. The surrogates and where they were
+// published are in `ops::Loss`; `policy_terms.cuh` holds their formulas.
+//
+// | operand                                          | shape   | dtype    | layout            |
+// |--------------------------------------------------|---------|----------|-------------------|
+// | logp, old, sampler, ref, ref2, weights, entropy  | [N]     | f32, f64 | any stride        |
+// | mask, class, selected                            | [N]     | u8       | any stride        |
+// | advantage                                        | [B], [N]| f32, f64 | any stride        |
+// | cu_seqlens                                       | [B + 1] | i64      | clamped to 0..=N  |
+// | seq_weight                                       | [B]     | f32, f64 | any stride        |
+// | dlogp, dentropy, token_loss                      | [N]     | f32, f64 | any stride        |
+// | totals                                           | [26]    | f64      | loss, then the statistics |
+//
+// Mapping: a block a sequence, threads stride over its tokens; one launch. The block that is done
+// last adds the blocks' totals.
+// Traffic: each given column once from memory, up to three times from cache; O(N) flops in f64.
+//
+//     pass 1   (sequence ratios, GMPO, VESPO, OPSM only)   n, sum of log-ratios, ...
+//     pass 2   terms of every token: loss, statistics, sum of what flows through a shared ratio
+//     pass 3   (sequence ratios only) gradients; token ratios write theirs in pass 2
+//
+// Numerics: f64 inside, rounded once; masked tokens are skipped, not multiplied by 0, and get an
+// exact 0. Sums are a thread's tokens in order, then a butterfly, then the warps in order: a tree
+// that depends on the sequence's length alone. The final sum depends on B alone.
+// local memory: policy_loss_f32: values that live across the slow paths of f64 division and exp
+// local memory: policy_loss_f64: values that live across the slow paths of f64 division and exp
+#include "policy_terms.cuh"
+
+struct PolicyLossParams {
+    Column logp, old_logp, sampler_logp, ref_logp, ref2_logp;
+    Column token_weight, is_weight, entropy, advantage, seq_weight;
+    Column mask, klass, selected, cu_seqlens;
+    Column dlogp, dentropy, token_loss;
+    double* partial;    // [B][TOTALS]
+    double* totals;     // [TOTALS]
+    u32* ticket;        // 0 before and after
+    i64 tokens, sequences;
+    i64 advantage_per_token;
+    PolicySettings s;
+};
+
+// What is summed, in the order of `totals`.
+enum Total {
+    T_LOSS, T_TOKENS, T_SEQUENCES, T_EMPTY, T_CLIP_LO, T_CLIP_HI, T_DUAL, T_OPSM, T_NONFINITE, T_RATIO, T_RATIO2,
+    T_ENTROPY, T_KL1, T_KL2, T_KL3, T_GRAD2, T_SUMS = T_GRAD2 + 8,
+    // Extremes: smallest and largest ratio, largest |log-ratio|.
+    T_MIN_RATIO = T_SUMS, T_MAX_RATIO, T_MAX_LOG_RATIO, TOTALS
+};
+
+static constexpr int THREADS = 128;
+static constexpr int WARPS = THREADS / WARP;
+
+__device__ __forceinline__ u8 byte(const Column& c, i64 i, u8 otherwise) {
+    return c.data ? ((const u8*)c.data)[i * c.stride] : otherwise;
+}
+
+// What the sequence's tokens have in common.
+struct Sequence {
+    i64 index, begin, end;
+    double weight, count;
+    double level;        // log-ratio of the sequence, if it has one
+    double advantage;    // GMPO's mean
+    double phi[2];       // VESPO's weights for A >= 0 and A < 0
+    bool drops;          // OPSM drops tokens of negative advantage
+};
+
+// A token that carries loss.
+struct Active {
+    Token t;
+    double raw, rho, weight, entropy;
+    int klass;
+    bool moves;
+};
+
+// False for a token that is masked or whose class has weight 0; nothing else of it is read then.
+template <class R> __device__ __forceinline__ bool load(const PolicyLossParams& p, i64 sequence, i64 i, Active* out) {
+    const PolicySettings& s = p.s;
+    if (byte(p.mask, i, 1) == 0) return false;
+    const int klass = byte(p.klass, i, 0) & 7;
+    if (s.class_weight[klass] == 0.0) return false;
+    const double logp = at<R>(p.logp, i);
+    const double old = at_or<R>(p.old_logp, i, logp), sampler = at_or<R>(p.sampler_logp, i, logp);
+    const double base = s.class_self_ratio[klass] ? logp : s.sampler_denominator ? sampler : old;
+    out->klass = klass;
+    out->raw = logp - base;
+    const double log_ratio = clamp(out->raw, -s.log_ratio_clamp, s.log_ratio_clamp);
+    out->moves = log_ratio == out->raw;
+    out->rho = at_or<R>(p.is_weight, i, 1.0);
+    out->weight = at_or<R>(p.token_weight, i, 1.0);
+    out->entropy = at_or<R>(p.entropy, i, 0.0);
+    out->t.advantage = s.loss == CROSS_ENTROPY ? 1.0 : at<R>(p.advantage, p.advantage_per_token ? i : sequence);
+    out->t.logp = logp;
+    out->t.base = base;
+    out->t.log_ratio = log_ratio;
+    out->t.center = s.stale_center ? exp(old - sampler) : 1.0;
+    out->t.selected = byte(p.selected, i, 0) != 0;
+    return true;
+}
+
+// GMPO's log-ratio: cut on the pessimistic side.
+__device__ __forceinline__ double gmpo_cut(const PolicySettings& s, const Active& a) {
+    const double d = a.t.log_ratio;
+    return a.t.advantage > 0.0 ? fmin(d, s.x[1]) : a.t.advantage < 0.0 ? fmax(d, -s.x[0]) : 0.0;
+}
+
+static constexpr double LOG_TINY = -18.420680743952367;  // log 1e-8, where VESPO cuts small ratios
+
+// Pass 1: fills `q` with what the settings need of the whole sequence.
+template <class R> __device__ __forceinline__ void survey(const PolicyLossParams& p, Sequence& q, double* shared) {
+    const PolicySettings& s = p.s;
+    const Column& sampler = p.sampler_logp.data ? p.sampler_logp : p.old_logp;
+    double count = 0.0, ratios = 0.0, advantages = 0.0, vespo = 0.0, gap = 0.0;
+    for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
+        Active a;
+        if (!load<R>(p, q.index, i, &a)) continue;
+        count += 1.0;
+        ratios += s.loss == GMPO ? gmpo_cut(s, a) : a.t.log_ratio;
+        advantages += a.t.advantage;
+        if (s.loss == VESPO) vespo += clamp(a.raw, -20.0, 20.0) + clamp(log(a.rho), LOG_TINY, 20.0);
+        if (sampler.data) gap += at<R>(sampler, i) - a.t.logp;
+    }
+    q.count = block_reduce<THREADS>(count, 0.0, Sum(), shared);
+    if (q.count == 0.0) return;
+    ratios = block_reduce<THREADS>(ratios, 0.0, Sum(), shared);
+    q.advantage = block_reduce<THREADS>(advantages, 0.0, Sum(), shared) / q.count;
+    const bool mean = s.loss == GMPO || s.ratio != RATIO_SEQUENCE_SUM;
+    q.level = mean ? ratios / q.count : ratios;
+    if (s.loss == VESPO) {
+        const double log_w = clamp(block_reduce<THREADS>(vespo, 0.0, Sum(), shared), LOG_TINY, 20.0);
+        for (int k = 0; k < 2; ++k) {
+            const double phi = exp(s.x[2 * k + 1] + s.x[2 * k] * log_w - s.x[2 * k + 1] * exp(log_w));
+            q.phi[k] = phi - phi == 0.0 ? phi : 0.0;
+        }
+    }
+    gap = block_reduce<THREADS>(gap, 0.0, Sum(), shared);
+    q.drops = s.opsm != INF_F64 && sampler.data && gap / q.count > s.opsm;
+}
+
+// Brings a token's log-ratio to the level of the settings.
+__device__ __forceinline__ void set_ratio(const PolicySettings& s, const Sequence& q, Active& a) {
+    if (s.loss == GMPO) {
+        a.moves = a.moves && gmpo_cut(s, a) == a.t.log_ratio;
+        a.t.log_ratio = q.level;
+        a.t.advantage = q.advantage;
+    } else if (s.ratio != RATIO_TOKEN) {
+        const double bounded = fmin(q.level, s.seq_log_ratio_max);
+        a.moves = a.moves && bounded == q.level;
+        a.t.log_ratio = bounded;
+    }
+    a.t.ratio = exp(a.t.log_ratio);
+    if (s.loss == VESPO) {
+        a.t.phi = a.t.advantage < 0.0 ? q.phi[1] : q.phi[0];
+        a.rho = 1.0;  // rho is inside phi already
+    }
+}
+
+__device__ __forceinline__ double times(double x, double scale) { return scale == 0.0 ? 0.0 : x * scale; }
+
+// Terms of one token with all its weights: value without, derivatives with class and sequence weight.
+template <class R>
+__device__ __forceinline__ Term terms(const PolicyLossParams& p, const Sequence& q, const Active& a, i64 i, bool* dropped) {
+    const PolicySettings& s = p.s;
+    Term term = surrogate(s, a.t), kl = {0.0, 0.0, 0.0, CLIPPED_NO};
+    *dropped = q.drops && a.t.advantage < 0.0;
+    const double keep = *dropped ? 0.0 : a.rho * a.weight;
+    if (s.kl) {
+        const double second = at_or<R>(p.ref2_logp, i, 0.0);
+        kl = penalty(s, a.t, at<R>(p.ref_logp, i), p.ref2_logp.data ? &second : nullptr);
+    }
+    const double klass = s.class_weight[a.klass], w = q.weight * klass;
+    const double value = times(term.value, keep) + kl.value - times(a.entropy, s.entropy_coef);
+    return {klass * value, w * (times(term.by_ratio, keep) + kl.by_ratio), w * (times(term.by_logp, keep) + kl.by_logp),
+            term.clipped};
+}
+
+__device__ __forceinline__ void count_token(const PolicySettings& s, const Active& a, int clipped, bool dropped, double* sum) {
+    sum[T_TOKENS] += 1.0;
+    sum[T_CLIP_LO] += clipped == CLIPPED_LOW;
+    sum[T_CLIP_HI] += clipped == CLIPPED_HIGH;
+    sum[T_DUAL] += clipped == CLIPPED_DUAL;
+    sum[T_OPSM] += dropped;
+    sum[T_RATIO] += a.t.ratio;
+    sum[T_RATIO2] += a.t.ratio * a.t.ratio;
+    sum[T_ENTROPY] += a.entropy;
+    sum[T_MIN_RATIO] = fmin(sum[T_MIN_RATIO], a.t.ratio);
+    sum[T_MAX_RATIO] = fmax(sum[T_MAX_RATIO], a.t.ratio);
+    sum[T_MAX_LOG_RATIO] = fmax(sum[T_MAX_LOG_RATIO], fabs(a.raw));
+}
+
+// Adds `mine` of all threads into out[TOTALS]: a butterfly, then the warps in order.
+__device__ __forceinline__ void combine(const double* mine, double* out, double (*shared)[TOTALS]) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (int k = 0; k < TOTALS; ++k) {
+        const double x = k < T_SUMS           ? warp_reduce(mine[k], Sum())
+                         : k == T_MIN_RATIO ? warp_reduce(mine[k], Min())
+                                            : warp_reduce(mine[k], Max());
+        if (lane == 0) shared[warp][k] = x;
+    }
+    __syncthreads();
+    if (threadIdx.x < TOTALS) {
+        double x = shared[0][threadIdx.x];
+        for (int w = 1; w < WARPS; ++w) {
+            const double y = shared[w][threadIdx.x];
+            x = threadIdx.x < T_SUMS ? x + y : threadIdx.x == T_MIN_RATIO ? fmin(x, y) : fmax(x, y);
+        }
+        out[threadIdx.x] = x;
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ void clear(double* sum) {
+#pragma unroll
+    for (int k = 0; k < TOTALS; ++k) sum[k] = 0.0;
+    sum[T_MIN_RATIO] = INF_F64;
+    sum[T_MAX_RATIO] = -INF_F64;
+}
+
+// Adds a gradient to the statistics and writes it.
+template <class R>
+__device__ __forceinline__ void finish(const PolicyLossParams& p, const Sequence& q, const Active& a, i64 i, double gradient, double* sum) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) sum[T_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
+    sum[T_NONFINITE] += !(gradient - gradient == 0.0);
+    put<R>(p.dlogp, i, gradient);
+    put<R>(p.dentropy, i, -q.weight * p.s.entropy_coef);
+}
+
+template <class R> __device__ __forceinline__ void one_sequence(const PolicyLossParams& p, Sequence& q, double* sum, double* shared) {
+    const PolicySettings& s = p.s;
+    const bool shared_ratio = s.loss == GMPO || s.ratio == RATIO_SEQUENCE_MEAN || s.ratio == RATIO_SEQUENCE_SUM;
+    if (shared_ratio || s.ratio != RATIO_TOKEN || s.loss == VESPO || s.opsm != INF_F64) survey<R>(p, q, shared);
+    double flow = 0.0;
+    for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
+        Active a;
+        if (!load<R>(p, q.index, i, &a)) {
+            put<R>(p.dlogp, i, 0.0);
+            put<R>(p.dentropy, i, 0.0);
+            put<R>(p.token_loss, i, 0.0);
+            continue;
+        }
+        set_ratio(s, q, a);
+        bool dropped;
+        const Term term = terms<R>(p, q, a, i, &dropped);
+        count_token(s, a, term.clipped, dropped, sum);
+        if (p.ref_logp.data) {
+            const double k = at<R>(p.ref_logp, i) - a.t.logp;
+            sum[T_KL1] += -k;
+            sum[T_KL2] += 0.5 * k * k;
+            sum[T_KL3] += expm1(k) - k;
+        }
+        sum[T_LOSS] += q.weight * term.value;
+        put<R>(p.token_loss, i, term.value);
+        flow += term.by_ratio;
+        if (!shared_ratio) finish<R>(p, q, a, i, (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
+    }
+    if (!shared_ratio) return;
+    flow = block_reduce<THREADS>(flow, 0.0, Sum(), shared);
+    const double share = s.loss != GMPO && s.ratio == RATIO_SEQUENCE_SUM ? flow : flow / q.count;
+    for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
+        Active a;
+        if (!load<R>(p, q.index, i, &a)) continue;
+        set_ratio(s, q, a);
+        bool dropped;
+        const Term term = terms<R>(p, q, a, i, &dropped);
+        finish<R>(p, q, a, i, (a.moves ? share : 0.0 * share) + term.by_logp, sum);
+    }
+}
+
+template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossParams& p) {
+    __shared__ double warps[WARPS][TOTALS];
+    double sum[TOTALS];
+    clear(sum);
+    const i64 b = blockIdx.x;
+    const i64* cu = (const i64*)p.cu_seqlens.data;
+    i64 begin = cu[b * p.cu_seqlens.stride], end = cu[(b + 1) * p.cu_seqlens.stride];
+    begin = begin < 0 ? 0 : begin > p.tokens ? p.tokens : begin;
+    end = end < begin ? begin : end > p.tokens ? p.tokens : end;
+    Sequence q = {b, begin, end, at<R>(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
+    one_sequence<R>(p, q, sum, warps[0]);
+    double* mine = p.partial + b * TOTALS;
+    combine(sum, mine, warps);
+    // Threads below TOTALS wrote `mine`; the one that sees n_tokens says whether there were any.
+    if (threadIdx.x == T_TOKENS) {
+        const bool any = mine[T_TOKENS] > 0.0;
+        mine[T_SEQUENCES] = any ? 1.0 : 0.0;
+        mine[T_EMPTY] = any ? 0.0 : 1.0;
+    }
+    if (!last_block(p.ticket, p.sequences)) return;
+    clear(sum);
+    for (i64 i = threadIdx.x; i < p.sequences; i += THREADS) {
+        const double* one = p.partial + i * TOTALS;
+#pragma unroll
+        for (int k = 0; k < T_SUMS; ++k) sum[k] += one[k];
+        sum[T_MIN_RATIO] = fmin(sum[T_MIN_RATIO], one[T_MIN_RATIO]);
+        sum[T_MAX_RATIO] = fmax(sum[T_MAX_RATIO], one[T_MAX_RATIO]);
+        sum[T_MAX_LOG_RATIO] = fmax(sum[T_MAX_LOG_RATIO], one[T_MAX_LOG_RATIO]);
+    }
+    combine(sum, p.totals, warps);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f32(const PolicyLossParams p) { policy_loss<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f64(const PolicyLossParams p) { policy_loss<double>(p); }

@@ -1,0 +1,243 @@
+#include "rows.cuh"
+
+struct VocabKlParams {
+    RowSet set;
+    const void *policy, *reference, *guide;
+    void* dpolicy;
+    i64 policy_stride, reference_stride, guide_stride, out_stride;
+    Column<const float> dvalue;
+    Column<float> value;
+    float gamma, beta;
+    i32 kind;
+};
+
+enum { FORWARD_KL, REVERSE_KL, JSD, TOTAL_VARIATION };
+
+// Where |x| is smaller, e^x - 1 and e^x - 1 - x are series; elsewhere they do not cancel.
+static constexpr float SMALL = 0.5f;
+
+// (e^x - 1 - x) / x².
+__device__ __forceinline__ float exp_tail(float x) {
+    float y = 1.0f / 40320.0f;
+    y = __fmaf_rn(y, x, 1.0f / 5040.0f);
+    y = __fmaf_rn(y, x, 1.0f / 720.0f);
+    y = __fmaf_rn(y, x, 1.0f / 120.0f);
+    y = __fmaf_rn(y, x, 1.0f / 24.0f);
+    y = __fmaf_rn(y, x, 1.0f / 6.0f);
+    return __fmaf_rn(y, x, 0.5f);
+}
+
+// e^x - 1.
+__device__ __forceinline__ float exp_less_one(float x) {
+    const float small = __fmaf_rn(x * x, exp_tail(x), x);
+    return fabsf(x) < SMALL ? small : ptx_ex2(1.442695041f * x) - 1.0f;
+}
+
+// log(1 + y): 2·artanh(y/(2 + y)) near 0.
+__device__ __forceinline__ float log_one_plus(float y) {
+    const float z = y * ptx_rcp(2.0f + y), s = z * z;
+    float small = 2.0f / 13.0f;
+    small = __fmaf_rn(small, s, 2.0f / 11.0f);
+    small = __fmaf_rn(small, s, 2.0f / 9.0f);
+    small = __fmaf_rn(small, s, 2.0f / 7.0f);
+    small = __fmaf_rn(small, s, 2.0f / 5.0f);
+    small = __fmaf_rn(small, s, 2.0f / 3.0f);
+    small = __fmaf_rn(small, s, 2.0f);
+    return fabsf(y) < SMALL ? small * z : 0.6931471806f * ptx_lg2(1.0f + y);
+}
+
+// One column's term of KL(a‖b), x = log b - log a: b - a - a·x >= 0. The sum over a row is the
+// divergence, as both add up to 1; no term cancels another.
+__device__ __forceinline__ float kl_term(float a, float b, float x) {
+    if (a == 0.0f) return b;
+    return fabsf(x) < SMALL ? a * (x * x) * exp_tail(x) : (b - a) - a * x;
+}
+
+// b - a.
+__device__ __forceinline__ float gap(float a, float b, float x) {
+    return fabsf(x) < SMALL ? a * __fmaf_rn(x * x, exp_tail(x), x) : b - a;
+}
+
+// A row as the divergences see it: p(t) = 2^((t - top)·c) / sum.
+struct Softmax {
+    float top, inverse, log_sum;
+    bool empty;
+};
+
+__device__ __forceinline__ Softmax softmax(const RowStats& r) {
+    if (r.empty()) return {LOWEST, 0.0f, 0.0f, true};
+    return {r.top, (float)(1.0 / r.sum), (float)log(r.sum), false};
+}
+
+// One column of both distributions.
+struct Pair {
+    float p, q;
+    float delta;  // log q - log p
+};
+
+template <class T> struct Rows {
+    static constexpr int N = Vec16<T>::N;
+    const VocabKlParams& params;
+    const RowSet& s;
+    Part<T> policy, reference, guide;
+    uint4 *held_policy, *held_reference, *held_guide;
+    Softmax q, p;
+    float log_ratio;  // log of the sums' ratio
+
+    __device__ __forceinline__ Rows(const VocabKlParams& params, int rank, i64 i, uint4* held)
+        : params(params), s(params.set), policy(s, (const T*)params.policy + i * params.policy_stride, rank),
+          reference(s, (const T*)params.reference + i * params.reference_stride, rank),
+          guide(s, (const T*)(params.guide ? params.guide : params.reference) + i * params.guide_stride, rank),
+          held_policy(s.held ? held : nullptr), held_reference(s.held ? held + s.held : nullptr),
+          held_guide(s.held ? held + 2 * s.held : nullptr) {}
+
+    // u + γ·(c - u); -inf on both sides stays -inf.
+    __device__ __forceinline__ float guided(float c, float u) const {
+        return c == u ? c : params.gamma == 0.0f ? u : __fmaf_rn(params.gamma, c - u, u);
+    }
+
+    // t of N columns of policy and teacher, -inf where there is no column.
+    __device__ __forceinline__ void read(i64 column, float (&tq)[N], float (&tp)[N]) const {
+        const Vec16<T> x = read_columns(policy, held_policy, column);
+        const Vec16<T> c = read_columns(reference, held_reference, column);
+#pragma unroll
+        for (int n = 0; n < N; ++n) tq[n] = to_f32(x.at[n]), tp[n] = to_f32(c.at[n]);
+        bend_all(s, tq);
+        bend_all(s, tp);
+        if (params.guide) {
+            const Vec16<T> v = read_columns(guide, held_guide, column);
+            float u[N];
+#pragma unroll
+            for (int n = 0; n < N; ++n) u[n] = to_f32(v.at[n]);
+            bend_all(s, u);
+#pragma unroll
+            for (int n = 0; n < N; ++n) tp[n] = guided(tp[n], u[n]);
+        }
+        if (column + N > s.vocab) {
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+                if (column + n >= s.vocab) tq[n] = tp[n] = -INF_F32;
+        }
+    }
+
+    // Calls body(tq, tp) for all of this thread's vectors of columns.
+    template <class F> __device__ __forceinline__ void each(F body) const {
+        const i64 end = min(policy.end * TILE * N, s.vocab);
+        for (i64 v = (policy.first * TILE + threadIdx.x) * N; v < end; v += THREADS * N) {
+            float tq[N], tp[N];
+            read(v, tq, tp);
+            body(tq, tp);
+        }
+    }
+
+    __device__ __forceinline__ void normalise(RowShared& shared) {
+        if (held_policy) {
+            hold(policy, held_policy);
+            hold(reference, held_reference);
+            if (params.guide) hold(guide, held_guide);
+            __syncthreads();
+        }
+        Online oq, op;
+        each([&](const float (&tq)[N], const float (&tp)[N]) {
+            add<N, false>(oq, tq, s.c, -2);
+            add<N, false>(op, tp, s.c, -2);
+        });
+        const RowStats a = combine(oq, s, false, shared), b = combine(op, s, false, shared);
+        q = softmax(a), p = softmax(b);
+        log_ratio = a.empty() || b.empty() ? 0.0f : (float)(log(a.sum) - log(b.sum));
+    }
+
+    __device__ __forceinline__ Pair pair(float tq, float tp) const {
+        const float a = tq - q.top, b = tp - p.top;
+        Pair c;
+        c.q = ptx_ex2(ptx_max_nan(a * s.c, FLOOR)) * q.inverse;
+        c.p = ptx_ex2(ptx_max_nan(b * s.c, FLOOR)) * p.inverse;
+        c.delta = __fmaf_rn(a - b, (float)s.k, -log_ratio);
+        if (c.p == 0.0f && c.q == 0.0f) c.delta = 0.0f;
+        return c;
+    }
+
+    // log(m/p) and log(m/q), m = β·p + (1 - β)·q.
+    __device__ __forceinline__ float mixture_to_p(Pair c) const { return log_one_plus((1.0f - params.beta) * exp_less_one(c.delta)); }
+    __device__ __forceinline__ float mixture_to_q(Pair c) const { return log_one_plus(params.beta * exp_less_one(-c.delta)); }
+    __device__ __forceinline__ float mixture(Pair c) const { return __fmaf_rn(params.beta, c.p, (1.0f - params.beta) * c.q); }
+
+    __device__ __forceinline__ float half_sign(Pair c) const {
+        return c.delta > 0.0f ? 0.5f : c.delta < 0.0f ? -0.5f : 0.0f;
+    }
+
+    // One column's share of the value, or of what the gradient subtracts from each column.
+    template <bool VALUE> __device__ __forceinline__ float term(Pair c) const {
+        if (params.kind == FORWARD_KL) return kl_term(c.p, c.q, c.delta);
+        if (params.kind == REVERSE_KL) return kl_term(c.q, c.p, -c.delta);
+        if (params.kind == TOTAL_VARIATION) return VALUE ? 0.5f * fabsf(gap(c.p, c.q, c.delta)) : c.q * half_sign(c);
+        const float m = mixture(c), from_q = kl_term(c.q, m, mixture_to_q(c));
+        if (!VALUE) return from_q;
+        return params.beta * kl_term(c.p, m, mixture_to_p(c)) + (1.0f - params.beta) * from_q;
+    }
+
+    // Σ over the columns. A row without a token that can occur has no divergence from another.
+    template <bool VALUE> __device__ __forceinline__ float sum(RowShared& shared) const {
+        float sum[4] = {};
+        each([&](const float (&tq)[N], const float (&tp)[N]) {
+#pragma unroll
+            for (int n = 0; n < N; ++n) sum[n % 4] += term<VALUE>(pair(tq[n], tp[n]));
+        });
+        const double all = row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), s, shared);
+        const bool empty = (params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty);
+        return empty ? 0.0f : (float)all;
+    }
+
+    // dvalue/dz of one column.
+    __device__ __forceinline__ float gradient(Pair c, float mean) const {
+        if (params.kind == FORWARD_KL) return gap(c.p, c.q, c.delta);
+        if (c.q == 0.0f) return 0.0f;
+        if (params.kind == REVERSE_KL) return c.q * (c.delta - mean);
+        if (params.kind == TOTAL_VARIATION) return c.q * (half_sign(c) - mean);
+        return (1.0f - params.beta) * c.q * (-mixture_to_q(c) - mean);
+    }
+};
+
+template <class T> __device__ __forceinline__ void vocab_kl(const VocabKlParams& p) {
+    __shared__ RowShared shared;
+    extern __shared__ uint4 rows_on_chip[];
+    const int rank = p.set.cluster == 1 ? 0 : ptx_cluster_rank();
+    const i64 i = blockIdx.x >> p.set.shift;
+    Rows<T> rows(p, rank, i, rows_on_chip);
+    rows.normalise(shared);
+    const float value = rows.template sum<true>(shared);
+    if (rank == 0 && threadIdx.x == 0) p.value.set(i, value);
+}
+
+template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlParams& p) {
+    constexpr int N = Vec16<T>::N;
+    __shared__ RowShared shared;
+    extern __shared__ uint4 rows_on_chip[];
+    const int rank = p.set.cluster == 1 ? 0 : ptx_cluster_rank();
+    const i64 i = blockIdx.x >> p.set.shift;
+    Rows<T> rows(p, rank, i, rows_on_chip);
+    rows.normalise(shared);
+    const float mean = p.kind == FORWARD_KL ? 0.0f : rows.template sum<false>(shared);
+    const float g = p.dvalue.get(i), k = (float)p.set.k;
+    T* out = (T*)p.dpolicy + i * p.out_stride;
+    write_part(rows.policy, p.set, out, rank, rows.held_policy, true, [&](Vec16<T>& v, i64 column) {
+        float tq[N], tp[N];
+        rows.read(column, tq, tp);
+        float dx[N];
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            const float dz = rows.gradient(rows.pair(tq[n], tp[n]), mean);
+            dx[n] = g == 0.0f ? 0.0f : k * (g * dz);
+        }
+        times_slope(p.set, v, dx);
+#pragma unroll
+        for (int n = 0; n < N; ++n) v.at[n] = from_f32<T>(dx[n]);
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f32(const VocabKlParams p) { vocab_kl<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bf16(const VocabKlParams p) { vocab_kl<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f16(const VocabKlParams p) { vocab_kl<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f32(const VocabKlParams p) { vocab_kl_bwd<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_bf16(const VocabKlParams p) { vocab_kl_bwd<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f16(const VocabKlParams p) { vocab_kl_bwd<f16>(p); }
