@@ -16,7 +16,8 @@ use super::shared::{IN_FLIGHT, VALID};
 use super::warp::join;
 use super::{Cluster, Context};
 use crate::tensor::mbarrier::Mbarrier;
-use crate::tensor::tensor_map::{TensorElement, reduce_add};
+use crate::tensor::reduce::Reduction;
+use crate::tensor::tensor_map::TensorElement;
 use crate::text::ast::Class;
 
 /// Bytes of shared memory that something asynchronous reads.
@@ -151,7 +152,7 @@ pub struct BulkStore {
     pub sources: Vec<Source>,
     /// Sources and where they go in global memory.
     pub writes: Vec<(usize, u64)>,
-    pub reduction: Option<TensorElement>,
+    pub reduction: Option<(Reduction, TensorElement)>,
     /// The source was read: it may be used again.
     pub read: bool,
 }
@@ -175,9 +176,9 @@ impl BulkStore {
             let target = &mut buffer.data[offset..offset + bytes.len()];
             match self.reduction {
                 None => target.copy_from_slice(bytes),
-                Some(element) => {
-                    reduce_add(element, target, bytes).map_err(|m| Fault::new(Kind::Misuse, m))?;
-                }
+                Some((reduction, element)) => reduction
+                    .apply(element, target, bytes)
+                    .map_err(|m| Fault::new(Kind::Misuse, m))?,
             }
             buffer.set_written(offset, bytes.len());
         }
