@@ -141,8 +141,23 @@ fn copy(
     if let (Some(reduction), Some(element)) = (form.reduction, form.element) {
         reduction.check(element)?;
     }
+    let (bulk, load) = (bulk(ops, &form)?, form.signals);
+    Ok(Box::new(move |c, mask| {
+        let near = bulk.near.places(c, mask)?;
+        for lane in lanes(mask) {
+            if load {
+                start_load(c, &bulk, near[lane], lane)?
+            } else {
+                start_store(c, &bulk, near[lane], lane)?
+            }
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// The operands: destination, source{, size}{, mbarrier}{, block mask}{, cache policy}.
+fn bulk(ops: &mut Ops<'_, '_, '_, '_>, form: &Form) -> Result<Bulk, String> {
     let operands = ops.instruction.operands.clone();
-    // Destination, source{, size}{, mbarrier}{, block mask}{, cache policy}.
     let sized = usize::from(form.tensor.is_none());
     let wanted =
         2 + sized + [form.signals, form.multicast, form.hint].iter().filter(|b| **b).count();
@@ -179,19 +194,7 @@ fn copy(
         if form.signals { Some(SharedAddress::of(ops, &operands[2 + sized])?) } else { None };
     let multicast = if form.multicast { Some(ops.narrow(3 + sized)?) } else { None };
     let reduction = form.reduction.map(|reduction| (reduction, form.element));
-    let bulk = Bulk { far, near, size, barrier, multicast, reduction, line: ops.instruction.line };
-    let load = form.signals;
-    Ok(Box::new(move |c, mask| {
-        let near = bulk.near.places(c, mask)?;
-        for lane in lanes(mask) {
-            if load {
-                start_load(c, &bulk, near[lane], lane)?
-            } else {
-                start_store(c, &bulk, near[lane], lane)?
-            }
-        }
-        Ok(Flow::Next)
-    }))
+    Ok(Bulk { far, near, size, barrier, multicast, reduction, line: ops.instruction.line })
 }
 
 fn misuse(message: String) -> Box<Fault> {
