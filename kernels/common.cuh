@@ -75,19 +75,23 @@ __device__ __forceinline__ bool aligned16(const void* p) { return ((u64)p & 15) 
 
 // ---- columns ----------------------------------------------------------------------------------
 
-// A vector of any stride; null if it was not given.
-struct Column {
-    const void* data;
+// A vector of any stride; at = null if it was not given.
+template <class T> struct Column {
+    T* at;
     i64 stride;
+    __device__ __forceinline__ T get(i64 i) const { return at ? at[i * stride] : T(0); }
+    __device__ __forceinline__ T get_or(i64 i, T otherwise) const { return at ? at[i * stride] : otherwise; }
+    __device__ __forceinline__ void set(i64 i, T value) const {
+        if (at) at[i * stride] = value;
+    }
 };
 
-template <class R> __device__ __forceinline__ double at(const Column& c, i64 i) { return to_f64(((const R*)c.data)[i * c.stride]); }
-template <class R> __device__ __forceinline__ double at_or(const Column& c, i64 i, double otherwise) {
-    return c.data ? at<R>(c, i) : otherwise;
+// Element `i` of a vector that is there, in f64.
+template <class T> __device__ __forceinline__ double wide(const Column<T>& c, i64 i) { return to_f64(c.at[i * c.stride]); }
+template <class T> __device__ __forceinline__ double wide_or(const Column<T>& c, i64 i, double otherwise) {
+    return c.at ? wide(c, i) : otherwise;
 }
-template <class R> __device__ __forceinline__ void put(const Column& c, i64 i, double x) {
-    if (c.data) ((R*)c.data)[i * c.stride] = from_f64<R>(x);
-}
+
 // ---- reductions -------------------------------------------------------------------------------
 
 struct Sum {

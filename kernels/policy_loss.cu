@@ -28,11 +28,12 @@
 // local memory: policy_loss_f64: values that live across the slow paths of f64 division and exp
 #include "policy_terms.cuh"
 
-struct PolicyLossParams {
-    Column logp, old_logp, sampler_logp, ref_logp, ref2_logp;
-    Column token_weight, is_weight, entropy, advantage, seq_weight;
-    Column mask, klass, selected, cu_seqlens;
-    Column dlogp, dentropy, token_loss;
+template <class R> struct PolicyLossParams {
+    Column<const R> logp, old_logp, sampler_logp, ref_logp, ref2_logp;
+    Column<const R> token_weight, is_weight, entropy, advantage, seq_weight;
+    Column<const u8> mask, klass, selected;
+    Column<const i64> cu_seqlens;
+    Column<R> dlogp, dentropy, token_loss;
     double* partial;    // [B][TOTALS]
     double* totals;     // [TOTALS]
     u32* ticket;        // 0 before and after
@@ -52,9 +53,6 @@ enum Total {
 static constexpr int THREADS = 128;
 static constexpr int WARPS = THREADS / WARP;
 
-__device__ __forceinline__ u8 byte(const Column& c, i64 i, u8 otherwise) {
-    return c.data ? ((const u8*)c.data)[i * c.stride] : otherwise;
-}
 
 // What the sequence's tokens have in common.
 struct Sequence {
@@ -75,27 +73,27 @@ struct Active {
 };
 
 // False for a token that is masked or whose class has weight 0; nothing else of it is read then.
-template <class R> __device__ __forceinline__ bool load(const PolicyLossParams& p, i64 sequence, i64 i, Active* out) {
+template <class R> __device__ __forceinline__ bool load(const PolicyLossParams<R>& p, i64 sequence, i64 i, Active* out) {
     const PolicySettings& s = p.s;
-    if (byte(p.mask, i, 1) == 0) return false;
-    const int klass = byte(p.klass, i, 0) & 7;
+    if (p.mask.get_or(i, 1) == 0) return false;
+    const int klass = p.klass.get(i) & 7;
     if (s.class_weight[klass] == 0.0) return false;
-    const double logp = at<R>(p.logp, i);
-    const double old = at_or<R>(p.old_logp, i, logp), sampler = at_or<R>(p.sampler_logp, i, logp);
+    const double logp = wide(p.logp, i);
+    const double old = wide_or(p.old_logp, i, logp), sampler = wide_or(p.sampler_logp, i, logp);
     const double base = s.class_self_ratio[klass] ? logp : s.sampler_denominator ? sampler : old;
     out->klass = klass;
     out->raw = logp - base;
     const double log_ratio = clamp(out->raw, -s.log_ratio_clamp, s.log_ratio_clamp);
     out->moves = log_ratio == out->raw;
-    out->rho = at_or<R>(p.is_weight, i, 1.0);
-    out->weight = at_or<R>(p.token_weight, i, 1.0);
-    out->entropy = at_or<R>(p.entropy, i, 0.0);
-    out->t.advantage = s.loss == CROSS_ENTROPY ? 1.0 : at<R>(p.advantage, p.advantage_per_token ? i : sequence);
+    out->rho = wide_or(p.is_weight, i, 1.0);
+    out->weight = wide_or(p.token_weight, i, 1.0);
+    out->entropy = wide_or(p.entropy, i, 0.0);
+    out->t.advantage = s.loss == CROSS_ENTROPY ? 1.0 : wide(p.advantage, p.advantage_per_token ? i : sequence);
     out->t.logp = logp;
     out->t.base = base;
     out->t.log_ratio = log_ratio;
     out->t.center = s.stale_center ? exp(old - sampler) : 1.0;
-    out->t.selected = byte(p.selected, i, 0) != 0;
+    out->t.selected = p.selected.get(i) != 0;
     return true;
 }
 
@@ -108,9 +106,9 @@ __device__ __forceinline__ double gmpo_cut(const PolicySettings& s, const Active
 static constexpr double LOG_TINY = -18.420680743952367;  // log 1e-8, where VESPO cuts small ratios
 
 // Pass 1: fills `q` with what the settings need of the whole sequence.
-template <class R> __device__ __forceinline__ void survey(const PolicyLossParams& p, Sequence& q, double* shared) {
+template <class R> __device__ __forceinline__ void survey(const PolicyLossParams<R>& p, Sequence& q, double* shared) {
     const PolicySettings& s = p.s;
-    const Column& sampler = p.sampler_logp.data ? p.sampler_logp : p.old_logp;
+    const Column<const R>& sampler = p.sampler_logp.at ? p.sampler_logp : p.old_logp;
     double count = 0.0, ratios = 0.0, advantages = 0.0, vespo = 0.0, gap = 0.0;
     for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
         Active a;
@@ -119,7 +117,7 @@ template <class R> __device__ __forceinline__ void survey(const PolicyLossParams
         ratios += s.loss == GMPO ? gmpo_cut(s, a) : a.t.log_ratio;
         advantages += a.t.advantage;
         if (s.loss == VESPO) vespo += clamp(a.raw, -20.0, 20.0) + clamp(log(a.rho), LOG_TINY, 20.0);
-        if (sampler.data) gap += at<R>(sampler, i) - a.t.logp;
+        if (sampler.at) gap += wide(sampler, i) - a.t.logp;
     }
     q.count = block_reduce<THREADS>(count, 0.0, Sum(), shared);
     if (q.count == 0.0) return;
@@ -135,7 +133,7 @@ template <class R> __device__ __forceinline__ void survey(const PolicyLossParams
         }
     }
     gap = block_reduce<THREADS>(gap, 0.0, Sum(), shared);
-    q.drops = s.opsm != INF_F64 && sampler.data && gap / q.count > s.opsm;
+    q.drops = s.opsm != INF_F64 && sampler.at && gap / q.count > s.opsm;
 }
 
 // Brings a token's log-ratio to the level of the settings.
@@ -160,14 +158,14 @@ __device__ __forceinline__ double times(double x, double scale) { return scale =
 
 // Terms of one token with all its weights: value without, derivatives with class and sequence weight.
 template <class R>
-__device__ __forceinline__ Term terms(const PolicyLossParams& p, const Sequence& q, const Active& a, i64 i, bool* dropped) {
+__device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, bool* dropped) {
     const PolicySettings& s = p.s;
     Term term = surrogate(s, a.t), kl = {0.0, 0.0, 0.0, CLIPPED_NO};
     *dropped = q.drops && a.t.advantage < 0.0;
     const double keep = *dropped ? 0.0 : a.rho * a.weight;
     if (s.kl) {
-        const double second = at_or<R>(p.ref2_logp, i, 0.0);
-        kl = penalty(s, a.t, at<R>(p.ref_logp, i), p.ref2_logp.data ? &second : nullptr);
+        const double second = wide_or(p.ref2_logp, i, 0.0);
+        kl = penalty(s, a.t, wide(p.ref_logp, i), p.ref2_logp.at ? &second : nullptr);
     }
     const double klass = s.class_weight[a.klass], w = q.weight * klass;
     const double value = times(term.value, keep) + kl.value - times(a.entropy, s.entropy_coef);
@@ -220,15 +218,15 @@ __device__ __forceinline__ void clear(double* sum) {
 
 // Adds a gradient to the statistics and writes it.
 template <class R>
-__device__ __forceinline__ void finish(const PolicyLossParams& p, const Sequence& q, const Active& a, i64 i, double gradient, double* sum) {
+__device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, double gradient, double* sum) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) sum[T_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
     sum[T_NONFINITE] += !(gradient - gradient == 0.0);
-    put<R>(p.dlogp, i, gradient);
-    put<R>(p.dentropy, i, -q.weight * p.s.entropy_coef);
+    p.dlogp.set(i, from_f64<R>(gradient));
+    p.dentropy.set(i, from_f64<R>(-q.weight * p.s.entropy_coef));
 }
 
-template <class R> __device__ __forceinline__ void one_sequence(const PolicyLossParams& p, Sequence& q, double* sum, double* shared) {
+template <class R> __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Sequence& q, double* sum, double* shared) {
     const PolicySettings& s = p.s;
     const bool shared_ratio = s.loss == GMPO || s.ratio == RATIO_SEQUENCE_MEAN || s.ratio == RATIO_SEQUENCE_SUM;
     if (shared_ratio || s.ratio != RATIO_TOKEN || s.loss == VESPO || s.opsm != INF_F64) survey<R>(p, q, shared);
@@ -236,23 +234,23 @@ template <class R> __device__ __forceinline__ void one_sequence(const PolicyLoss
     for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
         Active a;
         if (!load<R>(p, q.index, i, &a)) {
-            put<R>(p.dlogp, i, 0.0);
-            put<R>(p.dentropy, i, 0.0);
-            put<R>(p.token_loss, i, 0.0);
+            p.dlogp.set(i, from_f64<R>(0.0));
+            p.dentropy.set(i, from_f64<R>(0.0));
+            p.token_loss.set(i, from_f64<R>(0.0));
             continue;
         }
         set_ratio(s, q, a);
         bool dropped;
         const Term term = terms<R>(p, q, a, i, &dropped);
         count_token(s, a, term.clipped, dropped, sum);
-        if (p.ref_logp.data) {
-            const double k = at<R>(p.ref_logp, i) - a.t.logp;
+        if (p.ref_logp.at) {
+            const double k = wide(p.ref_logp, i) - a.t.logp;
             sum[T_KL1] += -k;
             sum[T_KL2] += 0.5 * k * k;
             sum[T_KL3] += expm1(k) - k;
         }
         sum[T_LOSS] += q.weight * term.value;
-        put<R>(p.token_loss, i, term.value);
+        p.token_loss.set(i, from_f64<R>(term.value));
         flow += term.by_ratio;
         if (!shared_ratio) finish<R>(p, q, a, i, (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
     }
@@ -269,16 +267,15 @@ template <class R> __device__ __forceinline__ void one_sequence(const PolicyLoss
     }
 }
 
-template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossParams& p) {
+template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossParams<R>& p) {
     __shared__ double warps[WARPS][TOTALS];
     double sum[TOTALS];
     clear(sum);
     const i64 b = blockIdx.x;
-    const i64* cu = (const i64*)p.cu_seqlens.data;
-    i64 begin = cu[b * p.cu_seqlens.stride], end = cu[(b + 1) * p.cu_seqlens.stride];
+    i64 begin = p.cu_seqlens.get(b), end = p.cu_seqlens.get(b + 1);
     begin = begin < 0 ? 0 : begin > p.tokens ? p.tokens : begin;
     end = end < begin ? begin : end > p.tokens ? p.tokens : end;
-    Sequence q = {b, begin, end, at<R>(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
+    Sequence q = {b, begin, end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
     one_sequence<R>(p, q, sum, warps[0]);
     double* mine = p.partial + b * TOTALS;
     combine(sum, mine, warps);
@@ -301,5 +298,5 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     combine(sum, p.totals, warps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f32(const PolicyLossParams p) { policy_loss<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f64(const PolicyLossParams p) { policy_loss<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f32(const PolicyLossParams<float> p) { policy_loss<float>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f64(const PolicyLossParams<double> p) { policy_loss<double>(p); }

@@ -25,16 +25,6 @@ static constexpr float LOWEST = -3.402823466e38f;
 static constexpr float FLOOR = -200.0f;        // 2^FLOOR is 0; keeps 0·(-inf) out of the sums
 static constexpr double LN2 = 0.6931471805599453;
 
-// A vector of per-row values with any stride; at = 0 if it was not given.
-template <class T> struct Column {
-    T* at;
-    i64 stride;
-    __device__ __forceinline__ void set(i64 row, T value) const {
-        if (at) at[row * stride] = value;
-    }
-    __device__ __forceinline__ T get(i64 row) const { return at ? at[row * stride] : T(0); }
-};
-
 // What all row kernels know of their rows.
 struct RowSet {
     i64 vocab;    // columns that exist

@@ -4,8 +4,8 @@
 pub(crate) mod gather_k;
 pub(crate) mod group_advantage;
 pub(crate) mod lerp;
-mod rows;
 pub(crate) mod logprob;
 pub(crate) mod policy_loss;
+mod rows;
 pub(crate) mod sample;
 pub(crate) mod vocab_kl;
