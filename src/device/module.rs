@@ -23,9 +23,11 @@ macro_rules! images {
 const IMAGES: &[Image] = images! {
     "gather_k",
     "group_advantage",
+    "group_loss",
     "lerp",
     "logprob",
     "offpolicy_weight",
+    "pair_loss",
     "policy_loss",
     "sample",
     "seq_reduce",

@@ -3,9 +3,11 @@
 
 pub(crate) mod gather_k;
 pub(crate) mod group_advantage;
+pub(crate) mod group_loss;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
 pub(crate) mod offpolicy_weight;
+pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;
 pub(crate) mod rows;
 pub(crate) mod sample;

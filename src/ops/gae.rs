@@ -332,7 +332,8 @@ pub(crate) fn finite<R: Real>(
     x: &View<'_, R>,
     mask: &Option<View<'_, u8>>,
 ) -> Result<()> {
-    match (0..x.extent(0)).find(|&t| is_action(mask, t) && !x.at(t).to_f64().is_finite()) {
+    let known = if x.is_host() { x.extent(0) } else { 0 };
+    match (0..known).find(|&t| is_action(mask, t) && !x.at(t).to_f64().is_finite()) {
         Some(index) => Err(Error::NonFinite { op: check.0, arg: arg.into(), index }),
         None => Ok(()),
     }
