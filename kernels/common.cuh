@@ -92,6 +92,22 @@ template <class T> __device__ __forceinline__ double wide_or(const Column<T>& c,
     return c.at ? wide(c, i) : otherwise;
 }
 
+// Tokens begin..end of a packed sequence.
+struct Span {
+    i64 begin, end;
+};
+
+// Tokens of sequence `b`; whatever the offsets hold, they lie in 0..total.
+__device__ __forceinline__ Span span(const Column<const i64>& offsets, i64 b, i64 total) {
+    i64 begin = offsets.get(b), end = offsets.get(b + 1);
+    begin = begin < 0 ? 0 : begin > total ? total : begin;
+    end = end < begin ? begin : end > total ? total : end;
+    return {begin, end};
+}
+
+// NaN stays NaN.
+__device__ __forceinline__ double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
+
 // ---- reductions -------------------------------------------------------------------------------
 
 struct Sum {

@@ -27,13 +27,12 @@
 // local memory: group_advantage_f64: 8 bytes live across the slow path of an f64 division
 #include "common.cuh"
 
-struct GroupAdvantageParams {
-    const void* reward;
-    const i64 *offsets, *length;
-    void* advantage;
+template <class R> struct GroupAdvantageParams {
+    Column<const R> reward;
+    Column<const i64> offsets, length;
+    Column<R> advantage;
     struct GroupStats* stats;
     i64 samples, groups;
-    i64 reward_stride, offsets_stride, length_stride, advantage_stride;
     double eps;
     i32 baseline, scale, eps_form, ddof, raw_single, compares;
 };
@@ -51,9 +50,9 @@ enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
 static constexpr int THREADS = 128;
 
 template <class R> struct Rewards {
-    const R* data;
-    i64 stride, first, count;
-    __device__ __forceinline__ double operator[](i64 i) const { return to_f64(data[(first + i) * stride]); }
+    Column<const R> data;
+    i64 first, count;
+    __device__ __forceinline__ double operator[](i64 i) const { return wide(data, first + i); }
 };
 
 struct Moments {
@@ -113,15 +112,15 @@ __device__ __forceinline__ Moments moments(const Rewards<R>& r, int ddof, const 
     return {count, low, rise, squares / (double)(count - ddof), false};
 }
 
-__device__ __forceinline__ double guarded(double variance, const GroupAdvantageParams& p) {
+template <class R> __device__ __forceinline__ double guarded(double variance, const GroupAdvantageParams<R>& p) {
     if (p.eps_form == ADD_TO_STD) return sqrt(variance) + p.eps;
     if (p.eps_form == ADD_TO_VARIANCE) return sqrt(variance + p.eps);
     return sqrt(fmax(variance, p.eps));
 }
 
 // The divisor that all groups share; 0 stands for "every advantage is 0".
-template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams& p, double* partial) {
-    const Rewards<R> all = {(const R*)p.reward, p.reward_stride, 0, p.samples};
+template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams<R>& p, double* partial) {
+    const Rewards<R> all = {p.reward, 0, p.samples};
     const BlockTeam team = {partial};
     if (p.scale == SCALE_BATCH_STD) {
         const Moments m = moments(all, p.ddof, team);
@@ -140,10 +139,10 @@ template <class R> __device__ __forceinline__ double batch_divisor(const GroupAd
 
 // Mean excess over the smallest reward, weighted by length; NaN if there is no token.
 template <class R>
-__device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const GroupAdvantageParams& p, double low) {
+__device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const GroupAdvantageParams<R>& p, double low) {
     double total = 0.0, sum = 0.0;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
-        const double x = r[i], weight = (double)p.length[(r.first + i) * p.length_stride];
+        const double x = r[i], weight = (double)p.length.get(r.first + i);
         if (is_nan(x)) continue;
         total += weight;
         sum += weight * (x - low);
@@ -188,12 +187,10 @@ template <class R> __device__ __forceinline__ double others_variance(const Rewar
     return squares / (double)(count - ddof);
 }
 
-template <class R> __device__ __forceinline__ void one_group(const GroupAdvantageParams& p, i64 g, double batch) {
+template <class R> __device__ __forceinline__ void one_group(const GroupAdvantageParams<R>& p, i64 g, double batch) {
     const i64 lane = threadIdx.x % WARP;
-    i64 start = p.offsets[g * p.offsets_stride], end = p.offsets[(g + 1) * p.offsets_stride];
-    start = start < 0 ? 0 : start > p.samples ? p.samples : start;
-    end = end < start ? start : end > p.samples ? p.samples : end;
-    const Rewards<R> r = {(const R*)p.reward, p.reward_stride, start, end - start};
+    const Span own = span(p.offsets, g, p.samples);
+    const Rewards<R> r = {p.reward, own.begin, own.end - own.begin};
     const Moments m = moments(r, p.ddof, WarpTeam());
     const bool raw = !p.compares || (m.count == 1 && p.raw_single);
     if (p.stats && lane == 0)
@@ -225,11 +222,11 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
             d = variance > 0.0 ? guarded(variance, p) : 1.0;
         }
         const bool zero = is_nan(x) || d == 0.0 || a == 0.0;
-        ((R*)p.advantage)[(start + i) * p.advantage_stride] = from_f64<R>(zero ? 0.0 : a / d);
+        p.advantage.set(own.begin + i, from_f64<R>(zero ? 0.0 : a / d));
     }
 }
 
-template <class R> __device__ __forceinline__ void group_advantage(const GroupAdvantageParams& p) {
+template <class R> __device__ __forceinline__ void group_advantage(const GroupAdvantageParams<R>& p) {
     __shared__ double partial[THREADS / WARP];
     double batch = 1.0;
     if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) batch = batch_divisor<R>(p, partial);
@@ -237,9 +234,9 @@ template <class R> __device__ __forceinline__ void group_advantage(const GroupAd
     if (g < p.groups) one_group<R>(p, g, batch);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f32(const GroupAdvantageParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f32(const GroupAdvantageParams<float> p) {
     group_advantage<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f64(const GroupAdvantageParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f64(const GroupAdvantageParams<double> p) {
     group_advantage<double>(p);
 }

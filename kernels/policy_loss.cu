@@ -272,10 +272,8 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     double sum[TOTALS];
     clear(sum);
     const i64 b = blockIdx.x;
-    i64 begin = p.cu_seqlens.get(b), end = p.cu_seqlens.get(b + 1);
-    begin = begin < 0 ? 0 : begin > p.tokens ? p.tokens : begin;
-    end = end < begin ? begin : end > p.tokens ? p.tokens : end;
-    Sequence q = {b, begin, end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
+    const Span own = span(p.cu_seqlens, b, p.tokens);
+    Sequence q = {b, own.begin, own.end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
     one_sequence<R>(p, q, sum, warps[0]);
     double* mine = p.partial + b * TOTALS;
     combine(sum, mine, warps);

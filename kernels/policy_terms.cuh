@@ -37,9 +37,6 @@ struct Token {
     bool selected;
 };
 
-// NaN stays NaN.
-__device__ __forceinline__ double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
-
 __device__ __forceinline__ double sign(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x; }
 
 __device__ __forceinline__ double sigmoid(double x) {

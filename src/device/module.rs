@@ -26,8 +26,11 @@ const IMAGES: &[Image] = images! {
     "group_advantage",
     "lerp",
     "logprob",
+    "offpolicy_weight",
     "policy_loss",
     "sample",
+    "seq_reduce",
+    "value_loss",
     "vocab_kl",
 };
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::group_advantage::{
@@ -18,17 +18,13 @@ const GROUPS: u64 = 4;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
-    reward: u64,
-    offsets: u64,
-    length: u64,
-    advantage: u64,
+    reward: Column,
+    offsets: Column,
+    length: Column,
+    advantage: Column,
     stats: u64,
     samples: i64,
     groups: i64,
-    reward_stride: i64,
-    offsets_stride: i64,
-    length_stride: i64,
-    advantage_stride: i64,
     eps: f64,
     baseline: i32,
     scale: i32,
@@ -54,20 +50,16 @@ pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, 
     let s = &args.settings;
     let groups = args.offsets.extent(0) - 1;
     let params = Params {
-        reward: stage.input(&args.reward)?,
-        offsets: stage.input(&args.offsets)?,
-        length: stage.opt_input(&args.length)?,
+        reward: stage.column(&args.reward)?,
+        offsets: stage.column(&args.offsets)?,
+        length: stage.opt_column(&args.length)?,
         stats: match args.groups {
             Some(_) => stage.values::<Stats>(groups)?,
             None => 0,
         },
         samples: args.reward.numel(),
         groups: groups as i64,
-        reward_stride: args.reward.stride(0),
-        offsets_stride: args.offsets.stride(0),
-        length_stride: args.length.as_ref().map_or(0, |l| l.stride(0)),
-        advantage_stride: args.advantage.stride(0),
-        advantage: stage.output(args.advantage)?,
+        advantage: stage.column_out(args.advantage)?,
         eps: s.eps,
         baseline: match s.baseline {
             GroupBaseline::None => 0,

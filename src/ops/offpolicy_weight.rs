@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -172,7 +173,7 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
     }
     match device {
         Device::Cpu => cpu::offpolicy_weight::offpolicy_weight(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::offpolicy_weight::offpolicy_weight(gpu, args)?,
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::gae::Tokens;
 use crate::view::{View, ViewMut};
@@ -70,7 +71,7 @@ pub fn seq_reduce<R: Real>(device: &Device, args: SeqReduce<'_, R>) -> Result<()
     check.opt_shape(device, "count", &args.count, &[tokens.sequences])?;
     match device {
         Device::Cpu => cpu::seq_reduce::seq_reduce(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::seq_reduce::seq_reduce(gpu, args)?,
     }
     Ok(())
 }
@@ -105,7 +106,7 @@ pub fn seq_broadcast<R: Real>(device: &Device, args: SeqBroadcast<'_, R>) -> Res
     check.shape(device, "x", &args.x, &[tokens.sequences])?;
     match device {
         Device::Cpu => cpu::seq_reduce::seq_broadcast(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::seq_reduce::seq_broadcast(gpu, args)?,
     }
     Ok(())
 }

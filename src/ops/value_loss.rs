@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -52,7 +53,7 @@ pub fn value_loss<R: Real>(device: &Device, args: ValueLoss<'_, R>) -> Result<()
     check.that(args.weight.is_finite(), "weight", args.weight, "a finite number")?;
     match device {
         Device::Cpu => cpu::value_loss::value_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::value_loss::value_loss(gpu, args)?,
     }
     Ok(())
 }
