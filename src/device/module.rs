@@ -28,6 +28,7 @@ const IMAGES: &[Image] = images! {
     "logprob",
     "offpolicy_weight",
     "policy_loss",
+    "quantile",
     "sample",
     "seq_reduce",
     "value_loss",
