@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::devices::{close, executors, on_all};
 use common::{max_rel, normals};
 use gradus::ops::{
     DiscountedReturn, EpsForm, Gae, KlReward, MaskedReturn, OnNan, Quantile, QuantileMethod,
@@ -36,8 +37,26 @@ impl Packed {
         range.filter(|&t| self.mask[t] != 0).collect()
     }
 
+    /// On every executor; the CPU's result is returned.
     fn gae(
         &self,
+        reward: &[f64],
+        value: &[f64],
+        bootstrap: Option<&Vec<f64>>,
+        factors: (f64, f64),
+    ) -> (Vec<f64>, Vec<f64>) {
+        on_all(
+            |device| self.gae_on(device, reward, value, bootstrap, factors),
+            |name, cpu, gpu| {
+                close(name, &cpu.0, &gpu.0, 1e-13, 1.0);
+                close(name, &cpu.1, &gpu.1, 1e-13, 1.0);
+            },
+        )
+    }
+
+    fn gae_on(
+        &self,
+        device: &Device,
         reward: &[f64],
         value: &[f64],
         bootstrap: Option<&Vec<f64>>,
@@ -56,23 +75,26 @@ impl Packed {
             advantage: (&mut advantage).into(),
             returns: Some((&mut returns).into()),
         };
-        gae(&Device::Cpu, args).unwrap();
+        gae(device, args).unwrap();
         (advantage, returns)
     }
 
     fn returns(&self, reward: &[f64], gamma: f64, masked: MaskedReturn) -> Vec<f64> {
-        let mut returns = vec![f64::NAN; reward.len()];
-        let args = DiscountedReturn {
-            reward: reward.into(),
-            mask: Some((&self.mask).into()),
-            cu_seqlens: (&self.cu_seqlens).into(),
-            gamma,
-            masked,
-            baseline: None,
-            returns: (&mut returns).into(),
+        let on = |device: &Device| {
+            let mut returns = vec![f64::NAN; reward.len()];
+            let args = DiscountedReturn {
+                reward: reward.into(),
+                mask: Some((&self.mask).into()),
+                cu_seqlens: (&self.cu_seqlens).into(),
+                gamma,
+                masked,
+                baseline: None,
+                returns: (&mut returns).into(),
+            };
+            discounted_return(device, args).unwrap();
+            returns
         };
-        discounted_return(&Device::Cpu, args).unwrap();
-        returns
+        on_all(on, |name, cpu, gpu| close(name, cpu, gpu, 1e-13, 1.0))
     }
 }
 
@@ -131,7 +153,7 @@ fn kl_in_the_reward_telescopes() {
     let packed = Packed::new();
     let (logp, reference, value) = (packed.values(5), packed.values(6), packed.values(7));
     let score = vec![1.0, 5.0, -2.0, 0.5];
-    let shaped = |estimator, clamp| {
+    let shaped_on = |device: &Device, estimator, clamp| {
         let mut reward = vec![f64::NAN; 12];
         let args = KlReward {
             score: (&score).into(),
@@ -144,8 +166,14 @@ fn kl_in_the_reward_telescopes() {
             clamp,
             reward: (&mut reward).into(),
         };
-        kl_reward(&Device::Cpu, args).unwrap();
+        kl_reward(device, args).unwrap();
         reward
+    };
+    let shaped = |estimator, clamp| {
+        on_all(
+            |device| shaped_on(device, estimator, clamp),
+            |name, cpu, gpu| close(name, cpu, gpu, 1e-14, 1.0),
+        )
     };
     let reward = shaped(RewardKl::K1, f64::INFINITY);
     let (advantage, _) = packed.gae(&reward, &value, None, (1.0, 1.0));
@@ -183,7 +211,7 @@ fn whitening_has_unit_variance_and_every_guard() {
     let n = kept.len() as f64;
     let mean = kept.iter().sum::<f64>() / n;
     let squares: f64 = kept.iter().map(|v| (v - mean).powi(2)).sum();
-    let run = |x: &[f64], settings| {
+    let run_on = |device: &Device, x: &[f64], settings| {
         let (mut y, mut stats) = (vec![f64::NAN; x.len()], WhitenStats::default());
         let args = Whiten {
             x: x.into(),
@@ -192,8 +220,18 @@ fn whitening_has_unit_variance_and_every_guard() {
             y: (&mut y).into(),
             stats: Some(&mut stats),
         };
-        whiten(&Device::Cpu, args).unwrap();
+        whiten(device, args).unwrap();
         (y, stats)
+    };
+    let run = |x: &[f64], settings| {
+        on_all(
+            |device| run_on(device, x, settings),
+            |name, cpu, gpu| {
+                close(name, &cpu.0, &gpu.0, 1e-13, 1.0);
+                close(name, &[cpu.1.mean, cpu.1.std], &[gpu.1.mean, gpu.1.std], 1e-14, 1.0);
+                assert_eq!(cpu.1.count, gpu.1.count, "{name}");
+            },
+        )
     };
     let plain = WhitenSettings { count_eps: 0.0, ..WhitenSettings::VERL };
     let cases = [
@@ -311,18 +349,21 @@ fn quantiles(x: &[f64], scope: QuantileScope<'_>, q: f64, method: QuantileMethod
         QuantileScope::All => 1,
         QuantileScope::PerSequence(offsets) => offsets.extent(0) - 1,
     };
-    let mut y = vec![-1.0; outputs];
-    let args = Quantile {
-        x: x.into(),
-        mask: None,
-        scope,
-        q,
-        method,
-        on_nan: OnNan::Skip,
-        y: (&mut y).into(),
+    let on = |device: &Device| {
+        let mut y = vec![-1.0; outputs];
+        let args = Quantile {
+            x: x.into(),
+            mask: None,
+            scope,
+            q,
+            method,
+            on_nan: OnNan::Skip,
+            y: (&mut y).into(),
+        };
+        quantile(device, args).unwrap();
+        y
     };
-    quantile(&Device::Cpu, args).unwrap();
-    y
+    on_all(on, |name, cpu, gpu| close(name, cpu, gpu, 0.0, 0.0))
 }
 
 proptest! {
@@ -369,16 +410,20 @@ fn the_top_fraction_keeps_the_element_at_its_rank() {
             let x: Vec<f64> = (0..=steps).map(|i| ((i * 37) % (steps + 1)) as f64 * 0.1).collect();
             let mut sorted = x.clone();
             sorted.sort_by(f64::total_cmp);
-            let mut keep = vec![9u8; x.len()];
-            let args = TopFraction {
-                x: (&x).into(),
-                class: None,
-                scope: QuantileScope::All,
-                fraction: tenths as f64 / 10.0,
-                keep: (&mut keep).into(),
-                threshold: None,
+            let on = |device: &Device| {
+                let mut keep = vec![9u8; x.len()];
+                let args = TopFraction {
+                    x: (&x).into(),
+                    class: None,
+                    scope: QuantileScope::All,
+                    fraction: tenths as f64 / 10.0,
+                    keep: (&mut keep).into(),
+                    threshold: None,
+                };
+                top_fraction(device, args).unwrap();
+                keep
             };
-            top_fraction(&Device::Cpu, args).unwrap();
+            let keep = on_all(on, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"));
             let threshold = sorted[steps - steps * tenths / 10];
             let want: Vec<u8> = x.iter().map(|&v| (v >= threshold) as u8).collect();
             assert_eq!(keep, want, "{tenths}/10 of {}", steps + 1);
@@ -391,7 +436,8 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
     let x = vec![0.9, 0.1, 0.5, 0.8, 0.2, 0.3, 0.4, 0.7];
     let class = vec![2u8, 2, 2, 1, 2, 2, 1, 2];
     let cu_seqlens = vec![0i64, 4, 8];
-    let run = |class: Option<RankedClass<'_>>, scope, fraction, outputs: usize| {
+    type Class<'a> = Option<RankedClass<'a>>;
+    let run_on = |device: &Device, class: Class<'_>, scope: QuantileScope<'_>, fraction, outputs: usize| {
         let (mut keep, mut threshold) = (vec![9u8; 8], vec![f64::NAN; outputs]);
         let args = TopFraction {
             x: (&x).into(),
@@ -401,8 +447,14 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
             keep: (&mut keep).into(),
             threshold: Some((&mut threshold).into()),
         };
-        top_fraction(&Device::Cpu, args).unwrap();
+        top_fraction(device, args).unwrap();
         (keep, threshold)
+    };
+    let run = |class: Option<RankedClass<'_>>, scope, fraction, outputs| {
+        on_all(
+            |device| run_on(device, class, scope, fraction, outputs),
+            |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"),
+        )
     };
     let prefix = |others| Some(RankedClass { class: (&class).into(), ranked: 2, others });
     let (keep, threshold) = run(prefix(true), QuantileScope::All, 0.4, 1);
@@ -419,6 +471,10 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
 /// Strided inputs and outputs are read and written where they are, and nothing between them.
 #[test]
 fn token_ops_respect_strides() {
+    executors().iter().for_each(|e| strides_on(&e.device));
+}
+
+fn strides_on(device: &Device) {
     let packed = Packed::new();
     let (reward, value) = (packed.values(20), packed.values(21));
     let spread = |x: &[f64]| -> Vec<f64> { x.iter().flat_map(|&v| [v, f64::NAN]).collect() };
@@ -436,8 +492,8 @@ fn token_ops_respect_strides() {
         advantage: ViewMut::strided(&mut advantage, &shape, &stride).unwrap(),
         returns: Some(ViewMut::strided(&mut returns, &shape, &stride).unwrap()),
     };
-    gae(&Device::Cpu, args).unwrap();
-    let want = packed.gae(&reward, &value, None, (0.9, 0.8));
+    gae(device, args).unwrap();
+    let want = packed.gae_on(device, &reward, &value, None, (0.9, 0.8));
     for (out, want) in [(&advantage, want.0), (&returns, want.1)] {
         assert_eq!(out.iter().step_by(2).copied().collect::<Vec<_>>(), want);
         assert!(out.iter().skip(1).step_by(2).all(|&x| x == -7.5));
@@ -447,6 +503,10 @@ fn token_ops_respect_strides() {
 /// f32 results are the f64 results on the same inputs, rounded once.
 #[test]
 fn f32_rounds_once() {
+    executors().iter().for_each(|e| f32_on(&e.device));
+}
+
+fn f32_on(device: &Device) {
     let packed = Packed::new();
     let narrow = |x: &[f64]| -> Vec<f32> { x.iter().map(|&v| v as f32).collect() };
     let widen = |x: &[f32]| -> Vec<f64> { x.iter().map(|&v| v as f64).collect() };
@@ -463,7 +523,7 @@ fn f32_rounds_once() {
         advantage: (&mut advantage).into(),
         returns: Some((&mut returns).into()),
     };
-    gae(&Device::Cpu, args).unwrap();
+    gae(device, args).unwrap();
     let want = packed.gae(&widen(&reward), &widen(&value), None, (0.97, 0.95));
     assert_eq!((advantage, returns), (narrow(&want.0), narrow(&want.1)));
 }

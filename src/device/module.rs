@@ -21,6 +21,7 @@ macro_rules! images {
 
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
+    "gae",
     "gather_k",
     "group_advantage",
     "group_loss",
@@ -29,6 +30,7 @@ const IMAGES: &[Image] = images! {
     "offpolicy_weight",
     "pair_loss",
     "policy_loss",
+    "quantile",
     "sample",
     "seq_reduce",
     "value_loss",

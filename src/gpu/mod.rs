@@ -1,6 +1,7 @@
 //! The GPU side of every op: one file per op, which brings the operands over, computes the plan and
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
+pub(crate) mod gae;
 pub(crate) mod gather_k;
 pub(crate) mod group_advantage;
 pub(crate) mod group_loss;
@@ -9,7 +10,8 @@ pub(crate) mod logprob;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;
-pub(crate) mod rows;
+pub(crate) mod quantile;
+mod rows;
 pub(crate) mod sample;
 pub(crate) mod seq_reduce;
 pub(crate) mod value_loss;

@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::group_advantage::EpsForm;
 use crate::view::{View, ViewMut};
@@ -79,7 +80,7 @@ pub fn gae<R: Real>(device: &Device, args: Gae<'_, R>) -> Result<()> {
     }
     match device {
         Device::Cpu => cpu::gae::gae(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gae::gae(gpu, args)?,
     }
     Ok(())
 }
@@ -132,7 +133,7 @@ pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>
     }
     match device {
         Device::Cpu => cpu::gae::discounted_return(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gae::discounted_return(gpu, args)?,
     }
     Ok(())
 }
@@ -222,11 +223,13 @@ pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
     check.non_negative("settings.eps", settings.eps)?;
     check.non_negative("settings.count_eps", settings.count_eps)?;
     finite(&check, "x", &args.x, &args.mask)?;
-    let count = (0..tokens).filter(|&t| is_action(&args.mask, t)).count();
-    check.that(count >= 2, "mask", format!("{count} tokens"), "at least 2 tokens to compare")?;
+    if args.mask.as_ref().is_none_or(|m| m.is_host()) {
+        let count = (0..tokens).filter(|&t| is_action(&args.mask, t)).count();
+        check.that(count >= 2, "mask", format!("{count} tokens"), "at least 2 tokens to compare")?;
+    }
     match device {
         Device::Cpu => cpu::gae::whiten(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gae::whiten(gpu, args)?,
     }
     Ok(())
 }
@@ -290,7 +293,7 @@ pub fn kl_reward<R: Real>(device: &Device, args: KlReward<'_, R>) -> Result<()> 
     finite(&check, "reference", &args.reference, &args.mask)?;
     match device {
         Device::Cpu => cpu::gae::kl_reward(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::gae::kl_reward(gpu, args)?,
     }
     Ok(())
 }
@@ -325,15 +328,17 @@ pub(crate) fn is_action(mask: &Option<View<'_, u8>>, t: usize) -> bool {
     mask.as_ref().is_none_or(|m| m.at(t) != 0)
 }
 
-/// Every element of a vector that the mask lets through is finite.
+/// Every element of a vector that the mask lets through is finite. What is in device memory cannot
+/// be looked at without waiting for the device.
 pub(crate) fn finite<R: Real>(
     check: &Check,
     arg: &str,
     x: &View<'_, R>,
     mask: &Option<View<'_, u8>>,
 ) -> Result<()> {
-    let known = if x.is_host() { x.extent(0) } else { 0 };
-    match (0..known).find(|&t| is_action(mask, t) && !x.at(t).to_f64().is_finite()) {
+    let known = x.is_host() && mask.as_ref().is_none_or(|m| m.is_host());
+    let tokens = if known { x.extent(0) } else { 0 };
+    match (0..tokens).find(|&t| is_action(mask, t) && !x.at(t).to_f64().is_finite()) {
         Some(index) => Err(Error::NonFinite { op: check.0, arg: arg.into(), index }),
         None => Ok(()),
     }

@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::gae::is_action;
 use crate::view::{View, ViewMut};
@@ -74,7 +75,8 @@ pub struct Quantile<'a, R> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes and offsets that do not fit or `q` outside [0, 1]; `NonFinite` for a
-/// NaN under [`OnNan::Error`].
+/// NaN under [`OnNan::Error`]; a NaN in device memory, which nobody looks at before the launch, makes
+/// the result NaN.
 ///
 /// # Cost
 /// `O(T)` on average and `8·T` bytes of scratch.
@@ -103,12 +105,13 @@ pub fn quantile<R: Real>(device: &Device, args: Quantile<'_, R>) -> Result<()> {
     let outputs = args.scope.check(&check, device, tokens)?;
     check.shape(device, "y", &args.y, &[outputs])?;
     check.that((0.0..=1.0).contains(&args.q), "q", args.q, "a number in [0, 1]")?;
-    if args.on_nan == OnNan::Error {
+    let known = args.x.is_host() && args.mask.as_ref().is_none_or(|m| m.is_host());
+    if known && args.on_nan == OnNan::Error {
         no_nan(&check, &args.x, |t| is_action(&args.mask, t))?;
     }
     match device {
         Device::Cpu => cpu::quantile::quantile(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::quantile::quantile(gpu, args)?,
     }
     Ok(())
 }
@@ -147,7 +150,7 @@ pub struct TopFraction<'a, R> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes and offsets that do not fit or a `fraction` outside [0, 1];
-/// `NonFinite` for a ranked NaN.
+/// `NonFinite` for a ranked NaN; one in device memory makes the threshold NaN, which keeps nothing.
 ///
 /// # Cost
 /// As [`quantile`], and one pass to write the mask.
@@ -163,10 +166,12 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
     check.opt_shape(device, "threshold", &args.threshold, &[outputs])?;
     let fraction = args.fraction;
     check.that((0.0..=1.0).contains(&fraction), "fraction", fraction, "a number in [0, 1]")?;
-    no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
+    if args.x.is_host() && args.class.as_ref().is_none_or(|c| c.class.is_host()) {
+        no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
+    }
     match device {
         Device::Cpu => cpu::quantile::top_fraction(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::quantile::top_fraction(gpu, args)?,
     }
     Ok(())
 }
