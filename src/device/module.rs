@@ -27,6 +27,8 @@ const IMAGES: &[Image] = images! {
     "group_loss",
     "lerp",
     "logprob",
+    "nf4_dequantize",
+    "nf4_quantize",
     "offpolicy_weight",
     "pair_loss",
     "policy_loss",

@@ -7,6 +7,7 @@ pub(crate) mod group_advantage;
 pub(crate) mod group_loss;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
+pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;
