@@ -21,6 +21,7 @@ macro_rules! images {
 
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
+    "adamw",
     "gae",
     "gather_k",
     "group_advantage",

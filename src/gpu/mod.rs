@@ -1,6 +1,7 @@
 //! The GPU side of every op: one file per op, which brings the operands over, computes the plan and
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
+pub(crate) mod adamw;
 pub(crate) mod gae;
 pub(crate) mod gather_k;
 pub(crate) mod group_advantage;
