@@ -21,8 +21,10 @@ macro_rules! images {
 
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
+    "delta",
     "gae",
     "gather_k",
+    "grad_norm",
     "group_advantage",
     "lerp",
     "logprob",
@@ -31,6 +33,7 @@ const IMAGES: &[Image] = images! {
     "quantile",
     "sample",
     "seq_reduce",
+    "sparsity_stats",
     "value_loss",
     "vocab_kl",
 };

@@ -3,6 +3,7 @@
 
 pub(crate) mod gae;
 pub(crate) mod gather_k;
+pub(crate) mod grad_norm;
 pub(crate) mod group_advantage;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
@@ -12,5 +13,6 @@ pub(crate) mod quantile;
 mod rows;
 pub(crate) mod sample;
 pub(crate) mod seq_reduce;
+pub(crate) mod sparsity_stats;
 pub(crate) mod value_loss;
 pub(crate) mod vocab_kl;
