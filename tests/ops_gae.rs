@@ -437,19 +437,20 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
     let class = vec![2u8, 2, 2, 1, 2, 2, 1, 2];
     let cu_seqlens = vec![0i64, 4, 8];
     type Class<'a> = Option<RankedClass<'a>>;
-    let run_on = |device: &Device, class: Class<'_>, scope: QuantileScope<'_>, fraction, outputs: usize| {
-        let (mut keep, mut threshold) = (vec![9u8; 8], vec![f64::NAN; outputs]);
-        let args = TopFraction {
-            x: (&x).into(),
-            class,
-            scope,
-            fraction,
-            keep: (&mut keep).into(),
-            threshold: Some((&mut threshold).into()),
+    let run_on =
+        |device: &Device, class: Class<'_>, scope: QuantileScope<'_>, fraction, outputs: usize| {
+            let (mut keep, mut threshold) = (vec![9u8; 8], vec![f64::NAN; outputs]);
+            let args = TopFraction {
+                x: (&x).into(),
+                class,
+                scope,
+                fraction,
+                keep: (&mut keep).into(),
+                threshold: Some((&mut threshold).into()),
+            };
+            top_fraction(device, args).unwrap();
+            (keep, threshold)
         };
-        top_fraction(device, args).unwrap();
-        (keep, threshold)
-    };
     let run = |class: Option<RankedClass<'_>>, scope, fraction, outputs| {
         on_all(
             |device| run_on(device, class, scope, fraction, outputs),

@@ -64,10 +64,7 @@ struct DiscountedReturnParams {
     reset: i64,
 }
 
-pub(crate) fn discounted_return<R: Real>(
-    gpu: &Arc<Gpu>,
-    a: DiscountedReturn<'_, R>,
-) -> Result<()> {
+pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_, R>) -> Result<()> {
     let mut stage = Stage::new(gpu, "gae");
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = DiscountedReturnParams {

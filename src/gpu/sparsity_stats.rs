@@ -209,6 +209,10 @@ pub(crate) fn delta_apply<T: Element>(gpu: &Arc<Gpu>, a: DeltaApply<'_, T>) -> R
         count: a.index.numel(),
     };
     let blocks = (params.count as u64).div_ceil(THREADS as u64) as u32;
-    stage.launch(&format!("delta_apply_b{}", bits::<T>()), Grid::linear(blocks, THREADS), &params)?;
+    stage.launch(
+        &format!("delta_apply_b{}", bits::<T>()),
+        Grid::linear(blocks, THREADS),
+        &params,
+    )?;
     stage.finish()
 }

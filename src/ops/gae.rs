@@ -225,7 +225,12 @@ pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
     finite(&check, "x", &args.x, &args.mask)?;
     if args.mask.as_ref().is_none_or(|m| m.is_host()) {
         let count = (0..tokens).filter(|&t| is_action(&args.mask, t)).count();
-        check.that(count >= 2, "mask", format!("{count} tokens"), "at least 2 tokens to compare")?;
+        check.that(
+            count >= 2,
+            "mask",
+            format!("{count} tokens"),
+            "at least 2 tokens to compare",
+        )?;
     }
     match device {
         Device::Cpu => cpu::gae::whiten(args),
