@@ -26,7 +26,7 @@ __device__ __forceinline__ RowStats kept_stats(const GatherKParams& p, const T* 
         const float t[1] = {id >= 0 && id < p.set.vocab ? bend(p.set, to_f32(row[id])) : -INF_F32};
         add<1, false>(o, t, p.set.c, -2);
     }
-    return combine(o, alone, false, shared);
+    return combine(o, alone, false, false, shared);
 }
 
 template <class T> __device__ __forceinline__ void gather_k(const GatherKParams& p) {
@@ -82,8 +82,7 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
         const float others = (float)(r.empty() ? 0.0 : -total / r.sum * s.k);
         write_part(part, s, out, rank, held, true, [&](Vec16<T>& v, i64) {
             float t[N], dz[N];
-#pragma unroll
-            for (int k = 0; k < N; ++k) t[k] = to_f32(v.at[k]);
+            widen(v, t);
             bend_all(s, t);
 #pragma unroll
             for (int k = 0; k < N; ++k) dz[k] = ptx_ex2(log2_weight(t[k], r.top, s.c)) * others;

@@ -24,8 +24,8 @@
 // Numerics: f64 inside, statistics about the group's smallest reward, so that equal rewards have
 // variance 0 and not rounding noise; sums are a lane's samples in order, then a butterfly: a tree
 // that depends on the size of the group alone.
-// local memory: group_advantage_f64: 8 bytes live across the slow path of an f64 division
-#include "common.cuh"
+// local memory: group_advantage_*: registers that live across the slow path of an f64 division, which is a call
+#include "moments.cuh"
 
 template <class R> struct GroupAdvantageParams {
     Column<const R> reward;
@@ -52,65 +52,8 @@ static constexpr int THREADS = 128;
 template <class R> struct Rewards {
     Column<const R> data;
     i64 first, count;
-    __device__ __forceinline__ double operator[](i64 i) const { return wide(data, first + i); }
+    __device__ __forceinline__ double operator()(i64 i) const { return wide(data, first + i); }
 };
-
-struct Moments {
-    i64 count;
-    double min, rise, variance;
-    bool equal;
-};
-
-// How the threads that share a set of rewards combine: a warp, or the block.
-struct WarpTeam {
-    static constexpr int SIZE = WARP;
-    __device__ __forceinline__ int rank() const { return threadIdx.x % WARP; }
-    template <class T, class Op> __device__ __forceinline__ T reduce(T x, T, Op op) const { return warp_reduce(x, op); }
-};
-struct BlockTeam {
-    static constexpr int SIZE = THREADS;
-    double* partial;
-    __device__ __forceinline__ int rank() const { return threadIdx.x; }
-    template <class Op> __device__ __forceinline__ double reduce(double x, double neutral, Op op) const {
-        return block_reduce<THREADS>(x, neutral, op, partial);
-    }
-    template <class Op> __device__ __forceinline__ i64 reduce(i64 x, i64 neutral, Op op) const {
-        return block_reduce<THREADS>(x, neutral, op, (i64*)partial);
-    }
-};
-
-__device__ __forceinline__ bool is_nan(double x) { return x != x; }
-
-// Two-pass moments of the rewards that are not NaN, about the smallest of them.
-template <class R, class Team>
-__device__ __forceinline__ Moments moments(const Rewards<R>& r, int ddof, const Team& team) {
-    i64 count = 0;
-    double low = INF_F64, high = -INF_F64;
-    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
-        const double x = r[i];
-        if (is_nan(x)) continue;
-        ++count;
-        low = fmin(low, x);
-        high = fmax(high, x);
-    }
-    count = team.reduce(count, (i64)0, Sum());
-    low = team.reduce(low, INF_F64, Min());
-    high = team.reduce(high, -INF_F64, Max());
-    if (count == 0 || low == high) return {count, count == 0 ? 0.0 : low, 0.0, 0.0, true};
-    double sum = 0.0;
-    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
-        const double x = r[i];
-        if (!is_nan(x)) sum += x - low;
-    }
-    const double rise = team.reduce(sum, 0.0, Sum()) / (double)count;
-    double squares = 0.0;
-    for (i64 i = team.rank(); i < r.count; i += Team::SIZE) {
-        const double x = r[i], d = x - low - rise;
-        if (!is_nan(x)) squares += d * d;
-    }
-    squares = team.reduce(squares, 0.0, Sum());
-    return {count, low, rise, squares / (double)(count - ddof), false};
-}
 
 template <class R> __device__ __forceinline__ double guarded(double variance, const GroupAdvantageParams<R>& p) {
     if (p.eps_form == ADD_TO_STD) return sqrt(variance) + p.eps;
@@ -121,14 +64,14 @@ template <class R> __device__ __forceinline__ double guarded(double variance, co
 // The divisor that all groups share; 0 stands for "every advantage is 0".
 template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams<R>& p, double* partial) {
     const Rewards<R> all = {p.reward, 0, p.samples};
-    const BlockTeam team = {partial};
+    const BlockTeam<THREADS> team = {partial};
     if (p.scale == SCALE_BATCH_STD) {
-        const Moments m = moments(all, p.ddof, team);
+        const Moments m = moments(all.count, all, p.ddof, team);
         return m.equal ? 0.0 : guarded(m.variance, p);
     }
     i64 scorable = 0, nonzero = 0;
     for (i64 i = threadIdx.x; i < all.count; i += THREADS) {
-        const double x = all[i];
+        const double x = all(i);
         scorable += !is_nan(x);
         nonzero += !is_nan(x) && x != 0.0;
     }
@@ -142,7 +85,7 @@ template <class R>
 __device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const GroupAdvantageParams<R>& p, double low) {
     double total = 0.0, sum = 0.0;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
-        const double x = r[i], weight = (double)p.length.get(r.first + i);
+        const double x = r(i), weight = (double)p.length.get(r.first + i);
         if (is_nan(x)) continue;
         total += weight;
         sum += weight * (x - low);
@@ -156,13 +99,13 @@ __device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const Group
 template <class R> __device__ __forceinline__ i64 best_place(const Rewards<R>& r, i64 skip, double* best) {
     double high = -INF_F64;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
-        const double x = r[i];
+        const double x = r(i);
         if (i != skip && !is_nan(x)) high = fmax(high, x);
     }
     high = warp_reduce(high, Max());
     i64 place = r.count;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP)
-        if (i != skip && r[i] == high && i < place) place = i;
+        if (i != skip && r(i) == high && i < place) place = i;
     place = warp_reduce(place, Min());
     *best = high;
     return place < r.count ? place : -1;
@@ -173,7 +116,7 @@ template <class R> __device__ __forceinline__ double others_variance(const Rewar
     double base = NAN_F64, sum = 0.0, squares = 0.0;
     i64 count = 0;
     for (i64 j = 0; j < r.count; ++j) {
-        const double x = r[j];
+        const double x = r(j);
         if (j == skip || is_nan(x)) continue;
         if (count++ == 0) base = x;
         sum += x - base;
@@ -181,7 +124,7 @@ template <class R> __device__ __forceinline__ double others_variance(const Rewar
     if (count <= ddof) return 0.0;
     const double rise = sum / (double)count;
     for (i64 j = 0; j < r.count; ++j) {
-        const double x = r[j], d = x - base - rise;
+        const double x = r(j), d = x - base - rise;
         if (j != skip && !is_nan(x)) squares += d * d;
     }
     return squares / (double)(count - ddof);
@@ -191,7 +134,7 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
     const i64 lane = threadIdx.x % WARP;
     const Span own = span(p.offsets, g, p.samples);
     const Rewards<R> r = {p.reward, own.begin, own.end - own.begin};
-    const Moments m = moments(r, p.ddof, WarpTeam());
+    const Moments m = moments(r.count, r, p.ddof, WarpTeam());
     const bool raw = !p.compares || (m.count == 1 && p.raw_single);
     if (p.stats && lane == 0)
         p.stats[g] = {r.count, m.count, m.min + m.rise, sqrt(m.variance), m.equal};
@@ -211,7 +154,7 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
     if (p.scale == SCALE_GROUP_STD) divisor = guarded(raw ? 1.0 : m.variance, p);
 
     for (i64 i = lane; i < r.count; i += WARP) {
-        const double x = r[i];
+        const double x = r(i);
         double a = 0.0;
         if (raw || (compared && p.baseline == BASELINE_NONE)) a = x;
         else if (compared && p.baseline == BASELINE_MAX2) a = i == winner ? best - second : 0.0;

@@ -55,10 +55,10 @@ template <class T> __device__ __forceinline__ void logprob(const LogProbParams& 
         }
         return;
     }
-    const float t = bend(s, to_f32(row[y]));
     const bool moments = p.entropy.at || p.log_sum_sq.at;
     const RowStats r = row_stats(Part<T>(s, row, rank), s, -1, moments, nullptr, shared);
     if (rank != 0) return;
+    const float t = bend(s, to_f32(row[y]));
     if (p.top1.at) {
         // Bent logits tell order up to the rounding of tanh; ties are told by place.
         const bool close = !(t < r.top - 1e-6f * fabsf(r.top)) || r.top == LOWEST;
@@ -116,8 +116,7 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     const RowGradient d = row_gradient<T>(p, r, i, x);
     write_part(part, s, out, rank, held, true, [&](Vec16<T>& v, i64 column) {
         float t[N], dz[N];
-#pragma unroll
-        for (int k = 0; k < N; ++k) t[k] = to_f32(v.at[k]);
+        widen(v, t);
         bend_all(s, t);
 #pragma unroll
         for (int k = 0; k < N; ++k) {

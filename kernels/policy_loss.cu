@@ -24,8 +24,7 @@
 // Numerics: f64 inside, rounded once; masked tokens are skipped, not multiplied by 0, and get an
 // exact 0. Sums are a thread's tokens in order, then a butterfly, then the warps in order: a tree
 // that depends on the sequence's length alone. The final sum depends on B alone.
-// local memory: policy_loss_f32: values that live across the slow paths of f64 division and exp
-// local memory: policy_loss_f64: values that live across the slow paths of f64 division and exp
+// local memory: policy_loss_*: registers that live across the slow path of an f64 division, which is a call
 #include "policy_terms.cuh"
 
 template <class R> struct PolicyLossParams {

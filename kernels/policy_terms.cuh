@@ -3,7 +3,7 @@
 // itself. The split is what lets one formula serve token ratios and sequence ratios.
 #pragma once
 
-#include "common.cuh"
+#include "terms.cuh"
 
 enum Loss {
     CROSS_ENTROPY, REINFORCE, PPO_CLIP, CISPO, SAPO, VESPO, GMPO, DRO, DPPO_TV, DPPO_KL, PRIME, KL_COV
@@ -38,11 +38,6 @@ struct Token {
 };
 
 __device__ __forceinline__ double sign(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x; }
-
-__device__ __forceinline__ double sigmoid(double x) {
-    const double e = exp(-fabs(x));
-    return x >= 0.0 ? 1.0 / (1.0 + e) : e / (1.0 + e);
-}
 
 // -min(min(r, dual)·A, clip(r)·A). The gradient is -r·A where neither bound holds it: for A > 0 up
 // to hi, for A < 0 down to lo and up to dual.

@@ -94,6 +94,17 @@ template <> __device__ __forceinline__ float from_raw<float>(u32 bits) { return 
 template <> __device__ __forceinline__ bf16 from_raw<bf16>(u32 bits) { return {(u16)bits}; }
 template <> __device__ __forceinline__ f16 from_raw<f16>(u32 bits) { return {(u16)bits}; }
 
+// N logits in f32.
+template <class T> __device__ __forceinline__ void widen(const Vec16<T>& v, float* t) {
+#pragma unroll
+    for (int k = 0; k < Vec16<T>::N; ++k) t[k] = to_f32(v.at[k]);
+}
+template <> __device__ __forceinline__ void widen<bf16>(const Vec16<bf16>& v, float* t) {
+    const u32 pairs[4] = {v.raw.x, v.raw.y, v.raw.z, v.raw.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) t[2 * k] = __int_as_float(pairs[k] << 16), t[2 * k + 1] = __int_as_float(pairs[k] & 0xffff0000u);
+}
+
 // Multiplies gradients by dt/dx at the logits `x`.
 template <class T> __device__ __forceinline__ void times_slope(const RowSet& s, const Vec16<T>& x, float (&d)[Vec16<T>::N]) {
     if (s.bend == 0) return;
@@ -127,14 +138,14 @@ template <class T> struct Part {
             v.raw = ptx_load_stream(row + column);
             return v;
         }
-        u64 half[2] = {0, 0};
+        u64 low = 0, high = 0;
 #pragma unroll 1
-        for (int k = N - 1; k >= 0; --k) {
-            half[1] = half[1] << 8 * sizeof(T) | half[0] >> (64 - 8 * sizeof(T));
-            half[0] <<= 8 * sizeof(T);
-            if (column + k >= from && column + k < to) half[0] |= bits_of(row[column + k]);
+        for (int k = (int)min((i64)N, to - column) - 1; k >= 0; --k) {
+            high = high << 8 * sizeof(T) | low >> (64 - 8 * sizeof(T));
+            low <<= 8 * sizeof(T);
+            if (column + k >= from) low |= bits_of(row[column + k]);
         }
-        v.raw = make_uint4((u32)half[0], (u32)(half[0] >> 32), (u32)half[1], (u32)(half[1] >> 32));
+        v.raw = make_uint4((u32)low, (u32)(low >> 32), (u32)high, (u32)(high >> 32));
         return v;
     }
     __device__ __forceinline__ Vec16<T> word(i64 w) const { return word(w, 0, vocab); }
@@ -200,8 +211,8 @@ __device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, 
         for (int k = 0; k < SPAN; ++k) here[k * WARP] = v[k].raw;
     }
     if (part.lead) {
-        uint4 next = make_uint4(0, 0, 0, 0);
-        if (lane == 0) next = part.word(first + TILE).raw;
+        // The same address in all lanes: one sector, and no lane waits for another.
+        const uint4 next = part.word((tile + 1) * TILE).raw;
         if (held && lane == 0 && tile == part.end - 1) here[TILE] = next;
 #pragma unroll
         for (int k = 0; k < SPAN; ++k) {
@@ -216,7 +227,7 @@ __device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, 
         }
     }
 #pragma unroll
-    for (int i = 0; i < SPAN * N; ++i) t[i] = to_f32(v[i / N].at[i % N]);
+    for (int k = 0; k < SPAN; ++k) widen(v[k], t + k * N);
     bend_all(s, t);
     if ((tile + 1) * TILE * N > part.vocab) {
 #pragma unroll
@@ -292,7 +303,7 @@ __device__ __forceinline__ void add(Online& o, const float (&t)[COUNT], float c,
     float sum[4] = {}, weighted[4] = {}, squares[4] = {};
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        const float d = log2_weight(t[i], top, c), e = ptx_ex2(d);
+        const float d = MOMENTS ? log2_weight(t[i], top, c) : (t[i] - top) * c, e = ptx_ex2(d);
         sum[i % 4] += e;
         if (MOMENTS) {
             weighted[i % 4] = __fmaf_rn(d, e, weighted[i % 4]);
@@ -319,43 +330,56 @@ __device__ __forceinline__ void add(Online& o, const float (&t)[COUNT], float c,
 
 // Shared memory of the reductions.
 struct RowShared {
+    double warps[WARPS][5];
+    double block[5];
     double partial[WARPS];
-    double part[5];
 };
 
-// The row's sums from its threads'; every thread gets the same bits. Blocks of a cluster are
-// combined in the order of their ranks.
-__device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bool moments, RowShared& shared) {
-    float top = block_reduce<THREADS>(o.top, LOWEST, Max(), (float*)shared.partial);
-    const float drop = log2_weight(o.top, top, s.c), f = ptx_ex2(drop);
-    double sum = block_reduce<THREADS>((double)(f * o.sum), 0.0, Sum(), shared.partial);
-    double rest = block_reduce<THREADS>((double)(f * o.rest), 0.0, Sum(), shared.partial);
-    double weighted = 0.0, squares = 0.0;
-    if (moments) {
-        const float w = f * __fmaf_rn(drop, o.sum, o.weighted);
-        weighted = block_reduce<THREADS>((double)w, 0.0, Sum(), shared.partial);
-        squares = block_reduce<THREADS>((double)(f * f * o.squares), 0.0, Sum(), shared.partial);
-    }
-    if (s.cluster == 1) return {top, sum, weighted, squares, rest};
-    if (threadIdx.x == 0) {
-        const double all[5] = {top, sum, weighted, squares, rest};
-        for (int i = 0; i < 5; ++i) shared.part[i] = all[i];
-    }
-    ptx_cluster_sync();
-    const int lane = threadIdx.x % WARP;
-    double all[5] = {LOWEST, 0.0, 0.0, 0.0, 0.0};
-    if (lane < s.cluster) {
+// The sums of groups of `width` lanes, all relative to the group's maximum.
+__device__ __forceinline__ RowStats merge(RowStats r, int width, float c, bool moments, bool rest) {
+    const float own = r.top;
 #pragma unroll
-        for (int i = 0; i < 5; ++i) all[i] = __longlong_as_double(ptx_cluster_load(&shared.part[i], lane));
+    for (int step = 1; step < width; step *= 2) r.top = fmaxf(r.top, __shfl_xor_sync(ALL_LANES, r.top, step));
+    const float drop = log2_weight(own, r.top, c);
+    const double f = ptx_ex2(drop);
+    if (moments) r.weighted = f * (r.weighted + drop * r.sum), r.squares *= f * f;
+    r.sum *= f, r.rest *= f;
+#pragma unroll
+    for (int step = 1; step < width; step *= 2) {
+        r.sum += __shfl_xor_sync(ALL_LANES, r.sum, step);
+        if (rest) r.rest += __shfl_xor_sync(ALL_LANES, r.rest, step);
+        if (moments) {
+            r.weighted += __shfl_xor_sync(ALL_LANES, r.weighted, step);
+            r.squares += __shfl_xor_sync(ALL_LANES, r.squares, step);
+        }
     }
-    top = warp_reduce((float)all[0], Max());
-    const double less = log2_weight((float)all[0], top, s.c), g = ptx_ex2((float)less);
-    sum = warp_reduce(g * all[1], Sum());
-    weighted = warp_reduce(g * (all[2] + less * all[1]), Sum());
-    squares = warp_reduce(g * g * all[3], Sum());
-    rest = warp_reduce(g * all[4], Sum());
+    return r;
+}
+
+__device__ __forceinline__ void put(double (&to)[5], const RowStats& r) {
+    to[0] = r.top, to[1] = r.sum, to[2] = r.weighted, to[3] = r.squares, to[4] = r.rest;
+}
+
+// The row's sums from its threads': lanes, then warps, then blocks, each time a butterfly, so that
+// every thread gets the same bits.
+__device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bool moments, bool rest, RowShared& shared) {
+    const int lane = threadIdx.x % WARP;
+    RowStats r = merge({o.top, o.sum, o.weighted, o.squares, o.rest}, WARP, s.c, moments, rest);
+    if (lane == 0) put(shared.warps[threadIdx.x / WARP], r);
+    __syncthreads();
+    const double(&w)[5] = shared.warps[lane % WARPS];
+    r = merge({(float)w[0], w[1], w[2], w[3], w[4]}, WARPS, s.c, moments, rest);
+    if (s.cluster == 1) {
+        __syncthreads();
+        return r;
+    }
+    if (threadIdx.x == 0) put(shared.block, r);
     ptx_cluster_sync();
-    return {top, sum, weighted, squares, rest};
+    double b[5];
+#pragma unroll
+    for (int i = 0; i < 5; ++i) b[i] = __longlong_as_double(ptx_cluster_load(&shared.block[i], lane & (s.cluster - 1)));
+    ptx_cluster_sync();
+    return merge({(float)b[0], b[1], b[2], b[3], b[4]}, s.cluster, s.c, moments, rest);
 }
 
 __device__ __forceinline__ u64 to_bits(double x) { return __double_as_longlong(x); }
@@ -366,10 +390,11 @@ template <> __device__ __forceinline__ u64 from_bits<u64>(u64 bits) { return bit
 
 // One value of every block of the row: lane r gets block r's, further lanes `neutral`.
 template <class T> __device__ __forceinline__ T of_blocks(T x, T neutral, const RowSet& s, RowShared& shared) {
-    if (threadIdx.x == 0) shared.part[0] = from_bits<double>(to_bits(x));
+    if (threadIdx.x == 0) shared.block[0] = from_bits<double>(to_bits(x));
     ptx_cluster_sync();
     const int lane = threadIdx.x % WARP;
-    const T y = lane < s.cluster ? from_bits<T>(ptx_cluster_load(&shared.part[0], lane)) : neutral;
+    const T there = from_bits<T>(ptx_cluster_load(&shared.block[0], lane & (s.cluster - 1)));
+    const T y = lane < s.cluster ? there : neutral;
     ptx_cluster_sync();
     return y;
 }
@@ -397,7 +422,7 @@ __device__ __forceinline__ RowStats row_stats(const Part<T>& part, const RowSet&
         if (moments) add<SPAN * N, true>(o, t, s.c, skip);
         else add<SPAN * N, false>(o, t, s.c, skip);
     }
-    return combine(o, s, moments, shared);
+    return combine(o, s, moments, target >= 0, shared);
 }
 
 // ---- what a row's sums say ---------------------------------------------------------------------

@@ -100,15 +100,14 @@ template <class T> struct Rows {
     __device__ __forceinline__ void read(i64 column, float (&tq)[N], float (&tp)[N]) const {
         const Vec16<T> x = read_columns(policy, held_policy, column);
         const Vec16<T> c = read_columns(reference, held_reference, column);
-#pragma unroll
-        for (int n = 0; n < N; ++n) tq[n] = to_f32(x.at[n]), tp[n] = to_f32(c.at[n]);
+        widen(x, tq);
+        widen(c, tp);
         bend_all(s, tq);
         bend_all(s, tp);
         if (params.guide) {
             const Vec16<T> v = read_columns(guide, held_guide, column);
             float u[N];
-#pragma unroll
-            for (int n = 0; n < N; ++n) u[n] = to_f32(v.at[n]);
+            widen(v, u);
             bend_all(s, u);
 #pragma unroll
             for (int n = 0; n < N; ++n) tp[n] = guided(tp[n], u[n]);
@@ -142,7 +141,7 @@ template <class T> struct Rows {
             add<N, false>(oq, tq, s.c, -2);
             add<N, false>(op, tp, s.c, -2);
         });
-        const RowStats a = combine(oq, s, false, shared), b = combine(op, s, false, shared);
+        const RowStats a = combine(oq, s, false, false, shared), b = combine(op, s, false, false, shared);
         q = softmax(a), p = softmax(b);
         log_ratio = a.empty() || b.empty() ? 0.0f : (float)(log(a.sum) - log(b.sum));
     }

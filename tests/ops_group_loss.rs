@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::devices::{close, on_all};
 use common::{check_gradient, max_rel, normals};
 use gradus::ops::{
     BetaMmlLoss, CopgLoss, GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, InfoNceLoss,
@@ -16,7 +17,25 @@ const BETA: f64 = 0.4;
 /// Losses, gradient and total of a loss over groups.
 type Terms = (Vec<f64>, Vec<f64>, f64);
 
+/// Two executors gave the same up to a few roundings of sums.
+fn agree(name: &str, cpu: &Terms, gpu: &Terms) {
+    let size = cpu.1.iter().fold(1e-3f64, |m, d| m.max(d.abs()));
+    close(name, &cpu.0, &gpu.0, 1e-12, 1.0);
+    close(name, &cpu.1, &gpu.1, 1e-11, size);
+    close(name, &[cpu.2], &[gpu.2], 1e-12, 1.0);
+}
+
 fn copg(logp: &[f64], reference: &[f64], reward: &[f64], offsets: &[i64]) -> Terms {
+    on_all(|device| copg_on(device, logp, reference, reward, offsets), agree)
+}
+
+fn copg_on(
+    device: &Device,
+    logp: &[f64],
+    reference: &[f64],
+    reward: &[f64],
+    offsets: &[i64],
+) -> Terms {
     let (mut loss, mut d_logp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
     let mut total = vec![f64::NAN];
     let weight = vec![1.0; loss.len()];
@@ -31,7 +50,7 @@ fn copg(logp: &[f64], reference: &[f64], reward: &[f64], offsets: &[i64]) -> Ter
         d_logp: (&mut d_logp).into(),
         total: Some((&mut total).into()),
     };
-    copg_loss(&Device::Cpu, args).unwrap();
+    copg_loss(device, args).unwrap();
     (loss, d_logp, total[0])
 }
 
@@ -177,6 +196,10 @@ impl Packed {
     }
 
     fn run(&self, logp: &[f64]) -> Terms {
+        on_all(|device| self.run_on(device, logp), agree)
+    }
+
+    fn run_on(&self, device: &Device, logp: &[f64]) -> Terms {
         let pairs = self.pairs.len() / 2;
         let (mut loss, mut d_logp) = (vec![f64::NAN; pairs], vec![f64::NAN; logp.len()]);
         let mut total = vec![f64::NAN];
@@ -196,7 +219,7 @@ impl Packed {
             d_logp: (&mut d_logp).into(),
             total: Some((&mut total).into()),
         };
-        prdp_loss(&Device::Cpu, args).unwrap();
+        prdp_loss(device, args).unwrap();
         (loss, d_logp, total[0])
     }
 
@@ -252,6 +275,10 @@ fn prdp_without_a_bound_is_copg() {
 }
 
 fn mml(logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
+    on_all(|device| mml_on(device, logp, offsets, beta), agree)
+}
+
+fn mml_on(device: &Device, logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
     let (mut loss, mut d_logp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
     let mut total = vec![f64::NAN];
     let args = BetaMmlLoss {
@@ -263,7 +290,7 @@ fn mml(logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
         d_logp: (&mut d_logp).into(),
         total: Some((&mut total).into()),
     };
-    beta_mml_loss(&Device::Cpu, args).unwrap();
+    beta_mml_loss(device, args).unwrap();
     (loss, d_logp, total[0])
 }
 
@@ -293,6 +320,16 @@ fn beta_mml_matches_its_definition_and_limits() {
 }
 
 fn nce(logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
+    on_all(
+        |device| nce_on(device, logp, length, n),
+        |name, cpu, gpu| {
+            close(name, &[cpu.0], &[gpu.0], 1e-13, 1.0);
+            close(name, &cpu.1, &gpu.1, 1e-12, 1e-2);
+        },
+    )
+}
+
+fn nce_on(device: &Device, logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
     let (mut loss, mut d_logp) = (vec![f64::NAN], vec![f64::NAN; n * n]);
     let args = InfoNceLoss {
         logp: View::new(logp, &[n as i64; 2]).unwrap(),
@@ -300,7 +337,7 @@ fn nce(logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
         loss: (&mut loss).into(),
         d_logp: ViewMut::new(&mut d_logp, &[n as i64; 2]).unwrap(),
     };
-    info_nce_loss(&Device::Cpu, args).unwrap();
+    info_nce_loss(device, args).unwrap();
     (loss[0], d_logp)
 }
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::devices::{close, on_all};
 use common::{check_gradient, max_rel, normals};
 use gradus::ops::{
     KtoLoss, Pair, PreferenceKind as Kind, PreferenceLoss, PreferenceScore as Score, kto_loss,
@@ -71,7 +72,7 @@ impl Pairs {
         }
     }
 
-    fn try_run(&self) -> gradus::Result<Output> {
+    fn try_run(&self, device: &Device) -> gradus::Result<Output> {
         let nan = || vec![f64::NAN; self.logp.chosen.len()];
         let (mut loss, mut total) = (nan(), vec![f64::NAN]);
         let (mut d_chosen, mut d_rejected) = (nan(), nan());
@@ -93,14 +94,27 @@ impl Pairs {
             }),
             total: Some((&mut total).into()),
         };
-        preference_loss(&Device::Cpu, args)?;
+        preference_loss(device, args)?;
         let d_logp = Pair { chosen: d_chosen, rejected: d_rejected };
         let reward = Pair { chosen: r_chosen, rejected: r_rejected };
         Ok(Output { loss, d_logp, reward, total: total[0] })
     }
 
+    /// On every executor; the CPU's result is returned.
     fn run(&self) -> Output {
-        self.try_run().unwrap()
+        on_all(
+            |device| self.try_run(device).unwrap(),
+            |name, cpu, gpu| {
+                let name = format!("{name} {:?} {:?}", self.kind, self.score);
+                close(&name, &cpu.loss, &gpu.loss, 1e-12, 1.0);
+                close(&name, &[cpu.total], &[gpu.total], 1e-12, 1.0);
+                let pairs = [(&cpu.d_logp, &gpu.d_logp), (&cpu.reward, &gpu.reward)];
+                for (want, got) in pairs {
+                    close(&name, &want.chosen, &got.chosen, 1e-12, 0.1);
+                    close(&name, &want.rejected, &got.rejected, 1e-12, 0.1);
+                }
+            },
+        )
     }
 
     /// Chosen and rejected log-probs as one vector, for the gradient check.
@@ -293,7 +307,7 @@ fn kto_matches_the_formula_and_its_gradient() {
     let (logp, reference) = (normals(80, 8, 3.0), normals(81, 8, 3.0));
     let desirable = vec![1u8, 0, 1, 1, 0, 0, 1, 0];
     let weight = normals(82, 8, 1.0);
-    let run = |logp: &[f64]| {
+    let run_on = |device: &Device, logp: &[f64]| {
         let (mut loss, mut d_logp) = (vec![f64::NAN; 8], vec![f64::NAN; 8]);
         let mut total = vec![f64::NAN];
         let args = KtoLoss {
@@ -309,8 +323,18 @@ fn kto_matches_the_formula_and_its_gradient() {
             d_logp: (&mut d_logp).into(),
             total: Some((&mut total).into()),
         };
-        kto_loss(&Device::Cpu, args).unwrap();
+        kto_loss(device, args).unwrap();
         (loss, d_logp, total[0])
+    };
+    let run = |logp: &[f64]| {
+        on_all(
+            |device| run_on(device, logp),
+            |name, cpu, gpu| {
+                close(name, &cpu.0, &gpu.0, 1e-13, 1e-3);
+                close(name, &cpu.1, &gpu.1, 1e-13, 1e-3);
+                close(name, &[cpu.2], &[gpu.2], 1e-13, 1.0);
+            },
+        )
     };
     let (loss, d_logp, _) = run(&logp);
     for i in 0..8 {

@@ -19,6 +19,7 @@ pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 #[cfg(feature = "emu")]
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
+pub(crate) use gpu::ScratchGuard;
 pub use module::{KernelSet, shipped_ptx};
 pub use probe::{GpuProbe, probe_gpu};
 pub(crate) use stage::{Column, Stage};

@@ -15,9 +15,9 @@ pub(crate) const THREADS: u32 = 256;
 /// 16-byte words of a tile.
 const TILE: i64 = 128;
 
-/// Bytes of a row from which another block helps, on devices with clusters: three such parts fit
+/// Bytes of a row from which another block helps, on devices with clusters: two such parts fit
 /// into the 227 KiB of a multiprocessor, so that one block loads while the other stores.
-const PART_BYTES: i64 = 72 << 10;
+const PART_BYTES: i64 = 96 << 10;
 
 /// Most blocks of a cluster that every device with clusters can place.
 const MAX_CLUSTER: i64 = 8;

@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::gae::finite;
 use crate::ops::group_advantage::check_rewards;
@@ -63,7 +64,7 @@ pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> 
     check_rewards(&check, &args.reward)?;
     match device {
         Device::Cpu => cpu::pair_loss::copg_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::group_loss::copg_loss(gpu, args)?,
     }
     Ok(())
 }
@@ -107,7 +108,7 @@ pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Resu
     finite(&check, "logp", &args.logp, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::beta_mml_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::group_loss::beta_mml_loss(gpu, args)?,
     }
     Ok(())
 }

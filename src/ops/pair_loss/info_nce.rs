@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::group_advantage::check_lengths;
 use crate::view::{View, ViewMut};
@@ -43,7 +44,8 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
     }
     check.shape(device, "loss", &args.loss, &[1])?;
     check.shape(device, "d_logp", &args.d_logp, &[n, n])?;
-    for i in 0..n {
+    let known = if args.logp.is_host() { n } else { 0 };
+    for i in 0..known {
         let bad = args.logp.row(i).iter().position(|s| !s.to_f64().is_finite());
         if let Some(j) = bad {
             return Err(Error::NonFinite { op: check.0, arg: "logp".into(), index: i * n + j });
@@ -51,7 +53,7 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
     }
     match device {
         Device::Cpu => cpu::pair_loss::info_nce_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::group_loss::info_nce_loss(gpu, args)?,
     }
     Ok(())
 }

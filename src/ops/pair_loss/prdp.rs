@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::gae::{Tokens, finite};
 use crate::ops::pair_loss::check_terms;
@@ -69,7 +70,8 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     check_terms(&check, device, pairs, &args.weight, &args.loss, &args.total)?;
     check.positive("beta", args.beta)?;
     check.that(args.clip > 0.0, "clip", args.clip, "a number > 0, infinity for none")?;
-    for p in 0..pairs {
+    let known = if args.pairs.is_host() { pairs } else { 0 };
+    for p in 0..known {
         let row = args.pairs.row(p);
         let inside = row.iter().all(|&i| i >= 0 && i < tokens.sequences as i64);
         if !inside || row[0] == row[1] {
@@ -83,7 +85,7 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     finite(&check, "reward", &args.reward, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::prdp_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::pair_loss::prdp_loss(gpu, args)?,
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::gae::finite;
 use crate::ops::group_advantage::check_lengths;
@@ -188,7 +189,7 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
     check_kind(&check, &args)?;
     match device {
         Device::Cpu => cpu::pair_loss::preference_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::pair_loss::preference_loss(gpu, args)?,
     }
     Ok(())
 }
@@ -285,7 +286,7 @@ pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     finite(&check, "reference", &args.reference, &None)?;
     match device {
         Device::Cpu => cpu::pair_loss::kto_loss(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::pair_loss::kto_loss(gpu, args)?,
     }
     Ok(())
 }

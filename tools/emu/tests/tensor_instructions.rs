@@ -241,6 +241,10 @@ fn copies_of_threads_arrive_at_an_mbarrier() {
     let want: Vec<u32> =
         (0..256).map(|i| if i >= 128 && i % 4 >= 2 { 0 } else { (i ^ 4) + 1 }).collect();
     assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
+    // What the threads copied is theirs, of the generic proxy: the copy engine needs a fence.
+    let engine = "cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r4], 16;";
+    let unfenced = with(BARRIER, "// The neighbour's bytes.", engine);
+    assert_eq!(fault(run(&unfenced)).0, Kind::MissingProxyFence);
     let counted = BARRIER.replace(".noinc", "");
     assert_eq!(fault(run(&counted)).0, Kind::Deadlock, "32 lanes leave 32 arrivals pending");
     let unwaited = with(BARRIER, "@!%p2 bra WAIT;\n  // The", "// The");
@@ -410,6 +414,35 @@ fn bulk_copies_without_a_tensor_map() {
     assert_eq!(run("[%r2], [%rd1], 512, [%r3];", "[%r2], [%rd1], 256, [%r3];"), Kind::Deadlock);
     let fence = "fence.proxy.async.shared::cta;\n  bar.sync 0;\n  @%p1 bra DONE;\n  cp.reduce";
     assert_eq!(run(fence, "bar.sync 0;\n  @%p1 bra DONE;\n  cp.reduce"), Kind::MissingProxyFence);
+}
+
+#[test]
+fn reductions_are_checked_like_atomics() {
+    let run = |ptx: &str, start: Option<&[u32]>| {
+        let mut bench = Bench::new(ptx);
+        bench.input(&(0..128).collect::<Vec<u32>>());
+        let out = match start {
+            Some(words) => bench.input(words),
+            None => bench.output(512),
+        };
+        bench.launch("double", 2, 128)?;
+        Ok(bench.read::<u32>(out, 128))
+    };
+    // Two blocks add to the same words: no race, unlike two blocks that store.
+    let got: Result<Vec<u32>, Box<Fault>> = run(BULK, Some(&[7; 128]));
+    let want: Vec<u32> = (0..128).map(|i| 7 + 4 * i).collect();
+    assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
+    assert_eq!(fault(run(BULK, None)).0, Kind::Uninitialised);
+    let add = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32";
+    let stored = with(BULK, add, "cp.async.bulk.global.shared::cta.bulk_group");
+    assert_eq!(fault(run(&stored, None)).0, Kind::Race);
+    let larger = with(BULK, add, "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.u32");
+    let got: Result<Vec<u32>, Box<Fault>> = run(&larger, Some(&[100; 128]));
+    let want: Vec<u32> = (0..128).map(|i| (2 * i).max(100)).collect();
+    assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
+    let refused = with(BULK, add, "cp.reduce.async.bulk.global.shared::cta.bulk_group.min.f32");
+    let refused = gradus_emu::Module::load(&refused, &mut gradus_emu::Machine::default());
+    assert!(refused.is_err_and(|text| text.contains("no reduction Min of F32")));
 }
 
 fn exchange(ptx: &str, seed: u64) -> Result<Vec<u32>, Box<Fault>> {

@@ -2,8 +2,9 @@
 
 mod tensor_common;
 
+use gradus_emu::tensor::reduce::Reduction;
 use gradus_emu::tensor::swizzle::Swizzle;
-use gradus_emu::tensor::tensor_map::{TensorElement, TensorMap, Tiled, reduce_add};
+use gradus_emu::tensor::tensor_map::{TensorElement, TensorMap, Tiled};
 use tensor_common::Bits;
 
 #[test]
@@ -209,7 +210,7 @@ fn random_maps_of_every_rank() {
 fn reductions_of_every_type() {
     let run = |element, x: &[u8], y: &[u8]| {
         let mut sum = x.to_vec();
-        reduce_add(element, &mut sum, y).map(|()| sum)
+        Reduction::Add.apply(element, &mut sum, y).map(|()| sum)
     };
     let three = |x: u32, y: u32, element| {
         let sum = run(element, &x.to_le_bytes(), &y.to_le_bytes()).unwrap();
@@ -234,4 +235,49 @@ fn reductions_of_every_type() {
     assert!(run(TensorElement::U8, &[1], &[1]).is_err());
     assert!(run(TensorElement::F32, &[1; 6], &[1; 6]).is_err());
     assert!(run(TensorElement::F32, &[1; 4], &[1; 8]).is_err());
+}
+
+#[test]
+fn the_other_reductions() {
+    let run = |reduction: Reduction, element: TensorElement, x: u64, y: u64| {
+        let size = element.bytes() as usize;
+        let mut into = x.to_le_bytes()[..size].to_vec();
+        reduction.apply(element, &mut into, &y.to_le_bytes()[..size])?;
+        into.resize(8, 0);
+        Ok::<u64, String>(u64::from_le_bytes(into.try_into().unwrap()))
+    };
+    let minus = |x: i32| u64::from(x as u32);
+    for (reduction, element, x, y, want) in [
+        (Reduction::Min, TensorElement::U32, 5, minus(-1), 5),
+        (Reduction::Min, TensorElement::S32, 5, minus(-1), minus(-1)),
+        (Reduction::Max, TensorElement::S32, 5, minus(-1), 5),
+        (Reduction::Max, TensorElement::U64, 5, u64::MAX, u64::MAX),
+        (Reduction::Max, TensorElement::S64, 5, u64::MAX, 5),
+        (Reduction::Max, TensorElement::S64, 7, 7, 7),
+        // 1 and -2 in f16; a NaN gives way.
+        (Reduction::Min, TensorElement::F16, 0x3c00, 0xc000, 0xc000),
+        (Reduction::Max, TensorElement::F16, 0x3c00, 0xc000, 0x3c00),
+        (Reduction::Max, TensorElement::F16, 0x7fff, 0xc000, 0xc000),
+        (Reduction::Min, TensorElement::Bf16, 0x3f80, 0x7fff, 0x3f80),
+        (Reduction::Inc, TensorElement::U32, 3, 4, 4),
+        (Reduction::Inc, TensorElement::U32, 4, 4, 0),
+        (Reduction::Dec, TensorElement::U32, 0, 4, 4),
+        (Reduction::Dec, TensorElement::U32, 9, 4, 4),
+        (Reduction::Dec, TensorElement::U32, 3, 4, 2),
+        (Reduction::And, TensorElement::U32, 12, 10, 8),
+        (Reduction::Or, TensorElement::U64, 12, 10, 14),
+        (Reduction::Xor, TensorElement::S32, 12, 10, 6),
+    ] {
+        assert_eq!(run(reduction, element, x, y), Ok(want), "{reduction:?} {element:?} {x} {y}");
+    }
+    for (reduction, element) in [
+        (Reduction::Min, TensorElement::F32),
+        (Reduction::Inc, TensorElement::S32),
+        (Reduction::Xor, TensorElement::F16),
+        (Reduction::Add, TensorElement::U16),
+    ] {
+        assert!(run(reduction, element, 1, 1).unwrap_err().contains("there is no reduction"));
+    }
+    assert_eq!(Reduction::from_ptx("xor"), Some(Reduction::Xor));
+    assert_eq!(Reduction::from_ptx("nand"), None);
 }

@@ -121,8 +121,8 @@ fn run(case: &Case, scale: bool, numerics: Numerics, bits: &mut Bits) {
     }
 }
 
-#[test]
-fn every_form_is_the_tensor_function() {
+/// One case per type, and the swizzles, directions and signs spread over them.
+fn cases() -> Vec<Case> {
     let float = Element::Float;
     let f32 = Accumulator::Float(FloatAccumulator::F32);
     let f16 = Accumulator::Float(FloatAccumulator::F16);
@@ -133,7 +133,7 @@ fn every_form_is_the_tensor_function() {
     let case = |name, wgmma, registers, a, b, tail| Case { name, wgmma, registers, a, b, tail };
     let (bf16, half, tf32) = (float(Float::Bf16), float(Float::F16), float(Float::Tf32));
     let (e4m3, e5m2) = (float(Float::E4m3), float(Float::E5m2));
-    let cases = [
+    vec![
         case(
             "m64n64k16.f32.bf16.bf16",
             new(64, bf16, bf16, f32),
@@ -206,7 +206,12 @@ fn every_form_is_the_tensor_function() {
             (Swizzle::None, plain),
             "",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn every_form_is_the_tensor_function() {
+    let cases = cases();
     let mut bits = Bits(8);
     for case in &cases {
         for scale in [false, true] {
@@ -269,6 +274,7 @@ fn groups_fences_and_registers_are_watched() {
         kind(format!("{set}{fence}{one}{commit}{}{touch}{one}{commit}{}", wait(0), wait(0))),
         Kind::Misuse
     );
+    assert_eq!(kind(format!("{set}{fence}{one}{touch}{one}{commit}{}", wait(0))), Kind::InFlight);
     // A in registers is changed before the product that reads it is done.
     let from_registers = product(0, &list(200, 4));
     let change = "add.u32 %r201, %r201, 1;\n";

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! // targets: sm90a
-//! // local memory: my_kernel: an array of 8 floats is indexed at run time
+//! // local memory: my_kernel_*: an array of 8 floats is indexed at run time
 //! ```
 
 mod manifest;
@@ -203,8 +203,12 @@ fn excuse(source: &str, kernel: &mut Kernel, excuses: &[&str]) -> Result<(), Str
     if kernel.spill_bytes == 0 && kernel.stack_bytes == 0 {
         return Ok(());
     }
-    let prefix = format!("{}:", kernel.name);
-    let reason = excuses.iter().find_map(|e| e.strip_prefix(&prefix)).ok_or(format!(
+    let names = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(start) => kernel.name.starts_with(start),
+        None => kernel.name == pattern,
+    };
+    let told = excuses.iter().filter_map(|e| e.split_once(':'));
+    let reason = told.filter(|(who, _)| names(who)).map(|(_, why)| why).next().ok_or(format!(
         "{source}: kernel `{}` has {} bytes of stack and {} bytes of spills, expected 0 or a line \
          `// local memory: {}: <reason>`",
         kernel.name, kernel.stack_bytes, kernel.spill_bytes, kernel.name

@@ -14,6 +14,7 @@ use crate::machine::pending::{BulkStore, Landing, Payload, Signal, Source};
 use crate::machine::race::{Access, who};
 use crate::machine::registers::lanes;
 use crate::machine::{Context, Flow, PARAM_OFFSET};
+use crate::tensor::reduce::Reduction;
 use crate::tensor::tensor_map::{Piece, TensorElement, TensorMap};
 use crate::text::ast::{Operand, Space};
 
@@ -67,7 +68,8 @@ struct Bulk {
     barrier: Option<SharedAddress>,
     /// Blocks of the cluster that a load goes to.
     multicast: Option<usize>,
-    reduction: Option<Option<TensorElement>>,
+    /// What a store does instead of overwriting; the type is the map's if it has none.
+    reduction: Option<(Reduction, Option<TensorElement>)>,
     line: u32,
 }
 
@@ -80,7 +82,7 @@ struct Form {
     grouped: bool,
     multicast: bool,
     hint: bool,
-    add: bool,
+    reduction: Option<Reduction>,
     element: Option<TensorElement>,
 }
 
@@ -95,13 +97,11 @@ fn form(ops: &Ops<'_, '_, '_, '_>, modifiers: &[String]) -> Result<Form, String>
             "bulk_group" => form.grouped = true,
             "multicast::cluster" => form.multicast = true,
             "L2::cache_hint" => form.hint = true,
-            "add" => form.add = true,
-            name => {
-                form.element = Some(
-                    element(name)
-                        .ok_or(format!("bulk copy modifier `.{name}` is not supported"))?,
-                )
-            }
+            name => match (Reduction::from_ptx(name), element(name)) {
+                (Some(reduction), _) => form.reduction = Some(reduction),
+                (None, Some(element)) => form.element = Some(element),
+                _ => return Err(format!("bulk copy modifier `.{name}` is not supported")),
+            },
         }
     }
     if form.signals == form.grouped || form.spaces.len() != 2 {
@@ -113,9 +113,9 @@ fn form(ops: &Ops<'_, '_, '_, '_>, modifiers: &[String]) -> Result<Form, String>
 /// Element type of a reduction without a tensor map.
 fn element(name: &str) -> Option<TensorElement> {
     Some(match name {
-        "u32" => TensorElement::U32,
+        "u32" | "b32" => TensorElement::U32,
         "s32" => TensorElement::S32,
-        "u64" => TensorElement::U64,
+        "u64" | "b64" => TensorElement::U64,
         "s64" => TensorElement::S64,
         "f16" => TensorElement::F16,
         "bf16" => TensorElement::Bf16,
@@ -131,11 +131,33 @@ fn copy(
     reduce: bool,
 ) -> Result<Execute, String> {
     let form = form(ops, modifiers)?;
-    if reduce != form.add || (form.element.is_some() && !reduce) || (reduce && form.signals) {
+    if reduce != form.reduction.is_some()
+        || (form.element.is_some() && !reduce)
+        || (reduce && form.signals)
+        || (reduce && form.element.is_some() == form.tensor.is_some())
+    {
         return ops.unknown();
     }
+    if let (Some(reduction), Some(element)) = (form.reduction, form.element) {
+        reduction.check(element)?;
+    }
+    let (bulk, load) = (bulk(ops, &form)?, form.signals);
+    Ok(Box::new(move |c, mask| {
+        let near = bulk.near.places(c, mask)?;
+        for lane in lanes(mask) {
+            if load {
+                start_load(c, &bulk, near[lane], lane)?
+            } else {
+                start_store(c, &bulk, near[lane], lane)?
+            }
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// The operands: destination, source{, size}{, mbarrier}{, block mask}{, cache policy}.
+fn bulk(ops: &mut Ops<'_, '_, '_, '_>, form: &Form) -> Result<Bulk, String> {
     let operands = ops.instruction.operands.clone();
-    // Destination, source{, size}{, mbarrier}{, block mask}{, cache policy}.
     let sized = usize::from(form.tensor.is_none());
     let wanted =
         2 + sized + [form.signals, form.multicast, form.hint].iter().filter(|b| **b).count();
@@ -171,20 +193,8 @@ fn copy(
     let barrier =
         if form.signals { Some(SharedAddress::of(ops, &operands[2 + sized])?) } else { None };
     let multicast = if form.multicast { Some(ops.narrow(3 + sized)?) } else { None };
-    let reduction = reduce.then_some(form.element);
-    let bulk = Bulk { far, near, size, barrier, multicast, reduction, line: ops.instruction.line };
-    let load = form.signals;
-    Ok(Box::new(move |c, mask| {
-        let near = bulk.near.places(c, mask)?;
-        for lane in lanes(mask) {
-            if load {
-                start_load(c, &bulk, near[lane], lane)?
-            } else {
-                start_store(c, &bulk, near[lane], lane)?
-            }
-        }
-        Ok(Flow::Next)
-    }))
+    let reduction = form.reduction.map(|reduction| (reduction, form.element));
+    Ok(Bulk { far, near, size, barrier, multicast, reduction, line: ops.instruction.line })
 }
 
 fn misuse(message: String) -> Box<Fault> {
@@ -202,9 +212,6 @@ fn tensor_map(c: &mut Context<'_>, address: &Address, lane: usize) -> Step<Tenso
         ));
     }
     let bytes = match space {
-        Space::Global if address < PARAM_OFFSET => {
-            c.launch.constants.get(at as usize..at as usize + 128)
-        }
         Space::Const if at < PARAM_OFFSET => c.launch.constants.get(at as usize..at as usize + 128),
         Space::Const => {
             let at = (at - PARAM_OFFSET) as usize;
@@ -297,11 +304,12 @@ fn start_load(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Ste
     let sources = match &bulk.far {
         Far::Shared(address) => Some(read_source(c, address, pieces[0].bytes, lane)?),
         _ => {
-            check_global(c, &pieces, false)?;
+            check_global(c, &pieces, Side::Read)?;
             None
         }
     };
     for block in blocks {
+        count_banks(c, &pieces);
         c.reach_barrier_async((block, barrier.1))?;
         let mut landing = Landing {
             rank: block,
@@ -343,19 +351,42 @@ fn read_source(
     Ok(Source { place, bytes: data })
 }
 
+/// Passes that the copy engine takes over the banks: 128 bytes each.
+fn count_banks(c: &mut Context<'_>, pieces: &[Piece]) {
+    let bytes: u64 = pieces.iter().map(|piece| u64::from(piece.bytes)).sum();
+    c.counters.shared_wavefronts += bytes.div_ceil(128);
+    c.counters.shared_wavefronts_ideal += bytes.div_ceil(128);
+}
+
+/// What a copy does to global memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Read,
+    Written,
+    /// Read and written in one step: reductions do not race with each other.
+    Reduced,
+}
+
 /// Bounds, initialisation, races and traffic of the global side.
-fn check_global(c: &mut Context<'_>, pieces: &[Piece], store: bool) -> Step<()> {
+fn check_global(c: &mut Context<'_>, pieces: &[Piece], side: Side) -> Step<()> {
+    let store = side != Side::Read;
     for piece in pieces {
         let (Some(address), bytes) = (piece.global, piece.bytes as usize) else { continue };
         let (slot, offset) = c.memory.locate(address, bytes)?;
         let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
-        let access = if store { Access::Write } else { Access::Read };
+        let access = match side {
+            Side::Read => Access::Read,
+            Side::Written => Access::Write,
+            Side::Reduced => Access::StrongWrite,
+        };
         c.memory.mark((slot, offset), bytes, &who, access)?;
-        if !store {
+        if side != Side::Written {
             let buffer = c.memory.buffer(slot);
             if let Some(bad) = buffer.first_unwritten(offset, bytes) {
-                let message =
-                    format!("byte {bad} of `{}` is copied and was never written", buffer.name);
+                let message = format!(
+                    "byte {bad} of `{}` is read by a bulk copy and was never written",
+                    buffer.name
+                );
                 return Err(Fault::new(Kind::Uninitialised, message));
             }
         }
@@ -438,23 +469,21 @@ fn start_store(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> St
     }
     let reduction = match bulk.reduction {
         None => None,
-        Some(element) => Some(
-            element
-                .or(map_element)
-                .ok_or_else(|| misuse("a reduction without an element type".into()))?,
-        ),
+        Some((reduction, element)) => {
+            let element = element.or(map_element);
+            let element = element.ok_or_else(|| misuse("a reduction without a type".into()))?;
+            reduction.check(element).map_err(misuse)?;
+            Some((reduction, element))
+        }
     };
-    // Concurrent additions are what a reduction is for: only the read of the sum is a race.
-    if reduction.is_none() {
-        check_global(c, &pieces, true)?;
-    }
+    check_global(c, &pieces, if reduction.is_some() { Side::Reduced } else { Side::Written })?;
+    count_banks(c, &pieces);
     let mut store = BulkStore { sources: Vec::new(), writes: Vec::new(), reduction, read: false };
     for piece in &pieces {
         let place = (near.0, piece.shared as usize);
         let mut bytes = vec![0; piece.bytes as usize];
         c.read_async(place, &mut bytes, lane as u8)?;
         if let Some(address) = piece.global {
-            c.memory.locate(address, bytes.len())?;
             store.writes.push((store.sources.len(), address));
         }
         store.sources.push(Source { place, bytes });

@@ -9,7 +9,7 @@ use super::{Decode, Execute, Ops};
 use crate::machine::counters::{Counters, Work};
 use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::pending::Product;
-use crate::machine::registers::ALL;
+use crate::machine::registers::{ALL, Row};
 use crate::machine::shared::wavefronts;
 use crate::machine::{Context, Flow};
 use crate::tensor::mma::Element;
@@ -180,6 +180,44 @@ fn uniform(c: &Context<'_>, register: usize) -> Step<Descriptor> {
     Descriptor::decode(row[0]).map_err(misuse)
 }
 
+impl ScaleD {
+    /// Its value, which all lanes share.
+    fn value(self, c: &Context<'_>) -> Step<bool> {
+        let (p, negated) = match self {
+            ScaleD::Always(value) => return Ok(value),
+            ScaleD::Predicate(p, negated) => (p, negated),
+        };
+        let value = c.warp.registers.predicate[p];
+        let value = if negated { !value } else { value };
+        if c.warp.registers.known(Class::Predicate, p) != ALL || (value != 0 && value != ALL) {
+            return Err(misuse("scale-d is undefined or differs between lanes".into()));
+        }
+        Ok(value == ALL)
+    }
+}
+
+/// What the accumulators hold before a product: values, or the results of products under way.
+fn before(c: &Context<'_>, accumulators: &[usize], scale_d: bool) -> Step<Vec<Row>> {
+    let (registers, products) = (&c.warp.registers, &c.warp.products);
+    products.check_fenced(registers, accumulators)?;
+    for &register in accumulators {
+        let known = registers.known(Class::Narrow, register);
+        if products.in_flight(register) {
+            products.untouched(registers, register)?;
+        } else if scale_d && known != ALL {
+            return Err(Fault::new(Kind::Uninitialised, "an accumulator that was never set"));
+        }
+    }
+    Ok(accumulators.iter().map(|&register| registers.narrow[register]).collect())
+}
+
+/// A of this warp from its registers, and what they hold.
+fn held(c: &Context<'_>, registers: &[usize]) -> Step<Vec<(usize, Row)>> {
+    c.warp.products.check_fenced(&c.warp.registers, registers)?;
+    let rows = rows(&c.warp.registers, registers)?;
+    Ok(registers.iter().copied().zip(rows).collect())
+}
+
 fn issue(
     c: &mut Context<'_>,
     wgmma: &Wgmma,
@@ -192,49 +230,26 @@ fn issue(
     if warp / 4 * 4 + 4 > c.launch.warps_per_block {
         return Err(misuse(format!("warp {warp} is in no complete warpgroup")));
     }
-    let scale_d = match tail.scale_d {
-        ScaleD::Always(value) => value,
-        ScaleD::Predicate(p, negated) => {
-            let value = c.warp.registers.predicate[p];
-            let value = if negated { !value } else { value };
-            if c.warp.registers.known(Class::Predicate, p) != ALL || (value != 0 && value != ALL) {
-                return Err(misuse("scale-d is undefined or differs between lanes".into()));
-            }
-            value == ALL
-        }
+    let scale_d = tail.scale_d.value(c)?;
+    let mut d = before(c, accumulators, scale_d)?;
+    let (operands, descriptor) = match left {
+        Left::Registers(registers) => (held(c, registers)?, None),
+        Left::Descriptor(register) => (Vec::new(), Some(uniform(c, *register)?)),
     };
-    c.warp.products.check_fenced(&c.warp.registers, accumulators)?;
-    let mut d = Vec::with_capacity(accumulators.len());
-    for &register in accumulators {
-        let settled = c.warp.registers.known(Class::Narrow, register) == ALL;
-        if scale_d && !settled && !c.warp.products.in_flight(register) {
-            return Err(Fault::new(Kind::Uninitialised, "an accumulator that was never set"));
-        }
-        d.push(c.warp.registers.narrow[register]);
-    }
-    let mut operands = Vec::new();
-    let b = uniform(c, right)?;
-    let a = match left {
-        Left::Registers(registers) => {
-            c.warp.products.check_fenced(&c.warp.registers, registers)?;
-            let held = rows(&c.warp.registers, registers)?;
-            operands = registers.iter().copied().zip(held.iter().copied()).collect();
-            Ok(wgmma.a_from_registers(&held, tail.a).map_err(misuse)?)
-        }
-        Left::Descriptor(register) => Err(uniform(c, *register)?),
-    };
-    let numerics = c.cluster.numerics;
+    let (right, numerics) = (uniform(c, right)?, c.cluster.numerics);
     let mut reader = Reader { context: c, chunks: Vec::new(), fault: None };
-    let a = match a {
-        Ok(values) => values,
-        Err(descriptor) => wgmma
-            .a_from_shared(&descriptor, tail.a, warp % 4, &mut reader)
-            .map_err(|message| reader.explain(message))?,
+    let a = match descriptor {
+        Some(descriptor) => wgmma.a_from_shared(&descriptor, tail.a, warp % 4, &mut reader),
+        None => {
+            let rows: Vec<Row> = operands.iter().map(|(_, row)| *row).collect();
+            wgmma.a_from_registers(&rows, tail.a)
+        }
     };
-    let b_values =
-        wgmma.b_from_shared(&b, tail.b, &mut reader).map_err(|message| reader.explain(message))?;
+    let a = a.map_err(|message| reader.explain(message))?;
+    let b = wgmma.b_from_shared(&right, tail.b, &mut reader);
+    let b = b.map_err(|message| reader.explain(message))?;
     let chunks = reader.chunks;
-    wgmma.accumulate(numerics, &a, &b_values, scale_d, &mut d).map_err(misuse)?;
+    wgmma.accumulate(numerics, &a, &b, scale_d, &mut d).map_err(misuse)?;
     for (&register, row) in accumulators.iter().zip(&d) {
         c.warp.registers.narrow[register] = *row;
         c.warp.registers.defined[Class::Narrow as usize][register] = 0;
@@ -242,12 +257,12 @@ fn issue(
     count_banks(c.counters, &a, tail.a.major);
     if warp.is_multiple_of(4) {
         // The group reads B once.
-        count_banks(c.counters, &b_values, tail.b.major);
+        count_banks(c.counters, &b, tail.b.major);
     }
     c.counters.mma += 1;
     c.counters.mma_macs += wgmma.multiply_adds() / 4;
-    let block = c.warp.block;
-    c.warp.products.push(Product { accumulators: accumulators.to_vec(), operands, chunks, block });
+    let (accumulators, block) = (accumulators.to_vec(), c.warp.block);
+    c.warp.products.push(Product { accumulators, operands, chunks, block });
     Ok(())
 }
 

@@ -5,10 +5,14 @@
 use std::collections::HashMap;
 
 use super::fault::{Fault, Kind, Step};
-use super::race::{Access, Conflict, Shadow, Who, access, byte_mask};
+use super::race::{Access, Conflict, Readers, Shadow, Who, access, byte_mask};
 
 /// Bits of an address below the buffer's number.
 pub(crate) const OFFSET_BITS: u32 = 40;
+
+/// Readers remembered of a word beside the last: those of other clusters have no order with a
+/// write anyway, so that any of them shows a race.
+const READERS: usize = 4;
 
 /// One allocation.
 pub(crate) struct Buffer {
@@ -17,7 +21,7 @@ pub(crate) struct Buffer {
     /// A bit per byte.
     init: Vec<u8>,
     shadow: Vec<Shadow>,
-    readers: HashMap<usize, Vec<(super::race::Mark, u8)>>,
+    readers: Readers,
     /// A bit per sector: loaded, stored.
     touched: [Vec<u8>; 2],
     /// The launch that the shadow and the sectors are about.
@@ -45,7 +49,7 @@ impl Memory {
             data: vec![0; bytes],
             init: vec![0; bytes.div_ceil(8)],
             shadow: Vec::new(),
-            readers: HashMap::new(),
+            readers: Readers::new(READERS),
             touched: [Vec::new(), Vec::new()],
             launch: 0,
         };
@@ -160,8 +164,7 @@ impl Memory {
             let count = (4 - first).min(end - at);
             let (word, mask) = (at / 4, byte_mask(first, count));
             let shadow = &mut buffer.shadow[word];
-            let found =
-                access(shadow, word, &mut buffer.readers, (who, mark), (32, false), mask, kind);
+            let found = access(shadow, &mut buffer.readers, (who, mark), (32, false), mask, kind);
             if let Err(conflict) = found {
                 return Err(race(&buffer.name, at, conflict, who));
             }
@@ -210,7 +213,7 @@ impl Buffer {
         if self.launch != launch {
             self.launch = launch;
             self.shadow = vec![Shadow::default(); self.data.len().div_ceil(4)];
-            self.readers.clear();
+            self.readers = Readers::new(READERS);
             let sectors = self.data.len().div_ceil(32).div_ceil(8);
             self.touched = [vec![0; sectors], vec![0; sectors]];
         }

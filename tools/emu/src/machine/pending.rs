@@ -6,7 +6,7 @@
 //! then, so that a buffer that is filled again too early is found. A bulk store keeps a copy of
 //! its source, compares it at `cp.async.bulk.wait_group`, and writes global memory there.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use super::fault::{Fault, Kind, Step};
 use super::memory::Memory;
@@ -16,7 +16,8 @@ use super::shared::{IN_FLIGHT, VALID};
 use super::warp::join;
 use super::{Cluster, Context};
 use crate::tensor::mbarrier::Mbarrier;
-use crate::tensor::tensor_map::{TensorElement, reduce_add};
+use crate::tensor::reduce::Reduction;
+use crate::tensor::tensor_map::TensorElement;
 use crate::text::ast::Class;
 
 /// Bytes of shared memory that something asynchronous reads.
@@ -60,6 +61,8 @@ pub struct Product {
 pub struct Products {
     open: Vec<Product>,
     groups: VecDeque<Vec<Product>>,
+    /// Accumulators of products under way, and of how many.
+    flying: HashMap<usize, u32>,
     /// Executions of `wgmma.fence`.
     fences: u64,
     /// What a register held when the last product that used it was done, and the fences until then.
@@ -67,13 +70,19 @@ pub struct Products {
 }
 
 impl Products {
-    fn all(&self) -> impl Iterator<Item = &Product> {
-        self.groups.iter().flatten().chain(&self.open)
-    }
-
     /// True if a product that was not waited for writes the register.
     pub fn in_flight(&self, register: usize) -> bool {
-        self.all().any(|product| product.accumulators.contains(&register))
+        self.flying.contains_key(&register)
+    }
+
+    /// An error if something else has written the accumulator of a product under way, which is
+    /// undefined until the product is waited for.
+    pub fn untouched(&self, registers: &Registers, register: usize) -> Step<()> {
+        if registers.known(Class::Narrow, register) == 0 {
+            return Ok(());
+        }
+        let message = "an accumulator was written before wgmma.wait_group";
+        Err(Fault::new(Kind::InFlight, message))
     }
 
     /// True if nothing is under way.
@@ -107,6 +116,9 @@ impl Products {
     }
 
     pub fn push(&mut self, product: Product) {
+        for &register in &product.accumulators {
+            *self.flying.entry(register).or_default() += 1;
+        }
         self.open.push(product);
     }
 
@@ -118,7 +130,6 @@ impl Products {
     pub fn wait(&mut self, n: usize, registers: &mut Registers, cluster: &Cluster) -> Step<()> {
         let done = self.groups.len().saturating_sub(n);
         let done: Vec<Product> = self.groups.drain(..done).flatten().collect();
-        let mut accumulators = BTreeSet::new();
         for product in &done {
             for (at, bytes) in &product.chunks {
                 unchanged(cluster, (product.block, *at), bytes, "a product of the tensor cores")?;
@@ -130,17 +141,17 @@ impl Products {
                 }
                 self.settled.insert(register, (row, self.fences));
             }
-            accumulators.extend(product.accumulators.iter().copied());
-        }
-        accumulators.retain(|&register| !self.in_flight(register));
-        for register in accumulators {
-            if registers.known(Class::Narrow, register) != 0 {
-                let message = "an accumulator was written before wgmma.wait_group";
-                return Err(Fault::new(Kind::InFlight, message));
+            for &register in &product.accumulators {
+                self.untouched(registers, register)?;
+                let left = self.flying.entry(register).or_default();
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    self.flying.remove(&register);
+                    let row = registers.narrow[register];
+                    registers.set_narrow(register, &row, ALL, ALL);
+                    self.settled.insert(register, (row, self.fences));
+                }
             }
-            let row = registers.narrow[register];
-            registers.set_narrow(register, &row, ALL, ALL);
-            self.settled.insert(register, (row, self.fences));
         }
         Ok(())
     }
@@ -151,7 +162,7 @@ pub struct BulkStore {
     pub sources: Vec<Source>,
     /// Sources and where they go in global memory.
     pub writes: Vec<(usize, u64)>,
-    pub reduction: Option<TensorElement>,
+    pub reduction: Option<(Reduction, TensorElement)>,
     /// The source was read: it may be used again.
     pub read: bool,
 }
@@ -175,9 +186,9 @@ impl BulkStore {
             let target = &mut buffer.data[offset..offset + bytes.len()];
             match self.reduction {
                 None => target.copy_from_slice(bytes),
-                Some(element) => {
-                    reduce_add(element, target, bytes).map_err(|m| Fault::new(Kind::Misuse, m))?;
-                }
+                Some((reduction, element)) => reduction
+                    .apply(element, target, bytes)
+                    .map_err(|m| Fault::new(Kind::Misuse, m))?,
             }
             buffer.set_written(offset, bytes.len());
         }
@@ -484,7 +495,11 @@ impl Landing {
             let shared = &mut cluster.shared[self.rank];
             shared.data[at..at + bytes].copy_from_slice(&data);
             shared.state[at..at + bytes].fill(VALID);
-            shared.clear_marks(at, bytes);
+            // The copies of a thread stay its writes: the arrival passes its clock on. Those of the
+            // copy engine have no thread; whoever sees the mbarrier complete may use them.
+            if matches!(self.signal, Signal::Bytes(_)) {
+                shared.clear_marks(at, bytes);
+            }
             total += bytes as u32;
         }
         let signalled = match self.signal {

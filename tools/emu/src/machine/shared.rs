@@ -1,9 +1,7 @@
 //! Shared memory of one block: bytes, what state each is in, and the race detector's shadow.
 
-use std::collections::HashMap;
-
 use super::fault::{Fault, Kind, Step};
-use super::race::{Access, Conflict, Mark, Shadow, Who, access, byte_mask};
+use super::race::{Access, Conflict, Mark, Readers, Shadow, Who, access, byte_mask};
 
 /// A byte was never written.
 pub const UNWRITTEN: u8 = 0;
@@ -18,7 +16,7 @@ pub struct Shared {
     pub data: Vec<u8>,
     pub state: Vec<u8>,
     shadow: Vec<Shadow>,
-    readers: HashMap<usize, Vec<(Mark, u8)>>,
+    readers: Readers,
 }
 
 impl Shared {
@@ -27,7 +25,7 @@ impl Shared {
             data: vec![0; bytes],
             state: vec![UNWRITTEN; bytes],
             shadow: vec![Shadow::default(); bytes.div_ceil(4)],
-            readers: HashMap::new(),
+            readers: Readers::new(64),
         }
     }
 
@@ -92,8 +90,7 @@ impl Shared {
             let count = (4 - first).min(end - at);
             let (word, mask) = (at / 4, byte_mask(first, count));
             let shadow = &mut self.shadow[word];
-            let found =
-                access(shadow, word, &mut self.readers, (who, mark), (lane, true), mask, kind);
+            let found = access(shadow, &mut self.readers, (who, mark), (lane, true), mask, kind);
             if let Err(conflict) = found {
                 return Err(race(at, conflict, who));
             }
@@ -111,8 +108,8 @@ impl Shared {
     /// written it.
     pub fn clear_marks(&mut self, offset: usize, bytes: usize) {
         for word in offset / 4..(offset + bytes).div_ceil(4) {
+            self.readers.release(&mut self.shadow[word]);
             self.shadow[word] = Shadow::default();
-            self.readers.remove(&word);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | [`ldmatrix`] | `ldmatrix`, `stmatrix` | which 16-byte rows of shared memory go to which lane |
 //! | [`swizzle`] | TMA, `wgmma` | the 32, 64 and 128-byte permutations of shared memory |
 //! | [`tensor_map`] | `cp.async.bulk.tensor` | the description of a global tensor, and the bytes a box copies |
+//! | [`reduce`] | `cp.reduce.async.bulk` | the operations of the copy engine on elements |
 //! | [`wgmma`] | `wgmma.mma_async` | matrix descriptors, and the products of a warpgroup |
 //! | [`mbarrier`] | `mbarrier.*` | the state machine of a barrier in shared memory |
 //!
@@ -23,6 +24,7 @@ pub mod ldmatrix;
 pub mod mbarrier;
 pub mod mma;
 pub mod numerics;
+pub mod reduce;
 pub mod swizzle;
 pub mod tensor_map;
 pub mod wgmma;

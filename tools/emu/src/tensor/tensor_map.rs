@@ -19,7 +19,6 @@
 //! `n[d] = ceil(box[d] / element_stride[d])`. Elements outside the tensor are zero in a load and
 //! skipped in a store; a load counts them in its bytes all the same.
 
-use super::numerics::{f16_from_f64, f16_to_f32, f32_result};
 use super::swizzle::Swizzle;
 
 /// Element type of a tensor map: size, and the arithmetic of a reduction.
@@ -358,64 +357,6 @@ impl TensorMap {
             }
         }
     }
-}
-
-/// `into[i] += from[i]` over elements, as `cp.reduce.async.bulk.tensor.add` does: integers wrap,
-/// floating-point sums round to nearest even.
-///
-/// # Errors
-///
-/// The device has no addition of this type, the lengths differ, or they end inside an element.
-pub fn reduce_add(element: TensorElement, into: &mut [u8], from: &[u8]) -> Result<(), String> {
-    let size = element.bytes() as usize;
-    if into.len() != from.len() || !into.len().is_multiple_of(size) {
-        let (to, of) = (into.len(), from.len());
-        return Err(format!("reduction of {of} bytes into {to} bytes of {element:?}"));
-    }
-    if matches!(element, TensorElement::U8 | TensorElement::U16) {
-        return Err(format!("there is no reduction by addition of {element:?}"));
-    }
-    for (x, y) in into.chunks_exact_mut(size).zip(from.chunks_exact(size)) {
-        let sum = add_bits(element, bits_of(x), bits_of(y));
-        x.copy_from_slice(&sum.to_le_bytes()[..size]);
-    }
-    Ok(())
-}
-
-/// Little-endian bits of up to eight bytes.
-fn bits_of(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
-}
-
-/// The sum of two elements given by their bits.
-fn add_bits(element: TensorElement, x: u64, y: u64) -> u64 {
-    match element {
-        TensorElement::F16 => {
-            let sum = f64::from(f16_to_f32(x as u16)) + f64::from(f16_to_f32(y as u16));
-            u64::from(f16_from_f64(sum))
-        }
-        TensorElement::Bf16 => {
-            let value = |bits: u64| f32::from_bits((bits as u32) << 16);
-            u64::from(bf16_from_sum(value(x) + value(y)))
-        }
-        TensorElement::F32 => {
-            u64::from(f32_result(f32::from_bits(x as u32) + f32::from_bits(y as u32)))
-        }
-        TensorElement::F64 => (f64::from_bits(x) + f64::from_bits(y)).to_bits(),
-        _ => x.wrapping_add(y),
-    }
-}
-
-/// Nearest bf16, ties to even, of the f32 sum of two bf16.
-///
-/// The f32 sum is inexact only if one operand is below 2^-16 of the other, far from any tie of
-/// bf16: rounding twice does no harm.
-fn bf16_from_sum(sum: f32) -> u16 {
-    if sum.is_nan() {
-        return 0x7fff;
-    }
-    let bits = sum.to_bits();
-    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 const MAGIC: &[u8; 4] = b"TMAP";
