@@ -2,6 +2,8 @@
 
 mod common;
 
+use common::devices::{executors, on_all};
+
 use common::{max_rel, normals};
 use gradus::ops::*;
 use gradus::quant::dynamic_map;
@@ -50,10 +52,18 @@ impl State {
         }
     }
 
+    /// On every executor, all with the same bits.
     fn step(&mut self, grad: &[f32], mask: Option<&[u8]>, settings: AdamWSettings) -> AdamWOutcome {
-        let mut outcome = AdamWOutcome::default();
-        let tensors = vec![self.tensor(grad, mask)];
-        adamw(&CPU, AdamW { tensors, settings, outcome: &mut outcome }).unwrap();
+        let on = |device: &Device| {
+            let (mut state, mut outcome) = (self.clone(), AdamWOutcome::default());
+            let tensors = vec![state.tensor(grad, mask)];
+            adamw(device, AdamW { tensors, settings, outcome: &mut outcome }).unwrap();
+            (state, outcome)
+        };
+        let (state, outcome) = on_all(on, |name, cpu, gpu| {
+            assert!(cpu == gpu, "{name}: {:?} against {:?}", gpu.1, cpu.1);
+        });
+        *self = state;
         outcome
     }
 }
@@ -142,14 +152,18 @@ fn adamw_writes_nothing_if_a_gradient_is_not_finite() {
     for (value, at) in [(f32::NAN, 8999), (f32::INFINITY, 0), (f32::NEG_INFINITY, 4096)] {
         bad.copy_from_slice(&normals_f32(4, 9000, 1.0));
         bad[at] = value;
-        let (mut a, mut b) = (State::new(vec![1.0; 300]), State::new(normals_f32(5, 9000, 1.0)));
-        let before = (a.clone(), b.clone());
-        let mut outcome = AdamWOutcome::default();
-        let tensors = vec![a.tensor(&good, None), b.tensor(&bad, None)];
-        adamw(&CPU, AdamW { tensors, settings: settings(1), outcome: &mut outcome }).unwrap();
-        assert_eq!(outcome.non_finite, Some((1, at)));
-        assert_eq!(outcome.updated, 0);
-        assert_eq!((a, b), before);
+        for executor in executors() {
+            let mut a = State::new(vec![1.0; 300]);
+            let mut b = State::new(normals_f32(5, 9000, 1.0));
+            let before = (a.clone(), b.clone());
+            let mut outcome = AdamWOutcome::default();
+            let tensors = vec![a.tensor(&good, None), b.tensor(&bad, None)];
+            let args = AdamW { tensors, settings: settings(1), outcome: &mut outcome };
+            adamw(&executor.device, args).unwrap();
+            assert_eq!(outcome.non_finite, Some((1, at)), "{}", executor.name);
+            assert_eq!(outcome.updated, 0);
+            assert_eq!((a, b), before);
+        }
     }
     // A finite gradient whose square is not finite in f32 would stop its element for good.
     let mut state = State::new(vec![1.0]);
@@ -209,10 +223,15 @@ fn adamw_does_not_depend_on_company_or_threads() {
         sizes.iter().map(|&n| State::new(normals_f32(n as u64 + 50, n, 1.0))).collect();
     let together = |threads| {
         on_threads(threads, || {
-            let (mut states, mut outcome) = (start.clone(), AdamWOutcome::default());
-            let tensors = states.iter_mut().zip(&grads).map(|(s, g)| s.tensor(g, None)).collect();
-            adamw(&CPU, AdamW { tensors, settings: settings(3), outcome: &mut outcome }).unwrap();
-            (states, outcome)
+            let on = |device: &Device| {
+                let (mut states, mut outcome) = (start.clone(), AdamWOutcome::default());
+                let pairs = states.iter_mut().zip(&grads);
+                let tensors = pairs.map(|(s, g)| s.tensor(g, None)).collect();
+                let args = AdamW { tensors, settings: settings(3), outcome: &mut outcome };
+                adamw(device, args).unwrap();
+                (states, outcome)
+            };
+            on_all(on, |name, cpu, gpu| assert!(cpu == gpu, "{name}"))
         })
     };
     let (mut alone, mut total) = (start.clone(), AdamWOutcome::default());
@@ -313,10 +332,18 @@ impl State8 {
         }
     }
 
+    /// On every executor, all with the same bits.
     fn step(&mut self, grad: &[f32], mask: Option<&[u8]>, settings: AdamWSettings) -> AdamWOutcome {
-        let mut outcome = AdamWOutcome::default();
-        let tensors = vec![self.tensor(grad, mask)];
-        adamw_8bit(&CPU, AdamW8bit { tensors, settings, outcome: &mut outcome }).unwrap();
+        let on = |device: &Device| {
+            let (mut state, mut outcome) = (self.clone(), AdamWOutcome::default());
+            let tensors = vec![state.tensor(grad, mask)];
+            adamw_8bit(device, AdamW8bit { tensors, settings, outcome: &mut outcome }).unwrap();
+            (state, outcome)
+        };
+        let (state, outcome) = on_all(on, |name, cpu, gpu| {
+            assert!(cpu == gpu, "{name}: {:?} against {:?}", gpu.1, cpu.1);
+        });
+        *self = state;
         outcome
     }
 

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::devices::{executors, on_all};
 use common::{Golden, normals};
 use gradus::dtype::Float;
 use gradus::ops::{
@@ -32,10 +33,16 @@ fn golden_options(golden: &Golden) -> Nf4Options {
 
 /// Codes, maxima, nested maxima, nested codes, tables and offset: all equal bit for bit.
 fn check_golden<T: Float>(golden: &Golden) {
+    for executor in executors() {
+        check_golden_on::<T>(&executor.device, golden);
+    }
+}
+
+fn check_golden_on<T: Float>(device: &Device, golden: &Golden) {
     let (name, shape) = (&golden.name, golden.shape("weight"));
     let weight: Vec<T> = golden.get("weight");
     let x = View::rows_of(&weight, shape[1]).unwrap();
-    let tensor = Nf4Tensor::quantize(&Device::Cpu, x, &golden_options(golden)).unwrap();
+    let tensor = Nf4Tensor::quantize(device, x, &golden_options(golden)).unwrap();
     let parts = tensor.parts();
     assert_eq!(parts.packed, golden.raw("packed"), "{name}: packed");
     assert_eq!(bits(&parts.code), bits(&golden.get::<f32>("code")), "{name}: code");
@@ -118,7 +125,8 @@ fn dequantized_by_rule(tensor: &Nf4Tensor) -> Vec<f32> {
 }
 
 fn dequantize(tensor: &Nf4Tensor) -> Vec<f32> {
-    tensor.dequantize(&Device::Cpu).unwrap()
+    let run = |device: &Device| tensor.dequantize::<f32>(device).unwrap();
+    on_all(run, |name, cpu, gpu| assert_eq!(bits(cpu), bits(gpu), "{name}"))
 }
 
 #[test]
@@ -176,7 +184,27 @@ fn nf4_dequantize_is_right_where_the_peer_mixes_up_blocks() {
 }
 
 fn quantize(x: &[f32], k: usize, options: &Nf4Options) -> Nf4Tensor {
-    Nf4Tensor::quantize(&Device::Cpu, View::rows_of(x, k).unwrap(), options).unwrap()
+    let run = |device: &Device| {
+        Nf4Tensor::quantize(device, View::rows_of(x, k).unwrap(), options).unwrap()
+    };
+    on_all(run, |name, cpu, gpu| same_parts(name, cpu.parts(), gpu.parts()))
+}
+
+/// Codes and maxima agree bit for bit.
+fn same_parts(name: &str, want: &Nf4Parts, got: &Nf4Parts) {
+    assert_eq!(want.packed, got.packed, "{name}: packed");
+    match (&want.absmax, &got.absmax) {
+        (OwnedAbsmax::F32(a), OwnedAbsmax::F32(b)) => assert_eq!(bits(a), bits(b), "{name}"),
+        (
+            OwnedAbsmax::Nested { codes, nested, offset, .. },
+            OwnedAbsmax::Nested { codes: codes2, nested: nested2, offset: offset2, .. },
+        ) => {
+            assert_eq!(bits(&[*offset]), bits(&[*offset2]), "{name}: offset");
+            assert_eq!(bits(nested), bits(nested2), "{name}: nested");
+            assert_eq!(codes, codes2, "{name}: codes of the maxima");
+        }
+        _ => panic!("{name}: other kinds of maxima"),
+    }
 }
 
 fn normals_f32(seed: u64, n: usize) -> Vec<f32> {
@@ -358,9 +386,10 @@ fn nf4_dequantize_rounds_to_the_original_dtype_first() {
     let x: Vec<bf16> = normals(5, 330, 1.0).into_iter().map(bf16::from_f64).collect();
     let opts = Nf4Options::default();
     let t = Nf4Tensor::quantize(&Device::Cpu, View::rows_of(&x, 33).unwrap(), &opts).unwrap();
-    let narrow: Vec<bf16> = t.dequantize(&Device::Cpu).unwrap();
-    let wide: Vec<f32> = t.dequantize(&Device::Cpu).unwrap();
-    let widest: Vec<f64> = t.dequantize(&Device::Cpu).unwrap();
+    let same = |name: &str, ok: bool| assert!(ok, "{name}");
+    let narrow: Vec<bf16> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
+    let wide: Vec<f32> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
+    let widest: Vec<f64> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
     assert!(narrow.iter().zip(&wide).all(|(a, b)| a.to_f32() == *b));
     assert!(wide.iter().zip(&widest).all(|(a, b)| *a as f64 == *b));
 }

@@ -52,6 +52,21 @@ impl Coefficients {
         }
     }
 
+    /// In the order of the GPU kernel's parameters.
+    pub(crate) fn as_array(&self) -> [f32; 9] {
+        [
+            self.beta1,
+            self.one_minus_beta1,
+            self.beta2,
+            self.one_minus_beta2,
+            self.eps,
+            self.grad_scale,
+            self.inverse_root,
+            self.step,
+            self.decay,
+        ]
+    }
+
     /// One element: the new (param, m, v).
     #[inline(always)]
     fn update(&self, p: f32, grad: f32, m: f32, v: f32) -> (f32, f32, f32) {

@@ -165,9 +165,11 @@ fn ceil_log2(n: usize) -> usize {
     if n <= 2 { 1 } else { (n - 1).ilog2() as usize + 1 }
 }
 
-/// 8-bit codes of absmax − offset in blocks of 256.
-pub(crate) fn quantize_absmax(absmax: &[f32], offset: f32, a: Nf4QuantizeAbsmax<'_>) {
-    let (mut codes, mut nested) = (a.codes, a.nested);
+/// The mean, and 8-bit codes of absmax − mean in blocks of 256.
+pub(crate) fn quantize_absmax(a: Nf4QuantizeAbsmax<'_>) {
+    let (absmax, mut codes, mut nested) = (a.absmax.to_vec(), a.codes, a.nested);
+    let offset = mean(&absmax);
+    *a.offset = offset;
     let table: [f32; 256] = std::array::from_fn(|i| a.table.at(i));
     let bounds = Bounds::new(&table);
     for (block, values) in absmax.chunks(NESTED_BLOCKSIZE).enumerate() {

@@ -21,6 +21,7 @@ macro_rules! images {
 
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
+    "adamw",
     "delta",
     "gae",
     "gather_k",
@@ -29,6 +30,8 @@ const IMAGES: &[Image] = images! {
     "group_loss",
     "lerp",
     "logprob",
+    "nf4_dequantize",
+    "nf4_quantize",
     "offpolicy_weight",
     "pair_loss",
     "policy_loss",

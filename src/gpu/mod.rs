@@ -1,6 +1,7 @@
 //! The GPU side of every op: one file per op, which brings the operands over, computes the plan and
 //! starts the kernels of `kernels/<op>.cu`. Arguments arrive validated by [`crate::ops`].
 
+pub(crate) mod adamw;
 pub(crate) mod gae;
 pub(crate) mod gather_k;
 pub(crate) mod grad_norm;
@@ -8,6 +9,7 @@ pub(crate) mod group_advantage;
 pub(crate) mod group_loss;
 pub(crate) mod lerp;
 pub(crate) mod logprob;
+pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;

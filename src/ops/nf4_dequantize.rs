@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::quant::Nf4View;
 use crate::view::ViewMut;
@@ -55,7 +56,7 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
     match device {
         Device::Cpu => cpu::nf4_quantize::dequantize(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => gpu::nf4_quantize::nf4_dequantize(gpu, args)?,
     }
     Ok(())
 }

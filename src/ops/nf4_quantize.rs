@@ -12,6 +12,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::quant::QuantType;
 use crate::quant::nf4::{check_blocksize, check_geometry};
@@ -72,11 +73,11 @@ pub fn nf4_quantize<T: Float>(device: &Device, args: Nf4Quantize<'_, T>) -> Resu
     check.disjoint(("packed", &args.packed), ("x", &args.x))?;
     check.disjoint(("absmax", &args.absmax), ("x", &args.x))?;
     check.disjoint(("absmax", &args.absmax), ("packed", &args.packed))?;
+    let not_finite = |index| Error::NonFinite { op: check.0, arg: "x".to_string(), index };
     match device {
-        Device::Cpu => cpu::nf4_quantize::quantize(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Cpu => cpu::nf4_quantize::quantize(args).map_err(not_finite),
+        Device::Gpu(gpu) => gpu::nf4_quantize::nf4_quantize(gpu, check, args),
     }
-    .map_err(|index| Error::NonFinite { op: check.0, arg: "x".to_string(), index })
 }
 
 /// Arguments of [`nf4_quantize_absmax`].
@@ -120,6 +121,18 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
     check.disjoint(("codes", &args.codes), ("table", &args.table))?;
     check.disjoint(("nested", &args.nested), ("table", &args.table))?;
     check.disjoint(("nested", &args.nested), ("codes", &args.codes))?;
+    if args.absmax.is_host() && args.table.is_host() {
+        check_maxima(check, &args)?;
+    }
+    match device {
+        Device::Cpu => cpu::nf4_quantize::quantize_absmax(args),
+        Device::Gpu(gpu) => gpu::nf4_quantize::nf4_quantize_absmax(gpu, args)?,
+    }
+    Ok(())
+}
+
+/// Maxima are finite, not negative and have a mean; the table ascends.
+fn check_maxima(check: Check, args: &Nf4QuantizeAbsmax<'_>) -> Result<()> {
     let (absmax, table) = (args.absmax.to_vec(), args.table.to_vec());
     for (arg, values) in [("absmax", &absmax), ("table", &table)] {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
@@ -135,11 +148,5 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
         return Err(Error::invalid(check.0, "table", got, "ascending values"));
     }
     let offset = cpu::nf4_quantize::mean(&absmax);
-    check.that(offset.is_finite(), "absmax", "a sum beyond f32", "a mean in the range of f32")?;
-    *args.offset = offset;
-    match device {
-        Device::Cpu => cpu::nf4_quantize::quantize_absmax(&absmax, offset, args),
-        Device::Gpu(_) => return check.no_kernel(),
-    }
-    Ok(())
+    check.that(offset.is_finite(), "absmax", "a sum beyond f32", "a mean in the range of f32")
 }

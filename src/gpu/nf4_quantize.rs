@@ -1,0 +1,155 @@
+//! 4-bit quantisation and dequantisation on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::{DType, Element, Float};
+use crate::error::{Error, Result};
+use crate::ops::check::Check;
+use crate::ops::nf4_dequantize::Nf4Dequantize;
+use crate::ops::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
+use crate::quant::Absmax;
+
+/// Values of a block of threads.
+const GROUP: u64 = 4096;
+
+/// `Nf4QuantizeParams` of `kernels/nf4_quantize.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct QuantizeParams {
+    x: u64,
+    rows: i64,
+    columns: i64,
+    row_stride: i64,
+    packed: u64,
+    absmax: Column,
+    bad: u64,
+    blocksize: i64,
+    bounds: [f32; 15],
+    order: [u8; 16],
+    unused: [u8; 4],
+}
+
+/// Waits for the device, which looks for values that are not finite.
+pub(crate) fn nf4_quantize<T: Float>(
+    gpu: &Arc<Gpu>,
+    check: Check,
+    a: Nf4Quantize<'_, T>,
+) -> Result<()> {
+    let mut stage = Stage::new(gpu, "nf4_quantize");
+    let numel = a.x.numel() as u64;
+    let thresholds = a.quant_type.thresholds();
+    let params = QuantizeParams {
+        rows: a.x.extent(0) as i64,
+        columns: a.x.extent(1) as i64,
+        row_stride: a.x.stride(0),
+        x: stage.input(&a.x)?,
+        packed: stage.output(a.packed)?,
+        absmax: stage.column_out(a.absmax)?,
+        bad: stage.table(&[u64::MAX])?,
+        blocksize: a.blocksize as i64,
+        bounds: thresholds.bounds,
+        order: thresholds.order,
+        unused: [0; 4],
+    };
+    let grid = Grid::linear(numel.div_ceil(GROUP) as u32, GROUP as u32 / 8);
+    stage.launch(&format!("nf4_quantize_{}", T::DTYPE.name()), grid, &params)?;
+    match stage.fetch::<u64>(params.bad, 1)?[0] {
+        u64::MAX => stage.finish(),
+        index => Err(Error::NonFinite { op: check.0, arg: "x".into(), index: index as usize }),
+    }
+}
+
+/// `Nf4AbsmaxParams` of `kernels/nf4_quantize.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct AbsmaxParams {
+    absmax: Column,
+    table: Column,
+    codes: Column,
+    nested: Column,
+    offset: u64,
+    blocks: i64,
+}
+
+pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "nf4_quantize");
+    let blocks = a.absmax.numel();
+    let params = AbsmaxParams {
+        absmax: stage.column(&a.absmax)?,
+        table: stage.column(&a.table)?,
+        codes: stage.column_out(a.codes)?,
+        nested: stage.column_out(a.nested)?,
+        offset: stage.values::<f32>(1)?,
+        blocks,
+    };
+    let nested = (blocks as u64).div_ceil(NESTED_BLOCKSIZE as u64) as u32;
+    stage.launch("nf4_absmax_mean", Grid::linear(1, 32), &params)?;
+    stage.launch("nf4_quantize_absmax", Grid::linear(nested, NESTED_BLOCKSIZE as u32), &params)?;
+    *a.offset = stage.fetch::<f32>(params.offset, 1)?[0];
+    stage.finish()
+}
+
+/// Values of a block of threads in `kernels/nf4_dequantize.cu`.
+const TILE: u64 = 256 * 8 * 4;
+
+/// `Nf4DequantizeParams` of `kernels/nf4_dequantize.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DequantizeParams {
+    packed: u64,
+    absmax: Column,
+    code: Column,
+    codes: Column,
+    nested: Column,
+    table: Column,
+    y: u64,
+    rows: i64,
+    columns: i64,
+    row_stride: i64,
+    nested_blocksize: i64,
+    block_shift: i32,
+    offset: f32,
+    dtype: i32,
+    linear: i32,
+}
+
+pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "nf4_dequantize");
+    let (w, dims) = (&a.w, *a.y.dims());
+    let mut params = DequantizeParams {
+        packed: stage.input(&w.packed)?,
+        code: stage.column(&w.code)?,
+        y: stage.output(a.y)?,
+        rows: w.n as i64,
+        columns: w.k as i64,
+        row_stride: dims.strides()[0],
+        nested_blocksize: 1,
+        block_shift: w.blocksize.trailing_zeros() as i32,
+        dtype: match w.dtype {
+            DType::Bf16 => 1,
+            DType::F16 => 2,
+            _ => 0,
+        },
+        ..DequantizeParams::zeroed()
+    };
+    params.linear = (dims.is_contiguous() && params.y.is_multiple_of(16)) as i32;
+    match &w.absmax {
+        Absmax::F32(absmax) => params.absmax = stage.column(absmax)?,
+        Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+            params.codes = stage.column(codes)?;
+            params.nested = stage.column(nested)?;
+            params.table = stage.column(table)?;
+            (params.offset, params.nested_blocksize) = (*offset, *nested_blocksize as i64);
+        }
+    }
+    let blocks = (w.n as u64 * w.k as u64).div_ceil(TILE) as u32;
+    stage.launch(
+        &format!("nf4_dequantize_{}", T::DTYPE.name()),
+        Grid::linear(blocks, 256),
+        &params,
+    )?;
+    stage.finish()
+}
