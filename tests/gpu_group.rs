@@ -275,6 +275,28 @@ fn quantiles_have_the_bits_of_the_cpu() {
     quantiles_agree::<f64>();
 }
 
+/// A scope of so many tokens that several blocks share it, its remainder unequal among them.
+#[test]
+fn a_large_scope_has_the_bits_of_the_cpu() {
+    fn check<R: Real>(n: usize, keep: fn(usize) -> bool) {
+        let packed = Packed::<R>::new(&[n], keep);
+        let devices = [emulated(KernelSet::Sm80, 0), emulated(KernelSet::Sm90a, 0)];
+        for device in devices.iter().chain([&emulated(KernelSet::Sm90a, 5)]) {
+            for (q, method) in [0.0, 0.317, 0.8, 1.0].into_iter().zip(METHODS.into_iter().cycle()) {
+                let run = |device| bits_of(&packed.quantile(device, q, method, true));
+                assert_eq!(run(device), run(&Device::Cpu), "{n} q {q} {method:?}");
+            }
+            let ((keep, threshold), want) =
+                (packed.top(device, 0.2, true), packed.top(&Device::Cpu, 0.2, true));
+            assert!(keep == want.0 && bits_of(&threshold) == bits_of(&want.1), "{n}");
+        }
+    }
+    check::<f32>(16_384, |_| true);
+    check::<f32>(20_011, |t| t % 7 != 3);
+    check::<f64>(30_000, |t| t > 25_000);
+    check::<f32>(17_000, |_| false);
+}
+
 /// A sequence alone, in a batch, and under any order of warps and blocks has the same bits.
 #[test]
 fn bits_depend_on_the_sequence_alone() {
