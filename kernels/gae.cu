@@ -16,7 +16,7 @@
 //
 // Mapping: a block a sequence, 256 neighbouring tokens at a time from the end; whiten: a block 4,096
 // tokens. One launch each, two for whiten.
-// Traffic: each column once, whiten's x four times, three of them from L1. About 40 flops a token.
+// Traffic: each column once; whiten's x twice from memory and twice from L1. About 40 flops a token.
 //
 //     for each tile of 256 tokens, the last first:
 //         step_t   what token t does to a number that comes from behind: x -> factor·x + sum
@@ -28,7 +28,7 @@
 // x <- (1 - lambda)·V + lambda·r + gamma·lambda·x. kl_reward passes on whether there was an action.
 // Numerics: f64, rounded once. The order of the compositions depends on the sequence's length alone,
 // the sums of whiten on T alone. Masked tokens are never read.
-#include "common.cuh"
+#include "moments.cuh"
 
 static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
@@ -224,7 +224,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) kl_reward_f64(const KlRewa
 // Moments of a chunk about its smallest value: no cancellation, and no spread where all are equal.
 struct Chunk {
     i64 count;
-    double low, high, rise, squares;  // rise = mean - low, squares = sum (x - mean)^2
+    double low, high;      // high = low if all are equal, else anything above
+    double rise, squares;  // mean - low, sum (x - mean)^2
 };
 
 struct WhitenTotals {
@@ -246,77 +247,40 @@ template <class R> struct WhitenParams {
 
 static constexpr int CHUNK = 4096;
 
-// How a small number guards a division by a standard deviation: `ops::EpsForm`.
-enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
-
-__device__ __forceinline__ double guarded_std(double variance, double eps, i64 form) {
-    if (form == ADD_TO_STD) return sqrt(variance) + eps;
-    if (form == ADD_TO_VARIANCE) return sqrt(variance + eps);
-    return sqrt(fmax(variance, eps));
-}
-
-__device__ __forceinline__ double sum_of_block(double x) {
+template <class R> __device__ __forceinline__ Chunk chunk_moments(const WhitenParams<R>& p, i64 first) {
     __shared__ double partial[WARPS];
-    return block_reduce<THREADS>(x, 0.0, Sum(), partial);
-}
-__device__ __forceinline__ i64 count_of_block(i64 x) {
-    __shared__ i64 partial[WARPS];
-    return block_reduce<THREADS>(x, (i64)0, Sum(), partial);
-}
-template <class Op> __device__ __forceinline__ double extreme_of_block(double x, double neutral, Op op) {
-    __shared__ double partial[WARPS];
-    return block_reduce<THREADS>(x, neutral, op, partial);
-}
-
-template <class R> __device__ __forceinline__ Chunk moments(const WhitenParams<R>& p, i64 first) {
-    const i64 end = first + CHUNK < p.tokens ? first + CHUNK : p.tokens;
-    Chunk m = {0, INF_F64, -INF_F64, 0.0, 0.0};
-    for (i64 t = first + threadIdx.x; t < end; t += THREADS) {
-        if (!p.mask.get_or(t, 1)) continue;
-        const double x = wide(p.x, t);
-        ++m.count;
-        m.low = fmin(m.low, x);
-        m.high = fmax(m.high, x);
-    }
-    m.count = count_of_block(m.count);
-    m.low = extreme_of_block(m.low, INF_F64, Min());
-    m.high = extreme_of_block(m.high, -INF_F64, Max());
-    if (m.count == 0) return m;
-    for (i64 t = first + threadIdx.x; t < end; t += THREADS)
-        if (p.mask.get_or(t, 1)) m.rise += wide(p.x, t) - m.low;
-    m.rise = sum_of_block(m.rise) / (double)m.count;
-    for (i64 t = first + threadIdx.x; t < end; t += THREADS) {
-        if (!p.mask.get_or(t, 1)) continue;
-        const double d = wide(p.x, t) - m.low - m.rise;
-        m.squares += d * d;
-    }
-    m.squares = sum_of_block(m.squares);
-    return m;
+    const i64 n = p.tokens - first < CHUNK ? p.tokens - first : CHUNK;
+    const auto value = [&](i64 i) { return p.mask.get_or(first + i, 1) ? wide(p.x, first + i) : NAN_F64; };
+    const Moments m = moments(n, value, 0, BlockTeam<THREADS>{partial});
+    if (m.count == 0) return {0, INF_F64, -INF_F64, 0.0, 0.0};
+    return {m.count, m.min, m.equal ? m.min : INF_F64, m.rise, m.variance * (double)m.count};
 }
 
 // Moments of all chunks together: each counts as `count` values at its mean, plus its own spread.
 __device__ __forceinline__ Chunk merged(const Chunk* chunks, i64 n) {
+    __shared__ double partial[WARPS];
+    const BlockTeam<THREADS> team = {partial};
     Chunk m = {0, INF_F64, -INF_F64, 0.0, 0.0};
     for (i64 i = threadIdx.x; i < n; i += THREADS) {
         m.count += chunks[i].count;
         m.low = fmin(m.low, chunks[i].low);
         m.high = fmax(m.high, chunks[i].high);
     }
-    m.count = count_of_block(m.count);
-    m.low = extreme_of_block(m.low, INF_F64, Min());
-    m.high = extreme_of_block(m.high, -INF_F64, Max());
+    m.count = team.reduce(m.count, (i64)0, Sum());
+    m.low = team.reduce(m.low, INF_F64, Min());
+    m.high = team.reduce(m.high, -INF_F64, Max());
     if (m.count == 0) return {0, 0.0, 0.0, 0.0, 0.0};
     for (i64 i = threadIdx.x; i < n; i += THREADS) {
         const Chunk c = chunks[i];
         if (c.count) m.rise += (double)c.count * (c.low - m.low + c.rise);
     }
-    m.rise = sum_of_block(m.rise) / (double)m.count;
+    m.rise = team.reduce(m.rise, 0.0, Sum()) / (double)m.count;
     for (i64 i = threadIdx.x; i < n; i += THREADS) {
         const Chunk c = chunks[i];
         const double d = c.low - m.low + c.rise - m.rise;
         if (c.count) m.squares += c.squares + (double)c.count * (d * d);
     }
-    m.squares = sum_of_block(m.squares);
+    m.squares = team.reduce(m.squares, 0.0, Sum());
     return m;
 }
 
@@ -332,7 +296,7 @@ template <class R> __device__ __forceinline__ WhitenTotals totals_of(const White
 }
 
 template <class R> __device__ __forceinline__ void whiten_moments(const WhitenParams<R>& p) {
-    const Chunk m = moments<R>(p, (i64)blockIdx.x * CHUNK);
+    const Chunk m = chunk_moments(p, (i64)blockIdx.x * CHUNK);
     if (threadIdx.x == 0) p.chunks[blockIdx.x] = m;
     if (!last_block(p.ticket, gridDim.x)) return;
     const Chunk all = merged(p.chunks, gridDim.x);

@@ -45,7 +45,6 @@ struct GroupStats {
 
 enum Baseline { BASELINE_NONE, BASELINE_MEAN, BASELINE_LEAVE_ONE_OUT, BASELINE_LENGTH, BASELINE_MAX2 };
 enum Scale { SCALE_NONE, SCALE_GROUP_STD, SCALE_BATCH_STD, SCALE_LOO_STD, SCALE_NONZERO_SHARE };
-enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
 
 static constexpr int THREADS = 128;
 
@@ -55,19 +54,13 @@ template <class R> struct Rewards {
     __device__ __forceinline__ double operator()(i64 i) const { return wide(data, first + i); }
 };
 
-template <class R> __device__ __forceinline__ double guarded(double variance, const GroupAdvantageParams<R>& p) {
-    if (p.eps_form == ADD_TO_STD) return sqrt(variance) + p.eps;
-    if (p.eps_form == ADD_TO_VARIANCE) return sqrt(variance + p.eps);
-    return sqrt(fmax(variance, p.eps));
-}
-
 // The divisor that all groups share; 0 stands for "every advantage is 0".
 template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams<R>& p, double* partial) {
     const Rewards<R> all = {p.reward, 0, p.samples};
     const BlockTeam<THREADS> team = {partial};
     if (p.scale == SCALE_BATCH_STD) {
         const Moments m = moments(all.count, all, p.ddof, team);
-        return m.equal ? 0.0 : guarded(m.variance, p);
+        return m.equal ? 0.0 : guarded_std(m.variance, p.eps, p.eps_form);
     }
     i64 scorable = 0, nonzero = 0;
     for (i64 i = threadIdx.x; i < all.count; i += THREADS) {
@@ -151,7 +144,7 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
     }
     double divisor = 1.0;
     if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) divisor = batch;
-    if (p.scale == SCALE_GROUP_STD) divisor = guarded(raw ? 1.0 : m.variance, p);
+    if (p.scale == SCALE_GROUP_STD) divisor = guarded_std(raw ? 1.0 : m.variance, p.eps, p.eps_form);
 
     for (i64 i = lane; i < r.count; i += WARP) {
         const double x = r(i);
@@ -162,7 +155,7 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
         double d = divisor;
         if (p.scale == SCALE_LOO_STD && !raw) {
             const double variance = others_variance(r, i, p.ddof);
-            d = variance > 0.0 ? guarded(variance, p) : 1.0;
+            d = variance > 0.0 ? guarded_std(variance, p.eps, p.eps_form) : 1.0;
         }
         const bool zero = is_nan(x) || d == 0.0 || a == 0.0;
         p.advantage.set(own.begin + i, from_f64<R>(zero ? 0.0 : a / d));

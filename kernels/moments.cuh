@@ -61,3 +61,12 @@ __device__ __forceinline__ Moments moments(i64 n, const Value& value, int ddof, 
     squares = team.reduce(squares, 0.0, Sum());
     return {count, low, rise, squares / (double)(count - ddof), false};
 }
+
+// How a small number guards a division by a standard deviation: `ops::EpsForm`.
+enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
+
+__device__ __forceinline__ double guarded_std(double variance, double eps, i64 form) {
+    if (form == ADD_TO_STD) return sqrt(variance) + eps;
+    if (form == ADD_TO_VARIANCE) return sqrt(variance + eps);
+    return sqrt(fmax(variance, eps));
+}

@@ -10,7 +10,8 @@
 // | y          | [1] or [B] | as x     | any stride; NaN where nothing counts            |
 // | keep       | [T]        | u8       | any stride, may be null                         |
 //
-// Mapping: a block of 512 threads a scope, one launch.
+// Mapping: a block of 512 threads a scope; on sm_90a a large single scope has the 8 blocks of a
+// cluster, which read each other's histograms. One launch.
 // Traffic: x and class once per digit of 8 bits, from L2 after the first: 4 times for f32, 8 for f64;
 // once more for a rank between two elements, and for the mask. No scratch.
 //
@@ -43,6 +44,7 @@ template <class R> struct QuantileParams {
     i32 nan_result;  // 1: a NaN that counts makes y NaN; 0: it is left out
     i32 others;      // what keep gets where nothing counts
     i32 keeps_none;
+    i32 cluster;     // blocks that share a scope; 1 before sm_90
 };
 
 enum Method { LINEAR, LOWER, HIGHER };
@@ -73,10 +75,42 @@ struct MinKey {
 };
 
 struct Shared {
-    u64 bins[BINS];
+    u64 bins[BINS];   // of this block
+    u64 total[BINS];  // of the cluster
     u64 partial[WARPS];
+    u64 offered;
     u64 digit, below, equal;
 };
+
+// This thread's part of a scope: every `step`-th token from `first`.
+struct Part {
+    i64 first, end, step;
+    int rank, blocks;
+};
+
+// The values of all threads of the cluster combined.
+template <class T, class Op> __device__ __forceinline__ T reduce(T x, T neutral, Op op, const Part& part, Shared& s) {
+    x = block_reduce<THREADS>(x, neutral, op, (T*)s.partial);
+    if (part.blocks == 1) return x;
+    if (threadIdx.x == 0) s.offered = (u64)x;
+    ptx_cluster_sync();
+    for (int r = 0; r < part.blocks; ++r) x = op(x, r == part.rank ? neutral : (T)ptx_cluster_load(&s.offered, r));
+    ptx_cluster_sync();
+    return x;
+}
+
+// The histograms of all blocks added up.
+__device__ __forceinline__ void add_bins(const Part& part, Shared& s) {
+    __syncthreads();
+    if (part.blocks > 1) ptx_cluster_sync();
+    if (threadIdx.x < BINS) {
+        u64 sum = 0;
+        for (int r = 0; r < part.blocks; ++r) sum += ptx_cluster_load(&s.bins[threadIdx.x], r);
+        s.total[threadIdx.x] = sum;
+    }
+    if (part.blocks > 1) ptx_cluster_sync();
+    __syncthreads();
+}
 
 // Adds one to the bin of every lane in `mask`, lanes of one bin together.
 __device__ __forceinline__ void count_digit(u64* bins, bool here, int digit) {
@@ -92,7 +126,7 @@ __device__ __forceinline__ void find_bin(Shared& s, u64 rank) {
     if (threadIdx.x < WARP) {
         const int lane = threadIdx.x;
         u64 own = 0, before = 0;
-        for (int i = 0; i < EACH; ++i) own += s.bins[lane * EACH + i];
+        for (int i = 0; i < EACH; ++i) own += s.total[lane * EACH + i];
         u64 upto = own;
 #pragma unroll
         for (int by = 1; by < WARP; by *= 2) {
@@ -101,7 +135,7 @@ __device__ __forceinline__ void find_bin(Shared& s, u64 rank) {
         }
         before = upto - own;
         for (int i = 0; i < EACH; ++i) {
-            const u64 n = s.bins[lane * EACH + i];
+            const u64 n = s.total[lane * EACH + i];
             if (before <= rank && rank < before + n) {
                 s.digit = lane * EACH + i;
                 s.below = before;
@@ -119,20 +153,17 @@ __device__ __forceinline__ double rank_of(double q, i64 n) {
     return fabs(exact - whole) <= 4.0 * 2.220446049250313e-16 * exact ? whole : exact;
 }
 
-template <class R> __device__ __forceinline__ double select(const QuantileParams<R>& p, Span scope, Shared& s) {
+template <class R> __device__ __forceinline__ double select(const QuantileParams<R>& p, const Part& part, Shared& s) {
     typedef decltype(key_of(R())) Key;
     constexpr int DIGITS = sizeof(Key);
-    const i64 first = scope.begin + threadIdx.x;
-    // Warps stay together: every lane goes through every ballot.
-    const i64 rounds = (scope.end - scope.begin + THREADS - 1) / THREADS;
     i64 n = 0, nans = 0;
-    for (i64 t = first; t < scope.end; t += THREADS) {
+    for (i64 t = part.first; t < part.end; t += part.step) {
         if (!counts(p, t)) continue;
         const R x = p.x.get(t);
         if (x == x) ++n; else ++nans;
     }
-    n = block_reduce<THREADS>(n, (i64)0, Sum(), (i64*)s.partial);
-    nans = block_reduce<THREADS>(nans, (i64)0, Sum(), (i64*)s.partial);
+    n = reduce(n, (i64)0, Sum(), part, s);
+    nans = reduce(nans, (i64)0, Sum(), part, s);
     if (n == 0 || (nans && p.nan_result)) return NAN_F64;
 
     const double rank = rank_of(p.q, n);
@@ -143,9 +174,10 @@ template <class R> __device__ __forceinline__ double select(const QuantileParams
     for (int d = DIGITS - 1; d >= 0; --d) {
         if (threadIdx.x < BINS) s.bins[threadIdx.x] = 0;
         __syncthreads();
-        for (i64 i = 0; i < rounds; ++i) {
-            const i64 t = first + i * THREADS;
-            bool here = t < scope.end && counts(p, t);
+        // Lanes of a warp stay together: each goes through every ballot.
+        for (i64 row = part.first - threadIdx.x % WARP; row < part.end; row += part.step) {
+            const i64 t = row + threadIdx.x % WARP;
+            bool here = t < part.end && counts(p, t);
             Key key = 0;
             if (here) {
                 const R x = p.x.get(t);
@@ -154,7 +186,7 @@ template <class R> __device__ __forceinline__ double select(const QuantileParams
             }
             count_digit(s.bins, here, (int)(key >> (8 * d)) & (BINS - 1));
         }
-        __syncthreads();
+        add_bins(part, s);
         find_bin(s, within);
         found |= (Key)s.digit << (8 * d);
         within -= s.below;
@@ -163,13 +195,13 @@ template <class R> __device__ __forceinline__ double select(const QuantileParams
     if (between == 0.0 || floor + 1 == n || p.method == LOWER) return lower;
     if (within + 1 < s.equal) return lower;
     Key above = ~(Key)0;
-    for (i64 t = first; t < scope.end; t += THREADS) {
+    for (i64 t = part.first; t < part.end; t += part.step) {
         if (!counts(p, t)) continue;
         const R x = p.x.get(t);
         const Key key = key_of(x);
         if (x == x && key > found && key < above) above = key;
     }
-    above = block_reduce<THREADS>(above, ~(Key)0, MinKey(), (Key*)s.partial);
+    above = reduce(above, ~(Key)0, MinKey(), part, s);
     const double upper = to_f64(of_key(above));
     if (p.method == HIGHER) return upper;
     if (lower == upper) return lower;
@@ -178,17 +210,19 @@ template <class R> __device__ __forceinline__ double select(const QuantileParams
 
 template <class R> __device__ __forceinline__ void quantile(const QuantileParams<R>& p) {
     __shared__ Shared s;
-    const i64 b = blockIdx.x;
+    const int rank = p.cluster == 1 ? 0 : ptx_cluster_rank();
+    const i64 b = blockIdx.x / p.cluster;
     const Span scope = p.cu_seqlens.at ? span(p.cu_seqlens, b, p.tokens) : Span{0, p.tokens};
-    const double y = select(p, scope, s);
-    if (threadIdx.x == 0) p.y.set(b, from_f64<R>(y));
+    const Part part = {scope.begin + rank * THREADS + threadIdx.x, scope.end, (i64)p.cluster * THREADS, rank, p.cluster};
+    const double y = select(p, part, s);
+    if (rank == 0 && threadIdx.x == 0) p.y.set(b, from_f64<R>(y));
     if (!p.keep.at) return;
-    for (i64 t = scope.begin + threadIdx.x; t < scope.end; t += THREADS) {
+    for (i64 t = part.first; t < part.end; t += part.step) {
         const bool top = !p.keeps_none && wide(p.x, t) >= y;
         p.keep.set(t, (u8)(counts(p, t) ? top : p.others));
     }
 }
 
-// One block a multiprocessor: 80 registers a thread; two would make it 64, and spill.
+// One block a multiprocessor: up to 90 registers a thread; two would make it 64, and spill.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) quantile_f32(const QuantileParams<float> p) { quantile<float>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, 1) quantile_f64(const QuantileParams<double> p) { quantile<double>(p); }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::devices::executors;
 use common::{Golden, max_rel};
 use gradus::ops::{
     DiscountedReturn, EpsForm, Gae, GroupAdvantage, GroupBaseline, GroupScale, GroupSettings,
@@ -16,6 +17,7 @@ const TOLERANCE: f64 = 1e-12;
 /// A padded `[rows, cols]` file as packed sequences of full width, so that verl's padding becomes
 /// masked tokens.
 struct Batch {
+    device: Device,
     file: Golden,
     mask: Vec<u8>,
     cols: usize,
@@ -23,14 +25,19 @@ struct Batch {
 }
 
 impl Batch {
-    fn open(name: &str) -> Batch {
+    /// The file once for every executor.
+    fn open(name: &str) -> Vec<Batch> {
+        executors().into_iter().map(|executor| Batch::open_on(executor.device, name)).collect()
+    }
+
+    fn open_on(device: Device, name: &str) -> Batch {
         let path =
             format!("{}/tests/golden/verl_adv/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
         let file = Golden::open(path.as_ref());
         let (rows, cols) = (file.shape("mask")[0], file.shape("mask")[1]);
         let mask = file.f64("mask").iter().map(|&m| m as u8).collect();
         let cu_seqlens = (0..=rows).map(|i| (i * cols) as i64).collect();
-        Batch { file, mask, cols, cu_seqlens }
+        Batch { device, file, mask, cols, cu_seqlens }
     }
 
     fn mask(&self) -> Option<View<'_, u8>> {
@@ -53,7 +60,7 @@ impl Batch {
             advantage: (&mut advantage).into(),
             groups: None,
         };
-        group_advantage(&Device::Cpu, args).unwrap();
+        group_advantage(&self.device, args).unwrap();
         grouping.scatter(&advantage).unwrap()
     }
 
@@ -75,7 +82,7 @@ impl Batch {
             baseline: baseline.map(View::from),
             returns: (&mut returns).into(),
         };
-        discounted_return(&Device::Cpu, args).unwrap();
+        discounted_return(&self.device, args).unwrap();
         returns
     }
 
@@ -88,7 +95,7 @@ impl Batch {
             y: (&mut y).into(),
             stats: None,
         };
-        whiten(&Device::Cpu, args).unwrap();
+        whiten(&self.device, args).unwrap();
         y
     }
 
@@ -126,60 +133,66 @@ fn group_advantages_match_verl() {
         ("grpo_passk", GroupSettings { baseline: GroupBaseline::Max2, ..VERL }),
     ];
     for (name, settings) in cases {
-        let batch = Batch::open(name);
-        let advantage = batch.group(settings);
-        assert!(advantage.iter().any(|a| a.abs() > 0.01), "{name}: nothing to compare");
-        let tokens = batch.on_tokens(&advantage);
-        batch.check("advantage", &tokens);
-        batch.check("returns", &tokens);
+        for batch in Batch::open(name) {
+            let advantage = batch.group(settings);
+            assert!(advantage.iter().any(|a| a.abs() > 0.01), "{name}: nothing to compare");
+            let tokens = batch.on_tokens(&advantage);
+            batch.check("advantage", &tokens);
+            batch.check("returns", &tokens);
+        }
     }
 }
 
 #[test]
 fn reinforce_plus_plus_matches_verl() {
-    let batch = Batch::open("reinforce_plus_plus");
-    let gamma = batch.file.number("gamma").unwrap();
-    let returns = batch.returns(gamma, MaskedReturn::Reset, None);
-    batch.check("returns", &returns);
-    batch.check("advantage", &batch.whiten(&returns));
+    for batch in Batch::open("reinforce_plus_plus") {
+        let gamma = batch.file.number("gamma").unwrap();
+        let returns = batch.returns(gamma, MaskedReturn::Reset, None);
+        batch.check("returns", &returns);
+        batch.check("advantage", &batch.whiten(&returns));
+    }
 }
 
 #[test]
 fn reinforce_plus_plus_baseline_matches_verl() {
-    let batch = Batch::open("reinforce_plus_plus_baseline");
-    let centred = batch.group(GroupSettings { scale: GroupScale::None, ..VERL });
-    let whitened = batch.whiten(&batch.on_tokens(&centred));
-    batch.check("advantage", &whitened);
-    batch.check("returns", &whitened);
+    for batch in Batch::open("reinforce_plus_plus_baseline") {
+        let centred = batch.group(GroupSettings { scale: GroupScale::None, ..VERL });
+        let whitened = batch.whiten(&batch.on_tokens(&centred));
+        batch.check("advantage", &whitened);
+        batch.check("returns", &whitened);
+    }
 }
 
 #[test]
 fn remax_matches_verl() {
-    let batch = Batch::open("remax");
-    let baseline = batch.file.f64("baseline");
-    batch.check("returns", &batch.returns(1.0, MaskedReturn::Skip, None));
-    batch.check("advantage", &batch.returns(1.0, MaskedReturn::Skip, Some(&baseline)));
+    for batch in Batch::open("remax") {
+        let baseline = batch.file.f64("baseline");
+        batch.check("returns", &batch.returns(1.0, MaskedReturn::Skip, None));
+        batch.check("advantage", &batch.returns(1.0, MaskedReturn::Skip, Some(&baseline)));
+    }
 }
 
 #[test]
 fn gae_matches_verl() {
-    let batch = Batch::open("gae");
-    let (reward, value) = (batch.file.f64("token_reward"), batch.file.f64("value"));
-    let (mut advantage, mut returns) = (vec![f64::NAN; reward.len()], vec![f64::NAN; reward.len()]);
-    let args = Gae {
-        reward: (&reward).into(),
-        value: (&value).into(),
-        mask: batch.mask(),
-        cu_seqlens: (&batch.cu_seqlens).into(),
-        bootstrap: None,
-        gamma: batch.file.number("gamma").unwrap(),
-        lambda: batch.file.number("lam").unwrap(),
-        advantage: (&mut advantage).into(),
-        returns: Some((&mut returns).into()),
-    };
-    gae(&Device::Cpu, args).unwrap();
-    batch.check("returns", &returns);
-    batch.check("advantage", &batch.whiten(&advantage));
+    for batch in Batch::open("gae") {
+        let (reward, value) = (batch.file.f64("token_reward"), batch.file.f64("value"));
+        let (mut advantage, mut returns) =
+            (vec![f64::NAN; reward.len()], vec![f64::NAN; reward.len()]);
+        let args = Gae {
+            reward: (&reward).into(),
+            value: (&value).into(),
+            mask: batch.mask(),
+            cu_seqlens: (&batch.cu_seqlens).into(),
+            bootstrap: None,
+            gamma: batch.file.number("gamma").unwrap(),
+            lambda: batch.file.number("lam").unwrap(),
+            advantage: (&mut advantage).into(),
+            returns: Some((&mut returns).into()),
+        };
+        gae(&batch.device, args).unwrap();
+        batch.check("returns", &returns);
+        batch.check("advantage", &batch.whiten(&advantage));
+    }
 }
 
 /// Every file of the folder is used by a test above.

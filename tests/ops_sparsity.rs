@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::devices::{on_all, shared_gpus};
 use common::normals;
 use gradus::dtype::Float;
 use gradus::ops::*;
@@ -28,9 +29,16 @@ fn on_threads<R: Send>(threads: usize, body: impl Fn() -> R + Send + Sync) -> R 
 }
 
 fn norm_of<T: Float>(grads: &[View<'_, T>]) -> GlobalNorm {
-    let mut norm = GlobalNorm::default();
-    grad_norm(&CPU, GradNorm { grads, norm: &mut norm }).unwrap();
-    norm
+    let on = |device: &Device| {
+        let mut norm = GlobalNorm::default();
+        grad_norm(device, GradNorm { grads, norm: &mut norm }).unwrap();
+        norm
+    };
+    on_all(on, |name, cpu, gpu| {
+        let same = cpu.value.to_bits() == gpu.value.to_bits();
+        assert!(same || (cpu.value.is_nan() && gpu.value.is_nan()), "{name}: {gpu:?}, {cpu:?}");
+        assert_eq!(cpu.finite, gpu.finite, "{name}");
+    })
 }
 
 #[test]
@@ -84,12 +92,23 @@ fn grad_norm_is_bitwise_invariant() {
 }
 
 fn stats_of<T: Float>(w0: &[T], w1: &[T], k: usize, tol: f64) -> (UpdateSparsity, Vec<i64>) {
-    let (mut stats, mut nnz) = (UpdateSparsity::default(), vec![-1; w0.len() / k]);
-    let (w0, w1) = (View::rows_of(w0, k).unwrap(), View::rows_of(w1, k).unwrap());
-    let row_nnz = Some((&mut nnz).into());
-    let args = SparsityStats { w0, w1, tol, row_nnz, stats: &mut stats };
-    sparsity_stats(&CPU, args).unwrap();
-    (stats, nnz)
+    let on = |device: &Device| {
+        let (mut stats, mut nnz) = (UpdateSparsity::default(), vec![-1; w0.len() / k]);
+        let (w0, w1) = (View::rows_of(w0, k).unwrap(), View::rows_of(w1, k).unwrap());
+        let row_nnz = Some((&mut nnz).into());
+        let args = SparsityStats { w0, w1, tol, row_nnz, stats: &mut stats };
+        sparsity_stats(device, args).unwrap();
+        (stats, nnz)
+    };
+    on_all(on, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"))
+}
+
+/// The executor of a case: the CPU, then the GPUs, in turn.
+fn device_of(case: u64) -> &'static Device {
+    match case as usize % (1 + shared_gpus().len()) {
+        0 => &CPU,
+        i => &shared_gpus()[i - 1].device,
+    }
 }
 
 proptest! {
@@ -122,16 +141,17 @@ proptest! {
     /// encode then apply restores every bit, zeros of either sign and NaN payloads included.
     #[test]
     fn delta_round_trip_is_bit_exact(seed in 0u64..1000, n in 0usize..9000, density in 0.0f64..1.0) {
+        let device = device_of(seed);
         let old = normals_f32(seed, n, 1.0);
         let pick = normals(seed + 7, n, 1.0);
         let odd = [-0.0f32, 0.0, f32::from_bits(0x7FC0_1234), f32::INFINITY];
         let new: Vec<f32> = old.iter().zip(&pick).enumerate()
             .map(|(i, (o, p))| if p.abs() < density { odd[i % 4] } else { *o })
             .collect();
-        let count = delta_count::<f32>(&CPU, (&old).into(), (&new).into()).unwrap();
+        let count = delta_count::<f32>(device, (&old).into(), (&new).into()).unwrap();
         prop_assert_eq!(count, old.iter().zip(&new).filter(|(a, b)| a.to_bits() != b.to_bits()).count());
         let (mut index, mut value, mut got) = (vec![-7i64; count + 1], vec![9f32; count + 1], 0);
-        delta_encode(&CPU, DeltaEncode {
+        delta_encode(device, DeltaEncode {
             old: (&old).into(),
             new: (&new).into(),
             index: (&mut index).into(),
@@ -141,7 +161,7 @@ proptest! {
         prop_assert_eq!((got, index[count], value[count]), (count, -7, 9.0));
         let mut target = old.clone();
         let (index, value) = (index[..count].into(), value[..count].into());
-        delta_apply(&CPU, DeltaApply { index, value, target: (&mut target).into() }).unwrap();
+        delta_apply(device, DeltaApply { index, value, target: (&mut target).into() }).unwrap();
         prop_assert_eq!(bits(&target), bits(&new));
     }
 
@@ -194,13 +214,17 @@ fn lerp_and_deltas_are_thread_invariant() {
 
 #[test]
 fn sparsity_stats_refuse_bad_arguments() {
+    (0..=shared_gpus().len()).for_each(|i| refuse_sparsity_on(device_of(i as u64)));
+}
+
+fn refuse_sparsity_on(device: &Device) {
     let (w, mut stats) = (normals_f32(80, 12, 1.0), UpdateSparsity::default());
     let good = View::rows_of(&w, 4).unwrap();
     let mut call = |w0, w1, tol, nnz: usize, arg: &str| {
         let mut nnz = vec![-1i64; nnz];
         let row_nnz = Some((&mut nnz).into());
         let args = SparsityStats { w0, w1, tol, row_nnz, stats: &mut stats };
-        refused(sparsity_stats(&CPU, args), arg);
+        refused(sparsity_stats(device, args), arg);
         assert!(nnz.iter().all(|&c| c == -1) && stats == UpdateSparsity::default());
     };
     call((&w).into(), good, 0.0, 3, "w0");
@@ -215,12 +239,16 @@ fn sparsity_stats_refuse_bad_arguments() {
     call(good, nan, 0.0, 3, "w1");
     call(infinite, infinite, 0.0, 3, "w0");
     let args = SparsityStats { w0: infinite, w1: good, tol: 0.0, row_nnz: None, stats: &mut stats };
-    let error = sparsity_stats(&CPU, args).unwrap_err();
+    let error = sparsity_stats(device, args).unwrap_err();
     assert!(matches!(error, Error::NonFinite { index: 9, .. }), "{error}");
 }
 
 #[test]
 fn deltas_and_lerp_refuse_bad_arguments() {
+    (0..=shared_gpus().len()).for_each(|i| refuse_deltas_on(device_of(i as u64)));
+}
+
+fn refuse_deltas_on(device: &Device) {
     let (old, new) = (vec![0f32; 4], vec![0f32, 1.0, 2.0, 0.0]);
     let encode = |old: &[f32], index: usize, value: usize, arg: &str| {
         let (mut index, mut value, mut count) = (vec![-7i64; index], vec![9f32; value], 99);
@@ -231,7 +259,7 @@ fn deltas_and_lerp_refuse_bad_arguments() {
             value: (&mut value).into(),
             count: &mut count,
         };
-        let error = delta_encode(&CPU, args);
+        let error = delta_encode(device, args);
         assert!(count == 99 && index.iter().all(|&i| i == -7) && value.iter().all(|&v| v == 9.0));
         refused(error, arg);
     };
@@ -242,7 +270,7 @@ fn deltas_and_lerp_refuse_bad_arguments() {
         let mut target = vec![5f32; 4];
         let args =
             DeltaApply { index: index.into(), value: value.into(), target: (&mut target).into() };
-        refused(delta_apply(&CPU, args), arg);
+        refused(delta_apply(device, args), arg);
         assert_eq!(target, vec![5f32; 4]);
     };
     apply(&[0, 1], &[1.0], "value");
@@ -252,7 +280,7 @@ fn deltas_and_lerp_refuse_bad_arguments() {
     let blend = |a: &[f32], b: &[f32], lambda: f64, y: usize, arg: &str| {
         let mut y = vec![7f32; y];
         let args = Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() };
-        refused(lerp(&CPU, args), arg);
+        refused(lerp(device, args), arg);
         assert!(y.iter().all(|&v| v == 7.0));
     };
     blend(&old, &new[..3], 0.5, 4, "b");

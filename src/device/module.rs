@@ -22,8 +22,10 @@ macro_rules! images {
 /// One line per source, in the order of the alphabet.
 const IMAGES: &[Image] = images! {
     "adamw",
+    "delta",
     "gae",
     "gather_k",
+    "grad_norm",
     "group_advantage",
     "group_loss",
     "lerp",
@@ -36,6 +38,7 @@ const IMAGES: &[Image] = images! {
     "quantile",
     "sample",
     "seq_reduce",
+    "sparsity_stats",
     "value_loss",
     "vocab_kl",
 };

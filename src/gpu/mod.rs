@@ -4,6 +4,7 @@
 pub(crate) mod adamw;
 pub(crate) mod gae;
 pub(crate) mod gather_k;
+pub(crate) mod grad_norm;
 pub(crate) mod group_advantage;
 pub(crate) mod group_loss;
 pub(crate) mod lerp;
@@ -16,5 +17,6 @@ pub(crate) mod quantile;
 mod rows;
 pub(crate) mod sample;
 pub(crate) mod seq_reduce;
+pub(crate) mod sparsity_stats;
 pub(crate) mod value_loss;
 pub(crate) mod vocab_kl;

@@ -1,0 +1,129 @@
+// Counts of delta = w1 - w0: exact zeros, |delta| <= tol, changes that bf16 absorbs, max |delta|, and
+// changed elements per row.
+//
+// Sparsity of an update as Mukherjee et al. 2025 measure it (arXiv:2505.11711, §3).
+//
+// | operand | shape  | dtype               | layout                                 |
+// |---------|--------|---------------------|----------------------------------------|
+// | w0, w1  | [N, K] | f32, bf16, f16, f64 | contiguous rows, any stride, any alignment |
+// | row_nnz | [N]    | i64                 | any stride, may be null                |
+// | result  | [1]    | struct              |                                        |
+//
+// Mapping: a warp a row at a time, 8 warps a block, as many blocks as fill the device; the block that
+// is done last adds the blocks' counts. 16-byte loads where both rows are aligned.
+// Traffic: 2·N·K elements, about 6 flops each; 8·N bytes if row_nnz is wanted.
+//
+//     for each row of this warp:
+//         for each element: delta in f64, four counts and a maximum in registers
+//         row_nnz = K - (the row's exact zeros over all lanes)
+//     counts over the block, then over the blocks
+//
+// Numerics: counts and a maximum, exact in any order. The first value that is not finite is found by the
+// smallest key row·3K + operand·K + column, operand 2 being a difference that overflows.
+#include "common.cuh"
+
+static constexpr int THREADS = 256;
+static constexpr int WARPS = THREADS / WARP;
+static constexpr i64 NO_KEY = 0x7fffffffffffffffll;
+
+struct SparsityCounts {
+    i64 equal, within, absorbed, bad;  // bad: the key above
+    double max_delta;
+};
+
+struct SparsityStatsParams {
+    const void *w0, *w1;
+    Column<i64> row_nnz;
+    SparsityCounts* partial;  // [blocks]
+    SparsityCounts* result;
+    u32* ticket;              // 0 before and after
+    i64 rows, columns, w0_stride, w1_stride;
+    double tol;
+};
+
+// bf16 of a number, to nearest, ties to even, in the upper half.
+__device__ __forceinline__ u32 bf16_bits(float x) {
+    const u32 bits = __float_as_uint(x);
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+template <class T>
+__device__ __forceinline__ void count(SparsityCounts& c, T old, T now, double tol, i64 key, i64 columns) {
+    const double a = to_f64(old), b = to_f64(now), delta = fabs(b - a);
+    const bool equal = delta == 0.0;
+    c.equal += equal;
+    c.within += delta <= tol;
+    c.absorbed += !equal && bf16_bits(to_f32(old)) == bf16_bits(to_f32(now));
+    c.max_delta = fmax(c.max_delta, delta);
+    if (delta < INF_F64) return;
+    const int operand = fabs(a) < INF_F64 ? fabs(b) < INF_F64 ? 2 : 1 : 0;
+    const i64 bad = key + operand * columns;
+    if (bad < c.bad) c.bad = bad;
+}
+
+template <class T>
+__device__ __forceinline__ void count_row(SparsityCounts& c, const SparsityStatsParams& p, i64 row) {
+    constexpr int N = Vec16<T>::N;
+    const T *w0 = (const T*)p.w0 + row * p.w0_stride, *w1 = (const T*)p.w1 + row * p.w1_stride;
+    const i64 lane = threadIdx.x % WARP, key = row * 3 * p.columns;
+    const i64 whole = aligned16(w0) && aligned16(w1) ? p.columns / N * N : 0;
+#pragma unroll 2
+    for (i64 j = lane * N; j < whole; j += WARP * N) {
+        Vec16<T> a, b;
+        a.raw = ptx_load_stream(w0 + j);
+        b.raw = ptx_load_stream(w1 + j);
+#pragma unroll
+        for (int k = 0; k < N; ++k) count(c, a.at[k], b.at[k], p.tol, key + j + k, p.columns);
+    }
+    for (i64 j = whole + lane; j < p.columns; j += WARP) count(c, w0[j], w1[j], p.tol, key + j, p.columns);
+}
+
+// The counts of all threads of the block.
+__device__ __forceinline__ SparsityCounts of_block(SparsityCounts c) {
+    __shared__ i64 counts[WARPS];
+    __shared__ double deltas[WARPS];
+    c.equal = block_reduce<THREADS>(c.equal, (i64)0, Sum(), counts);
+    c.within = block_reduce<THREADS>(c.within, (i64)0, Sum(), counts);
+    c.absorbed = block_reduce<THREADS>(c.absorbed, (i64)0, Sum(), counts);
+    c.bad = block_reduce<THREADS>(c.bad, NO_KEY, Min(), counts);
+    c.max_delta = block_reduce<THREADS>(c.max_delta, 0.0, Max(), deltas);
+    return c;
+}
+
+template <class T> __device__ __forceinline__ void sparsity_stats(const SparsityStatsParams& p) {
+    SparsityCounts c = {0, 0, 0, NO_KEY, 0.0};
+    for (i64 row = (i64)blockIdx.x * WARPS + threadIdx.x / WARP; row < p.rows; row += (i64)gridDim.x * WARPS) {
+        const i64 before = c.equal;
+        count_row<T>(c, p, row);
+        if (!p.row_nnz.at) continue;
+        const i64 equal = warp_reduce(c.equal - before, Sum());
+        if (threadIdx.x % WARP == 0) p.row_nnz.set(row, p.columns - equal);
+    }
+    c = of_block(c);
+    if (threadIdx.x == 0) p.partial[blockIdx.x] = c;
+    if (!last_block(p.ticket, gridDim.x)) return;
+    c = {0, 0, 0, NO_KEY, 0.0};
+    for (i64 i = threadIdx.x; i < gridDim.x; i += THREADS) {
+        const SparsityCounts other = p.partial[i];
+        c.equal += other.equal;
+        c.within += other.within;
+        c.absorbed += other.absorbed;
+        c.bad = Min()(c.bad, other.bad);
+        c.max_delta = fmax(c.max_delta, other.max_delta);
+    }
+    c = of_block(c);
+    if (threadIdx.x == 0) *p.result = c;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f32(const SparsityStatsParams p) {
+    sparsity_stats<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_bf16(const SparsityStatsParams p) {
+    sparsity_stats<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f16(const SparsityStatsParams p) {
+    sparsity_stats<f16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f64(const SparsityStatsParams p) {
+    sparsity_stats<double>(p);
+}
