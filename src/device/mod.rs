@@ -48,6 +48,13 @@ impl Device {
         Ok(Device::Cpu)
     }
 
+    /// The CUDA device with this ordinal: never, in a build without the feature `cuda`.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(ordinal: i32) -> Result<Device> {
+        let reason = format!("device {ordinal}: built without the feature `cuda`");
+        Err(crate::error::Error::NoDriver { reason })
+    }
+
     /// The GPU behind a driver, with a stream of its own.
     pub fn gpu(driver: Arc<dyn Driver>) -> Result<Device> {
         Ok(Device::Gpu(Arc::new(Gpu::new(driver)?)))
