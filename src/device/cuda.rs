@@ -113,10 +113,8 @@ impl CudaDriver {
         let info = describe(device, ordinal, version)?;
         let mut context = null_mut();
         // SAFETY: the device is valid; the context is released on drop.
-        none(
-            unsafe { cu::cuDevicePrimaryCtxRetain(&mut context, device) },
-            "cuDevicePrimaryCtxRetain",
-        )?;
+        let status = unsafe { cu::cuDevicePrimaryCtxRetain(&mut context, device) };
+        none(status, "cuDevicePrimaryCtxRetain")?;
         Ok(CudaDriver { info, device, context, elapsed, opted_in: Mutex::default() })
     }
 
@@ -201,10 +199,8 @@ fn describe(device: cu::CUdevice, ordinal: i32, cuda: (u32, u32)) -> Result<Driv
     let attribute = |which| -> Result<u32> {
         let mut value = 0;
         // SAFETY: the device is valid; writes one integer.
-        none(
-            unsafe { cu::cuDeviceGetAttribute(&mut value, which, device) },
-            "cuDeviceGetAttribute",
-        )?;
+        let status = unsafe { cu::cuDeviceGetAttribute(&mut value, which, device) };
+        none(status, "cuDeviceGetAttribute")?;
         Ok(value as u32)
     };
     let (mut name, mut memory) = ([0 as c_char; 256], 0usize);
