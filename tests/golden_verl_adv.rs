@@ -3,7 +3,7 @@
 mod common;
 
 use common::devices::executors;
-use common::{Golden, max_rel};
+use common::{Golden, golden_folder, max_rel};
 use gradus::ops::{
     DiscountedReturn, EpsForm, Gae, GroupAdvantage, GroupBaseline, GroupScale, GroupSettings,
     Grouping, MaskedReturn, OnSingle, Whiten, WhitenSettings, discounted_return, gae,
@@ -31,9 +31,8 @@ impl Batch {
     }
 
     fn open_on(device: Device, name: &str) -> Batch {
-        let path =
-            format!("{}/tests/golden/verl_adv/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        let file = Golden::open(path.as_ref());
+        let path = golden_folder().join(format!("verl_adv/{name}.safetensors"));
+        let file = Golden::open(&path);
         let (rows, cols) = (file.shape("mask")[0], file.shape("mask")[1]);
         let mask = file.f64("mask").iter().map(|&m| m as u8).collect();
         let cu_seqlens = (0..=rows).map(|i| (i * cols) as i64).collect();

@@ -34,7 +34,8 @@ impl Batch {
     fn new(seed: u64, lengths: &[usize]) -> Batch {
         let cu = offsets(lengths);
         let n = cu[lengths.len()] as usize;
-        let mut mask: Vec<u8> = (0..n).map(|i| ((i * 7 + seed as usize) % 5 != 0) as u8).collect();
+        let mut mask: Vec<u8> =
+            (0..n).map(|i| !(i * 7 + seed as usize).is_multiple_of(5) as u8).collect();
         if lengths.len() > 3 {
             mask[cu[2] as usize..cu[3] as usize].fill(0);
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytemuck::Pod;
 
 use crate::device::driver::{
-    Driver, DriverError, DriverInfo, DriverResult, Function, Grid, Stream,
+    Driver, DriverError, DriverInfo, DriverResult, Function, Grid, Module, Stream,
 };
 use crate::device::module::{self, KernelSet};
 use crate::error::{Error, Result};
@@ -20,6 +20,7 @@ pub struct Gpu {
     owns_stream: bool,
     kernel_set: KernelSet,
     kernels: Mutex<HashMap<String, Function>>,
+    modules: Mutex<Vec<Module>>,
     scratch: Mutex<Scratch>,
     lost: OnceLock<String>,
 }
@@ -52,6 +53,7 @@ impl Gpu {
             owns_stream: false,
             kernel_set,
             kernels: Mutex::default(),
+            modules: Mutex::default(),
             scratch: Mutex::default(),
             lost: OnceLock::new(),
         })
@@ -129,9 +131,15 @@ impl Gpu {
             // Growing by powers of two bounds the number of growths by the logarithm of the need.
             let size = bytes.next_power_of_two().max(1 << 16);
             let ptr = self.alloc("scratch memory", size + TICKETS)?;
-            self.call(|d| d.fill(self.stream, ptr, 0, TICKETS))?;
+            let ready = self.call(|d| d.fill(self.stream, ptr, 0, TICKETS));
+            // Earlier launches may still use the old memory.
+            let ready =
+                ready.and_then(|()| if scratch.bytes > 0 { self.synchronize() } else { Ok(()) });
+            if let Err(error) = ready {
+                self.free(ptr);
+                return Err(error);
+            }
             if scratch.bytes > 0 {
-                self.synchronize()?;
                 self.free(scratch.ptr);
             }
             *scratch = Scratch { ptr, bytes: size };
@@ -159,6 +167,7 @@ impl Gpu {
         let ptx = module::ptx(op, self.kernel_set)?;
         let file = format!("{op}.{}", self.kernel_set.name());
         let module = self.call(|d| d.load(&file, ptx))?;
+        lock(&self.modules).push(module);
         for name in module::kernel_names(ptx) {
             let function = self.call(|d| d.function(module, name))?;
             kernels.insert(name.to_string(), function);
@@ -177,6 +186,9 @@ impl Drop for Gpu {
             std::mem::take(self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner));
         if scratch.bytes > 0 {
             self.free(scratch.ptr);
+        }
+        for module in std::mem::take(&mut *lock(&self.modules)) {
+            let _ = self.call(|d| d.unload(module));
         }
         if self.owns_stream {
             let _ = self.call(|d| d.destroy_stream(self.stream));

@@ -6,15 +6,21 @@ use std::sync::Arc;
 use crate::error::Result;
 
 mod buffer;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod driver;
 #[cfg(feature = "emu")]
 mod emu;
+#[cfg(feature = "emu")]
+pub mod fault;
 mod gpu;
 mod module;
 mod probe;
 mod stage;
 
 pub use buffer::DeviceBuffer;
+#[cfg(feature = "cuda")]
+pub use cuda::CudaDriver;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 #[cfg(feature = "emu")]
 pub use emu::EmuDriver;
@@ -36,9 +42,17 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that fits this machine best and can run every op.
+    /// The device that fits this machine best and can run every op. That is the CPU: the decoder's
+    /// ops have no GPU kernels yet.
     pub fn best() -> Result<Device> {
         Ok(Device::Cpu)
+    }
+
+    /// The CUDA device with this ordinal: never, in a build without the feature `cuda`.
+    #[cfg(not(feature = "cuda"))]
+    pub fn cuda(ordinal: i32) -> Result<Device> {
+        let reason = format!("device {ordinal}: built without the feature `cuda`");
+        Err(crate::error::Error::NoDriver { reason })
     }
 
     /// The GPU behind a driver, with a stream of its own.

@@ -20,7 +20,7 @@ macro_rules! images {
 }
 
 /// One line per source, in the order of the alphabet.
-const IMAGES: &[Image] = images! {
+static IMAGES: &[Image] = images! {
     "adamw",
     "delta",
     "gae",

@@ -87,7 +87,7 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
     check.opt_shape(device, "lse", &args.lse, &[tokens, heads])?;
     match device {
         Device::Cpu => cpu::attention::attention(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(_) => check.no_kernel(),
     }
 }
 

@@ -102,7 +102,7 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
     check.opt_shape(device, "score", &args.score, &[rows, h])?;
     match device {
         Device::Cpu => cpu::linear_logprob::linear_logprob(device, args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(_) => check.no_kernel(),
     }
 }
 
@@ -157,7 +157,7 @@ pub fn linear_logprob_bwd<T: Float>(device: &Device, args: LinearLogProbBwd<'_, 
     )?;
     match device {
         Device::Cpu => cpu::linear_logprob::linear_logprob_bwd(device, args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(_) => check.no_kernel(),
     }
 }
 

@@ -67,7 +67,7 @@ pub fn emulated(set: KernelSet, seed: u64) -> Device {
 /// The CUDA device, opened once per test binary.
 fn cuda() -> &'static Option<Executor> {
     static CUDA: OnceLock<Option<Executor>> = OnceLock::new();
-    CUDA.get_or_init(|| match cuda_device() {
+    CUDA.get_or_init(|| match Device::cuda(0) {
         Ok(device) => Some(Executor { name: "cuda".into(), device }),
         Err(error) if std::env::var("GRADUS_REQUIRE_GPU").is_ok_and(|v| v == "1") => {
             panic!("GRADUS_REQUIRE_GPU=1, but {error}")
@@ -77,14 +77,4 @@ fn cuda() -> &'static Option<Executor> {
             None
         }
     })
-}
-
-#[cfg(feature = "cuda")]
-fn cuda_device() -> gradus::Result<Device> {
-    Device::cuda(0)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_device() -> gradus::Result<Device> {
-    Err(gradus::Error::NoDriver { reason: "built without the feature `cuda`".to_string() })
 }

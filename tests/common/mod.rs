@@ -14,10 +14,19 @@ pub struct Golden {
     pub settings: serde_json::Value,
 }
 
+/// Where the peers' data is: `GRADUS_GOLDEN`, for executables that were carried elsewhere, or the
+/// folder of the sources.
+pub fn golden_folder() -> PathBuf {
+    match std::env::var_os("GRADUS_GOLDEN") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+    }
+}
+
 impl Golden {
     /// All golden files of a family (a folder of `tests/golden`), sorted by name. Never empty.
     pub fn family(family: &str) -> Vec<Golden> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family);
+        let folder = golden_folder().join(family);
         let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
             .map(|entry| entry.unwrap().path())

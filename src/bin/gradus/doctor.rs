@@ -1,6 +1,8 @@
 //! `gradus doctor`: what is here, what will be used, and why.
 
-use gradus::device::{GpuProbe, probe_gpu};
+use gradus::Device;
+use gradus::device::{GpuProbe, probe_gpu, shipped_ptx};
+use gradus::ops::{Lerp, lerp};
 
 /// The report, one finding per line.
 pub fn report() -> String {
@@ -10,8 +12,12 @@ pub fn report() -> String {
     row("threads", format!("{} (set `threads` to use fewer)", rayon::current_num_threads()));
     row("vector units", vector_units());
     row("memory", memory());
-    row("gpu driver", gpu());
-    row("device", "cpu: this build has no GPU kernels yet, every op runs on the host".into());
+    row("gpu driver", driver());
+    for (name, value) in gpu() {
+        row(name, value);
+    }
+    row("kernels", kernels());
+    row("trainer", "runs on the cpu: the decoder's ops have no GPU kernels yet".into());
     row("runs folder", runs_folder());
     text
 }
@@ -59,11 +65,66 @@ fn memory() -> String {
     }
 }
 
-fn gpu() -> String {
+fn driver() -> String {
     match probe_gpu() {
         GpuProbe::Library(path) => format!("found at {path}"),
-        GpuProbe::Missing(names) => format!("none ({} not found)", names.join(", ")),
+        GpuProbe::Missing(names) => {
+            format!(
+                "none ({} not found); a GPU needs the driver, not the toolkit",
+                names.join(", ")
+            )
+        }
     }
+}
+
+/// The first CUDA device, which kernels it gets, and whether they launch.
+fn gpu() -> Vec<(&'static str, String)> {
+    if matches!(probe_gpu(), GpuProbe::Missing(_)) {
+        return Vec::new();
+    }
+    let device = match Device::cuda(0) {
+        Ok(device) => device,
+        Err(error) => return vec![("gpu", error.to_string())],
+    };
+    let Device::Gpu(gpu) = &device else { return Vec::new() };
+    let info = gpu.info();
+    let gib = info.memory as f64 / (1u64 << 30) as f64;
+    let (major, minor) = info.capability;
+    vec![
+        ("gpu", format!("{}, {gib:.0} GiB, {} multiprocessors", info.name, info.multiprocessors)),
+        (
+            "capability",
+            format!("{major}.{minor}, driver speaks CUDA {}.{}", info.cuda.0, info.cuda.1),
+        ),
+        ("kernel set", gpu.kernel_set().name().to_string()),
+        ("launch", launches(&device)),
+    ]
+}
+
+/// One small kernel against the CPU.
+fn launches(device: &Device) -> String {
+    let (a, b) = ([1f32; 1000], [3f32; 1000]);
+    let run = |device: &Device| {
+        let mut y = vec![0f32; 1000];
+        lerp(device, Lerp { a: a[..].into(), b: b[..].into(), lambda: 0.25, y: (&mut y).into() })
+            .map(|()| y)
+    };
+    match (run(device), run(&Device::Cpu)) {
+        (Ok(gpu), Ok(cpu)) if gpu == cpu => "lerp gives the bits of the CPU".into(),
+        (Ok(_), _) => "lerp gives WRONG results: please report this".into(),
+        (Err(error), _) => format!("failed: {error}"),
+    }
+}
+
+/// Ops with kernels, and the PTX version they need.
+fn kernels() -> String {
+    let mut ops: Vec<&str> = shipped_ptx().map(|(op, _, _)| op).collect();
+    ops.dedup();
+    let version = shipped_ptx()
+        .filter_map(|(_, _, ptx)| ptx.lines().find_map(|l| l.strip_prefix(".version ")))
+        .max()
+        .unwrap_or("none");
+    format!("{} sources in PTX {version}, sets sm80 and sm90a: {}", ops.len(), ops.join(" "))
 }
 
 fn runs_folder() -> String {

@@ -38,6 +38,8 @@ pub struct Nvrtc {
 impl Nvrtc {
     /// Loads `library` and, before it, the builtins library that lies beside it: NVRTC looks
     /// that one up by name alone and would miss it outside the system's search path.
+    // The fields' types are the annotations.
+    #[allow(clippy::missing_transmute_annotations)]
     pub fn load(library: &Path) -> Result<Nvrtc, String> {
         let beside = library.parent().unwrap_or(Path::new("."));
         if let Ok(entries) = std::fs::read_dir(beside) {

@@ -1,7 +1,8 @@
 //! `atom` and `red` on global and shared memory. Lanes go one after another, lowest first.
 
 use super::control::{acquire, publish};
-use super::memory::{shared_place, specific};
+use super::memory::specific;
+use super::shared::shared_place;
 use super::{Execute, Ops};
 use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::race::{Access, who};

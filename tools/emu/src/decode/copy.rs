@@ -1,7 +1,7 @@
 //! `cp.async`: copies to shared memory that land when they are waited for, and not before.
 
 use super::control::immediate;
-use super::memory::shared_place;
+use super::shared::shared_place;
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
@@ -72,7 +72,7 @@ fn issue(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     }
     Ok(Box::new(move |c, mask| {
         let (shared, global) = (to.resolve(c, mask)?, from.resolve(c, mask)?);
-        super::memory::count_banks(c, &shared, mask, bytes as usize);
+        super::shared::count_banks(c, &shared, mask, bytes as usize);
         for lane in lanes(mask) {
             let r = &c.warp.registers;
             let skip =

@@ -1,7 +1,7 @@
 //! `mma.sync`, `ldmatrix` and `stmatrix`: the registers of a whole warp at once.
 
-use super::memory::{read_shared, write_shared};
 use super::place::SharedAddress;
+use super::shared::{read_shared, write_shared};
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};

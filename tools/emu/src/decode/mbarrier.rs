@@ -1,7 +1,7 @@
 //! `mbarrier.*`: every active lane acts on its own.
 
-use super::memory::shared_place;
 use super::place::SharedAddress;
+use super::shared::shared_place;
 use super::{Decode, Execute, Ops};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};

@@ -1,12 +1,12 @@
 //! Loads, stores, address conversions; atomics are in `atomic`.
 
 use super::control::{acquire, publish};
-use super::{Decode, Execute, Ops, atomic};
+use super::shared::{count_banks, fetch_shared, shared_place, write_shared};
+use super::{Decode, Execute, Ops, address, atomic};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::race::{Access, who};
 use crate::machine::registers::lanes;
-use crate::machine::shared::{VALID, wavefronts};
 use crate::machine::{CONST_WINDOW, Context, Flow, LOCAL_WINDOW, PARAM_OFFSET, SHARED_WINDOW};
 use crate::text::ast::{Base, Class, Operand, Space, type_bits, type_of};
 
@@ -17,8 +17,8 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
         "st" if ops.has("async") => (Work::Memory, super::bulk::store_async(ops)?),
         "st" => (Work::Memory, store(ops)?),
         "atom" | "red" => (Work::Memory, atomic::decode(ops)?),
-        "cvta" => (Work::Move, convert_address(ops)?),
-        "mapa" => (Work::Integer, mapa(ops)?),
+        "cvta" => (Work::Move, address::convert(ops)?),
+        "mapa" => (Work::Integer, address::mapa(ops)?),
         _ => return ops.unknown(),
     };
     Ok((work, run))
@@ -304,7 +304,7 @@ fn by_space(
     Ok(())
 }
 
-type Data = [[u8; 16]; 32];
+pub(super) type Data = [[u8; 16]; 32];
 
 /// Reads `bytes` bytes of each lane of the mask.
 pub(crate) fn fetch(
@@ -376,7 +376,7 @@ fn local(c: &Context<'_>, address: u64, lane: usize, bytes: usize) -> Step<usize
 }
 
 #[inline(always)]
-fn aligned(address: u64, bytes: usize) -> Step<()> {
+pub(super) fn aligned(address: u64, bytes: usize) -> Step<()> {
     if address.is_multiple_of(bytes as u64) {
         return Ok(());
     }
@@ -464,91 +464,6 @@ fn fetch_global(
     Ok(())
 }
 
-/// Block and offset of a shared address: rank + 1 in bits 24 and up if it names a block.
-pub(crate) fn shared_place(c: &Context<'_>, address: u64) -> Step<(usize, usize)> {
-    let (rank, offset) = ((address >> 24) as usize, (address & 0xff_ffff) as usize);
-    let block = if rank == 0 { c.warp.block } else { rank - 1 };
-    if block >= c.cluster.shared.len() {
-        let message = format!(
-            "shared address {address:#x} names block {block} of a cluster of {}",
-            c.cluster.shared.len()
-        );
-        return Err(Fault::new(Kind::OutOfBounds, message));
-    }
-    Ok((block, offset))
-}
-
-pub(crate) fn count_banks(c: &mut Context<'_>, addresses: &[u64; 32], mask: u32, bytes: usize) {
-    let (mut list, mut n) = ([(0usize, 0u32); 32], 0);
-    for lane in lanes(mask) {
-        list[n] = (lane, addresses[lane] as u32);
-        n += 1;
-    }
-    let (took, ideal) = wavefronts(&list[..n], bytes);
-    c.counters.shared_wavefronts += took;
-    c.counters.shared_wavefronts_ideal += ideal;
-}
-
-fn fetch_shared(
-    c: &mut Context<'_>,
-    addresses: &[u64; 32],
-    mask: u32,
-    bytes: usize,
-    order: Order,
-    data: &mut Data,
-) -> Step<()> {
-    count_banks(c, addresses, mask, bytes);
-    for lane in lanes(mask) {
-        aligned(addresses[lane], bytes)?;
-        let (block, at) = shared_place(c, addresses[lane])?;
-        read_shared(c, block, at, bytes, lane as u8, order.strong, &mut data[lane][..bytes])?;
-    }
-    Ok(())
-}
-
-/// One checked read of shared memory.
-pub(crate) fn read_shared(
-    c: &mut Context<'_>,
-    block: usize,
-    at: usize,
-    bytes: usize,
-    lane: u8,
-    strong: bool,
-    out: &mut [u8],
-) -> Step<()> {
-    let kind = if strong { Access::StrongRead } else { Access::Read };
-    let (warp, cluster, launch) = (&*c.warp, &mut *c.cluster, c.launch);
-    let who = who(warp, cluster.index, &cluster.acquired, launch);
-    let shared = &mut cluster.shared[block];
-    shared.bounds(at, bytes)?;
-    shared.readable(at, bytes)?;
-    shared.mark(at, bytes, &who, lane, kind)?;
-    out.copy_from_slice(&shared.data[at..at + bytes]);
-    Ok(())
-}
-
-/// One checked write of shared memory.
-pub(crate) fn write_shared(
-    c: &mut Context<'_>,
-    block: usize,
-    at: usize,
-    lane: u8,
-    strong: bool,
-    bytes: &[u8],
-) -> Step<()> {
-    let kind = if strong { Access::StrongWrite } else { Access::Write };
-    let (warp, cluster, launch) = (&*c.warp, &mut *c.cluster, c.launch);
-    let who = who(warp, cluster.index, &cluster.acquired, launch);
-    let shared = &mut cluster.shared[block];
-    shared.bounds(at, bytes.len())?;
-    shared.writable(at, bytes.len())?;
-    shared.mark(at, bytes.len(), &who, lane, kind)?;
-    shared.data[at..at + bytes.len()].copy_from_slice(bytes);
-    shared.state[at..at + bytes.len()].fill(VALID);
-    cluster.activity += 1;
-    Ok(())
-}
-
 /// Writes `bytes` bytes of each lane of the mask.
 pub(crate) fn deposit(
     c: &mut Context<'_>,
@@ -619,38 +534,4 @@ fn deposit_global(
         c.warp.tick();
     }
     Ok(())
-}
-
-/// `cvta.global.u64`, `cvta.to.shared.u64`, …: between generic addresses and a space's own.
-fn convert_address(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    let window = match ops.space() {
-        Space::Global => 0,
-        Space::Shared => SHARED_WINDOW,
-        Space::Local => LOCAL_WINDOW,
-        Space::Const | Space::Param => CONST_WINDOW,
-        Space::Generic => return ops.unknown(),
-    };
-    if ops.ty() != "u64" {
-        return ops.unknown();
-    }
-    if ops.has("to") {
-        super::lanes::w_w(ops, move |a| a.wrapping_sub(window))
-    } else {
-        super::lanes::w_w(ops, move |a| a.wrapping_add(window))
-    }
-}
-
-/// `mapa`: the address of the same place in another block of the cluster.
-fn mapa(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    fn place(address: u64, rank: u32) -> u64 {
-        (address & 0xff_ffff) | (rank as u64 + 1) << 24
-    }
-    match (ops.ty(), ops.space()) {
-        ("u32", Space::Shared) => super::lanes::nn_n(ops, |a, rank| place(a as u64, rank) as u32),
-        ("u64", Space::Shared) => super::lanes::wn_w(ops, place),
-        ("u64", _) => super::lanes::wn_w(ops, |a, rank| {
-            SHARED_WINDOW + place(a.wrapping_sub(SHARED_WINDOW), rank)
-        }),
-        _ => ops.unknown(),
-    }
 }

@@ -1,6 +1,7 @@
 //! Statements to executable instructions. An opcode, a modifier or an operand that is not known
 //! here is an error with its line, never a guess.
 
+mod address;
 mod atomic;
 mod bulk;
 mod control;
@@ -16,6 +17,7 @@ mod memory;
 mod moves;
 mod place;
 pub mod program;
+mod shared;
 mod warp;
 mod wgmma;
 

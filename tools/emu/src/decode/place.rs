@@ -1,7 +1,8 @@
 //! Address operands of instructions that reach shared memory and nothing else.
 
 use super::Ops;
-use super::memory::{Address, shared_place, specific};
+use super::memory::{Address, specific};
+use super::shared::shared_place;
 use crate::machine::Context;
 use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::registers::lanes;

@@ -1,5 +1,6 @@
 //! The machine that programs run on.
 
+mod barrier;
 pub mod counters;
 pub mod fault;
 pub mod grid;

@@ -1,0 +1,42 @@
+//! Every test that runs on all executors, as one executable.
+
+#[path = "../../tests/device_faults.rs"]
+mod device_faults;
+#[path = "../../tests/golden_policy.rs"]
+mod golden_policy;
+#[path = "../../tests/golden_verl_adv.rs"]
+mod golden_verl_adv;
+#[path = "../../tests/gpu_conformance.rs"]
+mod gpu_conformance;
+#[path = "../../tests/gpu_group.rs"]
+mod gpu_group;
+#[path = "../../tests/gpu_lerp.rs"]
+mod gpu_lerp;
+#[path = "../../tests/gpu_logprob.rs"]
+mod gpu_logprob;
+#[path = "../../tests/gpu_token.rs"]
+mod gpu_token;
+#[path = "../../tests/ops_advantage.rs"]
+mod ops_advantage;
+#[path = "../../tests/ops_advantage_errors.rs"]
+mod ops_advantage_errors;
+#[path = "../../tests/ops_gae.rs"]
+mod ops_gae;
+#[path = "../../tests/ops_group_loss.rs"]
+mod ops_group_loss;
+#[path = "../../tests/ops_logprob.rs"]
+mod ops_logprob;
+#[path = "../../tests/ops_optim.rs"]
+mod ops_optim;
+#[path = "../../tests/ops_pair_loss.rs"]
+mod ops_pair_loss;
+#[path = "../../tests/ops_policy_loss.rs"]
+mod ops_policy_loss;
+#[path = "../../tests/ops_quant.rs"]
+mod ops_quant;
+#[path = "../../tests/ops_sample.rs"]
+mod ops_sample;
+#[path = "../../tests/ops_sparsity.rs"]
+mod ops_sparsity;
+#[path = "../../tests/ops_vocab.rs"]
+mod ops_vocab;

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Plants one-token bugs in the kernels and counts how many the tests notice.
+
+    cargo build --release -p kernelc
+    python3 tools/mutants/mutants.py [--count 50] [--seed 1] [--op policy_loss]
+
+Each mutant is a copy of one `kernels/<op>.cu` (or of a header it includes) with one token changed:
+an off-by-one, a comparison or a sign turned, operands swapped, a barrier or fence dropped. It is
+compiled by kernelc; one that does not compile, or compiles to the PTX that is shipped, is no mutant.
+The tests of the op then run on the emulator with that PTX in place of the shipped one
+(`GRADUS_EMU_PTX`). Survivors are printed with their source line, for a person to judge: either the
+change has no effect (a bound that is never met) or a test is missing.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "kernels"
+WORK = ROOT / "target" / "mutants"
+
+# The test binaries that exercise an op on the emulator; all run for ops that are not listed.
+TESTS = {
+    "adamw": ["ops_optim"],
+    "gae": ["ops_gae", "gpu_gae"],
+    "gather_k": ["gpu_vocab"],
+    "grad_norm": ["gpu_grad_norm", "ops_optim"],
+    "group_advantage": ["ops_advantage"],
+    "group_loss": ["ops_group_loss"],
+    "lerp": ["gpu_lerp"],
+    "logprob": ["gpu_logprob"],
+    "nf4_dequantize": ["ops_quant"],
+    "nf4_quantize": ["ops_quant"],
+    "offpolicy_weight": ["gpu_token"],
+    "pair_loss": ["ops_pair_loss", "ops_group_loss"],
+    "policy_loss": ["gpu_token", "golden_policy"],
+    "quantile": ["gpu_quantile"],
+    "sample": ["gpu_sample", "ops_sample"],
+    "seq_reduce": ["gpu_token"],
+    "sparsity_stats": ["gpu_sparsity", "ops_sparsity"],
+    "value_loss": ["gpu_token"],
+    "vocab_kl": ["gpu_vocab"],
+}
+
+# (what, pattern, replacement)
+OPERATORS = [
+    ("comparison", r"(?<![<\-=>])<(?![<=>a-zA-Z_])", "<="),
+    ("comparison", r"(?<![>\-=<])>(?![>=(])(?= )", ">="),
+    ("comparison", r"<=", "<"),
+    ("comparison", r"(?<!-)>=", ">"),
+    ("equality", r"==", "!="),
+    ("equality", r"!=", "=="),
+    ("off by one", r" \+ 1\b(?!\.)", ""),
+    ("off by one", r" - 1\b(?!\.)", ""),
+    ("off by one", r"(?<![\w.])(\d+)\b(?![.\d]|\s*\])(?=[;,) ])", lambda m: str(int(m.group(1)) + 1)),
+    ("sign", r" \+ ", " - "),
+    ("sign", r" - ", " + "),
+    ("factor", r" \* ", " + "),
+    ("logic", r"&&", "||"),
+    ("logic", r"\|\|", "&&"),
+    ("extreme", r"\bfmax\(", "fmin("),
+    ("extreme", r"\bfmin\(", "fmax("),
+    ("extreme", r"\bfmaxf\(", "fminf("),
+    ("dropped barrier", r"__syncthreads\(\);", ";"),
+    ("dropped barrier", r"__syncwarp\(\);", ";"),
+    ("dropped fence", r"__threadfence\(\);", ";"),
+    ("swapped operands", r"\b(\w+) - (\w+)\b", r"\2 - \1"),
+    ("swapped operands", r"\b(\w+) / (\w+)\b", r"\2 / \1"),
+    ("step", r"\+= THREADS\b", "+= THREADS + 1"),
+    ("step", r"\+= WARP\b", "+= WARP + 1"),
+]
+
+
+def sites(text):
+    """Every (start, end, replacement, what) that may be planted: code, not comments or includes."""
+    found = []
+    offset = 0
+    for line in text.splitlines(keepends=True):
+        code = line.split("//")[0]
+        skip = code.lstrip().startswith(("#", "template <", "static constexpr", "static_assert", "enum", "extern", "ENTRY"))
+        if not skip and "asm" not in code:
+            for what, pattern, replacement in OPERATORS:
+                for m in re.finditer(pattern, code):
+                    new = m.expand(replacement) if isinstance(replacement, str) else replacement(m)
+                    found.append((offset + m.start(), offset + m.end(), new, what))
+        offset += len(line)
+    return found
+
+
+def headers_of(path):
+    """Headers that a source includes, themselves included, except the one with instructions."""
+    seen = []
+    for name in re.findall(r'#include "([^"]+)"', path.read_text()):
+        if name != "ptx.cuh" and name not in seen:
+            seen.append(name)
+            seen += [h for h in headers_of(KERNELS / name) if h not in seen]
+    return seen
+
+
+def compile_mutant(op, file, text):
+    """The folder with the mutant's PTX, or None if it is no mutant."""
+    folder = WORK / "kernels"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for header in KERNELS.glob("*.cuh"):
+        shutil.copy(header, folder)
+    source = (KERNELS / f"{op}.cu").read_text()
+    (folder / f"{op}.cu").write_text(source)
+    (folder / file).write_text(text)
+    # Spills may be what the mutation causes: they are not what is tested here.
+    allowed = (folder / f"{op}.cu").read_text().replace("#include", "// local memory: *: mutant\n#include", 1)
+    (folder / f"{op}.cu").write_text(allowed)
+    run = subprocess.run([ROOT / "target/release/kernelc", "--dir", folder], cwd=ROOT, capture_output=True)
+    if run.returncode != 0:
+        return None
+    same = all(p.read_text() == (KERNELS / "ptx" / p.name).read_text() for p in (folder / "ptx").glob("*.ptx"))
+    return None if same else folder / "ptx"
+
+
+def test_binaries():
+    """Name to executable of the integration tests, built."""
+    out = subprocess.run(
+        ["cargo", "test", "--no-run", "--message-format=json", "--tests"],
+        cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True,
+    ).stdout
+    found = {}
+    for line in out.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["kind"] == ["test"]:
+            found[message["target"]["name"]] = message["executable"]
+    return found
+
+
+def caught(binaries, names, ptx):
+    """The first test binary that fails with the mutant, or None."""
+    env = dict(os.environ, GRADUS_EMU_PTX=str(ptx), RUST_BACKTRACE="0", PROPTEST_CASES="16")
+    for name in names:
+        try:
+            run = subprocess.run([binaries[name]], cwd=ROOT, env=env, capture_output=True, timeout=180)
+        except subprocess.TimeoutExpired:
+            return f"{name} (time)"
+        if run.returncode != 0:
+            return name
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Plants one-token bugs in the kernels.")
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--op", help="only this op")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    binaries = test_binaries()
+    ops = [args.op] if args.op else sorted(p.stem for p in KERNELS.glob("*.cu"))
+    survivors, done = [], 0
+    while done < args.count:
+        op = rng.choice(ops)
+        names = [n for n in TESTS.get(op, binaries) if n in binaries]
+        # Three in four mutations are in the op's own file.
+        file = f"{op}.cu" if rng.random() < 0.75 else rng.choice(headers_of(KERNELS / f"{op}.cu"))
+        text = (KERNELS / file).read_text()
+        candidates = sites(text)
+        if not candidates or not names:
+            continue
+        start, end, new, what = rng.choice(candidates)
+        ptx = compile_mutant(op, file, text[:start] + new + text[end:])
+        if ptx is None:
+            continue
+        done += 1
+        line = text.count("\n", 0, start) + 1
+        by = caught(binaries, names, ptx)
+        shown = text.splitlines()[line - 1].strip()
+        label = f"{file}:{line} [{op}] {what}: `{text[start:end].strip()}` -> `{new.strip()}`"
+        print(f"{done:3} {'caught by ' + by if by else 'SURVIVED':28} {label}", flush=True)
+        if not by:
+            survivors.append(f"{label}\n      {shown}")
+    print(f"\n{done - len(survivors)} of {done} caught")
+    for survivor in survivors:
+        print(f"  {survivor}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
