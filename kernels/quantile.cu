@@ -12,8 +12,8 @@
 //
 // Mapping: a block of 512 threads a scope; on sm_90a a large single scope has the 8 blocks of a
 // cluster, which read each other's histograms. One launch.
-// Traffic: x and class once per digit of 8 bits, from L2 after the first: 4 times for f32, 8 for f64;
-// once more for a rank between two elements, and for the mask. No scratch.
+// Traffic: x and class once to count and once per digit of 8 bits, from L2 after the first time: 5 times
+// for f32, 9 for f64; once more for a rank between two elements, and for the mask. No scratch.
 //
 //     key(x) = the bits of x, all flipped if negative, else the sign flipped: orders like x
 //     for each digit of the key from the top:
@@ -22,7 +22,8 @@
 //     upper = the same value if it stands at the next rank too, else the smallest one above
 //
 // Tricks: lanes with the same digit add to their bin once (match.any), as the top digits of
-// entropies are nearly all the same.
+// entropies are nearly all the same: 0.69 additions to shared memory a value in place of 1.58 (65,536
+// values |N(0, 1)|, q = 0.8).
 // Numerics: counts are integers, so the order of the additions leaves no trace; the elements found are
 // exact, the line between two of them is f64, rounded once.
 #include "common.cuh"

@@ -14,7 +14,8 @@
 // Traffic: 2·N·K elements, about 6 flops each; 8·N bytes if row_nnz is wanted.
 //
 //     for each row of this warp:
-//         for each element: delta in f64, four counts and a maximum in registers
+//         for each element: delta in f64, three counts and a maximum in registers
+//         if the maximum is not finite: look for the first value to blame
 //         row_nnz = K - (the row's exact zeros over all lanes)
 //     counts over the block, then over the blocks
 //
@@ -41,41 +42,71 @@ struct SparsityStatsParams {
     double tol;
 };
 
+template <class A, class B> struct Same { static constexpr bool yes = false; };
+template <class A> struct Same<A, A> { static constexpr bool yes = true; };
+
 // bf16 of a number, to nearest, ties to even, in the upper half.
 __device__ __forceinline__ u32 bf16_bits(float x) {
     const u32 bits = __float_as_uint(x);
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
-template <class T>
-__device__ __forceinline__ void count(SparsityCounts& c, T old, T now, double tol, i64 key, i64 columns) {
-    const double a = to_f64(old), b = to_f64(now), delta = fabs(b - a);
+// One row's counts of a lane. `delta` holds the bits of max |delta|, which order as the numbers do, with
+// infinity and then NaN above all of them.
+struct RowCounts {
+    u32 equal, within, absorbed;
+    u64 delta;
+};
+
+template <class T> __device__ __forceinline__ void count(RowCounts& r, T old, T now, double tol) {
+    const double delta = fabs(to_f64(now) - to_f64(old));
     const bool equal = delta == 0.0;
-    c.equal += equal;
-    c.within += delta <= tol;
-    c.absorbed += !equal && bf16_bits(to_f32(old)) == bf16_bits(to_f32(now));
-    c.max_delta = fmax(c.max_delta, delta);
-    if (delta < INF_F64) return;
-    const int operand = fabs(a) < INF_F64 ? fabs(b) < INF_F64 ? 2 : 1 : 0;
-    const i64 bad = key + operand * columns;
-    if (bad < c.bad) c.bad = bad;
+    r.equal += equal;
+    r.within += delta <= tol;
+    if (!Same<T, bf16>::yes) r.absorbed += !equal && bf16_bits(to_f32(old)) == bf16_bits(to_f32(now));
+    const u64 bits = (u64)__double_as_longlong(delta);
+    r.delta = bits > r.delta ? bits : r.delta;
 }
 
+// The key of this lane's first value in a row that is not finite.
+template <class T> __device__ __forceinline__ i64 first_bad(const T* w0, const T* w1, i64 row, i64 columns) {
+    i64 first = NO_KEY;
+    for (i64 j = threadIdx.x % WARP; j < columns; j += WARP) {
+        const double a = to_f64(w0[j]), b = to_f64(w1[j]);
+        if (fabs(b - a) < INF_F64) continue;
+        i64 key = row * 3 * columns + 2 * columns;
+        if (!(fabs(b) < INF_F64)) key = row * 3 * columns + columns + j;
+        if (!(fabs(a) < INF_F64)) key = row * 3 * columns + j;
+        if (key < first) first = key;
+    }
+    return first;
+}
+
+// This lane's share of a row, added to `c`; how many of its elements are equal.
 template <class T>
-__device__ __forceinline__ void count_row(SparsityCounts& c, const SparsityStatsParams& p, i64 row) {
+__device__ __forceinline__ u32 count_row(SparsityCounts& c, const SparsityStatsParams& p, i64 row) {
     constexpr int N = Vec16<T>::N;
     const T *w0 = (const T*)p.w0 + row * p.w0_stride, *w1 = (const T*)p.w1 + row * p.w1_stride;
-    const i64 lane = threadIdx.x % WARP, key = row * 3 * p.columns;
+    const i64 lane = threadIdx.x % WARP;
     const i64 whole = aligned16(w0) && aligned16(w1) ? p.columns / N * N : 0;
+    RowCounts r = {0, 0, 0, 0};
 #pragma unroll 2
     for (i64 j = lane * N; j < whole; j += WARP * N) {
         Vec16<T> a, b;
         a.raw = ptx_load_stream(w0 + j);
         b.raw = ptx_load_stream(w1 + j);
 #pragma unroll
-        for (int k = 0; k < N; ++k) count(c, a.at[k], b.at[k], p.tol, key + j + k, p.columns);
+        for (int k = 0; k < N; ++k) count(r, a.at[k], b.at[k], p.tol);
     }
-    for (i64 j = whole + lane; j < p.columns; j += WARP) count(c, w0[j], w1[j], p.tol, key + j, p.columns);
+    for (i64 j = whole + lane; j < p.columns; j += WARP) count(r, w0[j], w1[j], p.tol);
+    c.equal += r.equal;
+    c.within += r.within;
+    c.absorbed += r.absorbed;
+    const double delta = __longlong_as_double((i64)r.delta);
+    c.max_delta = fmax(c.max_delta, delta);
+    // All lanes look, as columns are dealt to lanes in another way here.
+    if (__any_sync(ALL_LANES, !(delta < INF_F64))) c.bad = Min()(c.bad, first_bad(w0, w1, row, p.columns));
+    return r.equal;
 }
 
 // The counts of all threads of the block.
@@ -93,10 +124,9 @@ __device__ __forceinline__ SparsityCounts of_block(SparsityCounts c) {
 template <class T> __device__ __forceinline__ void sparsity_stats(const SparsityStatsParams& p) {
     SparsityCounts c = {0, 0, 0, NO_KEY, 0.0};
     for (i64 row = (i64)blockIdx.x * WARPS + threadIdx.x / WARP; row < p.rows; row += (i64)gridDim.x * WARPS) {
-        const i64 before = c.equal;
-        count_row<T>(c, p, row);
+        const i64 own = count_row<T>(c, p, row);
         if (!p.row_nnz.at) continue;
-        const i64 equal = warp_reduce(c.equal - before, Sum());
+        const i64 equal = warp_reduce(own, Sum());
         if (threadIdx.x % WARP == 0) p.row_nnz.set(row, p.columns - equal);
     }
     c = of_block(c);

@@ -14,8 +14,8 @@ use crate::view::View;
 const THREADS: u32 = 256;
 /// Rows that the warps of a block take at a time.
 const ROWS: u64 = 8;
-/// Blocks that fill a multiprocessor, four warps of each scheduler.
-const BLOCKS_PER_MULTIPROCESSOR: u64 = 2;
+/// Blocks that fill a multiprocessor: 64 registers a thread.
+const BLOCKS_PER_MULTIPROCESSOR: u64 = 4;
 /// Elements whose changes one block counts.
 const CHUNK: usize = 16384;
 

@@ -39,11 +39,13 @@ pub struct Gae<'a, R> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes and offsets that do not fit or factors outside [0, 1]; `NonFinite`
-/// for a reward, value or bootstrap value that is used and not finite.
+/// for a reward, value or bootstrap value that is used and not finite. What is in device memory is not
+/// looked at before the launch: such a value spreads to the earlier tokens of its sequence, offsets
+/// count as clamped to 0..=T, and a token that no sequence holds keeps what it had.
 ///
 /// # Cost
-/// Reads reward and value, writes one or two outputs: `4·T` elements, sequential in a sequence,
-/// parallel over sequences.
+/// Reads reward and value, writes one or two outputs: `4·T` elements, sequential in a sequence on the
+/// CPU, a scan on a GPU, parallel over sequences.
 ///
 /// # Example
 /// ```
@@ -208,10 +210,12 @@ pub struct Whiten<'a, R> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, settings out of range, or fewer than two tokens in
-/// the mask, which have no spread; `NonFinite` for a used value that is not finite.
+/// the mask, which have no spread; `NonFinite` for a used value that is not finite. A mask in device
+/// memory is not counted before the launch: one token gives 0. There a NaN in x enters no statistic.
 ///
 /// # Cost
-/// Reads x four times and writes y; sequential, so that the sums have one order.
+/// Reads x four times and writes y; sequential on the CPU and in fixed chunks on a GPU, so that the
+/// sums have one order. Asking for the statistics makes the call wait for a GPU.
 pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
     let check = Check("whiten");
     check.rank(device, "x", &args.x, 1)?;

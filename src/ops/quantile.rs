@@ -79,7 +79,8 @@ pub struct Quantile<'a, R> {
 /// the result NaN.
 ///
 /// # Cost
-/// `O(T)` on average and `8·T` bytes of scratch.
+/// `O(T)` on average and `8·T` bytes of scratch; on a GPU a pass over x for each byte of its type, and no
+/// scratch.
 ///
 /// # Example
 /// ```
