@@ -31,10 +31,10 @@ struct RowSet {
     i64 columns;  // columns of the matrix
     double k;     // z = k·t
     float c;      // k·log2 e
-    float a;      // inner factor of t
-    i32 bend;     // t = x (0), -x (1) or tanh(a·x) (2)
     i32 cluster;  // blocks that share a row: 2^shift
     i32 shift;
+    i32 bend;     // t = x (0), -x (1) or tanh(a·x) (2)
+    float a;      // inner factor of t
     i32 unused;
     i64 share;    // tiles of a block
     i64 held;     // 16-byte words of a block's part in shared memory; 0 = read the row again instead

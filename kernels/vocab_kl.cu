@@ -82,7 +82,7 @@ template <class T> struct Rows {
     Part<T> policy, reference, guide;
     uint4 *held_policy, *held_reference, *held_guide;
     Softmax q, p;
-    float log_ratio;  // log of the sums' ratio
+    float shift;  // lse of q - lse of p
 
     __device__ __forceinline__ Rows(const VocabKlParams& params, int rank, i64 i, uint4* held)
         : params(params), s(params.set), policy(s, (const T*)params.policy + i * params.policy_stride, rank),
@@ -119,15 +119,9 @@ template <class T> struct Rows {
         }
     }
 
-    // Calls body(tq, tp) for all of this thread's vectors of columns.
-    template <class F> __device__ __forceinline__ void each(F body) const {
-        const i64 end = min(policy.end * TILE * N, s.vocab);
-        for (i64 v = (policy.first * TILE + threadIdx.x) * N; v < end; v += THREADS * N) {
-            float tq[N], tp[N];
-            read(v, tq, tp);
-            body(tq, tp);
-        }
-    }
+    // A thread's vectors of columns are THREADS vectors apart.
+    __device__ __forceinline__ i64 first_column() const { return (policy.first * TILE + threadIdx.x) * N; }
+    __device__ __forceinline__ i64 end_column() const { return min(policy.end * TILE * N, s.vocab); }
 
     __device__ __forceinline__ void normalise(RowShared& shared) {
         if (held_policy) {
@@ -137,13 +131,16 @@ template <class T> struct Rows {
             __syncthreads();
         }
         Online oq, op;
-        each([&](const float (&tq)[N], const float (&tp)[N]) {
+        for (i64 v = first_column(); v < end_column(); v += THREADS * N) {
+            float tq[N], tp[N];
+            read(v, tq, tp);
             add<N, false>(oq, tq, s.c, -2);
             add<N, false>(op, tp, s.c, -2);
-        });
-        const RowStats a = combine(oq, s, false, false, shared), b = combine(op, s, false, false, shared);
+        }
+        const RowStats a = combine(oq, s, false, false, shared);
+        const RowStats b = combine(op, s, false, false, shared);
         q = softmax(a), p = softmax(b);
-        log_ratio = a.empty() || b.empty() ? 0.0f : (float)(log(a.sum) - log(b.sum));
+        shift = a.empty() || b.empty() ? 0.0f : (float)(s.k * ((double)a.top - (double)b.top) + (log(a.sum) - log(b.sum)));
     }
 
     __device__ __forceinline__ Pair pair(float tq, float tp) const {
@@ -151,7 +148,7 @@ template <class T> struct Rows {
         Pair c;
         c.q = ptx_ex2(ptx_max_nan(a * s.c, FLOOR)) * q.inverse;
         c.p = ptx_ex2(ptx_max_nan(b * s.c, FLOOR)) * p.inverse;
-        c.delta = __fmaf_rn(a - b, (float)s.k, -log_ratio);
+        c.delta = __fmaf_rn(tq - tp, (float)s.k, -shift);
         if (c.p == 0.0f && c.q == 0.0f) c.delta = 0.0f;
         return c;
     }
@@ -178,13 +175,16 @@ template <class T> struct Rows {
     // Σ over the columns. A row without a token that can occur has no divergence from another.
     template <bool VALUE> __device__ __forceinline__ float sum(RowShared& shared) const {
         float sum[4] = {};
-        each([&](const float (&tq)[N], const float (&tp)[N]) {
+        for (i64 v = first_column(); v < end_column(); v += THREADS * N) {
+            float tq[N], tp[N];
+            read(v, tq, tp);
 #pragma unroll
             for (int n = 0; n < N; ++n) sum[n % 4] += term<VALUE>(pair(tq[n], tp[n]));
-        });
+        }
         const double all = row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), s, shared);
-        const bool empty = (params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty);
-        return empty ? 0.0f : (float)all;
+        if ((params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty)) return 0.0f;
+        // Without p the mixture adds up to 1 - β only.
+        return (float)(!VALUE && params.kind == JSD && p.empty ? all + (double)params.beta : all);
     }
 
     // dvalue/dz of one column.

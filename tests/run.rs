@@ -225,7 +225,7 @@ fn bad_usage_is_refused_in_one_line() {
 #[test]
 fn doctor_and_config_explain_themselves() {
     let doctor = must(gradus(&["doctor"]));
-    for line in ["vector units", "gpu driver", "device", "memory"] {
+    for line in ["vector units", "gpu driver", "kernels", "trainer", "memory"] {
         assert!(doctor.contains(line), "{doctor}");
     }
     let explained = must(gradus(&["config", "--explain"]));
