@@ -150,6 +150,9 @@ template <class T> struct Part {
     }
     __device__ __forceinline__ Vec16<T> word(i64 w) const { return word(w, 0, vocab); }
 
+    // Words of memory that the part reaches into.
+    __device__ __forceinline__ i64 words() const { return (end - first) * TILE + (lead ? 1 : 0); }
+
     // First column of this lane's vector `k` of a tile.
     __device__ __forceinline__ i64 column(i64 tile, int k) const {
         return (tile * TILE + k * WARP + threadIdx.x % WARP) * N;
@@ -180,7 +183,7 @@ __device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint
     auto word = [&](i64 w) {
         if (!held) return part.word(w, from, to).raw;
         const i64 place = w - part.first * TILE;
-        return place >= 0 && place <= (part.end - part.first) * TILE ? held[place] : make_uint4(0, 0, 0, 0);
+        return place >= 0 && place < part.words() ? held[place] : make_uint4(0, 0, 0, 0);
     };
     Vec16<T> v;
     v.raw = word(w);
@@ -190,8 +193,7 @@ __device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint
 
 // Copies a block's part of a row to shared memory.
 template <class T> __device__ __forceinline__ void hold(const Part<T>& part, uint4* held) {
-    const i64 words = (part.end - part.first) * TILE + (part.lead ? 1 : 0);
-    for (i64 w = threadIdx.x; w < words; w += THREADS) held[w] = part.word(part.first * TILE + w).raw;
+    for (i64 w = threadIdx.x; w < part.words(); w += THREADS) held[w] = part.word(part.first * TILE + w).raw;
 }
 
 // A lane's columns of a tile as t, -inf where there is no column. If `held` is given, the words go
