@@ -29,10 +29,10 @@ WORK = ROOT / "target" / "mutants"
 # The test binaries that exercise an op on the emulator; all run for ops that are not listed.
 TESTS = {
     "adamw": ["ops_optim"],
-    "delta": ["gpu_group", "ops_sparsity"],
+    "delta": ["gpu_delta", "ops_sparsity"],
     "gae": ["ops_gae", "gpu_group"],
     "gather_k": ["gpu_vocab"],
-    "grad_norm": ["gpu_group", "ops_sparsity"],
+    "grad_norm": ["gpu_delta", "ops_sparsity"],
     "group_advantage": ["ops_advantage"],
     "group_loss": ["ops_group_loss"],
     "lerp": ["gpu_lerp"],
@@ -45,7 +45,7 @@ TESTS = {
     "quantile": ["ops_gae", "gpu_group"],
     "sample": ["gpu_sample", "ops_sample"],
     "seq_reduce": ["gpu_token"],
-    "sparsity_stats": ["gpu_group", "ops_sparsity"],
+    "sparsity_stats": ["gpu_delta", "ops_sparsity"],
     "value_loss": ["gpu_token"],
     "vocab_kl": ["gpu_vocab"],
 }
