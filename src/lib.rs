@@ -2,7 +2,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`view`], [`dtype`], [`device`], [`error`] | borrowed strided views, element types, where ops run, the one error type |
+//! | [`view`], [`dtype`], [`device`], [`error`] | borrowed strided views, element types, where ops run (CPU, CUDA, emulator), the one error type |
 //! | [`ops`] | the ops: argument struct in, `Result` out, everything validated first |
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`objective`] | published losses as named settings |

@@ -141,7 +141,8 @@ def test_binaries():
 
 def caught(binaries, names, ptx):
     """The first test binary that fails with the mutant, or None."""
-    env = dict(os.environ, GRADUS_EMU_PTX=str(ptx), RUST_BACKTRACE="0", PROPTEST_CASES="16")
+    env = dict(os.environ, GRADUS_EMU_PTX=str(ptx), RUST_BACKTRACE="0", PROPTEST_CASES="16",
+               PROPTEST_DISABLE_FAILURE_PERSISTENCE="true")
     for name in names:
         try:
             run = subprocess.run([binaries[name]], cwd=ROOT, env=env, capture_output=True, timeout=180)
