@@ -77,12 +77,43 @@ fn logprob_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
     logprob(device, args)
 }
 
-const CASES: [Case; 5] = [
+fn whiten_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
+    let (x, mut stats) = ([1f32, 2.0, 4.0, 8.0], WhitenStats::default());
+    let (settings, stats) = (WhitenSettings::VERL, Some(&mut stats));
+    whiten(device, Whiten { x: x[..].into(), mask: None, settings, y: out.into(), stats })
+}
+
+fn grad_norm_case(device: &Device, _: &mut Vec<f32>) -> Result<()> {
+    let (grad, mut norm) = ([1f32; 70], GlobalNorm::default());
+    let grads = [grad[..].into(), grad[..9].into()];
+    let result = grad_norm(device, GradNorm { grads: &grads, norm: &mut norm });
+    assert!(result.is_ok() || norm == GlobalNorm::default());
+    result
+}
+
+fn delta_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
+    let (old, new, mut index, mut count) = ([0f32; 3], [0f32, 1.0, 2.0], [7i64; 2], 99);
+    let args = DeltaEncode {
+        old: old[..].into(),
+        new: new[..].into(),
+        index: (&mut index[..]).into(),
+        value: out.into(),
+        count: &mut count,
+    };
+    let result = delta_encode(device, args);
+    assert_eq!(count, if result.is_ok() { 2 } else { 99 });
+    result
+}
+
+const CASES: [Case; 8] = [
     Case { name: "lerp", run: lerp_case, outputs: 40 },
     Case { name: "group_advantage", run: advantage_case, outputs: 4 },
     Case { name: "policy_loss", run: policy_case, outputs: 6 },
     Case { name: "adamw", run: adamw_case, outputs: 300 },
     Case { name: "logprob", run: logprob_case, outputs: 3 },
+    Case { name: "whiten", run: whiten_case, outputs: 4 },
+    Case { name: "grad_norm", run: grad_norm_case, outputs: 1 },
+    Case { name: "delta_encode", run: delta_case, outputs: 2 },
 ];
 
 const STICKY: [i32; 3] = [DriverError::ILLEGAL_ADDRESS, DriverError::LAUNCH_FAILED, 999];

@@ -187,15 +187,17 @@ pub(crate) fn whiten<R: Real>(gpu: &Arc<Gpu>, a: Whiten<'_, R>) -> Result<()> {
     let grid = Grid::linear(blocks as u32, THREADS);
     stage.launch(&format!("whiten_moments_{}", R::DTYPE.name()), grid, &params)?;
     stage.launch(&format!("whiten_{}", R::DTYPE.name()), grid, &params)?;
+    // Device views may be empty: then there is nothing to fetch.
+    let wanted = if a.stats.is_some() && blocks > 0 { 1 } else { 0 };
+    let measured = stage.fetch::<Totals>(totals, wanted)?;
+    drop(scratch);
+    stage.finish()?;
     if let Some(stats) = a.stats {
-        // Host views of at least two tokens and device views get here; the latter may be empty.
-        let totals = if blocks > 0 { stage.fetch::<Totals>(totals, 1)? } else { Vec::new() };
-        *stats = totals.first().map_or(WhitenStats::default(), |t| WhitenStats {
+        *stats = measured.first().map_or(WhitenStats::default(), |t| WhitenStats {
             count: t.count as usize,
             mean: t.low + t.rise,
             std: t.variance.sqrt(),
         });
     }
-    drop(scratch);
-    stage.finish()
+    Ok(())
 }

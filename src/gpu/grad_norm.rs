@@ -62,6 +62,7 @@ pub(crate) fn grad_norm<T: Float>(gpu: &Arc<Gpu>, a: GradNorm<'_, T>) -> Result<
         drop(scratch);
         value = stage.fetch::<f64>(params.norm, 1)?[0];
     }
+    stage.finish()?;
     *a.norm = GlobalNorm { value, finite: value.is_finite() };
-    stage.finish()
+    Ok(())
 }

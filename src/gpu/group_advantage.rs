@@ -86,8 +86,10 @@ pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, 
     };
     let grid = Grid::linear((groups as u64).div_ceil(GROUPS) as u32, 32 * GROUPS as u32);
     stage.launch(&format!("group_advantage_{}", R::DTYPE.name()), grid, &params)?;
+    let wanted = if args.groups.is_some() { groups } else { 0 };
+    let stats = stage.fetch::<Stats>(params.stats, wanted)?;
+    stage.finish()?;
     if let Some(out) = args.groups {
-        let stats = stage.fetch::<Stats>(params.stats, groups)?;
         out.clear();
         out.extend(stats.iter().map(|s| GroupStats {
             size: s.size as usize,
@@ -97,5 +99,5 @@ pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, 
             degenerate: s.degenerate != 0,
         }));
     }
-    stage.finish()
+    Ok(())
 }

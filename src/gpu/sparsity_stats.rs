@@ -86,6 +86,7 @@ pub(crate) fn sparsity_stats<T: Float>(
     if counts.bad != NO_KEY {
         return Ok(Err(locate(counts.bad as usize, columns)));
     }
+    stage.finish()?;
     *a.stats = UpdateSparsity {
         n: rows * columns as u64,
         equal_exact: counts.equal as u64,
@@ -93,7 +94,7 @@ pub(crate) fn sparsity_stats<T: Float>(
         absorbed_bf16: counts.absorbed as u64,
         max_delta: counts.max_delta,
     };
-    stage.finish().map(Ok)
+    Ok(Ok(()))
 }
 
 /// What a key `row·3K + operand·K + column` says. A difference that overflows has no column.
@@ -151,8 +152,9 @@ pub(crate) fn delta_encode<T: Element>(
         let kernel = format!("delta_encode_b{}", bits::<T>());
         stage.launch(&kernel, chunks(params.n), &params)?;
     }
+    stage.finish()?;
     *a.count = changes;
-    stage.finish().map(Ok)
+    Ok(Ok(()))
 }
 
 fn bits<T>() -> usize {

@@ -3,8 +3,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use gradus::Device;
-use gradus::device::{EmuDriver, Gpu, KernelSet};
+use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
+use gradus::dtype::Element;
+use gradus::{Device, View};
 
 /// An executor with the name that messages give it.
 #[derive(Clone, Debug)]
@@ -77,4 +78,32 @@ fn cuda() -> &'static Option<Executor> {
             None
         }
     })
+}
+
+/// The GPU behind a device.
+pub fn gpu_of(device: &Device) -> &Arc<Gpu> {
+    match device {
+        Device::Gpu(gpu) => gpu,
+        _ => panic!("a GPU is expected"),
+    }
+}
+
+/// A vector in device memory, one element behind the start of its buffer.
+pub fn placed<T: Element>(gpu: &Arc<Gpu>, data: &[T]) -> DeviceBuffer<T> {
+    let shifted: Vec<T> = [T::zeroed()].into_iter().chain(data.iter().copied()).collect();
+    DeviceBuffer::from_host(gpu, &shifted).unwrap()
+}
+
+/// The elements of [`placed`].
+pub fn vector<T: Element>(buffer: &DeviceBuffer<T>) -> View<'_, T> {
+    let n = buffer.len();
+    buffer.view(&[n as i64]).unwrap().narrow(1, n - 1).unwrap()
+}
+
+/// Launches of an op, and the bytes they moved in units of the least there is.
+pub fn traffic(driver: &EmuDriver, least: usize) -> (usize, f64) {
+    let launches = driver.take_launches();
+    let bytes: u64 = launches.iter().map(|(_, c)| c.global_bytes()).sum();
+    assert!(launches.iter().all(|(_, c)| c.local_accesses == 0));
+    (launches.len(), bytes as f64 / least as f64)
 }

@@ -196,3 +196,9 @@ pub fn same_stats(name: &str, want: &gradus::ops::PolicyStats, got: &gradus::ops
     assert_eq!(counts(want), counts(got), "{name}");
     devices::close(name, &sums(want), &sums(got), 1e-11, 1.0);
 }
+
+/// All NaN are one: a GPU has a payload of its own.
+pub fn bits_of<R: gradus::dtype::Float>(x: &[R]) -> Vec<u64> {
+    let one_nan = |x: f64| if x.is_nan() { f64::NAN } else { x };
+    x.iter().map(|v| one_nan(v.to_f64()).to_bits()).collect()
+}

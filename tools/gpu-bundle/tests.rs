@@ -8,6 +8,8 @@ mod golden_policy;
 mod golden_verl_adv;
 #[path = "../../tests/gpu_conformance.rs"]
 mod gpu_conformance;
+#[path = "../../tests/gpu_delta.rs"]
+mod gpu_delta;
 #[path = "../../tests/gpu_group.rs"]
 mod gpu_group;
 #[path = "../../tests/gpu_lerp.rs"]
