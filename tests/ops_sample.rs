@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::normals;
+use common::devices::{on_all, shared_gpus};
+use common::{normals, ulps_f32};
 use gradus::ops::{LogProb, LogitTransform, Sample, logprob, sample};
 use gradus::rng::{Purpose, Rng};
 use gradus::{Device, View};
@@ -27,7 +28,13 @@ struct Drawn {
     mass: Vec<f32>,
 }
 
-fn try_draw(logits: &[f32], v: usize, uniform: &[f64], f: Filter) -> gradus::Result<Drawn> {
+fn try_draw(
+    device: &Device,
+    logits: &[f32],
+    v: usize,
+    uniform: &[f64],
+    f: Filter,
+) -> gradus::Result<Drawn> {
     let n = uniform.len();
     let mut d = Drawn {
         token: vec![-7; n],
@@ -49,12 +56,42 @@ fn try_draw(logits: &[f32], v: usize, uniform: &[f64], f: Filter) -> gradus::Res
         logp_kept: Some((&mut d.kept).into()),
         kept_mass: Some((&mut d.mass).into()),
     };
-    sample(&Device::Cpu, args)?;
+    sample(device, args)?;
     Ok(d)
 }
 
+/// On every executor; the CPU's draws are returned.
 fn draw(logits: &[f32], v: usize, uniform: &[f64], f: Filter) -> Drawn {
-    try_draw(logits, v, uniform, f).unwrap()
+    let run = |device: &Device| try_draw(device, logits, v, uniform, f).unwrap();
+    on_all(run, |name, cpu, gpu| {
+        for i in 0..uniform.len() {
+            let (want, got) = (cpu.token[i], gpu.token[i]);
+            let row = &logits[i * v..(i + 1) * v];
+            if want != got {
+                let gap = distance(row, f.temperature, uniform[i] * cpu.mass[i] as f64, got, want);
+                assert!(gap < 2e-6, "{name}: row {i} draws {got}, the CPU {want}: {gap:e} apart");
+                continue;
+            }
+            // Where a draw is certain both log-probs are about 0.
+            let close = |a: f32, b: f32| ulps_f32(a, b as f64, b.abs().max(1.0) as f64) <= 8.0;
+            assert!(close(gpu.logp[i], cpu.logp[i]), "{name}: {} {}", gpu.logp[i], cpu.logp[i]);
+            assert!(close(gpu.kept[i], cpu.kept[i]), "{name}: {} {}", gpu.kept[i], cpu.kept[i]);
+            assert!(close(gpu.mass[i], cpu.mass[i]), "{name}: {} {}", gpu.mass[i], cpu.mass[i]);
+        }
+    })
+}
+
+/// How far the boundary between two neighbouring tokens is from the draw, as a share of the mass:
+/// executors may differ where a draw falls on a boundary. Tokens that are not neighbours are 1 apart.
+fn distance(row: &[f32], temperature: f64, draw: f64, a: i32, b: i32) -> f64 {
+    let (low, high) = (a.min(b) as usize, a.max(b) as usize);
+    let z: Vec<f64> = row.iter().map(|&x| x as f64 / temperature).collect();
+    let top = z.iter().cloned().fold(f64::MIN, f64::max);
+    let p: Vec<f64> = z.iter().map(|z| (z - top).exp()).collect();
+    let total: f64 = p.iter().sum();
+    let between: f64 = p[low + 1..high].iter().sum();
+    let below: f64 = p[..=low].iter().sum();
+    (below / total - draw).abs() + between / total
 }
 
 proptest! {
@@ -68,21 +105,26 @@ proptest! {
         let logits: Vec<f32> = normals(seed, n * v, 3.0).iter().map(|&x| x as f32).collect();
         let mut rng = Rng::new(seed, Purpose::User, [1, 0, 0]);
         let uniform: Vec<f64> = (0..n).map(|_| rng.uniform()).collect();
-        let drawn = draw(&logits, v, &uniform, Filter { temperature, ..OPEN });
-        let mut logp = vec![0f32; n];
-        let args = LogProb {
-            transform: LogitTransform { temperature, ..Default::default() },
-            ..LogProb::new(
-                View::rows_of(&logits, v).unwrap(),
-                (&drawn.token).into(),
-                (&mut logp).into(),
-            )
-        };
-        logprob(&Device::Cpu, args).unwrap();
-        for i in 0..n {
-            prop_assert_eq!(logp[i].to_bits(), drawn.logp[i].to_bits());
-            prop_assert_eq!(drawn.mass[i], 1.0);
-            prop_assert!((drawn.kept[i] - drawn.logp[i]).abs() <= 1e-6 * drawn.logp[i].abs().max(1.0));
+        let filter = Filter { temperature, ..OPEN };
+        draw(&logits, v, &uniform, filter);
+        for executor in std::iter::once(&Device::Cpu).chain(shared_gpus().iter().map(|e| &e.device)) {
+            let drawn = try_draw(executor, &logits, v, &uniform, filter).unwrap();
+            let mut logp = vec![0f32; n];
+            let args = LogProb {
+                transform: LogitTransform { temperature, ..Default::default() },
+                ..LogProb::new(
+                    View::rows_of(&logits, v).unwrap(),
+                    (&drawn.token).into(),
+                    (&mut logp).into(),
+                )
+            };
+            logprob(executor, args).unwrap();
+            for i in 0..n {
+                let (kept, full) = (drawn.kept[i], drawn.logp[i]);
+                prop_assert_eq!(logp[i].to_bits(), full.to_bits());
+                prop_assert_eq!(drawn.mass[i], 1.0);
+                prop_assert!((kept - full).abs() <= 1e-6 * full.abs().max(1.0));
+            }
         }
     }
 
@@ -111,7 +153,9 @@ fn draws_follow_the_distribution() {
     let rows: Vec<f32> = (0..n).flat_map(|_| logits).collect();
     let uniform: Vec<f64> = (0..n).map(|_| rng.uniform()).collect();
     let mut counts = [0f64; 5];
-    draw(&rows, 5, &uniform, OPEN).token.iter().for_each(|&t| counts[t as usize] += 1.0);
+    let cpu = try_draw(&Device::Cpu, &rows, 5, &uniform, OPEN).unwrap();
+    cpu.token.iter().for_each(|&t| counts[t as usize] += 1.0);
+    draw(&rows[..5 * 500], 5, &uniform[..500], OPEN);
     let total: f64 = logits.iter().map(|&x| (x as f64).exp()).sum();
     assert_eq!(counts[4], 0.0, "a token that cannot occur");
     let chi2: f64 = (0..4)
@@ -145,7 +189,7 @@ fn inverse_cdf_at_its_edges_and_ties() {
 #[test]
 fn sample_refuses_bad_input_by_name() {
     let logits = [0.0f32, 1.0, f32::NAN, 0.0];
-    let bad = |uniform: &[f64], f: Filter| match try_draw(&logits, 2, uniform, f) {
+    let bad = |uniform: &[f64], f: Filter| match try_draw(&Device::Cpu, &logits, 2, uniform, f) {
         Ok(_) => panic!("accepted"),
         Err(error) => error.to_string(),
     };
