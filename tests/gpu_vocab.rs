@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::devices::{emulated, gpus};
 use common::{bits, normals, ulps_f32};
-use gradus::device::{EmuDriver, Gpu, KernelSet};
+use gradus::device::{EmuDriver, KernelSet};
 use gradus::dtype::Float;
 use gradus::ops::{
     Divergence, GatherK, GatherKBwd, Guidance, LogProb, LogitTransform, VocabKl, VocabKlBwd,

@@ -18,8 +18,8 @@ use crate::view::{Dims, Place, View, ViewMut};
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Column {
-    data: u64,
-    stride: i64,
+    pub at: u64,
+    pub stride: i64,
 }
 
 /// The operands of one op on their way.
@@ -108,7 +108,7 @@ impl<'a> Stage<'a> {
 
     /// A vector that is read, as kernels take vectors of any stride.
     pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column> {
-        Ok(Column { stride: view.stride(0), data: self.input(view)? })
+        Ok(Column { stride: view.stride(0), at: self.input(view)? })
     }
 
     /// The same for an optional vector.
@@ -116,14 +116,15 @@ impl<'a> Stage<'a> {
         view.as_ref().map_or(Ok(Column::default()), |view| self.column(view))
     }
 
-    /// A vector that is written.
-    pub fn column_out<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<Column> {
-        Ok(Column { stride: view.stride(0), data: self.output(view)? })
-    }
-
-    /// The same for an optional vector.
-    pub fn opt_column_out<T: Element>(&mut self, view: Option<ViewMut<'a, T>>) -> Result<Column> {
-        view.map_or(Ok(Column::default()), |view| self.column_out(view))
+    /// A vector that is written, or one that is not wanted.
+    pub fn column_out<T: Element>(
+        &mut self,
+        view: impl Into<Option<ViewMut<'a, T>>>,
+    ) -> Result<Column> {
+        match view.into() {
+            Some(view) => Ok(Column { stride: view.stride(0), at: self.output(view)? }),
+            None => Ok(Column::default()),
+        }
     }
 
     fn bring<T: Element>(&mut self, view: &View<'_, T>, filled: bool) -> Result<u64> {

@@ -42,7 +42,7 @@ pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
         cu_seqlens: stage.column(&a.cu_seqlens)?,
         bootstrap: stage.opt_column(&a.bootstrap)?,
         advantage: stage.column_out(a.advantage)?,
-        returns: stage.opt_column_out(a.returns)?,
+        returns: stage.column_out(a.returns)?,
         tokens: a.reward.numel(),
         gamma: a.gamma,
         lambda: a.lambda,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Stage};
+use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
+use crate::gpu::rows::{Plan, RowSet, check_dtype};
 use crate::ops::gather_k::{GatherK, GatherKBwd};
 
 /// `GatherKParams` of `kernels/gather_k.cu`.
@@ -47,7 +47,7 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
         logits: stage.input(&a.logits)?,
         ids: stage.input(&a.ids)?,
         logp: stage.output(a.logp)?,
-        mass: Column::output(&mut stage, a.mass)?,
+        mass: stage.column_out(a.mass)?,
         ..Params::zeroed()
     };
     let kernel = format!("gather_k_{}", T::DTYPE.name());

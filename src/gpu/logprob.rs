@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Stage};
+use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
+use crate::gpu::rows::{Plan, RowSet, check_dtype};
 use crate::ops::logprob::{LogProb, LogProbBwd, LogProbFused};
 
 /// `LogProbParams` of `kernels/logprob.cu`.
@@ -51,12 +51,12 @@ pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()>
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         logits: stage.input(&a.logits)?,
-        target: Column::input(&mut stage, &a.targets)?,
-        logp: Column::output(&mut stage, a.logp)?,
-        lse: Column::output(&mut stage, a.lse)?,
-        entropy: Column::output(&mut stage, a.entropy)?,
-        log_sum_sq: Column::output(&mut stage, a.log_sum_sq)?,
-        top1: Column::output(&mut stage, a.top1)?,
+        target: stage.column(&a.targets)?,
+        logp: stage.column_out(a.logp)?,
+        lse: stage.column_out(a.lse)?,
+        entropy: stage.column_out(a.entropy)?,
+        log_sum_sq: stage.column_out(a.log_sum_sq)?,
+        top1: stage.column_out(a.top1)?,
     };
     let kernel = format!("logprob_{}", T::DTYPE.name());
     stage.launch(&kernel, plan.grid("logprob", rows)?, &params)?;
@@ -73,10 +73,10 @@ pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Res
         row_stride: a.logits.stride(0),
         out_stride: a.dlogits.stride(0),
         logits: stage.input(&a.logits)?,
-        target: Column::input(&mut stage, &a.targets)?,
-        dlogp: Column::input(&mut stage, &a.dlogp)?,
-        dentropy: Column::opt_input(&mut stage, &a.dentropy)?,
-        dlse: Column::opt_input(&mut stage, &a.dlse)?,
+        target: stage.column(&a.targets)?,
+        dlogp: stage.column(&a.dlogp)?,
+        dentropy: stage.opt_column(&a.dentropy)?,
+        dlse: stage.opt_column(&a.dlse)?,
         dlogits: stage.output(a.dlogits)?,
         logp: Column::default(),
         entropy: Column::default(),
@@ -99,12 +99,12 @@ pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) ->
         out_stride: stride,
         logits,
         dlogits: logits,
-        target: Column::input(&mut stage, &a.targets)?,
-        dlogp: Column::input(&mut stage, &a.dlogp)?,
+        target: stage.column(&a.targets)?,
+        dlogp: stage.column(&a.dlogp)?,
         dentropy: Column::default(),
         dlse: Column::default(),
-        logp: Column::output(&mut stage, a.logp)?,
-        entropy: Column::output(&mut stage, a.entropy)?,
+        logp: stage.column_out(a.logp)?,
+        entropy: stage.column_out(a.entropy)?,
     };
     let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
     stage.launch(&kernel, plan.grid("logprob_fused", rows)?, &params)?;

@@ -83,8 +83,8 @@ pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Resu
     ];
     let outputs = [
         stage.column_out(a.dlogp)?,
-        stage.opt_column_out(a.dentropy)?,
-        stage.opt_column_out(a.token_loss)?,
+        stage.column_out(a.dentropy)?,
+        stage.column_out(a.token_loss)?,
     ];
     if sequences == 0 {
         *a.loss = 0.0;

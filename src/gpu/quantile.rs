@@ -72,7 +72,7 @@ pub(crate) fn top_fraction<R: Real>(gpu: &Arc<Gpu>, a: TopFraction<'_, R>) -> Re
         x: stage.column(&a.x)?,
         class: stage.opt_column(&a.class.map(|c| c.class))?,
         cu_seqlens: offsets(&mut stage, &a.scope)?,
-        y: stage.opt_column_out(a.threshold)?,
+        y: stage.column_out(a.threshold)?,
         keep: stage.column_out(a.keep)?,
         tokens: a.x.numel(),
         q: 1.0 - a.fraction,

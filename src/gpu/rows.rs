@@ -3,11 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Grid, KernelSet, Stage};
+use crate::device::{Grid, KernelSet};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::logprob::LogitTransform;
-use crate::view::{View, ViewMut};
 
 /// `THREADS` of `kernels/rows.cuh`.
 pub(crate) const THREADS: u32 = 256;
@@ -24,36 +23,6 @@ const MAX_CLUSTER: i64 = 8;
 
 /// Static shared memory of a row kernel, rounded up.
 const STATIC_SHARED: i64 = 4096;
-
-/// `Column` of `kernels/rows.cuh`.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Column {
-    pub at: u64,
-    pub stride: i64,
-}
-
-impl Column {
-    pub fn input<T: Element>(stage: &mut Stage<'_>, view: &View<'_, T>) -> Result<Column> {
-        Ok(Column { at: stage.input(view)?, stride: view.stride(0) })
-    }
-
-    pub fn opt_input<T: Element>(
-        stage: &mut Stage<'_>,
-        view: &Option<View<'_, T>>,
-    ) -> Result<Column> {
-        view.as_ref().map_or(Ok(Column::default()), |view| Column::input(stage, view))
-    }
-
-    pub fn output<'a, T: Element>(
-        stage: &mut Stage<'a>,
-        view: impl Into<Option<ViewMut<'a, T>>>,
-    ) -> Result<Column> {
-        let Some(view) = view.into() else { return Ok(Column::default()) };
-        let stride = view.stride(0);
-        Ok(Column { at: stage.output(view)?, stride })
-    }
-}
 
 /// `RowSet` of `kernels/rows.cuh`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

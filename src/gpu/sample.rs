@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Stage};
+use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
+use crate::gpu::rows::{Plan, RowSet, check_dtype};
 use crate::ops::check::Check;
 use crate::ops::sample::Sample;
 
@@ -48,11 +48,11 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, check: Check, a: Sample<'_, T>) -
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         logits: stage.input(&a.logits)?,
-        uniform: Column::input(&mut stage, &a.uniform)?,
-        token: Column::output(&mut stage, a.token)?,
-        logp: Column::output(&mut stage, a.logp)?,
-        logp_kept: Column::output(&mut stage, a.logp_kept)?,
-        kept_mass: Column::output(&mut stage, a.kept_mass)?,
+        uniform: stage.column(&a.uniform)?,
+        token: stage.column_out(a.token)?,
+        logp: stage.column_out(a.logp)?,
+        logp_kept: stage.column_out(a.logp_kept)?,
+        kept_mass: stage.column_out(a.kept_mass)?,
         top_k: a.top_k,
         top_p: a.top_p,
         min_p: a.min_p as f32,

@@ -35,7 +35,7 @@ pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result
         cu_seqlens: stage.column(&a.cu_seqlens)?,
         tokens: a.x.numel(),
         y: stage.column_out(a.y)?,
-        count: stage.opt_column_out(a.count)?,
+        count: stage.column_out(a.count)?,
         reduction: match a.reduction {
             SeqReduction::Sum => 0,
             SeqReduction::Mean => 1,

@@ -68,7 +68,7 @@ pub(crate) fn sparsity_stats<T: Float>(
         let params = Params {
             w0: stage.input(&a.w0)?,
             w1: stage.input(&a.w1)?,
-            row_nnz: stage.opt_column_out(a.row_nnz)?,
+            row_nnz: stage.column_out(a.row_nnz)?,
             partial: scratch.ptr(),
             result: stage.values::<Counts>(1)?,
             ticket: scratch.ticket(),

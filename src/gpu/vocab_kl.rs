@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Stage};
+use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::gpu::rows::{Column, Plan, RowSet, check_dtype};
+use crate::gpu::rows::{Plan, RowSet, check_dtype};
 use crate::ops::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 use crate::view::View;
 
@@ -39,7 +39,7 @@ pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
     let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
-    params.value = Column::output(&mut stage, a.value)?;
+    params.value = stage.column_out(a.value)?;
     let kernel = format!("vocab_kl_{}", T::DTYPE.name());
     stage.launch(&kernel, plan.grid("vocab_kl", rows)?, &params)?;
     stage.finish()
@@ -52,7 +52,7 @@ pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Re
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
     let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
-    params.dvalue = Column::input(&mut stage, &a.dvalue)?;
+    params.dvalue = stage.column(&a.dvalue)?;
     params.out_stride = a.dpolicy.stride(0);
     params.dpolicy = stage.output(a.dpolicy)?;
     let kernel = format!("vocab_kl_bwd_{}", T::DTYPE.name());
