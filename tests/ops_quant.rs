@@ -3,7 +3,7 @@
 mod common;
 
 use common::devices::{executors, on_all};
-use common::{Golden, normals};
+use common::{Golden, normals, same_parts};
 use gradus::dtype::Float;
 use gradus::ops::{
     Nf4Dequantize, Nf4Quantize, Nf4QuantizeAbsmax, nf4_dequantize, nf4_quantize,
@@ -188,23 +188,6 @@ fn quantize(x: &[f32], k: usize, options: &Nf4Options) -> Nf4Tensor {
         Nf4Tensor::quantize(device, View::rows_of(x, k).unwrap(), options).unwrap()
     };
     on_all(run, |name, cpu, gpu| same_parts(name, cpu.parts(), gpu.parts()))
-}
-
-/// Codes and maxima agree bit for bit.
-fn same_parts(name: &str, want: &Nf4Parts, got: &Nf4Parts) {
-    assert_eq!(want.packed, got.packed, "{name}: packed");
-    match (&want.absmax, &got.absmax) {
-        (OwnedAbsmax::F32(a), OwnedAbsmax::F32(b)) => assert_eq!(bits(a), bits(b), "{name}"),
-        (
-            OwnedAbsmax::Nested { codes, nested, offset, .. },
-            OwnedAbsmax::Nested { codes: codes2, nested: nested2, offset: offset2, .. },
-        ) => {
-            assert_eq!(bits(&[*offset]), bits(&[*offset2]), "{name}: offset");
-            assert_eq!(bits(nested), bits(nested2), "{name}: nested");
-            assert_eq!(codes, codes2, "{name}: codes of the maxima");
-        }
-        _ => panic!("{name}: other kinds of maxima"),
-    }
 }
 
 fn normals_f32(seed: u64, n: usize) -> Vec<f32> {

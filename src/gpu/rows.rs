@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Grid, KernelSet};
-use crate::dtype::{DType, Element, Float};
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::logprob::LogitTransform;
 

@@ -202,3 +202,21 @@ pub fn bits_of<R: gradus::dtype::Float>(x: &[R]) -> Vec<u64> {
     let one_nan = |x: f64| if x.is_nan() { f64::NAN } else { x };
     x.iter().map(|v| one_nan(v.to_f64()).to_bits()).collect()
 }
+
+/// Codes and maxima agree bit for bit.
+pub fn same_parts(name: &str, want: &gradus::quant::Nf4Parts, got: &gradus::quant::Nf4Parts) {
+    assert_eq!(want.packed, got.packed, "{name}: packed");
+    use gradus::quant::OwnedAbsmax;
+    match (&want.absmax, &got.absmax) {
+        (OwnedAbsmax::F32(a), OwnedAbsmax::F32(b)) => assert_eq!(bits(a), bits(b), "{name}"),
+        (
+            OwnedAbsmax::Nested { codes, nested, offset, .. },
+            OwnedAbsmax::Nested { codes: codes2, nested: nested2, offset: offset2, .. },
+        ) => {
+            assert_eq!(bits(&[*offset]), bits(&[*offset2]), "{name}: offset");
+            assert_eq!(bits(nested), bits(nested2), "{name}: nested");
+            assert_eq!(codes, codes2, "{name}: codes of the maxima");
+        }
+        _ => panic!("{name}: other kinds of maxima"),
+    }
+}
