@@ -367,3 +367,25 @@ fn f32_on(device: &Device) {
         assert_eq!(advantage, want, "{scale:?}");
     }
 }
+
+#[test]
+fn group_advantage_is_one_launch() {
+    let driver = std::sync::Arc::new(gradus::device::EmuDriver::new());
+    let device = Device::gpu(driver.clone()).unwrap();
+    for scale in SCALES {
+        let (reward, offsets, mut advantage) = ([1.0f32, 0.0, 2.0], [0i64, 2, 3], [0f32; 3]);
+        group_advantage(
+            &device,
+            GroupAdvantage {
+                reward: reward[..].into(),
+                offsets: offsets[..].into(),
+                length: None,
+                settings: settings(Baseline::Mean, scale),
+                advantage: advantage[..].as_mut().into(),
+                groups: None,
+            },
+        )
+        .unwrap();
+        assert_eq!(driver.take_launches().len(), 1, "{scale:?}");
+    }
+}

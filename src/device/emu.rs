@@ -1,8 +1,9 @@
 //! The emulated GPU: the shipped PTX, executed and checked on the CPU. Launches run to their end
 //! before they return, so a stream is nothing but a name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gradus_emu::{Counters, Kind, Machine, Module as EmuModule, Options, Shape};
@@ -19,7 +20,8 @@ pub struct EmuDriver {
 #[derive(Default)]
 struct State {
     machine: Machine,
-    modules: HashMap<u64, EmuModule>,
+    modules: HashMap<u64, (String, EmuModule)>,
+    traced: HashSet<String>,
     functions: HashMap<u64, (u64, String)>,
     next: u64,
     /// Counters of each launch, by kernel, in order.
@@ -101,6 +103,17 @@ fn replacement(name: &str) -> Option<String> {
     std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{name}.ptx"))).ok()
 }
 
+/// Appends `<op>.<set> <kernel>` to the file `GRADUS_EMU_TRACE` once per device, so that a test run
+/// can tell which of the shipped kernels it never executed.
+fn trace(traced: &mut HashSet<String>, file: &str, kernel: &str) {
+    let Some(path) = std::env::var_os("GRADUS_EMU_TRACE") else { return };
+    let line = format!("{file} {kernel}\n");
+    if traced.insert(line.clone()) {
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = opened.and_then(|mut out| out.write_all(line.as_bytes()));
+    }
+}
+
 impl State {
     fn handle(&mut self) -> u64 {
         self.next += 1;
@@ -171,7 +184,7 @@ impl Driver for EmuDriver {
             error("cuModuleLoadData", DriverError::INVALID_PTX, format!("{name}: {e}"))
         })?;
         let handle = state.handle();
-        state.modules.insert(handle, module);
+        state.modules.insert(handle, (name.to_string(), module));
         Ok(Module(handle))
     }
 
@@ -184,7 +197,7 @@ impl Driver for EmuDriver {
 
     fn function(&self, module: Module, kernel: &str) -> DriverResult<Function> {
         let mut state = self.enter()?;
-        let found = state.modules.get(&module.0).map(|m| m.program(kernel).map(|_| ()));
+        let found = state.modules.get(&module.0).map(|(_, m)| m.program(kernel).map(|_| ()));
         match found {
             Some(Ok(())) => {
                 let handle = state.handle();
@@ -203,8 +216,9 @@ impl Driver for EmuDriver {
         let state = &mut *guard;
         let invalid = || error("cuLaunchKernel", DriverError::INVALID_HANDLE, "no such function");
         let (module, kernel) = state.functions.get(&f.0).ok_or_else(invalid)?;
-        let program = state.modules.get(module).ok_or_else(invalid)?.program(kernel);
-        let program = program.map_err(|_| invalid())?;
+        let (file, module) = state.modules.get(module).ok_or_else(invalid)?;
+        let program = module.program(kernel).map_err(|_| invalid())?;
+        trace(&mut state.traced, file, kernel);
         let shape = Shape {
             blocks: grid.blocks,
             threads: grid.threads,
