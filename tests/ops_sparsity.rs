@@ -55,6 +55,16 @@ fn grad_norm_is_the_l2_norm_in_f64() {
     assert_eq!(norm_of(&[View::from(&half)]).value, 5.0);
 }
 
+/// More chunks than one level of the final tree takes: on a GPU the levels wait for each other.
+#[test]
+fn grad_norm_of_many_tensors() {
+    let data: Vec<f32> = (0..4300).map(|i| (i % 7) as f32 - 3.0).collect();
+    let grads: Vec<View<'_, f32>> =
+        data.chunks(1).map(|one| View::new(one, &[1]).unwrap()).collect();
+    let want = data.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
+    assert_eq!(norm_of(&grads).value, want, "sums of small integers are exact");
+}
+
 #[test]
 fn grad_norm_reports_what_is_not_finite_and_clips_like_torch() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
