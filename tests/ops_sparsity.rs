@@ -55,7 +55,7 @@ fn grad_norm_is_the_l2_norm_in_f64() {
     assert_eq!(norm_of(&[View::from(&half)]).value, 5.0);
 }
 
-/// More chunks than one level of the final tree takes: on a GPU the levels wait for each other.
+/// More blocks than one level of the final tree takes: on a GPU the levels wait for each other.
 #[test]
 fn grad_norm_of_many_tensors() {
     let data: Vec<f32> = (0..4300).map(|i| (i % 7) as f32 - 3.0).collect();

@@ -324,3 +324,22 @@ fn bugs_in_a_cluster() {
     assert_eq!(p("mapa.shared::cluster.u32 ", 0, "add.u32 "), Found(Kind::Uninitialised));
     assert_eq!(p("bar.sync \t0;", 0, ""), Found(Kind::Uninitialised));
 }
+
+/// A lane reads what its neighbour stored: in order only behind a warp barrier, in either memory.
+#[test]
+fn lanes_wait_for_each_other() {
+    let global = ["st.global.u64 [%rd0], %rd1;", "ld.global.u64 %rd4, [%rd6];"];
+    let shared = [
+        ".shared .align 8 .b64 tile[32];\nmov.u64 %rd5, tile;\nadd.s64 %rd5, %rd5, %rd8;\nxor.b64 %rd7, %rd5, 8;\n\
+         st.shared.u64 [%rd5], %rd1;",
+        "ld.shared.u64 %rd4, [%rd7];",
+    ];
+    for [store, load] in [global, shared] {
+        let run = |barrier: &str| {
+            let body = format!("xor.b64 %rd6, %rd0, 8;\n{store}\n{barrier}\n{load}");
+            common::lanes(&body, &[1; 32], &[2; 32], &[3; 32])
+        };
+        assert!(run("bar.warp.sync 0xffffffff;").is_ok());
+        assert_eq!(run("").unwrap_err().kind, Kind::Race, "{store}");
+    }
+}

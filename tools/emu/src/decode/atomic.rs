@@ -173,7 +173,7 @@ fn exchange(
         Space::Global => {
             let (slot, at) = c.memory.locate(address, bytes)?;
             let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
-            c.memory.mark((slot, at), bytes, &who, Access::StrongWrite)?;
+            c.memory.mark((slot, at), bytes, (&who, 32), Access::StrongWrite)?;
             c.counters.global_load_sectors += 1;
             let buffer = c.memory.buffer(slot);
             if buffer.first_unwritten(at, bytes).is_some() {

@@ -379,7 +379,7 @@ fn check_global(c: &mut Context<'_>, pieces: &[Piece], side: Side) -> Step<()> {
             Side::Written => Access::Write,
             Side::Reduced => Access::StrongWrite,
         };
-        c.memory.mark((slot, offset), bytes, &who, access)?;
+        c.memory.mark((slot, offset), bytes, (&who, 32), access)?;
         if side != Side::Written {
             let buffer = c.memory.buffer(slot);
             if let Some(bad) = buffer.first_unwritten(offset, bytes) {

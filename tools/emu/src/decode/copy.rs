@@ -118,7 +118,7 @@ fn start(c: &mut Context<'_>, copy: PendingCopy) -> Step<()> {
     if copy.source > 0 {
         let source = copy.source as usize;
         let (slot, offset) = c.memory.locate(copy.global, source)?;
-        c.memory.mark((slot, offset), source, &who, Access::Read)?;
+        c.memory.mark((slot, offset), source, (&who, copy.lane), Access::Read)?;
         c.counters.global_load_sectors +=
             c.memory.sectors(slot, &[offset as u64], source as u64, false);
         c.counters.global_load_bytes += source as u64;

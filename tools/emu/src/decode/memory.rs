@@ -442,7 +442,7 @@ fn fetch_global(
         let kind = if order.strong { Access::StrongRead } else { Access::Read };
         let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
         for lane in lanes(same) {
-            c.memory.mark((slot, offsets[lane]), bytes, &who, kind)?;
+            c.memory.mark((slot, offsets[lane]), bytes, (&who, lane as u8), kind)?;
             let buffer = c.memory.buffer(slot);
             if let Some(bad) = buffer.first_unwritten(offsets[lane], bytes) {
                 let message =
@@ -522,7 +522,7 @@ fn deposit_global(
         let kind = if order.strong { Access::StrongWrite } else { Access::Write };
         let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
         for lane in lanes(same) {
-            c.memory.mark((slot, offsets[lane]), bytes, &who, kind)?;
+            c.memory.mark((slot, offsets[lane]), bytes, (&who, lane as u8), kind)?;
             let buffer = c.memory.buffer(slot);
             buffer.data[offsets[lane]..offsets[lane] + bytes].copy_from_slice(&data[lane][..bytes]);
             buffer.set_written(offsets[lane], bytes);

@@ -145,13 +145,13 @@ impl Memory {
         count as u64
     }
 
-    /// Checks and marks an access of the race detector.
+    /// Checks and marks an access of the race detector. Lane 32 stands for the warp as a whole.
     #[inline(always)]
     pub(crate) fn mark(
         &mut self,
         (slot, offset): (usize, usize),
         bytes: usize,
-        who: &Who<'_>,
+        (who, lane): (&Who<'_>, u8),
         kind: Access,
     ) -> Step<()> {
         let launch = self.launch;
@@ -164,7 +164,8 @@ impl Memory {
             let count = (4 - first).min(end - at);
             let (word, mask) = (at / 4, byte_mask(first, count));
             let shadow = &mut buffer.shadow[word];
-            let found = access(shadow, &mut buffer.readers, (who, mark), (32, false), mask, kind);
+            let lane = (lane, lane < 32);
+            let found = access(shadow, &mut buffer.readers, (who, mark), lane, mask, kind);
             if let Err(conflict) = found {
                 return Err(race(&buffer.name, at, conflict, who));
             }
@@ -202,7 +203,9 @@ fn race(name: &str, at: usize, conflict: Conflict, who: &Who<'_>) -> Box<Fault> 
         Conflict::Race(what, mark) => {
             format!("{what} at byte {at} of `{name}` without an order: {}", who.name(mark))
         }
-        Conflict::Lane(what, lane) => format!("{what} at byte {at} of `{name}`: lane {lane}"),
+        Conflict::Lane(what, lane) => {
+            format!("{what} at byte {at} of `{name}` without a warp barrier between: lane {lane}")
+        }
     };
     Fault::new(Kind::Race, message)
 }
