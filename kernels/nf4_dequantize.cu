@@ -22,18 +22,14 @@
 //
 // Numerics: product in f32, one rounding to the original dtype, an exact or second one to T. Nested
 // maxima are table[c]·nested + offset with both operations rounded, the bits of bitsandbytes.
-#include "common.cuh"
+#include "nf4.cuh"
 
 template <class T> struct Nf4DequantizeParams {
     const u8* packed;
-    Column<const float> absmax, code;
-    Column<const u8> codes;
-    Column<const float> nested, table;
+    Column<const float> code;
+    BlockMax max;
     T* y;
     i64 rows, columns, row_stride;
-    i64 nested_blocksize;
-    i32 block_shift;
-    float offset;
     i32 dtype;  // that was quantised: 0 f32, 1 bf16, 2 f16
     i32 linear; // y has no gaps and is aligned
 };
@@ -43,35 +39,22 @@ static constexpr int VECTOR = 8;
 static constexpr int PASSES = 4;
 static constexpr int TILE = THREADS * VECTOR * PASSES;
 
-template <class T> __device__ __forceinline__ float block_max(const Nf4DequantizeParams<T>& p, i64 block) {
-    if (p.absmax.at) return p.absmax.get(block);
-    const float scale = p.nested.get(block / p.nested_blocksize);
-    return __fadd_rn(__fmul_rn(p.table.get(p.codes.get(block)), scale), p.offset);
-}
-
-// A product in the dtype that was quantised, then in T.
-template <class T> __device__ __forceinline__ T finish(int dtype, float x) {
-    if (dtype == 1) x = to_f32(from_f32<bf16>(x));
-    if (dtype == 2) x = to_f32(from_f32<f16>(x));
-    return from_f32<T>(x);
-}
-
 template <class T> __device__ __forceinline__ void one_value(const Nf4DequantizeParams<T>& p, i64 i, const float* code) {
     const u8 byte = p.packed[i / 2];
     const int nibble = i % 2 ? byte & 15 : byte >> 4;
-    const float x = __fmul_rn(code[nibble], block_max(p, i >> p.block_shift));
-    p.y[i / p.columns * p.row_stride + i % p.columns] = finish<T>(p.dtype, x);
+    const float x = __fmul_rn(code[nibble], p.max.of(i));
+    p.y[i / p.columns * p.row_stride + i % p.columns] = nf4_value<T>(p.dtype, x);
 }
 
 template <class T> __device__ __forceinline__ void one_vector(const Nf4DequantizeParams<T>& p, i64 i, u32 bytes, const float* code) {
     constexpr int N = Vec16<T>::N;
-    const float scale = block_max(p, i >> p.block_shift);
+    const float scale = p.max.of(i);
     T values[VECTOR];
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
         // High nibble first: value 2k is bits 8k+4.., value 2k+1 bits 8k...
         const u32 nibble = bytes >> (4 * (k ^ 1)) & 15;
-        values[k] = finish<T>(p.dtype, __fmul_rn(code[nibble], scale));
+        values[k] = nf4_value<T>(p.dtype, __fmul_rn(code[nibble], scale));
     }
 #pragma unroll
     for (int part = 0; part < VECTOR / N; ++part) {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::devices::executors;
 use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool};
 use gradus::dtype::Float;
 use gradus::ops::{Attention, AttentionBwd, attention, attention_bwd};
@@ -89,7 +90,7 @@ impl Layout {
     }
 }
 
-fn forward<T: Float>(l: &Layout, [q, k, v]: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
+fn forward<T: Float>(device: &Device, l: &Layout, [q, k, v]: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
     let [cu, start, len] = l.offsets();
     let mut o = vec![T::from_f64(f64::NAN); l.q_len()];
     let mut lse = vec![f32::NAN; l.tokens() * l.heads];
@@ -104,11 +105,11 @@ fn forward<T: Float>(l: &Layout, [q, k, v]: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
         o: ViewMut::new(&mut o, &l.q_shape()).unwrap(),
         lse: Some(ViewMut::rows_of(&mut lse, l.heads).unwrap()),
     };
-    attention(&CPU, args).unwrap();
+    attention(device, args).unwrap();
     (o, lse)
 }
 
-fn backward<T: Float>(l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
+fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
     let [cu, start, len] = l.offsets();
     let nan = |n: usize| vec![T::from_f64(f64::NAN); n];
     let (mut dq, mut dk, mut dv) = (nan(l.q_len()), nan(l.k_len()), nan(l.k_len()));
@@ -125,7 +126,7 @@ fn backward<T: Float>(l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
         dk: ViewMut::new(&mut dk, &l.k_shape()).unwrap(),
         dv: ViewMut::new(&mut dv, &l.k_shape()).unwrap(),
     };
-    attention_bwd(&CPU, args).unwrap();
+    attention_bwd(device, args).unwrap();
     [dq, dk, dv]
 }
 
@@ -165,12 +166,16 @@ fn layouts() -> Vec<Layout> {
 
 #[test]
 fn attention_is_within_its_documented_bound() {
+    executors().iter().for_each(|executor| check_is_within_its_documented_bound(&executor.device));
+}
+
+fn check_is_within_its_documented_bound(device: &Device) {
     let mut worst = 0.0f64;
     for (n, l) in layouts().iter().enumerate() {
         let [q, k, v] = l.random(100 * n as u64).map(|x| f32s(&x));
-        let (o, lse) = forward(l, [&q, &k, &v]);
+        let (o, lse) = forward(device, l, [&q, &k, &v]);
         let [q, k, v] = [q, k, v].map(|x| f64s(&x));
-        let (o64, _) = forward(l, [&q, &k, &v]);
+        let (o64, _) = forward(device, l, [&q, &k, &v]);
         for (b, t, seen) in l.each() {
             for h in 0..l.heads {
                 let (p, want_lse, eps) = row(l, l.q_row(&q, t, h), &k, b, h, seen);
@@ -182,7 +187,11 @@ fn attention_is_within_its_documented_bound() {
                     let v = |j: usize| l.k_row(&v, l.start[b] + j, h)[c];
                     let want: f64 = values(c).map(|(j, _)| p[j] * v(j)).sum();
                     let size: f64 = values(c).map(|(j, _)| p[j] * v(j).abs()).sum();
-                    let bound = (2.0 * eps + (40.0 + seen as f64 / 64.0) * U) * size;
+                    let sums = match device {
+                        Device::Cpu => 40.0 + seen as f64 / 64.0,
+                        _ => 56.0 + seen as f64 / 32.0,
+                    };
+                    let bound = (2.0 * eps + sums * U) * size;
                     let error = (l.q_row(&o, t, h)[c] as f64 - want).abs();
                     assert!(error <= bound, "layout {n} token {t} head {h}: {error} > {bound}");
                     worst = worst.max(error / bound);
@@ -197,6 +206,12 @@ fn attention_is_within_its_documented_bound() {
 
 #[test]
 fn attention_gradients_match_central_differences() {
+    executors()
+        .iter()
+        .for_each(|executor| check_gradients_match_central_differences(&executor.device));
+}
+
+fn check_gradients_match_central_differences(device: &Device) {
     for l in [
         Layout::packed(&[4, 0, 3], 4, 2, 5),
         Layout::with_keys(&[2, 1], &[5, 3], 2, 1, 16),
@@ -204,8 +219,8 @@ fn attention_gradients_match_central_differences() {
     ] {
         let [q, k, v] = l.random(7);
         let dout = normals(11, l.q_len(), 1.0);
-        let [dq, dk, dv] = backward(&l, [&q, &k, &v, &dout]);
-        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&forward(&l, [q, k, v]).0, &dout);
+        let [dq, dk, dv] = backward(device, &l, [&q, &k, &v, &dout]);
+        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&forward(device, &l, [q, k, v]).0, &dout);
         let worst = check_gradient(|x| loss(x, &k, &v), &q, &dq, 1e-5);
         assert!(worst < 1e-6, "dq: {worst}");
         let worst = check_gradient(|x| loss(&q, x, &v), &k, &dk, 1e-5);
@@ -244,12 +259,18 @@ fn gradient_sizes(l: &Layout, [q, k, v, dout]: [&[f64]; 4]) -> ([Vec<f64>; 3], f
 
 #[test]
 fn attention_gradients_in_f32_are_within_their_bound() {
+    executors()
+        .iter()
+        .for_each(|executor| check_gradients_in_f32_are_within_their_bound(&executor.device));
+}
+
+fn check_gradients_in_f32_are_within_their_bound(device: &Device) {
     for (n, l) in layouts().iter().enumerate() {
         let [q, k, v] = l.random(100 * n as u64).map(|x| f32s(&x));
         let dout = f32s(&normals(9, l.q_len(), 1.0));
-        let got = backward(l, [&q, &k, &v, &dout]);
+        let got = backward(device, l, [&q, &k, &v, &dout]);
         let [q, k, v, dout] = [q, k, v, dout].map(|x| f64s(&x));
-        let want = backward(l, [&q, &k, &v, &dout]);
+        let want = backward(device, l, [&q, &k, &v, &dout]);
         let (sizes, eps) = gradient_sizes(l, [&q, &k, &v, &dout]);
         let terms = (l.rows + l.tokens() * l.heads) as f64 / 32.0;
         // A probability is off by 2·eps + 4·u, dp and delta by one dot product more, and the sums
@@ -269,11 +290,17 @@ fn attention_gradients_in_f32_are_within_their_bound() {
 /// time, on any number of threads.
 #[test]
 fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
+    executors().iter().for_each(|executor| {
+        check_rows_have_the_same_bits_in_training_prefill_and_decoding(&executor.device)
+    });
+}
+
+fn check_rows_have_the_same_bits_in_training_prefill_and_decoding(device: &Device) {
     for (heads, kv_heads, d) in [(4, 2, 16), (2, 2, 5), (3, 1, 24), (8, 2, 64), (33, 1, 32)] {
         let lens = [3, 0, 21, 135, 1];
         let l = Layout::packed(&lens, heads, kv_heads, d);
         let [q, k, v] = l.random(d as u64).map(|x| f32s(&x));
-        let (whole, whole_lse) = forward(&l, [&q, &k, &v]);
+        let (whole, whole_lse) = forward(device, &l, [&q, &k, &v]);
         // The cache: room for 140 rows in each slot, slots in another order, NaN where unused.
         let slots = [2usize, 4, 0, 3, 1];
         let width = kv_heads * d;
@@ -300,7 +327,7 @@ fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
                     rows: 5 * 140,
                     ..l.clone()
                 };
-                let (o, lse) = forward(&part, [&part_q, &cache[0], &cache[1]]);
+                let (o, lse) = forward(device, &part, [&part_q, &cache[0], &cache[1]]);
                 let mut at = 0;
                 for b in 0..5 {
                     let (from, n) = ((l.start[b] + done[b]) * heads, step[b] * heads);
@@ -317,25 +344,26 @@ fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
 
 #[test]
 fn attention_does_not_depend_on_threads_or_neighbours() {
+    let device = &CPU;
     let l = Layout::packed(&[90, 5, 0, 40, 1, 64], 8, 4, 48);
     let [q, k, v] = l.random(3).map(|x| f32s(&x));
     let dout = f32s(&normals(4, l.q_len(), 1.0));
     let all = same_on_any_pool(|| {
-        let (o, lse) = forward(&l, [&q, &k, &v]);
-        [vec![o, lse], backward(&l, [&q, &k, &v, &dout]).into()].concat().concat()
+        let (o, lse) = forward(device, &l, [&q, &k, &v]);
+        [vec![o, lse], backward(device, &l, [&q, &k, &v, &dout]).into()].concat().concat()
     });
     assert!(all.iter().all(|x| x.is_finite()), "every output is written");
-    let (o, lse) = forward(&l, [&q, &k, &v]);
-    let grads = backward(&l, [&q, &k, &v, &dout]);
+    let (o, lse) = forward(device, &l, [&q, &k, &v]);
+    let grads = backward(device, &l, [&q, &k, &v, &dout]);
     for b in 0..l.queries.len() {
         let (from, n) = (l.start[b], l.queries[b]);
         let part = Layout::packed(&[n], 8, 4, 48);
         let cut = |x: &[f32], w: usize| x[from * w..(from + n) * w].to_vec();
         let (q, k, v) = (cut(&q, 384), cut(&k, 192), cut(&v, 192));
-        let (alone, alone_lse) = forward(&part, [&q, &k, &v]);
+        let (alone, alone_lse) = forward(device, &part, [&q, &k, &v]);
         assert_eq!(bits(&alone), bits(&cut(&o, 384)));
         assert_eq!(bits(&alone_lse), bits(&cut(&lse, 8)));
-        let alone = backward(&part, [&q, &k, &v, &cut(&dout, 384)]);
+        let alone = backward(device, &part, [&q, &k, &v, &cut(&dout, 384)]);
         for ((alone, all), width) in alone.iter().zip(&grads).zip([384, 192, 192]) {
             assert_eq!(bits(alone), bits(&cut(all, width)));
         }
@@ -344,21 +372,31 @@ fn attention_does_not_depend_on_threads_or_neighbours() {
 
 #[test]
 fn attention_never_reads_hidden_keys() {
+    executors().iter().for_each(|executor| check_never_reads_hidden_keys(&executor.device));
+}
+
+fn check_never_reads_hidden_keys(device: &Device) {
     let l = Layout::packed(&[30], 2, 1, 16);
     let [q, mut k, mut v] = l.random(5).map(|x| f32s(&x));
-    let (before, _) = forward(&l, [&q, &k, &v]);
+    let (before, _) = forward(device, &l, [&q, &k, &v]);
     k[20 * 16..].fill(f32::NAN);
     v[20 * 16..].fill(f32::INFINITY);
-    let (after, _) = forward(&l, [&q, &k, &v]);
+    let (after, _) = forward(device, &l, [&q, &k, &v]);
     assert_eq!(bits(&before[..20 * 32]), bits(&after[..20 * 32]));
     assert!(after[20 * 32..].iter().all(|x| x.is_nan()), "a NaN key is not hidden from later rows");
 }
 
 #[test]
 fn attention_with_equal_keys_is_the_running_mean() {
+    executors()
+        .iter()
+        .for_each(|executor| check_with_equal_keys_is_the_running_mean(&executor.device));
+}
+
+fn check_with_equal_keys_is_the_running_mean(device: &Device) {
     let l = Layout::packed(&[8], 1, 1, 1);
     let v: Vec<f64> = (0..8).map(|j| j as f64).collect();
-    let (o, lse) = forward(&l, [&normals(1, 8, 1.0), &[0.0; 8], &v]);
+    let (o, lse) = forward(device, &l, [&normals(1, 8, 1.0), &[0.0; 8], &v]);
     for i in 0..8 {
         assert!((o[i] - i as f64 / 2.0).abs() < 1e-15 * 8.0);
         assert_eq!(lse[i], ((i + 1) as f64).ln() as f32);
@@ -367,12 +405,18 @@ fn attention_with_equal_keys_is_the_running_mean() {
 
 #[test]
 fn attention_in_bf16_is_the_f32_result_rounded() {
+    executors()
+        .iter()
+        .for_each(|executor| check_in_bf16_is_the_f32_result_rounded(&executor.device));
+}
+
+fn check_in_bf16_is_the_f32_result_rounded(device: &Device) {
     let l = Layout::packed(&[9, 20], 2, 1, 24);
     let [q, k, v] =
         l.random(6).map(|x| x.iter().map(|&x| bf16::from_f64(x)).collect::<Vec<bf16>>());
-    let (o, lse) = forward(&l, [&q, &k, &v]);
+    let (o, lse) = forward(device, &l, [&q, &k, &v]);
     let wide = [&q, &k, &v].map(|x| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>());
-    let (want, want_lse) = forward(&l, [&wide[0], &wide[1], &wide[2]]);
+    let (want, want_lse) = forward(device, &l, [&wide[0], &wide[1], &wide[2]]);
     let (o, want) = (o.iter().map(|x| x.to_f64()).collect::<Vec<_>>(), f64s(&want));
     assert!(max_rel(&o, &want, 1e-30) <= (1.0 + 1e-4) / 256.0);
     assert_eq!(bits(&lse), bits(&want_lse));
@@ -380,6 +424,12 @@ fn attention_in_bf16_is_the_f32_result_rounded() {
 
 #[test]
 fn attention_reads_fused_rows_and_keeps_guards() {
+    executors()
+        .iter()
+        .for_each(|executor| check_reads_fused_rows_and_keeps_guards(&executor.device));
+}
+
+fn check_reads_fused_rows_and_keeps_guards(device: &Device) {
     let (t, heads, kv_heads, d) = (19, 4, 2, 16);
     let l = Layout::packed(&[12, 7], heads, kv_heads, d);
     let width = (heads + 2 * kv_heads) * d;
@@ -388,7 +438,7 @@ fn attention_reads_fused_rows_and_keeps_guards() {
         fused.chunks(width).flat_map(|row| row[from * d..(from + n) * d].to_vec()).collect()
     };
     let (q, k, v) = (part(0, 4), part(4, 2), part(6, 2));
-    let (want, _) = forward(&l, [&q, &k, &v]);
+    let (want, _) = forward(device, &l, [&q, &k, &v]);
     let [cu, start, len] = l.offsets();
     let view = |from: usize, n: i64| {
         View::strided(&fused[from * d..], &[19, n, 16], &[width as i64, 16, 1]).unwrap()
@@ -406,7 +456,7 @@ fn attention_reads_fused_rows_and_keeps_guards() {
         o: ViewMut::strided(&mut buffer[2..], &[19, 4, 16], &[80, 20, 1]).unwrap(),
         lse: Some(ViewMut::strided(&mut lse, &[19, 4], &[5, 1]).unwrap()),
     };
-    attention(&CPU, args).unwrap();
+    attention(device, args).unwrap();
     assert_eq!(buffer[..2], [-5.0, -5.0]);
     for (row, want) in buffer[2..].chunks(20).zip(want.chunks(16)) {
         assert_eq!(bits(&row[..16]), bits(want));
@@ -417,24 +467,30 @@ fn attention_reads_fused_rows_and_keeps_guards() {
 
 #[test]
 fn attention_sequences_may_share_keys_and_gradients_clear_unused_rows() {
+    executors().iter().for_each(|executor| {
+        check_sequences_may_share_keys_and_gradients_clear_unused_rows(&executor.device)
+    });
+}
+
+fn check_sequences_may_share_keys_and_gradients_clear_unused_rows(device: &Device) {
     // Two continuations of one prefix of four keys: rows 2..6, each with its own last query.
     let mut l = Layout::with_keys(&[1, 2], &[4, 4], 2, 1, 16);
     (l.start, l.rows) = (vec![2, 2], 9);
     let [q, k, v] = l.random(12).map(|x| f32s(&x));
-    let (both, _) = forward(&l, [&q, &k, &v]);
+    let (both, _) = forward(device, &l, [&q, &k, &v]);
     let mut one = Layout::with_keys(&[2], &[4], 2, 1, 16);
     (one.start, one.rows) = (vec![2], 9);
-    let (alone, _) = forward(&one, [&q[32..], &k, &v]);
+    let (alone, _) = forward(device, &one, [&q[32..], &k, &v]);
     assert_eq!(bits(&both[32..]), bits(&alone));
-    let [_, dk, dv] = backward(&one, [&q[32..], &k, &v, &q[..64]]);
+    let [_, dk, dv] = backward(device, &one, [&q[32..], &k, &v, &q[..64]]);
     for x in [dk, dv] {
         assert!(x[..32].iter().chain(&x[96..]).all(|&x| x == 0.0));
         assert!(x[32..96].iter().all(|&x| x != 0.0));
     }
     let empty = Layout::packed(&[], 2, 1, 16);
-    assert!(forward::<f32>(&empty, [&[], &[], &[]]).0.is_empty());
+    assert!(forward::<f32>(device, &empty, [&[], &[], &[]]).0.is_empty());
     let unused = Layout { rows: 3, ..empty };
-    let [_, dk, _] = backward::<f32>(&unused, [&[], &[1.0; 48], &[1.0; 48], &[]]);
+    let [_, dk, _] = backward::<f32>(device, &unused, [&[], &[1.0; 48], &[1.0; 48], &[]]);
     assert_eq!(dk, [0.0; 48]);
 }
 

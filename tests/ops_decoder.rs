@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool, ulps_f32};
+use common::devices::{executors, on_all};
+use common::{
+    bits, bits_of, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool, ulps_f32,
+};
 use gradus::ops::{
     Embedding, EmbeddingBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, embedding,
     embedding_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
 };
 use gradus::rng::{Purpose, Rng};
-use gradus::{Device, Error, View, ViewMut, bf16};
+use gradus::{DType, Device, Error, View, ViewMut, bf16};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
@@ -29,7 +32,7 @@ fn rmsnorm_does_not_depend_on_batch_or_threads() {
     let (rows, d) = (600, 150);
     let (x, dy) = (f32s(&normals(30, rows * d, 1.0)), f32s(&normals(31, rows * d, 1.0)));
     let weight = f32s(&normals(32, d, 1.0));
-    let run = |x: &[f32], dy: &[f32]| {
+    let run_on = |device: &Device, x: &[f32], dy: &[f32]| {
         let mut y = vec![f32::NAN; x.len()];
         let (mut dx, mut dweight) = (y.clone(), vec![0f32; d]);
         let args = RmsNorm {
@@ -39,7 +42,7 @@ fn rmsnorm_does_not_depend_on_batch_or_threads() {
             y: ViewMut::rows_of(&mut y, d).unwrap(),
             rstd: None,
         };
-        rmsnorm(&CPU, args).unwrap();
+        rmsnorm(device, args).unwrap();
         let args = RmsNormBwd {
             x: View::rows_of(x, d).unwrap(),
             weight: (&weight).into(),
@@ -48,9 +51,16 @@ fn rmsnorm_does_not_depend_on_batch_or_threads() {
             dx: ViewMut::rows_of(&mut dx, d).unwrap(),
             dweight: Some((&mut dweight).into()),
         };
-        rmsnorm_bwd(&CPU, args).unwrap();
+        rmsnorm_bwd(device, args).unwrap();
         [y, dx, dweight]
     };
+    let run = |x: &[f32], dy: &[f32]| run_on(&CPU, x, dy);
+    on_all(
+        |device| run_on(device, &x, &dy).concat(),
+        |name, cpu, gpu| {
+            assert_eq!(bits(cpu), bits(gpu), "{name}");
+        },
+    );
     let all = same_on_any_pool(|| run(&x, &dy).concat());
     for i in [0, 77, 599] {
         let [y, dx, _] = run(&x[i * d..][..d], &dy[i * d..][..d]);
@@ -86,16 +96,19 @@ fn rotate<T: gradus::dtype::Float>(
 ) -> Vec<T> {
     let d = shape[2] as usize;
     let (cos, sin) = tables(table_rows, d);
-    let mut y = x.to_vec();
-    let args = Rope {
-        x: ViewMut::new(&mut y, &shape).unwrap(),
-        positions: positions.into(),
-        cos: View::rows_of(&cos, d / 2).unwrap(),
-        sin: View::rows_of(&sin, d / 2).unwrap(),
-        inverse,
+    let run = |device: &Device| {
+        let mut y = x.to_vec();
+        let args = Rope {
+            x: ViewMut::new(&mut y, &shape).unwrap(),
+            positions: positions.into(),
+            cos: View::rows_of(&cos, d / 2).unwrap(),
+            sin: View::rows_of(&sin, d / 2).unwrap(),
+            inverse,
+        };
+        rope(device, args).unwrap();
+        y
     };
-    rope(&CPU, args).unwrap();
-    y
+    on_all(run, |name, cpu, gpu| assert_eq!(bits_of(cpu), bits_of(gpu), "{name}"))
 }
 
 #[test]
@@ -134,6 +147,10 @@ fn rope_gradient_is_the_inverse_rotation() {
 
 #[test]
 fn rope_touches_only_its_part_of_a_fused_row() {
+    executors().iter().for_each(|executor| touches_only_its_part(&executor.device));
+}
+
+fn touches_only_its_part(device: &Device) {
     // Rows of 20: two heads of query, then 12 elements that must stay.
     let data = f32s(&normals(4, 60, 1.0));
     let mut fused = data.clone();
@@ -145,7 +162,7 @@ fn rope_touches_only_its_part_of_a_fused_row() {
         sin: View::rows_of(&sin, 2).unwrap(),
         inverse: false,
     };
-    rope(&CPU, args).unwrap();
+    rope(device, args).unwrap();
     let picked: Vec<f32> = data.chunks(20).flat_map(|row| row[..8].to_vec()).collect();
     let alone = rotate(&picked, [3, 2, 4], &[8, 1, 2], 9, false);
     for (row, (fused, data)) in fused.chunks(20).zip(data.chunks(20)).enumerate() {
@@ -229,29 +246,52 @@ fn silu(x: f64) -> f64 {
     if x < -700.0 { 0.0 } else { x / (1.0 + (-x).exp()) }
 }
 
-fn gate<T: gradus::dtype::Float>(gate: &[T], up: &[T], width: usize) -> Vec<T> {
-    let mut y = vec![T::from_f64(f64::NAN); gate.len()];
-    let args = Swiglu {
-        gate: View::rows_of(gate, width).unwrap(),
-        up: View::rows_of(up, width).unwrap(),
-        y: ViewMut::rows_of(&mut y, width).unwrap(),
+/// Both formed in f64 and rounded once: apart by the last bit of `T` at most.
+fn agree<T: gradus::dtype::Float>(name: &str, cpu: &[T], gpu: &[T]) {
+    let unit = match T::DTYPE {
+        DType::Bf16 => 2f64.powi(-7),
+        DType::F16 => 2f64.powi(-10),
+        DType::F32 => 2f64.powi(-23),
+        _ => 2f64.powi(-50),
     };
-    swiglu(&CPU, args).unwrap();
-    y
+    for (a, b) in cpu.iter().zip(gpu) {
+        let (a, b) = (a.to_f64(), b.to_f64());
+        assert!((a - b).abs() <= unit * a.abs() + 1e-44, "{name}: {b:e}, the CPU has {a:e}");
+    }
+}
+
+fn gate<T: gradus::dtype::Float>(gate: &[T], up: &[T], width: usize) -> Vec<T> {
+    let run = |device: &Device| {
+        let mut y = vec![T::from_f64(f64::NAN); gate.len()];
+        let args = Swiglu {
+            gate: View::rows_of(gate, width).unwrap(),
+            up: View::rows_of(up, width).unwrap(),
+            y: ViewMut::rows_of(&mut y, width).unwrap(),
+        };
+        swiglu(device, args).unwrap();
+        y
+    };
+    on_all(run, |name, cpu, gpu| agree(name, cpu, gpu))
 }
 
 fn gate_bwd<T: gradus::dtype::Float>(g: &[T], up: &[T], dy: &[T], width: usize) -> [Vec<T>; 2] {
-    let nan = vec![T::from_f64(f64::NAN); g.len()];
-    let (mut dgate, mut dup) = (nan.clone(), nan);
-    let args = SwigluBwd {
-        gate: View::rows_of(g, width).unwrap(),
-        up: View::rows_of(up, width).unwrap(),
-        dy: View::rows_of(dy, width).unwrap(),
-        dgate: ViewMut::rows_of(&mut dgate, width).unwrap(),
-        dup: ViewMut::rows_of(&mut dup, width).unwrap(),
+    let run = |device: &Device| {
+        let nan = vec![T::from_f64(f64::NAN); g.len()];
+        let (mut dgate, mut dup) = (nan.clone(), nan);
+        let args = SwigluBwd {
+            gate: View::rows_of(g, width).unwrap(),
+            up: View::rows_of(up, width).unwrap(),
+            dy: View::rows_of(dy, width).unwrap(),
+            dgate: ViewMut::rows_of(&mut dgate, width).unwrap(),
+            dup: ViewMut::rows_of(&mut dup, width).unwrap(),
+        };
+        swiglu_bwd(device, args).unwrap();
+        [dgate, dup]
     };
-    swiglu_bwd(&CPU, args).unwrap();
-    [dgate, dup]
+    on_all(run, |name, cpu, gpu| {
+        agree(name, &cpu[0], &gpu[0]);
+        agree(name, &cpu[1], &gpu[1]);
+    })
 }
 
 #[test]
@@ -346,6 +386,10 @@ fn swiglu_refuses_bad_input() {
 
 #[test]
 fn embedding_copies_rows() {
+    executors().iter().for_each(|executor| copies_rows(&executor.device));
+}
+
+fn copies_rows(device: &Device) {
     let (v, d) = (11, 5);
     let table = f32s(&normals(20, v * 8, 1.0));
     let ids = [3, 0, 10, 3];
@@ -355,7 +399,7 @@ fn embedding_copies_rows() {
         table: View::strided(&table, &[11, 5], &[8, 1]).unwrap(),
         y: ViewMut::strided(&mut buffer[1..], &[4, 5], &[7, 1]).unwrap(),
     };
-    embedding(&CPU, args).unwrap();
+    embedding(device, args).unwrap();
     for (t, &id) in ids.iter().enumerate() {
         let row = &buffer[1 + t * 7..][..7];
         assert_eq!(bits(&row[..d]), bits(&table[id as usize * 8..][..d]));
@@ -365,13 +409,18 @@ fn embedding_copies_rows() {
 }
 
 fn scatter(ids: &[i32], dy: &[f32], start: &[f32], d: usize) -> Vec<f32> {
+    let run = |device: &Device| scatter_on(device, ids, dy, start, d);
+    on_all(run, |name, cpu, gpu| assert_eq!(bits(cpu), bits(gpu), "{name}"))
+}
+
+fn scatter_on(device: &Device, ids: &[i32], dy: &[f32], start: &[f32], d: usize) -> Vec<f32> {
     let mut dtable = start.to_vec();
     let args = EmbeddingBwd {
         ids: ids.into(),
         dy: View::rows_of(dy, d).unwrap(),
         dtable: ViewMut::rows_of(&mut dtable, d).unwrap(),
     };
-    embedding_bwd(&CPU, args).unwrap();
+    embedding_bwd(device, args).unwrap();
     dtable
 }
 
@@ -382,7 +431,7 @@ fn embedding_gradient_adds_in_token_order_and_leaves_other_rows() {
     let ids: Vec<i32> = (0..t).map(|_| rng.below(v / 2) as i32 * 2).collect();
     let dy = f32s(&normals(22, t * d, 1.0));
     let start = f32s(&normals(23, v * d, 1.0));
-    let got = same_on_any_pool(|| scatter(&ids, &dy, &start, d));
+    let got = same_on_any_pool(|| scatter_on(&CPU, &ids, &dy, &start, d));
     let mut want = f64s(&start);
     for (row, &id) in dy.chunks(d).zip(&ids) {
         let want = &mut want[id as usize * d..][..d];

@@ -5,11 +5,12 @@ mod common;
 mod products;
 
 use common::check_gradient;
+use common::devices::{executors, on_all};
 use gradus::dtype::Float;
 use gradus::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx,
 };
-use gradus::{DType, View, ViewMut, bf16, f16};
+use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use products::*;
 use proptest::prelude::*;
 
@@ -133,17 +134,17 @@ fn a_row_has_the_same_bits_in_any_batch_and_position() {
     let index: Vec<i32> = (0..most).map(|i| (i * 7 % 3) as i32 - 1).collect();
     let alone = |i: usize| {
         let index = &index[i..=i];
-        let y = forward([1, n, k], &x[i * k..][..k], &w, None, &lora, Some(index));
-        (y, backward([1, n, k], &dy[i * n..][..n], &w, &lora, Some(index)))
+        let y = forward_on(&CPU, [1, n, k], &x[i * k..][..k], &w, None, &lora, Some(index));
+        (y, backward_on(&CPU, [1, n, k], &dy[i * n..][..n], &w, &lora, Some(index)))
     };
     let (ys, dxs): (Vec<_>, Vec<_>) = (0..most).map(alone).unzip();
     for m in COUNTS {
         for first in [0, (most - m) / 2, most - m] {
             let (x, dy) = (&x[first * k..][..m * k], &dy[first * n..][..m * n]);
             let index = &index[first..][..m];
-            let y = forward([m, n, k], x, &w, None, &lora, Some(index));
+            let y = forward_on(&CPU, [m, n, k], x, &w, None, &lora, Some(index));
             assert!(bits(&y) == bits(&ys[first..][..m].concat()), "y of {m} rows from {first}");
-            let dx = backward([m, n, k], dy, &w, &lora, Some(index));
+            let dx = backward_on(&CPU, [m, n, k], dy, &w, &lora, Some(index));
             assert!(bits(&dx) == bits(&dxs[first..][..m].concat()), "dx of {m} rows from {first}");
         }
     }
@@ -416,6 +417,35 @@ fn gradients_are_added_to_what_is_there() {
     assert!(db.iter().zip(&once.1).all(|(twice, once)| *twice == 2.0 * once));
 }
 
+#[test]
+fn old_gradients_are_added_last_on_every_executor() {
+    let [m, n, k] = [9, 34, 40];
+    let (dy, w, x) = (random::<f32>(3, m * n), random::<f32>(2, n * k), random::<f32>(1, m * k));
+    let (old, adapter) = (random::<f32>(4, m * k), adapter::<f32>(6, [n, k, 3], 0.5));
+    let run = |device: &Device| {
+        let mut dx = old.clone();
+        let args = MatmulDx {
+            dy: View::rows_of(&dy, n).unwrap(),
+            w: View::rows_of(&w, k).unwrap(),
+            lora: &[adapter.view([n, k, 3])],
+            adapter: None,
+            accumulate: true,
+            dx: ViewMut::rows_of(&mut dx, k).unwrap(),
+        };
+        matmul_dx(device, args).unwrap();
+        let (mut dw, mut dbias) = (random::<f32>(7, n * k), random::<f32>(8, n));
+        let args = MatmulDw {
+            dy: View::rows_of(&dy, n).unwrap(),
+            x: View::rows_of(&x, k).unwrap(),
+            dw: ViewMut::rows_of(&mut dw, k).unwrap(),
+            dbias: Some((&mut dbias).into()),
+        };
+        matmul_dw(device, args).unwrap();
+        [bits(&dx), bits(&dw), bits(&dbias)]
+    };
+    on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"));
+}
+
 const CANARY: f32 = 7.25;
 
 /// `rows x cols` of `data` with `gap` canaries behind each row.
@@ -425,6 +455,10 @@ fn spread(data: &[f32], cols: usize, gap: usize) -> Vec<f32> {
 
 #[test]
 fn strided_operands_give_the_same_bits_and_nothing_else_is_written() {
+    executors().iter().for_each(|executor| strided_operands(&executor.device));
+}
+
+fn strided_operands(device: &Device) {
     let [m, n, k] = [11, 37, 50];
     let (x, w) = (random::<f32>(1, m * k), random::<f32>(2, n * k));
     let (dy, bias) = (random::<f32>(3, m * n), random::<f32>(4, n));
@@ -444,7 +478,7 @@ fn strided_operands_give_the_same_bits_and_nothing_else_is_written() {
         s: None,
         y: ViewMut::strided(&mut y, &shape(m, n), &shape(n + 4, 1)).unwrap(),
     };
-    matmul(&CPU, args).unwrap();
+    matmul(device, args).unwrap();
     assert_eq!(y, spread(&forward([m, n, k], &x, &w, Some(&bias), &[], None), n, 4));
 
     let mut dx = spread(&vec![f32::NAN; m * k], k, 4);
@@ -456,7 +490,7 @@ fn strided_operands_give_the_same_bits_and_nothing_else_is_written() {
         accumulate: false,
         dx: ViewMut::strided(&mut dx, &shape(m, k), &shape(k + 4, 1)).unwrap(),
     };
-    matmul_dx(&CPU, args).unwrap();
+    matmul_dx(device, args).unwrap();
     assert_eq!(dx, spread(&backward([m, n, k], &dy, &w, &[], None), k, 4));
 
     let mut dw = spread(&vec![0.0; n * k], k, 4);
@@ -466,7 +500,7 @@ fn strided_operands_give_the_same_bits_and_nothing_else_is_written() {
         dw: ViewMut::strided(&mut dw, &shape(n, k), &shape(k + 4, 1)).unwrap(),
         dbias: None,
     };
-    matmul_dw(&CPU, args).unwrap();
+    matmul_dw(device, args).unwrap();
     assert_eq!(dw, spread(&weight_gradient([m, n, k], &dy, &x).0, k, 4));
 }
 
@@ -483,6 +517,7 @@ fn no_rows_are_no_work() {
     };
     matmul_dw(&CPU, args).unwrap();
     assert_eq!(dw, [0.5; 12]);
+    assert_eq!(weight_gradient::<f32>([0, 3, 4], &[], &[]), (vec![0.0; 12], vec![0.0; 3]));
 }
 
 proptest! {

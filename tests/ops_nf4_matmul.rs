@@ -4,11 +4,12 @@
 mod common;
 mod products;
 
+use common::devices::{executors, on_all, shared_gpus};
 use common::{Golden, normals};
 use gradus::dtype::Float;
 use gradus::ops::{Lora, Nf4Matmul, Nf4MatmulDx, nf4_matmul, nf4_matmul_dx};
 use gradus::quant::{Absmax, Nf4View};
-use gradus::{DType, View, ViewMut, bf16, f16};
+use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use products::*;
 
 /// Codes, nested maxima, table and offset of the block maxima, with maxima per nested block.
@@ -120,6 +121,18 @@ fn nf4_forward<T: Float>(
     lora: &[Lora<'_, T>],
     adapter: Option<&[i32]>,
 ) -> Vec<T> {
+    nf4_forward_on(&CPU, m, x, weight, bias, lora, adapter)
+}
+
+fn nf4_forward_on<T: Float>(
+    device: &Device,
+    m: usize,
+    x: &[T],
+    weight: &Weight,
+    bias: Option<&[T]>,
+    lora: &[Lora<'_, T>],
+    adapter: Option<&[i32]>,
+) -> Vec<T> {
     let (n, k) = (weight.n, weight.k);
     let mut y = vec![T::from_f64(f64::NAN); m * n];
     let args = Nf4Matmul {
@@ -131,11 +144,22 @@ fn nf4_forward<T: Float>(
         s: None,
         y: ViewMut::new(&mut y, &[m as i64, n as i64]).unwrap(),
     };
-    nf4_matmul(&CPU, args).unwrap();
+    nf4_matmul(device, args).unwrap();
     y
 }
 
 fn nf4_backward<T: Float>(
+    m: usize,
+    dy: &[T],
+    weight: &Weight,
+    lora: &[Lora<'_, T>],
+    adapter: Option<&[i32]>,
+) -> Vec<T> {
+    nf4_backward_on(&CPU, m, dy, weight, lora, adapter)
+}
+
+fn nf4_backward_on<T: Float>(
+    device: &Device,
     m: usize,
     dy: &[T],
     weight: &Weight,
@@ -152,23 +176,24 @@ fn nf4_backward<T: Float>(
         accumulate: false,
         dx: ViewMut::new(&mut dx, &[m as i64, k as i64]).unwrap(),
     };
-    nf4_matmul_dx(&CPU, args).unwrap();
+    nf4_matmul_dx(device, args).unwrap();
     dx
 }
 
-/// Forward and backward against the dense product with the dequantised weight, bit for bit.
-fn check_against_dense<T: Float>(m: usize, weight: &Weight, what: &str) {
+/// Forward and backward against the dense product with the dequantised weight on the same device,
+/// bit for bit.
+fn check_against_dense<T: Float>(device: &Device, m: usize, weight: &Weight, what: &str) {
     let (n, k, r) = (weight.n, weight.k, 3);
     let (x, dy, bias) = (random::<T>(11, m * k), random::<T>(12, m * n), random::<T>(13, n));
     let adapters = [adapter::<T>(14, [n, k, r], 0.5), adapter(16, [n, k, r], 2.0)];
     let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
     let index: Vec<i32> = (0..m).map(|i| (i % 3) as i32 - 1).collect();
     let w = weight.dense::<T>();
-    let y = nf4_forward(m, &x, weight, Some(&bias), &lora, Some(&index));
-    let want = forward([m, n, k], &x, &w, Some(&bias), &lora, Some(&index));
+    let y = nf4_forward_on(device, m, &x, weight, Some(&bias), &lora, Some(&index));
+    let want = forward_on(device, [m, n, k], &x, &w, Some(&bias), &lora, Some(&index));
     assert!(exact_bits(&y) == exact_bits(&want), "y: {what}");
-    let dx = nf4_backward(m, &dy, weight, &lora, Some(&index));
-    let want = backward([m, n, k], &dy, &w, &lora, Some(&index));
+    let dx = nf4_backward_on(device, m, &dy, weight, &lora, Some(&index));
+    let want = backward_on(device, [m, n, k], &dy, &w, &lora, Some(&index));
     assert!(exact_bits(&dx) == exact_bits(&want), "dx: {what}");
 }
 
@@ -187,15 +212,46 @@ fn every_layout_gives_the_bits_of_the_dense_product() {
     for shape in SHAPES {
         for blocksize in [32, 64, 128, 256, 512, 1024, 2048, 4096] {
             for nested in [false, true] {
-                let mut weight = Weight::random(1, shape, blocksize, nested);
-                let what = format!("{shape:?} blocks of {blocksize}, nested {nested}");
-                check_against_dense::<f32>(5, &weight, &what);
-                weight.dtype = DType::F32;
-                check_against_dense::<f64>(4, &weight, &what);
-                weight.dtype = DType::F16;
-                check_against_dense::<f16>(3, &weight, &what);
+                every_dtype(&CPU, shape, blocksize, nested);
             }
         }
+    }
+}
+
+fn every_dtype(device: &Device, shape: [usize; 2], blocksize: usize, nested: bool) {
+    let mut weight = Weight::random(1, shape, blocksize, nested);
+    let what = format!("{device:?} {shape:?} blocks of {blocksize}, nested {nested}");
+    check_against_dense::<f32>(device, 5, &weight, &what);
+    check_against_dense::<bf16>(device, 5, &weight, &what);
+    weight.dtype = DType::F32;
+    check_against_dense::<f64>(device, 4, &weight, &what);
+    weight.dtype = DType::F16;
+    check_against_dense::<f16>(device, 3, &weight, &what);
+}
+
+#[test]
+fn every_layout_gives_the_bits_of_the_dense_product_on_a_gpu() {
+    for executor in shared_gpus() {
+        for (i, shape) in SHAPES.into_iter().enumerate() {
+            every_dtype(&executor.device, shape, 32 << (i % 8), i % 2 == 0);
+            every_dtype(&executor.device, shape, 64, true);
+        }
+    }
+}
+
+/// A weight that was quantised from another dtype keeps that dtype's values: chains of f32 on every
+/// device, hence the bits of the CPU.
+#[test]
+fn a_weight_of_another_dtype_has_the_bits_of_the_cpu() {
+    for dtype in [DType::F32, DType::F16] {
+        let mut weight = Weight::random(3, [21, 130], 64, true);
+        weight.dtype = dtype;
+        let (x, dy) = (random::<bf16>(11, 9 * 130), random::<bf16>(12, 9 * 21));
+        let run = |device: &Device| {
+            let y = nf4_forward_on(device, 9, &x, &weight, None, &[], None);
+            (y, nf4_backward_on(device, 9, &dy, &weight, &[], None))
+        };
+        on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {dtype:?}"));
     }
 }
 
@@ -203,7 +259,41 @@ fn every_layout_gives_the_bits_of_the_dense_product() {
 fn many_rows_give_the_bits_of_the_dense_product() {
     let weight = Weight::random(2, [67, 333], 64, true);
     for m in [1, 2, 6, 13, 64, 129, 530] {
-        check_against_dense::<bf16>(m, &weight, &format!("{m} rows"));
+        check_against_dense::<bf16>(&CPU, m, &weight, &format!("{m} rows"));
+    }
+}
+
+/// One row's bits whatever stands beside it, on tensor cores too.
+#[test]
+fn a_row_has_the_same_bits_in_any_batch_on_a_gpu() {
+    fn check<T: Float>(device: &Device, what: &str) {
+        let (n, k, r, most) = (69, 83, 3, 100);
+        let weight = Weight::random(7, [n, k], 64, true);
+        let w = weight.dense::<T>();
+        let (x, dy) = (random::<T>(8, most * k), random::<T>(9, most * n));
+        let adapters = [adapter::<T>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
+        let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
+        let index: Vec<i32> = (0..most).map(|i| (i * 7 % 3) as i32 - 1).collect();
+        let run = |first: usize, m: usize| {
+            let (x, dy) = (&x[first * k..][..m * k], &dy[first * n..][..m * n]);
+            let index = Some(&index[first..][..m]);
+            let y = nf4_forward_on(device, m, x, &weight, None, &lora, index);
+            let dx = nf4_backward_on(device, m, dy, &weight, &lora, index);
+            let dense = forward_on(device, [m, n, k], x, &w, None, &lora, index);
+            assert_eq!(exact_bits(&y), exact_bits(&dense), "{what} {m}");
+            (exact_bits(&y), exact_bits(&dx))
+        };
+        let (ys, dxs) = run(0, most);
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64, 65] {
+            let first = most - m;
+            let (y, dx) = run(first, m);
+            assert!(y == ys[first * n..] && dx == dxs[first * k..], "{what}: {m} rows");
+        }
+    }
+    for executor in shared_gpus() {
+        check::<f32>(&executor.device, &executor.name);
+        check::<bf16>(&executor.device, &executor.name);
+        check::<f16>(&executor.device, &executor.name);
     }
 }
 
@@ -215,8 +305,11 @@ fn read_out(weight: &Weight, what: &str) -> Vec<f64> {
         (0..size).for_each(|i| identity[i * size + i] = 1.0);
         identity
     };
-    let columns = nf4_forward(k, &identity(k), weight, None, &[], None);
-    let rows = nf4_backward(n, &identity(n), weight, &[], None);
+    let read = |device: &Device| {
+        let columns = nf4_forward_on(device, k, &identity(k), weight, None, &[], None);
+        (columns, nf4_backward_on(device, n, &identity(n), weight, &[], None))
+    };
+    let (columns, rows) = on_all(read, |name, cpu, gpu| assert!(cpu == gpu, "{name}: {what}"));
     for row in 0..n {
         for column in 0..k {
             assert_eq!(rows[row * k + column], columns[column * n + row], "{what}");
@@ -321,6 +414,10 @@ fn the_number_of_threads_changes_no_bit() {
 /// Strided parts are legal and a view may be longer than it needs to be wide.
 #[test]
 fn strided_parts_and_outputs() {
+    executors().iter().for_each(|executor| strided_parts(&executor.device));
+}
+
+fn strided_parts(device: &Device) {
     let (m, n, k) = (4, 6, 50);
     let weight = Weight::random(13, [n, k], 32, false);
     let x = random::<f32>(14, m * k);
@@ -343,7 +440,7 @@ fn strided_parts_and_outputs() {
         s: None,
         y: ViewMut::strided(&mut y, &[m as i64, n as i64], &[n as i64 + 3, 1]).unwrap(),
     };
-    nf4_matmul(&CPU, args).unwrap();
+    nf4_matmul(device, args).unwrap();
     for (row, want) in y.chunks(n + 3).zip(want.chunks(n)) {
         assert_eq!((&row[..n], &row[n..]), (want, &[7.25; 3][..]));
     }

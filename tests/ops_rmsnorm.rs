@@ -2,23 +2,64 @@
 
 mod common;
 
-use common::{check_gradient, normals};
+use common::devices::on_all;
+use common::{bits_of, check_gradient, normals};
+use gradus::dtype::Float;
 use gradus::ops::{RmsNorm, RmsNormBwd, rmsnorm, rmsnorm_bwd};
-use gradus::{Device, View, ViewMut};
+use gradus::{Device, View, ViewMut, bf16, f16};
 
 const EPS: f64 = 1e-5;
 
 fn forward(x: &[f64], weight: &[f64], d: usize) -> Vec<f64> {
-    let mut y = vec![0.0; x.len()];
-    let args = RmsNorm {
-        x: View::rows_of(x, d).unwrap(),
-        weight: weight.into(),
-        eps: EPS,
-        y: ViewMut::rows_of(&mut y, d).unwrap(),
-        rstd: None,
+    let run = |device: &Device| {
+        let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0f32; x.len() / d]);
+        let args = RmsNorm {
+            x: View::rows_of(x, d).unwrap(),
+            weight: weight.into(),
+            eps: EPS,
+            y: ViewMut::rows_of(&mut y, d).unwrap(),
+            rstd: Some((&mut rstd).into()),
+        };
+        rmsnorm(device, args).unwrap();
+        (y, rstd)
     };
-    rmsnorm(&Device::Cpu, args).unwrap();
-    y
+    on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}")).0
+}
+
+/// Every dtype, odd widths, rows with gaps: the bits of the CPU.
+#[test]
+fn rmsnorm_has_the_same_bits_on_every_executor() {
+    fn check<T: Float>() {
+        for (rows, d) in [(1, 1), (17, 31), (3, 128), (33, 130)] {
+            let of = |seed, n| -> Vec<T> {
+                normals(seed, n, 1.0).into_iter().map(T::from_f64).collect()
+            };
+            let (x, dy, weight) = (of(1, rows * (d + 3)), of(2, rows * d), of(3, d));
+            let x = View::strided(&x, &[rows as i64, d as i64], &[d as i64 + 3, 1]).unwrap();
+            let run = |device: &Device| {
+                let nan = vec![T::from_f64(f64::NAN); rows * d];
+                let (mut y, mut dx, mut dweight) = (nan.clone(), nan, vec![0.5f32; d]);
+                let (weight, y_out) = ((&weight).into(), ViewMut::rows_of(&mut y, d).unwrap());
+                let args = RmsNorm { x, weight, eps: EPS, y: y_out, rstd: None };
+                rmsnorm(device, args).unwrap();
+                let args = RmsNormBwd {
+                    x,
+                    weight,
+                    eps: EPS,
+                    dy: View::rows_of(&dy, d).unwrap(),
+                    dx: ViewMut::rows_of(&mut dx, d).unwrap(),
+                    dweight: Some((&mut dweight).into()),
+                };
+                rmsnorm_bwd(device, args).unwrap();
+                (bits_of(&y), bits_of(&dx), bits_of(&dweight))
+            };
+            on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {rows} x {d}"));
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+    check::<bf16>();
+    check::<f16>();
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod emu;
 #[cfg(feature = "emu")]
 pub mod fault;
 mod gpu;
+mod memory;
 mod module;
 mod probe;
 mod stage;
@@ -26,6 +27,8 @@ pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub(crate) use gpu::ScratchGuard;
+pub use memory::Memory;
+pub(crate) use memory::zeros;
 pub use module::{KernelSet, shipped_ptx};
 pub use probe::{GpuProbe, probe_gpu};
 pub(crate) use stage::{Column, Stage};

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::ops::nf4_dequantize::Nf4Dequantize;
 use crate::ops::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
-use crate::quant::Absmax;
+use crate::quant::{Absmax, Nf4View};
 
 /// Values of a block of threads.
 const GROUP: u64 = 4096;
@@ -95,23 +95,59 @@ pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> R
 /// Values of a block of threads in `kernels/nf4_dequantize.cu`.
 const TILE: u64 = 256 * 8 * 4;
 
+/// `BlockMax` of `kernels/nf4.cuh`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockMax {
+    absmax: Column,
+    codes: Column,
+    nested: Column,
+    table: Column,
+    nested_blocksize: i64,
+    offset: f32,
+    block_shift: i32,
+}
+
+impl BlockMax {
+    pub fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>) -> Result<BlockMax> {
+        let mut max = BlockMax {
+            nested_blocksize: 1,
+            block_shift: w.blocksize.trailing_zeros() as i32,
+            ..BlockMax::zeroed()
+        };
+        match &w.absmax {
+            Absmax::F32(absmax) => max.absmax = stage.column(absmax)?,
+            Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+                max.codes = stage.column(codes)?;
+                max.nested = stage.column(nested)?;
+                max.table = stage.column(table)?;
+                (max.offset, max.nested_blocksize) = (*offset, *nested_blocksize as i64);
+            }
+        }
+        Ok(max)
+    }
+
+    /// The dtype that was quantised in the kernels' numbers.
+    pub fn dtype_code(dtype: DType) -> i32 {
+        match dtype {
+            DType::Bf16 => 1,
+            DType::F16 => 2,
+            _ => 0,
+        }
+    }
+}
+
 /// `Nf4DequantizeParams` of `kernels/nf4_dequantize.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DequantizeParams {
     packed: u64,
-    absmax: Column,
     code: Column,
-    codes: Column,
-    nested: Column,
-    table: Column,
+    max: BlockMax,
     y: u64,
     rows: i64,
     columns: i64,
     row_stride: i64,
-    nested_blocksize: i64,
-    block_shift: i32,
-    offset: f32,
     dtype: i32,
     linear: i32,
 }
@@ -119,37 +155,20 @@ struct DequantizeParams {
 pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
     let mut stage = Stage::new(gpu, "nf4_dequantize");
     let (w, dims) = (&a.w, *a.y.dims());
-    let mut params = DequantizeParams {
+    let y = stage.output(a.y)?;
+    let params = DequantizeParams {
         packed: stage.input(&w.packed)?,
         code: stage.column(&w.code)?,
-        y: stage.output(a.y)?,
+        max: BlockMax::new(&mut stage, w)?,
+        y,
         rows: w.n as i64,
         columns: w.k as i64,
         row_stride: dims.strides()[0],
-        nested_blocksize: 1,
-        block_shift: w.blocksize.trailing_zeros() as i32,
-        dtype: match w.dtype {
-            DType::Bf16 => 1,
-            DType::F16 => 2,
-            _ => 0,
-        },
-        ..DequantizeParams::zeroed()
+        dtype: BlockMax::dtype_code(w.dtype),
+        linear: (dims.is_contiguous() && y.is_multiple_of(16)) as i32,
     };
-    params.linear = (dims.is_contiguous() && params.y.is_multiple_of(16)) as i32;
-    match &w.absmax {
-        Absmax::F32(absmax) => params.absmax = stage.column(absmax)?,
-        Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
-            params.codes = stage.column(codes)?;
-            params.nested = stage.column(nested)?;
-            params.table = stage.column(table)?;
-            (params.offset, params.nested_blocksize) = (*offset, *nested_blocksize as i64);
-        }
-    }
     let blocks = (w.n as u64 * w.k as u64).div_ceil(TILE) as u32;
-    stage.launch(
-        &format!("nf4_dequantize_{}", T::DTYPE.name()),
-        Grid::linear(blocks, 256),
-        &params,
-    )?;
+    let kernel = format!("nf4_dequantize_{}", T::DTYPE.name());
+    stage.launch(&kernel, Grid::linear(blocks, 256), &params)?;
     stage.finish()
 }

@@ -154,12 +154,6 @@ impl Check {
         Ok(count - 1)
     }
 
-    /// The error of an op that has no kernel.
-    pub fn no_kernel<R>(&self) -> Result<R> {
-        let reason = "there is no GPU kernel for it".to_string();
-        Err(Error::Unsupported { op: self.0, reason })
-    }
-
     /// `operand` has no gaps between its elements.
     pub fn contiguous(&self, arg: &str, operand: &impl Operand) -> Result<()> {
         let (dims, _) = operand.dims_place();

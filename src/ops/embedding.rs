@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -48,7 +49,7 @@ pub fn embedding<T: Float>(device: &Device, args: Embedding<'_, T>) -> Result<()
     check_ids(&check, &args.ids, args.table.extent(0))?;
     match device {
         Device::Cpu => cpu::embedding::embedding(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::embedding::embedding(gpu, args),
     }
     Ok(())
 }
@@ -81,12 +82,15 @@ pub fn embedding_bwd<T: Float>(device: &Device, args: EmbeddingBwd<'_, T>) -> Re
     check_ids(&check, &args.ids, args.dtable.extent(0))?;
     match device {
         Device::Cpu => cpu::embedding::embedding_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::embedding::embedding_bwd(gpu, args),
     }
     Ok(())
 }
 
 fn check_ids(check: &Check, ids: &View<'_, i32>, rows: usize) -> Result<()> {
+    if !ids.is_host() {
+        return Ok(());
+    }
     for t in 0..ids.extent(0) {
         let id = ids.at(t);
         if id < 0 || id as usize >= rows {

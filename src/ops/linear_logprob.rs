@@ -5,7 +5,9 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
+use crate::ops::fused_head;
 use crate::ops::logprob::{LogitTransform, check_targets, check_vocab};
 use crate::ops::matmul::Lora;
 use crate::quant::Nf4View;
@@ -100,10 +102,7 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
     check.opt_shape(device, "lse", &args.lse, &[rows])?;
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     check.opt_shape(device, "score", &args.score, &[rows, h])?;
-    match device {
-        Device::Cpu => cpu::linear_logprob::linear_logprob(device, args),
-        Device::Gpu(_) => check.no_kernel(),
-    }
+    fused_head::linear_logprob(device, args)
 }
 
 /// Arguments of [`linear_logprob_bwd`].
@@ -155,10 +154,7 @@ pub fn linear_logprob_bwd<T: Float>(device: &Device, args: LinearLogProbBwd<'_, 
         "a gradient of a 4-bit head",
         "none: 4-bit weights are frozen",
     )?;
-    match device {
-        Device::Cpu => cpu::linear_logprob::linear_logprob_bwd(device, args),
-        Device::Gpu(_) => check.no_kernel(),
-    }
+    fused_head::linear_logprob_bwd(device, args)
 }
 
 /// Arguments of [`score_scale`].
@@ -187,7 +183,7 @@ pub fn score_scale<T: Float>(device: &Device, args: ScoreScale<'_, T>) -> Result
     check.shape(device, "dhidden", &args.dhidden, &[rows, h])?;
     match device {
         Device::Cpu => cpu::linear_logprob::score_scale(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::linear_logprob::score_scale(gpu, args),
     }
     Ok(())
 }

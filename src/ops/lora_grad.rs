@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::matmul::{Lora, check_adapter, check_pair};
 use crate::view::{View, ViewMut};
@@ -78,7 +79,7 @@ pub fn lora_grad<T: Float>(device: &Device, args: LoraGrad<'_, T>) -> Result<()>
     check.shape(device, "db", &args.db, &[n, rank])?;
     match device {
         Device::Cpu => cpu::lora_grad::lora_grad(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::lora_grad::lora_grad(gpu, args),
     }
     Ok(())
 }

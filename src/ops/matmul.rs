@@ -11,6 +11,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -89,7 +90,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
         Device::Cpu => cpu::matmul::matmul(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::matmul::matmul(gpu, args),
     }
     Ok(())
 }
@@ -131,7 +132,7 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
         Device::Cpu => cpu::matmul::matmul_dx(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::matmul::matmul_dx(gpu, args),
     }
     Ok(())
 }
@@ -169,7 +170,7 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     match device {
         Device::Cpu => cpu::matmul::matmul_dw(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::matmul::matmul_dw(gpu, args),
     }
     Ok(())
 }
@@ -225,7 +226,7 @@ pub(crate) fn check_adapter(
     count: usize,
 ) -> Result<()> {
     check.opt_shape(device, "adapter", adapter, &[rows])?;
-    let Some(adapter) = adapter else { return Ok(()) };
+    let Some(adapter) = adapter.as_ref().filter(|a| a.is_host()) else { return Ok(()) };
     for row in 0..rows {
         let index = adapter.at(row);
         if index != -1 && usize::try_from(index).map_or(true, |i| i >= count) {

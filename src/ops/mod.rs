@@ -7,6 +7,7 @@
 //! `B + 1` offsets, `cu_seqlens[i]..cu_seqlens[i + 1]` being the tokens of sequence `i`.
 
 pub(crate) mod check;
+mod fused_head;
 
 pub mod adamw;
 pub mod attention;

@@ -7,6 +7,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::matmul::{Lora, check_kept, check_lora};
 use crate::quant::{Absmax, Nf4View};
@@ -83,7 +84,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
         Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::matmul::nf4_matmul(gpu, args),
     }
     Ok(())
 }

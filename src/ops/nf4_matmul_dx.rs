@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::matmul::{Lora, check_lora};
 use crate::ops::nf4_matmul::check_nf4;
@@ -47,7 +48,7 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
         Device::Cpu => cpu::nf4_matmul::nf4_matmul_dx(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::matmul::nf4_matmul_dx(gpu, args),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -57,7 +58,7 @@ pub fn rmsnorm<T: Float>(device: &Device, args: RmsNorm<'_, T>) -> Result<()> {
     check.non_negative("eps", args.eps)?;
     match device {
         Device::Cpu => cpu::rmsnorm::rmsnorm(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::rmsnorm::rmsnorm(gpu, args),
     }
     Ok(())
 }
@@ -99,7 +100,7 @@ pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result
     check.non_negative("eps", args.eps)?;
     match device {
         Device::Cpu => cpu::rmsnorm::rmsnorm_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::rmsnorm::rmsnorm_bwd(gpu, args),
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
@@ -49,7 +50,7 @@ pub fn swiglu<T: Float>(device: &Device, args: Swiglu<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &shape)?;
     match device {
         Device::Cpu => cpu::swiglu::swiglu(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::swiglu::swiglu(gpu, args),
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<(
     check.shape(device, "dup", &args.dup, &shape)?;
     match device {
         Device::Cpu => cpu::swiglu::swiglu_bwd(args),
-        Device::Gpu(_) => return check.no_kernel(),
+        Device::Gpu(gpu) => return gpu::swiglu::swiglu_bwd(gpu, args),
     }
     Ok(())
 }

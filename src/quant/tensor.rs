@@ -1,7 +1,7 @@
 //! [`Nf4Tensor`]: a 4-bit matrix that owns its bytes.
 
-use crate::device::Device;
-use crate::dtype::{DType, Element, Float};
+use crate::device::{Device, zeros};
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::check::Check;
 use crate::ops::{
@@ -237,15 +237,4 @@ fn finite(check: Check, arg: &str, values: &[f32]) -> Result<()> {
         Some(index) => Err(Error::NonFinite { op: check.0, arg: arg.to_string(), index }),
         None => Ok(()),
     }
-}
-
-/// `len` zeros, or an error where `vec!` would abort.
-fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    let bytes = (len as u64).saturating_mul(std::mem::size_of::<T>() as u64);
-    values
-        .try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { what: what.to_string(), bytes })?;
-    values.resize(len, T::zeroed());
-    Ok(values)
 }

@@ -1,0 +1,66 @@
+// o[i, h] = Σ_j softmax_j(scale·q[i, h]·k[j, g])·v[j, g] over the keys that query i sees, g = h/(Hq/Hkv).
+//
+// Causal attention over packed sequences (arXiv:1706.03762, eq. 1) with grouped heads
+// (arXiv:2305.13245) and an online softmax (arXiv:2205.14135).
+//
+// | operand   | shape        | dtype               | layout                         |
+// |-----------|--------------|---------------------|--------------------------------|
+// | q, o      | [Tq, Hq, D]  | f32, bf16, f16, f64 | last dimension contiguous      |
+// | k, v      | [S, Hkv, D]  | as q                | last dimension contiguous      |
+// | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
+// | lse       | [Tq, Hq]     | f32                 | rows contiguous                |
+//
+// Mapping: a warp a (query, head). Keys in blocks of 32 by their index in the sequence: lane j scores
+// key j, then the lanes share out the D columns of the sum. Training, prefill and decoding run the
+// same operations on a row, so its bits are the same in all of them.
+// Traffic: 2·D elements a visible (query, head, key), from L1 and L2 but for the first time; 4·D flops.
+// Numerics: f32 (f64 for f64), the normaliser in f64. See attention.cuh for the exact rescaling. With
+// u = 2^-24, n visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ|q_d·k_jd|, an output is within
+// (2·ε + (56 + n/32)·u)·Σ p_j·|v_j| of exact.
+// Not yet tuned: no tensor cores, lanes read keys of their own. It is the base that is correct.
+// local memory: attention_f64: registers that live across the slow path of an f64 division, which is a call
+#include "attention.cuh"
+
+template <class T> struct AttentionParams {
+    Heads<const T> q, k, v;
+    Heads<T> o;
+    Sequences sequences;
+    float* lse;
+    i64 lse_stride, heads, group, d;
+    double scale;  // scale·log2(e)
+};
+
+template <class T, class A> __device__ __forceinline__ void attention(const AttentionParams<T>& p) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    A *q = (A*)memory + warp * 2 * p.d, *sum = q + p.d;
+    const i64 unit = (i64)blockIdx.x * WARPS + warp, t = unit / p.heads, h = unit % p.heads;
+    if (t >= p.sequences.tokens) return;
+    const Keys keys = keys_of(p.sequences, t);
+    stage(q, p.q.of(t, h), p.d);
+    for (i64 c = lane; c < p.d; c += WARP) sum[c] = 0;
+    __syncwarp();
+    Reference<A> reference;
+    double total = 0.0;
+    for (i64 j0 = 0; j0 < keys.visible; j0 += WARP) {
+        const i64 left = keys.visible - j0, first = keys.first + j0;
+        const int count = left < WARP ? (int)left : WARP;
+        A score = Limit<A>::lowest();
+        if (lane < count) score = dot(q, p.k.of(first + lane, h / p.group), p.d) * (A)p.scale;
+        const A factor = reference.raise(warp_reduce(score, Max()));
+        const A weight = lane < count ? power_of_2(score - reference.m) : (A)0;
+        total = fma(total, (double)factor, (double)warp_reduce(weight, Sum()));
+        combine(sum, factor, weight, p.v, first, h / p.group, count, p.d);
+    }
+    const A inverse = (A)(1.0 / total);
+    for (i64 c = lane; c < p.d; c += WARP) p.o.of(t, h)[c] = narrow<T>(sum[c] * inverse);
+    const double ln2 = 0.693147180559945309417;
+    if (p.lse && lane == 0) p.lse[t * p.lse_stride + h] = (float)(((double)reference.m + log2(total)) * ln2);
+}
+
+#define ENTRY(T, A, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) attention_##suffix(const AttentionParams<T> p) { attention<T, A>(p); }
+ENTRY(float, float, f32)
+ENTRY(bf16, float, bf16)
+ENTRY(f16, float, f16)
+ENTRY(double, double, f64)

@@ -1,0 +1,56 @@
+// y[t] = table[ids[t]], and dtable[v] += Σ_{t: ids[t] = v} dy[t].
+//
+// | operand | shape  | dtype               | layout                          |
+// |---------|--------|---------------------|---------------------------------|
+// | ids     | [T]    | i32                 | any stride                      |
+// | table   | [V, D] | f32, bf16, f16, f64 | rows contiguous, any row stride |
+// | y, dy   | [T, D] | as table            | rows contiguous, any row stride |
+// | dtable  | [V, D] | f32                 | rows contiguous, any row stride |
+//
+// Mapping: a token a block. Backward, the block of an id's first token adds all its tokens; the others
+// find an earlier one and stop. No sort, no atomics: T²/2 ids are read from L2, which is small beside
+// the gradients until T reaches tens of thousands.
+// Traffic: 2·T·D elements; T·D elements and 2·D f32 a distinct id.
+// Numerics: copies keep their bits. Sums in f64 in the order of t, rounded once: the bits of the CPU.
+// Ids outside the table are zeros forward and skipped backward (host memory is checked before).
+#include "common.cuh"
+
+static constexpr int THREADS = 128;
+
+template <class T> struct EmbeddingParams {
+    Column<const i32> ids;
+    const T *table, *dy;
+    T* y;
+    float* dtable;
+    i64 tokens, vocab, columns, table_stride, y_stride, dy_stride, dtable_stride;
+};
+
+template <class T> __device__ __forceinline__ void embedding(const EmbeddingParams<T>& p) {
+    const i64 t = blockIdx.x, id = p.ids.get(t);
+    const bool real = id >= 0 && id < p.vocab;
+    for (i64 j = threadIdx.x; j < p.columns; j += THREADS)
+        p.y[t * p.y_stride + j] = real ? p.table[id * p.table_stride + j] : from_f32<T>(0.0f);
+}
+
+template <class T> __device__ __forceinline__ void embedding_bwd(const EmbeddingParams<T>& p) {
+    const i64 t = blockIdx.x, id = p.ids.get(t);
+    if (id < 0 || id >= p.vocab) return;
+    bool earlier = false;
+    for (i64 i = threadIdx.x; i < t; i += THREADS) earlier |= p.ids.get(i) == id;
+    if (__syncthreads_or(earlier)) return;
+    for (i64 j = threadIdx.x; j < p.columns; j += THREADS) {
+        float* out = p.dtable + id * p.dtable_stride + j;
+        double sum = *out;
+        for (i64 i = t; i < p.tokens; ++i)
+            if (p.ids.get(i) == id) sum += to_f64(p.dy[i * p.dy_stride + j]);
+        *out = (float)sum;
+    }
+}
+
+#define ENTRIES(T, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) embedding_##suffix(const EmbeddingParams<T> p) { embedding(p); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) embedding_bwd_##suffix(const EmbeddingParams<T> p) { embedding_bwd(p); }
+ENTRIES(float, f32)
+ENTRIES(bf16, bf16)
+ENTRIES(f16, f16)
+ENTRIES(double, f64)

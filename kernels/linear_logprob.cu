@@ -1,0 +1,33 @@
+// dhidden[t] = dlogp[t]·score[t]: the backward pass of a frozen head whose score vectors
+// ∂logp/∂hidden the forward pass kept.
+//
+// | operand        | shape  | dtype               | layout                          |
+// |----------------|--------|---------------------|---------------------------------|
+// | score, dhidden | [T, H] | f32, bf16, f16, f64 | rows contiguous, any row stride |
+// | dlogp          | [T]    | f32                 | any stride                      |
+//
+// Mapping: a row a block. Traffic: 2·T·H elements, one product an element (f64, rounded once).
+#include "common.cuh"
+
+static constexpr int THREADS = 256;
+
+template <class T> struct ScoreScaleParams {
+    const T* score;
+    T* dhidden;
+    Column<const float> dlogp;
+    i64 columns, score_stride, dhidden_stride;
+};
+
+template <class T> __device__ __forceinline__ void score_scale(const ScoreScaleParams<T>& p) {
+    const i64 t = blockIdx.x;
+    const double g = wide(p.dlogp, t);
+    for (i64 j = threadIdx.x; j < p.columns; j += THREADS)
+        p.dhidden[t * p.dhidden_stride + j] = from_f64<T>(g * to_f64(p.score[t * p.score_stride + j]));
+}
+
+#define ENTRY(T, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) score_scale_##suffix(const ScoreScaleParams<T> p) { score_scale(p); }
+ENTRY(float, f32)
+ENTRY(bf16, bf16)
+ENTRY(f16, f16)
+ENTRY(double, f64)

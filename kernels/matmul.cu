@@ -1,0 +1,99 @@
+// Y = X·Wᵀ + bias + S·Bᵀ with S = scale·X·Aᵀ, its gradients dX = dY·W + dS·A and dW += dYᵀ·X.
+//
+// A linear layer with low-rank adapters (LoRA, arXiv:2106.09685, eq. 3); every row may take its own.
+//
+// | operand | shape        | dtype               | layout                                        |
+// |---------|--------------|---------------------|-----------------------------------------------|
+// | x, dy   | [M, K], [M, N] | f32, bf16, f16, f64 | rows contiguous, any row stride             |
+// | w       | [N, K]       | as x                | rows contiguous, any row stride               |
+// | a, b    | [r, K], [N, r] | as x              | rows contiguous, any row stride, one a adapter |
+// | adapter | [M]          | i32                 | any stride; -1 takes none                     |
+// | s       | [M, r]       | f32                 | any row stride                                |
+// | dw, dbias | [N, K], [N] | f32                | any row stride, any stride                    |
+//
+// Mapping and engines: product.cuh. Launches: S first where there are adapters (`matmul_low`, into
+// scratch memory), then the product (`matmul`), whose sums S·Bᵀ continues.
+// Traffic: M·K·ceil(N/64) + N·K·ceil(M/32) + M·N elements at most, the re-reads from L2;
+// 2·M·N·K + 2·M·r·(K + N) flops.
+// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 multiply on tensor cores with f32 sums;
+// the low-rank part, bias and old value are added in f32, and the sum is rounded once.
+// Not yet tuned: scalar loads, one stage in flight. It is the base that is correct.
+#include "product.cuh"
+
+template <class T, class A> struct LowParams {
+    Dense<T> left;
+    Adapters lora;
+    i64 rows, depth;
+    A* low;  // [rows, rank]
+    i64 low_stride;
+    float* s;  // f64 only: low in f32, if wanted; for the other dtypes low is S itself
+    i64 s_stride;
+};
+
+// low = scale·left·factorᵀ, each row with its adapter's factor; 0 in rows without one.
+template <class T> __device__ __forceinline__ void matmul_low(const LowParams<T, typename EngineOf<T>::Type::Sum>& p) {
+    typedef typename EngineOf<T>::Type Engine;
+    typedef typename Engine::Sum A;
+    const i64 row0 = (i64)blockIdx.x * ROWS, column0 = (i64)blockIdx.y * COLUMNS, rank = p.lora.rank;
+    Engine e;
+    clear(e);
+    // Rows without an adapter are group -1, whose sums stay 0.
+#pragma unroll 1
+    for (i64 g = -1; g < p.lora.count; ++g) {
+        if (!p.lora.used(g, row0, p.rows)) continue;
+        clear(e);
+        if (g >= 0) sweep(e, p.left, p.lora.template side<T>(g), row0, p.rows, column0, rank, p.depth);
+        const double scale = g >= 0 ? p.lora.list[g].scale : 1.0;
+        each(e, row0, p.rows, column0, rank, [&](i64 row, i64 column, A sum) {
+            if (p.lora.of(row) != g) return;
+            const A scaled = narrow<A>(scale * (double)sum);
+            p.low[row * p.low_stride + column] = scaled;
+            if (sizeof(A) == sizeof(double) && p.s) p.s[row * p.s_stride + column] = (float)scaled;
+        });
+    }
+}
+
+template <class T> struct DwParams {
+    Dense<T> left, right;
+    i64 rows, columns, depth;
+    float* dw;
+    i64 row_stride;
+};
+
+template <class T> __device__ __forceinline__ void matmul_dw(const DwParams<T>& p) {
+    typedef typename EngineOf<T>::Type Engine;
+    typedef typename Engine::Sum A;
+    const i64 row0 = (i64)blockIdx.x * ROWS, column0 = (i64)blockIdx.y * COLUMNS;
+    Engine e;
+    clear(e);
+    sweep(e, p.left, p.right, row0, p.rows, column0, p.columns, p.depth);
+    each(e, row0, p.rows, column0, p.columns, [&](i64 row, i64 column, A sum) {
+        float* dw = p.dw + row * p.row_stride + column;
+        *dw = narrow<float>((A)*dw + sum);
+    });
+}
+
+template <class T> struct DbiasParams {
+    const T* dy;
+    i64 rows, columns, row_stride;
+    Column<float> dbias;
+};
+
+// dbias += Σ_rows dy in f64, rows in order; one thread a column.
+template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParams<T>& p) {
+    const i64 column = (i64)blockIdx.x * THREADS + threadIdx.x;
+    if (column >= p.columns) return;
+    double sum = 0.0;
+    for (i64 row = 0; row < p.rows; ++row) sum += to_f64(p.dy[row * p.row_stride + column]);
+    p.dbias.set(column, (float)((double)p.dbias.get(column) + sum));
+}
+
+#define ENTRIES(T, A, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { linear<EngineOf<T>::Type>(p, p.right); } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) matmul_low_##suffix(const LowParams<T, A> p) { matmul_low<T>(p); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_dw_##suffix(const DwParams<T> p) { matmul_dw(p); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_dbias_##suffix(const DbiasParams<T> p) { matmul_dbias(p); }
+ENTRIES(float, float, f32)
+ENTRIES(bf16, float, bf16)
+ENTRIES(f16, float, f16)
+ENTRIES(double, double, f64)

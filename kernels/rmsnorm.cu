@@ -1,0 +1,102 @@
+// y = x / rms(x) ⊙ weight with rms(x) = sqrt(mean(x²) + eps), and its gradients.
+//
+// RMSNorm (arXiv:1910.07467, eq. 4). With s = 1/rms, x̂ = s·x, g = dy ⊙ weight:
+// dx = s·(g - x̂·mean(g ⊙ x̂)), dweight += Σ_rows dy ⊙ x̂.
+//
+// | operand     | shape  | dtype               | layout                          |
+// |-------------|--------|---------------------|---------------------------------|
+// | x, y, dy, dx | [T, D] | f32, bf16, f16, f64 | rows contiguous, any row stride |
+// | weight      | [D]    | as x                | any stride                      |
+// | rstd        | [T]    | f32                 | any stride                      |
+// | dweight     | [D]    | f32                 | any stride                      |
+//
+// Mapping: half a warp a row, column j in lane j mod 16; 16 rows a block. dweight: a thread a column.
+// Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward; 4 and 8 flops an
+// element, in f64.
+// Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is formed
+// in f64 and rounded once. All bits are those of the CPU.
+// Not yet tuned: f64 conversions bind before memory does on long rows.
+// local memory: rmsnorm_*: registers that live across the slow path of an f64 division, which is a call
+#include "common.cuh"
+
+static constexpr int THREADS = 256;
+static constexpr int LANES = 16;
+static constexpr int ROWS = THREADS / LANES;
+
+template <class T> struct RmsNormParams {
+    const T *x, *dy;
+    T* out;  // y, or dx
+    Column<const T> weight;
+    Column<float> rstd;
+    double* scale;  // [T], s for dweight; null if it is not wanted
+    i64 rows, columns, x_stride, dy_stride, out_stride;
+    double eps;
+};
+
+// The sum over the 16 lanes of a row: halves onto each other.
+__device__ __forceinline__ double fold(double x) {
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
+    return x;
+}
+
+template <class T> __device__ __forceinline__ double inverse_rms(const T* x, const RmsNormParams<T>& p, bool real) {
+    double sum = 0.0;
+    for (i64 j = threadIdx.x % LANES; real && j < p.columns; j += LANES) sum = fma(to_f64(x[j]), to_f64(x[j]), sum);
+    return 1.0 / sqrt(__dadd_rn(fold(sum) / (double)p.columns, p.eps));
+}
+
+template <class T> __device__ __forceinline__ void rmsnorm(const RmsNormParams<T>& p) {
+    const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
+    const bool real = row < p.rows;
+    const T* x = p.x + row * p.x_stride;
+    const double s = inverse_rms(x, p, real);
+    if (!real) return;
+    for (i64 j = threadIdx.x % LANES; j < p.columns; j += LANES)
+        p.out[row * p.out_stride + j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(x[j]), s), wide(p.weight, j)));
+    if (threadIdx.x % LANES == 0) p.rstd.set(row, (float)s);
+}
+
+template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormParams<T>& p) {
+    const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
+    const bool real = row < p.rows;
+    const T *x = p.x + row * p.x_stride, *dy = p.dy + row * p.dy_stride;
+    const double s = inverse_rms(x, p, real);
+    double sum = 0.0;
+    for (i64 j = threadIdx.x % LANES; real && j < p.columns; j += LANES)
+        sum = fma(__dmul_rn(to_f64(dy[j]), wide(p.weight, j)), to_f64(x[j]), sum);
+    const double shrink = __dmul_rn(__dmul_rn(fold(sum), s), s) / (double)p.columns;
+    if (!real) return;
+    for (i64 j = threadIdx.x % LANES; j < p.columns; j += LANES) {
+        const double g = __dmul_rn(to_f64(dy[j]), wide(p.weight, j));
+        p.out[row * p.out_stride + j] = from_f64<T>(__dmul_rn(s, fma(to_f64(x[j]), -shrink, g)));
+    }
+    if (p.scale && threadIdx.x % LANES == 0) p.scale[row] = s;
+}
+
+template <class T> struct DweightParams {
+    const T *x, *dy;
+    const double* scale;
+    Column<float> dweight;
+    i64 rows, columns, x_stride, dy_stride;
+};
+
+// Rows in order, one chain a column.
+template <class T> __device__ __forceinline__ void rmsnorm_dweight(const DweightParams<T>& p) {
+    const i64 j = (i64)blockIdx.x * THREADS + threadIdx.x;
+    if (j >= p.columns) return;
+    double sum = 0.0;
+#pragma unroll 4
+    for (i64 row = 0; row < p.rows; ++row)
+        sum = fma(__dmul_rn(to_f64(p.dy[row * p.dy_stride + j]), to_f64(p.x[row * p.x_stride + j])), p.scale[row], sum);
+    p.dweight.set(j, (float)((double)p.dweight.get(j) + sum));
+}
+
+#define ENTRIES(T, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_##suffix(const RmsNormParams<T> p) { rmsnorm(p); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_bwd_##suffix(const RmsNormParams<T> p) { rmsnorm_bwd(p); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_dweight_##suffix(const DweightParams<T> p) { rmsnorm_dweight(p); }
+ENTRIES(float, f32)
+ENTRIES(bf16, bf16)
+ENTRIES(f16, f16)
+ENTRIES(double, f64)

@@ -1,0 +1,38 @@
+//! Score vectors times the gradient of their log-probs on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::ScoreScale;
+
+/// `ScoreScaleParams` of `kernels/linear_logprob.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    score: u64,
+    dhidden: u64,
+    dlogp: Column,
+    columns: i64,
+    score_stride: i64,
+    dhidden_stride: i64,
+}
+
+pub(crate) fn score_scale<T: Float>(gpu: &Arc<Gpu>, a: ScoreScale<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "linear_logprob");
+    let (rows, columns) = (a.score.extent(0), a.score.extent(1));
+    let params = Params {
+        score: stage.input(&a.score)?,
+        dlogp: stage.column(&a.dlogp)?,
+        columns: columns as i64,
+        score_stride: a.score.stride(0),
+        dhidden_stride: a.dhidden.stride(0),
+        dhidden: stage.output(a.dhidden)?,
+    };
+    let kernel = format!("score_scale_{}", T::DTYPE.name());
+    stage.launch(&kernel, Grid::linear(rows as u32, 256), &params)?;
+    stage.finish()
+}

@@ -1,0 +1,106 @@
+//! RMSNorm and its gradients on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::{RmsNorm, RmsNormBwd};
+
+/// Threads of a block, and the rows it normalises.
+const THREADS: u32 = 256;
+const ROWS: usize = 16;
+
+/// `RmsNormParams` of `kernels/rmsnorm.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: u64,
+    dy: u64,
+    out: u64,
+    weight: Column,
+    rstd: Column,
+    scale: u64,
+    rows: i64,
+    columns: i64,
+    x_stride: i64,
+    dy_stride: i64,
+    out_stride: i64,
+    eps: f64,
+}
+
+/// `DweightParams` of `kernels/rmsnorm.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DweightParams {
+    x: u64,
+    dy: u64,
+    scale: u64,
+    dweight: Column,
+    rows: i64,
+    columns: i64,
+    x_stride: i64,
+    dy_stride: i64,
+}
+
+pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "rmsnorm");
+    let (rows, columns) = (a.x.extent(0), a.x.extent(1));
+    let params = Params {
+        x: stage.input(&a.x)?,
+        weight: stage.column(&a.weight)?,
+        rows: rows as i64,
+        columns: columns as i64,
+        x_stride: a.x.stride(0),
+        out_stride: a.y.stride(0),
+        out: stage.output(a.y)?,
+        rstd: stage.column_out(a.rstd)?,
+        eps: a.eps,
+        ..Params::zeroed()
+    };
+    let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
+    stage.launch(&format!("rmsnorm_{}", T::DTYPE.name()), grid, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "rmsnorm");
+    let (rows, columns) = (a.x.extent(0), a.x.extent(1));
+    if rows == 0 {
+        return Ok(());
+    }
+    let scratch = a.dweight.as_ref().map(|_| stage.scratch(rows * size_of::<f64>())).transpose()?;
+    let params = Params {
+        x: stage.input(&a.x)?,
+        dy: stage.input(&a.dy)?,
+        weight: stage.column(&a.weight)?,
+        scale: scratch.as_ref().map_or(0, |s| s.ptr()),
+        rows: rows as i64,
+        columns: columns as i64,
+        x_stride: a.x.stride(0),
+        dy_stride: a.dy.stride(0),
+        out_stride: a.dx.stride(0),
+        out: stage.output(a.dx)?,
+        eps: a.eps,
+        ..Params::zeroed()
+    };
+    let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
+    stage.launch(&format!("rmsnorm_bwd_{}", T::DTYPE.name()), grid, &params)?;
+    if let Some(dweight) = a.dweight {
+        let params = DweightParams {
+            x: params.x,
+            dy: params.dy,
+            scale: params.scale,
+            dweight: Column { stride: dweight.stride(0), at: stage.update(dweight)? },
+            rows: params.rows,
+            columns: params.columns,
+            x_stride: params.x_stride,
+            dy_stride: params.dy_stride,
+        };
+        let grid = Grid::linear(columns.div_ceil(THREADS as usize) as u32, THREADS);
+        stage.launch(&format!("rmsnorm_dweight_{}", T::DTYPE.name()), grid, &params)?;
+    }
+    stage.finish()
+}

@@ -1,0 +1,75 @@
+//! SwiGLU and its gradients on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Gpu, Grid, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::{Swiglu, SwigluBwd};
+
+/// Columns of a block, 4 a thread.
+const COLUMNS: usize = 1024;
+
+/// `SwigluParams` of `kernels/swiglu.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    gate: u64,
+    up: u64,
+    dy: u64,
+    y: u64,
+    dgate: u64,
+    dup: u64,
+    columns: i64,
+    gate_stride: i64,
+    up_stride: i64,
+    dy_stride: i64,
+    y_stride: i64,
+    dgate_stride: i64,
+    dup_stride: i64,
+}
+
+pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "swiglu");
+    let params = Params {
+        gate: stage.input(&a.gate)?,
+        up: stage.input(&a.up)?,
+        columns: a.gate.extent(1) as i64,
+        gate_stride: a.gate.stride(0),
+        up_stride: a.up.stride(0),
+        y_stride: a.y.stride(0),
+        y: stage.output(a.y)?,
+        ..Params::zeroed()
+    };
+    let grid = grid(a.gate.extent(0), a.gate.extent(1));
+    stage.launch(&format!("swiglu_{}", T::DTYPE.name()), grid, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "swiglu");
+    let params = Params {
+        gate: stage.input(&a.gate)?,
+        up: stage.input(&a.up)?,
+        dy: stage.input(&a.dy)?,
+        columns: a.gate.extent(1) as i64,
+        gate_stride: a.gate.stride(0),
+        up_stride: a.up.stride(0),
+        dy_stride: a.dy.stride(0),
+        dgate_stride: a.dgate.stride(0),
+        dup_stride: a.dup.stride(0),
+        dgate: stage.output(a.dgate)?,
+        dup: stage.output(a.dup)?,
+        ..Params::zeroed()
+    };
+    let grid = grid(a.gate.extent(0), a.gate.extent(1));
+    stage.launch(&format!("swiglu_bwd_{}", T::DTYPE.name()), grid, &params)?;
+    stage.finish()
+}
+
+fn grid(rows: usize, columns: usize) -> Grid {
+    let blocks = [rows as u32, columns.div_ceil(COLUMNS) as u32, 1];
+    Grid { blocks, ..Grid::linear(1, 256) }
+}
