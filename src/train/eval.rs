@@ -1,5 +1,6 @@
 //! Accuracy on held-out prompts.
 
+use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::Decoder;
 use crate::rng::Purpose;
@@ -22,8 +23,8 @@ const EXAMPLES: usize = 3;
 
 /// Samples `samples` completions of every prompt with the same draws at every call (step 0 of the
 /// evaluation stream), so that two evaluations differ by the policy alone.
-pub fn evaluate(
-    model: &Decoder,
+pub fn evaluate<T: Float>(
+    model: &Decoder<T>,
     task: &dyn Task,
     prompts: &[Prompt],
     samples: usize,

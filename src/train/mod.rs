@@ -4,6 +4,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod critic;
+mod decode;
 pub mod eval;
 pub mod explain;
 pub mod interrupt;
@@ -23,6 +24,6 @@ pub mod task;
 pub mod trainer;
 
 pub use config::RunConfig;
-pub use run::{Resume, open_run, train};
+pub use run::{Resume, open_run, run_config, train};
 pub use summary::Summary;
 pub use trainer::Trainer;

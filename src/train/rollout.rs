@@ -1,17 +1,21 @@
 //! Rollouts with continuous batching: a sequence takes a cache slot, is decoded together with all
 //! others, and leaves when it is done; the next one takes its slot in the same step.
 //!
-//! A prompt is prefilled once and its keys and values copied to every sample. Prompts are split
-//! over the threads; rows do not depend on the batch, so neither the split nor the number of slots
-//! changes a token or a log-prob.
+//! A prompt is prefilled once; its samples go on from its pages of the cache. On the CPU prompts are
+//! split over the threads. Rows do not depend on the batch, so neither the split nor the number of
+//! slots changes a token or a log-prob.
+
+use std::collections::VecDeque;
 
 use rayon::prelude::*;
 
+use crate::device::{Device, Memory};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, KvCache, Packed};
-use crate::ops::{LogitTransform, Sample, sample};
 use crate::rng::{Purpose, Rng};
-use crate::view::{View, ViewMut};
+use crate::train::decode::{Decode, Draw};
+use crate::train::step::gather_rows;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +34,7 @@ pub struct Sampling {
     pub max_new_tokens: usize,
     /// The token that ends a sequence.
     pub eos: i32,
-    /// Sequences decoded together per thread.
+    /// Sequences decoded together: per thread on the CPU, in all on a GPU.
     pub slots: usize,
 }
 
@@ -57,9 +61,12 @@ pub struct Rollout {
     pub finished: bool,
 }
 
+/// Tokens of one prefill call.
+const PREFILL: usize = 8192;
+
 /// `samples` completions of each prompt, in order.
-pub fn rollout(
-    model: &Decoder,
+pub fn rollout<T: Float>(
+    model: &Decoder<T>,
     prompts: &[Vec<i32>],
     samples: usize,
     sampling: &Sampling,
@@ -69,7 +76,10 @@ pub fn rollout(
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
-    let lanes = rayon::current_num_threads().min(prompts.len()).max(1);
+    let lanes = match model.device {
+        Device::Cpu => rayon::current_num_threads().min(prompts.len()).max(1),
+        Device::Gpu(_) => 1,
+    };
     let per_lane = prompts.len().div_ceil(lanes).max(1);
     let lanes: Vec<Result<Vec<Vec<Rollout>>>> = prompts
         .par_chunks(per_lane)
@@ -91,29 +101,33 @@ struct Active {
     rng: Rng,
 }
 
-/// One thread's share of the prompts.
-struct Lane<'a> {
-    model: &'a Decoder,
+/// One thread's share of the prompts, or all of them on a GPU. Slots 0 .. prompts of the cache hold
+/// the prompts, the others the running samples.
+struct Lane<'a, T: Float> {
+    model: &'a Decoder<T>,
     prompts: &'a [Vec<i32>],
     first_prompt: usize,
-    samples: usize,
     sampling: &'a Sampling,
     key: RolloutKey,
-    prefixes: KvCache,
-    cache: KvCache,
+    cache: KvCache<T>,
+    decode: Decode<'a, T>,
+    /// `[prompts, vocab]` logits behind each prompt.
+    first_logits: Memory<T>,
+    waiting: VecDeque<(usize, usize)>,
+    free: Vec<usize>,
     active: Vec<Active>,
     done: Vec<Vec<Rollout>>,
 }
 
-impl<'a> Lane<'a> {
+impl<'a, T: Float> Lane<'a, T> {
     fn new(
-        model: &'a Decoder,
+        model: &'a Decoder<T>,
         prompts: &'a [Vec<i32>],
         first_prompt: usize,
         samples: usize,
         sampling: &'a Sampling,
         key: RolloutKey,
-    ) -> Result<Lane<'a>> {
+    ) -> Result<Lane<'a, T>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let total = longest + sampling.max_new_tokens;
         if total > model.config.max_positions {
@@ -122,124 +136,127 @@ impl<'a> Lane<'a> {
             return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
         }
         let slots = sampling.slots.min(prompts.len() * samples).max(1);
+        let first = prompts.len();
+        let each = |p: usize| (0..samples).map(move |s| (p, s));
         Ok(Lane {
             model,
             prompts,
             first_prompt,
-            samples,
             sampling,
             key,
-            prefixes: KvCache::new(&model.config, prompts.len(), longest)?,
-            cache: KvCache::new(&model.config, slots, total)?,
+            cache: KvCache::new(&model.config, &model.device, first + slots, total)?,
+            decode: Decode::new(model, sampling, slots)?,
+            first_logits: model.space.take(first * model.config.vocab)?,
+            waiting: (0..first).flat_map(each).collect(),
+            free: (first..first + slots).rev().collect(),
             active: Vec::new(),
-            done: vec![vec![Rollout::default(); samples]; prompts.len()],
+            done: vec![vec![Rollout::default(); samples]; first],
         })
     }
 
     fn run(mut self) -> Result<Vec<Vec<Rollout>>> {
-        let first_logits = self.prefill()?;
-        let vocab = self.model.config.vocab;
-        let mut waiting = (0..self.prompts.len())
-            .flat_map(|p| (0..self.samples).map(move |s| (p, s)))
-            .collect::<std::collections::VecDeque<_>>();
-        let mut free: Vec<usize> = (0..self.cache.slots).rev().collect();
-        let mut logits = Vec::new();
-        while !waiting.is_empty() || !self.active.is_empty() {
-            while let (Some(&slot), Some(&(prompt, sample))) = (free.last(), waiting.front()) {
-                free.pop();
-                waiting.pop_front();
-                self.admit(prompt, sample, slot)?;
-                logits.extend_from_slice(&first_logits[prompt * vocab..(prompt + 1) * vocab]);
+        self.prefill()?;
+        while !self.waiting.is_empty() || !self.active.is_empty() {
+            while !self.waiting.is_empty() && !self.free.is_empty() {
+                self.admit()?;
             }
-            self.draw(&logits)?;
-            let cache = &mut self.cache;
-            let (done, max_new, eos) =
-                (&mut self.done, self.sampling.max_new_tokens, self.sampling.eos);
-            self.active.retain(|a| {
-                let rollout = &mut done[a.prompt][a.sample];
-                rollout.finished = rollout.tokens.last() == Some(&eos);
-                let stays = !rollout.finished && rollout.tokens.len() < max_new;
-                if !stays {
-                    cache.clear(a.slot);
-                    free.push(a.slot);
-                }
-                stays
-            });
-            logits = self.decode()?;
+            if !self.active.is_empty() {
+                let drawn = self.step()?;
+                self.take(0, drawn);
+            }
         }
         Ok(self.done)
     }
 
-    /// Runs all prompts through the model; returns the logits behind each prompt's last token.
-    fn prefill(&mut self) -> Result<Vec<f32>> {
-        let packed = Packed::of(self.prompts.iter().map(Vec::as_slice));
-        let slots: Vec<usize> = (0..self.prompts.len()).collect();
-        let cache = Some((&mut self.prefixes, slots.as_slice()));
-        let hidden = self.model.forward(&packed, true, cache, None)?;
-        let d = self.model.config.hidden;
-        let last: Vec<f32> = packed.cu_seqlens[1..]
-            .iter()
-            .flat_map(|&end| &hidden[(end as usize - 1) * d..end as usize * d])
-            .copied()
-            .collect();
-        self.model.logits(&last)
-    }
-
-    fn admit(&mut self, prompt: usize, sample: usize, slot: usize) -> Result<()> {
-        self.cache.copy_from(slot, &self.prefixes, prompt)?;
-        let global = (self.first_prompt + prompt) as u32;
-        // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-        let words =
-            [self.key.step as u32, global, sample as u32 | ((self.key.step >> 32) as u32) << 16];
-        let rng = Rng::new(self.key.seed, self.key.purpose, words);
-        self.active.push(Active { prompt, sample, slot, rng });
+    /// Runs all prompts through the model, so many tokens at a time, and keeps the logits behind
+    /// each prompt's last token.
+    fn prefill(&mut self) -> Result<()> {
+        let space = &self.model.space;
+        let mut first = 0;
+        while first < self.prompts.len() {
+            let mut tokens = 0;
+            let fits = |prompt: &&Vec<i32>| {
+                tokens += prompt.len();
+                tokens <= PREFILL
+            };
+            let count = self.prompts[first..].iter().take_while(fits).count().max(1);
+            let chunk = &self.prompts[first..first + count];
+            let packed = Packed::of(chunk.iter().map(Vec::as_slice));
+            let slots: Vec<usize> = (first..first + count).collect();
+            let batch = self.cache.batch(space, &packed, &slots)?;
+            let hidden = self.model.forward(&batch, true, Some(&mut self.cache), None)?;
+            let last: Vec<i32> = packed.cu_seqlens[1..].iter().map(|&end| end as i32 - 1).collect();
+            let last = gather_rows(self.model, space, &hidden, self.model.config.hidden, &last)?;
+            let logits = self.model.logits(space, &last)?;
+            self.decode.keep_logits(space, &logits, first, &mut self.first_logits)?;
+            first += count;
+        }
         Ok(())
     }
 
-    /// Draws the next token of every active sequence from its row of `logits`.
-    fn draw(&mut self, logits: &[f32]) -> Result<()> {
-        let n = self.active.len();
-        let at = |a: &Active| self.done[a.prompt][a.sample].tokens.len() as u32;
-        let uniform: Vec<f64> = self.active.iter().map(|a| a.rng.uniform_at(at(a))).collect();
-        let (mut token, mut logp) = (vec![0i32; n], vec![0f32; n]);
+    /// Gives free slots to waiting samples and draws their first tokens.
+    fn admit(&mut self) -> Result<()> {
+        let (begin, count) = (self.active.len(), self.free.len().min(self.waiting.len()));
+        let (mut pairs, mut rows) = (Vec::new(), Vec::new());
+        for (prompt, sample) in self.waiting.drain(..count) {
+            let Some(slot) = self.free.pop() else { break };
+            pairs.push((slot, prompt));
+            rows.push(prompt as i32);
+            let global = (self.first_prompt + prompt) as u32;
+            // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
+            let sample_word = sample as u32 | ((self.key.step >> 32) as u32) << 16;
+            let words = [self.key.step as u32, global, sample_word];
+            let rng = Rng::new(self.key.seed, self.key.purpose, words);
+            self.active.push(Active { prompt, sample, slot, rng });
+        }
+        let space = &self.model.space;
+        self.cache.fork(space, &pairs)?;
         let vocab = self.model.config.vocab;
-        let s = self.sampling;
-        let args = Sample {
-            logits: View::rows_of(logits, vocab)?,
-            vocab: vocab as i64,
-            transform: LogitTransform { temperature: s.temperature, ..Default::default() },
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-            greedy: s.greedy,
-            uniform: (&uniform).into(),
-            token: ViewMut::from(&mut token),
-            logp: ViewMut::from(&mut logp),
-            logp_kept: None,
-            kept_mass: None,
-        };
-        sample(&self.model.device, args)?;
-        for (i, a) in self.active.iter().enumerate() {
-            let rollout = &mut self.done[a.prompt][a.sample];
-            rollout.tokens.push(token[i]);
-            rollout.logp.push(logp[i]);
-        }
+        let logits = gather_rows(self.model, space, &self.first_logits, vocab, &rows)?;
+        let drawn = self.decode.draw(space, &logits, &self.uniform(begin))?;
+        self.take(begin, drawn);
         Ok(())
     }
 
-    /// One token of every active sequence through the model; returns their logits.
-    fn decode(&mut self) -> Result<Vec<f32>> {
-        if self.active.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// One more token of every active sequence.
+    fn step(&mut self) -> Result<Draw> {
         let mut packed = Packed::new();
         let slots: Vec<usize> = self.active.iter().map(|a| a.slot).collect();
         for a in &self.active {
             let last = self.done[a.prompt][a.sample].tokens.last().copied().unwrap_or(0);
             packed.push(&[last], self.cache.len(a.slot));
         }
-        let cache = Some((&mut self.cache, slots.as_slice()));
-        let hidden = self.model.forward(&packed, true, cache, None)?;
-        self.model.logits(&hidden)
+        let uniform = self.uniform(0);
+        self.decode.step(&mut self.cache, &packed, &slots, &uniform)
+    }
+
+    /// The next uniform draw of the active sequences from `begin` on.
+    fn uniform(&self, begin: usize) -> Vec<f64> {
+        let at = |a: &Active| self.done[a.prompt][a.sample].tokens.len() as u32;
+        self.active[begin..].iter().map(|a| a.rng.uniform_at(at(a))).collect()
+    }
+
+    /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
+    /// their slots back.
+    fn take(&mut self, begin: usize, drawn: Draw) {
+        let (max_new, eos) = (self.sampling.max_new_tokens, self.sampling.eos);
+        for (a, (token, logp)) in
+            self.active[begin..].iter().zip(drawn.token.into_iter().zip(drawn.logp))
+        {
+            let rollout = &mut self.done[a.prompt][a.sample];
+            rollout.tokens.push(token);
+            rollout.logp.push(logp);
+            rollout.finished = token == eos;
+        }
+        let (cache, done, free) = (&mut self.cache, &self.done, &mut self.free);
+        self.active.retain(|a| {
+            let rollout = &done[a.prompt][a.sample];
+            let stays = !rollout.finished && rollout.tokens.len() < max_new;
+            if !stays {
+                cache.clear(a.slot);
+                free.push(a.slot);
+            }
+            stays
+        });
     }
 }

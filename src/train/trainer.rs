@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::dtype::Float;
+use crate::error::{Error, Result};
 use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
@@ -23,15 +24,15 @@ use crate::train::rollout::{Rollout, RolloutKey, Sampling, rollout};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::task::{Countdown, Prompt, Task};
 
-/// Sequences decoded together per thread.
-const SLOTS: usize = 128;
+/// Sequences decoded together: per thread on the CPU, in all on a GPU.
+const SLOTS: (usize, usize) = (128, 512);
 
 /// Everything a run moves.
-pub struct Trainer {
+pub struct Trainer<T = f32> {
     /// The run's settings.
     pub config: RunConfig,
     /// The policy.
-    pub model: Decoder,
+    pub model: Decoder<T>,
     /// State of the policy's optimiser.
     pub optimizer: Optimizer,
     /// The critic and its optimiser's state, if the run has one.
@@ -58,24 +59,37 @@ pub struct Sampled {
 }
 
 impl Trainer {
-    /// A fresh model for `config`'s task, all parameters trainable.
+    /// A fresh f32 model for `config`'s task on the device that it names, all parameters trainable.
     ///
     /// # Errors
     /// `Config` for whatever the configuration asks for and cannot be had, before anything runs.
     pub fn new(config: RunConfig) -> Result<Trainer> {
+        let device = config.open_device()?;
+        Trainer::on(config, device)
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// The same on `device`, in the dtype `T`, which is the configuration's `model.dtype`.
+    pub fn on(config: RunConfig, device: Device) -> Result<Trainer<T>> {
         config.validate()?;
+        if config.dtype()? != T::DTYPE {
+            let reason =
+                format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
+            return Err(Error::config("model.dtype", reason));
+        }
         let task = task_of(&config)?;
         presets::by_name(&config.rl.loss, 1.0)?;
         lora_options(&config).check()?;
-        let model =
-            Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
+        let shape = model_config(&config, task.as_ref());
+        let model = Decoder::random(&shape, device, config.seed)?;
         let verifier = task.clone();
         let reward = move |input: &crate::train::reward::RewardInput<'_>| {
             let prompt = Prompt { text: input.prompt.into() };
             let right = input.finished && verifier.is_correct(&prompt, input.completion);
             Ok(RewardOutcome::Score(right as u8 as f32))
         };
-        let optimizer = Optimizer::new(&model.params);
+        let optimizer = Optimizer::new(&model.device, &model.params)?;
         Ok(Trainer {
             config,
             model,
@@ -89,7 +103,7 @@ impl Trainer {
     }
 
     /// Replaces the reward function.
-    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer {
+    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer<T> {
         self.reward = reward;
         self
     }
@@ -105,7 +119,11 @@ impl Trainer {
             greedy: false,
             max_new_tokens: self.max_new_tokens(),
             eos: self.task.vocab().eos(),
-            slots: SLOTS,
+            slots: match (self.config.rl.slots, &self.model.device) {
+                (0, Device::Cpu) => SLOTS.0,
+                (0, _) => SLOTS.1,
+                (n, _) => n,
+            },
         }
     }
 
@@ -163,7 +181,7 @@ impl Trainer {
             bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
         }
         self.model.attach_lora(&lora_options(&self.config), self.config.seed)?;
-        self.optimizer = Optimizer::new(&self.model.params);
+        self.optimizer = Optimizer::new(&self.model.device, &self.model.params)?;
         Ok(bytes)
     }
 
