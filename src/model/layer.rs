@@ -15,7 +15,7 @@ use crate::model::linear::Linear;
 use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
 use crate::ops::{
-    Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
+    Attention, AttentionBwd, KvRows, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
     attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
 };
 use crate::view::{View, ViewMut};
@@ -242,7 +242,7 @@ impl Layer {
             k: c.heads(k, c.config.kv_heads)?,
             v: c.heads(v, c.config.kv_heads)?,
             cu_seqlens: (&c.packed.cu_seqlens).into(),
-            kv_start: kv.start().into(),
+            kv_rows: KvRows::From(kv.start().into()),
             kv_len: kv.len().into(),
             scale: c.attention_scale(),
             o: c.heads_mut(o, c.config.heads)?,
