@@ -16,7 +16,6 @@ pub fn convert<S: Float, T: Float>(_d: &Device, _a: Convert<'_, S, T>) -> Result
     todo!()
 }
 #[derive(Debug)]
-pub enum KvRows<'a> {
     From(View<'a, i64>),
     Pages { table: View<'a, i32>, size: usize },
 }
