@@ -207,6 +207,20 @@ impl<T: Float> Decoder<T> {
         self.layers.iter_mut().flat_map(|layer| layer.linears_mut())
     }
 
+    /// A number that changes when a weight lies elsewhere than before: recorded steps hold
+    /// addresses.
+    pub(crate) fn weight_addresses(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.params.iter().for_each(|p| (p.address(), p.len()).hash(&mut hasher));
+        self.linears().for_each(|linear| {
+            if let Weight::Nf4(w) = &linear.weight {
+                w.addresses().hash(&mut hasher);
+            }
+        });
+        hasher.finish()
+    }
+
     /// Bytes of all weights as stored.
     pub fn weight_bytes(&self) -> u64 {
         let dense: usize = self.params.iter().map(Parameter::bytes).sum();

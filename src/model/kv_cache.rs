@@ -33,6 +33,14 @@ struct Slot {
     len: usize,
 }
 
+/// Where the keys of a batch are: see [`Keys::Cached`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extended {
+    pub table: Vec<i32>,
+    pub len: Vec<i64>,
+    pub rows: Vec<i32>,
+}
+
 impl<T: Float> KvCache<T> {
     /// An empty cache of `slots` sequences of at most `max_len` tokens, with room for all of them
     /// at once: `2 · layers · (slots · ceil(max_len / PAGE) + 1) · PAGE · kv_dim` values.
@@ -75,6 +83,11 @@ impl<T: Float> KvCache<T> {
         })
     }
 
+    /// Most tokens of a slot.
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
     /// Number of slots.
     pub fn slots(&self) -> usize {
         self.slots.len()
@@ -103,30 +116,36 @@ impl<T: Float> KvCache<T> {
     /// `InvalidArgument` for another number of slots, a slot that would grow past the cache's
     /// length or pages that are used up; the cache is as it was.
     pub fn batch(&mut self, space: &Space, packed: &Packed, slots: &[usize]) -> Result<Batch> {
+        let placed = self.extend(packed, slots)?;
+        let keys = Keys::Cached {
+            table: space.copy_of(&placed.table)?,
+            len: space.copy_of(&placed.len)?,
+            rows: space.copy_of(&placed.rows)?,
+        };
+        packed.with_keys(space, keys)
+    }
+
+    /// The host's part of [`KvCache::batch`].
+    pub(crate) fn extend(&mut self, packed: &Packed, slots: &[usize]) -> Result<Extended> {
         if slots.len() != packed.sequences() {
             let expected = format!("{} (one per sequence)", packed.sequences());
             return Err(Error::invalid("kv_cache", "slots", slots.len(), expected));
         }
         self.check_room(packed, slots)?;
-        let (mut rows, mut lens) = (Vec::with_capacity(packed.tokens()), Vec::new());
+        let mut new = Extended::default();
         for (i, &slot) in slots.iter().enumerate() {
-            let new = packed.span(i).len();
             let first = self.slots[slot].len;
-            self.grow(slot, first + new);
-            rows.extend((first..first + new).map(|at| self.row(slot, at)));
-            lens.push((first + new) as i64);
+            let len = first + packed.span(i).len();
+            self.grow(slot, len);
+            new.rows.extend((first..len).map(|at| self.row(slot, at)));
+            new.len.push(len as i64);
+            new.table.extend(self.table_row(slot));
         }
-        let table: Vec<i32> = slots.iter().flat_map(|&slot| self.table_row(slot)).collect();
-        let keys = Keys::Cached {
-            table: space.copy_of(&table)?,
-            len: space.copy_of(&lens)?,
-            rows: space.copy_of(&rows)?,
-        };
-        packed.with_keys(space, keys)
+        Ok(new)
     }
 
     /// Row of the cache that holds token `at` of `slot`.
-    pub(crate) fn row(&self, slot: usize, at: usize) -> i32 {
+    fn row(&self, slot: usize, at: usize) -> i32 {
         self.slots[slot].pages[at / PAGE] * PAGE as i32 + (at % PAGE) as i32
     }
 
@@ -136,7 +155,7 @@ impl<T: Float> KvCache<T> {
     }
 
     /// The slot's pages, then page 0.
-    pub(crate) fn table_row(&self, slot: usize) -> impl Iterator<Item = i32> + '_ {
+    fn table_row(&self, slot: usize) -> impl Iterator<Item = i32> + '_ {
         let rest = std::iter::repeat(0);
         self.slots[slot].pages.iter().copied().chain(rest).take(self.table_width())
     }
@@ -163,7 +182,7 @@ impl<T: Float> KvCache<T> {
     }
 
     /// Gives `slot` the pages that `len` tokens need, which are known to be free, and the length.
-    pub(crate) fn grow(&mut self, slot: usize, len: usize) {
+    fn grow(&mut self, slot: usize, len: usize) {
         while self.slots[slot].pages.len() < len.div_ceil(PAGE) {
             let Some(page) = self.free.pop() else { break };
             self.holders[page as usize] = 1;

@@ -19,6 +19,7 @@ mod rope_table;
 mod score;
 mod value_head;
 
+pub(crate) use batch::Keys;
 pub use batch::{Batch, Packed};
 pub use config::ModelConfig;
 pub use decoder::{Decoder, LoraOptions};

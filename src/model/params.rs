@@ -53,6 +53,10 @@ impl<T: Float> Parameter<T> {
         }
     }
 
+    pub(crate) fn address(&self) -> usize {
+        self.data.all().as_ptr() as usize
+    }
+
     /// The f32 values that the optimiser moves.
     pub(crate) fn master_mut(&mut self) -> Option<&mut Memory<f32>> {
         match &mut self.master {

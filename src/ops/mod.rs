@@ -45,5 +45,3 @@ pub use {
     policy_loss::*, quantile::*, rmsnorm::*, rope::*, sample::*, seq_reduce::*, sparsity_stats::*,
     swiglu::*, value_loss::*, vocab_kl::*,
 };
-pub mod stub;
-pub use stub::*;

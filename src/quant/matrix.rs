@@ -112,6 +112,17 @@ impl Nf4Matrix {
         }
     }
 
+    /// Where the parts lie.
+    pub(crate) fn addresses(&self) -> [usize; 4] {
+        let [codes, maxima] = match &self.absmax {
+            Maxima::F32(absmax) => [0, absmax.all().as_ptr() as usize],
+            Maxima::Nested { codes, nested, .. } => {
+                [codes.all().as_ptr() as usize, nested.all().as_ptr() as usize]
+            }
+        };
+        [self.packed.all().as_ptr() as usize, codes, maxima, self.code.all().as_ptr() as usize]
+    }
+
     /// Bytes held: codes, maxima and tables.
     pub fn bytes(&self) -> usize {
         let absmax = match &self.absmax {

@@ -13,8 +13,9 @@ use crate::device::{Device, Memory};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, KvCache, Packed};
+use crate::ops::{CopyRows, copy_rows};
 use crate::rng::{Purpose, Rng};
-use crate::train::decode::{Decode, Draw};
+use crate::train::decode::{Decode, Draw, Running, draw};
 use crate::train::step::gather_rows;
 
 /// How tokens are drawn.
@@ -65,7 +66,24 @@ pub struct Rollout {
 const PREFILL: usize = 8192;
 
 /// `samples` completions of each prompt, in order.
+///
+/// # Errors
+/// `InvalidArgument` for an empty prompt or sequences longer than the model's positions; what the
+/// model and the device say.
 pub fn rollout<T: Float>(
+    model: &Decoder<T>,
+    prompts: &[Vec<i32>],
+    samples: usize,
+    sampling: &Sampling,
+    key: RolloutKey,
+) -> Result<Vec<Vec<Rollout>>> {
+    rollout_with(&mut None, model, prompts, samples, sampling, key)
+}
+
+/// The same on a sampler that earlier calls left: on a GPU its memory and its recorded steps serve
+/// the next call as well, if they fit.
+pub fn rollout_with<T: Float>(
+    sampler: &mut Option<Sampler<T>>,
     model: &Decoder<T>,
     prompts: &[Vec<i32>],
     samples: usize,
@@ -76,21 +94,88 @@ pub fn rollout<T: Float>(
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
-    let lanes = match model.device {
-        Device::Cpu => rayon::current_num_threads().min(prompts.len()).max(1),
-        Device::Gpu(_) => 1,
+    let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>| {
+        let work = Work { model, prompts, first_prompt, samples, sampling, key };
+        let mut fitting = Sampler::fit(sampler.take(), &work)?;
+        let done = Lane::new(work, &mut fitting).run()?;
+        *sampler = Some(fitting);
+        Ok(done)
     };
+    if let Device::Gpu(_) = model.device {
+        return lane(0, prompts, sampler);
+    }
+    let lanes = rayon::current_num_threads().min(prompts.len()).max(1);
     let per_lane = prompts.len().div_ceil(lanes).max(1);
     let lanes: Vec<Result<Vec<Vec<Rollout>>>> = prompts
         .par_chunks(per_lane)
         .enumerate()
-        .map(|(i, prompts)| Lane::new(model, prompts, i * per_lane, samples, sampling, key)?.run())
+        .map(|(i, prompts)| lane(i * per_lane, prompts, &mut None))
         .collect();
     let mut all = Vec::with_capacity(prompts.len());
     for lane in lanes {
         all.extend(lane?);
     }
     Ok(all)
+}
+
+/// One thread's share of the prompts, or all of them on a GPU.
+struct Work<'a, T> {
+    model: &'a Decoder<T>,
+    prompts: &'a [Vec<i32>],
+    first_prompt: usize,
+    samples: usize,
+    sampling: &'a Sampling,
+    key: RolloutKey,
+}
+
+/// What rollouts of one shape keep from one call to the next. Slots 0 .. prompts of the cache hold
+/// the prompts, the others the running samples.
+pub struct Sampler<T: Float> {
+    prompts: usize,
+    slots: usize,
+    cache: KvCache<T>,
+    /// `[prompts, vocab]` logits behind each prompt.
+    first_logits: Memory<T>,
+    decode: Decode,
+    /// What recorded steps were made for.
+    sampling: Sampling,
+    weights: u64,
+}
+
+impl<T: Float> Sampler<T> {
+    /// `old`, if it is large enough, or a new one.
+    fn fit(old: Option<Sampler<T>>, w: &Work<'_, T>) -> Result<Sampler<T>> {
+        let longest = w.prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let total = longest + w.sampling.max_new_tokens;
+        if total > w.model.config.max_positions {
+            let got = format!("{longest} prompt + {} new tokens", w.sampling.max_new_tokens);
+            let expected = format!("at most {} positions", w.model.config.max_positions);
+            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
+        }
+        let prompts = w.prompts.len();
+        let slots = w.sampling.slots.min(prompts * w.samples).max(1);
+        let (weights, sampling) = (w.model.weight_addresses(), *w.sampling);
+        if let Some(mut old) = old
+            && old.prompts >= prompts
+            && old.slots >= slots
+            && old.cache.max_len() >= total
+        {
+            if (old.weights, old.sampling) != (weights, sampling) {
+                (old.weights, old.sampling, old.decode) = (weights, sampling, Decode::default());
+            }
+            (0..old.cache.slots()).for_each(|slot| old.cache.clear(slot));
+            return Ok(old);
+        }
+        Ok(Sampler {
+            prompts,
+            slots,
+            cache: KvCache::new(&w.model.config, &w.model.device, prompts + slots, total)?,
+            first_logits: Memory::new(&w.model.device, prompts * w.model.config.vocab)?,
+            decode: Decode::default(),
+            sampling,
+            weights,
+        })
+    }
 }
 
 /// A sequence being decoded.
@@ -101,18 +186,10 @@ struct Active {
     rng: Rng,
 }
 
-/// One thread's share of the prompts, or all of them on a GPU. Slots 0 .. prompts of the cache hold
-/// the prompts, the others the running samples.
+/// A share of the prompts on its way.
 struct Lane<'a, T: Float> {
-    model: &'a Decoder<T>,
-    prompts: &'a [Vec<i32>],
-    first_prompt: usize,
-    sampling: &'a Sampling,
-    key: RolloutKey,
-    cache: KvCache<T>,
-    decode: Decode<'a, T>,
-    /// `[prompts, vocab]` logits behind each prompt.
-    first_logits: Memory<T>,
+    work: Work<'a, T>,
+    sampler: &'a mut Sampler<T>,
     waiting: VecDeque<(usize, usize)>,
     free: Vec<usize>,
     active: Vec<Active>,
@@ -120,38 +197,18 @@ struct Lane<'a, T: Float> {
 }
 
 impl<'a, T: Float> Lane<'a, T> {
-    fn new(
-        model: &'a Decoder<T>,
-        prompts: &'a [Vec<i32>],
-        first_prompt: usize,
-        samples: usize,
-        sampling: &'a Sampling,
-        key: RolloutKey,
-    ) -> Result<Lane<'a, T>> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let total = longest + sampling.max_new_tokens;
-        if total > model.config.max_positions {
-            let got = format!("{longest} prompt + {} new tokens", sampling.max_new_tokens);
-            let expected = format!("at most {} positions", model.config.max_positions);
-            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
-        }
-        let slots = sampling.slots.min(prompts.len() * samples).max(1);
-        let first = prompts.len();
+    fn new(work: Work<'a, T>, sampler: &'a mut Sampler<T>) -> Lane<'a, T> {
+        let (prompts, samples) = (work.prompts.len(), work.samples);
         let each = |p: usize| (0..samples).map(move |s| (p, s));
-        Ok(Lane {
-            model,
-            prompts,
-            first_prompt,
-            sampling,
-            key,
-            cache: KvCache::new(&model.config, &model.device, first + slots, total)?,
-            decode: Decode::new(model, sampling, slots)?,
-            first_logits: model.space.take(first * model.config.vocab)?,
-            waiting: (0..first).flat_map(each).collect(),
+        let (first, slots) = (sampler.prompts, work.sampling.slots.min(sampler.slots));
+        Lane {
+            work,
+            sampler,
+            waiting: (0..prompts).flat_map(each).collect(),
             free: (first..first + slots).rev().collect(),
             active: Vec::new(),
-            done: vec![vec![Rollout::default(); samples]; first],
-        })
+            done: vec![vec![Rollout::default(); samples]; prompts],
+        }
     }
 
     fn run(mut self) -> Result<Vec<Vec<Rollout>>> {
@@ -171,24 +228,28 @@ impl<'a, T: Float> Lane<'a, T> {
     /// Runs all prompts through the model, so many tokens at a time, and keeps the logits behind
     /// each prompt's last token.
     fn prefill(&mut self) -> Result<()> {
-        let space = &self.model.space;
+        let (model, prompts) = (self.work.model, self.work.prompts);
+        let (space, d, vocab) = (&model.space, model.config.hidden, model.config.vocab);
         let mut first = 0;
-        while first < self.prompts.len() {
+        while first < prompts.len() {
             let mut tokens = 0;
             let fits = |prompt: &&Vec<i32>| {
                 tokens += prompt.len();
                 tokens <= PREFILL
             };
-            let count = self.prompts[first..].iter().take_while(fits).count().max(1);
-            let chunk = &self.prompts[first..first + count];
-            let packed = Packed::of(chunk.iter().map(Vec::as_slice));
+            let count = prompts[first..].iter().take_while(fits).count().max(1);
+            let packed = Packed::of(prompts[first..first + count].iter().map(Vec::as_slice));
             let slots: Vec<usize> = (first..first + count).collect();
-            let batch = self.cache.batch(space, &packed, &slots)?;
-            let hidden = self.model.forward(&batch, true, Some(&mut self.cache), None)?;
+            let cache = &mut self.sampler.cache;
+            let batch = cache.batch(space, &packed, &slots)?;
+            let hidden = model.forward(&batch, true, Some(cache), None)?;
             let last: Vec<i32> = packed.cu_seqlens[1..].iter().map(|&end| end as i32 - 1).collect();
-            let last = gather_rows(self.model, space, &hidden, self.model.config.hidden, &last)?;
-            let logits = self.model.logits(space, &last)?;
-            self.decode.keep_logits(space, &logits, first, &mut self.first_logits)?;
+            let last = gather_rows(model, space, &hidden, d, &last)?;
+            let logits = model.logits(space, &last)?;
+            let to: Vec<i32> = slots.iter().map(|&slot| slot as i32).collect();
+            let to = space.copy_of(&to)?;
+            let (x, y) = (logits.rows(vocab)?, self.sampler.first_logits.rows_mut(vocab)?);
+            copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
             first += count;
         }
         Ok(())
@@ -202,18 +263,18 @@ impl<'a, T: Float> Lane<'a, T> {
             let Some(slot) = self.free.pop() else { break };
             pairs.push((slot, prompt));
             rows.push(prompt as i32);
-            let global = (self.first_prompt + prompt) as u32;
+            let (global, key) = ((self.work.first_prompt + prompt) as u32, self.work.key);
             // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-            let sample_word = sample as u32 | ((self.key.step >> 32) as u32) << 16;
-            let words = [self.key.step as u32, global, sample_word];
-            let rng = Rng::new(self.key.seed, self.key.purpose, words);
+            let words = [key.step as u32, global, sample as u32 | ((key.step >> 32) as u32) << 16];
+            let rng = Rng::new(key.seed, key.purpose, words);
             self.active.push(Active { prompt, sample, slot, rng });
         }
-        let space = &self.model.space;
-        self.cache.fork(space, &pairs)?;
-        let vocab = self.model.config.vocab;
-        let logits = gather_rows(self.model, space, &self.first_logits, vocab, &rows)?;
-        let drawn = self.decode.draw(space, &logits, &self.uniform(begin))?;
+        let model = self.work.model;
+        self.sampler.cache.fork(&model.space, &pairs)?;
+        let (all, vocab) = (&self.sampler.first_logits, model.config.vocab);
+        let logits = gather_rows(model, &model.space, all, vocab, &rows)?;
+        let uniform = self.uniform(begin);
+        let drawn = draw(model, &model.space, self.work.sampling, &logits, &uniform)?;
         self.take(begin, drawn);
         Ok(())
     }
@@ -224,10 +285,12 @@ impl<'a, T: Float> Lane<'a, T> {
         let slots: Vec<usize> = self.active.iter().map(|a| a.slot).collect();
         for a in &self.active {
             let last = self.done[a.prompt][a.sample].tokens.last().copied().unwrap_or(0);
-            packed.push(&[last], self.cache.len(a.slot));
+            packed.push(&[last], self.sampler.cache.len(a.slot));
         }
         let uniform = self.uniform(0);
-        self.decode.step(&mut self.cache, &packed, &slots, &uniform)
+        let running = Running { packed: &packed, slots: &slots, uniform: &uniform };
+        let Sampler { decode, cache, slots: most, .. } = &mut *self.sampler;
+        decode.step(self.work.model, cache, self.work.sampling, running, *most)
     }
 
     /// The next uniform draw of the active sequences from `begin` on.
@@ -239,7 +302,7 @@ impl<'a, T: Float> Lane<'a, T> {
     /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
     /// their slots back.
     fn take(&mut self, begin: usize, drawn: Draw) {
-        let (max_new, eos) = (self.sampling.max_new_tokens, self.sampling.eos);
+        let (max_new, eos) = (self.work.sampling.max_new_tokens, self.work.sampling.eos);
         for (a, (token, logp)) in
             self.active[begin..].iter().zip(drawn.token.into_iter().zip(drawn.logp))
         {
@@ -248,7 +311,7 @@ impl<'a, T: Float> Lane<'a, T> {
             rollout.logp.push(logp);
             rollout.finished = token == eos;
         }
-        let (cache, done, free) = (&mut self.cache, &self.done, &mut self.free);
+        let (cache, done, free) = (&mut self.sampler.cache, &self.done, &mut self.free);
         self.active.retain(|a| {
             let rollout = &done[a.prompt][a.sample];
             let stays = !rollout.finished && rollout.tokens.len() < max_new;

@@ -4,7 +4,7 @@
 //! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
 //! [`Trainer::load_state`]. The phases in [`crate::train::phases`] are loops over these verbs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::Device;
 use crate::dtype::Float;
@@ -16,11 +16,11 @@ use crate::quant::{Nf4Options, QuantType};
 use crate::rng::Purpose;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
-use crate::train::eval::{Evaluation, evaluate};
+use crate::train::eval::Evaluation;
 use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
 use crate::train::reward::{RewardFn, RewardOutcome};
-use crate::train::rollout::{Rollout, RolloutKey, Sampling, rollout};
+use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::task::{Countdown, Prompt, Task};
 
@@ -28,7 +28,7 @@ use crate::train::task::{Countdown, Prompt, Task};
 const SLOTS: (usize, usize) = (128, 512);
 
 /// Everything a run moves.
-pub struct Trainer<T = f32> {
+pub struct Trainer<T: Float = f32> {
     /// The run's settings.
     pub config: RunConfig,
     /// The policy.
@@ -43,6 +43,8 @@ pub struct Trainer<T = f32> {
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
+    /// What rollouts on a GPU keep from one step to the next.
+    sampler: Mutex<Option<Sampler<T>>>,
     /// Scores completions; the task's verifier unless the caller sets another.
     pub reward: Arc<RewardFn>,
 }
@@ -98,6 +100,7 @@ impl<T: Float> Trainer<T> {
             states: States::default(),
             task,
             skipped: 0,
+            sampler: Mutex::new(None),
             reward: Arc::new(reward),
         })
     }
@@ -136,12 +139,25 @@ impl<T: Float> Trainer<T> {
 
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
-        let vocab = self.task.vocab();
-        let prompt_ids =
-            prompts.iter().map(|p| vocab.encode(&p.text)).collect::<Result<Vec<_>>>()?;
+        let prompt_ids = self.encode(&prompts)?;
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        let rollouts = rollout(&self.model, &prompt_ids, samples, &self.sampling(), key)?;
+        let rollouts = self.rollout(&prompt_ids, samples, &self.sampling(), key)?;
         Ok(Sampled { prompts, prompt_ids, rollouts })
+    }
+
+    fn encode(&self, prompts: &[Prompt]) -> Result<Vec<Vec<i32>>> {
+        prompts.iter().map(|p| self.task.vocab().encode(&p.text)).collect()
+    }
+
+    fn rollout(
+        &self,
+        prompts: &[Vec<i32>],
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -185,7 +201,8 @@ impl<T: Float> Trainer<T> {
         Ok(bytes)
     }
 
-    /// Accuracy on the held-out prompts.
+    /// Accuracy on the held-out prompts, with the same draws at every call, so that two evaluations
+    /// differ by the policy alone.
     pub fn evaluate(&self) -> Result<Evaluation> {
         let eval = &self.config.eval;
         let prompts = self.task.heldout(eval.max_prompts);
@@ -197,14 +214,10 @@ impl<T: Float> Trainer<T> {
             min_p: 0.0,
             ..self.sampling()
         };
-        evaluate(
-            &self.model,
-            self.task.as_ref(),
-            &prompts,
-            eval.samples,
-            &sampling,
-            self.config.seed,
-        )
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
+        let ids = self.encode(&prompts)?;
+        let rollouts = self.rollout(&ids, eval.samples, &sampling, key)?;
+        Ok(Evaluation::of(self.task.as_ref(), &prompts, &rollouts))
     }
 }
 
