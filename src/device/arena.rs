@@ -188,6 +188,14 @@ impl Space {
         }
     }
 
+    /// The arena, on a GPU.
+    pub fn arena(&self) -> Option<Arc<Arena>> {
+        match self {
+            Space::Host => None,
+            Space::Gpu(arena) => Some(arena.clone()),
+        }
+    }
+
     /// Room for `len` elements: zeros in host memory, whatever was there on a GPU.
     pub fn take<T: Element>(&self, len: usize) -> Result<Memory<T>> {
         match self {

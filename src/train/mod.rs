@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
 pub mod phases;
+pub mod plan;
 pub mod plot;
 pub mod progress;
 pub mod record;
@@ -24,6 +25,7 @@ pub mod task;
 pub mod trainer;
 
 pub use config::RunConfig;
+pub use plan::MemoryPlan;
 pub use run::{Resume, open_run, run_config, train};
 pub use summary::Summary;
 pub use trainer::Trainer;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::io::atomic;
@@ -13,6 +14,7 @@ use crate::train::config::RunConfig;
 use crate::train::interrupt;
 use crate::train::metrics::{MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
+use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
 use crate::train::progress::{Progress, line};
 use crate::train::summary::{SampleLine, Summary};
@@ -50,7 +52,7 @@ struct Figures {
     accuracy: Vec<(f64, f64)>,
 }
 
-struct Run<T> {
+struct Run<T: Float> {
     trainer: Trainer<T>,
     folder: PathBuf,
     metrics: MetricsWriter,
@@ -128,6 +130,7 @@ impl<T: Float> Run<T> {
             }
             None => (create_folder(&out, &trainer.config)?, Figures::default()),
         };
+        plan_memory(&trainer)?;
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
         Ok(Run { trainer, folder, metrics, figures, phases, begun: Instant::now(), before })
@@ -317,6 +320,17 @@ impl<T: Float> Run<T> {
         let _ = std::io::Write::write_all(&mut std::io::stdout(), summary.table().as_bytes());
         line(&format!("\n  {}", self.folder.display()));
         Ok(summary)
+    }
+}
+
+/// Says what a run on a GPU will need and reserves its arena.
+fn plan_memory<T: Float>(trainer: &Trainer<T>) -> Result<()> {
+    let Device::Gpu(gpu) = &trainer.model.device else { return Ok(()) };
+    let plan = MemoryPlan::fitting::<T>(&trainer.config, gpu.info())?;
+    line(&format!("  memory {plan}"));
+    match trainer.model.space.arena() {
+        Some(arena) => arena.reserve(plan.activations as usize),
+        None => Ok(()),
     }
 }
 
