@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys as cu;
 
@@ -19,7 +19,7 @@ const OLDEST: (u32, u32) = (12, 4);
 
 /// Every function used here. cudarc looks functions up at their first use and panics if one is
 /// missing, so all are looked up before the first.
-const FUNCTIONS: [&str; 30] = [
+const FUNCTIONS: [&str; 39] = [
     "cuInit",
     "cuGetErrorString",
     "cuDriverGetVersion",
@@ -50,6 +50,15 @@ const FUNCTIONS: [&str; 30] = [
     "cuEventRecord",
     "cuEventSynchronize",
     "cuEventElapsedTime",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuStreamWaitEvent",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
 ];
 
 /// Dynamic shared memory that needs no opt-in.
@@ -77,6 +86,10 @@ pub struct CudaDriver {
     elapsed: Elapsed,
     /// Dynamic shared memory that a function has opted in to.
     opted_in: Mutex<HashMap<u64, u32>>,
+    /// Copies of what was uploaded in a capture, by stream and then by graph: a graph reads them
+    /// whenever it is started.
+    capturing: Mutex<HashMap<u64, Vec<Box<[u8]>>>>,
+    captured: Mutex<HashMap<u64, Vec<Box<[u8]>>>>,
 }
 
 // SAFETY: contexts, modules, streams and events may be used from any thread; every call makes the
@@ -115,7 +128,15 @@ impl CudaDriver {
         // SAFETY: the device is valid; the context is released on drop.
         let status = unsafe { cu::cuDevicePrimaryCtxRetain(&mut context, device) };
         none(status, "cuDevicePrimaryCtxRetain")?;
-        Ok(CudaDriver { info, device, context, elapsed, opted_in: Mutex::default() })
+        Ok(CudaDriver {
+            info,
+            device,
+            context,
+            elapsed,
+            opted_in: Mutex::default(),
+            capturing: Mutex::default(),
+            captured: Mutex::default(),
+        })
     }
 
     /// Makes the context current on this thread.
@@ -126,7 +147,7 @@ impl CudaDriver {
 
     /// Opts a function in to more dynamic shared memory than every block has, once.
     fn opt_in(&self, function: Function, shared: u32) -> DriverResult<()> {
-        let mut opted_in = self.opted_in.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opted_in = lock(&self.opted_in);
         let has = opted_in.entry(function.0).or_insert(FREE_SHARED);
         if shared <= *has {
             return Ok(());
@@ -138,6 +159,22 @@ impl CudaDriver {
         *has = shared;
         Ok(())
     }
+}
+
+/// An executable graph of a captured one, which is given back.
+fn instantiate(graph: cu::CUgraph) -> DriverResult<cu::CUgraphExec> {
+    let mut ready = null_mut();
+    // SAFETY: the graph came from a capture and is used here only.
+    unsafe {
+        let status = cu::cuGraphInstantiateWithFlags(&mut ready, graph, 0);
+        let _ = cu::cuGraphDestroy(graph);
+        check("cuGraphInstantiateWithFlags", status)?;
+    }
+    Ok(ready)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for CudaDriver {
@@ -280,9 +317,18 @@ impl Driver for CudaDriver {
         check("cuMemFree", unsafe { cu::cuMemFree_v2(ptr) })
     }
 
-    /// Pageable memory is copied to a staging buffer before the call returns.
+    /// Pageable memory is copied to a staging buffer before the call returns; in a capture, to a
+    /// copy that belongs to the graph.
     fn upload(&self, stream: Stream, dst: u64, src: &[u8]) -> DriverResult<()> {
         self.enter()?;
+        let mut capturing = lock(&self.capturing);
+        let src = match capturing.get_mut(&stream.0) {
+            Some(copies) => {
+                copies.push(src.into());
+                copies.last().map_or(src, |copy| copy)
+            }
+            None => src,
+        };
         let (data, len) = (src.as_ptr() as *const c_void, src.len());
         // SAFETY: see above.
         let status = unsafe { cu::cuMemcpyHtoDAsync_v2(dst, data, len, stream.0 as _) };
@@ -291,6 +337,11 @@ impl Driver for CudaDriver {
 
     fn download(&self, stream: Stream, dst: &mut [u8], src: u64) -> DriverResult<()> {
         self.enter()?;
+        if lock(&self.capturing).contains_key(&stream.0) {
+            // A recorded copy to `dst` would write there long after this call. The wait is what is
+            // not possible, and it spoils the capture.
+            return self.synchronize(stream);
+        }
         let (data, len) = (dst.as_mut_ptr() as *mut c_void, dst.len());
         // SAFETY: see above; dst outlives the copy because the stream is waited for.
         let status = unsafe { cu::cuMemcpyDtoHAsync_v2(data, src, len, stream.0 as _) };
@@ -309,6 +360,49 @@ impl Driver for CudaDriver {
         self.enter()?;
         // SAFETY: see above.
         check("cuMemsetD8Async", unsafe { cu::cuMemsetD8Async(dst, value, bytes, stream.0 as _) })
+    }
+
+    /// Portable: pinned for every context, so that any of them may free it.
+    fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8> {
+        self.enter()?;
+        let mut ptr = null_mut();
+        // SAFETY: see above; 1 is `CU_MEMHOSTALLOC_PORTABLE`.
+        check("cuMemHostAlloc", unsafe { cu::cuMemHostAlloc(&mut ptr, bytes, 1) })?;
+        // SAFETY: the driver gave `bytes` bytes.
+        unsafe { std::ptr::write_bytes(ptr as *mut u8, 0, bytes) };
+        Ok(ptr as *mut u8)
+    }
+
+    unsafe fn free_pinned(&self, ptr: *mut u8) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        check("cuMemFreeHost", unsafe { cu::cuMemFreeHost(ptr as *mut c_void) })
+    }
+
+    unsafe fn upload_async(
+        &self,
+        stream: Stream,
+        dst: u64,
+        src: *const u8,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        let status = unsafe { cu::cuMemcpyHtoDAsync_v2(dst, src as _, bytes, stream.0 as _) };
+        check("cuMemcpyHtoDAsync", status)
+    }
+
+    unsafe fn download_async(
+        &self,
+        stream: Stream,
+        dst: *mut u8,
+        src: u64,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        let status = unsafe { cu::cuMemcpyDtoHAsync_v2(dst as _, src, bytes, stream.0 as _) };
+        check("cuMemcpyDtoHAsync", status)
     }
 
     /// The error text holds the compiler's log.
@@ -431,5 +525,52 @@ impl Driver for CudaDriver {
             check("cuEventElapsedTime", (self.elapsed)(&mut ms, start.0 as _, end.0 as _))?;
         }
         Ok(ms)
+    }
+
+    fn wait_event(&self, stream: Stream, event: Event) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: see above. 0 = the default.
+        let status = unsafe { cu::cuStreamWaitEvent(stream.0 as _, event.0 as _, 0) };
+        check("cuStreamWaitEvent", status)
+    }
+
+    fn begin_capture(&self, stream: Stream) -> DriverResult<()> {
+        self.enter()?;
+        let mode = cu::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: see above.
+        let status = unsafe { cu::cuStreamBeginCapture_v2(stream.0 as _, mode) };
+        check("cuStreamBeginCapture", status)?;
+        lock(&self.capturing).insert(stream.0, Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: Stream) -> DriverResult<Graph> {
+        self.enter()?;
+        let mut graph = null_mut();
+        // SAFETY: see above.
+        let status = unsafe { cu::cuStreamEndCapture(stream.0 as _, &mut graph) };
+        if status == cu::CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD {
+            // Another thread's call does not end the capture.
+            check("cuStreamEndCapture", status)?;
+        }
+        let copies = lock(&self.capturing).remove(&stream.0).unwrap_or_default();
+        check("cuStreamEndCapture", status)?;
+        let ready = instantiate(graph)? as u64;
+        lock(&self.captured).insert(ready, copies);
+        Ok(Graph(ready))
+    }
+
+    fn launch_graph(&self, stream: Stream, graph: Graph) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: see above.
+        check("cuGraphLaunch", unsafe { cu::cuGraphLaunch(graph.0 as _, stream.0 as _) })
+    }
+
+    fn destroy_graph(&self, graph: Graph) -> DriverResult<()> {
+        self.enter()?;
+        // SAFETY: see above.
+        check("cuGraphExecDestroy", unsafe { cu::cuGraphExecDestroy(graph.0 as _) })?;
+        lock(&self.captured).remove(&graph.0);
+        Ok(())
     }
 }

@@ -34,6 +34,16 @@ impl DriverError {
     pub const LAUNCH_OUT_OF_RESOURCES: i32 = 701;
     /// `CUDA_ERROR_LAUNCH_FAILED`.
     pub const LAUNCH_FAILED: i32 = 719;
+    /// `CUDA_ERROR_ILLEGAL_STATE`: the stream is in a capture already, or in none.
+    pub const ILLEGAL_STATE: i32 = 401;
+    /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: not possible in a capture, which is spoilt by it.
+    pub const CAPTURE_UNSUPPORTED: i32 = 900;
+    /// `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED`: an earlier error spoilt the capture.
+    pub const CAPTURE_INVALIDATED: i32 = 901;
+    /// `CUDA_ERROR_STREAM_CAPTURE_ISOLATION`: a capture cannot wait for work outside of it.
+    pub const CAPTURE_ISOLATION: i32 = 907;
+    /// `CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD`: the capture was begun by another thread.
+    pub const CAPTURE_WRONG_THREAD: i32 = 908;
 
     /// True for errors that end the context: every later call on it fails as well.
     pub fn is_sticky(&self) -> bool {
@@ -82,6 +92,10 @@ pub struct Function(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Event(pub u64);
 
+/// Recorded work of a stream that can be started again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Graph(pub u64);
+
 /// The shape of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -122,6 +136,40 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Sets `bytes` bytes in stream order.
     fn fill(&self, stream: Stream, dst: u64, value: u8, bytes: usize) -> DriverResult<()>;
 
+    /// `bytes` > 0 bytes of host memory, zeroed and aligned to 256, that the device copies without
+    /// a detour.
+    fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8>;
+    /// Gives back what [`alloc_pinned`](Driver::alloc_pinned) gave.
+    ///
+    /// # Safety
+    /// No copy that reads or writes the memory may be under way, nor come from a graph later, and
+    /// the host may not use it any more.
+    unsafe fn free_pinned(&self, ptr: *mut u8) -> DriverResult<()>;
+    /// Copies from pinned memory to the device in stream order, and returns at once.
+    ///
+    /// # Safety
+    /// `src` is the start of `bytes` bytes of pinned memory, which stays until the stream has
+    /// passed; in a capture, as long as its graph is started.
+    unsafe fn upload_async(
+        &self,
+        stream: Stream,
+        dst: u64,
+        src: *const u8,
+        bytes: usize,
+    ) -> DriverResult<()>;
+    /// Copies from the device to pinned memory in stream order, and returns at once.
+    ///
+    /// # Safety
+    /// As [`upload_async`](Driver::upload_async), for `dst`; meanwhile no reference to the memory
+    /// exists.
+    unsafe fn download_async(
+        &self,
+        stream: Stream,
+        dst: *mut u8,
+        src: u64,
+        bytes: usize,
+    ) -> DriverResult<()>;
+
     /// Loads PTX text; `name` appears in messages.
     fn load(&self, name: &str, ptx: &str) -> DriverResult<Module>;
     /// Unloads a module.
@@ -144,6 +192,22 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn destroy_event(&self, event: Event) -> DriverResult<()>;
     /// Marks the stream's present end.
     fn record(&self, event: Event, stream: Stream) -> DriverResult<()>;
+    /// What is given to the stream from here on starts after the work that the event marked when
+    /// it was last recorded. The host does not wait.
+    fn wait_event(&self, stream: Stream, event: Event) -> DriverResult<()>;
     /// Milliseconds between two recorded events, waiting for the second.
     fn elapsed_ms(&self, start: Event, end: Event) -> DriverResult<f32>;
+
+    /// From here to [`end_capture`](Driver::end_capture), which the same thread has to call, the
+    /// stream's work is recorded instead of done. Meanwhile that thread can neither allocate, free
+    /// nor load, and nobody can wait for the stream: those calls return 900 and spoil the capture,
+    /// whose later calls return 901. Other threads and streams are not concerned.
+    fn begin_capture(&self, stream: Stream) -> DriverResult<()>;
+    /// Ends the capture, whether it succeeds or not, and makes its work ready to be started. What
+    /// [`upload`](Driver::upload) was given is a copy of the graph's own.
+    fn end_capture(&self, stream: Stream) -> DriverResult<Graph>;
+    /// Starts the recorded work in stream order.
+    fn launch_graph(&self, stream: Stream, graph: Graph) -> DriverResult<()>;
+    /// Gives a graph back, once its launches are done.
+    fn destroy_graph(&self, graph: Graph) -> DriverResult<()>;
 }

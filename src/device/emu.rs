@@ -1,7 +1,8 @@
 //! The emulated GPU: the shipped PTX, executed and checked on the CPU. Launches run to their end
-//! before they return, so a stream is nothing but a name.
+//! before they return, so a stream is nothing but a name, unless work is to be done as late as it
+//! may.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gradus_emu::{Counters, Kind, Machine, Module as EmuModule, Options, Shape};
 
 use crate::device::driver::*;
+use crate::device::host::HostBlock;
+
+mod streams;
+
+use streams::{Streams, Work};
 
 /// A GPU driver over the PTX emulator. Every finding of a detector is a sticky launch error whose
 /// text names the kernel, the block, the warp and the PTX line.
@@ -27,6 +33,9 @@ struct State {
     /// Counters of each launch, by kernel, in order.
     launches: Vec<(String, Counters)>,
     broken: Option<DriverError>,
+    streams: Streams,
+    /// Pinned memory by its address.
+    pinned: BTreeMap<usize, HostBlock>,
 }
 
 impl EmuDriver {
@@ -56,6 +65,15 @@ impl EmuDriver {
         self
     }
 
+    /// Does the work of a stream only when it is waited for, so that a missing wait between two
+    /// streams, or between a stream and the host, shows. 0 does nothing that is not asked for; any
+    /// other seed lets the streams overtake each other in an order of its own. Faults of kernels
+    /// surface at the wait.
+    pub fn with_late_streams(self, seed: u64) -> EmuDriver {
+        self.lock().streams.late = Some(seed);
+        self
+    }
+
     /// Kernel and counters of every launch since the last call.
     pub fn take_launches(&self) -> Vec<(String, Counters)> {
         std::mem::take(&mut self.lock().launches)
@@ -76,6 +94,21 @@ impl EmuDriver {
         match &state.broken {
             Some(error) => Err(error.clone()),
             None => Ok(state),
+        }
+    }
+
+    /// The same for calls that no capture of this thread allows.
+    fn enter_outside(&self, call: &'static str) -> DriverResult<MutexGuard<'_, State>> {
+        let mut state = self.enter()?;
+        state.streams.refuse_here(call)?;
+        Ok(state)
+    }
+
+    fn submit(&self, call: &'static str, stream: Stream, work: Work) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        match state.streams.submit(call, stream, work)? {
+            Some(work) => state.run(&work),
+            None => Ok(()),
         }
     }
 }
@@ -114,10 +147,119 @@ fn trace(traced: &mut HashSet<String>, file: &str, kernel: &str) {
     }
 }
 
+fn invalid(call: &'static str, what: &str) -> DriverError {
+    error(call, DriverError::INVALID_HANDLE, format!("no such {what}"))
+}
+
 impl State {
     fn handle(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    /// Does a piece of work now.
+    fn run(&mut self, work: &Work) -> DriverResult<()> {
+        match work {
+            Work::Upload { dst, data } => self.write("cuMemcpyHtoD", *dst, data),
+            Work::UploadPinned { dst, src, bytes } => {
+                let host = self.pinned("cuMemcpyHtoD", *src, *bytes)?;
+                let mut data = vec![0; *bytes];
+                // SAFETY: the block is alive and holds the bytes.
+                unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), *bytes) };
+                self.write("cuMemcpyHtoD", *dst, &data)
+            }
+            Work::DownloadPinned { dst, src, bytes } => {
+                let mut data = vec![0; *bytes];
+                self.read("cuMemcpyDtoH", *src, &mut data)?;
+                let host = self.pinned("cuMemcpyDtoH", *dst, *bytes)?;
+                // SAFETY: as above.
+                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, *bytes) };
+                Ok(())
+            }
+            Work::Copy { dst, src, bytes } => {
+                let mut data = vec![0; *bytes];
+                let memory = &mut self.machine.memory;
+                let done =
+                    memory.host_read(*src, &mut data).and_then(|()| memory.host_write(*dst, &data));
+                done.map_err(|f| error("cuMemcpyDtoD", DriverError::INVALID_VALUE, f.message))
+            }
+            Work::Fill { dst, value, bytes } => {
+                self.write("cuMemsetD8", *dst, &vec![*value; *bytes])
+            }
+            Work::Launch { function, grid, params } => self.launch(*function, grid, params),
+            Work::Graph(work) => work.iter().try_for_each(|work| self.run(work)),
+            Work::Record(record) => {
+                self.streams.pass(*record);
+                Ok(())
+            }
+            Work::Wait(_) => Ok(()),
+        }
+    }
+
+    /// Does all work that the stream holds.
+    fn drain(&mut self, stream: Stream) -> DriverResult<()> {
+        while let Some(work) = self.streams.next_for(stream) {
+            self.run(&work)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, call: &'static str, dst: u64, data: &[u8]) -> DriverResult<()> {
+        let done = self.machine.memory.host_write(dst, data);
+        done.map_err(|f| error(call, DriverError::INVALID_VALUE, f.message))
+    }
+
+    fn read(&mut self, call: &'static str, src: u64, data: &mut [u8]) -> DriverResult<()> {
+        let done = self.machine.memory.host_read(src, data);
+        done.map_err(|f| match f.kind {
+            // Bytes that no kernel wrote are a kernel's fault, found late.
+            Kind::Uninitialised => error(call, DriverError::LAUNCH_FAILED, f.message),
+            _ => error(call, DriverError::INVALID_VALUE, f.message),
+        })
+    }
+
+    /// The bytes of pinned memory at `at`, which may have been freed since they were named.
+    fn pinned(&self, call: &'static str, at: usize, bytes: usize) -> DriverResult<*mut u8> {
+        let inside = |found: &(&usize, &HostBlock)| {
+            at.checked_add(bytes).is_some_and(|end| end <= found.0 + found.1.bytes())
+        };
+        let found = self.pinned.range(..=at).next_back().filter(inside);
+        let none =
+            || error(call, DriverError::INVALID_VALUE, format!("{at:#x} is not in pinned memory"));
+        // SAFETY: inside the block.
+        found.map(|(start, block)| unsafe { block.ptr().add(at - start) }).ok_or_else(none)
+    }
+
+    fn launch(&mut self, function: u64, grid: &Grid, params: &[u8]) -> DriverResult<()> {
+        let missing = || invalid("cuLaunchKernel", "function");
+        let (module, kernel) = self.functions.get(&function).ok_or_else(missing)?;
+        let (file, module) = self.modules.get(module).ok_or_else(missing)?;
+        let program = module.program(kernel).map_err(|_| missing())?;
+        trace(&mut self.traced, file, kernel);
+        let shape = Shape {
+            blocks: grid.blocks,
+            threads: grid.threads,
+            cluster: grid.cluster,
+            shared: grid.shared,
+        };
+        match self.machine.launch(program, &shape, params) {
+            Ok(counters) => {
+                self.launches.push((kernel.clone(), counters));
+                Ok(())
+            }
+            Err(fault) => {
+                let code = match fault.kind {
+                    Kind::Launch => DriverError::INVALID_VALUE,
+                    Kind::OutOfBounds => DriverError::ILLEGAL_ADDRESS,
+                    _ => DriverError::LAUNCH_FAILED,
+                };
+                let failed = error("cuLaunchKernel", code, fault.to_string());
+                if failed.is_sticky() {
+                    self.broken = Some(failed.clone());
+                }
+                Err(failed)
+            }
+        }
     }
 }
 
@@ -127,7 +269,7 @@ impl Driver for EmuDriver {
     }
 
     fn alloc(&self, bytes: usize) -> DriverResult<u64> {
-        let mut state = self.enter()?;
+        let mut state = self.enter_outside("cuMemAlloc")?;
         let free = self.info.memory.saturating_sub(state.machine.memory.live_bytes);
         if bytes == 0 || bytes as u64 > free {
             let code =
@@ -139,7 +281,7 @@ impl Driver for EmuDriver {
     }
 
     fn free(&self, ptr: u64) -> DriverResult<()> {
-        match self.enter()?.machine.memory.free(ptr) {
+        match self.enter_outside("cuMemFree")?.machine.memory.free(ptr) {
             true => Ok(()),
             false => Err(error(
                 "cuMemFree",
@@ -149,34 +291,67 @@ impl Driver for EmuDriver {
         }
     }
 
-    fn upload(&self, _: Stream, dst: u64, src: &[u8]) -> DriverResult<()> {
-        let done = self.enter()?.machine.memory.host_write(dst, src);
-        done.map_err(|f| error("cuMemcpyHtoD", DriverError::INVALID_VALUE, f.message))
+    fn upload(&self, stream: Stream, dst: u64, src: &[u8]) -> DriverResult<()> {
+        self.submit("cuMemcpyHtoD", stream, Work::Upload { dst, data: src.to_vec() })
     }
 
-    fn download(&self, _: Stream, dst: &mut [u8], src: u64) -> DriverResult<()> {
-        let done = self.enter()?.machine.memory.host_read(src, dst);
-        done.map_err(|f| match f.kind {
-            // Bytes that no kernel wrote are a kernel's fault, found late.
-            Kind::Uninitialised => error("cuMemcpyDtoH", DriverError::LAUNCH_FAILED, f.message),
-            _ => error("cuMemcpyDtoH", DriverError::INVALID_VALUE, f.message),
-        })
+    fn download(&self, stream: Stream, dst: &mut [u8], src: u64) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        state.streams.refuse_in("cuMemcpyDtoH", stream, DriverError::CAPTURE_UNSUPPORTED)?;
+        state.drain(stream)?;
+        state.read("cuMemcpyDtoH", src, dst)
     }
 
-    fn copy(&self, _: Stream, dst: u64, src: u64, bytes: usize) -> DriverResult<()> {
-        let mut data = vec![0; bytes];
-        let memory = &mut self.enter()?.machine.memory;
-        let done = memory.host_read(src, &mut data).and_then(|()| memory.host_write(dst, &data));
-        done.map_err(|f| error("cuMemcpyDtoD", DriverError::INVALID_VALUE, f.message))
+    fn copy(&self, stream: Stream, dst: u64, src: u64, bytes: usize) -> DriverResult<()> {
+        self.submit("cuMemcpyDtoD", stream, Work::Copy { dst, src, bytes })
     }
 
-    fn fill(&self, _: Stream, dst: u64, value: u8, bytes: usize) -> DriverResult<()> {
-        let done = self.enter()?.machine.memory.host_write(dst, &vec![value; bytes]);
-        done.map_err(|f| error("cuMemsetD8", DriverError::INVALID_VALUE, f.message))
+    fn fill(&self, stream: Stream, dst: u64, value: u8, bytes: usize) -> DriverResult<()> {
+        self.submit("cuMemsetD8", stream, Work::Fill { dst, value, bytes })
+    }
+
+    fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8> {
+        let mut state = self.enter_outside("cuMemHostAlloc")?;
+        let none = || error("cuMemHostAlloc", DriverError::OUT_OF_MEMORY, format!("{bytes} bytes"));
+        let block = HostBlock::new(bytes).ok_or_else(none)?;
+        let ptr = block.ptr();
+        state.pinned.insert(ptr as usize, block);
+        Ok(ptr)
+    }
+
+    unsafe fn free_pinned(&self, ptr: *mut u8) -> DriverResult<()> {
+        match self.enter_outside("cuMemFreeHost")?.pinned.remove(&(ptr as usize)) {
+            Some(_) => Ok(()),
+            None => Err(error("cuMemFreeHost", DriverError::INVALID_VALUE, "not pinned memory")),
+        }
+    }
+
+    unsafe fn upload_async(
+        &self,
+        stream: Stream,
+        dst: u64,
+        src: *const u8,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        let src = src as usize;
+        self.enter()?.pinned("cuMemcpyHtoD", src, bytes)?;
+        self.submit("cuMemcpyHtoD", stream, Work::UploadPinned { dst, src, bytes })
+    }
+
+    unsafe fn download_async(
+        &self,
+        stream: Stream,
+        dst: *mut u8,
+        src: u64,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        let dst = dst as usize;
+        self.enter()?.pinned("cuMemcpyDtoH", dst, bytes)?;
+        self.submit("cuMemcpyDtoH", stream, Work::DownloadPinned { dst, src, bytes })
     }
 
     fn load(&self, name: &str, ptx: &str) -> DriverResult<Module> {
-        let mut state = self.enter()?;
+        let mut state = self.enter_outside("cuModuleLoadData")?;
         let replaced = replacement(name);
         let ptx = replaced.as_deref().unwrap_or(ptx);
         let module = EmuModule::load(ptx, &mut state.machine);
@@ -189,9 +364,9 @@ impl Driver for EmuDriver {
     }
 
     fn unload(&self, module: Module) -> DriverResult<()> {
-        match self.enter()?.modules.remove(&module.0) {
+        match self.enter_outside("cuModuleUnload")?.modules.remove(&module.0) {
             Some(_) => Ok(()),
-            None => Err(error("cuModuleUnload", DriverError::INVALID_HANDLE, "no such module")),
+            None => Err(invalid("cuModuleUnload", "module")),
         }
     }
 
@@ -205,56 +380,31 @@ impl Driver for EmuDriver {
                 Ok(Function(handle))
             }
             Some(Err(text)) => Err(error("cuModuleGetFunction", DriverError::NOT_FOUND, text)),
-            None => {
-                Err(error("cuModuleGetFunction", DriverError::INVALID_HANDLE, "no such module"))
-            }
+            None => Err(invalid("cuModuleGetFunction", "module")),
         }
     }
 
-    fn launch(&self, _: Stream, f: Function, grid: &Grid, params: &[u8]) -> DriverResult<()> {
-        let mut guard = self.enter()?;
-        let state = &mut *guard;
-        let invalid = || error("cuLaunchKernel", DriverError::INVALID_HANDLE, "no such function");
-        let (module, kernel) = state.functions.get(&f.0).ok_or_else(invalid)?;
-        let (file, module) = state.modules.get(module).ok_or_else(invalid)?;
-        let program = module.program(kernel).map_err(|_| invalid())?;
-        trace(&mut state.traced, file, kernel);
-        let shape = Shape {
-            blocks: grid.blocks,
-            threads: grid.threads,
-            cluster: grid.cluster,
-            shared: grid.shared,
-        };
-        match state.machine.launch(program, &shape, params) {
-            Ok(counters) => {
-                state.launches.push((kernel.clone(), counters));
-                Ok(())
-            }
-            Err(fault) => {
-                let code = match fault.kind {
-                    Kind::Launch => DriverError::INVALID_VALUE,
-                    Kind::OutOfBounds => DriverError::ILLEGAL_ADDRESS,
-                    _ => DriverError::LAUNCH_FAILED,
-                };
-                let failed = error("cuLaunchKernel", code, fault.to_string());
-                if failed.is_sticky() {
-                    state.broken = Some(failed.clone());
-                }
-                Err(failed)
-            }
+    fn launch(&self, stream: Stream, f: Function, grid: &Grid, params: &[u8]) -> DriverResult<()> {
+        if !self.enter()?.functions.contains_key(&f.0) {
+            return Err(invalid("cuLaunchKernel", "function"));
         }
+        let work = Work::Launch { function: f.0, grid: *grid, params: params.to_vec() };
+        self.submit("cuLaunchKernel", stream, work)
     }
 
     fn stream(&self) -> DriverResult<Stream> {
         Ok(Stream(self.enter()?.handle()))
     }
 
-    fn destroy_stream(&self, _: Stream) -> DriverResult<()> {
-        self.enter().map(|_| ())
+    /// What the stream holds is still done.
+    fn destroy_stream(&self, stream: Stream) -> DriverResult<()> {
+        self.enter()?.drain(stream)
     }
 
-    fn synchronize(&self, _: Stream) -> DriverResult<()> {
-        self.enter().map(|_| ())
+    fn synchronize(&self, stream: Stream) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        state.streams.refuse_in("cuStreamSynchronize", stream, DriverError::CAPTURE_UNSUPPORTED)?;
+        state.drain(stream)
     }
 
     fn event(&self) -> DriverResult<Event> {
@@ -265,12 +415,53 @@ impl Driver for EmuDriver {
         self.enter().map(|_| ())
     }
 
-    fn record(&self, _: Event, _: Stream) -> DriverResult<()> {
-        self.enter().map(|_| ())
+    /// Captures that spread over streams by events are not emulated.
+    fn record(&self, event: Event, stream: Stream) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        state.streams.refuse_in("cuEventRecord", stream, DriverError::CAPTURE_UNSUPPORTED)?;
+        let record = state.streams.record(event);
+        drop(state);
+        self.submit("cuEventRecord", stream, record)
+    }
+
+    fn wait_event(&self, stream: Stream, event: Event) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        state.streams.refuse_in("cuStreamWaitEvent", stream, DriverError::CAPTURE_ISOLATION)?;
+        let Some(record) = state.streams.recorded(event) else { return Ok(()) };
+        drop(state);
+        self.submit("cuStreamWaitEvent", stream, Work::Wait(record))
     }
 
     /// Time does not pass on the emulator; its counters are the measure.
-    fn elapsed_ms(&self, _: Event, _: Event) -> DriverResult<f32> {
-        self.enter().map(|_| 0.0)
+    fn elapsed_ms(&self, _: Event, end: Event) -> DriverResult<f32> {
+        let mut state = self.enter()?;
+        if let Some(record) = state.streams.recorded(end) {
+            while let Some(work) = state.streams.next_before(record) {
+                state.run(&work)?;
+            }
+        }
+        Ok(0.0)
+    }
+
+    fn begin_capture(&self, stream: Stream) -> DriverResult<()> {
+        self.enter()?.streams.begin_capture(stream)
+    }
+
+    fn end_capture(&self, stream: Stream) -> DriverResult<Graph> {
+        let mut state = self.enter()?;
+        let handle = state.handle();
+        state.streams.end_capture(stream, handle)
+    }
+
+    fn launch_graph(&self, stream: Stream, graph: Graph) -> DriverResult<()> {
+        let mut state = self.enter()?;
+        state.streams.refuse_in("cuGraphLaunch", stream, DriverError::CAPTURE_UNSUPPORTED)?;
+        let work = state.streams.graph(graph)?;
+        drop(state);
+        self.submit("cuGraphLaunch", stream, work)
+    }
+
+    fn destroy_graph(&self, graph: Graph) -> DriverResult<()> {
+        self.enter()?.streams.destroy_graph(graph)
     }
 }

@@ -28,6 +28,10 @@ pub struct Live {
     pub streams: i64,
     /// Events that were not destroyed.
     pub events: i64,
+    /// Graphs that were not destroyed.
+    pub graphs: i64,
+    /// Allocations of pinned host memory that were not freed.
+    pub pinned: i64,
 }
 
 #[derive(Default)]
@@ -121,6 +125,35 @@ impl Driver for FaultDriver {
     fn fill(&self, stream: Stream, dst: u64, value: u8, bytes: usize) -> DriverResult<()> {
         self.pass("fill", |d| d.fill(stream, dst, value, bytes), |_| ())
     }
+    fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8> {
+        self.pass("alloc_pinned", |d| d.alloc_pinned(bytes), |live| live.pinned += 1)
+    }
+    unsafe fn free_pinned(&self, ptr: *mut u8) -> DriverResult<()> {
+        // SAFETY: the caller's promise.
+        self.pass("free_pinned", |d| unsafe { d.free_pinned(ptr) }, |live| live.pinned -= 1)
+    }
+    unsafe fn upload_async(
+        &self,
+        stream: Stream,
+        dst: u64,
+        src: *const u8,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        // SAFETY: the caller's promise.
+        let make = |d: &dyn Driver| unsafe { d.upload_async(stream, dst, src, bytes) };
+        self.pass("upload_async", make, |_| ())
+    }
+    unsafe fn download_async(
+        &self,
+        stream: Stream,
+        dst: *mut u8,
+        src: u64,
+        bytes: usize,
+    ) -> DriverResult<()> {
+        // SAFETY: the caller's promise.
+        let make = |d: &dyn Driver| unsafe { d.download_async(stream, dst, src, bytes) };
+        self.pass("download_async", make, |_| ())
+    }
     fn load(&self, name: &str, ptx: &str) -> DriverResult<Module> {
         self.pass("load", |d| d.load(name, ptx), |live| live.modules += 1)
     }
@@ -153,5 +186,27 @@ impl Driver for FaultDriver {
     }
     fn elapsed_ms(&self, start: Event, end: Event) -> DriverResult<f32> {
         self.pass("elapsed_ms", |d| d.elapsed_ms(start, end), |_| ())
+    }
+    fn wait_event(&self, stream: Stream, event: Event) -> DriverResult<()> {
+        self.pass("wait_event", |d| d.wait_event(stream, event), |_| ())
+    }
+    fn begin_capture(&self, stream: Stream) -> DriverResult<()> {
+        self.pass("begin_capture", |d| d.begin_capture(stream), |_| ())
+    }
+    /// A capture that cannot be turned into a graph has ended all the same.
+    fn end_capture(&self, stream: Stream) -> DriverResult<Graph> {
+        let ended = self.pass("end_capture", |d| d.end_capture(stream), |live| live.graphs += 1);
+        if ended.is_err()
+            && let Ok(graph) = self.inner.end_capture(stream)
+        {
+            self.inner.destroy_graph(graph)?;
+        }
+        ended
+    }
+    fn launch_graph(&self, stream: Stream, graph: Graph) -> DriverResult<()> {
+        self.pass("launch_graph", |d| d.launch_graph(stream, graph), |_| ())
+    }
+    fn destroy_graph(&self, graph: Graph) -> DriverResult<()> {
+        self.pass("destroy_graph", |d| d.destroy_graph(graph), |live| live.graphs -= 1)
     }
 }

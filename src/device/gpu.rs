@@ -2,27 +2,24 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
-use crate::device::driver::{
-    Driver, DriverError, DriverInfo, DriverResult, Function, Grid, Module, Stream,
-};
+use crate::device::driver::{Driver, DriverInfo, DriverResult, Function, Grid, Module, Stream};
+use crate::device::link::{Block, Link};
 use crate::device::module::{self, KernelSet};
 use crate::error::{Error, Result};
 
 /// A GPU with one stream. Launches never allocate once the scratch memory has its size, and never
 /// synchronise: only staging of host memory does.
 pub struct Gpu {
-    driver: Arc<dyn Driver>,
-    stream: Stream,
+    pub(super) link: Arc<Link>,
     owns_stream: bool,
     kernel_set: KernelSet,
     kernels: Mutex<HashMap<String, Function>>,
     modules: Mutex<Vec<Module>>,
     scratch: Mutex<Scratch>,
-    lost: OnceLock<String>,
 }
 
 /// Bytes before the scratch memory that hold tickets.
@@ -31,15 +28,17 @@ const TICKETS: usize = 256;
 /// Memory for partial results, reused by every launch of the stream in order.
 #[derive(Default)]
 struct Scratch {
-    ptr: u64,
+    block: Option<Arc<Block>>,
     bytes: usize,
 }
 
 impl Gpu {
     /// A GPU on a stream of its own.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Gpu> {
-        let mut gpu = Gpu::on_stream(driver, Stream(0))?;
-        gpu.stream = gpu.call(|d| d.stream())?;
+        KernelSet::for_capability(driver.info().capability)?;
+        let link = Link::new(driver, Stream(0));
+        let stream = link.call(|d| d.stream())?;
+        let mut gpu = Gpu::on_stream(link.driver, stream)?;
         gpu.owns_stream = true;
         Ok(gpu)
     }
@@ -48,27 +47,25 @@ impl Gpu {
     pub fn on_stream(driver: Arc<dyn Driver>, stream: Stream) -> Result<Gpu> {
         let kernel_set = KernelSet::for_capability(driver.info().capability)?;
         Ok(Gpu {
-            driver,
-            stream,
+            link: Arc::new(Link::new(driver, stream)),
             owns_stream: false,
             kernel_set,
             kernels: Mutex::default(),
             modules: Mutex::default(),
             scratch: Mutex::default(),
-            lost: OnceLock::new(),
         })
     }
 
     /// Runs the kernels of another set than the one that fits best, for tests of both.
     pub fn with_kernel_set(mut self, kernel_set: KernelSet) -> Result<Gpu> {
-        kernel_set.check(self.driver.info().capability)?;
+        kernel_set.check(self.link.driver.info().capability)?;
         self.kernel_set = kernel_set;
         Ok(self)
     }
 
     /// The device.
     pub fn info(&self) -> &DriverInfo {
-        self.driver.info()
+        self.link.driver.info()
     }
 
     /// Which PTX is loaded.
@@ -78,44 +75,30 @@ impl Gpu {
 
     /// The stream all work goes to.
     pub fn stream(&self) -> Stream {
-        self.stream
+        self.link.stream
     }
 
     /// One driver call. After a sticky error nothing reaches the driver any more.
     pub fn call<R>(&self, body: impl FnOnce(&dyn Driver) -> DriverResult<R>) -> Result<R> {
-        if let Some(reason) = self.lost.get() {
-            return Err(Error::DeviceLost { reason: reason.clone() });
-        }
-        body(&*self.driver).map_err(|error| self.translate(error))
-    }
-
-    fn translate(&self, error: DriverError) -> Error {
-        let reason = error.to_string();
-        if error.is_sticky() {
-            let _ = self.lost.set(reason.clone());
-            return Error::DeviceLost { reason };
-        }
-        Error::Driver { call: error.call, code: error.code, reason: error.text }
+        self.link.call(body)
     }
 
     /// `bytes` bytes of device memory.
     pub(crate) fn alloc(&self, what: &str, bytes: usize) -> Result<u64> {
-        self.call(|d| d.alloc(bytes)).map_err(|error| match error {
-            Error::Driver { code: DriverError::OUT_OF_MEMORY, .. } => {
-                Error::OutOfMemory { what: what.to_string(), bytes: bytes as u64 }
-            }
-            other => other,
-        })
+        self.link.alloc(what, bytes)
     }
 
     /// Gives memory back. A lost device has nothing to give it back to.
     pub(crate) fn free(&self, ptr: u64) {
-        let _ = self.call(|d| d.free(ptr));
+        self.link.free(ptr);
     }
 
     /// Waits until all work of the stream is done.
+    ///
+    /// # Errors
+    /// What the work failed with; `Unsupported` while the stream is captured.
     pub fn synchronize(&self) -> Result<()> {
-        self.call(|d| d.synchronize(self.stream))
+        self.link.synchronize()
     }
 
     /// Grows the scratch memory to `bytes`, so that no launch that needs as much allocates.
@@ -130,19 +113,13 @@ impl Gpu {
         if bytes > scratch.bytes {
             // Growing by powers of two bounds the number of growths by the logarithm of the need.
             let size = bytes.next_power_of_two().max(1 << 16);
-            let ptr = self.alloc("scratch memory", size + TICKETS)?;
-            let ready = self.call(|d| d.fill(self.stream, ptr, 0, TICKETS));
+            let block = Arc::new(Block::new(&self.link, "scratch memory", size + TICKETS)?);
+            self.call(|d| d.fill(self.stream(), block.ptr, 0, TICKETS))?;
             // Earlier launches may still use the old memory.
-            let ready =
-                ready.and_then(|()| if scratch.bytes > 0 { self.synchronize() } else { Ok(()) });
-            if let Err(error) = ready {
-                self.free(ptr);
-                return Err(error);
+            if scratch.block.is_some() {
+                self.synchronize()?;
             }
-            if scratch.bytes > 0 {
-                self.free(scratch.ptr);
-            }
-            *scratch = Scratch { ptr, bytes: size };
+            *scratch = Scratch { block: Some(block), bytes: size };
         }
         Ok(ScratchGuard(scratch))
     }
@@ -156,7 +133,7 @@ impl Gpu {
         params: &impl Pod,
     ) -> Result<()> {
         let function = self.kernel(op, kernel)?;
-        self.call(|d| d.launch(self.stream, function, &grid, bytemuck::bytes_of(params)))
+        self.call(|d| d.launch(self.stream(), function, &grid, bytemuck::bytes_of(params)))
     }
 
     fn kernel(&self, op: &'static str, kernel: &str) -> Result<Function> {
@@ -164,6 +141,7 @@ impl Gpu {
         if let Some(&function) = kernels.get(kernel) {
             return Ok(function);
         }
+        self.link.outside(|| format!("kernel `{kernel}` has to be loaded"))?;
         let ptx = module::ptx(op, self.kernel_set)?;
         let file = format!("{op}.{}", self.kernel_set.name());
         let module = self.call(|d| d.load(&file, ptx))?;
@@ -177,21 +155,22 @@ impl Gpu {
             reason: format!("kernels/{op}.cu has no kernel `{kernel}`"),
         })
     }
+
+    /// The memory that launches reuse, for graphs that hold its addresses.
+    pub(super) fn reused_memory(&self) -> Vec<Arc<Block>> {
+        lock(&self.scratch).block.iter().cloned().collect()
+    }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        let _ = self.call(|d| d.synchronize(self.stream));
-        let scratch =
-            std::mem::take(self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner));
-        if scratch.bytes > 0 {
-            self.free(scratch.ptr);
-        }
+        let _ = self.synchronize();
+        *lock(&self.scratch) = Scratch::default();
         for module in std::mem::take(&mut *lock(&self.modules)) {
             let _ = self.call(|d| d.unload(module));
         }
         if self.owns_stream {
-            let _ = self.call(|d| d.destroy_stream(self.stream));
+            let _ = self.call(|d| d.destroy_stream(self.stream()));
         }
     }
 }
@@ -208,16 +187,16 @@ pub(crate) struct ScratchGuard<'a>(MutexGuard<'a, Scratch>);
 impl ScratchGuard<'_> {
     /// Device address of the bytes, aligned to 256.
     pub fn ptr(&self) -> u64 {
-        self.0.ptr + TICKETS as u64
+        self.ticket() + TICKETS as u64
     }
 
     /// Device address of a `u32` that is 0, for kernels whose last block finishes the work; they
     /// leave it at 0.
     pub fn ticket(&self) -> u64 {
-        self.0.ptr
+        self.0.block.as_ref().map_or(0, |block| block.ptr)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

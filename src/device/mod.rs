@@ -10,14 +10,20 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod driver;
+mod dry;
 #[cfg(feature = "emu")]
 mod emu;
 #[cfg(feature = "emu")]
 pub mod fault;
 mod gpu;
+mod graph;
+mod host;
+mod link;
 mod memory;
 mod module;
+mod pinned;
 mod probe;
+mod record;
 mod stage;
 
 pub use arena::{Arena, Space};
@@ -25,14 +31,18 @@ pub use buffer::DeviceBuffer;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
+pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub(crate) use gpu::ScratchGuard;
+pub use graph::Graph;
 pub use memory::Memory;
 pub(crate) use memory::zeros;
 pub use module::{KernelSet, shipped_ptx};
+pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
+pub use record::{Call, RecordingDriver};
 pub(crate) use stage::{Column, Stage};
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
