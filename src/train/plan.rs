@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::device::{Device, Driver, DriverInfo, DryDriver, Gpu, Space};
+use crate::device::{Device, DriverInfo, DryDriver};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::objective::presets;
@@ -47,7 +47,7 @@ impl MemoryPlan {
         let mut trainer = Trainer::<T>::on(config.clone(), device)?;
         let arena = trainer.model.space.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
-        let live = || driver.live_bytes() - ENDLESS as u64;
+        let live = || driver.usage().live - ENDLESS as u64;
         let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
         let mut before = live();
         let mut grown = |part: &mut u64| {
@@ -76,7 +76,7 @@ impl MemoryPlan {
             }
         }
         plan.activations = arena.map_or(0, |arena| arena.peak() as u64);
-        plan.total = driver.peak_bytes() - ENDLESS as u64 + plan.activations;
+        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
         Ok(plan)
     }
 
