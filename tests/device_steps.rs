@@ -101,13 +101,8 @@ fn a_train_step_allocates_nothing() {
     let (_, records, _) = trainer.collect(0).unwrap();
     let records = &records[..2];
     let settings = presets::by_name("grpo", 8.0).unwrap().settings;
-    let update = Update {
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.95,
-        weight_decay: 0.0,
-        grad_clip: 1.0,
-    };
+    let update =
+        Update { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, weight_decay: 0.0, grad_clip: 1.0 };
     let mut step = || {
         let backward =
             trainer.forward_backward(records, &[1.0, -1.0], &[0.5, 0.5], &settings).unwrap();

@@ -6,6 +6,7 @@
 //! and write nowhere.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::device::{Arena, Device, Gpu, Graph, Memory, PinnedBuffer, Space};
@@ -50,14 +51,11 @@ impl Decode {
             return draw(model, &model.space, sampling, &logits, running.uniform);
         };
         let size = running.slots.len().next_power_of_two().min(most.max(running.slots.len()));
-        if !self.recorded.contains_key(&size) {
-            let new = Recorded::new(gpu, size, cache.table_width())?;
-            self.recorded.insert(size, new);
-        }
-        match self.recorded.get_mut(&size) {
-            Some(recorded) => recorded.step(model, cache, sampling, running),
-            None => Err(Error::invalid("decode", "slots", size, "a batch size")),
-        }
+        let recorded = match self.recorded.entry(size) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Recorded::new(gpu, size, cache.table_width())?),
+        };
+        recorded.step(model, cache, sampling, running)
     }
 }
 
