@@ -220,6 +220,7 @@ impl Decoder {
             weight: self.params.data(self.norm).into(),
             eps: self.config.norm_eps,
             dy: View::rows_of(dhidden, d)?,
+            residual: None,
             dx: ViewMut::rows_of(&mut dx, d)?,
             dweight: gradients.get_mut(self.norm).map(ViewMut::from),
         };

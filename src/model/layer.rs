@@ -104,6 +104,7 @@ impl LayerContext<'_> {
             weight: self.params.data(weight).into(),
             eps: self.config.norm_eps,
             dy: View::rows_of(dy, d)?,
+            residual: None,
             dx: ViewMut::rows_of(&mut dx, d)?,
             dweight: gradients.get_mut(weight).map(ViewMut::from),
         };

@@ -88,11 +88,11 @@ impl Linear {
         match &self.weight {
             Weight::Dense(id) => {
                 let w = View::rows_of(params.data(*id), self.k)?;
-                matmul(device, Matmul { x, w, bias, lora, adapter, s, y })
+                matmul(device, Matmul { x, w, bias, lora, adapter, s, residual: None, y })
             }
             Weight::Nf4(w) => {
                 let w = w.view();
-                nf4_matmul(device, Nf4Matmul { x, w, bias, lora, adapter, s, y })
+                nf4_matmul(device, Nf4Matmul { x, w, bias, lora, adapter, s, residual: None, y })
             }
         }
     }
