@@ -23,7 +23,9 @@ mod module;
 mod pinned;
 mod probe;
 mod record;
+mod scratch;
 mod stage;
+mod workspace;
 
 pub use buffer::DeviceBuffer;
 #[cfg(feature = "cuda")]
@@ -33,7 +35,6 @@ pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
-pub(crate) use gpu::ScratchGuard;
 pub use graph::Graph;
 pub use memory::Memory;
 pub(crate) use memory::zeros;
@@ -41,7 +42,9 @@ pub use module::{KernelSet, shipped_ptx};
 pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
 pub use record::{Call, RecordingDriver};
+pub(crate) use scratch::ScratchGuard;
 pub(crate) use stage::{Column, Stage};
+pub(crate) use workspace::Workspace;
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
 #[derive(Clone, Debug)]
