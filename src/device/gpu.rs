@@ -9,7 +9,11 @@ use bytemuck::Pod;
 use crate::device::driver::{Driver, DriverInfo, DriverResult, Function, Grid, Module, Stream};
 use crate::device::link::{Block, Link};
 use crate::device::module::{self, KernelSet};
+use crate::device::scratch::{Loan, Reused};
 use crate::error::{Error, Result};
+
+/// Bytes of scratch memory for results that go to the host.
+const RESULTS: usize = 4096;
 
 /// A GPU with one stream. Launches never allocate once the scratch memory has its size, and never
 /// synchronise: only staging of host memory does.
@@ -19,17 +23,10 @@ pub struct Gpu {
     kernel_set: KernelSet,
     kernels: Mutex<HashMap<String, Function>>,
     modules: Mutex<Vec<Module>>,
-    scratch: Mutex<Scratch>,
-}
-
-/// Bytes before the scratch memory that hold tickets.
-const TICKETS: usize = 256;
-
-/// Memory for partial results, reused by every launch of the stream in order.
-#[derive(Default)]
-struct Scratch {
-    block: Option<Arc<Block>>,
-    bytes: usize,
+    /// Memory of launches, and of ops that are made of other ops. Who holds both took the second
+    /// first.
+    scratch: Mutex<Reused>,
+    workspace: Mutex<Reused>,
 }
 
 impl Gpu {
@@ -53,6 +50,7 @@ impl Gpu {
             kernels: Mutex::default(),
             modules: Mutex::default(),
             scratch: Mutex::default(),
+            workspace: Mutex::default(),
         })
     }
 
@@ -101,27 +99,25 @@ impl Gpu {
         self.link.synchronize()
     }
 
-    /// Grows the scratch memory to `bytes`, so that no launch that needs as much allocates.
+    /// Grows the scratch memory to `bytes` and what results for the host take, so that no launch
+    /// that needs as much allocates.
     pub fn reserve_scratch(&self, bytes: usize) -> Result<()> {
-        self.scratch(bytes).map(|_| ())
+        self.lend_scratch().take(bytes.saturating_add(RESULTS)).map(|_| ())
     }
 
-    /// A ticket and at least `bytes` bytes that stay this launch's until the guard falls. Their content is
-    /// whatever the last launch left.
-    pub(crate) fn scratch(&self, bytes: usize) -> Result<ScratchGuard<'_>> {
-        let mut scratch = lock(&self.scratch);
-        if bytes > scratch.bytes {
-            // Growing by powers of two bounds the number of growths by the logarithm of the need.
-            let size = bytes.next_power_of_two().max(1 << 16);
-            let block = Arc::new(Block::new(&self.link, "scratch memory", size + TICKETS)?);
-            self.call(|d| d.fill(self.stream(), block.ptr, 0, TICKETS))?;
-            // Earlier launches may still use the old memory.
-            if scratch.block.is_some() {
-                self.synchronize()?;
-            }
-            *scratch = Scratch { block: Some(block), bytes: size };
-        }
-        Ok(ScratchGuard(scratch))
+    /// The same for the memory of ops that are made of other ops, such as `linear_logprob`.
+    pub fn reserve_workspace(&self, bytes: usize) -> Result<()> {
+        self.lend_workspace().take(bytes).map(|_| ())
+    }
+
+    /// The scratch memory, for one op.
+    pub(super) fn lend_scratch(&self) -> Loan<'_> {
+        Loan::new(&self.link, &self.scratch)
+    }
+
+    /// The workspace, for one op that is made of others.
+    pub(super) fn lend_workspace(&self) -> Loan<'_> {
+        Loan::new(&self.link, &self.workspace)
     }
 
     /// Starts kernel `kernel` of `kernels/<op>.cu` with one parameter struct.
@@ -158,14 +154,15 @@ impl Gpu {
 
     /// The memory that launches reuse, for graphs that hold its addresses.
     pub(super) fn reused_memory(&self) -> Vec<Arc<Block>> {
-        lock(&self.scratch).block.iter().cloned().collect()
+        lock(&self.scratch).blocks().chain(lock(&self.workspace).blocks()).collect()
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
         let _ = self.synchronize();
-        *lock(&self.scratch) = Scratch::default();
+        *lock(&self.scratch) = Reused::default();
+        *lock(&self.workspace) = Reused::default();
         for module in std::mem::take(&mut *lock(&self.modules)) {
             let _ = self.call(|d| d.unload(module));
         }
@@ -178,22 +175,6 @@ impl Drop for Gpu {
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Gpu({}, {} kernels)", self.info().name, self.kernel_set.name())
-    }
-}
-
-/// Scratch memory on loan.
-pub(crate) struct ScratchGuard<'a>(MutexGuard<'a, Scratch>);
-
-impl ScratchGuard<'_> {
-    /// Device address of the bytes, aligned to 256.
-    pub fn ptr(&self) -> u64 {
-        self.ticket() + TICKETS as u64
-    }
-
-    /// Device address of a `u32` that is 0, for kernels whose last block finishes the work; they
-    /// leave it at 0.
-    pub fn ticket(&self) -> u64 {
-        self.0.block.as_ref().map_or(0, |block| block.ptr)
     }
 }
 

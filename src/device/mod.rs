@@ -24,7 +24,9 @@ mod module;
 mod pinned;
 mod probe;
 mod record;
+mod scratch;
 mod stage;
+mod workspace;
 
 pub use arena::{Arena, Space};
 pub use buffer::DeviceBuffer;
@@ -35,7 +37,6 @@ pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
-pub(crate) use gpu::ScratchGuard;
 pub use graph::Graph;
 pub use memory::Memory;
 pub(crate) use memory::zeros;
@@ -43,7 +44,9 @@ pub use module::{KernelSet, shipped_ptx};
 pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
 pub use record::{Call, RecordingDriver};
+pub(crate) use scratch::ScratchGuard;
 pub(crate) use stage::{Column, Stage};
+pub(crate) use workspace::Workspace;
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
 #[derive(Clone, Debug)]

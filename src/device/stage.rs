@@ -1,14 +1,20 @@
 //! Brings the operands of one op to the device and its results back. Views of device memory are
 //! passed through untouched. Views of host memory are copied over before the launch and back
 //! after it; such a call waits for the device, so it suits tests, set-up and small data.
+//!
+//! An op without views of host memory neither allocates nor waits, unless it hands out values: its
+//! tables, values and scratch memory are the GPU's own. Beside views of host memory, tables and
+//! values are allocations like those views, with bounds of their own.
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::rc::Rc;
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::driver::Grid;
-use crate::device::gpu::{Gpu, ScratchGuard};
+use crate::device::gpu::Gpu;
+use crate::device::scratch::{Loan, ScratchGuard};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::view::{Dims, Place, View, ViewMut};
@@ -28,6 +34,7 @@ pub(crate) struct Stage<'a> {
     op: &'static str,
     staged: Vec<u64>,
     returns: Vec<Return>,
+    loan: Option<Rc<Loan<'a>>>,
     outputs: PhantomData<&'a mut ()>,
 }
 
@@ -41,7 +48,8 @@ struct Return {
 
 impl<'a> Stage<'a> {
     pub fn new(gpu: &'a Gpu, op: &'static str) -> Stage<'a> {
-        Stage { gpu, op, staged: Vec::new(), returns: Vec::new(), outputs: PhantomData }
+        let (staged, returns) = (Vec::new(), Vec::new());
+        Stage { gpu, op, staged, returns, loan: None, outputs: PhantomData }
     }
 
     /// Device address of element 0 of an operand that is read.
@@ -83,22 +91,41 @@ impl<'a> Stage<'a> {
         Ok(device)
     }
 
-    /// A table of the op's own, such as a list of pointers, copied to the device.
+    /// A table of the op's own that kernels read, such as a list of pointers, in device memory.
     pub fn table<T: Pod>(&mut self, table: &[T]) -> Result<u64> {
         let bytes: &[u8] = bytemuck::cast_slice(table);
-        let device = self.alloc(bytes.len())?;
+        if self.staged.is_empty() {
+            return self.loan().table(bytes);
+        }
+        self.state(table)
+    }
+
+    /// Values that kernels read and write, in device memory.
+    pub fn state<T: Pod>(&mut self, initial: &[T]) -> Result<u64> {
+        let device = self.values::<T>(initial.len())?;
+        let bytes = bytemuck::cast_slice(initial);
         self.gpu.call(|d| d.upload(self.gpu.stream(), device, bytes))?;
         Ok(device)
     }
 
     /// Device memory for results that come back as plain values; see [`Stage::fetch`].
     pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
-        self.alloc(count * size_of::<P>())
+        let bytes = count.saturating_mul(size_of::<P>());
+        if self.staged.is_empty() {
+            return self.loan().take(bytes);
+        }
+        self.alloc(bytes)
+    }
+
+    fn loan(&mut self) -> Rc<Loan<'a>> {
+        let gpu = self.gpu;
+        self.loan.get_or_insert_with(|| Rc::new(gpu.lend_scratch())).clone()
     }
 
     /// What the kernels left at an address that [`Stage::values`] gave; waits for them.
     pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
         let mut values = vec![P::zeroed(); count];
+        self.gpu.link.outside(|| format!("{} has results for the host", self.op))?;
         if count > 0 {
             let bytes = bytemuck::cast_slice_mut(&mut values);
             self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
@@ -147,9 +174,10 @@ impl<'a> Stage<'a> {
         Ok(device)
     }
 
-    /// Scratch memory; see [`Gpu::scratch`].
-    pub fn scratch(&self, bytes: usize) -> Result<ScratchGuard<'a>> {
-        self.gpu.scratch(bytes)
+    /// A ticket and `bytes` bytes that stay this op's until the stage and the guard fall. Their
+    /// content is whatever the last op left.
+    pub fn scratch(&mut self, bytes: usize) -> Result<ScratchGuard<'a>> {
+        ScratchGuard::new(self.loan(), bytes)
     }
 
     /// Starts a kernel of the op's source. A grid of no blocks starts nothing.

@@ -103,7 +103,7 @@ fn run(
     let params = Params {
         tensors: stage.table(&tensors)?,
         maps: if maps.is_empty() { 0 } else { stage.table(maps)? },
-        outcome: stage.table(&[u64::MAX, 0, 0, 0])?,
+        outcome: stage.state(&[u64::MAX, 0, 0, 0])?,
         tensor_count: tensors.len() as i64,
         coefficients: c.as_array(),
         decay_after: (settings.decay == DecayOrder::After) as i32,

@@ -48,7 +48,7 @@ pub(crate) fn nf4_quantize<T: Float>(
         x: stage.input(&a.x)?,
         packed: stage.output(a.packed)?,
         absmax: stage.column_out(a.absmax)?,
-        bad: stage.table(&[u64::MAX])?,
+        bad: stage.state(&[u64::MAX])?,
         blocksize: a.blocksize as i64,
         bounds: thresholds.bounds,
         order: thresholds.order,

@@ -1,7 +1,7 @@
 //! The fused head on any device: a chunk of rows goes through the product, its statistics and its
 //! gradient before the next chunk's logits overwrite it.
 
-use crate::device::{Device, Memory};
+use crate::device::{Device, Workspace};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::linear_logprob::{Head, LinearLogProb, LinearLogProbBwd};
@@ -16,8 +16,12 @@ const WORKSPACE: usize = 1 << 22;
 
 pub(crate) fn linear_logprob<T: Float>(device: &Device, mut a: LinearLogProb<'_, T>) -> Result<()> {
     let columns = a.head.extents().0;
-    let (mut logits, mut dlogits) = workspaces(device, a.hidden.extent(0), columns)?;
-    let ones = Memory::of(device, &vec![1f32; chunk(a.hidden.extent(0), columns)])?;
+    let (workspace, rows) = (Workspace::new(device), chunk(a.hidden.extent(0), columns));
+    let scored = if a.score.is_some() { rows } else { 0 };
+    let (mut logits, mut dlogits) =
+        (workspace.slot(rows * columns)?, workspace.slot(scored * columns)?);
+    // Few lengths, so that few tables are kept.
+    let ones = workspace.constant(1f32, scored.next_power_of_two())?;
     for (first, count) in chunks(a.hidden.extent(0), columns) {
         let (targets, shape) = (a.targets.narrow(first, count)?, [count as i64, columns as i64]);
         let hidden = a.hidden.narrow(first, count)?;
@@ -50,7 +54,9 @@ pub(crate) fn linear_logprob_bwd<T: Float>(
     mut a: LinearLogProbBwd<'_, T>,
 ) -> Result<()> {
     let columns = a.head.extents().0;
-    let (mut logits, mut dlogits) = workspaces(device, a.hidden.extent(0), columns)?;
+    let (workspace, rows) = (Workspace::new(device), chunk(a.hidden.extent(0), columns));
+    let (mut logits, mut dlogits) =
+        (workspace.slot(rows * columns)?, workspace.slot(rows * columns)?);
     for (first, count) in chunks(a.hidden.extent(0), columns) {
         let (hidden, shape) = (a.hidden.narrow(first, count)?, [count as i64, columns as i64]);
         logits_of(device, hidden, &a.head, a.lora, logits.view_mut(&shape)?)?;
@@ -72,16 +78,6 @@ pub(crate) fn linear_logprob_bwd<T: Float>(
         }
     }
     Ok(())
-}
-
-/// Logits and their gradients of the longest chunk.
-fn workspaces<T: Float>(
-    device: &Device,
-    rows: usize,
-    columns: usize,
-) -> Result<(Memory<T>, Memory<T>)> {
-    let len = chunk(rows, columns) * columns;
-    Ok((Memory::new(device, len)?, Memory::new(device, len)?))
 }
 
 fn logits_of<T: Float>(
