@@ -8,6 +8,7 @@
 // | q, o      | [Tq, Hq, D]  | f32, bf16, f16, f64 | last dimension contiguous      |
 // | k, v      | [S, Hkv, D]  | as q                | last dimension contiguous      |
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
+// | pages     | [B, P]       | i32                 | rows contiguous; or kv_start   |
 // | lse       | [Tq, Hq]     | f32                 | rows contiguous                |
 //
 // Mapping: a warp a (query, head). Keys in blocks of 32 by their index in the sequence: lane j scores
@@ -43,14 +44,15 @@ template <class T, class A> __device__ __forceinline__ void attention(const Atte
     Reference<A> reference;
     double total = 0.0;
     for (i64 j0 = 0; j0 < keys.visible; j0 += WARP) {
-        const i64 left = keys.visible - j0, first = keys.first + j0;
+        const i64 left = keys.visible - j0;
         const int count = left < WARP ? (int)left : WARP;
+        const i64 row = lane < count ? keys.rows.row(j0 + lane) : 0;
         A score = Limit<A>::lowest();
-        if (lane < count) score = dot(q, p.k.of(first + lane, h / p.group), p.d) * (A)p.scale;
+        if (lane < count) score = dot(q, p.k.of(row, h / p.group), p.d) * (A)p.scale;
         const A factor = reference.raise(warp_reduce(score, Max()));
         const A weight = lane < count ? power_of_2(score - reference.m) : (A)0;
         total = fma(total, (double)factor, (double)warp_reduce(weight, Sum()));
-        combine(sum, factor, weight, p.v, first, h / p.group, count, p.d);
+        combine(sum, factor, weight, p.v, row, h / p.group, count, p.d);
     }
     const A inverse = (A)(1.0 / total);
     for (i64 c = lane; c < p.d; c += WARP) p.o.of(t, h)[c] = narrow<T>(sum[c] * inverse);

@@ -19,14 +19,35 @@ template <class T> struct Heads {
     __device__ __forceinline__ T* of(i64 r, i64 h) const { return at + r * row + h * head; }
 };
 
+// A page table [count, width]; no table if keys lie one after another from kv_start on.
+struct Pages {
+    const i32* table;
+    i64 stride, width, shift;  // 2^shift rows are a page
+};
+
 struct Sequences {
     Column<const i64> cu_seqlens, kv_start, kv_len;
+    Pages pages;
     i64 count, tokens, rows;  // sequences, rows of q, rows of k
 };
 
-// The keys that a query sees: rows first .. first + visible.
+// Where the keys of a sequence lie.
+struct KeyRows {
+    const i32* table;
+    i64 first, last_page, shift;
+
+    // The row of key j; a page that k does not have is read as its last one.
+    __device__ __forceinline__ i64 row(i64 j) const {
+        if (!table) return first + j;
+        const i64 page = table[j >> shift];
+        return ((u64)page > (u64)last_page ? last_page : page) << shift | (j & ((1ll << shift) - 1));
+    }
+};
+
+// The keys that a query sees: keys 0 .. visible.
 struct Keys {
-    i64 first, visible;
+    KeyRows rows;
+    i64 visible;
 };
 
 // The sequence of token t: the last one that does not start behind it.
@@ -39,12 +60,25 @@ __device__ __forceinline__ i64 sequence_of(const Sequences& s, i64 t) {
     return low;
 }
 
+// The rows of sequence b.
+__device__ __forceinline__ KeyRows rows_of(const Sequences& s, i64 b) {
+    const Pages& pages = s.pages;
+    return {pages.table ? pages.table + b * pages.stride : nullptr, s.kv_start.get(b), (s.rows >> pages.shift) - 1, pages.shift};
+}
+
+// How many keys there is room for, whatever the tables hold.
+__device__ __forceinline__ i64 room_of(const Sequences& s, const KeyRows& rows) {
+    if (rows.table) return rows.last_page < 0 ? 0 : s.pages.width << rows.shift;
+    return rows.first < 0 || rows.first > s.rows ? 0 : s.rows - rows.first;
+}
+
 // None if the tables do not fit together.
 __device__ __forceinline__ Keys keys_of(const Sequences& s, i64 t) {
     const i64 b = sequence_of(s, t), begin = s.cu_seqlens.get(b), end = s.cu_seqlens.get(b + 1);
-    const i64 first = s.kv_start.get(b), visible = s.kv_len.get(b) - (end - t) + 1;
-    const bool fits = begin <= t && t < end && first >= 0 && visible >= 1 && visible <= s.rows - first;
-    return {first, fits ? visible : 0};
+    const KeyRows rows = rows_of(s, b);
+    const i64 visible = s.kv_len.get(b) - (end - t) + 1;
+    const bool fits = begin <= t && t < end && visible >= 1 && visible <= room_of(s, rows);
+    return {rows, fits ? visible : 0};
 }
 
 __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }
@@ -105,16 +139,17 @@ template <class A> struct Reference {
     }
 };
 
-// sum[c] = factor·sum[c] + Σ_j weight_j·row_j[c] over the block's rows in order, lane j holding
-// weight_j. The block's own sum is formed first: an error of 32 roundings, and one a block.
+// sum[c] = factor·sum[c] + Σ_j weight_j·row(j)[c] over the block's rows in order, lane j holding
+// weight_j. Lane j also names row j. The block's own sum is formed first: an error of 32 roundings, and one a block.
 template <class A, class T>
-__device__ __forceinline__ void combine(A* sum, A factor, A weight, const Heads<const T>& rows, i64 first, i64 head, int count, i64 d) {
+__device__ __forceinline__ void combine(A* sum, A factor, A weight, const Heads<const T>& rows, i64 row, i64 head, int count, i64 d) {
     for (i64 c0 = 0; c0 < d; c0 += WARP) {
         const i64 c = c0 + threadIdx.x % WARP;
         A block = 0;
         for (int j = 0; j < count; ++j) {
             const A w = __shfl_sync(ALL_LANES, weight, j);
-            if (c < d) block = fma(w, widen<A>(rows.of(first + j, head)[c]), block);
+            const i64 r = __shfl_sync(ALL_LANES, row, j);
+            if (c < d) block = fma(w, widen<A>(rows.of(r, head)[c]), block);
         }
         if (c < d) sum[c] = fma(factor, sum[c], block);
     }

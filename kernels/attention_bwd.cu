@@ -46,8 +46,8 @@ template <class T, class A> __device__ __forceinline__ void attention_dq(const A
     double total = 0.0, product = 0.0;
     for (i64 j = lane; j - lane < keys.visible; j += WARP) {
         const bool seen = j < keys.visible;
-        const A score = seen ? dot(q, p.k.of(keys.first + j, g), p.d) * (A)p.scale2 : Limit<A>::lowest();
-        const A dp = seen ? dot(dout, p.v.of(keys.first + j, g), p.d) : (A)0;
+        const A score = seen ? dot(q, p.k.of(keys.rows.first + j, g), p.d) * (A)p.scale2 : Limit<A>::lowest();
+        const A dp = seen ? dot(dout, p.v.of(keys.rows.first + j, g), p.d) : (A)0;
         const double factor = reference.raise(warp_reduce(score, Max()));
         const double weight = seen ? power_of_2(score - reference.m) : (A)0;
         total = fma(total, factor, warp_reduce(weight, Sum()));
@@ -56,15 +56,15 @@ template <class T, class A> __device__ __forceinline__ void attention_dq(const A
     const double inverse = 1.0 / total, delta = product * inverse;
     if (lane == 0) p.stats[t * p.heads + h] = {(double)reference.m, inverse, delta};
     for (i64 j0 = 0; j0 < keys.visible; j0 += WARP) {
-        const i64 left = keys.visible - j0, first = keys.first + j0;
+        const i64 left = keys.visible - j0, row = keys.rows.first + j0 + lane;
         const int count = left < WARP ? (int)left : WARP;
         A ds = 0;
         if (lane < count) {
-            const A score = dot(q, p.k.of(first + lane, g), p.d) * (A)p.scale2;
-            const double dp = dot(dout, p.v.of(first + lane, g), p.d);
+            const A score = dot(q, p.k.of(row, g), p.d) * (A)p.scale2;
+            const double dp = dot(dout, p.v.of(row, g), p.d);
             ds = (A)(p.scale * (power_of_2(score - reference.m) * inverse) * (dp - delta));
         }
-        combine(sum, (A)1, ds, p.k, first, g, count, p.d);
+        combine(sum, (A)1, ds, p.k, row, g, count, p.d);
     }
     for (i64 c = lane; c < p.d; c += WARP) p.dq.of(t, h)[c] = narrow<T>(sum[c]);
 }
@@ -111,8 +111,8 @@ template <class T, class A> __device__ __forceinline__ void attention_dkv(const 
                 weight = (A)probability;
                 ds = (A)(p.scale * probability * (dp - stats.delta));
             }
-            combine(dk, (A)1, ds, p.q, t0, h, count, p.d);
-            combine(dv, (A)1, weight, p.dout, t0, h, count, p.d);
+            combine(dk, (A)1, ds, p.q, t0 + lane, h, count, p.d);
+            combine(dv, (A)1, weight, p.dout, t0 + lane, h, count, p.d);
         }
     }
     for (i64 c = lane; c < p.d; c += WARP) {

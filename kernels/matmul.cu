@@ -1,4 +1,4 @@
-// Y = X·Wᵀ + bias + S·Bᵀ with S = scale·X·Aᵀ, its gradients dX = dY·W + dS·A and dW += dYᵀ·X.
+// Y = R + X·Wᵀ + bias + S·Bᵀ with S = scale·X·Aᵀ, its gradients dX = dY·W + dS·A and dW += dYᵀ·X.
 //
 // A linear layer with low-rank adapters (LoRA, arXiv:2106.09685, eq. 3); every row may take its own.
 //
@@ -9,14 +9,16 @@
 // | a, b    | [r, K], [N, r] | as x              | rows contiguous, any row stride, one a adapter |
 // | adapter | [M]          | i32                 | any stride; -1 takes none                     |
 // | s       | [M, r]       | f32                 | any row stride                                |
+// | residual | [M, N]      | as x                | rows contiguous, any row stride               |
 // | dw, dbias | [N, K], [N] | f32                | any row stride, any stride                    |
 //
 // Mapping and engines: product.cuh. Launches: S first where there are adapters (`matmul_low`, into
 // scratch memory), then the product (`matmul`), whose sums S·Bᵀ continues.
-// Traffic: M·K·ceil(N/64) + N·K·ceil(M/32) + M·N elements at most, the re-reads from L2;
+// Traffic: M·K·ceil(N/64) + N·K·ceil(M/32) + M·N elements at most, the re-reads from L2, and M·N more
+// for a residual or an old value;
 // 2·M·N·K + 2·M·r·(K + N) flops.
 // Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 multiply on tensor cores with f32 sums;
-// the low-rank part, bias and old value are added in f32, and the sum is rounded once.
+// the low-rank part, bias and residual or old value are added in f32, and the sum is rounded once.
 // Not yet tuned: scalar loads, one stage in flight. It is the base that is correct.
 #include "product.cuh"
 

@@ -1,4 +1,4 @@
-// Y = X·deq(W)ᵀ + bias + S·Bᵀ and dX = dY·deq(W) + dS·A with W in 4 bits (QLoRA, arXiv:2305.14314,
+// Y = R + X·deq(W)ᵀ + bias + S·Bᵀ and dX = dY·deq(W) + dS·A with W in 4 bits (QLoRA, arXiv:2305.14314,
 // eq. 5). The packed bytes are the only copy of W.
 //
 // | operand | shape         | dtype               | layout                                       |
@@ -7,7 +7,7 @@
 // | packed  | [ceil(NK/2)]  | u8                  | any stride; element 2i is the high nibble    |
 // | absmax  | [blocks]      | f32, or 8 bits with nested maxima | any stride                     |
 // | code    | [16]          | f32                 | any stride                                   |
-// | y, dx   | [M, N], [M, K] | as x               | rows contiguous, any row stride              |
+// | y, residual, dx | [M, N], [M, N], [M, K] | as x | rows contiguous, any row stride          |
 //
 // Mapping and engines: product.cuh; S comes from `matmul_low`. An element is expanded on its way into
 // the tile: nibble -> code book in shared memory -> times the maximum of its block -> rounded to the

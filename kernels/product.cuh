@@ -275,7 +275,8 @@ template <class T, class W, class A> struct ProductParams {
     i64 low_stride;
     Column<const T> bias;
     T* y;
-    i64 row_stride, accumulate;
+    const T* addend;  // added last: the residual, or y itself; null for none
+    i64 row_stride, addend_stride;
     W right;
 };
 
@@ -288,9 +289,8 @@ __device__ __forceinline__ void linear(const ProductParams<T, W, typename Engine
     sweep(e, p.left, right, row0, p.rows, column0, p.columns, p.depth);
     if (p.lora.count > 0) add_low_rank<T>(e, p.lora, Dense<A>{p.low, p.low_stride, 1}, row0, p.rows, column0, p.columns);
     each(e, row0, p.rows, column0, p.columns, [&](i64 row, i64 column, A sum) {
-        T* y = p.y + row * p.row_stride + column;
         if (p.bias.at) sum += As<A, T>::of(p.bias.at[column * p.bias.stride]);
-        if (p.accumulate) sum = As<A, T>::of(*y) + sum;
-        *y = narrow<T>(sum);
+        if (p.addend) sum = As<A, T>::of(p.addend[row * p.addend_stride + column]) + sum;
+        p.y[row * p.row_stride + column] = narrow<T>(sum);
     });
 }

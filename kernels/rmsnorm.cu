@@ -1,20 +1,22 @@
-// y = x / rms(x) ⊙ weight with rms(x) = sqrt(mean(x²) + eps), and its gradients.
+// y = x / rms(x) ⊙ weight with rms(x) = sqrt(mean(x²) + eps), and its gradients; backward, the
+// gradient that goes past the norm is added on the way: dx = residual + ...
 //
 // RMSNorm (arXiv:1910.07467, eq. 4). With s = 1/rms, x̂ = s·x, g = dy ⊙ weight:
 // dx = s·(g - x̂·mean(g ⊙ x̂)), dweight += Σ_rows dy ⊙ x̂.
 //
 // | operand     | shape  | dtype               | layout                          |
 // |-------------|--------|---------------------|---------------------------------|
-// | x, y, dy, dx | [T, D] | f32, bf16, f16, f64 | rows contiguous, any row stride |
+// | x, y, dy, dx, residual | [T, D] | f32, bf16, f16, f64 | rows contiguous, any row stride |
 // | weight      | [D]    | as x                | any stride                      |
 // | rstd        | [T]    | f32                 | any stride                      |
 // | dweight     | [D]    | f32                 | any stride                      |
 //
 // Mapping: half a warp a row, column j in lane j mod 16; 16 rows a block. dweight: a thread a column.
-// Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward; 4 and 8 flops an
-// element, in f64.
+// Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward (4 with a
+// residual); 4 and 8 flops an element, in f64.
 // Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is formed
-// in f64 and rounded once. All bits are those of the CPU.
+// in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and the sum rounded
+// once; in f64 to all of it. All bits are those of the CPU.
 // Not yet tuned: f64 conversions bind before memory does on long rows.
 // local memory: rmsnorm_*: registers that live across the slow path of an f64 division, which is a call
 #include "common.cuh"
@@ -24,12 +26,12 @@ static constexpr int LANES = 16;
 static constexpr int ROWS = THREADS / LANES;
 
 template <class T> struct RmsNormParams {
-    const T *x, *dy;
+    const T *x, *dy, *residual;
     T* out;  // y, or dx
     Column<const T> weight;
     Column<float> rstd;
     double* scale;  // [T], s for dweight; null if it is not wanted
-    i64 rows, columns, x_stride, dy_stride, out_stride;
+    i64 rows, columns, x_stride, dy_stride, residual_stride, out_stride;
     double eps;
 };
 
@@ -57,6 +59,12 @@ template <class T> __device__ __forceinline__ void rmsnorm(const RmsNormParams<T
     if (threadIdx.x % LANES == 0) p.rstd.set(row, (float)s);
 }
 
+// residual + gradient in the arithmetic of the dtype: f64, or f32.
+__device__ __forceinline__ double plus_gradient(double residual, double gradient) { return __dadd_rn(residual, gradient); }
+template <class T> __device__ __forceinline__ T plus_gradient(T residual, double gradient) {
+    return from_f32<T>(__fadd_rn(to_f32(residual), (float)gradient));
+}
+
 template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormParams<T>& p) {
     const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
     const bool real = row < p.rows;
@@ -69,7 +77,9 @@ template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormPara
     if (!real) return;
     for (i64 j = threadIdx.x % LANES; j < p.columns; j += LANES) {
         const double g = __dmul_rn(to_f64(dy[j]), wide(p.weight, j));
-        p.out[row * p.out_stride + j] = from_f64<T>(__dmul_rn(s, fma(to_f64(x[j]), -shrink, g)));
+        const double gradient = __dmul_rn(s, fma(to_f64(x[j]), -shrink, g));
+        p.out[row * p.out_stride + j] =
+            p.residual ? plus_gradient(p.residual[row * p.residual_stride + j], gradient) : from_f64<T>(gradient);
     }
     if (p.scale && threadIdx.x % LANES == 0) p.scale[row] = s;
 }

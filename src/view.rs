@@ -540,7 +540,7 @@ impl<'a, T: Element> From<&'a mut Vec<T>> for ViewMut<'a, T> {
     }
 }
 
-fn rows_in(len: usize, cols: usize) -> Result<i64> {
+pub(crate) fn rows_in(len: usize, cols: usize) -> Result<i64> {
     if cols == 0 || !len.is_multiple_of(cols) {
         let expected = format!("a multiple of {cols} columns");
         return Err(Error::invalid("view", "data", format!("{len} elements"), expected));

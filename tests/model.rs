@@ -44,7 +44,7 @@ fn load(model: &mut Decoder, file: &Golden, prefix: &str) -> usize {
     for (name, shape) in named {
         let key = format!("{prefix}{name}");
         if file.has(&key) {
-            model.params.set(&name, &shape, file.get(&key)).unwrap();
+            model.params.set(&name, &shape, &file.get::<f32>(&key)).unwrap();
             count += 1;
         }
     }
@@ -66,9 +66,9 @@ fn batch(file: &Golden) -> Packed {
 
 /// Largest difference relative to the largest logit.
 fn logit_error(model: &Decoder, file: &Golden) -> f64 {
-    let packed = batch(file);
-    let hidden = model.forward(&packed, true, None, None).unwrap();
-    let logits = model.logits(&hidden).unwrap();
+    let batch = batch(file).place(&model.space).unwrap();
+    let hidden = model.forward(&batch, true, None, None).unwrap();
+    let logits = model.logits(&model.space, &hidden).unwrap().to_host().unwrap();
     let want = file.f64("logits");
     let scale = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     logits.iter().zip(&want).map(|(&a, &b)| (a as f64 - b).abs() / scale).fold(0.0, f64::max)
@@ -98,29 +98,51 @@ fn adapter_gradients_are_those_of_peft() {
         let packed = batch(&file);
         let (rows, targets): (Vec<usize>, Vec<i32>) =
             (0..48).filter(|t| t % 24 != 23).map(|t| (t, packed.ids[t + 1])).unzip();
-        let mut tape = Tape::default();
-        let hidden = model.forward(&packed, true, None, Some(&mut tape)).unwrap();
-        let scored: Vec<f32> =
-            rows.iter().flat_map(|&r| &hidden[r * 128..(r + 1) * 128]).copied().collect();
-        let scores = model.score(&scored, &targets, 1.0).unwrap();
-        let dlogp = vec![1.0 / targets.len() as f32; targets.len()];
-        let mut gradients = Gradients::zeros(&model.params);
-        let drows =
-            model.score_backward(&scored, &targets, &scores, &dlogp, &mut gradients).unwrap();
-        let mut dhidden = vec![0f32; hidden.len()];
-        for (i, &r) in rows.iter().enumerate() {
-            dhidden[r * 128..(r + 1) * 128].copy_from_slice(&drows[i * 128..(i + 1) * 128]);
-        }
-        model.backward(&packed, tape, &dhidden, &mut gradients).unwrap();
+        let gradients =
+            gradients(&model, &packed, &rows, &targets, 1.0 / targets.len() as f32, 1.0);
         for (id, got) in gradients.iter() {
             let name = &model.params.get(id).name;
             let want = file.f64(&format!("base_model.model.{name}"));
             let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let got = got.to_host().unwrap();
             let off =
                 got.iter().zip(&want).map(|(&a, b)| (a as f64 - b).powi(2)).sum::<f64>().sqrt();
             assert!(norm > 0.0 && off <= 1e-4 * norm, "{name}: {off:e} of {norm:e}");
         }
     }
+}
+
+/// Gradients of weight · Σ log-prob of `targets`, which rows `rows` predict.
+fn gradients(
+    model: &Decoder,
+    packed: &Packed,
+    rows: &[usize],
+    targets: &[i32],
+    weight: f32,
+    temperature: f64,
+) -> Gradients {
+    let (space, d) = (&model.space, model.config.hidden);
+    let batch = packed.place(space).unwrap();
+    let mut tape = Tape::default();
+    let hidden = model.forward(&batch, true, None, Some(&mut tape)).unwrap().to_host().unwrap();
+    let scored: Vec<f32> =
+        rows.iter().flat_map(|&r| &hidden[r * d..(r + 1) * d]).copied().collect();
+    let (scored, targets) = (space.copy_of(&scored).unwrap(), space.copy_of(targets).unwrap());
+    let scores = model.score(space, &scored, &targets, temperature).unwrap();
+    let dlogp = space.copy_of(&vec![weight; targets.len()]).unwrap();
+    let mut gradients = Gradients::zeros(&model.params, space).unwrap();
+    let drows = model
+        .score_backward(space, &scored, &targets, &scores, &dlogp, &mut gradients)
+        .unwrap()
+        .to_host()
+        .unwrap();
+    let mut dhidden = vec![0f32; hidden.len()];
+    for (i, &r) in rows.iter().enumerate() {
+        dhidden[r * d..(r + 1) * d].copy_from_slice(&drows[i * d..(i + 1) * d]);
+    }
+    let dhidden = space.copy_of(&dhidden).unwrap();
+    model.backward(&batch, tape, dhidden, &mut gradients).unwrap();
+    gradients
 }
 
 fn small(seed: u64) -> Decoder {
@@ -139,10 +161,25 @@ fn small(seed: u64) -> Decoder {
         .attach_lora(&LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() }, 1)
         .unwrap();
     // Untrained adapters are zero; give them something to add.
-    for (i, p) in model.params.iter_mut().filter(|p| p.name.contains("lora_B")).enumerate() {
-        p.data = normals(i as u64, p.data.len(), 0.05).iter().map(|&x| x as f32).collect();
-    }
+    set_lora_b(&mut model, |i, n| normals(i as u64, n, 0.05).iter().map(|&x| x as f32).collect());
     model
+}
+
+/// Replaces the values of every B.
+fn set_lora_b(model: &mut Decoder, values: impl Fn(usize, usize) -> Vec<f32>) {
+    let named: Vec<(String, Vec<usize>)> =
+        model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+    let lora_b = named.iter().filter(|(name, _)| name.contains("lora_B"));
+    for (i, (name, shape)) in lora_b.enumerate() {
+        let values = values(i, shape.iter().product());
+        model.params.set(name, shape, &values).unwrap();
+    }
+}
+
+/// Final hidden states of whole sequences.
+fn hidden_states(model: &Decoder, packed: &Packed, adapt: bool) -> Vec<f32> {
+    let batch = packed.place(&model.space).unwrap();
+    model.forward(&batch, adapt, None, None).unwrap().to_host().unwrap()
 }
 
 fn sequences(seed: u64, count: usize) -> Vec<Vec<i32>> {
@@ -159,7 +196,7 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
     let sequences = sequences(7, 12);
     let alone: Vec<Vec<f32>> = sequences
         .iter()
-        .map(|s| model.forward(&Packed::of([s.as_slice()]), true, None, None).unwrap())
+        .map(|s| hidden_states(&model, &Packed::of([s.as_slice()]), true))
         .collect();
     for reverse in [false, true] {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
@@ -167,7 +204,7 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
             order.reverse();
         }
         let packed = Packed::of(order.iter().map(|&i| sequences[i].as_slice()));
-        let hidden = model.forward(&packed, true, None, None).unwrap();
+        let hidden = hidden_states(&model, &packed, true);
         for (slot, &i) in order.iter().enumerate() {
             let rows =
                 packed.cu_seqlens[slot] as usize * d..packed.cu_seqlens[slot + 1] as usize * d;
@@ -175,7 +212,7 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
         }
     }
     for chunk in [1, 2, 5, 17] {
-        let mut cache = KvCache::new(&model.config, sequences.len(), 24).unwrap();
+        let mut cache = KvCache::new(&model.config, &model.device, sequences.len(), 24).unwrap();
         let mut got: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
         while got.iter().zip(&sequences).any(|(g, s)| g.len() < s.len() * d) {
             let (mut packed, mut slots) = (Packed::new(), Vec::new());
@@ -186,7 +223,9 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
                     slots.push(i);
                 }
             }
-            let hidden = model.forward(&packed, true, Some((&mut cache, &slots)), None).unwrap();
+            let batch = cache.batch(&model.space, &packed, &slots).unwrap();
+            let hidden = model.forward(&batch, true, Some(&mut cache), None).unwrap();
+            let hidden = hidden.to_host().unwrap();
             for (at, &i) in slots.iter().enumerate() {
                 let rows =
                     packed.cu_seqlens[at] as usize * d..packed.cu_seqlens[at + 1] as usize * d;
@@ -200,13 +239,9 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
 #[test]
 fn an_untrained_adapter_changes_no_bit() {
     let mut model = small(4);
-    for p in model.params.iter_mut().filter(|p| p.name.contains("lora_B")) {
-        p.data.fill(0.0);
-    }
+    set_lora_b(&mut model, |_, n| vec![0.0; n]);
     let packed = Packed::of(sequences(1, 5).iter().map(Vec::as_slice));
-    let adapted = model.forward(&packed, true, None, None).unwrap();
-    let base = model.forward(&packed, false, None, None).unwrap();
-    assert_eq!(adapted, base);
+    assert_eq!(hidden_states(&model, &packed, true), hidden_states(&model, &packed, false));
 }
 
 /// The whole backward of a dense, fully trainable model against central differences along random
@@ -219,33 +254,31 @@ fn dense_gradients_match_central_differences() {
         let packed = Packed::of(sequences(2, 4).iter().map(Vec::as_slice));
         let targets: Vec<i32> = packed.ids.iter().map(|id| (id * 7 + 3) % 19).collect();
         let objective = |model: &Decoder| -> f64 {
-            let hidden = model.forward(&packed, true, None, None).unwrap();
-            let scores = model.score(&hidden, &targets, 0.8).unwrap();
-            scores.logp.iter().map(|&l| l as f64).sum()
+            let space = &model.space;
+            let batch = packed.place(space).unwrap();
+            let hidden = model.forward(&batch, true, None, None).unwrap();
+            let targets = space.copy_of(&targets).unwrap();
+            let scores = model.score(space, &hidden, &targets, 0.8).unwrap();
+            scores.logp.to_host().unwrap().iter().map(|&l| l as f64).sum()
         };
-        let mut tape = Tape::default();
-        let hidden = model.forward(&packed, true, None, Some(&mut tape)).unwrap();
-        let scores = model.score(&hidden, &targets, 0.8).unwrap();
-        let ones = vec![1f32; targets.len()];
-        let mut gradients = Gradients::zeros(&model.params);
-        let dhidden =
-            model.score_backward(&hidden, &targets, &scores, &ones, &mut gradients).unwrap();
-        model.backward(&packed, tape, &dhidden, &mut gradients).unwrap();
-        let ids: Vec<_> = gradients.iter().map(|(id, g)| (id, g.clone())).collect();
-        for (id, gradient) in ids {
+        let rows: Vec<usize> = (0..packed.tokens()).collect();
+        let gradients = gradients(&model, &packed, &rows, &targets, 1.0, 0.8);
+        for (id, gradient) in gradients.iter() {
+            let gradient = gradient.to_host().unwrap();
             // Along the gradient itself the slope is its norm: the best signal f32 can give.
             let norm = gradient.iter().map(|&g| (g as f64).powi(2)).sum::<f64>().sqrt();
-            let at = model.params.data(id).to_vec();
+            let at = model.params.get(id).values().unwrap();
             let h =
                 2e-3 / (gradient.iter().fold(0f32, |m, g| m.max(g.abs())) as f64 / norm).max(0.05);
             let mut along = |sign: f64| {
                 let moved = at.iter().zip(&gradient);
-                model.params.get_mut(id).data =
+                let moved: Vec<f32> =
                     moved.map(|(&w, &g)| (w as f64 + sign * h * g as f64 / norm) as f32).collect();
+                model.params.put(id, &moved).unwrap();
                 objective(&model)
             };
             let slope = (along(1.0) - along(-1.0)) / (2.0 * h);
-            model.params.get_mut(id).data = at;
+            model.params.put(id, &at).unwrap();
             let parameter = &model.params.get(id).name;
             let error = (slope - norm).abs() / norm;
             assert!(error < 2e-3, "{name} {parameter}: slope {slope}, gradient norm {norm}");

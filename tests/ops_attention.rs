@@ -2,133 +2,17 @@
 //! row's bits do not depend on how it is computed.
 
 mod common;
+#[path = "common/attention.rs"]
+mod layout;
 
 use common::devices::executors;
 use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool};
-use gradus::dtype::Float;
-use gradus::ops::{Attention, AttentionBwd, attention, attention_bwd};
-use gradus::{Device, Error, View, ViewMut, bf16};
+use gradus::ops::{Attention, KvRows, attention};
+use gradus::{Device, View, ViewMut, bf16};
+use layout::{Layout, backward, forward};
 
 const CPU: Device = Device::Cpu;
 const U: f64 = 1.0 / (1u64 << 24) as f64;
-
-/// Packed sequences: lengths, heads, and where the keys lie.
-#[derive(Clone)]
-struct Layout {
-    queries: Vec<usize>,
-    keys: Vec<usize>,
-    start: Vec<usize>,
-    rows: usize,
-    heads: usize,
-    kv_heads: usize,
-    d: usize,
-}
-
-impl Layout {
-    /// Sequences with as many keys as queries, packed.
-    fn packed(lens: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
-        Layout::with_keys(lens, lens, heads, kv_heads, d)
-    }
-
-    /// Keys packed one sequence after another.
-    fn with_keys(q: &[usize], k: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
-        let start = (0..k.len()).map(|b| k[..b].iter().sum()).collect();
-        let (queries, keys, rows) = (q.to_vec(), k.to_vec(), k.iter().sum());
-        Layout { queries, keys, start, rows, heads, kv_heads, d }
-    }
-
-    fn tokens(&self) -> usize {
-        self.queries.iter().sum()
-    }
-
-    fn offsets(&self) -> [Vec<i64>; 3] {
-        let cu = (0..=self.queries.len()).map(|b| self.queries[..b].iter().sum::<usize>() as i64);
-        let i64s = |x: &[usize]| x.iter().map(|&x| x as i64).collect();
-        [cu.collect(), i64s(&self.start), i64s(&self.keys)]
-    }
-
-    fn q_shape(&self) -> [i64; 3] {
-        [self.tokens() as i64, self.heads as i64, self.d as i64]
-    }
-
-    fn k_shape(&self) -> [i64; 3] {
-        [self.rows as i64, self.kv_heads as i64, self.d as i64]
-    }
-
-    fn q_len(&self) -> usize {
-        self.tokens() * self.heads * self.d
-    }
-
-    fn k_len(&self) -> usize {
-        self.rows * self.kv_heads * self.d
-    }
-
-    fn scale(&self) -> f64 {
-        1.0 / (self.d as f64).sqrt()
-    }
-
-    fn random(&self, seed: u64) -> [Vec<f64>; 3] {
-        let k = || normals(seed + 1, self.k_len(), 1.0);
-        [normals(seed, self.q_len(), 1.0), k(), normals(seed + 2, self.k_len(), 1.0)]
-    }
-
-    /// (sequence, local query, q row, keys seen) of every token.
-    fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-        let [cu, ..] = self.offsets();
-        (0..self.queries.len()).flat_map(move |b| {
-            let (first, hidden) = (cu[b] as usize, self.keys[b] - self.queries[b]);
-            (0..self.queries[b]).map(move |i| (b, first + i, hidden + i + 1))
-        })
-    }
-
-    fn q_row<'x, T>(&self, x: &'x [T], t: usize, h: usize) -> &'x [T] {
-        &x[(t * self.heads + h) * self.d..][..self.d]
-    }
-
-    fn k_row<'x, T>(&self, x: &'x [T], s: usize, h: usize) -> &'x [T] {
-        &x[(s * self.kv_heads + h / (self.heads / self.kv_heads)) * self.d..][..self.d]
-    }
-}
-
-fn forward<T: Float>(device: &Device, l: &Layout, [q, k, v]: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
-    let [cu, start, len] = l.offsets();
-    let mut o = vec![T::from_f64(f64::NAN); l.q_len()];
-    let mut lse = vec![f32::NAN; l.tokens() * l.heads];
-    let args = Attention {
-        q: View::new(q, &l.q_shape()).unwrap(),
-        k: View::new(k, &l.k_shape()).unwrap(),
-        v: View::new(v, &l.k_shape()).unwrap(),
-        cu_seqlens: (&cu).into(),
-        kv_start: (&start).into(),
-        kv_len: (&len).into(),
-        scale: l.scale(),
-        o: ViewMut::new(&mut o, &l.q_shape()).unwrap(),
-        lse: Some(ViewMut::rows_of(&mut lse, l.heads).unwrap()),
-    };
-    attention(device, args).unwrap();
-    (o, lse)
-}
-
-fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
-    let [cu, start, len] = l.offsets();
-    let nan = |n: usize| vec![T::from_f64(f64::NAN); n];
-    let (mut dq, mut dk, mut dv) = (nan(l.q_len()), nan(l.k_len()), nan(l.k_len()));
-    let args = AttentionBwd {
-        q: View::new(q, &l.q_shape()).unwrap(),
-        k: View::new(k, &l.k_shape()).unwrap(),
-        v: View::new(v, &l.k_shape()).unwrap(),
-        cu_seqlens: (&cu).into(),
-        kv_start: (&start).into(),
-        kv_len: (&len).into(),
-        scale: l.scale(),
-        dout: View::new(dout, &l.q_shape()).unwrap(),
-        dq: ViewMut::new(&mut dq, &l.q_shape()).unwrap(),
-        dk: ViewMut::new(&mut dk, &l.k_shape()).unwrap(),
-        dv: ViewMut::new(&mut dv, &l.k_shape()).unwrap(),
-    };
-    attention_bwd(device, args).unwrap();
-    [dq, dk, dv]
-}
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
@@ -450,7 +334,7 @@ fn check_reads_fused_rows_and_keeps_guards(device: &Device) {
         k: view(4, 2),
         v: view(6, 2),
         cu_seqlens: (&cu).into(),
-        kv_start: (&start).into(),
+        kv_rows: KvRows::From((&start).into()),
         kv_len: (&len).into(),
         scale: l.scale(),
         o: ViewMut::strided(&mut buffer[2..], &[19, 4, 16], &[80, 20, 1]).unwrap(),
@@ -492,155 +376,4 @@ fn check_sequences_may_share_keys_and_gradients_clear_unused_rows(device: &Devic
     let unused = Layout { rows: 3, ..empty };
     let [_, dk, _] = backward::<f32>(device, &unused, [&[], &[1.0; 48], &[1.0; 48], &[]]);
     assert_eq!(dk, [0.0; 48]);
-}
-
-#[test]
-fn attention_to_more_keys_than_memory_is_an_error() {
-    let data = [1f32; 16];
-    let (keys, mut o) = (1i64 << 44, [7f32; 16]);
-    let kv_len = [keys];
-    let repeated = View::strided(&data, &[keys, 1, 16], &[0, 0, 1]).unwrap();
-    let args = Attention {
-        q: View::new(&data, &[1, 1, 16]).unwrap(),
-        k: repeated,
-        v: repeated,
-        cu_seqlens: View::new(&[0, 1], &[2]).unwrap(),
-        kv_start: View::new(&[0], &[1]).unwrap(),
-        kv_len: View::new(&kv_len, &[1]).unwrap(),
-        scale: 1.0,
-        o: ViewMut::new(&mut o, &[1, 1, 16]).unwrap(),
-        lse: None,
-    };
-    assert_eq!(attention(&CPU, args).unwrap_err().code(), 3);
-    assert_eq!(o, [7.0; 16]);
-}
-
-/// The arguments of a good call (two sequences of 2 and 1 queries), to be spoilt one at a time.
-struct Good<'a> {
-    q: View<'a, f32>,
-    k: View<'a, f32>,
-    v: View<'a, f32>,
-    cu_seqlens: Vec<i64>,
-    kv_start: Vec<i64>,
-    kv_len: Vec<i64>,
-    scale: f64,
-    dout: View<'a, f32>,
-    out: [i64; 3],
-    lse: Vec<i64>,
-    kv_out: [[i64; 3]; 2],
-}
-
-impl Good<'_> {
-    /// Runs forward and backward on outputs full of 7.
-    fn run(self) -> [Result<(), Error>; 2] {
-        let mut buffers = vec![vec![7f32; 64]; 5];
-        let [o, lse, dq, dk, dv] = &mut buffers[..] else { unreachable!() };
-        let args = Attention {
-            q: self.q,
-            k: self.k,
-            v: self.v,
-            cu_seqlens: (&self.cu_seqlens).into(),
-            kv_start: (&self.kv_start).into(),
-            kv_len: (&self.kv_len).into(),
-            scale: self.scale,
-            o: ViewMut::new(o, &self.out).unwrap(),
-            lse: Some(ViewMut::new(lse, &self.lse).unwrap()),
-        };
-        let forward = attention(&CPU, args);
-        let args = AttentionBwd {
-            q: self.q,
-            k: self.k,
-            v: self.v,
-            cu_seqlens: (&self.cu_seqlens).into(),
-            kv_start: (&self.kv_start).into(),
-            kv_len: (&self.kv_len).into(),
-            scale: self.scale,
-            dout: self.dout,
-            dq: ViewMut::new(dq, &self.out).unwrap(),
-            dk: ViewMut::new(dk, &self.kv_out[0]).unwrap(),
-            dv: ViewMut::new(dv, &self.kv_out[1]).unwrap(),
-        };
-        let backward = attention_bwd(&CPU, args);
-        let untouched = |x: &[f32]| x.iter().all(|&x| x == 7.0);
-        assert!(forward.is_ok() || (untouched(&buffers[0]) && untouched(&buffers[1])));
-        assert!(backward.is_ok() || buffers[2..].iter().all(|x| untouched(x)));
-        [forward, backward]
-    }
-}
-
-#[test]
-fn attention_refuses_bad_input_and_writes_nothing() {
-    let data = vec![0.5f32; 64];
-    let view = |shape: &[i64]| View::new(&data, shape).unwrap();
-    let good = || Good {
-        q: view(&[3, 4, 2]),
-        k: view(&[5, 2, 2]),
-        v: view(&[5, 2, 2]),
-        cu_seqlens: vec![0, 2, 3],
-        kv_start: vec![0, 3],
-        kv_len: vec![3, 2],
-        scale: 1.0,
-        dout: view(&[3, 4, 2]),
-        out: [3, 4, 2],
-        lse: vec![3, 4],
-        kv_out: [[5, 2, 2]; 2],
-    };
-    good().run().into_iter().for_each(|result| result.unwrap());
-    let message = |result: &Result<(), Error>, arg: &str, text: &str| {
-        let message = result.as_ref().expect_err(arg).to_string();
-        assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
-        assert!(message.contains(text), "{text}: {message}");
-    };
-    type Spoil = fn(&mut Good<'_>);
-    let scalars: [(Spoil, &str, &str); 13] = [
-        (|g| g.cu_seqlens = vec![0, 2, 4], "cu_seqlens", "3"),
-        (|g| g.cu_seqlens = vec![1, 2, 3], "cu_seqlens", "0"),
-        (|g| g.cu_seqlens = vec![0, 4, 3], "cu_seqlens", "never fall"),
-        (|g| g.cu_seqlens = vec![], "cu_seqlens", "empty"),
-        (|g| g.kv_start = vec![0], "kv_start", "[2]"),
-        (|g| g.kv_start = vec![-1, 3], "kv_start", "-1 at index 0"),
-        (|g| g.kv_start = vec![0, i64::MAX], "kv_start", "0..=5"),
-        (|g| g.kv_len = vec![3], "kv_len", "[2]"),
-        (|g| g.kv_len = vec![1, 2], "kv_len", "2 (the queries)"),
-        (|g| g.kv_len = vec![3, 3], "kv_len", "3 at index 1"),
-        (|g| g.kv_len = vec![i64::MAX, 2], "kv_len", "the rows from 0 on"),
-        (|g| g.scale = f64::NAN, "scale", "NaN"),
-        (|g| g.scale = 1e39, "scale", "finite in f32"),
-    ];
-    for (spoil, arg, text) in scalars {
-        let mut bad = good();
-        spoil(&mut bad);
-        bad.run().iter().for_each(|result| message(result, arg, text));
-    }
-    let views = [
-        (Good { q: view(&[3, 8]), ..good() }, "q", "rank 3"),
-        (Good { q: view(&[3, 4, 0]), ..good() }, "q", "D > 0"),
-        (Good { q: view(&[3, 3, 2]), ..good() }, "q", "multiple of the 2 heads"),
-        (Good { q: view(&[3, 0, 2]), ..good() }, "q", "multiple of the 2 heads"),
-        (
-            Good { q: View::strided(&data, &[3, 4, 2], &[8, 1, 4]).unwrap(), ..good() },
-            "q",
-            "contig",
-        ),
-        (Good { k: view(&[5, 2]), ..good() }, "k", "rank 3"),
-        (Good { k: view(&[5, 2, 3]), ..good() }, "k", "[5, 2, 2]"),
-        (Good { k: view(&[5, 0, 2]), ..good() }, "k", "0 heads"),
-        (Good { v: view(&[4, 2, 2]), ..good() }, "v", "[5, 2, 2]"),
-    ];
-    for (bad, arg, text) in views {
-        bad.run().iter().for_each(|result| message(result, arg, text));
-    }
-    let [forward, backward] = Good { out: [3, 2, 4], ..good() }.run();
-    message(&forward, "o", "[3, 4, 2]");
-    message(&backward, "dq", "[3, 4, 2]");
-    message(&Good { lse: vec![12], ..good() }.run()[0], "lse", "rank 2");
-    message(&Good { lse: vec![4, 3], ..good() }.run()[0], "lse", "[3, 4]");
-    message(&Good { dout: view(&[3, 4, 1]), ..good() }.run()[1], "dout", "[3, 4, 2]");
-    let kv_out = [[5, 2, 2], [5, 2, 1]];
-    message(&Good { kv_out, ..good() }.run()[1], "dv", "[5, 2, 2]");
-    let kv_out = [[5, 1, 2], [5, 2, 2]];
-    message(&Good { kv_out, ..good() }.run()[1], "dk", "[5, 2, 2]");
-    let [forward, backward] = Good { kv_start: vec![0, 2], ..good() }.run();
-    forward.unwrap();
-    message(&backward, "kv_start", "do not overlap");
 }

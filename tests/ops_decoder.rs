@@ -48,6 +48,7 @@ fn rmsnorm_does_not_depend_on_batch_or_threads() {
             weight: (&weight).into(),
             eps: 1e-6,
             dy: View::rows_of(dy, d).unwrap(),
+            residual: None,
             dx: ViewMut::rows_of(&mut dx, d).unwrap(),
             dweight: Some((&mut dweight).into()),
         };

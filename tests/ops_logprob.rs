@@ -330,7 +330,8 @@ fn linear_logprob_is_matmul_then_logprob() {
     let (x, head) = (View::rows_of(&hidden, h).unwrap(), View::rows_of(&w, h).unwrap());
     let mut logits = vec![0f32; n * v];
     let y = ViewMut::rows_of(&mut logits, v).unwrap();
-    let product = Matmul { x, w: head, bias: None, lora: &[], adapter: None, s: None, y };
+    let product =
+        Matmul { x, w: head, bias: None, lora: &[], adapter: None, s: None, residual: None, y };
     matmul(&Device::Cpu, product).unwrap();
     let t = LogitTransform { temperature: 0.8, ..Default::default() };
     let want = stats(&logits, v, &targets, t);

@@ -163,6 +163,7 @@ fn layer_step([m, n, k]: [usize; 3], r: usize) -> Vec<Vec<u32>> {
         lora: &lora,
         adapter: None,
         s: Some(ViewMut::rows_of(&mut s, r).unwrap()),
+        residual: None,
         y: ViewMut::rows_of(&mut y, n).unwrap(),
     };
     matmul(&CPU, args).unwrap();
@@ -280,6 +281,7 @@ fn gradients_match_central_differences() {
         lora: &lora,
         adapter: Some((&layer.index).into()),
         s: Some(ViewMut::rows_of(&mut s, RANK).unwrap()),
+        residual: None,
         y: ViewMut::rows_of(&mut y, n).unwrap(),
     };
     matmul(&CPU, args).unwrap();
@@ -476,6 +478,7 @@ fn strided_operands(device: &Device) {
         lora: &[],
         adapter: None,
         s: None,
+        residual: None,
         y: ViewMut::strided(&mut y, &shape(m, n), &shape(n + 4, 1)).unwrap(),
     };
     matmul(device, args).unwrap();

@@ -69,6 +69,9 @@ fn matmul_refuses_bad_input() {
         ("w", |a| a.w = View::new(&[], &[0, 32]).unwrap()),
         ("w", |a| a.w = transposed(4, 32)),
         ("bias", |a| a.bias = Some(ones(&[5]))),
+        ("residual", |a| a.residual = Some(ones(&[4, 3]))),
+        ("residual", |a| a.residual = Some(ones(&[12]))),
+        ("residual", |a| a.residual = Some(transposed(3, 4))),
         ("s", |a| a.lora = &[]),
     ];
     for (arg, change) in changes {
@@ -80,6 +83,7 @@ fn matmul_refuses_bad_input() {
             lora: &lora,
             adapter: None,
             s: Some(ViewMut::rows_of(&mut s, R).unwrap()),
+            residual: None,
             y: ViewMut::rows_of(&mut y, N).unwrap(),
         };
         change(&mut args);
@@ -92,7 +96,7 @@ fn matmul_refuses_bad_input() {
         let adapter = adapter.as_ref().map(View::from);
         let out = ViewMut::rows_of(&mut y, N).unwrap();
         refused(
-            matmul(&CPU, Matmul { x, w, bias, lora: &lora, adapter, s, y: out }),
+            matmul(&CPU, Matmul { x, w, bias, lora: &lora, adapter, s, residual: None, y: out }),
             "matmul",
             arg,
         );
@@ -111,6 +115,7 @@ fn matmul_refuses_bad_outputs() {
             lora: &lora,
             adapter: None,
             s: Some(ViewMut::new(&mut s, s_shape).unwrap()),
+            residual: None,
             y: ViewMut::new(&mut y, y_shape).unwrap(),
         };
         refused(matmul(&CPU, args), "matmul", arg);
@@ -277,7 +282,7 @@ fn nf4_products_refuse_bad_input() {
     let forward = |w, x, lora: &[_], adapter: Option<&[i32]>, arg| {
         let mut y = [5f32; M * N];
         let (adapter, out) = (adapter.map(View::from), ViewMut::rows_of(&mut y, N).unwrap());
-        let args = Nf4Matmul { x, w, bias: None, lora, adapter, s: None, y: out };
+        let args = Nf4Matmul { x, w, bias: None, lora, adapter, s: None, residual: None, y: out };
         refused(nf4_matmul(&CPU, args), "nf4_matmul", arg);
         assert_eq!(y, [5.0; M * N], "{arg}");
     };

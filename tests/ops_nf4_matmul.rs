@@ -142,6 +142,7 @@ fn nf4_forward_on<T: Float>(
         lora,
         adapter: adapter.map(View::from),
         s: None,
+        residual: None,
         y: ViewMut::new(&mut y, &[m as i64, n as i64]).unwrap(),
     };
     nf4_matmul(device, args).unwrap();
@@ -438,6 +439,7 @@ fn strided_parts(device: &Device) {
         lora: &[],
         adapter: None,
         s: None,
+        residual: None,
         y: ViewMut::strided(&mut y, &[m as i64, n as i64], &[n as i64 + 3, 1]).unwrap(),
     };
     nf4_matmul(device, args).unwrap();

@@ -47,6 +47,7 @@ fn rmsnorm_has_the_same_bits_on_every_executor() {
                     weight,
                     eps: EPS,
                     dy: View::rows_of(&dy, d).unwrap(),
+                    residual: None,
                     dx: ViewMut::rows_of(&mut dx, d).unwrap(),
                     dweight: Some((&mut dweight).into()),
                 };
@@ -73,6 +74,7 @@ fn rmsnorm_gradients_match_central_differences() {
         weight: (&weight).into(),
         eps: EPS,
         dy: View::rows_of(&dy, d).unwrap(),
+        residual: None,
         dx: ViewMut::rows_of(&mut dx, d).unwrap(),
         dweight: Some((&mut dweight).into()),
     };

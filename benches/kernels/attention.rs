@@ -2,7 +2,7 @@
 //! (`4·D` a visible (query, head, key), backward `10·D`). One thread, as each row's work is.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use gradus::ops::{Attention, AttentionBwd, attention, attention_bwd};
+use gradus::ops::{Attention, AttentionBwd, KvRows, attention, attention_bwd};
 use gradus::{Device, View, ViewMut};
 
 struct Case {
@@ -36,7 +36,7 @@ impl Case {
             k: View::new(&self.kv, &self.k_shape).unwrap(),
             v: View::new(&self.kv, &self.k_shape).unwrap(),
             cu_seqlens: (&self.cu).into(),
-            kv_start: (&self.start).into(),
+            kv_rows: KvRows::From((&self.start).into()),
             kv_len: (&self.len).into(),
             scale: 0.25,
             o: ViewMut::new(o, &self.q_shape).unwrap(),

@@ -50,6 +50,7 @@ pub fn bench(c: &mut Criterion) {
                         lora,
                         adapter: None,
                         s: None,
+                        residual: None,
                         y: ViewMut::rows_of(&mut y, n).unwrap(),
                     };
                     matmul(&device, args).unwrap();

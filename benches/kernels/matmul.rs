@@ -83,7 +83,7 @@ fn run(device: &Device, op: &str, shape: [usize; 3], data: &Data, out: &mut [f32
     let nf4 = data.nf4(shape);
     let accumulate = false;
     match op {
-        "matmul" => matmul(device, Matmul { x, w, bias, lora, adapter, s, y: y(out) }),
+        "matmul" => matmul(device, Matmul { x, w, bias, lora, adapter, s, residual: None, y: y(out) }),
         "matmul_dx" => {
             matmul_dx(device, MatmulDx { dy, w, lora, adapter, accumulate, dx: dx(out) })
         }
@@ -92,7 +92,7 @@ fn run(device: &Device, op: &str, shape: [usize; 3], data: &Data, out: &mut [f32
             matmul_dw(device, MatmulDw { dy, x, dw, dbias: None })
         }
         "nf4_matmul" => {
-            nf4_matmul(device, Nf4Matmul { x, w: nf4, bias, lora, adapter, s, y: y(out) })
+            nf4_matmul(device, Nf4Matmul { x, w: nf4, bias, lora, adapter, s, residual: None, y: y(out) })
         }
         _ => {
             let args = Nf4MatmulDx { dy, w: nf4, lora, adapter, accumulate, dx: dx(out) };

@@ -6,6 +6,8 @@ pub(crate) mod par;
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod convert;
+pub(crate) mod copy_rows;
 pub(crate) mod embedding;
 pub(crate) mod gae;
 pub(crate) mod gather_k;

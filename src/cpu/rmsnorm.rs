@@ -3,7 +3,7 @@
 
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 use crate::ops::rmsnorm::{RmsNorm, RmsNormBwd};
 use crate::view::View;
 
@@ -38,7 +38,7 @@ pub(crate) fn rmsnorm_bwd<T: Float>(a: RmsNormBwd<'_, T>) {
     let items: Vec<_> = a.dx.into_rows().into_iter().zip(&mut scales).collect();
     par::for_each(items, d * WORK * 2, |i, (dx, scale)| {
         *scale = inverse_rms(x.row(i), eps);
-        propagate(x.row(i), &weight, dy.row(i), *scale, dx);
+        propagate(x.row(i), &weight, dy.row(i), *scale, a.residual.as_ref().map(|r| r.row(i)), dx);
     });
     if let Some(mut dweight) = a.dweight {
         let blocks = d.div_ceil(COLUMNS);
@@ -97,11 +97,25 @@ fn normalise_body<T: Float>(x: &[T], weight: &[f64], scale: f64, y: &mut [T]) {
 }
 
 dispatch_simd! {
-    fn propagate<T: Float>(x: &[T], weight: &[f64], dy: &[T], scale: f64, dx: &mut [T]) = propagate_body
+    fn propagate<T: Float>(
+        x: &[T],
+        weight: &[f64],
+        dy: &[T],
+        scale: f64,
+        residual: Option<&[T]>,
+        dx: &mut [T],
+    ) = propagate_body
 }
 
 #[inline(always)]
-fn propagate_body<T: Float>(x: &[T], weight: &[f64], dy: &[T], scale: f64, dx: &mut [T]) {
+fn propagate_body<T: Float>(
+    x: &[T],
+    weight: &[f64],
+    dy: &[T],
+    scale: f64,
+    residual: Option<&[T]>,
+    dx: &mut [T],
+) {
     let d = x.len();
     let (weight, dy, dx) = (&weight[..d], &dy[..d], &mut dx[..d]);
     let mut lanes = [0f64; LANES];
@@ -116,9 +130,16 @@ fn propagate_body<T: Float>(x: &[T], weight: &[f64], dy: &[T], scale: f64, dx: &
         lanes[j - whole] = (dy[j].to_f64() * weight[j]).mul_add(x[j].to_f64(), lanes[j - whole]);
     }
     let shrink = fold(lanes) * scale * scale / d as f64;
-    for j in 0..d {
+    let gradient = |j: usize| {
         let g = dy[j].to_f64() * weight[j];
-        dx[j] = T::from_f64(scale * x[j].to_f64().mul_add(-shrink, g));
+        scale * x[j].to_f64().mul_add(-shrink, g)
+    };
+    match residual {
+        None => (0..d).for_each(|j| dx[j] = T::from_f64(gradient(j))),
+        Some(r) if T::DTYPE == DType::F64 => {
+            (0..d).for_each(|j| dx[j] = T::from_f64(r[j].to_f64() + gradient(j)));
+        }
+        Some(r) => (0..d).for_each(|j| dx[j] = T::from_f32(r[j].to_f32() + gradient(j) as f32)),
     }
 }
 

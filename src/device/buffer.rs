@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::device::arena::Arena;
 use crate::device::gpu::Gpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -12,6 +13,8 @@ use crate::view::{Dims, Place, View, ViewMut};
 #[derive(Debug)]
 pub struct DeviceBuffer<T> {
     gpu: Arc<Gpu>,
+    /// Where the memory goes back to; without one, to the driver.
+    arena: Option<Arc<Arena>>,
     ptr: u64,
     len: usize,
     element: PhantomData<T>,
@@ -20,11 +23,14 @@ pub struct DeviceBuffer<T> {
 impl<T: Element> DeviceBuffer<T> {
     /// Memory that holds nothing yet.
     pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<DeviceBuffer<T>> {
-        let bytes = len
-            .checked_mul(size_of::<T>())
-            .ok_or_else(|| Error::invalid("device_buffer", "len", len, "fewer than 2^64 bytes"))?;
-        let ptr = gpu.alloc("device buffer", bytes.max(1))?;
-        Ok(DeviceBuffer { gpu: gpu.clone(), ptr, len, element: PhantomData })
+        let ptr = gpu.alloc("device buffer", bytes_of::<T>(len)?.max(1))?;
+        Ok(DeviceBuffer { gpu: gpu.clone(), arena: None, ptr, len, element: PhantomData })
+    }
+
+    /// Memory from an arena that holds whatever was there.
+    pub fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<DeviceBuffer<T>> {
+        let (gpu, ptr) = (arena.gpu().clone(), arena.take(bytes_of::<T>(len)?)?);
+        Ok(DeviceBuffer { gpu, arena: Some(arena.clone()), ptr, len, element: PhantomData })
     }
 
     /// A copy of host data.
@@ -46,6 +52,14 @@ impl<T: Element> DeviceBuffer<T> {
         self.gpu.call(|d| d.upload(self.gpu.stream(), self.ptr, bytemuck::cast_slice(data)))
     }
 
+    /// Sets the bytes of the first `len` elements to 0, in stream order.
+    pub(crate) fn clear_first(&mut self, len: usize) -> Result<()> {
+        match len.min(self.len) * size_of::<T>() {
+            0 => Ok(()),
+            bytes => self.gpu.call(|d| d.fill(self.gpu.stream(), self.ptr, 0, bytes)),
+        }
+    }
+
     /// A copy in host memory, after all earlier work of the stream.
     pub fn to_host(&self) -> Result<Vec<T>> {
         let mut data = vec![T::zeroed(); self.len];
@@ -64,6 +78,17 @@ impl<T: Element> DeviceBuffer<T> {
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// All elements as a vector.
+    pub fn all(&self) -> View<'_, T> {
+        self.view(&[self.len as i64]).expect("a buffer is a valid vector")
+    }
+
+    /// All elements as a vector, exclusively.
+    pub fn all_mut(&mut self) -> ViewMut<'_, T> {
+        let len = self.len as i64;
+        self.view_mut(&[len]).expect("a buffer is a valid vector")
     }
 
     /// Contiguous view with `shape`; the buffer may be longer.
@@ -96,7 +121,17 @@ impl<T: Element> DeviceBuffer<T> {
 
 impl<T> Drop for DeviceBuffer<T> {
     fn drop(&mut self) {
-        let _ = self.gpu.synchronize();
-        self.gpu.free(self.ptr);
+        match &self.arena {
+            Some(arena) => arena.give(self.ptr, self.len * size_of::<T>()),
+            None => {
+                let _ = self.gpu.synchronize();
+                self.gpu.free(self.ptr);
+            }
+        }
     }
+}
+
+fn bytes_of<T>(len: usize) -> Result<usize> {
+    let bytes = len.checked_mul(size_of::<T>());
+    bytes.ok_or_else(|| Error::invalid("device_buffer", "len", len, "fewer than 2^64 bytes"))
 }

@@ -1,9 +1,11 @@
 //! Memory of whichever device an op runs on.
 
-use crate::device::{Device, DeviceBuffer};
+use std::sync::Arc;
+
+use crate::device::{Arena, Device, DeviceBuffer};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{View, ViewMut};
+use crate::view::{View, ViewMut, rows_in};
 
 /// Elements in host memory for the CPU, in device memory for a GPU: results that stay where the
 /// next op reads them.
@@ -36,6 +38,46 @@ impl<T: Element> Memory<T> {
         })
     }
 
+    /// Host data where `device` reads it: moved on the CPU, copied to a GPU.
+    pub fn from_vec(device: &Device, data: Vec<T>) -> Result<Memory<T>> {
+        match device {
+            Device::Cpu => Ok(Memory::Host(data)),
+            Device::Gpu(_) => Memory::of(device, &data),
+        }
+    }
+
+    /// Room in an arena; see [`Space::take`](crate::device::Space::take).
+    pub(crate) fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<Memory<T>> {
+        Ok(Memory::Gpu(DeviceBuffer::in_arena(arena, len)?))
+    }
+
+    /// All elements as a vector.
+    pub fn all(&self) -> View<'_, T> {
+        match self {
+            Memory::Host(data) => data.into(),
+            Memory::Gpu(data) => data.all(),
+        }
+    }
+
+    /// All elements as a vector, exclusively.
+    pub fn all_mut(&mut self) -> ViewMut<'_, T> {
+        match self {
+            Memory::Host(data) => data.into(),
+            Memory::Gpu(data) => data.all_mut(),
+        }
+    }
+
+    /// Rows of `columns` elements.
+    pub fn rows(&self, columns: usize) -> Result<View<'_, T>> {
+        self.view(&[rows_in(self.len(), columns)?, columns as i64])
+    }
+
+    /// Rows of `columns` elements, exclusively.
+    pub fn rows_mut(&mut self, columns: usize) -> Result<ViewMut<'_, T>> {
+        let rows = rows_in(self.len(), columns)?;
+        self.view_mut(&[rows, columns as i64])
+    }
+
     /// Contiguous view with `shape`; the memory may be longer.
     pub fn view(&self, shape: &[i64]) -> Result<View<'_, T>> {
         match self {
@@ -57,6 +99,41 @@ impl<T: Element> Memory<T> {
         match self {
             Memory::Host(data) => Ok(data.clone()),
             Memory::Gpu(data) => data.to_host(),
+        }
+    }
+
+    /// Overwrites the memory with as many elements of host data.
+    pub fn upload(&mut self, data: &[T]) -> Result<()> {
+        match self {
+            Memory::Host(to) if to.len() == data.len() => to.copy_from_slice(data),
+            Memory::Host(to) => {
+                let (got, expected) = (data.len(), to.len());
+                return Err(Error::invalid("upload", "data", got, format!("{expected} elements")));
+            }
+            Memory::Gpu(to) => to.upload(data)?,
+        }
+        Ok(())
+    }
+
+    /// Sets every element to 0.
+    pub fn clear(&mut self) -> Result<()> {
+        self.clear_first(self.len())
+    }
+
+    /// Sets the first `len` elements to 0.
+    pub(crate) fn clear_first(&mut self, len: usize) -> Result<()> {
+        match self {
+            Memory::Host(data) => data[..len].fill(T::zeroed()),
+            Memory::Gpu(data) => data.clear_first(len)?,
+        }
+        Ok(())
+    }
+
+    /// The elements, if they are in host memory.
+    pub fn host(&self) -> Option<&[T]> {
+        match self {
+            Memory::Host(data) => Some(data),
+            Memory::Gpu(_) => None,
         }
     }
 

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+mod arena;
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -27,6 +28,7 @@ mod scratch;
 mod stage;
 mod workspace;
 
+pub use arena::{Arena, Space};
 pub use buffer::DeviceBuffer;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
@@ -58,17 +60,30 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that fits this machine best and can run every op. That is the CPU: the decoder's
-    /// ops have no GPU kernels yet.
+    /// The first CUDA device if there is a driver, else the CPU.
+    ///
+    /// # Errors
+    /// Whatever keeps a driver that is there from working.
     pub fn best() -> Result<Device> {
-        Ok(Device::Cpu)
+        match Device::cuda(0) {
+            Err(Error::NoDriver { .. }) => Ok(Device::Cpu),
+            found => found,
+        }
+    }
+
+    /// `cpu`, or the GPU's product name.
+    pub fn name(&self) -> &str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Gpu(gpu) => &gpu.info().name,
+        }
     }
 
     /// The CUDA device with this ordinal: never, in a build without the feature `cuda`.
     #[cfg(not(feature = "cuda"))]
     pub fn cuda(ordinal: i32) -> Result<Device> {
         let reason = format!("device {ordinal}: built without the feature `cuda`");
-        Err(crate::error::Error::NoDriver { reason })
+        Err(Error::NoDriver { reason })
     }
 
     /// The GPU behind a driver, with a stream of its own.

@@ -24,6 +24,8 @@ static IMAGES: &[Image] = images! {
     "adamw",
     "attention",
     "attention_bwd",
+    "convert",
+    "copy_rows",
     "delta",
     "embedding",
     "gae",

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
-use crate::ops::{Attention, AttentionBwd};
+use crate::ops::{Attention, AttentionBwd, KvRows};
 use crate::view::{View, ViewMut};
 
 /// Threads of a block, and its warps: one (row, head) each.
@@ -34,6 +34,16 @@ impl Heads {
     }
 }
 
+/// `Pages` of `kernels/attention.cuh`; no address if keys lie one after another.
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+struct Pages {
+    table: u64,
+    stride: i64,
+    width: i64,
+    shift: i64,
+}
+
 /// `Sequences` of `kernels/attention.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -41,22 +51,40 @@ struct Sequences {
     cu_seqlens: Column,
     kv_start: Column,
     kv_len: Column,
+    pages: Pages,
     count: i64,
     tokens: i64,
     rows: i64,
 }
 
+impl Pages {
+    fn new(stage: &mut Stage<'_>, table: &View<'_, i32>, size: usize) -> Result<Pages> {
+        Ok(Pages {
+            table: stage.input(table)?,
+            stride: table.stride(0),
+            width: table.extent(1) as i64,
+            shift: size.trailing_zeros() as i64,
+        })
+    }
+}
+
 impl Sequences {
     fn new(
         stage: &mut Stage<'_>,
-        [cu_seqlens, kv_start, kv_len]: [&View<'_, i64>; 3],
+        [cu_seqlens, kv_len]: [&View<'_, i64>; 2],
+        kv_rows: &KvRows<'_>,
         [tokens, rows]: [usize; 2],
     ) -> Result<Sequences> {
+        let (kv_start, pages) = match kv_rows {
+            KvRows::From(start) => (stage.column(start)?, Pages::default()),
+            KvRows::Pages { table, size } => (Column::default(), Pages::new(stage, table, *size)?),
+        };
         Ok(Sequences {
             cu_seqlens: stage.column(cu_seqlens)?,
-            kv_start: stage.column(kv_start)?,
+            kv_start,
             kv_len: stage.column(kv_len)?,
-            count: kv_start.extent(0) as i64,
+            pages,
+            count: kv_len.extent(0) as i64,
             tokens: tokens as i64,
             rows: rows as i64,
         })
@@ -104,13 +132,13 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
     let (tokens, heads, d) = (a.q.extent(0), a.q.extent(1), a.q.extent(2));
     let grid = grid::<T>(gpu, "attention", tokens * heads, d, 2)?;
     let mut stage = Stage::new(gpu, "attention");
-    let tables = [&a.cu_seqlens, &a.kv_start, &a.kv_len];
+    let tables = [&a.cu_seqlens, &a.kv_len];
     let params = Params {
         q: Heads::read(&mut stage, &a.q)?,
         k: Heads::read(&mut stage, &a.k)?,
         v: Heads::read(&mut stage, &a.v)?,
         o: Heads::written(&mut stage, a.o)?,
-        sequences: Sequences::new(&mut stage, tables, [tokens, a.k.extent(0)])?,
+        sequences: Sequences::new(&mut stage, tables, &a.kv_rows, [tokens, a.k.extent(0)])?,
         lse_stride: a.lse.as_ref().map_or(0, |lse| lse.stride(0)),
         lse: stage.opt_output(a.lse)?,
         heads: heads as i64,
@@ -129,7 +157,7 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
     let dkv_grid = grid::<T>(gpu, "attention_bwd", rows * kv_heads, d, 4)?;
     let mut stage = Stage::new(gpu, "attention_bwd");
     let scratch = stage.scratch(tokens * heads * 3 * size_of::<f64>())?;
-    let tables = [&a.cu_seqlens, &a.kv_start, &a.kv_len];
+    let (tables, kv_rows) = ([&a.cu_seqlens, &a.kv_len], KvRows::From(a.kv_start));
     let params = BwdParams {
         q: Heads::read(&mut stage, &a.q)?,
         k: Heads::read(&mut stage, &a.k)?,
@@ -138,7 +166,7 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
         dq: Heads::written(&mut stage, a.dq)?,
         dk: Heads::written(&mut stage, a.dk)?,
         dv: Heads::written(&mut stage, a.dv)?,
-        sequences: Sequences::new(&mut stage, tables, [tokens, rows])?,
+        sequences: Sequences::new(&mut stage, tables, &kv_rows, [tokens, rows])?,
         stats: scratch.ptr(),
         heads: heads as i64,
         group: (heads / kv_heads) as i64,

@@ -81,8 +81,9 @@ struct Product {
     low_stride: i64,
     bias: Column,
     y: u64,
+    addend: u64,
     row_stride: i64,
-    accumulate: i64,
+    addend_stride: i64,
 }
 
 /// `ProductParams<T, Dense<T>>`.
@@ -153,6 +154,20 @@ enum Way {
     Backward,
 }
 
+/// What is added last.
+enum Addend<'a, T> {
+    None,
+    /// What the output holds.
+    Old,
+    Residual(View<'a, T>),
+}
+
+impl<'a, T> Addend<'a, T> {
+    fn old(accumulate: bool) -> Addend<'a, T> {
+        if accumulate { Addend::Old } else { Addend::None }
+    }
+}
+
 /// A product with any weight, without the weight.
 struct Pass<'a, T> {
     way: Way,
@@ -161,35 +176,35 @@ struct Pass<'a, T> {
     adapter: Option<View<'a, i32>>,
     bias: Option<View<'a, T>>,
     s: Option<ViewMut<'a, f32>>,
-    accumulate: bool,
+    addend: Addend<'a, T>,
     out: ViewMut<'a, T>,
 }
 
 pub(crate) fn matmul<T: Float>(gpu: &Arc<Gpu>, a: Matmul<'_, T>) -> Result<()> {
-    let Matmul { x, w, bias, lora, adapter, s, y } = a;
-    let pass =
-        Pass { way: Way::Forward, left: x, lora, adapter, bias, s, accumulate: false, out: y };
+    let Matmul { x, w, bias, lora, adapter, s, residual, y } = a;
+    let addend = residual.map_or(Addend::None, Addend::Residual);
+    let pass = Pass { way: Way::Forward, left: x, lora, adapter, bias, s, addend, out: y };
     dense(gpu, "matmul", pass, &w)
 }
 
 pub(crate) fn matmul_dx<T: Float>(gpu: &Arc<Gpu>, a: MatmulDx<'_, T>) -> Result<()> {
     let MatmulDx { dy, w, lora, adapter, accumulate, dx } = a;
-    let (bias, s) = (None, None);
-    let pass = Pass { way: Way::Backward, left: dy, lora, adapter, bias, s, accumulate, out: dx };
+    let (bias, s, addend) = (None, None, Addend::old(accumulate));
+    let pass = Pass { way: Way::Backward, left: dy, lora, adapter, bias, s, addend, out: dx };
     dense(gpu, "matmul_dx", pass, &w)
 }
 
 pub(crate) fn nf4_matmul<T: Float>(gpu: &Arc<Gpu>, a: Nf4Matmul<'_, T>) -> Result<()> {
-    let Nf4Matmul { x, w, bias, lora, adapter, s, y } = a;
-    let pass =
-        Pass { way: Way::Forward, left: x, lora, adapter, bias, s, accumulate: false, out: y };
+    let Nf4Matmul { x, w, bias, lora, adapter, s, residual, y } = a;
+    let addend = residual.map_or(Addend::None, Addend::Residual);
+    let pass = Pass { way: Way::Forward, left: x, lora, adapter, bias, s, addend, out: y };
     nf4(gpu, "nf4_matmul", pass, &w)
 }
 
 pub(crate) fn nf4_matmul_dx<T: Float>(gpu: &Arc<Gpu>, a: Nf4MatmulDx<'_, T>) -> Result<()> {
     let Nf4MatmulDx { dy, w, lora, adapter, accumulate, dx } = a;
-    let (bias, s) = (None, None);
-    let pass = Pass { way: Way::Backward, left: dy, lora, adapter, bias, s, accumulate, out: dx };
+    let (bias, s, addend) = (None, None, Addend::old(accumulate));
+    let pass = Pass { way: Way::Backward, left: dy, lora, adapter, bias, s, addend, out: dx };
     nf4(gpu, "nf4_matmul_dx", pass, &w)
 }
 
@@ -263,7 +278,6 @@ fn prepare<'a, T: Float>(
         low_stride: rank as i64,
         bias: stage.opt_column(&pass.bias)?,
         row_stride: pass.out.stride(0),
-        accumulate: pass.accumulate as i64,
         ..Product::zeroed()
     };
     if rank > 0 {
@@ -288,10 +302,18 @@ fn prepare<'a, T: Float>(
         gpu.launch("matmul", &kernel, grid(op, rows as i64, rank as i64)?, &params)?;
         product.lora.list = up;
     }
-    product.y = match pass.accumulate {
-        true => stage.update(pass.out)?,
-        false => stage.output(pass.out)?,
-    };
+    match pass.addend {
+        Addend::None => product.y = stage.output(pass.out)?,
+        Addend::Old => {
+            product.y = stage.update(pass.out)?;
+            (product.addend, product.addend_stride) = (product.y, product.row_stride);
+        }
+        Addend::Residual(residual) => {
+            product.addend = stage.input(&residual)?;
+            product.addend_stride = residual.stride(0);
+            product.y = stage.output(pass.out)?;
+        }
+    }
     Ok(Some((product, scratch)))
 }
 

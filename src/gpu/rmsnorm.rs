@@ -19,6 +19,7 @@ const ROWS: usize = 16;
 struct Params {
     x: u64,
     dy: u64,
+    residual: u64,
     out: u64,
     weight: Column,
     rstd: Column,
@@ -27,6 +28,7 @@ struct Params {
     columns: i64,
     x_stride: i64,
     dy_stride: i64,
+    residual_stride: i64,
     out_stride: i64,
     eps: f64,
 }
@@ -75,12 +77,14 @@ pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Res
     let params = Params {
         x: stage.input(&a.x)?,
         dy: stage.input(&a.dy)?,
+        residual: stage.opt_input(&a.residual)?,
         weight: stage.column(&a.weight)?,
         scale: scratch.as_ref().map_or(0, |s| s.ptr()),
         rows: rows as i64,
         columns: columns as i64,
         x_stride: a.x.stride(0),
         dy_stride: a.dy.stride(0),
+        residual_stride: a.residual.as_ref().map_or(0, |r| r.stride(0)),
         out_stride: a.dx.stride(0),
         out: stage.output(a.dx)?,
         eps: a.eps,

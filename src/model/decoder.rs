@@ -1,136 +1,18 @@
 //! The decoder: embedding, blocks, final norm, head.
 
-use crate::device::Device;
+use crate::device::{Device, Memory, Space};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::model::batch::{Batch, Keys};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
-use crate::model::layer::{LINEAR_NAMES, Layer, LayerContext, LayerTape, Tape};
-use crate::model::linear::{Linear, LoraAdapter, Weight};
-use crate::model::params::{Gradients, ParamId, Parameters};
+use crate::model::layer::{Context, LINEAR_NAMES, Layer, Tape};
+use crate::model::linear::{Linear, LoraAdapter, Site, Weight};
+use crate::model::params::{Gradients, ParamId, Parameter, Parameters};
 use crate::model::rope_table::RopeTable;
-use crate::ops::{
-    Embedding, EmbeddingBwd, RmsNorm, RmsNormBwd, embedding, embedding_bwd, rmsnorm, rmsnorm_bwd,
-};
-use crate::quant::{Nf4Options, Nf4Tensor};
+use crate::ops::{Embedding, EmbeddingBwd, embedding, embedding_bwd};
+use crate::quant::{Nf4Matrix, Nf4Options, Nf4Tensor};
 use crate::rng::{Purpose, Rng};
-use crate::view::{View, ViewMut};
-
-/// Sequences laid end to end; nothing is padded.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Packed {
-    /// `[T]` token ids.
-    pub ids: Vec<i32>,
-    /// `[T]` position of each token in its sequence.
-    pub positions: Vec<i32>,
-    /// `[B + 1]` offsets of the sequences.
-    pub cu_seqlens: Vec<i64>,
-}
-
-impl Packed {
-    /// An empty batch.
-    pub fn new() -> Packed {
-        Packed { ids: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] }
-    }
-
-    /// Whole sequences, each from position 0.
-    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a [i32]>) -> Packed {
-        let mut packed = Packed::new();
-        sequences.into_iter().for_each(|ids| packed.push(ids, 0));
-        packed
-    }
-
-    /// Appends a sequence whose first token stands at position `first`.
-    pub fn push(&mut self, ids: &[i32], first: usize) {
-        self.ids.extend_from_slice(ids);
-        self.positions.extend((first..first + ids.len()).map(|p| p as i32));
-        self.cu_seqlens.push(self.ids.len() as i64);
-    }
-
-    /// Number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.cu_seqlens.len() - 1
-    }
-
-    /// Starts and lengths of the sequences.
-    pub fn spans(&self) -> (Vec<i64>, Vec<i64>) {
-        let lens = self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
-        (self.cu_seqlens[..self.sequences()].to_vec(), lens)
-    }
-}
-
-/// Where attention finds keys and values: beside the queries, or in a cache.
-pub(crate) struct Kv<'a> {
-    cache: Option<(&'a mut KvCache, &'a [usize])>,
-    start: Vec<i64>,
-    len: Vec<i64>,
-}
-
-impl<'a> Kv<'a> {
-    fn new(packed: &Packed, cache: Option<(&'a mut KvCache, &'a [usize])>) -> Result<Kv<'a>> {
-        let (mut start, mut len) = packed.spans();
-        if let Some((cache, slots)) = &cache {
-            if slots.len() != packed.sequences() {
-                let expected = format!("{} (one per sequence)", packed.sequences());
-                return Err(Error::invalid("forward", "slots", slots.len(), expected));
-            }
-            for (i, &slot) in slots.iter().enumerate() {
-                len[i] += cache.len(slot) as i64;
-                start[i] = cache.start(slot) as i64;
-                if len[i] as usize > cache.max_len {
-                    let expected = format!("at most {} tokens a slot", cache.max_len);
-                    return Err(Error::invalid("forward", "cache", len[i], expected));
-                }
-            }
-        }
-        Ok(Kv { cache, start, len })
-    }
-
-    /// Puts a layer's new keys and values into the cache, if there is one.
-    pub fn store(&mut self, layer: usize, packed: &Packed, k: &[f32], v: &[f32]) {
-        let Some((cache, slots)) = &mut self.cache else { return };
-        let width = k.len() / packed.tokens().max(1);
-        for (i, &slot) in slots.iter().enumerate() {
-            let (from, to) = (packed.cu_seqlens[i] as usize, packed.cu_seqlens[i + 1] as usize);
-            let rows = from * width..to * width;
-            cache.write(layer, slot, &k[rows.clone()], &v[rows]);
-        }
-    }
-
-    /// All keys and values of a layer: the cache's, or `k` and `v` themselves.
-    pub fn of_layer<'b>(
-        &'b self,
-        layer: usize,
-        k: &'b [f32],
-        v: &'b [f32],
-    ) -> (&'b [f32], &'b [f32]) {
-        match &self.cache {
-            Some((cache, _)) => (cache.keys(layer), cache.values(layer)),
-            None => (k, v),
-        }
-    }
-
-    pub fn start(&self) -> &[i64] {
-        &self.start
-    }
-
-    pub fn len(&self) -> &[i64] {
-        &self.len
-    }
-
-    fn finish(self, packed: &Packed) {
-        if let Some((cache, slots)) = self.cache {
-            for (i, &slot) in slots.iter().enumerate() {
-                let new = packed.cu_seqlens[i + 1] - packed.cu_seqlens[i];
-                cache.advance(slot, new as usize);
-            }
-        }
-    }
-}
 
 /// Low-rank adapters to attach.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,15 +25,17 @@ pub struct LoraOptions {
     pub targets: String,
 }
 
-/// A decoder with its parameters.
-#[derive(Clone, Debug)]
-pub struct Decoder {
+/// A decoder with its parameters, which compute in `T`.
+#[derive(Debug)]
+pub struct Decoder<T = f32> {
     /// Extents.
     pub config: ModelConfig,
     /// All float tensors.
-    pub params: Parameters,
+    pub params: Parameters<T>,
     /// Where it runs.
     pub device: Device,
+    /// Where its results go, unless a batch brings its own place.
+    pub space: Space,
     pub(crate) embed: ParamId,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: ParamId,
@@ -159,108 +43,101 @@ pub struct Decoder {
     pub(crate) rope: RopeTable,
 }
 
-impl Decoder {
+impl<T: Float> Decoder<T> {
     /// Final hidden states `[T, hidden]` of packed tokens.
     ///
     /// * `adapt`: with the adapters, or as the base model (the reference policy).
-    /// * `cache`: the tokens continue the sequences in these slots, one slot per packed sequence;
-    ///   without it each packed sequence is whole.
-    /// * `tape`: records what [`Decoder::backward`] needs.
+    /// * `cache`: the one that made the batch, if the tokens continue sequences; without it each
+    ///   packed sequence is whole.
+    /// * `tape`: records what [`Decoder::backward`] needs; not with a cache.
     ///
     /// A token's row has the same bits however its sequence was cut into calls and whatever else
     /// was in the batch.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a batch and a cache that do not belong together, ids outside the
+    /// vocabulary or positions outside the rotary table; `OutOfMemory`, or what the driver says.
     pub fn forward(
         &self,
-        packed: &Packed,
+        batch: &Batch,
         adapt: bool,
-        cache: Option<(&mut KvCache, &[usize])>,
-        mut tape: Option<&mut Tape>,
-    ) -> Result<Vec<f32>> {
-        let c = self.context(packed, adapt);
-        let mut kv = Kv::new(packed, cache)?;
-        let mut x = self.embed(packed)?;
-        let mut scratch = LayerTape::default();
+        mut cache: Option<&mut KvCache<T>>,
+        tape: Option<&mut Tape<T>>,
+    ) -> Result<Memory<T>> {
+        check_cache(batch, cache.is_some(), tape.is_some())?;
+        let c = Context { keep: tape.is_some(), ..self.context(batch, adapt) };
+        let mut x = self.embed(batch)?;
+        let mut tapes = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            scratch.set_input(&mut x);
-            layer.forward(&c, index, &mut kv, &mut scratch, &mut x)?;
-            if let Some(tape) = &mut tape {
-                tape.layers.push(std::mem::take(&mut scratch));
-            }
+            let (y, tape) = layer.forward(&c, index, &mut cache, x)?;
+            tapes.extend(tape);
+            x = y;
         }
-        kv.finish(packed);
-        let mut hidden = vec![0.0; x.len()];
-        let args = RmsNorm {
-            x: View::rows_of(&x, self.config.hidden)?,
-            weight: self.params.data(self.norm).into(),
-            eps: self.config.norm_eps,
-            y: ViewMut::rows_of(&mut hidden, self.config.hidden)?,
-            rstd: None,
-        };
-        rmsnorm(&self.device, args)?;
+        let hidden = c.norm(&x, self.norm)?;
         if let Some(tape) = tape {
-            tape.x = x;
+            *tape = Tape { layers: tapes, x: Some(x) };
         }
         Ok(hidden)
     }
 
     /// Adds the gradients of all trainable parameters below the head, given the gradient
     /// `dhidden` of the hidden states that [`Decoder::forward`] returned with `tape`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a tape of another batch or model; `OutOfMemory`, or what the driver
+    /// says.
     pub fn backward(
         &self,
-        packed: &Packed,
-        tape: Tape,
-        dhidden: &[f32],
+        batch: &Batch,
+        tape: Tape<T>,
+        dhidden: Memory<T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        let c = self.context(packed, true);
-        let d = self.config.hidden;
-        let mut dx = vec![0.0; dhidden.len()];
-        let args = RmsNormBwd {
-            x: View::rows_of(&tape.x, d)?,
-            weight: self.params.data(self.norm).into(),
-            eps: self.config.norm_eps,
-            dy: View::rows_of(dhidden, d)?,
-            dx: ViewMut::rows_of(&mut dx, d)?,
-            dweight: gradients.get_mut(self.norm).map(ViewMut::from),
+        let c = self.context(batch, true);
+        let Some(x) = tape.x.filter(|_| tape.layers.len() == self.layers.len()) else {
+            let got = format!("{} layers", tape.layers.len());
+            return Err(Error::invalid("backward", "tape", got, "the tape of a forward pass"));
         };
-        rmsnorm_bwd(&self.device, args)?;
+        let mut dx = c.norm_backward(&x, self.norm, &dhidden, None, gradients)?;
+        drop((x, dhidden));
         let embed_trains = self.params.get(self.embed).trainable;
-        for (index, layer) in self.layers.iter().enumerate().rev() {
+        for (index, tape) in tape.layers.into_iter().enumerate().rev() {
             let want_dx = index > 0 || embed_trains;
-            dx = layer.backward(&c, &tape.layers[index], dx, gradients, want_dx)?;
+            match self.layers[index].backward(&c, tape, dx, gradients, want_dx)? {
+                Some(below) => dx = below,
+                None => return Ok(()),
+            }
         }
         if let Some(dtable) = gradients.get_mut(self.embed) {
-            let args = EmbeddingBwd {
-                ids: (&packed.ids).into(),
-                dy: View::rows_of(&dx, d)?,
-                dtable: ViewMut::rows_of(dtable, d)?,
-            };
-            embedding_bwd(&self.device, args)?;
+            let d = self.config.hidden;
+            let (dy, dtable) = (dx.rows(d)?, dtable.rows_mut(d)?);
+            embedding_bwd(&self.device, EmbeddingBwd { ids: batch.ids.all(), dy, dtable })?;
         }
         Ok(())
     }
 
-    fn embed(&self, packed: &Packed) -> Result<Vec<f32>> {
+    fn embed(&self, batch: &Batch) -> Result<Memory<T>> {
         let d = self.config.hidden;
-        let mut x = vec![0.0; packed.tokens() * d];
-        let args = Embedding {
-            ids: (&packed.ids).into(),
-            table: View::rows_of(self.params.data(self.embed), d)?,
-            y: ViewMut::rows_of(&mut x, d)?,
-        };
+        let mut x = batch.space.take(batch.tokens() * d)?;
+        let table = self.params.matrix(self.embed)?;
+        let args = Embedding { ids: batch.ids.all(), table, y: x.rows_mut(d)? };
         embedding(&self.device, args)?;
         Ok(x)
     }
 
-    fn context<'a>(&'a self, packed: &'a Packed, adapt: bool) -> LayerContext<'a> {
-        LayerContext {
-            device: &self.device,
+    fn context<'a>(&'a self, batch: &'a Batch, adapt: bool) -> Context<'a, T> {
+        Context {
+            site: self.site(&batch.space),
             config: &self.config,
-            params: &self.params,
             rope: &self.rope,
-            packed,
+            batch,
             adapt,
+            keep: false,
         }
+    }
+
+    pub(crate) fn site<'a>(&'a self, space: &'a Space) -> Site<'a, T> {
+        Site { device: &self.device, space, params: &self.params }
     }
 
     /// Replaces every block's dense weights by 4-bit ones and freezes all parameters. Embedding,
@@ -270,11 +147,11 @@ impl Decoder {
         for layer in &mut self.layers {
             for linear in layer.linears_mut() {
                 let Weight::Dense(id) = linear.weight else { continue };
-                let dense = View::rows_of(self.params.data(id), linear.k)?;
+                let dense = self.params.matrix(id)?;
                 let packed = Nf4Tensor::quantize(&self.device, dense, options)?;
                 bytes += packed.bytes() as u64;
-                linear.weight = Weight::Nf4(packed);
-                self.params.release(id);
+                linear.weight = Weight::Nf4(Nf4Matrix::new(&self.device, packed)?);
+                self.params.release(id)?;
             }
         }
         self.params.freeze();
@@ -306,12 +183,12 @@ impl Decoder {
                 let (r, name) = (options.rank, &linear.name);
                 let params = &mut self.params;
                 linear.lora = Some(LoraAdapter {
-                    a: params.push(format!("{name}.lora_A.weight"), &[r, linear.k], a),
+                    a: params.push(format!("{name}.lora_A.weight"), &[r, linear.k], a)?,
                     b: params.push(
                         format!("{name}.lora_B.weight"),
                         &[linear.n, r],
                         vec![0.0; linear.n * r],
-                    ),
+                    )?,
                     r,
                     scale: options.alpha / r as f64,
                 });
@@ -330,9 +207,23 @@ impl Decoder {
         self.layers.iter_mut().flat_map(|layer| layer.linears_mut())
     }
 
+    /// A number that changes when a weight lies elsewhere than before: recorded steps hold
+    /// addresses.
+    pub(crate) fn weight_addresses(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.params.iter().for_each(|p| (p.address(), p.len()).hash(&mut hasher));
+        self.linears().for_each(|linear| {
+            if let Weight::Nf4(w) = &linear.weight {
+                w.addresses().hash(&mut hasher);
+            }
+        });
+        hasher.finish()
+    }
+
     /// Bytes of all weights as stored.
     pub fn weight_bytes(&self) -> u64 {
-        let dense: usize = self.params.iter().map(|p| p.data.len() * 4).sum();
+        let dense: usize = self.params.iter().map(Parameter::bytes).sum();
         let packed: usize = self
             .linears()
             .map(|linear| match &linear.weight {
@@ -349,6 +240,18 @@ impl LoraOptions {
     pub fn check(&self) -> Result<()> {
         lora_targets(self).map(|_| ())
     }
+}
+
+fn check_cache(batch: &Batch, cached: bool, taped: bool) -> Result<()> {
+    let paged = matches!(batch.keys, Keys::Cached { .. });
+    if paged != cached {
+        let expected = "the cache that made the batch, or none for whole sequences";
+        return Err(Error::invalid("forward", "cache", cached, expected));
+    }
+    if cached && taped {
+        return Err(Error::invalid("forward", "tape", "a tape", "none beside a cache"));
+    }
+    Ok(())
 }
 
 fn lora_targets(options: &LoraOptions) -> Result<[bool; 7]> {

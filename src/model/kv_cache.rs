@@ -1,96 +1,235 @@
-//! Keys and values of running sequences: `slots` lines of `max_len` tokens per layer. A sequence
-//! owns a slot from admission until it is done; a shared prompt is copied in.
+//! Keys and values of running sequences, in pages. A sequence owns a slot from admission until it is
+//! done; its pages follow its length. Sequences that go on from one prompt share its full pages.
 
+use crate::device::{Device, Memory, Space};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::model::batch::{Batch, Keys, Packed};
 use crate::model::config::ModelConfig;
+use crate::ops::{CopyRows, copy_rows};
+
+/// Tokens of a page.
+pub const PAGE: usize = 16;
 
 /// The cache of all layers.
-#[derive(Clone, Debug)]
-pub struct KvCache {
-    /// Tokens a slot can hold.
-    pub max_len: usize,
-    /// Number of slots.
-    pub slots: usize,
-    width: usize,
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
-    lens: Vec<usize>,
+#[derive(Debug)]
+pub struct KvCache<T = f32> {
+    pub(crate) device: Device,
+    /// Width of a row: all key/value heads.
+    pub(crate) width: usize,
+    /// `[pages · PAGE, width]` of each layer. Page 0 is nobody's and zero.
+    pub(crate) keys: Vec<Memory<T>>,
+    pub(crate) values: Vec<Memory<T>>,
+    max_len: usize,
+    free: Vec<i32>,
+    /// Slots that hold a page.
+    holders: Vec<u32>,
+    slots: Vec<Slot>,
 }
 
-impl KvCache {
-    /// An empty cache: `2 · layers · slots · max_len · kv_dim` floats.
-    pub fn new(config: &ModelConfig, slots: usize, max_len: usize) -> Result<KvCache> {
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    pages: Vec<i32>,
+    len: usize,
+}
+
+/// Where the keys of a batch are: see [`Keys::Cached`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extended {
+    pub table: Vec<i32>,
+    pub len: Vec<i64>,
+    pub rows: Vec<i32>,
+}
+
+impl<T: Float> KvCache<T> {
+    /// An empty cache of `slots` sequences of at most `max_len` tokens, with room for all of them
+    /// at once: `2 · layers · (slots · ceil(max_len / PAGE) + 1) · PAGE · kv_dim` values.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what the driver says.
+    pub fn new(
+        config: &ModelConfig,
+        device: &Device,
+        slots: usize,
+        max_len: usize,
+    ) -> Result<KvCache<T>> {
+        KvCache::with_pages(config, device, slots, max_len, slots * max_len.div_ceil(PAGE))
+    }
+
+    /// The same with room for `pages` pages in all.
+    pub fn with_pages(
+        config: &ModelConfig,
+        device: &Device,
+        slots: usize,
+        max_len: usize,
+        pages: usize,
+    ) -> Result<KvCache<T>> {
         let width = config.kv_dim();
-        let floats = slots.checked_mul(max_len).and_then(|n| n.checked_mul(width));
-        let buffer = || -> Result<Vec<f32>> {
-            let floats = floats.unwrap_or(usize::MAX / 8);
-            let mut buffer = Vec::new();
-            buffer.try_reserve_exact(floats).map_err(|_| Error::OutOfMemory {
-                what: format!("KV cache of {slots} slots x {max_len} tokens"),
-                bytes: floats as u64 * 4,
-            })?;
-            buffer.resize(floats, 0.0);
-            Ok(buffer)
+        let values = (pages + 1).checked_mul(PAGE).and_then(|n| n.checked_mul(width));
+        let buffer = |_| -> Result<Memory<T>> {
+            let mut rows = Memory::new(device, values.unwrap_or(usize::MAX / 8))?;
+            rows.clear_first(PAGE * width)?;
+            Ok(rows)
         };
-        let all = |_| (0..config.layers).map(|_| buffer()).collect::<Result<Vec<_>>>();
-        Ok(KvCache { max_len, slots, width, keys: all(0)?, values: all(1)?, lens: vec![0; slots] })
+        Ok(KvCache {
+            device: device.clone(),
+            width,
+            keys: (0..config.layers).map(buffer).collect::<Result<_>>()?,
+            values: (0..config.layers).map(buffer).collect::<Result<_>>()?,
+            max_len,
+            free: (1..=pages as i32).rev().collect(),
+            holders: vec![0; pages + 1],
+            slots: vec![Slot::default(); slots],
+        })
+    }
+
+    /// Most tokens of a slot.
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Tokens stored in `slot`.
     pub fn len(&self, slot: usize) -> usize {
-        self.lens[slot]
+        self.slots[slot].len
     }
 
-    /// Forgets the tokens of `slot`.
+    /// Forgets the tokens of `slot` and gives its pages back.
     pub fn clear(&mut self, slot: usize) {
-        self.lens[slot] = 0;
-    }
-
-    /// First row of `slot` in [`KvCache::keys`] and [`KvCache::values`].
-    pub fn start(&self, slot: usize) -> usize {
-        slot * self.max_len
-    }
-
-    /// `[slots · max_len, kv_dim]` keys of a layer.
-    pub fn keys(&self, layer: usize) -> &[f32] {
-        &self.keys[layer]
-    }
-
-    /// `[slots · max_len, kv_dim]` values of a layer.
-    pub fn values(&self, layer: usize) -> &[f32] {
-        &self.values[layer]
-    }
-
-    /// Stores a layer's new keys and values of `slot` behind its tokens; the length moves with
-    /// [`KvCache::advance`] once all layers are written.
-    pub(crate) fn write(&mut self, layer: usize, slot: usize, k: &[f32], v: &[f32]) {
-        let at = (self.start(slot) + self.lens[slot]) * self.width;
-        self.keys[layer][at..at + k.len()].copy_from_slice(k);
-        self.values[layer][at..at + v.len()].copy_from_slice(v);
-    }
-
-    /// Counts `tokens` newly written tokens of `slot`.
-    pub(crate) fn advance(&mut self, slot: usize, tokens: usize) {
-        self.lens[slot] += tokens;
-    }
-
-    /// Makes `slot` a copy of `from_slot` of another cache: how G samples share one prefill.
-    pub fn copy_from(&mut self, slot: usize, from: &KvCache, from_slot: usize) -> Result<()> {
-        let tokens = from.len(from_slot);
-        if tokens > self.max_len || from.width != self.width || from.keys.len() != self.keys.len() {
-            let got = format!("{tokens} tokens of width {}", from.width);
-            let expected = format!("at most {} tokens of width {}", self.max_len, self.width);
-            return Err(Error::invalid("kv_cache", "from", got, expected));
+        let slot = std::mem::take(&mut self.slots[slot]);
+        for page in slot.pages {
+            self.holders[page as usize] -= 1;
+            if self.holders[page as usize] == 0 {
+                self.free.push(page);
+            }
         }
-        let (to, source) = (self.start(slot) * self.width, from.start(from_slot) * self.width);
-        let floats = tokens * self.width;
-        for layer in 0..self.keys.len() {
-            self.keys[layer][to..to + floats]
-                .copy_from_slice(&from.keys[layer][source..source + floats]);
-            self.values[layer][to..to + floats]
-                .copy_from_slice(&from.values[layer][source..source + floats]);
+    }
+
+    /// `packed` as the continuation of the sequences in `slots`, one slot each. From here on its
+    /// tokens count as stored: the forward pass that takes the batch writes them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another number of slots, a slot that would grow past the cache's
+    /// length or pages that are used up; the cache is as it was.
+    pub fn batch(&mut self, space: &Space, packed: &Packed, slots: &[usize]) -> Result<Batch> {
+        let placed = self.extend(packed, slots)?;
+        let keys = Keys::Cached {
+            table: space.copy_of(&placed.table)?,
+            len: space.copy_of(&placed.len)?,
+            rows: space.copy_of(&placed.rows)?,
+        };
+        packed.with_keys(space, keys)
+    }
+
+    /// The host's part of [`KvCache::batch`].
+    pub(crate) fn extend(&mut self, packed: &Packed, slots: &[usize]) -> Result<Extended> {
+        if slots.len() != packed.sequences() {
+            let expected = format!("{} (one per sequence)", packed.sequences());
+            return Err(Error::invalid("kv_cache", "slots", slots.len(), expected));
         }
-        self.lens[slot] = tokens;
+        self.check_room(packed, slots)?;
+        let mut new = Extended::default();
+        for (i, &slot) in slots.iter().enumerate() {
+            let first = self.slots[slot].len;
+            let len = first + packed.span(i).len();
+            self.grow(slot, len);
+            new.rows.extend((first..len).map(|at| self.row(slot, at)));
+            new.len.push(len as i64);
+            new.table.extend(self.table_row(slot));
+        }
+        Ok(new)
+    }
+
+    /// Row of the cache that holds token `at` of `slot`.
+    fn row(&self, slot: usize, at: usize) -> i32 {
+        self.slots[slot].pages[at / PAGE] * PAGE as i32 + (at % PAGE) as i32
+    }
+
+    /// Pages of a slot's row of a page table.
+    pub(crate) fn table_width(&self) -> usize {
+        self.max_len.div_ceil(PAGE).max(1)
+    }
+
+    /// The slot's pages, then page 0.
+    fn table_row(&self, slot: usize) -> impl Iterator<Item = i32> + '_ {
+        let rest = std::iter::repeat(0);
+        self.slots[slot].pages.iter().copied().chain(rest).take(self.table_width())
+    }
+
+    fn check_room(&self, packed: &Packed, slots: &[usize]) -> Result<()> {
+        let mut wanted = 0;
+        for (i, &slot) in slots.iter().enumerate() {
+            let len = self.slots[slot].len + packed.span(i).len();
+            if len > self.max_len {
+                let expected = format!("at most {} tokens a slot", self.max_len);
+                return Err(Error::invalid("kv_cache", "packed", len, expected));
+            }
+            wanted += len.div_ceil(PAGE).saturating_sub(self.slots[slot].pages.len());
+        }
+        self.check_pages(wanted)
+    }
+
+    fn check_pages(&self, wanted: usize) -> Result<()> {
+        if wanted > self.free.len() {
+            let expected = format!("at most the {} free pages", self.free.len());
+            return Err(Error::invalid("kv_cache", "pages", wanted, expected));
+        }
+        Ok(())
+    }
+
+    /// Gives `slot` the pages that `len` tokens need, which are known to be free, and the length.
+    fn grow(&mut self, slot: usize, len: usize) {
+        while self.slots[slot].pages.len() < len.div_ceil(PAGE) {
+            let Some(page) = self.free.pop() else { break };
+            self.holders[page as usize] = 1;
+            self.slots[slot].pages.push(page);
+        }
+        self.slots[slot].len = len;
+    }
+
+    /// Makes each (slot, from) pair's slot go on from the tokens of `from`: full pages are shared,
+    /// the last one is copied. How G samples share one prefill.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if a slot is in use or pages are used up; the cache is as it was.
+    pub fn fork(&mut self, space: &Space, pairs: &[(usize, usize)]) -> Result<()> {
+        if let Some(&(slot, _)) = pairs.iter().find(|&&(slot, _)| self.slots[slot].len > 0) {
+            return Err(Error::invalid("kv_cache", "slot", slot, "a slot that is not in use"));
+        }
+        let partial = |&&(_, from): &&(usize, usize)| !self.slots[from].len.is_multiple_of(PAGE);
+        self.check_pages(pairs.iter().filter(partial).count())?;
+        let (mut from_rows, mut to_rows) = (Vec::new(), Vec::new());
+        for &(slot, from) in pairs {
+            let Slot { pages, len } = self.slots[from].clone();
+            let shared = &pages[..len / PAGE];
+            shared.iter().for_each(|&page| self.holders[page as usize] += 1);
+            self.slots[slot].pages = shared.to_vec();
+            self.grow(slot, len);
+            for at in len / PAGE * PAGE..len {
+                from_rows.push(self.row(from, at));
+                to_rows.push(self.row(slot, at));
+            }
+        }
+        self.copy_tokens(space, &from_rows, &to_rows)
+    }
+
+    /// Copies rows of all layers within the cache.
+    fn copy_tokens(&mut self, space: &Space, from: &[i32], to: &[i32]) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let mut between = space.take::<T>(from.len() * self.width)?;
+        let (from, to) = (space.copy_of(from)?, space.copy_of(to)?);
+        for pages in self.keys.iter_mut().chain(&mut self.values) {
+            let (x, y) = (pages.rows(self.width)?, between.rows_mut(self.width)?);
+            copy_rows(&self.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
+            let (x, y) = (between.rows(self.width)?, pages.rows_mut(self.width)?);
+            copy_rows(&self.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+        }
         Ok(())
     }
 }

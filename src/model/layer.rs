@@ -5,52 +5,76 @@
 //! m = x + Wo·attention(q, k, v)
 //! g = norm2(m)            y = m + Wd·(silu(Wg·g) ⊙ Wu·g)
 //! ```
-//! The backward pass reads the same lines upwards; what it needs is on the [`LayerTape`].
+//! The backward pass reads the same lines upwards; what it needs is on the [`LayerTape`]. Sums with
+//! the residual stream happen inside the product (or the norm's gradient) that ends a line.
 
-use crate::device::Device;
-use crate::error::Result;
+use crate::device::Memory;
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::model::batch::{Batch, Keys};
 use crate::model::config::ModelConfig;
-use crate::model::decoder::{Kv, Packed};
-use crate::model::linear::Linear;
-use crate::model::params::{Gradients, ParamId, Parameters};
+use crate::model::kv_cache::KvCache;
+use crate::model::linear::{Linear, Seen, Site, Through};
+use crate::model::params::{Gradients, ParamId};
 use crate::model::rope_table::RopeTable;
 use crate::ops::{
     Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
     attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
 };
-use crate::view::{View, ViewMut};
 
 /// What a block computed on the way forward.
-#[derive(Clone, Debug, Default)]
-pub struct LayerTape {
-    x: Vec<f32>,
-    h: Vec<f32>,
-    q_raw: Vec<f32>,
-    k_raw: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    attn: Vec<f32>,
-    mid: Vec<f32>,
-    g: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    act: Vec<f32>,
-    branch: Vec<f32>,
-    /// scale·x·Aᵀ of q, k, v, o, gate, up, down.
-    s: [Vec<f32>; 7],
+#[derive(Debug)]
+pub struct LayerTape<T = f32> {
+    x: Memory<T>,
+    mixer: MixerTape<T>,
+    mid: Memory<T>,
+    mlp: MlpTape<T>,
+}
+
+/// The attention half. `s` are scale·x·Aᵀ of q, k, v, o.
+#[derive(Debug)]
+struct MixerTape<T> {
+    h: Memory<T>,
+    q: Projected<T>,
+    k: Projected<T>,
+    v: Memory<T>,
+    attn: Memory<T>,
+    s: [Option<Memory<f32>>; 4],
+}
+
+/// Queries or keys as attention takes them, and before their norm, if they have one.
+#[derive(Debug)]
+struct Projected<T> {
+    raw: Option<Memory<T>>,
+    rotated: Memory<T>,
+}
+
+/// The other half. `s` are those of gate, up, down.
+#[derive(Debug)]
+struct MlpTape<T> {
+    g: Memory<T>,
+    gate: Memory<T>,
+    up: Memory<T>,
+    act: Memory<T>,
+    s: [Option<Memory<f32>>; 3],
 }
 
 /// All a backward pass needs.
-#[derive(Clone, Debug, Default)]
-pub struct Tape {
-    pub(crate) layers: Vec<LayerTape>,
+#[derive(Debug)]
+pub struct Tape<T = f32> {
+    pub(crate) layers: Vec<LayerTape<T>>,
     /// Input of the final norm.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Option<Memory<T>>,
+}
+
+impl<T> Default for Tape<T> {
+    fn default() -> Tape<T> {
+        Tape { layers: Vec::new(), x: None }
+    }
 }
 
 /// A block's parameters.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Layer {
     pub norm1: ParamId,
     pub norm2: ParamId,
@@ -65,86 +89,119 @@ pub(crate) struct Layer {
     pub down: Linear,
 }
 
-/// What a block needs to know of its model.
-pub(crate) struct LayerContext<'a> {
-    pub device: &'a Device,
+/// What a block needs to know of its model and of the pass.
+pub(crate) struct Context<'a, T> {
+    pub site: Site<'a, T>,
     pub config: &'a ModelConfig,
-    pub params: &'a Parameters,
     pub rope: &'a RopeTable,
-    pub packed: &'a Packed,
+    pub batch: &'a Batch,
+    /// With the adapters, or as the base model.
     pub adapt: bool,
+    /// A tape is wanted.
+    pub keep: bool,
 }
 
-impl LayerContext<'_> {
-    fn norm(&self, x: &[f32], weight: ParamId, y: &mut Vec<f32>) -> Result<()> {
-        let d = self.params.data(weight).len();
-        y.resize(x.len(), 0.0);
-        let args = RmsNorm {
-            x: View::rows_of(x, d)?,
-            weight: self.params.data(weight).into(),
-            eps: self.config.norm_eps,
-            y: ViewMut::rows_of(y, d)?,
-            rstd: None,
-        };
-        rmsnorm(self.device, args)
+impl<T: Float> Context<'_, T> {
+    pub fn norm(&self, x: &Memory<T>, weight: ParamId) -> Result<Memory<T>> {
+        let weight = self.site.params.vector(weight);
+        let d = weight.extent(0);
+        let mut y = self.site.space.take(x.len())?;
+        let (x, eps) = (x.rows(d)?, self.config.norm_eps);
+        rmsnorm(self.site.device, RmsNorm { x, weight, eps, y: y.rows_mut(d)?, rstd: None })?;
+        Ok(y)
     }
 
-    /// Gradient of [`LayerContext::norm`]: the input gradient, and the gain's into `gradients`.
-    fn norm_backward(
+    /// `residual` + the gradient of [`Context::norm`]; the gain's goes into `gradients`.
+    pub fn norm_backward(
         &self,
-        x: &[f32],
+        x: &Memory<T>,
         weight: ParamId,
-        dy: &[f32],
+        dy: &Memory<T>,
+        residual: Option<&Memory<T>>,
         gradients: &mut Gradients,
-    ) -> Result<Vec<f32>> {
-        let d = self.params.data(weight).len();
-        let mut dx = vec![0.0; x.len()];
+    ) -> Result<Memory<T>> {
+        let gain = self.site.params.vector(weight);
+        let d = gain.extent(0);
+        let mut dx = self.site.space.take(x.len())?;
         let args = RmsNormBwd {
-            x: View::rows_of(x, d)?,
-            weight: self.params.data(weight).into(),
+            x: x.rows(d)?,
+            weight: gain,
             eps: self.config.norm_eps,
-            dy: View::rows_of(dy, d)?,
-            dx: ViewMut::rows_of(&mut dx, d)?,
-            dweight: gradients.get_mut(weight).map(ViewMut::from),
+            dy: dy.rows(d)?,
+            residual: residual.map(|r| r.rows(d)).transpose()?,
+            dx: dx.rows_mut(d)?,
+            dweight: gradients.get_mut(weight).map(Memory::all_mut),
         };
-        rmsnorm_bwd(self.device, args)?;
+        rmsnorm_bwd(self.site.device, args)?;
         Ok(dx)
     }
 
-    /// Backward of a linear map whose forward saw `x` and left `s`.
+    fn map(&self, linear: &Linear, x: &Memory<T>) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        self.map_onto(None, linear, x)
+    }
+
+    /// residual + linear(x).
+    fn map_onto(
+        &self,
+        residual: Option<&Memory<T>>,
+        linear: &Linear,
+        x: &Memory<T>,
+    ) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        let through = Through { adapt: self.adapt, keep: self.keep, residual };
+        linear.forward(self.site, x, through)
+    }
+
+    /// Gradient of a linear map's input; its parameters' go into `gradients`.
     fn back(
         &self,
         linear: &Linear,
-        (x, s): (&[f32], &[f32]),
-        dy: &[f32],
+        seen: Seen<'_, T>,
+        dy: &Memory<T>,
         gradients: &mut Gradients,
-        dx: Option<(&mut Vec<f32>, bool)>,
-    ) -> Result<()> {
-        linear.backward(self.device, self.params, x, s, dy, gradients, dx)
+    ) -> Result<Memory<T>> {
+        let mut dx = self.site.space.take(seen.x.len())?;
+        linear.parameter_gradients(self.site, seen, dy, gradients)?;
+        linear.input_gradient(self.site, dy, false, &mut dx)?;
+        Ok(dx)
     }
 
-    fn rotate(&self, x: &mut [f32], heads: usize, inverse: bool) -> Result<()> {
-        let (tokens, half) = (self.packed.tokens(), self.rope.half);
-        let shape = [tokens as i64, heads as i64, 2 * half as i64];
+    fn rotate(&self, x: &mut Memory<T>, heads: usize, inverse: bool) -> Result<()> {
+        let half = self.rope.half;
+        let shape = [self.batch.tokens() as i64, heads as i64, 2 * half as i64];
         let args = Rope {
-            x: ViewMut::new(x, &shape)?,
-            positions: (&self.packed.positions).into(),
-            cos: View::rows_of(&self.rope.cos, half)?,
-            sin: View::rows_of(&self.rope.sin, half)?,
+            x: x.view_mut(&shape)?,
+            positions: self.batch.positions.all(),
+            cos: self.rope.cos.rows(half)?,
+            sin: self.rope.sin.rows(half)?,
             inverse,
         };
-        rope(self.device, args)
+        rope(self.site.device, args)
     }
 
-    fn heads<'a>(&self, x: &'a [f32], heads: usize) -> Result<View<'a, f32>> {
-        let d = self.config.head_dim;
-        View::new(x, &[(x.len() / (heads * d)) as i64, heads as i64, d as i64])
+    /// Queries or keys of `h`, normalised and rotated, and the projection's s.
+    fn project(
+        &self,
+        linear: &Linear,
+        norm: Option<ParamId>,
+        heads: usize,
+        h: &Memory<T>,
+    ) -> Result<(Projected<T>, Option<Memory<f32>>)> {
+        let (y, s) = self.map(linear, h)?;
+        let (raw, mut rotated) = match norm {
+            Some(norm) => {
+                let normed = self.norm(&y, norm)?;
+                (Some(y), normed)
+            }
+            None => (None, y),
+        };
+        self.rotate(&mut rotated, heads, false)?;
+        Ok((Projected { raw, rotated }, s))
     }
 
-    fn heads_mut<'a>(&self, x: &'a mut [f32], heads: usize) -> Result<ViewMut<'a, f32>> {
+    /// Extents of `len` values as heads.
+    fn heads(&self, len: usize, heads: usize) -> [i64; 3] {
         let d = self.config.head_dim;
-        let shape = [(x.len() / (heads * d)) as i64, heads as i64, d as i64];
-        ViewMut::new(x, &shape)
+        [(len / (heads * d)) as i64, heads as i64, d as i64]
     }
 
     fn attention_scale(&self) -> f64 {
@@ -175,181 +232,184 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    /// Runs the block on `t.x`; the output replaces `out`.
-    pub fn forward(
+    /// Runs the block number `index` on `x`; returns its output and, if one is wanted, its tape.
+    pub fn forward<T: Float>(
         &self,
-        c: &LayerContext<'_>,
+        c: &Context<'_, T>,
         index: usize,
-        kv: &mut Kv<'_>,
-        t: &mut LayerTape,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
-        let LayerTape { x, h, q_raw, k_raw, q, k, v, attn, mid, g, gate, up, act, branch, s } = t;
-        let [sq, sk, sv, so, sg, su, sd] = s;
-        let map = |linear: &Linear, x: &[f32], y: &mut Vec<f32>, s: &mut Vec<f32>| {
-            linear.forward(c.device, c.params, x, c.adapt, y, Some(s))
-        };
-        c.norm(x, self.norm1, h)?;
-        map(&self.v, h, v, sv)?;
-        for (linear, norm, raw, y, s) in
-            [(&self.q, self.q_norm, q_raw, &mut *q, sq), (&self.k, self.k_norm, k_raw, &mut *k, sk)]
-        {
-            match norm {
-                Some(norm) => {
-                    map(linear, h, raw, s)?;
-                    c.norm(raw, norm, y)?;
-                }
-                None => map(linear, h, y, s)?,
-            }
-        }
-        c.rotate(q, c.config.heads, false)?;
-        c.rotate(k, c.config.kv_heads, false)?;
-        self.attend(c, index, kv, q, k, v, attn)?;
-        map(&self.o, attn, branch, so)?;
-        add(x, branch, mid);
-        c.norm(mid, self.norm2, g)?;
-        map(&self.gate, g, gate, sg)?;
-        map(&self.up, g, up, su)?;
-        act.resize(gate.len(), 0.0);
-        let f = c.config.ffn;
-        let args = Swiglu {
-            gate: View::rows_of(gate, f)?,
-            up: View::rows_of(up, f)?,
-            y: ViewMut::rows_of(act, f)?,
-        };
-        swiglu(c.device, args)?;
-        map(&self.down, act, branch, sd)?;
-        add(mid, branch, out);
-        Ok(())
+        cache: &mut Option<&mut KvCache<T>>,
+        x: Memory<T>,
+    ) -> Result<(Memory<T>, Option<LayerTape<T>>)> {
+        let (mid, mixer) = self.mix(c, index, cache, &x)?;
+        let mixer = c.keep.then_some(mixer);
+        let (y, mlp) = self.mlp(c, &mid)?;
+        let tape = mixer.map(|mixer| LayerTape { x, mixer, mid, mlp });
+        Ok((y, tape))
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn attend(
+    /// x + Wo·attention(q, k, v).
+    fn mix<T: Float>(
         &self,
-        c: &LayerContext<'_>,
+        c: &Context<'_, T>,
         index: usize,
-        kv: &mut Kv<'_>,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        o: &mut Vec<f32>,
-    ) -> Result<()> {
-        o.resize(q.len(), 0.0);
-        kv.store(index, c.packed, k, v);
-        let (k, v) = kv.of_layer(index, k, v);
+        cache: &mut Option<&mut KvCache<T>>,
+        x: &Memory<T>,
+    ) -> Result<(Memory<T>, MixerTape<T>)> {
+        let h = c.norm(x, self.norm1)?;
+        let (v, sv) = c.map(&self.v, &h)?;
+        let (q, sq) = c.project(&self.q, self.q_norm, c.config.heads, &h)?;
+        let (k, sk) = c.project(&self.k, self.k_norm, c.config.kv_heads, &h)?;
+        c.batch.store(cache, index, &k.rotated, &v)?;
+        let attn = self.attend(c, index, cache, [&q.rotated, &k.rotated, &v])?;
+        let (mid, so) = c.map_onto(Some(x), &self.o, &attn)?;
+        Ok((mid, MixerTape { h, q, k, v, attn, s: [sq, sk, sv, so] }))
+    }
+
+    fn attend<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        index: usize,
+        cache: &Option<&mut KvCache<T>>,
+        [q, k, v]: [&Memory<T>; 3],
+    ) -> Result<Memory<T>> {
+        let (k, v) = match (cache, &c.batch.keys) {
+            (Some(cache), Keys::Cached { .. }) => (&cache.keys[index], &cache.values[index]),
+            _ => (k, v),
+        };
+        let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
+        let mut o = c.site.space.take(q.len())?;
         let args = Attention {
-            q: c.heads(q, c.config.heads)?,
-            k: c.heads(k, c.config.kv_heads)?,
-            v: c.heads(v, c.config.kv_heads)?,
-            cu_seqlens: (&c.packed.cu_seqlens).into(),
-            kv_start: kv.start().into(),
-            kv_len: kv.len().into(),
+            q: q.view(&c.heads(q.len(), heads))?,
+            k: k.view(&c.heads(k.len(), kv_heads))?,
+            v: v.view(&c.heads(v.len(), kv_heads))?,
+            cu_seqlens: c.batch.cu_seqlens.all(),
+            kv_rows: c.batch.kv_rows()?,
+            kv_len: c.batch.kv_len(),
             scale: c.attention_scale(),
-            o: c.heads_mut(o, c.config.heads)?,
+            o: o.view_mut(&c.heads(q.len(), heads))?,
             lse: None,
         };
-        attention(c.device, args)
+        attention(c.site.device, args)?;
+        Ok(o)
+    }
+
+    /// m + Wd·(silu(Wg·g) ⊙ Wu·g).
+    fn mlp<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        mid: &Memory<T>,
+    ) -> Result<(Memory<T>, MlpTape<T>)> {
+        let g = c.norm(mid, self.norm2)?;
+        let (gate, sg) = c.map(&self.gate, &g)?;
+        let (up, su) = c.map(&self.up, &g)?;
+        let mut act = c.site.space.take(gate.len())?;
+        let f = c.config.ffn;
+        let args = Swiglu { gate: gate.rows(f)?, up: up.rows(f)?, y: act.rows_mut(f)? };
+        swiglu(c.site.device, args)?;
+        let (y, sd) = c.map_onto(Some(mid), &self.down, &act)?;
+        Ok((y, MlpTape { g, gate, up, act, s: [sg, su, sd] }))
     }
 
     /// Gradient with respect to the block's input, given the one of its output. Adds the parameter
     /// gradients. With `want_dx` false (nothing below is trainable) the input's is not computed.
-    pub fn backward(
+    pub fn backward<T: Float>(
         &self,
-        c: &LayerContext<'_>,
-        t: &LayerTape,
-        dy: Vec<f32>,
+        c: &Context<'_, T>,
+        t: LayerTape<T>,
+        dy: Memory<T>,
         gradients: &mut Gradients,
         want_dx: bool,
-    ) -> Result<Vec<f32>> {
-        let dmid = self.mlp_backward(c, t, dy, gradients)?;
-        let (mut dattn, mut dh) = (Vec::new(), Vec::new());
-        c.back(&self.o, (&t.attn, &t.s[3]), &dmid, gradients, Some((&mut dattn, false)))?;
-        let dqkv = self.attention_backward(c, t, &dattn, gradients)?;
+    ) -> Result<Option<Memory<T>>> {
+        let dmid = self.mlp_backward(c, &t.mid, t.mlp, dy, gradients)?;
+        let m = &t.mixer;
+        let dattn = c.back(&self.o, seen(&m.attn, &m.s[3]), &dmid, gradients)?;
+        let dqkv = self.attention_backward(c, m, &dattn, gradients)?;
+        drop(dattn);
         for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
-            let dx = want_dx.then_some((&mut dh, i > 0));
-            c.back(linear, (&t.h, &t.s[i]), &dqkv[i], gradients, dx)?;
+            linear.parameter_gradients(c.site, seen(&m.h, &m.s[i]), &dqkv[i], gradients)?;
         }
         if !want_dx {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let mut dx = c.norm_backward(&t.x, self.norm1, &dh, gradients)?;
-        dx.iter_mut().zip(&dmid).for_each(|(a, b)| *a += b);
-        Ok(dx)
+        let mut dh = c.site.space.take(m.h.len())?;
+        for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
+            linear.input_gradient(c.site, &dqkv[i], i > 0, &mut dh)?;
+        }
+        drop(dqkv);
+        c.norm_backward(&t.x, self.norm1, &dh, Some(&dmid), gradients).map(Some)
     }
 
-    fn mlp_backward(
+    fn mlp_backward<T: Float>(
         &self,
-        c: &LayerContext<'_>,
-        t: &LayerTape,
-        dy: Vec<f32>,
+        c: &Context<'_, T>,
+        mid: &Memory<T>,
+        t: MlpTape<T>,
+        dy: Memory<T>,
         gradients: &mut Gradients,
-    ) -> Result<Vec<f32>> {
-        let (mut dact, mut dg) = (Vec::new(), Vec::new());
-        c.back(&self.down, (&t.act, &t.s[6]), &dy, gradients, Some((&mut dact, false)))?;
-        let (mut dgate, mut dup) = (vec![0.0; dact.len()], vec![0.0; dact.len()]);
+    ) -> Result<Memory<T>> {
+        let dact = c.back(&self.down, seen(&t.act, &t.s[2]), &dy, gradients)?;
+        let space = c.site.space;
+        let (mut dgate, mut dup) = (space.take(dact.len())?, space.take(dact.len())?);
         let f = c.config.ffn;
         let args = SwigluBwd {
-            gate: View::rows_of(&t.gate, f)?,
-            up: View::rows_of(&t.up, f)?,
-            dy: View::rows_of(&dact, f)?,
-            dgate: ViewMut::rows_of(&mut dgate, f)?,
-            dup: ViewMut::rows_of(&mut dup, f)?,
+            gate: t.gate.rows(f)?,
+            up: t.up.rows(f)?,
+            dy: dact.rows(f)?,
+            dgate: dgate.rows_mut(f)?,
+            dup: dup.rows_mut(f)?,
         };
-        swiglu_bwd(c.device, args)?;
-        for (linear, s, dy, accumulate) in
-            [(&self.gate, &t.s[4], &dgate, false), (&self.up, &t.s[5], &dup, true)]
-        {
-            c.back(linear, (&t.g, s), dy, gradients, Some((&mut dg, accumulate)))?;
-        }
-        let mut dmid = c.norm_backward(&t.mid, self.norm2, &dg, gradients)?;
-        dmid.iter_mut().zip(&dy).for_each(|(a, b)| *a += b);
-        Ok(dmid)
+        swiglu_bwd(c.site.device, args)?;
+        drop(dact);
+        let mut dg = c.back(&self.gate, seen(&t.g, &t.s[0]), &dgate, gradients)?;
+        self.up.parameter_gradients(c.site, seen(&t.g, &t.s[1]), &dup, gradients)?;
+        self.up.input_gradient(c.site, &dup, true, &mut dg)?;
+        c.norm_backward(mid, self.norm2, &dg, Some(&dy), gradients)
     }
 
-    fn attention_backward(
+    /// Gradients of the projections' results q, k, v.
+    fn attention_backward<T: Float>(
         &self,
-        c: &LayerContext<'_>,
-        t: &LayerTape,
-        dattn: &[f32],
+        c: &Context<'_, T>,
+        t: &MixerTape<T>,
+        dattn: &Memory<T>,
         gradients: &mut Gradients,
-    ) -> Result<[Vec<f32>; 3]> {
-        let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
-        let [mut dq, mut dk, mut dv] = [&t.q, &t.k, &t.v].map(|x| vec![0.0; x.len()]);
-        let (start, len) = c.packed.spans();
-        let args = AttentionBwd {
-            q: c.heads(&t.q, heads)?,
-            k: c.heads(&t.k, kv_heads)?,
-            v: c.heads(&t.v, kv_heads)?,
-            cu_seqlens: (&c.packed.cu_seqlens).into(),
-            kv_start: (&start).into(),
-            kv_len: (&len).into(),
-            scale: c.attention_scale(),
-            dout: c.heads(dattn, heads)?,
-            dq: c.heads_mut(&mut dq, heads)?,
-            dk: c.heads_mut(&mut dk, kv_heads)?,
-            dv: c.heads_mut(&mut dv, kv_heads)?,
+    ) -> Result<[Memory<T>; 3]> {
+        let Keys::Own { start, len } = &c.batch.keys else {
+            let expected = "the batch that the tape was made with, without a cache";
+            return Err(Error::invalid("backward", "batch", "keys in a cache", expected));
         };
-        attention_bwd(c.device, args)?;
+        let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
+        let space = c.site.space;
+        let (q, k, v) = (&t.q.rotated, &t.k.rotated, &t.v);
+        let (wide, narrow) = (c.heads(q.len(), heads), c.heads(k.len(), kv_heads));
+        let mut dq = space.take(q.len())?;
+        let (mut dk, mut dv) = (space.take(k.len())?, space.take(v.len())?);
+        let args = AttentionBwd {
+            q: q.view(&wide)?,
+            k: k.view(&narrow)?,
+            v: v.view(&narrow)?,
+            cu_seqlens: c.batch.cu_seqlens.all(),
+            kv_start: start.all(),
+            kv_len: len.all(),
+            scale: c.attention_scale(),
+            dout: dattn.view(&wide)?,
+            dq: dq.view_mut(&wide)?,
+            dk: dk.view_mut(&narrow)?,
+            dv: dv.view_mut(&narrow)?,
+        };
+        attention_bwd(c.site.device, args)?;
         c.rotate(&mut dq, heads, true)?;
         c.rotate(&mut dk, kv_heads, true)?;
-        if let Some(norm) = self.q_norm {
-            dq = c.norm_backward(&t.q_raw, norm, &dq, gradients)?;
+        if let (Some(norm), Some(raw)) = (self.q_norm, &t.q.raw) {
+            dq = c.norm_backward(raw, norm, &dq, None, gradients)?;
         }
-        if let Some(norm) = self.k_norm {
-            dk = c.norm_backward(&t.k_raw, norm, &dk, gradients)?;
+        if let (Some(norm), Some(raw)) = (self.k_norm, &t.k.raw) {
+            dk = c.norm_backward(raw, norm, &dk, None, gradients)?;
         }
         Ok([dq, dk, dv])
     }
 }
 
-impl LayerTape {
-    /// Sets the block's input.
-    pub(crate) fn set_input(&mut self, x: &mut Vec<f32>) {
-        std::mem::swap(&mut self.x, x);
-    }
-}
-
-fn add(a: &[f32], b: &[f32], out: &mut Vec<f32>) {
-    out.clear();
-    out.extend(a.iter().zip(b).map(|(x, y)| x + y));
+fn seen<'a, T>(x: &'a Memory<T>, s: &'a Option<Memory<f32>>) -> Seen<'a, T> {
+    Seen { x, s: s.as_ref() }
 }

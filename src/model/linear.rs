@@ -1,22 +1,23 @@
 //! A linear map y = x·Wᵀ (+ bias) (+ scale·(x·Aᵀ)·Bᵀ) whose weight is dense or 4-bit.
 
-use crate::device::Device;
+use crate::device::{Device, Memory, Space};
+use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, lora_grad, matmul,
     matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx,
 };
-use crate::quant::Nf4Tensor;
-use crate::view::{View, ViewMut};
+use crate::quant::Nf4Matrix;
+use crate::view::View;
 
 /// The stored weight `[n, k]`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Weight {
-    /// f32 values in the parameter list.
+    /// Values in the parameter list.
     Dense(ParamId),
     /// 4-bit codes, frozen.
-    Nf4(Nf4Tensor),
+    Nf4(Nf4Matrix),
 }
 
 /// A low-rank update scale·B·A (Hu et al. 2021, arXiv:2106.09685).
@@ -33,7 +34,7 @@ pub struct LoraAdapter {
 }
 
 /// A linear layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Linear {
     /// Parameter name without the `.weight` suffix.
     pub name: String,
@@ -49,112 +50,145 @@ pub struct Linear {
     pub lora: Option<LoraAdapter>,
 }
 
+/// Where a layer works: its device, the memory of its results, the parameters.
+#[derive(Debug)]
+pub(crate) struct Site<'a, T> {
+    pub device: &'a Device,
+    pub space: &'a Space,
+    pub params: &'a Parameters<T>,
+}
+
+impl<T> Clone for Site<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Site<'_, T> {}
+
+/// The input of a linear map and, with an adapter, scale·x·Aᵀ: what its gradients need.
+pub(crate) struct Seen<'a, T> {
+    pub x: &'a Memory<T>,
+    pub s: Option<&'a Memory<f32>>,
+}
+
+/// How a forward pass goes through a linear map.
+pub(crate) struct Through<'a, T> {
+    /// With the adapter, or as the base model (the reference policy).
+    pub adapt: bool,
+    /// scale·x·Aᵀ is kept for the gradients.
+    pub keep: bool,
+    /// Added to the result.
+    pub residual: Option<&'a Memory<T>>,
+}
+
 impl Linear {
-    fn lora_view<'a>(&self, params: &'a Parameters, adapt: bool) -> Option<Lora<'a, f32>> {
-        let lora = self.lora.filter(|_| adapt)?;
-        Some(Lora {
-            a: View::rows_of(params.data(lora.a), self.k).ok()?,
-            b: View::rows_of(params.data(lora.b), lora.r).ok()?,
-            scale: lora.scale,
-        })
+    fn lora_view<'a, T: Float>(
+        &self,
+        params: &'a Parameters<T>,
+        adapt: bool,
+    ) -> Result<Option<Lora<'a, T>>> {
+        let Some(lora) = self.lora.filter(|_| adapt) else { return Ok(None) };
+        let (a, b) = (params.matrix(lora.a)?, params.matrix(lora.b)?);
+        Ok(Some(Lora { a, b, scale: lora.scale }))
     }
 
-    /// y = self(x) for `[rows, k]` input. With `adapt` false the adapter is left out (the
-    /// reference model). `s` receives scale·x·Aᵀ for the backward pass.
-    pub fn forward(
+    /// y = self(x) for `[rows, k]` input, and s = scale·x·Aᵀ if it is kept.
+    pub(crate) fn forward<T: Float>(
         &self,
-        device: &Device,
-        params: &Parameters,
-        x: &[f32],
-        adapt: bool,
-        y: &mut Vec<f32>,
-        s: Option<&mut Vec<f32>>,
-    ) -> Result<()> {
-        let rows = x.len() / self.k;
-        y.resize(rows * self.n, 0.0);
-        let lora = self.lora_view(params, adapt);
-        let rank = self.lora.map_or(0, |l| l.r);
-        let s = match s {
-            Some(s) if lora.is_some() => {
-                s.resize(rows * rank, 0.0);
-                Some(ViewMut::rows_of(s, rank)?)
-            }
+        at: Site<'_, T>,
+        x: &Memory<T>,
+        through: Through<'_, T>,
+    ) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        let x = x.rows(self.k)?;
+        let rows = x.extent(0);
+        let lora = self.lora_view(at.params, through.adapt)?;
+        let mut out = at.space.take(rows * self.n)?;
+        let mut kept = match (&lora, self.lora) {
+            (Some(_), Some(lora)) if through.keep => Some(at.space.take(rows * lora.r)?),
             _ => None,
         };
-        let x = View::rows_of(x, self.k)?;
-        let y = ViewMut::rows_of(y, self.n)?;
-        let bias = self.bias.map(|id| View::from(params.data(id)));
+        let rank = self.lora.map_or(0, |lora| lora.r);
+        let s = kept.as_mut().map(|s| s.rows_mut(rank)).transpose()?;
+        let residual = through.residual.map(|x| x.rows(self.n)).transpose()?;
+        let y = out.rows_mut(self.n)?;
+        let bias = self.bias.map(|id| at.params.vector(id));
         let (lora, adapter) = (lora.as_slice(), None);
         match &self.weight {
             Weight::Dense(id) => {
-                let w = View::rows_of(params.data(*id), self.k)?;
-                matmul(device, Matmul { x, w, bias, lora, adapter, s, y })
+                let w = at.params.matrix(*id)?;
+                matmul(at.device, Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
             Weight::Nf4(w) => {
                 let w = w.view();
-                nf4_matmul(device, Nf4Matmul { x, w, bias, lora, adapter, s, y })
+                nf4_matmul(at.device, Nf4Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
         }
+        Ok((out, kept))
     }
 
-    /// Backward of [`Linear::forward`] at input `x`: adds the parameter gradients and, if wanted,
-    /// writes (or with `accumulate` adds) the input gradient.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward(
+    /// Adds the gradients of the parameters, given the gradient `dy` of the output.
+    pub(crate) fn parameter_gradients<T: Float>(
         &self,
-        device: &Device,
-        params: &Parameters,
-        x: &[f32],
-        s: &[f32],
-        dy: &[f32],
+        at: Site<'_, T>,
+        seen: Seen<'_, T>,
+        dy: &Memory<T>,
         gradients: &mut Gradients,
-        dx: Option<(&mut Vec<f32>, bool)>,
     ) -> Result<()> {
-        let x = View::rows_of(x, self.k)?;
-        let dy = View::rows_of(dy, self.n)?;
-        let lora = self.lora_view(params, true);
-        if let (Some(adapter), Some(lora)) = (self.lora, lora)
+        let (x, dy) = (seen.x.rows(self.k)?, dy.rows(self.n)?);
+        if let (Some(adapter), Some(lora), Some(s)) =
+            (self.lora, self.lora_view(at.params, true)?, seen.s)
             && let Some((da, db)) = gradients.pair_mut(adapter.a, adapter.b)
         {
-            let (da, db) = (ViewMut::rows_of(da, self.k)?, ViewMut::rows_of(db, adapter.r)?);
-            let s = View::rows_of(s, adapter.r)?;
-            lora_grad(device, LoraGrad { x, dy, s, lora, adapter: None, index: 0, da, db })?;
+            let (da, db) = (da.rows_mut(self.k)?, db.rows_mut(adapter.r)?);
+            let s = s.rows(adapter.r)?;
+            lora_grad(at.device, LoraGrad { x, dy, s, lora, adapter: None, index: 0, da, db })?;
         }
-        if let Weight::Dense(id) = &self.weight {
-            self.dense_gradient(device, *id, x, dy, gradients)?;
+        match &self.weight {
+            Weight::Dense(id) => self.dense_gradient(at.device, *id, x, dy, gradients),
+            Weight::Nf4(_) => Ok(()),
         }
-        let Some((dx, accumulate)) = dx else { return Ok(()) };
-        dx.resize(x.extent(0) * self.k, 0.0);
-        let dx = ViewMut::rows_of(dx, self.k)?;
+    }
+
+    /// Writes, or with `accumulate` adds, the gradient of the input to `dx`.
+    pub(crate) fn input_gradient<T: Float>(
+        &self,
+        at: Site<'_, T>,
+        dy: &Memory<T>,
+        accumulate: bool,
+        dx: &mut Memory<T>,
+    ) -> Result<()> {
+        let (dy, dx) = (dy.rows(self.n)?, dx.rows_mut(self.k)?);
+        let lora = self.lora_view(at.params, true)?;
         let (lora, adapter) = (lora.as_slice(), None);
         match &self.weight {
             Weight::Dense(id) => {
-                let w = View::rows_of(params.data(*id), self.k)?;
-                matmul_dx(device, MatmulDx { dy, w, lora, adapter, accumulate, dx })
+                let w = at.params.matrix(*id)?;
+                matmul_dx(at.device, MatmulDx { dy, w, lora, adapter, accumulate, dx })
             }
             Weight::Nf4(w) => {
                 let w = w.view();
-                nf4_matmul_dx(device, Nf4MatmulDx { dy, w, lora, adapter, accumulate, dx })
+                nf4_matmul_dx(at.device, Nf4MatmulDx { dy, w, lora, adapter, accumulate, dx })
             }
         }
     }
 
-    fn dense_gradient(
+    fn dense_gradient<T: Float>(
         &self,
         device: &Device,
         weight: ParamId,
-        x: View<'_, f32>,
-        dy: View<'_, f32>,
+        x: View<'_, T>,
+        dy: View<'_, T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
         match self.bias.and_then(|bias| gradients.pair_mut(weight, bias)) {
             Some((dw, dbias)) => {
-                let (dw, dbias) = (ViewMut::rows_of(dw, self.k)?, Some(ViewMut::from(dbias)));
+                let (dw, dbias) = (dw.rows_mut(self.k)?, Some(dbias.all_mut()));
                 matmul_dw(device, MatmulDw { dy, x, dw, dbias })
             }
             None => match gradients.get_mut(weight) {
                 Some(dw) => {
-                    let dw = ViewMut::rows_of(dw, self.k)?;
+                    let dw = dw.rows_mut(self.k)?;
                     matmul_dw(device, MatmulDw { dy, x, dw, dbias: None })
                 }
                 None => Ok(()),

@@ -7,6 +7,7 @@
 //! in reverse and adds to [`Gradients`]. Sampler and trainer call the same ops, whose rows do not
 //! depend on the batch, so a token has the same log-prob in both, bit for bit.
 
+mod batch;
 mod config;
 mod decoder;
 mod init;
@@ -18,9 +19,11 @@ mod rope_table;
 mod score;
 mod value_head;
 
+pub(crate) use batch::Keys;
+pub use batch::{Batch, Packed};
 pub use config::ModelConfig;
-pub use decoder::{Decoder, LoraOptions, Packed};
-pub use kv_cache::KvCache;
+pub use decoder::{Decoder, LoraOptions};
+pub use kv_cache::{KvCache, PAGE};
 pub use layer::{LayerTape, Tape};
 pub use linear::{Linear, LoraAdapter, Weight};
 pub use params::{Gradients, ParamId, Parameter, Parameters};

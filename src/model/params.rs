@@ -1,142 +1,246 @@
 //! All trainable and frozen float tensors of a model in one list, and gradients beside it. A layer
 //! holds [`ParamId`]s; the optimiser, checkpoints and gradient sums walk the list.
 
+use std::any::Any;
+
+use crate::device::{Device, Memory, Space};
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
+use crate::ops::{Convert, convert};
+use crate::view::View;
 
 /// Index of a parameter in its [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
 
-/// One named f32 tensor.
-#[derive(Clone, Debug)]
-pub struct Parameter {
+/// One named tensor in the memory of the model's device. What ops read has the model's dtype `T`;
+/// what the optimiser moves is f32.
+#[derive(Debug)]
+pub struct Parameter<T = f32> {
     /// Name in the Hugging Face convention.
     pub name: String,
     /// Extents, row-major.
     pub shape: Vec<usize>,
-    /// Values.
-    pub data: Vec<f32>,
     /// Whether the optimiser moves it.
     pub trainable: bool,
+    /// Values that ops read.
+    data: Memory<T>,
+    /// The f32 values behind `data` while the parameter trains; `data` itself if `T` is f32.
+    master: Option<Memory<f32>>,
+}
+
+impl<T: Float> Parameter<T> {
+    /// Number of values; 0 if a quantised copy replaced them.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether a quantised copy replaced the values.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.len() * size_of::<T>() + self.master.as_ref().map_or(0, |m| m.len() * 4)
+    }
+
+    /// A copy of the values in host memory: the f32 ones, if the parameter trains.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        match &self.master {
+            Some(master) => master.to_host(),
+            None => Ok(self.data.to_host()?.into_iter().map(T::to_f32).collect()),
+        }
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.data.all().as_ptr() as usize
+    }
+
+    /// The f32 values that the optimiser moves.
+    pub(crate) fn master_mut(&mut self) -> Option<&mut Memory<f32>> {
+        match &mut self.master {
+            Some(master) => Some(master),
+            None => (&mut self.data as &mut dyn Any).downcast_mut(),
+        }
+    }
+
+    fn set(&mut self, values: &[f32]) -> Result<()> {
+        if let Some(master) = &mut self.master {
+            master.upload(values)?;
+        }
+        let narrow: Vec<T> = values.iter().map(|&x| T::from_f32(x)).collect();
+        self.data.upload(&narrow)
+    }
 }
 
 /// A model's parameters in a fixed order.
-#[derive(Clone, Debug, Default)]
-pub struct Parameters {
-    items: Vec<Parameter>,
+#[derive(Debug)]
+pub struct Parameters<T = f32> {
+    device: Device,
+    items: Vec<Parameter<T>>,
 }
 
-impl Parameters {
-    /// Appends a parameter.
-    pub fn push(&mut self, name: impl Into<String>, shape: &[usize], data: Vec<f32>) -> ParamId {
+impl<T: Float> Parameters<T> {
+    /// None yet.
+    pub fn new(device: &Device) -> Parameters<T> {
+        Parameters { device: device.clone(), items: Vec::new() }
+    }
+
+    /// Appends a trainable parameter.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what the driver says.
+    pub fn push(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        data: Vec<f32>,
+    ) -> Result<ParamId> {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        let narrow = data.iter().map(|&x| T::from_f32(x)).collect();
+        let master = match T::DTYPE {
+            DType::F32 => None,
+            _ => Some(Memory::from_vec(&self.device, data)?),
+        };
         self.items.push(Parameter {
             name: name.into(),
             shape: shape.to_vec(),
-            data,
             trainable: true,
+            data: Memory::from_vec(&self.device, narrow)?,
+            master,
         });
-        ParamId(self.items.len() - 1)
+        Ok(ParamId(self.items.len() - 1))
     }
 
     /// The parameter `id`.
-    pub fn get(&self, id: ParamId) -> &Parameter {
+    pub fn get(&self, id: ParamId) -> &Parameter<T> {
         &self.items[id.0]
     }
 
-    /// The values of parameter `id`.
-    pub fn data(&self, id: ParamId) -> &[f32] {
-        &self.items[id.0].data
+    /// The values of parameter `id` as a vector.
+    pub fn vector(&self, id: ParamId) -> View<'_, T> {
+        self.items[id.0].data.all()
     }
 
-    /// The parameter `id`, to change.
-    pub fn get_mut(&mut self, id: ParamId) -> &mut Parameter {
-        &mut self.items[id.0]
+    /// The values of parameter `id` as rows of its last extent.
+    pub fn matrix(&self, id: ParamId) -> Result<View<'_, T>> {
+        let item = &self.items[id.0];
+        item.data.rows(item.shape.last().copied().unwrap_or(0))
     }
 
     /// All parameters in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Parameter> {
+    pub fn iter(&self) -> impl Iterator<Item = &Parameter<T>> {
         self.items.iter()
     }
 
     /// All parameters in order, to change.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Parameter<T>> {
         self.items.iter_mut()
     }
 
+    /// Replaces the values of parameter `id`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another number of values.
+    pub fn put(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        self.items[id.0].set(values)
+    }
+
     /// Replaces the values of the parameter called `name`.
-    pub fn set(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name or a shape that the model does not have.
+    pub fn set(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
         let Some(item) = self.items.iter_mut().find(|p| p.name == name) else {
             return Err(Error::invalid("parameters", "name", name, "a parameter of this model"));
         };
-        if item.shape != shape || data.len() != item.data.len() {
-            let got = format!("shape {shape:?} with {} values", data.len());
+        if item.shape != shape || values.len() != item.len() {
+            let got = format!("shape {shape:?} with {} values", values.len());
             return Err(Error::invalid("parameters", name, got, format!("shape {:?}", item.shape)));
         }
-        item.data = data;
+        item.set(values)
+    }
+
+    /// Marks every parameter as frozen. The f32 values behind narrower ones are given up.
+    pub fn freeze(&mut self) {
+        for item in &mut self.items {
+            item.trainable = false;
+            item.master = None;
+        }
+    }
+
+    /// Rounds the f32 values that the optimiser moved to what ops read.
+    pub(crate) fn refresh(&mut self) -> Result<()> {
+        for item in &mut self.items {
+            if let (true, Some(master)) = (item.trainable, &item.master) {
+                convert(&self.device, Convert { x: master.all(), y: item.data.all_mut() })?;
+            }
+        }
         Ok(())
     }
 
-    /// Marks every parameter as frozen.
-    pub fn freeze(&mut self) {
-        self.items.iter_mut().for_each(|p| p.trainable = false);
-    }
-
     /// Frees the values of a parameter that a quantised copy replaces.
-    pub(crate) fn release(&mut self, id: ParamId) {
+    pub(crate) fn release(&mut self, id: ParamId) -> Result<()> {
         let item = &mut self.items[id.0];
-        item.data = Vec::new();
+        item.data = Memory::from_vec(&Device::Cpu, Vec::new())?;
+        item.master = None;
         item.shape = vec![0];
         item.trainable = false;
+        Ok(())
     }
 
     /// Number of values the optimiser moves.
     pub fn trainable_count(&self) -> usize {
-        self.items.iter().filter(|p| p.trainable).map(|p| p.data.len()).sum()
+        self.items.iter().filter(|p| p.trainable).map(Parameter::len).sum()
     }
 }
 
 /// One f32 buffer per trainable parameter.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Gradients {
-    buffers: Vec<Option<Vec<f32>>>,
+    buffers: Vec<Option<Memory<f32>>>,
 }
 
 impl Gradients {
     /// Zeros for every trainable parameter.
-    pub fn zeros(params: &Parameters) -> Gradients {
-        let zeros = |p: &Parameter| p.trainable.then(|| vec![0.0; p.data.len()]);
-        Gradients { buffers: params.iter().map(zeros).collect() }
+    pub fn zeros<T: Float>(params: &Parameters<T>, space: &Space) -> Result<Gradients> {
+        let zeros = |p: &Parameter<T>| p.trainable.then(|| space.zeros::<f32>(p.len())).transpose();
+        Ok(Gradients { buffers: params.iter().map(zeros).collect::<Result<_>>()? })
     }
 
     /// The buffer of parameter `id`, if it is trainable.
-    pub fn get(&self, id: ParamId) -> Option<&[f32]> {
-        self.buffers[id.0].as_deref()
+    pub fn get(&self, id: ParamId) -> Option<&Memory<f32>> {
+        self.buffers[id.0].as_ref()
     }
 
     /// The buffer of parameter `id`, if it is trainable.
-    pub fn get_mut(&mut self, id: ParamId) -> Option<&mut Vec<f32>> {
+    pub fn get_mut(&mut self, id: ParamId) -> Option<&mut Memory<f32>> {
         self.buffers[id.0].as_mut()
     }
 
     /// Two buffers at once.
-    pub fn pair_mut(&mut self, a: ParamId, b: ParamId) -> Option<(&mut Vec<f32>, &mut Vec<f32>)> {
+    pub fn pair_mut(
+        &mut self,
+        a: ParamId,
+        b: ParamId,
+    ) -> Option<(&mut Memory<f32>, &mut Memory<f32>)> {
         let [a, b] = self.buffers.get_disjoint_mut([a.0, b.0]).ok()?;
         Some((a.as_mut()?, b.as_mut()?))
     }
 
-    /// Adds `other` element by element. Callers add micro-batches in index order, which makes the
-    /// sum independent of which thread computed what.
-    pub fn add(&mut self, other: &Gradients) {
+    /// Adds `other`, which lies in host memory like `self`, element by element. Callers add
+    /// micro-batches in index order, which makes the sum independent of which thread computed what.
+    pub(crate) fn add(&mut self, other: &Gradients) {
         for (mine, theirs) in self.buffers.iter_mut().zip(&other.buffers) {
-            if let (Some(mine), Some(theirs)) = (mine, theirs) {
+            if let (Some(Memory::Host(mine)), Some(Memory::Host(theirs))) = (mine, theirs) {
                 mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
             }
         }
     }
 
     /// The buffers of all trainable parameters in order.
-    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Vec<f32>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Memory<f32>)> {
         self.buffers.iter().enumerate().filter_map(|(i, b)| Some((ParamId(i), b.as_ref()?)))
     }
 }

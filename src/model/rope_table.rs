@@ -1,6 +1,9 @@
 //! Rotary position tables: cos and sin of `position · theta^(-2i/D)` (Su et al. 2021,
 //! arXiv:2104.09864, eq. 15), in f64 and rounded once.
 
+use crate::device::{Device, Memory};
+use crate::error::Result;
+
 /// Change of the rotary frequencies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -26,19 +29,25 @@ pub enum RopeScaling {
 }
 
 /// `[positions, head_dim / 2]` cosines and sines.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RopeTable {
     /// Cosines, row-major.
-    pub cos: Vec<f32>,
+    pub cos: Memory<f32>,
     /// Sines, row-major.
-    pub sin: Vec<f32>,
+    pub sin: Memory<f32>,
     /// Pairs per head.
     pub half: usize,
 }
 
 impl RopeTable {
-    /// Table for `positions` positions.
-    pub fn new(positions: usize, head_dim: usize, theta: f64, scaling: RopeScaling) -> RopeTable {
+    /// Table for `positions` positions on `device`.
+    pub fn new(
+        device: &Device,
+        positions: usize,
+        head_dim: usize,
+        theta: f64,
+        scaling: RopeScaling,
+    ) -> Result<RopeTable> {
         let half = head_dim / 2;
         let frequencies: Vec<f64> = (0..half)
             .map(|i| scaled(theta.powf(-(2.0 * i as f64) / head_dim as f64), scaling))
@@ -49,7 +58,8 @@ impl RopeTable {
             cos.push(c as f32);
             sin.push(s as f32);
         }
-        RopeTable { cos, sin, half }
+        let (cos, sin) = (Memory::from_vec(device, cos)?, Memory::from_vec(device, sin)?);
+        Ok(RopeTable { cos, sin, half })
     }
 }
 

@@ -1,56 +1,63 @@
 //! The head: logits for the sampler, log-probs with gradients for the trainer.
 
+use crate::device::{Memory, Space};
+use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::decoder::Decoder;
-use crate::model::linear::Weight;
+use crate::model::linear::{Through, Weight};
 use crate::model::params::Gradients;
 use crate::ops::{
     Head, LinearLogProb, LinearLogProbBwd, LogitTransform, ScoreScale, linear_logprob,
     linear_logprob_bwd, score_scale,
 };
-use crate::view::{View, ViewMut};
 
 /// Log-probs of target tokens, with what the backward pass needs.
-#[derive(Clone, Debug, Default)]
-pub struct Scores {
+#[derive(Debug)]
+pub struct Scores<T = f32> {
     /// `[R]` log-prob of each target at the scoring temperature.
-    pub logp: Vec<f32>,
+    pub logp: Memory<f32>,
     /// `[R]` entropy of each row's distribution, in nats.
-    pub entropy: Vec<f32>,
+    pub entropy: Memory<f32>,
     /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head.
-    score: Vec<f32>,
+    score: Option<Memory<T>>,
     temperature: f64,
 }
 
-impl Decoder {
+impl<T: Float> Decoder<T> {
     /// `[R, vocab]` logits of `[R, hidden]` final hidden states.
-    pub fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        self.head.forward(&self.device, &self.params, hidden, true, &mut logits, None)?;
-        Ok(logits)
+    pub fn logits(&self, space: &Space, hidden: &Memory<T>) -> Result<Memory<T>> {
+        let through = Through { adapt: true, keep: false, residual: None };
+        Ok(self.head.forward(self.site(space), hidden, through)?.0)
     }
 
     /// Log-probs of `targets` (`[R]`) under the rows `hidden` (`[R, hidden]`). A target's log-prob
     /// has the bits the sampler reported for it.
-    pub fn score(&self, hidden: &[f32], targets: &[i32], temperature: f64) -> Result<Scores> {
-        let n = targets.len();
-        let frozen = !self.head_trains();
+    pub fn score(
+        &self,
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        temperature: f64,
+    ) -> Result<Scores<T>> {
+        let (n, d) = (targets.len(), self.config.hidden);
         let mut scores = Scores {
-            logp: vec![0.0; n],
-            entropy: vec![0.0; n],
-            score: vec![0.0; if frozen { hidden.len() } else { 0 }],
+            logp: space.take(n)?,
+            entropy: space.take(n)?,
+            score: match self.head_trains() {
+                true => None,
+                false => Some(space.take(hidden.len())?),
+            },
             temperature,
         };
-        let d = self.config.hidden;
         let args = LinearLogProb {
-            entropy: Some(ViewMut::from(&mut scores.entropy)),
-            score: if frozen { Some(ViewMut::rows_of(&mut scores.score, d)?) } else { None },
+            entropy: Some(scores.entropy.all_mut()),
+            score: scores.score.as_mut().map(|score| score.rows_mut(d)).transpose()?,
             transform: transform(temperature),
             ..LinearLogProb::new(
-                View::rows_of(hidden, d)?,
+                hidden.rows(d)?,
                 self.head_view()?,
-                targets.into(),
-                ViewMut::from(&mut scores.logp),
+                targets.all(),
+                scores.logp.all_mut(),
             )
         };
         linear_logprob(&self.device, args)?;
@@ -61,35 +68,36 @@ impl Decoder {
     /// to `gradients`.
     pub fn score_backward(
         &self,
-        hidden: &[f32],
-        targets: &[i32],
-        scores: &Scores,
-        dlogp: &[f32],
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        scores: &Scores<T>,
+        dlogp: &Memory<f32>,
         gradients: &mut Gradients,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Memory<T>> {
         let d = self.config.hidden;
-        let mut dhidden = vec![0.0; hidden.len()];
-        let out = ViewMut::rows_of(&mut dhidden, d)?;
-        if !self.head_trains() {
-            let score = View::rows_of(&scores.score, d)?;
-            score_scale(&self.device, ScoreScale { score, dlogp: dlogp.into(), dhidden: out })?;
+        let mut dhidden = space.take(hidden.len())?;
+        let (out, dlogp) = (dhidden.rows_mut(d)?, dlogp.all());
+        if let Some(score) = &scores.score {
+            let score = score.rows(d)?;
+            score_scale(&self.device, ScoreScale { score, dlogp, dhidden: out })?;
             return Ok(dhidden);
         }
-        let Weight::Dense(id) = self.head.weight else { return Ok(dhidden) };
+        let dweight = match self.head.weight {
+            Weight::Dense(id) => gradients.get_mut(id),
+            Weight::Nf4(_) => None,
+        };
         let args = LinearLogProbBwd {
-            hidden: View::rows_of(hidden, d)?,
+            hidden: hidden.rows(d)?,
             head: self.head_view()?,
             lora: &[],
-            targets: targets.into(),
+            targets: targets.all(),
             vocab: self.config.vocab as i64,
             transform: transform(scores.temperature),
-            dlogp: dlogp.into(),
+            dlogp,
             dentropy: None,
             dhidden: out,
-            dweight: match gradients.get_mut(id) {
-                Some(dweight) => Some(ViewMut::rows_of(dweight, d)?),
-                None => None,
-            },
+            dweight: dweight.map(|dweight| dweight.rows_mut(d)).transpose()?,
         };
         linear_logprob_bwd(&self.device, args)?;
         Ok(dhidden)
@@ -99,9 +107,9 @@ impl Decoder {
         matches!(self.head.weight, Weight::Dense(id) if self.params.get(id).trainable)
     }
 
-    fn head_view(&self) -> Result<Head<'_, f32>> {
+    fn head_view(&self) -> Result<Head<'_, T>> {
         Ok(match &self.head.weight {
-            Weight::Dense(id) => Head::Dense(View::rows_of(self.params.data(*id), self.head.k)?),
+            Weight::Dense(id) => Head::Dense(self.params.matrix(*id)?),
             Weight::Nf4(w) => Head::Nf4(w.view()),
         })
     }

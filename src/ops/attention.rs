@@ -13,6 +13,24 @@ use crate::gpu;
 use crate::ops::check::Check;
 use crate::view::{View, ViewMut};
 
+/// Rows of the largest page.
+const MAX_PAGE: usize = 1 << 30;
+
+/// Which rows of `k` and `v` hold the keys of a sequence. Sequences may share rows.
+#[derive(Clone, Copy, Debug)]
+pub enum KvRows<'a> {
+    /// `[B]` first row of each sequence: key j lies in row start + j.
+    From(View<'a, i64>),
+    /// A cache cut into pages, each a whole part of `k` and `v`.
+    Pages {
+        /// `[B, P]` pages of each sequence: key j of sequence b lies in row
+        /// `table[b, j / size]·size + j % size`. Entries behind the last key are not read.
+        table: View<'a, i32>,
+        /// Rows of a page, a power of two up to 2^30.
+        size: usize,
+    },
+}
+
 /// Arguments of [`attention`]. Query `i` of a sequence with `Lq` queries and `Lk` keys sees keys
 /// `0..=Lk − Lq + i`; query head `h` uses key/value head `h / (Hq / Hkv)`.
 #[derive(Debug)]
@@ -25,8 +43,8 @@ pub struct Attention<'a, T> {
     pub v: View<'a, T>,
     /// `[B + 1]` offsets of the sequences in `q`.
     pub cu_seqlens: View<'a, i64>,
-    /// `[B]` first row of each sequence in `k` and `v`. Sequences may share rows.
-    pub kv_start: View<'a, i64>,
+    /// Where the keys of each sequence lie in `k` and `v`.
+    pub kv_rows: KvRows<'a>,
     /// `[B]` number of keys `Lk` of each sequence, at least its number of queries.
     pub kv_len: View<'a, i64>,
     /// Factor on q·k, usually 1/√D; finite.
@@ -45,8 +63,10 @@ pub struct Attention<'a, T> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
-/// fall, a key range outside `k`, fewer keys than queries, or a `scale` that is not finite;
-/// `OutOfMemory` if the scores of a row do not fit.
+/// fall, a key range or a page outside `k`, fewer pages than keys, fewer keys than queries, or a
+/// `scale` that is not finite; `OutOfMemory` if the scores of a row do not fit. Tables in device
+/// memory are not looked at: the launch depends on shapes alone, a page outside `k` is read as the
+/// last one, and the rows of a sequence whose other tables do not fit are NaN.
 ///
 /// # Cost
 /// `4·D` flops and one exponential per visible (query, head, key); reads q, k and v, writes o.
@@ -54,7 +74,7 @@ pub struct Attention<'a, T> {
 ///
 /// # Example
 /// ```
-/// use gradus::{Device, View, ViewMut, ops::{Attention, attention}};
+/// use gradus::{Device, View, ViewMut, ops::{Attention, KvRows, attention}};
 /// let (q, k, v) = ([1.0f32, 1.0], [0.0f32, 0.0], [2.0f32, 4.0]);
 /// let mut o = [0f32; 2];
 /// attention(&Device::Cpu, Attention {
@@ -62,7 +82,7 @@ pub struct Attention<'a, T> {
 ///     k: View::new(&k, &[2, 1, 1])?,
 ///     v: View::new(&v, &[2, 1, 1])?,
 ///     cu_seqlens: View::new(&[0, 2], &[2])?,
-///     kv_start: View::new(&[0], &[1])?,
+///     kv_rows: KvRows::From(View::new(&[0], &[1])?),
 ///     kv_len: View::new(&[2], &[1])?,
 ///     scale: 1.0,
 ///     o: ViewMut::new(&mut o, &[2, 1, 1])?,
@@ -78,7 +98,7 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
         k: &args.k,
         v: &args.v,
         cu_seqlens: &args.cu_seqlens,
-        kv_start: &args.kv_start,
+        kv_rows: args.kv_rows,
         kv_len: &args.kv_len,
         scale: args.scale,
     };
@@ -140,12 +160,12 @@ pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Re
         k: &args.k,
         v: &args.v,
         cu_seqlens: &args.cu_seqlens,
-        kv_start: &args.kv_start,
+        kv_rows: KvRows::From(args.kv_start),
         kv_len: &args.kv_len,
         scale: args.scale,
     };
     inputs.check(&check, device)?;
-    inputs.check_apart(&check)?;
+    check_apart(&check, &args.kv_start, &args.kv_len)?;
     check.shape(device, "dout", &args.dout, &extents(&args.q))?;
     check.shape(device, "dq", &args.dq, &extents(&args.q))?;
     check.shape(device, "dk", &args.dk, &extents(&args.k))?;
@@ -163,7 +183,7 @@ struct Inputs<'v, 'a, T> {
     k: &'v View<'a, T>,
     v: &'v View<'a, T>,
     cu_seqlens: &'v View<'a, i64>,
-    kv_start: &'v View<'a, i64>,
+    kv_rows: KvRows<'a>,
     kv_len: &'v View<'a, i64>,
     scale: f64,
 }
@@ -182,10 +202,10 @@ impl<T: Float> Inputs<'_, '_, T> {
         check.that(fits, "q", format!("{heads} heads"), &expected)?;
         check.shape(device, "v", self.v, &[rows, kv_heads, d])?;
         let count = check.cu_seqlens(device, "cu_seqlens", self.cu_seqlens, tokens)?;
-        check.shape(device, "kv_start", self.kv_start, &[count])?;
+        self.kv_rows.check(check, device, count)?;
         check.shape(device, "kv_len", self.kv_len, &[count])?;
         let looked_at =
-            self.cu_seqlens.is_host() && self.kv_start.is_host() && self.kv_len.is_host();
+            self.cu_seqlens.is_host() && self.kv_rows.is_host() && self.kv_len.is_host();
         for b in 0..if looked_at { count } else { 0 } {
             self.check_keys(check, b, rows as i64)?;
         }
@@ -196,38 +216,87 @@ impl<T: Float> Inputs<'_, '_, T> {
     /// The keys of sequence `b` lie inside `k` and are at least as many as its queries.
     fn check_keys(&self, check: &Check, b: usize, rows: i64) -> Result<()> {
         let queries = self.cu_seqlens.at(b + 1) - self.cu_seqlens.at(b);
-        let (start, len) = (self.kv_start.at(b), self.kv_len.at(b));
-        if start < 0 || start > rows {
-            let expected = format!("a row of `k`, 0..={rows}");
-            check.that(false, "kv_start", format!("{start} at index {b}"), &expected)?;
-        }
-        if len < queries || len > rows - start {
-            let expected =
-                format!("{queries} (the queries) to {} (the rows from {start} on)", rows - start);
+        let len = self.kv_len.at(b);
+        let (most, what) = self.kv_rows.room(check, b, rows)?;
+        if len < queries || len > most {
+            let expected = format!("{queries} (the queries) to {most} ({what})");
             check.that(false, "kv_len", format!("{len} at index {b}"), &expected)?;
         }
-        Ok(())
+        self.kv_rows.check_pages(check, b, len, rows)
+    }
+}
+
+impl KvRows<'_> {
+    fn is_host(&self) -> bool {
+        match self {
+            KvRows::From(start) => start.is_host(),
+            KvRows::Pages { table, .. } => table.is_host(),
+        }
     }
 
-    /// No two sequences share a row of `k`: each row's gradient belongs to one sequence.
-    fn check_apart(&self, check: &Check) -> Result<()> {
-        if !(self.kv_start.is_host() && self.kv_len.is_host()) {
-            return Ok(());
+    /// The tables have the right shapes, whatever they hold.
+    fn check(&self, check: &Check, device: &Device, count: usize) -> Result<()> {
+        let (table, size) = match self {
+            KvRows::From(start) => return check.shape(device, "kv_start", start, &[count]),
+            KvRows::Pages { table, size } => (table, *size),
+        };
+        check.rank(device, "table", table, 2)?;
+        check.shape(device, "table", table, &[count, table.extent(1)])?;
+        let fits = size.is_power_of_two() && size <= MAX_PAGE;
+        check.that(fits, "size", size, "a power of two up to 2^30")
+    }
+
+    /// The most keys that sequence `b` can have, and why.
+    fn room(&self, check: &Check, b: usize, rows: i64) -> Result<(i64, String)> {
+        match self {
+            KvRows::From(start) => {
+                let start = start.at(b);
+                if start < 0 || start > rows {
+                    let expected = format!("a row of `k`, 0..={rows}");
+                    check.that(false, "kv_start", format!("{start} at index {b}"), &expected)?;
+                }
+                Ok((rows - start, format!("the rows from {start} on")))
+            }
+            KvRows::Pages { table, size } => {
+                let pages = table.extent(1);
+                let most = (pages as i64).saturating_mul(*size as i64);
+                Ok((most, format!("the rows of {pages} pages of {size}")))
+            }
         }
-        let mut ranges: Vec<(i64, i64, usize)> = (0..self.kv_len.extent(0))
-            .filter(|&b| self.kv_len.at(b) > 0)
-            .map(|b| (self.kv_start.at(b), self.kv_len.at(b), b))
-            .collect();
-        ranges.sort_unstable();
-        for pair in ranges.windows(2) {
-            let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);
-            if next < start + len {
-                let got = format!("row {next} at index {b}, inside the range at index {a}");
-                check.that(false, "kv_start", got, "ranges that do not overlap")?;
+    }
+
+    /// The pages of the `len` keys of sequence `b` lie inside `k`.
+    fn check_pages(&self, check: &Check, b: usize, len: i64, rows: i64) -> Result<()> {
+        let KvRows::Pages { table, size } = self else { return Ok(()) };
+        let (used, pages) = ((len as usize).div_ceil(*size), rows / *size as i64);
+        for (p, &page) in table.row(b)[..used].iter().enumerate() {
+            if page < 0 || page as i64 >= pages {
+                let expected = format!("a page of `k`, one of {pages}");
+                check.that(false, "table", format!("{page} at index [{b}, {p}]"), &expected)?;
             }
         }
         Ok(())
     }
+}
+
+/// No two sequences share a row of `k`: each row's gradient belongs to one sequence.
+fn check_apart(check: &Check, kv_start: &View<'_, i64>, kv_len: &View<'_, i64>) -> Result<()> {
+    if !(kv_start.is_host() && kv_len.is_host()) {
+        return Ok(());
+    }
+    let mut ranges: Vec<(i64, i64, usize)> = (0..kv_len.extent(0))
+        .filter(|&b| kv_len.at(b) > 0)
+        .map(|b| (kv_start.at(b), kv_len.at(b), b))
+        .collect();
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);
+        if next < start + len {
+            let got = format!("row {next} at index {b}, inside the range at index {a}");
+            check.that(false, "kv_start", got, "ranges that do not overlap")?;
+        }
+    }
+    Ok(())
 }
 
 fn extents<T>(view: &View<'_, T>) -> [usize; 3] {

@@ -87,10 +87,10 @@ fn logits_of<T: Float>(
     lora: &[Lora<'_, T>],
     y: ViewMut<'_, T>,
 ) -> Result<()> {
-    let (bias, adapter, s) = (None, None, None);
+    let (bias, adapter, s, residual) = (None, None, None, None);
     match *head {
-        Head::Dense(w) => matmul(device, Matmul { x, w, bias, lora, adapter, s, y }),
-        Head::Nf4(w) => nf4_matmul(device, Nf4Matmul { x, w, bias, lora, adapter, s, y }),
+        Head::Dense(w) => matmul(device, Matmul { x, w, bias, lora, adapter, s, residual, y }),
+        Head::Nf4(w) => nf4_matmul(device, Nf4Matmul { x, w, bias, lora, adapter, s, residual, y }),
     }
 }
 

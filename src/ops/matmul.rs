@@ -1,10 +1,11 @@
-//! Y = X·Wᵀ + bias + scale·(X·Aᵀ)·Bᵀ: a linear layer with low-rank adapters (Hu et al. 2021, LoRA,
-//! arXiv:2106.09685, eq. 3), its gradients, and one set of numerics for every number of rows.
+//! Y = R + X·Wᵀ + bias + scale·(X·Aᵀ)·Bᵀ: a linear layer with low-rank adapters (Hu et al. 2021,
+//! LoRA, arXiv:2106.09685, eq. 3) and the residual it is added to, its gradients, and one set of
+//! numerics for every number of rows.
 //!
 //! Each output element is one chain of f32 fused multiply-adds, started from 0: K steps of the
 //! weight in increasing k, then the r steps of the row's adapter on S = scale·X·Aᵀ, which is
-//! itself such a chain rounded to f32. The bias is added last and the sum rounded once to the
-//! output's dtype. Nothing else enters, so a row's result has the same bits alone, in any batch,
+//! itself such a chain rounded to f32. Then the bias is added, then the residual, and the sum is
+//! rounded once to the output's dtype: in f32 those are the bits of an addition afterwards. Nothing else enters, so a row's result has the same bits alone, in any batch,
 //! at any position, on any number of threads. f64 operands are accumulated in f64.
 
 use crate::cpu;
@@ -43,20 +44,23 @@ pub struct Matmul<'a, T> {
     /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
     /// an adapter.
     pub s: Option<ViewMut<'a, f32>>,
+    /// `[M, N]` added last; may not be `y`.
+    pub residual: Option<View<'a, T>>,
     /// `[M, N]` output.
     pub y: ViewMut<'a, T>,
 }
 
-/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] with
+/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] + residual\[i, j\] with
 /// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\].
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, adapters of
-/// different ranks, a scale that is not finite or an adapter index out of range.
+/// different ranks, a scale that is not finite, an adapter index out of range or a residual that
+/// shares memory with `y`.
 ///
 /// # Cost
-/// Reads X, W and the adapters, writes Y: `M·K + N·K + r·(K + N) + M·N` elements,
-/// `2·M·N·K + 2·M·r·(K + N)` flops.
+/// Reads X, W and the adapters, writes Y: `M·K + N·K + r·(K + N) + M·N` elements, `M·N` more with a
+/// residual; `2·M·N·K + 2·M·r·(K + N)` flops.
 ///
 /// # Example
 /// ```
@@ -72,6 +76,7 @@ pub struct Matmul<'a, T> {
 ///     lora: &lora,
 ///     adapter: None,
 ///     s: None,
+///     residual: None,
 ///     y: ViewMut::new(&mut y, &[1, 2])?,
 /// })?;
 /// assert_eq!(y, [11.0, 17.5]);
@@ -88,6 +93,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
+    check_residual(check, device, &args.residual, &args.y, [m, n])?;
     match device {
         Device::Cpu => cpu::matmul::matmul(args),
         Device::Gpu(gpu) => return gpu::matmul::matmul(gpu, args),
@@ -235,6 +241,18 @@ pub(crate) fn check_adapter(
         }
     }
     Ok(())
+}
+
+/// The residual has the output's shape and memory of its own.
+pub(crate) fn check_residual<T: Float>(
+    check: Check,
+    device: &Device,
+    residual: &Option<View<'_, T>>,
+    y: &ViewMut<'_, T>,
+    shape: [usize; 2],
+) -> Result<()> {
+    check.opt_shape(device, "residual", residual, &shape)?;
+    residual.as_ref().map_or(Ok(()), |r| check.disjoint(("y", y), ("residual", r)))
 }
 
 /// `s` has the adapters' rank, and there are adapters.

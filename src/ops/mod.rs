@@ -11,6 +11,8 @@ mod fused_head;
 
 pub mod adamw;
 pub mod attention;
+pub mod convert;
+pub mod copy_rows;
 pub mod embedding;
 pub mod gae;
 pub mod gather_k;
@@ -39,9 +41,9 @@ pub mod value_loss;
 pub mod vocab_kl;
 
 pub use {
-    adamw::*, attention::*, embedding::*, gae::*, gather_k::*, grad_norm::*, group_advantage::*,
-    lerp::*, linear_logprob::*, logprob::*, lora_grad::*, matmul::*, nf4_dequantize::*,
-    nf4_matmul::*, nf4_matmul_dx::*, nf4_quantize::*, offpolicy_weight::*, pair_loss::*,
-    policy_loss::*, quantile::*, rmsnorm::*, rope::*, sample::*, seq_reduce::*, sparsity_stats::*,
-    swiglu::*, value_loss::*, vocab_kl::*,
+    adamw::*, attention::*, convert::*, copy_rows::*, embedding::*, gae::*, gather_k::*,
+    grad_norm::*, group_advantage::*, lerp::*, linear_logprob::*, logprob::*, lora_grad::*,
+    matmul::*, nf4_dequantize::*, nf4_matmul::*, nf4_matmul_dx::*, nf4_quantize::*,
+    offpolicy_weight::*, pair_loss::*, policy_loss::*, quantile::*, rmsnorm::*, rope::*, sample::*,
+    seq_reduce::*, sparsity_stats::*, swiglu::*, value_loss::*, vocab_kl::*,
 };

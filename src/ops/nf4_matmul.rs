@@ -1,4 +1,4 @@
-//! Y = X·deq(W)ᵀ + bias + scale·(X·Aᵀ)·Bᵀ with W in 4 bits (Dettmers et al. 2023, QLoRA,
+//! Y = R + X·deq(W)ᵀ + bias + scale·(X·Aᵀ)·Bᵀ with W in 4 bits (Dettmers et al. 2023, QLoRA,
 //! arXiv:2305.14314, eq. 5). The packed bytes are the only copy of W: they are expanded a panel at
 //! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantised, at every number
 //! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
@@ -9,7 +9,7 @@ use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::gpu;
 use crate::ops::check::Check;
-use crate::ops::matmul::{Lora, check_kept, check_lora};
+use crate::ops::matmul::{Lora, check_kept, check_lora, check_residual};
 use crate::quant::{Absmax, Nf4View};
 use crate::view::{View, ViewMut};
 
@@ -30,11 +30,13 @@ pub struct Nf4Matmul<'a, T> {
     /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
     /// an adapter.
     pub s: Option<ViewMut<'a, f32>>,
+    /// `[M, N]` added last; may not be `y`.
+    pub residual: Option<View<'a, T>>,
     /// `[M, N]` output.
     pub y: ViewMut<'a, T>,
 }
 
-/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] with
+/// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] + residual\[i, j\] with
 /// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\] and w\[j, k\] = RN(code\[nibble\]·absmax\[block\]). Bit for bit
 /// the result of dequantising W and calling [`matmul`](crate::ops::matmul()).
 ///
@@ -67,6 +69,7 @@ pub struct Nf4Matmul<'a, T> {
 ///     lora: &[],
 ///     adapter: None,
 ///     s: None,
+///     residual: None,
 ///     y: ViewMut::new(&mut y, &[1, 2])?,
 /// })?;
 /// assert_eq!(y, [10.5, 19.5]);
@@ -82,6 +85,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
+    check_residual(check, device, &args.residual, &args.y, [m, n])?;
     match device {
         Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
         Device::Gpu(gpu) => return gpu::matmul::nf4_matmul(gpu, args),

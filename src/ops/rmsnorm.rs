@@ -74,6 +74,8 @@ pub struct RmsNormBwd<'a, T> {
     pub eps: f64,
     /// `[T, D]` gradient of the output.
     pub dy: View<'a, T>,
+    /// `[T, D]` gradient that reaches the input past the norm, added to its own; may not be `dx`.
+    pub residual: Option<View<'a, T>>,
     /// `[T, D]` gradient of the input.
     pub dx: ViewMut<'a, T>,
     /// `[D]` gradient of the gain; added to what is there.
@@ -83,11 +85,15 @@ pub struct RmsNormBwd<'a, T> {
 /// Gradient of [`rmsnorm`] with respect to `x` and, if wanted, `weight`. Rows are summed in order,
 /// so `dweight` does not depend on threads.
 ///
+/// With a residual dx = residual + gradient: the gradient is rounded to f32, the sum is formed in
+/// f32 and rounded once to the dtype, so that in f32 the bits are those of an addition afterwards.
+/// f64 adds in f64.
+///
 /// # Errors
 /// As [`rmsnorm`].
 ///
 /// # Cost
-/// Reads x and dy, writes dx: `3·T·D` elements, `8·T·D` flops.
+/// Reads x and dy, writes dx: `3·T·D` elements, `T·D` more with a residual; `8·T·D` flops.
 pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result<()> {
     let check = Check("rmsnorm_bwd");
     check.rank(device, "x", &args.x, 2)?;
@@ -95,8 +101,12 @@ pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result
     check.that(d > 0, "x", "0 columns", "at least one column")?;
     check.shape(device, "weight", &args.weight, &[d])?;
     check.shape(device, "dy", &args.dy, &[rows, d])?;
+    check.opt_shape(device, "residual", &args.residual, &[rows, d])?;
     check.shape(device, "dx", &args.dx, &[rows, d])?;
     check.opt_shape(device, "dweight", &args.dweight, &[d])?;
+    if let Some(residual) = &args.residual {
+        check.disjoint(("dx", &args.dx), ("residual", residual))?;
+    }
     check.non_negative("eps", args.eps)?;
     match device {
         Device::Cpu => cpu::rmsnorm::rmsnorm_bwd(args),

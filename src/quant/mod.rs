@@ -1,9 +1,11 @@
 //! Quantised weights: the bitsandbytes 4-bit layout, byte for byte, as the only copy in memory.
 
 pub mod codebook;
+mod matrix;
 pub mod nf4;
 mod tensor;
 
 pub use codebook::{FP4_CODE, NF4_CODE, dynamic_map};
+pub use matrix::Nf4Matrix;
 pub use nf4::{Absmax, Nf4Options, Nf4View, QuantType};
 pub use tensor::{Nf4Parts, Nf4Tensor, OwnedAbsmax};

@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 macro_rules! section {
@@ -33,6 +35,8 @@ section! {
         name: String = "demo".into(),
         /// Worker threads; 0 = one per core. Results do not depend on it.
         threads: usize = 0,
+        /// cpu, cuda, cuda:1, ..., or auto: a CUDA device if there is a driver.
+        device: String = "auto".into(),
         /// Phases in order: sft, quantize, collect, value_fit, rl.
         phases: Vec<String> = ["sft", "quantize", "rl"].map(String::from).to_vec(),
         /// What is learnt.
@@ -93,6 +97,8 @@ section! {
         rope_theta: f64 = 10_000.0,
         /// Head shares the embedding.
         tie_embeddings: bool = false,
+        /// What weights and activations are kept in: f32 or bf16. What trains is f32 either way.
+        dtype: String = "f32".into(),
     }
 }
 
@@ -161,6 +167,9 @@ section! {
         top_p: f64 = 1.0,
         /// Largest k of the sampler, 0 = off.
         top_k: i64 = 0,
+        /// Sequences decoded together: per thread on the CPU, in all on a GPU; 0 = what fits the
+        /// device.
+        slots: usize = 0,
         /// Smallest relative probability of the sampler, 0 = off.
         min_p: f64 = 0.0,
         /// Longest completion; 0 = what the task needs.
@@ -308,8 +317,35 @@ impl RunConfig {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The device that the configuration names.
+    ///
+    /// # Errors
+    /// `Config` for a name that is none; `NoDriver` for a CUDA device that is not there.
+    pub fn open_device(&self) -> Result<Device> {
+        let name = self.device.as_str();
+        match (name, name.strip_prefix("cuda:").map(str::parse)) {
+            ("auto", _) => Device::best(),
+            ("cpu", _) => Ok(Device::Cpu),
+            ("cuda", _) => Device::cuda(0),
+            (_, Some(Ok(ordinal))) => Device::cuda(ordinal),
+            _ => Err(Error::config("device", format!("`{name}` is not auto, cpu, cuda or cuda:N"))),
+        }
+    }
+
+    /// The dtype of weights and activations.
+    pub fn dtype(&self) -> Result<DType> {
+        match self.model.dtype.as_str() {
+            "f32" => Ok(DType::F32),
+            "bf16" => Ok(DType::Bf16),
+            other => {
+                Err(Error::config("model.dtype", format!("`{other}` is not one of f32, bf16")))
+            }
+        }
+    }
+
     /// Refuses values that no run can have, naming the key.
     pub fn validate(&self) -> Result<()> {
+        self.dtype()?;
         one_of("task.name", &self.task.name, &["countdown"])?;
         one_of("quantize.type", &self.quantize.r#type, &["nf4", "fp4", "none"])?;
         one_of("rl.advantage", &self.rl.advantage, &["group", "loo", "gae"])?;
@@ -342,6 +378,7 @@ impl RunConfig {
             ("rl.group", rl.group, 1, 1 << 12),
             ("rl.updates_per_batch", rl.updates_per_batch, 1, 1 << 10),
             ("rl.micro_batch", rl.micro_batch, 1, 1 << 16),
+            ("rl.slots", rl.slots, 0, 1 << 16),
             ("rl.max_new_tokens", rl.max_new_tokens, 0, 1 << 20),
             ("lora.rank", self.lora.rank, 1, 1 << 12),
             ("eval.every", eval.every, 1, usize::MAX >> 1),

@@ -5,15 +5,16 @@
 //! arXiv:2505.18719, warms its critic up for the same reason).
 
 use crate::device::Device;
+use crate::dtype::Float;
 use crate::error::Result;
-use crate::model::{Decoder, ValueHead};
+use crate::model::ValueHead;
 use crate::ops::{
     AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, MaskedReturn,
     ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, value_loss, whiten,
 };
 use crate::train::phases::{Values, batch_values};
 use crate::train::record::{Record, ScoredTokens};
-use crate::train::step::gather_rows;
+use crate::train::step::hidden_rows;
 use crate::train::trainer::Trainer;
 use crate::view::{View, ViewMut};
 
@@ -94,7 +95,7 @@ fn explained_variance(value: &[f32], returns: &[f32]) -> f64 {
 /// Rollouts of the collect phase draw from steps that RL never reaches.
 const COLLECT_STEPS: u64 = 1 << 40;
 
-impl Trainer {
+impl<T: Float> Trainer<T> {
     /// Collect step `step`: rollouts of the policy as it is. What earlier steps gathered is not in
     /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
     /// is a function of the seed.
@@ -139,7 +140,13 @@ impl Trainer {
             returns: ViewMut::from(&mut returns),
         };
         discounted_return(&self.model.device, args)?;
-        Ok(States { hidden: hidden_rows(&self.model, &scored)?, returns })
+        Ok(States { hidden: self.hidden_states(&scored)?, returns })
+    }
+
+    /// Hidden states before each scored token, in host memory.
+    fn hidden_states(&self, scored: &ScoredTokens) -> Result<Vec<f32>> {
+        let rows = hidden_rows(&self.model, scored, true)?.to_host()?;
+        Ok(rows.into_iter().map(T::to_f32).collect())
     }
 
     /// GAE advantages (whitened over the batch, one per scored token), and the states the critic
@@ -149,7 +156,7 @@ impl Trainer {
         let hidden = self.model.config.hidden;
         let scored = ScoredTokens::of(records);
         let rewards = token_rewards(records, &scored);
-        let rows = hidden_rows(&self.model, &scored)?;
+        let rows = self.hidden_states(&scored)?;
         let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
         let value = critic.head.forward(&rows)?;
         let (mut advantage, mut returns) = (vec![0f32; value.len()], vec![0f32; value.len()]);
@@ -187,9 +194,4 @@ fn token_rewards(records: &[Record], scored: &ScoredTokens) -> Vec<f32> {
         }
     }
     rewards
-}
-
-fn hidden_rows(model: &Decoder, scored: &ScoredTokens) -> Result<Vec<f32>> {
-    let hidden = model.forward(&scored.packed, true, None, None)?;
-    Ok(gather_rows(&hidden, &scored.rows, model.config.hidden))
 }

@@ -8,6 +8,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("out", "folder that holds the run folders", "ours"),
     ("name", "first part of the run folder's name", "ours"),
     ("threads", "worker threads, 0 = one per core; results do not depend on it", "ours"),
+    ("device", "cpu, cuda, cuda:N, or auto: a CUDA device if there is a driver", "ours"),
     (
         "phases",
         "phases in order: sft, quantize, collect, value_fit, rl",
@@ -27,6 +28,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("model.norm_eps", "eps of the RMSNorms", "Llama: 1e-5"),
     ("model.rope_theta", "base of the rotary frequencies", "RoFormer: 10000"),
     ("model.tie_embeddings", "the head shares the embedding's matrix", "Llama: false"),
+    ("model.dtype", "weights and activations: f32 or bf16; what trains is f32", "ours"),
     ("sft.epochs", "passes over the demonstrations", "pilot"),
     ("sft.demos", "demonstrations", "pilot"),
     ("sft.batch", "demonstrations per step", "pilot"),
@@ -50,6 +52,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("rl.top_p", "nucleus of the sampler", "TRL: 1.0"),
     ("rl.top_k", "largest k of the sampler, 0 = off", "TRL: 0"),
     ("rl.min_p", "smallest relative probability of the sampler, 0 = off", "TRL: off"),
+    ("rl.slots", "sequences decoded together, 0 = what fits the device", "ours"),
     ("rl.max_new_tokens", "longest completion, 0 = what the task needs", "ours"),
     ("rl.loss", "preset of the loss", "DeepSeekMath (2402.03300): grpo"),
     ("rl.clip_low", "ratio clip below 1", "PPO, TRL: 0.2"),

@@ -4,12 +4,14 @@
 pub mod checkpoint;
 pub mod config;
 pub mod critic;
+mod decode;
 pub mod eval;
 pub mod explain;
 pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
 pub mod phases;
+pub mod plan;
 pub mod plot;
 pub mod progress;
 pub mod record;
@@ -23,6 +25,7 @@ pub mod task;
 pub mod trainer;
 
 pub use config::RunConfig;
-pub use run::{Resume, open_run, train};
+pub use plan::MemoryPlan;
+pub use run::{Resume, open_run, run_config, train};
 pub use summary::Summary;
 pub use trainer::Trainer;

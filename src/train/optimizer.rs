@@ -1,22 +1,23 @@
 //! AdamW over a model's trainable parameters, with global-norm clipping and a finite check.
 
-use crate::device::Device;
-use crate::error::Result;
-use crate::model::{Gradients, Parameters};
+use crate::device::{Device, Memory};
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::model::{Gradients, Parameter, Parameters};
 use crate::ops::{
     AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, adamw, grad_norm,
 };
-use crate::view::{View, ViewMut};
+use crate::view::View;
 
 /// First and second moments of every trainable parameter, in parameter order.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Optimizer {
     /// Updates made so far.
     pub t: u64,
     /// First moments; empty for frozen parameters.
-    pub m: Vec<Vec<f32>>,
+    pub m: Vec<Memory<f32>>,
     /// Second moments; empty for frozen parameters.
-    pub v: Vec<Vec<f32>>,
+    pub v: Vec<Memory<f32>>,
 }
 
 /// Settings of one update.
@@ -44,24 +45,27 @@ pub struct Updated {
 }
 
 impl Optimizer {
-    /// Fresh state for `params`.
-    pub fn new(params: &Parameters) -> Optimizer {
-        let zeros =
-            |p: &crate::model::Parameter| vec![0.0; if p.trainable { p.data.len() } else { 0 }];
-        let m: Vec<Vec<f32>> = params.iter().map(zeros).collect();
-        Optimizer { t: 0, v: m.clone(), m }
+    /// Fresh state for `params` on `device`.
+    pub fn new<T: Float>(device: &Device, params: &Parameters<T>) -> Result<Optimizer> {
+        let zeros = |p: &Parameter<T>| {
+            let mut state = Memory::new(device, if p.trainable { p.len() } else { 0 })?;
+            state.clear()?;
+            Ok(state)
+        };
+        let all = || params.iter().map(zeros).collect::<Result<Vec<_>>>();
+        Ok(Optimizer { t: 0, m: all()?, v: all()? })
     }
 
     /// One AdamW step (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
-    pub fn step(
+    pub fn step<T: Float>(
         &mut self,
         device: &Device,
-        params: &mut Parameters,
+        params: &mut Parameters<T>,
         gradients: &Gradients,
         update: Update,
     ) -> Result<Updated> {
         let mut norm = GlobalNorm::default();
-        let grads: Vec<View<'_, f32>> = gradients.iter().map(|(_, g)| View::from(g)).collect();
+        let grads: Vec<View<'_, f32>> = gradients.iter().map(|(_, g)| g.all()).collect();
         grad_norm(device, GradNorm { grads: &grads, norm: &mut norm })?;
         let refused = Updated { grad_norm: norm.value, applied: false };
         if !norm.finite {
@@ -77,24 +81,28 @@ impl Optimizer {
             ..AdamWSettings::default()
         };
         let mut outcome = AdamWOutcome::default();
-        let grads = gradients.iter().map(|(_, g)| g);
         let states = params.iter_mut().zip(self.m.iter_mut().zip(&mut self.v));
         let tensors = states
             .filter(|(param, _)| param.trainable)
-            .zip(grads)
-            .map(|((param, (m, v)), grad)| AdamWTensor {
-                param: ViewMut::from(&mut param.data),
-                grad: View::from(grad),
-                m: ViewMut::from(m),
-                v: ViewMut::from(v),
-                mask: None,
+            .zip(gradients.iter())
+            .map(|((param, (m, v)), (_, grad))| {
+                let (param, grad, mask) = (master(param)?.all_mut(), grad.all(), None);
+                Ok(AdamWTensor { param, grad, m: m.all_mut(), v: v.all_mut(), mask })
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         adamw(device, AdamW { tensors, settings, outcome: &mut outcome })?;
         if outcome.non_finite.is_some() {
             return Ok(refused);
         }
+        params.refresh()?;
         self.t += 1;
         Ok(Updated { grad_norm: norm.value, applied: true })
     }
+}
+
+fn master<T: Float>(param: &mut Parameter<T>) -> Result<&mut Memory<f32>> {
+    let name = param.name.clone();
+    param.master_mut().ok_or_else(|| {
+        Error::invalid("optimizer", name, "a frozen parameter", "one that keeps f32 values")
+    })
 }

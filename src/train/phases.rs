@@ -9,6 +9,7 @@
 //! | `value_fit` | the critic learns the returns of the collected rollouts; the policy does not move |
 //! | `rl` | rollouts, rewards, advantages, policy updates |
 
+use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::objective::presets;
 use crate::ops::{
@@ -19,7 +20,7 @@ use crate::rng::{Purpose, Rng};
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
 use crate::train::reward::{RewardInput, Scores, score};
-use crate::train::step::{Backward, score_records};
+use crate::train::step::{Figures, score_records};
 use crate::train::trainer::{Sampled, Trainer};
 use crate::view::{View, ViewMut};
 
@@ -64,7 +65,7 @@ impl Phase {
 /// What a step reports. Names are those of the metrics files.
 pub type Values = Vec<(&'static str, f64)>;
 
-impl Trainer {
+impl<T: Float> Trainer<T> {
     /// SFT steps per epoch and in total.
     pub fn sft_steps(&self) -> u64 {
         let sft = &self.config.sft;
@@ -92,7 +93,7 @@ impl Trainer {
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
         Ok(vec![
-            ("loss", backward.loss),
+            ("loss", backward.figures.loss),
             ("grad_norm", updated.grad_norm),
             ("learning_rate", update.learning_rate),
             ("num_tokens", tokens as f64),
@@ -100,7 +101,7 @@ impl Trainer {
     }
 
     /// The demonstrations of SFT step `step`: a fresh shuffle of the demo set each epoch.
-    fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
+    pub fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
         let sft = &self.config.sft;
         let per_epoch = sft.demos.div_ceil(sft.batch) as u64;
         let (epoch, batch) = (step / per_epoch, (step % per_epoch) as usize);
@@ -188,9 +189,9 @@ impl Trainer {
             let updated = self.optim_step(&backward, update)?;
             self.guard(updated.applied, step)?;
             if m == 0 {
-                first_deviation = backward.ratio_max_abs_dev;
+                first_deviation = backward.figures.ratio_max_abs_dev;
             }
-            last = Some((backward, updated));
+            last = Some((backward.figures, updated));
         }
         if let (Some(critic), Some(states)) = (&mut self.critic, &states) {
             let (device, rate) = (&self.model.device, self.config.value.learning_rate);
@@ -198,8 +199,8 @@ impl Trainer {
             values.push(("value_loss", loss));
             values.push(("explained_variance", explained));
         }
-        if let Some((backward, updated)) = last {
-            values.extend(policy_values(&backward));
+        if let Some((figures, updated)) = last {
+            values.extend(policy_values(&figures));
             values.push(("grad_norm", updated.grad_norm));
             values.push(("learning_rate", update.learning_rate));
         }
@@ -207,7 +208,7 @@ impl Trainer {
     }
 }
 
-impl Trainer {
+impl<T: Float> Trainer<T> {
     /// One advantage per record from the group's rewards.
     fn advantages(&self, records: &[Record]) -> Result<(Vec<f32>, Vec<GroupStats>)> {
         let rewards: Vec<f32> = records.iter().map(|r| r.reward).collect();
@@ -332,12 +333,12 @@ pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values 
 }
 
 /// Means over the tokens of the update.
-fn policy_values(backward: &Backward) -> Values {
+fn policy_values(figures: &Figures) -> Values {
     // Without a token in the update a mean is 0/0, and the metrics files hold null.
-    let (s, n) = (&backward.stats, backward.tokens as f64);
+    let (s, n) = (&figures.stats, figures.tokens as f64);
     let (low, high) = (s.n_clip_lo as f64 / n, s.n_clip_hi as f64 / n);
     vec![
-        ("loss", backward.loss),
+        ("loss", figures.loss),
         ("kl", s.sum_kl[2] / n),
         ("entropy", s.sum_entropy / n),
         ("clip_ratio/low_mean", low),

@@ -77,7 +77,7 @@ pub struct ScoredTokens {
     /// The model's input: every record without its last token.
     pub packed: Packed,
     /// `[N]` row of the hidden states that predicts each scored token.
-    pub rows: Vec<usize>,
+    pub rows: Vec<i32>,
     /// `[N]` ids of the scored tokens.
     pub targets: Vec<i32>,
     /// `[B + 1]` offsets of the records' scored tokens.
@@ -93,7 +93,7 @@ impl ScoredTokens {
             let first = all.packed.tokens();
             all.packed.push(&record.ids[..record.ids.len().saturating_sub(1)], 0);
             for t in record.scored() {
-                all.rows.push(first + t - 1);
+                all.rows.push((first + t - 1) as i32);
                 all.targets.push(record.ids[t]);
             }
             all.cu_seqlens.push(all.rows.len() as i64);

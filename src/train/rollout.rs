@@ -1,17 +1,22 @@
 //! Rollouts with continuous batching: a sequence takes a cache slot, is decoded together with all
 //! others, and leaves when it is done; the next one takes its slot in the same step.
 //!
-//! A prompt is prefilled once and its keys and values copied to every sample. Prompts are split
-//! over the threads; rows do not depend on the batch, so neither the split nor the number of slots
-//! changes a token or a log-prob.
+//! A prompt is prefilled once; its samples go on from its pages of the cache. On the CPU prompts are
+//! split over the threads. Rows do not depend on the batch, so neither the split nor the number of
+//! slots changes a token or a log-prob.
+
+use std::collections::VecDeque;
 
 use rayon::prelude::*;
 
+use crate::device::{Device, Memory};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, KvCache, Packed};
-use crate::ops::{LogitTransform, Sample, sample};
+use crate::ops::{CopyRows, copy_rows};
 use crate::rng::{Purpose, Rng};
-use crate::view::{View, ViewMut};
+use crate::train::decode::{Decode, Draw, Running, draw};
+use crate::train::step::gather_rows;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +35,7 @@ pub struct Sampling {
     pub max_new_tokens: usize,
     /// The token that ends a sequence.
     pub eos: i32,
-    /// Sequences decoded together per thread.
+    /// Sequences decoded together: per thread on the CPU, in all on a GPU.
     pub slots: usize,
 }
 
@@ -57,9 +62,29 @@ pub struct Rollout {
     pub finished: bool,
 }
 
+/// Tokens of one prefill call.
+const PREFILL: usize = 8192;
+
 /// `samples` completions of each prompt, in order.
-pub fn rollout(
-    model: &Decoder,
+///
+/// # Errors
+/// `InvalidArgument` for an empty prompt or sequences longer than the model's positions; what the
+/// model and the device say.
+pub fn rollout<T: Float>(
+    model: &Decoder<T>,
+    prompts: &[Vec<i32>],
+    samples: usize,
+    sampling: &Sampling,
+    key: RolloutKey,
+) -> Result<Vec<Vec<Rollout>>> {
+    rollout_with(&mut None, model, prompts, samples, sampling, key)
+}
+
+/// The same on a sampler that earlier calls left: on a GPU its memory and its recorded steps serve
+/// the next call as well, if they fit.
+pub fn rollout_with<T: Float>(
+    sampler: &mut Option<Sampler<T>>,
+    model: &Decoder<T>,
     prompts: &[Vec<i32>],
     samples: usize,
     sampling: &Sampling,
@@ -69,18 +94,88 @@ pub fn rollout(
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
+    let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>| {
+        let work = Work { model, prompts, first_prompt, samples, sampling, key };
+        let mut fitting = Sampler::fit(sampler.take(), &work)?;
+        let done = Lane::new(work, &mut fitting).run()?;
+        *sampler = Some(fitting);
+        Ok(done)
+    };
+    if let Device::Gpu(_) = model.device {
+        return lane(0, prompts, sampler);
+    }
     let lanes = rayon::current_num_threads().min(prompts.len()).max(1);
     let per_lane = prompts.len().div_ceil(lanes).max(1);
     let lanes: Vec<Result<Vec<Vec<Rollout>>>> = prompts
         .par_chunks(per_lane)
         .enumerate()
-        .map(|(i, prompts)| Lane::new(model, prompts, i * per_lane, samples, sampling, key)?.run())
+        .map(|(i, prompts)| lane(i * per_lane, prompts, &mut None))
         .collect();
     let mut all = Vec::with_capacity(prompts.len());
     for lane in lanes {
         all.extend(lane?);
     }
     Ok(all)
+}
+
+/// One thread's share of the prompts, or all of them on a GPU.
+struct Work<'a, T> {
+    model: &'a Decoder<T>,
+    prompts: &'a [Vec<i32>],
+    first_prompt: usize,
+    samples: usize,
+    sampling: &'a Sampling,
+    key: RolloutKey,
+}
+
+/// What rollouts of one shape keep from one call to the next. Slots 0 .. prompts of the cache hold
+/// the prompts, the others the running samples.
+pub struct Sampler<T: Float> {
+    prompts: usize,
+    slots: usize,
+    cache: KvCache<T>,
+    /// `[prompts, vocab]` logits behind each prompt.
+    first_logits: Memory<T>,
+    decode: Decode,
+    /// What recorded steps were made for.
+    sampling: Sampling,
+    weights: u64,
+}
+
+impl<T: Float> Sampler<T> {
+    /// `old`, if it is large enough, or a new one.
+    fn fit(old: Option<Sampler<T>>, w: &Work<'_, T>) -> Result<Sampler<T>> {
+        let longest = w.prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let total = longest + w.sampling.max_new_tokens;
+        if total > w.model.config.max_positions {
+            let got = format!("{longest} prompt + {} new tokens", w.sampling.max_new_tokens);
+            let expected = format!("at most {} positions", w.model.config.max_positions);
+            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
+        }
+        let prompts = w.prompts.len();
+        let slots = w.sampling.slots.min(prompts * w.samples).max(1);
+        let (weights, sampling) = (w.model.weight_addresses(), *w.sampling);
+        if let Some(mut old) = old
+            && old.prompts >= prompts
+            && old.slots >= slots
+            && old.cache.max_len() >= total
+        {
+            if (old.weights, old.sampling) != (weights, sampling) {
+                (old.weights, old.sampling, old.decode) = (weights, sampling, Decode::default());
+            }
+            (0..old.cache.slots()).for_each(|slot| old.cache.clear(slot));
+            return Ok(old);
+        }
+        Ok(Sampler {
+            prompts,
+            slots,
+            cache: KvCache::new(&w.model.config, &w.model.device, prompts + slots, total)?,
+            first_logits: Memory::new(&w.model.device, prompts * w.model.config.vocab)?,
+            decode: Decode::default(),
+            sampling,
+            weights,
+        })
+    }
 }
 
 /// A sequence being decoded.
@@ -91,155 +186,140 @@ struct Active {
     rng: Rng,
 }
 
-/// One thread's share of the prompts.
-struct Lane<'a> {
-    model: &'a Decoder,
-    prompts: &'a [Vec<i32>],
-    first_prompt: usize,
-    samples: usize,
-    sampling: &'a Sampling,
-    key: RolloutKey,
-    prefixes: KvCache,
-    cache: KvCache,
+/// A share of the prompts on its way.
+struct Lane<'a, T: Float> {
+    work: Work<'a, T>,
+    sampler: &'a mut Sampler<T>,
+    waiting: VecDeque<(usize, usize)>,
+    free: Vec<usize>,
     active: Vec<Active>,
     done: Vec<Vec<Rollout>>,
 }
 
-impl<'a> Lane<'a> {
-    fn new(
-        model: &'a Decoder,
-        prompts: &'a [Vec<i32>],
-        first_prompt: usize,
-        samples: usize,
-        sampling: &'a Sampling,
-        key: RolloutKey,
-    ) -> Result<Lane<'a>> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let total = longest + sampling.max_new_tokens;
-        if total > model.config.max_positions {
-            let got = format!("{longest} prompt + {} new tokens", sampling.max_new_tokens);
-            let expected = format!("at most {} positions", model.config.max_positions);
-            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
-        }
-        let slots = sampling.slots.min(prompts.len() * samples).max(1);
-        Ok(Lane {
-            model,
-            prompts,
-            first_prompt,
-            samples,
-            sampling,
-            key,
-            prefixes: KvCache::new(&model.config, prompts.len(), longest)?,
-            cache: KvCache::new(&model.config, slots, total)?,
+impl<'a, T: Float> Lane<'a, T> {
+    fn new(work: Work<'a, T>, sampler: &'a mut Sampler<T>) -> Lane<'a, T> {
+        let (prompts, samples) = (work.prompts.len(), work.samples);
+        let each = |p: usize| (0..samples).map(move |s| (p, s));
+        let (first, slots) = (sampler.prompts, work.sampling.slots.min(sampler.slots));
+        Lane {
+            work,
+            sampler,
+            waiting: (0..prompts).flat_map(each).collect(),
+            free: (first..first + slots).rev().collect(),
             active: Vec::new(),
-            done: vec![vec![Rollout::default(); samples]; prompts.len()],
-        })
+            done: vec![vec![Rollout::default(); samples]; prompts],
+        }
     }
 
     fn run(mut self) -> Result<Vec<Vec<Rollout>>> {
-        let first_logits = self.prefill()?;
-        let vocab = self.model.config.vocab;
-        let mut waiting = (0..self.prompts.len())
-            .flat_map(|p| (0..self.samples).map(move |s| (p, s)))
-            .collect::<std::collections::VecDeque<_>>();
-        let mut free: Vec<usize> = (0..self.cache.slots).rev().collect();
-        let mut logits = Vec::new();
-        while !waiting.is_empty() || !self.active.is_empty() {
-            while let (Some(&slot), Some(&(prompt, sample))) = (free.last(), waiting.front()) {
-                free.pop();
-                waiting.pop_front();
-                self.admit(prompt, sample, slot)?;
-                logits.extend_from_slice(&first_logits[prompt * vocab..(prompt + 1) * vocab]);
+        self.prefill()?;
+        while !self.waiting.is_empty() || !self.active.is_empty() {
+            while !self.waiting.is_empty() && !self.free.is_empty() {
+                self.admit()?;
             }
-            self.draw(&logits)?;
-            let cache = &mut self.cache;
-            let (done, max_new, eos) =
-                (&mut self.done, self.sampling.max_new_tokens, self.sampling.eos);
-            self.active.retain(|a| {
-                let rollout = &mut done[a.prompt][a.sample];
-                rollout.finished = rollout.tokens.last() == Some(&eos);
-                let stays = !rollout.finished && rollout.tokens.len() < max_new;
-                if !stays {
-                    cache.clear(a.slot);
-                    free.push(a.slot);
-                }
-                stays
-            });
-            logits = self.decode()?;
+            if !self.active.is_empty() {
+                let drawn = self.step()?;
+                self.take(0, drawn);
+            }
         }
         Ok(self.done)
     }
 
-    /// Runs all prompts through the model; returns the logits behind each prompt's last token.
-    fn prefill(&mut self) -> Result<Vec<f32>> {
-        let packed = Packed::of(self.prompts.iter().map(Vec::as_slice));
-        let slots: Vec<usize> = (0..self.prompts.len()).collect();
-        let cache = Some((&mut self.prefixes, slots.as_slice()));
-        let hidden = self.model.forward(&packed, true, cache, None)?;
-        let d = self.model.config.hidden;
-        let last: Vec<f32> = packed.cu_seqlens[1..]
-            .iter()
-            .flat_map(|&end| &hidden[(end as usize - 1) * d..end as usize * d])
-            .copied()
-            .collect();
-        self.model.logits(&last)
-    }
-
-    fn admit(&mut self, prompt: usize, sample: usize, slot: usize) -> Result<()> {
-        self.cache.copy_from(slot, &self.prefixes, prompt)?;
-        let global = (self.first_prompt + prompt) as u32;
-        // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-        let words =
-            [self.key.step as u32, global, sample as u32 | ((self.key.step >> 32) as u32) << 16];
-        let rng = Rng::new(self.key.seed, self.key.purpose, words);
-        self.active.push(Active { prompt, sample, slot, rng });
-        Ok(())
-    }
-
-    /// Draws the next token of every active sequence from its row of `logits`.
-    fn draw(&mut self, logits: &[f32]) -> Result<()> {
-        let n = self.active.len();
-        let at = |a: &Active| self.done[a.prompt][a.sample].tokens.len() as u32;
-        let uniform: Vec<f64> = self.active.iter().map(|a| a.rng.uniform_at(at(a))).collect();
-        let (mut token, mut logp) = (vec![0i32; n], vec![0f32; n]);
-        let vocab = self.model.config.vocab;
-        let s = self.sampling;
-        let args = Sample {
-            logits: View::rows_of(logits, vocab)?,
-            vocab: vocab as i64,
-            transform: LogitTransform { temperature: s.temperature, ..Default::default() },
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-            greedy: s.greedy,
-            uniform: (&uniform).into(),
-            token: ViewMut::from(&mut token),
-            logp: ViewMut::from(&mut logp),
-            logp_kept: None,
-            kept_mass: None,
-        };
-        sample(&self.model.device, args)?;
-        for (i, a) in self.active.iter().enumerate() {
-            let rollout = &mut self.done[a.prompt][a.sample];
-            rollout.tokens.push(token[i]);
-            rollout.logp.push(logp[i]);
+    /// Runs all prompts through the model, so many tokens at a time, and keeps the logits behind
+    /// each prompt's last token.
+    fn prefill(&mut self) -> Result<()> {
+        let (model, prompts) = (self.work.model, self.work.prompts);
+        let (space, d, vocab) = (&model.space, model.config.hidden, model.config.vocab);
+        let mut first = 0;
+        while first < prompts.len() {
+            let mut tokens = 0;
+            let fits = |prompt: &&Vec<i32>| {
+                tokens += prompt.len();
+                tokens <= PREFILL
+            };
+            let count = prompts[first..].iter().take_while(fits).count().max(1);
+            let packed = Packed::of(prompts[first..first + count].iter().map(Vec::as_slice));
+            let slots: Vec<usize> = (first..first + count).collect();
+            let cache = &mut self.sampler.cache;
+            let batch = cache.batch(space, &packed, &slots)?;
+            let hidden = model.forward(&batch, true, Some(cache), None)?;
+            let last: Vec<i32> = packed.cu_seqlens[1..].iter().map(|&end| end as i32 - 1).collect();
+            let last = gather_rows(model, space, &hidden, d, &last)?;
+            let logits = model.logits(space, &last)?;
+            let to: Vec<i32> = slots.iter().map(|&slot| slot as i32).collect();
+            let to = space.copy_of(&to)?;
+            let (x, y) = (logits.rows(vocab)?, self.sampler.first_logits.rows_mut(vocab)?);
+            copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+            first += count;
         }
         Ok(())
     }
 
-    /// One token of every active sequence through the model; returns their logits.
-    fn decode(&mut self) -> Result<Vec<f32>> {
-        if self.active.is_empty() {
-            return Ok(Vec::new());
+    /// Gives free slots to waiting samples and draws their first tokens.
+    fn admit(&mut self) -> Result<()> {
+        let (begin, count) = (self.active.len(), self.free.len().min(self.waiting.len()));
+        let (mut pairs, mut rows) = (Vec::new(), Vec::new());
+        for (prompt, sample) in self.waiting.drain(..count) {
+            let Some(slot) = self.free.pop() else { break };
+            pairs.push((slot, prompt));
+            rows.push(prompt as i32);
+            let (global, key) = ((self.work.first_prompt + prompt) as u32, self.work.key);
+            // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
+            let words = [key.step as u32, global, sample as u32 | ((key.step >> 32) as u32) << 16];
+            let rng = Rng::new(key.seed, key.purpose, words);
+            self.active.push(Active { prompt, sample, slot, rng });
         }
+        let model = self.work.model;
+        self.sampler.cache.fork(&model.space, &pairs)?;
+        let (all, vocab) = (&self.sampler.first_logits, model.config.vocab);
+        let logits = gather_rows(model, &model.space, all, vocab, &rows)?;
+        let uniform = self.uniform(begin);
+        let drawn = draw(model, &model.space, self.work.sampling, &logits, &uniform)?;
+        self.take(begin, drawn);
+        Ok(())
+    }
+
+    /// One more token of every active sequence.
+    fn step(&mut self) -> Result<Draw> {
         let mut packed = Packed::new();
         let slots: Vec<usize> = self.active.iter().map(|a| a.slot).collect();
         for a in &self.active {
             let last = self.done[a.prompt][a.sample].tokens.last().copied().unwrap_or(0);
-            packed.push(&[last], self.cache.len(a.slot));
+            packed.push(&[last], self.sampler.cache.len(a.slot));
         }
-        let cache = Some((&mut self.cache, slots.as_slice()));
-        let hidden = self.model.forward(&packed, true, cache, None)?;
-        self.model.logits(&hidden)
+        let uniform = self.uniform(0);
+        let running = Running { packed: &packed, slots: &slots, uniform: &uniform };
+        let Sampler { decode, cache, slots: most, .. } = &mut *self.sampler;
+        decode.step(self.work.model, cache, self.work.sampling, running, *most)
+    }
+
+    /// The next uniform draw of the active sequences from `begin` on.
+    fn uniform(&self, begin: usize) -> Vec<f64> {
+        let at = |a: &Active| self.done[a.prompt][a.sample].tokens.len() as u32;
+        self.active[begin..].iter().map(|a| a.rng.uniform_at(at(a))).collect()
+    }
+
+    /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
+    /// their slots back.
+    fn take(&mut self, begin: usize, drawn: Draw) {
+        let (max_new, eos) = (self.work.sampling.max_new_tokens, self.work.sampling.eos);
+        for (a, (token, logp)) in
+            self.active[begin..].iter().zip(drawn.token.into_iter().zip(drawn.logp))
+        {
+            let rollout = &mut self.done[a.prompt][a.sample];
+            rollout.tokens.push(token);
+            rollout.logp.push(logp);
+            rollout.finished = token == eos;
+        }
+        let (cache, done, free) = (&mut self.sampler.cache, &self.done, &mut self.free);
+        self.active.retain(|a| {
+            let rollout = &done[a.prompt][a.sample];
+            let stays = !rollout.finished && rollout.tokens.len() < max_new;
+            if !stays {
+                cache.clear(a.slot);
+                free.push(a.slot);
+            }
+            stays
+        });
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
+use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::train::checkpoint::{self, Checkpoint};
@@ -12,6 +14,7 @@ use crate::train::config::RunConfig;
 use crate::train::interrupt;
 use crate::train::metrics::{MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
+use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
 use crate::train::progress::{Progress, line};
 use crate::train::summary::{SampleLine, Summary};
@@ -49,8 +52,8 @@ struct Figures {
     accuracy: Vec<(f64, f64)>,
 }
 
-struct Run {
-    trainer: Trainer,
+struct Run<T: Float> {
+    trainer: Trainer<T>,
     folder: PathBuf,
     metrics: MetricsWriter,
     figures: Figures,
@@ -73,26 +76,36 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         Error::config("threads", format!("{threads} threads cannot be started: {e}"))
     })?;
-    pool.install(|| Run::open(config, resume)?.run())
+    pool.install(|| match config.dtype()? {
+        DType::Bf16 => Run::<bf16>::open(config, resume)?.run(),
+        _ => Run::<f32>::open(config, resume)?.run(),
+    })
 }
 
-/// The newest state of the run in `folder`, ready to sample or evaluate.
-pub fn open_run(folder: &Path) -> Result<Trainer> {
-    let path = folder.join("config.toml");
-    let config = RunConfig::load(&path)?;
+/// The configuration of the run in `folder`.
+pub fn run_config(folder: &Path) -> Result<RunConfig> {
+    let config = RunConfig::load(&folder.join("config.toml"))?;
     config.validate()?;
+    Ok(config)
+}
+
+/// The newest state of the run in `folder`, ready to sample or evaluate. `T` is the dtype of its
+/// configuration.
+pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
+    let config = run_config(folder)?;
     let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
     warnings.iter().for_each(|warning| line(warning));
     let Some(found) = found else {
         return Err(Error::format(folder, "no checkpoint in this run folder"));
     };
-    let mut trainer = Trainer::new(config)?;
+    let device = config.open_device()?;
+    let mut trainer = Trainer::on(config, device)?;
     trainer.load_state(&found.tensors)?;
     Ok(trainer)
 }
 
-impl Run {
-    fn open(config: RunConfig, resume: &Resume) -> Result<Run> {
+impl<T: Float> Run<T> {
+    fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
         let out = PathBuf::from(&config.out);
         let previous = match resume {
             Resume::No => None,
@@ -104,7 +117,8 @@ impl Run {
             None => None,
         };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
-        let mut trainer = Trainer::new(config)?;
+        let device = config.open_device()?;
+        let mut trainer = Trainer::on(config, device)?;
         let (folder, figures) = match found {
             Some((folder, checkpoint)) => {
                 trainer.load_state(&checkpoint.tensors)?;
@@ -116,6 +130,7 @@ impl Run {
             }
             None => (create_folder(&out, &trainer.config)?, Figures::default()),
         };
+        plan_memory(&trainer)?;
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
         Ok(Run { trainer, folder, metrics, figures, phases, begun: Instant::now(), before })
@@ -260,7 +275,7 @@ impl Run {
             step: self.figures.global + self.figures.phase as u64,
             fingerprint: self.trainer.config.fingerprint(),
             meta,
-            tensors: self.trainer.save_state(),
+            tensors: self.trainer.save_state()?,
         };
         checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)
     }
@@ -277,7 +292,7 @@ impl Run {
             seed: config.seed,
             version: env!("CARGO_PKG_VERSION").into(),
             fingerprint: config.fingerprint(),
-            device: format!("{:?}", self.trainer.model.device).to_lowercase(),
+            device: self.trainer.model.device.name().to_string(),
             base_accuracy: f.base_accuracy,
             sft_accuracy: f.sft_accuracy,
             quantized_accuracy: f.quantized_accuracy,
@@ -305,6 +320,17 @@ impl Run {
         let _ = std::io::Write::write_all(&mut std::io::stdout(), summary.table().as_bytes());
         line(&format!("\n  {}", self.folder.display()));
         Ok(summary)
+    }
+}
+
+/// Says what a run on a GPU will need and reserves its arena.
+fn plan_memory<T: Float>(trainer: &Trainer<T>) -> Result<()> {
+    let Device::Gpu(gpu) = &trainer.model.device else { return Ok(()) };
+    let plan = MemoryPlan::fitting::<T>(&trainer.config, gpu.info())?;
+    line(&format!("  memory {plan}"));
+    match trainer.model.space.arena() {
+        Some(arena) => arena.reserve(plan.activations as usize),
+        None => Ok(()),
     }
 }
 

@@ -1,33 +1,38 @@
 //! Saving and loading everything a run moves: parameters, 4-bit weights, optimiser moments, critic.
 //! With the seed and the step this is the whole state, so a resumed run continues bit for bit.
 
+use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::model::{ValueHead, Weight};
-use crate::quant::{Nf4Tensor, OwnedAbsmax};
+use crate::quant::{Nf4Matrix, Nf4Tensor, OwnedAbsmax};
 use crate::train::critic::Critic;
 use crate::train::optimizer::Optimizer;
 use crate::train::trainer::Trainer;
 
-impl Trainer {
+impl<T: Float> Trainer<T> {
     /// Everything that moves, by name.
-    pub fn save_state(&self) -> Tensors {
+    ///
+    /// # Errors
+    /// What the driver says while the state comes to the host.
+    pub fn save_state(&self) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         for (i, p) in self.model.params.iter().enumerate() {
-            if p.data.is_empty() {
+            if p.is_empty() {
                 continue;
             }
             let shape = &p.shape;
-            tensors.insert(format!("param/{}", p.name), TensorData::new::<f32>(shape, &p.data));
+            tensors
+                .insert(format!("param/{}", p.name), TensorData::new::<f32>(shape, &p.values()?));
             if p.trainable {
-                let (m, v) = (&self.optimizer.m[i], &self.optimizer.v[i]);
-                tensors.insert(format!("adam_m/{}", p.name), TensorData::new::<f32>(shape, m));
-                tensors.insert(format!("adam_v/{}", p.name), TensorData::new::<f32>(shape, v));
+                let (m, v) = (self.optimizer.m[i].to_host()?, self.optimizer.v[i].to_host()?);
+                tensors.insert(format!("adam_m/{}", p.name), TensorData::new::<f32>(shape, &m));
+                tensors.insert(format!("adam_v/{}", p.name), TensorData::new::<f32>(shape, &v));
             }
         }
         for linear in self.model.linears() {
             if let Weight::Nf4(w) = &linear.weight {
-                save_nf4(&mut tensors, &linear.name, w);
+                save_nf4(&mut tensors, &linear.name, w)?;
             }
         }
         if let Some(critic) = &self.critic {
@@ -41,7 +46,7 @@ impl Trainer {
             tensors.insert("critic/t".into(), TensorData::new::<i64>(&[1], &t));
         }
         tensors.insert("adam/t".into(), TensorData::new::<i64>(&[1], &[self.optimizer.t as i64]));
-        tensors
+        Ok(tensors)
     }
 
     /// Replaces the state by a saved one of the same configuration.
@@ -52,7 +57,7 @@ impl Trainer {
             self.quantize()?;
         }
         self.load_nf4(tensors)?;
-        let mut optimizer = Optimizer::new(&self.model.params);
+        let mut optimizer = Optimizer::new(&self.model.device, &self.model.params)?;
         optimizer.t = scalar(tensors, "adam/t")? as u64;
         let names: Vec<(String, Vec<usize>, bool)> = self
             .model
@@ -65,10 +70,11 @@ impl Trainer {
                 continue;
             }
             let data = find(tensors, &format!("param/{name}"))?.to_vec::<f32>()?;
-            self.model.params.set(&name, &shape, data)?;
+            self.model.params.set(&name, &shape, &data)?;
             if trainable {
-                optimizer.m[i] = find(tensors, &format!("adam_m/{name}"))?.to_vec::<f32>()?;
-                optimizer.v[i] = find(tensors, &format!("adam_v/{name}"))?.to_vec::<f32>()?;
+                let moment = |which: &str| find(tensors, &format!("adam_{which}/{name}"));
+                optimizer.m[i].upload(&moment("m")?.to_vec::<f32>()?)?;
+                optimizer.v[i].upload(&moment("v")?.to_vec::<f32>()?)?;
             }
         }
         self.optimizer = optimizer;
@@ -85,9 +91,10 @@ impl Trainer {
     }
 
     fn load_nf4(&mut self, tensors: &Tensors) -> Result<()> {
+        let device = self.model.device.clone();
         for linear in self.model.linears_mut() {
             if let Weight::Nf4(w) = &mut linear.weight {
-                *w = load_nf4(tensors, &linear.name, w)?;
+                *w = Nf4Matrix::new(&device, load_nf4(tensors, &linear.name, w)?)?;
             }
         }
         Ok(())
@@ -108,8 +115,8 @@ fn scalar(tensors: &Tensors, name: &str) -> Result<i64> {
         .ok_or_else(|| Error::invalid("load_state", name, "no value", "one value"))
 }
 
-fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Tensor) {
-    let p = w.parts();
+fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Matrix) -> Result<()> {
+    let p = w.to_parts()?;
     let mut put = |part: &str, data| tensors.insert(format!("nf4/{name}.{part}"), data);
     put("packed", TensorData::new::<u8>(&[p.packed.len()], &p.packed));
     match &p.absmax {
@@ -122,12 +129,13 @@ fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Tensor) {
             put("nested_offset", TensorData::new::<f32>(&[1], &[*offset]));
         }
     }
+    Ok(())
 }
 
 /// The saved form of a matrix that was quantised like `like`.
-fn load_nf4(tensors: &Tensors, name: &str, like: &Nf4Tensor) -> Result<Nf4Tensor> {
+fn load_nf4(tensors: &Tensors, name: &str, like: &Nf4Matrix) -> Result<Nf4Tensor> {
     let get = |part: &str| find(tensors, &format!("nf4/{name}.{part}"));
-    let mut parts = like.parts().clone();
+    let mut parts = like.to_parts()?;
     parts.packed = get("packed")?.to_vec::<u8>()?;
     match &mut parts.absmax {
         OwnedAbsmax::F32(absmax) => *absmax = get("absmax")?.to_vec::<f32>()?,

@@ -19,11 +19,14 @@
 
 use rayon::prelude::*;
 
+use crate::device::{Device, Memory, Space};
+use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::{Decoder, Gradients, Tape};
-use crate::ops::{Advantage, PolicyLoss, PolicySettings, PolicyStats, policy_loss};
+use crate::ops::{
+    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
+};
 use crate::train::record::{Record, ScoredTokens};
-use crate::view::ViewMut;
 
 /// What one pass over a batch needs besides the records.
 #[derive(Clone, Copy, Debug)]
@@ -40,10 +43,17 @@ pub struct Objective<'a> {
 /// Loss, gradients and statistics of a batch.
 #[derive(Debug)]
 pub struct Backward {
-    /// Σ_i w_i Σ_t L.
-    pub loss: f64,
     /// Gradients of all trainable parameters.
     pub gradients: Gradients,
+    /// Loss and statistics.
+    pub figures: Figures,
+}
+
+/// What a batch, or a micro-batch of it, amounts to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Σ_i w_i Σ_t L.
+    pub loss: f64,
     /// Ratios, clips, KL and entropy, summed over tokens.
     pub stats: PolicyStats,
     /// Largest |exp(ℓ − ℓ_old) − 1| over all scored tokens.
@@ -52,125 +62,195 @@ pub struct Backward {
     pub tokens: usize,
 }
 
+impl Figures {
+    fn merge(&mut self, other: &Figures) {
+        self.loss += other.loss;
+        self.stats.merge(&other.stats);
+        self.ratio_max_abs_dev = self.ratio_max_abs_dev.max(other.ratio_max_abs_dev);
+        self.tokens += other.tokens;
+    }
+}
+
+/// Some of the records with their share of the columns.
+#[derive(Clone, Copy)]
+struct MicroBatch<'a> {
+    records: &'a [Record],
+    /// One a record, or one a scored token.
+    advantage: &'a [f32],
+    seq_weight: &'a [f32],
+}
+
 /// Forward and backward of `records` under `objective`; `advantage` and `seq_weight` have one
-/// entry per record (or `advantage` one per scored token). Micro-batches run in parallel; their
-/// gradients are added in order.
-pub fn forward_backward(
-    model: &Decoder,
+/// entry per record (or `advantage` one per scored token). On the CPU micro-batches run in parallel
+/// and their gradients are added in order; on a GPU one after another adds to the sum.
+pub fn forward_backward<T: Float>(
+    model: &Decoder<T>,
     records: &[Record],
     advantage: &[f32],
     seq_weight: &[f32],
     objective: Objective<'_>,
 ) -> Result<Backward> {
-    let size = objective.micro_batch.max(1);
-    let per_token = advantage.len() != records.len();
-    let offsets = scored_offsets(records);
-    let parts: Vec<Result<Backward>> = records
-        .par_chunks(size)
-        .enumerate()
-        .map(|(i, records)| {
-            let (first, last) = (i * size, i * size + records.len());
-            let advantage = match per_token {
-                true => Advantage::PerToken((&advantage[offsets[first]..offsets[last]]).into()),
-                false => Advantage::PerSequence((&advantage[first..last]).into()),
+    let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1));
+    let mut gradients = Gradients::zeros(&model.params, &model.space)?;
+    let mut figures = Figures::default();
+    match model.device {
+        Device::Gpu(_) => {
+            for batch in batches {
+                figures.merge(&micro_batch(model, batch, objective, &mut gradients)?);
+            }
+        }
+        Device::Cpu => {
+            let one = |batch: MicroBatch<'_>| {
+                let mut gradients = Gradients::zeros(&model.params, &Space::Host)?;
+                let figures = micro_batch(model, batch, objective, &mut gradients)?;
+                Ok((gradients, figures))
             };
-            micro_batch(model, records, advantage, &seq_weight[first..last], objective)
-        })
-        .collect();
-    let mut total = Backward {
-        loss: 0.0,
-        gradients: Gradients::zeros(&model.params),
-        stats: PolicyStats::default(),
-        ratio_max_abs_dev: 0.0,
-        tokens: 0,
-    };
-    for part in parts {
-        let part = part?;
-        total.loss += part.loss;
-        total.gradients.add(&part.gradients);
-        total.stats.merge(&part.stats);
-        total.ratio_max_abs_dev = total.ratio_max_abs_dev.max(part.ratio_max_abs_dev);
-        total.tokens += part.tokens;
+            let parts: Vec<Result<(Gradients, Figures)>> =
+                batches.into_par_iter().map(one).collect();
+            for part in parts {
+                let (part, its) = part?;
+                gradients.add(&part);
+                figures.merge(&its);
+            }
+        }
     }
-    Ok(total)
+    Ok(Backward { gradients, figures })
 }
 
-fn micro_batch(
-    model: &Decoder,
-    records: &[Record],
-    advantage: Advantage<'_, f32>,
-    seq_weight: &[f32],
+fn cut<'a>(
+    records: &'a [Record],
+    advantage: &'a [f32],
+    seq_weight: &'a [f32],
+    size: usize,
+) -> Vec<MicroBatch<'a>> {
+    let per_token = advantage.len() != records.len();
+    let offsets = scored_offsets(records);
+    let part = |(i, records): (usize, &'a [Record])| {
+        let (first, last) = (i * size, i * size + records.len());
+        let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
+        let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
+        MicroBatch { records, advantage, seq_weight }
+    };
+    records.chunks(size).enumerate().map(part).collect()
+}
+
+fn micro_batch<T: Float>(
+    model: &Decoder<T>,
+    part: MicroBatch<'_>,
     objective: Objective<'_>,
-) -> Result<Backward> {
-    let scored = ScoredTokens::of(records);
-    let mut gradients = Gradients::zeros(&model.params);
+    gradients: &mut Gradients,
+) -> Result<Figures> {
+    let (space, d) = (&model.space, model.config.hidden);
+    let scored = ScoredTokens::of(part.records);
+    let batch = scored.packed.place(space)?;
+    let targets = space.copy_of(&scored.targets)?;
 
     // 1. Policy: hidden states, then log-probs of the scored tokens.
     let mut tape = Tape::default();
-    let hidden = model.forward(&scored.packed, true, None, Some(&mut tape))?;
-    let rows = gather_rows(&hidden, &scored.rows, model.config.hidden);
-    let scores = model.score(&rows, &scored.targets, objective.temperature)?;
+    let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
+    let rows = gather_rows(model, space, &hidden, d, &scored.rows)?;
+    drop(hidden);
+    let scores = model.score(space, &rows, &targets, objective.temperature)?;
 
     // 2. Loss and its gradient with respect to each log-prob.
-    let old_logp = scored.gather(records, |r| &r.old_logp);
+    let (dlogp, figures) = loss(model, part, &scored, [&scores.logp, &scores.entropy], objective)?;
+
+    // 3. Back through head and blocks.
+    let drows = model.score_backward(space, &rows, &targets, &scores, &dlogp, gradients)?;
+    drop((rows, scores));
+    let dhidden = scatter_rows(model, space, &drows, &scored.rows, batch.tokens())?;
+    drop(drows);
+    model.backward(&batch, tape, dhidden, gradients)?;
+    Ok(figures)
+}
+
+/// The loss of a micro-batch, and its gradient with respect to the log-probs.
+fn loss<T: Float>(
+    model: &Decoder<T>,
+    part: MicroBatch<'_>,
+    scored: &ScoredTokens,
+    [logp, entropy]: [&Memory<f32>; 2],
+    objective: Objective<'_>,
+) -> Result<(Memory<f32>, Figures)> {
+    let (space, records) = (&model.space, part.records);
+    let old = scored.gather(records, |r| &r.old_logp);
+    let old_logp = space.copy_of(&old)?;
     let has_ref = records.iter().all(|r| !r.ref_logp.is_empty());
     let ref_logp = if has_ref { scored.gather(records, |r| &r.ref_logp) } else { Vec::new() };
-    let (mut loss, mut stats) = (0.0, PolicyStats::default());
-    let mut dlogp = vec![0f32; scored.len()];
+    let ref_logp = space.copy_of(&ref_logp)?;
+    let advantage = space.copy_of(part.advantage)?;
+    let cu_seqlens = space.copy_of(&scored.cu_seqlens)?;
+    let seq_weight = space.copy_of(part.seq_weight)?;
+    let mut figures = Figures { tokens: scored.len(), ..Figures::default() };
+    let mut dlogp = space.take(scored.len())?;
     let args = PolicyLoss {
-        old_logp: Some((&old_logp).into()),
-        ref_logp: has_ref.then(|| (&ref_logp).into()),
-        entropy: Some((&scores.entropy).into()),
-        stats: Some(&mut stats),
+        old_logp: Some(old_logp.all()),
+        ref_logp: has_ref.then(|| ref_logp.all()),
+        entropy: Some(entropy.all()),
+        stats: Some(&mut figures.stats),
         ..PolicyLoss::new(
-            (&scores.logp).into(),
-            advantage,
-            (&scored.cu_seqlens).into(),
-            seq_weight.into(),
+            logp.all(),
+            match part.advantage.len() == records.len() {
+                true => Advantage::PerSequence(advantage.all()),
+                false => Advantage::PerToken(advantage.all()),
+            },
+            cu_seqlens.all(),
+            seq_weight.all(),
             objective.settings,
-            &mut loss,
-            ViewMut::from(&mut dlogp),
+            &mut figures.loss,
+            dlogp.all_mut(),
         )
     };
     policy_loss(&model.device, args)?;
-
-    // 3. Back through head and blocks.
-    let drows = model.score_backward(&rows, &scored.targets, &scores, &dlogp, &mut gradients)?;
-    let dhidden = scatter_rows(&drows, &scored.rows, hidden.len(), model.config.hidden);
-    model.backward(&scored.packed, tape, &dhidden, &mut gradients)?;
-
     let deviation = |(new, old): (&f32, &f32)| ((*new as f64 - *old as f64).exp() - 1.0).abs();
-    let ratio_max_abs_dev = scores.logp.iter().zip(&old_logp).map(deviation).fold(0.0, f64::max);
-    Ok(Backward { loss, gradients, stats, ratio_max_abs_dev, tokens: scored.len() })
+    let new = logp.to_host()?;
+    figures.ratio_max_abs_dev = new.iter().zip(&old).map(deviation).fold(0.0, f64::max);
+    Ok((dlogp, figures))
 }
 
 /// Log-probs of all scored tokens of `records` under the base model (`adapt` false: the
 /// reference) or the current policy, written through `store`.
-pub fn score_records(
-    model: &Decoder,
+pub fn score_records<T: Float>(
+    model: &Decoder<T>,
     records: &mut [Record],
     adapt: bool,
     temperature: f64,
     micro_batch: usize,
     store: impl Fn(&mut Record, Vec<f32>) + Sync,
 ) -> Result<()> {
-    let parts: Vec<Result<()>> = records
-        .par_chunks_mut(micro_batch.max(1))
-        .map(|records| {
-            let scored = ScoredTokens::of(records);
-            let hidden = model.forward(&scored.packed, adapt, None, None)?;
-            let rows = gather_rows(&hidden, &scored.rows, model.config.hidden);
-            let logp = model.score(&rows, &scored.targets, temperature)?.logp;
-            for (i, record) in records.iter_mut().enumerate() {
-                let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
-                let mut column = vec![0f32; record.ids.len()];
-                record.scored().zip(&logp[span]).for_each(|(t, &l)| column[t] = l);
-                store(record, column);
-            }
-            Ok(())
-        })
-        .collect();
-    parts.into_iter().collect()
+    let one = |records: &mut [Record]| {
+        let scored = ScoredTokens::of(records);
+        let space = &model.space;
+        let rows = hidden_rows(model, &scored, adapt)?;
+        let targets = space.copy_of(&scored.targets)?;
+        let logp = model.score(space, &rows, &targets, temperature)?.logp.to_host()?;
+        for (i, record) in records.iter_mut().enumerate() {
+            let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
+            let mut column = vec![0f32; record.ids.len()];
+            record.scored().zip(&logp[span]).for_each(|(t, &l)| column[t] = l);
+            store(record, column);
+        }
+        Ok(())
+    };
+    match model.device {
+        Device::Gpu(_) => records.chunks_mut(micro_batch.max(1)).try_for_each(one),
+        Device::Cpu => {
+            let parts: Vec<Result<()>> =
+                records.par_chunks_mut(micro_batch.max(1)).map(one).collect();
+            parts.into_iter().collect()
+        }
+    }
+}
+
+/// Final hidden states before each scored token.
+pub(crate) fn hidden_rows<T: Float>(
+    model: &Decoder<T>,
+    scored: &ScoredTokens,
+    adapt: bool,
+) -> Result<Memory<T>> {
+    let space = &model.space;
+    let hidden = model.forward(&scored.packed.place(space)?, adapt, None, None)?;
+    gather_rows(model, space, &hidden, model.config.hidden, &scored.rows)
 }
 
 fn scored_offsets(records: &[Record]) -> Vec<usize> {
@@ -182,14 +262,32 @@ fn scored_offsets(records: &[Record]) -> Vec<usize> {
 }
 
 /// Rows `rows` of a row-major matrix of `d` columns.
-pub(crate) fn gather_rows(x: &[f32], rows: &[usize], d: usize) -> Vec<f32> {
-    rows.iter().flat_map(|&r| &x[r * d..(r + 1) * d]).copied().collect()
+pub(crate) fn gather_rows<T: Float>(
+    model: &Decoder<T>,
+    space: &Space,
+    x: &Memory<T>,
+    d: usize,
+    rows: &[i32],
+) -> Result<Memory<T>> {
+    let from = space.copy_of(rows)?;
+    let mut out = space.take(rows.len() * d)?;
+    let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
+    copy_rows(&model.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
+    Ok(out)
 }
 
-fn scatter_rows(x: &[f32], rows: &[usize], len: usize, d: usize) -> Vec<f32> {
-    let mut out = vec![0f32; len];
-    for (row, &to) in x.chunks_exact(d).zip(rows) {
-        out[to * d..(to + 1) * d].copy_from_slice(row);
-    }
-    out
+/// A matrix of `total` rows that are 0 but for `rows`.
+fn scatter_rows<T: Float>(
+    model: &Decoder<T>,
+    space: &Space,
+    x: &Memory<T>,
+    rows: &[i32],
+    total: usize,
+) -> Result<Memory<T>> {
+    let d = model.config.hidden;
+    let to = space.copy_of(rows)?;
+    let mut out = space.zeros(total * d)?;
+    let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
+    copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+    Ok(out)
 }

@@ -4,10 +4,11 @@
 //! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
 //! [`Trainer::load_state`]. The phases in [`crate::train::phases`] are loops over these verbs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::dtype::Float;
+use crate::error::{Error, Result};
 use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
@@ -15,23 +16,23 @@ use crate::quant::{Nf4Options, QuantType};
 use crate::rng::Purpose;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
-use crate::train::eval::{Evaluation, evaluate};
+use crate::train::eval::Evaluation;
 use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
 use crate::train::reward::{RewardFn, RewardOutcome};
-use crate::train::rollout::{Rollout, RolloutKey, Sampling, rollout};
+use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::task::{Countdown, Prompt, Task};
 
-/// Sequences decoded together per thread.
-const SLOTS: usize = 128;
+/// Sequences decoded together: per thread on the CPU, in all on a GPU.
+const SLOTS: (usize, usize) = (128, 512);
 
 /// Everything a run moves.
-pub struct Trainer {
+pub struct Trainer<T: Float = f32> {
     /// The run's settings.
     pub config: RunConfig,
     /// The policy.
-    pub model: Decoder,
+    pub model: Decoder<T>,
     /// State of the policy's optimiser.
     pub optimizer: Optimizer,
     /// The critic and its optimiser's state, if the run has one.
@@ -42,6 +43,8 @@ pub struct Trainer {
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
+    /// What rollouts on a GPU keep from one step to the next.
+    sampler: Mutex<Option<Sampler<T>>>,
     /// Scores completions; the task's verifier unless the caller sets another.
     pub reward: Arc<RewardFn>,
 }
@@ -58,24 +61,37 @@ pub struct Sampled {
 }
 
 impl Trainer {
-    /// A fresh model for `config`'s task, all parameters trainable.
+    /// A fresh f32 model for `config`'s task on the device that it names, all parameters trainable.
     ///
     /// # Errors
     /// `Config` for whatever the configuration asks for and cannot be had, before anything runs.
     pub fn new(config: RunConfig) -> Result<Trainer> {
+        let device = config.open_device()?;
+        Trainer::on(config, device)
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// The same on `device`, in the dtype `T`, which is the configuration's `model.dtype`.
+    pub fn on(config: RunConfig, device: Device) -> Result<Trainer<T>> {
         config.validate()?;
+        if config.dtype()? != T::DTYPE {
+            let reason =
+                format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
+            return Err(Error::config("model.dtype", reason));
+        }
         let task = task_of(&config)?;
         presets::by_name(&config.rl.loss, 1.0)?;
         lora_options(&config).check()?;
-        let model =
-            Decoder::random(&model_config(&config, task.as_ref()), Device::best()?, config.seed)?;
+        let shape = model_config(&config, task.as_ref());
+        let model = Decoder::random(&shape, device, config.seed)?;
         let verifier = task.clone();
         let reward = move |input: &crate::train::reward::RewardInput<'_>| {
             let prompt = Prompt { text: input.prompt.into() };
             let right = input.finished && verifier.is_correct(&prompt, input.completion);
             Ok(RewardOutcome::Score(right as u8 as f32))
         };
-        let optimizer = Optimizer::new(&model.params);
+        let optimizer = Optimizer::new(&model.device, &model.params)?;
         Ok(Trainer {
             config,
             model,
@@ -84,12 +100,13 @@ impl Trainer {
             states: States::default(),
             task,
             skipped: 0,
+            sampler: Mutex::new(None),
             reward: Arc::new(reward),
         })
     }
 
     /// Replaces the reward function.
-    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer {
+    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer<T> {
         self.reward = reward;
         self
     }
@@ -105,7 +122,11 @@ impl Trainer {
             greedy: false,
             max_new_tokens: self.max_new_tokens(),
             eos: self.task.vocab().eos(),
-            slots: SLOTS,
+            slots: match (self.config.rl.slots, &self.model.device) {
+                (0, Device::Cpu) => SLOTS.0,
+                (0, _) => SLOTS.1,
+                (n, _) => n,
+            },
         }
     }
 
@@ -118,12 +139,25 @@ impl Trainer {
 
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
-        let vocab = self.task.vocab();
-        let prompt_ids =
-            prompts.iter().map(|p| vocab.encode(&p.text)).collect::<Result<Vec<_>>>()?;
+        let prompt_ids = self.encode(&prompts)?;
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        let rollouts = rollout(&self.model, &prompt_ids, samples, &self.sampling(), key)?;
+        let rollouts = self.rollout(&prompt_ids, samples, &self.sampling(), key)?;
         Ok(Sampled { prompts, prompt_ids, rollouts })
+    }
+
+    fn encode(&self, prompts: &[Prompt]) -> Result<Vec<Vec<i32>>> {
+        prompts.iter().map(|p| self.task.vocab().encode(&p.text)).collect()
+    }
+
+    fn rollout(
+        &self,
+        prompts: &[Vec<i32>],
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -163,11 +197,12 @@ impl Trainer {
             bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
         }
         self.model.attach_lora(&lora_options(&self.config), self.config.seed)?;
-        self.optimizer = Optimizer::new(&self.model.params);
+        self.optimizer = Optimizer::new(&self.model.device, &self.model.params)?;
         Ok(bytes)
     }
 
-    /// Accuracy on the held-out prompts.
+    /// Accuracy on the held-out prompts, with the same draws at every call, so that two evaluations
+    /// differ by the policy alone.
     pub fn evaluate(&self) -> Result<Evaluation> {
         let eval = &self.config.eval;
         let prompts = self.task.heldout(eval.max_prompts);
@@ -179,14 +214,10 @@ impl Trainer {
             min_p: 0.0,
             ..self.sampling()
         };
-        evaluate(
-            &self.model,
-            self.task.as_ref(),
-            &prompts,
-            eval.samples,
-            &sampling,
-            self.config.seed,
-        )
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
+        let ids = self.encode(&prompts)?;
+        let rollouts = self.rollout(&ids, eval.samples, &sampling, key)?;
+        Ok(Evaluation::of(self.task.as_ref(), &prompts, &rollouts))
     }
 }
 

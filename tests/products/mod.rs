@@ -54,6 +54,7 @@ pub fn forward_on<T: Float>(
         lora,
         adapter: adapter.map(View::from),
         s: None,
+        residual: None,
         y: ViewMut::new(&mut y, &[m as i64, n as i64]).unwrap(),
     };
     matmul(device, args).unwrap();

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gradus::dtype::{DType, Float, bf16};
 use gradus::train::task::Prompt;
-use gradus::train::{Resume, RunConfig, explain, open_run, train};
+use gradus::train::{Resume, RunConfig, explain, open_run, run_config, train};
 use gradus::{Error, Result};
 
 mod doctor;
@@ -121,9 +122,15 @@ fn run(command: Command) -> Result<()> {
             };
             train(configuration(&args)?, &resume).map(|_| ())
         }
-        Command::Sample { run, prompt, samples } => sample(&run, prompt, samples),
+        Command::Sample { run, prompt, samples } => match run_config(&run)?.dtype()? {
+            DType::Bf16 => sample::<bf16>(&run, prompt, samples),
+            _ => sample::<f32>(&run, prompt, samples),
+        },
         Command::Eval { run } => {
-            let result = open_run(&run)?.evaluate()?;
+            let result = match run_config(&run)?.dtype()? {
+                DType::Bf16 => open_run::<bf16>(&run)?.evaluate()?,
+                _ => open_run::<f32>(&run)?.evaluate()?,
+            };
             print(&format!(
                 "accuracy {:.4} over {} completions\n",
                 result.accuracy, result.completions
@@ -155,8 +162,8 @@ fn configuration(args: &TrainArgs) -> Result<RunConfig> {
     Ok(config)
 }
 
-fn sample(run: &std::path::Path, prompt: Option<String>, samples: usize) -> Result<()> {
-    let trainer = open_run(run)?;
+fn sample<T: Float>(run: &std::path::Path, prompt: Option<String>, samples: usize) -> Result<()> {
+    let trainer = open_run::<T>(run)?;
     let prompts = match prompt {
         Some(text) => vec![Prompt { text }],
         None => trainer.task.heldout(3),

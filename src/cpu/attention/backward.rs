@@ -2,7 +2,7 @@
 //! writer and its sum one order.
 
 use super::lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
-use super::{Rows, into_rows};
+use super::{KeyRows, Rows, into_rows};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
@@ -166,8 +166,8 @@ fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_
     let mut dk = vec![[A::ZERO; LANES]; keys * chunks];
     let mut dv = dk.clone();
     let [mut pad_k, mut pad_v, mut pad_q, mut pad_dout]: [Vec<T>; 4] = Default::default();
-    let k = Rows::new(shared.k, head, key, keys, &mut pad_k);
-    let v = Rows::new(shared.v, head, key, keys, &mut pad_v);
+    let k = Rows::new(shared.k, head, KeyRows::From(key), keys, &mut pad_k);
+    let v = Rows::new(shared.v, head, KeyRows::From(key), keys, &mut pad_v);
     let mut tile = Tile::new(TILE.min(queries), keys, chunks);
     for (g, first) in (0..group).flat_map(|g| (0..queries).step_by(TILE).map(move |i| (g, i))) {
         let (h, count) = (head * group + g, TILE.min(queries - first));
@@ -179,8 +179,8 @@ fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_
             tile.fill(r, x, [k, v], seen + r, shared.scale);
             store(&tile.dq, 1.0, share.dq[(first + r) * group + g]);
         }
-        let q = Rows::new(shared.q, h, query + first, count, &mut pad_q);
-        let dout = Rows::new(shared.dout, h, query + first, count, &mut pad_dout);
+        let q = Rows::new(shared.q, h, KeyRows::From(query + first), count, &mut pad_q);
+        let dout = Rows::new(shared.dout, h, KeyRows::From(query + first), count, &mut pad_dout);
         for j in 0..seen + count - 1 {
             // The first query of the tile that sees key j.
             let r = (j + 1).saturating_sub(seen);

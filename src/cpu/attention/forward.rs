@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
-use super::{Rows, into_rows, probe};
+use super::{KeyRows, Rows, into_rows, probe};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, KvRows};
 use crate::view::View;
 
 /// Rows of scores a piece holds, if one query has no more heads than that.
@@ -17,7 +17,7 @@ const TILE: usize = 32;
 const BATCH: usize = 1 << 16;
 
 /// Consecutive queries of one sequence, for some of the key/value heads.
-struct Piece<'p, 'o, T> {
+struct Piece<'p, 'o, 'a, T> {
     /// Output rows, `[queries, heads of the piece]`.
     o: &'p mut [&'o mut [T]],
     /// logsumexp in the same order, or empty.
@@ -26,8 +26,8 @@ struct Piece<'p, 'o, T> {
     query: usize,
     /// Key/value heads.
     heads: Range<usize>,
-    /// First key as a row of `k`.
-    key: usize,
+    /// Rows of the keys.
+    keys: KeyRows<'a>,
     /// Keys that the first query sees; each further query sees one more.
     visible: usize,
 }
@@ -61,7 +61,7 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
     let shared = Shared { q: a.q, k: a.k, v: a.v, scale: A::from_f64(a.scale), group };
     let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
     let mut o = into_rows(&mut a.o);
-    let (mut pieces, work) = cut(&mut o, &mut lse, &shared, [a.cu_seqlens, a.kv_start, a.kv_len]);
+    let (mut pieces, work) = cut(&mut o, &mut lse, &shared, [a.cu_seqlens, a.kv_len], &a.kv_rows);
     let mean = work.saturating_mul(d * 2) / pieces.len().max(1);
     let batch = (BATCH / mean.max(1)).max(1);
     let batches: Vec<_> = pieces.chunks_mut(batch).collect();
@@ -76,16 +76,17 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
 }
 
 /// Cuts all sequences into pieces; returns them and the number of (row, key) pairs.
-fn cut<'p, 'o, T: Float, A>(
+fn cut<'p, 'o, 'a, T: Float, A>(
     mut o: &'p mut [&'o mut [T]],
     mut lse: &'p mut [f32],
     shared: &Shared<'_, T, A>,
-    [cu_seqlens, kv_start, kv_len]: [View<'_, i64>; 3],
-) -> (Vec<Piece<'p, 'o, T>>, usize) {
+    [cu_seqlens, kv_len]: [View<'_, i64>; 2],
+    kv_rows: &KvRows<'a>,
+) -> (Vec<Piece<'p, 'o, 'a, T>>, usize) {
     let (heads, kv_heads) = (shared.q.extent(1), shared.k.extent(1));
     let tile = (TILE / shared.group).max(1);
     let (mut pieces, mut work) = (Vec::new(), 0usize);
-    let sequences = kv_start.extent(0);
+    let sequences = kv_len.extent(0);
     for b in 0..sequences {
         let (first, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
         let hidden = kv_len.at(b) as usize - (end - first);
@@ -103,7 +104,7 @@ fn cut<'p, 'o, T: Float, A>(
                     lse: lse.split_off_mut(..rows).unwrap_or_default(),
                     query,
                     heads: h..h + split,
-                    key: kv_start.at(b) as usize,
+                    keys: KeyRows::of(kv_rows, b),
                     visible,
                 });
             }
@@ -113,11 +114,14 @@ fn cut<'p, 'o, T: Float, A>(
 }
 
 dispatch_simd! {
-    fn attend_all<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &Shared<'_, T, A>) = attend_all_body
+    fn attend_all<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, '_, T>], shared: &Shared<'_, T, A>) = attend_all_body
 }
 
 #[inline(always)]
-fn attend_all_body<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &Shared<'_, T, A>) {
+fn attend_all_body<T: Float, A: Lane>(
+    pieces: &mut [Piece<'_, '_, '_, T>],
+    shared: &Shared<'_, T, A>,
+) {
     let mut scratch: Scratch<T, A> = Scratch {
         q: Vec::new(),
         scores: Vec::new(),
@@ -134,7 +138,7 @@ fn attend_all_body<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, T>], shared: &
 
 #[inline(always)]
 fn attend<T: Float, A: Lane>(
-    piece: &mut Piece<'_, '_, T>,
+    piece: &mut Piece<'_, '_, '_, T>,
     shared: &Shared<'_, T, A>,
     scratch: &mut Scratch<T, A>,
 ) {
@@ -146,8 +150,8 @@ fn attend<T: Float, A: Lane>(
     let stride = keys.next_multiple_of(LANES);
     let rows = group * queries;
     for head in piece.heads.clone() {
-        let k = Rows::new(shared.k, head, piece.key, keys, &mut scratch.keys);
-        let v = Rows::new(shared.v, head, piece.key, keys, &mut scratch.values);
+        let k = Rows::new(shared.k, head, piece.keys, keys, &mut scratch.keys);
+        let v = Rows::new(shared.v, head, piece.keys, keys, &mut scratch.values);
         scratch.q.resize(rows * chunks, [A::ZERO; LANES]);
         scratch.scores.resize(rows * stride, A::ZERO);
         scratch.total.clear();
@@ -214,7 +218,8 @@ mod tests {
                 let mut rows: Vec<_> = o.chunks_mut(d).collect();
                 let (heads, visible) = (0..1, keys - 2);
                 let (o_rows, lse_rows) = (&mut rows[..], &mut lse[..]);
-                let piece = Piece { o: o_rows, lse: lse_rows, query: 0, heads, key: 0, visible };
+                let keys = KeyRows::From(0);
+                let piece = Piece { o: o_rows, lse: lse_rows, query: 0, heads, keys, visible };
                 match wide {
                     true => attend_all(&mut [piece], &shared),
                     false => attend_all_body(&mut [piece], &shared),

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::ops::attention::{Attention, AttentionBwd};
+use crate::ops::attention::{Attention, AttentionBwd, KvRows};
 use crate::view::{View, ViewMut};
 use lanes::LANES;
 
@@ -29,6 +29,42 @@ pub(crate) fn attention_bwd<T: Float>(a: AttentionBwd<'_, T>) {
     }
 }
 
+/// The rows that hold the keys of one sequence.
+#[derive(Clone, Copy)]
+enum KeyRows<'a> {
+    From(usize),
+    Pages(&'a [i32], usize),
+}
+
+impl<'a> KeyRows<'a> {
+    /// Those of sequence `b`.
+    fn of(rows: &KvRows<'a>, b: usize) -> KeyRows<'a> {
+        match rows {
+            KvRows::From(start) => KeyRows::From(start.at(b) as usize),
+            KvRows::Pages { table, size } => KeyRows::Pages(table.row(b), *size),
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, j: usize) -> usize {
+        match self {
+            KeyRows::From(start) => start + j,
+            KeyRows::Pages(table, size) => table[j / size] as usize * size + j % size,
+        }
+    }
+
+    /// The row of the first of `len` keys that lie in rows one after another.
+    fn run(&self, len: usize) -> Option<usize> {
+        match *self {
+            KeyRows::From(start) => Some(start),
+            KeyRows::Pages(table, size) => {
+                let pages = &table[..len.div_ceil(size)];
+                pages.windows(2).all(|p| p[1].wrapping_sub(p[0]) == 1).then(|| self.row(0))
+            }
+        }
+    }
+}
+
 /// Rows of one head, each a whole number of lanes.
 #[derive(Clone, Copy)]
 struct Rows<'a, T> {
@@ -41,19 +77,19 @@ struct Rows<'a, T> {
 }
 
 impl<'a, T: Float> Rows<'a, T> {
-    /// Rows `start..start + len` of `head`, `len` > 0; copied to `padded` with zeros behind if `D`
-    /// is not a multiple of the lanes.
+    /// The rows of the first `len` keys of `head`, `len` > 0; copied to `padded` if they do not
+    /// follow one another, or with zeros behind if `D` is not a multiple of the lanes.
     #[inline(always)]
     fn new(
         view: View<'a, T>,
         head: usize,
-        start: usize,
+        keys: KeyRows<'_>,
         len: usize,
         padded: &'a mut Vec<T>,
     ) -> Self {
         let (d, chunks, life) = (view.extent(2), view.extent(2).div_ceil(LANES), PhantomData);
-        let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
-        if d.is_multiple_of(LANES) {
+        if let (Some(start), true) = (keys.run(len), d.is_multiple_of(LANES)) {
+            let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
             let stride = if len > 1 { view.dims().strides()[0] as usize } else { 0 };
             return Rows { base: first.as_ptr(), stride, len, chunks, life };
         }
@@ -61,7 +97,7 @@ impl<'a, T: Float> Rows<'a, T> {
         padded.clear();
         padded.resize(len * width, T::from_f32(0.0));
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
-            row[..d].copy_from_slice(view.row2(start + j, head));
+            row[..d].copy_from_slice(view.row2(keys.row(j), head));
         }
         Rows { base: padded.as_ptr(), stride: width, len, chunks, life }
     }

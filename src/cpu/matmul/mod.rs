@@ -54,21 +54,22 @@ pub(crate) struct Forward<'a, T> {
     pub bias: Option<View<'a, T>>,
     pub adapters: Adapters<'a, T>,
     pub s: Option<ViewMut<'a, f32>>,
+    pub residual: Option<View<'a, T>>,
     pub y: ViewMut<'a, T>,
 }
 
 pub(crate) fn matmul<T: Float>(args: Matmul<'_, T>) {
-    let Matmul { x, w, bias, lora, adapter, s, y } = args;
-    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, y };
+    let Matmul { x, w, bias, lora, adapter, s, residual, y } = args;
+    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, residual, y };
     match T::DTYPE {
         DType::F64 => forward::<T, f64>(pass, &w),
         _ => forward::<T, f32>(pass, &w),
     }
 }
 
-/// Y = X·Wᵀ, then S·Bᵀ with S = scale·X·Aᵀ as further steps, then the bias.
+/// Y = X·Wᵀ, then S·Bᵀ with S = scale·X·Aᵀ as further steps, then the bias, then the residual.
 pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>) {
-    let Forward { x, bias, adapters, s, y } = pass;
+    let Forward { x, bias, adapters, s, residual, y } = pass;
     let (m, k, n) = (x.extent(0), x.extent(1), y.extent(1));
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
@@ -94,10 +95,12 @@ pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>
     let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).collect());
     let cells = Cells::new(y.into_rows(), n);
     product(&rows, n, &chain, &|place, sums| {
+        let residual = residual.as_ref().map(|residual| residual.row(place.row));
         // SAFETY: the product hands over each element once.
         unsafe {
             cells.update(place.row, place.column, sums, |column, y, sum| {
-                *y = bias.as_ref().map_or(sum, |bias| sum.plus(bias[column])).narrow();
+                let sum = bias.as_ref().map_or(sum, |bias| sum.plus(bias[column]));
+                *y = residual.map_or(sum, |row| A::widen(row[column]).plus(sum)).narrow();
             });
         }
     });

@@ -13,9 +13,9 @@ use crate::ops::nf4_matmul_dx::Nf4MatmulDx;
 use crate::quant::Nf4View;
 
 pub(crate) fn nf4_matmul<T: Float>(args: Nf4Matmul<'_, T>) {
-    let Nf4Matmul { x, w, bias, lora, adapter, s, y } = args;
+    let Nf4Matmul { x, w, bias, lora, adapter, s, residual, y } = args;
     let w = Expanded::new(&w);
-    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, y };
+    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, residual, y };
     match T::DTYPE {
         DType::F64 => forward::<T, f64>(pass, &w),
         _ => forward::<T, f32>(pass, &w),

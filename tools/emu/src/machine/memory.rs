@@ -246,7 +246,8 @@ impl Buffer {
     /// Marks a range as written.
     #[inline(always)]
     pub fn set_written(&mut self, offset: usize, bytes: usize) {
-        if bytes <= 8 && offset.is_multiple_of(bytes) {
+        // A power of two at a multiple of itself does not cross into the next byte of flags.
+        if bytes <= 8 && bytes.is_power_of_two() && offset.is_multiple_of(bytes) {
             self.init[offset / 8] |= (((1u32 << bytes) - 1) << (offset % 8)) as u8;
             return;
         }

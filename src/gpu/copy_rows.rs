@@ -1,0 +1,74 @@
+//! Rows gathered and scattered on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::ops::CopyRows;
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// `CopyRowsParams` of `kernels/copy_rows.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: u64,
+    y: u64,
+    from: Column,
+    to: Column,
+    rows: i64,
+    x_rows: i64,
+    y_rows: i64,
+    columns: i64,
+    x_stride: i64,
+    y_stride: i64,
+    lanes: i64,
+}
+
+pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<()> {
+    let (rows, columns) = (a.rows(), a.x.extent(1));
+    if rows == 0 || columns == 0 {
+        return Ok(());
+    }
+    let lanes = lanes(&a);
+    let mut stage = Stage::new(gpu, "copy_rows");
+    let params = Params {
+        x: stage.input(&a.x)?,
+        from: stage.opt_column(&a.from)?,
+        to: stage.opt_column(&a.to)?,
+        rows: rows as i64,
+        x_rows: a.x.extent(0) as i64,
+        y_rows: a.y.extent(0) as i64,
+        columns: columns as i64,
+        x_stride: a.x.stride(0),
+        y_stride: a.y.stride(0),
+        // Rows that are not named keep their values.
+        y: stage.update(a.y)?,
+        lanes: lanes as i64,
+    };
+    let blocks = rows.div_ceil(THREADS / lanes);
+    let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= i32::MAX as u32);
+    let Some(blocks) = blocks else {
+        return Err(Error::invalid("copy_rows", "to", format!("{rows} rows"), "fewer on a GPU"));
+    };
+    let kernel = format!("copy_rows_b{}", 8 * size_of::<T>());
+    stage.launch(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;
+    stage.finish()
+}
+
+/// Lanes that copy a row: one for each 16 bytes where rows start at multiples of 16 bytes, one for
+/// each element where not.
+fn lanes<T: Float>(a: &CopyRows<'_, T>) -> usize {
+    let size = size_of::<T>();
+    let aligned = |at: usize, stride: i64| at % 16 == 0 && stride as usize * size % 16 == 0;
+    // Operands of host memory are staged at aligned addresses.
+    let at = |host: bool, at: usize| if host { 0 } else { at };
+    let whole = aligned(at(a.x.is_host(), a.x.as_ptr() as usize), a.x.stride(0))
+        && aligned(at(a.y.is_host(), a.y.as_ptr() as usize), a.y.stride(0));
+    let step = if whole { 16 / size } else { 1 };
+    a.x.extent(1).div_ceil(step).next_power_of_two().min(THREADS)
+}

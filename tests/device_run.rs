@@ -1,0 +1,187 @@
+//! The whole trainer on the device: the demo, shrunk, goes through one SFT step, quantisation, a
+//! rollout and one GRPO step on the CPU and on every GPU executor, and every tensor is compared.
+//! Before each stage the device takes over the CPU's state, so that a stage's bound is its own.
+
+mod common;
+
+use common::devices::{Executor, gpus};
+use gradus::Device;
+use gradus::dtype::{DType, Float, bf16};
+use gradus::io::safetensors::Tensors;
+use gradus::objective::presets;
+use gradus::train::record::Record;
+use gradus::train::step::Backward;
+use gradus::train::{RunConfig, Trainer};
+
+/// The demo's shape in small: two blocks, grouped heads, odd widths, biases off.
+fn config(dtype: &str, extra: &[&str]) -> RunConfig {
+    let mut config = RunConfig::default();
+    let small = [
+        "model.hidden=32",
+        "model.heads=4",
+        "model.kv_heads=2",
+        "model.head_dim=16",
+        "model.ffn=72",
+        "task.digits=2",
+        "sft.demos=8",
+        "sft.batch=4",
+        "quantize.blocksize=32",
+        "lora.rank=4",
+        "rl.prompts=2",
+        "rl.group=3",
+        "rl.micro_batch=4",
+        "rl.slots=4",
+        "rl.beta=0.04",
+        "eval.max_prompts=2",
+        "eval.samples=1",
+    ];
+    config.apply_set(&format!("model.dtype={dtype}")).unwrap();
+    small.iter().chain(extra).for_each(|setting| config.apply_set(setting).unwrap());
+    config
+}
+
+/// Largest |a − b| of a tensor, in units of its largest element.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let size = a.iter().fold(0f32, |m, x| m.max(x.abs())) as f64;
+    let off = a.iter().zip(b).fold(0f64, |m, (a, b)| m.max((*a as f64 - *b as f64).abs()));
+    assert!(a.iter().chain(b).all(|x| x.is_finite()));
+    if off == 0.0 { 0.0 } else { off / size }
+}
+
+/// What docs/NUMERICS.md promises of a whole step beside the CPU's: of each gradient, relative to
+/// its largest element.
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::Bf16 => 2f64.powi(-5),
+        _ => 2f64.powi(-16),
+    }
+}
+
+fn assert_same_step<T: Float>(name: &str, model: &Trainer<T>, cpu: &Backward, gpu: &Backward) {
+    let bound = bound(T::DTYPE);
+    let (a, b) = (&cpu.figures, &gpu.figures);
+    assert_eq!(a.tokens, b.tokens, "{name}");
+    assert!(
+        (a.loss - b.loss).abs() <= bound * a.loss.abs().max(1.0),
+        "{name}: {} {}",
+        a.loss,
+        b.loss
+    );
+    assert_eq!(a.stats.n_tokens, b.stats.n_tokens, "{name}");
+    let entropy = (a.stats.sum_entropy - b.stats.sum_entropy).abs();
+    assert!(entropy <= bound * a.stats.sum_entropy.abs(), "{name}: entropy off by {entropy:e}");
+    let mut moved = 0;
+    for ((id, cpu), (_, gpu)) in cpu.gradients.iter().zip(gpu.gradients.iter()) {
+        let (cpu, gpu) = (cpu.to_host().unwrap(), gpu.to_host().unwrap());
+        let off = apart(&cpu, &gpu);
+        let parameter = &model.model.params.get(id).name;
+        assert!(
+            off <= bound,
+            "{name}: the gradient of {parameter} is off by {off:e} of its largest"
+        );
+        moved += cpu.iter().any(|&x| x != 0.0) as usize;
+    }
+    assert!(moved > 0, "{name}: some gradient is not zero");
+}
+
+/// An SFT batch through the verbs.
+fn sft<T: Float>(trainer: &Trainer<T>, records: &[Record]) -> Backward {
+    let tokens: usize = records.iter().map(|r| r.scored().count()).sum();
+    let weight = vec![1.0 / tokens as f32; records.len()];
+    let settings = presets::sft().settings;
+    trainer.forward_backward(records, &vec![1.0; records.len()], &weight, &settings).unwrap()
+}
+
+/// A GRPO batch through the verbs, with advantages that do not vanish.
+fn grpo<T: Float>(trainer: &Trainer<T>, records: &[Record]) -> Backward {
+    let advantage: Vec<f32> = (0..records.len()).map(|i| [1.0, -0.5, 0.25][i % 3]).collect();
+    let weight = vec![1.0 / records.len() as f32; records.len()];
+    let settings = presets::by_name("grpo", 8.0).unwrap().settings;
+    trainer.forward_backward(records, &advantage, &weight, &settings).unwrap()
+}
+
+/// All that moves, apart from optimiser moments and 4-bit codes.
+fn parameters(state: &Tensors) -> Vec<(String, Vec<f32>)> {
+    let named = state.iter().filter(|(name, _)| name.starts_with("param/"));
+    named.map(|(name, data)| (name.clone(), data.to_vec::<f32>().unwrap())).collect()
+}
+
+/// The update of the gradients that `backward` holds is the CPU's AdamW, bit for bit, so what an
+/// update leaves is compared after both devices were given the same gradients: here by their own
+/// step, whose parameters may differ by twice the learning rate where a gradient is nothing but
+/// rounding.
+fn assert_same_update<T: Float>(name: &str, rate: f64, cpu: &Trainer<T>, gpu: &Trainer<T>) {
+    let (a, b) = (cpu.save_state().unwrap(), gpu.save_state().unwrap());
+    for ((key, a), (_, b)) in parameters(&a).into_iter().zip(parameters(&b)) {
+        let off = a.iter().zip(&b).fold(0f64, |m, (a, b)| m.max((*a as f64 - *b as f64).abs()));
+        assert!(off <= 2.1 * rate, "{name}: {key} moved apart by {off:e}");
+        let close = a.iter().zip(&b).filter(|(a, b)| (**a - **b).abs() as f64 <= 0.1 * rate);
+        assert!(close.count() * 10 >= a.len() * 9, "{name}: {key}: more than a tenth moved apart");
+    }
+}
+
+fn run<T: Float>(dtype: &str, executor: &Executor) {
+    let name = format!("{dtype} on {}", executor.name);
+    let mut cpu = Trainer::<T>::on(config(dtype, &[]), Device::Cpu).unwrap();
+    let mut gpu = Trainer::<T>::on(config(dtype, &[]), executor.device.clone()).unwrap();
+    let (a, b) = (cpu.save_state().unwrap(), gpu.save_state().unwrap());
+    assert_eq!(a, b, "{name}: the same start");
+
+    // 1. One SFT step on dense weights.
+    let records = cpu.demonstrations(0).unwrap();
+    assert_same_step(&name, &cpu, &sft(&cpu, &records), &sft(&gpu, &records));
+    let (a, b) = (cpu.sft_step(0).unwrap(), gpu.sft_step(0).unwrap());
+    for ((key, a), (_, b)) in a.iter().zip(&b) {
+        assert!((a - b).abs() <= bound(T::DTYPE) * a.abs(), "{name}: sft {key}: {a} and {b}");
+    }
+    assert_same_update(&name, cpu.config.sft.learning_rate / 20.0, &cpu, &gpu);
+
+    // 2. Quantisation of the same weights gives the same bytes.
+    gpu.load_state(&cpu.save_state().unwrap()).unwrap();
+    assert_eq!(cpu.quantize().unwrap(), gpu.quantize().unwrap(), "{name}");
+    assert_eq!(cpu.save_state().unwrap(), gpu.save_state().unwrap(), "{name}: 4-bit state");
+
+    // 3. A rollout with the same draws; its log-probs are the trainer's, bit for bit.
+    let (_, records, _) = cpu.collect(0).unwrap();
+    let (_, own, _) = gpu.collect(0).unwrap();
+    for (a, b) in records.iter().zip(&own) {
+        let same = a.ids.iter().zip(&b.ids).take_while(|(a, b)| a == b).count();
+        assert!(T::DTYPE == DType::Bf16 || a.ids == b.ids, "{name}: other tokens");
+        let pairs = a.old_logp.iter().zip(&b.old_logp).take(same);
+        let off = pairs.fold(0f64, |m, (a, b)| m.max((a - b).abs() as f64));
+        assert!(off <= bound(T::DTYPE), "{name}: log-probs apart by {off:e}");
+    }
+
+    // 4. One GRPO step, with a KL to the base: on the CPU's records both devices agree, on the
+    // device's own the first ratio is exactly 1.
+    assert_same_step(&name, &cpu, &grpo(&cpu, &records), &grpo(&gpu, &records));
+    let on_policy = grpo(&gpu, &own);
+    assert_eq!(on_policy.figures.ratio_max_abs_dev, 0.0, "{name}: the first ratio");
+    assert_eq!(on_policy.figures.stats.max_ratio, 1.0, "{name}");
+    let (values, deviation) = gpu.rl_step(0, own).unwrap();
+    assert_eq!(deviation, 0.0, "{name}");
+    let value = |key: &str| values.iter().find(|v| v.0 == key).map_or(f64::NAN, |v| v.1);
+    assert!(value("kl").abs() < 1e-9 || value("num_tokens") == 0.0, "{name}: KL to itself");
+
+    // 5. What the device saved goes on, on the CPU and on a fresh device.
+    let state = gpu.save_state().unwrap();
+    let mut again = Trainer::<T>::on(config(dtype, &[]), executor.device.clone()).unwrap();
+    again.load_state(&state).unwrap();
+    assert_eq!(again.save_state().unwrap(), state, "{name}: a state survives");
+    let (_, a, _) = gpu.collect(1).unwrap();
+    let (_, b, _) = again.collect(1).unwrap();
+    assert_eq!(a, b, "{name}: a resumed device samples the same bits");
+    cpu.load_state(&state).unwrap();
+    assert_eq!(cpu.save_state().unwrap(), state, "{name}: the CPU takes the device's state");
+}
+
+#[test]
+fn a_step_on_the_device_is_the_cpus_in_f32() {
+    gpus().iter().for_each(|executor| run::<f32>("f32", executor));
+}
+
+#[test]
+fn a_step_on_the_device_is_the_cpus_in_bf16() {
+    gpus().iter().for_each(|executor| run::<bf16>("bf16", executor));
+}

@@ -1,0 +1,159 @@
+//! What a step asks of the driver once it has run before: no memory, one wait a decode step, a known
+//! number of launches; and the memory plan, which is the arena that a run needs.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gradus::device::{Call, Driver, DriverInfo, EmuDriver, Gpu, KernelSet, RecordingDriver};
+use gradus::objective::presets;
+use gradus::train::optimizer::Update;
+use gradus::train::{MemoryPlan, RunConfig, Trainer};
+use gradus::{Device, Error};
+
+const LAYERS: usize = 2;
+
+fn config(extra: &[&str]) -> RunConfig {
+    let mut config = RunConfig::default();
+    let small = [
+        "model.hidden=32",
+        "model.heads=4",
+        "model.kv_heads=2",
+        "model.head_dim=16",
+        "model.ffn=64",
+        "task.digits=2",
+        "sft.demos=8",
+        "sft.batch=4",
+        "quantize.blocksize=32",
+        "lora.rank=4",
+        "rl.prompts=2",
+        "rl.group=2",
+        "rl.micro_batch=2",
+        "rl.slots=4",
+        "eval.max_prompts=2",
+        "eval.samples=2",
+    ];
+    small.iter().chain(extra).for_each(|setting| config.apply_set(setting).unwrap());
+    config
+}
+
+/// A quantised trainer on a recorded emulator, its arena reserved by the plan.
+fn recorded(config: RunConfig) -> (Trainer, Arc<RecordingDriver>) {
+    let driver = Arc::new(RecordingDriver::new(Arc::new(EmuDriver::new())));
+    let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(KernelSet::Sm80).unwrap();
+    let plan = MemoryPlan::new::<f32>(&config, gpu.info()).unwrap();
+    let mut trainer = Trainer::on(config, Device::Gpu(Arc::new(gpu))).unwrap();
+    trainer.model.space.arena().unwrap().reserve(plan.activations as usize).unwrap();
+    trainer.quantize().unwrap();
+    (trainer, driver)
+}
+
+fn emulator() -> DriverInfo {
+    EmuDriver::new().info().clone()
+}
+
+fn launches(calls: &[Call]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for call in calls {
+        if let Call::Launch(kernel) = call {
+            *counts.entry(kernel.clone()).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
+/// Everything between two norms is one launch, but for the low-rank products that come first.
+const DECODE: usize = 4 + LAYERS * (2 + 7 * 2 + 2 + 2 + 1 + 1);
+
+#[test]
+fn a_decode_step_allocates_nothing_and_waits_once() {
+    let (trainer, driver) = recorded(config(&[]));
+    let prompts = || (0..2).map(|i| trainer.task.train_prompt(i)).collect::<Vec<_>>();
+    let longest = |step| {
+        let sampled = trainer.sample(prompts(), 2, step).unwrap();
+        sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).max().unwrap_or(0)
+    };
+    // Every batch size runs once as it is and is recorded once.
+    (0..4).for_each(|step| drop(longest(step)));
+    driver.take();
+    let steps = longest(4) - 1;
+    let calls = driver.take();
+    assert!(!calls.iter().any(Call::is_memory), "{calls:?}");
+    let graphs: Vec<usize> = calls
+        .iter()
+        .filter_map(|call| if let Call::LaunchGraph(n) = call { Some(*n) } else { None })
+        .collect();
+    println!("{steps} decode steps of {} launches", graphs[0]);
+    assert_eq!(graphs, vec![DECODE; steps]);
+    // The prefill and the first draw wait for their results, then every step once.
+    let first = calls.iter().position(|call| matches!(call, Call::LaunchGraph(_))).unwrap();
+    let waits = calls[first..].iter().filter(|call| call.is_wait()).count();
+    assert_eq!(waits, steps);
+    assert!(launches(&calls[first..]).is_empty(), "a step is one call");
+}
+
+/// Forward: as a decode step without the cache, with the scored rows gathered and the fused head;
+/// backward: every product twice, every adapter's two gradients.
+#[test]
+fn a_train_step_allocates_nothing() {
+    let (mut trainer, driver) = recorded(config(&[]));
+    let (_, records, _) = trainer.collect(0).unwrap();
+    let records = &records[..2];
+    let settings = presets::by_name("grpo", 8.0).unwrap().settings;
+    let update =
+        Update { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, weight_decay: 0.0, grad_clip: 1.0 };
+    let mut step = || {
+        let backward =
+            trainer.forward_backward(records, &[1.0, -1.0], &[0.5, 0.5], &settings).unwrap();
+        assert!(trainer.optim_step(&backward, update).unwrap().applied);
+    };
+    (0..2).for_each(|_| step());
+    driver.take();
+    step();
+    let calls = driver.take();
+    let counts = launches(&calls);
+    let total: usize = counts.values().sum();
+    println!("a train step of one micro-batch: {total} launches\n{counts:#?}");
+    assert!(!calls.iter().any(Call::is_memory), "{calls:?}");
+    // Loss, log-probs for the ratio, norm and update report to the host.
+    let waits = calls.iter().filter(|call| call.is_wait()).count();
+    println!("{waits} waits");
+    assert_eq!(waits, 4);
+    let forward = 2 + LAYERS * (2 + 7 * 2 + 2 + 1 + 1);
+    let head = 6;
+    let backward = 1 + LAYERS * (2 + 7 * (2 + 3) + 2 + 2 + 1) - 3 * 2;
+    assert_eq!(total, forward + head + backward + 5);
+}
+
+#[test]
+fn the_plan_is_the_arena_that_a_run_needs() {
+    let config = config(&[]);
+    let (mut trainer, _) = recorded(config.clone());
+    let plan = MemoryPlan::new::<f32>(&config, &emulator()).unwrap();
+    println!("{plan}");
+    let (_, records, _) = trainer.collect(0).unwrap();
+    trainer.rl_step(0, records).unwrap();
+    let used = trainer.model.space.arena().unwrap().peak() as u64;
+    assert!(used <= plan.activations, "{used} of {}", plan.activations);
+    assert_eq!(trainer.model.space.arena().unwrap().live(), 0, "nothing stays out");
+}
+
+#[test]
+fn a_run_that_does_not_fit_says_what_would() {
+    let config = config(&["rl.prompts=8", "rl.group=8", "rl.micro_batch=64", "rl.slots=64"]);
+    let info = |memory| DriverInfo { memory, ..emulator() };
+    let plan = MemoryPlan::new::<f32>(&config, &info(80 << 30)).unwrap();
+    let short = info(plan.total / 2);
+    let error = MemoryPlan::fitting::<f32>(&config, &short).unwrap_err();
+    let Error::OutOfMemory { what, bytes } = &error else { panic!("{error}") };
+    assert_eq!(*bytes, plan.total);
+    let advice = what.split("; ").last().unwrap();
+    assert!(advice.contains("rl.micro_batch=") && advice.contains("rl.slots="), "{what}");
+    // The advice holds.
+    let mut smaller = config.clone();
+    for word in advice.split_whitespace().filter(|word| word.starts_with("rl.")) {
+        smaller.apply_set(word).unwrap();
+    }
+    assert!(MemoryPlan::fitting::<f32>(&smaller, &short).unwrap().total <= short.memory);
+}
