@@ -156,6 +156,7 @@ fn token_ops() {
             weight: weight.v(),
             eps: 1e-6,
             dy: dy.v(),
+            residual: None,
             dx: y.m(),
             dweight: Some(dweight.m()),
         };
@@ -188,13 +189,16 @@ fn products() {
     let (mut da, mut db) = (w.zeros(&[R, H]), w.zeros(&[V, R]));
     w.steady("matmul", 0, |d| {
         let lora = &[lora(&a, &b)][..];
-        let (bias, adapter, s) = (Some(bias.v()), None, Some(s.m()));
-        matmul(d, Matmul { x: x.v(), w: dense.v(), bias, lora, adapter, s, y: y.m() })
+        let (bias, adapter, s, residual) = (Some(bias.v()), None, Some(s.m()), None);
+        matmul(d, Matmul { x: x.v(), w: dense.v(), bias, lora, adapter, s, residual, y: y.m() })
     });
     w.steady("nf4_matmul", 0, |d| {
         let lora = &[lora(&a, &b)][..];
-        let (bias, adapter, s) = (Some(bias.v()), None, None);
-        nf4_matmul(d, Nf4Matmul { x: x.v(), w: four.v(), bias, lora, adapter, s, y: y.m() })
+        let (bias, adapter, s, residual) = (Some(bias.v()), None, None, None);
+        nf4_matmul(
+            d,
+            Nf4Matmul { x: x.v(), w: four.v(), bias, lora, adapter, s, residual, y: y.m() },
+        )
     });
     w.steady("matmul_dx", 0, |d| {
         let (lora, adapter, accumulate) = (&[lora(&a, &b)][..], None, true);
@@ -239,7 +243,7 @@ fn attention_and_its_gradient() {
             k: k.v(),
             v: v.v(),
             cu_seqlens: cu_seqlens.v(),
-            kv_start: kv_start.v(),
+            kv_rows: KvRows::From(kv_start.v()),
             kv_len: kv_len.v(),
             scale: 0.3,
             o: o.m(),
@@ -479,13 +483,13 @@ fn project(
     lora: &[Lora<'_, f32>],
     y: ViewMut<'_, f32>,
 ) -> Result<()> {
-    let (bias, adapter, s) = (None, None, None);
-    nf4_matmul(d, Nf4Matmul { x, w: weight.v(), bias, lora, adapter, s, y })
+    let (bias, adapter, s, residual) = (None, None, None, None);
+    nf4_matmul(d, Nf4Matmul { x, w: weight.v(), bias, lora, adapter, s, residual, y })
 }
 
 fn plain(d: &Device, x: View<'_, f32>, w: View<'_, f32>, y: ViewMut<'_, f32>) -> Result<()> {
-    let (bias, adapter, s) = (None, None, None);
-    matmul(d, Matmul { x, w, bias, lora: &[], adapter, s, y })
+    let (bias, adapter, s, residual) = (None, None, None, None);
+    matmul(d, Matmul { x, w, bias, lora: &[], adapter, s, residual, y })
 }
 
 fn attend(
@@ -501,7 +505,7 @@ fn attend(
         k: keys[0].v(),
         v: keys[1].v(),
         cu_seqlens: rows[0].v(),
-        kv_start: rows[1].v(),
+        kv_rows: KvRows::From(rows[1].v()),
         kv_len: rows[2].v(),
         scale: 0.3,
         o: o.buffer.view_mut(&heads)?,
