@@ -230,21 +230,10 @@ fn nf4_in_device_memory() {
 /// Memory of one place is refused by a device of another, by name.
 #[test]
 fn foreign_memory_is_refused() {
-    each_gpu(|device, memory| {
+    each_gpu(|_, memory| {
         let (x, mut y) = (memory.of(&[1f32; 4]), memory.empty::<f32>(4));
         let args = Lerp { a: vector(&x), b: vector(&x), lambda: 0.5, y: vector_mut(&mut y) };
         let text = lerp(&Device::Cpu, args).unwrap_err().to_string();
         assert!(text.contains("argument `a`") && text.contains("host memory"), "{text}");
-        let unsupported = rmsnorm(
-            device,
-            RmsNorm {
-                x: x.view(&[1, 4]).unwrap(),
-                weight: vector(&x),
-                eps: 0.0,
-                y: y.view_mut(&[1, 4]).unwrap(),
-                rstd: None,
-            },
-        );
-        assert!(unsupported.unwrap_err().to_string().contains("no GPU kernel"), "rmsnorm");
     });
 }

@@ -321,15 +321,13 @@ impl Driver for CudaDriver {
     /// copy that belongs to the graph.
     fn upload(&self, stream: Stream, dst: u64, src: &[u8]) -> DriverResult<()> {
         self.enter()?;
-        let mut capturing = lock(&self.capturing);
-        let src = match capturing.get_mut(&stream.0) {
-            Some(copies) => {
-                copies.push(src.into());
-                copies.last().map_or(src, |copy| copy)
-            }
-            None => src,
-        };
-        let (data, len) = (src.as_ptr() as *const c_void, src.len());
+        let copied = lock(&self.capturing).get_mut(&stream.0).map(|copies| {
+            let copy: Box<[u8]> = src.into();
+            let at = copy.as_ptr();
+            copies.push(copy);
+            at
+        });
+        let (data, len) = (copied.unwrap_or(src.as_ptr()) as *const c_void, src.len());
         // SAFETY: see above.
         let status = unsafe { cu::cuMemcpyHtoDAsync_v2(dst, data, len, stream.0 as _) };
         check("cuMemcpyHtoDAsync", status)

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 
 mod arena;
 mod buffer;
+mod copy_stream;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod driver;
@@ -30,6 +31,7 @@ mod workspace;
 
 pub use arena::{Arena, Space};
 pub use buffer::DeviceBuffer;
+pub(crate) use copy_stream::CopyStream;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};

@@ -147,6 +147,10 @@ impl<T: Element> PinnedBuffer<T> {
         self.given(gpu.call(|d| unsafe { d.download_async(gpu.stream(), dst, src, bytes) }))
     }
 
+    pub(super) fn block(&self) -> &Arc<PinnedBlock> {
+        &self.block
+    }
+
     fn given(&self, copy: Result<()>) -> Result<()> {
         copy?;
         if self.block.gpu.link.is_capturing() {
@@ -182,7 +186,7 @@ impl<T: Element> PinnedBuffer<T> {
     }
 
     /// The first of `count` elements from `at` on.
-    fn part(&self, at: usize, count: usize) -> Result<*mut T> {
+    pub(super) fn part(&self, at: usize, count: usize) -> Result<*mut T> {
         if at.checked_add(count).is_none_or(|end| end > self.len) {
             let got = format!("{count} from {at} on");
             let expected = format!("at most {} elements", self.len);

@@ -19,16 +19,16 @@ const CHUNK: u64 = 4096;
 /// `AdamWTensor` of `kernels/adamw.cu`.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
-struct Tensor {
-    param: u64,
-    grad: u64,
-    m: u64,
-    v: u64,
-    m_absmax: u64,
-    v_absmax: u64,
-    mask: u64,
-    count: i64,
-    first_block: i64,
+pub(super) struct Tensor {
+    pub param: u64,
+    pub grad: u64,
+    pub m: u64,
+    pub v: u64,
+    pub m_absmax: u64,
+    pub v_absmax: u64,
+    pub mask: u64,
+    pub count: i64,
+    pub first_block: i64,
 }
 
 /// `AdamWParams` of `kernels/adamw.cu`.
@@ -89,34 +89,67 @@ fn run(
     settings: &AdamWSettings,
     outcome: &mut AdamWOutcome,
 ) -> Result<()> {
-    // An empty tensor has no block; the numbers of the others stay those of the caller.
-    let mut blocks = 0;
-    for t in &mut tensors {
-        t.first_block = blocks;
-        blocks += (t.count as u64).div_ceil(CHUNK) as i64;
-    }
     *outcome = AdamWOutcome::default();
-    if blocks == 0 {
+    if tensors.iter().all(|t| t.count == 0) {
         return stage.finish();
     }
-    let c = Coefficients::new(settings);
-    let params = Params {
-        tensors: stage.table(&tensors)?,
-        maps: if maps.is_empty() { 0 } else { stage.table(maps)? },
-        outcome: stage.state(&[u64::MAX, 0, 0, 0])?,
-        tensor_count: tensors.len() as i64,
-        coefficients: c.as_array(),
-        decay_after: (settings.decay == DecayOrder::After) as i32,
-    };
-    let grid = Grid::linear(blocks as u32, THREADS);
-    stage.launch("adamw_check", grid, &params)?;
-    stage.launch(kernel, grid, &params)?;
-    let found = stage.fetch::<u64>(params.outcome, 4)?;
-    if found[0] != u64::MAX {
-        let (tensor, element) = (found[0] >> 40, found[0] & ((1 << 40) - 1));
-        outcome.non_finite = Some((tensor as usize, element as usize));
+    let step = Step::new(&mut stage, maps, settings)?;
+    step.launch(&mut stage, &["adamw_check", kernel], &mut tensors)?;
+    *outcome = step.outcome(&stage)?;
+    if outcome.non_finite.is_some() {
         return Ok(());
     }
-    (outcome.updated, outcome.unchanged, outcome.absorbed_bf16) = (found[1], found[2], found[3]);
     stage.finish()
+}
+
+/// One step: launches over lists of tensors that share coefficients and an outcome.
+pub(super) struct Step(Params);
+
+impl Step {
+    pub fn new(stage: &mut Stage<'_>, maps: &[f32], settings: &AdamWSettings) -> Result<Step> {
+        Ok(Step(Params {
+            tensors: 0,
+            maps: if maps.is_empty() { 0 } else { stage.table(maps)? },
+            outcome: stage.state(&[u64::MAX, 0, 0, 0])?,
+            tensor_count: 0,
+            coefficients: Coefficients::new(settings).as_array(),
+            decay_after: (settings.decay == DecayOrder::After) as i32,
+        }))
+    }
+
+    /// Starts the kernels one after another, each over all tensors.
+    pub fn launch(
+        &self,
+        stage: &mut Stage<'_>,
+        kernels: &[&str],
+        tensors: &mut [Tensor],
+    ) -> Result<()> {
+        // An empty tensor has no block; the numbers of the others stay those of the caller.
+        let mut blocks = 0;
+        for t in &mut *tensors {
+            t.first_block = blocks;
+            blocks += (t.count as u64).div_ceil(CHUNK) as i64;
+        }
+        if blocks == 0 {
+            return Ok(());
+        }
+        let (tensors, tensor_count) = (stage.table(tensors)?, tensors.len() as i64);
+        let params = Params { tensors, tensor_count, ..self.0 };
+        let grid = Grid::linear(blocks as u32, THREADS);
+        kernels.iter().try_for_each(|kernel| stage.launch(kernel, grid, &params))
+    }
+
+    /// What the launches did; waits for them.
+    pub fn outcome(&self, stage: &Stage<'_>) -> Result<AdamWOutcome> {
+        let found = stage.fetch::<u64>(self.0.outcome, 4)?;
+        if found[0] != u64::MAX {
+            let (tensor, element) = (found[0] >> 40, found[0] & ((1 << 40) - 1));
+            let non_finite = Some((tensor as usize, element as usize));
+            return Ok(AdamWOutcome { non_finite, ..AdamWOutcome::default() });
+        }
+        let [_, updated, unchanged, absorbed_bf16] = found[..] else {
+            return Ok(AdamWOutcome::default());
+        };
+        Ok(AdamWOutcome { non_finite: None, updated, unchanged, absorbed_bf16 })
+    }
 }

@@ -18,6 +18,7 @@ pub(crate) mod lora_grad;
 pub(crate) mod matmul;
 pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
+pub(crate) mod paged_adamw;
 pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;
 pub(crate) mod quantile;

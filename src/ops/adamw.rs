@@ -238,7 +238,7 @@ pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
     Ok(())
 }
 
-fn param_shape<T: Element>(
+pub(super) fn param_shape<T: Element>(
     check: Check,
     device: &Device,
     tensor: usize,
@@ -250,7 +250,7 @@ fn param_shape<T: Element>(
 }
 
 /// `operand` of tensor `tensor` has `shape` and no gaps.
-fn same(
+pub(super) fn same(
     check: Check,
     device: &Device,
     tensor: usize,
@@ -276,7 +276,7 @@ fn state_maxima(check: Check, tensor: usize, field: &str, maxima: &ViewMut<'_, f
     Ok(())
 }
 
-fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
+pub(super) fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
     check.non_negative("lr", s.lr)?;
     let is_decay = |beta: f64| (0.0..1.0).contains(&beta);
     check.that(is_decay(s.beta1), "beta1", s.beta1, "a number in [0, 1)")?;
