@@ -22,15 +22,6 @@
 // local memory: attention_f64: registers that live across the slow path of an f64 division, which is a call
 #include "attention.cuh"
 
-template <class T> struct AttentionParams {
-    Heads<const T> q, k, v;
-    Heads<T> o;
-    Sequences sequences;
-    float* lse;
-    i64 lse_stride, heads, group, d;
-    double scale;  // scale·log2(e)
-};
-
 template <class T, class A> __device__ __forceinline__ void attention(const AttentionParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;

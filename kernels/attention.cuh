@@ -81,6 +81,15 @@ __device__ __forceinline__ Keys keys_of(const Sequences& s, i64 t) {
     return {rows, fits ? visible : 0};
 }
 
+template <class T> struct AttentionParams {
+    Heads<const T> q, k, v;
+    Heads<T> o;
+    Sequences sequences;
+    float* lse;
+    i64 lse_stride, heads, group, d;
+    double scale;  // scale·log2(e)
+};
+
 __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }
 __device__ __forceinline__ double power_of_2(double x) { return exp2(x); }
 

@@ -65,6 +65,47 @@ __device__ __forceinline__ void ptx_mma_f16(float (&d)[4], const unsigned int (&
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Two numbers rounded once to nearest; `low` is the one at the lower address.
+__device__ __forceinline__ unsigned int ptx_pack_bf16(float low, float high) {
+    unsigned int d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+
+__device__ __forceinline__ unsigned int ptx_pack_f16(float low, float high) {
+    unsigned int d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+
+// Four 8 x 8 matrices of halves from shared memory: lane i names row i % 8 of matrix i / 8 and gets
+// elements 2·(i % 4) and the next of row i / 4 of each.
+__device__ __forceinline__ void ptx_load_matrices(unsigned int (&d)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"((unsigned int)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+// The same matrices, each transposed.
+__device__ __forceinline__ void ptx_load_matrices_transposed(unsigned int (&d)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"((unsigned int)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+// ---- copies to shared memory that run beside the arithmetic ------------------------------------
+
+// 16 bytes, or as many zeros if `there` is 0; both addresses are multiples of 16.
+__device__ __forceinline__ void ptx_copy16(void* to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned int)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+// Waits for this thread's copies.
+__device__ __forceinline__ void ptx_copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // ---- memory -----------------------------------------------------------------------------------
 
 // 16 bytes that are read once: past L1, first to leave L2.

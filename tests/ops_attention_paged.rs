@@ -110,30 +110,30 @@ fn attention_over_pages_in_order() {
 }
 
 /// Queries, cache and tables of a device, and an output with guards.
-struct OnDevice<'g> {
+struct OnDevice<'g, T> {
     device: &'g Device,
     l: Layout,
-    q: DeviceBuffer<f32>,
-    kv: DeviceBuffer<f32>,
+    q: DeviceBuffer<T>,
+    kv: DeviceBuffer<T>,
 }
 
-impl OnDevice<'_> {
+impl<T: Float> OnDevice<'_, T> {
     /// Two slots with one query each, 4 pages of 4 rows.
-    fn new(device: &Device) -> OnDevice<'_> {
+    fn new(device: &Device) -> OnDevice<'_, T> {
         let Device::Gpu(gpu) = device else { unreachable!() };
         let l = Layout { rows: 16, ..Layout::with_keys(&[1, 1], &[7, 8], 4, 2, 16) };
-        let q = narrowed::<f32>(normals(1, l.q_len(), 1.0));
-        let kv = narrowed::<f32>(normals(2, l.k_len(), 1.0));
-        let upload = |x: &[f32]| DeviceBuffer::from_host(gpu, x).unwrap();
+        let q = narrowed::<T>(normals(1, l.q_len(), 1.0));
+        let kv = narrowed::<T>(normals(2, l.k_len(), 1.0));
+        let upload = |x: &[T]| DeviceBuffer::from_host(gpu, x).unwrap();
         OnDevice { device, q: upload(&q), kv: upload(&kv), l }
     }
 
-    fn run(&self, cu: &[i64], len: &[i64], table: &[i32]) -> Vec<f32> {
+    fn run(&self, cu: &[i64], len: &[i64], table: &[i32]) -> Vec<T> {
         let Device::Gpu(gpu) = self.device else { unreachable!() };
         let (cu, len) =
             (DeviceBuffer::from_host(gpu, cu).unwrap(), DeviceBuffer::from_host(gpu, len).unwrap());
         let table = DeviceBuffer::from_host(gpu, table).unwrap();
-        let mut o = DeviceBuffer::from_host(gpu, &vec![7f32; self.l.q_len()]).unwrap();
+        let mut o = DeviceBuffer::from_host(gpu, &vec![T::from_f64(7.0); self.l.q_len()]).unwrap();
         let args = Attention {
             q: self.q.view(&self.l.q_shape()).unwrap(),
             k: self.kv.view(&self.l.k_shape()).unwrap(),
@@ -153,28 +153,39 @@ impl OnDevice<'_> {
 #[test]
 fn tables_on_the_device_are_never_trusted() {
     for executor in shared_gpus() {
-        let on = OnDevice::new(&executor.device);
-        let good = on.run(&[0, 1, 2], &[7, 8], &[3, 0, 1, 2]);
-        assert!(good.iter().all(|x| x.is_finite()));
-        // A page that is not there is read as some page: in bounds, and the other slot never sees.
-        for page in [-1, i32::MIN, 4, i32::MAX] {
-            let got = on.run(&[0, 1, 2], &[7, 8], &[page, page, 1, 2]);
-            assert!(got.iter().all(|x| x.is_finite()), "page {page}");
-            assert_eq!(bits(&got[64..]), bits(&good[64..]));
-        }
-        // Empty slots, lengths without pages: NaN rows, and only those.
-        for len in [0, -1, 9, i64::MIN, i64::MAX] {
-            let got = on.run(&[0, 1, 2], &[len, 8], &[3, 0, 1, 2]);
-            assert!(got[..64].iter().all(|x| x.is_nan()), "length {len}");
-            assert_eq!(bits(&got[64..]), bits(&good[64..]), "length {len}");
-        }
-        for cu in [[0, 0, 2], [-5, 1, 2], [0, 1 << 60, 2], [2, 1, 0], [0, 1, 1]] {
-            on.run(&cu, &[7, 8], &[3, 0, 1, 2]);
-        }
-        // Sequence 0 has no query and garbage in its tables.
-        let got = on.run(&[0, 0, 2], &[-3, 8], &[-9, 9, 1, 2]);
-        assert_eq!(bits(&got[64..]), bits(&good[64..]));
+        check_tables_are_never_trusted::<f32>(&executor.device);
+        check_tables_are_never_trusted::<bf16>(&executor.device);
     }
+}
+
+fn check_tables_are_never_trusted<T: Float>(device: &Device) {
+    let on = OnDevice::<T>::new(device);
+    let finite = |x: &[T]| x.iter().all(|x| x.to_f64().is_finite());
+    let nan = |x: &[T]| x.iter().all(|x| x.to_f64().is_nan());
+    let good = on.run(&[0, 1, 2], &[7, 8], &[3, 0, 1, 2]);
+    assert!(finite(&good));
+    // A page that is not there is read as some page: in bounds, and the other slot never sees it.
+    for page in [-1, i32::MIN, 4, i32::MAX] {
+        let got = on.run(&[0, 1, 2], &[7, 8], &[page, page, 1, 2]);
+        assert!(finite(&got), "page {page}");
+        assert_eq!(bits_of(&got[64..]), bits_of(&good[64..]));
+    }
+    // Empty slots, lengths without pages: NaN rows, and only those.
+    for len in [0, -1, 9, i64::MIN, i64::MAX] {
+        let got = on.run(&[0, 1, 2], &[len, 8], &[3, 0, 1, 2]);
+        assert!(nan(&got[..64]), "length {len}");
+        assert_eq!(bits_of(&got[64..]), bits_of(&good[64..]), "length {len}");
+    }
+    for cu in [[0, 0, 2], [-5, 1, 2], [0, 1 << 60, 2], [2, 1, 0], [i64::MIN, i64::MAX, 1]] {
+        on.run(&cu, &[7, 8], &[3, 0, 1, 2]);
+    }
+    // Sequence 0 has no query and garbage in its tables.
+    let got = on.run(&[0, 0, 2], &[-3, 8], &[-9, 9, 1, 2]);
+    assert_eq!(bits_of(&got[64..]), bits_of(&good[64..]));
+    // A token behind the last sequence sees nothing.
+    let got = on.run(&[0, 1, 1], &[7, 8], &[3, 0, 1, 2]);
+    assert!(nan(&got[64..]));
+    assert_eq!(bits_of(&got[..64]), bits_of(&good[..64]));
 }
 
 /// One call with a spoilt argument fails with that argument's name and writes nothing.

@@ -24,6 +24,7 @@ static IMAGES: &[Image] = images! {
     "adamw",
     "attention",
     "attention_bwd",
+    "attention_mma",
     "convert",
     "copy_rows",
     "delta",

@@ -14,6 +14,12 @@ use crate::view::{View, ViewMut};
 const THREADS: u32 = 128;
 const WARPS: u64 = 4;
 
+/// Rows of a tile of the tensor-core kernels: (query, head) pairs of one key/value head.
+const TILE: usize = 64;
+
+/// `LIMIT` of `kernels/attention_mma.cuh`: rows, keys and tiles that count in 32 bits.
+const LIMIT: usize = 0x7fff_ff00;
+
 /// `Heads` of `kernels/attention.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -129,9 +135,16 @@ struct BwdParams {
 }
 
 pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result<()> {
-    let (tokens, heads, d) = (a.q.extent(0), a.q.extent(1), a.q.extent(2));
-    let grid = grid::<T>(gpu, "attention", tokens * heads, d, 2)?;
-    let mut stage = Stage::new(gpu, "attention");
+    let shape = Shape::of(&a.q, &a.k, &a.kv_rows, a.kv_len.extent(0));
+    let (dtype, &Shape { tokens, heads, d, .. }) = (T::DTYPE.name(), &shape);
+    let (op, kernel, grid) = match shape.tensor_width::<T>() {
+        Some(width) => ("attention_mma", format!("attention_mma_{dtype}_d{width}"), shape.tiles()),
+        None => {
+            let grid = grid::<T>(gpu, "attention", tokens * heads, d, 2)?;
+            ("attention", format!("attention_{dtype}"), grid)
+        }
+    };
+    let mut stage = Stage::new(gpu, op);
     let tables = [&a.cu_seqlens, &a.kv_len];
     let params = Params {
         q: Heads::read(&mut stage, &a.q)?,
@@ -142,11 +155,11 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
         lse_stride: a.lse.as_ref().map_or(0, |lse| lse.stride(0)),
         lse: stage.opt_output(a.lse)?,
         heads: heads as i64,
-        group: (heads / a.k.extent(1)) as i64,
+        group: shape.group() as i64,
         d: d as i64,
         scale: a.scale * std::f64::consts::LOG2_E,
     };
-    stage.launch(&format!("attention_{}", T::DTYPE.name()), grid, &params)?;
+    stage.launch(&kernel, grid, &params)?;
     stage.finish()
 }
 
@@ -177,6 +190,60 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
     stage.launch(&format!("attention_dq_{}", T::DTYPE.name()), dq_grid, &params)?;
     stage.launch(&format!("attention_dkv_{}", T::DTYPE.name()), dkv_grid, &params)?;
     stage.finish()
+}
+
+/// The extents that choose a kernel.
+struct Shape {
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+    /// The most keys that tables could name.
+    room: usize,
+    sequences: usize,
+}
+
+impl Shape {
+    fn of<T: Float>(
+        q: &View<'_, T>,
+        k: &View<'_, T>,
+        kv_rows: &KvRows<'_>,
+        sequences: usize,
+    ) -> Shape {
+        let room = match kv_rows {
+            KvRows::From(_) => k.extent(0),
+            KvRows::Pages { table, size } => table.extent(1).saturating_mul(*size),
+        };
+        Shape {
+            tokens: q.extent(0),
+            heads: q.extent(1),
+            kv_heads: k.extent(1),
+            d: q.extent(2),
+            room: room.max(k.extent(0)),
+            sequences,
+        }
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The width of the tensor-core kernel, if there is one for this dtype, `D` and size.
+    fn tensor_width<T: Float>(&self) -> Option<usize> {
+        let half = matches!(T::DTYPE, DType::Bf16 | DType::F16);
+        let rows = self.tokens.saturating_mul(self.group()).saturating_add(self.sequences);
+        let small = rows.max(self.room) < LIMIT && self.kv_heads <= u16::MAX as usize;
+        let fits = half && small && self.d.is_multiple_of(16);
+        [64, 96, 128].into_iter().find(|&width| fits && self.d <= width)
+    }
+
+    /// Blocks for the tiles of all sequences and key/value heads: as many as any offsets could
+    /// need, so that the launch depends on shapes alone.
+    fn tiles(&self) -> Grid {
+        let blocks = self.tokens * self.group() / TILE + self.sequences;
+        let used = if self.tokens == 0 { 0 } else { blocks as u32 };
+        Grid { blocks: [used, self.kv_heads as u32, 1], ..Grid::linear(used, THREADS) }
+    }
 }
 
 /// A warp for each of `units`, with `vectors` of `d` elements of shared memory.

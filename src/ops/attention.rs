@@ -59,7 +59,9 @@ pub struct Attention<'a, T> {
 ///
 /// f64 views are computed in f64, all others in f32 with the normaliser in f64. With u = 2⁻²⁴, n
 /// visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ_d|q_d·k_jd|, an output is within
-/// (2·ε + (40 + n/64)·u)·Σ_j p_j·|v_j| of exact, p being the exact probabilities.
+/// (2·ε + (40 + n/64)·u)·Σ_j p_j·|v_j| of exact, p being the exact probabilities. On a GPU bf16 and
+/// f16 with `D` a multiple of 16 up to 128 run on tensor cores and round the weights to their dtype
+/// for the product with v: `docs/NUMERICS.md` has the bound.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
@@ -202,6 +204,8 @@ impl<T: Float> Inputs<'_, '_, T> {
         check.that(fits, "q", format!("{heads} heads"), &expected)?;
         check.shape(device, "v", self.v, &[rows, kv_heads, d])?;
         let count = check.cu_seqlens(device, "cu_seqlens", self.cu_seqlens, tokens)?;
+        let fits = count > 0 || tokens == 0;
+        check.that(fits, "cu_seqlens", "one offset", "B + 1 offsets where there are queries")?;
         self.kv_rows.check(check, device, count)?;
         check.shape(device, "kv_len", self.kv_len, &[count])?;
         let looked_at =

@@ -136,3 +136,30 @@ pub fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4
     attention_bwd(device, args).unwrap();
     [dq, dk, dv]
 }
+
+/// One (query, head) in f64.
+pub struct Oracle {
+    /// Probabilities of the visible keys.
+    pub p: Vec<f64>,
+    pub lse: f64,
+    /// The largest Σ|q_d·k_jd| of a key, times the scale.
+    pub size: f64,
+}
+
+impl Oracle {
+    pub fn of(l: &Layout, [q, k]: [&[f64]; 2], at: (usize, usize, usize), seen: usize) -> Oracle {
+        let (b, t, h) = at;
+        let q = l.q_row(q, t, h);
+        let key = |j: usize| l.k_row(k, l.start[b] + j, h);
+        let dot = |j: usize| key(j).iter().zip(q).map(|(a, b)| a * b).sum::<f64>();
+        let dot_abs = |j: usize| key(j).iter().zip(q).map(|(a, b)| (a * b).abs()).sum::<f64>();
+        let scores: Vec<f64> = (0..seen).map(|j| l.scale() * dot(j)).collect();
+        let largest = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+        let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+        Oracle {
+            p: scores.iter().map(|s| (s - largest).exp() / sum).collect(),
+            lse: largest + sum.ln(),
+            size: (0..seen).map(|j| l.scale() * dot_abs(j)).fold(0.0, f64::max),
+        }
+    }
+}
