@@ -7,7 +7,7 @@
 // | x       | [N, K]              | f32, bf16, f16 | rows contiguous, any row stride      |
 // | packed  | [ceil(NK/2)]        | u8             | contiguous                           |
 // | absmax  | [blocks]            | f32            | any stride                           |
-// | bad     | [1]                 | u64            | least flat index of a value that is not finite |
+// | bad     | [1]                 | u64            | ~least flat index of a value that is not finite, else 0 |
 // | codes, nested (absmax) | [blocks], [ceil(blocks/256)] | u8, f32 | any stride         |
 // | table   | [256]               | f32            | ascending                            |
 // | offset  | [1]                 | f32            | mean of absmax                       |
@@ -94,7 +94,7 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
         if (!is_finite(v[k])) bad = first + k;
         m = fmaxf(m, fabsf(v[k]));
     }
-    if (bad >= 0) atomicMin((unsigned long long*)p.bad, (unsigned long long)bad);
+    if (bad >= 0) atomicMax((unsigned long long*)p.bad, ~(unsigned long long)bad);
     m = block_max(m, (int)(p.blocksize / VECTOR), warps);
     if (first >= count) return;
     const i64 block = first / p.blocksize;

@@ -48,7 +48,7 @@ pub(crate) fn nf4_quantize<T: Float>(
         x: stage.input(&a.x)?,
         packed: stage.output(a.packed)?,
         absmax: stage.column_out(a.absmax)?,
-        bad: stage.state(&[u64::MAX])?,
+        bad: stage.state(&[0u64])?,
         blocksize: a.blocksize as i64,
         bounds: thresholds.bounds,
         order: thresholds.order,
@@ -57,8 +57,8 @@ pub(crate) fn nf4_quantize<T: Float>(
     let grid = Grid::linear(numel.div_ceil(GROUP) as u32, GROUP as u32 / 8);
     stage.launch(&format!("nf4_quantize_{}", T::DTYPE.name()), grid, &params)?;
     match stage.fetch::<u64>(params.bad, 1)?[0] {
-        u64::MAX => stage.finish(),
-        index => Err(Error::NonFinite { op: check.0, arg: "x".into(), index: index as usize }),
+        0 => stage.finish(),
+        found => Err(Error::NonFinite { op: check.0, arg: "x".into(), index: !found as usize }),
     }
 }
 
