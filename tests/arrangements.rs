@@ -140,8 +140,8 @@ fn pieces<T: Float>(
                 cache.clear(i);
                 slot[i] = all.len() + i;
             }
-            let most = [1, 1, 3, 48][rng.below(4) as usize];
-            let count = 1 + rng.below(left.min(most) as u64) as usize;
+            let most = [1, 1, 3, 48][rng.below(4)];
+            let count = 1 + rng.below(left.min(most));
             packed.push(&all[i][done[i]..done[i] + count], done[i]);
             slots.push(slot[i]);
             rows.push(Rows { sequence: i, tokens: done[i]..done[i] + count });
@@ -170,7 +170,7 @@ fn check<T: Float>(device: &Device, name: &str, arrangements: usize, head_dim: u
         let mut rng = Rng::new(5, Purpose::User, [case as u32, 0, 0]);
         let mut order: Vec<usize> = (0..all.len()).collect();
         rng.shuffle(&mut order);
-        order.truncate(1 + rng.below(all.len() as u64) as usize);
+        order.truncate(1 + rng.below(all.len()));
         let got = match case % 3 {
             0 => whole(&model, &all, &order),
             _ => pieces(&model, &all, &order, &mut rng),

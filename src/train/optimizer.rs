@@ -77,7 +77,10 @@ impl Optimizer {
             beta2: update.beta2,
             weight_decay: update.weight_decay,
             step: self.t + 1,
-            grad_scale: norm.clip_coefficient(update.grad_clip)?,
+            grad_scale: match update.grad_clip {
+                f64::INFINITY => 1.0,
+                clip => norm.clip_coefficient(clip)?,
+            },
             ..AdamWSettings::default()
         };
         let mut outcome = AdamWOutcome::default();
