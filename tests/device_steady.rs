@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::normals;
 use gradus::device::{
-    Call, DeviceBuffer, EmuDriver, Gpu, KernelSet, PinnedBuffer, RecordingDriver,
+    Call, DeviceBuffer, Driver, DryDriver, EmuDriver, Gpu, KernelSet, PinnedBuffer, RecordingDriver,
 };
 use gradus::dtype::Element;
 use gradus::ops::*;
@@ -554,4 +554,51 @@ fn a_capture_of_other_adapters_is_refused() {
     assert!(error.contains("table"), "{error}");
     decode.step().unwrap();
     gpu.capture(|| decode.step()).unwrap().launch().unwrap();
+}
+
+/// Threads that share a device take turns over its memory, whatever it is that they call.
+#[test]
+fn threads_share_a_device() {
+    let w = World::new(KernelSet::Sm80);
+    let (hidden, head, targets) =
+        (w.f(1, &[T, H]), w.f(2, &[V, H]), w.of(&[1i32, 0, 47, 3, 3], &[T]));
+    let grads = [w.f(3, &[4097]), w.f(4, &[70])];
+    let norm = |device: &Device| {
+        let mut norm = GlobalNorm::default();
+        let grads = [grads[0].v(), grads[1].v()];
+        grad_norm(device, GradNorm { grads: &grads, norm: &mut norm }).unwrap();
+        norm
+    };
+    let score = |device: &Device| {
+        let (mut logp, mut score) = (w.zeros(&[T]), w.zeros(&[T, H]));
+        let head = Head::Dense(head.v());
+        let args = LinearLogProb::new(hidden.v(), head, targets.v(), logp.m());
+        linear_logprob(device, LinearLogProb { score: Some(score.m()), ..args }).unwrap();
+        (logp.bits(), score.bits())
+    };
+    let want = (norm(&w.device), score(&w.device));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..5).for_each(|_| assert_eq!(norm(&w.device), want.0)));
+            scope.spawn(|| (0..5).for_each(|_| assert!(score(&w.device) == want.1)));
+        }
+    });
+}
+
+/// Operands that are never the same twice do not fill the device with tables.
+#[test]
+fn tables_are_bounded() {
+    let driver = Arc::new(DryDriver::new(EmuDriver::new().info().clone()));
+    let gpu = Arc::new(Gpu::new(driver.clone()).unwrap());
+    let device = Device::Gpu(gpu.clone());
+    let grad = DeviceBuffer::<f32>::new(&gpu, 4000).unwrap();
+    let mut norm = GlobalNorm::default();
+    for first in 0..1500 {
+        let grad = grad.view(&[4000]).unwrap();
+        let grads: Vec<_> = (0..1000).map(|i| grad.narrow(first + i, 1).unwrap()).collect();
+        grad_norm(&device, GradNorm { grads: &grads, norm: &mut norm }).unwrap();
+    }
+    // 36 MB of tables went through slabs of at most 16 MiB, two generations of which meet.
+    assert!(driver.usage().peak < 80 << 20, "{:?}", driver.usage());
+    assert!(driver.usage().allocations < 16, "{:?}", driver.usage());
 }
