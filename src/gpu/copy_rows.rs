@@ -64,7 +64,9 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
 /// each element where not.
 fn lanes<T: Float>(a: &CopyRows<'_, T>) -> usize {
     let size = size_of::<T>();
-    let aligned = |at: usize, stride: i64| at % 16 == 0 && stride as usize * size % 16 == 0;
+    let aligned = |at: usize, stride: i64| {
+        at.is_multiple_of(16) && (stride as usize * size).is_multiple_of(16)
+    };
     // Operands of host memory are staged at aligned addresses.
     let at = |host: bool, at: usize| if host { 0 } else { at };
     let whole = aligned(at(a.x.is_host(), a.x.as_ptr() as usize), a.x.stride(0))
