@@ -238,6 +238,39 @@ fn doctor_and_config_explain_themselves() {
     assert_eq!(again, printed, "what config prints, config reads");
 }
 
+#[test]
+fn bench_measures_and_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.json");
+    let json = file.to_str().unwrap();
+    let ops = "lerp 4194304 f32";
+    let shown = must(gradus(&["bench", "--ops", ops, "--seconds", "0.05", "--json", json]));
+    assert!(shown.contains("GB/s") && shown.contains("lerp"), "{shown}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let table: serde_json::Value = serde_json::from_str(&written).unwrap();
+    let (rows, floors) = (table["rows"].as_array().unwrap(), &table["floors"][0]);
+    assert!(floors["bytes_per_s"].as_f64().unwrap() > 1e8, "{floors}");
+    assert!(floors["f32_flops_per_s"].as_f64().unwrap() > 1e8, "{floors}");
+    let row = &rows[0];
+    assert_eq!((&row["op"], &row["device"]), (&"lerp".into(), &"cpu".into()));
+    assert_eq!(row["bytes"], 12 << 22);
+    for field in
+        ["ms", "ms_p10", "ms_p90", "gb_per_s", "gflop_per_s", "floor_ms", "percent_of_floor"]
+    {
+        assert!(row[field].as_f64().is_some_and(|x| x > 0.0), "{field} {row}");
+    }
+    let (p10, p90) = (row["ms_p10"].as_f64(), row["ms_p90"].as_f64());
+    assert!(p10 <= row["ms"].as_f64() && row["ms"].as_f64() <= p90, "{row}");
+    let cuda = rows.iter().any(|row| row["device"] == "cuda");
+    assert!(cuda || table["cuda_left_out"].is_string(), "{table}");
+    assert!(cuda || shown.contains("cuda left out: "), "{shown}");
+    for (arguments, text) in [(["--ops", "nothing"], "`ops`"), (["--seconds", "0"], "`seconds`")] {
+        let output = gradus(&[&["bench"][..], &arguments].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", self::text(&output));
+        assert!(self::text(&output).contains(text), "{}", self::text(&output));
+    }
+}
+
 /// A write that fails for want of space ends the run with a clear line; the run goes on from its
 /// last checkpoint once there is space.
 #[cfg(target_os = "linux")]

@@ -9,6 +9,19 @@ pub enum GpuProbe {
     Missing(Vec<String>),
 }
 
+/// The library's place, or what was looked for.
+impl std::fmt::Display for GpuProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            GpuProbe::Library(path) => write!(f, "found at {path}"),
+            GpuProbe::Missing(names) => {
+                let names = names.join(", ");
+                write!(f, "none ({names} not found); a GPU needs the driver, not the toolkit")
+            }
+        }
+    }
+}
+
 /// Looks for the driver library in the places the dynamic loader would.
 pub fn probe_gpu() -> GpuProbe {
     let names = ["libcuda.so.1", "libcuda.so"];

@@ -1,6 +1,7 @@
 //! `gradus doctor`: what is here, what will be used, and why.
 
 use gradus::Device;
+use gradus::bench::cpu_name;
 use gradus::device::{GpuProbe, probe_gpu, shipped_ptx};
 use gradus::ops::{Lerp, lerp};
 
@@ -8,11 +9,11 @@ use gradus::ops::{Lerp, lerp};
 pub fn report() -> String {
     let mut text = format!("gradus {}\n\n", env!("CARGO_PKG_VERSION"));
     let mut row = |name: &str, value: String| text += &format!("  {name:<14}{value}\n");
-    row("cpu", cpu());
+    row("cpu", cpu_name());
     row("threads", format!("{} (set `threads` to use fewer)", rayon::current_num_threads()));
     row("vector units", vector_units());
     row("memory", memory());
-    row("gpu driver", driver());
+    row("gpu driver", probe_gpu().to_string());
     for (name, value) in gpu() {
         row(name, value);
     }
@@ -20,12 +21,6 @@ pub fn report() -> String {
     row("trainer", "runs on the cpu: the decoder's ops have no GPU kernels yet".into());
     row("runs folder", runs_folder());
     text
-}
-
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.to_string())
 }
 
 fn vector_units() -> String {
@@ -62,18 +57,6 @@ fn memory() -> String {
             )
         }
         _ => "unknown".into(),
-    }
-}
-
-fn driver() -> String {
-    match probe_gpu() {
-        GpuProbe::Library(path) => format!("found at {path}"),
-        GpuProbe::Missing(names) => {
-            format!(
-                "none ({} not found); a GPU needs the driver, not the toolkit",
-                names.join(", ")
-            )
-        }
     }
 }
 

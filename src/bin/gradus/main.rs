@@ -1,4 +1,4 @@
-//! The command line: train, sample, eval, config, doctor.
+//! The command line: train, sample, eval, config, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 130 and 143 stopped by a signal, with a checkpoint.
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gradus::bench::{Settings, bench};
 use gradus::dtype::{DType, Float, bf16};
 use gradus::train::task::Prompt;
 use gradus::train::{Resume, RunConfig, explain, open_run, run_config, train};
@@ -59,6 +60,18 @@ enum Command {
     },
     /// What this machine has, what will be used, and why.
     Doctor,
+    /// Time, traffic and distance from the floor of each op, on the CPU and on CUDA.
+    Bench {
+        /// Only rows whose `op shape dtype` contains one of these texts, separated by `|`.
+        #[arg(long, value_name = "TEXT|TEXT")]
+        ops: Option<String>,
+        /// Also write the rows to this file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Time to spend on each row.
+        #[arg(long, default_value_t = 0.3)]
+        seconds: f64,
+    },
 }
 
 #[derive(clap::Args)]
@@ -141,6 +154,10 @@ fn run(command: Command) -> Result<()> {
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
         }
         Command::Doctor => print(&doctor::report()),
+        Command::Bench { ops, json, seconds } => {
+            let table = bench(&Settings { ops, seconds }, print)?;
+            json.map_or(Ok(()), |path| table.write(&path))
+        }
     }
 }
 

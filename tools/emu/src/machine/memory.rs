@@ -263,3 +263,23 @@ impl Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes of every length at every offset mark what they wrote and nothing else.
+    #[test]
+    fn writes_mark_exactly_their_bytes() {
+        for (offset, bytes) in (0..33).flat_map(|offset| (1..20).map(move |n| (offset, n))) {
+            let mut memory = Memory::default();
+            let at = memory.alloc("b", 64);
+            memory.host_write(at + offset, &vec![1; bytes]).unwrap();
+            let written = |i: u64| (offset..offset + bytes as u64).contains(&i);
+            for i in 0..64 {
+                let read = memory.host_read(at + i, &mut [0]);
+                assert_eq!(read.is_ok(), written(i), "{bytes} bytes from {offset}: byte {i}");
+            }
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //!
 //!     cargo run --release --features emu --example kernel_report
 
+mod decoder;
+
 use std::sync::Arc;
 
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu};
@@ -50,7 +52,8 @@ fn main() -> Result<()> {
     let bench = Bench::new()?;
     rows(&bench)?;
     tokens(&bench)?;
-    weights(&bench)
+    weights(&bench)?;
+    decoder::report(&bench)
 }
 
 fn rows(bench: &Bench) -> Result<()> {

@@ -1,0 +1,222 @@
+//! Products and 4-bit weights on the shapes of a decoder of 1.5 billion parameters.
+
+use crate::device::Memory;
+use crate::dtype::Float;
+use crate::ops::*;
+use crate::quant::{Absmax, Nf4View, QuantType};
+use crate::{DType, Device, Result, bf16};
+
+use super::case::{Case, Work, products, shape, table, wave};
+
+const BLOCK: usize = 64;
+const RANK: usize = 16;
+
+/// `[M, N, K]`: decoding one and many samples, and training, on an attention and an MLP matrix.
+const SHAPES: [[usize; 3]; 5] =
+    [[1, 1536, 1536], [64, 1536, 1536], [512, 1536, 1536], [1, 8960, 1536], [512, 8960, 1536]];
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = of::<f32>();
+    cases.extend(of::<bf16>());
+    cases
+}
+
+fn of<T: Float>() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for mnk in SHAPES {
+        cases.push(dense::<T>(mnk, false));
+        cases.push(four_bit::<T>("nf4_matmul", mnk, 0, false));
+        cases.push(four_bit::<T>("nf4_matmul", mnk, RANK, true));
+    }
+    let training = SHAPES[2];
+    cases.push(dense::<T>(training, true));
+    cases.push(four_bit::<T>("nf4_matmul_dx", training, RANK, false));
+    cases.push(weight_gradient::<T>(training));
+    cases.push(adapter_gradient::<T>(training));
+    cases.push(quantise::<T>(1536, 1536));
+    cases.push(dequantise::<T>(1536, 1536));
+    cases
+}
+
+fn named([m, n, k]: [usize; 3]) -> String {
+    format!("{m} x {n} x {k}")
+}
+
+/// `M·K + N·K + M·N` elements (`M·N` more with a residual), `2·M·N·K` flops.
+fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
+    let elements = m * k + n * k + m * n * (1 + residual as usize);
+    let name = named([m, n, k]) + if residual { " residual" } else { "" };
+    let costs = [size_of::<T>() * elements, 2 * m * n * k];
+    Case::new::<T>("matmul", name, costs, products::<T>(), move |device| {
+        let (x, w) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, n * k, 2)?);
+        let (r, mut y) = (wave::<T>(device, m * n, 3)?, Memory::<T>::new(device, m * n)?);
+        Ok(Box::new(move |device| {
+            let args = Matmul {
+                x: x.view(&shape(m, k))?,
+                w: w.view(&shape(n, k))?,
+                bias: None,
+                lora: &[],
+                adapter: None,
+                s: None,
+                residual: residual.then(|| r.view(&shape(m, n))).transpose()?,
+                y: y.view_mut(&shape(m, n))?,
+            };
+            matmul(device, args)
+        }))
+    })
+}
+
+/// A 4-bit matrix on a device.
+struct Weight {
+    packed: Memory<u8>,
+    absmax: Memory<f32>,
+    code: Memory<f32>,
+    n: usize,
+    k: usize,
+}
+
+impl Weight {
+    fn new(device: &Device, n: usize, k: usize) -> Result<Weight> {
+        Ok(Weight {
+            packed: table(device, n * k / 2, |i| (i * 151 % 256) as u8)?,
+            absmax: table(device, n * k / BLOCK, |i| 0.01 + (i % 7) as f32 * 0.01)?,
+            code: Memory::of(device, QuantType::Nf4.code())?,
+            n,
+            k,
+        })
+    }
+
+    fn view(&self) -> Result<Nf4View<'_>> {
+        let (n, k) = (self.n, self.k);
+        Ok(Nf4View {
+            packed: self.packed.view(&[(n * k / 2) as i64])?,
+            absmax: Absmax::F32(self.absmax.view(&[(n * k / BLOCK) as i64])?),
+            code: self.code.view(&[16])?,
+            n,
+            k,
+            blocksize: BLOCK,
+            dtype: DType::Bf16,
+        })
+    }
+
+    fn bytes(n: usize, k: usize) -> usize {
+        n * k / 2 + 4 * n * k / BLOCK
+    }
+}
+
+/// W as `N·K / 2` bytes and a maximum a block, X, Y and the adapter in elements; as many flops as the
+/// dense product and the adapter's `2·M·r·(K + N)`.
+fn four_bit<T: Float>(
+    op: &'static str,
+    [m, n, k]: [usize; 3],
+    rank: usize,
+    residual: bool,
+) -> Case {
+    let elements = m * k + m * n * (1 + residual as usize) + rank * (n + k);
+    let costs =
+        [Weight::bytes(n, k) + size_of::<T>() * elements, 2 * m * n * k + 2 * m * rank * (n + k)];
+    let mut name = named([m, n, k]);
+    if rank > 0 {
+        name += &format!(" r{rank}");
+    }
+    if residual {
+        name += " residual";
+    }
+    let forward = op == "nf4_matmul";
+    Case::new::<T>(op, name, costs, products::<T>(), move |device| {
+        let w = Weight::new(device, n, k)?;
+        let (x, r) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, m * n, 2)?);
+        let (a, b) = (wave::<T>(device, rank * k, 3)?, wave::<T>(device, rank * n, 4)?);
+        let mut out = Memory::<T>::new(device, m * n.max(k))?;
+        Ok(Box::new(move |device| {
+            let pair =
+                Lora { a: a.view(&shape(rank, k))?, b: b.view(&shape(n, rank))?, scale: 0.5 };
+            let lora = if rank > 0 { &[pair][..] } else { &[] };
+            let (w, adapter) = (w.view()?, None);
+            if !forward {
+                let (dy, dx) = (r.view(&shape(m, n))?, out.view_mut(&shape(m, k))?);
+                let args = Nf4MatmulDx { dy, w, lora, adapter, accumulate: false, dx };
+                return nf4_matmul_dx(device, args);
+            }
+            let args = Nf4Matmul {
+                x: x.view(&shape(m, k))?,
+                w,
+                bias: None,
+                lora,
+                adapter,
+                s: None,
+                residual: residual.then(|| r.view(&shape(m, n))).transpose()?,
+                y: out.view_mut(&shape(m, n))?,
+            };
+            nf4_matmul(device, args)
+        }))
+    })
+}
+
+/// dY and X, dW read and written in f32; `2·M·N·K` flops.
+fn weight_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
+    let costs = [size_of::<T>() * m * (n + k) + 8 * n * k, 2 * m * n * k];
+    Case::new::<T>("matmul_dw", named([m, n, k]), costs, products::<T>(), move |device| {
+        let (dy, x) = (wave::<T>(device, m * n, 1)?, wave::<T>(device, m * k, 2)?);
+        let mut dw = wave::<f32>(device, n * k, 3)?;
+        Ok(Box::new(move |device| {
+            let (dy, x) = (dy.view(&shape(m, n))?, x.view(&shape(m, k))?);
+            matmul_dw(device, MatmulDw { dy, x, dw: dw.view_mut(&shape(n, k))?, dbias: None })
+        }))
+    })
+}
+
+/// `M·(K + 2·N)` elements and f32 S and gradients; `2·M·r·(K + 2·N)` flops, in f32.
+fn adapter_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
+    let r = RANK;
+    let bytes = size_of::<T>() * (m * (k + 2 * n) + r * n) + 4 * m * r + 8 * r * (k + n);
+    let name = format!("{} r{r}", named([m, n, k]));
+    let costs = [bytes, 2 * m * r * (k + 2 * n)];
+    Case::new::<T>("lora_grad", name, costs, Work::F32, move |device| {
+        let (x, dy) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, m * n, 2)?);
+        let (a, b) = (wave::<T>(device, r * k, 3)?, wave::<T>(device, r * n, 4)?);
+        let s = wave::<f32>(device, m * r, 5)?;
+        let (mut da, mut db) = (wave::<f32>(device, r * k, 6)?, wave::<f32>(device, n * r, 7)?);
+        Ok(Box::new(move |device| {
+            let args = LoraGrad {
+                x: x.view(&shape(m, k))?,
+                dy: dy.view(&shape(m, n))?,
+                s: s.view(&shape(m, r))?,
+                lora: Lora { a: a.view(&shape(r, k))?, b: b.view(&shape(n, r))?, scale: 0.5 },
+                adapter: None,
+                index: 0,
+                da: da.view_mut(&shape(r, k))?,
+                db: db.view_mut(&shape(n, r))?,
+            };
+            lora_grad(device, args)
+        }))
+    })
+}
+
+/// An element read twice, half a byte and a block's maximum written.
+fn quantise<T: Float>(n: usize, k: usize) -> Case {
+    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k), 0];
+    Case::new::<T>("nf4_quantize", format!("{n} x {k}"), costs, Work::F32, move |device| {
+        let (x, mut w) = (wave::<T>(device, n * k, 1)?, Weight::new(device, n, k)?);
+        Ok(Box::new(move |device| {
+            let args = Nf4Quantize {
+                x: x.view(&shape(n, k))?,
+                quant_type: QuantType::Nf4,
+                blocksize: BLOCK,
+                packed: w.packed.view_mut(&[(n * k / 2) as i64])?,
+                absmax: w.absmax.view_mut(&[(n * k / BLOCK) as i64])?,
+            };
+            nf4_quantize(device, args)
+        }))
+    })
+}
+
+fn dequantise<T: Float>(n: usize, k: usize) -> Case {
+    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k), n * k];
+    Case::new::<T>("nf4_dequantize", format!("{n} x {k}"), costs, Work::F32, move |device| {
+        let (w, mut y) = (Weight::new(device, n, k)?, Memory::<T>::new(device, n * k)?);
+        Ok(Box::new(move |device| {
+            nf4_dequantize(device, Nf4Dequantize { w: w.view()?, y: y.view_mut(&shape(n, k))? })
+        }))
+    })
+}
