@@ -231,7 +231,7 @@ fn attentions(bench: &Bench) -> Result<()> {
             k: k.view(&wide(kv_heads))?,
             v: v.view(&wide(kv_heads))?,
             cu_seqlens,
-            kv_start,
+            kv_rows: KvRows::From(kv_start),
             kv_len,
             scale: 0.125,
             o: o.view_mut(&wide(heads))?,

@@ -214,7 +214,7 @@ fn attend<F: Float>(way: &str, [b, l, keys]: [usize; 3]) -> Case {
                 k: k.view(&wide(b * keys, KV_HEADS))?,
                 v: v.view(&wide(b * keys, KV_HEADS))?,
                 cu_seqlens: cu.view(&[b as i64 + 1])?,
-                kv_start: start.view(&[b as i64])?,
+                kv_rows: KvRows::From(start.view(&[b as i64])?),
                 kv_len: len.view(&[b as i64])?,
                 scale: (HEAD as f64).powf(-0.5),
                 o: o.view_mut(&wide(b * l, HEADS))?,
