@@ -26,6 +26,6 @@ pub mod trainer;
 
 pub use config::RunConfig;
 pub use plan::MemoryPlan;
-pub use run::{Resume, open_run, run_config, train};
+pub use run::{Resume, evaluate_run, open_run, sample_run, train};
 pub use summary::Summary;
 pub use trainer::Trainer;

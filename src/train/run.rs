@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
+use crate::train::eval::Evaluation;
 use crate::train::interrupt;
 use crate::train::metrics::{MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
@@ -18,6 +19,7 @@ use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
 use crate::train::progress::{Progress, line};
 use crate::train::summary::{SampleLine, Summary};
+use crate::train::task::Prompt;
 use crate::train::trainer::Trainer;
 
 /// Where a run starts.
@@ -82,13 +84,6 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     })
 }
 
-/// The configuration of the run in `folder`.
-pub fn run_config(folder: &Path) -> Result<RunConfig> {
-    let config = RunConfig::load(&folder.join("config.toml"))?;
-    config.validate()?;
-    Ok(config)
-}
-
 /// The newest state of the run in `folder`, ready to sample or evaluate. `T` is the dtype of its
 /// configuration.
 pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
@@ -102,6 +97,56 @@ pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
     let mut trainer = Trainer::on(config, device)?;
     trainer.load_state(&found.tensors)?;
     Ok(trainer)
+}
+
+fn run_config(folder: &Path) -> Result<RunConfig> {
+    let config = RunConfig::load(&folder.join("config.toml"))?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// Held-out accuracy of the run in `folder`.
+pub fn evaluate_run(folder: &Path) -> Result<Evaluation> {
+    match run_config(folder)?.dtype()? {
+        DType::Bf16 => open_run::<bf16>(folder)?.evaluate(),
+        _ => open_run::<f32>(folder)?.evaluate(),
+    }
+}
+
+/// `samples` completions of `prompt`, or of held-out prompts, by the run in `folder`; each with
+/// whether it is right and its log-prob.
+pub fn sample_run(
+    folder: &Path,
+    prompt: Option<String>,
+    samples: usize,
+) -> Result<Vec<(SampleLine, f32)>> {
+    match run_config(folder)?.dtype()? {
+        DType::Bf16 => sample_lines(&open_run::<bf16>(folder)?, prompt, samples),
+        _ => sample_lines(&open_run::<f32>(folder)?, prompt, samples),
+    }
+}
+
+fn sample_lines<T: Float>(
+    trainer: &Trainer<T>,
+    prompt: Option<String>,
+    samples: usize,
+) -> Result<Vec<(SampleLine, f32)>> {
+    let prompts = match prompt {
+        Some(text) => vec![Prompt { text }],
+        None => trainer.task.heldout(3),
+    };
+    // Step numbers of training start at 0; the last one is never reached by a run.
+    let sampled = trainer.sample(prompts, samples.max(1), u32::MAX as u64)?;
+    let mut lines = Vec::new();
+    for (prompt, rollouts) in sampled.prompts.iter().zip(&sampled.rollouts) {
+        for rollout in rollouts {
+            let completion = trainer.task.vocab().decode(&rollout.tokens);
+            let correct = rollout.finished && trainer.task.is_correct(prompt, &completion);
+            let line = SampleLine { prompt: prompt.text.clone(), completion, correct };
+            lines.push((line, rollout.logp.iter().sum()));
+        }
+    }
+    Ok(lines)
 }
 
 impl<T: Float> Run<T> {

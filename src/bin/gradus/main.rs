@@ -8,9 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gradus::bench::{Settings, bench};
-use gradus::dtype::{DType, Float, bf16};
-use gradus::train::task::Prompt;
-use gradus::train::{Resume, RunConfig, explain, open_run, run_config, train};
+use gradus::train::{Resume, RunConfig, evaluate_run, explain, sample_run, train};
 use gradus::{Error, Result};
 
 mod doctor;
@@ -135,15 +133,17 @@ fn run(command: Command) -> Result<()> {
             };
             train(configuration(&args)?, &resume).map(|_| ())
         }
-        Command::Sample { run, prompt, samples } => match run_config(&run)?.dtype()? {
-            DType::Bf16 => sample::<bf16>(&run, prompt, samples),
-            _ => sample::<f32>(&run, prompt, samples),
-        },
+        Command::Sample { run, prompt, samples } => {
+            let mut text = String::new();
+            for (line, logp) in sample_run(&run, prompt, samples)? {
+                let verdict = if line.correct { "right" } else { "wrong" };
+                let (prompt, answer) = (line.prompt, line.completion);
+                text += &format!("{prompt}{answer}   {verdict}   log-prob {logp:.3}\n");
+            }
+            print(&text)
+        }
         Command::Eval { run } => {
-            let result = match run_config(&run)?.dtype()? {
-                DType::Bf16 => open_run::<bf16>(&run)?.evaluate()?,
-                _ => open_run::<f32>(&run)?.evaluate()?,
-            };
+            let result = evaluate_run(&run)?;
             print(&format!(
                 "accuracy {:.4} over {} completions\n",
                 result.accuracy, result.completions
@@ -177,27 +177,6 @@ fn configuration(args: &TrainArgs) -> Result<RunConfig> {
         config.out = out.to_string_lossy().into_owned();
     }
     Ok(config)
-}
-
-fn sample<T: Float>(run: &std::path::Path, prompt: Option<String>, samples: usize) -> Result<()> {
-    let trainer = open_run::<T>(run)?;
-    let prompts = match prompt {
-        Some(text) => vec![Prompt { text }],
-        None => trainer.task.heldout(3),
-    };
-    // Step numbers of training start at 0; the last one is never reached by a run.
-    let sampled = trainer.sample(prompts, samples.max(1), u32::MAX as u64)?;
-    let mut text = String::new();
-    for (prompt, rollouts) in sampled.prompts.iter().zip(&sampled.rollouts) {
-        for rollout in rollouts {
-            let answer = trainer.task.vocab().decode(&rollout.tokens);
-            let right = rollout.finished && trainer.task.is_correct(prompt, &answer);
-            let logp: f32 = rollout.logp.iter().sum();
-            let verdict = if right { "right" } else { "wrong" };
-            text += &format!("{}{answer}   {verdict}   log-prob {logp:.3}\n", prompt.text);
-        }
-    }
-    print(&text)
 }
 
 /// Standard output; a reader that has gone away is not an error.
