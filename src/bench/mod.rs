@@ -110,7 +110,7 @@ fn chosen(case: &Case, ops: &Option<String>) -> bool {
 mod tests {
     use super::*;
 
-    /// Every row runs once on the CPU, moves bytes and has a name of its own.
+    /// Every row moves bytes and has a name of its own.
     #[test]
     fn rows_have_names_of_their_own_and_costs() {
         let mut names = std::collections::BTreeSet::new();
