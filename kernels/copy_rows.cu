@@ -5,8 +5,9 @@
 // | x, y     | [S, D], [Q, D] | f32, bf16, f16, f64 | rows contiguous, any row stride              |
 // | from, to | [R]            | i32                 | any stride; not given: row i                 |
 //
-// Mapping: 2^k lanes a row, the fewest that cover it in one pass, 256 at most; 256 threads a block. A
-// lane moves 16 bytes at a time where both sides are aligned, an element at a time where not.
+// Mapping: 2^k lanes a row, so many that each has four moves, 256 at most; 256 threads a block. A lane
+// moves 16 bytes at a time where both sides are aligned, an element at a time where not, four loads in
+// flight.
 // Traffic: 2·R·D elements and the tables; no flops.
 // Numerics: copies keep their bits, so a kernel knows widths, not dtypes.
 // Whatever the tables hold: a row of x that is not there is zeros, a row of y that is not there is not
@@ -21,25 +22,33 @@ template <class T> struct CopyRowsParams {
     T* y;
     Column<const i32> from, to;
     i64 rows, x_rows, y_rows, columns, x_stride, y_stride;
-    i64 lanes;  // of a row: a power of two up to THREADS
+    i64 shift;  // 2^shift lanes a row, up to THREADS
 };
 
 // Moves count elements of V from lane `lane` on; source = null writes zeros.
-template <class V> __device__ __forceinline__ void copy(const V* source, V* target, i64 count, i64 lane, i64 lanes, V zero) {
-#pragma unroll 4
-    for (i64 j = lane; j < count; j += lanes) target[j] = source ? source[j] : zero;
+template <class V> __device__ __forceinline__ void copy(const V* source, V* target, i64 count, int lane, int lanes, V zero) {
+    constexpr int AHEAD = 4;
+#pragma unroll 1
+    for (i64 j = lane; j < count; j += AHEAD * lanes) {
+        V values[AHEAD];
+#pragma unroll
+        for (int a = 0; a < AHEAD; ++a) values[a] = source && j + a * lanes < count ? source[j + a * lanes] : zero;
+#pragma unroll
+        for (int a = 0; a < AHEAD; ++a)
+            if (j + a * lanes < count) target[j + a * lanes] = values[a];
+    }
 }
 
 template <class T> __device__ __forceinline__ void copy_rows(const CopyRowsParams<T>& p) {
     constexpr int N = 16 / sizeof(T);
-    const int lanes = (int)p.lanes;
-    const i64 i = (i64)blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
+    const int shift = (int)p.shift, lanes = 1 << shift;
+    const i64 i = (i64)blockIdx.x * (THREADS >> shift) + (threadIdx.x >> shift);
     if (i >= p.rows) return;
     const i64 from = p.from.at ? p.from.get(i) : i, to = p.to.at ? p.to.get(i) : i;
     if (to < 0 || to >= p.y_rows) return;
     const T* source = from >= 0 && from < p.x_rows ? p.x + from * p.x_stride : 0;
     T* target = p.y + to * p.y_stride;
-    const int lane = threadIdx.x % lanes;
+    const int lane = threadIdx.x & (lanes - 1);
     i64 done = 0;
     if (aligned16(source) && aligned16(target)) {
         done = p.columns / N * N;

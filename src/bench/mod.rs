@@ -48,6 +48,9 @@ pub fn bench(settings: &Settings, print: impl Fn(&str) -> Result<()>) -> Result<
     }
     let mut table = Table::new(seconds);
     let floors = Floors::of_cpu(seconds);
+    if cfg!(debug_assertions) {
+        print("built for debugging: figures mean nothing, build with --release\n")?;
+    }
     print(&format!("{}\n{HEAD}\n", floors.describe()))?;
     table.floors.push(floors);
     for case in cases.iter().filter(|case| case.dtype == DType::F32) {
@@ -89,7 +92,8 @@ fn cuda() -> std::result::Result<Device, String> {
     }
 }
 
-/// All rows there can be: f32 for both devices, bf16 for CUDA.
+/// All rows there can be: f32 for both devices, bf16 for CUDA. Builds with debug assertions, whose
+/// figures mean nothing, leave bf16 out: its code for the CPU is much of the time of a build.
 fn cases() -> Vec<Case> {
     let mut cases = products::cases();
     cases.extend(decoder::cases());
@@ -106,7 +110,7 @@ fn chosen(case: &Case, ops: &Option<String>) -> bool {
 mod tests {
     use super::*;
 
-    /// Every row runs once on the CPU, moves bytes and has a name of its own.
+    /// Every row moves bytes and has a name of its own.
     #[test]
     fn rows_have_names_of_their_own_and_costs() {
         let mut names = std::collections::BTreeSet::new();
@@ -115,7 +119,7 @@ mod tests {
             assert!(case.bytes > 0, "{name}");
             assert!(names.insert(name.clone()), "{name} twice");
         }
-        assert!(names.len() > 60, "{}", names.len());
+        assert!(names.len() > 30, "{}", names.len());
     }
 
     #[test]

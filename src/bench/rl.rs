@@ -1,6 +1,5 @@
 //! Vocabulary rows, losses, optimiser and weights.
 
-use crate::bf16;
 use crate::device::Memory;
 use crate::dtype::Float;
 use crate::ops::*;
@@ -21,7 +20,8 @@ const PARAMETERS: usize = 1 << 22;
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![sampler(), norm(), interpolate()];
     cases.extend(of::<f32>());
-    cases.extend(of::<bf16>());
+    #[cfg(not(debug_assertions))]
+    cases.extend(of::<crate::bf16>());
     cases.extend([policy(), advantages(), adam(), adam_8bit()]);
     cases
 }

@@ -130,17 +130,25 @@ fn propagate_body<T: Float>(
         lanes[j - whole] = (dy[j].to_f64() * weight[j]).mul_add(x[j].to_f64(), lanes[j - whole]);
     }
     let shrink = fold(lanes) * scale * scale / d as f64;
-    let gradient = |j: usize| {
-        let g = dy[j].to_f64() * weight[j];
-        scale * x[j].to_f64().mul_add(-shrink, g)
-    };
-    match residual {
-        None => (0..d).for_each(|j| dx[j] = T::from_f64(gradient(j))),
-        Some(r) if T::DTYPE == DType::F64 => {
-            (0..d).for_each(|j| dx[j] = T::from_f64(r[j].to_f64() + gradient(j)));
+    // Loops and not closures: what is not inlined here is compiled without fused multiply-adds.
+    let Some(r) = residual.map(|r| &r[..d]) else {
+        for j in 0..d {
+            dx[j] = T::from_f64(gradient(x[j], dy[j], weight[j], scale, shrink));
         }
-        Some(r) => (0..d).for_each(|j| dx[j] = T::from_f32(r[j].to_f32() + gradient(j) as f32)),
+        return;
+    };
+    for j in 0..d {
+        let g = gradient(x[j], dy[j], weight[j], scale, shrink);
+        dx[j] = match T::DTYPE {
+            DType::F64 => T::from_f64(r[j].to_f64() + g),
+            _ => T::from_f32(r[j].to_f32() + g as f32),
+        };
     }
+}
+
+#[inline(always)]
+fn gradient<T: Float>(x: T, dy: T, weight: f64, scale: f64, shrink: f64) -> f64 {
+    scale * x.to_f64().mul_add(-shrink, dy.to_f64() * weight)
 }
 
 dispatch_simd! {

@@ -26,7 +26,7 @@ struct Params {
     columns: i64,
     x_stride: i64,
     y_stride: i64,
-    lanes: i64,
+    shift: i64,
 }
 
 pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         y_stride: a.y.stride(0),
         // Rows that are not named keep their values.
         y: stage.update(a.y)?,
-        lanes: lanes as i64,
+        shift: lanes.trailing_zeros() as i64,
     };
     let blocks = rows.div_ceil(THREADS / lanes);
     let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= i32::MAX as u32);
@@ -60,8 +60,8 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
     stage.finish()
 }
 
-/// Lanes that copy a row: one for each 16 bytes where rows start at multiples of 16 bytes, one for
-/// each element where not.
+/// Lanes that copy a row: one for every four moves, of 16 bytes where rows start at multiples of 16
+/// bytes, of an element where not.
 fn lanes<T: Float>(a: &CopyRows<'_, T>) -> usize {
     let size = size_of::<T>();
     let aligned = |at: usize, stride: i64| {
@@ -72,5 +72,5 @@ fn lanes<T: Float>(a: &CopyRows<'_, T>) -> usize {
     let whole = aligned(at(a.x.is_host(), a.x.as_ptr() as usize), a.x.stride(0))
         && aligned(at(a.y.is_host(), a.y.as_ptr() as usize), a.y.stride(0));
     let step = if whole { 16 / size } else { 1 };
-    a.x.extent(1).div_ceil(step).next_power_of_two().min(THREADS)
+    a.x.extent(1).div_ceil(4 * step).next_power_of_two().min(THREADS)
 }
