@@ -90,6 +90,15 @@ template <class T> struct AttentionParams {
     double scale;  // scale·log2(e)
 };
 
+template <class T> struct AttentionBwdParams {
+    Heads<const T> q, k, v, dout;
+    Heads<T> dq, dk, dv;
+    Sequences sequences;
+    void* stats;  // Stats of the kernels
+    i64 heads, group, d;
+    double scale, scale2;  // scale, scale·log2(e)
+};
+
 __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }
 __device__ __forceinline__ double power_of_2(double x) { return exp2(x); }
 

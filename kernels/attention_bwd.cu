@@ -22,15 +22,6 @@ struct Stats {
     double m, inverse, delta;
 };
 
-template <class T> struct AttentionBwdParams {
-    Heads<const T> q, k, v, dout;
-    Heads<T> dq, dk, dv;
-    Sequences sequences;
-    Stats* stats;
-    i64 heads, group, d;
-    double scale, scale2;  // scale, scale·log2(e)
-};
-
 template <class T, class A> __device__ __forceinline__ void attention_dq(const AttentionBwdParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -54,7 +45,7 @@ template <class T, class A> __device__ __forceinline__ void attention_dq(const A
         product = fma(product, factor, warp_reduce(weight * (double)dp, Sum()));
     }
     const double inverse = 1.0 / total, delta = product * inverse;
-    if (lane == 0) p.stats[t * p.heads + h] = {(double)reference.m, inverse, delta};
+    if (lane == 0) ((Stats*)p.stats)[t * p.heads + h] = {(double)reference.m, inverse, delta};
     for (i64 j0 = 0; j0 < keys.visible; j0 += WARP) {
         const i64 left = keys.visible - j0, row = keys.rows.first + j0 + lane;
         const int count = left < WARP ? (int)left : WARP;
@@ -104,7 +95,7 @@ template <class T, class A> __device__ __forceinline__ void attention_dkv(const 
             const int count = left < WARP ? (int)left : WARP;
             A weight = 0, ds = 0;
             if (lane < count) {
-                const Stats stats = p.stats[(t0 + lane) * p.heads + h];
+                const Stats stats = ((const Stats*)p.stats)[(t0 + lane) * p.heads + h];
                 const A score = dot(k, p.q.of(t0 + lane, h), p.d) * (A)p.scale2;
                 const double dp = dot(v, p.dout.of(t0 + lane, h), p.d);
                 const double probability = power_of_2(score - (A)stats.m) * stats.inverse;

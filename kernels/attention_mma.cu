@@ -12,31 +12,19 @@
 //
 // Mapping: a block a tile of 64 (query, head) rows and a key/value head, a warp 16 rows; one sweep over
 // blocks of 64 keys. Keys arrive by cp.async while values of the last block are summed, values while
-// scores are formed: two barriers a block. Rows that do not begin at 16 bytes are copied by elements.
-// Traffic: q, o once; k, v once a tile.
+// scores are formed: two barriers a block. The last tiles, which see the most keys, start first. Rows
+// that do not begin at 16 bytes are copied by elements.
+// Traffic: q, o once; k, v once a tile. Counted by the emulator, bf16: 512 tokens of 4 heads over 1 at
+// D = 128 take 73,728 mma (131,072 without causality) at 13.7 instructions each, cold bytes 1.01 of the
+// least; at D = 64 36,864 at 18.2. Four decoding queries of 8 heads over 2 with 1,024 keys each: 16,384
+// mma, cold bytes 1.00 of the least. Passes over the banks are the fewest there are, 1.09 times that
+// at D = 80 and 96, where 12 chunks of a row do not fill two phases of 8 lanes.
 // Numerics: products and sums in f32, the normaliser in f64, a block's sum of values formed first and
 // added with one fma; the reference is a whole power of two (attention.cuh). Weights are rounded to T
 // for the product with v. With u = 2^-24, u_T = 2^-8 (bf16) or 2^-11 (f16), n visible keys and
 // ε = (5·D/4 + 5)·u·|scale|·max_j Σ|q_d·k_jd|, an output is within
 // (2·ε + u_T + (120 + n/64)·u)·Σ p_j·|v_j| + u_T·|o| + n·2^-54·max|v| of exact (NUMERICS.md).
 #include "attention_mma.cuh"
-
-// Eight products of scores: s[n] are keys 8n .. 8n + 8 of the block.
-typedef float Scores[TILE / 8][4];
-
-template <class T, int D> __device__ __forceinline__ void scores(Scores& s, const u32 (&q)[D / STEP][4], const Tile<T, D>& k) {
-#pragma unroll
-    for (int n = 0; n < TILE / 8; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
-#pragma unroll
-    for (int c = 0; c < D / STEP; ++c)
-#pragma unroll
-        for (int n = 0; n < TILE / 16; ++n) {
-            u32 b[4];
-            k.right(b, n * 16, c * STEP);
-            Half<T>::mma(s[2 * n], q[c], b);
-            Half<T>::mma(s[2 * n + 1], q[c], b + 2);
-        }
-}
 
 // Halves of a right side whose rows, from `row` on, are not below `limit`: zeros.
 __device__ __forceinline__ void hide(u32 (&b)[4], int row, int limit) {
@@ -45,35 +33,6 @@ __device__ __forceinline__ void hide(u32 (&b)[4], int row, int limit) {
         const int first = row + pair_of() + i % 2 * 8;
         b[i] = first >= limit ? 0 : first + 1 >= limit ? b[i] & 0xffffu : b[i];
     }
-}
-
-// One row of a thread as its blocks go by.
-struct Row {
-    Reference<float> reference;
-    double total = 0.0;  // of this thread's keys
-    float factor;
-    int visible, seen;  // keys, of which in this block
-};
-
-// Scores of a block to weights, and what they do to the sums before it.
-template <class T> __device__ __forceinline__ void weigh(Row& row, Scores& s, int h, float scale) {
-    float largest = -INF_F32;
-#pragma unroll
-    for (int n = 0; n < TILE / 8; ++n)
-#pragma unroll
-        for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            s[n][e] = n * 8 + pair_of() + e % 2 < row.seen ? s[n][e] * scale : -INF_F32;
-            largest = fmaxf(largest, s[n][e]);
-        }
-    row.factor = row.reference.raise(quad_reduce(largest, Max()));
-    // No key so far: -inf less a number is a weight of 0.
-    const float m = row.reference.m == -INF_F32 ? 0.0f : row.reference.m - Half<T>::SHIFT;
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < TILE / 8; ++n)
-#pragma unroll
-        for (int e = 2 * h; e < 2 * h + 2; ++e) sum += s[n][e] = power_of_2(s[n][e] - m);
-    row.total = fma(row.total, (double)row.factor, (double)sum);
 }
 
 // o = factor·o + Σ weight·v for the rows of which `takes` is true; values from `limit` on are not read
@@ -102,12 +61,9 @@ __device__ __forceinline__ void add_values(float (&o)[D / 8][4], const u32 (&wei
 // The block's part of o. A hidden value is multiplied by a weight of 0, which an infinite one or a NaN
 // survives: where there are such values among hidden ones (`odd`), rows that see equally many keys
 // take turns.
-template <class T, int D> __device__ __forceinline__ void combine_block(float (&o)[D / 8][4], const Scores& s, const Tile<T, D>& v, const Row (&row)[2], bool odd) {
+template <class T, int D> __device__ __forceinline__ void combine_block(float (&o)[D / 8][4], const float (&s)[TILE / 8][4], const Tile<T, D>& v, const Row (&row)[2], bool odd) {
     u32 weight[TILE / STEP][4];
-#pragma unroll
-    for (int k = 0; k < TILE / STEP; ++k)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) weight[k][i] = Half<T>::pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
+    pack<T>(weight, s);
     int before = 0;
 #pragma unroll 1
     for (int turn = 0; turn < (odd ? ROWS_OF_WARP : 1); ++turn) {
@@ -120,37 +76,11 @@ template <class T, int D> __device__ __forceinline__ void combine_block(float (&
     }
 }
 
-// 1/x for a total of weights, NaN for 0: an estimate and one step of Newton's method. A division would
-// be a call that every live register is spilled for.
-__device__ __forceinline__ float inverse_of(double x) {
-    const double y = ptx_rcp((float)x);
-    return (float)(y * (2.0 - x * y));
-}
-
-// The warp's 16 rows, through its part of `stage` so that stores are whole chunks.
-template <class T, int D> __device__ __forceinline__ void store_rows(const float (&o)[D / 8][4], const float (&inverse)[2], Tile<T, D>& stage, const QueryTile& tile, const Heads<T>& out, int d) {
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) *(u32*)&stage.value[row_of(h)][n * 8 + pair_of()] = Half<T>::pack(o[n][2 * h] * inverse[h], o[n][2 * h + 1] * inverse[h]);
-    __syncwarp();
-    const bool aligned = rows_aligned(out);
-    for (int i = threadIdx.x % WARP; i < ROWS_OF_WARP * (D / 8); i += WARP) {
-        const int r = threadIdx.x / WARP * ROWS_OF_WARP + i / (D / 8), c = i % (D / 8) * 8;
-        T* to = tile.row(out, blockIdx.y, r);
-        if (!to || c >= d) continue;
-        const T* from = &stage.value[r][c];
-        if (aligned) *(uint4*)(to + c) = *(const uint4*)from;
-        else
-            for (int e = 0; e < 8; ++e) to[c + e] = from[e];
-    }
-}
-
 template <class T, int D> __device__ __forceinline__ void attention_mma(const AttentionParams<T>& p) {
     __shared__ __align__(16) Tile<T, D> k, v;
     __shared__ int rows[2][TILE];  // of the keys of this block and of the next, -1 for none
     __shared__ QueryTile tile;  // not in registers: it is needed at the beginning and at the end
-    if (threadIdx.x == 0) tile = query_tile(p.sequences, p.group, blockIdx.x);
+    if (threadIdx.x == 0) tile = query_tile(p.sequences, p.group, gridDim.x - 1 - blockIdx.x);
     __syncthreads();
     if (tile.rows == 0) return;
     const i64 g = blockIdx.y;
@@ -163,10 +93,10 @@ template <class T, int D> __device__ __forceinline__ void attention_mma(const At
     };
     auto fetch = [&](Tile<T, D>& to, const Heads<const T>& x, int j0) {
         const int* at = rows[j0 / TILE % 2];
-        to.fetch([&](int i) { return at[i] < 0 ? nullptr : x.of(at[i], g); }, d, aligned, p.q.at);
+        to.template fetch<TILE>(0, [&](int i) { return at[i] < 0 ? nullptr : x.of(at[i], g); }, d, aligned, p.q.at);
     };
 
-    k.fetch([&](int i) { return tile.row(p.q, g, i); }, d, aligned, p.q.at);
+    k.template fetch<TILE>(0, [&](int i) { return tile.row(p.q, g, i); }, d, aligned, p.q.at);
     find(0);
     ptx_copy_wait();
     __syncthreads();
@@ -184,15 +114,11 @@ template <class T, int D> __device__ __forceinline__ void attention_mma(const At
         __syncthreads();
         fetch(v, p.v, j0);
         find(j0 + TILE);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int seen = row[h].visible - j0;
-            row[h].seen = seen < 0 ? 0 : seen < TILE ? seen : TILE;
-        }
+        row[0].see(j0, TILE), row[1].see(j0, TILE);
         const bool busy = __any_sync(ALL_LANES, row[0].seen > 0 || row[1].seen > 0);
-        Scores s;
+        float s[TILE / 8][4];
         if (busy) {
-            scores(s, q, k);
+            multiply(s, q, k, 0);
             weigh<T>(row[0], s, 0, (float)p.scale);
             weigh<T>(row[1], s, 1, (float)p.scale);
         }
@@ -210,12 +136,12 @@ template <class T, int D> __device__ __forceinline__ void attention_mma(const At
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         const double total = quad_reduce(row[h].total, Sum());
-        inverse[h] = inverse_of(total);
+        inverse[h] = (float)inverse_of(total);
         const int r = row_of(h);
         if (p.lse && r < tile.rows && pair_of() == 0)
             p.lse[tile.token_of(r) * p.lse_stride + g * p.group + tile.head_of(r)] = (float)(((double)row[h].reference.m - Half<T>::SHIFT + log2f((float)total)) * ln2);
     }
-    store_rows(o, inverse, k, tile, p.o, d);
+    store_rows(o, inverse[0], inverse[1], k, [&](int r) { return tile.row(p.o, g, r); }, d, rows_aligned(p.o));
 }
 
 #define ENTRY(T, D, blocks, suffix) \

@@ -18,7 +18,7 @@ static constexpr int ROWS_OF_WARP = 16;  // height of one mma
 // Fragments of T: two elements a register.
 template <class T> struct Half;
 template <> struct Half<bf16> {
-    static constexpr float SHIFT = 0.0f;
+    static constexpr float SHIFT = 0.0f, UNIT = 1.0f;
     static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_bf16(low, high); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
         const u32 pair[2] = {b[0], b[1]};
@@ -29,7 +29,7 @@ template <> struct Half<bf16> {
 };
 // Weights are at most 1: times 2^15 they use the whole range of f16.
 template <> struct Half<f16> {
-    static constexpr float SHIFT = 15.0f;
+    static constexpr float SHIFT = 15.0f, UNIT = 32768.0f;
     static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_f16(low, high); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
         const u32 pair[2] = {b[0], b[1]};
@@ -41,22 +41,24 @@ template <> struct Half<f16> {
 // Rows of D elements. The pitch is an odd number of 16-byte chunks, so that the 8 rows of a matrix
 // lie in 32 banks.
 template <class T, int D> struct Tile {
-    static constexpr int CHUNKS = D / 8, COUNT = TILE * CHUNKS / THREADS;
+    static constexpr int CHUNKS = D / 8;
     T value[TILE][D + 8];
 
     // Chunk k of this thread: neighbours take neighbouring chunks of a row.
     static __device__ __forceinline__ int row(int k) { return (threadIdx.x + k * THREADS) / CHUNKS; }
     static __device__ __forceinline__ int column(int k) { return (threadIdx.x + k * THREADS) % CHUNKS * 8; }
 
-    // Starts copying: from(i) is where row i begins, null for zeros, as behind the d elements of a
-    // row. `aligned`: all rows begin at multiples of 16 bytes, and `somewhere` does.
-    template <class From> __device__ __forceinline__ void fetch(From from, int d, bool aligned, const T* somewhere) {
+    // Starts copying N rows to `to` and the next: from(i) is where row i begins, null for zeros, as
+    // behind the d elements of a row. `aligned`: all rows begin at multiples of 16 bytes, and
+    // `somewhere` does.
+    template <int N, class From> __device__ __forceinline__ void fetch(int to, From from, int d, bool aligned, const T* somewhere) {
+        constexpr int COUNT = N * CHUNKS / THREADS;
         if (aligned) {
 #pragma unroll
             for (int k = 0; k < COUNT; ++k) {
                 const T* at = from(row(k));
                 const bool there = at && column(k) < d;
-                ptx_copy16(&value[row(k)][column(k)], there ? at + column(k) : somewhere, there);
+                ptx_copy16(&value[to + row(k)][column(k)], there ? at + column(k) : somewhere, there);
             }
             return;
         }
@@ -65,7 +67,7 @@ template <class T, int D> struct Tile {
             const T* at = from(row(k));
             const bool there = at && column(k) < d;
 #pragma unroll 1
-            for (int i = 0; i < 8; ++i) value[row(k)][column(k) + i] = there ? at[column(k) + i] : T{0};
+            for (int i = 0; i < 8; ++i) value[to + row(k)][column(k) + i] = there ? at[column(k) + i] : T{0};
         }
     }
 
@@ -73,7 +75,7 @@ template <class T, int D> struct Tile {
     __device__ __forceinline__ bool odd() const {
         bool found = false;
 #pragma unroll
-        for (int k = 0; k < COUNT; ++k) {
+        for (int k = 0; k < TILE * CHUNKS / THREADS; ++k) {
             const uint4 x = *(const uint4*)&value[row(k)][column(k)];
             found |= Half<T>::odd(x.x) | Half<T>::odd(x.y) | Half<T>::odd(x.z) | Half<T>::odd(x.w);
         }
@@ -169,4 +171,92 @@ __device__ __forceinline__ QueryTile query_tile(const Sequences& s, i64 group, i
     q.head = (u32)row % divisor, q.group = divisor;
     q.rows = row < 0 || left < 0 ? 0 : left < TILE ? (int)left : TILE;
     return q;
+}
+
+// ---- what a warp does with a block -------------------------------------------------------------
+
+// Rows times rows: s[n] are the products with rows 8n .. 8n + 8 of `right`, counted from `from`.
+template <class T, int D, int N> __device__ __forceinline__ void multiply(float (&s)[N][4], const u32 (&left)[D / STEP][4], const Tile<T, D>& right, int from) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
+#pragma unroll
+    for (int c = 0; c < D / STEP; ++c)
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            u32 b[4];
+            right.right(b, from + n * 8, c * STEP);
+            Half<T>::mma(s[n], left[c], b);
+            Half<T>::mma(s[n + 1], left[c], b + 2);
+        }
+}
+
+// Products in the place of a left side, rounded to T.
+template <class T, int N> __device__ __forceinline__ void pack(u32 (&left)[N / 2][4], const float (&s)[N][4]) {
+#pragma unroll
+    for (int k = 0; k < N / 2; ++k)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) left[k][i] = Half<T>::pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
+}
+
+// One row of a thread as its blocks go by.
+struct Row {
+    Reference<float> reference;
+    double total = 0.0;  // of this thread's keys
+    float factor;
+    int visible, seen;  // keys, of which in this block
+
+    __device__ __forceinline__ void see(int from, int count) {
+        const int left = visible - from;
+        seen = left < 0 ? 0 : left < count ? left : count;
+    }
+
+    // What scores are taken relative to. No key so far: -inf less a number is a weight of 0.
+    template <class T> __device__ __forceinline__ float shifted() const { return reference.m == -INF_F32 ? 0.0f : reference.m - Half<T>::SHIFT; }
+};
+
+// Scores of a block to weights, and what they do to the sums before it.
+template <class T, int N> __device__ __forceinline__ void weigh(Row& row, float (&s)[N][4], int h, float scale) {
+    float largest = -INF_F32;
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 2 * h; e < 2 * h + 2; ++e) {
+            s[n][e] = n * 8 + pair_of() + e % 2 < row.seen ? s[n][e] * scale : -INF_F32;
+            largest = fmaxf(largest, s[n][e]);
+        }
+    row.factor = row.reference.raise(quad_reduce(largest, Max()));
+    const float m = row.template shifted<T>();
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 2 * h; e < 2 * h + 2; ++e) sum += s[n][e] = power_of_2(s[n][e] - m);
+    row.total = fma(row.total, (double)row.factor, (double)sum);
+}
+
+// 1/x for a total of weights, NaN for 0: an estimate and one step of Newton's method. A division would
+// be a call that every live register is spilled for.
+__device__ __forceinline__ double inverse_of(double x) {
+    const double y = ptx_rcp((float)x);
+    return y * (2.0 - x * y);
+}
+
+// The warp's 16 rows, the lower and the upper of a thread times a factor each, to where `to(r)` says,
+// null for nowhere; through the warp's part of `stage`, so that stores are whole chunks.
+template <class T, int D, class To> __device__ __forceinline__ void store_rows(const float (&x)[D / 8][4], float low, float high, Tile<T, D>& stage, To to, int d, bool aligned) {
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+        *(u32*)&stage.value[row_of(0)][n * 8 + pair_of()] = Half<T>::pack(x[n][0] * low, x[n][1] * low);
+        *(u32*)&stage.value[row_of(1)][n * 8 + pair_of()] = Half<T>::pack(x[n][2] * high, x[n][3] * high);
+    }
+    __syncwarp();
+    for (int i = threadIdx.x % WARP; i < ROWS_OF_WARP * (D / 8); i += WARP) {
+        const int r = threadIdx.x / WARP * ROWS_OF_WARP + i / (D / 8), c = i % (D / 8) * 8;
+        T* out = to(r);
+        if (!out || c >= d) continue;
+        const T* from = &stage.value[r][c];
+        if (aligned) *(uint4*)(out + c) = *(const uint4*)from;
+        else
+            for (int e = 0; e < 8; ++e) out[c + e] = from[e];
+    }
 }

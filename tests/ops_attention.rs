@@ -9,29 +9,13 @@ use common::devices::executors;
 use common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool};
 use gradus::ops::{Attention, KvRows, attention};
 use gradus::{Device, View, ViewMut, bf16};
-use layout::{Layout, backward, forward};
+use layout::{GradientSizes, Layout, Oracle, backward, forward};
 
 const CPU: Device = Device::Cpu;
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn dot_abs(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum()
-}
-
-/// The oracle's view of one (query, head): probabilities, logsumexp, and the bound on the error
-/// of a score computed in f32.
-fn row(l: &Layout, q: &[f64], k: &[f64], b: usize, h: usize, seen: usize) -> (Vec<f64>, f64, f64) {
-    let keys = || (0..seen).map(|j| l.k_row(k, l.start[b] + j, h));
-    let scores: Vec<f64> = keys().map(|k| l.scale() * dot(q, k)).collect();
-    let largest = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
-    let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-    let p = scores.iter().map(|s| (s - largest).exp() / sum).collect();
-    let size = keys().map(|k| l.scale() * dot_abs(q, k)).fold(0.0, f64::max);
-    (p, largest + sum.ln(), (l.d as f64 / 16.0 + 8.0) * U * size)
 }
 
 /// Layouts of all the paths: padded and whole `D`, grouped heads, one and several tiles, blocks
@@ -62,7 +46,8 @@ fn check_is_within_its_documented_bound(device: &Device) {
         let (o64, _) = forward(device, l, [&q, &k, &v]);
         for (b, t, seen) in l.each() {
             for h in 0..l.heads {
-                let (p, want_lse, eps) = row(l, l.q_row(&q, t, h), &k, b, h, seen);
+                let Oracle { p, lse: want_lse, size } = Oracle::of(l, [&q, &k], (b, t, h), seen);
+                let eps = (l.d as f64 / 16.0 + 8.0) * U * size;
                 let got_lse = lse[t * l.heads + h] as f64;
                 let bound = eps + 2.0 * U * (1.0 + want_lse.abs());
                 assert!((got_lse - want_lse).abs() <= bound, "{n}: {got_lse} {want_lse}");
@@ -114,33 +99,6 @@ fn check_gradients_match_central_differences(device: &Device) {
     }
 }
 
-/// Sizes of the gradients with every term replaced by its absolute value, and the bound on the
-/// relative error of a probability: what an error in f32 is measured against.
-fn gradient_sizes(l: &Layout, [q, k, v, dout]: [&[f64]; 4]) -> ([Vec<f64>; 3], f64) {
-    let mut sizes = [vec![0.0; l.q_len()], vec![0.0; l.k_len()], vec![0.0; l.k_len()]];
-    let (mut worst, d) = (0.0f64, l.d);
-    for (b, t, seen) in l.each() {
-        for h in 0..l.heads {
-            let (q, dout) = (l.q_row(q, t, h), l.q_row(dout, t, h));
-            let (p, _, eps) = row(l, q, k, b, h, seen);
-            worst = worst.max(eps);
-            let dp: Vec<f64> =
-                (0..seen).map(|j| dot_abs(dout, l.k_row(v, l.start[b] + j, h))).collect();
-            let delta = dot(&p, &dp);
-            for j in 0..seen {
-                let ds = l.scale() * p[j] * (dp[j] + delta);
-                let kv = ((l.start[b] + j) * l.kv_heads + h / (l.heads / l.kv_heads)) * d;
-                for c in 0..d {
-                    sizes[0][(t * l.heads + h) * d + c] += ds * k[kv + c].abs();
-                    sizes[1][kv + c] += ds * q[c].abs();
-                    sizes[2][kv + c] += p[j] * dout[c].abs();
-                }
-            }
-        }
-    }
-    (sizes, worst)
-}
-
 #[test]
 fn attention_gradients_in_f32_are_within_their_bound() {
     executors()
@@ -155,7 +113,8 @@ fn check_gradients_in_f32_are_within_their_bound(device: &Device) {
         let got = backward(device, l, [&q, &k, &v, &dout]);
         let [q, k, v, dout] = [q, k, v, dout].map(|x| f64s(&x));
         let want = backward(device, l, [&q, &k, &v, &dout]);
-        let (sizes, eps) = gradient_sizes(l, [&q, &k, &v, &dout]);
+        let GradientSizes { sizes, score, .. } = GradientSizes::of(l, [&q, &k, &v, &dout]);
+        let eps = (l.d as f64 / 16.0 + 8.0) * U * score;
         let terms = (l.rows + l.tokens() * l.heads) as f64 / 32.0;
         // A probability is off by 2·eps + 4·u, dp and delta by one dot product more, and the sums
         // by half a block and one rounding for each block.

@@ -25,6 +25,7 @@ static IMAGES: &[Image] = images! {
     "attention",
     "attention_bwd",
     "attention_mma",
+    "attention_mma_bwd",
     "convert",
     "copy_rows",
     "delta",

@@ -17,6 +17,9 @@ const WARPS: u64 = 4;
 /// Rows of a tile of the tensor-core kernels: (query, head) pairs of one key/value head.
 const TILE: usize = 64;
 
+/// Bytes of `KeyTile` of `kernels/attention_mma_bwd.cu` behind its tiles.
+const KEY_TILE_TABLES: usize = 2 * 32 * 16 + TILE * 4 + 32;
+
 /// `LIMIT` of `kernels/attention_mma.cuh`: rows, keys and tiles that count in 32 bits.
 const LIMIT: usize = 0x7fff_ff00;
 
@@ -164,13 +167,24 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
 }
 
 pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) -> Result<()> {
-    let (tokens, heads, d) = (a.q.extent(0), a.q.extent(1), a.q.extent(2));
-    let (rows, kv_heads) = (a.k.extent(0), a.k.extent(1));
-    let dq_grid = grid::<T>(gpu, "attention_bwd", tokens * heads, d, 3)?;
-    let dkv_grid = grid::<T>(gpu, "attention_bwd", rows * kv_heads, d, 4)?;
-    let mut stage = Stage::new(gpu, "attention_bwd");
+    let kv_rows = KvRows::From(a.kv_start);
+    let shape = Shape::of(&a.q, &a.k, &kv_rows, a.kv_len.extent(0));
+    let (dtype, &Shape { tokens, heads, d, .. }) = (T::DTYPE.name(), &shape);
+    let rows = a.k.extent(0);
+    let (op, suffix, dq_grid, dkv_grid) = match shape.tensor_width::<T>() {
+        Some(width) => {
+            let suffix = format!("{dtype}_d{width}");
+            ("attention_mma_bwd", suffix, shape.tiles(), shape.key_tiles(rows, width))
+        }
+        None => {
+            let dq = grid::<T>(gpu, "attention_bwd", tokens * heads, d, 3)?;
+            let dkv = grid::<T>(gpu, "attention_bwd", rows * shape.kv_heads, d, 4)?;
+            ("attention_bwd", dtype.to_string(), dq, dkv)
+        }
+    };
+    let mut stage = Stage::new(gpu, op);
     let scratch = stage.scratch(tokens * heads * 3 * size_of::<f64>())?;
-    let (tables, kv_rows) = ([&a.cu_seqlens, &a.kv_len], KvRows::From(a.kv_start));
+    let tables = [&a.cu_seqlens, &a.kv_len];
     let params = BwdParams {
         q: Heads::read(&mut stage, &a.q)?,
         k: Heads::read(&mut stage, &a.k)?,
@@ -182,13 +196,14 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
         sequences: Sequences::new(&mut stage, tables, &kv_rows, [tokens, rows])?,
         stats: scratch.ptr(),
         heads: heads as i64,
-        group: (heads / kv_heads) as i64,
+        group: shape.group() as i64,
         d: d as i64,
         scale: a.scale,
         scale2: a.scale * std::f64::consts::LOG2_E,
     };
-    stage.launch(&format!("attention_dq_{}", T::DTYPE.name()), dq_grid, &params)?;
-    stage.launch(&format!("attention_dkv_{}", T::DTYPE.name()), dkv_grid, &params)?;
+    let family = op.trim_end_matches("_bwd");
+    stage.launch(&format!("{family}_dq_{suffix}"), dq_grid, &params)?;
+    stage.launch(&format!("{family}_dkv_{suffix}"), dkv_grid, &params)?;
     stage.finish()
 }
 
@@ -243,6 +258,17 @@ impl Shape {
         let blocks = self.tokens * self.group() / TILE + self.sequences;
         let used = if self.tokens == 0 { 0 } else { blocks as u32 };
         Grid { blocks: [used, self.kv_heads as u32, 1], ..Grid::linear(used, THREADS) }
+    }
+
+    /// Blocks for the rows of k and v and all key/value heads, each with four tiles of shared memory.
+    fn key_tiles(&self, rows: usize, width: usize) -> Grid {
+        let blocks = rows.div_ceil(TILE) as u32;
+        let shared = 4 * TILE * (width + 8) * 2 + KEY_TILE_TABLES;
+        Grid {
+            blocks: [blocks, self.kv_heads as u32, 1],
+            shared: shared as u32,
+            ..Grid::linear(blocks, THREADS)
+        }
     }
 }
 

@@ -147,7 +147,10 @@ pub struct AttentionBwd<'a, T> {
 /// arXiv:2205.14135, appendix B.4).
 ///
 /// The probabilities are computed again from q and k. Sums over queries run in the order (head,
-/// query), so nothing depends on threads or on the other sequences.
+/// query), so nothing depends on threads or on the other sequences. On a GPU bf16 and f16 with `D` a
+/// multiple of 16 up to 128 run on tensor cores and round p and ds to their dtype for the last
+/// products: `docs/NUMERICS.md` has the bound. There an infinite operand or a NaN may reach all
+/// gradients of its sequence.
 ///
 /// # Errors
 /// As [`attention`], and `InvalidArgument` where ranges of keys overlap.

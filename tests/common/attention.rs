@@ -163,3 +163,43 @@ impl Oracle {
         }
     }
 }
+
+/// What errors of gradients are measured against.
+pub struct GradientSizes {
+    /// dq, dk and dv with every term replaced by its absolute value.
+    pub sizes: [Vec<f64>; 3],
+    /// The largest [`Oracle::size`].
+    pub score: f64,
+    /// The largest ds with every term replaced by its absolute value.
+    pub ds: f64,
+}
+
+impl GradientSizes {
+    pub fn of(l: &Layout, [q, k, v, dout]: [&[f64]; 4]) -> GradientSizes {
+        let mut sizes = [vec![0.0; l.q_len()], vec![0.0; l.k_len()], vec![0.0; l.k_len()]];
+        let (mut score, mut largest, d) = (0.0f64, 0.0f64, l.d);
+        for (b, t, seen) in l.each() {
+            for h in 0..l.heads {
+                let (q_row, dout) = (l.q_row(q, t, h), l.q_row(dout, t, h));
+                let Oracle { p, size, .. } = Oracle::of(l, [q, k], (b, t, h), seen);
+                score = score.max(size);
+                let dot_abs = |v: &[f64]| v.iter().zip(dout).map(|(a, b)| (a * b).abs()).sum();
+                let dp: Vec<f64> =
+                    (0..seen).map(|j| dot_abs(l.k_row(v, l.start[b] + j, h))).collect();
+                let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for j in 0..seen {
+                    let ds = l.scale() * p[j] * (dp[j] + delta);
+                    largest = largest.max(ds);
+                    let group = l.heads / l.kv_heads;
+                    let kv = ((l.start[b] + j) * l.kv_heads + h / group) * d;
+                    for c in 0..d {
+                        sizes[0][(t * l.heads + h) * d + c] += ds * k[kv + c].abs();
+                        sizes[1][kv + c] += ds * q_row[c].abs();
+                        sizes[2][kv + c] += p[j] * dout[c].abs();
+                    }
+                }
+            }
+        }
+        GradientSizes { sizes, score, ds: largest }
+    }
+}
