@@ -160,4 +160,28 @@ fn a_run_that_does_not_fit_says_what_would() {
         smaller.apply_set(word).unwrap();
     }
     assert!(MemoryPlan::fitting::<f32>(&smaller, &short).unwrap().total <= short.memory);
+    let none = info(1 << 10);
+    let error = MemoryPlan::fitting::<f32>(&config, &none).unwrap_err().to_string();
+    assert!(error.contains("the weights are too large"), "{error}");
+}
+
+/// Moments in host memory: the same bits, less device memory, and a checkpoint that either takes.
+#[test]
+fn paged_moments_change_no_bit() {
+    let paged = config(&["rl.optim=paged_adamw"]);
+    let (mut a, _) = recorded(config(&[]));
+    let (mut b, _) = recorded(paged.clone());
+    for step in 0..2 {
+        for trainer in [&mut a, &mut b] {
+            let (_, mut records, _) = trainer.collect(step).unwrap();
+            records.iter_mut().enumerate().for_each(|(i, r)| r.reward = (i % 2) as f32);
+            trainer.rl_step(step, records).unwrap();
+        }
+        assert_eq!(a.save_state().unwrap(), b.save_state().unwrap(), "step {step}");
+    }
+    assert_eq!(a.optimizer.t, 2);
+    a.load_state(&b.save_state().unwrap()).unwrap();
+    assert_eq!(a.save_state().unwrap(), b.save_state().unwrap());
+    let error = Trainer::<f32>::on(paged, Device::Cpu).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("rl.optim"), "{error}");
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::train::optimizer::Residence;
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident : $type:ty = $default:expr),* $(,)? }) => {
@@ -188,6 +189,8 @@ section! {
         scale: String = "group".into(),
         /// Peak learning rate.
         learning_rate: f64 = 2e-3,
+        /// adamw, or paged_adamw: moments in host memory, brought to the GPU in chunks.
+        optim: String = "adamw".into(),
         /// Decay of AdamW's first moment.
         beta1: f64 = 0.9,
         /// Decay of AdamW's second moment.
@@ -343,9 +346,22 @@ impl RunConfig {
         }
     }
 
+    /// Where the optimiser's moments live.
+    pub fn residence(&self) -> Result<Residence> {
+        match self.rl.optim.as_str() {
+            "adamw" => Ok(Residence::Device),
+            "paged_adamw" => Ok(Residence::Host),
+            other => {
+                let reason = format!("`{other}` is not one of adamw, paged_adamw");
+                Err(Error::config("rl.optim", reason))
+            }
+        }
+    }
+
     /// Refuses values that no run can have, naming the key.
     pub fn validate(&self) -> Result<()> {
         self.dtype()?;
+        self.residence()?;
         one_of("task.name", &self.task.name, &["countdown"])?;
         one_of("quantize.type", &self.quantize.r#type, &["nf4", "fp4", "none"])?;
         one_of("rl.advantage", &self.rl.advantage, &["group", "loo", "gae"])?;

@@ -60,6 +60,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("rl.beta", "weight of the KL to the frozen base, 0 = not computed", "TRL: 0.0"),
     ("rl.advantage", "group (baseline: group mean), loo (leave one out), gae (critic)", "GRPO"),
     ("rl.scale", "divide group advantages by: group, batch, none", "TRL: group"),
+    ("rl.optim", "adamw, or paged_adamw: moments in host memory (needs a GPU)", "QLoRA: paged"),
     ("rl.learning_rate", "peak learning rate", "pilot; LoRA takes 10-15x of full training"),
     ("rl.beta1", "decay of AdamW's first moment", "AdamW: 0.9"),
     ("rl.beta2", "decay of AdamW's second moment", "pilot"),

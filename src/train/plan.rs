@@ -90,23 +90,7 @@ impl MemoryPlan {
         if plan.fits() {
             return Ok(plan);
         }
-        let mut smaller = config.clone();
-        smaller.rl.slots = match config.rl.slots {
-            0 => config.rl.prompts * config.rl.group,
-            slots => slots,
-        };
-        let mut advice = "no smaller micro-batch helps; use a smaller model".to_string();
-        while smaller.rl.micro_batch > 1 || smaller.rl.slots > 1 {
-            smaller.rl.micro_batch = (smaller.rl.micro_batch / 2).max(1);
-            smaller.rl.slots = (smaller.rl.slots / 2).max(1);
-            let less = MemoryPlan::new::<T>(&smaller, info)?;
-            if less.fits() {
-                let (micro, slots) = (smaller.rl.micro_batch, smaller.rl.slots);
-                let total = mib(less.total);
-                advice = format!("rl.micro_batch={micro} with rl.slots={slots} needs {total}");
-                break;
-            }
-        }
+        let advice = advice::<T>(config, info)?;
         let what = format!("the run ({plan}); {advice}");
         Err(Error::OutOfMemory { what, bytes: plan.total })
     }
@@ -114,6 +98,32 @@ impl MemoryPlan {
     fn fits(&self) -> bool {
         self.total <= self.device
     }
+}
+
+/// Settings with which the run fits: moments in host memory, then ever smaller micro-batches and
+/// fewer sequences decoded together.
+fn advice<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<String> {
+    let mut smaller = config.clone();
+    smaller.rl.optim = "paged_adamw".into();
+    let plan = MemoryPlan::new::<T>(&smaller, info)?;
+    if plan.fits() {
+        return Ok(format!("rl.optim=paged_adamw needs {}", mib(plan.total)));
+    }
+    if smaller.rl.slots == 0 {
+        smaller.rl.slots = config.rl.prompts * config.rl.group;
+    }
+    while smaller.rl.micro_batch > 1 || smaller.rl.slots > 1 {
+        smaller.rl.micro_batch = (smaller.rl.micro_batch / 2).max(1);
+        smaller.rl.slots = (smaller.rl.slots / 2).max(1);
+        let plan = MemoryPlan::new::<T>(&smaller, info)?;
+        if plan.fits() {
+            let (micro, slots, total) = (smaller.rl.micro_batch, smaller.rl.slots, mib(plan.total));
+            return Ok(format!(
+                "rl.optim=paged_adamw rl.micro_batch={micro} rl.slots={slots} needs {total}"
+            ));
+        }
+    }
+    Ok("no smaller micro-batch helps: the weights are too large".into())
 }
 
 /// An update on the longest records there may be: one micro-batch of them.

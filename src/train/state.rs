@@ -7,7 +7,6 @@ use crate::io::safetensors::{TensorData, Tensors};
 use crate::model::{ValueHead, Weight};
 use crate::quant::{Nf4Matrix, Nf4Tensor, OwnedAbsmax};
 use crate::train::critic::Critic;
-use crate::train::optimizer::Optimizer;
 use crate::train::trainer::Trainer;
 
 impl<T: Float> Trainer<T> {
@@ -17,7 +16,8 @@ impl<T: Float> Trainer<T> {
     /// What the driver says while the state comes to the host.
     pub fn save_state(&self) -> Result<Tensors> {
         let mut tensors = Tensors::new();
-        for (i, p) in self.model.params.iter().enumerate() {
+        let mut trained = 0;
+        for p in self.model.params.iter() {
             if p.is_empty() {
                 continue;
             }
@@ -25,7 +25,8 @@ impl<T: Float> Trainer<T> {
             tensors
                 .insert(format!("param/{}", p.name), TensorData::new::<f32>(shape, &p.values()?));
             if p.trainable {
-                let (m, v) = (self.optimizer.m[i].to_host()?, self.optimizer.v[i].to_host()?);
+                let [m, v] = self.optimizer.moments(trained)?;
+                trained += 1;
                 tensors.insert(format!("adam_m/{}", p.name), TensorData::new::<f32>(shape, &m));
                 tensors.insert(format!("adam_v/{}", p.name), TensorData::new::<f32>(shape, &v));
             }
@@ -57,7 +58,7 @@ impl<T: Float> Trainer<T> {
             self.quantize()?;
         }
         self.load_nf4(tensors)?;
-        let mut optimizer = Optimizer::new(&self.model.device, &self.model.params)?;
+        let mut optimizer = self.fresh_optimizer()?;
         optimizer.t = scalar(tensors, "adam/t")? as u64;
         let names: Vec<(String, Vec<usize>, bool)> = self
             .model
@@ -65,16 +66,19 @@ impl<T: Float> Trainer<T> {
             .iter()
             .map(|p| (p.name.clone(), p.shape.clone(), p.trainable))
             .collect();
-        for (i, (name, shape, trainable)) in names.into_iter().enumerate() {
+        let mut trained = 0;
+        for (name, shape, trainable) in names {
             if shape == [0] {
                 continue;
             }
             let data = find(tensors, &format!("param/{name}"))?.to_vec::<f32>()?;
             self.model.params.set(&name, &shape, &data)?;
             if trainable {
-                let moment = |which: &str| find(tensors, &format!("adam_{which}/{name}"));
-                optimizer.m[i].upload(&moment("m")?.to_vec::<f32>()?)?;
-                optimizer.v[i].upload(&moment("v")?.to_vec::<f32>()?)?;
+                let moment = |which: &str| -> Result<Vec<f32>> {
+                    find(tensors, &format!("adam_{which}/{name}"))?.to_vec::<f32>()
+                };
+                optimizer.set_moments(trained, [&moment("m")?, &moment("v")?])?;
+                trained += 1;
             }
         }
         self.optimizer = optimizer;

@@ -91,7 +91,7 @@ impl<T: Float> Trainer<T> {
             let right = input.finished && verifier.is_correct(&prompt, input.completion);
             Ok(RewardOutcome::Score(right as u8 as f32))
         };
-        let optimizer = Optimizer::new(&model.device, &model.params)?;
+        let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {
             config,
             model,
@@ -182,6 +182,10 @@ impl<T: Float> Trainer<T> {
         self.optimizer.step(&device, &mut self.model.params, &backward.gradients, update)
     }
 
+    pub(crate) fn fresh_optimizer(&self) -> Result<Optimizer> {
+        Optimizer::new(&self.model.device, &self.model.params, self.config.residence()?)
+    }
+
     /// Quantises the blocks' weights, freezes the model, attaches adapters and starts a fresh
     /// optimiser for them. Returns the bytes of the 4-bit weights (0 if `quantize.type` is none).
     pub fn quantize(&mut self) -> Result<u64> {
@@ -197,7 +201,7 @@ impl<T: Float> Trainer<T> {
             bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
         }
         self.model.attach_lora(&lora_options(&self.config), self.config.seed)?;
-        self.optimizer = Optimizer::new(&self.model.device, &self.model.params)?;
+        self.optimizer = self.fresh_optimizer()?;
         Ok(bytes)
     }
 
