@@ -165,6 +165,13 @@ fn a_run_that_does_not_fit_says_what_would() {
     assert!(error.contains("the weights are too large"), "{error}");
 }
 
+/// Names of the tensors that two trainers do not share.
+fn differing(a: &Trainer, b: &Trainer) -> Vec<String> {
+    let (a, b) = (a.save_state().unwrap(), b.save_state().unwrap());
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    a.keys().filter(|key| a[*key] != b[*key]).cloned().collect()
+}
+
 /// Moments in host memory: the same bits, less device memory, and a checkpoint that either takes.
 #[test]
 fn paged_moments_change_no_bit() {
@@ -177,11 +184,11 @@ fn paged_moments_change_no_bit() {
             records.iter_mut().enumerate().for_each(|(i, r)| r.reward = (i % 2) as f32);
             trainer.rl_step(step, records).unwrap();
         }
-        assert_eq!(a.save_state().unwrap(), b.save_state().unwrap(), "step {step}");
+        assert_eq!(differing(&a, &b), Vec::<String>::new(), "step {step}");
     }
     assert_eq!(a.optimizer.t, 2);
     a.load_state(&b.save_state().unwrap()).unwrap();
-    assert_eq!(a.save_state().unwrap(), b.save_state().unwrap());
+    assert_eq!(differing(&a, &b), Vec::<String>::new());
     let error = Trainer::<f32>::on(paged, Device::Cpu).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("rl.optim"), "{error}");
 }

@@ -160,8 +160,15 @@ impl<T: Float> Decoder<T> {
 
     /// Freezes the model and attaches adapters: A ~ uniform(±1/√k) (Kaiming, a = √5, as PEFT), B = 0,
     /// so that the adapted model starts equal to the base, bit for bit.
+    ///
+    /// # Errors
+    /// `Config` for target names or a rank that cannot be; `InvalidArgument` if there are adapters.
     pub fn attach_lora(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
         let chosen = lora_targets(options)?;
+        if self.has_adapters() {
+            let expected = "a model without adapters";
+            return Err(Error::invalid("attach_lora", "self", "a model with adapters", expected));
+        }
         self.params.freeze();
         for (l, layer) in self.layers.iter_mut().enumerate() {
             for (i, linear) in layer.linears_mut().into_iter().enumerate() {
@@ -195,6 +202,11 @@ impl<T: Float> Decoder<T> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a linear map has an adapter.
+    pub fn has_adapters(&self) -> bool {
+        self.linears().any(|linear| linear.lora.is_some())
     }
 
     /// All blocks' linear maps in order.

@@ -54,7 +54,7 @@ impl<T: Float> Trainer<T> {
     pub fn load_state(&mut self, tensors: &Tensors) -> Result<()> {
         let quantized =
             tensors.keys().any(|name| name.starts_with("adam_m/") && name.contains(".lora_A."));
-        if quantized {
+        if quantized && !self.model.has_adapters() {
             self.quantize()?;
         }
         self.load_nf4(tensors)?;
