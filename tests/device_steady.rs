@@ -47,19 +47,14 @@ impl<E: Element> Tensor<E> {
     }
 
     fn bits(&self) -> Vec<u8> {
-        bytemuck_bytes(&self.buffer.to_host().unwrap())
+        bytemuck::cast_slice(&self.buffer.to_host().unwrap()).to_vec()
     }
-}
-
-fn bytemuck_bytes<E: Element>(data: &[E]) -> Vec<u8> {
-    bytemuck::cast_slice(data).to_vec()
 }
 
 impl World {
     fn new(set: KernelSet) -> World {
         let driver = Arc::new(RecordingDriver::new(Arc::new(EmuDriver::new())));
-        let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
-        let gpu = Arc::new(gpu);
+        let gpu = Arc::new(Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap());
         World { driver, device: Device::Gpu(gpu.clone()), gpu }
     }
 

@@ -1,4 +1,5 @@
-//! `gradus bench`: time, traffic and distance from the floor of each op, on the CPU and on CUDA.
+//! `gradus bench`: time, traffic and distance from the floor of each op and of whole steps, on the
+//! CPU and on CUDA.
 //!
 //! Bytes and flops are formulas of the extents, those of the kernels' head comments: the least an
 //! op has to move and to compute. The floor is the longer of bytes / bandwidth and flops / peak.
@@ -10,6 +11,7 @@ mod decoder;
 mod floors;
 mod products;
 mod rl;
+mod steps;
 mod table;
 mod timing;
 
@@ -98,6 +100,7 @@ fn cases() -> Vec<Case> {
     let mut cases = products::cases();
     cases.extend(decoder::cases());
     cases.extend(rl::cases());
+    cases.extend(steps::cases());
     cases
 }
 

@@ -7,8 +7,8 @@ use gradus::ops::{
 };
 use gradus::{DType, Device, View, ViewMut};
 
-use crate::common::devices::on_all;
-use crate::common::normals;
+use super::common::devices::on_all;
+use super::common::normals;
 
 pub const CPU: Device = Device::Cpu;
 

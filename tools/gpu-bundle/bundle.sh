@@ -14,7 +14,7 @@ built=$(cargo test --release -p gradus-gpu-tests --test gpu_tests --no-run --mes
 cp "$built" "$out/gpu_tests"
 cp target/release/gradus "$out/"
 strip "$out/gpu_tests" "$out/gradus"
-for family in nf4 logprob divergence trl verl verl_adv verl_kl; do
+for family in nf4 logprob divergence models trl verl verl_adv verl_kl; do
   cp -r "tests/golden/$family" "$out/golden/"
 done
 git rev-parse HEAD > "$out/COMMIT"

@@ -2,9 +2,7 @@
 //! rollout and one GRPO step on the CPU and on every GPU executor, and every tensor is compared.
 //! Before each stage the device takes over the CPU's state, so that a stage's bound is its own.
 
-mod common;
-
-use common::devices::{Executor, gpus};
+use super::common::devices::{Executor, gpus};
 use gradus::Device;
 use gradus::dtype::{DType, Float, bf16};
 use gradus::io::safetensors::Tensors;

@@ -1,8 +1,6 @@
 //! What a step asks of the driver once it has run before: no memory, one wait a decode step, a known
 //! number of launches; and the memory plan, which is the arena that a run needs.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

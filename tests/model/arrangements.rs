@@ -2,12 +2,10 @@
 //! packed with others, cut into calls, prefilled, decoded from the cache, scored by the trainer or
 //! reported by the sampler's op.
 
-mod common;
-
 use std::ops::Range;
 
-use common::devices::gpus;
-use common::normals;
+use super::common::devices::gpus;
+use super::common::normals;
 use gradus::Device;
 use gradus::dtype::{Float, bf16};
 use gradus::model::{Decoder, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling};

@@ -2,11 +2,7 @@
 //! Qwen3), and its promises: the same bits however a sequence is cut and packed, and a frozen
 //! base that an untrained adapter does not move.
 
-mod common;
-
-use std::path::Path;
-
-use common::{Golden, normals};
+use super::common::{Golden, golden_folder, normals};
 use gradus::Device;
 use gradus::model::{
     Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, Tape,
@@ -33,7 +29,7 @@ fn config(family: &str) -> ModelConfig {
 }
 
 fn golden(path: &str) -> Golden {
-    Golden::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(path))
+    Golden::open(&golden_folder().join("models").join(path))
 }
 
 /// Sets every parameter whose name, behind `prefix`, is in `file`; returns how many.
