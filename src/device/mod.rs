@@ -62,13 +62,13 @@ pub enum Device {
 }
 
 impl Device {
-    /// The first CUDA device if there is a driver, else the CPU.
+    /// The first CUDA device if there is a driver and the kernels run on it, else the CPU.
     ///
     /// # Errors
-    /// Whatever keeps a driver that is there from working.
+    /// Whatever keeps a driver and a device that would do from working.
     pub fn best() -> Result<Device> {
         match Device::cuda(0) {
-            Err(Error::NoDriver { .. }) => Ok(Device::Cpu),
+            Err(Error::NoDriver { .. } | Error::Unsupported { .. }) => Ok(Device::Cpu),
             found => found,
         }
     }

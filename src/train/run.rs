@@ -175,6 +175,7 @@ impl<T: Float> Run<T> {
             }
             None => (create_folder(&out, &trainer.config)?, Figures::default()),
         };
+        line(&format!("  device {}", trainer.model.device.name()));
         plan_memory(&trainer)?;
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;

@@ -18,9 +18,17 @@ pub fn report() -> String {
         row(name, value);
     }
     row("kernels", kernels());
-    row("trainer", "runs on the cpu: the decoder's ops have no GPU kernels yet".into());
+    row("trainer", trainer());
     row("runs folder", runs_folder());
     text
+}
+
+/// What `device = "auto"` takes.
+fn trainer() -> String {
+    match Device::best() {
+        Ok(device) => format!("runs on {} (set `device` for another)", device.name()),
+        Err(error) => format!("{error}; device=cpu runs without it"),
+    }
 }
 
 fn vector_units() -> String {
