@@ -93,14 +93,14 @@ impl<T: Float> KvCache<T> {
         self.slots.len()
     }
 
-    /// Tokens stored in `slot`.
+    /// Tokens stored in `slot`; 0 in one that the cache does not have.
     pub fn len(&self, slot: usize) -> usize {
-        self.slots[slot].len
+        self.slots.get(slot).map_or(0, |slot| slot.len)
     }
 
     /// Forgets the tokens of `slot` and gives its pages back.
     pub fn clear(&mut self, slot: usize) {
-        let slot = std::mem::take(&mut self.slots[slot]);
+        let slot = self.slots.get_mut(slot).map(std::mem::take).unwrap_or_default();
         for page in slot.pages {
             self.holders[page as usize] -= 1;
             if self.holders[page as usize] == 0 {
@@ -113,8 +113,8 @@ impl<T: Float> KvCache<T> {
     /// tokens count as stored: the forward pass that takes the batch writes them.
     ///
     /// # Errors
-    /// `InvalidArgument` for another number of slots, a slot that would grow past the cache's
-    /// length or pages that are used up; the cache is as it was.
+    /// `InvalidArgument` for another number of slots, slots that are named twice or not there, one
+    /// that would grow past the cache's length, or pages that are used up; the cache is as it was.
     pub fn batch(&mut self, space: &Space, packed: &Packed, slots: &[usize]) -> Result<Batch> {
         let placed = self.extend(packed, slots)?;
         let keys = Keys::Cached {
@@ -131,6 +131,7 @@ impl<T: Float> KvCache<T> {
             let expected = format!("{} (one per sequence)", packed.sequences());
             return Err(Error::invalid("kv_cache", "slots", slots.len(), expected));
         }
+        self.check_slots(slots)?;
         self.check_room(packed, slots)?;
         let mut new = Extended::default();
         for (i, &slot) in slots.iter().enumerate() {
@@ -158,6 +159,24 @@ impl<T: Float> KvCache<T> {
     fn table_row(&self, slot: usize) -> impl Iterator<Item = i32> + '_ {
         let rest = std::iter::repeat(0);
         self.slots[slot].pages.iter().copied().chain(rest).take(self.table_width())
+    }
+
+    /// Every slot is there, and named once.
+    fn check_slots(&self, slots: &[usize]) -> Result<()> {
+        let mut seen = vec![false; self.slots.len()];
+        for &slot in slots {
+            let got = match seen.get_mut(slot) {
+                None => format!("slot {slot}"),
+                Some(seen) if *seen => format!("slot {slot} twice"),
+                Some(seen) => {
+                    *seen = true;
+                    continue;
+                }
+            };
+            let expected = format!("different slots below {}", self.slots.len());
+            return Err(Error::invalid("kv_cache", "slots", got, expected));
+        }
+        Ok(())
     }
 
     fn check_room(&self, packed: &Packed, slots: &[usize]) -> Result<()> {
@@ -195,8 +214,14 @@ impl<T: Float> KvCache<T> {
     /// the last one is copied. How G samples share one prefill.
     ///
     /// # Errors
-    /// `InvalidArgument` if a slot is in use or pages are used up; the cache is as it was.
+    /// `InvalidArgument` if a slot is not there, in use or named twice, or pages are used up; the
+    /// cache is as it was.
     pub fn fork(&mut self, space: &Space, pairs: &[(usize, usize)]) -> Result<()> {
+        self.check_slots(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>())?;
+        if let Some(&(_, from)) = pairs.iter().find(|pair| pair.1 >= self.slots.len()) {
+            let expected = format!("slots below {}", self.slots.len());
+            return Err(Error::invalid("kv_cache", "from", from, expected));
+        }
         if let Some(&(slot, _)) = pairs.iter().find(|&&(slot, _)| self.slots[slot].len > 0) {
             return Err(Error::invalid("kv_cache", "slot", slot, "a slot that is not in use"));
         }

@@ -192,3 +192,39 @@ fn arrangements_give_the_same_log_probs_on_a_gpu() {
         check::<bf16>(&executor.device, &format!("{} bf16", executor.name), 5, 64);
     }
 }
+
+/// What a cache refuses leaves it as it was.
+#[test]
+fn a_cache_refuses_what_it_cannot_hold() {
+    let model = model::<f32>(&Device::Cpu, 12);
+    let mut cache = KvCache::<f32>::with_pages(&model.config, &Device::Cpu, 3, 40, 3).unwrap();
+    let mut extend = |slots: &[usize], lens: &[usize]| {
+        let mut packed = Packed::new();
+        slots.iter().zip(lens).for_each(|(&s, &n)| packed.push(&vec![1; n], cache.len(s)));
+        let done = cache.batch(&model.space, &packed, slots).map(|_| ());
+        (done.map_err(|e| e.to_string()), [0, 1, 2].map(|slot| cache.len(slot)))
+    };
+    assert_eq!(extend(&[0, 1], &[17, 3]), (Ok(()), [17, 3, 0]));
+    for (slots, lens, text) in [
+        (&[0usize, 0][..], &[1usize, 1][..], "slot 0 twice"),
+        (&[3], &[1], "slot 3"),
+        (&[0], &[24], "at most 40 tokens"),
+        (&[2], &[1], "at most the 0 free pages"),
+        (&[0, 1], &[16, 1], "at most the 0 free pages"),
+    ] {
+        let (done, lens) = extend(slots, lens);
+        let message = done.unwrap_err();
+        assert!(message.contains(text), "{message}");
+        assert_eq!(lens, [17, 3, 0], "{text}");
+    }
+    let fork = |cache: &mut KvCache<f32>, slot, from| {
+        cache.fork(&model.space, &[(slot, from)]).map_err(|e| e.to_string())
+    };
+    assert!(fork(&mut cache, 1, 0).unwrap_err().contains("not in use"));
+    assert!(fork(&mut cache, 2, 7).unwrap_err().contains("slots below 3"));
+    assert!(fork(&mut cache, 2, 0).unwrap_err().contains("free pages"), "the partial page");
+    cache.clear(1);
+    fork(&mut cache, 2, 0).unwrap();
+    assert_eq!([0, 1, 2].map(|slot| cache.len(slot)), [17, 0, 17]);
+    cache.clear(9);
+}
