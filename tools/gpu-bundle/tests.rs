@@ -18,6 +18,8 @@ mod gpu_delta;
 mod gpu_device_memory;
 #[path = "../../tests/gpu_dtypes.rs"]
 mod gpu_dtypes;
+#[path = "../../tests/gpu_dtypes_decoder.rs"]
+mod gpu_dtypes_decoder;
 #[path = "../../tests/gpu_group.rs"]
 mod gpu_group;
 #[path = "../../tests/gpu_lerp.rs"]
