@@ -75,8 +75,9 @@ impl Figures {
 #[derive(Clone, Copy)]
 struct MicroBatch<'a> {
     records: &'a [Record],
-    /// One a record, or one a scored token.
     advantage: &'a [f32],
+    /// `advantage` has one entry a scored token, not one a record.
+    per_token: bool,
     seq_weight: &'a [f32],
 }
 
@@ -129,7 +130,7 @@ fn cut<'a>(
         let (first, last) = (i * size, i * size + records.len());
         let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
         let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
-        MicroBatch { records, advantage, seq_weight }
+        MicroBatch { records, advantage, per_token, seq_weight }
     };
     records.chunks(size).enumerate().map(part).collect()
 }
@@ -190,9 +191,9 @@ fn loss<T: Float>(
         stats: Some(&mut figures.stats),
         ..PolicyLoss::new(
             logp.all(),
-            match part.advantage.len() == records.len() {
-                true => Advantage::PerSequence(advantage.all()),
-                false => Advantage::PerToken(advantage.all()),
+            match part.per_token {
+                true => Advantage::PerToken(advantage.all()),
+                false => Advantage::PerSequence(advantage.all()),
             },
             cu_seqlens.all(),
             seq_weight.all(),

@@ -3,6 +3,7 @@
 //! Before each stage the device takes over the CPU's state, so that a stage's bound is its own.
 
 use super::common::devices::{Executor, gpus};
+use super::demo;
 use gradus::Device;
 use gradus::dtype::{DType, Float, bf16};
 use gradus::io::safetensors::Tensors;
@@ -12,29 +13,10 @@ use gradus::train::step::Backward;
 use gradus::train::{RunConfig, Trainer};
 
 /// The demo's shape in small: two blocks, grouped heads, odd widths, biases off.
-fn config(dtype: &str, extra: &[&str]) -> RunConfig {
-    let mut config = RunConfig::default();
-    let small = [
-        "model.hidden=32",
-        "model.heads=4",
-        "model.kv_heads=2",
-        "model.head_dim=16",
-        "model.ffn=72",
-        "task.digits=2",
-        "sft.demos=8",
-        "sft.batch=4",
-        "quantize.blocksize=32",
-        "lora.rank=4",
-        "rl.prompts=2",
-        "rl.group=3",
-        "rl.micro_batch=4",
-        "rl.slots=4",
-        "rl.beta=0.04",
-        "eval.max_prompts=2",
-        "eval.samples=1",
-    ];
+fn config(dtype: &str) -> RunConfig {
+    let mut config =
+        demo(&["model.ffn=72", "rl.group=3", "rl.micro_batch=4", "rl.beta=0.04", "eval.samples=1"]);
     config.apply_set(&format!("model.dtype={dtype}")).unwrap();
-    small.iter().chain(extra).for_each(|setting| config.apply_set(setting).unwrap());
     config
 }
 
@@ -92,7 +74,7 @@ fn assert_same_step<T: Float>(name: &str, trainer: &Trainer<T>, [cpu, gpu, exact
 
 /// The f32 trainer of a trainer's state, which a bf16 one is a rounding of.
 fn exact<T: Float>(of: &Trainer<T>) -> Trainer {
-    let mut exact = Trainer::<f32>::on(config("f32", &[]), Device::Cpu).unwrap();
+    let mut exact = Trainer::<f32>::on(config("f32"), Device::Cpu).unwrap();
     exact.load_state(&of.save_state().unwrap()).unwrap();
     exact
 }
@@ -135,8 +117,8 @@ fn assert_same_update<T: Float>(name: &str, rate: f64, cpu: &Trainer<T>, gpu: &T
 
 fn run<T: Float>(dtype: &str, executor: &Executor) {
     let name = format!("{dtype} on {}", executor.name);
-    let mut cpu = Trainer::<T>::on(config(dtype, &[]), Device::Cpu).unwrap();
-    let mut gpu = Trainer::<T>::on(config(dtype, &[]), executor.device.clone()).unwrap();
+    let mut cpu = Trainer::<T>::on(config(dtype), Device::Cpu).unwrap();
+    let mut gpu = Trainer::<T>::on(config(dtype), executor.device.clone()).unwrap();
     let (a, b) = (cpu.save_state().unwrap(), gpu.save_state().unwrap());
     assert_eq!(a, b, "{name}: the same start");
 
@@ -185,7 +167,7 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
 
     // 5. What the device saved goes on, on the CPU and on a fresh device.
     let state = gpu.save_state().unwrap();
-    let mut again = Trainer::<T>::on(config(dtype, &[]), executor.device.clone()).unwrap();
+    let mut again = Trainer::<T>::on(config(dtype), executor.device.clone()).unwrap();
     again.load_state(&state).unwrap();
     assert_eq!(again.save_state().unwrap(), state, "{name}: a state survives");
     let (_, a, _) = gpu.collect(1).unwrap();

@@ -1,6 +1,7 @@
 //! What a step asks of the driver once it has run before: no memory, one wait a decode step, a known
 //! number of launches; and the memory plan, which is the arena that a run needs.
 
+use super::demo;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,26 +14,8 @@ use gradus::{Device, Error};
 const LAYERS: usize = 2;
 
 fn config(extra: &[&str]) -> RunConfig {
-    let mut config = RunConfig::default();
-    let small = [
-        "model.hidden=32",
-        "model.heads=4",
-        "model.kv_heads=2",
-        "model.head_dim=16",
-        "model.ffn=64",
-        "task.digits=2",
-        "sft.demos=8",
-        "sft.batch=4",
-        "quantize.blocksize=32",
-        "lora.rank=4",
-        "rl.prompts=2",
-        "rl.group=2",
-        "rl.micro_batch=2",
-        "rl.slots=4",
-        "eval.max_prompts=2",
-        "eval.samples=2",
-    ];
-    small.iter().chain(extra).for_each(|setting| config.apply_set(setting).unwrap());
+    let mut config = demo(&["model.ffn=64", "rl.group=2", "rl.micro_batch=2", "eval.samples=2"]);
+    extra.iter().for_each(|setting| config.apply_set(setting).unwrap());
     config
 }
 
