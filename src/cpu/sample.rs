@@ -5,8 +5,7 @@ use crate::cpu::logprob::{RowStats, WORK, row_stats, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::check::Check;
-use crate::ops::sample::Sample;
+use crate::ops::sample::{Sample, check_drawn};
 
 /// What was drawn from a row.
 struct Drawn {
@@ -16,13 +15,10 @@ struct Drawn {
     kept_mass: f64,
 }
 
-pub(crate) fn sample<T: Float>(check: Check, mut a: Sample<'_, T>) -> Result<()> {
+pub(crate) fn sample<T: Float>(mut a: Sample<'_, T>) -> Result<()> {
     let vocab = a.vocab as usize;
     let drawn = par::map(a.logits.extent(0), vocab * WORK, |t| draw(&a, t, vocab));
-    if let Some(t) = drawn.iter().position(Option::is_none) {
-        let got = format!("row {t} without a finite maximum or with NaN");
-        check.that(false, "logits", got, "rows that something can be drawn from")?;
-    }
+    check_drawn(drawn.iter().position(Option::is_none))?;
     for (t, drawn) in drawn.into_iter().flatten().enumerate() {
         a.token.set(t, drawn.token as i32);
         a.logp.set(t, drawn.logp as f32);

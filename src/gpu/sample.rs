@@ -8,8 +8,7 @@ use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::gpu::rows::{Plan, RowSet, check_dtype};
-use crate::ops::check::Check;
-use crate::ops::sample::Sample;
+use crate::ops::sample::{Sample, check_drawn};
 
 /// Most columns whose weights of up to 2^40 sum below 2^63.
 const MAX_VOCAB: i64 = 1 << 23;
@@ -32,7 +31,7 @@ struct Params {
     greedy: i32,
 }
 
-pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, check: Check, a: Sample<'_, T>) -> Result<()> {
+pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
     check_dtype::<T>("sample")?;
     if a.vocab > MAX_VOCAB {
         let reason = format!("{} columns; the kernel's exact sums take {MAX_VOCAB}", a.vocab);
@@ -63,10 +62,7 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, check: Check, a: Sample<'_, T>) -
     if look && rows > 0 {
         let stride = params.token.stride as usize;
         let tokens: Vec<i32> = stage.fetch(params.token.at, (rows - 1) * stride + 1)?;
-        if let Some(t) = (0..rows).find(|t| tokens[t * stride] < 0) {
-            let got = format!("row {t} without a finite maximum or with NaN");
-            check.that(false, "logits", got, "rows that something can be drawn from")?;
-        }
+        check_drawn((0..rows).find(|t| tokens[t * stride] < 0))?;
     }
     stage.finish()
 }

@@ -75,7 +75,15 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
         }
     }
     match device {
-        Device::Cpu => cpu::sample::sample(check, args),
-        Device::Gpu(gpu) => gpu::sample::sample(gpu, check, args),
+        Device::Cpu => cpu::sample::sample(args),
+        Device::Gpu(gpu) => gpu::sample::sample(gpu, args),
     }
+}
+
+/// The error of the first row that nothing can be drawn from, if there is one.
+pub(crate) fn check_drawn(undrawn: Option<usize>) -> Result<()> {
+    let got =
+        undrawn.map_or(String::new(), |t| format!("row {t} without a finite maximum or with NaN"));
+    let expected = "rows that something can be drawn from";
+    Check("sample").that(undrawn.is_none(), "logits", got, expected)
 }

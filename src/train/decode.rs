@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use crate::device::{Arena, Device, Gpu, Graph, Memory, PinnedBuffer, Space};
 use crate::dtype::Float;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Batch, Decoder, Keys, KvCache, Packed};
+use crate::ops::sample::check_drawn;
 use crate::ops::{LogitTransform, Sample, sample};
 use crate::train::rollout::Sampling;
 
@@ -112,11 +113,7 @@ fn sample_rows<T: Float>(
 
 /// On a GPU a row that nothing can be drawn from shows as a negative token.
 fn checked(token: Vec<i32>, logp: Vec<f32>) -> Result<Draw> {
-    if let Some(row) = token.iter().position(|&t| t < 0) {
-        let got = format!("row {row} without a finite maximum or with NaN");
-        let expected = "rows that something can be drawn from";
-        return Err(Error::invalid("sample", "logits", got, expected));
-    }
+    check_drawn(token.iter().position(|&t| t < 0))?;
     Ok(Draw { token, logp })
 }
 
