@@ -78,13 +78,7 @@ fn update() -> Case {
         let advantage: Vec<f32> = (0..records.len()).map(|i| (i % 2) as f32 - 0.5).collect();
         let weight = vec![1.0 / records.len() as f32; records.len()];
         let settings = presets::by_name("grpo", COMPLETION as f64)?.settings;
-        let update = Update {
-            learning_rate: 1e-6,
-            beta1: 0.9,
-            beta2: 0.95,
-            weight_decay: 0.0,
-            grad_clip: 1.0,
-        };
+        let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0) };
         Ok(Box::new(move |_| {
             let backward = trainer.forward_backward(&records, &advantage, &weight, &settings)?;
             trainer.optim_step(&backward, update).map(|_| ())

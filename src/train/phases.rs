@@ -256,7 +256,8 @@ impl<T: Float> Trainer<T> {
         Ok(preset)
     }
 
-    fn rl_update(&self, step: u64) -> Update {
+    /// Settings of the updates of RL step `step`.
+    pub(crate) fn rl_update(&self, step: u64) -> Update {
         let rl = &self.config.rl;
         let shape = decayed(&rl.lr_schedule, step, rl.steps as u64);
         let base = if rl.control == "zero_lr" { 0.0 } else { rl.learning_rate };

@@ -11,7 +11,6 @@ use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::objective::presets;
 use crate::train::config::RunConfig;
-use crate::train::optimizer::Update;
 use crate::train::phases::Phase;
 use crate::train::record::Record;
 use crate::train::trainer::Trainer;
@@ -127,21 +126,13 @@ fn advice<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<String> {
 }
 
 /// An update on the longest records there may be: one micro-batch of them.
-fn dry_update<T: Float>(trainer: &mut Trainer<T>, records: Vec<Record>) -> Result<()> {
-    let mut records = records;
+fn dry_update<T: Float>(trainer: &mut Trainer<T>, mut records: Vec<Record>) -> Result<()> {
     records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
     records.truncate(trainer.config.rl.micro_batch);
     let ones = vec![1.0; records.len()];
     let settings = presets::sft().settings;
     let backward = trainer.forward_backward(&records, &ones, &ones, &settings)?;
-    let update = Update {
-        learning_rate: 0.0,
-        beta1: 0.9,
-        beta2: 0.9,
-        weight_decay: 0.0,
-        grad_clip: f64::INFINITY,
-    };
-    trainer.optim_step(&backward, update).map(|_| ())
+    trainer.optim_step(&backward, trainer.rl_update(0)).map(|_| ())
 }
 
 fn mib(bytes: u64) -> String {
