@@ -163,7 +163,13 @@ impl<T: Float> Run<T> {
         };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
         let device = config.open_device()?;
+        let plan = plan_memory::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
+        line(&format!("  device {}", trainer.model.device.name()));
+        if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
+            line(&format!("  memory {plan}"));
+            arena.reserve(plan.activations as usize)?;
+        }
         let (folder, figures) = match found {
             Some((folder, checkpoint)) => {
                 trainer.load_state(&checkpoint.tensors)?;
@@ -175,8 +181,6 @@ impl<T: Float> Run<T> {
             }
             None => (create_folder(&out, &trainer.config)?, Figures::default()),
         };
-        line(&format!("  device {}", trainer.model.device.name()));
-        plan_memory(&trainer)?;
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
         Ok(Run { trainer, folder, metrics, figures, phases, begun: Instant::now(), before })
@@ -369,14 +373,12 @@ impl<T: Float> Run<T> {
     }
 }
 
-/// Says what a run on a GPU will need and reserves its arena.
-fn plan_memory<T: Float>(trainer: &Trainer<T>) -> Result<()> {
-    let Device::Gpu(gpu) = &trainer.model.device else { return Ok(()) };
-    let plan = MemoryPlan::fitting::<T>(&trainer.config, gpu.info())?;
-    line(&format!("  memory {plan}"));
-    match trainer.model.space.arena() {
-        Some(arena) => arena.reserve(plan.activations as usize),
-        None => Ok(()),
+/// What a run on a GPU will need; one that does not fit is refused before anything is allocated or
+/// written.
+fn plan_memory<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
+    match device {
+        Device::Cpu => Ok(None),
+        Device::Gpu(gpu) => MemoryPlan::fitting::<T>(config, gpu.info()).map(Some),
     }
 }
 
