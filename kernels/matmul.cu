@@ -20,7 +20,7 @@
 // Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 multiply on tensor cores with f32 sums;
 // the low-rank part, bias and residual or old value are added in f32, and the sum is rounded once.
 // Not yet tuned: scalar loads, one stage in flight. It is the base that is correct.
-#include "product.cuh"
+#include "tensor_tile.cuh"
 
 template <class T, class A> struct LowParams {
     Dense<T> left;
@@ -90,12 +90,26 @@ template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParam
     p.dbias.set(column, (float)((double)p.dbias.get(column) + sum));
 }
 
-#define ENTRIES(T, A, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { linear<EngineOf<T>::Type>(p, p.right); } \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) matmul_low_##suffix(const LowParams<T, A> p) { matmul_low<T>(p); } \
+#define CHAIN(T, A, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { linear<Chain<A>>(p, p.right); } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) matmul_low_##suffix(const LowParams<T, A> p) { matmul_low<T>(p); }
+CHAIN(float, float, f32)
+CHAIN(double, double, f64)
+
+#define TENSOR(T, suffix) \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS) matmul_few8_##suffix(const TensorParams<T, Dense<T>> p) { matmul_few<T, 1>(p); } \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS) matmul_few16_##suffix(const TensorParams<T, Dense<T>> p) { matmul_few<T, 2>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) matmul_tile64_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 64, false>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) matmul_tile128_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 128, false>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) matmul_dx_tile64_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 64, true>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) matmul_dx_tile128_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 128, true>(p); }
+TENSOR(bf16, bf16)
+TENSOR(f16, f16)
+
+#define GRADIENTS(T, suffix) \
     extern "C" __global__ void __launch_bounds__(THREADS) matmul_dw_##suffix(const DwParams<T> p) { matmul_dw(p); } \
     extern "C" __global__ void __launch_bounds__(THREADS) matmul_dbias_##suffix(const DbiasParams<T> p) { matmul_dbias(p); }
-ENTRIES(float, float, f32)
-ENTRIES(bf16, float, bf16)
-ENTRIES(f16, float, f16)
-ENTRIES(double, double, f64)
+GRADIENTS(float, f32)
+GRADIENTS(bf16, bf16)
+GRADIENTS(f16, f16)
+GRADIENTS(double, f64)

@@ -16,45 +16,29 @@
 // `nf4_matmul_mma_<T>` multiplies on tensor cores a weight that was quantised from T.
 // Traffic: N·K/2 bytes of W, re-read ceil(M/32) times from L2; X as in matmul.
 // Not yet tuned: a nibble at a time. It is the base that is correct.
-#include "nf4.cuh"
-#include "product.cuh"
+#include "tensor_tile.cuh"
 
-struct Nf4Matrix {
-    Column<const u8> packed;
-    Column<const float> code;
-    BlockMax max;
-    i64 columns;
-    i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
-    i32 across;  // lanes are columns: dX
-};
-
-// The matrix as a side, its code book at hand.
-struct Nf4Side {
-    const Nf4Matrix& w;
-    const float* book;
-
-    __device__ __forceinline__ bool along_steps() const { return !w.across; }
-    __device__ __forceinline__ i64 place(i64 lane, i64 step) const { return w.across ? step * w.columns + lane : lane * w.columns + step; }
-    template <class V> __device__ __forceinline__ V get(i64 i) const {
-        const u32 byte = w.packed.get(i / 2);
-        const u32 nibble = i % 2 ? byte & 15 : byte >> 4;
-        return nf4_value<V>(w.dtype, __fmul_rn(book[nibble], w.max.of(i)));
-    }
-};
-
-template <class Engine, class T>
-__device__ __forceinline__ void nf4_matmul(const ProductParams<T, Nf4Matrix, typename Engine::Sum>& p) {
+template <class A, class T>
+__device__ __forceinline__ void nf4_matmul(const ProductParams<T, Nf4Matrix, A>& p) {
     __shared__ float book[16];
     if (threadIdx.x < 16) book[threadIdx.x] = p.right.code.get(threadIdx.x);
     __syncthreads();
-    linear<Engine>(p, Nf4Side{p.right, book});
+    linear<Chain<A>>(p, Nf4Side{p.right, book});
 }
 
-#define ENTRY(name, T, Engine, A) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const ProductParams<T, Nf4Matrix, A> p) { nf4_matmul<Engine>(p); }
-ENTRY(nf4_matmul_f32, float, Chain<float>, float)
-ENTRY(nf4_matmul_bf16, bf16, Chain<float>, float)
-ENTRY(nf4_matmul_f16, f16, Chain<float>, float)
-ENTRY(nf4_matmul_f64, double, Chain<double>, double)
-ENTRY(nf4_matmul_mma_bf16, bf16, Mma<bf16>, float)
-ENTRY(nf4_matmul_mma_f16, f16, Mma<f16>, float)
+#define CHAIN(T, A, suffix) \
+    extern "C" __global__ void __launch_bounds__(THREADS) nf4_matmul_##suffix(const ProductParams<T, Nf4Matrix, A> p) { nf4_matmul<A>(p); }
+CHAIN(float, float, f32)
+CHAIN(bf16, float, bf16)
+CHAIN(f16, float, f16)
+CHAIN(double, double, f64)
+
+#define TENSOR(T, suffix) \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few8_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 1>(p); } \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few16_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 2>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, false>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, false>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, true>(p); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, true>(p); }
+TENSOR(bf16, bf16)
+TENSOR(f16, f16)

@@ -103,8 +103,19 @@ __device__ __forceinline__ void ptx_copy16(void* to, const void* from, bool ther
                  : "memory");
 }
 
+// The first `bytes` of 16 bytes, zeros behind them; both addresses are multiples of 16.
+__device__ __forceinline__ void ptx_copy16_partly(unsigned int to, const void* from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
 // Waits for this thread's copies.
 __device__ __forceinline__ void ptx_copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Ends a group of copies, and waits until at most PENDING groups are under way.
+__device__ __forceinline__ void ptx_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void ptx_copy_wait_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 
 // ---- memory -----------------------------------------------------------------------------------
 
@@ -115,6 +126,18 @@ __device__ __forceinline__ uint4 ptx_load_stream(const void* p) {
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p)
                  : "memory");
+    return v;
+}
+
+// Two numbers at shared address `at` + OFFSET, OFFSET a part of the instruction.
+template <int OFFSET> __device__ __forceinline__ float2 ptx_load_pair(unsigned int at) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2+%3];" : "=f"(v.x), "=f"(v.y) : "r"(at), "n"(OFFSET));
+    return v;
+}
+template <int OFFSET> __device__ __forceinline__ float ptx_load_one(unsigned int at) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1+%2];" : "=f"(v) : "r"(at), "n"(OFFSET));
     return v;
 }
 
@@ -157,3 +180,55 @@ __device__ __forceinline__ unsigned long long ptx_cluster_load(const void* p, in
     return *(const unsigned long long*)p;
 #endif
 }
+
+// ---- what only sm_90a has: barriers that count bytes or arrivals, and products of a warpgroup ---
+#if __CUDA_ARCH__ >= 900
+
+// A barrier at a shared address that `arrivals` arrivals complete.
+__device__ __forceinline__ void ptx_barrier_init(unsigned int barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void ptx_barrier_arrive(unsigned int barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Waits until the phase of this parity is complete.
+__device__ __forceinline__ void ptx_barrier_wait(unsigned int barrier, unsigned int parity) {
+    unsigned int done;
+    do {
+        asm volatile(
+            "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(barrier), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+
+// Makes this thread's writes to shared memory visible to wgmma.
+__device__ __forceinline__ void ptx_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void ptx_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void ptx_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most PENDING groups are under way.
+template <int PENDING> __device__ __forceinline__ void ptx_wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// d[64, 128] = (keep ? d : 0) + a[64, 16]·b[16, 128]. `ACROSS`: b's columns are contiguous, not its depth.
+#define PTX_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define PTX_WGMMA(type)                                                                                                        \
+    asm volatile(                                                                                                              \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                                           \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " "                                                      \
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                              \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                     \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                     \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                                    \
+        "%64, %65, p, 1, 1, 0, %67;\n}"                                                                                        \
+        : PTX_F8(d, 0), PTX_F8(d, 8), PTX_F8(d, 16), PTX_F8(d, 24), PTX_F8(d, 32), PTX_F8(d, 40), PTX_F8(d, 48), PTX_F8(d, 56) \
+        : "l"(a), "l"(b), "r"(keep), "n"(ACROSS))
+template <int ACROSS> __device__ __forceinline__ void ptx_wgmma_bf16(float (&d)[64], unsigned long long a, unsigned long long b, int keep) { PTX_WGMMA("bf16"); }
+template <int ACROSS> __device__ __forceinline__ void ptx_wgmma_f16(float (&d)[64], unsigned long long a, unsigned long long b, int keep) { PTX_WGMMA("f16"); }
+
+#endif

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Stage};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::gpu::matmul::{Dense, grid, low_of};
+use crate::gpu::product::{Dense, Factor, LowRank, Way, grid, low_rank};
 use crate::ops::LoraGrad;
 
 /// `LoraGradParams` of `kernels/lora_grad.cu`.
@@ -36,7 +36,20 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     let wide = T::DTYPE == DType::F64;
     let scratch = stage.scratch(m * rank * if wide { 8 } else { 4 })?;
     let gradient = Dense::rows(&mut stage, &dy)?;
-    low_of(&mut stage, gpu, "lora_grad", gradient, [m, n], &lora, scratch.ptr())?;
+    let low = LowRank {
+        way: Way::Backward,
+        left: gradient,
+        rows: m as i64,
+        depth: n as i64,
+        rank: rank as i64,
+        factors: &[Factor { side: Dense::columns(&mut stage, &lora.b)?, scale: lora.scale }],
+        index: Column::default(),
+        low: scratch.ptr(),
+        low_stride: rank as i64,
+        s: 0,
+        s_stride: 0,
+    };
+    low_rank::<T>(&mut stage, gpu, "lora_grad", &low)?;
     let da_params = Params {
         left: Dense::packed(scratch.ptr(), rank as i64).turned(),
         right: Dense::columns(&mut stage, &x)?,

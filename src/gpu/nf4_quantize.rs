@@ -127,6 +127,11 @@ impl BlockMax {
         Ok(max)
     }
 
+    /// Whether the faster kernels can find the maximum of 64 values: `is_regular` in the kernels.
+    pub fn is_regular(&self) -> bool {
+        self.block_shift >= 6 && (self.nested_blocksize as u64).is_power_of_two()
+    }
+
     /// The dtype that was quantised in the kernels' numbers.
     pub fn dtype_code(dtype: DType) -> i32 {
         match dtype {

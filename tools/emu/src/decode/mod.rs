@@ -21,7 +21,7 @@ mod shared;
 mod warp;
 mod wgmma;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::machine::counters::Work;
@@ -83,7 +83,7 @@ pub fn decode(
     entry: &Function,
     global: &GlobalAddresses,
 ) -> Result<Program, String> {
-    let (globals, constants, shared_bytes) = module_scope(source, global)?;
+    let (globals, constants, shared_bytes) = module_scope(source, entry, global)?;
     let mut decoder = Decoder {
         source,
         globals,
@@ -101,8 +101,29 @@ pub fn decode(
 
 type ModuleScope = (HashMap<String, Place>, Vec<u8>, u64);
 
-fn module_scope(source: &Source, global: &GlobalAddresses) -> Result<ModuleScope, String> {
+/// Symbols that an entry mentions, itself or through the functions it calls.
+fn mentioned<'s>(source: &'s Source, entry: &'s Function) -> HashSet<&'s str> {
+    let (mut found, mut left) = (HashSet::new(), vec![entry]);
+    while let Some(function) = left.pop() {
+        for statement in &function.body {
+            let Statement::Instruction(i) = statement else { continue };
+            for name in i.operands.iter().flat_map(Operand::symbols) {
+                if found.insert(name) {
+                    left.extend(source.functions.iter().filter(|f| f.name == name));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn module_scope(
+    source: &Source,
+    entry: &Function,
+    global: &GlobalAddresses,
+) -> Result<ModuleScope, String> {
     let (mut places, mut constants, mut shared) = (HashMap::new(), Vec::new(), 0u64);
+    let mentioned = mentioned(source, entry);
     let ordered = source
         .variables
         .iter()
@@ -121,6 +142,8 @@ fn module_scope(source: &Source, global: &GlobalAddresses) -> Result<ModuleScope
                 at
             }
             Space::Shared if v.dynamic => continue,
+            // A block has the memory that its kernel uses, as the driver would give it.
+            Space::Shared if !mentioned.contains(v.name.as_str()) => continue,
             Space::Shared => place(&mut shared, v),
             _ => {
                 return Err(format!(

@@ -124,6 +124,22 @@ pub enum Operand {
     Label(String),
 }
 
+impl Operand {
+    /// Variables and functions that the operand names.
+    pub fn symbols(&self) -> Vec<&str> {
+        match self {
+            Operand::Symbol(name) | Operand::Address(Base::Symbol(name), _) => vec![name],
+            Operand::Vector(list) | Operand::List(list) => {
+                list.iter().flat_map(Operand::symbols).collect()
+            }
+            Operand::Tensor(map, list) => {
+                map.symbols().into_iter().chain(list.iter().flat_map(Operand::symbols)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// What an address starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Base {

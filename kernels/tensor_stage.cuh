@@ -1,0 +1,206 @@
+// Operands of tile products on their way to shared memory, 64 steps at a time.
+//
+// A stage of X is [rows][64 steps], 128 bytes a row. A stage of W is [128 columns][64 steps] if its
+// rows are read along the depth (Y = X·Wᵀ), and [64 steps][128 columns] if they are read across it
+// (dX = dY·W). Pieces of 16 bytes are permuted so that no reader and no writer meets another in a
+// bank; wgmma also wants the pieces u and 4+u of a row, which it multiplies together, side by side.
+#pragma once
+
+#include "tensor_nf4.cuh"
+
+static constexpr int TILE_COLUMNS = 128;
+static constexpr int PITCH = TILE_COLUMNS + 8;  // of a tile of sums, in words
+
+#if __CUDA_ARCH__ >= 900
+static constexpr int STAGES = 4;
+static constexpr int WORKERS = 128;  // threads that fill stages: a warpgroup of their own
+static constexpr int AHEAD = 2;      // stages that are copied while another is expanded
+
+__device__ __forceinline__ int place_of(int piece) { return piece < 4 ? 2 * piece : 2 * piece - 7; }
+__device__ __forceinline__ int along(int row, int piece) { return row * 128 + (place_of(piece) ^ row % 8) * 16; }
+// Two atoms of 64 columns; steps are permuted as the pieces of X are.
+__device__ __forceinline__ int across(int step, int piece) {
+    const int row = place_of(step / 8) * 8 + step % 8;
+    return piece / 8 * 8192 + row * 128 + (piece % 8 ^ row % 8) * 16;
+}
+#else
+static constexpr int STAGES = 2;
+static constexpr int WORKERS = 256;  // all threads
+static constexpr int AHEAD = 0;
+
+__device__ __forceinline__ int along(int row, int piece) { return row * 128 + (piece ^ row % 8) * 16; }
+// A row is 256 bytes, so the key of its permutation takes another bit of the step.
+__device__ __forceinline__ int across(int step, int piece) { return step * 256 + (piece ^ (step ^ step / 16) % 8) * 16; }
+#endif
+
+// Rows row0.. of X, ROWS of them, and zeros beyond its end.
+template <class T, int ROWS> struct Input {
+    const T* x;
+    i64 stride, rows, depth;
+    bool pieces;  // of 16 bytes can be copied
+
+    template <class W> __device__ __forceinline__ Input(const TensorParams<T, W>& p, i64 row0)
+        : x(p.x + row0 * p.x_stride), stride(p.x_stride), rows(p.rows - row0), depth(p.depth), pieces(in_pieces(p.x, p.x_stride, 16)) {}
+
+    __device__ __forceinline__ void copy(char* stage, int thread, i64 k) const {
+        const int piece = thread % 8;
+        const i64 left = depth - k - 8 * piece, count = left < 0 ? 0 : left < 8 ? left : 8;
+#pragma unroll
+        for (int i = 0; i < ROWS * 8 / WORKERS; ++i) {
+            const int row = thread / 8 + i * (WORKERS / 8);
+            const i64 there = row < rows ? count : 0;
+            const T* from = x + (there ? row * stride + k + 8 * piece : 0);
+            char* to = stage + along(row, piece);
+            if (pieces) ptx_copy16_partly(shared_address(to), from, (int)there * 2);
+            else copy_elements(to, from, 1, there);
+        }
+    }
+    // `count` elements and zeros up to 8.
+    static __device__ __forceinline__ void copy_elements(char* to, const T* from, i64 apart, i64 count) {
+        for (int e = 0; e < 8; ++e) ((T*)to)[e] = e < count ? from[e * apart] : T{};
+    }
+};
+
+// ---- weights ----------------------------------------------------------------------------------
+//
+// A source of W has `copy`, which starts what can run beside the arithmetic, or `skip` when there is
+// nothing more to start, and `expand`, which finishes the stage AHEAD calls later, when the copies
+// are done. All are called by all workers.
+
+// Pieces of 16 bytes, straight into the stage.
+template <class T, bool ACROSS> struct DenseSource {
+    const T* w;
+    i64 stride, columns, depth;
+
+    __device__ __forceinline__ DenseSource(const TensorParams<T, Dense<T>>& p, i64 column0)
+        : stride(ACROSS ? p.right.step : p.right.lane), columns(p.columns - column0), depth(p.depth) {
+        w = p.right.at + p.right.place(column0, 0);
+    }
+    __device__ __forceinline__ void copy(char* stage, char*, int thread, i64 k) {
+        constexpr int PIECES = ACROSS ? 16 : 8;
+        const int piece = thread % PIECES;
+#pragma unroll
+        for (int i = 0; i < 1024 / WORKERS; ++i) {
+            const int row = thread / PIECES + i * (WORKERS / PIECES);
+            // A row of the matrix and the first element of the piece in it.
+            const i64 matrix_row = ACROSS ? k + row : row, first = ACROSS ? 8 * piece : k + 8 * piece;
+            const i64 left = matrix_row < (ACROSS ? depth : columns) ? (ACROSS ? columns : depth) - first : 0;
+            const i64 count = left < 0 ? 0 : left < 8 ? left : 8;
+            const T* from = w + (count ? matrix_row * stride + first : 0);
+            ptx_copy16_partly(shared_address(stage + (ACROSS ? across(row, piece) : along(row, piece))), from, (int)count * 2);
+        }
+    }
+    __device__ __forceinline__ void skip() {}
+    __device__ __forceinline__ void expand(char*, char*, int, i64) {}
+};
+
+// Any side of a product, an element at a time.
+template <class T, bool ACROSS, class Side> struct GatheredSource {
+    const Side& side;
+    i64 column0, columns, depth;
+
+    __device__ __forceinline__ void copy(char*, char*, int, i64) {}
+    __device__ __forceinline__ void skip() {}
+    __device__ __forceinline__ void expand(char* stage, char*, int thread, i64 k) {
+#pragma unroll 1
+        for (int at = thread; at < 1024 * 8; at += WORKERS) {
+            const int piece = at / 8 % (ACROSS ? 16 : 8), row = at / (ACROSS ? 128 : 64), e = at % 8;
+            const i64 column = column0 + (ACROSS ? 8 * piece + e : row), step = k + (ACROSS ? row : 8 * piece + e);
+            char* to = stage + (ACROSS ? across(row, piece) : along(row, piece));
+            ((T*)to)[e] = column < columns && step < depth ? side.template get<T>(side.place(column, step)) : T{};
+        }
+    }
+};
+
+// The 16 weights that a block can have, rounded once, in registers: four registers hold their low
+// bytes, four the high ones. A byte permutation looks up four nibbles in eight of them.
+struct BlockTable {
+    u32 low[4], high[4];
+
+    template <class T> __device__ __forceinline__ void fill(const float4* code, float scale, T) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const float4 c = code[j];
+            const u32 a = pack(__fmul_rn(c.x, scale), __fmul_rn(c.y, scale), T{}), b = pack(__fmul_rn(c.z, scale), __fmul_rn(c.w, scale), T{});
+            low[j] = __byte_perm(a, b, 0x6420), high[j] = __byte_perm(a, b, 0x7531);
+        }
+    }
+    static __device__ __forceinline__ u32 four(const u32 (&plane)[4], u32 nibbles, u32 upper) {
+        return __byte_perm(__byte_perm(plane[0], plane[1], nibbles), __byte_perm(plane[2], plane[3], nibbles), upper);
+    }
+    // The weights of 8 nibbles in the order of bitsandbytes: the high nibble of a byte first.
+    __device__ __forceinline__ uint4 eight(u32 word) const {
+        const u32 nibbles = word & 0x77777777, upper = word >> 1 & 0x44444444 | 0x32103210;
+        const u32 l0 = four(low, nibbles, upper), h0 = four(high, nibbles, upper);
+        const u32 l1 = four(low, nibbles >> 16, upper >> 16), h1 = four(high, nibbles >> 16, upper >> 16);
+        return make_uint4(__byte_perm(l0, h0, 0x4051), __byte_perm(l0, h0, 0x6273), __byte_perm(l1, h1, 0x4051), __byte_perm(l1, h1, 0x6273));
+    }
+};
+
+// 4-bit rows of whole blocks of 64, packed without gaps. A stage has 128 units of one row and one
+// block, 32 bytes; a worker expands a unit (half of one on sm_80). Its maximum is asked for when the
+// unit is, and waits in registers.
+template <class T, bool ACROSS> struct Nf4Source {
+    static constexpr int PARTS = WORKERS / 128;
+    const BlockMax& max;
+    const u8* packed;
+    const float* table;  // 256 nested maxima and 16 codes, in shared memory
+    i64 pitch, columns, depth;  // values a row; what is left from the tile's first column on
+    i64 first;                  // flat index of the tile's first column
+    int nested_shift;
+    struct Maximum { u32 code; float nested; } waiting[AHEAD + 1];
+
+    __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0, const float* table)
+        : max(p.right.max), packed(p.right.packed.at), table(table), pitch(p.right.columns), columns(p.columns - column0), depth(p.depth) {
+        first = ACROSS ? column0 : column0 * pitch;
+        nested_shift = 31 - __clz((int)max.nested_blocksize);
+    }
+    static __device__ __forceinline__ int unit_of(int thread) { return PARTS == 1 ? thread : thread / 2; }
+    static __device__ __forceinline__ int slot(int unit, int half) { return PARTS == 1 ? (half * 128 + unit) * 16 : (unit * 2 + half) * 16; }
+
+    // Flat index of a unit's first value, -1 beyond the matrix.
+    __device__ __forceinline__ i64 place(int unit, i64 k) const {
+        const i64 step = ACROSS ? k + unit % 64 : k, column = ACROSS ? unit / 64 * 64 : unit;
+        if (step >= depth || column >= columns) return -1;
+        return first + (ACROSS ? step * pitch + column : column * pitch + step);
+    }
+    // The threads of a warp copy the warp's units, neighbours the halves of one.
+    __device__ __forceinline__ void copy(char*, char* ring, int thread, i64 k) {
+#pragma unroll
+        for (int i = 0; i < 2 / PARTS; ++i) {
+            const int lane = thread % WARP, half = lane % 2;
+            const int unit = PARTS == 1 ? thread - lane + 16 * i + lane / 2 : thread / 2;
+            const i64 at = place(unit, k);
+            ptx_copy16_partly(shared_address(ring + slot(unit, half)), packed + (at < 0 ? 0 : at / 2 + 16 * half), at < 0 ? 0 : 16);
+        }
+        skip();
+        const i64 at = place(unit_of(thread), k), block = at >> max.block_shift;
+        if (at < 0) return;
+        if (max.absmax.at) waiting[AHEAD].code = __float_as_int(max.absmax.get(block));
+        else waiting[AHEAD] = {max.codes.get(block), max.nested.get(block >> nested_shift)};
+    }
+    __device__ __forceinline__ void skip() {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) waiting[i] = waiting[i + 1];
+        waiting[AHEAD] = {0, 0.0f};
+    }
+    __device__ __forceinline__ void expand(char* stage, char* ring, int thread, i64 k) {
+        const int unit = unit_of(thread);
+        const Maximum m = waiting[0];
+        const float nested = __fadd_rn(__fmul_rn(table[m.code & 255], m.nested), max.offset);
+        const float scale = max.absmax.at ? __int_as_float(m.code) : place(unit, k) < 0 ? 0.0f : nested;
+        BlockTable weights;
+        weights.fill((const float4*)(table + 256), scale, T{});
+#pragma unroll
+        for (int i = 0; i < 2 / PARTS; ++i) {
+            const int half = PARTS == 1 ? i : thread % 2;
+            const uint4 words = *(const uint4*)(ring + slot(unit, half));
+            const u32 word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                const int piece = half * 4 + c;
+                *(uint4*)(stage + (ACROSS ? across(unit % 64, unit / 64 * 8 + piece) : along(unit, piece))) = weights.eight(word[c]);
+            }
+        }
+    }
+};
