@@ -129,7 +129,7 @@ __device__ __forceinline__ uint4 ptx_load_stream(const void* p) {
     return v;
 }
 
-// Two numbers at shared address `at` + OFFSET, OFFSET a part of the instruction.
+// Numbers at shared address `at` + OFFSET, OFFSET a part of the instruction.
 template <int OFFSET> __device__ __forceinline__ float2 ptx_load_pair(unsigned int at) {
     float2 v;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2+%3];" : "=f"(v.x), "=f"(v.y) : "r"(at), "n"(OFFSET));
@@ -139,6 +139,43 @@ template <int OFFSET> __device__ __forceinline__ float ptx_load_one(unsigned int
     float v;
     asm volatile("ld.shared.f32 %0, [%1+%2];" : "=f"(v) : "r"(at), "n"(OFFSET));
     return v;
+}
+
+// 16 bytes at each of four places + OFFSET in global memory if `there`, else what the registers hold:
+// no branch, and no copies of registers where two paths meet. Read once, as by ptx_load_stream.
+template <int OFFSET>
+__device__ __forceinline__ void ptx_load4x16_if(uint4& a, uint4& b, uint4& c, uint4& d, const void* pa, const void* pb, const void* pc, const void* pd, bool there) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %20, 0;\n"
+        "@p ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%16+%21];\n"
+        "@p ld.global.L1::no_allocate.v4.u32 {%4, %5, %6, %7}, [%17+%21];\n"
+        "@p ld.global.L1::no_allocate.v4.u32 {%8, %9, %10, %11}, [%18+%21];\n"
+        "@p ld.global.L1::no_allocate.v4.u32 {%12, %13, %14, %15}, [%19+%21];\n}"
+        : "+r"(a.x), "+r"(a.y), "+r"(a.z), "+r"(a.w), "+r"(b.x), "+r"(b.y), "+r"(b.z), "+r"(b.w), "+r"(c.x), "+r"(c.y), "+r"(c.z), "+r"(c.w),
+          "+r"(d.x), "+r"(d.y), "+r"(d.z), "+r"(d.w)
+        : "l"(pa), "l"(pb), "l"(pc), "l"(pd), "r"((int)there), "n"(OFFSET));
+}
+template <int OFFSET> __device__ __forceinline__ void ptx_load8_if(uint2& v, const void* p, bool there) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\n@p ld.global.v2.u32 {%0, %1}, [%2+%4];\n}"
+                 : "+r"(v.x), "+r"(v.y)
+                 : "l"(p), "r"((int)there), "n"(OFFSET));
+}
+template <int OFFSET> __device__ __forceinline__ void ptx_load8(uint2& v, const void* p) {
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2+%3];" : "=r"(v.x), "=r"(v.y) : "l"(p), "n"(OFFSET));
+}
+
+__device__ __forceinline__ void ptx_store_one(unsigned int at, float v) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+}
+// 16 bytes at a shared address.
+__device__ __forceinline__ void ptx_store_shared(unsigned int at, float4 v) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
+// x, computed once: the compiler cannot see that it could compute it again in a loop.
+__device__ __forceinline__ unsigned int ptx_keep(unsigned int x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 // 16 bytes that are not read again soon.
@@ -166,6 +203,26 @@ __device__ __forceinline__ void ptx_cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
+}
+
+// Shared address in block `rank` of the cluster of what this block has at `at`, and two numbers there.
+__device__ __forceinline__ unsigned int ptx_cluster_address(unsigned int at, int rank) {
+#if __CUDA_ARCH__ >= 900
+    unsigned int there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+#else
+    return at;
+#endif
+}
+__device__ __forceinline__ float2 ptx_cluster_load_pair(unsigned int at) {
+    float2 v;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+#else
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+#endif
+    return v;
 }
 
 // The 8 bytes that block `rank` of the cluster holds where this block holds `p`.

@@ -22,13 +22,6 @@
 static constexpr int CHUNKS = 8;
 static constexpr int STEPS = 64;
 
-// Steps of a chunk of this depth.
-__device__ __forceinline__ i64 chunk_steps(i64 depth) { return (depth + CHUNKS * STEPS - 1) / (CHUNKS * STEPS) * STEPS; }
-__device__ __forceinline__ int chunk_count(i64 depth) {
-    const i64 steps = chunk_steps(depth);
-    return (int)((depth + steps - 1) / steps);
-}
-
 template <class T, class W> struct TensorParams {
     const T* x;
     i64 x_stride, rows, columns, depth;
@@ -42,7 +35,9 @@ template <class T, class W> struct TensorParams {
     float* factor;  // instead of y: scale·sum in the rows of adapter `only`, 0 in those of none if it is 0
     i64 factor_stride, only;
     double scale;
-    i64 cluster;  // blocks that share a piece of the output, each with its chunks
+    i32 chunk, chunks;  // 64·ceil(depth/512) steps; how many there are
+    i32 cluster;        // 8 blocks of a chunk each share a piece of the output, or 1
+    i32 pad;
     W right;
 };
 
@@ -52,25 +47,31 @@ __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvt
 
 // ---- sums of the chunks -----------------------------------------------------------------------
 
-// The chunks' sums of a piece of the output in the shared memory of a cluster: chunk c lies in block
-// c / per_block.
-struct Partials {
-    const float* here;
-    int per_block, size, count;
+// The chunks' sums of a piece of the output: one in each block of a cluster, or all in this one, SIZE
+// bytes apart.
+template <int SIZE, bool CLUSTERED> struct Partials {
+    u32 here;  // shared address
+    int count;
 
-    // Elements at..at+V, V even, of all chunks, added in order.
+    // V sums from element `at` on, V even: those of all chunks, added in order.
     template <int V> __device__ __forceinline__ void total(int at, float (&sum)[V]) const {
+        const u32 from = here + at * 4;
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] = 0.0f;
-#pragma unroll 1
-        for (int c = 0, block = 0, inner = 0; c < count; ++c) {
-            const float* from = here + inner * size + at;
+        if (count == CHUNKS) {
 #pragma unroll
-            for (int v = 0; v < V; v += 2) {
-                const u64 pair = ptx_cluster_load(from + v, block);
-                sum[v] += __int_as_float((u32)pair), sum[v + 1] += __int_as_float((u32)(pair >> 32));
-            }
-            if (++inner == per_block) inner = 0, ++block;
+            for (int c = 0; c < CHUNKS; ++c) add(c, from, sum);
+        } else {
+#pragma unroll 1
+            for (int c = 0; c < count; ++c) add(c, from, sum);
+        }
+    }
+    template <int V> __device__ __forceinline__ void add(int c, u32 from, float (&sum)[V]) const {
+        from = CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE;
+#pragma unroll
+        for (int v = 0; v < V; v += 2) {
+            const float2 pair = ptx_cluster_load_pair(from + v * 4);
+            sum[v] += pair.x, sum[v + 1] += pair.y;
         }
     }
 };

@@ -1,9 +1,9 @@
-// Products with up to 16 rows: the weight is the left operand of the tensor core, and goes from global
+// Products with up to 16 rows and a depth of whole blocks of 64 steps: the weight is the left operand of the tensor core, and goes from global
 // memory to registers.
 //
-// A warp owns 32 rows of W and one chunk of the depth. A block has 8 warps, a cluster of C blocks
-// (sm_90a: 8, else 1) 32·C rows of W and all 8 chunks; the chunks' sums meet in shared memory, where
-// each block finishes 32 rows of W. There is no second launch and no memory in between.
+// A warp owns 32 rows of W and one chunk of the depth. A block of 8 warps has 32 rows and all chunks; or
+// it is one of a cluster of 8 (sm_90a), which has 256 rows, and each block one chunk of them. The chunks'
+// sums meet in shared memory, where each block finishes 32 rows of W. There is no second launch and no memory in between.
 //
 // With mma.m16n8k16 lane (g, t) = (lane / 4, lane % 4) holds 4 steps of rows g and g+8 of W and of row
 // g of X. In a block of 64 steps, its part of product u is the 4 steps from 8u + 4·(t % 2) + 32·(t / 2).
@@ -13,13 +13,29 @@
 
 static constexpr int FEW_THREADS = 256;
 static constexpr int FEW_ROWS = 32;
+// Groups of rows, or chunks, that the warps of a block have.
+#if __CUDA_ARCH__ >= 900
+static constexpr int FEW_GROUPS = CHUNKS, FEW_INNER = 1;
+#else
+static constexpr int FEW_GROUPS = 1, FEW_INNER = CHUNKS;
+#endif
 
 // Where lane t's 4 steps of product 0 begin.
 __device__ __forceinline__ int few_step() { return threadIdx.x % 2 * 4 + threadIdx.x % 4 / 2 * 32; }
 // Row of W of lane g in half `h` of tile `i`.
 __device__ __forceinline__ int few_row(int i, int h) { return threadIdx.x % WARP / 4 + 16 * i + 8 * h; }
 
-// A matrix whose rows can be read in pieces of 8 bytes, of a depth that is a multiple of 4.
+// The same; beyond the end the last one, whose sums nobody wants.
+__device__ __forceinline__ int few_inside(i64 row0, i64 rows, int i, int h) {
+    const int last = (int)(rows - 1 - row0);
+    return few_row(i, h) < last ? few_row(i, h) : last;
+}
+
+// A weight has `load<BLOCK>`, which fetches block BLOCK of 64 steps from where it stands; `segment`,
+// called before every 8 blocks, and `next`, before each; and `advance`, two blocks on.
+static constexpr int FEW_SEGMENT = 8;
+
+// A matrix whose rows can be read in pieces of 8 bytes.
 template <class T> struct FewDense {
     const T* at[2][2];
     struct Raw { uint2 at[2][2][4]; };
@@ -28,21 +44,22 @@ template <class T> struct FewDense {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
+            for (int h = 0; h < 2; ++h) at[i][h] = w.at + (row0 + few_inside(row0, rows, i, h)) * w.lane + begin + few_step();
+    }
+    template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const i64 row = row0 + few_row(i, h);
-                at[i][h] = w.at + (row < rows ? row : rows - 1) * w.lane + begin + few_step();
+                ptx_load8_if<BLOCK * 128>(raw.at[i][h][0], at[i][h], there), ptx_load8_if<BLOCK * 128 + 16>(raw.at[i][h][1], at[i][h], there);
+                ptx_load8_if<BLOCK * 128 + 32>(raw.at[i][h][2], at[i][h], there), ptx_load8_if<BLOCK * 128 + 48>(raw.at[i][h][3], at[i][h], there);
             }
     }
-    __device__ __forceinline__ void at_step(int, int) {}
-    __device__ __forceinline__ void load(Raw& raw, int k, int end) const {
+    __device__ __forceinline__ void segment(int, int) {}
+    __device__ __forceinline__ void next() {}
+    __device__ __forceinline__ void advance() {
 #pragma unroll
-        for (int u = 0; u < 4; ++u) {
-            const bool there = k + 8 * u + few_step() < end;
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-#pragma unroll
-                for (int h = 0; h < 2; ++h) raw.at[i][h][u] = there ? *(const uint2*)(at[i][h] + k + 8 * u) : make_uint2(0, 0);
-        }
+        for (int i = 0; i < 2; ++i) at[i][0] += 2 * STEPS, at[i][1] += 2 * STEPS;
     }
     __device__ __forceinline__ void fragment(const Raw& raw, int i, int u, u32 (&a)[4]) const {
         a[0] = raw.at[i][0][u].x, a[1] = raw.at[i][1][u].x, a[2] = raw.at[i][0][u].y, a[3] = raw.at[i][1][u].y;
@@ -61,48 +78,65 @@ template <class T, int N> struct FewInput {
             at[n] = x + (row < rows ? row : rows - 1) * stride + begin + few_step();
         }
     }
-    __device__ __forceinline__ void load(Raw& raw, int u, int k, int end) const {
-        const bool there = k + 8 * u + few_step() < end;
+    // The part of product U of this block.
+    template <int U> __device__ __forceinline__ void load(Raw& raw) const {
 #pragma unroll
-        for (int n = 0; n < N; ++n) raw.at[n][u] = there ? *(const uint2*)(at[n] + k + 8 * u) : make_uint2(0, 0);
+        for (int n = 0; n < N; ++n) ptx_load8<U * 16>(raw.at[n][U], at[n]);
+    }
+    // A block on if there is one: then what is loaded next is valid memory in any case.
+    __device__ __forceinline__ void advance(bool more) {
+        const int steps = more ? STEPS : 0;
+#pragma unroll
+        for (int n = 0; n < N; ++n) at[n] += steps;
     }
 };
 
 // The sums of a warp: 32 rows of W, 8·N rows of X.
 template <int N> struct FewSums { float at[2][N][4]; };
 
-// sums += w·x over `end` steps, 64 at a time. Two blocks of steps of W and one of X are on their
-// way: registers are filled again as soon as they are used.
+// Product U of a block, and its part of the next block of X on its way.
+template <int U, class T, int N, class Weight> __device__ __forceinline__ void few_product(
+    FewSums<N>& sums, const Weight& w, const typename Weight::Raw& raw, const FewInput<T, N>& x, typename FewInput<T, N>::Raw& in) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        u32 a[4];
+        w.fragment(raw, i, U, a);
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            const u32 b[2] = {in.at[n][U].x, in.at[n][U].y};
+            mma(sums.at[i][n], a, b, T{});
+        }
+    }
+    x.template load<U>(in);
+}
+
+// A block, BLOCK from where w stands, with `left` blocks from it to the end of the chunk.
+template <int BLOCK, class T, int N, class Weight> __device__ __forceinline__ void few_block(
+    FewSums<N>& sums, Weight& w, typename Weight::Raw& raw, FewInput<T, N>& x, typename FewInput<T, N>::Raw& in, int left) {
+    x.advance(left > 1);
+    w.next();
+    few_product<0>(sums, w, raw, x, in), few_product<1>(sums, w, raw, x, in);
+    few_product<2>(sums, w, raw, x, in), few_product<3>(sums, w, raw, x, in);
+    w.template load<BLOCK + 2>(raw, left > 2);
+}
+
+// sums += w·x over `count` blocks of 64 steps. Two blocks of W and one of X are on their way: registers
+// are filled again as soon as they are used.
 template <class T, int N, class Weight>
-__device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, const FewInput<T, N>& x, int end) {
+__device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<T, N> x, int count) {
     typename Weight::Raw raw[2];
     typename FewInput<T, N>::Raw in;
-    w.load(raw[0], 0, end);
-    if (STEPS < end) w.load(raw[1], STEPS, end);
-#pragma unroll
-    for (int u = 0; u < 4; ++u) x.load(in, u, 0, end);
+    w.template load<0>(raw[0], true), w.template load<1>(raw[1], count > 1);
+    x.template load<0>(in), x.template load<1>(in), x.template load<2>(in), x.template load<3>(in);
 #pragma unroll 1
-    for (int k = 0; k < end; k += 2 * STEPS) {
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            const int step = k + side * STEPS;
-            if (step >= end) break;
-            w.at_step(step, end);
-#pragma unroll
-            for (int u = 0; u < 4; ++u) {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    u32 a[4];
-                    w.fragment(raw[side], i, u, a);
-#pragma unroll
-                    for (int n = 0; n < N; ++n) {
-                        const u32 b[2] = {in.at[n][u].x, in.at[n][u].y};
-                        mma(sums.at[i][n], a, b, T{});
-                    }
-                }
-                if (step + STEPS < end) x.load(in, u, step + STEPS, end);
-            }
-            if (step + 2 * STEPS < end) w.load(raw[side], step + 2 * STEPS, end);
+    for (int first = 0; first < count; first += FEW_SEGMENT) {
+        w.segment(first, count);
+        const int last = count - first > FEW_SEGMENT ? count - first - FEW_SEGMENT : 0;
+#pragma unroll 1
+        for (int left = count - first; left > last; left -= 2) {
+            few_block<0>(sums, w, raw[0], x, in, left);
+            if (left > 1) few_block<1>(sums, w, raw[1], x, in, left - 1);
+            w.advance();
         }
     }
 }
@@ -117,45 +151,48 @@ template <int N> __device__ __forceinline__ void clear(FewSums<N>& sums) {
 }
 
 // The sums of a chunk as [row of X][row of W]; a pitch of 4 more words puts a warp's stores into 32 banks.
-template <int N> __device__ __forceinline__ void few_park(float* tile, int pitch, const FewSums<N>& sums) {
+static constexpr int FEW_PITCH = FEW_ROWS * FEW_GROUPS + 4;
+
+template <int N> __device__ __forceinline__ void few_park(float* tile, const FewSums<N>& sums) {
+    float* to = tile + threadIdx.x % 4 * 2 * FEW_PITCH + few_row(0, 0);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) tile[(8 * n + threadIdx.x % 4 * 2 + e % 2) * pitch + few_row(i, e / 2)] = sums.at[i][n][e];
+            for (int e = 0; e < 4; ++e) to[(8 * n + e % 2) * FEW_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
 }
 
 // `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps. `tiles` may be memory that the
 // weight uses until then.
 template <class T, int N, class W, class Make>
 __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, Make make) {
-    const int groups = (int)p.cluster, per_block = CHUNKS / groups, rank = groups > 1 ? ptx_cluster_rank() : 0;
-    const int warp = threadIdx.x / WARP, group = warp % groups, inner = warp / groups;
-    const i64 column0 = (i64)(blockIdx.x / groups) * groups * FEW_ROWS;
-    const i64 steps = chunk_steps(p.depth), begin = (rank * per_block + inner) * steps;
-    const i64 end = begin + steps < p.depth ? begin + steps : p.depth;
-    const int pitch = FEW_ROWS * groups + 4, size = 8 * N * pitch;
+    constexpr int SIZE = 8 * N * FEW_PITCH;
+    const int rank = FEW_GROUPS > 1 ? ptx_cluster_rank() : 0, warp = threadIdx.x / WARP;
+    const int group = warp % FEW_GROUPS, inner = warp / FEW_GROUPS;
+    const i64 column0 = (i64)(blockIdx.x / FEW_GROUPS) * (FEW_GROUPS * FEW_ROWS);
+    const i64 begin = (i64)(rank + inner) * p.chunk;
+    const i64 end = begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
     const bool works = begin < end && column0 + group * FEW_ROWS < p.columns;
     FewSums<N> sums;
     clear(sums);
     if (works) {
         auto w = make(column0 + group * FEW_ROWS, begin, end);
-        few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin), (int)(end - begin));
+        few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin), (int)(end - begin) / STEPS);
     }
     __syncthreads();
-    if (works) few_park<N>(tiles + inner * size + group * FEW_ROWS, pitch, sums);
+    if (works) few_park<N>(tiles + inner * SIZE + group * FEW_ROWS, sums);
     __syncthreads();
-    if (groups > 1) ptx_cluster_sync();
-    const int pair = threadIdx.x % (FEW_ROWS / 2) * 2, row = threadIdx.x / (FEW_ROWS / 2);
-    const int column = rank * FEW_ROWS + pair;
-    if (row < 8 * N) {
-        const Partials partials = {tiles, per_block, size, chunk_count(p.depth)};
+    if (FEW_GROUPS > 1) ptx_cluster_sync();
+    const int row = threadIdx.x / (FEW_ROWS / 2), column = rank * FEW_ROWS + threadIdx.x % (FEW_ROWS / 2) * 2;
+    if (row < p.rows && column0 + column < p.columns) {
+        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks};
         float sum[1][2];
-        if (row < p.rows && column0 + column < p.columns) partials.total<2>(row * pitch + column, sum[0]);
+        partials.template total<2>(row * FEW_PITCH + column, sum[0]);
         finish<1, 2>(p, row, column0 + column, sum);
     }
-    if (groups > 1) ptx_cluster_sync();
+    __syncwarp();
+    if (FEW_GROUPS > 1) ptx_cluster_sync();
 }
 
 template <class T, int N> __device__ __forceinline__ void matmul_few(const TensorParams<T, Dense<T>>& p) {

@@ -12,6 +12,11 @@ struct Nf4Matrix {
     i64 columns;
     i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
     i32 across;  // lanes are columns: dX
+    // What the faster kernels need: rows are whole blocks of 64 values without gaps, a maximum spans
+    // such a block, nested ones a power of two of maxima; and 8-bit maxima of 64 values each can be
+    // read four at a time, which share a nested maximum.
+    i32 regular, quads;
+    i32 nested_shift, pad;
 };
 
 // The matrix as a side, its code book at hand: any layout, an element at a time.
@@ -40,19 +45,22 @@ struct Nf4Side {
 // devices), so an entry's address is one byte permutation: the lane's copy, then b.
 static constexpr int TABLE = 4096, TABLE_BYTES = 256 * 256;
 
-__device__ __forceinline__ char* nf4_table() { return shared + (TABLE - shared_address(shared)); }
+// Eight times 16 bytes from shared address `at` on, a lane's copies in an order of its own.
+__device__ __forceinline__ void nf4_fill_half(u32 at, float even, float odd) {
+    const u32 mine = at | threadIdx.x % 8 * 16;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) ptx_store_shared(mine ^ i * 16, make_float4(even, odd, even, odd));
+}
 
-// Written by 256 threads.
+// Written by 256 threads, an entry each.
 __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
     const int b = threadIdx.x;
-    const float high = w.code.get(b / 16), low = w.code.get(b % 16), nested = w.max.table.get(b);
-    char* entry = nf4_table() + b * 256;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const int at = (i ^ b % 8) * 16;
-        *(float4*)(entry + at) = make_float4(high, low, high, low);
-        if (w.max.codes.at) *(float4*)(entry + 128 + at) = make_float4(nested, nested, nested, nested);
-    }
+    const u32 entry = TABLE + b * 256;
+    const float high = w.code.at[b / 16 * w.code.stride], low = w.code.at[b % 16 * w.code.stride];
+    nf4_fill_half(entry, high, low);
+    if (!w.max.codes.at) return;
+    const float nested = w.max.table.at[b * w.max.table.stride];
+    nf4_fill_half(entry + 128, nested, nested);
 }
 
 // ---- up to 16 rows ----------------------------------------------------------------------------
@@ -60,44 +68,39 @@ __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
 // Maxima of a warp's 32 rows in segments of 8 blocks of 64 steps. Lane l looks after row l: it reads
 // the codes of the next segment while this one is in use.
 struct FewMaxima {
-    static constexpr int BLOCKS = 8;
     const BlockMax& max;
-    float* stage;  // [BLOCKS][32]
-    i64 first;     // the row's first block of 64 steps in this chunk
+    i64 first;  // the row's first block of 64 steps in this chunk
     u32 codes[2];
     float scale[2];
-    int nested_shift;
-    bool quads;  // codes can be read four at a time, which share a nested maximum
+    const Nf4Matrix& w;
 
-    __device__ __forceinline__ FewMaxima(const Nf4Matrix& w, float* stage, i64 row, i64 begin) : max(w.max), stage(stage) {
-        first = (row * w.columns + begin) / STEPS;
-        quads = max.codes.at && max.codes.stride == 1 && max.block_shift == 6 && ((u64)max.codes.at & 3) == 0 &&
-                (w.columns | chunk_steps(w.columns)) % 256 == 0 && max.nested_blocksize % 4 == 0 &&
-                (max.nested_blocksize & (max.nested_blocksize - 1)) == 0;
-        nested_shift = 31 - __clz((int)max.nested_blocksize);
+    __device__ __forceinline__ FewMaxima(const Nf4Matrix& w, i64 row, i64 begin) : max(w.max), w(w) {
+        first = (i64)((u64)(row * w.columns + begin) / STEPS);
     }
-    __device__ __forceinline__ void fetch(int k, int end) {
-        if (!quads) return;
+    // Shared address of [FEW_SEGMENT][32] maxima.
+    static __device__ __forceinline__ u32 stage() { return TABLE + TABLE_BYTES + threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4); }
+    __device__ __forceinline__ void fetch(int block, int count) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            if (k + i * 4 * STEPS >= end) continue;
-            const i64 block = first + k / STEPS + i * 4;
-            codes[i] = *(const u32*)(max.codes.at + block);
-            scale[i] = max.nested.get(block >> nested_shift);
+            const i64 at = first + block + i * 4;
+            if (!w.quads || block + i * 4 >= count) continue;
+            codes[i] = *(const u32*)(max.codes.at + at);
+            scale[i] = max.nested.at[(at >> w.nested_shift) * max.nested.stride];
         }
     }
-    __device__ __forceinline__ void write(int k, int end) {
-        const int lane = threadIdx.x % WARP;
+    __device__ __forceinline__ void write(int block, int count) const {
+        const u32 lane = threadIdx.x % WARP * 4, to = stage() + lane;
         __syncwarp();
-        if (quads) {
+        if (w.quads) {
+            const u32 copy = 128 + lane;
 #pragma unroll
-            for (int j = 0; j < BLOCKS; ++j) {
-                const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], 128 + lane * 4, 0x5504 | j % 4 << 4));
-                stage[j * WARP + lane] = __fadd_rn(__fmul_rn(code, scale[j / 4]), max.offset);
+            for (int j = 0; j < FEW_SEGMENT; ++j) {
+                const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x5504 | j % 4 << 4));
+                ptx_store_one(to + j * (WARP * 4), __fadd_rn(__fmul_rn(code, scale[j / 4]), max.offset));
             }
         } else {
-            for (int j = 0; j < BLOCKS && k + j * STEPS < end; ++j)
-                stage[j * WARP + lane] = max.of((first + k / STEPS + j) * STEPS);
+            for (int j = 0; j < FEW_SEGMENT && block + j < count; ++j)
+                ptx_store_one(to + j * (WARP * 4), max.of((first + block + j) * STEPS));
         }
         __syncwarp();
     }
@@ -106,43 +109,42 @@ struct FewMaxima {
 // A matrix whose rows are whole blocks of 64 steps, packed without gaps, 16-byte aligned. Lanes 2i and
 // 2i+1 read the same 16 bytes; lane t takes bytes 2·(t % 2) and the next of each word.
 template <class T> struct FewNf4 {
-    const u8* at;
-    u32 row[2][2];  // bytes from `at`
+    const u8* at[2][2];
     FewMaxima maxima;
     float scale[2][2];
     u32 copy, first, second;  // lane's copy in the table, permutations that take its bytes
+    u32 block;                // the maximum of lane g's first row in the next block
     struct Raw { uint4 at[2][2]; };
 
-    __device__ __forceinline__ FewNf4(const Nf4Matrix& w, float* stage, i64 row0, i64 rows, i64 begin, int end)
-        : maxima(w, stage, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1, begin) {
-        at = w.packed.at + (row0 * w.columns + begin) / 2;
+    __device__ __forceinline__ FewNf4(const Nf4Matrix& w, i64 row0, i64 rows, i64 begin, int count)
+        : maxima(w, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1, begin) {
+        const u8* from = w.packed.at + (u64)(row0 * w.columns + begin) / 2 + threadIdx.x % 4 / 2 * 16;
+        const u32 pitch = (u32)w.columns / 2;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const i64 inside = row0 + few_row(i, h) < rows ? few_row(i, h) : rows - 1 - row0;
-                row[i][h] = (u32)(inside * (w.columns / 2)) + threadIdx.x % 4 / 2 * 16;
-            }
-        copy = threadIdx.x % 16 * 8;
-        first = 0x5504 | threadIdx.x % 2 * 0x20, second = first + 0x10;
-        maxima.fetch(0, end);
+            for (int h = 0; h < 2; ++h)
+                at[i][h] = from + (u64)few_inside(row0, rows, i, h) * pitch;
+        copy = ptx_keep(threadIdx.x % 16 * 8);
+        first = ptx_keep(0x5504 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
+        maxima.fetch(0, count);
     }
-    __device__ __forceinline__ void load(Raw& raw, int k, int) const {
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) raw.at[i][h] = ptx_load_stream(at + (row[i][h] + k / 2));
+    template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
+        ptx_load4x16_if<BLOCK * 32>(raw.at[0][0], raw.at[0][1], raw.at[1][0], raw.at[1][1], at[0][0], at[0][1], at[1][0], at[1][1], there);
     }
-    __device__ __forceinline__ void at_step(int step, int end) {
-        const int block = step / STEPS % FewMaxima::BLOCKS;
-        if (block == 0) {
-            maxima.write(step, end);
-            maxima.fetch(step + FewMaxima::BLOCKS * STEPS, end);
-        }
+    __device__ __forceinline__ void segment(int first_block, int count) {
+        maxima.write(first_block, count);
+        maxima.fetch(first_block + FEW_SEGMENT, count);
+        block = FewMaxima::stage() + few_row(0, 0) * 4;
+    }
+    __device__ __forceinline__ void next() {
+        scale[0][0] = ptx_load_one<0>(block), scale[0][1] = ptx_load_one<32>(block);
+        scale[1][0] = ptx_load_one<64>(block), scale[1][1] = ptx_load_one<96>(block);
+        block += WARP * 4;
+    }
+    __device__ __forceinline__ void advance() {
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) scale[i][h] = maxima.stage[block * WARP + few_row(i, h)];
+        for (int i = 0; i < 2; ++i) at[i][0] += STEPS, at[i][1] += STEPS;
     }
     __device__ __forceinline__ u32 pair(u32 word, u32 select, float scale) const {
         const float2 codes = ptx_load_pair<TABLE>(__byte_perm(word, copy, select));
@@ -161,8 +163,7 @@ template <class T> struct FewNf4 {
 template <class T, int N> __device__ __forceinline__ void nf4_few(const TensorParams<T, Nf4Matrix>& p) {
     nf4_fill_table(p.right);
     __syncthreads();
-    float* stages = (float*)(nf4_table() + TABLE_BYTES) + threadIdx.x / WARP * FewMaxima::BLOCKS * WARP;
-    few<T, N>(p, (float*)nf4_table(), [&](i64 row0, i64 begin, i64 end) {
-        return FewNf4<T>(p.right, stages, row0, p.columns, begin, (int)(end - begin));
+    few<T, N>(p, (float*)(shared + (TABLE - shared_address(shared))), [&](i64 row0, i64 begin, i64 end) {
+        return FewNf4<T>(p.right, row0, p.columns, begin, (int)(end - begin) / STEPS);
     });
 }

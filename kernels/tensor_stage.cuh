@@ -153,10 +153,11 @@ template <class T, bool ACROSS> struct Nf4Source {
     __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0, const float* table)
         : max(p.right.max), packed(p.right.packed.at), table(table), pitch(p.right.columns), columns(p.columns - column0), depth(p.depth) {
         first = ACROSS ? column0 : column0 * pitch;
-        nested_shift = 31 - __clz((int)max.nested_blocksize);
+        nested_shift = p.right.nested_shift;
     }
     static __device__ __forceinline__ int unit_of(int thread) { return PARTS == 1 ? thread : thread / 2; }
-    static __device__ __forceinline__ int slot(int unit, int half) { return PARTS == 1 ? (half * 128 + unit) * 16 : (unit * 2 + half) * 16; }
+    // Neither the lanes that copy the halves of 4 units nor those that read one half of 8 meet in a bank.
+    static __device__ __forceinline__ int slot(int unit, int half) { return PARTS == 1 ? (half * 128 + (unit ^ half * 4)) * 16 : (unit * 2 + half) * 16; }
 
     // Flat index of a unit's first value, -1 beyond the matrix.
     __device__ __forceinline__ i64 place(int unit, i64 k) const {

@@ -18,7 +18,7 @@ struct Steps {
     i64 begin;
     int count, per_chunk;
     template <class P> __device__ __forceinline__ Steps(const P& p, int rank) {
-        const i64 chunk = chunk_steps(p.depth);
+        const i64 chunk = p.chunk;
         begin = p.cluster > 1 ? rank * chunk : 0;
         const i64 end = p.cluster > 1 && begin + chunk < p.depth ? begin + chunk : p.depth;
         count = end > begin ? (int)((end - begin + STEPS - 1) / STEPS) : 0;
@@ -258,7 +258,7 @@ template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<
 template <class T, int ROWS, class W>
 __device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const TileMemory<ROWS>& m, const TilePlace& place) {
     constexpr int WARPS = TILE_THREADS<ROWS> / WARP;
-    const Partials partials = {m.sums(), 1, 0, p.cluster > 1 ? chunk_count(p.depth) : 1};
+    const Partials<0, true> partials = {shared_address(m.sums()), p.chunks};
     const int rows = ROWS / (int)p.cluster, column = threadIdx.x % WARP * 4;
     for (int row = threadIdx.x / WARP * 4; row < rows; row += WARPS * 4) {
         const int first = place.rank * rows + row;
@@ -282,6 +282,7 @@ __device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const Tile
     __syncthreads();
     if (p.cluster > 1) ptx_cluster_sync();
     tile_finish(p, m, place);
+    __syncwarp();
     if (p.cluster > 1) ptx_cluster_sync();
 }
 
@@ -300,17 +301,10 @@ template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul
     tile_end(p, m, place);
 }
 
-// True if rows are whole blocks of 64 steps that lie in one block maximum each, without gaps.
-__device__ __forceinline__ bool is_regular(const Nf4Matrix& w) {
-    const BlockMax& max = w.max;
-    return w.packed.stride == 1 && ((u64)w.packed.at & 15) == 0 && w.columns % STEPS == 0 && max.block_shift >= 6 &&
-           (max.nested_blocksize & (max.nested_blocksize - 1)) == 0;
-}
-
 template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS);
-    const bool regular = is_regular(p.right);
+    const bool regular = p.right.regular;
     float* table = m.table();
     for (int i = threadIdx.x; i < 256; i += TILE_THREADS<ROWS>) {
         table[i] = p.right.max.codes.at ? p.right.max.table.get(i) : 0.0f;

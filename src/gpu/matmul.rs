@@ -34,6 +34,34 @@ struct Nf4Matrix {
     columns: i64,
     dtype: i32,
     across: i32,
+    regular: i32,
+    quads: i32,
+    nested_shift: i32,
+    pad: i32,
+}
+
+impl Nf4Matrix {
+    fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
+        let max = BlockMax::new(stage, w)?;
+        let packed = stage.column(&w.packed)?;
+        let k = w.k as u64;
+        let whole = packed.stride == 1 && packed.at.is_multiple_of(16) && k.is_multiple_of(64);
+        let regular = whole && max.is_regular();
+        let chunk = tensor::chunks(k).0;
+        let quads = regular && (k | chunk).is_multiple_of(256) && max.in_quads();
+        Ok(Nf4Matrix {
+            packed,
+            code: stage.column(&w.code)?,
+            max,
+            columns: w.k as i64,
+            dtype: BlockMax::dtype_code(w.dtype),
+            across: (way == Way::Backward) as i32,
+            regular: regular as i32,
+            quads: quads as i32,
+            nested_shift: max.nested_shift(),
+            pad: 0,
+        })
+    }
 }
 
 impl TensorWeight for Nf4Matrix {
@@ -41,11 +69,8 @@ impl TensorWeight for Nf4Matrix {
     /// The table of code pairs with what may precede it, and 8 maxima of every row.
     const FEW_SHARED: u64 = 4096 + 65_536 + 8 * 8 * 32 * 4;
 
-    fn suits_few_rows(&self, depth: u64) -> bool {
-        self.packed.stride == 1
-            && self.packed.at.is_multiple_of(16)
-            && depth.is_multiple_of(64)
-            && self.max.is_regular()
+    fn suits_few_rows(&self, _depth: u64) -> bool {
+        self.regular != 0
     }
 }
 
@@ -167,14 +192,7 @@ fn nf4<T: Float>(
     let mut stage = Stage::new(gpu, "nf4_matmul");
     let way = pass.way;
     let Some((product, _low)) = prepare(&mut stage, gpu, op, pass)? else { return Ok(()) };
-    let right = Nf4Matrix {
-        packed: stage.column(&w.packed)?,
-        code: stage.column(&w.code)?,
-        max: BlockMax::new(&mut stage, w)?,
-        columns: w.k as i64,
-        dtype: BlockMax::dtype_code(w.dtype),
-        across: (way == Way::Backward) as i32,
-    };
+    let right = Nf4Matrix::new(&mut stage, w, way)?;
     if is_half::<T>() && w.dtype == T::DTYPE {
         tensor::launch(gpu, op, T::DTYPE.name(), way, product, right)?;
     } else {

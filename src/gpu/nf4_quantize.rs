@@ -127,9 +127,21 @@ impl BlockMax {
         Ok(max)
     }
 
-    /// Whether the faster kernels can find the maximum of 64 values: `is_regular` in the kernels.
+    /// Whether a maximum spans whole blocks of 64 values, and nested ones a power of two of maxima.
     pub fn is_regular(&self) -> bool {
         self.block_shift >= 6 && (self.nested_blocksize as u64).is_power_of_two()
+    }
+
+    /// Whether four 8-bit maxima of 64 values each can be read at once and share a nested maximum.
+    pub fn in_quads(&self) -> bool {
+        let Column { at, stride } = self.codes;
+        let aligned = at != 0 && at.is_multiple_of(4) && stride == 1;
+        aligned && self.block_shift == 6 && self.nested_blocksize % 4 == 0
+    }
+
+    /// Logarithm of the nested block size, if it is a power of two.
+    pub fn nested_shift(&self) -> i32 {
+        self.nested_blocksize.trailing_zeros() as i32
     }
 
     /// The dtype that was quantised in the kernels' numbers.

@@ -7,8 +7,8 @@ use crate::device::{Column, Gpu, Grid, KernelSet};
 use crate::error::{Error, Result};
 use crate::gpu::product::{Adapters, Dense, Way};
 
-/// Steps of a stage, and most chunks of a depth.
-const STEPS: u64 = 64;
+/// Steps of a block, and most chunks of a depth.
+pub(super) const STEPS: u64 = 64;
 const CHUNKS: u64 = 8;
 
 /// Rows of W of a warp in the kernels for few rows, and threads of their blocks.
@@ -43,7 +43,10 @@ pub(super) struct TensorProduct {
     pub factor_stride: i64,
     pub only: i64,
     pub scale: f64,
-    pub cluster: i64,
+    pub chunk: i32,
+    pub chunks: i32,
+    pub cluster: i32,
+    pub pad: i32,
 }
 
 /// `TensorParams<T, W>`.
@@ -73,7 +76,7 @@ impl TensorWeight for Dense {
     const FEW_SHARED: u64 = 0;
 
     fn suits_few_rows(&self, depth: u64) -> bool {
-        self.at.is_multiple_of(8) && self.lane % 4 == 0 && depth.is_multiple_of(4)
+        self.at.is_multiple_of(8) && self.lane % 4 == 0 && depth.is_multiple_of(STEPS)
     }
 }
 
@@ -95,13 +98,18 @@ struct Shape {
     few_shared: u64,
 }
 
+/// Steps of a chunk, and how many chunks a depth has.
+pub(super) fn chunks(depth: u64) -> (u64, u64) {
+    let steps = depth.div_ceil(CHUNKS * STEPS) * STEPS;
+    (steps, depth.div_ceil(steps.max(1)))
+}
+
 /// The plan of a shape, or `None` if a grid cannot have as many blocks.
 fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
-    let chunk = shape.depth.div_ceil(CHUNKS * STEPS) * STEPS;
-    let splits = set == KernelSet::Sm90a && shape.depth.div_ceil(chunk) > CHUNKS / 2;
     if shape.few && shape.rows <= 16 {
-        return few(splits, shape);
+        return few(set, shape);
     }
+    let splits = set == KernelSet::Sm90a && chunks(shape.depth).1 > CHUNKS / 2;
     let (kernel, rows) = if shape.rows <= 64 { ("tile64", 64) } else { ("tile128", 128) };
     let tiles = [shape.rows.div_ceil(rows), shape.columns.div_ceil(TILE_COLUMNS)];
     let cluster = if splits && tiles[0] * tiles[1] < ENOUGH_TILES { CHUNKS } else { 1 };
@@ -125,8 +133,8 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
 }
 
 /// Up to 16 rows: a warp of W's rows and a chunk each.
-fn few(splits: bool, shape: Shape) -> Option<Plan> {
-    let cluster = if splits { CHUNKS } else { 1 };
+fn few(set: KernelSet, shape: Shape) -> Option<Plan> {
+    let cluster = if set == KernelSet::Sm90a { CHUNKS } else { 1 };
     let (kernel, rows) = if shape.rows <= 8 { ("few8", 8) } else { ("few16", 16) };
     let blocks = shape.columns.div_ceil(FEW_ROWS * cluster) * cluster;
     let sums = CHUNKS / cluster * rows * (FEW_ROWS * cluster + 4) * 4;
@@ -160,7 +168,9 @@ pub(super) fn launch<W: TensorWeight>(
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU"));
     };
-    let product = TensorProduct { cluster: grid.cluster as i64, ..product };
+    let (chunk, chunks) = chunks(depth as u64);
+    let (chunk, chunks, cluster) = (chunk as i32, chunks as i32, grid.cluster as i32);
+    let product = TensorProduct { chunk, chunks, cluster, ..product };
     let across = if way == Way::Backward { "dx_" } else { "" };
     let kernel = format!("{}_{across}{kernel}_{dtype}", W::OP);
     gpu.launch(W::OP, &kernel, grid, &Params { product, right })

@@ -1,6 +1,8 @@
 //! Matrix products of contiguous operands, for the tests of the matrix ops.
 #![allow(dead_code)]
 
+pub mod nf4;
+
 use gradus::dtype::Float;
 use gradus::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx,
@@ -174,6 +176,10 @@ pub fn agree<T: Float>(
 /// (Σ_p l[i, p]·r[p, j], Σ_p |l[i, p]·r[p, j]|) in f64.
 pub fn dot(depth: usize, l: impl Fn(usize) -> f64, r: impl Fn(usize) -> f64) -> (f64, f64) {
     (0..depth).fold((0.0, 0.0), |(sum, size), p| (sum + l(p) * r(p), size + (l(p) * r(p)).abs()))
+}
+
+pub fn exact_bits<T: Float>(x: &[T]) -> Vec<u64> {
+    x.iter().map(|x| x.to_f64().to_bits()).collect()
 }
 
 pub fn bits(x: &[f32]) -> Vec<u32> {

@@ -1,0 +1,232 @@
+//! Products on tensor cores: one order of sums in every regime, the componentwise bound with the sums
+//! of real tensor cores, and what the kernels cost by the emulator's counters.
+
+mod common;
+mod products;
+
+use std::sync::Arc;
+
+use common::devices::{emulated, shared_gpus};
+use gradus_emu::{Counters, Numerics, Options};
+use gradus::device::{EmuDriver, Gpu, KernelSet};
+use gradus::dtype::Float;
+use gradus::{DType, Device, bf16, f16};
+use products::nf4::*;
+use products::*;
+
+const SETS: [KernelSet; 2] = [KernelSet::Sm80, KernelSet::Sm90a];
+
+/// The emulator with the sums of the devices that a kernel set is for.
+fn truncating(set: KernelSet) -> Device {
+    let numerics = match set {
+        KernelSet::Sm80 => Numerics::Ampere,
+        KernelSet::Sm90a => Numerics::Hopper,
+    };
+    let driver = EmuDriver::new().with_options(Options { numerics, ..Options::default() });
+    let gpu = Gpu::new(Arc::new(driver)).unwrap().with_kernel_set(set).unwrap();
+    Device::Gpu(Arc::new(gpu))
+}
+
+fn weight(seed: u64, shape: [usize; 2], nested: bool, dtype: DType) -> Weight {
+    let mut weight = Weight::random(seed, shape, 64, nested);
+    if let Some((_, maxima, _, _, size)) = &mut weight.nested {
+        // bitsandbytes' size: the kernels that are fast want a power of two.
+        *size = 256;
+        maxima.truncate((shape[0] * shape[1]).div_ceil(64 * 256));
+    }
+    weight.dtype = dtype;
+    weight
+}
+
+/// A row's bits for every number of rows, forward and dX, 4-bit and dense.
+fn regimes<T: Float>(device: &Device, shape: [usize; 2], nested: bool, rows: &[usize], what: &str) {
+    let ([n, k], r) = (shape, 8);
+    let most = *rows.iter().max().unwrap();
+    let weight = weight(31, shape, nested, T::DTYPE);
+    let w = weight.dense::<T>();
+    let (x, dy, bias) = (random::<T>(8, most * k), random::<T>(9, most * n), random::<T>(10, n));
+    let adapters = [adapter::<T>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
+    let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
+    let index: Vec<i32> = (0..most).map(|i| (i * 7 % 3) as i32 - 1).collect();
+    let run = |m: usize| {
+        let first = most - m;
+        let (x, dy, index) = (&x[first * k..], &dy[first * n..], Some(&index[first..]));
+        let y = nf4_forward_on(device, m, x, &weight, Some(&bias), &lora, index);
+        let dx = nf4_backward_on(device, m, dy, &weight, &lora, index);
+        let dense = forward_on(device, [m, n, k], x, &w, Some(&bias), &lora, index);
+        assert!(exact_bits(&y) == exact_bits(&dense), "{what}: y of {m} rows");
+        let dense = backward_on(device, [m, n, k], dy, &w, &lora, index);
+        assert!(exact_bits(&dx) == exact_bits(&dense), "{what}: dx of {m} rows");
+        (exact_bits(&y), exact_bits(&dx))
+    };
+    let (ys, dxs) = run(most);
+    for &m in rows.iter().filter(|&&m| m < most) {
+        let (y, dx) = run(m);
+        assert!(y == ys[(most - m) * n..], "{what}: y of {m} rows");
+        assert!(dx == dxs[(most - m) * k..], "{what}: dx of {m} rows");
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_for_every_number_of_rows() {
+    let rows = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64, 65, 128, 256, 300];
+    for set in SETS {
+        // 5 chunks of 128 steps: a cluster, one of them short of a stage's pair.
+        regimes::<bf16>(&truncating(set), [72, 576], true, &rows, &format!("{set:?}"));
+    }
+}
+
+#[test]
+fn regimes_agree_for_other_shapes_and_dtypes() {
+    let rows = [1, 9, 17, 65, 130];
+    for set in SETS {
+        let device = truncating(set);
+        for (shape, nested) in [
+            ([300, 64], false),
+            ([33, 1088], true),
+            ([130, 256], true),
+            // No whole blocks a row, so element by element.
+            ([40, 100], false),
+            ([69, 83], true),
+        ] {
+            regimes::<bf16>(&device, shape, nested, &rows, &format!("{set:?} {shape:?}"));
+        }
+        regimes::<f16>(&device, [72, 640], true, &rows, &format!("{set:?} f16"));
+    }
+}
+
+/// |C − C₆₄| ≤ (K + r + 2)·2⁻²⁴·(|A||B|) + half an ulp of bf16, whatever the tensor core's sums lose.
+/// A truncated sum of 16 products loses up to 2 units of 2⁻²⁴ of its largest term's exponent a term.
+#[test]
+fn results_are_within_the_componentwise_bound() {
+    let (m, [n, k]) = (70, [40, 704]);
+    for set in SETS {
+        for device in [emulated(set, 0), truncating(set)] {
+            let weight = weight(5, [n, k], true, DType::Bf16);
+            let (x, dy) = (random::<bf16>(1, m * k), random::<bf16>(2, m * n));
+            for rows in [3, 12, 40, m] {
+                let y = nf4_forward_on(&device, rows, &x[..rows * k], &weight, None, &[], None);
+                for at in 0..rows * n {
+                    let (i, j) = (at / n, at % n);
+                    let (exact, size) =
+                        dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
+                    within(y[at], exact, size, k, set);
+                }
+            }
+            let dx = nf4_backward_on(&device, m, &dy, &weight, &[], None);
+            for at in 0..m * k {
+                let (i, p) = (at / k, at % k);
+                let (exact, size) = dot(n, |j| dy[i * n + j].to_f64(), |j| weight.element(j, p));
+                within(dx[at], exact, size, n, set);
+            }
+        }
+    }
+}
+
+fn within(got: bf16, exact: f64, size: f64, depth: usize, set: KernelSet) {
+    let bound = (depth + 2) as f64 * 2f64.powi(-24) * size + 2f64.powi(-8) * exact.abs();
+    assert!((got.to_f64() - exact).abs() <= bound, "{set:?}: {got} for {exact}, bound {bound}");
+}
+
+/// Packed bytes at an odd address, maxima with gaps, rows of X with gaps: the slower ways in give the
+/// same bits.
+#[test]
+fn layouts_change_no_bit() {
+    use gradus::ops::{Nf4Matmul, nf4_matmul};
+    use gradus::quant::Absmax;
+    use gradus::{View, ViewMut};
+    let (n, k) = (40, 576);
+    let weight = weight(9, [n, k], false, DType::Bf16);
+    let mut odd = vec![0u8; 1 + weight.packed.len()];
+    odd[1..].copy_from_slice(&weight.packed);
+    let spread: Vec<f32> = weight.absmax.iter().flat_map(|&x| [x, f32::NAN]).collect();
+    for executor in shared_gpus() {
+        for m in [2, 12, 30, 80] {
+            let x = random::<bf16>(3, m * k);
+            let want = nf4_forward_on(&executor.device, m, &x, &weight, None, &[], None);
+            let mut gaps = vec![bf16::from_f32(f32::NAN); m * (k + 3)];
+            for i in 0..m {
+                gaps[i * (k + 3)..][..k].copy_from_slice(&x[i * k..][..k]);
+            }
+            let mut y = vec![bf16::ZERO; m * n];
+            let mut w = weight.view();
+            w.packed = (&odd[1..]).into();
+            let blocks = weight.absmax.len() as i64;
+            w.absmax = Absmax::F32(View::strided(&spread, &[blocks], &[2]).unwrap());
+            let args = Nf4Matmul {
+                x: View::strided(&gaps, &[m as i64, k as i64], &[k as i64 + 3, 1]).unwrap(),
+                w,
+                bias: None,
+                lora: &[],
+                adapter: None,
+                s: None,
+                residual: None,
+                y: ViewMut::new(&mut y, &[m as i64, n as i64]).unwrap(),
+            };
+            nf4_matmul(&executor.device, args).unwrap();
+            assert!(exact_bits(&y) == exact_bits(&want), "{} {m}", executor.name);
+        }
+    }
+}
+
+// ---- what they cost ---------------------------------------------------------------------------
+
+/// Counters of the product of `m` rows with a double-quantised weight.
+fn counted(set: KernelSet, m: usize, [n, k]: [usize; 2], backward: bool) -> Counters {
+    let driver = Arc::new(EmuDriver::new());
+    let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
+    let device = Device::Gpu(Arc::new(gpu));
+    let weight = weight(1, [n, k], true, DType::Bf16);
+    if backward {
+        nf4_backward_on(&device, m, &random::<bf16>(2, m * n), &weight, &[], None);
+    } else {
+        nf4_forward_on(&device, m, &random::<bf16>(2, m * k), &weight, None, &[], None);
+    }
+    let launches = driver.take_launches();
+    assert_eq!(launches.len(), 1);
+    launches[0].1.clone()
+}
+
+/// Bytes that have to move: codes, maxima, X and Y once.
+fn least(m: usize, [n, k]: [usize; 2]) -> f64 {
+    let weight = (n * k) as f64 * (0.5 + 1.0 / 64.0 + 4.0 / 16384.0);
+    weight + (2 * m * (n + k)) as f64
+}
+
+#[test]
+fn few_rows_stay_within_their_budget() {
+    let shape = [1024, 4096];
+    for set in SETS {
+        for (m, budget) in [(1, 3.4), (8, 3.4), (16, 3.7)] {
+            let c = counted(set, m, shape, false);
+            let weights = (shape[0] * shape[1]) as f64;
+            let lanes = c.lane_instructions.iter().sum::<u64>() as f64 / weights;
+            let bytes = c.cold_bytes() as f64 / least(m, shape);
+            let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
+            eprintln!("{set:?} {m} rows: {lanes:.2} instructions a weight, bytes {bytes:.3}, banks {banks:.3}, {:?}", c.lane_instructions.map(|n| (n as f64 / weights * 100.0).round() / 100.0));
+            if std::env::var("X").is_err() { assert!(lanes <= budget, "{lanes} instructions a weight"); }
+            assert!(bytes <= 1.03, "bytes {bytes}");
+            assert!(banks <= 1.0, "wavefronts {banks}");
+            assert_eq!(c.mma as usize, shape[0] / 16 * shape[1] / 16 * m.div_ceil(8));
+            assert_eq!(c.local_accesses, 0);
+        }
+    }
+}
+
+#[test]
+fn tiles_stay_within_their_budget() {
+    let shape = [256, 1024];
+    for set in SETS {
+        for backward in [false, true] {
+            let m = 256;
+            let c = counted(set, m, shape, backward);
+            let macs = m * shape[0] * shape[1];
+            let per_mac = c.instructions() as f64 / (macs / 2048) as f64;
+            let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
+            eprintln!("{set:?} dx {backward}: {per_mac:.2} instructions for 2048 products, bytes {:.3}, banks {banks:.3}", c.cold_bytes() as f64 / least(m, shape));
+            assert_eq!(c.mma_macs as usize, macs);
+            if std::env::var("X").is_err() { assert!(banks <= 1.01, "wavefronts {banks}"); }
+            assert_eq!(c.local_accesses, 0);
+        }
+    }
+}
