@@ -205,7 +205,7 @@ __device__ __forceinline__ void ptx_cluster_sync() {
 #endif
 }
 
-// Shared address in block `rank` of the cluster of what this block has at `at`, and two numbers there.
+// Shared address in block `rank` of the cluster of what this block has at `at`, and numbers there.
 __device__ __forceinline__ unsigned int ptx_cluster_address(unsigned int at, int rank) {
 #if __CUDA_ARCH__ >= 900
     unsigned int there;
@@ -221,6 +221,15 @@ __device__ __forceinline__ float2 ptx_cluster_load_pair(unsigned int at) {
     asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
 #else
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+#endif
+    return v;
+}
+__device__ __forceinline__ float4 ptx_cluster_load_quad(unsigned int at) {
+    float4 v;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at) : "memory");
+#else
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at) : "memory");
 #endif
     return v;
 }

@@ -53,7 +53,7 @@ template <int SIZE, bool CLUSTERED> struct Partials {
     u32 here;  // shared address
     int count;
 
-    // V sums from element `at` on, V even: those of all chunks, added in order.
+    // V = 2 or 4 sums from element `at` on: those of all chunks, added in order.
     template <int V> __device__ __forceinline__ void total(int at, float (&sum)[V]) const {
         const u32 from = here + at * 4;
 #pragma unroll
@@ -66,13 +66,14 @@ template <int SIZE, bool CLUSTERED> struct Partials {
             for (int c = 0; c < count; ++c) add(c, from, sum);
         }
     }
-    template <int V> __device__ __forceinline__ void add(int c, u32 from, float (&sum)[V]) const {
-        from = CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE;
-#pragma unroll
-        for (int v = 0; v < V; v += 2) {
-            const float2 pair = ptx_cluster_load_pair(from + v * 4);
-            sum[v] += pair.x, sum[v + 1] += pair.y;
-        }
+    __device__ __forceinline__ u32 of_chunk(int c, u32 from) const { return CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE; }
+    __device__ __forceinline__ void add(int c, u32 from, float (&sum)[2]) const {
+        const float2 v = ptx_cluster_load_pair(of_chunk(c, from));
+        sum[0] += v.x, sum[1] += v.y;
+    }
+    __device__ __forceinline__ void add(int c, u32 from, float (&sum)[4]) const {
+        const float4 v = ptx_cluster_load_quad(of_chunk(c, from));
+        sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
     }
 };
 
@@ -80,7 +81,7 @@ template <int SIZE, bool CLUSTERED> struct Partials {
 
 // sum[i][j] += low[row0 + i, q]·factor(column0 + j, q), q ascending.
 template <int R, int V, class T> __device__ __forceinline__ void low_rank_chain(
-    const Dense<T>& factor, const float* low, i64 low_stride, i64 rank, i64 rows, i64 columns, float (&sum)[R][V]) {
+    const Dense<T>& factor, const float* low, i64 low_stride, i64 rank, int rows, int columns, float (&sum)[R][V]) {
 #pragma unroll 2
     for (i64 q = 0; q < rank; ++q) {
         float b[V], s[R];
@@ -96,7 +97,7 @@ template <int R, int V, class T> __device__ __forceinline__ void low_rank_chain(
 }
 
 template <int R, int V, class T> __device__ __forceinline__ void add_adapters(
-    const Adapters& a, const float* low, i64 low_stride, i64 row0, i64 rows, i64 column0, i64 columns, float (&sum)[R][V]) {
+    const Adapters& a, const float* low, i64 low_stride, i64 row0, int rows, i64 column0, int columns, float (&sum)[R][V]) {
     const float* from = low + row0 * low_stride;
     if (!a.index.at) {
         Dense<T> factor = a.template side<T>(0);
@@ -119,7 +120,7 @@ template <int R, int V, class T> __device__ __forceinline__ void add_adapters(
 }
 
 // V neighbouring values of a row, `count` of which exist.
-template <int V, class T> __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], i64 count) {
+template <int V, class T> __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int count) {
     union {
         T at[V];
         u32 words[V / 2];
@@ -136,10 +137,13 @@ template <int V, class T> __device__ __forceinline__ void store_row(T* to, const
         if (j < count) to[j] = out.at[j];
 }
 
+// x, or N if it is larger.
+template <int N> __device__ __forceinline__ int at_most(i64 x) { return x < N ? (int)x : N; }
+
 // Finishes the outputs (row0.., column0..), R rows of V neighbours, as far as they exist.
 template <int R, int V, class T, class W>
 __device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i64 column0, float (&sum)[R][V]) {
-    const i64 rows = p.rows - row0, columns = p.columns - column0;
+    const int rows = at_most<R>(p.rows - row0), columns = at_most<V>(p.columns - column0);
     if (rows <= 0 || columns <= 0) return;
     if (p.factor) {
 #pragma unroll

@@ -74,8 +74,8 @@ template <class T, int N> struct FewInput {
     __device__ __forceinline__ FewInput(const T* x, i64 stride, i64 rows, i64 begin) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const i64 row = threadIdx.x % WARP / 4 + 8 * n;
-            at[n] = x + (row < rows ? row : rows - 1) * stride + begin + few_step();
+            const int row = threadIdx.x % WARP / 4 + 8 * n, last = (int)rows - 1;
+            at[n] = x + begin + few_step() + (row < last ? row : last) * stride;
         }
     }
     // The part of product U of this block.
@@ -120,7 +120,7 @@ template <int BLOCK, class T, int N, class Weight> __device__ __forceinline__ vo
     w.template load<BLOCK + 2>(raw, left > 2);
 }
 
-// sums += w·x over `count` blocks of 64 steps. Two blocks of W and one of X are on their way: registers
+// sums += w·x over `count` > 0 blocks of 64 steps. Two blocks of W and one of X are on their way: registers
 // are filled again as soon as they are used.
 template <class T, int N, class Weight>
 __device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<T, N> x, int count) {
@@ -128,17 +128,17 @@ __device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<
     typename FewInput<T, N>::Raw in;
     w.template load<0>(raw[0], true), w.template load<1>(raw[1], count > 1);
     x.template load<0>(in), x.template load<1>(in), x.template load<2>(in), x.template load<3>(in);
-#pragma unroll 1
-    for (int first = 0; first < count; first += FEW_SEGMENT) {
-        w.segment(first, count);
-        const int last = count - first > FEW_SEGMENT ? count - first - FEW_SEGMENT : 0;
-#pragma unroll 1
-        for (int left = count - first; left > last; left -= 2) {
+    int left = count;
+    do {
+        w.segment(count - left, count);
+        const int last = left > FEW_SEGMENT ? left - FEW_SEGMENT : 0;
+        do {
             few_block<0>(sums, w, raw[0], x, in, left);
             if (left > 1) few_block<1>(sums, w, raw[1], x, in, left - 1);
             w.advance();
-        }
-    }
+            left -= 2;
+        } while (left > last);
+    } while (left > 0);
 }
 
 template <int N> __device__ __forceinline__ void clear(FewSums<N>& sums) {
@@ -175,8 +175,8 @@ __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, M
     const i64 end = begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
     const bool works = begin < end && column0 + group * FEW_ROWS < p.columns;
     FewSums<N> sums;
-    clear(sums);
     if (works) {
+        clear(sums);
         auto w = make(column0 + group * FEW_ROWS, begin, end);
         few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin), (int)(end - begin) / STEPS);
     }

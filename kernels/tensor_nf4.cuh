@@ -118,13 +118,13 @@ template <class T> struct FewNf4 {
 
     __device__ __forceinline__ FewNf4(const Nf4Matrix& w, i64 row0, i64 rows, i64 begin, int count)
         : maxima(w, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1, begin) {
-        const u8* from = w.packed.at + (u64)(row0 * w.columns + begin) / 2 + threadIdx.x % 4 / 2 * 16;
-        const u32 pitch = (u32)w.columns / 2;
+        const u64 pitch = (u64)w.columns / 2;
+        const u8* from = w.packed.at + (u64)row0 * pitch + (u64)begin / 2 + threadIdx.x % 4 / 2 * 16;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h)
-                at[i][h] = from + (u64)few_inside(row0, rows, i, h) * pitch;
+                at[i][h] = from + (u32)few_inside(row0, rows, i, h) * pitch;
         copy = ptx_keep(threadIdx.x % 16 * 8);
         first = ptx_keep(0x5504 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
         maxima.fetch(0, count);

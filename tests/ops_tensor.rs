@@ -193,20 +193,25 @@ fn least(m: usize, [n, k]: [usize; 2]) -> f64 {
     weight + (2 * m * (n + k)) as f64
 }
 
+/// Lane instructions a weight, set-up and tail included: at a depth of 4,096 a warp has 512 steps of
+/// 32 rows to spread 450 to 550 instructions a lane over.
 #[test]
 fn few_rows_stay_within_their_budget() {
-    let shape = [1024, 4096];
     for set in SETS {
-        for (m, budget) in [(1, 3.4), (8, 3.4), (16, 3.7)] {
+        for (m, k, budget) in
+            [(1, 4096, 3.75), (8, 4096, 3.85), (16, 4096, 4.25), (8, 14336, 3.45), (16, 14336, 3.7)]
+        {
+            let shape = [256, k];
             let c = counted(set, m, shape, false);
             let weights = (shape[0] * shape[1]) as f64;
             let lanes = c.lane_instructions.iter().sum::<u64>() as f64 / weights;
             let bytes = c.cold_bytes() as f64 / least(m, shape);
             let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
-            eprintln!("{set:?} {m} rows: {lanes:.2} instructions a weight, bytes {bytes:.3}, banks {banks:.3}, {:?}", c.lane_instructions.map(|n| (n as f64 / weights * 100.0).round() / 100.0));
-            if std::env::var("X").is_err() { assert!(lanes <= budget, "{lanes} instructions a weight"); }
-            assert!(bytes <= 1.03, "bytes {bytes}");
-            assert!(banks <= 1.0, "wavefronts {banks}");
+            let what = format!("{set:?} {m} x {k}: {lanes:.3} instructions a weight, bytes {bytes:.4}");
+            eprintln!("{what}");
+            assert!(lanes <= budget, "{what}");
+            assert!(bytes <= 1.03, "{what}");
+            assert!(banks <= 1.0, "{what}: wavefronts {banks}");
             assert_eq!(c.mma as usize, shape[0] / 16 * shape[1] / 16 * m.div_ceil(8));
             assert_eq!(c.local_accesses, 0);
         }
@@ -225,7 +230,7 @@ fn tiles_stay_within_their_budget() {
             let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
             eprintln!("{set:?} dx {backward}: {per_mac:.2} instructions for 2048 products, bytes {:.3}, banks {banks:.3}", c.cold_bytes() as f64 / least(m, shape));
             assert_eq!(c.mma_macs as usize, macs);
-            if std::env::var("X").is_err() { assert!(banks <= 1.01, "wavefronts {banks}"); }
+            assert!(banks <= 1.01, "wavefronts {banks}");
             assert_eq!(c.local_accesses, 0);
         }
     }
