@@ -1,5 +1,5 @@
-// Products of bf16 and f16 on tensor cores: out[i, j] = Σ_p x(i, p)·w(j, p), then a low-rank part, the
-// bias and an addend, all in f32, rounded once.
+// Products of bf16 and f16 on tensor cores: out[i, j] = Σ_p x(i, p)·w(j, p) + Σ_q s(i, q)·b(j, q), then
+// the bias and an addend, all in f32, rounded once.
 //
 // Every kernel of the family adds in one order, so a row has the same bits for any number of rows,
 // whichever kernel computes it and however the work is cut:
@@ -7,7 +7,10 @@
 //     depth        cut into at most 8 chunks of 64·ceil(depth/512) steps
 //     chunk        a chain of products from 0, 64 steps after 64 steps; in those, for u = 0..4, one
 //                  product over the 16 steps 8u..8u+8 and 32+8u..32+8u+8
-//     sum          0 + chunk 0 + chunk 1 + .., then the adapter's rank steps, bias, addend
+//     sum          0 + chunk 0 + chunk 1 + .. + the low-rank chunk, then bias and addend
+//
+// The low-rank chunk multiplies S, which is f32, as the sum of three numbers of 16 bits: a chain over
+// 3·rank steps of every adapter, in blocks of 64 as above. In bf16 the parts are exact.
 //
 // The 16 steps of a product come from the two halves of a block of 64 because a lane then reads its
 // part of a 4-bit row with one 16-byte load (tensor_few.cuh), and because 8 neighbouring steps are the
@@ -26,13 +29,17 @@ template <class T, class W> struct TensorParams {
     const T* x;
     i64 x_stride, rows, columns, depth;
     Adapters lora;
-    const float* low;  // [rows, rank]: what the adapter's second factor is multiplied with
-    i64 low_stride;
+    // [count][rows][3·rank]: what the adapters' second factors are multiplied with, in three parts
+    // that add up to it; 0 in rows that take another adapter.
+    const T* parts;
     Column<const T> bias;
     T* y;
     const T* addend;  // added last: the residual, or y itself; null for none
     i64 y_stride, addend_stride;
-    float* factor;  // instead of y: scale·sum in the rows of adapter `only`, 0 in those of none if it is 0
+    // Instead of y: scale·sum in the rows of adapter `only`, and 0 in those of none if it is 0; and the
+    // same in three parts, 0 in all other rows, if they are wanted.
+    float* factor;
+    T* factor_parts;
     i64 factor_stride, only;
     double scale;
     i32 chunk, chunks;  // 64·ceil(depth/512) steps; how many there are
@@ -52,6 +59,7 @@ __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvt
 template <int SIZE, bool CLUSTERED> struct Partials {
     u32 here;  // shared address
     int count;
+    int extra;  // bytes from the last chunk's sums to the low-rank chunk's; 0 for none
 
     // V = 2 or 4 sums from element `at` on: those of all chunks, added in order.
     template <int V> __device__ __forceinline__ void total(int at, float (&sum)[V]) const {
@@ -65,6 +73,7 @@ template <int SIZE, bool CLUSTERED> struct Partials {
 #pragma unroll 1
             for (int c = 0; c < count; ++c) add(c, from, sum);
         }
+        if (extra) add(count - 1, from + extra, sum);
     }
     __device__ __forceinline__ u32 of_chunk(int c, u32 from) const { return CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE; }
     __device__ __forceinline__ void add(int c, u32 from, float (&sum)[2]) const {
@@ -78,46 +87,6 @@ template <int SIZE, bool CLUSTERED> struct Partials {
 };
 
 // ---- from a sum to the output -----------------------------------------------------------------
-
-// sum[i][j] += low[row0 + i, q]·factor(column0 + j, q), q ascending.
-template <int R, int V, class T> __device__ __forceinline__ void low_rank_chain(
-    const Dense<T>& factor, const float* low, i64 low_stride, i64 rank, int rows, int columns, float (&sum)[R][V]) {
-#pragma unroll 2
-    for (i64 q = 0; q < rank; ++q) {
-        float b[V], s[R];
-#pragma unroll
-        for (int j = 0; j < V; ++j) b[j] = j < columns ? factor.template get<float>(factor.place(j, q)) : 0.0f;
-#pragma unroll
-        for (int i = 0; i < R; ++i) s[i] = i < rows ? low[i * low_stride + q] : 0.0f;
-#pragma unroll
-        for (int i = 0; i < R; ++i)
-#pragma unroll
-            for (int j = 0; j < V; ++j) sum[i][j] = fma(s[i], b[j], sum[i][j]);
-    }
-}
-
-template <int R, int V, class T> __device__ __forceinline__ void add_adapters(
-    const Adapters& a, const float* low, i64 low_stride, i64 row0, int rows, i64 column0, int columns, float (&sum)[R][V]) {
-    const float* from = low + row0 * low_stride;
-    if (!a.index.at) {
-        Dense<T> factor = a.template side<T>(0);
-        factor.at += factor.place(column0, 0);
-        return low_rank_chain(factor, from, low_stride, a.rank, rows, columns, sum);
-    }
-#pragma unroll
-    for (int i = 0; i < R; ++i) {
-        const i64 g = i < rows ? a.of(row0 + i) : -1;
-        if (g < 0 || g >= a.count) continue;
-        Dense<T> factor = a.template side<T>(g);
-        factor.at += factor.place(column0, 0);
-        float one[1][V];
-#pragma unroll
-        for (int j = 0; j < V; ++j) one[0][j] = sum[i][j];
-        low_rank_chain(factor, from + i * low_stride, low_stride, a.rank, 1, columns, one);
-#pragma unroll
-        for (int j = 0; j < V; ++j) sum[i][j] = one[0][j];
-    }
-}
 
 // V neighbouring values of a row, `count` of which exist.
 template <int V, class T> __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int count) {
@@ -137,6 +106,23 @@ template <int V, class T> __device__ __forceinline__ void store_row(T* to, const
         if (j < count) to[j] = out.at[j];
 }
 
+// An element of an adapter's first product.
+template <class T, class W> __device__ __forceinline__ void finish_factor(const TensorParams<T, W>& p, i64 row, i64 column, float value) {
+    const i64 g = p.lora.of(row);
+    if (g == p.only || (g < 0 && p.only == 0)) p.factor[row * p.factor_stride + column] = g < 0 ? 0.0f : value;
+    if (!p.factor_parts) return;
+    T* parts = p.factor_parts + row * 3 * p.columns + column;
+    float rest = g == p.only ? value : 0.0f;
+#pragma unroll
+    for (int part = 0; part < 3; ++part) {
+        const T rounded = from_f32<T>(rest);
+        parts[part * p.columns] = rounded;
+        // What is no number leaves no rest.
+        const float left = rest - to_f32(rounded);
+        rest = left - left == 0.0f ? left : 0.0f;
+    }
+}
+
 // x, or N if it is larger.
 template <int N> __device__ __forceinline__ int at_most(i64 x) { return x < N ? (int)x : N; }
 
@@ -147,17 +133,12 @@ __device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i6
     if (rows <= 0 || columns <= 0) return;
     if (p.factor) {
 #pragma unroll
-        for (int i = 0; i < R; ++i) {
-            if (i >= rows) continue;
-            const i64 g = p.lora.of(row0 + i);
-            if (g != p.only && !(g < 0 && p.only == 0)) continue;
+        for (int i = 0; i < R; ++i)
 #pragma unroll
             for (int j = 0; j < V; ++j)
-                if (j < columns) p.factor[(row0 + i) * p.factor_stride + column0 + j] = g < 0 ? 0.0f : (float)(p.scale * (double)sum[i][j]);
-        }
+                if (i < rows && j < columns) finish_factor(p, row0 + i, column0 + j, (float)(p.scale * (double)sum[i][j]));
         return;
     }
-    if (p.lora.count > 0) add_adapters<R, V, T>(p.lora, p.low, p.low_stride, row0, rows, column0, columns, sum);
 #pragma unroll
     for (int i = 0; i < R; ++i) {
         if (i >= rows) continue;

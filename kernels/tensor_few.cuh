@@ -163,6 +163,41 @@ template <int N> __device__ __forceinline__ void few_park(float* tile, const Few
             for (int e = 0; e < 4; ++e) to[(8 * n + e % 2) * FEW_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
 }
 
+// sums += parts·factor over 3·rank steps of every adapter: element by element, because it is little.
+template <class T, int N, class W>
+__device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParams<T, W>& p, i64 row0) {
+    const int rank = (int)p.lora.rank, steps = 3 * rank, row = threadIdx.x % WARP / 4;
+    for (i64 g = 0; g < p.lora.count; ++g) {
+        const Dense<T> factor = p.lora.template side<T>(g);
+        const T* parts = p.parts + g * p.rows * steps;
+#pragma unroll 1
+        for (int at = 0; at < steps; at = at % STEPS == 24 ? at + STEPS - 24 : at + 8) {
+            // Product at % 64 / 8 of this block of 64.
+            T w[2][2][4], x[N][4];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int step = at + few_step() + e;
+                const bool there = step < steps;
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    w[i / 2][i % 2][e] = there ? factor.at[factor.place(row0 + few_inside(row0, p.columns, i / 2, i % 2), step % rank)] : T{};
+#pragma unroll
+                for (int n = 0; n < N; ++n) x[n][e] = there && row + 8 * n < p.rows ? parts[(row + 8 * n) * steps + step] : T{};
+            }
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const u32 a[4] = {pair_of(w[i][0][0], w[i][0][1]), pair_of(w[i][1][0], w[i][1][1]), pair_of(w[i][0][2], w[i][0][3]),
+                                  pair_of(w[i][1][2], w[i][1][3])};
+#pragma unroll
+                for (int n = 0; n < N; ++n) {
+                    const u32 b[2] = {pair_of(x[n][0], x[n][1]), pair_of(x[n][2], x[n][3])};
+                    mma(sums.at[i][n], a, b, T{});
+                }
+            }
+        }
+    }
+}
+
 // `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps. `tiles` may be memory that the
 // weight uses until then.
 template <class T, int N, class W, class Make>
@@ -182,11 +217,18 @@ __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, M
     }
     __syncthreads();
     if (works) few_park<N>(tiles + inner * SIZE + group * FEW_ROWS, sums);
+    if (works && p.lora.count > 0 && end == p.depth) {
+        clear(sums);
+        few_low_rank(sums, p, column0 + group * FEW_ROWS);
+        few_park<N>(tiles + FEW_INNER * SIZE + group * FEW_ROWS, sums);
+    }
     __syncthreads();
     if (FEW_GROUPS > 1) ptx_cluster_sync();
     const int row = threadIdx.x / (FEW_ROWS / 2), column = rank * FEW_ROWS + threadIdx.x % (FEW_ROWS / 2) * 2;
     if (row < p.rows && column0 + column < p.columns) {
-        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks};
+        // The last chunk's sums are those of this block's first warps, or of one of its own.
+        const int extra = p.lora.count > 0 ? (FEW_GROUPS > 1 ? 1 : FEW_INNER + 1 - p.chunks) * SIZE * 4 : 0;
+        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks, extra};
         float sum[1][2];
         partials.template total<2>(row * FEW_PITCH + column, sum[0]);
         finish<1, 2>(p, row, column0 + column, sum);

@@ -39,8 +39,8 @@ template <class T, int ROWS> struct Input {
     i64 stride, rows, depth;
     bool pieces;  // of 16 bytes can be copied
 
-    template <class W> __device__ __forceinline__ Input(const TensorParams<T, W>& p, i64 row0)
-        : x(p.x + row0 * p.x_stride), stride(p.x_stride), rows(p.rows - row0), depth(p.depth), pieces(in_pieces(p.x, p.x_stride, 16)) {}
+    __device__ __forceinline__ Input(const T* x, i64 stride, i64 row0, i64 rows, i64 depth)
+        : x(x + row0 * stride), stride(stride), rows(rows - row0), depth(depth), pieces(in_pieces(x, stride, 16)) {}
 
     __device__ __forceinline__ void copy(char* stage, int thread, i64 k) const {
         const int piece = thread % 8;
@@ -108,6 +108,44 @@ template <class T, bool ACROSS, class Side> struct GatheredSource {
             const i64 column = column0 + (ACROSS ? 8 * piece + e : row), step = k + (ACROSS ? row : 8 * piece + e);
             char* to = stage + (ACROSS ? across(row, piece) : along(row, piece));
             ((T*)to)[e] = column < columns && step < depth ? side.template get<T>(side.place(column, step)) : T{};
+        }
+    }
+};
+
+// The adapters' factors, each three times over, for the parts of S. What cannot be copied in pieces
+// of 16 bytes goes by the threads' registers, at once.
+template <class T, bool ACROSS> struct LowRankSource {
+    const Adapters& lora;
+    i64 column0, columns;  // columns: what is left of them
+    int rank, stages;      // of an adapter
+
+    template <class W> __device__ __forceinline__ LowRankSource(const TensorParams<T, W>& p, i64 column0)
+        : lora(p.lora), column0(column0), columns(p.columns - column0), rank((int)p.lora.rank) {
+        stages = p.lora.count > 0 ? (3 * rank + STEPS - 1) / STEPS : 0;
+    }
+    // Stage `k` / 64 of adapter `g`.
+    __device__ __forceinline__ void copy(char* stage, int thread, i64 g, int k) const {
+        constexpr int PIECES = ACROSS ? 16 : 8;
+        const Dense<T> side = lora.template side<T>(g);
+        const T* factor = side.at + side.place(column0, 0);
+        const i64 stride = ACROSS ? side.step : side.lane;
+        const bool whole = (ACROSS || rank % 8 == 0) && (ACROSS ? side.lane : side.step) == 1 && in_pieces(factor, stride, 16);
+        const int piece = thread % PIECES;
+#pragma unroll 1
+        for (int i = 0; i < 1024 / WORKERS; ++i) {
+            const int row = thread / PIECES + i * (WORKERS / PIECES);
+            const int step = k + (ACROSS ? row : 8 * piece), column = ACROSS ? 8 * piece : row;
+            const i64 left = step >= 3 * rank || column >= columns ? 0 : ACROSS ? columns - column : 3 * rank - step;
+            const int count = left < 8 ? (int)left : 8;
+            char* to = stage + (ACROSS ? across(row, piece) : along(row, piece));
+            const T* from = factor + (count ? side.place(column, step % rank) : 0);
+            if (whole) {
+                ptx_copy16_partly(shared_address(to), from, count * 2);
+                continue;
+            }
+#pragma unroll 1
+            for (int e = 0; e < 8; ++e)
+                ((T*)to)[e] = e < count ? factor[ACROSS ? side.place(column + e, step % rank) : side.place(column, (step + e) % rank)] : T{};
         }
     }
 };

@@ -13,16 +13,23 @@
 
 #include "tensor_stage.cuh"
 
-// Which stages a block multiplies: whole chunks.
+// Which stages a block multiplies: whole chunks, and the low-rank chunk behind the last one.
 struct Steps {
     i64 begin;
     int count, per_chunk;
-    template <class P> __device__ __forceinline__ Steps(const P& p, int rank) {
-        const i64 chunk = p.chunk;
-        begin = p.cluster > 1 ? rank * chunk : 0;
-        const i64 end = p.cluster > 1 && begin + chunk < p.depth ? begin + chunk : p.depth;
+    int low_rank;  // stages of the low-rank chunk
+    template <class P> __device__ __forceinline__ Steps(const P& p, int rank, int stages_of_adapter) {
+        const bool last = p.cluster == 1 || rank == p.chunks - 1;
+        begin = (i64)rank * p.chunk;
+        const i64 end = p.cluster > 1 && begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
         count = end > begin ? (int)((end - begin + STEPS - 1) / STEPS) : 0;
-        per_chunk = (int)(chunk / STEPS);
+        per_chunk = p.chunk / STEPS;
+        low_rank = last ? (int)p.lora.count * stages_of_adapter : 0;
+    }
+    __device__ __forceinline__ int all() const { return count + low_rank; }
+    // Whether stage i, the `in_chunk`th of its chunk counted from 1, is the chunk's last.
+    __device__ __forceinline__ bool ends_chunk(int i, int in_chunk) const {
+        return i + 1 == count || i + 1 == all() || (i < count && in_chunk == per_chunk);
     }
 };
 
@@ -49,6 +56,38 @@ template <int ROWS> struct TileMemory {
     __device__ __forceinline__ float* sums() const { return (float*)at; }
 };
 
+// Everything that fills stages.
+template <class T, int ROWS, bool ACROSS, class Source> struct Filler {
+    const TileMemory<ROWS>& m;
+    const Steps& steps;
+    const Input<T, ROWS> x;
+    Source& w;
+    const LowRankSource<T, ACROSS>& low;
+    const T* parts;
+    i64 row0, rows;
+
+    // Starts what runs beside the arithmetic, for stage i.
+    __device__ __forceinline__ void copy(int i, int thread) {
+        const int stage = i % STAGES;
+        if (i < steps.count) {
+            const i64 k = steps.begin + (i64)i * STEPS;
+            x.copy(m.x(stage), thread, k);
+            w.copy(m.w(stage), m.ring(i), thread, k);
+            return;
+        }
+        w.skip();
+        if (i >= steps.all()) return;
+        const int g = (i - steps.count) / low.stages, k = (i - steps.count) % low.stages * STEPS;
+        const i64 depth = 3 * low.rank;
+        Input<T, ROWS>(parts + g * rows * depth, depth, row0, rows, depth).copy(m.x(stage), thread, k);
+        low.copy(m.w(stage), thread, g, k);
+    }
+    // Finishes it.
+    __device__ __forceinline__ void expand(int i, int thread) {
+        if (i < steps.count) w.expand(m.w(i % STAGES), m.ring(i), thread, steps.begin + (i64)i * STEPS);
+    }
+};
+
 #if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ u64 matrix_descriptor(const char* at, u32 leading, u32 stride) {
@@ -59,35 +98,29 @@ template <int ACROSS> __device__ __forceinline__ void wgmma(float (&d)[64], u64 
 
 template <int ROWS> static constexpr int TILE_THREADS = ROWS * 2 + WORKERS;
 
-template <class T, int ROWS, class Source>
-__device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, const Input<T, ROWS>& x, Source& w, const Steps& steps, int thread) {
+template <int ROWS, class Filler> __device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, Filler& filler, int thread) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
-    for (int i = -AHEAD; i < steps.count; ++i) {
+    const int all = filler.steps.all();
+    for (int i = -AHEAD; i < all; ++i) {
         const int next = i + AHEAD;
-        if (next < steps.count) {
-            ptx_barrier_wait(empty + 8 * (next % STAGES), next / STAGES % 2 ^ 1);
-            const i64 k = steps.begin + (i64)next * STEPS;
-            x.copy(m.x(next % STAGES), thread, k);
-            w.copy(m.w(next % STAGES), m.ring(next), thread, k);
-        } else {
-            w.skip();
-        }
+        if (next < all) ptx_barrier_wait(empty + 8 * (next % STAGES), next / STAGES % 2 ^ 1);
+        filler.copy(next, thread);
         ptx_copy_commit();
         if (i < 0) continue;
         ptx_copy_wait_groups<AHEAD>();
         __syncwarp();
-        w.expand(m.w(i % STAGES), m.ring(i), thread, steps.begin + (i64)i * STEPS);
+        filler.expand(i, thread);
         ptx_fence_async();
         ptx_barrier_arrive(full + 8 * (i % STAGES));
     }
 }
 
-// The sums of a warpgroup's 64 rows: chunk after chunk, each from 0.
+// The sums of a warpgroup's 64 rows: chunk after chunk, each from 0. Where every block has one chunk,
+// those of the low-rank chunk stay in `sum`.
 template <class T, int ROWS, bool ACROSS>
-__device__ __forceinline__ void multiply_stages(float (&total)[64], const TileMemory<ROWS>& m, const Steps& steps, int group) {
+__device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)[64], const TileMemory<ROWS>& m, const Steps& steps, bool clustered, int group) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
-    float sum[64];
-    for (int i = 0, in_chunk = 0; i < steps.count; ++i) {
+    for (int i = 0, in_chunk = 0; i < steps.all(); ++i) {
         const int stage = i % STAGES, fresh = in_chunk == 0;
         ptx_barrier_wait(full + 8 * stage, i / STAGES % 2);
         const u64 a = matrix_descriptor(m.x(stage) + group * 8192, 16, 1024);
@@ -101,13 +134,20 @@ __device__ __forceinline__ void multiply_stages(float (&total)[64], const TileMe
             ptx_wgmma_wait<1>();
             if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * ((i - 1) % STAGES));
         }
-        if (++in_chunk < steps.per_chunk && i + 1 < steps.count) continue;
+        if (!steps.ends_chunk(i, ++in_chunk)) continue;
         in_chunk = 0;
         ptx_wgmma_wait<0>();
         if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * stage);
+        if (clustered && i >= steps.count) continue;
 #pragma unroll
         for (int e = 0; e < 64; ++e) total[e] += sum[e];
     }
+}
+
+__device__ __forceinline__ void park(float* tile, const float (&sum)[64]) {
+    float* to = tile + (threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4) * PITCH + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int e = 0; e < 64; e += 2) *(float2*)(to + e / 2 % 2 * 8 * PITCH + e / 4 * 8) = make_float2(sum[e], sum[e + 1]);
 }
 
 // Sums of ROWS x 128 outputs in shared memory.
@@ -115,22 +155,21 @@ template <class T, int ROWS, bool ACROSS, class P, class Source>
 __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m, const TilePlace& place, Source& w) {
     constexpr int GROUPS = ROWS / 64;
     const int group = threadIdx.x / 128;
-    const Steps steps(p, place.rank);
-    float total[64];
-#pragma unroll
-    for (int e = 0; e < 64; ++e) total[e] = 0.0f;
+    const LowRankSource<T, ACROSS> low(p, place.column0);
+    const Steps steps(p, place.rank, low.stages);
+    float total[64], sum[64];
     if (group == GROUPS) {
-        const Input<T, ROWS> x(p, place.row0);
-        fill_stages<T, ROWS>(m, x, w, steps, threadIdx.x % 128);
+        Filler<T, ROWS, ACROSS, Source> filler = {m, steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts, place.row0, p.rows};
+        fill_stages(m, filler, threadIdx.x % 128);
     } else {
-        multiply_stages<T, ROWS, ACROSS>(total, m, steps, group);
+#pragma unroll
+        for (int e = 0; e < 64; ++e) total[e] = 0.0f;
+        multiply_stages<T, ROWS, ACROSS>(total, sum, m, steps, p.cluster > 1, group);
     }
     __syncthreads();
-    if (group < GROUPS) {
-        float* to = m.sums() + (group * 64 + threadIdx.x % 128 / WARP * 16 + threadIdx.x % WARP / 4) * PITCH + threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int e = 0; e < 64; e += 2) *(float2*)(to + e / 2 % 2 * 8 * PITCH + e / 4 * 8) = make_float2(total[e], total[e + 1]);
-    }
+    if (group == GROUPS) return;
+    park(m.sums(), total);
+    if (p.cluster > 1 && steps.low_rank > 0) park(m.sums() + ROWS * PITCH, sum);
 }
 
 template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>& m) {
@@ -210,25 +249,21 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
     constexpr int MT = ROWS / 32;
     const int thread = threadIdx.x, warp = thread / WARP;
     const int warp_row = warp / 4 * (ROWS / 2), warp_column = warp % 4 * 32;
-    const Steps steps(p, place.rank);
-    const Input<T, ROWS> x(p, place.row0);
+    const LowRankSource<T, ACROSS> low(p, place.column0);
+    const Steps steps(p, place.rank, low.stages);
+    Filler<T, ROWS, ACROSS, Source> filler = {m, steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts, place.row0, p.rows};
     WarpTile<MT> sum, total;
     sum.clear(), total.clear();
-    x.copy(m.x(0), thread, steps.begin);
-    w.copy(m.w(0), m.ring(0), thread, steps.begin);
-    for (int i = 0, in_chunk = 0; i < steps.count; ++i) {
+    filler.copy(0, thread);
+    for (int i = 0, in_chunk = 0; i < steps.all(); ++i) {
         const int stage = i % STAGES;
-        const i64 k = steps.begin + (i64)i * STEPS;
         ptx_copy_wait();
         __syncwarp();
-        w.expand(m.w(stage), m.ring(i), thread, k);
+        filler.expand(i, thread);
         __syncthreads();
-        if (i + 1 < steps.count) {
-            x.copy(m.x(stage ^ 1), thread, k + STEPS);
-            w.copy(m.w(stage ^ 1), m.ring(i + 1), thread, k + STEPS);
-        }
+        filler.copy(i + 1, thread);
         multiply_stage<T, ACROSS, MT>(sum, m.x(stage), m.w(stage), warp_row, warp_column);
-        if (++in_chunk < steps.per_chunk && i + 1 < steps.count) continue;
+        if (!steps.ends_chunk(i, ++in_chunk)) continue;
         in_chunk = 0;
 #pragma unroll
         for (int i = 0; i < MT; ++i)
@@ -258,7 +293,7 @@ template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<
 template <class T, int ROWS, class W>
 __device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const TileMemory<ROWS>& m, const TilePlace& place) {
     constexpr int WARPS = TILE_THREADS<ROWS> / WARP;
-    const Partials<0, true> partials = {shared_address(m.sums()), p.chunks};
+    const Partials<0, true> partials = {shared_address(m.sums()), p.chunks, p.lora.count > 0 ? ROWS * PITCH * 4 : 0};
     const int rows = ROWS / (int)p.cluster, column = threadIdx.x % WARP * 4;
     for (int row = threadIdx.x / WARP * 4; row < rows; row += WARPS * 4) {
         const int first = place.rank * rows + row;

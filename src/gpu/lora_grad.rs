@@ -48,6 +48,7 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
         low_stride: rank as i64,
         s: 0,
         s_stride: 0,
+        parts: 0,
     };
     low_rank::<T>(&mut stage, gpu, "lora_grad", &low)?;
     let da_params = Params {

@@ -172,12 +172,13 @@ fn dense<T: Float>(
         Way::Forward => Dense::rows(&mut stage, w)?,
         Way::Backward => Dense::columns(&mut stage, w)?,
     };
-    let Some((product, _low)) = prepare(&mut stage, gpu, op, pass)? else { return Ok(()) };
-    if is_half::<T>() {
-        tensor::launch(gpu, op, T::DTYPE.name(), way, product, right)?;
+    let tensor = is_half::<T>();
+    let Some(prepared) = prepare(&mut stage, gpu, op, pass, tensor)? else { return Ok(()) };
+    if tensor {
+        tensor::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
-        let grid = grid(op, product.rows, product.columns)?;
-        let params = DenseParams { product: product.into(), right };
+        let (grid, product) = prepared.chain(op)?;
+        let params = DenseParams { product, right };
         stage.launch(&format!("matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
     stage.finish()
@@ -191,32 +192,57 @@ fn nf4<T: Float>(
 ) -> Result<()> {
     let mut stage = Stage::new(gpu, "nf4_matmul");
     let way = pass.way;
-    let Some((product, _low)) = prepare(&mut stage, gpu, op, pass)? else { return Ok(()) };
+    let tensor = is_half::<T>() && w.dtype == T::DTYPE;
+    let Some(prepared) = prepare(&mut stage, gpu, op, pass, tensor)? else { return Ok(()) };
     let right = Nf4Matrix::new(&mut stage, w, way)?;
-    if is_half::<T>() && w.dtype == T::DTYPE {
-        tensor::launch(gpu, op, T::DTYPE.name(), way, product, right)?;
+    if tensor {
+        tensor::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
-        let grid = grid(op, product.rows, product.columns)?;
-        let params = Nf4Params { product: product.into(), right };
+        let (grid, product) = prepared.chain(op)?;
+        let params = Nf4Params { product, right };
         stage.launch(&format!("nf4_matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
     stage.finish()
 }
 
-/// Stages everything but the weight and computes the low-rank factor. `None` if there are no rows.
+/// A product but for its weight.
+struct Prepared<'a> {
+    product: TensorProduct,
+    /// Sums of the adapters' first factors: `[rows, rank]`.
+    low: u64,
+    low_stride: i64,
+    /// Where they are.
+    _scratch: Option<ScratchGuard<'a>>,
+}
+
+impl Prepared<'_> {
+    /// What the kernels of one chain an output take.
+    fn chain(&self, op: &'static str) -> Result<(Grid, ChainProduct)> {
+        let grid = grid(op, self.product.rows, self.product.columns)?;
+        Ok((grid, ChainProduct::new(&self.product, self.low, self.low_stride)))
+    }
+}
+
+/// Stages everything but the weight and computes the low-rank factor, for kernels that use tensor
+/// cores or not. `None` if there are no rows.
 fn prepare<'a, T: Float>(
     stage: &mut Stage<'a>,
     gpu: &'a Gpu,
     op: &'static str,
     pass: Pass<'a, T>,
-) -> Result<Option<(TensorProduct, Option<ScratchGuard<'a>>)>> {
+    tensor: bool,
+) -> Result<Option<Prepared<'a>>> {
     let (rows, depth) = (pass.left.extent(0), pass.left.extent(1));
     if rows == 0 {
         return Ok(None);
     }
     let rank = pass.lora.first().map_or(0, |lora| lora.a.extent(0));
     let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
-    let scratch = if rank > 0 { Some(stage.scratch(rows * rank * low_size)?) } else { None };
+    let low_bytes = (rows * rank * low_size).next_multiple_of(16);
+    let parts_bytes =
+        if tensor { LowRank::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
+    let scratch = if rank > 0 { Some(stage.scratch(low_bytes + parts_bytes)?) } else { None };
+    let (mut low_at, mut low_stride) = (scratch.as_ref().map_or(0, |s| s.ptr()), rank as i64);
     let left = Dense::rows(stage, &pass.left)?;
     let mut product = TensorProduct {
         x: left.at,
@@ -224,8 +250,7 @@ fn prepare<'a, T: Float>(
         rows: rows as i64,
         columns: pass.out.extent(1) as i64,
         depth: depth as i64,
-        low: scratch.as_ref().map_or(0, |s| s.ptr()),
-        low_stride: rank as i64,
+        parts: if tensor && rank > 0 { low_at + low_bytes as u64 } else { 0 },
         bias: stage.opt_column(&pass.bias)?,
         y_stride: pass.out.stride(0),
         ..TensorProduct::zeroed()
@@ -242,14 +267,15 @@ fn prepare<'a, T: Float>(
             rank: rank as i64,
             factors: &down,
             index: product.lora.index,
-            low: product.low,
-            low_stride: product.low_stride,
+            low: low_at,
+            low_stride,
+            parts: product.parts,
             s_stride: pass.s.as_ref().map_or(0, |s| s.stride(0)),
             s: stage.opt_output(pass.s)?,
         };
         if low_size == 4 && low.s != 0 {
             (low.low, low.low_stride) = (low.s, low.s_stride);
-            (product.low, product.low_stride) = (low.s, low.s_stride);
+            (low_at, low_stride) = (low.s, low.s_stride);
         }
         low_rank::<T>(stage, gpu, op, &low)?;
         product.lora.list = stage.table(&up)?;
@@ -266,7 +292,7 @@ fn prepare<'a, T: Float>(
             product.y = stage.output(pass.out)?;
         }
     }
-    Ok(Some((product, scratch)))
+    Ok(Some(Prepared { product, low: low_at, low_stride, _scratch: scratch }))
 }
 
 pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<()> {

@@ -84,16 +84,17 @@ pub(super) struct ChainProduct {
     addend_stride: i64,
 }
 
-impl From<TensorProduct> for ChainProduct {
-    fn from(p: TensorProduct) -> ChainProduct {
+impl ChainProduct {
+    /// The same product, which continues with the f32 (f64) sums of the adapters' first factors.
+    pub fn new(p: &TensorProduct, low: u64, low_stride: i64) -> ChainProduct {
         ChainProduct {
             left: Dense { at: p.x, lane: p.x_stride, step: 1 },
             rows: p.rows,
             columns: p.columns,
             depth: p.depth,
             lora: p.lora,
-            low: p.low,
-            low_stride: p.low_stride,
+            low,
+            low_stride,
             bias: p.bias,
             y: p.y,
             addend: p.addend,
@@ -143,6 +144,15 @@ pub(super) struct LowRank<'a> {
     /// The same in f32, if `low` is f64 and it is wanted.
     pub s: u64,
     pub s_stride: i64,
+    /// The same in three parts of 16 bits, adapter after adapter, if they are wanted.
+    pub parts: u64,
+}
+
+impl LowRank<'_> {
+    /// Bytes of the parts of `rows` rows.
+    pub fn parts_bytes(rows: usize, rank: usize, adapters: usize) -> usize {
+        rows * 3 * rank * adapters * 2
+    }
 }
 
 /// low = scale·left·factorᵀ, every row with its adapter's factor; 0 in rows without one.
@@ -168,6 +178,7 @@ pub(super) fn low_rank<T: Float>(
         return gpu.launch("matmul", &kernel, grid(op, a.rows, a.rank)?, &params);
     }
     for (only, factor) in a.factors.iter().enumerate() {
+        let before = LowRank::parts_bytes(a.rows as usize, a.rank as usize, only) as u64;
         let product = TensorProduct {
             x: a.left.at,
             x_stride: a.left.lane,
@@ -176,6 +187,7 @@ pub(super) fn low_rank<T: Float>(
             depth: a.depth,
             lora: Adapters { index: a.index, ..Adapters::default() },
             factor: a.low,
+            factor_parts: if a.parts == 0 { 0 } else { a.parts + before },
             factor_stride: a.low_stride,
             only: only as i64,
             scale: factor.scale,

@@ -32,14 +32,14 @@ pub(super) struct TensorProduct {
     pub columns: i64,
     pub depth: i64,
     pub lora: Adapters,
-    pub low: u64,
-    pub low_stride: i64,
+    pub parts: u64,
     pub bias: Column,
     pub y: u64,
     pub addend: u64,
     pub y_stride: i64,
     pub addend_stride: i64,
     pub factor: u64,
+    pub factor_parts: u64,
     pub factor_stride: i64,
     pub only: i64,
     pub scale: f64,
@@ -123,10 +123,12 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
         KernelSet::Sm90a => (rows * 2 + 128, 4, 3),
     };
     let staged = stages * stage + rings * 4096 + (256 + 16) * 4 + 64;
+    // The sums take the place of the stages: in a cluster, those of the low-rank chunk as well.
+    let sums = rows * PITCH * 4 * if cluster > 1 { 2 } else { 1 };
     let grid = Grid {
         blocks: [blocks[0] as u32, blocks[1] as u32, 1],
         cluster: cluster as u32,
-        shared: staged.max(rows * PITCH * 4) as u32,
+        shared: staged.max(sums) as u32,
         ..Grid::linear(1, threads as u32)
     };
     Some(Plan { kernel, grid })
@@ -137,7 +139,7 @@ fn few(set: KernelSet, shape: Shape) -> Option<Plan> {
     let cluster = if set == KernelSet::Sm90a { CHUNKS } else { 1 };
     let (kernel, rows) = if shape.rows <= 8 { ("few8", 8) } else { ("few16", 16) };
     let blocks = shape.columns.div_ceil(FEW_ROWS * cluster) * cluster;
-    let sums = CHUNKS / cluster * rows * (FEW_ROWS * cluster + 4) * 4;
+    let sums = (CHUNKS / cluster + 1) * rows * (FEW_ROWS * cluster + 4) * 4;
     let grid = Grid {
         cluster: cluster as u32,
         shared: sums.max(shape.few_shared) as u32,
