@@ -22,7 +22,7 @@
 //
 // Numerics: product in f32, one rounding to the original dtype, an exact or second one to T. Nested
 // maxima are table[c]·nested + offset with both operations rounded, the bits of bitsandbytes.
-#include "nf4.cuh"
+#include "nf4_decode.cuh"
 
 template <class T> struct Nf4DequantizeParams {
     const u8* packed;
@@ -31,57 +31,103 @@ template <class T> struct Nf4DequantizeParams {
     T* y;
     i64 rows, columns, row_stride;
     i32 dtype;  // that was quantised: 0 f32, 1 bf16, 2 f16
-    i32 linear; // y has no gaps and is aligned
+    i32 linear; // y has no gaps, and both are aligned
 };
 
 static constexpr int THREADS = 256;
-static constexpr int VECTOR = 8;
-static constexpr int PASSES = 4;
-static constexpr int TILE = THREADS * VECTOR * PASSES;
+static constexpr int WARPS = THREADS / WARP;
+static constexpr int RUN = 1024;  // values of a warp at a time
+static constexpr int BLOCKS = RUN / 32;  // most quantisation blocks among them
 
-template <class T> __device__ __forceinline__ void one_value(const Nf4DequantizeParams<T>& p, i64 i, const float* code) {
+// ---- the 16 weights of every block of a run, in shared memory --------------------------------------
+
+// 16-bit weights: two planes of bytes, a lane makes a word of each.
+template <class T> struct Weights {
+    typedef u32 Codes;
+    uint4 low[BLOCKS], high[BLOCKS];
+
+    __device__ __forceinline__ void fill(const float* book, float max, int blocks, int dtype) {
+        const int lane = threadIdx.x % WARP;
+        const float4 four = ((const float4*)book)[lane % 4];
+        for (int first = 0; first < blocks; first += 8) {
+            const int at = first * 4 + lane;
+            nf4_plane_word<T>(dtype, four, __shfl_sync(ALL_LANES, max, at / 4), ((u32*)low)[at], ((u32*)high)[at]);
+        }
+    }
+    __device__ __forceinline__ uint4 decode(int block, Codes codes) const { return nf4_decode(low[block], high[block], codes); }
+};
+
+// f32 weights, an entry a lane; f64 ones are widened on their way out.
+template <class T> struct WideWeights {
+    static constexpr int N = Vec16<T>::N;
+    float at[BLOCKS][16];
+
+    __device__ __forceinline__ void fill(const float* book, float max, int blocks, int dtype) {
+        const int lane = threadIdx.x % WARP;
+        const float entry = book[lane % 16];
+        for (int first = 0; first < blocks; first += 2) {
+            const int block = first + lane / 16;
+            at[block][lane % 16] = nf4_value<float>(dtype, __fmul_rn(entry, __shfl_sync(ALL_LANES, max, block)));
+        }
+    }
+    __device__ __forceinline__ uint4 decode(int block, u32 codes) const {
+        Vec16<T> v;
+#pragma unroll
+        // High nibble first: value 2k is bits 8k+4.., value 2k+1 bits 8k...
+        for (int k = 0; k < N; ++k) v.at[k] = from_f32<T>(at[block][codes >> (4 * (k ^ 1)) & 15]);
+        return v.raw;
+    }
+};
+template <> struct Weights<float> : WideWeights<float> { typedef u16 Codes; };
+template <> struct Weights<double> : WideWeights<double> { typedef u8 Codes; };
+
+// ---- values ----------------------------------------------------------------------------------------
+
+// What a block of threads shares.
+template <class T> struct Shared {
+    float book[16], table[256];
+    Weights<T> weights[WARPS];
+};
+
+template <class T> __device__ __forceinline__ void one_value(const Nf4DequantizeParams<T>& p, i64 i, const Shared<T>& shared) {
     const u8 byte = p.packed[i / 2];
     const int nibble = i % 2 ? byte & 15 : byte >> 4;
-    const float x = __fmul_rn(code[nibble], p.max.of(i));
+    const float x = __fmul_rn(shared.book[nibble], p.max.of_block(i >> p.max.block_shift, shared.table));
     p.y[i / p.columns * p.row_stride + i % p.columns] = nf4_value<T>(p.dtype, x);
 }
 
-template <class T> __device__ __forceinline__ void one_vector(const Nf4DequantizeParams<T>& p, i64 i, u32 bytes, const float* code) {
-    constexpr int N = Vec16<T>::N;
-    const float scale = p.max.of(i);
-    T values[VECTOR];
+// A whole run of a warp: all bytes are asked for, then the weights of its blocks are made.
+template <class T> __device__ __forceinline__ void one_run(const Nf4DequantizeParams<T>& p, i64 first, Shared<T>& shared) {
+    typedef typename Weights<T>::Codes Codes;
+    constexpr int N = Vec16<T>::N, PASSES = RUN / WARP / N;
+    const int lane = threadIdx.x % WARP, shift = p.max.block_shift, blocks = max(RUN >> shift, 1);
+    Weights<T>& weights = shared.weights[threadIdx.x / WARP];
+    const Codes* packed = (const Codes*)(p.packed + first / 2) + lane;
+    Codes codes[PASSES];
 #pragma unroll
-    for (int k = 0; k < VECTOR; ++k) {
-        // High nibble first: value 2k is bits 8k+4.., value 2k+1 bits 8k...
-        const u32 nibble = bytes >> (4 * (k ^ 1)) & 15;
-        values[k] = nf4_value<T>(p.dtype, __fmul_rn(code[nibble], scale));
-    }
+    for (int k = 0; k < PASSES; ++k) codes[k] = packed[k * WARP];
+    const float max = lane < blocks ? p.max.of_block((first >> shift) + lane, shared.table) : 0.0f;
+    __syncwarp();
+    weights.fill(shared.book, max, blocks, p.dtype);
+    __syncwarp();
+    uint4* y = (uint4*)(p.y + first) + lane;
 #pragma unroll
-    for (int part = 0; part < VECTOR / N; ++part) {
-        Vec16<T> v;
-#pragma unroll
-        for (int k = 0; k < N; ++k) v.at[k] = values[part * N + k];
-        *(uint4*)(p.y + i + part * N) = v.raw;
-    }
+    for (int k = 0; k < PASSES; ++k) y[k * WARP] = weights.decode((k * WARP + lane) * N >> shift, codes[k]);
 }
 
 template <class T> __device__ __forceinline__ void nf4_dequantize(const Nf4DequantizeParams<T>& p) {
-    __shared__ float code[16];
-    if (threadIdx.x < 16) code[threadIdx.x] = p.code.get(threadIdx.x);
+    __shared__ __align__(16) Shared<T> shared;
+    if (threadIdx.x < 16) shared.book[threadIdx.x] = p.code.get(threadIdx.x);
+    if (p.max.table.at) shared.table[threadIdx.x] = p.max.table.get(threadIdx.x);
     __syncthreads();
-    const i64 count = p.rows * p.columns, first = (i64)blockIdx.x * TILE + threadIdx.x * VECTOR;
-    const bool whole = p.linear && ((u64)p.packed & 3) == 0 && first + (PASSES - 1) * THREADS * VECTOR + VECTOR <= count;
-    if (whole) {
-        u32 bytes[PASSES];
-#pragma unroll
-        for (int k = 0; k < PASSES; ++k) bytes[k] = *(const u32*)(p.packed + (first + k * THREADS * VECTOR) / 2);
-#pragma unroll
-        for (int k = 0; k < PASSES; ++k) one_vector(p, first + k * THREADS * VECTOR, bytes[k], code);
-        return;
-    }
-    for (int k = 0; k < PASSES; ++k) {
-        const i64 from = first + k * THREADS * VECTOR;
-        for (i64 i = from; i < from + VECTOR && i < count; ++i) one_value(p, i, code);
+    const i64 count = p.rows * p.columns;
+    for (i64 first = ((i64)blockIdx.x * WARPS + threadIdx.x / WARP) * RUN; first < count; first += (i64)gridDim.x * WARPS * RUN) {
+        if (p.linear && first + RUN <= count) {
+            one_run(p, first, shared);
+            continue;
+        }
+        const i64 end = first + RUN < count ? first + RUN : count;
+        for (i64 i = first + threadIdx.x % WARP; i < end; i += WARP) one_value(p, i, shared);
     }
 }
 
