@@ -32,12 +32,32 @@ template <class T> struct Nf4DequantizeParams {
     i64 rows, columns, row_stride;
     i32 dtype;  // that was quantised: 0 f32, 1 bf16, 2 f16
     i32 linear; // y has no gaps, and both are aligned
+    i64 runs;   // of a warp, one after another
 };
 
 static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
 static constexpr int RUN = 1024;  // values of a warp at a time
 static constexpr int BLOCKS = RUN / 32;  // most quantisation blocks among them
+
+// The maxima of 32 neighbouring blocks, one a lane: two runs of blocks of 64 share a load.
+struct Maxima {
+    i64 first;  // block of lane 0
+    int skip;   // blocks before the run's
+    float held;
+
+    // For the run that begins with `block` and has `blocks` blocks; nobody asks for `end` and later ones.
+    __device__ __forceinline__ void move_to(const BlockMax& max, i64 block, int blocks, i64 end, const float* table) {
+        if (block + blocks > first + WARP) {
+            first = block;
+            const i64 mine = block + threadIdx.x % WARP;
+            held = mine < end ? max.of_block(mine, table) : 0.0f;
+        }
+        skip = (int)(block - first);
+    }
+    // Of block i of the run, any i a lane. Called by the whole warp.
+    __device__ __forceinline__ float of(int i) const { return __shfl_sync(ALL_LANES, held, skip + i); }
+};
 
 // ---- the 16 weights of every block of a run, in shared memory --------------------------------------
 
@@ -46,13 +66,12 @@ template <class T> struct Weights {
     typedef u32 Codes;
     uint4 low[BLOCKS], high[BLOCKS];
 
-    __device__ __forceinline__ void fill(const float* book, float max, int blocks, int dtype) {
+    __device__ __forceinline__ void fill(const float* book, const Maxima& maxima, int blocks, int dtype) {
         const int lane = threadIdx.x % WARP;
         const float4 four = ((const float4*)book)[lane % 4];
-        for (int first = 0; first < blocks; first += 8) {
-            const int at = first * 4 + lane;
-            nf4_plane_word<T>(dtype, four, __shfl_sync(ALL_LANES, max, at / 4), ((u32*)low)[at], ((u32*)high)[at]);
-        }
+#pragma unroll 1
+        for (int at = lane; at < 4 * blocks + lane; at += WARP)
+            nf4_plane_word<T>(dtype, four, maxima.of(at / 4), ((u32*)low)[at], ((u32*)high)[at]);
     }
     __device__ __forceinline__ uint4 decode(int block, Codes codes) const { return nf4_decode(low[block], high[block], codes); }
 };
@@ -62,12 +81,12 @@ template <class T> struct WideWeights {
     static constexpr int N = Vec16<T>::N;
     float at[BLOCKS][16];
 
-    __device__ __forceinline__ void fill(const float* book, float max, int blocks, int dtype) {
+    __device__ __forceinline__ void fill(const float* book, const Maxima& maxima, int blocks, int dtype) {
         const int lane = threadIdx.x % WARP;
         const float entry = book[lane % 16];
         for (int first = 0; first < blocks; first += 2) {
             const int block = first + lane / 16;
-            at[block][lane % 16] = nf4_value<float>(dtype, __fmul_rn(entry, __shfl_sync(ALL_LANES, max, block)));
+            at[block][lane % 16] = nf4_value<float>(dtype, __fmul_rn(entry, maxima.of(block)));
         }
     }
     __device__ __forceinline__ uint4 decode(int block, u32 codes) const {
@@ -96,8 +115,8 @@ template <class T> __device__ __forceinline__ void one_value(const Nf4Dequantize
     p.y[i / p.columns * p.row_stride + i % p.columns] = nf4_value<T>(p.dtype, x);
 }
 
-// A whole run of a warp: all bytes are asked for, then the weights of its blocks are made.
-template <class T> __device__ __forceinline__ void one_run(const Nf4DequantizeParams<T>& p, i64 first, Shared<T>& shared) {
+// A whole run: all bytes are asked for, then the weights of its blocks are made.
+template <class T> __device__ __forceinline__ void one_run(const Nf4DequantizeParams<T>& p, i64 first, i64 stop, Maxima& maxima, Shared<T>& shared) {
     typedef typename Weights<T>::Codes Codes;
     constexpr int N = Vec16<T>::N, PASSES = RUN / WARP / N;
     const int lane = threadIdx.x % WARP, shift = p.max.block_shift, blocks = max(RUN >> shift, 1);
@@ -106,9 +125,9 @@ template <class T> __device__ __forceinline__ void one_run(const Nf4DequantizePa
     Codes codes[PASSES];
 #pragma unroll
     for (int k = 0; k < PASSES; ++k) codes[k] = packed[k * WARP];
-    const float max = lane < blocks ? p.max.of_block((first >> shift) + lane, shared.table) : 0.0f;
+    maxima.move_to(p.max, first >> shift, blocks, (stop - 1 >> shift) + 1, shared.table);
     __syncwarp();
-    weights.fill(shared.book, max, blocks, p.dtype);
+    weights.fill(shared.book, maxima, blocks, p.dtype);
     __syncwarp();
     uint4* y = (uint4*)(p.y + first) + lane;
 #pragma unroll
@@ -120,15 +139,13 @@ template <class T> __device__ __forceinline__ void nf4_dequantize(const Nf4Dequa
     if (threadIdx.x < 16) shared.book[threadIdx.x] = p.code.get(threadIdx.x);
     if (p.max.table.at) shared.table[threadIdx.x] = p.max.table.get(threadIdx.x);
     __syncthreads();
-    const i64 count = p.rows * p.columns;
-    for (i64 first = ((i64)blockIdx.x * WARPS + threadIdx.x / WARP) * RUN; first < count; first += (i64)gridDim.x * WARPS * RUN) {
-        if (p.linear && first + RUN <= count) {
-            one_run(p, first, shared);
-            continue;
-        }
-        const i64 end = first + RUN < count ? first + RUN : count;
-        for (i64 i = first + threadIdx.x % WARP; i < end; i += WARP) one_value(p, i, shared);
-    }
+    const i64 count = p.rows * p.columns, warp = (i64)blockIdx.x * WARPS + threadIdx.x / WARP;
+    i64 first = warp * p.runs * RUN;
+    const i64 stop = first + p.runs * RUN < count ? first + p.runs * RUN : count;
+    Maxima maxima = {-WARP, 0, 0.0f};
+    if (p.linear)
+        for (; first + RUN <= stop; first += RUN) one_run(p, first, stop, maxima, shared);
+    for (i64 i = first + threadIdx.x % WARP; i < stop; i += WARP) one_value(p, i, shared);
 }
 
 #define ENTRY(T, suffix) \
