@@ -295,10 +295,6 @@ fn check_budget<T: Float>(m: &Matrix, bytes: f64, share: f64, wavefronts: f64) {
         let passes = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
         let floors = c.floors(&H200);
         let memory = floors.iter().find(|f| f.resource == "memory").unwrap().seconds;
-        for f in &floors {
-            eprintln!("{name} {}: {} {:.3} us", set.name(), f.resource, f.seconds * 1e6);
-        }
-        eprintln!("{name}: bytes {moved:.4}, wavefronts {passes:.4}, instructions a weight {:.2}", c.instructions() as f64 * 32.0 / (m.n * m.k) as f64);
         assert_eq!(c.local_accesses, 0, "{name}");
         assert!(moved <= bytes, "{name}: {moved} of the least bytes");
         assert!(passes <= wavefronts, "{name}: {passes} of the ideal wavefronts");
@@ -308,17 +304,24 @@ fn check_budget<T: Float>(m: &Matrix, bytes: f64, share: f64, wavefronts: f64) {
     }
 }
 
-/// Memory binds, with all else hidden behind 85 % of the time of a copy.
+/// Memory binds: everything else hides behind 85 % of a copy's time, in most cases behind 60 %.
 #[test]
 fn dequantisation_is_bound_by_memory() {
     let plain = Matrix::random(4, [512, 4096], 64, 0);
-    check_budget::<bf16>(&plain, 1.02, 0.85, 1.0);
-    check_budget::<f16>(&plain, 1.02, 0.85, 1.0);
-    check_budget::<f32>(&plain, 1.02, 0.85, 1.0);
-    check_budget::<f64>(&plain, 1.02, 0.85, 1.0);
-    check_budget::<f16>(&Matrix { dtype: DType::F32, ..plain.clone() }, 1.02, 0.85, 1.0);
-    check_budget::<bf16>(&Matrix::random(5, [512, 4096], 32, 0), 1.02, 0.85, 1.0);
-    check_budget::<f32>(&Matrix::random(5, [512, 4096], 32, 0), 1.02, 0.85, 2.0);
-    check_budget::<bf16>(&Matrix::random(5, [512, 4096], 64, 256), 1.09, 0.85, 1.1);
-    check_budget::<bf16>(&Matrix::random(5, [4096, 4096], 64, 256), 1.09, 0.85, 1.1);
+    check_budget::<bf16>(&plain, 1.005, 0.6, 1.0);
+    check_budget::<f16>(&plain, 1.005, 0.6, 1.0);
+    check_budget::<f32>(&plain, 1.005, 0.6, 1.0);
+    check_budget::<f64>(&plain, 1.005, 0.6, 1.0);
+    check_budget::<f16>(&Matrix { dtype: DType::F32, ..plain }, 1.005, 0.6, 1.0);
+    let short = Matrix::random(5, [512, 4096], 32, 0);
+    check_budget::<bf16>(&short, 1.005, 0.65, 1.0);
+    check_budget::<f32>(&short, 1.005, 0.65, 1.7);
+}
+
+/// Codes of maxima fall into banks at random. A small matrix reads the table of 256 words too often,
+/// which more values a block of threads would mend and fewer blocks than multiprocessors undo.
+#[test]
+fn dequantisation_with_nested_maxima_is_bound_by_memory() {
+    check_budget::<bf16>(&Matrix::random(6, [512, 4096], 64, 256), 1.075, 0.6, 1.05);
+    check_budget::<bf16>(&Matrix::random(7, [4096, 4096], 64, 256), 1.02, 0.6, 1.05);
 }
