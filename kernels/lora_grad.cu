@@ -22,7 +22,7 @@
 #include "common.cuh"
 
 static constexpr int THREADS = 128;
-static constexpr int CHUNK = 256;  // rows whose sums are one chain
+static constexpr int CHUNK = 128;  // rows whose sums are one chain
 
 // One product. `base`: its first column in a line of sums.
 template <class T, class S> struct Side {
@@ -73,23 +73,25 @@ template <int N> __device__ __forceinline__ float widened(const Few<f16, N>& x, 
 template <int N> __device__ __forceinline__ float widened(const Few<float, N>& x, int j) { return x.at[j]; }
 template <int N> __device__ __forceinline__ double widened(const Few<double, N>& x, int j) { return x.at[j]; }
 
-// The left side of a chunk and where its rows lie.
+// The left side of a chunk and where the rows of the right one begin. Up to a whole number of AHEAD the
+// left side goes on with -0: times +0 and added to a sum that leaves every bit.
 template <class A, int RANKS> struct Chunk {
     A left[CHUNK][RANKS];
-    i32 row[CHUNK];
+    i64 start[CHUNK];
 };
 
-template <class T, class S, class A, int RANKS>
+template <int AHEAD, class T, class S, class A, int RANKS>
 __device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p, const Side<T, S>& side, i64 first, int rows) {
-    const i64 lane0 = (i64)blockIdx.y * RANKS;
-    for (int i = threadIdx.x; i < rows; i += THREADS) c.row[i] = p.picked.of(first + i);
-    __syncthreads();
     const int lane = threadIdx.x % RANKS;
+    const i64 lane0 = (i64)blockIdx.y * RANKS;
     const S* left = side.left + (lane0 + lane) * side.left_lane;
     const bool there = lane0 + lane < p.rank;
 #pragma unroll 4
-    for (int i = threadIdx.x / RANKS; i < rows; i += THREADS / RANKS)
-        c.left[i][lane] = there ? (A)left[c.row[i] * side.left_row] : A(0);
+    for (int i = threadIdx.x / RANKS; i < (rows + AHEAD - 1) / AHEAD * AHEAD; i += THREADS / RANKS) {
+        const i64 row = i < rows ? p.picked.of(first + i) : 0;
+        if (lane == 0) c.start[i] = row * side.right_row;
+        c.left[i][lane] = i < rows && there ? (A)left[row * side.left_row] : A(-0.0);
+    }
     __syncthreads();
 }
 
@@ -101,19 +103,26 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
     const i64 count = p.picked.size(), first = (p.chunk + blockIdx.z) * CHUNK;
     if (first >= count && first > 0) return;
     const int rows = count - first < CHUNK ? (int)(count - first) : CHUNK;
-    stage(c, p, side, first, rows);
+    stage<AHEAD>(c, p, side, first, rows);
     const i64 column = (tile * THREADS + threadIdx.x) * WIDTH;
     if (column >= side.columns) return;
     const bool whole = side.whole && column + WIDTH <= side.columns;
+    const T* right = side.right + column;
     auto fetch = [&](Values (&to)[AHEAD], int from) {
+        if (whole && from + AHEAD <= rows) {
 #pragma unroll
+            for (int k = 0; k < AHEAD; ++k) to[k].load(right + c.start[from + k]);
+            return;
+        }
+#pragma unroll 1
         for (int k = 0; k < AHEAD; ++k) {
-            if (from + k >= rows) break;
-            const T* at = side.right + c.row[from + k] * side.right_row + column;
-            if (whole) to[k].load(at);
-            else
+            // What is not there is 0. One row at a time, turned to its place at the end.
+            Values v;
 #pragma unroll
-                for (int j = 0; j < WIDTH; ++j) to[k].at[j] = column + j < side.columns ? at[j] : T{};
+            for (int j = 0; j < WIDTH; ++j) v.at[j] = from + k < rows && column + j < side.columns ? right[c.start[from + k] + j] : T{};
+#pragma unroll
+            for (int i = 0; i + 1 < AHEAD; ++i) to[i] = to[i + 1];
+            to[AHEAD - 1] = v;
         }
     };
     A sum[RANKS][WIDTH];
@@ -128,7 +137,6 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
         fetch(next, from + AHEAD);
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k) {
-            if (from + k >= rows) break;
             A x[WIDTH];
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) x[j] = widened(now[k], j);
@@ -226,9 +234,11 @@ template <class A> struct LoraAddParams {
 
 static constexpr int ADDERS = 256, LANES = 16, COLUMNS = 64;
 
-template <class A> __device__ __forceinline__ void add_four(A (&total)[4], const A* from) {
+// `columns`: how many of the four there are. Vectors without one are not written.
+template <class A> __device__ __forceinline__ void add_four(A (&total)[4], const A* from, i64 columns) {
 #pragma unroll
     for (int j = 0; j < 4; j += Vec16<A>::N) {
+        if (j >= columns) break;
         Vec16<A> v;
         v.raw = *(const uint4*)(from + j);
 #pragma unroll
@@ -251,9 +261,9 @@ template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParam
     A total[4] = {A(-0.0), A(-0.0), A(-0.0), A(-0.0)};
     if (lane0 + l < p.rank && column0 + c < columns) {
         const i64 place = (lane0 + l) * p.line + (second ? p.second.base : p.first.base) + column0 + c;
-        if (p.chunk > 0) add_four(total, p.carry + place);
+        if (p.chunk > 0) add_four(total, p.carry + place, columns - column0 - c);
 #pragma unroll 4
-        for (i64 i = 0; i < end; ++i) add_four(total, p.sums + i * p.rank * p.line + place);
+        for (i64 i = 0; i < end; ++i) add_four(total, p.sums + i * p.rank * p.line + place, columns - column0 - c);
         if (p.chunk + end < all) {
             ptx_store_few(p.carry + place, total);
             if (Vec16<A>::N == 2) ptx_store_few(p.carry + place + 2, total + 2);

@@ -17,7 +17,7 @@ use gradus_emu::report::H200;
 use products::{Adapter, CPU, adapter, bits, dot, in_pool, random};
 
 /// Rows whose sums are one chain.
-const CHUNK: usize = 256;
+const CHUNK: usize = 128;
 /// Rows around chunks, and more chunks than one launch takes.
 const ROWS: [usize; 6] = [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 33 * CHUNK + 7];
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -92,7 +92,7 @@ impl<T: Float> Case<T> {
     }
 }
 
-/// The promise: chains of fused multiply-adds over 256 rows, their sums in order, the old value last.
+/// The promise: chains of fused multiply-adds over 128 rows, their sums in order, the old value last.
 fn promised(rows: &[usize], old: f32, term: &dyn Fn(usize, f32) -> f32) -> f32 {
     let sum = |chunk: &[usize]| chunk.iter().fold(0f32, |sum, &row| term(row, sum));
     let mut sums = rows.chunks(CHUNK).map(sum);
@@ -175,18 +175,18 @@ fn check_order<T: Float>(want: impl Fn(&Case<T>) -> [Vec<f32>; 2]) {
 }
 
 #[test]
-fn sums_are_chains_of_256_rows_added_in_order() {
+fn sums_are_chains_of_128_rows_added_in_order() {
     check_order::<f32>(by_promise);
     check_order::<f64>(by_wide_promise);
 }
 
 #[test]
-fn sums_of_halves_are_chains_of_256_rows_added_in_order() {
+fn sums_of_halves_are_chains_of_128_rows_added_in_order() {
     check_order::<bf16>(by_promise);
     check_order::<f16>(by_promise);
 }
 
-/// Largest error as a share of (min(M, 256) + ⌈M/256⌉)·2^-24·Σ|terms| + 2^-24·|result|, and for dA with
+/// Largest error as a share of (min(M, 128) + ⌈M/128⌉)·2^-24·Σ|terms| + 2^-24·|result|, and for dA with
 /// the roundings of dS: N + 1 more, or 2N + 32 where tensor cores sum it.
 fn share_of_bound<T: Float>(device: &Device, c: &Case<T>) -> f64 {
     let rows = c.rows();
@@ -391,7 +391,8 @@ fn on_device<T: Float>(device: &Device, c: &Case<T>, place: [usize; 2]) -> [Vec<
     let nan = T::from_f64(f64::NAN);
     let (x, dy) = (Rows::new(gpu, &c.x, c.k, place, nan), Rows::new(gpu, &c.dy, c.n, place, nan));
     let s = Rows::new(gpu, &c.s, c.r, place, f32::NAN);
-    let (a, b) = (Rows::new(gpu, &c.lora.a, c.k, place, nan), Rows::new(gpu, &c.lora.b, c.r, place, nan));
+    let (a, b) =
+        (Rows::new(gpu, &c.lora.a, c.k, place, nan), Rows::new(gpu, &c.lora.b, c.r, place, nan));
     let index = c.index.as_ref().map(|index| DeviceBuffer::from_host(gpu, index).unwrap());
     let (mut da, mut db) =
         (Rows::new(gpu, &c.da, c.k, place, -9.0), Rows::new(gpu, &c.db, c.r, place, -9.0));
@@ -455,7 +456,11 @@ fn counts() {
         let case = Case::<bf16>::new(m, [k, n, r], false);
         let least = 2 * m * (k + n) + 4 * 2 * m * r + 8 * r * (k + n);
         let (c, names) = counted(KernelSet::Sm90a, &case);
-        eprintln!("{m} {k} {r}: {names:?} bytes {:.3} instr/fma {:.3}", c.global_bytes() as f64 / least as f64, c.instructions() as f64 * 32.0 / (m * (k + n) * r) as f64);
+        eprintln!(
+            "{m} {k} {r}: {names:?} bytes {:.3} instr/fma {:.3}",
+            c.global_bytes() as f64 / least as f64,
+            c.instructions() as f64 * 32.0 / (m * (k + n) * r) as f64
+        );
         eprintln!("{}", c.report("sum", &H200));
     }
     let _ = shared_gpus;
