@@ -134,7 +134,7 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
     fetch(now, 0);
 #pragma unroll 1
     for (int from = 0; from < rows; from += AHEAD) {
-        fetch(next, from + AHEAD);
+        if (from + AHEAD < rows) fetch(next, from + AHEAD);
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k) {
             A x[WIDTH];
