@@ -449,7 +449,7 @@ fn counted<T: Float>(set: KernelSet, c: &Case<T>) -> (Counters, Vec<String>) {
 #[test]
 fn gradients_cost_what_they_should() {
     for (m, k, r, kernel, per_fma) in [
-        (2304, 2048, 16, "lora_grad_bf16", 1.5),
+        (1152, 2048, 16, "lora_grad_bf16", 1.5),
         (1024, 1024, 8, "lora_grad_8_bf16", 1.85),
         (1024, 1024, 16, "lora_grad_8_bf16", 1.85),
     ] {

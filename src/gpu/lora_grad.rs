@@ -14,9 +14,9 @@ use crate::view::{View, ViewMut};
 
 /// Chunks of a launch: bounds the memory of their sums to that of a few activations.
 const WINDOW: usize = 32;
-/// Blocks that keep a GPU busy: with fewer of 16 lanes, blocks of 8 lanes are twice as many, for a fifth
-/// more instructions. No bit depends on it.
-const BUSY: usize = 132;
+/// Multiprocessors of an H200. Blocks of 16 lanes on less than half of them become twice as many of 8
+/// lanes, which take a fifth more instructions. No bit depends on it.
+const MULTIPROCESSORS: usize = 132;
 /// Threads of a block in `kernels/lora_grad.cu` that sum a chunk, those that add sums, and those that
 /// list rows.
 const THREADS: usize = 128;
@@ -171,7 +171,7 @@ impl Pass {
         let wide = T::DTYPE == DType::F64;
         let (size, width) = if wide { (8, 2) } else { (4, 4) };
         let tiles = k.div_ceil(THREADS * width) + n.div_ceil(THREADS * width);
-        let few = tiles * rank.div_ceil(16) * rows.div_ceil(CHUNK) <= BUSY;
+        let few = tiles * rank.div_ceil(16) * rows.div_ceil(CHUNK) <= MULTIPROCESSORS / 2;
         let lanes = if !wide && (rank <= 8 || few) { 8 } else { 16 };
         if rank.div_ceil(lanes) > 65_535 || rows > i32::MAX as usize {
             let got = format!("{rows} rows, rank {rank}");
