@@ -1,69 +1,318 @@
-// dA += dSᵀ·X and dB += dYᵀ·S over the rows that took the adapter: a product whose steps are rows,
-// some of them left out.
+// dA += dSᵀ·X and dB += dYᵀ·S over the rows that took the adapter: products whose steps are rows.
 //
 // Gradients of a low-rank adapter (LoRA, arXiv:2106.09685, eq. 3). dS = scale·dY·B comes from
 // `matmul_low`.
 //
 // | operand | shape          | dtype                     | layout                                  |
 // |---------|----------------|---------------------------|-----------------------------------------|
-// | left    | [M, r]         | f32 (f64 with f64 x): dS, S | any strides                           |
+// | left    | [M, r]         | f32 (f64 with f64 x): dS, S | rows contiguous, any row stride       |
 // | right   | [M, C]         | f32, bf16, f16, f64: X, dY | rows contiguous, any row stride        |
 // | adapter | [M]            | i32                       | any stride                              |
 // | out     | [r, C] or its transpose | f32              | any strides                             |
 //
-// Mapping and engine: product.cuh, Chain. An output is one chain of fused multiply-adds over the
-// adapter's rows in order, added to the old value last: the bits of the CPU.
-// Traffic: M·(r·ceil(C/64) + C·ceil(r/32)) elements, r·C read and written; 2·M·r·C flops.
-// Not yet tuned: the depth M is not split, so a long batch keeps few blocks busy.
-#include "product.cuh"
+// Three kernels. `pick` lists the rows that took the adapter, in order. The listed rows are cut into
+// chunks of 128, counted from the first of them: `lora_grad` gives each chunk's sums, of both products in
+// one launch, and `lora_grad_add` adds those in order and the old gradient last.
+//
+// Mapping: a thread has 4 neighbouring columns (f64: 2) and 16 (8) of the r lanes, so that it reads an
+// element of the right side once, straight into registers, 8 (4) rows ahead; the left side of the chunk
+// lies in shared memory, and a warp reads the same 16 bytes of it. Blocks: columns, lanes, chunks.
+// Traffic: M·C elements of X and dY ceil(r/16) times, M·r of dS and S ceil(C/512) times, r·C sums of a
+// chunk written and read; 2·M·r·C flops.
+//
+// Counted, bf16, floor model of an H200, against a tile of 32 lanes x 64 columns in shared memory:
+// 1. A right element is used by one thread: no staging, no barrier, no idle lanes at r = 16. 1,024 rows,
+//    r = 16, C = 1,024 twice: 4.95 -> 1.8 instructions a useful multiply-add, issue 4.96 -> 1.77 µs;
+//    2,304 rows, C = 2,048 twice: 1.46. r = 8 in tiles of 8 lanes: 9.9 -> 1.8.
+// 2. Chunks: 32 blocks in two launches with 1,024 rows one after another -> 64 in one with 128 rows.
+// 3. A chunk is padded with left = -0 and right = +0, a product that changes no sum: the loop over rows
+//    has no test. 1.66 -> 1.49 instructions at 16 lanes.
+// 4. bf16 is widened two at a time by a shift and a mask: no conversions.
+//
+// Numerics: f32 (f64) chains in row order, started from 0; their sums in order; old value last; one
+// rounding to f32. The bits of the CPU.
+#include "common.cuh"
 
-template <class T, class S, class A> struct LoraGradParams {
-    Dense<S> left;
-    Dense<T> right;
-    i64 rows, columns, depth;
-    Column<const i32> adapter;
-    i64 index;
-    float* out;
-    i64 row_stride, column_stride;
+static constexpr int THREADS = 128;
+static constexpr int CHUNK = 128;  // rows whose sums are one chain
+
+// One product. `base`: its first column in a line of sums.
+template <class T, class S> struct Side {
+    const S* left;
+    i64 left_lane, left_row;
+    const T* right;
+    i64 right_row, columns, base;
+    i64 whole;  // neighbouring columns of a thread are aligned as a vector
 };
 
-template <class T, class S, class A> __device__ __forceinline__ void lora_grad(const LoraGradParams<T, S, A>& p) {
-    typedef Chain<A> Engine;
-    constexpr int DEPTH = Engine::Left::DEPTH;
-    __shared__ __align__(16) typename Engine::Left l;
-    __shared__ __align__(16) typename Engine::Right r;
-    const i64 row0 = (i64)blockIdx.x * ROWS, column0 = (i64)blockIdx.y * COLUMNS;
-    Staging<typename Engine::Left> next_l;
-    Staging<typename Engine::Right> next_r;
-    Engine e;
-    clear(e);
-    for (i64 first = 0; first < p.depth; first += DEPTH) {
-        next_l.fetch(p.left, row0, p.rows, first, p.depth);
-        next_r.fetch(p.right, column0, p.columns, first, p.depth);
-        __syncthreads();
-        next_l.store(l, p.left.along_steps());
-        next_r.store(r, p.right.along_steps());
-        __syncthreads();
-#pragma unroll 1
-        for (int s = 0; s < DEPTH && first + s < p.depth; ++s) {
-            if (p.adapter.at && p.adapter.get(first + s) != p.index) continue;
-#pragma unroll
-            for (int i = 0; i < Engine::HEIGHT; ++i)
-#pragma unroll
-                for (int j = 0; j < Engine::WIDTH; ++j)
-                    e.acc[i][j] = fma(l.at(Engine::row(i), s), r.at(Engine::column(j), s), e.acc[i][j]);
-        }
+// The rows: of all, or those of a list whose length only the device knows.
+struct Picked {
+    const i64* count;
+    const i32* list;
+    i64 rows;
+    __device__ __forceinline__ i64 size() const { return count ? *count : rows; }
+    __device__ __forceinline__ i32 of(i64 i) const { return list ? list[i] : (i32)i; }
+};
+
+template <class T, class S, class A> struct LoraGradParams {
+    Side<T, S> first, second;
+    Picked picked;
+    i64 rank, chunk;  // chunk: the first of this launch
+    A* sums;          // [chunks of this launch][rank][line]
+    i64 line;
+};
+
+// ---- sums of a chunk ----------------------------------------------------------------------------
+
+// N neighbouring elements, 8 or 16 bytes, in registers.
+template <class T, int N> struct Few {
+    union {
+        u32 word[N * sizeof(T) / 4];
+        T at[N];
+    };
+    __device__ __forceinline__ Few() {}
+    __device__ __forceinline__ void load(const T* p) {
+        if (sizeof(word) == 16) *(uint4*)word = *(const uint4*)p;
+        else *(uint2*)word = *(const uint2*)p;
     }
-    each(e, row0, p.rows, column0, p.columns, [&](i64 row, i64 column, A sum) {
-        float* out = p.out + row * p.row_stride + column * p.column_stride;
-        *out = narrow<float>((A)*out + sum);
-    });
+};
+
+// Element j as what is added up. Halves of bf16 are whole instructions on their word, not conversions.
+template <int N> __device__ __forceinline__ float widened(const Few<bf16, N>& x, int j) {
+    return __int_as_float(j % 2 ? x.word[j / 2] & 0xffff0000u : x.word[j / 2] << 16);
+}
+template <int N> __device__ __forceinline__ float widened(const Few<f16, N>& x, int j) { return to_f32(x.at[j]); }
+template <int N> __device__ __forceinline__ float widened(const Few<float, N>& x, int j) { return x.at[j]; }
+template <int N> __device__ __forceinline__ double widened(const Few<double, N>& x, int j) { return x.at[j]; }
+
+// The left side of a chunk and where the rows of the right one begin. Up to a whole number of AHEAD the
+// left side goes on with -0: times +0 and added to a sum that leaves every bit.
+template <class A, int RANKS> struct Chunk {
+    A left[CHUNK][RANKS];
+    i64 start[CHUNK];
+};
+
+template <int AHEAD, class T, class S, class A, int RANKS>
+__device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p, const Side<T, S>& side, i64 first, int rows) {
+    const int lane = threadIdx.x % RANKS;
+    const i64 lane0 = (i64)blockIdx.y * RANKS;
+    const S* left = side.left + (lane0 + lane) * side.left_lane;
+    const bool there = lane0 + lane < p.rank;
+#pragma unroll 4
+    for (int i = threadIdx.x / RANKS; i < (rows + AHEAD - 1) / AHEAD * AHEAD; i += THREADS / RANKS) {
+        const i64 row = i < rows ? p.picked.of(first + i) : 0;
+        if (lane == 0) c.start[i] = row * side.right_row;
+        c.left[i][lane] = i < rows && there ? (A)left[row * side.left_row] : A(-0.0);
+    }
+    __syncthreads();
 }
 
-#define ENTRY(name, T, S, A) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const LoraGradParams<T, S, A> p) { lora_grad(p); }
-ENTRY(lora_grad_f32, float, float, float)
-ENTRY(lora_grad_bf16, bf16, float, float)
-ENTRY(lora_grad_f16, f16, float, float)
-ENTRY(lora_grad_f64, double, double, double)
-ENTRY(lora_grad_kept_f64, double, float, double)
+// A thread's columns of the right side: `left` of them, from `at` on.
+template <class T, int WIDTH> struct Strip {
+    const T* at;
+    i64 left;
+    bool whole;
+
+    // AHEAD rows from `from` on; what is not there is 0.
+    template <int AHEAD> __device__ __forceinline__ void fetch(Few<T, WIDTH> (&to)[AHEAD], const i64* start, int from, int rows) const {
+        if (whole && from + AHEAD <= rows) {
+#pragma unroll
+            for (int k = 0; k < AHEAD; ++k) to[k].load(at + start[from + k]);
+            return;
+        }
+        // A row at a time comes in at the end and moves up: little text.
+#pragma unroll 1
+        for (int k = 0; k < AHEAD; ++k) {
+            Few<T, WIDTH> v;
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) v.at[j] = from + k < rows && j < left ? at[start[from + k] + j] : T{};
+#pragma unroll
+            for (int i = 0; i + 1 < AHEAD; ++i) to[i] = to[i + 1];
+            to[AHEAD - 1] = v;
+        }
+    }
+};
+
+// One more step of all chains.
+template <class T, class A, int RANKS, int WIDTH>
+__device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[RANKS], const Few<T, WIDTH>& right) {
+    A x[WIDTH];
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) x[j] = widened(right, j);
+#pragma unroll
+    for (int q = 0; q < RANKS; ++q)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) sum[q][j] = fma(left[q], x[j], sum[q][j]);
+}
+
+template <class T, class S, class A, int RANKS, int WIDTH>
+__device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, const Side<T, S>& side, i64 tile) {
+    constexpr int AHEAD = sizeof(T) == 2 ? 8 : 4;  // rows that are asked for while others are added
+    __shared__ __align__(16) Chunk<A, RANKS> c;
+    const i64 count = p.picked.size(), first = (p.chunk + blockIdx.z) * CHUNK;
+    if (first >= count && first > 0) return;
+    const int rows = count - first < CHUNK ? (int)(count - first) : CHUNK;
+    stage<AHEAD>(c, p, side, first, rows);
+    const i64 column = (tile * THREADS + threadIdx.x) * WIDTH;
+    if (column >= side.columns) return;
+    const Strip<T, WIDTH> strip = {side.right + column, side.columns - column, side.whole && column + WIDTH <= side.columns};
+    A sum[RANKS][WIDTH];
+#pragma unroll
+    for (int q = 0; q < RANKS; ++q)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) sum[q][j] = 0;
+    Few<T, WIDTH> now[AHEAD], next[AHEAD];
+    strip.fetch(now, c.start, 0, rows);
+#pragma unroll 1
+    for (int from = 0; from < rows; from += AHEAD) {
+        if (from + AHEAD < rows) strip.fetch(next, c.start, from + AHEAD, rows);
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k) {
+            add_row(sum, c.left[from + k], now[k]);
+            now[k] = next[k];
+        }
+    }
+    A* line = p.sums + ((i64)blockIdx.z * p.rank + (i64)blockIdx.y * RANKS) * p.line + side.base + column;
+#pragma unroll
+    for (int q = 0; q < RANKS; ++q, line += p.line) {
+        if ((i64)blockIdx.y * RANKS + q >= p.rank) break;
+#pragma unroll
+        for (int j = 0; j < WIDTH; j += Vec16<A>::N) ptx_store_few(line + j, sum[q] + j);
+    }
+}
+
+// Tiles of the first product, then of the second.
+template <int RANKS, int WIDTH, class T, class S, class A>
+__device__ __forceinline__ void lora_grad(const LoraGradParams<T, S, A>& p) {
+    const i64 tiles = (p.first.columns + THREADS * WIDTH - 1) / (THREADS * WIDTH);
+    const bool second = blockIdx.x >= tiles;
+    Side<T, S> side;
+    side.left = second ? p.second.left : p.first.left;
+    side.left_row = second ? p.second.left_row : p.first.left_row;
+    side.left_lane = second ? p.second.left_lane : p.first.left_lane;
+    side.right = second ? p.second.right : p.first.right;
+    side.right_row = second ? p.second.right_row : p.first.right_row;
+    side.columns = second ? p.second.columns : p.first.columns;
+    side.base = second ? p.second.base : p.first.base;
+    side.whole = second ? p.second.whole : p.first.whole;
+    chunk_sums<T, S, A, RANKS, WIDTH>(p, side, second ? blockIdx.x - tiles : blockIdx.x);
+}
+
+#define ENTRY(name, T, S, A, RANKS, WIDTH) \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(const LoraGradParams<T, S, A> p) { lora_grad<RANKS, WIDTH>(p); }
+ENTRY(lora_grad_f32, float, float, float, 16, 4)
+ENTRY(lora_grad_bf16, bf16, float, float, 16, 4)
+ENTRY(lora_grad_f16, f16, float, float, 16, 4)
+ENTRY(lora_grad_8_f32, float, float, float, 8, 4)
+ENTRY(lora_grad_8_bf16, bf16, float, float, 8, 4)
+ENTRY(lora_grad_8_f16, f16, float, float, 8, 4)
+ENTRY(lora_grad_f64, double, double, double, 16, 2)
+ENTRY(lora_grad_kept_f64, double, float, double, 16, 2)
+
+// ---- the rows that took the adapter --------------------------------------------------------------
+
+struct LoraPickParams {
+    Column<const i32> adapter;
+    i64 index, rows;
+    i64* count;
+    i32* list;
+};
+
+static constexpr int PICKERS = 1024;
+
+// One block, 1,024 rows at a time: a row's place is the number of picked ones before it.
+extern "C" __global__ void __launch_bounds__(PICKERS) lora_grad_pick(const LoraPickParams p) {
+    __shared__ i32 found[PICKERS / WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    i64 total = 0;
+    for (i64 from = 0; from < p.rows; from += PICKERS) {
+        const i64 row = from + threadIdx.x;
+        const bool mine = row < p.rows && p.adapter.get(row) == p.index;
+        const u32 votes = __ballot_sync(ALL_LANES, mine);
+        if (lane == 0) found[warp] = __popc(votes);
+        __syncthreads();
+        const i32 of_warp = found[lane];
+        const i32 before = warp_reduce(lane < warp ? of_warp : 0, Sum());
+        if (mine) p.list[total + before + __popc(votes & ((1u << lane) - 1))] = (i32)row;
+        total += warp_reduce(of_warp, Sum());
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) *p.count = total;
+}
+
+// ---- the sums of all chunks ------------------------------------------------------------------------
+
+struct Target {
+    float* out;
+    i64 lane_stride, column_stride, columns, base;
+};
+
+template <class A> struct LoraAddParams {
+    Target first, second;
+    const i64* count;  // null: rows
+    i64 rows, rank;
+    i64 chunk, chunks;  // chunk: the first of this launch; chunks: most of a launch
+    const A* sums;      // [chunks][rank][line]
+    A* carry;           // [rank][line] sum of the launches before
+    i64 line;
+};
+
+static constexpr int ADDERS = 256, LANES = 16, COLUMNS = 64;
+
+// `columns`: how many of the four there are. Vectors without one are not written.
+template <class A> __device__ __forceinline__ void add_four(A (&total)[4], const A* from, i64 columns) {
+#pragma unroll
+    for (int j = 0; j < 4; j += Vec16<A>::N) {
+        if (j >= columns) break;
+        Vec16<A> v;
+        v.raw = *(const uint4*)(from + j);
+#pragma unroll
+        for (int i = 0; i < Vec16<A>::N; ++i) total[j + i] += v.at[i];
+    }
+}
+
+// 16 lanes x 64 columns a block, a thread 4 neighbouring columns of a lane. The first chunk's sums are
+// added to -0, which leaves every bit.
+template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParams<A>& p) {
+    __shared__ __align__(16) A tile[LANES][COLUMNS + 4];
+    const i64 rows = p.count ? *p.count : p.rows, all = rows > CHUNK ? (rows + CHUNK - 1) / CHUNK : 1;
+    if (p.chunk >= all) return;
+    const i64 end = all - p.chunk < p.chunks ? all - p.chunk : p.chunks;
+    const i64 tiles = (p.first.columns + COLUMNS - 1) / COLUMNS;
+    const bool second = blockIdx.x >= tiles;
+    const i64 columns = second ? p.second.columns : p.first.columns;
+    const i64 lane0 = (i64)blockIdx.y * LANES, column0 = (second ? blockIdx.x - tiles : blockIdx.x) * COLUMNS;
+    const int l = threadIdx.x / 16, c = threadIdx.x % 16 * 4;
+    A total[4] = {A(-0.0), A(-0.0), A(-0.0), A(-0.0)};
+    if (lane0 + l < p.rank && column0 + c < columns) {
+        const i64 place = (lane0 + l) * p.line + (second ? p.second.base : p.first.base) + column0 + c;
+        if (p.chunk > 0) add_four(total, p.carry + place, columns - column0 - c);
+#pragma unroll 4
+        for (i64 i = 0; i < end; ++i) add_four(total, p.sums + i * p.rank * p.line + place, columns - column0 - c);
+        if (p.chunk + end < all) {
+            ptx_store_few(p.carry + place, total);
+            if (Vec16<A>::N == 2) ptx_store_few(p.carry + place + 2, total + 2);
+        }
+    }
+    if (p.chunk + end < all) return;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) tile[l][c + j] = total[j];
+    __syncthreads();
+    float* out = second ? p.second.out : p.first.out;
+    const i64 lane_stride = second ? p.second.lane_stride : p.first.lane_stride;
+    const i64 column_stride = second ? p.second.column_stride : p.first.column_stride;
+    const int t = threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        // Neighbouring threads write neighbours: 64 columns of a lane, or 8 lanes of 4 columns.
+        const bool along = column_stride == 1;
+        const int lane = along ? t / 64 + 4 * k : t % 8 + t / 32 % 2 * 8;
+        const int column = along ? t % 64 : t / 8 % 4 + t / 64 * 4 + 16 * k;
+        if (lane0 + lane >= p.rank || column0 + column >= columns) continue;
+        float* at = out + (lane0 + lane) * lane_stride + (column0 + column) * column_stride;
+        *at = (float)((A)*at + tile[lane][column]);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(ADDERS) lora_grad_add_f32(const LoraAddParams<float> p) { add_chunks(p); }
+extern "C" __global__ void __launch_bounds__(ADDERS) lora_grad_add_f64(const LoraAddParams<double> p) { add_chunks(p); }

@@ -19,6 +19,14 @@ struct BlockMax {
         const float scale = nested.get(block / nested_blocksize);
         return __fadd_rn(__fmul_rn(table.get(codes.get(block)), scale), offset);
     }
+    // The same with the table of nested maxima in shared memory. The usual group size is a power of
+    // two, and a division of 64 bits is a call.
+    __device__ __forceinline__ float of_block(i64 block, const float* shared_table) const {
+        if (absmax.at) return absmax.get(block);
+        const bool power = (nested_blocksize & (nested_blocksize - 1)) == 0;
+        const i64 group = power ? block >> (63 - __clzll(nested_blocksize)) : block / nested_blocksize;
+        return __fadd_rn(__fmul_rn(shared_table[codes.get(block)], nested.get(group)), offset);
+    }
     // The maximum of the block that holds element i.
     __device__ __forceinline__ float of(i64 i) const { return of_block(i >> block_shift); }
 };

@@ -184,6 +184,14 @@ __device__ __forceinline__ void ptx_store_stream(void* p, uint4 v) {
                  : "memory");
 }
 
+// 16 bytes in one instruction, where the compiler makes several of a vector's store.
+__device__ __forceinline__ void ptx_store_few(float* p, const float* v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
+__device__ __forceinline__ void ptx_store_few(double* p, const double* v) {
+    asm volatile("st.global.v2.f64 [%0], {%1, %2};" ::"l"(p), "d"(v[0]), "d"(v[1]) : "memory");
+}
+
 // ---- clusters: blocks that read each other's shared memory; sm_90 has them, before it a cluster is one block ----
 
 // Which block of its cluster this is.

@@ -158,6 +158,4 @@ template <class T> __device__ __forceinline__ bool in_pieces(const T* at, i64 st
 }
 
 // Two values of T in a register, the first in the low half.
-__device__ __forceinline__ u32 pack(float low, float high, bf16) { return ptx_pack_bf16(low, high); }
-__device__ __forceinline__ u32 pack(float low, float high, f16) { return ptx_pack_f16(low, high); }
 template <class T> __device__ __forceinline__ u32 pair_of(T low, T high) { return (u32)low.bits | (u32)high.bits << 16; }

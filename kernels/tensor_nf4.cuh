@@ -2,7 +2,7 @@
 // way from the packed bytes to the operand. The bits are those of nf4_dequantize.
 #pragma once
 
-#include "nf4.cuh"
+#include "nf4_decode.cuh"
 #include "tensor_few.cuh"
 
 struct Nf4Matrix {
@@ -148,7 +148,7 @@ template <class T> struct FewNf4 {
     }
     __device__ __forceinline__ u32 pair(u32 word, u32 select, float scale) const {
         const float2 codes = ptx_load_pair<TABLE>(__byte_perm(word, copy, select));
-        return pack(__fmul_rn(codes.x, scale), __fmul_rn(codes.y, scale), T{});
+        return pack_pair<T>(__fmul_rn(codes.x, scale), __fmul_rn(codes.y, scale));
     }
     __device__ __forceinline__ void fragment(const Raw& raw, int i, int u, u32 (&a)[4]) const {
 #pragma unroll

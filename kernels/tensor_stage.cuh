@@ -150,31 +150,6 @@ template <class T, bool ACROSS> struct LowRankSource {
     }
 };
 
-// The 16 weights that a block can have, rounded once, in registers: four registers hold their low
-// bytes, four the high ones. A byte permutation looks up four nibbles in eight of them.
-struct BlockTable {
-    u32 low[4], high[4];
-
-    template <class T> __device__ __forceinline__ void fill(const float4* code, float scale, T) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const float4 c = code[j];
-            const u32 a = pack(__fmul_rn(c.x, scale), __fmul_rn(c.y, scale), T{}), b = pack(__fmul_rn(c.z, scale), __fmul_rn(c.w, scale), T{});
-            low[j] = __byte_perm(a, b, 0x6420), high[j] = __byte_perm(a, b, 0x7531);
-        }
-    }
-    static __device__ __forceinline__ u32 four(const u32 (&plane)[4], u32 nibbles, u32 upper) {
-        return __byte_perm(__byte_perm(plane[0], plane[1], nibbles), __byte_perm(plane[2], plane[3], nibbles), upper);
-    }
-    // The weights of 8 nibbles in the order of bitsandbytes: the high nibble of a byte first.
-    __device__ __forceinline__ uint4 eight(u32 word) const {
-        const u32 nibbles = word & 0x77777777, upper = word >> 1 & 0x44444444 | 0x32103210;
-        const u32 l0 = four(low, nibbles, upper), h0 = four(high, nibbles, upper);
-        const u32 l1 = four(low, nibbles >> 16, upper >> 16), h1 = four(high, nibbles >> 16, upper >> 16);
-        return make_uint4(__byte_perm(l0, h0, 0x4051), __byte_perm(l0, h0, 0x6273), __byte_perm(l1, h1, 0x4051), __byte_perm(l1, h1, 0x6273));
-    }
-};
-
 // 4-bit rows of whole blocks of 64, packed without gaps. A stage has 128 units of one row and one
 // block, 32 bytes; a worker expands a unit (half of one on sm_80). Its maximum is asked for when the
 // unit is, and waits in registers.
@@ -228,8 +203,10 @@ template <class T, bool ACROSS> struct Nf4Source {
         const Maximum m = waiting[0];
         const float nested = __fadd_rn(__fmul_rn(table[m.code & 255], m.nested), max.offset);
         const float scale = max.absmax.at ? __int_as_float(m.code) : place(unit, k) < 0 ? 0.0f : nested;
-        BlockTable weights;
-        weights.fill((const float4*)(table + 256), scale, T{});
+        u32 low[4], high[4];
+#pragma unroll
+        for (int q = 0; q < 4; ++q) nf4_plane_word<T>(Nf4Dtype<T>::NUMBER, ((const float4*)(table + 256))[q], scale, low[q], high[q]);
+        const uint4 lows = make_uint4(low[0], low[1], low[2], low[3]), highs = make_uint4(high[0], high[1], high[2], high[3]);
 #pragma unroll
         for (int i = 0; i < 2 / PARTS; ++i) {
             const int half = PARTS == 1 ? i : thread % 2;
@@ -238,7 +215,7 @@ template <class T, bool ACROSS> struct Nf4Source {
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
                 const int piece = half * 4 + c;
-                *(uint4*)(stage + (ACROSS ? across(unit % 64, unit / 64 * 8 + piece) : along(unit, piece))) = weights.eight(word[c]);
+                *(uint4*)(stage + (ACROSS ? across(unit % 64, unit / 64 * 8 + piece) : along(unit, piece))) = nf4_decode(lows, highs, word[c]);
             }
         }
     }

@@ -1,10 +1,18 @@
 //! Gradients of an adapter on the CPU: two products over the rows that took the adapter.
 
+use std::ops::Range;
+
 use crate::cpu::matmul::{
     Buffer, Cells, Lane, Link, Matrix, Operand, Right, Rows, Scratch, product,
 };
+use crate::cpu::par;
 use crate::dtype::{DType, Float};
 use crate::ops::lora_grad::LoraGrad;
+
+/// Rows whose sums are one chain, counted among those that took the adapter: also `CHUNK` of
+/// `kernels/lora_grad.cu`. A function of nothing, so that an adapter's gradient depends on its own rows
+/// only; 128 rows give a GPU enough to do side by side, and the sums of a chunk are few beside its rows.
+pub(crate) const CHUNK: usize = 128;
 
 pub(crate) fn lora_grad<T: Float>(args: LoraGrad<'_, T>) {
     match T::DTYPE {
@@ -36,30 +44,84 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     drop(cells);
 
     // dA = dSᵀ·X.
-    let ds = Buffer { data: &ds, columns: rank };
-    let right = Right::Shared(Operand::Picked(&x, &picked));
-    let link = Link { left: Operand::Columns(&ds), right, depth: count };
     let cells = Cells::new(da.into_rows(), k);
-    product(&Rows::all(rank), k, &[link], &|place, sums| {
-        // SAFETY: the product hands over each element once.
-        unsafe {
-            cells.update(place.row, place.column, sums, |_, da, sum| add(da, sum));
-        }
-    });
+    let mut sums = Chunks::new([rank, k], count);
+    for (part, rows) in parts(&picked) {
+        let ds = Buffer { data: &ds[part.start * rank..part.end * rank], columns: rank };
+        let right = Right::Shared(Operand::Picked(&x, rows));
+        let link = Link { left: Operand::Columns(&ds), right, depth: rows.len() };
+        sums.add(part, link, &|row, column, sums| {
+            // SAFETY: the product hands over each element once.
+            unsafe { cells.update(row, column, sums, |_, da, sum| add(da, sum)) };
+        });
+    }
 
     // dBᵀ = Sᵀ·dY: the long side in the lanes.
-    let left: Operand<'_, A> = Operand::Picked(&s as &dyn Matrix<A>, &picked);
-    let right = Right::Shared(Operand::Picked(&dy, &picked));
     let cells = Cells::new(db.into_rows(), rank);
-    product(&Rows::all(rank), n, &[Link { left, right, depth: count }], &|place, sums| {
-        for (i, sum) in sums.iter().enumerate() {
+    let mut sums = Chunks::new([rank, n], count);
+    for (part, rows) in parts(&picked) {
+        let left: Operand<'_, A> = Operand::Picked(&s as &dyn Matrix<A>, rows);
+        let right = Right::Shared(Operand::Picked(&dy, rows));
+        let link = Link { left, right, depth: rows.len() };
+        sums.add(part, link, &|row, column, sums| {
+            for (i, sum) in sums.iter().enumerate() {
+                let sum = std::slice::from_ref(sum);
+                // SAFETY: the product hands over each element once.
+                unsafe { cells.update(column + i, row, sum, |_, db, sum| add(db, sum)) };
+            }
+        });
+    }
+}
+
+/// Steps of each chunk, and the rows they stand for. Of no rows there is one chunk.
+fn parts(picked: &[usize]) -> impl Iterator<Item = (Range<usize>, &[usize])> {
+    (0..picked.len().max(1)).step_by(CHUNK).map(|first| {
+        let part = first..picked.len().min(first + CHUNK);
+        (part.clone(), &picked[part])
+    })
+}
+
+/// The sums of a product over rows, chunk by chunk.
+struct Chunks<A: Lane> {
+    extents: [usize; 2],
+    steps: usize,
+    /// Sums of the chunks before, added up in order.
+    total: Scratch<A>,
+}
+
+/// Takes the sums from (row, column) on.
+type Done<'s, A> = dyn Fn(usize, usize, &[A]) + Sync + 's;
+
+impl<A: Lane> Chunks<A> {
+    fn new(extents: [usize; 2], steps: usize) -> Chunks<A> {
+        // One chunk needs no memory.
+        let len = if steps > CHUNK { extents[0] * extents[1] } else { 0 };
+        Chunks { extents, steps, total: Scratch::take(len) }
+    }
+
+    /// Adds the chunk's sums to the total, and hands the last total to `done`.
+    fn add(&mut self, part: Range<usize>, link: Link<'_, A>, done: &Done<'_, A>) {
+        let ([rows, columns], first) = (self.extents, part.start == 0);
+        if self.steps <= CHUNK {
+            return product(&Rows::all(rows), columns, &[link], &|place, sums| {
+                done(place.row, place.column, sums);
+            });
+        }
+        let cells = Cells::new(self.total.chunks_exact_mut(columns), columns);
+        product(&Rows::all(rows), columns, &[link], &|place, sums| {
             // SAFETY: the product hands over each element once.
             unsafe {
-                let (row, column) = (place.column + i, place.row);
-                cells.update(row, column, std::slice::from_ref(sum), |_, db, sum| add(db, sum));
+                cells.update(place.row, place.column, sums, |_, total, sum| {
+                    *total = if first { sum } else { total.plus(sum) };
+                });
             }
+        });
+        drop(cells);
+        if part.end == self.steps {
+            let totals = self.total.chunks_exact(columns).collect();
+            par::for_each(totals, columns, |row, totals| done(row, 0, totals));
         }
-    });
+    }
 }
 
 fn add<A: Lane>(gradient: &mut f32, sum: A) {

@@ -92,8 +92,14 @@ pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> R
     stage.finish()
 }
 
-/// Values of a block of threads in `kernels/nf4_dequantize.cu`.
-const TILE: u64 = 256 * 8 * 4;
+/// Threads of a block in `kernels/nf4_dequantize.cu`, and the values they take at a time.
+const THREADS: u32 = 256;
+const TILE: u64 = 8 * 1024;
+
+/// Blocks of threads from which on a warp takes several runs of values, up to 8: what a block reads
+/// before its first value (the code book, the table of nested maxima) is then read less often, and
+/// there are still four blocks for every multiprocessor of an H200.
+const ENOUGH_BLOCKS: u64 = 512;
 
 /// `BlockMax` of `kernels/nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -167,14 +173,16 @@ struct DequantizeParams {
     row_stride: i64,
     dtype: i32,
     linear: i32,
+    runs: i64,
 }
 
 pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
     let mut stage = Stage::new(gpu, "nf4_dequantize");
     let (w, dims) = (&a.w, *a.y.dims());
-    let y = stage.output(a.y)?;
+    let (y, packed) = (stage.output(a.y)?, stage.input(&w.packed)?);
+    let tiles = (w.n as u64 * w.k as u64).div_ceil(TILE);
     let params = DequantizeParams {
-        packed: stage.input(&w.packed)?,
+        packed,
         code: stage.column(&w.code)?,
         max: BlockMax::new(&mut stage, w)?,
         y,
@@ -182,10 +190,11 @@ pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>
         columns: w.k as i64,
         row_stride: dims.strides()[0],
         dtype: BlockMax::dtype_code(w.dtype),
-        linear: (dims.is_contiguous() && y.is_multiple_of(16)) as i32,
+        linear: (dims.is_contiguous() && y.is_multiple_of(16) && packed.is_multiple_of(4)) as i32,
+        runs: (tiles / ENOUGH_BLOCKS).clamp(1, 8) as i64,
     };
-    let blocks = (w.n as u64 * w.k as u64).div_ceil(TILE) as u32;
+    let blocks = tiles.div_ceil(params.runs as u64) as u32;
     let kernel = format!("nf4_dequantize_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(blocks, 256), &params)?;
+    stage.launch(&kernel, Grid::linear(blocks, THREADS), &params)?;
     stage.finish()
 }

@@ -30,9 +30,10 @@ pub struct LoraGrad<'a, T> {
     pub db: ViewMut<'a, f32>,
 }
 
-/// da += dSᵀ·X and db += dYᵀ·S with dS = scale·dY·B, over the rows that took the adapter. Each
-/// element is one chain of f32 fused multiply-adds over those rows in order, added to the old
-/// value last; dS is a chain over n rounded to f32. f64 operands are accumulated in f64.
+/// da += dSᵀ·X and db += dYᵀ·S with dS = scale·dY·B, over the rows that took the adapter. Those rows
+/// are cut into chunks of 128, counted from the first of them. A chunk's sum is one chain of f32 fused
+/// multiply-adds over its rows in order; the sums are added in order, and to the old value last. dS is
+/// a chain over n rounded to f32. f64 operands are accumulated in f64.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, a scale that is
