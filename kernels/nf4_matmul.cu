@@ -36,9 +36,9 @@ CHAIN(double, double, f64)
 #define TENSOR(T, suffix) \
     extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few8_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 1>(p); } \
     extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few16_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 2>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, false>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, false>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, true>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, true>(p); }
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, false>(p, blockIdx.x / p.cluster); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, false>(p, blockIdx.x / p.cluster); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, true>(p, blockIdx.x / p.cluster); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, true>(p, blockIdx.x / p.cluster); }
 TENSOR(bf16, bf16)
 TENSOR(f16, f16)

@@ -37,8 +37,8 @@ struct Steps {
 struct TilePlace {
     int rank;
     i64 row0, column0;
-    template <class P> __device__ __forceinline__ TilePlace(const P& p, int rows)
-        : rank(p.cluster > 1 ? ptx_cluster_rank() : 0), row0(blockIdx.x / p.cluster * rows), column0((i64)blockIdx.y * TILE_COLUMNS) {}
+    template <class P> __device__ __forceinline__ TilePlace(const P& p, int rows, i64 tile)
+        : rank(p.cluster > 1 ? ptx_cluster_rank() : 0), row0(tile * rows), column0((i64)blockIdx.y * TILE_COLUMNS) {}
 };
 
 template <int ROWS> struct TileMemory {
@@ -52,6 +52,8 @@ template <int ROWS> struct TileMemory {
     // 256 nested maxima and 16 codes.
     __device__ __forceinline__ float* table() const { return (float*)(at + STAGES * STAGE + RINGS * RING); }
     __device__ __forceinline__ u64* barriers() const { return (u64*)(table() + 256 + 16); }
+    // Parameters of the block's own, where it has some.
+    __device__ __forceinline__ char* params() const { return (char*)(barriers() + 2 * STAGES); }
     // The sums take the place of the stages.
     __device__ __forceinline__ float* sums() const { return (float*)at; }
 };
@@ -323,7 +325,7 @@ __device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const Tile
 
 template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul_tile(const TensorParams<T, Dense<T>>& p) {
     const TileMemory<ROWS> m = {shared};
-    const TilePlace place(p, ROWS);
+    const TilePlace place(p, ROWS, blockIdx.x / p.cluster);
     tile_begin(m);
     __syncthreads();
     if (in_pieces(p.right.at, ACROSS ? p.right.step : p.right.lane, 16)) {
@@ -336,9 +338,9 @@ template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul
     tile_end(p, m, place);
 }
 
-template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p) {
+template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p, i64 tile) {
     const TileMemory<ROWS> m = {shared};
-    const TilePlace place(p, ROWS);
+    const TilePlace place(p, ROWS, tile);
     const bool regular = p.right.regular;
     float* table = m.table();
     for (int i = threadIdx.x; i < 256; i += TILE_THREADS<ROWS>) {

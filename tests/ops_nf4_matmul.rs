@@ -5,9 +5,9 @@ mod common;
 mod products;
 
 use common::devices::{executors, on_all, shared_gpus};
-use common::{Golden, normals};
+use common::Golden;
 use gradus::dtype::Float;
-use gradus::ops::{Lora, Nf4Matmul, Nf4MatmulDx, nf4_matmul, nf4_matmul_dx};
+use gradus::ops::{Lora, Nf4Matmul, nf4_matmul};
 use gradus::quant::{Absmax, Nf4View};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use products::nf4::*;
@@ -51,7 +51,6 @@ fn check_against_dense<T: Float>(device: &Device, m: usize, weight: &Weight, wha
     assert!(exact_bits(&dx) == exact_bits(&want), "dx: {what}");
 }
 
-/// Bits of any float; exact, as f64 holds every value of the others.
 /// Odd columns start rows inside a byte; K below, above and between block sizes lets blocks cross
 /// rows; most of these end in a short block.
 const SHAPES: [[usize; 2]; 9] =

@@ -178,6 +178,7 @@ pub fn dot(depth: usize, l: impl Fn(usize) -> f64, r: impl Fn(usize) -> f64) -> 
     (0..depth).fold((0.0, 0.0), |(sum, size), p| (sum + l(p) * r(p), size + (l(p) * r(p)).abs()))
 }
 
+/// Bits of any float; exact, as f64 holds every value of the others.
 pub fn exact_bits<T: Float>(x: &[T]) -> Vec<u64> {
     x.iter().map(|x| x.to_f64().to_bits()).collect()
 }
