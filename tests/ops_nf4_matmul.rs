@@ -4,8 +4,8 @@
 mod common;
 mod products;
 
-use common::devices::{executors, on_all, shared_gpus};
 use common::Golden;
+use common::devices::{executors, on_all, shared_gpus};
 use gradus::dtype::Float;
 use gradus::ops::{Lora, Nf4Matmul, nf4_matmul};
 use gradus::quant::{Absmax, Nf4View};

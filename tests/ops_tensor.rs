@@ -7,10 +7,10 @@ mod products;
 use std::sync::Arc;
 
 use common::devices::{emulated, shared_gpus};
-use gradus_emu::{Counters, Numerics, Options};
 use gradus::device::{EmuDriver, Gpu, KernelSet};
 use gradus::dtype::Float;
 use gradus::{DType, Device, bf16, f16};
+use gradus_emu::{Counters, Numerics, Options};
 use products::nf4::*;
 use products::*;
 
@@ -108,8 +108,7 @@ fn results_are_within_the_componentwise_bound() {
                 let y = nf4_forward_on(&device, rows, &x[..rows * k], &weight, None, &[], None);
                 for at in 0..rows * n {
                     let (i, j) = (at / n, at % n);
-                    let (exact, size) =
-                        dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
+                    let (exact, size) = dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
                     within(y[at], exact, size, k, set);
                 }
             }
@@ -207,7 +206,8 @@ fn few_rows_stay_within_their_budget() {
             let lanes = c.lane_instructions.iter().sum::<u64>() as f64 / weights;
             let bytes = c.cold_bytes() as f64 / least(m, shape);
             let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
-            let what = format!("{set:?} {m} x {k}: {lanes:.3} instructions a weight, bytes {bytes:.4}");
+            let what =
+                format!("{set:?} {m} x {k}: {lanes:.3} instructions a weight, bytes {bytes:.4}");
             eprintln!("{what}");
             assert!(lanes <= budget, "{what}");
             assert!(bytes <= 1.03, "{what}");
@@ -228,7 +228,10 @@ fn tiles_stay_within_their_budget() {
             let macs = m * shape[0] * shape[1];
             let per_mac = c.instructions() as f64 / (macs / 2048) as f64;
             let banks = c.shared_wavefronts as f64 / c.shared_wavefronts_ideal as f64;
-            eprintln!("{set:?} dx {backward}: {per_mac:.2} instructions for 2048 products, bytes {:.3}, banks {banks:.3}", c.cold_bytes() as f64 / least(m, shape));
+            eprintln!(
+                "{set:?} dx {backward}: {per_mac:.2} instructions for 2048 products, bytes {:.3}, banks {banks:.3}",
+                c.cold_bytes() as f64 / least(m, shape)
+            );
             assert_eq!(c.mma_macs as usize, macs);
             assert!(banks <= 1.01, "wavefronts {banks}");
             assert_eq!(c.local_accesses, 0);

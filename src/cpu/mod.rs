@@ -19,6 +19,7 @@ pub(crate) mod logprob;
 pub(crate) mod lora_grad;
 pub(crate) mod matmul;
 pub(crate) mod nf4_matmul;
+pub(crate) mod nf4_matmul_grouped;
 pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;

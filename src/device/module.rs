@@ -42,6 +42,7 @@ static IMAGES: &[Image] = images! {
     "matmul",
     "nf4_dequantize",
     "nf4_matmul",
+    "nf4_matmul_grouped",
     "nf4_quantize",
     "offpolicy_weight",
     "pair_loss",

@@ -27,7 +27,7 @@ struct DenseParams {
 /// `Nf4Matrix` of `kernels/tensor_nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Nf4Matrix {
+pub(super) struct Nf4Matrix {
     packed: Column,
     code: Column,
     max: BlockMax,
@@ -41,7 +41,7 @@ struct Nf4Matrix {
 }
 
 impl Nf4Matrix {
-    fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
+    pub fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
         let max = BlockMax::new(stage, w)?;
         let packed = stage.column(&w.packed)?;
         let k = w.k as u64;
@@ -239,8 +239,7 @@ fn prepare<'a, T: Float>(
     let rank = pass.lora.first().map_or(0, |lora| lora.a.extent(0));
     let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
     let low_bytes = (rows * rank * low_size).next_multiple_of(16);
-    let parts_bytes =
-        if tensor { LowRank::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
+    let parts_bytes = if tensor { LowRank::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
     let scratch = if rank > 0 { Some(stage.scratch(low_bytes + parts_bytes)?) } else { None };
     let (mut low_at, mut low_stride) = (scratch.as_ref().map_or(0, |s| s.ptr()), rank as i64);
     let left = Dense::rows(stage, &pass.left)?;

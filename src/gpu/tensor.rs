@@ -19,6 +19,10 @@ const FEW_THREADS: u32 = 256;
 const TILE_COLUMNS: u64 = 128;
 const PITCH: u64 = TILE_COLUMNS + 8;
 
+/// Rows of a tile of a grouped product, and more than the size of a 4-bit weight's description.
+const GROUPED_ROWS: usize = 64;
+const GROUPED_WEIGHT: u32 = 256;
+
 /// Tiles from which on a launch fills a large GPU by itself: half the multiprocessors of an H100.
 const ENOUGH_TILES: u64 = 66;
 
@@ -49,12 +53,25 @@ pub(super) struct TensorProduct {
     pub pad: i32,
 }
 
+impl TensorProduct {
+    /// With its depth cut into chunks, for `cluster` blocks a tile.
+    pub fn cut(self, cluster: u32) -> TensorProduct {
+        let (chunk, chunks) = chunks(self.depth as u64);
+        TensorProduct {
+            chunk: chunk as i32,
+            chunks: chunks as i32,
+            cluster: cluster as i32,
+            ..self
+        }
+    }
+}
+
 /// `TensorParams<T, W>`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Params<W> {
-    product: TensorProduct,
-    right: W,
+pub(super) struct Params<W> {
+    pub product: TensorProduct,
+    pub right: W,
 }
 
 // SAFETY: both parts are plain data, and sizes that are multiples of 8 leave no gaps.
@@ -117,6 +134,12 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
     if blocks[0] > i32::MAX as u64 || blocks[1] > 65_535 {
         return None;
     }
+    let blocks = [blocks[0] as u32, blocks[1] as u32, 1];
+    Some(Plan { kernel, grid: Grid { blocks, ..tile(set, rows, cluster) } })
+}
+
+/// A block of `rows` x 128 outputs, `cluster` of which share a tile.
+fn tile(set: KernelSet, rows: u64, cluster: u64) -> Grid {
     let stage = (rows + TILE_COLUMNS) * STEPS * 2;
     let (threads, stages, rings) = match set {
         KernelSet::Sm80 => (256, 2, 1),
@@ -125,13 +148,27 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
     let staged = stages * stage + rings * 4096 + (256 + 16) * 4 + 64;
     // The sums take the place of the stages: in a cluster, those of the low-rank chunk as well.
     let sums = rows * PITCH * 4 * if cluster > 1 { 2 } else { 1 };
-    let grid = Grid {
-        blocks: [blocks[0] as u32, blocks[1] as u32, 1],
-        cluster: cluster as u32,
-        shared: staged.max(sums) as u32,
-        ..Grid::linear(1, threads as u32)
-    };
-    Some(Plan { kernel, grid })
+    let shared = staged.max(sums) as u32;
+    Grid { cluster: cluster as u32, shared, ..Grid::linear(1, threads as u32) }
+}
+
+/// The grid of a grouped product: every expert may have one tile of rows that is not full. Its blocks
+/// hold the parameters of their expert.
+pub(super) fn grouped(
+    gpu: &Gpu,
+    op: &'static str,
+    [rows, columns]: [usize; 2],
+    experts: usize,
+) -> Result<Grid> {
+    let tiles = rows.div_ceil(GROUPED_ROWS) as u64 + experts as u64;
+    let across = (columns as u64).div_ceil(TILE_COLUMNS);
+    if tiles > i32::MAX as u64 || across > 65_535 {
+        let got = format!("{rows} x {columns}");
+        return Err(Error::invalid(op, "y", got, "at most 2^36 x 8388480 outputs on a GPU"));
+    }
+    let grid = tile(gpu.kernel_set(), GROUPED_ROWS as u64, 1);
+    let shared = grid.shared + size_of::<TensorProduct>() as u32 + GROUPED_WEIGHT;
+    Ok(Grid { blocks: [tiles as u32, across as u32, 1], shared, ..grid })
 }
 
 /// Up to 16 rows: a warp of W's rows and a chunk each.
@@ -170,9 +207,7 @@ pub(super) fn launch<W: TensorWeight>(
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU"));
     };
-    let (chunk, chunks) = chunks(depth as u64);
-    let (chunk, chunks, cluster) = (chunk as i32, chunks as i32, grid.cluster as i32);
-    let product = TensorProduct { chunk, chunks, cluster, ..product };
+    let product = product.cut(grid.cluster);
     let across = if way == Way::Backward { "dx_" } else { "" };
     let kernel = format!("{}_{across}{kernel}_{dtype}", W::OP);
     gpu.launch(W::OP, &kernel, grid, &Params { product, right })

@@ -26,6 +26,7 @@ pub mod matmul;
 pub mod nf4_dequantize;
 pub mod nf4_matmul;
 pub mod nf4_matmul_dx;
+pub mod nf4_matmul_grouped;
 pub mod nf4_quantize;
 pub mod offpolicy_weight;
 pub mod paged_adamw;
@@ -44,7 +45,8 @@ pub mod vocab_kl;
 pub use {
     adamw::*, attention::*, convert::*, copy_rows::*, embedding::*, gae::*, gather_k::*,
     grad_norm::*, group_advantage::*, lerp::*, linear_logprob::*, logprob::*, lora_grad::*,
-    matmul::*, nf4_dequantize::*, nf4_matmul::*, nf4_matmul_dx::*, nf4_quantize::*,
-    offpolicy_weight::*, paged_adamw::*, pair_loss::*, policy_loss::*, quantile::*, rmsnorm::*,
-    rope::*, sample::*, seq_reduce::*, sparsity_stats::*, swiglu::*, value_loss::*, vocab_kl::*,
+    matmul::*, nf4_dequantize::*, nf4_matmul::*, nf4_matmul_dx::*, nf4_matmul_grouped::*,
+    nf4_quantize::*, offpolicy_weight::*, paged_adamw::*, pair_loss::*, policy_loss::*,
+    quantile::*, rmsnorm::*, rope::*, sample::*, seq_reduce::*, sparsity_stats::*, swiglu::*,
+    value_loss::*, vocab_kl::*,
 };
