@@ -108,6 +108,12 @@ fn product_dx<T: Float>(
     }
 }
 
+/// Bytes of `slots` chunks of logits, each aligned as memory of a GPU is.
+pub(crate) fn workspace_bytes(rows: usize, columns: usize, size: usize, slots: usize) -> usize {
+    let elements = chunk(rows, columns).saturating_mul(columns);
+    elements.saturating_mul(size).next_multiple_of(256).saturating_mul(slots)
+}
+
 /// Rows of the longest chunk.
 fn chunk(rows: usize, columns: usize) -> usize {
     (WORKSPACE / columns.max(1)).max(1).min(rows)

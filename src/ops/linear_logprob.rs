@@ -105,6 +105,15 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
     fused_head::linear_logprob(device, args)
 }
 
+/// Bytes of workspace that [`linear_logprob`] of T rows and a head of V_alloc rows takes on a GPU, or with
+/// `gradients` the forward pass with `score` and [`linear_logprob_bwd`]. Given to
+/// [`Gpu::reserve_workspace`](crate::device::Gpu::reserve_workspace) beforehand, no call allocates it.
+///
+/// Logits of up to 2^22 elements, and of one row in any case, at a time; their gradients besides.
+pub fn linear_logprob_workspace<T: Float>(rows: usize, v_alloc: usize, gradients: bool) -> usize {
+    fused_head::workspace_bytes(rows, v_alloc, size_of::<T>(), if gradients { 2 } else { 1 })
+}
+
 /// Arguments of [`linear_logprob_bwd`].
 #[derive(Debug)]
 pub struct LinearLogProbBwd<'a, T> {
