@@ -82,3 +82,39 @@ fn local_memory_has_a_reason() {
     }
     assert!(kernels > 100, "{kernels}");
 }
+
+/// Products of 16-bit operands run on tensor cores, on Hopper's warpgroups where tiles are large, and
+/// leave room for a second block where they are meant to: registers that ptxas reports.
+#[test]
+fn products_are_on_tensor_cores_and_within_their_registers() {
+    for (op, set, ptx) in shipped_ptx() {
+        if !matches!(op, "matmul" | "nf4_matmul" | "nf4_matmul_grouped") {
+            continue;
+        }
+        for entry in ptx.split(".entry ").skip(1) {
+            let name = entry.split('(').next().unwrap();
+            let tile = name.contains("tile") || op == "nf4_matmul_grouped";
+            let wanted = match (tile, set.name()) {
+                (true, "sm90a") => "wgmma.mma_async.sync.aligned.m64n128k16",
+                (true, _) => "mma.sync.aligned.m16n8k16",
+                _ if name.contains("few") => "mma.sync.aligned.m16n8k16",
+                _ => continue,
+            };
+            assert!(entry.contains(wanted), "{name} {}: no {wanted}", set.name());
+        }
+    }
+    let manifest = manifest();
+    for source in list(&manifest, "sources") {
+        for kernel in list(source, "ptx").iter().flat_map(|ptx| list(ptx, "kernels")) {
+            let name = kernel["name"].as_str().unwrap();
+            if name.contains("_few") || name.contains("_tile") || name.contains("grouped") {
+                assert_eq!(kernel["spill_bytes"], 0, "{name}");
+                assert_eq!(kernel["stack_bytes"], 0, "{name}");
+            }
+            // Two blocks of 256 threads a multiprocessor, to keep enough loads under way.
+            if name.contains("nf4_matmul_few") {
+                assert!(kernel["registers"].as_u64().unwrap() <= 128, "{name}");
+            }
+        }
+    }
+}

@@ -78,7 +78,7 @@ fn a_row_has_the_same_bits_for_every_number_of_rows() {
 
 #[test]
 fn regimes_agree_for_other_shapes_and_dtypes() {
-    let rows = [1, 9, 17, 65, 130];
+    let rows = [1, 9, 17, 66];
     for set in SETS {
         let device = truncating(set);
         for (shape, nested) in [
@@ -86,8 +86,7 @@ fn regimes_agree_for_other_shapes_and_dtypes() {
             ([33, 1088], true),
             ([130, 256], true),
             // No whole blocks a row, so element by element.
-            ([40, 100], false),
-            ([69, 83], true),
+            ([40, 83], true),
         ] {
             regimes::<bf16>(&device, shape, nested, &rows, &format!("{set:?} {shape:?}"));
         }
@@ -95,8 +94,8 @@ fn regimes_agree_for_other_shapes_and_dtypes() {
     }
 }
 
-/// |C − C₆₄| ≤ (K + r + 2)·2⁻²⁴·(|A||B|) + half an ulp of bf16, whatever the tensor core's sums lose.
-/// A truncated sum of 16 products loses up to 2 units of 2⁻²⁴ of its largest term's exponent a term.
+/// |C − C₆₄| ≤ (5L/4 + 10)·2⁻²⁴·(|A||B|) + half an ulp of bf16, L the steps of a chunk, with the sums of
+/// real tensor cores as well; derived in docs/NUMERICS.md.
 #[test]
 fn results_are_within_the_componentwise_bound() {
     let (m, [n, k]) = (70, [40, 704]);
@@ -123,8 +122,71 @@ fn results_are_within_the_componentwise_bound() {
 }
 
 fn within(got: bf16, exact: f64, size: f64, depth: usize, set: KernelSet) {
-    let bound = (depth + 2) as f64 * 2f64.powi(-24) * size + 2f64.powi(-8) * exact.abs();
+    let chunk = (64 * depth.div_ceil(512)).min(depth) as f64;
+    let bound = (1.25 * chunk + 10.0) * 2f64.powi(-24) * size + 2f64.powi(-8) * exact.abs();
     assert!((got.to_f64() - exact).abs() <= bound, "{set:?}: {got} for {exact}, bound {bound}");
+}
+
+/// Adapters of every rank, in every regime, against f64. S has the error of a product itself.
+#[test]
+fn adapters_of_every_rank_are_within_the_bound() {
+    let [n, k] = [40, 192];
+    for set in SETS {
+        let device = truncating(set);
+        for (r, m) in [(1, 2), (8, 70), (16, 12), (20, 40), (64, 3), (100, 66), (128, 20)] {
+            let weight = weight(5, [n, k], true, DType::Bf16);
+            let (x, dy) = (random::<bf16>(1, m * k), random::<bf16>(2, m * n));
+            let adapters = [adapter::<bf16>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
+            let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
+            let index: Vec<i32> = (0..m).map(|i| (i * 7 % 3) as i32 - 1).collect();
+            let y = nf4_forward_on(&device, m, &x, &weight, None, &lora, Some(&index));
+            let dx = nf4_backward_on(&device, m, &dy, &weight, &lora, Some(&index));
+            // (exact sum, sum of absolute values) of one product and of the adapter's two.
+            let both = |(base, size): (f64, f64), low: &dyn Fn(usize) -> (f64, f64), scale: f64| {
+                let (sum, all) = (0..r).map(low).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+                (base + scale * sum, size + scale.abs() * all)
+            };
+            let bound = |exact: f64, size: f64, depth: usize| {
+                let sums = 2.5 * depth.min(64) as f64 + 3.75 * r as f64 + 22.0;
+                sums * 2f64.powi(-24) * size + 2f64.powi(-8) * exact.abs()
+            };
+            for i in 0..m {
+                let taken = usize::try_from(index[i]).ok().map(|g| &adapters[g]);
+                for j in 0..n {
+                    let base = dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
+                    let (exact, size) = taken.map_or(base, |a| {
+                        let low = |q: usize| {
+                            let s = dot(k, |p| x[i * k + p].to_f64(), |p| a.a[q * k + p].to_f64());
+                            let b = a.b[j * r + q].to_f64();
+                            (s.0 * b, s.1 * b.abs())
+                        };
+                        both(base, &low, a.scale)
+                    });
+                    let got = y[i * n + j].to_f64();
+                    assert!(
+                        (got - exact).abs() <= bound(exact, size, k),
+                        "{set:?} y, r {r}: {got} {exact}"
+                    );
+                }
+                for p in 0..k {
+                    let base = dot(n, |j| dy[i * n + j].to_f64(), |j| weight.element(j, p));
+                    let (exact, size) = taken.map_or(base, |a| {
+                        let low = |q: usize| {
+                            let s = dot(n, |j| dy[i * n + j].to_f64(), |j| a.b[j * r + q].to_f64());
+                            let b = a.a[q * k + p].to_f64();
+                            (s.0 * b, s.1 * b.abs())
+                        };
+                        both(base, &low, a.scale)
+                    });
+                    let got = dx[i * k + p].to_f64();
+                    assert!(
+                        (got - exact).abs() <= bound(exact, size, n),
+                        "{set:?} dx, r {r}: {got} {exact}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Packed bytes at an odd address, maxima with gaps, rows of X with gaps: the slower ways in give the

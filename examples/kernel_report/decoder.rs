@@ -12,8 +12,9 @@ const T: usize = 64;
 const D: usize = 1024;
 
 pub fn report(bench: &Bench) -> Result<()> {
-    products(bench, 64)?;
-    products(bench, 1)?;
+    for m in [1, 16, 64, 256] {
+        products(bench, m)?;
+    }
     adapters(bench)?;
     norms(bench)?;
     elements(bench)?;
@@ -41,9 +42,9 @@ impl Bench {
     }
 }
 
-/// Dense and 4-bit, both ways, with a residual and without.
+/// Dense and 4-bit with 8-bit maxima, both ways, with a residual and without.
 fn products(bench: &Bench, m: usize) -> Result<()> {
-    let (n, k) = (256usize, 512usize);
+    let (n, k) = (1024usize, 4096usize);
     let (x, w, r) = (bench.wave(m * k)?, bench.wave(n * k)?, bench.wave(m * n)?);
     let (mut y, mut dx) = (bench.zeros(m * n)?, bench.zeros(m * k)?);
     let bytes = |elements: usize| (2 * elements) as u64;
@@ -63,18 +64,27 @@ fn products(bench: &Bench, m: usize) -> Result<()> {
     })?;
     let packed: Vec<u8> = (0..n * k / 2).map(|i| (i * 151 % 256) as u8).collect();
     let packed = DeviceBuffer::from_host(&bench.gpu, &packed)?;
-    let absmax = DeviceBuffer::from_host(&bench.gpu, &vec![0.125f32; n * k / 64])?;
+    let codes: Vec<u8> = (0..n * k / 64).map(|i| (i * 91 % 256) as u8).collect();
+    let codes = DeviceBuffer::from_host(&bench.gpu, &codes)?;
+    let nested = DeviceBuffer::from_host(&bench.gpu, &vec![0.125f32; n * k / 64 / 256])?;
+    let table = DeviceBuffer::from_host(&bench.gpu, &[0.5f32; 256])?;
     let code = DeviceBuffer::from_host(&bench.gpu, QuantType::Nf4.code())?;
     let w4 = Nf4View {
         packed: packed.view(&[(n * k / 2) as i64])?,
-        absmax: Absmax::F32(absmax.view(&[(n * k / 64) as i64])?),
+        absmax: Absmax::Nested {
+            codes: codes.view(&[(n * k / 64) as i64])?,
+            nested: nested.view(&[(n * k / 64 / 256) as i64])?,
+            table: table.view(&[256])?,
+            offset: 0.0625,
+            nested_blocksize: 256,
+        },
         code: code.view(&[16])?,
         n,
         k,
         blocksize: 64,
         dtype: DType::Bf16,
     };
-    let weight = (n * k / 2 + n * k / 16) as u64;
+    let weight = (n * k / 2 + n * k / 64 + n * k / 64 / 256 * 4) as u64;
     bench.report(&name, weight + bytes(m * k + m * n), |d| {
         let (x, y) = (x.view(&shape(m, k))?, y.view_mut(&shape(m, n))?);
         let (bias, adapter, s, residual) = (None, None, None, None);
@@ -89,7 +99,7 @@ fn products(bench: &Bench, m: usize) -> Result<()> {
 
 /// The low-rank part of the forward pass and the adapter's gradients.
 fn adapters(bench: &Bench) -> Result<()> {
-    let (m, n, k, r) = (64usize, 256usize, 512usize, 16usize);
+    let (m, n, k, r) = (64usize, 1024usize, 4096usize, 16usize);
     let (x, w, dy) = (bench.wave(m * k)?, bench.wave(n * k)?, bench.wave(m * n)?);
     let (a, b, mut y) = (bench.wave(r * k)?, bench.wave(n * r)?, bench.zeros(m * n)?);
     let mut s = bench.zeros_f32(m * r)?;
