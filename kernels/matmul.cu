@@ -12,14 +12,13 @@
 // | residual | [M, N]      | as x                | rows contiguous, any row stride               |
 // | dw, dbias | [N, K], [N] | f32                | any row stride, any stride                    |
 //
-// Mapping and engines: product.cuh. Launches: S first where there are adapters (`matmul_low`, into
-// scratch memory), then the product (`matmul`), whose sums S·Bᵀ continues.
-// Traffic: M·K·ceil(N/64) + N·K·ceil(M/32) + M·N elements at most, the re-reads from L2, and M·N more
-// for a residual or an old value;
-// 2·M·N·K + 2·M·r·(K + N) flops.
-// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 multiply on tensor cores with f32 sums;
-// the low-rank part, bias and residual or old value are added in f32, and the sum is rounded once.
-// Not yet tuned: scalar loads, one stage in flight. It is the base that is correct.
+// Mapping. bf16 and f16 go through tensor cores: `matmul_few*` up to 16 rows (tensor_few.cuh),
+// `matmul_tile*` and `matmul_dx_tile*` otherwise (tensor_tile.cuh); S of the adapters is such a product
+// itself. f32, f64 and dW are product.cuh's, S of f32 and f64 is `matmul_low`.
+// Traffic: M·K·ceil(N/128) + N·K·ceil(M/128) + M·N elements at most, the re-reads from L2, and M·N more
+// for a residual or an old value; 2·M·N·K + 2·M·r·(K + N) flops.
+// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of tensor.cuh, with f32
+// sums; bias and residual or old value are added in f32, and the sum is rounded once.
 #include "tensor_tile.cuh"
 
 template <class T, class A> struct LowParams {

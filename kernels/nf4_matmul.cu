@@ -9,13 +9,24 @@
 // | code    | [16]          | f32                 | any stride                                   |
 // | y, residual, dx | [M, N], [M, N], [M, K] | as x | rows contiguous, any row stride          |
 //
-// Mapping and engines: product.cuh; S comes from `matmul_low`. An element is expanded on its way into
-// the tile: nibble -> code book in shared memory -> times the maximum of its block -> rounded to the
-// dtype that was quantised. That is the value nf4_dequantize gives, so the product has the bits of
-// matmul on the dequantised weight. `nf4_matmul_<T>` multiplies any dtype of weight in chains of f32;
-// `nf4_matmul_mma_<T>` multiplies on tensor cores a weight that was quantised from T.
-// Traffic: N·K/2 bytes of W, re-read ceil(M/32) times from L2; X as in matmul.
-// Not yet tuned: a nibble at a time. It is the base that is correct.
+// Mapping. bf16 and f16 with a weight that was quantised from them go through tensor cores:
+// `nf4_matmul_few*` up to 16 rows (tensor_few.cuh, tensor_nf4.cuh), `nf4_matmul_tile*` and
+// `nf4_matmul_dx_tile*` for more, for dX, and for layouts that are not regular (tensor_tile.cuh,
+// tensor_stage.cuh). One order of sums for all of them: tensor.cuh. Other dtypes are chains of fused
+// multiply-adds, an element of W at a time (product.cuh).
+// Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once a tile of
+// columns. 2·M·N·K flops.
+// Numerics: w = RN(code·absmax) in the dtype that was quantised at every number of rows: the bits of
+// nf4_dequantize, so the product has the bits of matmul on the dequantised weight. Sums in f32, S·Bᵀ as one
+// more chunk of them, bias and residual added last, one rounding.
+//
+// Few rows, counted at K = 4,096 (emulator, PTX instructions a weight, set-up and tail included):
+// 1. Pairs from a table, an entry a byte, a copy a lane, its address one byte permutation: 2.5 to decode.
+//    Shift, mask and add in place of the permutation: 3.5.
+// 2. Loads under a predicate into the registers they replace, no branch: 0.6 less, in moves.
+// 3. Pointers that stand still at the end in place of a test for every load of X: 0.25 less.
+// 4. A cluster's size known when compiled, sums at fixed offsets: 0.2 less.
+// In all 5.0 at first, 3.7 now with one row, 4.2 with 16; 3.4 and 3.65 at K = 14,336. The loop alone has 2.95 and 3.15.
 #include "tensor_tile.cuh"
 
 template <class A, class T>

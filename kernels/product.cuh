@@ -8,7 +8,9 @@
 // A block of 128 threads owns 32 x 64 outputs. Two engines add up a tile of staged operands:
 //
 //     Chain  f32 and f64: one chain of fused multiply-adds an output, p ascending from 0: the CPU's bits
-//     Mma    bf16 and f16: mma.m16n8k16 with f32 sums, steps of 16 ascending from 0
+//     Mma    dW of bf16 and f16: mma.m16n8k16 with f32 sums, steps of 16 ascending from 0
+//
+// Y and dX of bf16 and f16 have kernels of their own: tensor.cuh.
 //
 // An output's operations depend on its own operands and on the depth only, whatever the number of
 // rows: a row has the same bits alone and in any batch.
