@@ -45,7 +45,7 @@ template <class T> __device__ __forceinline__ void nf4_plane_word(int dtype, con
 
 // Bytes of a plane at the four lowest nibbles: `code` without their bits 3, `side` = 4·bit 3 + place.
 __device__ __forceinline__ u32 nf4_plane_bytes(const uint4& plane, u32 code, u32 side) {
-    return __byte_perm(__byte_perm(plane.x, plane.y, code), __byte_perm(plane.z, plane.w, code), side);
+    return ptx_permute(ptx_permute(plane.x, plane.y, code), ptx_permute(plane.z, plane.w, code), side);
 }
 
 // The eight weights of a word of codes, in order: element 2i is the high nibble of byte i.
@@ -54,7 +54,7 @@ __device__ __forceinline__ uint4 nf4_decode(const uint4& low, const uint4& high,
     const u32 l0 = nf4_plane_bytes(low, code, side), h0 = nf4_plane_bytes(high, code, side);
     const u32 l1 = nf4_plane_bytes(low, code >> 16, side >> 16), h1 = nf4_plane_bytes(high, code >> 16, side >> 16);
     uint4 v;
-    v.x = __byte_perm(l0, h0, 0x4051), v.y = __byte_perm(l0, h0, 0x6273);
-    v.z = __byte_perm(l1, h1, 0x4051), v.w = __byte_perm(l1, h1, 0x6273);
+    v.x = ptx_permute(l0, h0, 0x4051), v.y = ptx_permute(l0, h0, 0x6273);
+    v.z = ptx_permute(l1, h1, 0x4051), v.w = ptx_permute(l1, h1, 0x6273);
     return v;
 }

@@ -103,6 +103,11 @@ __device__ __forceinline__ void ptx_copy16(void* to, const void* from, bool ther
                  : "memory");
 }
 
+// 16 bytes to a shared address; both are multiples of 16.
+__device__ __forceinline__ void ptx_copy16_whole(unsigned int to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
 // The first `bytes` of 16 bytes, zeros behind them; both addresses are multiples of 16.
 __device__ __forceinline__ void ptx_copy16_partly(unsigned int to, const void* from, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -164,12 +169,23 @@ template <int OFFSET> __device__ __forceinline__ void ptx_load8(uint2& v, const 
     asm volatile("ld.global.v2.u32 {%0, %1}, [%2+%3];" : "=r"(v.x), "=r"(v.y) : "l"(p), "n"(OFFSET));
 }
 
+__device__ __forceinline__ void ptx_store_shared(unsigned int at, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 __device__ __forceinline__ void ptx_store_one(unsigned int at, float v) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
 }
 // 16 bytes at a shared address.
 __device__ __forceinline__ void ptx_store_shared(unsigned int at, float4 v) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
+// Four bytes of a (places 0 to 3) and b (4 to 7), chosen by the nibbles of `places`, which are below 8:
+// __byte_perm spends an instruction on making them so.
+__device__ __forceinline__ unsigned int ptx_permute(unsigned int a, unsigned int b, unsigned int places) {
+    unsigned int d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(places));
+    return d;
 }
 
 // x, computed once: the compiler cannot see that it could compute it again in a loop.

@@ -35,6 +35,7 @@ __device__ __forceinline__ int across(int step, int piece) { return step * 256 +
 
 // Rows row0.. of X, ROWS of them, and zeros beyond its end.
 template <class T, int ROWS> struct Input {
+    static constexpr int APART = WORKERS / 8;  // rows from one of a worker's pieces to the next
     const T* x;
     i64 stride, rows, depth;
     bool pieces;  // of 16 bytes can be copied
@@ -43,21 +44,27 @@ template <class T, int ROWS> struct Input {
         : x(x + row0 * stride), stride(stride), rows(rows - row0), depth(depth), pieces(in_pieces(x, stride, 16)) {}
 
     __device__ __forceinline__ void copy(char* stage, int thread, i64 k) const {
-        const int piece = thread % 8;
-        const i64 left = depth - k - 8 * piece, count = left < 0 ? 0 : left < 8 ? left : 8;
+        const int piece = thread % 8, row = thread / 8;
+        const T* from = x + row * stride + k + 8 * piece;
+        const u32 to = shared_address(stage) + along(row, piece);
+        if (pieces && rows >= ROWS && k + STEPS <= depth) {
+            // Rows that lie a multiple of 8 apart have one permutation.
 #pragma unroll
-        for (int i = 0; i < ROWS * 8 / WORKERS; ++i) {
-            const int row = thread / 8 + i * (WORKERS / 8);
-            const i64 there = row < rows ? count : 0;
-            const T* from = x + (there ? row * stride + k + 8 * piece : 0);
-            char* to = stage + along(row, piece);
-            if (pieces) ptx_copy16_partly(shared_address(to), from, (int)there * 2);
-            else copy_elements(to, from, 1, there);
+            for (int i = 0; i < ROWS / APART; ++i, from += APART * stride) ptx_copy16_whole(to + i * APART * 128, from);
+            return;
+        }
+        const i64 left = depth - k - 8 * piece, count = left < 0 ? 0 : left < 8 ? left : 8;
+#pragma unroll 1
+        for (int i = 0; i < ROWS / APART; ++i, from += APART * stride) {
+            const i64 there = row + i * APART < rows ? count : 0;
+            if (pieces) ptx_copy16_partly(to + i * APART * 128, there ? from : x, (int)there * 2);
+            else copy_elements(stage + along(row + i * APART, piece), from, there);
         }
     }
     // `count` elements and zeros up to 8.
-    static __device__ __forceinline__ void copy_elements(char* to, const T* from, i64 apart, i64 count) {
-        for (int e = 0; e < 8; ++e) ((T*)to)[e] = e < count ? from[e * apart] : T{};
+    static __device__ __forceinline__ void copy_elements(char* to, const T* from, i64 count) {
+#pragma unroll 1
+        for (int e = 0; e < 8; ++e) ((T*)to)[e] = e < count ? from[e] : T{};
     }
 };
 
@@ -69,6 +76,7 @@ template <class T, int ROWS> struct Input {
 
 // Pieces of 16 bytes, straight into the stage.
 template <class T, bool ACROSS> struct DenseSource {
+    static constexpr int PIECES = ACROSS ? 16 : 8, APART = WORKERS / PIECES;
     const T* w;
     i64 stride, columns, depth;
 
@@ -77,19 +85,25 @@ template <class T, bool ACROSS> struct DenseSource {
         w = p.right.at + p.right.place(column0, 0);
     }
     __device__ __forceinline__ void copy(char* stage, char*, int thread, i64 k) {
-        constexpr int PIECES = ACROSS ? 16 : 8;
-        const int piece = thread % PIECES;
+        const int piece = thread % PIECES, row = thread / PIECES;
+        const u32 to = shared_address(stage);
+        // The worker's first row of the matrix and its place in it.
+        const i64 first = ACROSS ? 8 * piece : k + 8 * piece;
+        const T* from = w + (ACROSS ? k + row : row) * stride + first;
+        if (columns >= TILE_COLUMNS && k + STEPS <= depth) {
 #pragma unroll
-        for (int i = 0; i < 1024 / WORKERS; ++i) {
-            const int row = thread / PIECES + i * (WORKERS / PIECES);
-            // A row of the matrix and the first element of the piece in it.
-            const i64 matrix_row = ACROSS ? k + row : row, first = ACROSS ? 8 * piece : k + 8 * piece;
-            const i64 left = matrix_row < (ACROSS ? depth : columns) ? (ACROSS ? columns : depth) - first : 0;
-            const i64 count = left < 0 ? 0 : left < 8 ? left : 8;
-            const T* from = w + (count ? matrix_row * stride + first : 0);
-            ptx_copy16_partly(shared_address(stage + (ACROSS ? across(row, piece) : along(row, piece))), from, (int)count * 2);
+            for (int i = 0; i < 1024 / WORKERS; ++i, from += APART * stride) ptx_copy16_whole(to + place(row + i * APART, piece), from);
+            return;
+        }
+        const i64 left = (ACROSS ? columns : depth) - first, count = left < 0 ? 0 : left < 8 ? left : 8;
+#pragma unroll 1
+        for (int i = 0; i < 1024 / WORKERS; ++i, from += APART * stride) {
+            const int at = row + i * APART;
+            const i64 there = (ACROSS ? k + at < depth : at < columns) ? count : 0;
+            ptx_copy16_partly(to + place(at, piece), there ? from : w, (int)there * 2);
         }
     }
+    static __device__ __forceinline__ int place(int row, int piece) { return ACROSS ? across(row, piece) : along(row, piece); }
     __device__ __forceinline__ void skip() {}
     __device__ __forceinline__ void expand(char*, char*, int, i64) {}
 };
@@ -156,42 +170,46 @@ template <class T, bool ACROSS> struct LowRankSource {
 template <class T, bool ACROSS> struct Nf4Source {
     static constexpr int PARTS = WORKERS / 128;
     const BlockMax& max;
-    const u8* packed;
     const float* table;  // 256 nested maxima and 16 codes, in shared memory
+    const u8* start;     // of the matrix
+    const u8* packed;    // the first piece that this worker copies, at step 0
     i64 pitch, columns, depth;  // values a row; what is left from the tile's first column on
-    i64 first;                  // flat index of the tile's first column
+    i64 own;                    // flat index of the unit that it expands, at step 0
     int nested_shift;
     struct Maximum { u32 code; float nested; } waiting[AHEAD + 1];
 
-    __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0, const float* table)
-        : max(p.right.max), packed(p.right.packed.at), table(table), pitch(p.right.columns), columns(p.columns - column0), depth(p.depth) {
-        first = ACROSS ? column0 : column0 * pitch;
+    __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0, const float* table, int thread)
+        : max(p.right.max), table(table), start(p.right.packed.at), pitch(p.right.columns), columns(p.columns - column0), depth(p.depth) {
+        const i64 first = ACROSS ? column0 : column0 * pitch;
         nested_shift = p.right.nested_shift;
+        own = first + inside(unit_of(thread));
+        packed = start + (first + inside(copied_of(thread))) / 2 + thread % 2 * 16;
     }
     static __device__ __forceinline__ int unit_of(int thread) { return PARTS == 1 ? thread : thread / 2; }
+    // The threads of a warp copy the warp's units, neighbours the halves of one, 16 units at a time.
+    static __device__ __forceinline__ int copied_of(int thread) { return PARTS == 1 ? thread - thread % WARP + thread % WARP / 2 : thread / 2; }
     // Neither the lanes that copy the halves of 4 units nor those that read one half of 8 meet in a bank.
     static __device__ __forceinline__ int slot(int unit, int half) { return PARTS == 1 ? (half * 128 + (unit ^ half * 4)) * 16 : (unit * 2 + half) * 16; }
+    static __device__ __forceinline__ int row_of(int unit) { return ACROSS ? unit % 64 : unit; }
+    static __device__ __forceinline__ int column_of(int unit) { return ACROSS ? unit / 64 * 64 : unit; }
+    __device__ __forceinline__ i64 inside(int unit) const { return row_of(unit) * pitch + (ACROSS ? column_of(unit) : 0); }
+    __device__ __forceinline__ bool there(int unit, i64 k) const { return (!ACROSS || k + row_of(unit) < depth) && column_of(unit) < columns; }
 
-    // Flat index of a unit's first value, -1 beyond the matrix.
-    __device__ __forceinline__ i64 place(int unit, i64 k) const {
-        const i64 step = ACROSS ? k + unit % 64 : k, column = ACROSS ? unit / 64 * 64 : unit;
-        if (step >= depth || column >= columns) return -1;
-        return first + (ACROSS ? step * pitch + column : column * pitch + step);
-    }
-    // The threads of a warp copy the warp's units, neighbours the halves of one.
     __device__ __forceinline__ void copy(char*, char* ring, int thread, i64 k) {
+        const i64 move = ACROSS ? k * pitch : k;
+        const int copied = copied_of(thread), half = thread % 2;
+        const u32 to = shared_address(ring);
 #pragma unroll
         for (int i = 0; i < 2 / PARTS; ++i) {
-            const int lane = thread % WARP, half = lane % 2;
-            const int unit = PARTS == 1 ? thread - lane + 16 * i + lane / 2 : thread / 2;
-            const i64 at = place(unit, k);
-            ptx_copy16_partly(shared_address(ring + slot(unit, half)), packed + (at < 0 ? 0 : at / 2 + 16 * half), at < 0 ? 0 : 16);
+            const bool exists = there(copied + 16 * i, k);
+            ptx_copy16_partly(to + slot(copied + 16 * i, half), exists ? packed + (move / 2 + i * 8 * pitch) : start, exists ? 16 : 0);
         }
         skip();
-        const i64 at = place(unit_of(thread), k), block = at >> max.block_shift;
-        if (at < 0) return;
-        if (max.absmax.at) waiting[AHEAD].code = __float_as_int(max.absmax.get(block));
-        else waiting[AHEAD] = {max.codes.get(block), max.nested.get(block >> nested_shift)};
+        const int unit = unit_of(thread);
+        if (!there(unit, k)) return;
+        const i64 block = (own + move) >> max.block_shift;
+        if (max.absmax.at) waiting[AHEAD].code = __float_as_int(max.absmax.at[block * max.absmax.stride]);
+        else waiting[AHEAD] = {max.codes.at[block * max.codes.stride], max.nested.at[(block >> nested_shift) * max.nested.stride]};
     }
     __device__ __forceinline__ void skip() {
 #pragma unroll
@@ -202,21 +220,21 @@ template <class T, bool ACROSS> struct Nf4Source {
         const int unit = unit_of(thread);
         const Maximum m = waiting[0];
         const float nested = __fadd_rn(__fmul_rn(table[m.code & 255], m.nested), max.offset);
-        const float scale = max.absmax.at ? __int_as_float(m.code) : place(unit, k) < 0 ? 0.0f : nested;
+        const float scale = max.absmax.at ? __int_as_float(m.code) : there(unit, k) ? nested : 0.0f;
         u32 low[4], high[4];
 #pragma unroll
         for (int q = 0; q < 4; ++q) nf4_plane_word<T>(Nf4Dtype<T>::NUMBER, ((const float4*)(table + 256))[q], scale, low[q], high[q]);
         const uint4 lows = make_uint4(low[0], low[1], low[2], low[3]), highs = make_uint4(high[0], high[1], high[2], high[3]);
+        // A piece's place is the first one's with bits 4 to 6 turned over.
+        const u32 to = shared_address(stage) + (ACROSS ? across(unit % 64, unit / 64 * 8) : along(unit, 0));
 #pragma unroll
         for (int i = 0; i < 2 / PARTS; ++i) {
             const int half = PARTS == 1 ? i : thread % 2;
             const uint4 words = *(const uint4*)(ring + slot(unit, half));
             const u32 word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                const int piece = half * 4 + c;
-                *(uint4*)(stage + (ACROSS ? across(unit % 64, unit / 64 * 8 + piece) : along(unit, piece))) = nf4_decode(lows, highs, word[c]);
-            }
+            for (int c = 0; c < 4; ++c)
+                ptx_store_shared(to ^ (ACROSS ? (half * 4 + c) * 16 : along(0, half * 4 + c)), nf4_decode(lows, highs, word[c]));
         }
     }
 };

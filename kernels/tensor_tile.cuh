@@ -122,11 +122,14 @@ template <int ROWS, class Filler> __device__ __forceinline__ void fill_stages(co
 template <class T, int ROWS, bool ACROSS>
 __device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)[64], const TileMemory<ROWS>& m, const Steps& steps, bool clustered, int group) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
-    for (int i = 0, in_chunk = 0; i < steps.all(); ++i) {
-        const int stage = i % STAGES, fresh = in_chunk == 0;
-        ptx_barrier_wait(full + 8 * stage, i / STAGES % 2);
-        const u64 a = matrix_descriptor(m.x(stage) + group * 8192, 16, 1024);
-        const u64 b = ACROSS ? matrix_descriptor(m.w(stage), 8192, 1024) : matrix_descriptor(m.w(stage), 16, 1024);
+    const u64 first_a = matrix_descriptor(m.x(0) + group * 8192, 16, 1024), first_b = matrix_descriptor(m.w(0), ACROSS ? 8192 : 16, 1024);
+    const int all = steps.all();
+    for (int i = 0, in_chunk = 0; i < all; ++i) {
+        const u32 stage = (u32)i % STAGES, fresh = in_chunk == 0;
+        ptx_barrier_wait(full + 8 * stage, (u32)i / STAGES % 2);
+        // Addresses are in units of 16 bytes, and stay below the field's 14 bits.
+        const u32 at = stage * (TileMemory<ROWS>::STAGE / 16);
+        const u64 a = first_a + at, b = first_b + at;
         ptx_wgmma_fence();
 #pragma unroll
         for (int u = 0; u < 4; ++u) wgmma<ACROSS>(sum, a + u * 2, b + u * (ACROSS ? 128 : 2), u > 0 || !fresh, T{});
@@ -134,7 +137,7 @@ __device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)
         // The stage before this one has been read.
         if (!fresh) {
             ptx_wgmma_wait<1>();
-            if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * ((i - 1) % STAGES));
+            if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES));
         }
         if (!steps.ends_chunk(i, ++in_chunk)) continue;
         in_chunk = 0;
@@ -350,7 +353,7 @@ template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_ma
     tile_begin(m);
     __syncthreads();
     if (regular) {
-        Nf4Source<T, ACROSS> source(p, place.column0, table);
+        Nf4Source<T, ACROSS> source(p, place.column0, table, threadIdx.x % WORKERS);
         tile_sums<T, ROWS, ACROSS>(p, m, place, source);
     } else {
         const Nf4Side side = {p.right, table + 256};
