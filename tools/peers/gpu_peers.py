@@ -293,7 +293,7 @@ class Peer:
 
 
 def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no text")[:160]
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no text")[:300]
 
 
 FOUR_BIT = ("nf4_matmul", "nf4_matmul_dx", "nf4_dequantize")
