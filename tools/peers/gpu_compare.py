@@ -6,7 +6,9 @@
 In every round gradus runs in a process of its own (`gradus bench`) and then the peers run here,
 on the same shapes; rounds repeat, so that a drift of the machine meets both sides. Peers are
 installed from PyPI into target/peers (about 7 GB); `--wheels DIR` downloads the pinned wheels
-into DIR if they are not there and installs from DIR alone, `--here` takes what this Python has.
+into DIR if they are not there and installs from DIR alone. `--here` takes what this Python has: a
+machine with a torch of its own needs the other wheels alone (`pip install --no-deps --target`, and
+`--gradus` for the executable).
 On CUDA both sides take turns with enough sets of operands that no L2 keeps one (256 MiB between
 two uses), time batches of calls with events, and once more from a graph. What cannot be imported,
 refuses a shape or returns something else is listed with its reason.
