@@ -153,4 +153,21 @@ mod tests {
         let flops = |shape: &str| cases.iter().find(|c| c.shape == shape).unwrap().flops;
         assert_eq!(flops(train), 3 * flops(forward));
     }
+
+    /// Every kind of row runs on the emulated device, as it is and from a graph.
+    #[cfg(feature = "emu")]
+    #[test]
+    fn rows_run_on_a_gpu_and_from_a_graph() {
+        use crate::Device;
+        use crate::bench::timing::timed;
+        use crate::device::{EmuDriver, Gpu};
+        let gpu = std::sync::Arc::new(Gpu::new(std::sync::Arc::new(EmuDriver::new())).unwrap());
+        let device = Device::Gpu(gpu.clone());
+        let (rows, matrices, heads) = (&[1, 20][..], &[[64, 256]][..], &[[3, 64, 256]][..]);
+        for case in of::<crate::bf16>(&Shapes { rows, matrices, heads }) {
+            let case = case.with_one_set();
+            let (_, how) = timed(&device, &gpu, &case, [1e-3, 0.0]).unwrap();
+            assert!(how.graph.is_ok(), "{} {how:?}", case.name());
+        }
+    }
 }

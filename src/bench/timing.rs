@@ -161,7 +161,7 @@ pub fn on_gpu(
 }
 
 /// `[seconds of the row, seconds of a sample]`.
-fn timed(
+pub(super) fn timed(
     device: &Device,
     gpu: &Arc<Gpu>,
     case: &Case,
