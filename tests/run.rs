@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 /// A run small enough for a test: every phase, a few seconds.
 const SMALL: &[&str] = &[
     "model.hidden=32",
@@ -58,14 +60,14 @@ fn latest(out: &Path) -> PathBuf {
 
 /// Checksum of the newest checkpoint's tensors as its manifest states it, and all metrics but the
 /// clock's.
-fn outcome(run: &Path) -> (String, Vec<BTreeMap<String, serde_json::Value>>) {
+fn outcome(run: &Path) -> (String, Vec<BTreeMap<String, Value>>) {
     let name = std::fs::read_to_string(run.join("checkpoints/LATEST")).unwrap();
     let manifest = std::fs::read(run.join("checkpoints").join(name).join("manifest.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let state = manifest["files"][0]["sha256"].as_str().unwrap().to_string();
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let strip = |line: &str| -> BTreeMap<String, serde_json::Value> {
-        let row: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+    let strip = |line: &str| -> BTreeMap<String, Value> {
+        let row: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
         row.into_iter().filter(|(key, _)| !key.starts_with("time/")).collect()
     };
     (state, metrics.lines().map(strip).collect())
@@ -80,7 +82,7 @@ fn a_run_writes_what_it_promises() {
     for file in ["config.toml", "metrics.jsonl", "metrics.csv", "curve.svg", "summary.json"] {
         assert!(run.join(file).metadata().unwrap().len() > 0, "{file}");
     }
-    let summary: serde_json::Value =
+    let summary: Value =
         serde_json::from_slice(&std::fs::read(run.join("summary.json")).unwrap()).unwrap();
     for key in [
         "seed",
@@ -247,7 +249,7 @@ fn bench_measures_and_writes() {
     let shown = must(gradus(&["bench", "--ops", ops, "--seconds", "0.05", "--json", json]));
     assert!(shown.contains("GB/s") && shown.contains("lerp"), "{shown}");
     let written = std::fs::read_to_string(&file).unwrap();
-    let table: serde_json::Value = serde_json::from_str(&written).unwrap();
+    let table: Value = serde_json::from_str(&written).unwrap();
     let (rows, floors) = (table["rows"].as_array().unwrap(), &table["floors"][0]);
     assert!(floors["bytes_per_s"].as_f64().unwrap() > 1e8, "{floors}");
     assert!(floors["f32_flops_per_s"].as_f64().unwrap() > 1e8, "{floors}");
@@ -261,11 +263,20 @@ fn bench_measures_and_writes() {
     }
     let (p10, p90) = (row["ms_p10"].as_f64(), row["ms_p90"].as_f64());
     assert!(p10 <= row["ms"].as_f64() && row["ms"].as_f64() <= p90, "{row}");
+    assert_eq!((&row["l2_cold"], &row["graph_ms"]), (&Value::Null, &Value::Null), "on CUDA only");
     let cuda = rows.iter().any(|row| row["device"] == "cuda");
     assert!(cuda || table["cuda_left_out"].is_string(), "{table}");
     assert!(cuda || shown.contains("cuda left out: "), "{shown}");
-    for (arguments, text) in [(["--ops", "nothing"], "`ops`"), (["--seconds", "0"], "`seconds`")] {
-        let output = gradus(&[&["bench"][..], &arguments].concat()).output().unwrap();
+    let listed = must(gradus(&["bench", "--list", "--shapes", "peers", "--device", "cpu"]));
+    assert!(listed.lines().any(|name| name == "nf4_matmul 1 x 1536 x 1536 dq f32"), "{listed}");
+    assert!(listed.lines().all(|name| name.ends_with(" f32")), "{listed}");
+    let refused: [(&[&str], &str); 3] = [
+        (&["--ops", "nothing"], "`ops`"),
+        (&["--seconds", "0"], "`seconds`"),
+        (&["--shapes", "large", "--device", "cpu"], "`ops`"),
+    ];
+    for (arguments, text) in refused {
+        let output = gradus(&[&["bench"][..], arguments].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", self::text(&output));
         assert!(self::text(&output).contains(text), "{}", self::text(&output));
     }

@@ -32,9 +32,10 @@ fn of<F: Float>() -> Vec<Case> {
         rotate::<F>(),
         gate::<F>(),
         gate_gradient::<F>(),
-        embed::<F>(),
-        copies::<F>("gather"),
-        copies::<F>("scatter"),
+        // A set has the whole table, a call touches few of its rows.
+        embed::<F>().with_one_set(),
+        copies::<F>("gather").with_one_set(),
+        copies::<F>("scatter").with_one_set(),
         attend::<F>("causal", [1, 512, 512]),
         attend::<F>("decode", [8, 1, 512]),
         attend_gradient::<F>(256),

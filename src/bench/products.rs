@@ -3,13 +3,16 @@
 use crate::device::Memory;
 use crate::dtype::Float;
 use crate::ops::*;
-use crate::quant::{Absmax, Nf4View, QuantType};
+use crate::quant::{Absmax, Nf4View, QuantType, dynamic_map};
 use crate::{DType, Device, Result};
 
-use super::case::{Case, Work, products, shape, table, wave};
+use super::case::{Case, Work, products, repeated, shape, wave};
 
 const BLOCK: usize = 64;
-const RANK: usize = 16;
+/// Maxima a block of maxima, where they are quantised too.
+const NESTED: usize = 256;
+/// Of the adapters.
+pub const RANK: usize = 16;
 
 /// `[M, N, K]`: decoding one and many samples, and training, on an attention and an MLP matrix.
 const SHAPES: [[usize; 3]; 5] =
@@ -27,16 +30,17 @@ fn of<T: Float>() -> Vec<Case> {
     let mut cases = Vec::new();
     for mnk in SHAPES {
         cases.push(dense::<T>(mnk, false));
-        cases.push(four_bit::<T>("nf4_matmul", mnk, 0, false));
-        cases.push(four_bit::<T>("nf4_matmul", mnk, RANK, true));
+        cases.push(four_bit::<T>(FourBit::forward(mnk)));
+        cases.push(four_bit::<T>(FourBit { rank: RANK, residual: true, ..FourBit::forward(mnk) }));
     }
     let training = SHAPES[2];
     cases.push(dense::<T>(training, true));
-    cases.push(four_bit::<T>("nf4_matmul_dx", training, RANK, false));
+    let dx = FourBit { dx: true, rank: RANK, ..FourBit::forward(training) };
+    cases.push(four_bit::<T>(dx));
     cases.push(weight_gradient::<T>(training));
     cases.push(adapter_gradient::<T>(training));
     cases.push(quantise::<T>(1536, 1536));
-    cases.push(dequantise::<T>(1536, 1536));
+    cases.push(dequantise::<T>(1536, 1536, false));
     cases
 }
 
@@ -45,13 +49,14 @@ fn named([m, n, k]: [usize; 3]) -> String {
 }
 
 /// `M·K + N·K + M·N` elements (`M·N` more with a residual), `2·M·N·K` flops.
-fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
+pub fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
     let elements = m * k + n * k + m * n * (1 + residual as usize);
     let name = named([m, n, k]) + if residual { " residual" } else { "" };
     let costs = [size_of::<T>() * elements, 2 * m * n * k];
     Case::new::<T>("matmul", name, costs, products::<T>(), move |device| {
         let (x, w) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, n * k, 2)?);
-        let (r, mut y) = (wave::<T>(device, m * n, 3)?, Memory::<T>::new(device, m * n)?);
+        let r = wave::<T>(device, if residual { m * n } else { 0 }, 3)?;
+        let mut y = Memory::<T>::new(device, m * n)?;
         Ok(Box::new(move |device| {
             let args = Matmul {
                 x: x.view(&shape(m, k))?,
@@ -68,31 +73,53 @@ fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
     })
 }
 
-/// A 4-bit matrix on a device.
-struct Weight {
+/// A 4-bit matrix on a device, in the bitsandbytes layout.
+pub struct Weight {
     packed: Memory<u8>,
     absmax: Memory<f32>,
+    /// Codes, maxima and table of double-quantised maxima.
+    nested: Option<(Memory<u8>, Memory<f32>, Memory<f32>)>,
     code: Memory<f32>,
     n: usize,
     k: usize,
 }
 
 impl Weight {
-    fn new(device: &Device, n: usize, k: usize) -> Result<Weight> {
+    pub fn new(device: &Device, n: usize, k: usize, nested: bool) -> Result<Weight> {
+        let blocks = n * k / BLOCK;
+        let plain = if nested { 0 } else { blocks };
+        let maxima = || -> Result<_> {
+            Ok((
+                repeated(device, blocks, 256, |i| (i * 151 % 256) as u8)?,
+                repeated(device, blocks.div_ceil(NESTED), 7, |i| 0.01 + i as f32 * 0.01)?,
+                Memory::of(device, dynamic_map(true))?,
+            ))
+        };
         Ok(Weight {
-            packed: table(device, n * k / 2, |i| (i * 151 % 256) as u8)?,
-            absmax: table(device, n * k / BLOCK, |i| 0.01 + (i % 7) as f32 * 0.01)?,
+            packed: repeated(device, n * k / 2, 256, |i| (i * 151 % 256) as u8)?,
+            absmax: repeated(device, plain, 7, |i| 0.01 + i as f32 * 0.01)?,
+            nested: nested.then(maxima).transpose()?,
             code: Memory::of(device, QuantType::Nf4.code())?,
             n,
             k,
         })
     }
 
-    fn view(&self) -> Result<Nf4View<'_>> {
+    pub fn view(&self) -> Result<Nf4View<'_>> {
         let (n, k) = (self.n, self.k);
+        let absmax = match &self.nested {
+            None => Absmax::F32(self.absmax.all()),
+            Some((codes, nested, table)) => Absmax::Nested {
+                codes: codes.all(),
+                nested: nested.all(),
+                table: table.all(),
+                offset: 0.05,
+                nested_blocksize: NESTED,
+            },
+        };
         Ok(Nf4View {
             packed: self.packed.view(&[(n * k / 2) as i64])?,
-            absmax: Absmax::F32(self.absmax.view(&[(n * k / BLOCK) as i64])?),
+            absmax,
             code: self.code.view(&[16])?,
             n,
             k,
@@ -101,47 +128,69 @@ impl Weight {
         })
     }
 
-    fn bytes(n: usize, k: usize) -> usize {
-        n * k / 2 + 4 * n * k / BLOCK
+    /// Half a byte a value and its share of the maxima: f32, or a byte and a 256th of an f32.
+    pub fn bytes(n: usize, k: usize, nested: bool) -> usize {
+        let blocks = n * k / BLOCK;
+        n * k / 2 + if nested { blocks + 4 * blocks.div_ceil(NESTED) } else { 4 * blocks }
     }
 }
 
-/// W as `N·K / 2` bytes and a maximum a block, X, Y and the adapter in elements; as many flops as the
-/// dense product and the adapter's `2·M·r·(K + N)`.
-fn four_bit<T: Float>(
-    op: &'static str,
-    [m, n, k]: [usize; 3],
-    rank: usize,
-    residual: bool,
-) -> Case {
+/// A product with a 4-bit matrix.
+#[derive(Clone, Copy)]
+pub struct FourBit {
+    /// `[M, N, K]`.
+    pub mnk: [usize; 3],
+    /// The input's gradient instead of the output.
+    pub dx: bool,
+    /// Of the adapter; 0 = none.
+    pub rank: usize,
+    /// Added to the output.
+    pub residual: bool,
+    /// Whether the maxima are quantised too.
+    pub nested: bool,
+}
+
+impl FourBit {
+    /// The plain product, of plain maxima.
+    pub fn forward(mnk: [usize; 3]) -> FourBit {
+        FourBit { mnk, dx: false, rank: 0, residual: false, nested: false }
+    }
+
+    fn name(&self) -> String {
+        let rank = if self.rank > 0 { format!(" r{}", self.rank) } else { String::new() };
+        let nested = if self.nested { " dq" } else { "" };
+        let residual = if self.residual { " residual" } else { "" };
+        format!("{}{nested}{rank}{residual}", named(self.mnk))
+    }
+}
+
+/// W as [`Weight::bytes`], X, Y and the adapter in elements; as many flops as the dense product and
+/// the adapter's `2·M·r·(K + N)`.
+pub fn four_bit<T: Float>(product: FourBit) -> Case {
+    let FourBit { mnk: [m, n, k], dx, rank, residual, nested } = product;
     let elements = m * k + m * n * (1 + residual as usize) + rank * (n + k);
-    let costs =
-        [Weight::bytes(n, k) + size_of::<T>() * elements, 2 * m * n * k + 2 * m * rank * (n + k)];
-    let mut name = named([m, n, k]);
-    if rank > 0 {
-        name += &format!(" r{rank}");
-    }
-    if residual {
-        name += " residual";
-    }
-    let forward = op == "nf4_matmul";
-    Case::new::<T>(op, name, costs, products::<T>(), move |device| {
-        let w = Weight::new(device, n, k)?;
-        let (x, r) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, m * n, 2)?);
+    let bytes = Weight::bytes(n, k, nested) + size_of::<T>() * elements;
+    let costs = [bytes, 2 * m * n * k + 2 * m * rank * (n + k)];
+    let op = if dx { "nf4_matmul_dx" } else { "nf4_matmul" };
+    Case::new::<T>(op, product.name(), costs, products::<T>(), move |device| {
+        let w = Weight::new(device, n, k, nested)?;
+        // X, or dY; and what is added to Y.
+        let input = wave::<T>(device, m * if dx { n } else { k }, 1)?;
+        let r = wave::<T>(device, if residual { m * n } else { 0 }, 2)?;
         let (a, b) = (wave::<T>(device, rank * k, 3)?, wave::<T>(device, rank * n, 4)?);
-        let mut out = Memory::<T>::new(device, m * n.max(k))?;
+        let mut out = Memory::<T>::new(device, m * if dx { k } else { n })?;
         Ok(Box::new(move |device| {
             let pair =
                 Lora { a: a.view(&shape(rank, k))?, b: b.view(&shape(n, rank))?, scale: 0.5 };
             let lora = if rank > 0 { &[pair][..] } else { &[] };
             let (w, adapter) = (w.view()?, None);
-            if !forward {
-                let (dy, dx) = (r.view(&shape(m, n))?, out.view_mut(&shape(m, k))?);
+            if dx {
+                let (dy, dx) = (input.view(&shape(m, n))?, out.view_mut(&shape(m, k))?);
                 let args = Nf4MatmulDx { dy, w, lora, adapter, accumulate: false, dx };
                 return nf4_matmul_dx(device, args);
             }
             let args = Nf4Matmul {
-                x: x.view(&shape(m, k))?,
+                x: input.view(&shape(m, k))?,
                 w,
                 bias: None,
                 lora,
@@ -197,9 +246,9 @@ fn adapter_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
 
 /// An element read twice, half a byte and a block's maximum written.
 fn quantise<T: Float>(n: usize, k: usize) -> Case {
-    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k), 0];
+    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, false), 0];
     Case::new::<T>("nf4_quantize", format!("{n} x {k}"), costs, Work::F32, move |device| {
-        let (x, mut w) = (wave::<T>(device, n * k, 1)?, Weight::new(device, n, k)?);
+        let (x, mut w) = (wave::<T>(device, n * k, 1)?, Weight::new(device, n, k, false)?);
         Ok(Box::new(move |device| {
             let args = Nf4Quantize {
                 x: x.view(&shape(n, k))?,
@@ -213,10 +262,12 @@ fn quantise<T: Float>(n: usize, k: usize) -> Case {
     })
 }
 
-fn dequantise<T: Float>(n: usize, k: usize) -> Case {
-    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k), n * k];
-    Case::new::<T>("nf4_dequantize", format!("{n} x {k}"), costs, Work::F32, move |device| {
-        let (w, mut y) = (Weight::new(device, n, k)?, Memory::<T>::new(device, n * k)?);
+/// W as [`Weight::bytes`] read, an element a value written.
+pub fn dequantise<T: Float>(n: usize, k: usize, nested: bool) -> Case {
+    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, nested), n * k];
+    let name = format!("{n} x {k}") + if nested { " dq" } else { "" };
+    Case::new::<T>("nf4_dequantize", name, costs, Work::F32, move |device| {
+        let (w, mut y) = (Weight::new(device, n, k, nested)?, Memory::<T>::new(device, n * k)?);
         Ok(Box::new(move |device| {
             nf4_dequantize(device, Nf4Dequantize { w: w.view()?, y: y.view_mut(&shape(n, k))? })
         }))

@@ -21,7 +21,8 @@ const PROMPT: usize = 6;
 const COMPLETION: usize = 8;
 
 pub fn cases() -> Vec<Case> {
-    vec![rollouts(), update()]
+    // A set of operands would be a trainer.
+    vec![rollouts().with_one_set(), update().with_one_set()]
 }
 
 /// Weights of the blocks' products and of the head, and their bytes after quantisation.

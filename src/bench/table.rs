@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::case::{Case, Work};
 use super::floors::Floors;
-use super::timing::Times;
+use super::timing::{OnGpu, Times};
 
 /// Column names.
 pub const HEAD: &str = "  op              shape                           dtype         ms  \
@@ -31,11 +31,13 @@ pub struct Row {
     pub flops: u64,
     /// Which units do them.
     pub work: Work,
+    /// How it was measured, on CUDA.
+    pub on_gpu: Option<OnGpu>,
 }
 
 impl Row {
     /// A case's measurement.
-    pub fn of(device: &'static str, case: &Case, times: Times) -> Row {
+    pub fn of(device: &'static str, case: &Case, times: Times, on_gpu: Option<OnGpu>) -> Row {
         Row {
             device,
             op: case.op.to_string(),
@@ -45,6 +47,7 @@ impl Row {
             bytes: case.bytes,
             flops: case.flops,
             work: case.work,
+            on_gpu,
         }
     }
 
@@ -65,13 +68,21 @@ pub struct Table {
     pub floors: Vec<Floors>,
     /// Why CUDA is not in it.
     pub left_out: Option<String>,
+    /// Names of rows that the device has no memory for, and what it said.
+    pub rows_left_out: Vec<(String, String)>,
     rows: Vec<Row>,
 }
 
 impl Table {
     /// Without rows.
     pub fn new(seconds: f64) -> Table {
-        Table { seconds, floors: Vec::new(), left_out: None, rows: Vec::new() }
+        Table {
+            seconds,
+            floors: Vec::new(),
+            left_out: None,
+            rows_left_out: Vec::new(),
+            rows: Vec::new(),
+        }
     }
 
     /// Keeps a row and returns its line.
@@ -90,8 +101,15 @@ impl Table {
         let floor = self.floor(row).map_or("-".to_string(), |(ms, bound)| {
             format!("{:.0} % {bound}", 100.0 * ms / row.times.median)
         });
+        let how = row.on_gpu.as_ref().map_or(String::new(), |how| {
+            let graph = match &how.graph {
+                Ok(times) => format!("{:.4} ms from a graph", times.median),
+                Err(_) => "no graph".to_string(),
+            };
+            format!("   L2 {}, {graph}", if how.cold() { "cold" } else { "warm" })
+        });
         format!(
-            "  {:<15} {:<31} {:<5} {:>10.4}  [{:>8.4}, {:>8.4}] {:>10.1} {:>10.1}   {floor}\n",
+            "  {:<15} {:<31} {:<5} {:>10.4}  [{:>8.4}, {:>8.4}] {:>10.1} {:>10.1}   {floor}{how}\n",
             row.op,
             row.shape,
             row.dtype,
@@ -112,7 +130,8 @@ impl Table {
             })
         });
         let rows = self.rows.iter().map(|row| {
-            let floor = self.floor(row);
+            let (floor, how) = (self.floor(row), row.on_gpu.as_ref());
+            let graph = how.and_then(|how| how.graph.as_ref().ok());
             json!({
                 "device": row.device, "op": row.op, "shape": row.shape, "dtype": row.dtype,
                 "ms": row.times.median, "ms_p10": row.times.p10, "ms_p90": row.times.p90,
@@ -120,8 +139,14 @@ impl Table {
                 "gb_per_s": row.gb_s(), "gflop_per_s": row.gflop_s(),
                 "floor_ms": floor.map(|f| f.0), "bound": floor.map(|f| f.1),
                 "percent_of_floor": floor.map(|f| 100.0 * f.0 / row.times.median),
+                "l2_cold": how.map(OnGpu::cold), "operand_sets": how.map(|how| how.sets),
+                "graph_ms": graph.map(|t| t.median), "graph_ms_p10": graph.map(|t| t.p10),
+                "graph_ms_p90": graph.map(|t| t.p90), "graph_samples": graph.map(|t| t.samples),
+                "graph_left_out": how.and_then(|how| how.graph.as_ref().err()),
             })
         });
+        let left_out = self.rows_left_out.iter();
+        let left_out = left_out.map(|(name, reason)| json!({ "name": name, "reason": reason }));
         json!({
             "gradus": env!("CARGO_PKG_VERSION"),
             "optimised": !cfg!(debug_assertions),
@@ -129,6 +154,7 @@ impl Table {
             "seconds": self.seconds,
             "floors": floors.collect::<Vec<_>>(),
             "cuda_left_out": self.left_out,
+            "rows_left_out": left_out.collect::<Vec<_>>(),
             "rows": rows.collect::<Vec<_>>(),
         })
     }

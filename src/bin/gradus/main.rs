@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gradus::bench::{Settings, bench};
+use gradus::bench::{Only, Settings, Shapes, bench, names};
 use gradus::train::{Resume, RunConfig, evaluate_run, explain, sample_run, train};
 use gradus::{Error, Result};
 
@@ -60,9 +60,19 @@ enum Command {
     Doctor,
     /// Time, traffic and distance from the floor of each op, on the CPU and on CUDA.
     Bench {
-        /// Only rows whose `op shape dtype` contains one of these texts, separated by `|`.
+        /// Only rows whose `op shape dtype` contains one of these texts, separated by `|`, or is the
+        /// text after a `=`.
         #[arg(long, value_name = "TEXT|TEXT")]
         ops: Option<String>,
+        /// Which rows there are.
+        #[arg(long, value_enum, default_value_t)]
+        shapes: Shapes,
+        /// Only this device.
+        #[arg(long, value_enum)]
+        device: Option<Only>,
+        /// Print the names of the rows and measure nothing.
+        #[arg(long)]
+        list: bool,
         /// Also write the rows to this file.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -154,8 +164,12 @@ fn run(command: Command) -> Result<()> {
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
         }
         Command::Doctor => print(&doctor::report()),
-        Command::Bench { ops, json, seconds } => {
-            let table = bench(&Settings { ops, seconds }, print)?;
+        Command::Bench { ops, shapes, device, list, json, seconds } => {
+            let settings = Settings { ops, shapes, device, seconds };
+            if list {
+                return names(&settings)?.iter().try_for_each(|name| print(&format!("{name}\n")));
+            }
+            let table = bench(&settings, print)?;
             json.map_or(Ok(()), |path| table.write(&path))
         }
     }
