@@ -154,7 +154,8 @@ mod tests {
         assert_eq!(flops(train), 3 * flops(forward));
     }
 
-    /// Every kind of row runs on the emulated device, as it is and from a graph.
+    /// Every kind of row runs on the emulated device, as it is and from a graph. In f32: bf16 passed
+    /// too, but its code for the CPU takes 100 CPU seconds of every build of these tests.
     #[cfg(feature = "emu")]
     #[test]
     fn rows_run_on_a_gpu_and_from_a_graph() {
@@ -164,7 +165,7 @@ mod tests {
         let gpu = std::sync::Arc::new(Gpu::new(std::sync::Arc::new(EmuDriver::new())).unwrap());
         let device = Device::Gpu(gpu.clone());
         let (rows, matrices, heads) = (&[1, 20][..], &[[64, 256]][..], &[[3, 64, 256]][..]);
-        for case in of::<crate::bf16>(&Shapes { rows, matrices, heads }) {
+        for case in of::<f32>(&Shapes { rows, matrices, heads }) {
             let case = case.with_one_set();
             let (_, how) = timed(&device, &gpu, &case, [1e-3, 0.0]).unwrap();
             assert!(how.graph.is_ok(), "{} {how:?}", case.name());
