@@ -74,8 +74,10 @@ pub(super) struct Params<W> {
     pub right: W,
 }
 
-// SAFETY: both parts are plain data, and sizes that are multiples of 8 leave no gaps.
+// SAFETY: both parts may be all zeros.
 unsafe impl<W: Zeroable> Zeroable for Params<W> {}
+// SAFETY: both parts are plain data in C's order, of sizes that are multiples of 8 and no larger
+// alignment, so there is no padding.
 unsafe impl<W: Pod> Pod for Params<W> {}
 
 /// A weight of a tensor-core product.
