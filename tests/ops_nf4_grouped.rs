@@ -34,7 +34,7 @@ fn offsets(counts: &[usize]) -> Vec<i64> {
 
 fn experts(count: usize, [n, k]: [usize; 2], dtype: DType) -> Vec<Weight> {
     let make = |e: usize| {
-        let mut weight = Weight::random(100 + 7 * e as u64, [n, k], 64, e % 2 == 0);
+        let mut weight = Weight::random(100 + 7 * e as u64, [n, k], 64, e.is_multiple_of(2));
         weight.dtype = dtype;
         weight
     };
