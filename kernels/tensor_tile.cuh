@@ -117,33 +117,45 @@ template <int ROWS, class Filler> __device__ __forceinline__ void fill_stages(co
     }
 }
 
-// The sums of a warpgroup's 64 rows: chunk after chunk, each from 0. Where every block has one chunk,
-// those of the low-rank chunk stay in `sum`.
+// Starts the products of stage i; the first of a chunk starts from 0.
+template <class T, int ROWS, bool ACROSS>
+__device__ __forceinline__ void multiply_stage(float (&sum)[64], u64 a, u64 b, u32 full, int i, int keep) {
+    const u32 stage = (u32)i % STAGES;
+    ptx_barrier_wait(full + 8 * stage, (u32)i / STAGES % 2);
+    // Addresses are in units of 16 bytes, and stay below the field's 14 bits.
+    const u32 at = stage * (TileMemory<ROWS>::STAGE / 16);
+    a += at, b += at;
+    ptx_wgmma_fence();
+#pragma unroll
+    for (int u = 0; u < 4; ++u) wgmma<ACROSS>(sum, a + u * 2, b + u * (ACROSS ? 128 : 2), u > 0 || keep, T{});
+    ptx_wgmma_commit();
+}
+
+__device__ __forceinline__ void release_stage(u32 empty, int i) {
+    if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * ((u32)i % STAGES));
+}
+
+// The sums of a warpgroup's 64 rows: chunk after chunk, each from 0, one stage's products under way
+// while those of the next are started. Where every block has one chunk, those of the low-rank chunk
+// stay in `sum`. The loops are written so that ptxas sees where the sums are at rest: otherwise it runs the
+// products one by one (its remarks C7514 and C7515), as it does where `sum` does not begin as 0.
 template <class T, int ROWS, bool ACROSS>
 __device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)[64], const TileMemory<ROWS>& m, const Steps& steps, bool clustered, int group) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
-    const u64 first_a = matrix_descriptor(m.x(0) + group * 8192, 16, 1024), first_b = matrix_descriptor(m.w(0), ACROSS ? 8192 : 16, 1024);
+    const u64 a = matrix_descriptor(m.x(0) + group * 8192, 16, 1024), b = matrix_descriptor(m.w(0), ACROSS ? 8192 : 16, 1024);
     const int all = steps.all();
-    for (int i = 0, in_chunk = 0; i < all; ++i) {
-        const u32 stage = (u32)i % STAGES, fresh = in_chunk == 0;
-        ptx_barrier_wait(full + 8 * stage, (u32)i / STAGES % 2);
-        // Addresses are in units of 16 bytes, and stay below the field's 14 bits.
-        const u32 at = stage * (TileMemory<ROWS>::STAGE / 16);
-        const u64 a = first_a + at, b = first_b + at;
-        ptx_wgmma_fence();
-#pragma unroll
-        for (int u = 0; u < 4; ++u) wgmma<ACROSS>(sum, a + u * 2, b + u * (ACROSS ? 128 : 2), u > 0 || !fresh, T{});
-        ptx_wgmma_commit();
-        // The stage before this one has been read.
-        if (!fresh) {
+    for (int i = 0; i < all;) {
+        const bool main = i < steps.count;
+        const int end = !main ? all : i + steps.per_chunk < steps.count ? i + steps.per_chunk : steps.count;
+        multiply_stage<T, ROWS, ACROSS>(sum, a, b, full, i, 0);
+        for (++i; i < end; ++i) {
+            multiply_stage<T, ROWS, ACROSS>(sum, a, b, full, i, 1);
             ptx_wgmma_wait<1>();
-            if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * ((stage + STAGES - 1) % STAGES));
+            release_stage(empty, i - 1);
         }
-        if (!steps.ends_chunk(i, ++in_chunk)) continue;
-        in_chunk = 0;
         ptx_wgmma_wait<0>();
-        if (threadIdx.x % WARP == 0) ptx_barrier_arrive(empty + 8 * stage);
-        if (clustered && i >= steps.count) continue;
+        release_stage(empty, end - 1);
+        if (clustered && !main) return;
 #pragma unroll
         for (int e = 0; e < 64; ++e) total[e] += sum[e];
     }
@@ -168,7 +180,7 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
         fill_stages(m, filler, threadIdx.x % 128);
     } else {
 #pragma unroll
-        for (int e = 0; e < 64; ++e) total[e] = 0.0f;
+        for (int e = 0; e < 64; ++e) total[e] = sum[e] = 0.0f;
         multiply_stages<T, ROWS, ACROSS>(total, sum, m, steps, p.cluster > 1, group);
     }
     __syncthreads();

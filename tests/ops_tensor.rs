@@ -27,6 +27,14 @@ fn truncating(set: KernelSet) -> Device {
     Device::Gpu(Arc::new(gpu))
 }
 
+/// Both kernel sets with the sums of their devices, and the CUDA device where there is one.
+fn machines() -> Vec<(String, Device)> {
+    let emulated = SETS.map(|set| (format!("{set:?}"), truncating(set)));
+    let real = shared_gpus().iter().filter(|executor| executor.name == "cuda");
+    let real = real.map(|executor| (executor.name.clone(), executor.device.clone()));
+    emulated.into_iter().chain(real).collect()
+}
+
 fn weight(seed: u64, shape: [usize; 2], nested: bool, dtype: DType) -> Weight {
     let mut weight = Weight::random(seed, shape, 64, nested);
     if let Some((_, maxima, _, _, size)) = &mut weight.nested {
@@ -70,17 +78,16 @@ fn regimes<T: Float>(device: &Device, shape: [usize; 2], nested: bool, rows: &[u
 #[test]
 fn a_row_has_the_same_bits_for_every_number_of_rows() {
     let rows = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 64, 65, 128, 256, 300];
-    for set in SETS {
-        // 5 chunks of 128 steps: a cluster, one of them short of a stage's pair.
-        regimes::<bf16>(&truncating(set), [72, 576], true, &rows, &format!("{set:?}"));
+    for (what, device) in machines() {
+        // 5 chunks of 128 steps, the last of 64: a cluster.
+        regimes::<bf16>(&device, [72, 576], true, &rows, &what);
     }
 }
 
 #[test]
 fn regimes_agree_for_other_shapes_and_dtypes() {
     let rows = [1, 9, 17, 66];
-    for set in SETS {
-        let device = truncating(set);
+    for (what, device) in machines() {
         for (shape, nested) in [
             ([300, 64], false),
             ([33, 1088], true),
@@ -88,9 +95,9 @@ fn regimes_agree_for_other_shapes_and_dtypes() {
             // No whole blocks a row, so element by element.
             ([40, 83], true),
         ] {
-            regimes::<bf16>(&device, shape, nested, &rows, &format!("{set:?} {shape:?}"));
+            regimes::<bf16>(&device, shape, nested, &rows, &format!("{what} {shape:?}"));
         }
-        regimes::<f16>(&device, [72, 640], true, &rows, &format!("{set:?} f16"));
+        regimes::<f16>(&device, [72, 640], true, &rows, &format!("{what} f16"));
     }
 }
 
@@ -99,40 +106,38 @@ fn regimes_agree_for_other_shapes_and_dtypes() {
 #[test]
 fn results_are_within_the_componentwise_bound() {
     let (m, [n, k]) = (70, [40, 704]);
-    for set in SETS {
-        for device in [emulated(set, 0), truncating(set)] {
-            let weight = weight(5, [n, k], true, DType::Bf16);
-            let (x, dy) = (random::<bf16>(1, m * k), random::<bf16>(2, m * n));
-            for rows in [3, 12, 40, m] {
-                let y = nf4_forward_on(&device, rows, &x[..rows * k], &weight, None, &[], None);
-                for at in 0..rows * n {
-                    let (i, j) = (at / n, at % n);
-                    let (exact, size) = dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
-                    within(y[at], exact, size, k, set);
-                }
+    let exact = SETS.map(|set| (format!("{set:?}, exact sums"), emulated(set, 0)));
+    for (what, device) in exact.into_iter().chain(machines()) {
+        let weight = weight(5, [n, k], true, DType::Bf16);
+        let (x, dy) = (random::<bf16>(1, m * k), random::<bf16>(2, m * n));
+        for rows in [3, 12, 40, m] {
+            let y = nf4_forward_on(&device, rows, &x[..rows * k], &weight, None, &[], None);
+            for at in 0..rows * n {
+                let (i, j) = (at / n, at % n);
+                let (exact, size) = dot(k, |p| x[i * k + p].to_f64(), |p| weight.element(j, p));
+                within(y[at], exact, size, k, &what);
             }
-            let dx = nf4_backward_on(&device, m, &dy, &weight, &[], None);
-            for at in 0..m * k {
-                let (i, p) = (at / k, at % k);
-                let (exact, size) = dot(n, |j| dy[i * n + j].to_f64(), |j| weight.element(j, p));
-                within(dx[at], exact, size, n, set);
-            }
+        }
+        let dx = nf4_backward_on(&device, m, &dy, &weight, &[], None);
+        for at in 0..m * k {
+            let (i, p) = (at / k, at % k);
+            let (exact, size) = dot(n, |j| dy[i * n + j].to_f64(), |j| weight.element(j, p));
+            within(dx[at], exact, size, n, &what);
         }
     }
 }
 
-fn within(got: bf16, exact: f64, size: f64, depth: usize, set: KernelSet) {
+fn within(got: bf16, exact: f64, size: f64, depth: usize, what: &str) {
     let chunk = (64 * depth.div_ceil(512)).min(depth) as f64;
     let bound = (1.25 * chunk + 10.0) * 2f64.powi(-24) * size + 2f64.powi(-8) * exact.abs();
-    assert!((got.to_f64() - exact).abs() <= bound, "{set:?}: {got} for {exact}, bound {bound}");
+    assert!((got.to_f64() - exact).abs() <= bound, "{what}: {got} for {exact}, bound {bound}");
 }
 
 /// Adapters of every rank, in every regime, against f64. S has the error of a product itself.
 #[test]
 fn adapters_of_every_rank_are_within_the_bound() {
     let [n, k] = [40, 192];
-    for set in SETS {
-        let device = truncating(set);
+    for (what, device) in machines() {
         for (r, m) in [(1, 2), (8, 70), (16, 12), (20, 40), (64, 3), (100, 66), (128, 20)] {
             let weight = weight(5, [n, k], true, DType::Bf16);
             let (x, dy) = (random::<bf16>(1, m * k), random::<bf16>(2, m * n));
@@ -165,7 +170,7 @@ fn adapters_of_every_rank_are_within_the_bound() {
                     let got = y[i * n + j].to_f64();
                     assert!(
                         (got - exact).abs() <= bound(exact, size, k),
-                        "{set:?} y, r {r}: {got} {exact}"
+                        "{what} y, r {r}: {got} {exact}"
                     );
                 }
                 for p in 0..k {
@@ -181,7 +186,7 @@ fn adapters_of_every_rank_are_within_the_bound() {
                     let got = dx[i * k + p].to_f64();
                     assert!(
                         (got - exact).abs() <= bound(exact, size, n),
-                        "{set:?} dx, r {r}: {got} {exact}"
+                        "{what} dx, r {r}: {got} {exact}"
                     );
                 }
             }

@@ -62,7 +62,7 @@ pub enum Only {
     Cuda,
 }
 
-/// Names of the rows that [`bench`] would measure on a machine with CUDA.
+/// Names of the rows that [`bench()`] would measure on a machine with CUDA.
 ///
 /// # Errors
 /// `InvalidArgument` for texts that no row contains.

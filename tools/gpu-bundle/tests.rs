@@ -46,14 +46,22 @@ mod ops_attention_paged;
 mod ops_copy;
 #[path = "../../tests/ops_decoder.rs"]
 mod ops_decoder;
+#[path = "../../tests/ops_dequantize.rs"]
+mod ops_dequantize;
 #[path = "../../tests/ops_gae.rs"]
 mod ops_gae;
 #[path = "../../tests/ops_group_loss.rs"]
 mod ops_group_loss;
+#[path = "../../tests/ops_head.rs"]
+mod ops_head;
 #[path = "../../tests/ops_logprob.rs"]
 mod ops_logprob;
+#[path = "../../tests/ops_lora_grad.rs"]
+mod ops_lora_grad;
 #[path = "../../tests/ops_matmul.rs"]
 mod ops_matmul;
+#[path = "../../tests/ops_nf4_grouped.rs"]
+mod ops_nf4_grouped;
 #[path = "../../tests/ops_nf4_matmul.rs"]
 mod ops_nf4_matmul;
 #[path = "../../tests/ops_optim.rs"]
@@ -74,5 +82,7 @@ mod ops_rmsnorm;
 mod ops_sample;
 #[path = "../../tests/ops_sparsity.rs"]
 mod ops_sparsity;
+#[path = "../../tests/ops_tensor.rs"]
+mod ops_tensor;
 #[path = "../../tests/ops_vocab.rs"]
 mod ops_vocab;

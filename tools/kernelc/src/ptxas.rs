@@ -25,6 +25,10 @@ pub fn inspect(ptxas: &Path, arch: &str, ptx: &str, label: &str) -> Result<Vec<K
     if !result.status.success() {
         return Err(format!("ptxas refused {label}: {report}"));
     }
+    // For one, products of warpgroups that would run one by one.
+    if let Some(line) = report.lines().find(|line| line.contains("Performance Loss")) {
+        return Err(format!("ptxas on {label}: {}", line.trim()));
+    }
     parse(&report).map_err(|line| format!("ptxas report of {label} not understood: {line}"))
 }
 
