@@ -92,16 +92,21 @@ fn every_layout_gives_the_bits_of_the_dense_product_on_a_gpu() {
 /// device, hence the bits of the CPU.
 #[test]
 fn a_weight_of_another_dtype_has_the_bits_of_the_cpu() {
-    for dtype in [DType::F32, DType::F16] {
+    fn check<T: Float>(dtype: DType) {
         let mut weight = Weight::random(3, [21, 130], 64, true);
         weight.dtype = dtype;
-        let (x, dy) = (random::<bf16>(11, 9 * 130), random::<bf16>(12, 9 * 21));
+        let (x, dy) = (random::<T>(11, 9 * 130), random::<T>(12, 9 * 21));
         let run = |device: &Device| {
             let y = nf4_forward_on(device, 9, &x, &weight, None, &[], None);
-            (y, nf4_backward_on(device, 9, &dy, &weight, &[], None))
+            let dx = nf4_backward_on(device, 9, &dy, &weight, &[], None);
+            [exact_bits(&y), exact_bits(&dx)]
         };
         on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {dtype:?}"));
     }
+    check::<bf16>(DType::F32);
+    check::<bf16>(DType::F16);
+    check::<f16>(DType::F32);
+    check::<f16>(DType::Bf16);
 }
 
 #[test]
