@@ -17,24 +17,14 @@ static constexpr int ROWS_OF_WARP = 16;  // height of one mma
 
 // Fragments of T: two elements a register.
 template <class T> struct Half;
-template <> struct Half<bf16> {
+template <> struct Half<bf16> : Halves<bf16> {
     static constexpr float SHIFT = 0.0f, UNIT = 1.0f;
-    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_bf16(low, high); }
-    static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
-        const u32 pair[2] = {b[0], b[1]};
-        ptx_mma_bf16(d, a, pair);
-    }
     // Some half of x is infinite or NaN.
     static __device__ __forceinline__ bool odd(u32 x) { return (x & 0x7f80u) == 0x7f80u || (x & 0x7f800000u) == 0x7f800000u; }
 };
 // Weights are at most 1: times 2^15 they use the whole range of f16.
-template <> struct Half<f16> {
+template <> struct Half<f16> : Halves<f16> {
     static constexpr float SHIFT = 15.0f, UNIT = 32768.0f;
-    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_f16(low, high); }
-    static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
-        const u32 pair[2] = {b[0], b[1]};
-        ptx_mma_f16(d, a, pair);
-    }
     static __device__ __forceinline__ bool odd(u32 x) { return (x & 0x7c00u) == 0x7c00u || (x & 0x7c000000u) == 0x7c000000u; }
 };
 

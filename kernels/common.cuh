@@ -59,6 +59,24 @@ template <class T> __device__ __forceinline__ T from_f64(double x) { return from
 template <> __device__ __forceinline__ float from_f64<float>(double x) { return (float)x; }
 template <> __device__ __forceinline__ double from_f64<double>(double x) { return x; }
 
+// Two elements of 16 bits in a register, and the tensor core's product of 16 x 16 by 16 x 8 of them.
+template <class T> struct Halves;
+template <> struct Halves<bf16> {
+    // Rounded once, `low` at the lower address.
+    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_bf16(low, high); }
+    static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
+        const u32 pair[2] = {b[0], b[1]};
+        ptx_mma_bf16(d, a, pair);
+    }
+};
+template <> struct Halves<f16> {
+    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_f16(low, high); }
+    static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
+        const u32 pair[2] = {b[0], b[1]};
+        ptx_mma_f16(d, a, pair);
+    }
+};
+
 // ---- 16-byte access ---------------------------------------------------------------------------
 
 // 16 bytes of T in registers.

@@ -13,11 +13,6 @@
 
 #include "nf4.cuh"
 
-// `low` and `high` rounded once to T, the first at the lower address.
-template <class T> __device__ __forceinline__ u32 pack_pair(float low, float high);
-template <> __device__ __forceinline__ u32 pack_pair<bf16>(float low, float high) { return ptx_pack_bf16(low, high); }
-template <> __device__ __forceinline__ u32 pack_pair<f16>(float low, float high) { return ptx_pack_f16(low, high); }
-
 // Both values through the dtype that was quantised (0 f32, 1 bf16, 2 f16).
 __device__ __forceinline__ void nf4_round_pair(int dtype, float& a, float& b) {
     if (dtype == 1) {
@@ -39,7 +34,7 @@ template <> struct Nf4Dtype<f16> { static constexpr int NUMBER = 2; };
 template <class T> __device__ __forceinline__ void nf4_plane_word(int dtype, const float4& book, float max, u32& low, u32& high) {
     float a = __fmul_rn(book.x, max), b = __fmul_rn(book.y, max), c = __fmul_rn(book.z, max), d = __fmul_rn(book.w, max);
     if (dtype != Nf4Dtype<T>::NUMBER) nf4_round_pair(dtype, a, b), nf4_round_pair(dtype, c, d);
-    const u32 ab = pack_pair<T>(a, b), cd = pack_pair<T>(c, d);
+    const u32 ab = Halves<T>::pack(a, b), cd = Halves<T>::pack(c, d);
     low = __byte_perm(ab, cd, 0x6420), high = __byte_perm(ab, cd, 0x7531);
 }
 

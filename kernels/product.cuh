@@ -116,9 +116,6 @@ template <class A> struct Chain {
     }
 };
 
-__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], bf16) { ptx_mma_bf16(d, a, b); }
-__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], f16) { ptx_mma_f16(d, a, b); }
-
 // Four warps, each 16 rows x 32 columns: four products m16n8 side by side.
 template <class T> struct Mma {
     typedef float Sum;
@@ -145,7 +142,7 @@ template <class T> struct Mma {
                 const int lane = first_column() + tile * 8 + g;
                 const u32 b[2] = {*(const u32*)&right.at(lane, k + t), *(const u32*)&right.at(lane, k + t + 8)};
                 float d[4] = {acc[0][2 * tile], acc[0][2 * tile + 1], acc[1][2 * tile], acc[1][2 * tile + 1]};
-                mma(d, a, b, T{});
+                Halves<T>::mma(d, a, b);
                 acc[0][2 * tile] = d[0], acc[0][2 * tile + 1] = d[1], acc[1][2 * tile] = d[2], acc[1][2 * tile + 1] = d[3];
             }
         }

@@ -104,7 +104,7 @@ template <int U, class T, int N, class Weight> __device__ __forceinline__ void f
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             const u32 b[2] = {in.at[n][U].x, in.at[n][U].y};
-            mma(sums.at[i][n], a, b, T{});
+            Halves<T>::mma(sums.at[i][n], a, b);
         }
     }
     x.template load<U>(in);
@@ -191,7 +191,7 @@ __device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParam
 #pragma unroll
                 for (int n = 0; n < N; ++n) {
                     const u32 b[2] = {pair_of(x[n][0], x[n][1]), pair_of(x[n][2], x[n][3])};
-                    mma(sums.at[i][n], a, b, T{});
+                    Halves<T>::mma(sums.at[i][n], a, b);
                 }
             }
         }

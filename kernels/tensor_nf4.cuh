@@ -96,7 +96,7 @@ struct FewMaxima {
 #pragma unroll
             for (int j = 0; j < FEW_SEGMENT; ++j) {
                 const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x5504 | j % 4 << 4));
-                ptx_store_one(to + j * (WARP * 4), __fadd_rn(__fmul_rn(code, scale[j / 4]), max.offset));
+                ptx_store_one(to + j * (WARP * 4), max.of_nested(code, scale[j / 4]));
             }
         } else {
             for (int j = 0; j < FEW_SEGMENT && block + j < count; ++j)
@@ -148,7 +148,7 @@ template <class T> struct FewNf4 {
     }
     __device__ __forceinline__ u32 pair(u32 word, u32 select, float scale) const {
         const float2 codes = ptx_load_pair<TABLE>(__byte_perm(word, copy, select));
-        return pack_pair<T>(__fmul_rn(codes.x, scale), __fmul_rn(codes.y, scale));
+        return Halves<T>::pack(__fmul_rn(codes.x, scale), __fmul_rn(codes.y, scale));
     }
     __device__ __forceinline__ void fragment(const Raw& raw, int i, int u, u32 (&a)[4]) const {
 #pragma unroll

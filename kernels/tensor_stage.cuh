@@ -219,7 +219,7 @@ template <class T, bool ACROSS> struct Nf4Source {
     __device__ __forceinline__ void expand(char* stage, char* ring, int thread, i64 k) {
         const int unit = unit_of(thread);
         const Maximum m = waiting[0];
-        const float nested = __fadd_rn(__fmul_rn(table[m.code & 255], m.nested), max.offset);
+        const float nested = max.of_nested(table[m.code & 255], m.nested);
         const float scale = max.absmax.at ? __int_as_float(m.code) : there(unit, k) ? nested : 0.0f;
         u32 low[4], high[4];
 #pragma unroll

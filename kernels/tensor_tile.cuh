@@ -256,7 +256,7 @@ __device__ __forceinline__ void multiply_stage(WarpTile<MT>& sum, const char* x,
             const uint2 upper = four_steps(x, row0 + 16 * i + g, u), lower = four_steps(x, row0 + 16 * i + g + 8, u);
             const u32 a[4] = {upper.x, lower.x, upper.y, lower.y};
 #pragma unroll
-            for (int j = 0; j < 4; ++j) mma(sum.at[i][j], a, b[j], T{});
+            for (int j = 0; j < 4; ++j) Halves<T>::mma(sum.at[i][j], a, b[j]);
         }
     }
 }
