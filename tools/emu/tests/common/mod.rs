@@ -79,14 +79,14 @@ pub fn bytes_of<T: Copy>(data: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) }
 }
 
-/// A kernel `k(out, a, b, c)` of one warp: `body` uses %tid.x in %r0, the addresses of the lane's
-/// 8 bytes of a, b, c in %rd1 to %rd3 and of its 8 bytes of the output in %rd0.
+/// A kernel `k` of one warp whose parameter holds the addresses of out, a, b and c: `body` uses
+/// %tid.x in %r0, the addresses of the lane's 8 bytes of a, b, c in %rd1 to %rd3 and of its 8 bytes
+/// of the output in %rd0. One parameter, because that is all that the drivers' launch passes.
 pub fn lane_kernel(body: &str) -> String {
     format!(
-        ".version 8.4\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 a, \
-         .param .u64 b, .param .u64 c)\n{{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n.reg .b32 %r<16>;\n.reg .f32 %f<16>;\n\
+        ".version 8.4\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .align 8 .b8 p[32])\n{{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n.reg .b32 %r<16>;\n.reg .f32 %f<16>;\n\
          .reg .b64 %rd<16>;\n.reg .f64 %fd<16>;\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %rd8, %r0, 8;\n\
-         ld.param.u64 %rd0, [out];\nld.param.u64 %rd1, [a];\nld.param.u64 %rd2, [b];\nld.param.u64 %rd3, [c];\n\
+         ld.param.u64 %rd0, [p];\nld.param.u64 %rd1, [p+8];\nld.param.u64 %rd2, [p+16];\nld.param.u64 %rd3, [p+24];\n\
          add.s64 %rd0, %rd0, %rd8;\nadd.s64 %rd1, %rd1, %rd8;\nadd.s64 %rd2, %rd2, %rd8;\nadd.s64 %rd3, %rd3, %rd8;\n\
          {body}\nret;\n}}\n"
     )
