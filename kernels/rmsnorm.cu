@@ -17,8 +17,8 @@
 // Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is formed
 // in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and the sum rounded
 // once; in f64 to all of it. All bits are those of the CPU.
-// Not yet tuned: f64 conversions bind before memory does on long rows.
-// local memory: rmsnorm_*: registers that live across the slow path of an f64 division, which is a call
+// Trick: 16 loads of a chain under way at a time. On an H200, 512 x 1,536 rows: f32 44 -> 14 µs, bf16 38 -> 18;
+// it still waits more than it reads (5 to 9 % of the memory floor).
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -42,9 +42,23 @@ __device__ __forceinline__ double fold(double x) {
     return x;
 }
 
+// body(j) for the columns of this lane in order, the loads of UNROLLED columns under way at a time.
+static constexpr int UNROLLED = 16;
+template <class Load, class Body> __device__ __forceinline__ void for_columns(i64 columns, const Load& load, const Body& body) {
+    i64 j = threadIdx.x % LANES;
+    for (; j + (UNROLLED - 1) * LANES < columns; j += UNROLLED * LANES) {
+        decltype(load(j)) values[UNROLLED];
+#pragma unroll
+        for (int u = 0; u < UNROLLED; ++u) values[u] = load(j + u * LANES);
+#pragma unroll
+        for (int u = 0; u < UNROLLED; ++u) body(j + u * LANES, values[u]);
+    }
+    for (; j < columns; j += LANES) body(j, load(j));
+}
+
 template <class T> __device__ __forceinline__ double inverse_rms(const T* x, const RmsNormParams<T>& p, bool real) {
     double sum = 0.0;
-    for (i64 j = threadIdx.x % LANES; real && j < p.columns; j += LANES) sum = fma(to_f64(x[j]), to_f64(x[j]), sum);
+    for_columns(real ? p.columns : 0, [&](i64 j) { return x[j]; }, [&](i64, T v) { sum = fma(to_f64(v), to_f64(v), sum); });
     return 1.0 / sqrt(__dadd_rn(fold(sum) / (double)p.columns, p.eps));
 }
 
@@ -54,8 +68,10 @@ template <class T> __device__ __forceinline__ void rmsnorm(const RmsNormParams<T
     const T* x = p.x + row * p.x_stride;
     const double s = inverse_rms(x, p, real);
     if (!real) return;
-    for (i64 j = threadIdx.x % LANES; j < p.columns; j += LANES)
-        p.out[row * p.out_stride + j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(x[j]), s), wide(p.weight, j)));
+    T* y = p.out + row * p.out_stride;
+    struct Two { T x, weight; };
+    for_columns(p.columns, [&](i64 j) { return Two{x[j], p.weight.at[j * p.weight.stride]}; },
+                [&](i64 j, const Two& v) { y[j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(v.x), s), to_f64(v.weight))); });
     if (threadIdx.x % LANES == 0) p.rstd.set(row, (float)s);
 }
 
@@ -71,16 +87,20 @@ template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormPara
     const T *x = p.x + row * p.x_stride, *dy = p.dy + row * p.dy_stride;
     const double s = inverse_rms(x, p, real);
     double sum = 0.0;
-    for (i64 j = threadIdx.x % LANES; real && j < p.columns; j += LANES)
-        sum = fma(__dmul_rn(to_f64(dy[j]), wide(p.weight, j)), to_f64(x[j]), sum);
+    struct Three { T x, dy, weight; };
+    const auto load = [&](i64 j) { return Three{x[j], dy[j], p.weight.at[j * p.weight.stride]}; };
+    for_columns(real ? p.columns : 0, load, [&](i64, const Three& v) { sum = fma(__dmul_rn(to_f64(v.dy), to_f64(v.weight)), to_f64(v.x), sum); });
     const double shrink = __dmul_rn(__dmul_rn(fold(sum), s), s) / (double)p.columns;
     if (!real) return;
-    for (i64 j = threadIdx.x % LANES; j < p.columns; j += LANES) {
-        const double g = __dmul_rn(to_f64(dy[j]), wide(p.weight, j));
-        const double gradient = __dmul_rn(s, fma(to_f64(x[j]), -shrink, g));
-        p.out[row * p.out_stride + j] =
-            p.residual ? plus_gradient(p.residual[row * p.residual_stride + j], gradient) : from_f64<T>(gradient);
-    }
+    T* dx = p.out + row * p.out_stride;
+    const T* residual = p.residual + row * p.residual_stride;
+    struct Four { Three of; T residual; };
+    const auto load_all = [&](i64 j) { return Four{load(j), p.residual ? residual[j] : T{}}; };
+    for_columns(p.columns, load_all, [&](i64 j, const Four& v) {
+        const double g = __dmul_rn(to_f64(v.of.dy), to_f64(v.of.weight));
+        const double gradient = __dmul_rn(s, fma(to_f64(v.of.x), -shrink, g));
+        dx[j] = p.residual ? plus_gradient(v.residual, gradient) : from_f64<T>(gradient);
+    });
     if (p.scale && threadIdx.x % LANES == 0) p.scale[row] = s;
 }
 

@@ -41,9 +41,13 @@ struct Nf4Side {
 //     bytes 0..128     16 times (code[b / 16], code[b % 16]); a warp reads 8 bytes a lane in two halves
 //     bytes 128..256   32 times table[b]
 //
-// The table stands at shared address 4,096, whatever precedes the block's memory (1 KB on today's
-// devices), so an entry's address is one byte permutation: the lane's copy, then b.
+// The table stands 4,096 bytes into the block's memory, whatever precedes the block's own (1 KB on
+// today's devices), so an entry's address is one byte permutation: the lane's copy, b, and the block's
+// window. In a cluster a shared address has the block's rank in its highest byte, and what a block
+// stores without it is an illegal instruction.
 static constexpr int TABLE = 4096, TABLE_BYTES = 256 * 256;
+
+__device__ __forceinline__ u32 shared_window() { return shared_address(shared) & 0xff000000; }
 
 // Eight times 16 bytes from shared address `at` on, a lane's copies in an order of its own.
 __device__ __forceinline__ void nf4_fill_half(u32 at, float even, float odd) {
@@ -55,7 +59,7 @@ __device__ __forceinline__ void nf4_fill_half(u32 at, float even, float odd) {
 // Written by 256 threads, an entry each.
 __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
     const int b = threadIdx.x;
-    const u32 entry = TABLE + b * 256;
+    const u32 entry = shared_window() + TABLE + b * 256;
     const float high = w.code.at[b / 16 * w.code.stride], low = w.code.at[b % 16 * w.code.stride];
     nf4_fill_half(entry, high, low);
     if (!w.max.codes.at) return;
@@ -78,7 +82,7 @@ struct FewMaxima {
         first = (i64)((u64)(row * w.columns + begin) / STEPS);
     }
     // Shared address of [FEW_SEGMENT][32] maxima.
-    static __device__ __forceinline__ u32 stage() { return TABLE + TABLE_BYTES + threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4); }
+    static __device__ __forceinline__ u32 stage() { return shared_window() + TABLE + TABLE_BYTES + threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4); }
     __device__ __forceinline__ void fetch(int block, int count) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -92,10 +96,10 @@ struct FewMaxima {
         const u32 lane = threadIdx.x % WARP * 4, to = stage() + lane;
         __syncwarp();
         if (w.quads) {
-            const u32 copy = 128 + lane;
+            const u32 copy = shared_window() + 128 + lane;
 #pragma unroll
             for (int j = 0; j < FEW_SEGMENT; ++j) {
-                const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x5504 | j % 4 << 4));
+                const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x7604 | j % 4 << 4));
                 ptx_store_one(to + j * (WARP * 4), max.of_nested(code, scale[j / 4]));
             }
         } else {
@@ -125,8 +129,8 @@ template <class T> struct FewNf4 {
 #pragma unroll
             for (int h = 0; h < 2; ++h)
                 at[i][h] = from + (u32)few_inside(row0, rows, i, h) * pitch;
-        copy = ptx_keep(threadIdx.x % 16 * 8);
-        first = ptx_keep(0x5504 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
+        copy = ptx_keep(shared_window() + threadIdx.x % 16 * 8);
+        first = ptx_keep(0x7604 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
         maxima.fetch(0, count);
     }
     template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
@@ -163,7 +167,7 @@ template <class T> struct FewNf4 {
 template <class T, int N> __device__ __forceinline__ void nf4_few(const TensorParams<T, Nf4Matrix>& p) {
     nf4_fill_table(p.right);
     __syncthreads();
-    few<T, N>(p, (float*)(shared + (TABLE - shared_address(shared))), [&](i64 row0, i64 begin, i64 end) {
+    few<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))), [&](i64 row0, i64 begin, i64 end) {
         return FewNf4<T>(p.right, row0, p.columns, begin, (int)(end - begin) / STEPS);
     });
 }

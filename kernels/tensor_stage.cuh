@@ -12,9 +12,9 @@ static constexpr int TILE_COLUMNS = 128;
 static constexpr int PITCH = TILE_COLUMNS + 8;  // of a tile of sums, in words
 
 #if __CUDA_ARCH__ >= 900
-static constexpr int STAGES = 4;
+static constexpr int STAGES = 6;
 static constexpr int WORKERS = 128;  // threads that fill stages: a warpgroup of their own
-static constexpr int AHEAD = 2;      // stages that are copied while another is expanded
+static constexpr int AHEAD = 3;      // stages that are copied while another is expanded
 
 __device__ __forceinline__ int place_of(int piece) { return piece < 4 ? 2 * piece : 2 * piece - 7; }
 __device__ __forceinline__ int along(int row, int piece) { return row * 128 + (place_of(piece) ^ row % 8) * 16; }
@@ -72,10 +72,11 @@ template <class T, int ROWS> struct Input {
 //
 // A source of W has `copy`, which starts what can run beside the arithmetic, or `skip` when there is
 // nothing more to start, and `expand`, which finishes the stage AHEAD calls later, when the copies
-// are done. All are called by all workers.
+// are done; there is nothing to finish unless it EXPANDS. All are called by all workers.
 
 // Pieces of 16 bytes, straight into the stage.
 template <class T, bool ACROSS> struct DenseSource {
+    static constexpr bool EXPANDS = false;
     static constexpr int PIECES = ACROSS ? 16 : 8, APART = WORKERS / PIECES;
     const T* w;
     i64 stride, columns, depth;
@@ -110,6 +111,7 @@ template <class T, bool ACROSS> struct DenseSource {
 
 // Any side of a product, an element at a time.
 template <class T, bool ACROSS, class Side> struct GatheredSource {
+    static constexpr bool EXPANDS = true;
     const Side& side;
     i64 column0, columns, depth;
 
@@ -168,6 +170,7 @@ template <class T, bool ACROSS> struct LowRankSource {
 // block, 32 bytes; a worker expands a unit (half of one on sm_80). Its maximum is asked for when the
 // unit is, and waits in registers.
 template <class T, bool ACROSS> struct Nf4Source {
+    static constexpr bool EXPANDS = true;
     static constexpr int PARTS = WORKERS / 128;
     const BlockMax& max;
     const float* table;  // 256 nested maxima and 16 codes, in shared memory

@@ -1,7 +1,7 @@
 // Products of tiles: ROWS x 128 outputs a block, ROWS = 64 or 128, 64 steps a stage.
 //
 // sm_90a: a warpgroup fills stages (copies X, expands W), one warpgroup per 64 rows multiplies them
-// with wgmma, both operands from shared memory; four stages, barriers between the two sides. With a
+// with wgmma, both operands from shared memory; six stages, barriers between the two sides. With a
 // cluster of 8 every block takes one chunk of the depth, and the chunks' sums meet over the cluster:
 // few tiles then still occupy the machine.
 //
@@ -100,9 +100,22 @@ template <int ACROSS> __device__ __forceinline__ void wgmma(float (&d)[64], u64 
 
 template <int ROWS> static constexpr int TILE_THREADS = ROWS * 2 + WORKERS;
 
-template <int ROWS, class Filler> __device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, Filler& filler, int thread) {
+// Stages are made visible to wgmma by those who wait for them: a fence here would wait for the copies
+// under way to the next stages as well.
+template <class Source, int ROWS, class Filler> __device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, Filler& filler, int thread) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
     const int all = filler.steps.all();
+    if (!Source::EXPANDS) {
+        // Nothing to finish: nobody here waits for a copy.
+        for (int i = 0; i < all; ++i) {
+            const u32 stage = (u32)i % STAGES;
+            ptx_barrier_wait(empty + 8 * stage, (u32)i / STAGES % 2 ^ 1);
+            filler.copy(i, thread);
+            ptx_barrier_arrive_after_copies(full + 8 * stage);
+            ptx_barrier_arrive(full + 8 * stage);
+        }
+        return;
+    }
     for (int i = -AHEAD; i < all; ++i) {
         const int next = i + AHEAD;
         if (next < all) ptx_barrier_wait(empty + 8 * (next % STAGES), next / STAGES % 2 ^ 1);
@@ -112,7 +125,6 @@ template <int ROWS, class Filler> __device__ __forceinline__ void fill_stages(co
         ptx_copy_wait_groups<AHEAD>();
         __syncwarp();
         filler.expand(i, thread);
-        ptx_fence_async();
         ptx_barrier_arrive(full + 8 * (i % STAGES));
     }
 }
@@ -122,6 +134,7 @@ template <class T, int ROWS, bool ACROSS>
 __device__ __forceinline__ void multiply_stage(float (&sum)[64], u64 a, u64 b, u32 full, int i, int keep) {
     const u32 stage = (u32)i % STAGES;
     ptx_barrier_wait(full + 8 * stage, (u32)i / STAGES % 2);
+    ptx_fence_async();
     // Addresses are in units of 16 bytes, and stay below the field's 14 bits.
     const u32 at = stage * (TileMemory<ROWS>::STAGE / 16);
     a += at, b += at;
@@ -177,7 +190,7 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
     float total[64], sum[64];
     if (group == GROUPS) {
         Filler<T, ROWS, ACROSS, Source> filler = {m, steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts, place.row0, p.rows};
-        fill_stages(m, filler, threadIdx.x % 128);
+        fill_stages<Source>(m, filler, threadIdx.x % 128);
     } else {
 #pragma unroll
         for (int e = 0; e < 64; ++e) total[e] = sum[e] = 0.0f;
@@ -189,11 +202,13 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
     if (p.cluster > 1 && steps.low_rank > 0) park(m.sums() + ROWS * PITCH, sum);
 }
 
-template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>& m) {
+template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>& m, bool expands) {
     if (threadIdx.x == 0) {
+        // By each worker, and once more by its copies if it does not wait for them.
+        const int arrivals = expands ? WORKERS : 2 * WORKERS;
         const u32 full = shared_address(m.barriers());
         for (int i = 0; i < STAGES; ++i) {
-            ptx_barrier_init(full + 8 * i, WORKERS);
+            ptx_barrier_init(full + 8 * i, arrivals);
             ptx_barrier_init(full + 8 * (STAGES + i), ROWS / 16);
         }
     }
@@ -300,7 +315,7 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
             for (int h = 0; h < 2; ++h) *(float2*)(to + (16 * i + 8 * h) * PITCH + 8 * j) = make_float2(total.at[i][j][2 * h], total.at[i][j][2 * h + 1]);
 }
 
-template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>&) {}
+template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>&, bool) {}
 
 #endif
 
@@ -341,9 +356,10 @@ __device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const Tile
 template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul_tile(const TensorParams<T, Dense<T>>& p) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS, blockIdx.x / p.cluster);
-    tile_begin(m);
+    const bool pieces = in_pieces(p.right.at, ACROSS ? p.right.step : p.right.lane, 16);
+    tile_begin(m, !pieces);
     __syncthreads();
-    if (in_pieces(p.right.at, ACROSS ? p.right.step : p.right.lane, 16)) {
+    if (pieces) {
         DenseSource<T, ACROSS> source(p, place.column0);
         tile_sums<T, ROWS, ACROSS>(p, m, place, source);
     } else {
@@ -362,7 +378,7 @@ template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_ma
         table[i] = p.right.max.codes.at ? p.right.max.table.get(i) : 0.0f;
         if (i < 16) table[256 + i] = p.right.code.get(i);
     }
-    tile_begin(m);
+    tile_begin(m, true);
     __syncthreads();
     if (regular) {
         Nf4Source<T, ACROSS> source(p, place.column0, table, threadIdx.x % WORKERS);

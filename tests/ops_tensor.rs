@@ -265,7 +265,7 @@ fn least(m: usize, [n, k]: [usize; 2]) -> f64 {
 fn few_rows_stay_within_their_budget() {
     for set in SETS {
         for (m, k, budget) in
-            [(1, 4096, 3.75), (8, 4096, 3.85), (16, 4096, 4.25), (8, 14336, 3.45), (16, 14336, 3.7)]
+            [(1, 4096, 3.8), (8, 4096, 3.9), (16, 4096, 4.25), (8, 14336, 3.45), (16, 14336, 3.7)]
         {
             let shape = [256, k];
             let c = counted(set, m, shape, false);
@@ -289,7 +289,7 @@ fn few_rows_stay_within_their_budget() {
 #[test]
 fn tiles_stay_within_their_budget() {
     let (m, shape) = (256, [256, 1024]);
-    for (set, budgets) in SETS.into_iter().zip([[10.7, 16.2], [10.3, 11.0]]) {
+    for (set, budgets) in SETS.into_iter().zip([[10.7, 16.2], [10.5, 11.3]]) {
         for (backward, budget) in [false, true].into_iter().zip(budgets) {
             let c = counted(set, m, shape, backward);
             let macs = m * shape[0] * shape[1];

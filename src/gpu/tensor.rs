@@ -145,9 +145,9 @@ fn tile(set: KernelSet, rows: u64, cluster: u64) -> Grid {
     let stage = (rows + TILE_COLUMNS) * STEPS * 2;
     let (threads, stages, rings) = match set {
         KernelSet::Sm80 => (256, 2, 1),
-        KernelSet::Sm90a => (rows * 2 + 128, 4, 3),
+        KernelSet::Sm90a => (rows * 2 + 128, 6, 4),
     };
-    let staged = stages * stage + rings * 4096 + (256 + 16) * 4 + 64;
+    let staged = stages * stage + rings * 4096 + (256 + 16) * 4 + 16 * stages;
     // The sums take the place of the stages: in a cluster, those of the low-rank chunk as well.
     let sums = rows * PITCH * 4 * if cluster > 1 { 2 } else { 1 };
     let shared = staged.max(sums) as u32;

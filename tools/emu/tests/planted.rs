@@ -343,3 +343,36 @@ fn lanes_wait_for_each_other() {
         assert_eq!(run("").unwrap_err().kind, Kind::Race, "{store}");
     }
 }
+
+/// Blocks of two: each writes to a shared address and reads it back, or its neighbour's.
+fn windows(address: &str, load: &str) -> Outcome {
+    let ptx = format!(
+        ".version 8.4\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out)\n{{\n\
+         .shared .align 16 .b8 own[64];\n.reg .b32 %r<8>;\n.reg .b64 %rd<4>;\n\
+         ld.param.u64 %rd1, [out];\nmov.u32 %r1, own;\nmov.u32 %r2, %cluster_ctarank;\n\
+         xor.b32 %r3, %r2, 1;\nmapa.shared::cluster.u32 %r4, %r1, %r3;\nand.b32 %r5, %r1, 16777215;\n\
+         st.shared.u32 [{address}], %r2;\nbarrier.cluster.arrive.release.aligned;\n\
+         barrier.cluster.wait.acquire.aligned;\n{load}\nmul.wide.u32 %rd2, %r2, 4;\n\
+         add.s64 %rd1, %rd1, %rd2;\nst.global.u32 [%rd1], %r6;\n\
+         barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\nret;\n}}\n"
+    );
+    let mut bench = Bench::new(&ptx);
+    let out = bench.output(8);
+    let run = bench.launch_clusters("k", 2, 1, 2);
+    outcome(run.map(|_| {
+        let got = bench.read::<u32>(out, 2);
+        got == if load.contains("%r4") { [1, 0] } else { [0, 1] }
+    }))
+}
+
+/// Found on an H200, where it is an illegal instruction: in a cluster the address of a block's own
+/// shared memory holds the block's rank, so an absolute one is the first block's.
+#[test]
+fn addresses_of_another_block() {
+    let (own, other) = ("ld.shared.u32 %r6, [%r1];", "ld.shared::cluster.u32 %r6, [%r4];");
+    assert_eq!(windows("%r1", own), Right);
+    assert_eq!(windows("own", "ld.shared.u32 %r6, [own];"), Right);
+    assert_eq!(windows("%r1", other), Right);
+    assert_eq!(windows("%r5", own), Found(Kind::OutOfBounds));
+    assert_eq!(windows("%r1", "ld.shared.u32 %r6, [%r4];"), Found(Kind::OutOfBounds));
+}

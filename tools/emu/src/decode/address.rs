@@ -26,7 +26,7 @@ pub(super) fn convert(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> 
 /// `mapa`: the address of the same place in another block of the cluster.
 pub(super) fn mapa(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     fn place(address: u64, rank: u32) -> u64 {
-        (address & 0xff_ffff) | (rank as u64 + 1) << 24
+        (address & 0xff_ffff) | (rank as u64) << 24
     }
     match (ops.ty(), ops.space()) {
         ("u32", Space::Shared) => super::lanes::nn_n(ops, |a, rank| place(a as u64, rank) as u32),

@@ -121,7 +121,9 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
                 Space::Generic => specific(addresses[lane]),
                 named => (named, addresses[lane]),
             };
-            let old = exchange(c, place, bytes, |old| update(old, operands.0, operands.1))?;
+            let old = exchange(c, place, bytes, order.any_block, |old| {
+                update(old, operands.0, operands.1)
+            })?;
             old_row[lane] = old;
             if place.0 == Space::Global {
                 order_global(c, place.1, order.acquire, order.release);
@@ -160,6 +162,7 @@ fn exchange(
     c: &mut Context<'_>,
     (space, address): (Space, u64),
     bytes: usize,
+    any_block: bool,
     f: impl Fn(u64) -> u64,
 ) -> Step<u64> {
     if !address.is_multiple_of(bytes as u64) {
@@ -186,7 +189,7 @@ fn exchange(
             Ok(old)
         }
         Space::Shared => {
-            let (block, at) = shared_place(c, address)?;
+            let (block, at) = shared_place(c, address, any_block)?;
             let who = who(c.warp, c.cluster.index, &c.cluster.acquired, c.launch);
             let shared = &mut c.cluster.shared[block];
             shared.bounds(at, bytes)?;

@@ -60,7 +60,8 @@ fn arithmetic(ops: &mut Ops<'_, '_, '_, '_>, name: &str) -> Result<super::Execut
                     let (a, b) = (x(a) as i32, x(b) as i32);
                     c(if b == 0 { a as u32 } else { a.wrapping_rem(b) as u32 })
                 }),
-                "rem" => nn_n(ops, move |a, b| c(x(a).checked_rem(x(b)).unwrap_or(x(a)))),
+                // What an H200 leaves after a division by 0; PTX promises nothing.
+                "rem" => nn_n(ops, move |a, b| c(x(a).checked_rem(x(b)).unwrap_or(u32::MAX))),
                 "sad" if signed => {
                     nnn_n(ops, move |a, b, d| d.wrapping_add((x(a) as i32).abs_diff(x(b) as i32)))
                 }
@@ -113,7 +114,7 @@ fn arithmetic64(
         "rem" if signed => {
             ww_w(ops, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 })
         }
-        "rem" => ww_w(ops, |a, b| a.checked_rem(b).unwrap_or(a)),
+        "rem" => ww_w(ops, |a, b| a.checked_rem(b).unwrap_or(u64::MAX)),
         _ => ops.unknown(),
     }
 }

@@ -252,7 +252,7 @@ fn take_copies(c: &mut Context<'_>, lane: u8) -> Step<Vec<(usize, usize, Payload
     }
     let mut pieces = Vec::new();
     for copy in copies {
-        let (_, at) = shared_place(c, u64::from(copy.shared))?;
+        let (_, at) = shared_place(c, u64::from(copy.shared), false)?;
         let (bytes, source) = (usize::from(copy.bytes), usize::from(copy.source));
         if source > 0 {
             let (slot, offset) = c.memory.locate(copy.global, source)?;

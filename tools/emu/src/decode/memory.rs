@@ -1,7 +1,7 @@
 //! Loads, stores, address conversions; atomics are in `atomic`.
 
 use super::control::{acquire, publish};
-use super::shared::{count_banks, fetch_shared, shared_place, write_shared};
+use super::shared::{count_banks, fetch_shared, shared_base, shared_place, write_shared};
 use super::{Decode, Execute, Ops, address, atomic};
 use crate::machine::counters::Work;
 use crate::machine::fault::{Fault, Kind, Step};
@@ -29,6 +29,8 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Decode {
 pub(crate) struct Address {
     base: Option<(Class, usize)>,
     offset: i64,
+    /// The offset is one in the block's own shared memory.
+    shared: bool,
 }
 
 impl Ops<'_, '_, '_, '_> {
@@ -42,15 +44,16 @@ impl Ops<'_, '_, '_, '_> {
         match operand {
             Operand::Address(Base::Reg(reg), offset) => {
                 let base = Some((reg.class, self.reg(*reg, reg.class)?));
-                Ok((Address { base, offset: *offset }, None))
+                Ok((Address { base, offset: *offset, shared: false }, None))
             }
             Operand::Address(Base::Absolute, offset) => {
-                Ok((Address { base: None, offset: *offset }, None))
+                Ok((Address { base: None, offset: *offset, shared: false }, None))
             }
             Operand::Address(Base::Symbol(_), _) => {
                 let (place, offset) = self.symbol(operand)?;
-                let address = Address { base: None, offset: place.address as i64 + offset };
-                Ok((address, Some(place.space)))
+                let (offset, shared) =
+                    (place.address as i64 + offset, place.space == Space::Shared);
+                Ok((Address { base: None, offset, shared }, Some(place.space)))
             }
             other => Err(format!("{other:?} where an address belongs")),
         }
@@ -76,7 +79,10 @@ impl Address {
     /// Every lane's address.
     pub(crate) fn resolve(&self, c: &Context<'_>, mask: u32) -> Step<[u64; 32]> {
         let offset = self.offset as u64;
-        let Some((class, index)) = self.base else { return Ok([offset; 32]) };
+        let Some((class, index)) = self.base else {
+            let base = if self.shared { shared_base(c.warp.block) } else { 0 };
+            return Ok([base.wrapping_add(offset); 32]);
+        };
         let r = &c.warp.registers;
         if r.known(class, index) & mask != mask {
             return Err(Fault::new(Kind::Uninitialised, "an address that was never computed"));
@@ -188,6 +194,8 @@ pub(crate) struct Order {
     pub release: bool,
     /// Through the read-only cache: nothing may write there during the launch.
     pub read_only: bool,
+    /// Of shared memory: that of every block of the cluster.
+    pub any_block: bool,
 }
 
 impl Ops<'_, '_, '_, '_> {
@@ -195,7 +203,8 @@ impl Ops<'_, '_, '_, '_> {
         let acquire = self.has("acquire") || self.has("acq_rel");
         let release = self.has("release") || self.has("acq_rel");
         let strong = acquire || release || self.has("volatile") || self.has("relaxed");
-        Order { strong, acquire, release, read_only: self.has("nc") }
+        let any_block = self.space() == Space::Generic || self.has("shared::cluster");
+        Order { strong, acquire, release, read_only: self.has("nc"), any_block }
     }
 }
 
@@ -483,7 +492,7 @@ pub(crate) fn deposit(
             count_banks(c, addresses, mask, bytes);
             for lane in lanes(mask) {
                 aligned(addresses[lane], bytes)?;
-                let (block, at) = shared_place(c, addresses[lane])?;
+                let (block, at) = shared_place(c, addresses[lane], order.any_block)?;
                 write_shared(c, block, at, lane as u8, order.strong, &data[lane][..bytes])?;
             }
             Ok(())

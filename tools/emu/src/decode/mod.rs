@@ -17,7 +17,7 @@ mod memory;
 mod moves;
 mod place;
 pub mod program;
-mod shared;
+pub(crate) mod shared;
 mod warp;
 mod wgmma;
 
@@ -49,6 +49,8 @@ pub(crate) struct Decoder<'a> {
     globals: HashMap<String, Place>,
     counts: [u32; 3],
     constants: HashMap<(Class, u64), u32>,
+    /// The same for addresses in the block's own shared memory, by their offsets.
+    shared_addresses: HashMap<(Class, u64), u32>,
     specials: HashMap<Special, u32>,
     shared_bytes: u64,
     local_bytes: u64,
@@ -89,6 +91,7 @@ pub fn decode(
         globals,
         counts: [0; 3],
         constants: HashMap::new(),
+        shared_addresses: HashMap::new(),
         specials: HashMap::new(),
         shared_bytes,
         local_bytes: 0,
@@ -289,12 +292,11 @@ impl Decoder<'_> {
     }
 
     fn constant(&mut self, class: Class, value: u64) -> usize {
-        let counts = &mut self.counts;
-        let index = self.constants.entry((class, value)).or_insert_with(|| {
-            counts[class as usize] += 1;
-            counts[class as usize] - 1
-        });
-        *index as usize
+        register_of(&mut self.constants, &mut self.counts, class, value)
+    }
+
+    fn shared_address(&mut self, class: Class, offset: u64) -> usize {
+        register_of(&mut self.shared_addresses, &mut self.counts, class, offset)
     }
 
     fn finish(
@@ -305,6 +307,10 @@ impl Decoder<'_> {
         param_bytes: usize,
     ) -> Program {
         let of = |class: Class| self.constants.iter().filter(move |((c, _), _)| *c == class);
+        let shared = |class: Class| {
+            let all = self.shared_addresses.iter().filter(move |((c, _), _)| *c == class);
+            all.map(|((_, offset), index)| (*index as usize, *offset)).collect()
+        };
         Program {
             name: entry.name.clone(),
             instructions: self.out,
@@ -313,6 +319,8 @@ impl Decoder<'_> {
                 .map(|((_, v), i)| (*i as usize, *v as u32))
                 .collect(),
             wide_constants: of(Class::Wide).map(|((_, v), i)| (*i as usize, *v)).collect(),
+            narrow_shared: shared(Class::Narrow),
+            wide_shared: shared(Class::Wide),
             specials: self.specials.iter().map(|(s, i)| (*s, *i as usize)).collect(),
             constants,
             param_bytes,
@@ -324,6 +332,20 @@ impl Decoder<'_> {
             text: text.clone(),
         }
     }
+}
+
+/// The register that holds a value, a new one at its first use.
+fn register_of(
+    registers: &mut HashMap<(Class, u64), u32>,
+    counts: &mut [u32; 3],
+    class: Class,
+    value: u64,
+) -> usize {
+    let index = registers.entry((class, value)).or_insert_with(|| {
+        counts[class as usize] += 1;
+        counts[class as usize] - 1
+    });
+    *index as usize
 }
 
 impl Ops<'_, '_, '_, '_> {
@@ -419,13 +441,21 @@ impl Ops<'_, '_, '_, '_> {
             }
             Operand::Special(name) => self.special(name),
             Operand::Symbol(_) | Operand::Address(Base::Symbol(_), _) => {
-                let (place, offset) = self.symbol(operand)?;
-                Ok(self
-                    .decoder
-                    .constant(Class::Narrow, (place.address as i64 + offset) as u64 & 0xffff_ffff))
+                Ok(self.symbol_register(operand, Class::Narrow)?)
             }
             other => Err(format!("operand {other:?} where 32 bits belong")),
         }
+    }
+
+    /// A register that holds a symbol's address.
+    fn symbol_register(&mut self, operand: &Operand, class: Class) -> Result<usize, String> {
+        let (place, offset) = self.symbol(operand)?;
+        let address = (place.address as i64 + offset) as u64;
+        if place.space == Space::Shared {
+            return Ok(self.decoder.shared_address(class, address));
+        }
+        let narrow = class == Class::Narrow;
+        Ok(self.decoder.constant(class, if narrow { address & 0xffff_ffff } else { address }))
     }
 
     fn special(&mut self, name: &str) -> Result<usize, String> {
@@ -458,8 +488,7 @@ impl Ops<'_, '_, '_, '_> {
                 Ok(self.decoder.constant(Class::Wide, value.to_bits()))
             }
             Operand::Symbol(_) | Operand::Address(Base::Symbol(_), _) => {
-                let (place, offset) = self.symbol(operand)?;
-                Ok(self.decoder.constant(Class::Wide, (place.address as i64 + offset) as u64))
+                Ok(self.symbol_register(operand, Class::Wide)?)
             }
             other => Err(format!("operand {other:?} where 64 bits belong")),
         }

@@ -16,6 +16,8 @@ pub(super) type Place = (usize, usize);
 pub(super) struct SharedAddress {
     address: Address,
     generic: bool,
+    /// Other blocks of the cluster may be named.
+    any_block: bool,
 }
 
 impl SharedAddress {
@@ -26,7 +28,8 @@ impl SharedAddress {
             .iter()
             .any(|m| matches!(*m, "shared" | "shared::cta" | "shared::cluster"));
         let (address, space) = ops.address(i)?;
-        SharedAddress::checked(address, space, generic)
+        let any_block = generic || ops.has("shared::cluster");
+        SharedAddress::checked(address, space, generic, any_block)
     }
 
     /// An operand at hand, of a space that the instruction fixes.
@@ -35,19 +38,20 @@ impl SharedAddress {
         operand: &Operand,
     ) -> Result<SharedAddress, String> {
         let (address, space) = ops.address_of(operand)?;
-        SharedAddress::checked(address, space, false)
+        SharedAddress::checked(address, space, false, true)
     }
 
     fn checked(
         address: Address,
         space: Option<Space>,
         generic: bool,
+        any_block: bool,
     ) -> Result<SharedAddress, String> {
         if space.is_some_and(|space| space != Space::Shared) {
             return Err(format!("a symbol of {space:?} where shared memory belongs"));
         }
         // A symbol is an offset in its own space.
-        Ok(SharedAddress { address, generic: generic && space.is_none() })
+        Ok(SharedAddress { address, generic: generic && space.is_none(), any_block })
     }
 
     /// The places that the lanes of the mask name.
@@ -63,7 +67,7 @@ impl SharedAddress {
                     return Err(Fault::new(Kind::OutOfBounds, message));
                 }
             };
-            places[lane] = shared_place(c, address)?;
+            places[lane] = shared_place(c, address, self.any_block)?;
         }
         Ok(places)
     }

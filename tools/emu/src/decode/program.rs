@@ -13,6 +13,9 @@ pub struct Program {
     /// Registers that hold the same value in every lane.
     pub(crate) narrow_constants: Vec<(usize, u32)>,
     pub(crate) wide_constants: Vec<(usize, u64)>,
+    /// Registers that hold an address in the block's own shared memory, by its offset.
+    pub(crate) narrow_shared: Vec<(usize, u64)>,
+    pub(crate) wide_shared: Vec<(usize, u64)>,
     /// Registers that are filled when a warp starts.
     pub(crate) specials: Vec<(Special, usize)>,
     /// Constant memory of the module.
@@ -121,6 +124,7 @@ impl Program {
     pub(crate) fn initialise(
         &self,
         registers: &mut Registers,
+        shared_base: u64,
         special: impl Fn(Special) -> [u32; 32],
     ) {
         registers.resize(self.registers);
@@ -129,6 +133,12 @@ impl Program {
         }
         for &(index, value) in &self.wide_constants {
             registers.set_wide(index, &[value; 32], ALL, ALL);
+        }
+        for &(index, offset) in &self.narrow_shared {
+            registers.set_narrow(index, &[(shared_base + offset) as u32; 32], ALL, ALL);
+        }
+        for &(index, offset) in &self.wide_shared {
+            registers.set_wide(index, &[shared_base + offset; 32], ALL, ALL);
         }
         for &(which, index) in &self.specials {
             registers.set_narrow(index, &special(which), ALL, ALL);

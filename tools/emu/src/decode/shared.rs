@@ -7,10 +7,22 @@ use crate::machine::race::{Access, who};
 use crate::machine::registers::lanes;
 use crate::machine::shared::{VALID, wavefronts};
 
-/// Block and offset of a shared address: rank + 1 in bits 24 and up if it names a block.
-pub(crate) fn shared_place(c: &Context<'_>, address: u64) -> Step<(usize, usize)> {
-    let (rank, offset) = ((address >> 24) as usize, (address & 0xff_ffff) as usize);
-    let block = if rank == 0 { c.warp.block } else { rank - 1 };
+/// Where the shared memory of a block of a cluster begins in the window that all of them share.
+pub(crate) fn shared_base(block: usize) -> u64 {
+    (block as u64) << 24
+}
+
+/// Block and offset of a shared address. What an instruction without `::cluster` may name is the
+/// block's own memory: hardware stops at the address of another block with an illegal instruction.
+pub(crate) fn shared_place(c: &Context<'_>, address: u64, any_block: bool) -> Step<(usize, usize)> {
+    let (block, offset) = ((address >> 24) as usize, (address & 0xff_ffff) as usize);
+    if block < c.cluster.shared.len() && block != c.warp.block && !any_block {
+        let message = format!(
+            "shared address {address:#x} names block {block}, in block {} and without `::cluster`",
+            c.warp.block
+        );
+        return Err(Fault::new(Kind::OutOfBounds, message));
+    }
     if block >= c.cluster.shared.len() {
         let message = format!(
             "shared address {address:#x} names block {block} of a cluster of {}",
@@ -43,7 +55,7 @@ pub(super) fn fetch_shared(
     count_banks(c, addresses, mask, bytes);
     for lane in lanes(mask) {
         aligned(addresses[lane], bytes)?;
-        let (block, at) = shared_place(c, addresses[lane])?;
+        let (block, at) = shared_place(c, addresses[lane], order.any_block)?;
         read_shared(c, block, at, bytes, lane as u8, order.strong, &mut data[lane][..bytes])?;
     }
     Ok(())

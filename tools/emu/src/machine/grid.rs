@@ -11,6 +11,7 @@ use super::shared::Shared;
 use super::warp::{Fragment, State, Warp};
 use super::{Cluster, Context, Flow, Launch};
 use crate::decode::program::{Program, Special};
+use crate::decode::shared::shared_base;
 use crate::tensor::Numerics;
 
 /// How to run.
@@ -237,8 +238,9 @@ impl Grid<'_> {
             ..Warp::default()
         };
         warp.clock[index] = 1;
-        self.program
-            .initialise(&mut warp.registers, |special| self.special(special, block, rank, first));
+        self.program.initialise(&mut warp.registers, shared_base(rank), |special| {
+            self.special(special, block, rank, first)
+        });
     }
 
     /// A special register's value in each lane.

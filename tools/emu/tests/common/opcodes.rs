@@ -21,8 +21,9 @@ pub struct Case {
     pub body: &'static str,
     pub inputs: Inputs,
     pub want: fn(u64, u64, u64) -> u64,
-    /// Not the same bits on every device: approximate instructions.
-    pub approximate: bool,
+    /// Approximate instructions have other bits on other devices: how far a device may be from the
+    /// exact f32 result, relative and absolute, as the PTX manual says.
+    pub approximate: Option<[f32; 2]>,
 }
 
 /// Three operands for 32 lanes.
@@ -150,10 +151,13 @@ fn put_b16(x: f64) -> u64 {
 
 macro_rules! case {
     ($inputs:ident, $body:expr, $want:expr) => {
-        Case { body: $body, inputs: Inputs::$inputs, want: $want, approximate: false }
+        Case { body: $body, inputs: Inputs::$inputs, want: $want, approximate: None }
     };
     (~ $inputs:ident, $body:expr, $want:expr) => {
-        Case { body: $body, inputs: Inputs::$inputs, want: $want, approximate: true }
+        case!(~ [1.2e-7, 0.0] $inputs, $body, $want)
+    };
+    (~ $bound:tt $inputs:ident, $body:expr, $want:expr) => {
+        Case { body: $body, inputs: Inputs::$inputs, want: $want, approximate: Some($bound) }
     };
 }
 
@@ -358,7 +362,7 @@ fn integer() -> Vec<Case> {
         case!(Bits, n3!("sad.u32"), |a, b, c| lo(c).wrapping_add(lo(a).abs_diff(lo(b))) as u64),
         case!(Bits, n2!("div.u32"), |a, b, _| lo(a).checked_div(lo(b)).unwrap_or(u32::MAX) as u64),
         case!(Bits, n2!("rem.u32"), |a, b, _| if lo(b) == 0 {
-            lo(a) as u64
+            0xffff_ffff
         } else {
             (lo(a) % lo(b)) as u64
         }),
@@ -406,7 +410,7 @@ fn wide() -> Vec<Case> {
         case!(Bits, w2!("min.s64"), |a, b, _| (a as i64).min(b as i64) as u64),
         case!(Bits, w2!("max.u64"), |a, b, _| a.max(b)),
         case!(Bits, w2!("xor.b64"), |a, b, _| a ^ b),
-        case!(Bits, w2!("rem.u64"), |a, b, _| if b == 0 { a } else { a % b }),
+        case!(Bits, w2!("rem.u64"), |a, b, _| if b == 0 { u64::MAX } else { a % b }),
         case!(Bits, wn!("shl.b64"), |a, b, _| a.checked_shl(b as u32 & 127).unwrap_or(0)),
         case!(Bits, wn!("shr.u64"), |a, b, _| a.checked_shr(b as u32 & 127).unwrap_or(0)),
         case!(Bits, wn!("shr.s64"), |a, b, _| (a as i64 >> (b & 127).min(63)) as u64),
@@ -486,10 +490,10 @@ fn float() -> Vec<Case> {
         case!(F32, f1!("abs.f32"), |a, _, _| a & 0x7fff_ffff),
         case!(F32, f2!("copysign.f32"), |a, b, _| (b & 0x7fff_ffff) | (a & 0x8000_0000)),
         case!(~ F32, f1!("ex2.approx.ftz.f32"), |a, _, _| out(flush((flush(f(a)) as f64).exp2() as f32))),
-        case!(~ F32, f1!("lg2.approx.ftz.f32"), |a, _, _| out(flush((flush(f(a)) as f64).log2() as f32))),
+        case!(~ [2.4e-7, 2.4e-7] F32, f1!("lg2.approx.ftz.f32"), |a, _, _| out(flush((flush(f(a)) as f64).log2() as f32))),
         case!(~ F32, f1!("rcp.approx.ftz.f32"), |a, _, _| out(flush(1.0 / flush(f(a))))),
         case!(~ F32, f1!("rsqrt.approx.ftz.f32"), |a, _, _| out((1.0 / (flush(f(a)) as f64).sqrt()) as f32)),
-        case!(~ F32, f1!("tanh.approx.f32"), |a, _, _| out((f(a) as f64).tanh() as f32)),
+        case!(~ [4.9e-4, 0.0] F32, f1!("tanh.approx.f32"), |a, _, _| out((f(a) as f64).tanh() as f32)),
     ]
 }
 
