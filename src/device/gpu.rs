@@ -21,12 +21,33 @@ pub struct Gpu {
     pub(super) link: Arc<Link>,
     owns_stream: bool,
     kernel_set: KernelSet,
-    kernels: Mutex<HashMap<String, Function>>,
-    modules: Mutex<Vec<Module>>,
+    kernels: Arc<Kernels>,
     /// Memory of launches, and of ops that are made of other ops. Who holds both took the second
     /// first.
     scratch: Mutex<Reused>,
     workspace: Mutex<Reused>,
+}
+
+/// The kernels that were loaded, for all streams of a device.
+struct Kernels {
+    link: Arc<Link>,
+    functions: Mutex<HashMap<String, Function>>,
+    modules: Mutex<Vec<Module>>,
+}
+
+impl Kernels {
+    fn new(link: &Arc<Link>) -> Arc<Kernels> {
+        let (functions, modules) = (Mutex::default(), Mutex::default());
+        Arc::new(Kernels { link: link.clone(), functions, modules })
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        for module in std::mem::take(&mut *lock(&self.modules)) {
+            let _ = self.link.call(|d| d.unload(module));
+        }
+    }
 }
 
 impl Gpu {
@@ -43,21 +64,35 @@ impl Gpu {
     /// A GPU whose work goes to a stream that somebody else owns.
     pub fn on_stream(driver: Arc<dyn Driver>, stream: Stream) -> Result<Gpu> {
         let kernel_set = KernelSet::for_capability(driver.info().capability)?;
+        let link = Arc::new(Link::new(driver, stream));
         Ok(Gpu {
-            link: Arc::new(Link::new(driver, stream)),
+            kernels: Kernels::new(&link),
+            link,
             owns_stream: false,
             kernel_set,
-            kernels: Mutex::default(),
-            modules: Mutex::default(),
             scratch: Mutex::default(),
             workspace: Mutex::default(),
         })
+    }
+
+    /// The same device on another stream that somebody else owns: kernels are shared, memory that
+    /// launches reuse is not.
+    pub fn for_stream(&self, stream: Stream) -> Gpu {
+        Gpu {
+            link: Arc::new(Link::new(self.link.driver.clone(), stream)),
+            owns_stream: false,
+            kernel_set: self.kernel_set,
+            kernels: self.kernels.clone(),
+            scratch: Mutex::default(),
+            workspace: Mutex::default(),
+        }
     }
 
     /// Runs the kernels of another set than the one that fits best, for tests of both.
     pub fn with_kernel_set(mut self, kernel_set: KernelSet) -> Result<Gpu> {
         kernel_set.check(self.link.driver.info().capability)?;
         self.kernel_set = kernel_set;
+        self.kernels = Kernels::new(&self.link);
         Ok(self)
     }
 
@@ -133,7 +168,7 @@ impl Gpu {
     }
 
     fn kernel(&self, op: &'static str, kernel: &str) -> Result<Function> {
-        let mut kernels = lock(&self.kernels);
+        let mut kernels = lock(&self.kernels.functions);
         if let Some(&function) = kernels.get(kernel) {
             return Ok(function);
         }
@@ -141,7 +176,7 @@ impl Gpu {
         let ptx = module::ptx(op, self.kernel_set)?;
         let file = format!("{op}.{}", self.kernel_set.name());
         let module = self.call(|d| d.load(&file, ptx))?;
-        lock(&self.modules).push(module);
+        lock(&self.kernels.modules).push(module);
         for name in module::kernel_names(ptx) {
             let function = self.call(|d| d.function(module, name))?;
             kernels.insert(name.to_string(), function);
@@ -163,9 +198,6 @@ impl Drop for Gpu {
         let _ = self.synchronize();
         *lock(&self.scratch) = Reused::default();
         *lock(&self.workspace) = Reused::default();
-        for module in std::mem::take(&mut *lock(&self.modules)) {
-            let _ = self.call(|d| d.unload(module));
-        }
         if self.owns_stream {
             let _ = self.call(|d| d.destroy_stream(self.stream()));
         }

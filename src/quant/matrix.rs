@@ -113,6 +113,7 @@ impl Nf4Matrix {
     }
 
     /// Where the parts lie.
+    #[cfg(feature = "train")]
     pub(crate) fn addresses(&self) -> [usize; 4] {
         let [codes, maxima] = match &self.absmax {
             Maxima::F32(absmax) => [0, absmax.all().as_ptr() as usize],

@@ -1,0 +1,234 @@
+//! Optimisers and statistics of weights: `include/gradus/matrix.h`.
+
+use gradus::Error;
+use gradus::Result;
+use gradus::ops::*;
+
+use crate::args::Op;
+use crate::sys::*;
+use crate::tensor::{Tensors, for_float, is_absent};
+
+// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
+// begins it with struct_size.
+
+impl gradus_adamw_settings {
+    fn set_defaults(&mut self) {
+        let own = AdamWSettings::default();
+        (self.lr, self.beta1, self.beta2) = (own.lr, own.beta1, own.beta2);
+        (self.eps, self.weight_decay, self.grad_scale) =
+            (own.eps, own.weight_decay, own.grad_scale);
+        self.step = own.step as i64;
+    }
+
+    fn get(&self, t: &Tensors<'_>) -> Result<AdamWSettings> {
+        let decays = [DecayOrder::Before, DecayOrder::After];
+        Ok(AdamWSettings {
+            lr: self.lr,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            step: t.size("settings.step", self.step)? as u64,
+            decay: t.choice("settings.decay", self.decay, &decays)?,
+            grad_scale: self.grad_scale,
+        })
+    }
+}
+
+fn flat(outcome: &AdamWOutcome) -> gradus_adamw_outcome {
+    let index = |i: usize| i64::try_from(i).unwrap_or(i64::MAX);
+    let (tensor, element) = outcome.non_finite.map_or((-1, -1), |(t, e)| (index(t), index(e)));
+    gradus_adamw_outcome {
+        non_finite_tensor: tensor,
+        non_finite_element: element,
+        updated: outcome.updated as i64,
+        unchanged: outcome.unchanged as i64,
+        absorbed_bf16: outcome.absorbed_bf16 as i64,
+    }
+}
+
+/// Runs a step. The outcome is the caller's also where the step was refused for its gradients.
+fn step(
+    t: &Tensors<'_>,
+    outcome: *mut gradus_adamw_outcome,
+    run: impl FnOnce(&mut AdamWOutcome) -> Result<()>,
+) -> Result<()> {
+    let place = t.opt_result("outcome", outcome)?;
+    let mut found = AdamWOutcome::default();
+    let done = run(&mut found);
+    if matches!(done, Ok(()) | Err(Error::NonFinite { .. })) {
+        place.set(flat(&found));
+    }
+    done
+}
+
+unsafe impl Op for gradus_adamw_args {
+    const NAME: &'static str = "adamw";
+    fn defaults(&mut self) {
+        self.settings.set_defaults();
+    }
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        let settings = self.settings.get(t)?;
+        let mut tensors = Vec::new();
+        for (i, one) in t.list("tensors", self.tensors, self.tensors_count)?.iter().enumerate() {
+            let of = |field: &str| format!("tensors[{i}].{field}");
+            tensors.push(AdamWTensor {
+                param: t.write(&of("param"), &one.param)?,
+                grad: t.read(&of("grad"), &one.grad)?,
+                m: t.write(&of("m"), &one.m)?,
+                v: t.write(&of("v"), &one.v)?,
+                mask: t.opt_read(&of("mask"), &one.mask)?,
+            });
+        }
+        t.disjoint()?;
+        step(t, self.outcome, |outcome| adamw(t.device, AdamW { tensors, settings, outcome }))
+    }
+}
+
+unsafe impl Op for gradus_adamw_8bit_args {
+    const NAME: &'static str = "adamw_8bit";
+    fn defaults(&mut self) {
+        self.settings.set_defaults();
+    }
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        let settings = self.settings.get(t)?;
+        let mut tensors = Vec::new();
+        for (i, one) in t.list("tensors", self.tensors, self.tensors_count)?.iter().enumerate() {
+            let of = |field: &str| format!("tensors[{i}].{field}");
+            tensors.push(AdamW8bitTensor {
+                param: t.write(&of("param"), &one.param)?,
+                grad: t.read(&of("grad"), &one.grad)?,
+                m: t.write(&of("m"), &one.m)?,
+                v: t.write(&of("v"), &one.v)?,
+                m_absmax: t.write(&of("m_absmax"), &one.m_absmax)?,
+                v_absmax: t.write(&of("v_absmax"), &one.v_absmax)?,
+                mask: t.opt_read(&of("mask"), &one.mask)?,
+            });
+        }
+        t.disjoint()?;
+        step(t, self.outcome, |outcome| {
+            adamw_8bit(t.device, AdamW8bit { tensors, settings, outcome })
+        })
+    }
+}
+
+unsafe impl Op for gradus_grad_norm_args {
+    const NAME: &'static str = "grad_norm";
+    fn defaults(&mut self) {}
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        let place = t.result("norm", self.norm)?;
+        let grads = t.list("grads", self.grads, self.grads_count)?;
+        let mut norm = GlobalNorm::default();
+        let Some(first) = grads.first() else {
+            place.set(0.0);
+            return Ok(());
+        };
+        for_float!(t, "grads[0]", first, T, {
+            let views = grads.iter().enumerate();
+            let views: Result<Vec<_>> =
+                views.map(|(i, g)| t.read::<T>(&format!("grads[{i}]"), g)).collect();
+            grad_norm(t.device, GradNorm { grads: &views?, norm: &mut norm })
+        })?;
+        place.set(norm.value);
+        Ok(())
+    }
+}
+
+unsafe impl Op for gradus_lerp_args {
+    const NAME: &'static str = "lerp";
+    fn defaults(&mut self) {
+        self.weight = 0.5;
+    }
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        for_float!(t, "a", &self.a, T, {
+            let args = Lerp::<T> {
+                a: t.read("a", &self.a)?,
+                b: t.read("b", &self.b)?,
+                lambda: self.weight,
+                y: t.write("y", &self.y)?,
+            };
+            t.disjoint()?;
+            lerp(t.device, args)
+        })
+    }
+}
+
+unsafe impl Op for gradus_sparsity_stats_args {
+    const NAME: &'static str = "sparsity_stats";
+    fn defaults(&mut self) {
+        self.tol = 1e-5;
+    }
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        let place = t.result("stats", self.stats)?;
+        let mut found = UpdateSparsity::default();
+        for_float!(t, "w0", &self.w0, T, {
+            let args = SparsityStats::<T> {
+                w0: t.read("w0", &self.w0)?,
+                w1: t.read("w1", &self.w1)?,
+                tol: self.tol,
+                row_nnz: t.opt_write("row_nnz", &self.row_nnz)?,
+                stats: &mut found,
+            };
+            t.disjoint()?;
+            sparsity_stats(t.device, args)
+        })?;
+        place.set(gradus_update_sparsity {
+            n: found.n as i64,
+            equal_exact: found.equal_exact as i64,
+            within_tol: found.within_tol as i64,
+            absorbed_bf16: found.absorbed_bf16 as i64,
+            max_delta: found.max_delta,
+        });
+        Ok(())
+    }
+}
+
+unsafe impl Op for gradus_delta_encode_args {
+    const NAME: &'static str = "delta_encode";
+    fn defaults(&mut self) {}
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        let place = t.result("count", self.count)?;
+        let only_count = is_absent(&self.index) && is_absent(&self.value);
+        let mut count = 0;
+        for_float!(t, "old_value", &self.old_value, T, {
+            let (old, new) =
+                (t.read::<T>("old_value", &self.old_value)?, t.read("new_value", &self.new_value)?);
+            if only_count {
+                delta_count(t.device, old, new).map(|n| count = n)
+            } else {
+                let (index, value) =
+                    (t.write("index", &self.index)?, t.write("value", &self.value)?);
+                let args = DeltaEncode::<T> { old, new, index, value, count: &mut count };
+                t.disjoint()?;
+                delta_encode(t.device, args)
+            }
+        })?;
+        place.set(count as i64);
+        Ok(())
+    }
+}
+
+unsafe impl Op for gradus_delta_apply_args {
+    const NAME: &'static str = "delta_apply";
+    fn defaults(&mut self) {}
+    fn run(&self, t: &Tensors<'_>) -> Result<()> {
+        for_float!(t, "value", &self.value, T, {
+            let args = DeltaApply::<T> {
+                index: t.read("index", &self.index)?,
+                value: t.read("value", &self.value)?,
+                target: t.write("target", &self.target)?,
+            };
+            t.disjoint()?;
+            delta_apply(t.device, args)
+        })
+    }
+}
+
+/// Sizes of this part's other structs.
+pub(super) const STRUCTS: [(&str, usize); 5] = [
+    ("adamw_settings", size_of::<gradus_adamw_settings>()),
+    ("adamw_outcome", size_of::<gradus_adamw_outcome>()),
+    ("adamw_tensor", size_of::<gradus_adamw_tensor>()),
+    ("adamw_8bit_tensor", size_of::<gradus_adamw_8bit_tensor>()),
+    ("update_sparsity", size_of::<gradus_update_sparsity>()),
+];

@@ -1,0 +1,330 @@
+//! From the header's tensors to views, checked.
+
+use std::cell::RefCell;
+
+use gradus::device::Device;
+use gradus::dtype::Element;
+use gradus::view::{Dims, Place};
+use gradus::{DType, Error, Result, View, ViewMut};
+
+use crate::status::{given, given_mut, list};
+use crate::sys::{self, gradus_tensor};
+
+/// The tensors of one call. Outputs may not share memory with anything else; slices cannot, what comes
+/// through pointers can.
+pub(crate) struct Tensors<'a> {
+    pub op: &'static str,
+    pub device: &'a Device,
+    /// A dry run: no memory is looked at, all of it counts as the device's.
+    pub dry: bool,
+    seen: RefCell<Vec<Seen>>,
+}
+
+/// A tensor's place in memory.
+struct Seen {
+    name: String,
+    written: bool,
+    place: Place,
+    start: usize,
+    bytes: usize,
+    /// Bytes from one index of the outermost dimension to the next, and what one index spans.
+    stride: usize,
+    row: usize,
+}
+
+/// All zero.
+pub(crate) fn is_absent(t: &gradus_tensor) -> bool {
+    t.data.is_null() && t.rank == 0
+}
+
+impl<'a> Tensors<'a> {
+    pub fn new(op: &'static str, device: &'a Device, dry: bool) -> Tensors<'a> {
+        Tensors { op, device, dry, seen: RefCell::default() }
+    }
+
+    pub fn invalid(&self, name: &str, got: impl std::fmt::Display, expected: &str) -> Error {
+        Error::invalid(self.op, name, got, expected)
+    }
+
+    /// The dtype that a call is made for.
+    pub fn dtype(&self, name: &str, t: &gradus_tensor) -> Result<DType> {
+        if is_absent(t) {
+            return Err(self.invalid(name, "no tensor", "a tensor"));
+        }
+        dtype_of(t.dtype)
+            .ok_or_else(|| self.invalid(&format!("{name}.dtype"), t.dtype, "a dtype, 0 to 6"))
+    }
+
+    /// A tensor that is read.
+    pub fn read<T: Element>(&self, name: &str, t: &gradus_tensor) -> Result<View<'a, T>> {
+        let (dims, place) = self.layout::<T>(name, t)?;
+        // SAFETY: the header asks that the tensor's memory is readable for the call.
+        let view = unsafe { View::from_raw(pointer(t), dims, place) };
+        let view = view.map_err(|error| self.rename(error, name))?;
+        self.note::<T>(name, &dims, place, t.data as usize, false);
+        Ok(view)
+    }
+
+    /// A tensor that is written, and maybe read.
+    pub fn write<T: Element>(&self, name: &str, t: &gradus_tensor) -> Result<ViewMut<'a, T>> {
+        let (dims, place) = self.layout::<T>(name, t)?;
+        // SAFETY: the header asks that the tensor's memory is the call's own; `disjoint` checks
+        // that the call's other tensors stay out of it.
+        let view = unsafe { ViewMut::from_raw(pointer(t), dims, place) };
+        let view = view.map_err(|error| self.rename(error, name))?;
+        self.note::<T>(name, &dims, place, t.data as usize, true);
+        Ok(view)
+    }
+
+    pub fn opt_read<T: Element>(
+        &self,
+        name: &str,
+        t: &gradus_tensor,
+    ) -> Result<Option<View<'a, T>>> {
+        if is_absent(t) { Ok(None) } else { self.read(name, t).map(Some) }
+    }
+
+    pub fn opt_write<T: Element>(
+        &self,
+        name: &str,
+        t: &gradus_tensor,
+    ) -> Result<Option<ViewMut<'a, T>>> {
+        if is_absent(t) { Ok(None) } else { self.write(name, t).map(Some) }
+    }
+
+    fn layout<T: Element>(&self, name: &str, t: &gradus_tensor) -> Result<(Dims, Place)> {
+        let found = self.dtype(name, t)?;
+        if found != T::DTYPE {
+            return Err(self.invalid(&format!("{name}.dtype"), found.name(), T::DTYPE.name()));
+        }
+        let rank = usize::try_from(t.rank).unwrap_or(0);
+        if !(1..=4).contains(&rank) {
+            return Err(self.invalid(&format!("{name}.rank"), t.rank, "1 to 4"));
+        }
+        let dims = Dims::strided(&t.shape[..rank], &t.strides[..rank]);
+        let dims = dims.map_err(|error| self.rename(error, name))?;
+        let bytes = extent(&dims).and_then(|span| span.checked_mul(size_of::<T>()));
+        let end = bytes.and_then(|bytes| (t.data as usize).checked_add(bytes));
+        if end.is_none_or(|end| end > isize::MAX as usize) {
+            let got = format!("{dims:?} of {}", found.name());
+            return Err(self.invalid(&format!("{name}.shape"), got, "a size that memory can have"));
+        }
+        if t.data.is_null() && dims.numel() > 0 {
+            return Err(self.invalid(&format!("{name}.data"), "NULL", "a pointer"));
+        }
+        Ok((dims, self.place(name, t.memory)?))
+    }
+
+    fn place(&self, name: &str, memory: i32) -> Result<Place> {
+        let name = format!("{name}.memory");
+        match (memory as u32, self.device) {
+            (sys::GRADUS_DEVICE, Device::Gpu(gpu)) => Ok(Place::Device(gpu.info().ordinal)),
+            (sys::GRADUS_HOST, Device::Gpu(gpu)) if self.dry => {
+                Ok(Place::Device(gpu.info().ordinal))
+            }
+            (sys::GRADUS_HOST, _) => Ok(Place::Host),
+            (sys::GRADUS_DEVICE, _) => {
+                Err(self.invalid(&name, "GRADUS_DEVICE", "GRADUS_HOST on the CPU device"))
+            }
+            _ => Err(self.invalid(&name, memory, "GRADUS_HOST (0) or GRADUS_DEVICE (1)")),
+        }
+    }
+
+    /// Errors of views name the tensor.
+    fn rename(&self, error: Error, name: &str) -> Error {
+        match error {
+            Error::InvalidArgument { arg, got, expected, .. } => {
+                Error::InvalidArgument { op: self.op, arg: format!("{name}.{arg}"), got, expected }
+            }
+            other => other,
+        }
+    }
+
+    fn note<T>(&self, name: &str, dims: &Dims, place: Place, start: usize, written: bool) {
+        let size = size_of::<T>();
+        let span = extent(dims).unwrap_or(0);
+        let stride = if dims.shape()[0] > 1 { dims.strides()[0] as usize } else { 0 };
+        let row = span.saturating_sub((dims.shape()[0].max(1) as usize - 1) * stride);
+        self.seen.borrow_mut().push(Seen {
+            name: name.to_string(),
+            written,
+            place,
+            start,
+            bytes: span * size,
+            stride: stride * size,
+            row: row * size,
+        });
+    }
+
+    /// An error if an output shares memory with another tensor of the call.
+    pub fn disjoint(&self) -> Result<()> {
+        let seen = self.seen.borrow();
+        for (i, out) in seen.iter().enumerate().filter(|(_, s)| s.written) {
+            for (j, other) in seen.iter().enumerate() {
+                // Two outputs meet once.
+                if i == j || (other.written && j < i) || !out.meets(other) {
+                    continue;
+                }
+                let got = format!("memory shared with `{}`", other.name);
+                return Err(self.invalid(&out.name, got, "separate memory"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A result in host memory that is not a tensor: written once the op has succeeded.
+pub(crate) struct Slot<'a, V>(Option<&'a mut V>);
+
+impl<V> Slot<'_, V> {
+    pub fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub fn set(self, value: V) {
+        if let Some(place) = self.0 {
+            *place = value;
+        }
+    }
+}
+
+impl<'a> Tensors<'a> {
+    /// A result that must be given.
+    pub fn result<V>(&self, name: &str, at: *mut V) -> Result<Slot<'a, V>> {
+        let place = given_mut(self.op, name, at)?;
+        Ok(Slot((!self.dry).then_some(place)))
+    }
+
+    /// One that may be NULL.
+    pub fn opt_result<V>(&self, name: &str, at: *mut V) -> Result<Slot<'a, V>> {
+        if at.is_null() { Ok(Slot(None)) } else { self.result(name, at) }
+    }
+
+    /// 0 or 1.
+    pub fn flag(&self, name: &str, value: i32) -> Result<bool> {
+        match value {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.invalid(name, other, "0 or 1")),
+        }
+    }
+
+    /// One of an enumeration that is numbered from 0.
+    pub fn choice<E: Copy>(&self, name: &str, value: i32, of: &[E]) -> Result<E> {
+        let found = usize::try_from(value).ok().and_then(|value| of.get(value).copied());
+        found.ok_or_else(|| self.invalid(name, value, &format!("0 to {}", of.len() - 1)))
+    }
+
+    /// A count or an extent.
+    pub fn size(&self, name: &str, value: i64) -> Result<usize> {
+        usize::try_from(value).map_err(|_| self.invalid(name, value, "a number >= 0"))
+    }
+
+    /// Structs of which there are `count`.
+    pub fn list<S>(&self, name: &str, at: *const S, count: i64) -> Result<&'a [S]> {
+        list(self.op, name, at, count)
+    }
+
+    /// A struct that must be given.
+    pub fn given<S>(&self, name: &str, at: *const S) -> Result<&'a S> {
+        given(self.op, name, at)
+    }
+}
+
+impl Seen {
+    fn meets(&self, other: &Seen) -> bool {
+        let apart =
+            self.start + self.bytes <= other.start || other.start + other.bytes <= self.start;
+        if self.place != other.place || self.bytes == 0 || other.bytes == 0 || apart {
+            return false;
+        }
+        // Columns of one matrix: rows of both within one period, side by side.
+        let period = self.stride;
+        if period == 0 || period != other.stride || self.row > period || other.row > period {
+            return true;
+        }
+        let ahead =
+            (other.start as isize - self.start as isize).rem_euclid(period as isize) as usize;
+        !(ahead >= self.row && ahead + other.row <= period)
+    }
+}
+
+/// Elements from the first to one past the last.
+fn extent(dims: &Dims) -> Option<usize> {
+    if dims.numel() == 0 {
+        return Some(0);
+    }
+    let last = dims
+        .shape()
+        .iter()
+        .zip(dims.strides())
+        .try_fold(0i64, |sum, (&n, &stride)| sum.checked_add((n - 1).checked_mul(stride)?))?;
+    usize::try_from(last).ok()?.checked_add(1)
+}
+
+/// An empty tensor's pointer may be NULL, a view's may not.
+fn pointer<T>(t: &gradus_tensor) -> *mut T {
+    if t.data.is_null() { std::ptr::NonNull::dangling().as_ptr() } else { t.data as *mut T }
+}
+
+pub(crate) fn dtype_of(number: i32) -> Option<DType> {
+    Some(match number as u32 {
+        sys::GRADUS_U8 => DType::U8,
+        sys::GRADUS_I32 => DType::I32,
+        sys::GRADUS_I64 => DType::I64,
+        sys::GRADUS_F16 => DType::F16,
+        sys::GRADUS_BF16 => DType::Bf16,
+        sys::GRADUS_F32 => DType::F32,
+        sys::GRADUS_F64 => DType::F64,
+        _ => return None,
+    })
+}
+
+/// Runs a body for the dtype of a tensor, any float, as type `$t`.
+macro_rules! for_float {
+    ($tensors:ident, $name:literal, $tensor:expr, $t:ident, $body:expr) => {{
+        use gradus::{DType, bf16, f16};
+        match $tensors.dtype($name, $tensor)? {
+            DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            DType::Bf16 => {
+                type $t = bf16;
+                $body
+            }
+            DType::F16 => {
+                type $t = f16;
+                $body
+            }
+            DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            other => Err($tensors.invalid(
+                concat!($name, ".dtype"),
+                other.name(),
+                "f32, bf16, f16 or f64",
+            )),
+        }
+    }};
+}
+
+/// The same for f32 and f64.
+macro_rules! for_real {
+    ($tensors:ident, $name:literal, $tensor:expr, $t:ident, $body:expr) => {
+        match $tensors.dtype($name, $tensor)? {
+            gradus::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            gradus::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            other => Err($tensors.invalid(concat!($name, ".dtype"), other.name(), "f32 or f64")),
+        }
+    };
+}
+
+pub(crate) use {for_float, for_real};
