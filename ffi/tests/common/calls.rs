@@ -31,10 +31,13 @@ impl Rng {
     }
 }
 
+/// Ways to break a tensor.
+pub const BREAKS: usize = 9;
+
 /// Words before and behind every piece of memory that nobody may touch, and words that a changed
 /// extent may reach.
 const GUARD: usize = 16;
-const SLACK: usize = 2048;
+const SLACK: usize = if cfg!(miri) { 64 } else { 2048 };
 const PATTERN: u64 = 0xfeed_f00d_dead_beef;
 
 /// A piece of memory of a call.
@@ -371,6 +374,58 @@ impl Call {
             // SAFETY: numbers and a pointer.
             _ => *t = unsafe { std::mem::zeroed() },
         }
+    }
+
+    pub fn tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Breaks one tensor in a way that no op may accept; what was done, if it can be done here.
+    pub fn break_tensor(&mut self, tensor: usize, kind: usize) -> Option<&'static str> {
+        let place = self.tensors[tensor].clone();
+        let t = self.descriptor(&place);
+        let wide = size_of_dtype(t.dtype) > 1;
+        let done = match kind {
+            0 => {
+                t.data = std::ptr::null_mut();
+                "data NULL"
+            }
+            1 if wide => {
+                t.data = t.data.cast::<u8>().wrapping_add(1).cast();
+                "data misaligned"
+            }
+            2 => {
+                t.dtype = 99;
+                "dtype unknown"
+            }
+            3 => {
+                t.memory = 1;
+                "device memory on the CPU"
+            }
+            4 => {
+                t.rank = 5;
+                "rank 5"
+            }
+            5 => {
+                t.shape[0] = -1;
+                "negative extent"
+            }
+            6 => {
+                t.strides[0] = -1;
+                "negative stride"
+            }
+            7 => {
+                t.shape[0] = i64::MAX / 2;
+                "more than any memory"
+            }
+            8 => {
+                *t = sys::gradus_tensor { data: std::ptr::null_mut(), rank: 0, ..*t };
+                "absent"
+            }
+            _ => return None,
+        };
+        self.pieces.iter_mut().for_each(|piece| piece.before = piece.words.clone());
+        Some(done)
     }
 
     /// Takes the memory away from tensors that would reach beyond it.
