@@ -24,7 +24,12 @@ fn a_broken_tensor_is_named() {
             let Some(name) = call.break_tensor(tensor, kind) else { continue };
             let status = call.run(ctx, null_mut());
             let text = last_error();
-            assert_eq!(status, sys::GRADUS_INVALID_ARGUMENT as i32, "{} {name} {kind}: {text}", op.name);
+            assert_eq!(
+                status,
+                sys::GRADUS_INVALID_ARGUMENT as i32,
+                "{} {name} {kind}: {text}",
+                op.name
+            );
             cases += 1;
         }
     }
@@ -52,7 +57,10 @@ fn what_was_given_back_is_recognised() {
         assert_eq!(sys::gradus_free(ctx, memory), 0);
         assert_eq!(sys::gradus_free(ctx, memory), sys::GRADUS_INVALID_ARGUMENT as i32, "twice");
         assert_eq!(sys::gradus_free(ctx, null_mut()), 0);
-        assert_eq!(sys::gradus_alloc(ctx, usize::MAX, &mut memory), sys::GRADUS_OUT_OF_MEMORY as i32);
+        assert_eq!(
+            sys::gradus_alloc(ctx, usize::MAX, &mut memory),
+            sys::GRADUS_OUT_OF_MEMORY as i32
+        );
         assert_eq!(sys::gradus_alloc(ctx, 10, &mut memory), 0, "falls with its context");
         assert_eq!(sys::gradus_destroy(ctx), 0);
         assert_eq!(sys::gradus_destroy(ctx), bad);

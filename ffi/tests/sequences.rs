@@ -36,7 +36,12 @@ fn required_fields_are_enough_on_a_gpu() {
                 let status = call.run(ctx, null_mut());
                 // f64 has no kernels in some ops, which say so.
                 let unsupported = status == sys::GRADUS_UNSUPPORTED as i32;
-                assert!(status == 0 || unsupported, "{device} {} {seed}: {}", op.name, last_error());
+                assert!(
+                    status == 0 || unsupported,
+                    "{device} {} {seed}: {}",
+                    op.name,
+                    last_error()
+                );
             }
         }
         // SAFETY: created above.
@@ -87,4 +92,37 @@ fn changes_are_refused_and_taken() {
     assert!(of(sys::GRADUS_OK) > 600, "{seen:?}");
     assert!(of(sys::GRADUS_INVALID_ARGUMENT) > 1000, "{seen:?}");
     assert!(of(sys::GRADUS_BAD_HANDLE) > 50, "{seen:?}");
+}
+
+/// A dry run counts memory and touches none.
+#[test]
+#[cfg(feature = "emu")]
+fn workspace_sizes_are_known_beforehand() {
+    let structs = structs();
+    let (cpu, gpu) = (create("cpu"), create("emu:sm90a"));
+    let mut some = 0;
+    for op in ops() {
+        let mut call = Call::valid(&op, &structs, &mut Rng(2), true);
+        let (status, bytes) = call.workspace(gpu);
+        // Optional fields may ask for others that are not there.
+        let refused = [sys::GRADUS_UNSUPPORTED, sys::GRADUS_INVALID_ARGUMENT].map(|s| s as i32);
+        assert!(status == 0 || refused.contains(&status), "{}: {}", op.name, last_error());
+        some += (bytes > 0) as usize;
+        let mut call = Call::valid(&op, &structs, &mut Rng(2), false);
+        assert_eq!(call.workspace(cpu), (0, 0), "{}: {}", op.name, last_error());
+        let status = call.workspace(gpu).0;
+        assert!(
+            status == 0 || status == sys::GRADUS_UNSUPPORTED as i32,
+            "{}: {}",
+            op.name,
+            last_error()
+        );
+    }
+    assert!(some > 10, "{some} ops take memory of their own");
+    // SAFETY: created above.
+    unsafe {
+        assert_eq!(sys::gradus_reserve(gpu, null_mut(), 1 << 20), 0);
+        assert_eq!(sys::gradus_destroy(gpu), 0);
+        assert_eq!(sys::gradus_destroy(cpu), 0);
+    }
 }

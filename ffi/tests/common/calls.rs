@@ -88,9 +88,30 @@ fn size_of_dtype(dtype: i32) -> usize {
 /// Extents by the letters of the header.
 fn extents(op: &str) -> HashMap<&'static str, i64> {
     let mut all = HashMap::from([
-        ("T", 6), ("V", 9), ("V_alloc", 11), ("B", 2), ("G", 1), ("H", 4), ("D", 16), ("M", 5),
-        ("N", 8), ("K", 64), ("r", 4), ("P", 2), ("n", 3), ("S", 6), ("Hq", 4), ("Hkv", 2), ("E", 2),
-        ("Q", 6), ("R", 6), ("blocks", 8), ("blocksize", 64), ("capacity", 512), ("count", 2), ("nested_blocksize", 256),
+        ("T", 6),
+        ("V", 9),
+        ("V_alloc", 11),
+        ("B", 2),
+        ("G", 1),
+        ("H", 4),
+        ("D", 16),
+        ("M", 5),
+        ("N", 8),
+        ("K", 64),
+        ("r", 4),
+        ("P", 2),
+        ("n", 3),
+        ("S", 6),
+        ("Hq", 4),
+        ("Hkv", 2),
+        ("E", 2),
+        ("Q", 6),
+        ("R", 6),
+        ("blocks", 8),
+        ("blocksize", 64),
+        ("capacity", 512),
+        ("count", 2),
+        ("nested_blocksize", 256),
     ]);
     if op.starts_with("gather_k") {
         all.insert("K", 3);
@@ -106,7 +127,8 @@ fn extents(op: &str) -> HashMap<&'static str, i64> {
 
 /// `ceil(N K / 2)`, `B + 1`, `D / 2`, `16`.
 fn evaluate(text: &str, letters: &HashMap<&str, i64>) -> i64 {
-    let value = |word: &str| word.parse().unwrap_or_else(|_| letters.get(word).copied().unwrap_or(6));
+    let value =
+        |word: &str| word.parse().unwrap_or_else(|_| letters.get(word).copied().unwrap_or(6));
     let product = |text: &str| text.split_whitespace().map(value).product::<i64>();
     if let Some(inner) = text.strip_prefix("ceil(") {
         let (above, below) = inner.trim_end_matches(')').split_once('/').unwrap();
@@ -125,8 +147,13 @@ impl Call {
     /// A call with all required fields, and some of the optional ones if `optional`.
     pub fn valid(op: &Struct, structs: &[Struct], rng: &mut Rng, optional: bool) -> Call {
         let name = op.name.trim_end_matches("_args").to_string();
-        let mut call =
-            Call { op: name, size: op.size, pieces: Vec::new(), tensors: Vec::new(), scalars: Vec::new() };
+        let mut call = Call {
+            op: name,
+            size: op.size,
+            pieces: Vec::new(),
+            tensors: Vec::new(),
+            scalars: Vec::new(),
+        };
         let real = !op.fields.iter().any(|f| f.note().dtype == "F");
         let float = if real { rng.pick(&[5, 6]) } else { rng.pick(&[3, 4, 5, 6]) };
         let args = call.piece(op.size / 8 + SLACK, false);
@@ -156,10 +183,18 @@ impl Call {
         unsafe { self.at(piece).cast::<u8>().add(byte).cast::<T>().write_unaligned(value) }
     }
 
-    fn fill(&mut self, piece: usize, s: &Struct, structs: &[Struct], rng: &mut Rng, how: (i32, bool)) {
+    fn fill(
+        &mut self,
+        piece: usize,
+        s: &Struct,
+        structs: &[Struct],
+        rng: &mut Rng,
+        how: (i32, bool),
+    ) {
         let mut pairs = HashMap::new();
         for field in &s.fields {
-            let stem = field.name.trim_end_matches("_chosen").trim_end_matches("_rejected").to_string();
+            let stem =
+                field.name.trim_end_matches("_chosen").trim_end_matches("_rejected").to_string();
             let taken = *pairs.entry(stem).or_insert_with(|| how.1 && rng.below(2) == 0);
             match &field.kind {
                 Kind::Size => {}
@@ -172,7 +207,9 @@ impl Call {
                     }
                 }
                 Kind::Pointer(to) => self.pointer(piece, field, to, structs, rng, how),
-                Kind::Struct(_) => self.scalars.push((piece, field.offset, Kind::F64, field.name.clone())),
+                Kind::Struct(_) => {
+                    self.scalars.push((piece, field.offset, Kind::F64, field.name.clone()))
+                }
                 kind => {
                     self.scalars.push((piece, field.offset, kind.clone(), field.name.clone()));
                     self.scalar(piece, field);
@@ -213,7 +250,10 @@ impl Call {
                 let count = if field.name == "w" && self.op.contains("grouped") { 2 } else { 1 };
                 let target = self.piece(count * s.size / 8 + 8, false);
                 for i in 0..count {
-                    let moved = s.fields.iter().map(|f| Field { offset: f.offset + i * s.size, ..f.clone() });
+                    let moved = s
+                        .fields
+                        .iter()
+                        .map(|f| Field { offset: f.offset + i * s.size, ..f.clone() });
                     let one = Struct { fields: moved.collect(), ..s.clone() };
                     self.fill(target, &one, structs, rng, how);
                 }
@@ -222,7 +262,8 @@ impl Call {
             _ if to == "tensor" => {
                 let target = self.piece(88 / 8 + 8, false);
                 let note = "in F [T, D]".to_string();
-                let field = Field { name: "grads".into(), kind: Kind::Tensor, offset: 0, count: 1, note };
+                let field =
+                    Field { name: "grads".into(), kind: Kind::Tensor, offset: 0, count: 1, note };
                 self.tensor(target, &field, rng, how.0);
                 target
             }
@@ -282,13 +323,17 @@ impl Call {
                 "ids" => i % last.min(9) % 9,
                 "targets" => i % 9,
                 "adapter" => 0,
-                "positions" | "index" | "from_rows" | "to_rows" | "pairs" => i % if field.name == "pairs" { 2 } else { 6 },
+                "positions" | "index" | "from_rows" | "to_rows" | "pairs" => {
+                    i % if field.name == "pairs" { 2 } else { 6 }
+                }
                 _ => 1 + i % 3,
             };
             let real = match field.name.as_str() {
                 "uniform" | "v" => 0.1 + 0.8 * rng.unit(),
                 name if name.ends_with("absmax") => 0.1 + 0.8 * rng.unit(),
-                "quant_map" | "nested_quant_map" => 2.0 * i as f64 / (numel - 1).max(1) as f64 - 1.0,
+                "quant_map" | "nested_quant_map" => {
+                    2.0 * i as f64 / (numel - 1).max(1) as f64 - 1.0
+                }
                 _ => -2.0 * rng.unit(),
             };
             let at = i as usize * size_of_dtype(dtype);
@@ -344,7 +389,15 @@ impl Call {
                 self.put(piece, byte, value);
             }
             _ => {
-                let value = rng.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, 1e300, 5e-324]);
+                let value = rng.pick(&[
+                    f64::NAN,
+                    f64::INFINITY,
+                    f64::NEG_INFINITY,
+                    0.0,
+                    -1.0,
+                    1e300,
+                    5e-324,
+                ]);
                 self.put(piece, byte, value);
             }
         }
@@ -456,6 +509,18 @@ impl Call {
         }
     }
 
+    /// What gradus_workspace_size says; panics if it wrote to any of the call's memory.
+    pub fn workspace(&mut self, ctx: u64) -> (i32, usize) {
+        let (args, op) = (self.at(0).cast::<c_void>(), CString::new(self.op.clone()).unwrap());
+        let mut bytes = 0;
+        // SAFETY: the op's own struct.
+        let status = unsafe { sys::gradus_workspace_size(ctx, op.as_ptr(), args, &mut bytes) };
+        for (i, piece) in self.pieces.iter().enumerate() {
+            assert_eq!(piece.words, piece.before, "{}: piece {i} was written", self.op);
+        }
+        (status, bytes)
+    }
+
     /// Runs the call; panics where the library breaks a promise of the header.
     pub fn run(&mut self, ctx: u64, stream: *mut c_void) -> i32 {
         let args = self.at(0).cast::<c_void>();
@@ -467,12 +532,19 @@ impl Call {
         for (i, piece) in self.pieces.iter().enumerate() {
             let (n, len) = (GUARD, piece.words.len());
             let guards = piece.words[..n].iter().chain(&piece.words[len - n..]);
-            assert!(guards.into_iter().all(|&word| word == PATTERN), "{what}: memory around piece {i}");
+            assert!(
+                guards.into_iter().all(|&word| word == PATTERN),
+                "{what}: memory around piece {i}"
+            );
             let kept = piece.words == piece.before;
-            assert!(kept || piece.written && status != sys::GRADUS_INVALID_ARGUMENT as i32, "{what}: piece {i}");
+            assert!(
+                kept || piece.written && status != sys::GRADUS_INVALID_ARGUMENT as i32,
+                "{what}: piece {i}"
+            );
         }
         if status == sys::GRADUS_INVALID_ARGUMENT as i32 {
-            let named = text.contains("argument `") && text.contains("got ") && text.contains("expected ");
+            let named =
+                text.contains("argument `") && text.contains("got ") && text.contains("expected ");
             assert!(named && text.starts_with(&self.op[..3]), "{what}");
         }
         status

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Python declarations of the C ABI, generated from the header.
+
+    python3 generate.py            writes src/gradus/_sys.py and src/gradus/_table.py
+    python3 generate.py --check    exit status 1 if a committed file differs
+
+The header is the document of record and has one regular style, so a few regular expressions read
+it. Whatever they do not understand is an error here, never a guess.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import re
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+INCLUDE = HERE.parent / "include"
+PACKAGE = HERE / "src" / "gradus"
+
+SCALARS = {
+    "int32_t": "c_int32", "int64_t": "c_int64", "uint8_t": "c_uint8", "double": "c_double",
+    "float": "c_float", "size_t": "c_size_t", "void": "None", "char": "c_char",
+    "gradus_status": "c_int32", "gradus_context": "c_uint64",
+}
+
+
+@dataclasses.dataclass
+class Field:
+    """A field of a struct: `const type *name[count]`, with the comment on its line."""
+
+    name: str
+    type: str
+    pointer: bool
+    count: int
+    comment: str
+
+
+@dataclasses.dataclass
+class Struct:
+    name: str
+    doc: str
+    fields: list[Field]
+
+
+@dataclasses.dataclass
+class Function:
+    """An export; arguments are (type, pointer depth, name)."""
+
+    name: str
+    doc: str
+    result: tuple[str, int]
+    arguments: list[tuple[str, int, str]]
+
+
+@dataclasses.dataclass
+class Header:
+    version: tuple[int, int, int]
+    constants: dict[str, int]
+    enums: list[tuple[str, list[str]]]  # (fields that take it, names)
+    structs: list[Struct]
+    functions: list[Function]
+
+
+def source(include: pathlib.Path = INCLUDE) -> str:
+    """The header with its parts in place of their #include."""
+    text = (include / "gradus.h").read_text()
+    part = re.compile(r'^#include "(gradus/\w+\.h)".*$', re.M)
+    return part.sub(lambda m: (include / m[1]).read_text(), text)
+
+
+def prose(comment: str | None) -> str:
+    """A comment's text on one line."""
+    return re.sub(r"\s*\n\s*\*?\s*", " ", comment or "").strip()
+
+
+def parse(text: str) -> Header:
+    constants = {name: int(value.strip("()")) for name, value in
+                 re.findall(r"^#define (GRADUS_\w+) (\(?-?\d+\)?)$", text, re.M)}
+    enums = []
+    pattern = r"^enum \{(?: /\*(.*?)\*/)?(.*?)\};(?: */\* (.*?) \*/)?"
+    for before, body, after in re.findall(pattern, text, re.M | re.S):
+        title = before or after
+        items = re.findall(r"(GRADUS_\w+) = (-?\d+)", body)
+        constants.update((name, int(value)) for name, value in items)
+        enums.append((prose(title), [name for name, _ in items]))
+    version = tuple(constants[f"GRADUS_VERSION_{part}"] for part in ("MAJOR", "MINOR", "PATCH"))
+    return Header(version, constants, enums, parse_structs(text), parse_functions(text))
+
+
+def parse_structs(text: str) -> list[Struct]:
+    pattern = r"(?:/\* ((?:(?!\*/).)*?) \*/\n)?typedef struct gradus_(\w+) \{\n(.*?)\n\} gradus_\2;"
+    found = re.findall(pattern, text, re.S)
+    if len(found) != len(re.findall(r"^typedef struct", text, re.M)):
+        raise ValueError("a struct of the header is not understood")
+    return [Struct(name, prose(doc), parse_fields(name, body)) for doc, name, body in found]
+
+
+def parse_fields(struct: str, body: str) -> list[Field]:
+    fields = []
+    for line in body.split("\n"):
+        m = re.fullmatch(r"\s*(?:const )?(\w+) ([^;]+);(?:\s*/\* (.*?) \*/)?", line)
+        if m is None:
+            raise ValueError(f"{struct}: `{line}` is not understood")
+        for name in m[2].split(","):
+            part = re.fullmatch(r"\s*(\*?)(\w+)(?:\[(\d+)\])?", name)
+            if part is None:
+                raise ValueError(f"{struct}: `{name}` is not understood")
+            fields.append(Field(part[2], m[1], bool(part[1]), int(part[3] or 0), m[3] or ""))
+    return fields
+
+
+def parse_functions(text: str) -> list[Function]:
+    pattern = r"(?:/\* ((?:(?!\*/).)*?) \*/\n)?GRADUS_API ([\w ]+?) (\**)(gradus_\w+)\((.*?)\);"
+    functions = []
+    for doc, kind, stars, name, arguments in re.findall(pattern, text, re.S):
+        parsed = []
+        for argument in re.sub(r"\s+", " ", arguments).split(","):
+            if argument.strip() == "void":
+                continue
+            m = re.fullmatch(r"\s*(?:const )?(\w+) (\**)(\w+)", argument)
+            if m is None:
+                raise ValueError(f"{name}: `{argument}` is not understood")
+            parsed.append((m[1], len(m[2]), m[3]))
+        result = (kind.replace("const ", ""), len(stars))
+        functions.append(Function(name, prose(doc), result, parsed))
+    return functions
+
+
+# ---- _sys.py ------------------------------------------------------------------------------------
+
+
+def bare(name: str) -> str:
+    return name.removeprefix("gradus_")
+
+
+def ctype(kind: str, pointers: int = 0) -> str:
+    """The ctypes spelling of a C type."""
+    if pointers == 0:
+        return SCALARS.get(kind) or bare(kind)
+    if kind == "char" and pointers == 1:
+        return "c_char_p"
+    if kind == "void":
+        return "c_void_p" if pointers == 1 else "POINTER(c_void_p)"
+    inner = ctype(kind, pointers - 1)
+    return f"POINTER({inner})"
+
+
+def field_ctype(field: Field) -> str:
+    spelled = ctype(field.type, int(field.pointer))
+    return f"{spelled} * {field.count}" if field.count else spelled
+
+
+def banner(what: str) -> str:
+    return f'"""{what} Generated by generate.py from gradus.h: do not edit."""\n\n'
+
+
+def render_sys(header: Header) -> str:
+    out = [banner("Constants, structs and exports of the C ABI.")]
+    out.append("from ctypes import (\n    POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int32,")
+    out.append(" c_int64, c_size_t, c_uint8,\n    c_uint64, c_void_p,\n)\n\n")
+    out.append(f"VERSION = {header.version}\n\n")
+    out += [f"{name.removeprefix('GRADUS_')} = {value}\n" for name, value in header.constants.items()]
+    for struct in header.structs:
+        out.append(f"\n\nclass {struct.name}(Structure):\n")
+        fields = [f'("{f.name}", {field_ctype(f)})' for f in struct.fields]
+        out.append("    _fields_ = [\n" + wrapped(fields, 8) + "    ]\n")
+    out.append("\n\nSTRUCTS = {\n" + wrapped([f'"{s.name}": {s.name}' for s in header.structs], 4) + "}\n")
+    out.append("\n# name: (result, arguments)\nFUNCTIONS = {\n")
+    for function in header.functions:
+        arguments = ", ".join(ctype(kind, stars) for kind, stars, _ in function.arguments)
+        out.append(f'    "{bare(function.name)}": ({ctype(*function.result)}, [{arguments}]),\n')
+    out.append("}\n")
+    return "".join(out)
+
+
+def wrapped(items: list[str], indent: int, width: int = 110) -> str:
+    """Items of a literal, as many a line as fit."""
+    lines, line = [], ""
+    for item in items:
+        if line and indent + len(line) + len(item) + 2 > width:
+            lines.append(line)
+            line = ""
+        line += f" {item}," if line else f"{item},"
+    return "".join(" " * indent + text + "\n" for text in [*lines, line])
+
+
+# ---- _table.py ----------------------------------------------------------------------------------
+
+SPEC = re.compile(
+    r"(?P<direction>or in|inout|in|out)\b(?: (?P<dtype>F|R|any|[a-z]+\d+(?:, [a-z]+\d+)*(?: or [a-z]+\d+)?)(?=[\s,;:]|$))?"
+    r"(?: \[(?P<shape>[^\]]*)\](?: or \[(?P<other>[^\]]*)\])?)?"
+)
+
+
+def spec(field: Field) -> tuple[str, str, list[str], bool]:
+    """(direction, dtype, shapes, optional) of a tensor's or result's comment."""
+    m = SPEC.match(field.comment)
+    if m is None:
+        return "", "", [], False
+    optional = bool(re.search(r"\boptional\b|may be NULL", field.comment)) or m["direction"] == "or in"
+    shapes = [s for s in (m["shape"], m["other"]) if s]
+    if not shapes and (re.search(r"any shape|the same shape", field.comment) or field.comment == "out F"):
+        shapes = ["*"]
+    dtype = "" if m["dtype"] == "any" else m["dtype"] or ""
+    return m["direction"].removeprefix("or "), dtype, shapes, optional
+
+
+def kind_of(field: Field, fields: list[Field], ops: set[str]) -> str:
+    """How the caller gives a field: see the docstring of _table.py."""
+    if field.name in ("struct_size", "reserved"):
+        return "hidden"
+    if field.name.endswith("_count") and any(f.name == field.name[:-6] for f in fields):
+        return "hidden"
+    if field.type == "gradus_tensor" and not field.pointer:
+        return "tensor"
+    many = any(f.name == field.name + "_count" for f in fields)
+    if field.pointer:
+        given = field.type in ("gradus_nf4", "gradus_lora", "gradus_tensor") or field.type.endswith("adamw_tensor")
+        given = given or field.type.endswith("_8bit_tensor")
+        return ("list" if many else "pointer") if given else "result"
+    return "struct" if field.type.startswith("gradus_") else "scalar"
+
+
+def choices(field: Field, header: Header) -> str:
+    """Enumerators of an int32_t: those of the enum whose comment names the field, or that holds its
+    default, or whose names begin with the field's."""
+    if field.type != "int32_t" or field.count or field.name.startswith("use_") or field.name == "reserved":
+        return ""
+    default = re.search(r"default (?:GRADUS_)?([A-Z]\w+)", field.comment)
+    last = field.name.split("_")[-1]
+    for title, names in header.enums:
+        titled = re.findall(r"\w+", re.split(r"[;:]", title)[0])
+        if field.name in titled or (last in titled and len(titled) <= 3):
+            return shown(names)
+        if not titled and default and f"GRADUS_{default[1]}" in names:
+            return shown(names)
+        if names[0].startswith((f"GRADUS_{field.name.upper()}_", f"GRADUS_{last.upper()}_")):
+            return shown(names)
+    return ""
+
+
+def shown(names: list[str]) -> str:
+    return ", ".join(name.removeprefix("GRADUS_") for name in names)
+
+
+TABLE_DOC = '''What every op takes and gives.
+
+    OPS[op] = (what it computes, fields)
+    field = (name, kind, C type, direction, dtype, shapes, optional, comment)
+
+Kinds: tensor, scalar, struct (nested by value), pointer (one struct that is read), list (a pointer with a
+count), result (written to the host). Directions: in, out, inout. dtype F or R: the call's float type.
+Shapes are as the header spells them, alternatives in order, "*" any.
+'''
+
+
+def render_table(header: Header) -> str:
+    ops = {s.name.removesuffix("_args") for s in header.structs if s.name.endswith("_args")}
+    out = [banner(TABLE_DOC), "OPS = {\n"]
+    for struct in header.structs:
+        if struct.name.removesuffix("_args") not in ops or not struct.name.endswith("_args"):
+            continue
+        out.append(f'    "{struct.name.removesuffix("_args")}": ({struct.doc!r}, (\n')
+        for field in struct.fields:
+            kind = kind_of(field, struct.fields, ops)
+            if kind != "hidden":
+                direction, dtype, shapes, optional = spec(field) if kind != "scalar" else ("in", "", [], True)
+                row = (field.name, kind, bare(field.type), direction or "in", dtype, tuple(shapes), optional, field.comment)
+                out.append(f"        {row!r},\n")
+        out.append("    )),\n")
+    out.append("}\n\n# Fields of structs that are passed by value or by pointer: {struct: {field: comment}}.\nSTRUCT_FIELDS = {\n")
+    for struct in header.structs:
+        if not struct.name.endswith("_args") and struct.name != "tensor":
+            rows = {f.name: f.comment for f in struct.fields if f.name != "reserved"}
+            out.append(f"    {struct.name!r}: {{\n")
+            out += [f"        {name!r}: {comment!r},\n" for name, comment in rows.items()]
+            out.append("    },\n")
+    out.append("}\n\n# Enumerators that a scalar takes, by field.\nCHOICES = {\n")
+    seen = {}
+    for struct in header.structs:
+        for field in struct.fields:
+            names = choices(field, header)
+            if names:
+                seen[(bare(struct.name).removesuffix("_args"), field.name)] = names
+    for function in header.functions:
+        for kind, stars, name in function.arguments:
+            names = choices(Field(name, kind, bool(stars), 0, ""), header)
+            if names and not stars:
+                seen[(bare(function.name), name)] = names
+    out += [f"    {key!r}: {names!r},\n" for key, names in seen.items()]
+    out.append("}\n")
+    return "".join(out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare with the committed files")
+    options = parser.parse_args()
+    header = parse(source())
+    stale = []
+    for path, text in ((PACKAGE / "_sys.py", render_sys(header)), (PACKAGE / "_table.py", render_table(header))):
+        if options.check:
+            if not path.exists() or path.read_text() != text:
+                stale.append(path.name)
+        else:
+            path.write_text(text)
+    if stale:
+        print(f"{', '.join(stale)}: not what generate.py makes of gradus.h; run python3 ffi/python/generate.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
