@@ -10,6 +10,9 @@ use gradus::{DType, Error, Result, View, ViewMut};
 use crate::status::{given, given_mut, list};
 use crate::sys::{self, gradus_tensor};
 
+/// One past the last address that a program can have: 57 bits with five levels of page tables.
+const ADDRESSES: usize = 1 << 57;
+
 /// The tensors of one call. Outputs may not share memory with anything else; slices cannot, what comes
 /// through pointers can.
 pub(crate) struct Tensors<'a> {
@@ -105,7 +108,7 @@ impl<'a> Tensors<'a> {
         let dims = dims.map_err(|error| self.rename(error, name))?;
         let bytes = extent(&dims).and_then(|span| span.checked_mul(size_of::<T>()));
         let end = bytes.and_then(|bytes| (t.data as usize).checked_add(bytes));
-        if end.is_none_or(|end| end > isize::MAX as usize) {
+        if end.is_none_or(|end| end > ADDRESSES) {
             let got = format!("{dims:?} of {}", found.name());
             return Err(self.invalid(&format!("{name}.shape"), got, "a size that memory can have"));
         }

@@ -21,15 +21,15 @@ fn a_broken_tensor_is_named() {
                 continue;
             }
             let mut call = Call::valid(&op, &structs, &mut Rng(3), false);
-            let Some(name) = call.break_tensor(tensor, kind) else { continue };
+            let Some((name, what)) = call.break_tensor(tensor, kind) else { continue };
             let status = call.run(ctx, null_mut());
             let text = last_error();
-            assert_eq!(
-                status,
-                sys::GRADUS_INVALID_ARGUMENT as i32,
-                "{} {name} {kind}: {text}",
-                op.name
-            );
+            let case = format!("{} {name}, {what}: {text}", op.name);
+            assert_eq!(status, sys::GRADUS_INVALID_ARGUMENT as i32, "{case}");
+            // The argument, or a field of it, maybe in a list.
+            let (_, argument) = text.split_once("argument `").unwrap();
+            let (argument, _) = argument.split_once('`').unwrap();
+            assert!(argument.split(['.', '[']).any(|part| part == name), "{case}");
             cases += 1;
         }
     }

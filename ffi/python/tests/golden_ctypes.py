@@ -62,6 +62,17 @@ def golden(abi: Abi, folder: pathlib.Path, score: Score) -> None:
         raise SystemExit(f"{folder}: no golden files")
 
 
+def every_op(abi: Abi, score: Score) -> set[str]:
+    """Every op in f64, which for most is the CPU's; returns those that no check calls."""
+    for name, check in CASES.items():
+        score.run(f"op/{name}", check, abi)
+    missed = abi.ops - abi.called
+    print(f"{len(abi.called)} of {len(abi.ops)} ops called")
+    if missed:
+        print(f"FAILED ops that no check calls: {', '.join(sorted(missed))}")
+    return missed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("golden", nargs="?", type=pathlib.Path, default=ROOT / "tests" / "golden")
@@ -72,12 +83,7 @@ def main() -> int:
     options = parser.parse_args()
     abi, score = Abi(options.library, options.device), Score(options.verbose)
     golden(abi, options.golden, score)
-    for name, check in CASES.items():
-        score.run(f"op/{name}", check, abi)
-    missed = abi.ops - abi.called
-    if missed:
-        print(f"FAILED ops that no check calls: {', '.join(sorted(missed))}")
-    print(f"{len(abi.called)} of {len(abi.ops)} ops called")
+    missed = set() if options.device != "cpu" else every_op(abi, score)
     print(f"{score.passed} passed, {score.failed + bool(missed)} failed")
     return 1 if score.failed or missed else 0
 

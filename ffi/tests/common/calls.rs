@@ -50,6 +50,7 @@ pub struct Piece {
 /// Where a tensor's descriptor stands, and which memory it has.
 #[derive(Clone, Debug)]
 struct Place {
+    name: String,
     holder: usize,
     word: usize,
     piece: usize,
@@ -270,7 +271,8 @@ impl Call {
             // A result.
             _ => self.piece(512, true),
         };
-        let at = self.at(target) as u64;
+        // As a pointer: Miri follows where it may point.
+        let at = self.at(target);
         self.put(piece, field.offset, at);
     }
 
@@ -303,7 +305,12 @@ impl Call {
             step *= shape[axis];
         }
         self.put(holder, field.offset, t);
-        self.tensors.push(Place { holder, word: field.offset / 8, piece });
+        self.tensors.push(Place {
+            name: field.name.clone(),
+            holder,
+            word: field.offset / 8,
+            piece,
+        });
     }
 
     /// Values that fit the field's meaning.
@@ -433,8 +440,9 @@ impl Call {
         self.tensors.len()
     }
 
-    /// Breaks one tensor in a way that no op may accept; what was done, if it can be done here.
-    pub fn break_tensor(&mut self, tensor: usize, kind: usize) -> Option<&'static str> {
+    /// Breaks one tensor in a way that no op may accept; its name and what was done, if it can be
+    /// done here.
+    pub fn break_tensor(&mut self, tensor: usize, kind: usize) -> Option<(String, &'static str)> {
         let place = self.tensors[tensor].clone();
         let t = self.descriptor(&place);
         let wide = size_of_dtype(t.dtype) > 1;
@@ -478,7 +486,7 @@ impl Call {
             _ => return None,
         };
         self.pieces.iter_mut().for_each(|piece| piece.before = piece.words.clone());
-        Some(done)
+        Some((place.name, done))
     }
 
     /// Takes the memory away from tensors that would reach beyond it.
@@ -499,7 +507,7 @@ impl Call {
             let start = t.data as usize;
             let own = pieces.iter().position(|(at, len)| (*at..*at + *len).contains(&start));
             let left = own.map_or(0, |own| (pieces[own].0 + pieces[own].1 - start) as i128);
-            if bytes > left && bytes < isize::MAX as i128 - (1 << 47) {
+            if bytes > left && bytes < 1 << 57 {
                 t.data = std::ptr::null_mut();
             }
             // An output may have been moved into what was another tensor's memory.

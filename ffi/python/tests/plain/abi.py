@@ -65,7 +65,7 @@ class Abi:
             assert size == ctypes.sizeof(struct), f"{name}: {size} bytes in the library, {ctypes.sizeof(struct)} here"
         self.context = ctypes.c_uint64()
         self.check(self.library.gradus_create(device.encode(), ctypes.byref(self.context)))
-        self.called: set[str] = set()
+        self.device, self.called = device, set()
 
     def ctype(self, field: Any) -> Any:
         scalars = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double,
