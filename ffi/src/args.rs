@@ -16,9 +16,13 @@ const LARGEST: usize = 1 << 16;
 ///
 /// # Safety
 /// `repr(C)`, valid as all zeros, and its first field is `struct_size: usize`.
-pub(crate) unsafe trait Op: Copy {
+pub(crate) unsafe trait Args: Copy {
     /// The op's name.
     const NAME: &'static str;
+}
+
+/// What an op does with its struct.
+pub(crate) trait Op: Args {
     /// Sets fields whose default is not zero.
     fn defaults(&mut self);
     /// Validates and computes.

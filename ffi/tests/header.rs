@@ -1,10 +1,10 @@
 //! The library has what the header says: every struct's size, every op's name, every default.
 
-#[path = "common/header.rs"]
-mod parsed;
+mod common;
 
 use std::ffi::CString;
 
+use common::parsed;
 use gradus_c::sys;
 
 fn size_of_struct(name: &str) -> usize {

@@ -9,11 +9,7 @@ use crate::args::Op;
 use crate::sys::*;
 use crate::tensor::{Tensors, for_float, is_absent};
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
-unsafe impl Op for gradus_rmsnorm_args {
-    const NAME: &'static str = "rmsnorm";
+impl Op for gradus_rmsnorm_args {
     fn defaults(&mut self) {
         self.eps = 1e-6;
     }
@@ -32,8 +28,7 @@ unsafe impl Op for gradus_rmsnorm_args {
     }
 }
 
-unsafe impl Op for gradus_rmsnorm_bwd_args {
-    const NAME: &'static str = "rmsnorm_bwd";
+impl Op for gradus_rmsnorm_bwd_args {
     fn defaults(&mut self) {
         self.eps = 1e-6;
     }
@@ -54,8 +49,7 @@ unsafe impl Op for gradus_rmsnorm_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_rope_args {
-    const NAME: &'static str = "rope";
+impl Op for gradus_rope_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {
@@ -77,8 +71,7 @@ fn scale_of(scale: f64, q: &gradus_tensor) -> f64 {
     if scale == 0.0 { 1.0 / (q.shape[2].max(1) as f64).sqrt() } else { scale }
 }
 
-unsafe impl Op for gradus_attention_args {
-    const NAME: &'static str = "attention";
+impl Op for gradus_attention_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "q", &self.q, T, {
@@ -116,8 +109,7 @@ impl gradus_attention_args {
     }
 }
 
-unsafe impl Op for gradus_attention_bwd_args {
-    const NAME: &'static str = "attention_bwd";
+impl Op for gradus_attention_bwd_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "q", &self.q, T, {
@@ -140,8 +132,7 @@ unsafe impl Op for gradus_attention_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_swiglu_args {
-    const NAME: &'static str = "swiglu";
+impl Op for gradus_swiglu_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "gate", &self.gate, T, {
@@ -156,8 +147,7 @@ unsafe impl Op for gradus_swiglu_args {
     }
 }
 
-unsafe impl Op for gradus_swiglu_bwd_args {
-    const NAME: &'static str = "swiglu_bwd";
+impl Op for gradus_swiglu_bwd_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "gate", &self.gate, T, {
@@ -174,8 +164,7 @@ unsafe impl Op for gradus_swiglu_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_embedding_args {
-    const NAME: &'static str = "embedding";
+impl Op for gradus_embedding_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "table", &self.table, T, {
@@ -190,8 +179,7 @@ unsafe impl Op for gradus_embedding_args {
     }
 }
 
-unsafe impl Op for gradus_embedding_bwd_args {
-    const NAME: &'static str = "embedding_bwd";
+impl Op for gradus_embedding_bwd_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "dy", &self.dy, T, {
@@ -206,8 +194,7 @@ unsafe impl Op for gradus_embedding_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_copy_rows_args {
-    const NAME: &'static str = "copy_rows";
+impl Op for gradus_copy_rows_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {
@@ -223,8 +210,7 @@ unsafe impl Op for gradus_copy_rows_args {
     }
 }
 
-unsafe impl Op for gradus_convert_args {
-    const NAME: &'static str = "convert";
+impl Op for gradus_convert_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, S, {

@@ -12,12 +12,18 @@ pub use settings::{gradus_policy_preset, gradus_seq_weights};
 
 use std::ffi::c_void;
 
-use crate::args::{Entry, call};
+use crate::args::{Args, Entry, call};
 use crate::sys;
 
 macro_rules! exports {
     ($($export:ident($args:ident);)*) => {
         $(
+            // SAFETY: bindgen made the struct repr(C) of numbers and pointers, and the header
+            // begins it with struct_size: `tests/header.rs` looks.
+            unsafe impl Args for sys::$args {
+                const NAME: &'static str = stringify!($export).split_at("gradus_".len()).1;
+            }
+
             /// # Safety
             /// See the header.
             #[unsafe(no_mangle)]

@@ -8,9 +8,6 @@ use crate::args::Op;
 use crate::sys::*;
 use crate::tensor::{Tensors, for_float, is_absent};
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
 impl gradus_adamw_settings {
     fn set_defaults(&mut self) {
         let own = AdamWSettings::default();
@@ -62,8 +59,7 @@ fn step(
     done
 }
 
-unsafe impl Op for gradus_adamw_args {
-    const NAME: &'static str = "adamw";
+impl Op for gradus_adamw_args {
     fn defaults(&mut self) {
         self.settings.set_defaults();
     }
@@ -85,8 +81,7 @@ unsafe impl Op for gradus_adamw_args {
     }
 }
 
-unsafe impl Op for gradus_adamw_8bit_args {
-    const NAME: &'static str = "adamw_8bit";
+impl Op for gradus_adamw_8bit_args {
     fn defaults(&mut self) {
         self.settings.set_defaults();
     }
@@ -112,8 +107,7 @@ unsafe impl Op for gradus_adamw_8bit_args {
     }
 }
 
-unsafe impl Op for gradus_grad_norm_args {
-    const NAME: &'static str = "grad_norm";
+impl Op for gradus_grad_norm_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let place = t.result("norm", self.norm)?;
@@ -134,8 +128,7 @@ unsafe impl Op for gradus_grad_norm_args {
     }
 }
 
-unsafe impl Op for gradus_lerp_args {
-    const NAME: &'static str = "lerp";
+impl Op for gradus_lerp_args {
     fn defaults(&mut self) {
         self.weight = 0.5;
     }
@@ -153,8 +146,7 @@ unsafe impl Op for gradus_lerp_args {
     }
 }
 
-unsafe impl Op for gradus_sparsity_stats_args {
-    const NAME: &'static str = "sparsity_stats";
+impl Op for gradus_sparsity_stats_args {
     fn defaults(&mut self) {
         self.tol = 1e-5;
     }
@@ -183,8 +175,7 @@ unsafe impl Op for gradus_sparsity_stats_args {
     }
 }
 
-unsafe impl Op for gradus_delta_encode_args {
-    const NAME: &'static str = "delta_encode";
+impl Op for gradus_delta_encode_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let place = t.result("count", self.count)?;
@@ -208,8 +199,7 @@ unsafe impl Op for gradus_delta_encode_args {
     }
 }
 
-unsafe impl Op for gradus_delta_apply_args {
-    const NAME: &'static str = "delta_apply";
+impl Op for gradus_delta_apply_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "value", &self.value, T, {

@@ -18,9 +18,6 @@ fn both(t: &Tensors<'_>, names: [&str; 2], tensors: [&gradus_tensor; 2]) -> Resu
     Err(t.invalid(missing, "no tensor", &format!("one, as `{given}` is given")))
 }
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
 impl gradus_preference_loss_args {
     fn kind(&self, t: &Tensors<'_>) -> Result<PreferenceKind> {
         use PreferenceKind as K;
@@ -49,8 +46,7 @@ impl gradus_preference_loss_args {
     }
 }
 
-unsafe impl Op for gradus_preference_loss_args {
-    const NAME: &'static str = "preference_loss";
+impl Op for gradus_preference_loss_args {
     fn defaults(&mut self) {
         (self.beta, self.temperature, self.alpha) = (0.1, 0.05, 1.0);
     }
@@ -107,8 +103,7 @@ unsafe impl Op for gradus_preference_loss_args {
     }
 }
 
-unsafe impl Op for gradus_kto_loss_args {
-    const NAME: &'static str = "kto_loss";
+impl Op for gradus_kto_loss_args {
     fn defaults(&mut self) {
         (self.beta, self.desirable_weight, self.undesirable_weight) = (0.1, 1.0, 1.0);
     }
@@ -133,8 +128,7 @@ unsafe impl Op for gradus_kto_loss_args {
     }
 }
 
-unsafe impl Op for gradus_copg_loss_args {
-    const NAME: &'static str = "copg_loss";
+impl Op for gradus_copg_loss_args {
     fn defaults(&mut self) {
         self.beta = 0.1;
     }
@@ -157,8 +151,7 @@ unsafe impl Op for gradus_copg_loss_args {
     }
 }
 
-unsafe impl Op for gradus_beta_mml_loss_args {
-    const NAME: &'static str = "beta_mml_loss";
+impl Op for gradus_beta_mml_loss_args {
     fn defaults(&mut self) {
         self.beta = 1.0;
     }
@@ -179,8 +172,7 @@ unsafe impl Op for gradus_beta_mml_loss_args {
     }
 }
 
-unsafe impl Op for gradus_info_nce_loss_args {
-    const NAME: &'static str = "info_nce_loss";
+impl Op for gradus_info_nce_loss_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_real!(t, "logp", &self.logp, R, {
@@ -196,8 +188,7 @@ unsafe impl Op for gradus_info_nce_loss_args {
     }
 }
 
-unsafe impl Op for gradus_prdp_loss_args {
-    const NAME: &'static str = "prdp_loss";
+impl Op for gradus_prdp_loss_args {
     fn defaults(&mut self) {
         (self.beta, self.clip) = (0.1, f64::INFINITY);
     }

@@ -9,11 +9,7 @@ use crate::args::Op;
 use crate::sys::*;
 use crate::tensor::{Tensors, for_real, is_absent};
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
-unsafe impl Op for gradus_policy_loss_args {
-    const NAME: &'static str = "policy_loss";
+impl Op for gradus_policy_loss_args {
     fn defaults(&mut self) {
         self.settings = (&PolicySettings::default()).into();
     }
@@ -78,8 +74,7 @@ impl From<&PolicyStats> for gradus_policy_stats {
     }
 }
 
-unsafe impl Op for gradus_group_advantage_args {
-    const NAME: &'static str = "group_advantage";
+impl Op for gradus_group_advantage_args {
     fn defaults(&mut self) {
         (self.baseline, self.scale) = (GRADUS_BASELINE_MEAN as i32, GRADUS_SCALE_GROUP_STD as i32);
         (self.ddof, self.eps) = (1, 1e-4);
@@ -137,8 +132,7 @@ impl From<&GroupStats> for gradus_group_stats {
     }
 }
 
-unsafe impl Op for gradus_gae_args {
-    const NAME: &'static str = "gae";
+impl Op for gradus_gae_args {
     fn defaults(&mut self) {
         (self.gamma, self.gae_lambda) = (1.0, 0.95);
     }
@@ -161,8 +155,7 @@ unsafe impl Op for gradus_gae_args {
     }
 }
 
-unsafe impl Op for gradus_discounted_return_args {
-    const NAME: &'static str = "discounted_return";
+impl Op for gradus_discounted_return_args {
     fn defaults(&mut self) {
         self.gamma = 1.0;
     }
@@ -187,8 +180,7 @@ unsafe impl Op for gradus_discounted_return_args {
     }
 }
 
-unsafe impl Op for gradus_whiten_args {
-    const NAME: &'static str = "whiten";
+impl Op for gradus_whiten_args {
     fn defaults(&mut self) {
         (self.eps, self.eps_form) = (1e-8, GRADUS_ADD_TO_VARIANCE as i32);
         (self.ddof, self.shift_mean) = (1, 1);
@@ -220,8 +212,7 @@ unsafe impl Op for gradus_whiten_args {
     }
 }
 
-unsafe impl Op for gradus_kl_reward_args {
-    const NAME: &'static str = "kl_reward";
+impl Op for gradus_kl_reward_args {
     fn defaults(&mut self) {
         self.clamp = f64::INFINITY;
     }
@@ -245,8 +236,7 @@ unsafe impl Op for gradus_kl_reward_args {
     }
 }
 
-unsafe impl Op for gradus_offpolicy_weight_args {
-    const NAME: &'static str = "offpolicy_weight";
+impl Op for gradus_offpolicy_weight_args {
     fn defaults(&mut self) {
         (self.level, self.bound) = (GRADUS_LEVEL_SEQUENCE_SUM as i32, GRADUS_MASK as i32);
         (self.max, self.clamp) = (3.0, f64::INFINITY);
@@ -311,8 +301,7 @@ impl gradus_offpolicy_weight_args {
     }
 }
 
-unsafe impl Op for gradus_value_loss_args {
-    const NAME: &'static str = "value_loss";
+impl Op for gradus_value_loss_args {
     fn defaults(&mut self) {
         (self.clip, self.weight) = (f64::INFINITY, 1.0);
     }
@@ -338,8 +327,7 @@ unsafe impl Op for gradus_value_loss_args {
     }
 }
 
-unsafe impl Op for gradus_seq_reduce_args {
-    const NAME: &'static str = "seq_reduce";
+impl Op for gradus_seq_reduce_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         use SeqReduction as S;
@@ -362,8 +350,7 @@ unsafe impl Op for gradus_seq_reduce_args {
     }
 }
 
-unsafe impl Op for gradus_seq_broadcast_args {
-    const NAME: &'static str = "seq_broadcast";
+impl Op for gradus_seq_broadcast_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_real!(t, "x", &self.x, R, {
@@ -386,8 +373,7 @@ fn scope<'a>(t: &Tensors<'a>, cu_seqlens: &gradus_tensor) -> Result<QuantileScop
     Ok(offsets.map_or(QuantileScope::All, QuantileScope::PerSequence))
 }
 
-unsafe impl Op for gradus_quantile_args {
-    const NAME: &'static str = "quantile";
+impl Op for gradus_quantile_args {
     fn defaults(&mut self) {
         self.q = 0.5;
     }
@@ -409,8 +395,7 @@ unsafe impl Op for gradus_quantile_args {
     }
 }
 
-unsafe impl Op for gradus_top_fraction_args {
-    const NAME: &'static str = "top_fraction";
+impl Op for gradus_top_fraction_args {
     fn defaults(&mut self) {
         self.fraction = 1.0;
     }

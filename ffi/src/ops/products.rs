@@ -9,17 +9,13 @@ use crate::quant::{adapter, adapters, nf4};
 use crate::sys::*;
 use crate::tensor::{Tensors, for_float};
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
 /// The weights of a mixture's experts.
 fn experts<'a>(t: &Tensors<'a>, at: *const gradus_nf4, count: i64) -> Result<Vec<Nf4View<'a>>> {
     let all = t.list("w", at, count)?;
     all.iter().enumerate().map(|(i, one)| nf4(t, &format!("w[{i}]"), one)).collect()
 }
 
-unsafe impl Op for gradus_nf4_quantize_args {
-    const NAME: &'static str = "nf4_quantize";
+impl Op for gradus_nf4_quantize_args {
     fn defaults(&mut self) {
         self.blocksize = 64;
     }
@@ -42,8 +38,7 @@ unsafe impl Op for gradus_nf4_quantize_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_quantize_absmax_args {
-    const NAME: &'static str = "nf4_quantize_absmax";
+impl Op for gradus_nf4_quantize_absmax_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let offset = t.result("offset", self.offset)?;
@@ -62,8 +57,7 @@ unsafe impl Op for gradus_nf4_quantize_absmax_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_dequantize_args {
-    const NAME: &'static str = "nf4_dequantize";
+impl Op for gradus_nf4_dequantize_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "y", &self.y, T, {
@@ -77,8 +71,7 @@ unsafe impl Op for gradus_nf4_dequantize_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_matmul_args {
-    const NAME: &'static str = "nf4_matmul";
+impl Op for gradus_nf4_matmul_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {
@@ -98,8 +91,7 @@ unsafe impl Op for gradus_nf4_matmul_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_matmul_dx_args {
-    const NAME: &'static str = "nf4_matmul_dx";
+impl Op for gradus_nf4_matmul_dx_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "dy", &self.dy, T, {
@@ -117,8 +109,7 @@ unsafe impl Op for gradus_nf4_matmul_dx_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_matmul_grouped_args {
-    const NAME: &'static str = "nf4_matmul_grouped";
+impl Op for gradus_nf4_matmul_grouped_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {
@@ -134,8 +125,7 @@ unsafe impl Op for gradus_nf4_matmul_grouped_args {
     }
 }
 
-unsafe impl Op for gradus_nf4_matmul_grouped_dx_args {
-    const NAME: &'static str = "nf4_matmul_grouped_dx";
+impl Op for gradus_nf4_matmul_grouped_dx_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "dy", &self.dy, T, {
@@ -152,8 +142,7 @@ unsafe impl Op for gradus_nf4_matmul_grouped_dx_args {
     }
 }
 
-unsafe impl Op for gradus_matmul_args {
-    const NAME: &'static str = "matmul";
+impl Op for gradus_matmul_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {
@@ -173,8 +162,7 @@ unsafe impl Op for gradus_matmul_args {
     }
 }
 
-unsafe impl Op for gradus_matmul_dx_args {
-    const NAME: &'static str = "matmul_dx";
+impl Op for gradus_matmul_dx_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "dy", &self.dy, T, {
@@ -192,8 +180,7 @@ unsafe impl Op for gradus_matmul_dx_args {
     }
 }
 
-unsafe impl Op for gradus_matmul_dw_args {
-    const NAME: &'static str = "matmul_dw";
+impl Op for gradus_matmul_dw_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "dy", &self.dy, T, {
@@ -209,8 +196,7 @@ unsafe impl Op for gradus_matmul_dw_args {
     }
 }
 
-unsafe impl Op for gradus_lora_grad_args {
-    const NAME: &'static str = "lora_grad";
+impl Op for gradus_lora_grad_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "x", &self.x, T, {

@@ -18,11 +18,7 @@ impl gradus_logit_transform {
     }
 }
 
-// SAFETY of every `Op` below: bindgen made the struct repr(C) of numbers and pointers, and the header
-// begins it with struct_size.
-
-unsafe impl Op for gradus_logprob_args {
-    const NAME: &'static str = "logprob";
+impl Op for gradus_logprob_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -45,8 +41,7 @@ unsafe impl Op for gradus_logprob_args {
     }
 }
 
-unsafe impl Op for gradus_logprob_bwd_args {
-    const NAME: &'static str = "logprob_bwd";
+impl Op for gradus_logprob_bwd_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -68,8 +63,7 @@ unsafe impl Op for gradus_logprob_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_logprob_fused_args {
-    const NAME: &'static str = "logprob_fused";
+impl Op for gradus_logprob_fused_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -106,8 +100,7 @@ fn head<'a, T: gradus::dtype::Float>(
     }
 }
 
-unsafe impl Op for gradus_linear_logprob_args {
-    const NAME: &'static str = "linear_logprob";
+impl Op for gradus_linear_logprob_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -131,8 +124,7 @@ unsafe impl Op for gradus_linear_logprob_args {
     }
 }
 
-unsafe impl Op for gradus_linear_logprob_bwd_args {
-    const NAME: &'static str = "linear_logprob_bwd";
+impl Op for gradus_linear_logprob_bwd_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -156,8 +148,7 @@ unsafe impl Op for gradus_linear_logprob_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_score_scale_args {
-    const NAME: &'static str = "score_scale";
+impl Op for gradus_score_scale_args {
     fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         for_float!(t, "score", &self.score, T, {
@@ -172,8 +163,7 @@ unsafe impl Op for gradus_score_scale_args {
     }
 }
 
-unsafe impl Op for gradus_gather_k_args {
-    const NAME: &'static str = "gather_k";
+impl Op for gradus_gather_k_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -194,8 +184,7 @@ unsafe impl Op for gradus_gather_k_args {
     }
 }
 
-unsafe impl Op for gradus_gather_k_bwd_args {
-    const NAME: &'static str = "gather_k_bwd";
+impl Op for gradus_gather_k_bwd_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
     }
@@ -230,8 +219,7 @@ fn guidance<'a, T>(logits: Option<View<'a, T>>, gamma: f64) -> Option<Guidance<'
     logits.map(|logits| Guidance { logits, gamma })
 }
 
-unsafe impl Op for gradus_vocab_kl_args {
-    const NAME: &'static str = "vocab_kl";
+impl Op for gradus_vocab_kl_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
         (self.gamma, self.beta) = (1.0, 0.5);
@@ -253,8 +241,7 @@ unsafe impl Op for gradus_vocab_kl_args {
     }
 }
 
-unsafe impl Op for gradus_vocab_kl_bwd_args {
-    const NAME: &'static str = "vocab_kl_bwd";
+impl Op for gradus_vocab_kl_bwd_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
         (self.gamma, self.beta) = (1.0, 0.5);
@@ -277,8 +264,7 @@ unsafe impl Op for gradus_vocab_kl_bwd_args {
     }
 }
 
-unsafe impl Op for gradus_sample_args {
-    const NAME: &'static str = "sample";
+impl Op for gradus_sample_args {
     fn defaults(&mut self) {
         self.transform.set_defaults();
         self.top_p = 1.0;
