@@ -18,6 +18,7 @@ pub(crate) mod linear_logprob;
 pub(crate) mod logprob;
 pub(crate) mod lora_grad;
 pub(crate) mod matmul;
+pub(crate) mod nf4_decode;
 pub(crate) mod nf4_matmul;
 pub(crate) mod nf4_matmul_grouped;
 pub(crate) mod nf4_quantize;
