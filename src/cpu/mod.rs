@@ -25,6 +25,7 @@ pub(crate) mod nf4_quantize;
 pub(crate) mod offpolicy_weight;
 pub(crate) mod pair_loss;
 pub(crate) mod policy_loss;
+pub(crate) mod prefetch;
 pub(crate) mod quantile;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;

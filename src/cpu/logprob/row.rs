@@ -8,6 +8,7 @@
 //! that nobody asked for are left out. The operations that are left are the same, so are the bits.
 
 use crate::cpu::math::{self, EXPS, Exps};
+use crate::cpu::prefetch::fetch;
 use crate::dtype::{DType, Float};
 use crate::ops::logprob::LogitTransform;
 
@@ -234,14 +235,7 @@ impl Terms {
 /// little to do but to wait for memory, and the exponentials little to fetch.
 #[inline(always)]
 fn prefetch_next<T>(part: &[T], columns: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(part)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let next = part.as_ptr().wrapping_add(columns).cast::<i8>().wrapping_add(line);
-        // SAFETY: a prefetch does not fault, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(next) };
-    }
-    let _ = (part, columns);
+    fetch(part.as_ptr().wrapping_add(columns), size_of_val(part));
 }
 
 /// The largest z, and what is subtracted from every z.

@@ -4,6 +4,7 @@
 use super::tile::{HEIGHT, Lane, Tile, WIDTH};
 use super::transpose::ROWS;
 use crate::cpu::math::dispatch_simd;
+use crate::cpu::prefetch::fetch;
 use crate::dtype::Float;
 use crate::view::View;
 
@@ -25,7 +26,10 @@ pub(crate) trait Matrix<A>: Sync {
 
 impl<A: Lane, T: Float> Matrix<A> for View<'_, T> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
-        widen(&self.row(row)[first..][..out.len()], out);
+        let from = &self.row(row)[first..][..out.len()];
+        // The next piece of this row is read after as many of other rows.
+        fetch(from.as_ptr().wrapping_add(from.len()), size_of_val(from));
+        widen(from, out);
     }
 
     fn lend(&self, row: usize, first: usize, len: usize) -> Option<&[A]> {
@@ -82,6 +86,31 @@ impl<A: Lane> Operand<'_, A> {
                 pack_stretches(*matrix, row_of, (column, count), steps, panels);
             }
         }
+    }
+
+    /// `sums[i] = fma(x[step], (column + i, first + step), sums[i])` for up to [`WIDTH`] columns and all
+    /// steps of `x` in order, without a panel: with one row a panel would be read once. False where there
+    /// is no such way. Sums beyond `count` hold nothing that anybody reads.
+    pub(crate) fn carry_row(
+        &self,
+        (column, count): (usize, usize),
+        first: usize,
+        x: &[A],
+        room: &mut [A],
+        sums: &mut [A],
+    ) -> bool {
+        let Operand::Rows(matrix) = self else { return false };
+        if !A::carries_rows() || room.len() < WIDTH * PITCH {
+            return false;
+        }
+        let rows: [usize; WIDTH] = std::array::from_fn(|i| column + i.min(count - 1));
+        for (i, x) in x.chunks(READ).enumerate() {
+            for (room, &row) in room.chunks_exact_mut(PITCH).zip(&rows) {
+                matrix.read(row, first + i * READ, &mut room[..x.len()]);
+            }
+            A::carry_rows(&std::array::from_fn(|i| &room[i * PITCH..][..x.len()]), x, sums);
+        }
+        true
     }
 
     /// True if neighbouring columns lie side by side in memory.
@@ -199,6 +228,8 @@ pub(crate) const TILES_PER_JOB: usize = 16;
 /// Steps of rows that cannot be lent which are read at a time: 16 rows of them stay in the first-level
 /// cache until they are transposed.
 const READ: usize = 256;
+/// From one of those rows to the next: a cache line more, so that neighbouring rows share no set.
+const PITCH: usize = READ + 16;
 
 /// `panel[step · WIDTH + lane + i] = matrix[rows[i]][first + step]` for as many steps as the panel holds.
 fn pack_lanes<A: Lane>(

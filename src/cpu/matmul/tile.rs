@@ -33,6 +33,14 @@ pub(crate) trait Lane: Float + Stored {
     fn transpose_rows(from: &[&[Self]; ROWS], lane: usize, panel: &mut [Self]) {
         transpose::each(from, lane, 0, panel);
     }
+    /// True if [`Lane::carry_rows`] is worth calling here.
+    fn carries_rows() -> bool {
+        false
+    }
+    /// `sums[i] = fma(x[step], from[i][step], sums[i])` for all steps in order.
+    fn carry_rows(from: &[&[Self]; WIDTH], x: &[Self], sums: &mut [Self]) {
+        transpose::carry_each(from, 0, x, sums);
+    }
     /// The transposed block.
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
         std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
@@ -59,6 +67,12 @@ impl Lane for f32 {
     }
     fn transpose_rows(from: &[&[f32]; ROWS], lane: usize, panel: &mut [f32]) {
         transpose::f32(from, lane, panel);
+    }
+    fn carries_rows() -> bool {
+        transpose::carries_f32()
+    }
+    fn carry_rows(from: &[&[f32]; WIDTH], x: &[f32], sums: &mut [f32]) {
+        transpose::carry_f32(from, x, sums);
     }
     /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
     /// above into 16 scalar moves, which is 3.4 times slower.
