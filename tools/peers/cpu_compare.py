@@ -108,6 +108,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.2, help="a row, side and round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gradus", type=pathlib.Path, help="a built executable")
+    parser.add_argument("--before", type=pathlib.Path, help="an older executable, measured in turn as well")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     options.shapes, options.device = "cpu", "cpu"
@@ -115,7 +116,10 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(options.threads)
-    gradus, clock = Gradus(options), Clock("cpu", options.seconds)
+    gradus, clock, before = Gradus(options), Clock("cpu", options.seconds), None
+    if options.before:
+        options.gradus = options.before
+        before = Gradus(options)
     rows = [row for dtype in ("f32", "bf16") for row in gradus.rows(options.only, dtype)]
     about = {"commit": commit(), "device": cpu_name(), "threads": options.threads, "versions": versions()}
     print(json.dumps(about))
@@ -125,6 +129,8 @@ def main() -> int:
         calls, of = MAKE.get(row.op, weight_calls)(row), {"gradus": []}
         for _ in range(options.rounds):
             of["gradus"].append(gradus.measure([row])[0][row.name])
+            if before:
+                of.setdefault("gradus before", []).append(before.measure([row])[0][row.name])
             for name, call in calls.items():
                 if isinstance(of.get(name), str):
                     continue

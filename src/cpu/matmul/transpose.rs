@@ -27,7 +27,7 @@ pub(crate) fn f32(from: &[&[f32]; ROWS], lane: usize, panel: &mut [f32]) {
     let done = {
         let whole = steps / ROWS * ROWS;
         let rows = from.map(|row| row.as_ptr());
-        let to = panel[lane..].as_mut_ptr();
+        let to = panel.as_mut_ptr().wrapping_add(lane);
         if std::is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected; rows and panel hold `whole` steps, checked above.
             unsafe { x86::tiles_avx512(&rows, whole, to) };
@@ -311,7 +311,7 @@ mod tests {
                     let (mut panel, whole) = (vec![-1.0; steps * WIDTH], steps / 16 * 16);
                     // SAFETY: the feature was detected; rows and panel hold as many steps.
                     unsafe {
-                        let to = panel[lane..].as_mut_ptr();
+                        let to = panel.as_mut_ptr().wrapping_add(lane);
                         x86::tiles_avx2(&from.map(|row| row.as_ptr()), whole, to);
                     }
                     check(&panel, lane, whole);
