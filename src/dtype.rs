@@ -115,7 +115,8 @@ impl Float for f32 {
 impl Float for bf16 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
-        self.to_f32() as f64
+        // Not `self.to_f32()`, which is half's own, with a branch for NaN.
+        Float::to_f32(self) as f64
     }
     #[inline(always)]
     fn to_f32(self) -> f32 {
@@ -123,11 +124,11 @@ impl Float for bf16 {
     }
     #[inline(always)]
     fn from_f64(x: f64) -> bf16 {
-        bf16::from_f32(round_to_odd(x))
+        bf16_from_f64(x)
     }
     #[inline(always)]
     fn from_f32(x: f32) -> bf16 {
-        bf16::from_f32(x)
+        bf16::from_bits((round_to_bf16(x).to_bits() >> 16) as u16)
     }
 }
 
@@ -163,9 +164,75 @@ fn round_to_odd(x: f64) -> f32 {
     f32::from_bits((y.to_bits() - above as u32) | 1)
 }
 
+/// half's `bf16::from_f32` and back without branches, which the compiler vectorises: adding half a unit,
+/// less one bit when the last kept bit is 0, carries exactly when rounding to nearest even does.
+#[inline(always)]
+pub(crate) fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000;
+    let quiet = (bits & 0xFFFF_0000) | 0x0040_0000;
+    let nan = 0u32.wrapping_sub((bits & 0x7FFF_FFFF > 0x7F80_0000) as u32);
+    f32::from_bits((nearest & !nan) | (quiet & nan))
+}
+
+/// `bf16::from_f32(round_to_odd(x))` without branches, which the compiler vectorises. An infinity that
+/// the rounding to f32 made becomes the largest f32 with its odd last bit, and then infinity again.
+#[inline(always)]
+fn bf16_from_f64(x: f64) -> bf16 {
+    let y = x as f32;
+    let (bits, back) = (y.to_bits(), y as f64);
+    let above = (back.abs() > x.abs()) as u32;
+    let odd = bits.wrapping_sub(above) | (back != x) as u32;
+    let nearest = odd.wrapping_add(0x7FFF + ((odd >> 16) & 1)) >> 16;
+    let quiet = (bits >> 16) | 0x40;
+    bf16::from_bits(if x.is_nan() { quiet } else { nearest } as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every exponent of f64 beside and between the numbers of bf16 and f32, both signs.
+    #[test]
+    fn narrowing_to_bf16_is_that_through_odd() {
+        let same = |x: f64| {
+            let want = bf16::from_f32(round_to_odd(x)).to_bits();
+            assert_eq!(bf16_from_f64(x).to_bits(), want, "{x:e} {:#x}", x.to_bits());
+        };
+        let tails =
+            [0, 1, 1 << 27, 1 << 28, 1 << 29, 3 << 28, (1 << 44) - 1, 1 << 44, (1 << 44) + 1];
+        for exponent in (0..=2047u64).filter(|e| *e < 2 || *e > 2045 || (860..1160).contains(e)) {
+            for high in (0..128u64).map(|high| high << 45) {
+                for bits in tails.map(|tail| exponent << 52 | high | tail) {
+                    same(f64::from_bits(bits));
+                    same(f64::from_bits(bits | 1 << 63));
+                    same(f64::from_bits(bits | ((1 << 44) - 1)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_that_of_half() {
+        for high in 0..=0xFFFFu32 {
+            for low in [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
+                let x = f32::from_bits(high << 16 | low);
+                let want = bf16::from_f32(x);
+                assert_eq!(
+                    <bf16 as Float>::from_f32(x).to_bits(),
+                    want.to_bits(),
+                    "{:#x}",
+                    x.to_bits()
+                );
+                assert_eq!(
+                    round_to_bf16(x).to_bits(),
+                    want.to_f32().to_bits(),
+                    "{:#x}",
+                    x.to_bits()
+                );
+            }
+        }
+    }
 
     /// f64 -> bf16 through f32 would round twice: 1 + 2^-8 + 2^-40 must go up, not to even.
     #[test]

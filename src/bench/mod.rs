@@ -49,6 +49,8 @@ pub enum Shapes {
     Default,
     /// What other libraries have as well, small.
     Peers,
+    /// What the CPU is compared on with other libraries, in f32 and bf16.
+    Cpu,
     /// The same as in models of 8 to 70 billion parameters: bf16, on CUDA only.
     Large,
 }
@@ -84,7 +86,11 @@ fn chosen_cases(settings: &Settings) -> Result<Vec<Case>> {
 }
 
 fn on_cpu_too(case: &Case, settings: &Settings) -> bool {
-    case.dtype == DType::F32 && settings.shapes != Shapes::Large
+    match settings.shapes {
+        Shapes::Cpu => true,
+        Shapes::Large => false,
+        Shapes::Default | Shapes::Peers => case.dtype == DType::F32,
+    }
 }
 
 /// Measures; `print` gets each line when it is known.
@@ -165,12 +171,13 @@ fn cuda() -> std::result::Result<Device, String> {
     }
 }
 
-/// All rows there can be: f32 for both devices, bf16 for CUDA. Builds with debug assertions, whose
+/// All rows there can be: f32 for both devices, bf16 for CUDA (for the CPU in `Shapes::Cpu` alone). Builds with debug assertions, whose
 /// figures mean nothing, leave bf16 out: its code for the CPU is much of the time of a build.
 fn cases(shapes: Shapes) -> Vec<Case> {
     match shapes {
         Shapes::Default => {}
         Shapes::Peers => return peers::small(),
+        Shapes::Cpu => return peers::cpu(),
         Shapes::Large => return peers::large(),
     }
     let mut cases = products::cases();
@@ -196,7 +203,9 @@ mod tests {
     /// Every row moves bytes and has a name of its own.
     #[test]
     fn rows_have_names_of_their_own_and_costs() {
-        for (shapes, least) in [(Shapes::Default, 31), (Shapes::Peers, 29), (Shapes::Large, 125)] {
+        for (shapes, least) in
+            [(Shapes::Default, 31), (Shapes::Peers, 29), (Shapes::Cpu, 12), (Shapes::Large, 125)]
+        {
             let mut names = std::collections::BTreeSet::new();
             for case in cases(shapes) {
                 let name = case.name();

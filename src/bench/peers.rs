@@ -9,7 +9,8 @@ use crate::dtype::Float;
 use crate::ops::*;
 
 use super::case::{Case, products, repeated, shape, table, wave};
-use super::products::{FourBit, RANK, dense, dequantise, four_bit};
+use super::products::{FourBit, RANK, dense, dequantise, dequantise_to, four_bit};
+use super::rl::{logprobs, logprobs_train, policy};
 
 /// What is measured: rows M, matrices `[N, K]`, heads `[rows, H, V]`.
 struct Shapes {
@@ -50,6 +51,28 @@ pub fn small() -> Vec<Case> {
 
 pub fn large() -> Vec<Case> {
     of::<Wide>(&LARGE)
+}
+
+/// What the CPU is compared on: one matrix of a model of 8 billion parameters, logits of Qwen2.5, the
+/// loss of 64 completions. 4-bit weights had the row's dtype, as bitsandbytes' have.
+pub fn cpu() -> Vec<Case> {
+    let mut cases = vec![policy([64, 1024], false), policy([64, 1024], true)];
+    cases.extend(on_cpu::<f32>());
+    #[cfg(not(debug_assertions))]
+    cases.extend(on_cpu::<crate::bf16>());
+    cases
+}
+
+fn on_cpu<T: Float>() -> Vec<Case> {
+    let [n, k] = [4096, 4096];
+    let mut cases = vec![logprobs::<T>(64), logprobs_train::<T>(64)];
+    cases.extend([false, true].map(|nested| dequantise_to::<T>([n, k], nested, T::DTYPE)));
+    for m in [1, 16, 512] {
+        cases.push(dense::<T>([m, n, k], false));
+        let four = FourBit { nested: true, dtype: T::DTYPE, ..FourBit::forward([m, n, k]) };
+        cases.push(four_bit::<T>(four));
+    }
+    cases
 }
 
 fn of<T: Float>(shapes: &Shapes) -> Vec<Case> {

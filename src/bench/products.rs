@@ -82,6 +82,8 @@ pub struct Weight {
     code: Memory<f32>,
     n: usize,
     k: usize,
+    /// What the values are rounded to.
+    dtype: DType,
 }
 
 impl Weight {
@@ -102,7 +104,13 @@ impl Weight {
             code: Memory::of(device, QuantType::Nf4.code())?,
             n,
             k,
+            dtype: DType::Bf16,
         })
+    }
+
+    /// The same of a weight that had another dtype.
+    pub fn of_dtype(self, dtype: DType) -> Weight {
+        Weight { dtype, ..self }
     }
 
     pub fn view(&self) -> Result<Nf4View<'_>> {
@@ -124,7 +132,7 @@ impl Weight {
             n,
             k,
             blocksize: BLOCK,
-            dtype: DType::Bf16,
+            dtype: self.dtype,
         })
     }
 
@@ -148,12 +156,14 @@ pub struct FourBit {
     pub residual: bool,
     /// Whether the maxima are quantised too.
     pub nested: bool,
+    /// What the weight's values are rounded to.
+    pub dtype: DType,
 }
 
 impl FourBit {
     /// The plain product, of plain maxima.
     pub fn forward(mnk: [usize; 3]) -> FourBit {
-        FourBit { mnk, dx: false, rank: 0, residual: false, nested: false }
+        FourBit { mnk, dx: false, rank: 0, residual: false, nested: false, dtype: DType::Bf16 }
     }
 
     fn name(&self) -> String {
@@ -167,13 +177,13 @@ impl FourBit {
 /// W as [`Weight::bytes`], X, Y and the adapter in elements; as many flops as the dense product and
 /// the adapter's `2·M·r·(K + N)`.
 pub fn four_bit<T: Float>(product: FourBit) -> Case {
-    let FourBit { mnk: [m, n, k], dx, rank, residual, nested } = product;
+    let FourBit { mnk: [m, n, k], dx, rank, residual, nested, dtype } = product;
     let elements = m * k + m * n * (1 + residual as usize) + rank * (n + k);
     let bytes = Weight::bytes(n, k, nested) + size_of::<T>() * elements;
     let costs = [bytes, 2 * m * n * k + 2 * m * rank * (n + k)];
     let op = if dx { "nf4_matmul_dx" } else { "nf4_matmul" };
     Case::new::<T>(op, product.name(), costs, products::<T>(), move |device| {
-        let w = Weight::new(device, n, k, nested)?;
+        let w = Weight::new(device, n, k, nested)?.of_dtype(dtype);
         // X, or dY; and what is added to Y.
         let input = wave::<T>(device, m * if dx { n } else { k }, 1)?;
         let r = wave::<T>(device, if residual { m * n } else { 0 }, 2)?;
@@ -264,10 +274,16 @@ fn quantise<T: Float>(n: usize, k: usize) -> Case {
 
 /// W as [`Weight::bytes`] read, an element a value written.
 pub fn dequantise<T: Float>(n: usize, k: usize, nested: bool) -> Case {
+    dequantise_to::<T>([n, k], nested, DType::Bf16)
+}
+
+/// The same with the dtype that values are rounded to first.
+pub fn dequantise_to<T: Float>([n, k]: [usize; 2], nested: bool, dtype: DType) -> Case {
     let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, nested), n * k];
     let name = format!("{n} x {k}") + if nested { " dq" } else { "" };
     Case::new::<T>("nf4_dequantize", name, costs, Work::F32, move |device| {
-        let (w, mut y) = (Weight::new(device, n, k, nested)?, Memory::<T>::new(device, n * k)?);
+        let w = Weight::new(device, n, k, nested)?.of_dtype(dtype);
+        let mut y = Memory::<T>::new(device, n * k)?;
         Ok(Box::new(move |device| {
             nf4_dequantize(device, Nf4Dequantize { w: w.view()?, y: y.view_mut(&shape(n, k))? })
         }))

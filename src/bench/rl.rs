@@ -22,27 +22,48 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of::<f32>());
     #[cfg(not(debug_assertions))]
     cases.extend(of::<crate::bf16>());
-    cases.extend([policy(), advantages(), adam(), adam_8bit()]);
+    cases.extend([policy([SEQUENCES, LENGTH], false), advantages(), adam(), adam_8bit()]);
     cases
 }
 
 fn of<F: Float>() -> Vec<Case> {
-    vec![logprobs::<F>(), logprobs_gradient::<F>(), scores::<F>()]
+    vec![logprobs::<F>(T), logprobs_gradient::<F>(), scores::<F>()]
 }
 
-fn logits() -> String {
-    format!("{T} x {VOCAB}")
+fn logits(rows: usize) -> String {
+    format!("{rows} x {VOCAB}")
 }
 
 /// Every logit read once; an exponential is about 15 flops.
-fn logprobs<F: Float>() -> Case {
-    let n = T * VOCAB;
-    Case::new::<F>("logprob", logits(), [size_of::<F>() * n, 15 * n], Work::F32, move |device| {
-        let (x, mut logp) = (wave::<F>(device, n, 1)?, Memory::<f32>::new(device, T)?);
-        let targets = table(device, T, |i| (i * 4001 % VOCAB) as i32)?;
+pub fn logprobs<F: Float>(rows: usize) -> Case {
+    let n = rows * VOCAB;
+    let costs = [size_of::<F>() * n, 15 * n];
+    Case::new::<F>("logprob", logits(rows), costs, Work::F32, move |device| {
+        let (x, mut logp) = (wave::<F>(device, n, 1)?, Memory::<f32>::new(device, rows)?);
+        let targets = table(device, rows, |i| (i * 4001 % VOCAB) as i32)?;
+        let all = [rows as i64];
         Ok(Box::new(move |device| {
-            let (x, targets) = (x.view(&shape(T, VOCAB))?, targets.view(&[T as i64])?);
-            logprob(device, LogProb::new(x, targets, logp.view_mut(&[T as i64])?))
+            let (x, targets) = (x.view(&shape(rows, VOCAB))?, targets.view(&all)?);
+            logprob(device, LogProb::new(x, targets, logp.view_mut(&all)?))
+        }))
+    })
+}
+
+/// Log-probs, then the gradient of the logits: what one backward pass of a library does.
+pub fn logprobs_train<F: Float>(rows: usize) -> Case {
+    let n = rows * VOCAB;
+    let costs = [size_of::<F>() * 3 * n, 45 * n];
+    let name = logits(rows) + " train";
+    Case::new::<F>("logprob", name, costs, Work::F32, move |device| {
+        let (x, mut dx) = (wave::<F>(device, n, 1)?, Memory::<F>::new(device, n)?);
+        let targets = table(device, rows, |i| (i * 4001 % VOCAB) as i32)?;
+        let (dlogp, all) = (wave::<f32>(device, rows, 2)?, [rows as i64]);
+        let mut logp = Memory::<f32>::new(device, rows)?;
+        Ok(Box::new(move |device| {
+            let (x, targets) = (x.view(&shape(rows, VOCAB))?, targets.view(&all)?);
+            logprob(device, LogProb::new(x, targets, logp.view_mut(&all)?))?;
+            let (dlogp, dx) = (dlogp.view(&all)?, dx.view_mut(&shape(rows, VOCAB))?);
+            logprob_bwd(device, LogProbBwd::new(x, targets, dlogp, dx))
         }))
     })
 }
@@ -51,7 +72,7 @@ fn logprobs<F: Float>() -> Case {
 fn logprobs_gradient<F: Float>() -> Case {
     let n = T * VOCAB;
     let costs = [size_of::<F>() * 2 * n, 30 * n];
-    Case::new::<F>("logprob_bwd", logits(), costs, Work::F32, move |device| {
+    Case::new::<F>("logprob_bwd", logits(T), costs, Work::F32, move |device| {
         let (x, mut dx) = (wave::<F>(device, n, 1)?, Memory::<F>::new(device, n)?);
         let targets = table(device, T, |i| (i * 4001 % VOCAB) as i32)?;
         let dlogp = wave::<f32>(device, T, 2)?;
@@ -66,7 +87,7 @@ fn logprobs_gradient<F: Float>() -> Case {
 /// Every logit read once.
 fn sampler() -> Case {
     let n = T * VOCAB;
-    Case::new::<f32>("sample", logits(), [4 * n, 15 * n], Work::F32, move |device| {
+    Case::new::<f32>("sample", logits(T), [4 * n, 15 * n], Work::F32, move |device| {
         let x = wave::<f32>(device, n, 1)?;
         let uniform = table(device, T, |i| (i as f64 + 0.5) / T as f64)?;
         let (mut token, mut logp) =
@@ -138,26 +159,32 @@ fn interpolate() -> Case {
     })
 }
 
-/// Log-probs of policy and sampler read, the gradient written; about 60 flops a token in f64.
-fn policy() -> Case {
-    let n = SEQUENCES * LENGTH;
-    let name = format!("{SEQUENCES} x {LENGTH}");
-    Case::new::<f32>("policy_loss", name, [12 * n, 60 * n], Work::F64, move |device| {
+/// Log-probs of policy and sampler read, and of the reference for a KL; the gradient written; about 60
+/// flops a token in f64.
+pub fn policy([sequences, length]: [usize; 2], kl: bool) -> Case {
+    let n = sequences * length;
+    let name = format!("{sequences} x {length}") + if kl { " kl" } else { "" };
+    let costs = [(12 + 4 * kl as usize) * n, 60 * n];
+    Case::new::<f32>("policy_loss", name, costs, Work::F64, move |device| {
         let logp = table(device, n, |i| -((i % 13) as f32) * 0.1)?;
         let old = table(device, n, |i| -((i % 13) as f32) * 0.1 - 0.01)?;
-        let cu = table(device, SEQUENCES + 1, |i| (i * LENGTH) as i64)?;
-        let weight = table(device, SEQUENCES, |_| 1.0 / n as f32)?;
-        let advantage = wave::<f32>(device, SEQUENCES, 1)?;
+        let reference = table(device, n, |i| -((i % 13) as f32) * 0.1 - (i % 7) as f32 * 0.02)?;
+        let cu = table(device, sequences + 1, |i| (i * length) as i64)?;
+        let weight = table(device, sequences, |_| 1.0 / n as f32)?;
+        let advantage = wave::<f32>(device, sequences, 1)?;
         let mut dlogp = Memory::<f32>::new(device, n)?;
-        let (settings, all, each) = (PolicySettings::default(), [n as i64], [SEQUENCES as i64]);
+        let penalty = kl.then(|| Kl::k3(0.04));
+        let settings = PolicySettings { kl: penalty, ..PolicySettings::default() };
+        let (all, each) = ([n as i64], [sequences as i64]);
         Ok(Box::new(move |device| {
             let mut loss = 0.0;
             let args = PolicyLoss {
                 old_logp: Some(old.view(&all)?),
+                ref_logp: kl.then(|| reference.view(&all)).transpose()?,
                 ..PolicyLoss::new(
                     logp.view(&all)?,
                     Advantage::PerSequence(advantage.view(&each)?),
-                    cu.view(&[SEQUENCES as i64 + 1])?,
+                    cu.view(&[sequences as i64 + 1])?,
                     weight.view(&each)?,
                     &settings,
                     &mut loss,

@@ -1,6 +1,6 @@
 //! K log-probs per row on the CPU.
 
-use crate::cpu::logprob::{RowStats, WORK, row_stats, slope, transformed};
+use crate::cpu::logprob::{RowStats, Sums, WORK, row_stats, slope, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
 use crate::ops::gather_k::{GatherK, GatherKBwd};
@@ -9,7 +9,7 @@ use crate::ops::logprob::{IGNORE, LogitTransform};
 /// Statistics over the row's ids alone, in the order they are named.
 fn kept_stats<T: Float>(row: &[T], ids: &[i32], t: &LogitTransform) -> RowStats {
     let kept: Vec<T> = ids.iter().filter(|&&id| id != IGNORE).map(|&id| row[id as usize]).collect();
-    row_stats(&kept, t)
+    row_stats(&kept, t, Sums::One)
 }
 
 pub(crate) fn gather_k<T: Float>(mut a: GatherK<'_, T>) {
@@ -17,7 +17,7 @@ pub(crate) fn gather_k<T: Float>(mut a: GatherK<'_, T>) {
     let full_wanted = !a.renormalize || a.mass.is_some();
     let stats = par::map(a.logits.extent(0), vocab * WORK, |t| {
         let row = &a.logits.row(t)[..vocab];
-        let full = full_wanted.then(|| row_stats(row, &a.transform));
+        let full = full_wanted.then(|| row_stats(row, &a.transform, Sums::One));
         let kept = (a.renormalize || a.mass.is_some())
             .then(|| kept_stats(row, a.ids.row(t), &a.transform));
         (full, kept)
@@ -49,7 +49,7 @@ pub(crate) fn gather_k_bwd<T: Float>(a: GatherKBwd<'_, T>) {
         let total: f64 = named().map(|(_, &g)| g as f64).sum();
         let stats = match a.renormalize {
             true => kept_stats(row, ids, &t),
-            false => row_stats(row, &t),
+            false => row_stats(row, &t, Sums::One),
         };
         let q = |x: f64| match stats.is_empty() {
             true => 0.0,

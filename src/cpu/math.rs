@@ -1,6 +1,61 @@
 //! Elementary functions with fixed bits: the same polynomial on every machine, written so that
 //! the compiler can vectorise a loop over them. The platform's libm is not used on hot paths.
 
+/// Compiles `$body` (an `#[inline(always)]` function) for the vector units this machine has and
+/// calls the widest. All versions round identically: they are the same scalar operations, with
+/// fused multiply-adds written out, so the choice never changes a bit.
+macro_rules! dispatch_simd {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident : $bound:path),*>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path) => {
+        $(#[$meta])*
+        $vis fn $name $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                unsafe fn avx512 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                unsafe fn avx2 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+                if std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512dq")
+                    && std::is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the features were detected just above.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were detected just above (f16c came before avx2).
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            $body($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch_simd;
+
+const LN2_HI: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
+const LN2_LO: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
+/// 1.5 · 2^52: adding it rounds to an integer.
+const SHIFT: f64 = 6_755_399_441_055_744.0;
+
+/// Taylor coefficients of e^r, highest degree first.
+const EXP: [f64; 14] = [
+    1.0 / 6_227_020_800.0,
+    1.0 / 479_001_600.0,
+    1.0 / 39_916_800.0,
+    1.0 / 3_628_800.0,
+    1.0 / 362_880.0,
+    1.0 / 40_320.0,
+    1.0 / 5_040.0,
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    0.5,
+    1.0,
+    1.0,
+];
+
 /// e^x in f64 with at most 1 ulp error for finite x; 0 below the normal range (x < -708.39),
 /// infinity above 709.78, NaN for NaN.
 ///
@@ -8,9 +63,6 @@
 /// e^r by its Taylor polynomial of degree 13 (remainder < 2^-57); 2^k by the exponent field.
 #[inline(always)]
 pub(crate) fn exp(x: f64) -> f64 {
-    const LN2_HI: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
-    const LN2_LO: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
-    const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: adding it rounds to an integer
     let clamped = x.clamp(-745.2, 709.8);
     let shifted = clamped.mul_add(std::f64::consts::LOG2_E, SHIFT);
     let k = shifted - SHIFT;
@@ -31,26 +83,71 @@ pub(crate) fn exp(x: f64) -> f64 {
 
 #[inline(always)]
 fn exp_poly(r: f64) -> f64 {
-    const C: [f64; 12] = [
-        1.0 / 6_227_020_800.0,
-        1.0 / 479_001_600.0,
-        1.0 / 39_916_800.0,
-        1.0 / 3_628_800.0,
-        1.0 / 362_880.0,
-        1.0 / 40_320.0,
-        1.0 / 5_040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-    ];
-    let mut p = C[0];
-    for c in &C[1..] {
+    let mut p = EXP[0];
+    for c in &EXP[1..] {
         p = p.mul_add(r, *c);
     }
-    let p = p.mul_add(r, 1.0);
-    p.mul_add(r, 1.0)
+    p
+}
+
+/// How many exponentials [`Exps`] computes at a time.
+pub(crate) const EXPS: usize = 128;
+
+/// [`exp`] of numbers that are not above 0, or NaN, with the same bits, as `poly[j] · two_to_k[j]`: one
+/// factor for 2^k, as the product is a normal number from -708.39 on, and nothing is clamped.
+///
+/// In one loop the compiler runs out of registers and puts the polynomials one behind the other,
+/// where each multiply-add waits for the last. So there are two, and in the second 4 vectors go side by
+/// side. The product is left to whoever reads it, who has the next loop.
+#[repr(align(64))]
+pub(crate) struct Exps {
+    pub poly: [f64; EXPS],
+    pub two_to_k: [f64; EXPS],
+}
+
+impl Exps {
+    #[inline(always)]
+    pub(crate) fn new() -> Exps {
+        Exps { poly: [0.0; EXPS], two_to_k: [0.0; EXPS] }
+    }
+
+    pub(crate) fn set(&mut self, x: &[f64; EXPS]) {
+        set_exps(self, x);
+    }
+}
+
+dispatch_simd!(fn set_exps(exps: &mut Exps, x: &[f64; EXPS]) = set_exps_body);
+
+#[inline(always)]
+fn set_exps_body(exps: &mut Exps, x: &[f64; EXPS]) {
+    for j in 0..EXPS {
+        let shifted = x[j].mul_add(std::f64::consts::LOG2_E, SHIFT);
+        let k = shifted - SHIFT;
+        let r = (-k).mul_add(LN2_HI, x[j]);
+        let r = (-k).mul_add(LN2_LO, r);
+        // The low bits of shifted are those of k; k + 1023 is the exponent field.
+        let two_to_k = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
+        let vanishes = x[j] < -708.39;
+        exps.poly[j] = if vanishes { 0.0 } else { r };
+        exps.two_to_k[j] = if vanishes { 0.0 } else { two_to_k };
+    }
+    for block in exps.poly.as_chunks_mut::<32>().0 {
+        let mut r = [[0.0; 8]; 4];
+        for i in 0..4 {
+            r[i].copy_from_slice(&block[8 * i..][..8]);
+        }
+        let mut p = [[EXP[0]; 8]; 4];
+        for c in &EXP[1..] {
+            for i in 0..4 {
+                for j in 0..8 {
+                    p[i][j] = p[i][j].mul_add(r[i][j], *c);
+                }
+            }
+        }
+        for i in 0..4 {
+            block[8 * i..][..8].copy_from_slice(&p[i]);
+        }
+    }
 }
 
 /// 1 / (1 + e^-x) without overflow.
@@ -89,38 +186,6 @@ pub(crate) fn exp_f32(x: f32) -> f32 {
     if x.is_nan() { x } else { y }
 }
 
-/// Compiles `$body` (an `#[inline(always)]` function) for the vector units this machine has and
-/// calls the widest. All versions round identically: they are the same scalar operations, with
-/// fused multiply-adds written out, so the choice never changes a bit.
-macro_rules! dispatch_simd {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$($g:ident : $bound:path),*>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path) => {
-        $(#[$meta])*
-        $vis fn $name $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-                unsafe fn avx512 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
-                #[target_feature(enable = "avx2,fma,f16c")]
-                unsafe fn avx2 $(<$($g: $bound),*>)? ($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
-                if std::is_x86_feature_detected!("avx512f")
-                    && std::is_x86_feature_detected!("avx512bw")
-                    && std::is_x86_feature_detected!("avx512dq")
-                    && std::is_x86_feature_detected!("avx512vl")
-                {
-                    // SAFETY: the features were detected just above.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                    // SAFETY: the features were detected just above (f16c came before avx2).
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            $body($($arg),*)
-        }
-    };
-}
-pub(crate) use dispatch_simd;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +200,23 @@ mod tests {
             worst = worst.max((exp(x) - want).abs() / ulp);
         }
         assert!(worst <= 1.0, "{worst} ulp");
+    }
+
+    #[test]
+    fn exps_have_the_bits_of_exp() {
+        let edges = [0.0, -0.0, -708.39, -708.390_000_000_000_1, -745.0, -1e300, f64::NEG_INFINITY];
+        let grid = (0..3_000_000).map(|i| i as f64 * -0.000_24);
+        let small = (0..2000).map(|i| -(0.98f64.powi(i)));
+        let all: Vec<f64> = edges.into_iter().chain(grid).chain(small).collect();
+        let mut exps = Exps::new();
+        for x in all.as_chunks::<EXPS>().0 {
+            exps.set(x);
+            for (j, x) in x.iter().enumerate() {
+                assert_eq!((exps.poly[j] * exps.two_to_k[j]).to_bits(), exp(*x).to_bits(), "{x}");
+            }
+        }
+        exps.set(&[f64::NAN; EXPS]);
+        assert!((exps.poly[0] * exps.two_to_k[0]).is_nan());
     }
 
     #[test]

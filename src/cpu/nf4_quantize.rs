@@ -1,8 +1,9 @@
 //! 4-bit quantisation on the CPU: groups of whole blocks are gathered into f32 first, so that blocks
 //! which cross strided rows and all dtypes share one path.
 
+use crate::cpu::nf4_decode::Nf4Reader;
 use crate::cpu::{math, par};
-use crate::dtype::{DType, Float, bf16, f16};
+use crate::dtype::Float;
 use crate::ops::nf4_dequantize::Nf4Dequantize;
 use crate::ops::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
 use crate::quant::codebook::{Bounds, Thresholds};
@@ -193,48 +194,10 @@ fn grid_code(scaled: f32, bounds: &Bounds) -> u8 {
     bounds.code(value)
 }
 
+/// One row is one item of work.
 pub(crate) fn dequantize<T: Float>(a: Nf4Dequantize<'_, T>) {
-    match a.w.dtype {
-        DType::Bf16 => dequantize_with(a, |v| T::from_f32(bf16::from_f32(v).to_f32())),
-        DType::F16 => dequantize_with(a, |v| T::from_f32(f16::from_f32(v).to_f32())),
-        _ => dequantize_with(a, T::from_f32),
-    }
-}
-
-/// One row is one item of work, one table of 16 rounded products per block; `round` goes through
-/// the original dtype.
-fn dequantize_with<T: Float>(a: Nf4Dequantize<'_, T>, round: impl Fn(f32) -> T + Sync + Send) {
-    let w = a.w;
-    let code: [f32; 16] = std::array::from_fn(|i| w.code.at(i));
-    let packed = w.packed.as_slice().unwrap_or(&[]);
-    par::for_each(a.y.into_rows(), w.k, |row, y| {
-        let first = row * w.k;
-        let mut done = 0;
-        while done < w.k {
-            let block = (first + done) / w.blocksize;
-            let part = ((block + 1) * w.blocksize - first - done).min(w.k - done);
-            let absmax = w.absmax_at(block);
-            let values = code.map(|c| round(c * absmax));
-            decode(packed, first + done, &values, &mut y[done..done + part]);
-            done += part;
-        }
-    });
-}
-
-/// `y[i]` = value of nibble `first + i`.
-fn decode<T: Float>(packed: &[u8], first: usize, values: &[T; 16], y: &mut [T]) {
-    let (head, body) = y.split_at_mut((first % 2).min(y.len()));
-    for v in head {
-        *v = values[(packed[first / 2] & 15) as usize];
-    }
-    let bytes = &packed[first.div_ceil(2)..];
-    let (pairs, tail) = body.as_chunks_mut::<2>();
-    for (v, &byte) in tail.iter_mut().zip(&bytes[pairs.len()..]) {
-        *v = values[(byte >> 4) as usize];
-    }
-    for (pair, &byte) in pairs.iter_mut().zip(bytes) {
-        *pair = [values[(byte >> 4) as usize], values[(byte & 15) as usize]];
-    }
+    let (w, reader) = (a.w, Nf4Reader::new(&a.w));
+    par::for_each(a.y.into_rows(), w.k, |row, y| reader.read(row, 0, y));
 }
 
 #[cfg(test)]

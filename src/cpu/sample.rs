@@ -1,7 +1,7 @@
 //! Sampling on the CPU: the row statistics of [`crate::cpu::logprob`], then a walk over the kept
 //! tokens in id order.
 
-use crate::cpu::logprob::{RowStats, WORK, row_stats, transformed};
+use crate::cpu::logprob::{RowStats, Sums, WORK, row_stats, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub(crate) fn sample<T: Float>(mut a: Sample<'_, T>) -> Result<()> {
 
 fn draw<T: Float>(a: &Sample<'_, T>, t: usize, vocab: usize) -> Option<Drawn> {
     let row = &a.logits.row(t)[..vocab];
-    let stats = row_stats(row, &a.transform);
+    let stats = row_stats(row, &a.transform, Sums::One);
     if !stats.max.is_finite() || !stats.sum.is_finite() {
         return None;
     }

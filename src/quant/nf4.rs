@@ -90,6 +90,39 @@ impl Nf4View<'_> {
         }
     }
 
+    /// Maxima of blocks `first ..`, as many as `out` takes. Panics out of range.
+    pub(crate) fn maxima(&self, first: usize, out: &mut [f32]) {
+        match &self.absmax {
+            Absmax::F32(absmax) if absmax.as_slice().is_some() => {
+                let all = absmax.as_slice().unwrap_or(&[]);
+                out.copy_from_slice(&all[first..][..out.len()]);
+            }
+            Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
+                let (Some(codes), Some(nested), Some(table)) =
+                    (codes.as_slice(), nested.as_slice(), table.as_slice())
+                else {
+                    return self.maxima_one_by_one(first, out);
+                };
+                let codes = &codes[first..][..out.len()];
+                let mut done = 0;
+                while done < out.len() {
+                    let (block, inside) =
+                        ((first + done) / nested_blocksize, (first + done) % nested_blocksize);
+                    let end = out.len().min(done + nested_blocksize - inside);
+                    for (out, &code) in out[done..end].iter_mut().zip(&codes[done..end]) {
+                        *out = table[code as usize] * nested[block] + offset;
+                    }
+                    done = end;
+                }
+            }
+            _ => self.maxima_one_by_one(first, out),
+        }
+    }
+
+    fn maxima_one_by_one(&self, first: usize, out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = self.absmax_at(first + i));
+    }
+
     /// Refuses a view whose parts do not fit together. `arg` is the name it has in the op.
     pub(crate) fn check(&self, check: Check, device: &Device, arg: &str) -> Result<()> {
         let name = |field: &str| format!("{arg}.{field}");

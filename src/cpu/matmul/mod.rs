@@ -6,6 +6,7 @@ mod operand;
 mod product;
 mod scratch;
 mod tile;
+mod transpose;
 
 pub(crate) use operand::{Matrix, Operand};
 pub(crate) use product::{Cells, Link, Right, Rows, product};

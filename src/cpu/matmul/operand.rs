@@ -2,6 +2,9 @@
 //! one in panels `[step][32 columns]`. A matrix only has to read stretches of its rows.
 
 use super::tile::{HEIGHT, Lane, Tile, WIDTH};
+use super::transpose::ROWS;
+use crate::cpu::math::dispatch_simd;
+use crate::cpu::prefetch::fetch;
 use crate::dtype::Float;
 use crate::view::View;
 
@@ -24,11 +27,22 @@ pub(crate) trait Matrix<A>: Sync {
 impl<A: Lane, T: Float> Matrix<A> for View<'_, T> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         let from = &self.row(row)[first..][..out.len()];
-        out.iter_mut().zip(from).for_each(|(out, &x)| *out = A::widen(x));
+        // The next piece of this row is read after as many of other rows.
+        fetch(from.as_ptr().wrapping_add(from.len()), size_of_val(from));
+        widen(from, out);
     }
 
     fn lend(&self, row: usize, first: usize, len: usize) -> Option<&[A]> {
         (T::DTYPE == A::DTYPE).then(|| bytemuck::cast_slice(&self.row(row)[first..][..len]))
+    }
+}
+
+dispatch_simd!(fn widen<T: Float, A: Lane>(from: &[T], out: &mut [A]) = widen_body);
+
+#[inline(always)]
+fn widen_body<T: Float, A: Lane>(from: &[T], out: &mut [A]) {
+    for (out, &x) in out.iter_mut().zip(from) {
+        *out = A::widen(x);
     }
 }
 
@@ -58,10 +72,9 @@ impl<A: Lane> Operand<'_, A> {
                 let mut room = Vec::new();
                 for (i, panel) in panels.chunks_exact_mut(steps * WIDTH).enumerate() {
                     let (column, count) = (column + i * WIDTH, WIDTH.min(count - i * WIDTH));
-                    for lane in (0..count).step_by(4) {
+                    for lane in (0..count).step_by(ROWS) {
                         let rows = std::array::from_fn(|i| column + (lane + i).min(count - 1));
-                        let lanes = (lane, (count - lane).min(4));
-                        pack_rows::<A, WIDTH>(*matrix, rows, lanes, first, &mut room, panel);
+                        pack_lanes(*matrix, rows, lane, first, &mut room, panel);
                     }
                 }
             }
@@ -73,6 +86,31 @@ impl<A: Lane> Operand<'_, A> {
                 pack_stretches(*matrix, row_of, (column, count), steps, panels);
             }
         }
+    }
+
+    /// `sums[i] = fma(x[step], (column + i, first + step), sums[i])` for up to [`WIDTH`] columns and all
+    /// steps of `x` in order, without a panel: with one row a panel would be read once. False where there
+    /// is no such way. Sums beyond `count` hold nothing that anybody reads.
+    pub(crate) fn carry_row(
+        &self,
+        (column, count): (usize, usize),
+        first: usize,
+        x: &[A],
+        room: &mut [A],
+        sums: &mut [A],
+    ) -> bool {
+        let Operand::Rows(matrix) = self else { return false };
+        if !A::carries_rows() || room.len() < WIDTH * PITCH {
+            return false;
+        }
+        let rows: [usize; WIDTH] = std::array::from_fn(|i| column + i.min(count - 1));
+        for (i, x) in x.chunks(READ).enumerate() {
+            for (room, &row) in room.chunks_exact_mut(PITCH).zip(&rows) {
+                matrix.read(row, first + i * READ, &mut room[..x.len()]);
+            }
+            A::carry_rows(&std::array::from_fn(|i| &room[i * PITCH..][..x.len()]), x, sums);
+        }
+        true
     }
 
     /// True if neighbouring columns lie side by side in memory.
@@ -186,6 +224,40 @@ fn pack_across<A: Lane>(
 
 /// Tiles that one call of [`Operand::pack_tiles`] takes at most.
 pub(crate) const TILES_PER_JOB: usize = 16;
+
+/// Steps of rows that cannot be lent which are read at a time: 16 rows of them stay in the first-level
+/// cache until they are transposed.
+const READ: usize = 256;
+/// From one of those rows to the next: a cache line more, so that neighbouring rows share no set.
+const PITCH: usize = READ + 16;
+
+/// `panel[step · WIDTH + lane + i] = matrix[rows[i]][first + step]` for as many steps as the panel holds.
+fn pack_lanes<A: Lane>(
+    matrix: &dyn Matrix<A>,
+    rows: [usize; ROWS],
+    lane: usize,
+    first: usize,
+    room: &mut Vec<A>,
+    panel: &mut [A],
+) {
+    let steps = panel.len() / WIDTH;
+    let mut from: [&[A]; ROWS] = [&[]; ROWS];
+    for (from, &row) in from.iter_mut().zip(&rows) {
+        *from = matrix.lend(row, first, steps).unwrap_or(&[]);
+    }
+    if from.iter().all(|row| row.len() == steps) {
+        return A::transpose_rows(&from, lane, panel);
+    }
+    for (i, panel) in panel.chunks_mut(READ * WIDTH).enumerate() {
+        let steps = panel.len() / WIDTH;
+        room.resize(ROWS * READ, A::ZERO);
+        for (room, &row) in room.chunks_exact_mut(READ).zip(&rows) {
+            matrix.read(row, first + i * READ, &mut room[..steps]);
+        }
+        let from = std::array::from_fn(|i| &room[i * READ..][..steps]);
+        A::transpose_rows(&from, lane, panel);
+    }
+}
 
 /// `out[step · P + lane + i] = matrix[rows[i]][first + step]` for the first `count` of four rows and
 /// as many steps (at most [`DEPTH`]) as `out` holds. `room` takes rows that cannot be lent.

@@ -230,8 +230,16 @@ impl<A: Lane> Part<'_, A> {
         let origin = tiles[0].start;
         let left = &left[(origin - self.packed_from) * depth..];
         let panels = strip.columns.1.div_ceil(WIDTH);
+        let one = tiles.len() == 1 && tiles[0].height == 1 && panels == 1;
         for first in (0..depth).step_by(self.grain.depth) {
             let steps = self.grain.depth.min(depth - first);
+            if one {
+                let (x, row) = (&left[first..][..steps], origin - strip.start);
+                let sums = &mut strip.sums[row * WIDTH..][..WIDTH];
+                if right.carry_row(strip.columns, first, x, room, sums) {
+                    continue;
+                }
+            }
             let room = &mut room[..panels * steps * WIDTH];
             right.pack_panels(strip.columns, (first, steps), room);
             let sums = strip.sums.chunks_exact_mut(strip.count * WIDTH);

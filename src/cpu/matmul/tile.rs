@@ -5,6 +5,7 @@
 //! change which elements are computed side by side, never a bit of any of them.
 
 use super::scratch::Stored;
+use super::transpose::{self, ROWS};
 use crate::cpu::math::dispatch_simd;
 use crate::dtype::Float;
 
@@ -28,6 +29,18 @@ pub(crate) trait Lane: Float + Stored {
     fn widen<T: Float>(x: T) -> Self;
     /// Rounded to an output's element.
     fn narrow<T: Float>(self) -> T;
+    /// `panel[step · WIDTH + lane + i] = from[i][step]`; `panel` has as many steps as the rows.
+    fn transpose_rows(from: &[&[Self]; ROWS], lane: usize, panel: &mut [Self]) {
+        transpose::each(from, lane, 0, panel);
+    }
+    /// True if [`Lane::carry_rows`] is worth calling here.
+    fn carries_rows() -> bool {
+        false
+    }
+    /// `sums[i] = fma(x[step], from[i][step], sums[i])` for all steps in order.
+    fn carry_rows(from: &[&[Self]; WIDTH], x: &[Self], sums: &mut [Self]) {
+        transpose::carry_each(from, 0, x, sums);
+    }
     /// The transposed block.
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
         std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
@@ -51,6 +64,15 @@ impl Lane for f32 {
     #[inline(always)]
     fn narrow<T: Float>(self) -> T {
         T::from_f32(self)
+    }
+    fn transpose_rows(from: &[&[f32]; ROWS], lane: usize, panel: &mut [f32]) {
+        transpose::f32(from, lane, panel);
+    }
+    fn carries_rows() -> bool {
+        transpose::carries_f32()
+    }
+    fn carry_rows(from: &[&[f32]; WIDTH], x: &[f32], sums: &mut [f32]) {
+        transpose::carry_f32(from, x, sums);
     }
     /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
     /// above into 16 scalar moves, which is 3.4 times slower.

@@ -3,8 +3,11 @@
 
 mod terms;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use crate::cpu::par;
-use crate::dtype::Real;
+use crate::dtype::{Element, Real};
 use crate::ops::policy_loss::{
     Advantage, ClipCenter, Denominator, Loss, PolicyLoss, PolicySettings, PolicyStats, RatioLevel,
 };
@@ -27,6 +30,9 @@ struct Active {
     entropy: f64,
     rho: f64,
     weight: f64,
+    /// ∂loss/∂(log ratio) and ∂loss/∂ℓ at a fixed ratio.
+    by_ratio: f64,
+    by_logp: f64,
 }
 
 /// Results of one sequence.
@@ -67,55 +73,85 @@ pub(crate) fn policy_loss<R: Real>(mut a: PolicyLoss<'_, R>) {
     }
 }
 
+/// Tokens that are worked on together where none depends on another: they stay in the first-level cache.
+const BLOCK: usize = 64;
+
+/// True if a token's loss depends on others of its sequence.
+fn joins_tokens(s: &PolicySettings) -> bool {
+    let joined = matches!(s.loss, Loss::Gmpo { .. } | Loss::Vespo { .. });
+    joined || s.ratio != RatioLevel::Token || s.opsm != f64::INFINITY
+}
+
 fn sequence<R: Real>(a: &PolicyLoss<'_, R>, i: usize) -> Sequence {
-    let s = a.settings;
-    let mut active = gather(a, i);
-    let w = a.seq_weight.at(i).to_f64();
+    let (from, to) = (a.cu_seqlens.at(i) as usize, a.cu_seqlens.at(i + 1) as usize);
+    let room = |wanted: bool| Vec::with_capacity(if wanted { to - from } else { 0 });
     let mut out = Sequence {
         loss: 0.0,
-        dlogp: Vec::with_capacity(active.len()),
-        token_loss: Vec::with_capacity(active.len()),
-        dentropy: -w * s.entropy_coef,
+        dlogp: room(true),
+        token_loss: room(a.token_loss.is_some()),
+        dentropy: -a.seq_weight.at(i).to_f64() * a.settings.entropy_coef,
         stats: PolicyStats::default(),
     };
-    if active.is_empty() {
-        out.stats.n_empty = 1;
-        return out;
+    let block = if joins_tokens(a.settings) { to - from } else { BLOCK.min(to - from) };
+    let mut active = Vec::with_capacity(block);
+    for first in (from..to).step_by(block.max(1)) {
+        gather(a, i, first..to.min(first + block), &mut active);
+        if !active.is_empty() {
+            add_tokens(a, i, &mut active, &mut out);
+        }
     }
-    out.stats.n_sequences = 1;
-    let spread = set_ratios(s, &mut active);
-    let dropped = opsm_drops(a, &active);
+    if out.dlogp.is_empty() {
+        out.stats.n_empty = 1;
+    } else {
+        out.stats.n_sequences = 1;
+    }
+    out
+}
+
+/// Loss and gradients of tokens, among them all that one of them depends on.
+fn add_tokens<R: Real>(a: &PolicyLoss<'_, R>, i: usize, active: &mut [Active], out: &mut Sequence) {
+    let (s, w) = (a.settings, a.seq_weight.at(i).to_f64());
+    let (counted, told) = (a.stats.is_some(), a.token_loss.is_some());
+    let spread = set_ratios(s, active);
+    let dropped = opsm_drops(a, active);
     // Σ of what flows through a ratio that the whole sequence shares.
     let mut shared = 0.0;
-    let mut own = Vec::with_capacity(active.len());
-    for t in &active {
+    for t in active.iter_mut() {
         let (term, clipped) = surrogate(&s.loss, &t.token);
         let keep = if dropped && t.token.advantage < 0.0 { 0.0 } else { t.rho * t.weight };
         let kl = kl_of(a, t);
-        let add = |x: f64, scale: f64| if scale == 0.0 { 0.0 } else { x * scale };
         let class = s.class_weight[t.class];
-        let value = add(term.value, keep) + kl.value - add(t.entropy, s.entropy_coef);
-        let by_ratio = w * class * (add(term.by_ratio, keep) + kl.by_ratio);
-        let by_logp = w * class * (add(term.by_logp, keep) + kl.by_logp);
-        shared += by_ratio;
-        own.push((by_ratio, by_logp));
+        let value = scaled(term.value, keep) + kl.value - scaled(t.entropy, s.entropy_coef);
+        t.by_ratio = w * class * (scaled(term.by_ratio, keep) + kl.by_ratio);
+        t.by_logp = w * class * (scaled(term.by_logp, keep) + kl.by_logp);
+        shared += t.by_ratio;
         out.loss += w * class * value;
-        out.token_loss.push((t.at, class * value));
-        count(&mut out.stats, t, clipped, dropped && t.token.advantage < 0.0);
-        kl_stats(a, t, &mut out.stats);
+        if told {
+            out.token_loss.push((t.at, class * value));
+        }
+        if counted {
+            count(&mut out.stats, t, clipped, dropped && t.token.advantage < 0.0);
+            kl_stats(a, t, &mut out.stats);
+        }
     }
-    for (t, (by_ratio, by_logp)) in active.iter().zip(own) {
+    for t in active.iter() {
         let through = match spread {
-            Spread::Own => by_ratio * t.moves as u8 as f64,
+            Spread::Own => t.by_ratio * t.moves as u8 as f64,
             Spread::All(share) => shared * share * t.moves as u8 as f64,
         };
-        let gradient = through + by_logp;
-        out.stats.grad2_by_class[t.class] += gradient * gradient;
+        let gradient = through + t.by_logp;
         out.dlogp.push((t.at, gradient));
+        if counted {
+            out.stats.grad2_by_class[t.class] += gradient * gradient;
+            out.stats.n_nonfinite += !gradient.is_finite() as u64;
+        }
     }
-    let broken = |x: &&(usize, f64)| !x.1.is_finite();
-    out.stats.n_nonfinite = out.dlogp.iter().filter(broken).count() as u64;
-    out
+}
+
+/// scale·x, where a scale of 0 means that x does not matter.
+#[inline(always)]
+fn scaled(x: f64, scale: f64) -> f64 {
+    if scale == 0.0 { 0.0 } else { x * scale }
 }
 
 /// How a token's log-ratio enters the ratio it is used with.
@@ -126,20 +162,41 @@ enum Spread {
     All(f64),
 }
 
-/// Tokens of sequence `i` that carry loss. Masked tokens are not read.
-fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize) -> Vec<Active> {
+/// A vector's elements in a range, where they lie if they lie side by side.
+fn column<'a, T: Element>(view: &View<'a, T>, range: &Range<usize>) -> Cow<'a, [T]> {
+    match view.as_slice() {
+        Some(all) => Cow::Borrowed(&all[range.clone()]),
+        None => range.clone().map(|t| view.at(t)).collect(),
+    }
+}
+
+fn given<'a, T: Element>(view: &Option<View<'a, T>>, range: &Range<usize>) -> Option<Cow<'a, [T]>> {
+    view.as_ref().map(|view| column(view, range))
+}
+
+/// Those of `range`, tokens of sequence `i`, that carry loss. Masked tokens are not read.
+fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize, range: Range<usize>, active: &mut Vec<Active>) {
     let s = a.settings;
-    let (from, to) = (a.cu_seqlens.at(i) as usize, a.cu_seqlens.at(i + 1) as usize);
-    let read = |column: &Option<View<'_, R>>, t: usize| column.as_ref().map(|c| c.at(t).to_f64());
-    let mut active = Vec::with_capacity(to - from);
-    for t in from..to {
-        let class = a.class.as_ref().map_or(0, |c| c.at(t) as usize);
-        if a.mask.as_ref().is_some_and(|m| m.at(t) == 0) || s.class_weight[class] == 0.0 {
+    let r = &range;
+    let (logps, olds) = (column(&a.logp, r), given(&a.old_logp, r));
+    let (samplers, entropies) = (given(&a.sampler_logp, r), given(&a.entropy, r));
+    let (rhos, weights) = (given(&a.is_weight, r), given(&a.token_weight, r));
+    let (masks, classes, marks) = (given(&a.mask, r), given(&a.class, r), given(&a.selected, r));
+    let (shared, advantages) = match (&s.loss, &a.advantage) {
+        (Loss::CrossEntropy, _) => (1.0, None),
+        (_, Advantage::PerSequence(x)) => (x.at(i).to_f64(), None),
+        (_, Advantage::PerToken(x)) => (0.0, Some(column(x, r))),
+    };
+    let read = |column: &Option<Cow<'_, [R]>>, j: usize| column.as_ref().map(|c| c[j].to_f64());
+    active.clear();
+    for (j, logp) in logps.iter().enumerate() {
+        let class = classes.as_ref().map_or(0, |c| c[j] as usize);
+        if masks.as_ref().is_some_and(|m| m[j] == 0) || s.class_weight[class] == 0.0 {
             continue;
         }
-        let logp = a.logp.at(t).to_f64();
-        let old = read(&a.old_logp, t);
-        let sampler = read(&a.sampler_logp, t);
+        let logp = logp.to_f64();
+        let old = read(&olds, j);
+        let sampler = read(&samplers, j);
         let base = match s.denominator {
             _ if s.class_self_ratio[class] => logp,
             Denominator::Old => old.unwrap_or(logp),
@@ -151,33 +208,29 @@ fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize) -> Vec<Active> {
         };
         let raw = logp - base;
         let log_ratio = raw.clamp(-s.log_ratio_clamp, s.log_ratio_clamp);
-        let advantage = match (&s.loss, &a.advantage) {
-            (Loss::CrossEntropy, _) => 1.0,
-            (_, Advantage::PerSequence(x)) => x.at(i).to_f64(),
-            (_, Advantage::PerToken(x)) => x.at(t).to_f64(),
-        };
         let token = Token {
-            advantage,
+            advantage: read(&advantages, j).unwrap_or(shared),
             logp,
             base,
             log_ratio,
             ratio: log_ratio.exp(),
             center,
             log_phi: (0.0, 0.0),
-            selected: a.selected.as_ref().is_some_and(|x| x.at(t) != 0),
+            selected: marks.as_ref().is_some_and(|x| x[j] != 0),
         };
         active.push(Active {
-            at: t,
+            at: range.start + j,
             class,
             token,
             raw,
             moves: log_ratio == raw,
-            entropy: read(&a.entropy, t).unwrap_or(0.0),
-            rho: read(&a.is_weight, t).unwrap_or(1.0),
-            weight: read(&a.token_weight, t).unwrap_or(1.0),
+            entropy: read(&entropies, j).unwrap_or(0.0),
+            rho: read(&rhos, j).unwrap_or(1.0),
+            weight: read(&weights, j).unwrap_or(1.0),
+            by_ratio: 0.0,
+            by_logp: 0.0,
         });
     }
-    active
 }
 
 /// Brings the log-ratios to the settings' level.

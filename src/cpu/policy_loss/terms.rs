@@ -45,6 +45,7 @@ pub(super) struct Token {
     pub selected: bool,
 }
 
+#[inline]
 pub(super) fn surrogate(loss: &Loss, t: &Token) -> (Term, Clipped) {
     let (a, r) = (t.advantage, t.ratio);
     let plain =
@@ -137,6 +138,7 @@ fn kl_keeps(t: &Token, lo: f64, hi: f64) -> bool {
 }
 
 /// Estimator against one anchor: value and ∂/∂ℓ, k = ℓ_ref − ℓ.
+#[inline]
 fn estimate(kl: &Kl, logp: f64, anchor: f64) -> (f64, f64) {
     let exact = anchor - logp;
     let k = exact.clamp(-kl.clamp_in, kl.clamp_in);
@@ -144,7 +146,10 @@ fn estimate(kl: &Kl, logp: f64, anchor: f64) -> (f64, f64) {
     let (value, slope) = match kl.estimator {
         KlEstimator::K1 => (-k, 1.0),
         KlEstimator::K2 => (0.5 * k * k, -k),
-        KlEstimator::K3 => (k.exp_m1() - k, -k.exp_m1()),
+        KlEstimator::K3 => {
+            let rise = k.exp_m1();
+            (rise - k, -rise)
+        }
         KlEstimator::Abs => (k.abs(), if k == 0.0 { 0.0 } else { -k.signum() }),
     };
     let bounded = value.clamp(-kl.clamp_out, kl.clamp_out);
@@ -158,6 +163,7 @@ fn estimate(kl: &Kl, logp: f64, anchor: f64) -> (f64, f64) {
 }
 
 /// β·weight·KL of one token.
+#[inline]
 pub(super) fn penalty(kl: &Kl, logp: f64, anchor: f64, second: Option<f64>, ratio: f64) -> Term {
     let (mut value, mut slope) = estimate(kl, logp, anchor);
     if let Some(second) = second.filter(|_| kl.mix < 1.0) {
