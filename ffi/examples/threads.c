@@ -1,0 +1,51 @@
+/* 16 threads, 1,000 calls each, on one context and on contexts of their own: the bits do not change, and a
+ * failure's text belongs to the thread that failed. */
+#include "gradus.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { THREADS = 16, CALLS = 1000, ROWS = 8, COLUMNS = 64 };
+static float x[ROWS * COLUMNS], w[ROWS * COLUMNS], want[ROWS * ROWS];
+static gradus_context shared;
+
+static gradus_status product(gradus_context ctx, float *y, int64_t columns) {
+  gradus_matmul_args a;
+  gradus_status status = gradus_init("matmul", &a, sizeof a);
+  if (status) return status;
+  a.x = gradus_matrix(x, GRADUS_F32, ROWS, COLUMNS), a.w = gradus_matrix(w, GRADUS_F32, ROWS, columns);
+  a.y = gradus_matrix(y, GRADUS_F32, ROWS, ROWS);
+  return gradus_matmul(ctx, NULL, &a);
+}
+
+static void *work(void *number) {
+  float y[ROWS * ROWS];
+  char expected[32];
+  long wrong = 0, columns = 1 + *(int *)number;
+  snprintf(expected, sizeof expected, "[8, %ld]", columns);
+  for (int i = 0; i < CALLS; ++i) {
+    gradus_context own = 0;
+    if (i % 8 == 0) wrong += gradus_create("cpu", &own) != GRADUS_OK;
+    wrong += product(own ? own : shared, y, COLUMNS) != GRADUS_OK || memcmp(y, want, sizeof y) != 0;
+    wrong += product(shared, y, columns) != GRADUS_INVALID_ARGUMENT || !strstr(gradus_last_error(), expected);
+    wrong += gradus_destroy(own) != GRADUS_OK;
+  }
+  return (void *)(intptr_t)wrong;
+}
+
+int main(void) {
+  pthread_t threads[THREADS];
+  int numbers[THREADS];
+  long wrong = 0;
+  for (int i = 0; i < ROWS * COLUMNS; ++i) x[i] = (float)(i * 7 % 31) / 31, w[i] = (float)(i * 5 % 29) / 29;
+  if (gradus_create("cpu", &shared) || product(shared, want, COLUMNS)) return puts(gradus_last_error());
+  for (int i = 0; i < THREADS; ++i) numbers[i] = i, pthread_create(&threads[i], NULL, work, &numbers[i]);
+  for (int i = 0; i < THREADS; ++i) {
+    void *found;
+    pthread_join(threads[i], &found);
+    wrong += (long)(intptr_t)found;
+  }
+  printf("%d calls, %ld wrong\n", THREADS * CALLS * 2, wrong);
+  return gradus_destroy(shared) != GRADUS_OK || wrong;
+}
