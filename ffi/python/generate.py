@@ -21,9 +21,16 @@ INCLUDE = HERE.parent / "include"
 PACKAGE = HERE / "src" / "gradus"
 
 SCALARS = {
-    "int32_t": "c_int32", "int64_t": "c_int64", "uint8_t": "c_uint8", "double": "c_double",
-    "float": "c_float", "size_t": "c_size_t", "void": "None", "char": "c_char",
-    "gradus_status": "c_int32", "gradus_context": "c_uint64",
+    "int32_t": "c_int32",
+    "int64_t": "c_int64",
+    "uint8_t": "c_uint8",
+    "double": "c_double",
+    "float": "c_float",
+    "size_t": "c_size_t",
+    "void": "None",
+    "char": "c_char",
+    "gradus_status": "c_int32",
+    "gradus_context": "c_uint64",
 }
 
 
@@ -67,7 +74,7 @@ class Header:
 def source(include: pathlib.Path = INCLUDE) -> str:
     """The header with its parts in place of their #include."""
     text = (include / "gradus.h").read_text()
-    part = re.compile(r'^#include "(gradus/\w+\.h)".*$', re.M)
+    part = re.compile(r'^#include "(gradus/\w+\.h)".*$', re.MULTILINE)
     return part.sub(lambda m: (include / m[1]).read_text(), text)
 
 
@@ -77,11 +84,13 @@ def prose(comment: str | None) -> str:
 
 
 def parse(text: str) -> Header:
-    constants = {name: int(value.strip("()")) for name, value in
-                 re.findall(r"^#define (GRADUS_\w+) (\(?-?\d+\)?)$", text, re.M)}
+    constants = {
+        name: int(value.strip("()"))
+        for name, value in re.findall(r"^#define (GRADUS_\w+) (\(?-?\d+\)?)$", text, re.MULTILINE)
+    }
     enums = []
     pattern = r"^enum \{(?: /\*(.*?)\*/)?(.*?)\};(?: */\* (.*?) \*/)?"
-    for before, body, after in re.findall(pattern, text, re.M | re.S):
+    for before, body, after in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
         title = before or after
         items = re.findall(r"(GRADUS_\w+) = (-?\d+)", body)
         constants.update((name, int(value)) for name, value in items)
@@ -92,8 +101,8 @@ def parse(text: str) -> Header:
 
 def parse_structs(text: str) -> list[Struct]:
     pattern = r"(?:/\* ((?:(?!\*/).)*?) \*/\n)?typedef struct gradus_(\w+) \{\n(.*?)\n\} gradus_\2;"
-    found = re.findall(pattern, text, re.S)
-    if len(found) != len(re.findall(r"^typedef struct", text, re.M)):
+    found = re.findall(pattern, text, re.DOTALL)
+    if len(found) != len(re.findall(r"^typedef struct", text, re.MULTILINE)):
         raise ValueError("a struct of the header is not understood")
     return [Struct(name, prose(doc), parse_fields(name, body)) for doc, name, body in found]
 
@@ -115,7 +124,7 @@ def parse_fields(struct: str, body: str) -> list[Field]:
 def parse_functions(text: str) -> list[Function]:
     pattern = r"(?:/\* ((?:(?!\*/).)*?) \*/\n)?GRADUS_API ([\w ]+?) (\**)(gradus_\w+)\((.*?)\);"
     functions = []
-    for doc, kind, stars, name, arguments in re.findall(pattern, text, re.S):
+    for doc, kind, stars, name, arguments in re.findall(pattern, text, re.DOTALL):
         parsed = []
         for argument in re.sub(r"\s+", " ", arguments).split(","):
             if argument.strip() == "void":
@@ -246,7 +255,7 @@ def shown(names: list[str]) -> str:
     return ", ".join(name.removeprefix("GRADUS_") for name in names)
 
 
-TABLE_DOC = '''What every op takes and gives.
+TABLE_DOC = """What every op takes and gives.
 
     OPS[op] = (what it computes, fields)
     field = (name, kind, C type, direction, dtype, shapes, optional, comment)
@@ -254,7 +263,7 @@ TABLE_DOC = '''What every op takes and gives.
 Kinds: tensor, scalar, struct (nested by value), pointer (one struct that is read), list (a pointer with a
 count), result (written to the host). Directions: in, out, inout. dtype F or R: the call's float type.
 Shapes are as the header spells them, alternatives in order, "*" any.
-'''
+"""
 
 
 def render_table(header: Header) -> str:
@@ -264,14 +273,29 @@ def render_table(header: Header) -> str:
         if struct.name.removesuffix("_args") not in ops or not struct.name.endswith("_args"):
             continue
         out.append(f'    "{struct.name.removesuffix("_args")}": ({struct.doc!r}, (\n')
-        for field in struct.fields:
+        for field, after in zip(struct.fields, [*struct.fields[1:], None]):
             kind = kind_of(field, struct.fields, ops)
             if kind != "hidden":
                 direction, dtype, shapes, optional = spec(field) if kind != "scalar" else ("in", "", [], True)
-                row = (field.name, kind, bare(field.type), direction or "in", dtype, tuple(shapes), optional, field.comment)
+                # Of two that exclude each other the second says so.
+                optional = optional or (after is not None and after.comment.startswith("or "))
+                # Adapters may be none.
+                optional = optional or (kind == "list" and field.type == "gradus_lora")
+                row = (
+                    field.name,
+                    kind,
+                    bare(field.type),
+                    direction or "in",
+                    dtype,
+                    tuple(shapes),
+                    optional,
+                    field.comment,
+                )
                 out.append(f"        {row!r},\n")
         out.append("    )),\n")
-    out.append("}\n\n# Fields of structs that are passed by value or by pointer: {struct: {field: comment}}.\nSTRUCT_FIELDS = {\n")
+    out.append(
+        "}\n\n# Fields of structs that are passed by value or by pointer: {struct: {field: comment}}.\nSTRUCT_FIELDS = {\n"
+    )
     for struct in header.structs:
         if not struct.name.endswith("_args") and struct.name != "tensor":
             rows = {f.name: f.comment for f in struct.fields if f.name != "reserved"}

@@ -20,10 +20,10 @@ import traceback
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from plain.abi import Abi  # noqa: E402
-from plain.families import FAMILIES, files  # noqa: E402
-from plain.models import models  # noqa: E402
-from plain.every_op import CASES  # noqa: E402
+from plain.abi import Abi
+from plain.every_op import CASES
+from plain.families import FAMILIES, files
+from plain.models import models
 
 ROOT = HERE.parents[2]
 
@@ -77,8 +77,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("golden", nargs="?", type=pathlib.Path, default=ROOT / "tests" / "golden")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--library", type=pathlib.Path,
-                        default=os.environ.get("GRADUS_LIBRARY", ROOT / "target" / "release" / "libgradus_c.so"))
+    parser.add_argument(
+        "--library",
+        type=pathlib.Path,
+        default=os.environ.get("GRADUS_LIBRARY", ROOT / "target" / "release" / "libgradus_c.so"),
+    )
     parser.add_argument("--verbose", action="store_true", help="the figure of every check")
     options = parser.parse_args()
     abi, score = Abi(options.library, options.device), Score(options.verbose)

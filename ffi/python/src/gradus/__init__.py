@@ -21,8 +21,19 @@ from gradus import _sys
 from gradus._call import call, workspace_size
 from gradus._device import Device, DeviceArray
 from gradus._error import (
-    BadHandle, ConfigError, DeviceLost, DriverError, Error, FormatError, InvalidArgument, IoFailure, NoDriver,
-    NonFinite, OutOfMemory, Panic, Unsupported,
+    BadHandle,
+    ConfigError,
+    DeviceLost,
+    DriverError,
+    Error,
+    FormatError,
+    InvalidArgument,
+    IoFailure,
+    NoDriver,
+    NonFinite,
+    OutOfMemory,
+    Panic,
+    Unsupported,
 )
 from gradus._functions import FUNCTIONS
 from gradus._library import LIBRARY as _LIBRARY
@@ -43,8 +54,34 @@ def build_info() -> str:
 
 
 __all__ = [
-    "BadHandle", "Bf16", "ConfigError", "Device", "DeviceArray", "DeviceLost", "DriverError", "Error",
-    "FormatError", "InvalidArgument", "IoFailure", "Lora", "Nf4Weight", "NoDriver", "NonFinite", "OutOfMemory",
-    "Panic", "Preset", "Unsupported", "build_info", "call", "code_book", "dynamic_map", "policy_preset",
-    "quantize_4bit", "seq_weights", "struct", "workspace_size", *FUNCTIONS, *CONSTANTS,
+    "BadHandle",
+    "Bf16",
+    "ConfigError",
+    "Device",
+    "DeviceArray",
+    "DeviceLost",
+    "DriverError",
+    "Error",
+    "FormatError",
+    "InvalidArgument",
+    "IoFailure",
+    "Lora",
+    "Nf4Weight",
+    "NoDriver",
+    "NonFinite",
+    "OutOfMemory",
+    "Panic",
+    "Preset",
+    "Unsupported",
+    "build_info",
+    "call",
+    "code_book",
+    "dynamic_map",
+    "policy_preset",
+    "quantize_4bit",
+    "seq_weights",
+    "struct",
+    "workspace_size",
+    *FUNCTIONS,
+    *CONSTANTS,
 ]

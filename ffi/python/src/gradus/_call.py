@@ -14,7 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from gradus import _device, _error, _sys, _tensor
-from gradus._library import LIBRARY, done
+from gradus._library import LIBRARY, Fork, done
 from gradus._table import CHOICES, OPS
 
 
@@ -48,7 +48,7 @@ class Op(NamedTuple):
     struct: type
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def op_of(name: str) -> Op:
     """The op of a name; ValueError for others."""
     if name not in OPS:
@@ -139,16 +139,20 @@ class Binding:
             ctypes.pointer(target)[0] = value
             return
         if not isinstance(value, dict):
-            raise TypeError(f"{self.op.name}: `{name}`: got {type(value).__name__}, expected a dict or {type(target).__name__}")
+            raise TypeError(
+                f"{self.op.name}: `{name}`: got {type(value).__name__}, expected a dict or {type(target).__name__}"
+            )
         known = {field for field, _ in type(target)._fields_}
         for key, item in value.items():
             if key not in known:
-                raise TypeError(f"{self.op.name}: `{name}` has no field `{key}`; its fields are {', '.join(sorted(known))}")
+                raise TypeError(
+                    f"{self.op.name}: `{name}` has no field `{key}`; its fields are {', '.join(sorted(known))}"
+                )
             self.assign(target, key, item)
 
     def pointer(self, field: Field, value: Any) -> None:
         """A struct or several: 4-bit weights, adapters, tensors of an optimiser."""
-        many = list(value) if isinstance(value, (list, tuple)) and not hasattr(value, "fill") else [value]
+        many = list(value) if isinstance(value, (list, tuple)) and not isinstance(value, _tensor.Bf16) else [value]
         kind = _sys.STRUCTS[field.type]
         block = (kind * max(len(many), 1))()
         for i, item in enumerate(many):
@@ -159,8 +163,8 @@ class Binding:
             setattr(self.args, f"{field.name}_count", len(many))
 
     def fill(self, field: Field, block: Any, i: int, item: Any) -> None:
-        if hasattr(item, "fill"):
-            item.fill(block[i], self.array, field.name)
+        if hasattr(item, "fill_struct"):
+            item.fill_struct(block[i], self.array, field.name)
         elif field.type == "tensor":
             block[i] = self.array(f"{field.name}[{i}]", item)
         elif isinstance(item, dict):
@@ -191,7 +195,9 @@ class Binding:
         dtype = _tensor.SHORT.get(field.dtype, self.dtypes.get(field.dtype, self.dtypes.get("w")))
         if shape is None or dtype is None:
             raise _error.invalid(
-                self.op.name, field.name, "no tensor",
+                self.op.name,
+                field.name,
+                "no tensor",
                 f"one ({field.comment}): its shape or dtype does not follow from the other arguments, or one of them has another rank",
             )
         return _tensor.make(self.like, dtype, shape, field.added)
@@ -227,15 +233,19 @@ class Binding:
 
     def host(self, field: Field, count: int | None) -> None:
         """Room for a result that the library writes to the host: a number, a struct, or several."""
-        kind = getattr(_sys, f"c_{field.type}") if field.type == "double" else _sys.STRUCTS.get(field.type, ctypes.c_int64)
+        kind = (
+            getattr(_sys, f"c_{field.type}") if field.type == "double" else _sys.STRUCTS.get(field.type, ctypes.c_int64)
+        )
         room = (kind * (1 if count is None else max(count, 1)))()
         self.keep.append(room)
         setattr(self.args, field.name, ctypes.cast(room, ctypes.POINTER(kind)))
-        self.results[field.name] = (lambda: plain(room[0])) if count is None else (lambda: [plain(x) for x in room[:count]])
+        self.results[field.name] = (
+            (lambda: plain(room[0])) if count is None else (lambda: [plain(x) for x in room[:count]])
+        )
 
     # -- the call
 
-    def device(self, given: "_device.Device | None") -> "_device.Device":
+    def device(self, given: _device.Device | None) -> _device.Device:
         """The given one, or the one the tensors lie on."""
         if given is not None:
             return given
@@ -245,7 +255,7 @@ class Binding:
         gpus = sorted(key for key in self.devices if key not in (None, "cpu"))
         return _device.shared(gpus[0] if gpus else "cpu")
 
-    def stream(self, given: int | None, device: "_device.Device") -> int | None:
+    def stream(self, given: int | None, device: _device.Device) -> int | None:
         """torch's current stream where torch's CUDA tensors are."""
         torch = _tensor.torch_of(self.like)
         if given is not None or torch is None or self.like.device.type != "cuda":
@@ -309,10 +319,11 @@ def bind(name: str, given: dict[str, Any]) -> Binding:
     return binding
 
 
-def call(name: str, device: "_device.Device | None" = None, stream: int | None = None, **fields: Any) -> Any:
+def call(name: str, device: _device.Device | None = None, stream: int | None = None, **fields: Any) -> Any:
     """Runs op `name` and returns its outputs, a named tuple in the header's order; optional outputs that
     nobody asked for are None. `stream` is a CUstream as a number; without, torch's current stream for
     torch's CUDA tensors, else the legacy default stream."""
+    Fork.check()
     binding = bind(name, fields)
     where = binding.device(device)
     function = getattr(LIBRARY, f"gradus_{name}")
@@ -321,7 +332,7 @@ def call(name: str, device: "_device.Device | None" = None, stream: int | None =
     return binding.op.result(**{key: values.get(key) for key in binding.op.result._fields})
 
 
-def workspace_size(name: str, device: "_device.Device", **fields: Any) -> int:
+def workspace_size(name: str, device: _device.Device, **fields: Any) -> int:
     """Bytes of device memory that op `name` takes beside its operands; 0 on the CPU device."""
     binding = bind(name, fields)
     size = ctypes.c_size_t()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradus import _sys, _tensor
-from gradus._library import LIBRARY, done
+from gradus._library import LIBRARY, Fork, done
 
 
 class Device:
@@ -22,10 +22,12 @@ class Device:
     """
 
     def __init__(self, name: str = "auto") -> None:
+        Fork.check()
         context = ctypes.c_uint64()
         done(LIBRARY.gradus_create(name.encode(), ctypes.byref(context)))
         self.key = name
         self.context = context.value
+        Fork.used = True
         # gradus_destroy of a number takes no reference to self, so that it can be collected.
         self._release = weakref.finalize(self, LIBRARY.gradus_destroy, context.value)
 
@@ -40,7 +42,7 @@ class Device:
         """Waits for the device's work and releases it. Later calls on it raise BadHandle."""
         self._release()
 
-    def __enter__(self) -> "Device":
+    def __enter__(self) -> Device:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,12 +59,12 @@ class Device:
         """Makes `size` bytes ready on a stream, so that no op that takes at most as many allocates there."""
         done(LIBRARY.gradus_reserve(self.context, stream, size))
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> "DeviceArray":
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Zeros in the device's memory."""
         count = int(np.prod(shape))
         return self.array(np.zeros(count * _tensor.SIZES[_tensor.DTYPES[dtype]], np.uint8), shape, dtype)
 
-    def array(self, values: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> "DeviceArray":
+    def array(self, values: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> DeviceArray:
         """A copy of a numpy array (or of `Bf16`) in the device's memory."""
         host = values.bits if isinstance(values, _tensor.Bf16) else values
         named = dtype or ("bfloat16" if isinstance(values, _tensor.Bf16) else host.dtype.name)

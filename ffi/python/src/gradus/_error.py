@@ -95,7 +95,7 @@ for _name, _class in CLASSES.items():
 
 def of(status: int, message: str) -> Error:
     """The exception of a status."""
-    for name, cls in CLASSES.items():
+    for cls in CLASSES.values():
         if cls.status == status:
             return cls(message)
     return Error(message, status)

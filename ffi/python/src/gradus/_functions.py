@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from gradus import _call
 from gradus._table import CHOICES, OPS, STRUCT_FIELDS
 
-HOW = {
-    "tensor": "tensor", "pointer": "Nf4Weight or Lora", "list": "one or a list", "result": "number or struct",
-    "struct": "dict or struct", "scalar": "number",
-}
 PYTHON = {"nf4": "Nf4Weight", "lora": "Lora", "tensor": "tensor"}
 
 
@@ -20,7 +17,7 @@ def default(args: ctypes.Structure, field: _call.Field) -> Any:
     """The library's own default of a scalar; None where an argument is optional; else required."""
     if field.kind == "scalar":
         return None if field.name == "vocab" else getattr(args, field.name)
-    if field.kind == "struct" or field.optional or field.written or field.type in ("nf4", "lora"):
+    if field.kind == "struct" or field.optional or field.written:
         return None
     return inspect.Parameter.empty
 
@@ -33,9 +30,13 @@ def signature(op: _call.Op) -> inspect.Signature:
     others = [f for f in rows if f not in required]
     parameter = inspect.Parameter
     parts = [parameter(f.name, parameter.POSITIONAL_OR_KEYWORD, annotation=annotation(f)) for f in required]
-    parts += [parameter(f.name, parameter.KEYWORD_ONLY, default=default(args, f), annotation=annotation(f)) for f in others]
-    parts += [parameter("device", parameter.KEYWORD_ONLY, default=None, annotation="Device | None"),
-              parameter("stream", parameter.KEYWORD_ONLY, default=None, annotation="int | None")]
+    parts += [
+        parameter(f.name, parameter.KEYWORD_ONLY, default=default(args, f), annotation=annotation(f)) for f in others
+    ]
+    parts += [
+        parameter("device", parameter.KEYWORD_ONLY, default=None, annotation="Device | None"),
+        parameter("stream", parameter.KEYWORD_ONLY, default=None, annotation="int | None"),
+    ]
     return inspect.Signature(parts, return_annotation=op.result.__name__)
 
 
@@ -49,7 +50,9 @@ def annotation(field: _call.Field) -> str:
 
 
 def describe(op: str, field: _call.Field) -> list[str]:
-    comment = field.comment or {"vocab": "columns that exist; default all", "transform": "from stored logits to z"}.get(field.name, "")
+    comment = field.comment or {"vocab": "columns that exist; default all", "transform": "from stored logits to z"}.get(
+        field.name, ""
+    )
     lines = [f"    {field.name}: {comment}".rstrip(": ")]
     if (op, field.name) in CHOICES:
         lines.append(f"        one of {CHOICES[op, field.name]}")

@@ -21,7 +21,11 @@ def path() -> pathlib.Path:
     own = pathlib.Path(__file__).resolve().parent / NAMES.get(sys.platform, "libgradus_c.so")
     found = pathlib.Path(named) if named else own
     if not found.is_file():
-        hint = "what GRADUS_LIBRARY names" if named else "install the package with `pip install ./ffi/python`, or set GRADUS_LIBRARY"
+        hint = (
+            "what GRADUS_LIBRARY names"
+            if named
+            else "install the package with `pip install ./ffi/python`, or set GRADUS_LIBRARY"
+        )
         raise ImportError(f"gradus: no library at {found}: {hint}")
     return found
 
@@ -58,6 +62,29 @@ def load() -> ctypes.CDLL:
 
 
 LIBRARY = load()
+
+
+class Fork:
+    """Whether this process is a fork of one that had used the library: its threads, and a GPU's context, are
+    not there any more, and a call would wait for them for ever."""
+
+    used = False
+    broken = False
+
+    @classmethod
+    def child(cls) -> None:
+        cls.broken = cls.used
+
+    @classmethod
+    def check(cls) -> None:
+        if cls.broken:
+            raise RuntimeError(
+                "gradus was used before this process was forked: start workers with `spawn` or `forkserver`"
+            )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Fork.child)
 
 
 def done(status: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Nf4Weight:
     nested_blocksize: int = 256
     offset: float = 0.0
 
-    def fill(self, target: _sys.nf4, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
+    def fill_struct(self, target: _sys.nf4, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
         """Writes the C struct; `view` turns an array into a tensor and keeps it alive."""
         for field in ("packed", "absmax", "quant_map", "nested_absmax", "nested_quant_map"):
             array = getattr(self, field)
@@ -65,11 +66,12 @@ class Nf4Weight:
         target.dtype = _tensor.DTYPES.get(self.dtype, -1)
 
     @classmethod
-    def quantize(cls, x: Any, quant_type: str = "nf4", blocksize: int = 64, double_quant: bool = False,
-                 device: Any = None) -> "Nf4Weight":
+    def quantize(
+        cls, x: Any, quant_type: str = "nf4", blocksize: int = 64, double_quant: bool = False, device: Any = None
+    ) -> Nf4Weight:
         """Codes and maxima of f32, bf16 or f16 [N, K], with the bits of bitsandbytes."""
         codes = _call.call("nf4_quantize", device, x=x, quant_type=quant_type, blocksize=blocksize)
-        like = (lambda values: to_kind(values, codes.packed))
+        like = lambda values: to_kind(values, codes.packed)
         n, k = x.bits.shape if isinstance(x, _tensor.Bf16) else x.shape
         dtype = _tensor.NAMES[_tensor.view(x, "x").tensor.dtype]
         weight = cls(codes.packed, codes.absmax, like(code_book(quant_type)), n, k, blocksize, dtype)
@@ -81,7 +83,7 @@ class Nf4Weight:
         return weight
 
     @classmethod
-    def from_quant_state(cls, packed: Any, state: Any) -> "Nf4Weight":
+    def from_quant_state(cls, packed: Any, state: Any) -> Nf4Weight:
         """Of a bitsandbytes `Params4bit.data` and its `QuantState`."""
         nested = state.state2 if state.nested else None
         dtype = str(state.dtype).removeprefix("torch.")
@@ -93,19 +95,34 @@ class Nf4Weight:
         return weight
 
     @classmethod
-    def from_checkpoint(cls, tensors: Mapping[str, Any], name: str) -> "Nf4Weight":
+    def from_checkpoint(cls, tensors: Mapping[str, Any], name: str) -> Nf4Weight:
         """Of the entries `<name>`, `<name>.absmax`, ..., `<name>.quant_state.bitsandbytes__nf4` of a checkpoint.
 
         KeyError for an entry that is missing, FormatError for a state that is not understood.
         """
-        key = next((f"{name}.quant_state.bitsandbytes__{kind}" for kind in TYPES
-                    if f"{name}.quant_state.bitsandbytes__{kind}" in tensors), None)
+        key = next(
+            (
+                f"{name}.quant_state.bitsandbytes__{kind}"
+                for kind in TYPES
+                if f"{name}.quant_state.bitsandbytes__{kind}" in tensors
+            ),
+            None,
+        )
         if key is None:
             raise KeyError(f"{name}.quant_state.bitsandbytes__nf4")
         state = parse_state(np.asarray(tensors[key], np.uint8).tobytes())
-        get = (lambda part: tensors[f"{name}.{part}"])
-        weight = cls(tensors[name], get("absmax"), get("quant_map"), state.n, state.k, state.blocksize,
-                     _tensor.NAMES[state.dtype], nested_blocksize=state.nested_blocksize, offset=state.offset)
+        get = lambda part: tensors[f"{name}.{part}"]
+        weight = cls(
+            tensors[name],
+            get("absmax"),
+            get("quant_map"),
+            state.n,
+            state.k,
+            state.blocksize,
+            _tensor.NAMES[state.dtype],
+            nested_blocksize=state.nested_blocksize,
+            offset=state.offset,
+        )
         if f"{name}.nested_absmax" in tensors:
             weight.nested_absmax, weight.nested_quant_map = get("nested_absmax"), get("nested_quant_map")
         return weight
@@ -137,8 +154,9 @@ def parse_state(state: bytes) -> _sys.nf4:
     return parsed
 
 
-def quantize_4bit(x: Any, quant_type: str = "nf4", blocksize: int = 64, double_quant: bool = False,
-                  device: Any = None) -> Nf4Weight:
+def quantize_4bit(
+    x: Any, quant_type: str = "nf4", blocksize: int = 64, double_quant: bool = False, device: Any = None
+) -> Nf4Weight:
     """`Nf4Weight.quantize`."""
     return Nf4Weight.quantize(x, quant_type, blocksize, double_quant, device)
 
@@ -151,6 +169,6 @@ class Lora:
     b: Any
     scale: float = 1.0
 
-    def fill(self, target: _sys.lora, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
+    def fill_struct(self, target: _sys.lora, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
         target.a, target.b = view(f"{name}.a", self.a), view(f"{name}.b", self.b)
         target.scale = self.scale

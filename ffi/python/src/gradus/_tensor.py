@@ -16,16 +16,26 @@ import numpy as np
 from gradus import _sys
 
 DTYPES = {
-    "uint8": _sys.U8, "int32": _sys.I32, "int64": _sys.I64, "float16": _sys.F16,
-    "bfloat16": _sys.BF16, "float32": _sys.F32, "float64": _sys.F64,
+    "uint8": _sys.U8,
+    "int32": _sys.I32,
+    "int64": _sys.I64,
+    "float16": _sys.F16,
+    "bfloat16": _sys.BF16,
+    "float32": _sys.F32,
+    "float64": _sys.F64,
 }
 # bool has the bytes of u8, where the library reads masks.
 READ_AS = {**DTYPES, "bool": _sys.U8}
 NAMES = {code: name for name, code in DTYPES.items()}
 SIZES = {_sys.U8: 1, _sys.I32: 4, _sys.I64: 8, _sys.F16: 2, _sys.BF16: 2, _sys.F32: 4, _sys.F64: 8}
 SHORT = {
-    "u8": _sys.U8, "i32": _sys.I32, "i64": _sys.I64, "f16": _sys.F16,
-    "bf16": _sys.BF16, "f32": _sys.F32, "f64": _sys.F64,
+    "u8": _sys.U8,
+    "i32": _sys.I32,
+    "i64": _sys.I64,
+    "f16": _sys.F16,
+    "bf16": _sys.BF16,
+    "f32": _sys.F32,
+    "f64": _sys.F64,
 }
 
 
@@ -35,7 +45,7 @@ class Bf16(NamedTuple):
     bits: np.ndarray
 
     @staticmethod
-    def of(values: np.ndarray) -> "Bf16":
+    def of(values: np.ndarray) -> Bf16:
         """Rounds float32 to nearest, ties to even. NaN stays NaN."""
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
@@ -135,16 +145,30 @@ def view_torch(torch: Any, value: Any, name: str) -> Array:
 
 class DlTensor(ctypes.Structure):
     _fields_ = [
-        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16), ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64),
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
     ]
 
 
 DL_CPU, DL_CUDA, DL_CUDA_HOST, DL_CUDA_MANAGED = 1, 2, 3, 13
-DL_CODES = {(0, 32): "int32", (0, 64): "int64", (1, 8): "uint8", (2, 16): "float16", (2, 32): "float32",
-            (2, 64): "float64", (4, 16): "bfloat16", (6, 8): "bool"}
+DL_CODES = {
+    (0, 32): "int32",
+    (0, 64): "int64",
+    (1, 8): "uint8",
+    (2, 16): "float16",
+    (2, 32): "float32",
+    (2, 64): "float64",
+    (4, 16): "bfloat16",
+    (6, 8): "bool",
+}
 
 
 def view_dlpack(value: Any, name: str) -> Array:

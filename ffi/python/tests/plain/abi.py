@@ -68,8 +68,13 @@ class Abi:
         self.device, self.called = device, set()
 
     def ctype(self, field: Any) -> Any:
-        scalars = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double,
-                   "size_t": ctypes.c_size_t, "void": None}
+        scalars = {
+            "int32_t": ctypes.c_int32,
+            "int64_t": ctypes.c_int64,
+            "double": ctypes.c_double,
+            "size_t": ctypes.c_size_t,
+            "void": None,
+        }
         base = scalars.get(field.type) if field.type in scalars else self.structs[field.type.removeprefix("gradus_")]
         kind = (ctypes.c_void_p if base is None else ctypes.POINTER(base)) if field.pointer else base
         return kind * field.count if field.count else kind
@@ -124,7 +129,13 @@ class Abi:
             setattr(args, name, ctypes.cast(block, kind))
             setattr(args, f"{name}_count", len(value))
         elif isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
-            setattr(args, name, ctypes.cast(ctypes.byref(value), kind) if not isinstance(value, ctypes.Array) else ctypes.cast(value, kind))
+            setattr(
+                args,
+                name,
+                ctypes.cast(ctypes.byref(value), kind)
+                if not isinstance(value, ctypes.Array)
+                else ctypes.cast(value, kind),
+            )
         elif isinstance(kind, type) and issubclass(kind, ctypes.Array):
             getattr(args, name)[: len(value)] = value
         else:
@@ -137,29 +148,55 @@ class Abi:
 
     def code_book(self, quant_type: str) -> np.ndarray:
         values = np.empty(16, np.float32)
-        self.check(self.library.gradus_nf4_code(self.names[f"GRADUS_{quant_type.upper()}"], values.ctypes.data_as(ctypes.c_void_p)))
+        self.check(
+            self.library.gradus_nf4_code(
+                self.names[f"GRADUS_{quant_type.upper()}"], values.ctypes.data_as(ctypes.c_void_p)
+            )
+        )
         return values
 
     def preset(self, name: str, length: float) -> tuple[Any, int, int, float]:
         """Settings, aggregation, count_empty, value."""
         settings = self.init("policy_loss").settings
         aggregation, empty, value = ctypes.c_int32(), ctypes.c_int32(), ctypes.c_double()
-        self.check(self.library.gradus_policy_preset(name.encode(), ctypes.c_double(length), ctypes.byref(settings),
-                                                     ctypes.byref(aggregation), ctypes.byref(empty), ctypes.byref(value)))
+        self.check(
+            self.library.gradus_policy_preset(
+                name.encode(),
+                ctypes.c_double(length),
+                ctypes.byref(settings),
+                ctypes.byref(aggregation),
+                ctypes.byref(empty),
+                ctypes.byref(value),
+            )
+        )
         return settings, aggregation.value, empty.value, value.value
 
     def weights(self, aggregation: int, count_empty: int, value: float, lengths: np.ndarray) -> np.ndarray:
         lengths, out = np.ascontiguousarray(lengths, np.int64), np.empty(len(lengths))
-        self.check(self.library.gradus_seq_weights(
-            aggregation, count_empty, ctypes.c_double(value), lengths.ctypes.data_as(ctypes.c_void_p),
-            ctypes.c_int64(len(lengths)), out.ctypes.data_as(ctypes.c_void_p)))
+        self.check(
+            self.library.gradus_seq_weights(
+                aggregation,
+                count_empty,
+                ctypes.c_double(value),
+                lengths.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_int64(len(lengths)),
+                out.ctypes.data_as(ctypes.c_void_p),
+            )
+        )
         return out
 
 
 # ---- safetensors --------------------------------------------------------------------------------
 
-STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8,
-          "BOOL": np.uint8}
+STORED = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U8": np.uint8,
+    "BOOL": np.uint8,
+}
 
 
 class Tensors(dict):
@@ -178,12 +215,22 @@ class Tensors(dict):
         self.call: str = raw.get("call", "")
         for name, entry in header.items():
             low, high = entry["data_offsets"]
-            block = np.frombuffer(data[start + low : start + high], np.uint16 if entry["dtype"] == "BF16" else STORED[entry["dtype"]])
+            block = np.frombuffer(
+                data[start + low : start + high], np.uint16 if entry["dtype"] == "BF16" else STORED[entry["dtype"]]
+            )
             block = block.reshape(entry["shape"]).copy()
             self[name] = bf16(block) if entry["dtype"] == "BF16" else block
 
     def f64(self, name: str) -> np.ndarray:
         return widen(self[name])
+
+    def transform(self) -> dict[str, float]:
+        """gradus_logit_transform of the settings."""
+        return {
+            name: self.settings[name]
+            for name in ("temperature", "scale", "softcap")
+            if self.settings.get(name) is not None
+        }
 
     def only(self, *names: str) -> None:
         """Refuses a file with tensors that the reader would ignore."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from plain import ops_matrix, ops_policy, ops_vocabulary
 from plain.abi import Abi
@@ -10,5 +10,6 @@ from plain.abi import Abi
 CASES: dict[str, Callable[[Abi], str]] = {
     name.removeprefix("check_"): check
     for module in (ops_matrix, ops_policy, ops_vocabulary)
-    for name, check in vars(module).items() if name.startswith("check_")
+    for name, check in vars(module).items()
+    if name.startswith("check_")
 }

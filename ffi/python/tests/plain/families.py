@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import pathlib
 import re
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from plain.abi import Abi, Bf16, Tensors, max_rel, nans, to_bf16, ulps, widen
+from plain.oracle import log_softmax
 
 U32 = 2.0**-24  # unit roundoff of f32
 
@@ -28,7 +30,9 @@ def dtype_of(array: np.ndarray) -> Any:
 def same(name: str, got: np.ndarray, want: np.ndarray) -> None:
     """Equal bit for bit."""
     got, want = np.ascontiguousarray(got).ravel(), np.ascontiguousarray(want).ravel()
-    assert got.dtype == want.dtype and got.tobytes() == want.tobytes(), f"{name}: {np.sum(got != want)} of {want.size} differ"
+    assert got.dtype == want.dtype and got.tobytes() == want.tobytes(), (
+        f"{name}: {np.sum(got != want)} of {want.size} differ"
+    )
 
 
 def nf4(abi: Abi, f: Tensors) -> str:
@@ -43,8 +47,18 @@ def nf4(abi: Abi, f: Tensors) -> str:
     abi.run("nf4_quantize", x=weight, quant_type=quant_type.upper(), blocksize=blocksize, packed=packed, absmax=absmax)
     same(f"{f.name} packed", packed, f["packed"])
     same(f"{f.name} code", abi.code_book(quant_type), f["code"])
-    w = abi.struct("nf4", packed=packed, quant_map=f["code"], n=n, k=k, blocksize=blocksize, nested_blocksize=256,
-                   dtype=abi.names[{"bf16": "GRADUS_BF16", np.dtype("f4"): "GRADUS_F32", np.dtype("f2"): "GRADUS_F16"}[dtype_of(weight)]])
+    w = abi.struct(
+        "nf4",
+        packed=packed,
+        quant_map=f["code"],
+        n=n,
+        k=k,
+        blocksize=blocksize,
+        nested_blocksize=256,
+        dtype=abi.names[
+            {"bf16": "GRADUS_BF16", np.dtype("f4"): "GRADUS_F32", np.dtype("f2"): "GRADUS_F16"}[dtype_of(weight)]
+        ],
+    )
     if "nested_absmax" in f:
         decoded = nested(abi, f, w, absmax)
     else:
@@ -52,7 +66,9 @@ def nf4(abi: Abi, f: Tensors) -> str:
         w.absmax, decoded = abi.tensor(absmax), absmax
     y = nans((n, k), dtype_of(weight))
     abi.run("nf4_dequantize", w=w, y=y)
-    same(f"{f.name} dequantized by the rule", y.view(np.ndarray), by_rule(f["code"], packed, decoded, blocksize, weight))
+    same(
+        f"{f.name} dequantized by the rule", y.view(np.ndarray), by_rule(f["code"], packed, decoded, blocksize, weight)
+    )
     whole = k % blocksize == 0
     if whole:
         same(f"{f.name} dequantized", y.view(np.ndarray), f["dequantized"].view(np.ndarray))
@@ -65,7 +81,9 @@ def nested(abi: Abi, f: Tensors, w: Any, absmax: np.ndarray) -> np.ndarray:
     assert group == 256, f"{f.name}: bitsandbytes nests 256 maxima, not {group}"
     table, offset = abi.dynamic_map(), ctypes.c_double()
     codes, outer = nans(absmax.size, np.uint8), nans(-(-absmax.size // group), np.float32)
-    abi.run("nf4_quantize_absmax", absmax=absmax, nested_quant_map=table, codes=codes, nested_absmax=outer, offset=offset)
+    abi.run(
+        "nf4_quantize_absmax", absmax=absmax, nested_quant_map=table, codes=codes, nested_absmax=outer, offset=offset
+    )
     same(f"{f.name} offset", np.float32(offset.value), f["offset"][0])
     same(f"{f.name} nested_absmax", outer, f["nested_absmax"])
     same(f"{f.name} nested_code", table, f["nested_code"])
@@ -91,11 +109,11 @@ def by_rule(code: np.ndarray, packed: np.ndarray, absmax: np.ndarray, blocksize:
 
 def logprob(abi: Abi, f: Tensors) -> str:
     f.only("logits", "target", "logprob", "entropy", "grad_logprob", "grad_logits")
-    f.settled("temperature", "ignore_index")
+    f.settled("temperature", "ignore_index", "scale", "softcap")
     logits, (t, v) = f["logits"], f["logits"].shape
     ignored = f["target"] == f.settings.get("ignore_index", -100)
     targets = np.where(ignored, -100, f["target"]).astype(np.int32)
-    common = dict(logits=logits, targets=targets, vocab=v, transform={"temperature": f.settings["temperature"]})
+    common = dict(logits=logits, targets=targets, vocab=v, transform=f.transform())
     logp, lse, entropy = nans(t, np.float32), nans(t, np.float32), nans(t, np.float32)
     abi.run("logprob", **common, logp=logp, lse=lse, entropy=entropy)
     dlogits = nans((t, v), dtype_of(logits))
@@ -105,7 +123,9 @@ def logprob(abi: Abi, f: Tensors) -> str:
     scale = np.maximum(np.abs(want), np.abs(lse))[kept]
     off = [ulps(logp[kept], want[kept], scale), ulps(entropy[kept], f.f64("entropy")[kept], scale)]
     assert max(off) <= 4.0, f"{f.name}: logp and entropy are off by {off} ulp"
-    gradient_close(f, widen(dlogits)[kept], f.f64("grad_logits")[kept], isinstance(logits, Bf16), logits.dtype == np.float16)
+    gradient_close(
+        f, widen(dlogits)[kept], f.f64("grad_logits")[kept], isinstance(logits, Bf16), logits.dtype == np.float16
+    )
     return f"logp {off[0]:.2f} ulp, entropy {off[1]:.2f} ulp"
 
 
@@ -121,11 +141,15 @@ def gradient_close(f: Tensors, got: np.ndarray, want: np.ndarray, is_bf16: bool,
 
 def divergence(abi: Abi, f: Tensors) -> str:
     f.only("policy_logits", "ref_logits", "divergence", "grad_policy_logits")
-    f.settled("kind", "beta", "temperature")
+    f.settled("kind", "beta", "temperature", "scale", "softcap")
     name, beta = re.fullmatch(r"(forward_kl|reverse_kl|jsd|total_variation)(?:_([\d.]+))?", f.settings["kind"]).groups()
     v, rows = f["policy_logits"].shape[1], f["policy_logits"].shape[0]
-    common = dict(vocab=v, divergence=name.upper(), beta=float(f.settings.get("beta", beta or 0.5)),
-                  transform={"temperature": f.settings.get("temperature", 1.0)})
+    common = dict(
+        vocab=v,
+        divergence=name.upper(),
+        beta=float(f.settings.get("beta", beta or 0.5)),
+        transform=f.transform(),
+    )
     worst = [0.0, 0.0]
     for read in (f.__getitem__, f.f64) if abi.device == "cpu" else (f.__getitem__,):
         common |= dict(policy=read("policy_logits"), reference=read("ref_logits"))
@@ -135,11 +159,20 @@ def divergence(abi: Abi, f: Tensors) -> str:
         want, slope = f.f64("divergence"), f.f64("grad_policy_logits")
         off = ulps(value, want, want)
         assert off <= 4.0, f"{f.name}: {off} ulp"
+        error, steep = np.abs(widen(gradient) - slope), float(np.max(np.abs(slope)))
         # The peer's gradient is stored in f32.
-        steep = float(np.max(np.abs(widen(gradient) - slope)) / np.max(np.abs(slope)))
-        assert steep < 4 * U32, f"{f.name}: gradient off by {steep}"
+        limit = 4 * U32 * steep if abi.device == "cpu" else gpu_limit(f, want)
+        assert (error < limit).all(), f"{f.name}: gradient off by {error.max() / steep}"
+        steep = float(error.max() / steep)
         worst = [max(worst[0], off), max(worst[1], steep)]
     return f"{worst[0]:.2f} ulp, gradient {worst[1]:.1e}"
+
+
+def gpu_limit(f: Tensors, value: np.ndarray) -> np.ndarray:
+    """GPU kernels compute rows in f32: gradients within 2^-20 of what they are a difference of."""
+    t = f.settings.get("temperature", 1.0)
+    q, p = log_softmax(f.f64("policy_logits") / t), log_softmax(f.f64("ref_logits") / t)
+    return 2.0**-20 / t * (np.exp(q) + np.exp(p)) * (1 + np.abs(q - p) + np.abs(value)[:, None])
 
 
 # ---- trl, verl ----------------------------------------------------------------------------------
@@ -160,14 +193,24 @@ class Batch:
     def run(self, settings: Any, weights: np.ndarray) -> dict[str, Any]:
         n = self.b * self.t
         advantage = self.column("advantage")
-        out = dict(loss=ctypes.c_double(np.nan), dlogp=nans(n), token_loss=nans(n), stats=self.abi.structs["policy_stats"]())
+        out = dict(
+            loss=ctypes.c_double(np.nan), dlogp=nans(n), token_loss=nans(n), stats=self.abi.structs["policy_stats"]()
+        )
         old = self.column("old_logprob")
         self.abi.run(
-            "policy_loss", logp=self.column("logprob"), old_logp=self.column("logprob") if old is None else old,
-            ref_logp=self.column("ref_logprob"), sampler_logp=self.column("sampling_logprob"),
-            advantage=np.zeros(n) if advantage is None else advantage, advantage_level="PER_TOKEN",
-            mask=self.mask.ravel(), cu_seqlens=np.arange(self.b + 1, dtype=np.int64) * self.t, seq_weight=weights,
-            settings=settings, **out)
+            "policy_loss",
+            logp=self.column("logprob"),
+            old_logp=self.column("logprob") if old is None else old,
+            ref_logp=self.column("ref_logprob"),
+            sampler_logp=self.column("sampling_logprob"),
+            advantage=np.zeros(n) if advantage is None else advantage,
+            advantage_level="PER_SEQUENCE" if advantage is not None and advantage.size == self.b < n else "PER_TOKEN",
+            mask=self.mask.ravel(),
+            cu_seqlens=np.arange(self.b + 1, dtype=np.int64) * self.t,
+            seq_weight=weights,
+            settings=settings,
+            **out,
+        )
         assert out["stats"].n_tokens == self.lengths.sum(), f"{self.f.name}: {out['stats'].n_tokens} tokens"
         return out
 
@@ -187,9 +230,20 @@ ARRAYS = ("advantage", "grad_logprob", "logprob", "loss", "mask", "old_logprob",
 def trl(abi: Abi, f: Tensors) -> str:
     s = f.settings
     f.only(*ARRAYS)
-    f.settled("loss_type", "importance_sampling_level", "beta", "delta", "use_bias_correction_kl",
-              "off_policy_mask_threshold", "epsilon_low", "epsilon_high", "max_completion_length",
-              "sapo_temperature_pos", "sapo_temperature_neg", "vespo")
+    f.settled(
+        "loss_type",
+        "importance_sampling_level",
+        "beta",
+        "delta",
+        "use_bias_correction_kl",
+        "off_policy_mask_threshold",
+        "epsilon_low",
+        "epsilon_high",
+        "max_completion_length",
+        "sapo_temperature_pos",
+        "sapo_temperature_neg",
+        "vespo",
+    )
     settings, aggregation, empty, value = abi.preset(f"trl/{s['loss_type']}", s["max_completion_length"])
     loss = settings.loss
     if loss == abi.names["GRADUS_PPO_CLIP"]:
@@ -199,7 +253,9 @@ def trl(abi: Abi, f: Tensors) -> str:
         settings.hi = s["epsilon_high"]
     elif loss == abi.names["GRADUS_SAPO"]:
         # TRL builds the temperatures as an f32 tensor.
-        settings.tau_pos, settings.tau_neg = (float(np.float32(s[f"sapo_temperature_{sign}"])) for sign in ("pos", "neg"))
+        settings.tau_pos, settings.tau_neg = (
+            float(np.float32(s[f"sapo_temperature_{sign}"])) for sign in ("pos", "neg")
+        )
     elif loss == abi.names["GRADUS_VESPO"]:
         vespo = s["vespo"]
         settings.kappa_pos, settings.lambda_pos = vespo["k_pos"], vespo["lambda_pos"]
@@ -208,7 +264,9 @@ def trl(abi: Abi, f: Tensors) -> str:
         settings.ratio = abi.names["GRADUS_RATIO_SEQUENCE_MEAN"]
     if s["beta"] > 0:
         settings.use_kl, settings.kl_coef = 1, s["beta"]
-        settings.kl_weight = abi.names["GRADUS_KL_WEIGHT_RATIO" if s["use_bias_correction_kl"] else "GRADUS_KL_WEIGHT_ONE"]
+        settings.kl_weight = abi.names[
+            "GRADUS_KL_WEIGHT_RATIO" if s["use_bias_correction_kl"] else "GRADUS_KL_WEIGHT_ONE"
+        ]
     if s["off_policy_mask_threshold"] is not None:
         settings.opsm = s["off_policy_mask_threshold"]
     batch = Batch(abi, f)
@@ -219,15 +277,29 @@ def dual_of(s: dict[str, Any]) -> float:
     return np.inf if s["delta"] is None else s["delta"]
 
 
-AGGREGATIONS = {"token-mean": "TOKEN_MEAN", "token-sum": "TOKEN_SUM", "seq-mean-token-sum": "SEQUENCE_MEAN_TOKEN_SUM",
-                "seq-mean-token-mean": "SEQUENCE_MEAN_TOKEN_MEAN", "seq-mean-token-sum-norm": "CONSTANT"}
+AGGREGATIONS = {
+    "token-mean": "TOKEN_MEAN",
+    "token-sum": "TOKEN_SUM",
+    "seq-mean-token-sum": "SEQUENCE_MEAN_TOKEN_SUM",
+    "seq-mean-token-mean": "SEQUENCE_MEAN_TOKEN_MEAN",
+    "seq-mean-token-sum-norm": "CONSTANT",
+}
 
 
 def verl(abi: Abi, f: Tensors) -> str:
     s = f.settings
     f.only(*ARRAYS)
-    f.settled("loss", "loss_agg_mode", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg",
-              "dro_beta", "loss_scale_factor")
+    f.settled(
+        "loss",
+        "loss_agg_mode",
+        "clip_ratio_low",
+        "clip_ratio_high",
+        "clip_ratio_c",
+        "tau_pos",
+        "tau_neg",
+        "dro_beta",
+        "loss_scale_factor",
+    )
     batch = Batch(abi, f)
     settings, aggregation, empty, value = abi.preset(f"verl/{s['loss']}", batch.t)
     low, high, loss = s["clip_ratio_low"], s["clip_ratio_high"], settings.loss
@@ -261,12 +333,19 @@ def verl_kl(abi: Abi, f: Tensors) -> str:
     kind = f.settings["kind"]
     estimator = KINDS[kind.rstrip("+")]
     clamp = {"kl_clamp_in": 20.0, "kl_clamp_out": 10.0} if estimator == "K3" else {}
-    settings = {"use_kl": 1, "kl_estimator": estimator, "kl_coef": 1.0, **clamp,
-                "kl_gradient": "KL_GRADIENT_K2" if kind.endswith("+") else "KL_GRADIENT_SAME"}
+    settings = {
+        "use_kl": 1,
+        "kl_estimator": estimator,
+        "kl_coef": 1.0,
+        **clamp,
+        "kl_gradient": "KL_GRADIENT_K2" if kind.endswith("+") else "KL_GRADIENT_SAME",
+    }
     batch = Batch(abi, f)
     out = batch.run(settings, abi.weights(abi.names["GRADUS_TOKEN_SUM"], 0, 0.0, batch.lengths))
-    off = [max_rel(out[got], f.f64(want).ravel() * batch.mask.ravel(), 1e-9)
-           for got, want in (("token_loss", "kl"), ("dlogp", "grad_logprob"))]
+    off = [
+        max_rel(out[got], f.f64(want).ravel() * batch.mask.ravel(), 1e-9)
+        for got, want in (("token_loss", "kl"), ("dlogp", "grad_logprob"))
+    ]
     assert max(off) < 1e-6, f"{f.name}: values and gradients off by {off}"
     return f"value {off[0]:.1e}, gradient {off[1]:.1e}"
 
@@ -290,9 +369,17 @@ class Advantages:
         sizes = np.unique(ids, return_counts=True)[1]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         out, length = nans(self.rows), self.mask.sum(1).astype(np.int64)[order]
-        self.abi.run("group_advantage", reward=self.f.f64("score")[order], offsets=offsets, length=length,
-                     advantage=out, eps=self.f.settings.get("epsilon", 1e-6), on_single="SINGLE_RAW",
-                     ddof=self.f.settings.get("ddof", 1), **settings)
+        self.abi.run(
+            "group_advantage",
+            reward=self.f.f64("score")[order],
+            offsets=offsets,
+            length=length,
+            advantage=out,
+            eps=self.f.settings.get("epsilon", 1e-6),
+            on_single="SINGLE_RAW",
+            ddof=self.f.settings.get("ddof", 1),
+            **settings,
+        )
         back = np.empty(self.rows)
         back[order] = out
         return back
@@ -303,8 +390,14 @@ class Advantages:
     def returns(self, gamma: float, baseline: np.ndarray | None = None) -> np.ndarray:
         """Tokens outside the mask are passed over, as verl 0.9.1 does."""
         out = nans(self.rows * self.cols)
-        self.abi.run("discounted_return", reward=self.f.f64("token_reward").ravel(), gamma=gamma, baseline=baseline,
-                     returns=out, **self.packed)
+        self.abi.run(
+            "discounted_return",
+            reward=self.f.f64("token_reward").ravel(),
+            gamma=gamma,
+            baseline=baseline,
+            returns=out,
+            **self.packed,
+        )
         return out.reshape(self.rows, self.cols)
 
     def whiten(self, x: np.ndarray) -> np.ndarray:
@@ -315,8 +408,16 @@ class Advantages:
     def gae(self) -> tuple[np.ndarray, np.ndarray]:
         s, shape = self.f.settings, (self.rows, self.cols)
         advantage, returns = nans(self.mask.size), nans(self.mask.size)
-        self.abi.run("gae", reward=self.f.f64("token_reward").ravel(), value=self.f.f64("value").ravel(), gamma=s["gamma"],
-                     gae_lambda=s["lam"], advantage=advantage, returns=returns, **self.packed)
+        self.abi.run(
+            "gae",
+            reward=self.f.f64("token_reward").ravel(),
+            value=self.f.f64("value").ravel(),
+            gamma=s["gamma"],
+            gae_lambda=s["lam"],
+            advantage=advantage,
+            returns=returns,
+            **self.packed,
+        )
         advantage = advantage.reshape(shape)
         return (self.whiten(advantage) if s.get("whitened", True) else advantage), returns.reshape(shape)
 
@@ -353,9 +454,26 @@ def verl_adv(abi: Abi, f: Tensors) -> str:
         # Outside the mask we write 0; verl leaves what its formula happens to give.
         assert (got[~kept] == 0).all(), f"{f.name} {want}: not 0 outside the mask"
         off.append(max_rel(got[kept], f.f64(want)[kept], 1e-3))
-    assert max(off) < 1e-12, f"{f.name}: off by {off}"
+    limit = 2.0**-23 if rounded_by_peer(name, f) else 1e-12
+    assert max(off) < limit, f"{f.name}: off by {off}"
     return f"advantage {off[0]:.1e}, returns {off[1]:.1e}"
 
 
-FAMILIES = {"nf4": nf4, "logprob": logprob, "divergence": divergence, "trl": trl, "verl": verl, "verl_kl": verl_kl,
-            "verl_adv": verl_adv}
+def rounded_by_peer(name: str, f: Tensors) -> bool:
+    """Whether verl has an f32 in its f64: gpg's share of rewards that are not zero where it is no binary
+    fraction, grpo's deviation of 1 + epsilon of a group of one."""
+    share = len(f["group"]) / max(np.count_nonzero(f.f64("score")), 1)
+    return (name == "gpg" and share != np.float32(share)) or (
+        name == "grpo" and 1 in np.unique(f["group"], return_counts=True)[1]
+    )
+
+
+FAMILIES = {
+    "nf4": nf4,
+    "logprob": logprob,
+    "divergence": divergence,
+    "trl": trl,
+    "verl": verl,
+    "verl_kl": verl_kl,
+    "verl_adv": verl_adv,
+}

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from plain.abi import Abi, Tensors, nans, to_bf16, widen
 
 F32 = np.float32
-LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LINEAR = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 # What the committed golden folder's models were made with; other folders have a config.json.
 CONFIGS = pathlib.Path(__file__).parent / "golden_models.json"
 
@@ -32,7 +40,9 @@ class Linear:
     compute dtype says: codes, maxima, inputs and outputs are bf16, sums f32.
     """
 
-    def __init__(self, abi: Abi, weights: Tensors, adapter: Tensors | None, name: str, scale: float, as_bnb: bool) -> None:
+    def __init__(
+        self, abi: Abi, weights: Tensors, adapter: Tensors | None, name: str, scale: float, as_bnb: bool
+    ) -> None:
         self.abi, self.name, self.bias, self.as_bnb = abi, name, weights.get(f"{name}.bias"), as_bnb
         self.packed = next((key for key in weights if key.startswith(f"{name}.weight.quant_state.")), None) is not None
         self.w = quantised(abi, weights, f"{name}.weight") if self.packed else weights[f"{name}.weight"]
@@ -80,8 +90,11 @@ def quantised(abi: Abi, weights: Tensors, name: str) -> Any:
     key = next(k for k in weights if k.startswith(f"{name}.quant_state.bitsandbytes__"))
     w, state = abi.structs["nf4"](), weights[key].tobytes()
     abi.check(abi.library.gradus_nf4_parse(state, ctypes.c_size_t(len(state)), ctypes.byref(w)))
-    w.keep = {part: weights[f"{name}.{part}"] for part in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-              if f"{name}.{part}" in weights}
+    w.keep = {
+        part: weights[f"{name}.{part}"]
+        for part in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+        if f"{name}.{part}" in weights
+    }
     w.packed, w.keep["packed"] = abi.tensor(flat := weights[name].reshape(-1)), flat
     for part in w.keep:
         if part != "packed":
@@ -96,7 +109,9 @@ def round_bf16(x: np.ndarray) -> np.ndarray:
 def rounded_parts(abi: Abi, w: Any) -> Any:
     """The weight with decoded maxima and code book rounded to bf16."""
     keep = {"packed": w.keep["packed"], "absmax": round_bf16(maxima(w)), "quant_map": round_bf16(w.keep["quant_map"])}
-    rounded = abi.struct("nf4", **keep, n=w.n, k=w.k, blocksize=w.blocksize, nested_blocksize=w.nested_blocksize, dtype=w.dtype)
+    rounded = abi.struct(
+        "nf4", **keep, n=w.n, k=w.k, blocksize=w.blocksize, nested_blocksize=w.nested_blocksize, dtype=w.dtype
+    )
     rounded.keep = keep
     return rounded
 
@@ -119,8 +134,9 @@ class Norm:
 class Decoder:
     """Llama, Qwen2 or Qwen3 of a folder in the format of transformers, f32."""
 
-    def __init__(self, abi: Abi, folder: pathlib.Path, adapter: pathlib.Path | None = None,
-                 as_bnb: bool = False) -> None:
+    def __init__(
+        self, abi: Abi, folder: pathlib.Path, adapter: pathlib.Path | None = None, as_bnb: bool = False
+    ) -> None:
         self.abi, self.config, self.as_bnb = abi, config_of(folder), as_bnb
         c, self.weights = self.config, Tensors(folder / "model.safetensors")
         tuned = Tensors(adapter / "adapter_model.safetensors") if adapter else None
@@ -132,7 +148,10 @@ class Decoder:
         self.head = self.weights["model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"]
         self.cos, self.sin = self.rotation()
         used = {entry for layer in self.layers for entry in layer.used} | {
-            "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+            "model.embed_tokens.weight",
+            "model.norm.weight",
+            "lm_head.weight",
+        }
         assert set(self.weights) <= used, f"{folder}: {sorted(set(self.weights) - used)} are not understood"
 
     def rotation(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +168,9 @@ class Decoder:
         self.cu = np.arange(b + 1, dtype=np.int64) * s
         self.positions = np.tile(np.arange(s, dtype=np.int32), b)
         h = nans((b * s, self.config["hidden_size"]), F32)
-        self.abi.run("embedding", ids=ids.astype(np.int32).ravel(), table=self.weights["model.embed_tokens.weight"], y=h)
+        self.abi.run(
+            "embedding", ids=ids.astype(np.int32).ravel(), table=self.weights["model.embed_tokens.weight"], y=h
+        )
         for layer in self.layers:
             h = layer.forward(h)
         return self.norm.forward(h)
@@ -175,9 +196,16 @@ class Layer:
     def __init__(self, model: Decoder, i: int, tuned: Tensors | None, scale: float) -> None:
         self.model, self.abi = model, model.abi
         self.prefix, w, eps = f"model.layers.{i}", model.weights, model.config["rms_norm_eps"]
-        norm = lambda name: Norm(self.abi, w[f"{self.prefix}.{name}.weight"], eps) if f"{self.prefix}.{name}.weight" in w else None
-        self.linear = {name: Linear(self.abi, w, tuned, f"{self.prefix}.{name}", scale, model.as_bnb) for name in LINEAR}
-        self.norms = {name: norm(name) for name in ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")}
+        norm = lambda name: (
+            Norm(self.abi, w[f"{self.prefix}.{name}.weight"], eps) if f"{self.prefix}.{name}.weight" in w else None
+        )
+        self.linear = {
+            name: Linear(self.abi, w, tuned, f"{self.prefix}.{name}", scale, model.as_bnb) for name in LINEAR
+        }
+        self.norms = {
+            name: norm(name)
+            for name in ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+        }
         names = [*LINEAR, *self.norms]
         self.used = {key for key in w if any(key.startswith(f"{self.prefix}.{name}.") for name in names)}
 
@@ -235,7 +263,9 @@ class Layer:
 def lora_scale(adapter: pathlib.Path, folder: pathlib.Path) -> float:
     """alpha / r (alpha / sqrt(r) for rsLoRA), from the adapter's config or the golden file's settings."""
     path = adapter / "adapter_config.json"
-    settings = json.loads(path.read_text()) if path.exists() else Tensors(folder / "golden_adapter.safetensors").settings
+    settings = (
+        json.loads(path.read_text()) if path.exists() else Tensors(folder / "golden_adapter.safetensors").settings
+    )
     for odd in ("use_dora", "alpha_pattern", "rank_pattern", "modules_to_save"):
         assert not settings.get(odd), f"{path}: {odd} is not understood"
     rank = settings["r"] ** 0.5 if settings.get("use_rslora") else settings["r"]
@@ -323,7 +353,9 @@ def adapter_matches(abi: Abi, folder: pathlib.Path) -> str:
     targets = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -100)], 1).astype(np.int32).ravel()
     hidden = model.forward(ids)
     logp, score, dhidden = nans(len(hidden), F32), nans(hidden.shape, F32), nans(hidden.shape, F32)
-    abi.run("linear_logprob", hidden=hidden, head=model.head, targets=targets, vocab=len(model.head), logp=logp, score=score)
+    abi.run(
+        "linear_logprob", hidden=hidden, head=model.head, targets=targets, vocab=len(model.head), logp=logp, score=score
+    )
     dlogp = np.full(len(hidden), 1 / (targets != -100).sum(), F32)
     abi.run("score_scale", score=score, dlogp=dlogp, dhidden=dhidden)
     model.backward(dhidden)

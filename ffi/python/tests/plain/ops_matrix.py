@@ -19,8 +19,17 @@ def weight(abi: Abi, seed: int, n: int, k: int, blocksize: int = 32) -> tuple[An
     packed, absmax = nans(-(-n * k // 2), np.uint8), nans(-(-n * k // blocksize), np.float32)
     abi.run("nf4_quantize", x=x, blocksize=blocksize, packed=packed, absmax=absmax)
     code = abi.code_book("nf4")
-    w = abi.struct("nf4", packed=packed, absmax=absmax, quant_map=code, n=n, k=k, blocksize=blocksize,
-                   nested_blocksize=256, dtype=abi.names["GRADUS_F32"])
+    w = abi.struct(
+        "nf4",
+        packed=packed,
+        absmax=absmax,
+        quant_map=code,
+        n=n,
+        k=k,
+        blocksize=blocksize,
+        nested_blocksize=256,
+        dtype=abi.names["GRADUS_F32"],
+    )
     w.keep = (packed, absmax, code)
     nibbles = np.stack([packed >> 4, packed & 15], 1).ravel()[: n * k]
     return w, (code[nibbles] * np.repeat(absmax, blocksize)[: n * k]).astype(np.float64).reshape(n, k)
@@ -132,8 +141,9 @@ def check_rope(abi: Abi) -> str:
     return f"{off:.1e}"
 
 
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, cu: np.ndarray, start: np.ndarray, length: np.ndarray,
-           scale: float) -> tuple[np.ndarray, np.ndarray]:
+def attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, cu: np.ndarray, start: np.ndarray, length: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Causal attention, one query at a time."""
     o, lse, share = np.empty(q.shape), np.empty(q.shape[:2]), q.shape[1] // k.shape[1]
     for b in range(len(start)):
@@ -165,7 +175,9 @@ def check_attention(abi: Abi) -> str:
     return f"{off:.1e}, dq {near('dq', dq, gradient(lambda q: loss(q, k, v), q), 1e-7):.1e}"
 
 
-def paged(abi: Abi, q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: dict, start: np.ndarray, want: np.ndarray) -> None:
+def paged(
+    abi: Abi, q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: dict, start: np.ndarray, want: np.ndarray
+) -> None:
     """The same keys scattered over pages."""
     pages, size = np.array([[5, 2], [3, 0]], np.int32), 4
     pool_k, pool_v = np.full((24, *k.shape[1:]), np.nan), np.full((24, *v.shape[1:]), np.nan)
@@ -244,8 +256,12 @@ def check_adamw(abi: Abi) -> str:
     v, mask = (normals(93, 40) ** 2).astype("f4"), (np.arange(40) % 5 != 0).astype(np.uint8)
     before = p.astype(float), m.astype(float), v.astype(float)
     outcome = abi.structs["adamw_outcome"]()
-    abi.run("adamw", tensors=[abi.struct("adamw_tensor", param=p, grad=g, m=m, v=v, mask=mask)],
-            settings={"lr": 1e-2, "weight_decay": 0.1, "step": 3, "grad_scale": 0.5}, outcome=outcome)
+    abi.run(
+        "adamw",
+        tensors=[abi.struct("adamw_tensor", param=p, grad=g, m=m, v=v, mask=mask)],
+        settings={"lr": 1e-2, "weight_decay": 0.1, "step": 3, "grad_scale": 0.5},
+        outcome=outcome,
+    )
     scaled, on = 0.5 * g.astype(float), mask != 0
     want_m, want_v = 0.9 * before[1] + 0.1 * scaled, 0.999 * before[2] + 0.001 * scaled**2
     want = np.where(on, adam(before[0], scaled, want_m, want_v, 3, 1e-2, 0.1), before[0])
@@ -262,8 +278,11 @@ def check_adamw_8bit(abi: Abi) -> str:
     zeros = [int(np.abs(abi.dynamic_map(signed)).argmin()) for signed in (1, 0)]
     m, v = np.full(n, zeros[0], np.uint8), np.full(n, zeros[1], np.uint8)
     m_max, v_max, before = np.zeros(2, np.float32), np.zeros(2, np.float32), p.astype(float)
-    abi.run("adamw_8bit", tensors=[abi.struct("adamw_8bit_tensor", param=p, grad=g, m=m, v=v, m_absmax=m_max, v_absmax=v_max)],
-            settings={"lr": 1e-2, "step": 1})
+    abi.run(
+        "adamw_8bit",
+        tensors=[abi.struct("adamw_8bit_tensor", param=p, grad=g, m=m, v=v, m_absmax=m_max, v_absmax=v_max)],
+        settings={"lr": 1e-2, "step": 1},
+    )
     want_m, want_v = 0.1 * g.astype(float), 0.001 * g.astype(float) ** 2
     block = np.arange(n) // 256
     for codes, peak, want, signed in ((m, m_max, want_m, 1), (v, v_max, want_v, 0)):

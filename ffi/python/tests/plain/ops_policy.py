@@ -34,8 +34,19 @@ def check_policy_loss(abi: Abi) -> str:
         return float((w * each)[tokens].sum())
 
     out = dict(loss=ctypes.c_double(np.nan), dlogp=nans(T), dentropy=nans(T), stats=abi.structs["policy_stats"]())
-    abi.run("policy_loss", logp=logp, old_logp=old, ref_logp=ref, advantage=advantage, mask=MASK, entropy=entropy,
-            cu_seqlens=CU, seq_weight=weight, settings={"use_kl": 1, "kl_coef": 0.1, "entropy_coef": 0.01}, **out)
+    abi.run(
+        "policy_loss",
+        logp=logp,
+        old_logp=old,
+        ref_logp=ref,
+        advantage=advantage,
+        mask=MASK,
+        entropy=entropy,
+        cu_seqlens=CU,
+        seq_weight=weight,
+        settings={"use_kl": 1, "kl_coef": 0.1, "entropy_coef": 0.01},
+        **out,
+    )
     near("loss", np.array(out["loss"].value), np.array(loss(logp, entropy)), EXACT)
     near("dentropy", out["dentropy"], gradient(lambda h: loss(logp, h), entropy), 1e-8)
     assert out["stats"].n_tokens == len(tokens) and out["stats"].n_empty == 1
@@ -58,8 +69,18 @@ def check_group_advantage(abi: Abi) -> str:
 def check_gae(abi: Abi) -> str:
     reward, value, bootstrap = normals(7, T), normals(8, T), normals(9, B)
     advantage, returns = nans(T), nans(T)
-    abi.run("gae", reward=reward, value=value, mask=MASK, cu_seqlens=CU, bootstrap=bootstrap, gamma=0.9,
-            gae_lambda=0.8, advantage=advantage, returns=returns)
+    abi.run(
+        "gae",
+        reward=reward,
+        value=value,
+        mask=MASK,
+        cu_seqlens=CU,
+        bootstrap=bootstrap,
+        gamma=0.9,
+        gae_lambda=0.8,
+        advantage=advantage,
+        returns=returns,
+    )
     want = np.zeros(T)
     for i in range(B):
         following, running = bootstrap[i], 0.0
@@ -93,7 +114,17 @@ def check_whiten(abi: Abi) -> str:
 
 def check_kl_reward(abi: Abi) -> str:
     score, logp, reference, out = normals(13, B), normals(14, T), normals(15, T), nans(T)
-    abi.run("kl_reward", score=score, logp=logp, reference=reference, mask=MASK, cu_seqlens=CU, beta=0.2, clamp=0.7, reward=out)
+    abi.run(
+        "kl_reward",
+        score=score,
+        logp=logp,
+        reference=reference,
+        mask=MASK,
+        cu_seqlens=CU,
+        beta=0.2,
+        clamp=0.7,
+        reward=out,
+    )
     want = np.where(MASK, -0.2 * np.clip(logp - reference, -0.7, 0.7), 0)
     for i in range(B):
         if len(kept(i)):
@@ -105,7 +136,16 @@ def check_offpolicy_weight(abi: Abi) -> str:
     """TRL's sequence mask with a cap, and statistics of the ratios."""
     old, sampler, out = normals(16, T), normals(17, T), nans(T)
     stats = abi.structs["offpolicy_stats"]()
-    abi.run("offpolicy_weight", old_logp=old, sampler_logp=sampler, mask=MASK, cu_seqlens=CU, max=2.0, weight=out, stats=stats)
+    abi.run(
+        "offpolicy_weight",
+        old_logp=old,
+        sampler_logp=sampler,
+        mask=MASK,
+        cu_seqlens=CU,
+        max=2.0,
+        weight=out,
+        stats=stats,
+    )
     want, ratios = np.zeros(T), []
     for i in range(B):
         ratio = np.exp((old - sampler)[kept(i)].sum())
@@ -119,8 +159,20 @@ def check_offpolicy_weight(abi: Abi) -> str:
 def check_value_loss(abi: Abi) -> str:
     value, returns, old = normals(18, T), normals(19, T), normals(20, T)
     loss, dvalue = ctypes.c_double(np.nan), nans(T)
-    abi.run("value_loss", value=value, returns=returns, old_value=old, mask=MASK, clip=0.3, weight=0.25, loss=loss, dvalue=dvalue)
-    f = lambda v: 0.25 * (MASK * 0.5 * np.maximum((v - returns) ** 2, (old + np.clip(v - old, -0.3, 0.3) - returns) ** 2)).sum()
+    abi.run(
+        "value_loss",
+        value=value,
+        returns=returns,
+        old_value=old,
+        mask=MASK,
+        clip=0.3,
+        weight=0.25,
+        loss=loss,
+        dvalue=dvalue,
+    )
+    f = lambda v: (
+        0.25 * (MASK * 0.5 * np.maximum((v - returns) ** 2, (old + np.clip(v - old, -0.3, 0.3) - returns) ** 2)).sum()
+    )
     near("loss", np.array(loss.value), np.array(f(value)), EXACT)
     return f"{near('dvalue', dvalue, gradient(f, value), 1e-8):.1e}"
 
@@ -130,14 +182,29 @@ def check_preference_loss(abi: Abi) -> str:
     chosen, rejected, ref_c, ref_r = (normals(21 + i, p) * 3 for i in range(4))
     weight = np.abs(normals(25, p))
     d = lambda c: beta * ((c - ref_c) - (rejected - ref_r))
-    kinds = {"DPO": lambda c: -np.log(sigmoid(d(c))), "HINGE": lambda c: np.maximum(0, 1 - d(c)),
-             "IPO": lambda c: (d(c) / beta - 1 / (2 * beta)) ** 2,
-             "APO_ZERO": lambda c: 1 - sigmoid(beta * (c - ref_c)) + sigmoid(beta * (rejected - ref_r))}
+    kinds = {
+        "DPO": lambda c: -np.log(sigmoid(d(c))),
+        "HINGE": lambda c: np.maximum(0, 1 - d(c)),
+        "IPO": lambda c: (d(c) / beta - 1 / (2 * beta)) ** 2,
+        "APO_ZERO": lambda c: 1 - sigmoid(beta * (c - ref_c)) + sigmoid(beta * (rejected - ref_r)),
+    }
     worst = 0.0
     for kind, f in kinds.items():
         loss, dc, dr, total = nans(p), nans(p), nans(p), nans(1)
-        abi.run("preference_loss", logp_chosen=chosen, logp_rejected=rejected, reference_chosen=ref_c, reference_rejected=ref_r,
-                kind=kind, beta=beta, weight=weight, loss=loss, dlogp_chosen=dc, dlogp_rejected=dr, total=total)
+        abi.run(
+            "preference_loss",
+            logp_chosen=chosen,
+            logp_rejected=rejected,
+            reference_chosen=ref_c,
+            reference_rejected=ref_r,
+            kind=kind,
+            beta=beta,
+            weight=weight,
+            loss=loss,
+            dlogp_chosen=dc,
+            dlogp_rejected=dr,
+            total=total,
+        )
         near(f"{kind} total", total, np.array([(weight * f(chosen)).sum()]), EXACT)
         near(f"{kind} dlogp", dc, gradient(lambda c: (weight * f(c)).sum(), chosen), 1e-7)
         worst = max(worst, near(kind, loss, f(chosen), EXACT))
@@ -147,8 +214,18 @@ def check_preference_loss(abi: Abi) -> str:
 def check_kto_loss(abi: Abi) -> str:
     logp, reference, good = normals(30, 6), normals(31, 6), np.array([1, 0, 1, 1, 0, 0], np.uint8)
     loss, dlogp, total = nans(6), nans(6), nans(1)
-    abi.run("kto_loss", logp=logp, reference=reference, desirable=good, beta=0.3, kl=0.2, desirable_weight=1.5, loss=loss,
-            dlogp=dlogp, total=total)
+    abi.run(
+        "kto_loss",
+        logp=logp,
+        reference=reference,
+        desirable=good,
+        beta=0.3,
+        kl=0.2,
+        desirable_weight=1.5,
+        loss=loss,
+        dlogp=dlogp,
+        total=total,
+    )
     z = lambda x: 0.3 * (x - reference - 0.2)
     f = lambda x: np.where(good, 1.5 * (1 - sigmoid(z(x))), 1 - sigmoid(-z(x)))
     near("total", total, np.array([f(logp).mean()]), EXACT)
@@ -159,7 +236,9 @@ def check_kto_loss(abi: Abi) -> str:
 def check_copg_loss(abi: Abi) -> str:
     logp, reference, reward, offsets = normals(32, 7), normals(33, 7), normals(34, 7), np.array([0, 4, 7], np.int64)
     loss, dlogp = nans(2), nans(7)
-    abi.run("copg_loss", logp=logp, reference=reference, reward=reward, offsets=offsets, beta=0.4, loss=loss, dlogp=dlogp)
+    abi.run(
+        "copg_loss", logp=logp, reference=reference, reward=reward, offsets=offsets, beta=0.4, loss=loss, dlogp=dlogp
+    )
 
     def f(x: np.ndarray) -> np.ndarray:
         r, out = reward - 0.4 * (x - reference), []
@@ -191,8 +270,20 @@ def check_info_nce_loss(abi: Abi) -> str:
 def check_prdp_loss(abi: Abi) -> str:
     logp, old, reference, reward = normals(37, T), normals(38, T), normals(39, T), normals(40, B)
     pairs, loss, dlogp = np.array([[0, 2], [3, 0], [2, 3]], np.int64), nans(3), nans(T)
-    abi.run("prdp_loss", logp=logp, old=old, reference=reference, mask=MASK, cu_seqlens=CU, reward=reward, pairs=pairs,
-            beta=0.5, clip=0.6, loss=loss, dlogp=dlogp)
+    abi.run(
+        "prdp_loss",
+        logp=logp,
+        old=old,
+        reference=reference,
+        mask=MASK,
+        cu_seqlens=CU,
+        reward=reward,
+        pairs=pairs,
+        beta=0.5,
+        clip=0.6,
+        loss=loss,
+        dlogp=dlogp,
+    )
 
     def f(x: np.ndarray) -> np.ndarray:
         free = np.array([(x - reference)[kept(i)].sum() for i in range(B)])
@@ -206,7 +297,12 @@ def check_prdp_loss(abi: Abi) -> str:
 
 def check_seq_reduce(abi: Abi) -> str:
     x, worst = normals(41, T), 0.0
-    for reduction, f, empty in (("SUM", np.sum, 0), ("MEAN", np.mean, 0), ("MAX", np.max, -np.inf), ("MIN", np.min, np.inf)):
+    for reduction, f, empty in (
+        ("SUM", np.sum, 0),
+        ("MEAN", np.mean, 0),
+        ("MAX", np.max, -np.inf),
+        ("MIN", np.min, np.inf),
+    ):
         y, count = nans(B), nans(B, np.int64)
         abi.run("seq_reduce", x=x, mask=MASK, cu_seqlens=CU, reduction=reduction, y=y, count=count)
         want = np.array([f(x[kept(i)]) if len(kept(i)) else empty for i in range(B)])

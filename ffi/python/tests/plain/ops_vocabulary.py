@@ -66,7 +66,14 @@ def check_logprob_fused(abi: Abi) -> str:
 def check_linear_logprob(abi: Abi) -> str:
     hidden, head, targets = normals(7, T, H), normals(8, V + 3, H), operands(1)[1]
     a, b = normals(9, 2, H), normals(10, V + 3, 2)
-    common = dict(hidden=hidden, head=head, lora=[abi.struct("lora", a=a, b=b, scale=0.5)], targets=targets, vocab=V, transform=SETTINGS)
+    common = dict(
+        hidden=hidden,
+        head=head,
+        lora=[abi.struct("lora", a=a, b=b, scale=0.5)],
+        targets=targets,
+        vocab=V,
+        transform=SETTINGS,
+    )
     logp, lse, score = nans(T, np.float32), nans(T, np.float32), nans((T, H))
     abi.run("linear_logprob", **common, logp=logp, lse=lse, score=score)
     full = head + 0.5 * b @ a
@@ -95,7 +102,12 @@ def check_gather_k(abi: Abi) -> str:
             return np.where(on, p, 0)
 
         common = dict(logits=x, ids=ids, vocab=V, transform=SETTINGS, renormalize=renormalize)
-        logp, mass, dlogp, dx = nans((T, 3), np.float32), nans(T, np.float32), normals(13, T, 3).astype("f4"), nans(x.shape)
+        logp, mass, dlogp, dx = (
+            nans((T, 3), np.float32),
+            nans(T, np.float32),
+            normals(13, T, 3).astype("f4"),
+            nans(x.shape),
+        )
         abi.run("gather_k", **common, logp=logp, mass=mass)
         abi.run("gather_k_bwd", **common, dlogp=dlogp, dlogits=dx)
         full = log_softmax(transformed(x[:, :V]))[rows, np.maximum(ids, 0)]
@@ -108,7 +120,9 @@ def check_gather_k(abi: Abi) -> str:
 def check_vocab_kl(abi: Abi) -> str:
     """Every divergence, towards a guided reference."""
     policy, reference, guidance = (operands(20 + i)[0] for i in range(3))
-    common = dict(policy=policy, reference=reference, guidance=guidance, gamma=1.5, vocab=V, transform=SETTINGS, beta=0.3)
+    common = dict(
+        policy=policy, reference=reference, guidance=guidance, gamma=1.5, vocab=V, transform=SETTINGS, beta=0.3
+    )
     u, r = transformed(guidance[:, :V]), transformed(reference[:, :V])
     p, worst = log_softmax(u + 1.5 * (r - u)), 0.0
 
@@ -119,8 +133,12 @@ def check_vocab_kl(abi: Abi) -> str:
         m = np.log(0.3 * np.exp(p) + 0.7 * np.exp(q))
         return 0.3 * kl(p, m) + 0.7 * kl(q, m)
 
-    kinds = {"FORWARD_KL": lambda q: kl(p, q), "REVERSE_KL": lambda q: kl(q, p), "JSD": mixed,
-             "TOTAL_VARIATION": lambda q: 0.5 * np.abs(np.exp(p) - np.exp(q)).sum(1)}
+    kinds = {
+        "FORWARD_KL": lambda q: kl(p, q),
+        "REVERSE_KL": lambda q: kl(q, p),
+        "JSD": mixed,
+        "TOTAL_VARIATION": lambda q: 0.5 * np.abs(np.exp(p) - np.exp(q)).sum(1),
+    }
     for kind, f in kinds.items():
         value, dvalue, dx = nans(T, np.float32), normals(23, T).astype("f4"), nans(policy.shape)
         abi.run("vocab_kl", **common, divergence=kind, value=value)
@@ -142,8 +160,20 @@ def check_sample(abi: Abi) -> str:
     kept = kept[: np.searchsorted(share, 0.9) + 1]
     kept = np.sort(kept[p[kept] >= 0.05 * p.max()])
     token, logp, logp_kept, mass = nans(n, np.int32), *(nans(n, np.float32) for _ in range(3))
-    abi.run("sample", logits=rows, vocab=V, transform=SETTINGS, top_k=9, top_p=0.9, min_p=0.05, uniform=uniform, token=token,
-            logp=logp, logp_kept=logp_kept, kept_mass=mass)
+    abi.run(
+        "sample",
+        logits=rows,
+        vocab=V,
+        transform=SETTINGS,
+        top_k=9,
+        top_p=0.9,
+        min_p=0.05,
+        uniform=uniform,
+        token=token,
+        logp=logp,
+        logp_kept=logp_kept,
+        kept_mass=mass,
+    )
     cumulated = np.cumsum(p[kept])
     want = kept[np.searchsorted(cumulated, uniform * cumulated[-1], side="right")]
     assert (token == want).all(), "other tokens"

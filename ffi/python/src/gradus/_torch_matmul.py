@@ -1,0 +1,150 @@
+"""gradus.torch.nf4_matmul: a product with a frozen 4-bit weight and a trained adapter."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from gradus._call import call
+from gradus._nf4 import Lora, Nf4Weight
+from gradus._torch_common import none, operator
+
+
+def weight(
+    packed: Tensor,
+    absmax: Tensor,
+    quant_map: Tensor,
+    nested_absmax: Optional[Tensor],
+    nested_quant_map: Optional[Tensor],
+    sizes: list[int],
+    offset: float,
+    dtype: str,
+) -> Nf4Weight:
+    """Of an operator's flat arguments; `sizes` are n, k, blocksize, nested_blocksize."""
+    n, k, blocksize, nested_blocksize = sizes
+    return Nf4Weight(
+        packed, absmax, quant_map, n, k, blocksize, dtype, nested_absmax, nested_quant_map, nested_blocksize, offset
+    )
+
+
+def flat(w: Nf4Weight) -> tuple[Any, ...]:
+    """The other way."""
+    return (
+        w.packed,
+        w.absmax,
+        w.quant_map,
+        w.nested_absmax,
+        w.nested_quant_map,
+        [w.n, w.k, w.blocksize, w.nested_blocksize],
+        w.offset,
+        w.dtype,
+    )
+
+
+def adapters(a: Optional[Tensor], b: Optional[Tensor], scale: float) -> Optional[list[Lora]]:
+    return None if a is None else [Lora(a, b, scale)]
+
+
+@operator("nf4_matmul")
+def _nf4_matmul(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    quant_map: Tensor,
+    nested_absmax: Optional[Tensor],
+    nested_quant_map: Optional[Tensor],
+    sizes: list[int],
+    offset: float,
+    dtype: str,
+    bias: Optional[Tensor],
+    a: Optional[Tensor],
+    b: Optional[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    w = weight(packed, absmax, quant_map, nested_absmax, nested_quant_map, sizes, offset, dtype)
+    out = call("nf4_matmul", x=x, w=w, bias=bias, lora=adapters(a, b, scale), s=a is not None)
+    return out.y, none(x) if out.s is None else out.s
+
+
+@_nf4_matmul.register_fake
+def _(x, packed, absmax, quant_map, nested_absmax, nested_quant_map, sizes, offset, dtype, bias, a, b, scale):
+    s = none(x) if a is None else x.new_empty((x.shape[0], a.shape[0]), dtype=torch.float32)
+    return x.new_empty((x.shape[0], sizes[0])), s
+
+
+@operator("nf4_matmul_dx")
+def _nf4_matmul_dx(
+    dy: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    quant_map: Tensor,
+    nested_absmax: Optional[Tensor],
+    nested_quant_map: Optional[Tensor],
+    sizes: list[int],
+    offset: float,
+    dtype: str,
+    a: Optional[Tensor],
+    b: Optional[Tensor],
+    scale: float,
+) -> Tensor:
+    w = weight(packed, absmax, quant_map, nested_absmax, nested_quant_map, sizes, offset, dtype)
+    return call("nf4_matmul_dx", dy=dy, w=w, lora=adapters(a, b, scale)).dx
+
+
+@_nf4_matmul_dx.register_fake
+def _(dy, packed, absmax, quant_map, nested_absmax, nested_quant_map, sizes, offset, dtype, a, b, scale):
+    return dy.new_empty((dy.shape[0], sizes[1]))
+
+
+@operator("lora_grad")
+def _lora_grad(x: Tensor, dy: Tensor, s: Tensor, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out = call("lora_grad", x=x, dy=dy, s=s, lora=Lora(a, b, scale))
+    return out.da.to(a.dtype), out.db.to(b.dtype)
+
+
+@_lora_grad.register_fake
+def _(x, dy, s, a, b, scale):
+    contiguous = torch.contiguous_format
+    return torch.empty_like(a, memory_format=contiguous), torch.empty_like(b, memory_format=contiguous)
+
+
+def _setup(ctx, inputs, output):
+    x, *w, bias, a, b, ctx.scale = inputs
+    *tensors, ctx.sizes, ctx.offset, ctx.dtype = w
+    ctx.save_for_backward(x, output[1], a, b, *tensors)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, dy, ds):
+    x, s, a, b, *tensors = ctx.saved_tensors
+    dy, needs = dy.contiguous(), ctx.needs_input_grad
+    dx = da = db = None
+    if needs[0]:
+        dx = _nf4_matmul_dx(dy, *tensors, ctx.sizes, ctx.offset, ctx.dtype, a, b, ctx.scale)
+    if needs[10] or needs[11]:
+        da, db = _lora_grad(x, dy, s, a, b, ctx.scale)
+    dbias = dy.sum(0) if needs[9] else None
+    return dx, *[None] * 8, dbias, da if needs[10] else None, db if needs[11] else None, None
+
+
+_nf4_matmul.register_autograd(_backward, setup_context=_setup)
+
+
+def nf4_matmul(
+    x: Tensor,
+    w: Nf4Weight,
+    *,
+    bias: Optional[Tensor] = None,
+    a: Optional[Tensor] = None,
+    b: Optional[Tensor] = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """Y = X W^T + bias + scale (X A^T) B^T: x F [..., K], w a frozen [N, K], bias F [N], a F [r, K], b F [N, r].
+
+    Differentiable by x, bias, a and b. The values are those of dequantising W and multiplying, bit for bit.
+    """
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    y, _ = _nf4_matmul(rows, *flat(w), bias, a, b, scale)
+    return y.reshape(*x.shape[:-1], w.n)
