@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_void};
 use gradus::device::Device;
 use gradus::{Error, Result};
 
+use crate::names::of_header;
 use crate::status::{given_mut, guard, text};
 use crate::tensor::Tensors;
 use crate::{handle, sys};
@@ -86,7 +87,7 @@ pub(crate) fn call<A: Op>(ctx: u64, stream: *mut c_void, args: *const A) -> sys:
         let context = handle::get(ctx)?;
         let args = load::<A>(args as *const c_void)?;
         let device = context.device(A::NAME, stream)?;
-        Ok(args.run(&Tensors::new(A::NAME, &device, false))?)
+        Ok(args.run(&Tensors::new(A::NAME, &device, false)).map_err(of_header)?)
     })
 }
 

@@ -53,10 +53,15 @@ fn step(
     let place = t.opt_result("outcome", outcome)?;
     let mut found = AdamWOutcome::default();
     let done = run(&mut found);
-    if matches!(done, Ok(()) | Err(Error::NonFinite { .. })) {
+    if done.is_ok() {
         place.set(flat(&found));
     }
-    done
+    match found.non_finite {
+        Some((tensor, index)) if done.is_ok() => {
+            Err(Error::NonFinite { op: t.op, arg: format!("tensors[{tensor}].grad"), index })
+        }
+        _ => done,
+    }
 }
 
 impl Op for gradus_adamw_args {

@@ -6,6 +6,7 @@ use gradus::objective::presets;
 use gradus::ops::*;
 use gradus::{Error, Result};
 
+use crate::names::of_header;
 use crate::status::{given_mut, guard, list, text};
 use crate::sys::{self, *};
 use crate::tensor::Tensors;
@@ -169,6 +170,16 @@ fn aggregation(kind: i32, count_empty: i32, value: f64) -> Result<Aggregation> {
     found.ok_or_else(|| Error::invalid("gradus_seq_weights", "aggregation", kind, "0 to 5"))
 }
 
+/// What no preset is called, whichever part of the name is unknown.
+fn no_preset(name: &str, error: Error) -> Error {
+    match error {
+        Error::InvalidArgument { expected, .. } => {
+            Error::config("name", format!("`{name}` is no preset; known there: {expected}"))
+        }
+        other => other,
+    }
+}
+
 /// Number, whether empty sequences count, and the value, as the header has them.
 fn flat(aggregation: Aggregation) -> (i32, i32, f64) {
     let (kind, count_empty, value) = match aggregation {
@@ -200,7 +211,7 @@ pub unsafe extern "C" fn gradus_policy_preset(
     const OP: &str = "gradus_policy_preset";
     guard(|| {
         let name = text(OP, "name", name)?;
-        let preset = presets::by_name(name, length)?;
+        let preset = presets::by_name(name, length).map_err(|error| no_preset(name, error))?;
         let settings = given_mut(OP, "settings", settings)?;
         let aggregation = given_mut(OP, "aggregation", aggregation)?;
         let count_empty = given_mut(OP, "count_empty", count_empty)?;
@@ -226,7 +237,7 @@ pub unsafe extern "C" fn gradus_seq_weights(
     guard(|| {
         let aggregation = aggregation(aggregation_kind, count_empty, value)?;
         let lengths = list(OP, "lengths", lengths, count)?;
-        let found = seq_weights(aggregation, lengths)?;
+        let found = seq_weights(aggregation, lengths).map_err(of_header)?;
         if let Some(first) = found.first() {
             given_mut(OP, "weights", weights)?;
             // SAFETY: the caller gave `count` places, and there are as many weights as lengths.
