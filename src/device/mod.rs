@@ -10,6 +10,8 @@ mod buffer;
 mod copy_stream;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cust")]
+pub mod cust;
 pub mod driver;
 mod dry;
 #[cfg(feature = "emu")]
