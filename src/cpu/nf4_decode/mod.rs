@@ -146,8 +146,7 @@ mod tests {
                 reader.read(row, first, &mut got);
                 for (i, got) in got.into_iter().enumerate() {
                     let flat = row * k + first + i;
-                    let code =
-                        if flat % 2 == 0 { packed[flat / 2] >> 4 } else { packed[flat / 2] & 15 };
+                    let code = packed[flat / 2] >> (4 - 4 * (flat % 2)) & 15;
                     let product = NF4_CODE[code as usize] * absmax[flat / blocksize];
                     let want = T::from_f32(match dtype {
                         DType::Bf16 => Float::to_f32(bf16::from_f32(product)),
