@@ -32,6 +32,7 @@
  *    it current on the calling thread for the call.
  *  - Threads: every function may be called from any thread at any time. Calls on one stream of one
  *    context take turns. gradus_last_error() belongs to its thread.
+ *  - A child of fork() has no thread pool: do not call the library in one whose parent did. Spawn instead.
  *  - Determinism: results do not depend on the number of threads, streams or rows of a batch.
  *
  * Letters in comments: F is one of f32, bf16, f16, f64 (f64: CPU, and GPU where stated), the same for all

@@ -2,7 +2,7 @@
 #ifndef GRADUS_VOCABULARY_H
 #define GRADUS_VOCABULARY_H
 
-/* Targets and ids that are left out: log-prob 0, no gradient. */
+/* Targets and ids that are left out: 0 in every output of their row or entry, no gradient. */
 #define GRADUS_IGNORE (-100)
 
 /* From stored logits x to z = softcap(scale x) / temperature. */
