@@ -43,7 +43,27 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
     fs::rename(&temporary, link).map_err(Error::io(link))
 }
 
-fn sibling(path: &Path) -> PathBuf {
+/// Builds the folder `path` beside its place with `fill`, then moves it there; an older one is
+/// replaced. On failure nothing of the new one is left.
+pub fn folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = sibling(path);
+    let _ = fs::remove_dir_all(&temporary);
+    fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
+    let moved = fill(&temporary).and_then(|()| sync_folder(&temporary)).and_then(|()| {
+        if path.exists() {
+            fs::remove_dir_all(path).map_err(Error::io(path))?;
+        }
+        fs::rename(&temporary, path).map_err(Error::io(path))
+    });
+    if moved.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    moved?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// A name beside `path` that nothing else uses.
+pub(crate) fn sibling(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
 }

@@ -1,4 +1,6 @@
-//! Files: atomic writes and strict safetensors.
+//! Files: atomic writes, strict safetensors, bounded JSON.
 
 pub mod atomic;
+pub mod json;
 pub mod safetensors;
+pub mod tensor_file;

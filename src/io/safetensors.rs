@@ -1,14 +1,15 @@
 //! safetensors with the checks the format's own reader leaves out: no duplicate keys, no names
 //! that could be paths, no absurd headers. Data is copied into aligned buffers; nothing is mapped.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensorError};
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::io::json;
 
 /// A tensor's bytes with its type.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +45,24 @@ pub type Tensors = BTreeMap<String, TensorData>;
 
 /// The file's bytes for `tensors`.
 pub fn serialize(tensors: &Tensors) -> Result<Vec<u8>> {
+    let done = safetensors::serialize(views(tensors)?, None);
+    done.map_err(|e| Error::invalid("safetensors", "tensors", e, "serialisable tensors"))
+}
+
+/// Writes `tensors` to a file that torch's readers take for one of theirs: `format` is `pt`.
+/// Names are sorted within a dtype, so equal tensors give equal bytes.
+///
+/// # Errors
+/// `Io`; the file is then incomplete, and the caller writes to a temporary name.
+pub fn write_pt(path: &Path, tensors: &Tensors) -> Result<()> {
+    let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views(tensors)?, Some(metadata), path).map_err(|e| match e {
+        SafeTensorError::IoError(e) => Error::io(path)(e),
+        other => Error::format(path, other.to_string()),
+    })
+}
+
+fn views(tensors: &Tensors) -> Result<Vec<(String, TensorView<'_>)>> {
     let mut views = Vec::with_capacity(tensors.len());
     for (name, t) in tensors {
         let view = TensorView::new(to_file(t.dtype), t.shape.clone(), &t.bytes).map_err(|e| {
@@ -51,56 +70,93 @@ pub fn serialize(tensors: &Tensors) -> Result<Vec<u8>> {
         })?;
         views.push((name.clone(), view));
     }
-    let done = safetensors::serialize(views, None);
-    done.map_err(|e| Error::invalid("safetensors", "tensors", e, "serialisable tensors"))
+    Ok(views)
 }
 
 /// Reads a file's bytes; `path` is only for messages.
 pub fn deserialize(path: &Path, bytes: &[u8]) -> Result<Tensors> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::format(path, format!("not a valid safetensors file: {e}")))?;
-    check_unique(path, bytes)?;
+    let (start, header) = header(path, bytes, bytes.len() as u64)?;
     let mut tensors = Tensors::new();
-    for (name, view) in file.tensors() {
-        if name.is_empty() || name.contains("..") || name.starts_with('/') || name.contains('\0') {
-            return Err(Error::format(path, format!("tensor name `{name}` could be a path")));
-        }
-        let Some(dtype) = from_file(view.dtype()) else {
-            let reason = format!("tensor `{name}` has unsupported dtype {:?}", view.dtype());
-            return Err(Error::format(path, reason));
-        };
-        let data = TensorData { dtype, shape: view.shape().to_vec(), bytes: view.data().to_vec() };
-        tensors.insert(name, data);
+    for (name, info) in header {
+        let bytes = bytes[start + info.begin..start + info.end].to_vec();
+        tensors.insert(name, TensorData { dtype: info.dtype, shape: info.shape, bytes });
     }
     Ok(tensors)
 }
 
-/// The crate keeps one of two tensors with the same name; a file that has two is refused.
-fn check_unique(path: &Path, bytes: &[u8]) -> Result<()> {
-    let length = bytes.first_chunk().map_or(0, |b: &[u8; 8]| u64::from_le_bytes(*b)) as usize;
-    let header = bytes.get(8..8usize.saturating_add(length)).unwrap_or_default();
-    struct Keys;
-    impl<'de> serde::de::Visitor<'de> for Keys {
-        type Value = Option<String>;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> std::result::Result<Option<String>, A::Error> {
-            let (mut seen, mut twice) = (HashSet::new(), None);
-            while let Some(key) = map.next_key::<String>()? {
-                map.next_value::<serde::de::IgnoredAny>()?;
-                if !seen.insert(key.clone()) {
-                    twice = Some(key);
-                }
-            }
-            Ok(twice)
-        }
+/// A tensor's entry in a header. Offsets count from the end of the header.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, row-major.
+    pub shape: Vec<usize>,
+    /// First byte.
+    pub begin: usize,
+    /// Byte behind the last.
+    pub end: usize,
+}
+
+/// Largest header that is read: that of the format's own reader.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes of the header of a file of `length` bytes that begins with `first`, its length field
+/// included. Refuses lengths no file has before anything is allocated.
+pub(super) fn header_length(path: &Path, first: &[u8], length: u64) -> Result<usize> {
+    let Some(n) = first.first_chunk().map(|b: &[u8; 8]| u64::from_le_bytes(*b)) else {
+        return Err(Error::format(path, "not a safetensors file: shorter than 8 bytes"));
+    };
+    if n > MAX_HEADER || n > length.saturating_sub(8) {
+        let reason = format!("a header of {n} bytes in a file of {length}");
+        return Err(Error::format(path, format!("not a valid safetensors file: {reason}")));
     }
-    let mut reader = serde_json::Deserializer::from_slice(header);
-    match serde::de::Deserializer::deserialize_map(&mut reader, Keys) {
+    Ok(8 + n as usize)
+}
+
+/// Reads and checks the header at the start of `bytes`, which belong to a file of `length` bytes.
+/// Returns where the data begin, and the tensors. Beyond what the format's own reader checks
+/// (complete, in order, no overlap, sizes that fit): no name twice, no name that could be a path,
+/// no data misaligned for its dtype, nothing before the opening brace.
+pub(super) fn header(
+    path: &Path,
+    bytes: &[u8],
+    length: u64,
+) -> Result<(usize, BTreeMap<String, TensorInfo>)> {
+    let invalid = |e: String| Error::format(path, format!("not a valid safetensors file: {e}"));
+    let start = header_length(path, bytes, length)?;
+    let text = bytes.get(8..start).ok_or_else(|| invalid("the header is cut off".into()))?;
+    if text.first() != Some(&b'{') {
+        return Err(invalid("the header does not begin with `{`".into()));
+    }
+    let metadata: Metadata = serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))?;
+    check_unique(path, text)?;
+    let end = start as u64 + metadata.data_len() as u64;
+    if end != length {
+        return Err(invalid(format!("data end at byte {end} of {length}")));
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        if name.is_empty() || name.contains("..") || name.starts_with('/') || name.contains('\0') {
+            return Err(Error::format(path, format!("tensor name `{name}` could be a path")));
+        }
+        let Some(dtype) = from_file(info.dtype) else {
+            let reason = format!("tensor `{name}` has unsupported dtype {:?}", info.dtype);
+            return Err(Error::format(path, reason));
+        };
+        let (begin, end) = info.data_offsets;
+        if !begin.is_multiple_of(dtype.size()) {
+            let reason =
+                format!("tensor `{name}`: byte {begin} is misaligned for {}", dtype.name());
+            return Err(Error::format(path, reason));
+        }
+        tensors.insert(name, TensorInfo { dtype, shape: info.shape.clone(), begin, end });
+    }
+    Ok((start, tensors))
+}
+
+/// The crate keeps one of two tensors with the same name; a file that has two is refused.
+fn check_unique(path: &Path, header: &[u8]) -> Result<()> {
+    match json::repeated_key(header) {
         Ok(None) => Ok(()),
         Ok(Some(name)) => Err(Error::format(path, format!("tensor `{name}` appears twice"))),
         Err(e) => Err(Error::format(path, format!("header: {e}"))),

@@ -23,6 +23,18 @@ pub struct LoraOptions {
     pub alpha: f64,
     /// `all-linear`, or a comma-separated list such as `q_proj,v_proj`.
     pub targets: String,
+    /// Scale by alpha / √rank (Kalajdzievski 2023, arXiv:2312.03732).
+    pub rslora: bool,
+}
+
+/// An adapter that a linear map is to get.
+pub(crate) struct NewLora {
+    pub r: usize,
+    pub scale: f64,
+    /// `[r, k]`.
+    pub a: Vec<f32>,
+    /// `[n, r]`.
+    pub b: Vec<f32>,
 }
 
 /// A decoder with its parameters, which compute in `T`.
@@ -165,41 +177,46 @@ impl<T: Float> Decoder<T> {
     /// `Config` for target names or a rank that cannot be; `InvalidArgument` if there are adapters.
     pub fn attach_lora(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
         let chosen = lora_targets(options)?;
+        let (r, per_layer) = (options.rank, LINEAR_NAMES.len());
+        for (i, linear) in self.linears().enumerate() {
+            let most = linear.n.min(linear.k);
+            if chosen[i % per_layer] && !(1..=most).contains(&r) {
+                let reason = format!("{r} is not in 1..={most} for {}", linear.name);
+                return Err(Error::config("lora.rank", reason));
+            }
+        }
+        let mut index = 0;
+        self.attach(|linear| {
+            let (l, i) = (index / per_layer, index % per_layer);
+            index += 1;
+            if !chosen[i] {
+                return None;
+            }
+            let mut rng = Rng::new(seed, Purpose::Init, [1, l as u32, i as u32]);
+            let bound = 1.0 / (linear.k as f64).sqrt();
+            let draw = |_| ((2.0 * rng.uniform() - 1.0) * bound) as f32;
+            let a = (0..r * linear.k).map(draw).collect();
+            let scale = options.alpha / if options.rslora { (r as f64).sqrt() } else { r as f64 };
+            Some(NewLora { r, scale, a, b: vec![0.0; linear.n * r] })
+        })
+    }
+
+    /// Freezes the model and gives every linear map the adapter that `choose` has for it.
+    pub(crate) fn attach(
+        &mut self,
+        mut choose: impl FnMut(&Linear) -> Option<NewLora>,
+    ) -> Result<()> {
         if self.has_adapters() {
             let expected = "a model without adapters";
             return Err(Error::invalid("attach_lora", "self", "a model with adapters", expected));
         }
         self.params.freeze();
-        for (l, layer) in self.layers.iter_mut().enumerate() {
-            for (i, linear) in layer.linears_mut().into_iter().enumerate() {
-                if !chosen[i] {
-                    continue;
-                }
-                if options.rank == 0 || options.rank > linear.n.min(linear.k) {
-                    let expected = format!("1..={} for {}", linear.n.min(linear.k), linear.name);
-                    return Err(Error::config(
-                        "lora.rank",
-                        format!("{} is not in {expected}", options.rank),
-                    ));
-                }
-                let mut rng = Rng::new(seed, Purpose::Init, [1, l as u32, i as u32]);
-                let bound = 1.0 / (linear.k as f64).sqrt();
-                let a = (0..options.rank * linear.k)
-                    .map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32)
-                    .collect();
-                let (r, name) = (options.rank, &linear.name);
-                let params = &mut self.params;
-                linear.lora = Some(LoraAdapter {
-                    a: params.push(format!("{name}.lora_A.weight"), &[r, linear.k], a)?,
-                    b: params.push(
-                        format!("{name}.lora_B.weight"),
-                        &[linear.n, r],
-                        vec![0.0; linear.n * r],
-                    )?,
-                    r,
-                    scale: options.alpha / r as f64,
-                });
-            }
+        for linear in self.layers.iter_mut().flat_map(Layer::linears_mut) {
+            let Some(NewLora { r, scale, a, b }) = choose(linear) else { continue };
+            let (name, params) = (&linear.name, &mut self.params);
+            let a = params.push(format!("{name}.lora_A.weight"), &[r, linear.k], a)?;
+            let b = params.push(format!("{name}.lora_B.weight"), &[linear.n, r], b)?;
+            linear.lora = Some(LoraAdapter { a, b, r, scale });
         }
         Ok(())
     }

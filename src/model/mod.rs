@@ -8,6 +8,7 @@
 //! depend on the batch, so a token has the same log-prob in both, bit for bit.
 
 mod batch;
+mod build;
 mod config;
 mod decoder;
 mod init;
@@ -21,9 +22,12 @@ mod value_head;
 
 pub(crate) use batch::Keys;
 pub use batch::{Batch, Packed};
+pub(crate) use build::{Source, Start};
 pub use config::ModelConfig;
+pub(crate) use decoder::NewLora;
 pub use decoder::{Decoder, LoraOptions};
 pub use kv_cache::{KvCache, PAGE};
+pub(crate) use layer::LINEAR_NAMES;
 pub use layer::{LayerTape, Tape};
 pub use linear::{Linear, LoraAdapter, Weight};
 pub use params::{Gradients, ParamId, Parameter, Parameters};

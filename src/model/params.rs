@@ -113,6 +113,27 @@ impl<T: Float> Parameters<T> {
         Ok(ParamId(self.items.len() - 1))
     }
 
+    /// Appends a parameter that does not train: it has no f32 values beside those that ops read.
+    ///
+    /// # Errors
+    /// As [`Parameters::push`].
+    pub fn push_frozen(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        data: Vec<T>,
+    ) -> Result<ParamId> {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        self.items.push(Parameter {
+            name: name.into(),
+            shape: shape.to_vec(),
+            trainable: false,
+            data: Memory::from_vec(&self.device, data)?,
+            master: None,
+        });
+        Ok(ParamId(self.items.len() - 1))
+    }
+
     /// The parameter `id`.
     pub fn get(&self, id: ParamId) -> &Parameter<T> {
         &self.items[id.0]
@@ -160,6 +181,22 @@ impl<T: Float> Parameters<T> {
             return Err(Error::invalid("parameters", name, got, format!("shape {:?}", item.shape)));
         }
         item.set(values)
+    }
+
+    /// Replaces the values of the parameter called `name` and lets the optimiser move it from now on.
+    ///
+    /// # Errors
+    /// As [`Parameters::set`].
+    pub(crate) fn train(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
+        let Some(item) = self.items.iter_mut().find(|p| p.name == name) else {
+            return Err(Error::invalid("parameters", "name", name, "a parameter of this model"));
+        };
+        item.set(&values)?;
+        item.trainable = true;
+        if T::DTYPE != DType::F32 {
+            item.master = Some(Memory::from_vec(&self.device, values)?);
+        }
+        Ok(())
     }
 
     /// Marks every parameter as frozen. The f32 values behind narrower ones are given up.

@@ -146,6 +146,8 @@ section! {
         alpha: f64 = 32.0,
         /// all-linear, or names such as `q_proj,v_proj`.
         targets: String = "all-linear".into(),
+        /// Scale by alpha / sqrt(rank).
+        rslora: bool = false,
     }
 }
 

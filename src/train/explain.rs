@@ -43,6 +43,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("lora.rank", "rank of the adapters", "pilot"),
     ("lora.alpha", "the update is scaled by alpha / rank", "pilot"),
     ("lora.targets", "all-linear, or names such as q_proj,v_proj", "QLoRA: all linear layers"),
+    ("lora.rslora", "scale by alpha / sqrt(rank)", "PEFT use_rslora: false"),
     ("rl.steps", "steps", "pilot"),
     ("rl.prompts", "prompts per step", "pilot"),
     ("rl.group", "samples per prompt", "TRL: 8"),

@@ -248,7 +248,12 @@ impl Sampled {
 
 fn lora_options(config: &RunConfig) -> LoraOptions {
     let lora = &config.lora;
-    LoraOptions { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
+    LoraOptions {
+        rank: lora.rank,
+        alpha: lora.alpha,
+        targets: lora.targets.clone(),
+        rslora: lora.rslora,
+    }
 }
 
 /// The task that `config` names.

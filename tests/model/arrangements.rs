@@ -33,7 +33,7 @@ fn model<T: Float>(device: &Device, head_dim: usize) -> Decoder<T> {
     };
     let mut model = Decoder::<T>::random(&config, device.clone(), 3).unwrap();
     model.quantize(&Nf4Options { blocksize: 32, ..Nf4Options::default() }).unwrap();
-    let options = LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() };
+    let options = LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into(), rslora: false };
     model.attach_lora(&options, 1).unwrap();
     let named: Vec<_> = model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
     for (i, (name, shape)) in named.iter().enumerate().filter(|(_, (n, _))| n.contains("lora_B")) {

@@ -2,62 +2,35 @@
 //! Qwen3), and its promises: the same bits however a sequence is cut and packed, and a frozen
 //! base that an untrained adapter does not move.
 
+use std::path::PathBuf;
+
 use super::common::{Golden, golden_folder, normals};
 use gradus::Device;
-use gradus::model::{
-    Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, Tape,
-};
+use gradus::dtype::Float;
+use gradus::model::{Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, Tape, Weight};
+use gradus::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
 use gradus::quant::Nf4Options;
-
-fn config(family: &str) -> ModelConfig {
-    ModelConfig {
-        vocab: 256,
-        hidden: 128,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: if family == "qwen3" { 64 } else { 32 },
-        ffn: 320,
-        norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        max_positions: 256,
-        qkv_bias: family == "qwen2",
-        qk_norm: family == "qwen3",
-        tie_embeddings: family == "qwen2",
-    }
-}
 
 fn golden(path: &str) -> Golden {
     Golden::open(&golden_folder().join("models").join(path))
 }
 
-/// Sets every parameter whose name, behind `prefix`, is in `file`; returns how many.
-fn load(model: &mut Decoder, file: &Golden, prefix: &str) -> usize {
-    let named: Vec<(String, Vec<usize>)> =
-        model.params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-    let mut count = 0;
-    for (name, shape) in named {
-        let key = format!("{prefix}{name}");
-        if file.has(&key) {
-            model.params.set(&name, &shape, &file.get::<f32>(&key)).unwrap();
-            count += 1;
-        }
-    }
-    count
+fn path(name: &str) -> PathBuf {
+    golden_folder().join("models").join(name)
 }
 
-fn family(name: &str) -> Decoder {
-    let mut model = Decoder::random(&config(name), Device::Cpu, 0).unwrap();
-    let count = load(&mut model, &golden(&format!("{name}/model.safetensors")), "");
-    assert_eq!(count, model.params.iter().count(), "{name}: every parameter is in the file");
-    model
+fn load<T: Float>(name: &str, options: &LoadOptions) -> Decoder<T> {
+    Pretrained::open(&path(name)).unwrap().load(Device::Cpu, options).unwrap()
 }
 
-/// The golden batch: two sequences of 24 tokens.
+fn config(name: &str) -> ModelConfig {
+    HfConfig::load(&path(name)).unwrap().model
+}
+
+/// The sequences of a golden batch.
 fn batch(file: &Golden) -> Packed {
     let ids: Vec<i32> = file.get::<i64>("input_ids").into_iter().map(|id| id as i32).collect();
-    Packed::of(ids.chunks(24))
+    Packed::of(ids.chunks(file.shape("input_ids")[1]))
 }
 
 /// Largest difference relative to the largest logit.
@@ -70,23 +43,36 @@ fn logit_error(model: &Decoder, file: &Golden) -> f64 {
     logits.iter().zip(&want).map(|(&a, &b)| (a as f64 - b).abs() / scale).fold(0.0, f64::max)
 }
 
+const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in ["llama", "qwen2", "qwen3"] {
-        let error =
-            logit_error(&family(name), &golden(&format!("{name}/golden_logits.safetensors")));
+    for name in [&FAMILIES[..], &["llama3-sharded"]].concat() {
+        let model = load(name, &LoadOptions::default());
+        let error = logit_error(&model, &golden(&format!("{name}/golden_logits.safetensors")));
         assert!(error < 1e-5, "{name}: {error:e} of the logit scale");
     }
 }
 
+/// Against f32 products of the weights that bitsandbytes dequantises; its own CPU pass is in bf16.
 #[test]
-fn adapter_gradients_are_those_of_peft() {
-    for name in ["llama", "qwen2", "qwen3"] {
-        let mut model = family(name);
-        let options = LoraOptions { rank: 8, alpha: 16.0, targets: "all-linear".into() };
-        model.attach_lora(&options, 0).unwrap();
-        let adapter = golden(&format!("{name}/adapter/adapter_model.safetensors"));
-        assert_eq!(load(&mut model, &adapter, "base_model.model."), 28, "{name}");
+fn logits_of_bitsandbytes_checkpoints_are_those_of_their_weights() {
+    for name in FAMILIES.map(|name| format!("{name}-bnb-4bit")) {
+        let model = load(&name, &LoadOptions::default());
+        assert!(model.linears().all(|l| matches!(l.weight, Weight::Nf4(_))), "{name}");
+        let error = logit_error(&model, &golden(&format!("{name}/golden_logits_f32.safetensors")));
+        assert!(error < 1e-5, "{name}: {error:e} of the logit scale");
+        let theirs = logit_error(&model, &golden(&format!("{name}/golden_logits.safetensors")));
+        assert!(theirs < 3e-2, "{name}: {theirs:e} of bitsandbytes' own bf16 logits");
+    }
+}
+
+#[test]
+fn adapter_logits_and_gradients_are_those_of_peft() {
+    for name in FAMILIES {
+        let mut model = load::<f32>(name, &LoadOptions::default());
+        Adapter::load(&path(name).join("adapter")).unwrap().attach(&mut model).unwrap();
+        assert_eq!(model.params.iter().filter(|p| p.trainable).count(), 28, "{name}");
         let file = golden(&format!("{name}/golden_adapter.safetensors"));
         let error = logit_error(&model, &file);
         assert!(error < 1e-5, "{name}: adapted logits {error:e}");
@@ -106,6 +92,21 @@ fn adapter_gradients_are_those_of_peft() {
             assert!(norm > 0.0 && off <= 1e-4 * norm, "{name}: {off:e} of {norm:e}");
         }
     }
+}
+
+/// Rank-stabilised scale, rank and alpha patterns, targets by regular expression, a whole head.
+#[test]
+fn an_adapter_with_patterns_is_that_of_peft() {
+    let folder = path("llama/adapter-patterns");
+    let mut model = load::<f32>("llama", &LoadOptions::default());
+    let adapter = Adapter::load(&folder).unwrap();
+    adapter.attach(&mut model).unwrap();
+    let ranks: Vec<usize> = model.linears().filter_map(|l| Some(l.lora?.r)).collect();
+    assert_eq!(ranks, [8, 4, 4, 4, 4, 4]);
+    let error = logit_error(&model, &golden("llama/adapter-patterns/golden_logits.safetensors"));
+    assert!(error < 1e-5, "{error:e}");
+    let again = Adapter::of(&model, &adapter.config).unwrap();
+    assert_eq!(again.tensors(), adapter.tensors());
 }
 
 /// Gradients of weight · Σ log-prob of `targets`, which rows `rows` predict.
@@ -154,7 +155,10 @@ fn small(seed: u64) -> Decoder {
     let mut model = Decoder::random(&config, Device::Cpu, seed).unwrap();
     model.quantize(&Nf4Options { blocksize: 32, ..Nf4Options::default() }).unwrap();
     model
-        .attach_lora(&LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into() }, 1)
+        .attach_lora(
+            &LoraOptions { rank: 4, alpha: 8.0, targets: "all-linear".into(), rslora: false },
+            1,
+        )
         .unwrap();
     // Untrained adapters are zero; give them something to add.
     set_lora_b(&mut model, |i, n| normals(i as u64, n, 0.05).iter().map(|&x| x as f32).collect());

@@ -1,0 +1,249 @@
+//! Folders made of folders: 4-bit ones, and ones with an adapter merged in. Tensors go through one
+//! at a time; memory holds one shard and the largest tensor.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::device::Device;
+use crate::dtype::{DType, Float, bf16, f16};
+use crate::error::{Error, Result};
+use crate::io::safetensors::TensorData;
+use crate::model::{Decoder, Parameter, Weight};
+use crate::pretrained::adapter::{Adapter, Update};
+use crate::pretrained::folder::{FolderWriter, SHARD};
+use crate::pretrained::load::{Pretrained, floats, quantize};
+use crate::pretrained::quantized::{self, torch_name};
+use crate::quant::{Nf4Options, QuantType};
+
+/// What a conversion did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Converted {
+    /// Bytes of the weights that were read.
+    pub from: u64,
+    /// Bytes of the weights that were written.
+    pub to: u64,
+    /// Weights that changed: quantised, or with an adapter merged in.
+    pub changed: usize,
+}
+
+/// Called with the number of tensors that are done, and how many there are.
+pub type OnTensor<'a> = &'a mut dyn FnMut(usize, usize);
+
+impl Pretrained {
+    /// Writes the model to `out` with the weights of its blocks in 4 bits, in bitsandbytes' layout:
+    /// what transformers loads with `load_in_4bit`, with the bytes bitsandbytes itself would write.
+    ///
+    /// # Errors
+    /// `Config` if the model is 4-bit already or `out` exists; `NonFinite`; `Format`, `Io`.
+    pub fn quantize_to(
+        &mut self,
+        out: &Path,
+        options: &Nf4Options,
+        on_tensor: OnTensor<'_>,
+    ) -> Result<Converted> {
+        if self.config.quantized {
+            let reason = "the model is 4-bit already; quantising again would lose more";
+            return Err(Error::config("model", reason));
+        }
+        let mut writer = FolderWriter::create(out, SHARD)?;
+        let names: Vec<String> = self.files.names().map(String::from).collect();
+        let mut done = Converted { from: self.files.bytes(), ..Converted::default() };
+        for (i, name) in names.iter().enumerate() {
+            let data = self.files.read(name)?;
+            if is_block_linear(name) {
+                let tensor = quantize(&data, options).map_err(named(name))?;
+                done.to += tensor.bytes() as u64;
+                done.changed += 1;
+                writer.put_quantized(name, tensor.parts())?;
+            } else {
+                done.to += data.bytes.len() as u64;
+                writer.put(name, data)?;
+            }
+            on_tensor(i + 1, names.len());
+        }
+        let mut config = self.config.raw.clone();
+        config
+            .insert("quantization_config".into(), quantization_config(options, self.config.dtype));
+        writer.finish(Some(&config), self.files.folder())?;
+        Ok(done)
+    }
+
+    /// Writes the model to `out` with `adapter` added to its weights, W + scale·B·A in f32, rounded
+    /// once to `dtype`. 4-bit weights are expanded first and stay expanded: quantising the sum again
+    /// would lose most of what was learnt.
+    ///
+    /// # Errors
+    /// `Format` for an adapter of another model; `Config` if `out` exists or `dtype` is no float;
+    /// `Io`.
+    pub fn merge_to(
+        &mut self,
+        adapter: &Adapter,
+        out: &Path,
+        dtype: DType,
+        on_tensor: OnTensor<'_>,
+    ) -> Result<Converted> {
+        if !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+            return Err(Error::config(
+                "dtype",
+                format!("{} is not f32, bf16 or f16", dtype.name()),
+            ));
+        }
+        let modules = self.weight_modules()?;
+        let plan = adapter.plan(&modules)?;
+        let mut writer = FolderWriter::create(out, SHARD)?;
+        let weights: Vec<String> =
+            self.files.names().filter(|n| !is_part(n)).map(Into::into).collect();
+        let mut done = Converted { from: self.files.bytes(), ..Converted::default() };
+        for (i, name) in weights.iter().enumerate() {
+            let (shape, mut values) = self.expanded(name)?;
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            if let Some(replaced) = plan.replaced(name) {
+                values = floats(replaced).map_err(named(name))?;
+                done.changed += 1;
+            } else if let Some(update) = plan.update(module) {
+                add_update(&mut values, update);
+                done.changed += 1;
+            }
+            let data = narrowed(&shape, &values, dtype);
+            done.to += data.bytes.len() as u64;
+            writer.put(name, data)?;
+            on_tensor(i + 1, weights.len());
+        }
+        let mut config = self.config.raw.clone();
+        config.remove("quantization_config");
+        config.remove("torch_dtype");
+        config.insert("dtype".into(), torch_name(dtype).into());
+        writer.finish(Some(&config), self.files.folder())?;
+        Ok(done)
+    }
+
+    /// Modules with a weight, and its `[n, k]` (`[n]` for norms).
+    fn weight_modules(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
+        let names: Vec<String> =
+            self.files.names().filter(|n| !is_part(n)).map(Into::into).collect();
+        let mut modules = Vec::new();
+        for name in names {
+            let Some(module) = name.strip_suffix(".weight") else { continue };
+            let shape = match quantized::shape(&mut self.files, &name)? {
+                Some(shape) => shape.to_vec(),
+                None => self.files.info(&name).map_or(Vec::new(), |info| info.shape.clone()),
+            };
+            modules.push((module.to_string(), shape));
+        }
+        Ok(modules)
+    }
+
+    /// A weight in f32, expanded if it is 4-bit.
+    fn expanded(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        if let Some(tensor) = quantized::read(&mut self.files, name)? {
+            return Ok((vec![tensor.n(), tensor.k()], tensor.dequantize(&Device::Cpu)?));
+        }
+        let data = self.files.read(name)?;
+        let values = floats(&data).map_err(named(name))?;
+        Ok((data.shape, values))
+    }
+}
+
+impl<T: Float> Decoder<T> {
+    /// Writes the decoder's base weights, without adapters, to the folder `out`, with configuration
+    /// and tokenizer of the folder `from` that it was loaded from. A 4-bit model is written with the
+    /// bytes it had.
+    ///
+    /// # Errors
+    /// `Config` if `out` exists; `Io`; what the driver says.
+    pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
+        let mut writer = FolderWriter::create(out, SHARD)?;
+        let base = |p: &&Parameter<T>| !p.is_empty() && !p.name.contains(".lora_");
+        for p in self.params.iter().filter(base) {
+            let data = match (p.trainable, T::DTYPE) {
+                (false, DType::Bf16) => narrowed(&p.shape, &p.values()?, DType::Bf16),
+                (false, DType::F16) => narrowed(&p.shape, &p.values()?, DType::F16),
+                _ => TensorData::new(&p.shape, &p.values()?),
+            };
+            writer.put(&p.name, data)?;
+        }
+        for linear in self.linears() {
+            if let Weight::Nf4(w) = &linear.weight {
+                writer.put_quantized(&format!("{}.weight", linear.name), &w.to_parts()?)?;
+            }
+        }
+        writer.finish(None, from)
+    }
+}
+
+/// W += scale·B·A, every sum over the rank in f64.
+fn add_update(w: &mut [f32], update: &Update) {
+    let Update { a, b, r, scale } = update;
+    let k = a.len() / r;
+    if k == 0 {
+        return;
+    }
+    w.par_chunks_mut(k).zip(b.par_chunks(*r)).for_each(|(row, b)| {
+        let mut sum = vec![0f64; k];
+        for (&b, a) in b.iter().zip(a.chunks(k)) {
+            sum.iter_mut().zip(a).for_each(|(s, &a)| *s += b as f64 * a as f64);
+        }
+        row.iter_mut().zip(&sum).for_each(|(w, s)| *w = (*w as f64 + scale * s) as f32);
+    });
+}
+
+fn narrowed(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
+    fn to<T: Float>(shape: &[usize], values: &[f32]) -> TensorData {
+        TensorData::new(shape, &values.iter().map(|&x| T::from_f32(x)).collect::<Vec<T>>())
+    }
+    match dtype {
+        DType::Bf16 => to::<bf16>(shape, values),
+        DType::F16 => to::<f16>(shape, values),
+        _ => TensorData::new(shape, values),
+    }
+}
+
+/// Whether `name` is the weight of a linear map of a block: what bitsandbytes quantises.
+fn is_block_linear(name: &str) -> bool {
+    let part = |p: &str| name.ends_with(&format!(".{p}_proj.weight"));
+    name.starts_with("model.layers.")
+        && ["q", "k", "v", "o", "gate", "up", "down"].into_iter().any(part)
+}
+
+/// Whether `name` is a part of a 4-bit weight, or a table older folders carry.
+fn is_part(name: &str) -> bool {
+    name.contains(".weight.") || name.ends_with(".inv_freq")
+}
+
+fn named(name: &str) -> impl Fn(Error) -> Error + '_ {
+    move |e| match e {
+        Error::NonFinite { op, index, .. } => Error::NonFinite { op, arg: name.into(), index },
+        Error::InvalidArgument { op, got, expected, .. } => {
+            Error::InvalidArgument { op, arg: name.into(), got, expected }
+        }
+        other => other,
+    }
+}
+
+fn quantization_config(options: &Nf4Options, dtype: DType) -> Value {
+    let mut map = Map::new();
+    let kind = match options.quant_type {
+        QuantType::Nf4 => "nf4",
+        QuantType::Fp4 => "fp4",
+    };
+    for (key, value) in [
+        ("_load_in_4bit", json!(true)),
+        ("_load_in_8bit", json!(false)),
+        ("bnb_4bit_compute_dtype", json!(torch_name(dtype))),
+        ("bnb_4bit_quant_storage", json!("uint8")),
+        ("bnb_4bit_quant_type", json!(kind)),
+        ("bnb_4bit_use_double_quant", json!(options.double_quant)),
+        ("llm_int8_enable_fp32_cpu_offload", json!(false)),
+        ("llm_int8_has_fp16_weight", json!(false)),
+        ("llm_int8_skip_modules", Value::Null),
+        ("llm_int8_threshold", json!(6.0)),
+        ("load_in_4bit", json!(true)),
+        ("load_in_8bit", json!(false)),
+        ("quant_method", json!("bitsandbytes")),
+    ] {
+        map.insert(key.into(), value);
+    }
+    Value::Object(map)
+}

@@ -1,0 +1,85 @@
+"""Golden models beyond the plain ones, from transformers and PEFT.
+
+    python golden_variants.py tests/golden/models
+
+* llama3-sharded: Llama 3's rope scaling, tied head, bf16 in three shards, config.json as transformers 4
+  spelled it.
+* llama/adapter-patterns: a rank-stabilised adapter with rank and alpha patterns, targets by regular
+  expression, and a whole copy of the head.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+root = pathlib.Path(sys.argv[1])
+
+
+def logits(model, ids, path, what):
+    with torch.no_grad():
+        out = model.eval()(ids).logits.float()
+    save_file({"input_ids": ids, "logits": out.contiguous()}, path, {"peer": what})
+    print(path, f"{out.abs().max():.3f}")
+
+
+def sharded():
+    folder = root / "llama3-sharded"
+    shutil.rmtree(folder, ignore_errors=True)
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope["original_max_position_embeddings"] = 32
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rope_parameters={"rope_theta": 5000.0, **rope},
+        tie_word_embeddings=True, initializer_range=0.2, eos_token_id=[2, 5], rms_norm_eps=1e-5,
+    )
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="50KB")
+    ids = torch.randint(96, (1, 160), generator=torch.Generator().manual_seed(2))
+    # Loaded again: `to(bfloat16)` rounded the rotary frequencies, too.
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    logits(model, ids, folder / "golden_logits.safetensors", "transformers, float32 over the bf16 weights")
+    stored = json.loads((folder / "config.json").read_text())
+    rope = stored.pop("rope_parameters")
+    stored["rope_theta"] = rope.pop("rope_theta")
+    stored["rope_scaling"] = rope
+    stored["torch_dtype"] = stored.pop("dtype")
+    del stored["head_dim"]
+    (folder / "config.json").write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+
+
+def patterns():
+    folder = root / "llama" / "adapter-patterns"
+    shutil.rmtree(folder, ignore_errors=True)
+    base = AutoModelForCausalLM.from_pretrained(root / "llama", dtype=torch.float32)
+    config = LoraConfig(
+        r=4, lora_alpha=6, use_rslora=True, target_modules=r".*layers\.\d+\.(self_attn\.q_proj|mlp\.(up|down)_proj)",
+        rank_pattern={"layers.0.self_attn.q_proj": 8}, alpha_pattern={"mlp.down_proj": 3},
+        modules_to_save=["lm_head"], task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(3)
+    model = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.1)
+            elif "modules_to_save" in name:
+                p.add_(torch.randn_like(p) * 0.05)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    stored = json.loads((folder / "adapter_config.json").read_text())
+    stored["base_model_name_or_path"] = None
+    (folder / "adapter_config.json").write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    ids = torch.randint(256, (2, 24), generator=torch.Generator().manual_seed(4))
+    fresh = AutoModelForCausalLM.from_pretrained(root / "llama", dtype=torch.float32)
+    logits(PeftModel.from_pretrained(fresh, folder), ids, folder / "golden_logits.safetensors", "peft")
+
+
+sharded()
+patterns()
