@@ -7,7 +7,7 @@
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`objective`] | published losses as named settings |
 //! | [`rng`] | counter-based random numbers |
-//! | `model`, `train`, `io`, `bench` (feature `train`, on by default) | decoder, trainer, files, `gradus bench` |
+//! | `model`, `train`, `reward`, `io`, `bench` (feature `train`, on by default) | decoder, trainer, scores of completions, files, `gradus bench` |
 //!
 //! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
 //! same bits run to run and for any number of threads; a row's result does not depend on the batch
@@ -33,6 +33,8 @@ pub mod model;
 pub mod objective;
 #[cfg(feature = "train")]
 pub mod pretrained;
+#[cfg(feature = "train")]
+pub mod reward;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -15,7 +15,6 @@ pub mod plan;
 pub mod plot;
 pub mod progress;
 pub mod record;
-pub mod reward;
 pub mod rollout;
 pub mod run;
 pub mod state;

@@ -16,10 +16,10 @@ use crate::ops::{
     GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, Kl, Loss,
     group_advantage, seq_weights,
 };
+use crate::reward::{RewardInput, Scores, no_fields, score};
 use crate::rng::{Purpose, Rng};
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
-use crate::train::reward::{RewardInput, Scores, score};
 use crate::train::step::{Figures, score_records};
 use crate::train::trainer::{Sampled, Trainer};
 use crate::view::{View, ViewMut};
@@ -155,6 +155,7 @@ impl<T: Float> Trainer<T> {
                 prompt: &sampled.prompts[i / group].text,
                 completion: &texts[i],
                 finished: rollout.finished,
+                fields: no_fields(),
             })
             .collect();
         score(self.reward.as_ref(), &inputs)

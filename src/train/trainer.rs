@@ -13,13 +13,13 @@ use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
 use crate::quant::{Nf4Options, QuantType};
+use crate::reward::{Reward, RewardInput, RewardOutcome};
 use crate::rng::Purpose;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
 use crate::train::eval::Evaluation;
 use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
-use crate::train::reward::{RewardFn, RewardOutcome};
 use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::task::{Countdown, Prompt, Task};
@@ -46,7 +46,7 @@ pub struct Trainer<T: Float = f32> {
     /// What rollouts on a GPU keep from one step to the next.
     sampler: Mutex<Option<Sampler<T>>>,
     /// Scores completions; the task's verifier unless the caller sets another.
-    pub reward: Arc<RewardFn>,
+    pub reward: Arc<dyn Reward>,
 }
 
 /// Prompts of a step with their completions.
@@ -86,7 +86,7 @@ impl<T: Float> Trainer<T> {
         let shape = model_config(&config, task.as_ref());
         let model = Decoder::random(&shape, device, config.seed)?;
         let verifier = task.clone();
-        let reward = move |input: &crate::train::reward::RewardInput<'_>| {
+        let reward = move |input: &RewardInput<'_>| {
             let prompt = Prompt { text: input.prompt.into() };
             let right = input.finished && verifier.is_correct(&prompt, input.completion);
             Ok(RewardOutcome::Score(right as u8 as f32))
@@ -105,9 +105,9 @@ impl<T: Float> Trainer<T> {
         })
     }
 
-    /// Replaces the reward function.
-    pub fn with_reward(mut self, reward: Arc<RewardFn>) -> Trainer<T> {
-        self.reward = reward;
+    /// Replaces the reward: a closure, or anything else that scores completions.
+    pub fn with_reward(mut self, reward: impl Reward + 'static) -> Trainer<T> {
+        self.reward = Arc::new(reward);
         self
     }
 
