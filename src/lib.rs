@@ -36,6 +36,8 @@ pub mod pretrained;
 #[cfg(feature = "train")]
 pub mod reward;
 #[cfg(feature = "train")]
+pub mod text;
+#[cfg(feature = "train")]
 pub mod train;
 
 pub use device::Device;

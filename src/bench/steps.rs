@@ -56,7 +56,7 @@ fn rollouts() -> Case {
     Case::new::<f32>("rollout_step", shape, costs, Work::F32, |device| {
         let trainer = trainer(device)?;
         let prompts: Vec<Vec<i32>> = (0..PROMPTS).map(|p| ids(PROMPT, p)).collect();
-        let sampling = Sampling { eos: -1, ..trainer.sampling() };
+        let sampling = Sampling { stops: [].into(), ..trainer.sampling() };
         let (mut sampler, mut step) = (None, 0);
         Ok(Box::new(move |_| {
             step += 1;

@@ -1,39 +1,33 @@
-//! Accuracy on held-out prompts.
+//! Scores on held-out prompts.
 
-use crate::train::rollout::Rollout;
-use crate::train::task::{Prompt, Task};
+use crate::error::Result;
+use crate::reward::{Reward, score};
+use crate::train::summary::SampleLine;
+use crate::train::trainer::Sampled;
 
 /// Result of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// Share of correct completions.
+    /// Mean score of the completions: the share of right ones, where the verifier gives 0 or 1.
     pub accuracy: f64,
     /// Completions scored.
     pub completions: usize,
-    /// (prompt, first completion, correct) of the first prompts.
-    pub examples: Vec<(String, String, bool)>,
+    /// First completions of the first prompts.
+    pub examples: Vec<SampleLine>,
 }
 
 /// Completions kept as examples.
 const EXAMPLES: usize = 3;
 
 impl Evaluation {
-    /// Scores the completions of every prompt.
-    pub fn of(task: &dyn Task, prompts: &[Prompt], rollouts: &[Vec<Rollout>]) -> Evaluation {
-        let mut result = Evaluation::default();
-        let mut correct = 0;
-        for (prompt, rollouts) in prompts.iter().zip(rollouts) {
-            for (s, rollout) in rollouts.iter().enumerate() {
-                let text = task.vocab().decode(&rollout.tokens);
-                let right = rollout.finished && task.is_correct(prompt, &text);
-                correct += right as usize;
-                result.completions += 1;
-                if s == 0 && result.examples.len() < EXAMPLES {
-                    result.examples.push((prompt.text.clone(), text, right));
-                }
-            }
-        }
-        result.accuracy = correct as f64 / result.completions.max(1) as f64;
-        result
+    /// Scores the completions of every prompt. Samples without an opinion are not counted.
+    pub(crate) fn of(verifier: &dyn Reward, sampled: &Sampled) -> Result<Evaluation> {
+        let scores = score(verifier, &sampled.inputs())?.rewards;
+        let known: Vec<f64> = scores.iter().filter(|s| !s.is_nan()).map(|&s| s as f64).collect();
+        let accuracy = known.iter().sum::<f64>() / known.len().max(1) as f64;
+        let per_prompt = sampled.rollouts.first().map_or(1, Vec::len).max(1);
+        let examples = sampled.lines(&scores).into_iter().step_by(per_prompt);
+        let examples = examples.take(EXAMPLES).collect();
+        Ok(Evaluation { accuracy, completions: known.len(), examples })
     }
 }

@@ -16,7 +16,7 @@ use crate::ops::{
     GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, Kl, Loss,
     group_advantage, seq_weights,
 };
-use crate::reward::{RewardInput, Scores, no_fields, score};
+use crate::reward::{Scores, score};
 use crate::rng::{Purpose, Rng};
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
@@ -108,15 +108,15 @@ impl<T: Float> Trainer<T> {
         let mut order: Vec<u64> = (0..sft.demos as u64).collect();
         Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
         let chosen = &order[batch * sft.batch..sft.demos.min((batch + 1) * sft.batch)];
-        let vocab = self.task.vocab();
+        let codec = self.task.codec();
         chosen
             .iter()
             .map(|&index| {
-                let demo = self.task.demo(index);
+                let demo = self.task.demo(index)?;
                 let mut record = Record::default();
-                let mut answer = vocab.encode(&demo.answer)?;
-                answer.push(vocab.eos());
-                record.push(&vocab.encode(&demo.prompt.text)?, TokenClass::Prompt, &[]);
+                let mut answer = codec.encode(&demo.answer)?;
+                answer.extend(codec.stops().first());
+                record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
                 record.push(&answer, TokenClass::Demo, &[]);
                 Ok(record)
             })
@@ -131,7 +131,7 @@ impl<T: Float> Trainer<T> {
         let prompts =
             (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
         let sampled = self.sample(prompts, rl.group, step)?;
-        let mut scores = self.rewards(&sampled)?;
+        let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
         if rl.control == "shuffled_rewards" {
             let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
             rng.shuffle(&mut scores.rewards);
@@ -139,26 +139,6 @@ impl<T: Float> Trainer<T> {
         let mut records = sampled.records(self.optimizer.t);
         records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);
         Ok((sampled, records, scores))
-    }
-
-    fn rewards(&self, sampled: &Sampled) -> Result<Scores> {
-        let vocab = self.task.vocab();
-        let texts: Vec<String> =
-            sampled.rollouts.iter().flatten().map(|r| vocab.decode(&r.tokens)).collect();
-        let group = self.config.rl.group;
-        let inputs: Vec<RewardInput<'_>> = sampled
-            .rollouts
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(|(i, rollout)| RewardInput {
-                prompt: &sampled.prompts[i / group].text,
-                completion: &texts[i],
-                finished: rollout.finished,
-                fields: no_fields(),
-            })
-            .collect();
-        score(self.reward.as_ref(), &inputs)
     }
 
     /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.

@@ -6,6 +6,7 @@
 //! slots changes a token or a log-prob.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -19,7 +20,7 @@ use crate::train::decode::{Decode, Draw, Running, draw};
 use crate::train::step::gather_rows;
 
 /// How tokens are drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; > 0.
     pub temperature: f64,
@@ -33,8 +34,8 @@ pub struct Sampling {
     pub greedy: bool,
     /// Longest completion, with its end.
     pub max_new_tokens: usize,
-    /// The token that ends a sequence.
-    pub eos: i32,
+    /// The tokens that end a sequence.
+    pub stops: Arc<[i32]>,
     /// Sequences decoded together: per thread on the CPU, in all on a GPU.
     pub slots: usize,
 }
@@ -154,13 +155,13 @@ impl<T: Float> Sampler<T> {
         }
         let prompts = w.prompts.len();
         let slots = w.sampling.slots.min(prompts * w.samples).max(1);
-        let (weights, sampling) = (w.model.weight_addresses(), *w.sampling);
+        let (weights, sampling) = (w.model.weight_addresses(), w.sampling.clone());
         if let Some(mut old) = old
             && old.prompts >= prompts
             && old.slots >= slots
             && old.cache.max_len() >= total
         {
-            if (old.weights, old.sampling) != (weights, sampling) {
+            if old.weights != weights || old.sampling != sampling {
                 (old.weights, old.sampling, old.decode) = (weights, sampling, Decode::default());
             }
             (0..old.cache.slots()).for_each(|slot| old.cache.clear(slot));
@@ -302,14 +303,14 @@ impl<'a, T: Float> Lane<'a, T> {
     /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
     /// their slots back.
     fn take(&mut self, begin: usize, drawn: Draw) {
-        let (max_new, eos) = (self.work.sampling.max_new_tokens, self.work.sampling.eos);
+        let (max_new, stops) = (self.work.sampling.max_new_tokens, &self.work.sampling.stops);
         for (a, (token, logp)) in
             self.active[begin..].iter().zip(drawn.token.into_iter().zip(drawn.logp))
         {
             let rollout = &mut self.done[a.prompt][a.sample];
             rollout.tokens.push(token);
             rollout.logp.push(logp);
-            rollout.finished = token == eos;
+            rollout.finished = stops.contains(&token);
         }
         let (cache, done, free) = (&mut self.sampler.cache, &self.done, &mut self.free);
         self.active.retain(|a| {

@@ -9,6 +9,7 @@ use crate::device::Device;
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::reward::score;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
 use crate::train::eval::Evaluation;
@@ -119,7 +120,7 @@ pub fn sample_run(
     folder: &Path,
     prompt: Option<String>,
     samples: usize,
-) -> Result<Vec<(SampleLine, f32)>> {
+) -> Result<Vec<SampleLine>> {
     match run_config(folder)?.dtype()? {
         DType::Bf16 => sample_lines(&open_run::<bf16>(folder)?, prompt, samples),
         _ => sample_lines(&open_run::<f32>(folder)?, prompt, samples),
@@ -130,23 +131,15 @@ fn sample_lines<T: Float>(
     trainer: &Trainer<T>,
     prompt: Option<String>,
     samples: usize,
-) -> Result<Vec<(SampleLine, f32)>> {
+) -> Result<Vec<SampleLine>> {
     let prompts = match prompt {
-        Some(text) => vec![Prompt { text }],
+        Some(text) => vec![Prompt::plain(text)],
         None => trainer.task.heldout(3),
     };
     // Step numbers of training start at 0; the last one is never reached by a run.
     let sampled = trainer.sample(prompts, samples.max(1), u32::MAX as u64)?;
-    let mut lines = Vec::new();
-    for (prompt, rollouts) in sampled.prompts.iter().zip(&sampled.rollouts) {
-        for rollout in rollouts {
-            let completion = trainer.task.vocab().decode(&rollout.tokens);
-            let correct = rollout.finished && trainer.task.is_correct(prompt, &completion);
-            let line = SampleLine { prompt: prompt.text.clone(), completion, correct };
-            lines.push((line, rollout.logp.iter().sum()));
-        }
-    }
-    Ok(lines)
+    let scores = score(trainer.task.verifier().as_ref(), &sampled.inputs())?;
+    Ok(sampled.lines(&scores.rewards))
 }
 
 impl<T: Float> Run<T> {
@@ -333,11 +326,6 @@ impl<T: Float> Run<T> {
     fn finish(self) -> Result<Summary> {
         let evaluation = self.trainer.evaluate()?;
         let (f, config) = (&self.figures, &self.trainer.config);
-        let sample = |(prompt, completion, correct): (String, String, bool)| SampleLine {
-            prompt,
-            completion,
-            correct,
-        };
         let summary = Summary {
             seed: config.seed,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -353,7 +341,7 @@ impl<T: Float> Run<T> {
             first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
             dense_bytes: f.dense_bytes,
             quantized_bytes: f.quantized_bytes,
-            samples: evaluation.examples.into_iter().map(sample).collect(),
+            samples: evaluation.examples,
         };
         let curve = Curve {
             title: format!(

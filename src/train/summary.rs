@@ -49,8 +49,22 @@ pub struct SampleLine {
     pub prompt: String,
     /// The completion.
     pub completion: String,
-    /// What the verifier says.
-    pub correct: bool,
+    /// What the verifier says; none without an opinion.
+    pub score: Option<f32>,
+    /// Sum of the log-probs of the completion's tokens.
+    pub logp: f32,
+}
+
+impl SampleLine {
+    /// The score in a word, where it is 0 or 1.
+    pub fn verdict(&self) -> String {
+        match self.score {
+            None => "no opinion".into(),
+            Some(1.0) => "right".into(),
+            Some(0.0) => "wrong".into(),
+            Some(score) => format!("score {score:.3}"),
+        }
+    }
 }
 
 impl Summary {
@@ -82,8 +96,8 @@ impl Summary {
             self.first_ratio_max_abs_dev,
         );
         for sample in &self.samples {
-            let verdict = if sample.correct { "right" } else { "wrong" };
-            text += &format!("  {}{}   {verdict}\n", sample.prompt, sample.completion);
+            let (prompt, completion) = (&sample.prompt, &sample.completion);
+            text += &format!("  {prompt}{completion}   {}\n", sample.verdict());
         }
         text
     }

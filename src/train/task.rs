@@ -1,39 +1,36 @@
 //! Tasks that need no download: prompts, demonstrations and a verifier, generated from the seed.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::reward::{Reward, RewardInput, RewardOutcome};
 use crate::rng::{Purpose, Rng};
+use crate::text::Codec;
 
 /// A character-level vocabulary; the last id ends a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocab {
     chars: Vec<char>,
+    stop: [i32; 1],
 }
 
 impl Vocab {
     /// One id per character of `chars`, then the end of sequence.
     pub fn new(chars: &str) -> Vocab {
-        Vocab { chars: chars.chars().collect() }
+        let chars: Vec<char> = chars.chars().collect();
+        Vocab { stop: [chars.len() as i32], chars }
     }
+}
 
-    /// Number of ids.
-    pub fn len(&self) -> usize {
+impl Codec for Vocab {
+    fn len(&self) -> usize {
         self.chars.len() + 1
     }
 
-    /// Never true: the end of sequence is always there.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// The id that ends a sequence.
-    pub fn eos(&self) -> i32 {
-        self.chars.len() as i32
-    }
-
-    /// Ids of `text`, without an end.
-    pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+    fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let id = |c: char| self.chars.iter().position(|&known| known == c).map(|i| i as i32);
         text.chars()
             .map(|c| {
@@ -45,21 +42,35 @@ impl Vocab {
             .collect()
     }
 
-    /// Text of `ids` up to the end of sequence.
-    pub fn decode(&self, ids: &[i32]) -> String {
-        ids.iter().map_while(|&id| self.chars.get(id as usize)).collect()
+    fn decode(&self, ids: &[i32]) -> Result<String> {
+        Ok(ids.iter().map_while(|&id| self.chars.get(id as usize)).collect())
+    }
+
+    fn stops(&self) -> &[i32] {
+        &self.stop
     }
 }
 
 /// A problem to solve.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
     /// What the model reads.
     pub text: String,
+    /// A chat template made the text, with every special token it needs.
+    pub rendered: bool,
+    /// The data row behind it, for rewards.
+    pub fields: Arc<Map<String, Value>>,
+}
+
+impl Prompt {
+    /// Plain text without a data row.
+    pub fn plain(text: impl Into<String>) -> Prompt {
+        Prompt { text: text.into(), rendered: false, fields: Arc::default() }
+    }
 }
 
 /// A problem with one right answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Demo {
     /// The problem.
     pub prompt: Prompt,
@@ -69,17 +80,24 @@ pub struct Demo {
 
 /// Prompts, demonstrations and the verifier of a task. Train and held-out prompts never meet.
 pub trait Task: Send + Sync {
-    /// Characters the task uses.
-    fn vocab(&self) -> &Vocab;
+    /// Text to ids and back.
+    fn codec(&self) -> &dyn Codec;
+    /// Ids of a prompt.
+    fn encode(&self, prompt: &Prompt) -> Result<Vec<i32>> {
+        self.codec().encode(&prompt.text)
+    }
     /// Training prompt number `index`; the stream is endless.
     fn train_prompt(&self, index: u64) -> Prompt;
-    /// Demonstration number `index` of the training split.
-    fn demo(&self, index: u64) -> Demo;
-    /// `count` different held-out prompts.
+    /// Demonstration number `index` of the training split; the stream is endless.
+    ///
+    /// # Errors
+    /// `Config` for a task without demonstrations.
+    fn demo(&self, index: u64) -> Result<Demo>;
+    /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;
-    /// Whether `answer` solves `prompt`.
-    fn is_correct(&self, prompt: &Prompt, answer: &str) -> bool;
-    /// Longest prompt and longest answer with its end, in tokens.
+    /// Scores completions: 1 for a right one.
+    fn verifier(&self) -> Arc<dyn Reward>;
+    /// Longest prompt, and longest answer with its end, in tokens.
     fn lengths(&self) -> (usize, usize);
 }
 
@@ -139,7 +157,7 @@ impl Countdown {
             }
             if self.targets.contains(&value) {
                 let digits: String = digits.iter().map(|d| d.to_string()).collect();
-                let prompt = Prompt { text: format!("{digits}={value}:") };
+                let prompt = Prompt::plain(format!("{digits}={value}:"));
                 return Demo { prompt, answer };
             }
         }
@@ -159,8 +177,19 @@ impl Countdown {
     }
 }
 
+impl Countdown {
+    /// Whether `answer` solves `prompt`.
+    pub fn is_correct(&self, prompt: &str, answer: &str) -> bool {
+        let Some((digits, target)) = prompt.trim_end_matches(':').split_once('=') else {
+            return false;
+        };
+        let Ok(target) = target.parse::<i64>() else { return false };
+        evaluate(answer, digits, &self.operators) == Some(target)
+    }
+}
+
 impl Task for Countdown {
-    fn vocab(&self) -> &Vocab {
+    fn codec(&self) -> &dyn Codec {
         &self.vocab
     }
 
@@ -168,8 +197,8 @@ impl Task for Countdown {
         self.draw_where(&mut self.stream(0, index), false).prompt
     }
 
-    fn demo(&self, index: u64) -> Demo {
-        self.draw_where(&mut self.stream(1, index), false)
+    fn demo(&self, index: u64) -> Result<Demo> {
+        Ok(self.draw_where(&mut self.stream(1, index), false))
     }
 
     fn heldout(&self, count: usize) -> Vec<Prompt> {
@@ -179,19 +208,19 @@ impl Task for Countdown {
                 break;
             }
             let prompt = self.draw_where(&mut self.stream(2, index), true).prompt;
-            if seen.insert(prompt.clone()) {
+            if seen.insert(prompt.text.clone()) {
                 prompts.push(prompt);
             }
         }
         prompts
     }
 
-    fn is_correct(&self, prompt: &Prompt, answer: &str) -> bool {
-        let Some((digits, target)) = prompt.text.trim_end_matches(':').split_once('=') else {
-            return false;
-        };
-        let Ok(target) = target.parse::<i64>() else { return false };
-        evaluate(answer, digits, &self.operators) == Some(target)
+    fn verifier(&self) -> Arc<dyn Reward> {
+        let task = self.clone();
+        Arc::new(move |input: &RewardInput<'_>| {
+            let right = input.finished && task.is_correct(input.prompt, input.completion);
+            Ok(RewardOutcome::Score(right as u8 as f32))
+        })
     }
 
     fn lengths(&self) -> (usize, usize) {
@@ -243,25 +272,25 @@ mod tests {
     #[test]
     fn verifier_accepts_every_valid_answer_and_nothing_else() {
         let task = Countdown::new(0, 4, "+-", 0..=30).unwrap();
-        let prompt = Prompt { text: "4729=15:".into() };
+        let prompt = "4729=15:";
         for good in ["9+4+2", "4+2+9", "2+9+4", "9-2-4+7+5"].iter().take(3) {
-            assert!(task.is_correct(&prompt, good), "{good}");
+            assert!(task.is_correct(prompt, good), "{good}");
         }
         for bad in ["", "9+6", "9+4+", "+9+4+2", "9+4+2+", "7+8", "9+4+4-2", "15", "9*4", "4729"] {
-            assert!(!task.is_correct(&prompt, bad), "{bad}");
+            assert!(!task.is_correct(prompt, bad), "{bad}");
         }
     }
 
     #[test]
     fn splits_are_disjoint_and_demos_are_right() {
         let task = Countdown::new(3, 3, "+-*", 0..=99).unwrap();
-        let heldout: HashSet<Prompt> = task.heldout(100).into_iter().collect();
+        let heldout: HashSet<String> = task.heldout(100).into_iter().map(|p| p.text).collect();
         assert_eq!(heldout.len(), 100);
         for i in 0..2000 {
-            let demo = task.demo(i);
-            assert!(task.is_correct(&demo.prompt, &demo.answer), "{demo:?}");
-            assert!(!heldout.contains(&demo.prompt));
-            assert!(!heldout.contains(&task.train_prompt(i)));
+            let demo = task.demo(i).unwrap();
+            assert!(task.is_correct(&demo.prompt.text, &demo.answer), "{demo:?}");
+            assert!(!heldout.contains(&demo.prompt.text));
+            assert!(!heldout.contains(&task.train_prompt(i).text));
             let (prompt, answer) = task.lengths();
             assert!(demo.prompt.text.len() <= prompt && demo.answer.len() < answer + 1);
         }
@@ -271,8 +300,8 @@ mod tests {
     fn vocabulary_round_trips() {
         let vocab = Vocab::new("01+=:");
         let ids = vocab.encode("1+0=1:").unwrap();
-        assert_eq!(vocab.decode(&ids), "1+0=1:");
-        assert_eq!(vocab.decode(&[1, vocab.eos(), 1]), "1");
+        assert_eq!(vocab.decode(&ids).unwrap(), "1+0=1:");
+        assert_eq!(vocab.decode(&[1, vocab.stops()[0], 1]).unwrap(), "1");
         let error = vocab.encode("1x").unwrap_err().to_string();
         assert!(error.contains("`x`"), "{error}");
     }

@@ -13,7 +13,7 @@ use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
 use crate::quant::{Nf4Options, QuantType};
-use crate::reward::{Reward, RewardInput, RewardOutcome};
+use crate::reward::{Reward, RewardInput};
 use crate::rng::Purpose;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
@@ -22,6 +22,7 @@ use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
 use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::step::{self, Backward, Objective};
+use crate::train::summary::SampleLine;
 use crate::train::task::{Countdown, Prompt, Task};
 
 /// Sequences decoded together: per thread on the CPU, in all on a GPU.
@@ -58,6 +59,8 @@ pub struct Sampled {
     pub prompt_ids: Vec<Vec<i32>>,
     /// Completions of each prompt.
     pub rollouts: Vec<Vec<Rollout>>,
+    /// Their texts, in order.
+    pub texts: Vec<String>,
 }
 
 impl Trainer {
@@ -85,12 +88,7 @@ impl<T: Float> Trainer<T> {
         lora_options(&config).check()?;
         let shape = model_config(&config, task.as_ref());
         let model = Decoder::random(&shape, device, config.seed)?;
-        let verifier = task.clone();
-        let reward = move |input: &RewardInput<'_>| {
-            let prompt = Prompt { text: input.prompt.into() };
-            let right = input.finished && verifier.is_correct(&prompt, input.completion);
-            Ok(RewardOutcome::Score(right as u8 as f32))
-        };
+        let reward = task.verifier();
         let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {
             config,
@@ -101,7 +99,7 @@ impl<T: Float> Trainer<T> {
             task,
             skipped: 0,
             sampler: Mutex::new(None),
-            reward: Arc::new(reward),
+            reward,
         })
     }
 
@@ -121,7 +119,7 @@ impl<T: Float> Trainer<T> {
             min_p: rl.min_p,
             greedy: false,
             max_new_tokens: self.max_new_tokens(),
-            eos: self.task.vocab().eos(),
+            stops: self.task.codec().stops().into(),
             slots: match (self.config.rl.slots, &self.model.device) {
                 (0, Device::Cpu) => SLOTS.0,
                 (0, _) => SLOTS.1,
@@ -139,14 +137,23 @@ impl<T: Float> Trainer<T> {
 
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
-        let prompt_ids = self.encode(&prompts)?;
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        let rollouts = self.rollout(&prompt_ids, samples, &self.sampling(), key)?;
-        Ok(Sampled { prompts, prompt_ids, rollouts })
+        self.sample_with(prompts, samples, &self.sampling(), key)
     }
 
-    fn encode(&self, prompts: &[Prompt]) -> Result<Vec<Vec<i32>>> {
-        prompts.iter().map(|p| self.task.vocab().encode(&p.text)).collect()
+    fn sample_with(
+        &self,
+        prompts: Vec<Prompt>,
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+    ) -> Result<Sampled> {
+        let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
+        let rollouts = self.rollout(&prompt_ids, samples, sampling, key)?;
+        let codec = self.task.codec();
+        let decode = |r: &Rollout| codec.decode(&r.tokens);
+        let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
+        Ok(Sampled { prompts, prompt_ids, rollouts, texts })
     }
 
     fn rollout(
@@ -219,13 +226,39 @@ impl<T: Float> Trainer<T> {
             ..self.sampling()
         };
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
-        let ids = self.encode(&prompts)?;
-        let rollouts = self.rollout(&ids, eval.samples, &sampling, key)?;
-        Ok(Evaluation::of(self.task.as_ref(), &prompts, &rollouts))
+        let sampled = self.sample_with(prompts, eval.samples, &sampling, key)?;
+        Evaluation::of(self.task.verifier().as_ref(), &sampled)
     }
 }
 
 impl Sampled {
+    /// The completions as rewards see them.
+    pub(crate) fn inputs(&self) -> Vec<RewardInput<'_>> {
+        let each = self.prompts.iter().zip(&self.rollouts);
+        let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
+        each.zip(&self.texts)
+            .map(|((prompt, rollout), text)| RewardInput {
+                prompt: &prompt.text,
+                completion: text,
+                finished: rollout.finished,
+                fields: &prompt.fields,
+            })
+            .collect()
+    }
+
+    /// The completions with their scores, one per completion.
+    pub(crate) fn lines(&self, scores: &[f32]) -> Vec<SampleLine> {
+        let logp = self.rollouts.iter().flatten().map(|r| r.logp.iter().sum());
+        let inputs = self.inputs();
+        let line = |((input, logp), &score): ((&RewardInput<'_>, f32), &f32)| SampleLine {
+            prompt: input.prompt.into(),
+            completion: input.completion.into(),
+            score: (!score.is_nan()).then_some(score),
+            logp,
+        };
+        inputs.iter().zip(logp).zip(scores).map(line).collect()
+    }
+
     /// One record per completion; groups are prompts.
     pub fn records(&self, version: u64) -> Vec<Record> {
         let mut records = Vec::new();
@@ -266,7 +299,7 @@ pub fn task_of(config: &RunConfig) -> Result<Arc<dyn Task>> {
 fn model_config(config: &RunConfig, task: &dyn Task) -> ModelConfig {
     let (m, (prompt, answer)) = (&config.model, task.lengths());
     ModelConfig {
-        vocab: task.vocab().len(),
+        vocab: task.codec().len(),
         hidden: m.hidden,
         layers: m.layers,
         heads: m.heads,

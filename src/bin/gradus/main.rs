@@ -145,10 +145,9 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Sample { run, prompt, samples } => {
             let mut text = String::new();
-            for (line, logp) in sample_run(&run, prompt, samples)? {
-                let verdict = if line.correct { "right" } else { "wrong" };
-                let (prompt, answer) = (line.prompt, line.completion);
-                text += &format!("{prompt}{answer}   {verdict}   log-prob {logp:.3}\n");
+            for line in sample_run(&run, prompt, samples)? {
+                let (prompt, answer, verdict) = (&line.prompt, &line.completion, line.verdict());
+                text += &format!("{prompt}{answer}   {verdict}   log-prob {:.3}\n", line.logp);
             }
             print(&text)
         }
