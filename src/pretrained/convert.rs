@@ -119,6 +119,12 @@ impl Pretrained {
         Ok(done)
     }
 
+    /// Bytes that [`Pretrained::quantize_to`] and [`Pretrained::merge_to`] hold at most: a shard that
+    /// is not full yet, and three copies of the largest tensor: as read, in f32, as written.
+    pub fn conversion_memory(&self) -> u64 {
+        SHARD.min(self.files.bytes()) + 4 * self.files.largest()
+    }
+
     /// Modules with a weight, and its `[n, k]` (`[n]` for norms).
     fn weight_modules(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
         let names: Vec<String> =

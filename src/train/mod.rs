@@ -1,12 +1,13 @@
 //! The trainer: prompts, rollouts, rewards, records, advantages, updates; and what a run leaves
 //! behind. [`run::train`] is the whole; [`trainer::Trainer`] holds the verbs, [`step`] one update.
 
+mod base;
 pub mod checkpoint;
 pub mod config;
 pub mod critic;
 mod decode;
 pub mod eval;
-pub mod explain;
+pub mod inference;
 pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
@@ -23,8 +24,9 @@ pub mod summary;
 pub mod task;
 pub mod trainer;
 
-pub use config::RunConfig;
+pub use config::{RunConfig, explain};
+pub use inference::{Opened, chat, evaluate, open_run, sample};
 pub use plan::MemoryPlan;
-pub use run::{Resume, evaluate_run, open_run, sample_run, train};
+pub use run::{Resume, train};
 pub use summary::Summary;
 pub use trainer::Trainer;

@@ -10,10 +10,11 @@ use crate::device::{Device, DriverInfo, DryDriver};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::objective::presets;
+use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::config::RunConfig;
 use crate::train::phases::Phase;
 use crate::train::record::Record;
-use crate::train::trainer::Trainer;
+use crate::train::trainer::{SLOTS, Trainer};
 
 /// Bytes of a run by what they hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,9 @@ impl MemoryPlan {
         let driver = Arc::new(DryDriver::new(info.clone()));
         let device = Device::gpu(driver.clone())?;
         let mut trainer = Trainer::<T>::on(config.clone(), device)?;
+        // Nobody is asked about completions that were not written.
+        trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
+        trainer.verifier = trainer.reward.clone();
         let arena = trainer.model.space.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
         let live = || driver.usage().live - ENDLESS as u64;
@@ -79,6 +83,36 @@ impl MemoryPlan {
         Ok(plan)
     }
 
+    /// The plan of `config` on the CPU with `threads` threads and `memory` bytes to be had: what a
+    /// device would need, with the sampler's slots and a micro-batch's activations once a thread.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, memory: u64) -> Result<MemoryPlan> {
+        let mut config = config.clone();
+        if config.rl.slots == 0 {
+            config.rl.slots = SLOTS.0;
+        }
+        config.rl.slots *= threads;
+        let name = "host".to_string();
+        let info = DriverInfo {
+            name,
+            ordinal: 0,
+            capability: (9, 0),
+            cuda: (13, 0),
+            multiprocessors: 1,
+            memory,
+            shared_per_block: 232_448,
+        };
+        let mut plan = MemoryPlan::new::<T>(&config, &info)?;
+        let micro_batches = (config.rl.prompts * config.rl.group).div_ceil(config.rl.micro_batch);
+        plan.total -= plan.activations + plan.scratch;
+        plan.scratch = 0;
+        plan.activations *= threads.min(micro_batches) as u64;
+        plan.total += plan.activations;
+        Ok(plan)
+    }
+
     /// The plan, if it fits.
     ///
     /// # Errors
@@ -94,7 +128,7 @@ impl MemoryPlan {
         Err(Error::OutOfMemory { what, bytes: plan.total })
     }
 
-    fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.total <= self.device
     }
 }

@@ -9,18 +9,17 @@ use crate::device::Device;
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::io::atomic;
-use crate::reward::score;
+use crate::io::host;
+use crate::pretrained::Adapter;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
-use crate::train::eval::Evaluation;
 use crate::train::interrupt;
 use crate::train::metrics::{MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
 use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
 use crate::train::progress::{Progress, line};
-use crate::train::summary::{SampleLine, Summary};
-use crate::train::task::Prompt;
+use crate::train::summary::Summary;
 use crate::train::trainer::Trainer;
 
 /// Where a run starts.
@@ -50,6 +49,7 @@ struct Figures {
     quantized_accuracy: f64,
     dense_bytes: u64,
     quantized_bytes: u64,
+    base: String,
     rl_start: f64,
     reward: Vec<(f64, f64)>,
     accuracy: Vec<(f64, f64)>,
@@ -85,63 +85,6 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     })
 }
 
-/// The newest state of the run in `folder`, ready to sample or evaluate. `T` is the dtype of its
-/// configuration.
-pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
-    let config = run_config(folder)?;
-    let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
-    warnings.iter().for_each(|warning| line(warning));
-    let Some(found) = found else {
-        return Err(Error::format(folder, "no checkpoint in this run folder"));
-    };
-    let device = config.open_device()?;
-    let mut trainer = Trainer::on(config, device)?;
-    trainer.load_state(&found.tensors)?;
-    Ok(trainer)
-}
-
-fn run_config(folder: &Path) -> Result<RunConfig> {
-    let config = RunConfig::load(&folder.join("config.toml"))?;
-    config.validate()?;
-    Ok(config)
-}
-
-/// Held-out accuracy of the run in `folder`.
-pub fn evaluate_run(folder: &Path) -> Result<Evaluation> {
-    match run_config(folder)?.dtype()? {
-        DType::Bf16 => open_run::<bf16>(folder)?.evaluate(),
-        _ => open_run::<f32>(folder)?.evaluate(),
-    }
-}
-
-/// `samples` completions of `prompt`, or of held-out prompts, by the run in `folder`; each with
-/// whether it is right and its log-prob.
-pub fn sample_run(
-    folder: &Path,
-    prompt: Option<String>,
-    samples: usize,
-) -> Result<Vec<SampleLine>> {
-    match run_config(folder)?.dtype()? {
-        DType::Bf16 => sample_lines(&open_run::<bf16>(folder)?, prompt, samples),
-        _ => sample_lines(&open_run::<f32>(folder)?, prompt, samples),
-    }
-}
-
-fn sample_lines<T: Float>(
-    trainer: &Trainer<T>,
-    prompt: Option<String>,
-    samples: usize,
-) -> Result<Vec<SampleLine>> {
-    let prompts = match prompt {
-        Some(text) => vec![Prompt::plain(text)],
-        None => trainer.task.heldout(3),
-    };
-    // Step numbers of training start at 0; the last one is never reached by a run.
-    let sampled = trainer.sample(prompts, samples.max(1), u32::MAX as u64)?;
-    let scores = score(trainer.task.verifier().as_ref(), &sampled.inputs())?;
-    Ok(sampled.lines(&scores.rewards))
-}
-
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
         let out = PathBuf::from(&config.out);
@@ -156,11 +99,10 @@ impl<T: Float> Run<T> {
         };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
         let device = config.open_device()?;
+        line(&format!("  device {}", device.name()));
         let plan = plan_memory::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
-        line(&format!("  device {}", trainer.model.device.name()));
         if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
-            line(&format!("  memory {plan}"));
             arena.reserve(plan.activations as usize)?;
         }
         let (folder, figures) = match found {
@@ -169,10 +111,17 @@ impl<T: Float> Run<T> {
                 checkpoint::mark_latest(&folder.join("checkpoints"), checkpoint.step)?;
                 let figures: Figures = serde_json::from_value(checkpoint.meta)
                     .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
+                if figures.base != trainer.base {
+                    let reason = "the weights in `model.path` are others than when this run began";
+                    return Err(Error::format(&folder, reason));
+                }
                 line(&format!("resuming {} at step {}", folder.display(), figures.global));
                 (folder, figures)
             }
-            None => (create_folder(&out, &trainer.config)?, Figures::default()),
+            None => {
+                let figures = Figures { base: trainer.base.clone(), ..Figures::default() };
+                (create_folder(&out, &trainer.config)?, figures)
+            }
         };
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
@@ -182,7 +131,9 @@ impl<T: Float> Run<T> {
     fn run(mut self) -> Result<Summary> {
         if self.figures.global == 0 && self.figures.phase == 0 && self.figures.step == 0 {
             self.figures.dense_bytes = self.trainer.model.weight_bytes();
-            self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
+            if !self.trainer.frozen_base {
+                self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
+            }
         }
         while self.figures.phase < self.phases.len() {
             let phase = self.phases[self.figures.phase];
@@ -294,11 +245,18 @@ impl<T: Float> Run<T> {
             Phase::Quantize => {
                 self.trainer.quantize()?;
                 let accuracy = self.trainer.evaluate()?.accuracy;
-                self.figures.quantized_accuracy = accuracy;
-                self.figures.quantized_bytes = self.trainer.model.weight_bytes();
-                let (from, to) =
-                    (self.figures.dense_bytes >> 10, self.figures.quantized_bytes >> 10);
-                line(&format!("quantize {from} KiB -> {to} KiB, held-out accuracy {accuracy:.3}"));
+                let f = &mut self.figures;
+                f.quantized_accuracy = accuracy;
+                f.quantized_bytes = self.trainer.model.weight_bytes();
+                let (from, to) = (f.dense_bytes >> 10, f.quantized_bytes >> 10);
+                if self.trainer.frozen_base {
+                    (f.base_accuracy, f.sft_accuracy) = (accuracy, accuracy);
+                    line(&format!("    base {to} KiB with adapters, held-out score {accuracy:.3}"));
+                } else {
+                    line(&format!(
+                        "quantize {from} KiB -> {to} KiB, held-out accuracy {accuracy:.3}"
+                    ));
+                }
             }
             Phase::Collect | Phase::ValueFit | Phase::Rl => {}
         }
@@ -320,7 +278,18 @@ impl<T: Float> Run<T> {
             meta,
             tensors: self.trainer.save_state()?,
         };
-        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)
+        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
+        self.export()
+    }
+
+    /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it.
+    fn export(&self) -> Result<()> {
+        match &self.trainer.adapter {
+            Some(config) if !self.trainer.base.is_empty() => {
+                Adapter::of(&self.trainer.model, config)?.save(&self.folder.join("adapter"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn finish(self) -> Result<Summary> {
@@ -341,6 +310,11 @@ impl<T: Float> Run<T> {
             first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
             dense_bytes: f.dense_bytes,
             quantized_bytes: f.quantized_bytes,
+            peak_memory: host::peak_memory().unwrap_or(0),
+            adapter: match self.trainer.base.is_empty() {
+                true => String::new(),
+                false => self.folder.join("adapter").to_string_lossy().into_owned(),
+            },
             samples: evaluation.examples,
         };
         let curve = Curve {
@@ -361,13 +335,24 @@ impl<T: Float> Run<T> {
     }
 }
 
-/// What a run on a GPU will need; one that does not fit is refused before anything is allocated or
-/// written.
+/// What a run will need; one that does not fit is refused before anything is allocated or written.
+/// A run of the demo on the CPU, which always fits, is spared the dry run.
 fn plan_memory<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
-    match device {
-        Device::Cpu => Ok(None),
-        Device::Gpu(gpu) => MemoryPlan::fitting::<T>(config, gpu.info()).map(Some),
-    }
+    let plan = match device {
+        Device::Gpu(gpu) => MemoryPlan::fitting::<T>(config, gpu.info())?,
+        Device::Cpu if config.model.path.is_empty() => return Ok(None),
+        Device::Cpu => {
+            let Some(memory) = host::available_memory() else { return Ok(None) };
+            let plan = MemoryPlan::on_cpu::<T>(config, rayon::current_num_threads(), memory)?;
+            if !plan.fits() {
+                let what = format!("the run ({plan}); lower rl.micro_batch or rl.slots");
+                return Err(Error::OutOfMemory { what, bytes: plan.total });
+            }
+            plan
+        }
+    };
+    line(&format!("  memory {plan}"));
+    Ok(Some(plan))
 }
 
 /// The newest checkpoint of a run of the same configuration. With `auto` a run of another

@@ -10,7 +10,7 @@ use crate::train::critic::Critic;
 use crate::train::trainer::Trainer;
 
 impl<T: Float> Trainer<T> {
-    /// Everything that moves, by name.
+    /// Everything that moves, by name; and the base weights, unless they are those of a folder.
     ///
     /// # Errors
     /// What the driver says while the state comes to the host.
@@ -18,7 +18,7 @@ impl<T: Float> Trainer<T> {
         let mut tensors = Tensors::new();
         let mut trained = 0;
         for p in self.model.params.iter() {
-            if p.is_empty() {
+            if p.is_empty() || (self.frozen_base && !p.trainable) {
                 continue;
             }
             let shape = &p.shape;
@@ -31,7 +31,7 @@ impl<T: Float> Trainer<T> {
                 tensors.insert(format!("adam_v/{}", p.name), TensorData::new::<f32>(shape, &v));
             }
         }
-        for linear in self.model.linears() {
+        for linear in self.model.linears().filter(|_| !self.frozen_base) {
             if let Weight::Nf4(w) = &linear.weight {
                 save_nf4(&mut tensors, &linear.name, w)?;
             }
@@ -57,7 +57,9 @@ impl<T: Float> Trainer<T> {
         if quantized && !self.model.has_adapters() {
             self.quantize()?;
         }
-        self.load_nf4(tensors)?;
+        if !self.frozen_base {
+            self.load_nf4(tensors)?;
+        }
         let mut optimizer = self.fresh_optimizer()?;
         optimizer.t = scalar(tensors, "adam/t")? as u64;
         let names: Vec<(String, Vec<usize>, bool)> = self
@@ -68,7 +70,7 @@ impl<T: Float> Trainer<T> {
             .collect();
         let mut trained = 0;
         for (name, shape, trainable) in names {
-            if shape == [0] {
+            if shape == [0] || (self.frozen_base && !trainable) {
                 continue;
             }
             let data = find(tensors, &format!("param/{name}"))?.to_vec::<f32>()?;

@@ -34,10 +34,14 @@ pub struct Summary {
     pub rollout_tokens_per_second: f64,
     /// Largest |ratio − 1| over every token of every first update.
     pub first_ratio_max_abs_dev: f64,
+    /// Most bytes the process held at once; 0 where the system does not tell.
+    pub peak_memory: u64,
     /// Bytes of the model before quantisation.
     pub dense_bytes: u64,
     /// Bytes of the model as trained by RL, adapters included.
     pub quantized_bytes: u64,
+    /// Folder of the PEFT adapter; empty for a model that was made here.
+    pub adapter: String,
     /// Held-out prompts with a completion of the final policy.
     pub samples: Vec<SampleLine>,
 }
@@ -79,22 +83,33 @@ impl Summary {
     /// The table a person reads at the end.
     pub fn table(&self) -> String {
         let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
-        let mut text = format!(
-            "\n  held-out accuracy   untrained {}   SFT {}   4-bit {}   RL {}  ({:+.1} points over SFT)\n",
-            percent(self.base_accuracy),
-            percent(self.sft_accuracy),
-            percent(self.quantized_accuracy),
-            percent(self.final_accuracy),
-            100.0 * (self.final_accuracy - self.sft_accuracy),
-        );
+        let (end, gain) = (self.final_accuracy, self.final_accuracy - self.sft_accuracy);
+        let mut text = match self.adapter.is_empty() {
+            true => format!(
+                "\n  held-out accuracy   untrained {}   SFT {}   4-bit {}   RL {}  ({:+.1} points over SFT)\n",
+                percent(self.base_accuracy),
+                percent(self.sft_accuracy),
+                percent(self.quantized_accuracy),
+                percent(end),
+                100.0 * gain,
+            ),
+            false => {
+                let start = self.quantized_accuracy;
+                format!("\n  held-out score   before {start:.3}   after {end:.3}  ({gain:+.3})\n")
+            }
+        };
         text += &format!(
-            "  time {:.0} s   rollouts {:.0} tokens/s   weights {} KiB -> {} KiB   first ratio off 1 by {:e}\n",
+            "  time {:.0} s   rollouts {:.0} tokens/s   weights {} KiB -> {} KiB   memory {} MiB   first ratio off 1 by {:e}\n",
             self.train_seconds,
             self.rollout_tokens_per_second,
             self.dense_bytes >> 10,
             self.quantized_bytes >> 10,
+            self.peak_memory >> 20,
             self.first_ratio_max_abs_dev,
         );
+        if !self.adapter.is_empty() {
+            text += &format!("  adapter {}\n", self.adapter);
+        }
         for sample in &self.samples {
             let (prompt, completion) = (&sample.prompt, &sample.completion);
             text += &format!("  {prompt}{completion}   {}\n", sample.verdict());

@@ -95,6 +95,11 @@ pub trait Task: Send + Sync {
     fn demo(&self, index: u64) -> Result<Demo>;
     /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;
+    /// A prompt of one's own: what a person said last, after what was said before.
+    fn converse(&self, messages: &[Value]) -> Result<Prompt> {
+        let last = messages.last().and_then(|m| m["content"].as_str()).unwrap_or_default();
+        Ok(Prompt::plain(last))
+    }
     /// Scores completions: 1 for a right one.
     fn verifier(&self) -> Arc<dyn Reward>;
     /// Longest prompt, and longest answer with its end, in tokens.
@@ -104,9 +109,9 @@ pub trait Task: Send + Sync {
 /// Countdown-lite: `4729=15:` asks for an expression over some of the digits, each used at most
 /// once, that evaluates from left to right to the target: `9+4+2`, `4+9+2`, `7+9+2+...`. Most
 /// prompts have many right answers, so a policy can get better than its demonstrations.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Countdown {
-    vocab: Vocab,
+    codec: Arc<dyn Codec>,
     seed: u64,
     digits: usize,
     operators: Vec<char>,
@@ -135,9 +140,14 @@ impl Countdown {
             let reason = format!("{targets:?} is not a range within 0..=999");
             return Err(Error::config("task.max_target", reason));
         }
-        let vocab = Vocab::new(&format!("0123456789{operators}=:"));
+        let codec = Arc::new(Vocab::new(&format!("0123456789{operators}=:")));
         let operators = operators.chars().collect();
-        Ok(Countdown { vocab, seed, digits, operators, targets })
+        Ok(Countdown { codec, seed, digits, operators, targets })
+    }
+
+    /// The same in another vocabulary.
+    pub fn with_codec(self, codec: Arc<dyn Codec>) -> Countdown {
+        Countdown { codec, ..self }
     }
 
     /// A random problem and the expression it was made from.
@@ -190,7 +200,7 @@ impl Countdown {
 
 impl Task for Countdown {
     fn codec(&self) -> &dyn Codec {
-        &self.vocab
+        self.codec.as_ref()
     }
 
     fn train_prompt(&self, index: u64) -> Prompt {

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
+use crate::model::{Decoder, LoraOptions};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
-use crate::quant::{Nf4Options, QuantType};
+use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Reward, RewardInput};
 use crate::rng::Purpose;
+use crate::train::base::Base;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
 use crate::train::eval::Evaluation;
@@ -23,10 +24,10 @@ use crate::train::record::{Record, TokenClass};
 use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::summary::SampleLine;
-use crate::train::task::{Countdown, Prompt, Task};
+use crate::train::task::{Prompt, Task};
 
 /// Sequences decoded together: per thread on the CPU, in all on a GPU.
-const SLOTS: (usize, usize) = (128, 512);
+pub(crate) const SLOTS: (usize, usize) = (128, 512);
 
 /// Everything a run moves.
 pub struct Trainer<T: Float = f32> {
@@ -46,8 +47,16 @@ pub struct Trainer<T: Float = f32> {
     pub skipped: usize,
     /// What rollouts on a GPU keep from one step to the next.
     sampler: Mutex<Option<Sampler<T>>>,
-    /// Scores completions; the task's verifier unless the caller sets another.
+    /// Scores training completions; the task's verifier unless the caller sets another.
     pub reward: Arc<dyn Reward>,
+    /// Scores held-out completions.
+    pub(crate) verifier: Arc<dyn Reward>,
+    /// The base weights are those of a folder and never move: states leave them out.
+    pub(crate) frozen_base: bool,
+    /// What tells the base weights from others; empty for a fresh model.
+    pub(crate) base: String,
+    /// What the adapters were attached by.
+    pub(crate) adapter: Option<AdapterConfig>,
 }
 
 /// Prompts of a step with their completions.
@@ -83,12 +92,13 @@ impl<T: Float> Trainer<T> {
                 format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
             return Err(Error::config("model.dtype", reason));
         }
-        let task = task_of(&config)?;
         presets::by_name(&config.rl.loss, 1.0)?;
         lora_options(&config).check()?;
-        let shape = model_config(&config, task.as_ref());
-        let model = Decoder::random(&shape, device, config.seed)?;
-        let reward = task.verifier();
+        let base = Base::open(&config)?;
+        let task = base.task.clone();
+        let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
+        let fingerprint = base.fingerprint();
+        let model = base.model(&config, device)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {
             config,
@@ -99,7 +109,11 @@ impl<T: Float> Trainer<T> {
             task,
             skipped: 0,
             sampler: Mutex::new(None),
-            reward,
+            reward: verifier.clone(),
+            verifier,
+            frozen_base,
+            base: fingerprint,
+            adapter: None,
         })
     }
 
@@ -193,21 +207,26 @@ impl<T: Float> Trainer<T> {
         Optimizer::new(&self.model.device, &self.model.params, self.config.residence()?)
     }
 
-    /// Quantises the blocks' weights, freezes the model, attaches adapters and starts a fresh
-    /// optimiser for them. Returns the bytes of the 4-bit weights (0 if `quantize.type` is none).
+    /// Quantises the blocks' weights that are not 4-bit yet, freezes the model, attaches adapters,
+    /// fresh ones or those of `model.adapter`, and starts an optimiser for them. Returns the bytes
+    /// of the weights that were quantised.
+    ///
+    /// # Errors
+    /// What [`Decoder::quantize`] and [`Adapter::attach`] refuse; `OutOfMemory`.
     pub fn quantize(&mut self) -> Result<u64> {
-        let quantize = &self.config.quantize;
-        let quant_type = match quantize.r#type.as_str() {
-            "none" => None,
-            "fp4" => Some(QuantType::Fp4),
-            _ => Some(QuantType::Nf4),
-        };
-        let (blocksize, double_quant) = (quantize.blocksize, quantize.double_quant);
         let mut bytes = 0;
-        if let Some(quant_type) = quant_type {
-            bytes = self.model.quantize(&Nf4Options { quant_type, blocksize, double_quant })?;
+        if let Some(options) = self.config.nf4_options() {
+            bytes = self.model.quantize(&options)?;
         }
-        self.model.attach_lora(&lora_options(&self.config), self.config.seed)?;
+        let (options, model) = (lora_options(&self.config), &self.config.model);
+        self.adapter = Some(if model.adapter.is_empty() {
+            self.model.attach_lora(&options, self.config.seed)?;
+            AdapterConfig::new(&options, &model.path)?
+        } else {
+            let adapter = Adapter::load(model.adapter.as_ref())?;
+            adapter.attach(&mut self.model)?;
+            adapter.config
+        });
         self.optimizer = self.fresh_optimizer()?;
         Ok(bytes)
     }
@@ -227,7 +246,7 @@ impl<T: Float> Trainer<T> {
         };
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
         let sampled = self.sample_with(prompts, eval.samples, &sampling, key)?;
-        Evaluation::of(self.task.verifier().as_ref(), &sampled)
+        Evaluation::of(self.verifier.as_ref(), &sampled)
     }
 }
 
@@ -286,32 +305,5 @@ fn lora_options(config: &RunConfig) -> LoraOptions {
         alpha: lora.alpha,
         targets: lora.targets.clone(),
         rslora: lora.rslora,
-    }
-}
-
-/// The task that `config` names.
-pub fn task_of(config: &RunConfig) -> Result<Arc<dyn Task>> {
-    let t = &config.task;
-    let targets = t.min_target as i64..=t.max_target as i64;
-    Ok(Arc::new(Countdown::new(config.seed, t.digits, &t.operators, targets)?))
-}
-
-fn model_config(config: &RunConfig, task: &dyn Task) -> ModelConfig {
-    let (m, (prompt, answer)) = (&config.model, task.lengths());
-    ModelConfig {
-        vocab: task.codec().len(),
-        hidden: m.hidden,
-        layers: m.layers,
-        heads: m.heads,
-        kv_heads: m.kv_heads,
-        head_dim: m.head_dim,
-        ffn: m.ffn,
-        norm_eps: m.norm_eps,
-        rope_theta: m.rope_theta,
-        rope_scaling: RopeScaling::None,
-        max_positions: prompt + answer.max(config.rl.max_new_tokens) + 1,
-        qkv_bias: false,
-        qk_norm: false,
-        tie_embeddings: m.tie_embeddings,
     }
 }

@@ -3,6 +3,7 @@
 use gradus::Device;
 use gradus::bench::cpu_name;
 use gradus::device::{GpuProbe, probe_gpu, shipped_ptx};
+use gradus::io::host;
 use gradus::ops::{Lerp, lerp};
 
 /// The report, one finding per line.
@@ -51,19 +52,9 @@ fn vector_units() -> String {
 }
 
 fn memory() -> String {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |key: &str| -> Option<u64> {
-        let line = info.lines().find(|line| line.starts_with(key))?;
-        line.split_whitespace().nth(1)?.parse().ok()
-    };
-    match (kib("MemAvailable:"), kib("MemTotal:")) {
-        (Some(free), Some(total)) => {
-            format!(
-                "{:.1} of {:.1} GiB available",
-                free as f64 / 1048576.0,
-                total as f64 / 1048576.0
-            )
-        }
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    match (host::available_memory(), host::total_memory()) {
+        (Some(free), Some(total)) => format!("{:.1} of {:.1} GiB available", gib(free), gib(total)),
         _ => "unknown".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: train, sample, eval, config, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, config, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 130 and 143 stopped by a signal, with a checkpoint.
@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gradus::bench::{Only, Settings, Shapes, bench, names};
-use gradus::train::{Resume, RunConfig, evaluate_run, explain, sample_run, train};
+use gradus::train::{Opened, Resume, RunConfig, chat, evaluate, explain, sample, train};
 use gradus::{Error, Result};
 
+mod convert;
 mod doctor;
 
 /// Reinforcement fine-tuning of quantised language models.
@@ -29,24 +30,29 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 the run failed, 2 wrong usage or
 enum Command {
     /// Warm up, quantise, attach adapters and run GRPO; without options, the built-in demo.
     Train(TrainArgs),
-    /// Sample completions from a run.
+    /// Sample completions from a run, or from a model.
     Sample {
-        /// Run folder.
-        #[arg(long, default_value = "runs/latest")]
-        run: PathBuf,
-        /// Prompt; without one, held-out prompts of the task.
+        #[command(flatten)]
+        source: Source,
+        /// Prompt; without one, held-out prompts.
         #[arg(long)]
         prompt: Option<String>,
+        /// Talk: one line in, one answer out, through the model's chat template.
+        #[arg(long, conflicts_with = "prompt")]
+        chat: bool,
         /// Completions per prompt.
         #[arg(short = 'n', long, default_value_t = 4)]
         samples: usize,
     },
-    /// Measure a run's accuracy on held-out prompts.
+    /// Score held-out prompts with a run, or with a model.
     Eval {
-        /// Run folder.
-        #[arg(long, default_value = "runs/latest")]
-        run: PathBuf,
+        #[command(flatten)]
+        source: Source,
     },
+    /// Write a model with 4-bit weights, as bitsandbytes lays them out.
+    Quantize(convert::QuantizeArgs),
+    /// Write a model with an adapter added to its weights.
+    Merge(convert::MergeArgs),
     /// Show the configuration.
     Config {
         /// TOML file; the defaults without one.
@@ -82,14 +88,43 @@ enum Command {
     },
 }
 
+/// A model from disk with what it is asked.
+#[derive(clap::Args, Clone, Default)]
+struct ModelArgs {
+    /// Hugging Face folder: config.json, safetensors, tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// PEFT adapter to go on from.
+    #[arg(long, value_name = "DIR", requires = "model")]
+    adapter: Option<PathBuf>,
+    /// Prompts: a .jsonl, .json or .parquet file, or a folder of them.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Reward, may be repeated and is added up: a name, WEIGHT*NAME, cmd:COMMAND or a URL.
+    #[arg(long, value_name = "REWARD")]
+    reward: Vec<String>,
+    /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// A run or a model.
+#[derive(clap::Args)]
+struct Source {
+    /// Run folder.
+    #[arg(long, default_value = "runs/latest", conflicts_with = "model")]
+    run: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
 #[derive(clap::Args)]
 struct TrainArgs {
     /// TOML file; every key is optional.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Seed of the run.
     #[arg(long)]
     seed: Option<u64>,
@@ -143,21 +178,22 @@ fn run(command: Command) -> Result<()> {
             };
             train(configuration(&args)?, &resume).map(|_| ())
         }
-        Command::Sample { run, prompt, samples } => {
+        Command::Sample { source, chat: true, .. } => chat(&opened(&source)?, print),
+        Command::Sample { source, prompt, samples, .. } => {
             let mut text = String::new();
-            for line in sample_run(&run, prompt, samples)? {
+            for line in sample(&opened(&source)?, prompt, samples)? {
                 let (prompt, answer, verdict) = (&line.prompt, &line.completion, line.verdict());
                 text += &format!("{prompt}{answer}   {verdict}   log-prob {:.3}\n", line.logp);
             }
             print(&text)
         }
-        Command::Eval { run } => {
-            let result = evaluate_run(&run)?;
-            print(&format!(
-                "accuracy {:.4} over {} completions\n",
-                result.accuracy, result.completions
-            ))
+        Command::Eval { source } => {
+            let result = evaluate(&opened(&source)?)?;
+            let (score, count) = (result.accuracy, result.completions);
+            print(&format!("accuracy {score:.4} over {count} completions\n"))
         }
+        Command::Quantize(args) => convert::quantize(&args),
+        Command::Merge(args) => convert::merge(&args),
         Command::Config { config, explain } => {
             let config = load(config.as_ref())?;
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
@@ -178,17 +214,50 @@ fn load(path: Option<&PathBuf>) -> Result<RunConfig> {
     path.map_or_else(|| Ok(RunConfig::default()), |path| RunConfig::load(path))
 }
 
-fn configuration(args: &TrainArgs) -> Result<RunConfig> {
-    let mut config = load(args.config.as_ref())?;
-    for assignment in &args.set {
-        config.apply_set(assignment)?;
+/// The run or the model that is asked for.
+fn opened(source: &Source) -> Result<Opened> {
+    match &source.model.model {
+        Some(_) => Ok(Opened::Model(applied(&source.model, None)?)),
+        None => Ok(Opened::Run(source.run.clone())),
     }
+}
+
+fn configuration(args: &TrainArgs) -> Result<RunConfig> {
+    let mut config = applied(&args.model, args.config.as_ref())?;
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
     if let Some(out) = &args.out {
         config.out = out.to_string_lossy().into_owned();
     }
+    Ok(config)
+}
+
+/// The file's configuration with the command line on top.
+fn applied(args: &ModelArgs, file: Option<&PathBuf>) -> Result<RunConfig> {
+    let names_model = |set: &String| set.trim_start().starts_with("model.path");
+    let defaults = match args.model.is_some() || args.set.iter().any(names_model) {
+        true => RunConfig::pretrained(),
+        false => RunConfig::default(),
+    };
+    let mut config = match file {
+        Some(file) => RunConfig::read(file, defaults)?,
+        None => defaults,
+    };
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    for (value, key) in [
+        (&args.model, &mut config.model.path),
+        (&args.adapter, &mut config.model.adapter),
+        (&args.data, &mut config.data.path),
+    ] {
+        if let Some(value) = value {
+            *key = text(value);
+        }
+    }
+    if !args.reward.is_empty() {
+        config.reward.functions = args.reward.clone();
+    }
+    args.set.iter().try_for_each(|assignment| config.apply_set(assignment))?;
     Ok(config)
 }
 

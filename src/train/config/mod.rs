@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+mod check;
+pub mod explain;
+mod set;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::{Nf4Options, QuantType};
 use crate::train::optimizer::Residence;
 
 macro_rules! section {
@@ -40,9 +45,13 @@ section! {
         device: String = "auto".into(),
         /// Phases in order: sft, quantize, collect, value_fit, rl.
         phases: Vec<String> = ["sft", "quantize", "rl"].map(String::from).to_vec(),
-        /// What is learnt.
+        /// What is learnt, without data.
         task: TaskConfig = TaskConfig::default(),
-        /// Shape of the decoder.
+        /// Prompts from a file.
+        data: DataConfig = DataConfig::default(),
+        /// How completions are scored.
+        reward: RewardConfig = RewardConfig::default(),
+        /// The decoder.
         model: ModelSection = ModelSection::default(),
         /// Supervised warm-up.
         sft: SftConfig = SftConfig::default(),
@@ -78,8 +87,49 @@ section! {
 }
 
 section! {
-    /// Shape of the decoder (Llama).
+    /// Prompts from a file.
+    DataConfig {
+        /// A .jsonl, .json or .parquet file, or a folder of them; empty: the task's own prompts.
+        path: String = String::new(),
+        /// Held-out prompts; empty: a share of `path`.
+        heldout: String = String::new(),
+        /// Share of `path` that is held out, chosen by a hash of the prompt.
+        heldout_share: f64 = 0.1,
+        /// How a row becomes a prompt: auto, prompt, messages, gsm8k or countdown.
+        format: String = "auto".into(),
+        /// A template (minijinja) over the row's fields that writes the prompt, instead of `format`.
+        template: String = String::new(),
+        /// System message of chat prompts.
+        system: String = String::new(),
+        /// Whether prompts go through the model's chat template: auto (if it has one), on or off.
+        chat: String = "auto".into(),
+        /// Prompts with more tokens are left out.
+        max_prompt_tokens: usize = 512,
+    }
+}
+
+section! {
+    /// How completions are scored.
+    RewardConfig {
+        /// Rewards that are added up: names, `WEIGHT*NAME`, `cmd:COMMAND` or a URL. Empty: the task's
+        /// verifier.
+        functions: Vec<String> = Vec::new(),
+        /// Processes of a `cmd:` reward, 0 = one per thread.
+        workers: usize = 0,
+        /// Seconds a sample may take.
+        timeout: f64 = 30.0,
+        /// Further tries of a failed call.
+        retries: usize = 1,
+    }
+}
+
+section! {
+    /// The decoder: a folder, or the shape of a fresh one (Llama).
     ModelSection {
+        /// A Hugging Face folder; the shape is then its own.
+        path: String = String::new(),
+        /// A PEFT adapter to go on from.
+        adapter: String = String::new(),
         /// Width of the residual stream.
         hidden: usize = 96,
         /// Blocks.
@@ -250,53 +300,47 @@ section! {
     }
 }
 
-/// `value` is one of `allowed`.
-fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<()> {
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    Err(Error::config(key, format!("`{value}` is not one of {}", allowed.join(", "))))
-}
-
-fn within(key: &str, value: f64, range: std::ops::RangeInclusive<f64>) -> Result<()> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    Err(Error::config(key, format!("{value} is not in {}..={}", range.start(), range.end())))
-}
-
 impl RunConfig {
-    /// Reads a TOML file.
-    pub fn load(path: &Path) -> Result<RunConfig> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))
+    /// The defaults of a run on a model from disk: no warm-up, small batches of longer completions.
+    pub fn pretrained() -> RunConfig {
+        RunConfig {
+            name: "rft".into(),
+            phases: ["quantize", "rl"].map(String::from).to_vec(),
+            rl: RlConfig {
+                steps: 200,
+                prompts: 8,
+                micro_batch: 4,
+                max_new_tokens: 128,
+                learning_rate: 5e-5,
+                beta2: 0.999,
+                ..RlConfig::default()
+            },
+            eval: EvalConfig { every: 20, max_prompts: 32, samples: 1, ..EvalConfig::default() },
+            checkpoint: CheckpointConfig { every: 20, ..CheckpointConfig::default() },
+            ..RunConfig::default()
+        }
     }
 
-    /// Sets one key from `section.key=value`; the value is read as TOML, or as a bare string.
-    pub fn apply_set(&mut self, assignment: &str) -> Result<()> {
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(Error::config(assignment, "expected key=value"));
-        };
-        let (key, text) = (key.trim(), text.trim());
-        let mut table = self.to_table();
-        let mut at = &mut table;
-        let mut parts = key.split('.').peekable();
-        while let Some(part) = parts.next() {
-            let known: Vec<String> = at.keys().cloned().collect();
-            let Some(entry) = at.get_mut(part) else {
-                return Err(Error::config(key, unknown_key(part, &known)));
-            };
-            if parts.peek().is_none() {
-                *entry = parse_like(key, entry, text)?;
-                break;
-            }
-            let Some(inner) = entry.as_table_mut() else {
-                return Err(Error::config(key, format!("`{part}` is a value, not a section")));
-            };
-            at = inner;
-        }
-        *self = table.try_into().map_err(|e: toml::de::Error| Error::config(key, e.message()))?;
-        Ok(())
+    /// Reads a TOML file. Keys it leaves out have the defaults of the demo, or, if it names a
+    /// `model.path`, those of [`RunConfig::pretrained`].
+    ///
+    /// # Errors
+    /// `Io`; `Format` for a file that is no TOML or has keys that do not exist.
+    pub fn load(path: &Path) -> Result<RunConfig> {
+        RunConfig::read(path, RunConfig::default())
+    }
+
+    /// The same with other defaults, unless the file names a model.
+    pub fn read(path: &Path, defaults: RunConfig) -> Result<RunConfig> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let wrong = |e: toml::de::Error| Error::format(path, e.to_string().trim_end().to_string());
+        // Read once by itself, which names the line of a wrong key.
+        let own: RunConfig = toml::from_str(&text).map_err(wrong)?;
+        let given: toml::Table = toml::from_str(&text).map_err(wrong)?;
+        let defaults = if own.model.path.is_empty() { defaults } else { RunConfig::pretrained() };
+        let mut table = defaults.to_table();
+        overlay(&mut table, given);
+        table.try_into().map_err(wrong)
     }
 
     fn to_table(&self) -> toml::Table {
@@ -337,6 +381,18 @@ impl RunConfig {
         }
     }
 
+    /// How the blocks' weights are quantised, if they are.
+    pub fn nf4_options(&self) -> Option<Nf4Options> {
+        let quantize = &self.quantize;
+        let quant_type = match quantize.r#type.as_str() {
+            "none" => return None,
+            "fp4" => QuantType::Fp4,
+            _ => QuantType::Nf4,
+        };
+        let (blocksize, double_quant) = (quantize.blocksize, quantize.double_quant);
+        Some(Nf4Options { quant_type, blocksize, double_quant })
+    }
+
     /// The dtype of weights and activations.
     pub fn dtype(&self) -> Result<DType> {
         match self.model.dtype.as_str() {
@@ -359,140 +415,14 @@ impl RunConfig {
             }
         }
     }
-
-    /// Refuses values that no run can have, naming the key.
-    pub fn validate(&self) -> Result<()> {
-        self.dtype()?;
-        self.residence()?;
-        one_of("task.name", &self.task.name, &["countdown"])?;
-        one_of("quantize.type", &self.quantize.r#type, &["nf4", "fp4", "none"])?;
-        one_of("rl.advantage", &self.rl.advantage, &["group", "loo", "gae"])?;
-        one_of("rl.scale", &self.rl.scale, &["group", "batch", "none"])?;
-        one_of("rl.control", &self.rl.control, &["none", "shuffled_rewards", "zero_lr"])?;
-        for (key, value) in
-            [("sft.lr_schedule", &self.sft.lr_schedule), ("rl.lr_schedule", &self.rl.lr_schedule)]
-        {
-            one_of(key, value, &["constant", "linear", "cosine"])?;
-        }
-        for phase in &self.phases {
-            crate::train::phases::Phase::parse(phase)?;
-        }
-        let blocksize = self.quantize.blocksize;
-        if !(blocksize.is_power_of_two() && (32..=4096).contains(&blocksize)) {
-            let reason = format!("{blocksize} is not a power of two from 32 to 4096");
-            return Err(Error::config("quantize.blocksize", reason));
-        }
-        self.validate_counts()?;
-        self.validate_numbers()
-    }
-
-    fn validate_counts(&self) -> Result<()> {
-        let (rl, sft, eval) = (&self.rl, &self.sft, &self.eval);
-        let counts = [
-            ("sft.demos", sft.demos, 1, 1 << 24),
-            ("sft.batch", sft.batch, 1, 1 << 16),
-            ("sft.epochs", sft.epochs, 0, 1 << 16),
-            ("rl.prompts", rl.prompts, 1, 1 << 16),
-            ("rl.group", rl.group, 1, 1 << 12),
-            ("rl.updates_per_batch", rl.updates_per_batch, 1, 1 << 10),
-            ("rl.micro_batch", rl.micro_batch, 1, 1 << 16),
-            ("rl.slots", rl.slots, 0, 1 << 16),
-            ("rl.max_new_tokens", rl.max_new_tokens, 0, 1 << 20),
-            ("lora.rank", self.lora.rank, 1, 1 << 12),
-            ("eval.every", eval.every, 1, usize::MAX >> 1),
-            ("eval.max_prompts", eval.max_prompts, 1, 1 << 20),
-            ("eval.samples", eval.samples, 1, 1 << 12),
-            ("checkpoint.every", self.checkpoint.every, 1, usize::MAX >> 1),
-            ("checkpoint.keep", self.checkpoint.keep, 1, 1 << 16),
-            ("threads", self.threads, 0, 1 << 12),
-        ];
-        for (key, value, low, high) in counts {
-            if !(low..=high).contains(&value) {
-                return Err(Error::config(key, format!("{value} is not in {low}..={high}")));
-            }
-        }
-        if rl.top_k < 0 {
-            return Err(Error::config("rl.top_k", format!("{} is negative", rl.top_k)));
-        }
-        Ok(())
-    }
-
-    fn validate_numbers(&self) -> Result<()> {
-        let (rl, sft, value) = (&self.rl, &self.sft, &self.value);
-        let tiny = f64::MIN_POSITIVE;
-        within("rl.temperature", rl.temperature, 1e-3..=1e3)?;
-        within("rl.top_p", rl.top_p, tiny..=1.0)?;
-        within("rl.min_p", rl.min_p, 0.0..=1.0)?;
-        within("rl.clip_low", rl.clip_low, 0.0..=1.0)?;
-        within("rl.clip_high", rl.clip_high, 0.0..=1e6)?;
-        within("rl.beta", rl.beta, 0.0..=1e6)?;
-        within("lora.alpha", self.lora.alpha, tiny..=1e6)?;
-        within("eval.temperature", self.eval.temperature, 0.0..=1e3)?;
-        within("value.gamma", value.gamma, 0.0..=1.0)?;
-        within("value.lambda", value.lambda, 0.0..=1.0)?;
-        for (key, rate) in [
-            ("rl.learning_rate", rl.learning_rate),
-            ("sft.learning_rate", sft.learning_rate),
-            ("value.learning_rate", value.learning_rate),
-        ] {
-            within(key, rate, 0.0..=1e3)?;
-        }
-        for (key, beta) in [("rl.beta1", rl.beta1), ("rl.beta2", rl.beta2)] {
-            within(key, beta, 0.0..=1.0 - 1e-12)?;
-        }
-        for (key, clip) in [("rl.grad_clip", rl.grad_clip), ("sft.grad_clip", sft.grad_clip)] {
-            within(key, clip, tiny..=f64::INFINITY)?;
-        }
-        for (key, decay) in
-            [("rl.weight_decay", rl.weight_decay), ("sft.weight_decay", sft.weight_decay)]
-        {
-            within(key, decay, 0.0..=1e3)?;
-        }
-        Ok(())
-    }
 }
 
-fn unknown_key(part: &str, known: &[String]) -> String {
-    let near: Vec<&str> =
-        known.iter().map(String::as_str).filter(|k| distance(k, part) <= 3).collect();
-    match near.as_slice() {
-        [] => format!("no key `{part}`; known are {}", known.join(", ")),
-        _ => format!("no key `{part}`; did you mean {}?", near.join(" or ")),
-    }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let cost = diagonal + (x != y) as usize;
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+/// Puts the values of `over` in the place of those of `base`, section by section.
+fn overlay(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => overlay(base, over),
+            (_, value) => drop(base.insert(key, value)),
         }
     }
-    row[b.len()]
-}
-
-/// `text` as a value of the kind `like` is.
-fn parse_like(key: &str, like: &toml::Value, text: &str) -> Result<toml::Value> {
-    use toml::Value;
-    let wrong = |kind: &str| Error::config(key, format!("`{text}` is not {kind}"));
-    Ok(match like {
-        Value::String(_) => Value::String(text.trim_matches('"').into()),
-        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
-        Value::Float(_) => Value::Float(text.parse().map_err(|_| wrong("a number"))?),
-        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
-        Value::Array(_) => {
-            let inner = text.trim_start_matches('[').trim_end_matches(']');
-            let items = inner.split(',').map(|item| item.trim().trim_matches('"'));
-            Value::Array(
-                items.filter(|item| !item.is_empty()).map(|i| Value::String(i.into())).collect(),
-            )
-        }
-        _ => return Err(wrong("a value; this key is a section")),
-    })
 }

@@ -1,0 +1,124 @@
+//! What no run can have.
+
+use crate::error::{Error, Result};
+use crate::train::config::RunConfig;
+
+/// `value` is one of `allowed`.
+fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<()> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(key, format!("`{value}` is not one of {}", allowed.join(", "))))
+}
+
+fn within(key: &str, value: f64, range: std::ops::RangeInclusive<f64>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(key, format!("{value} is not in {}..={}", range.start(), range.end())))
+}
+
+impl RunConfig {
+    /// Refuses values that no run can have, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        self.dtype()?;
+        self.residence()?;
+        one_of("task.name", &self.task.name, &["countdown"])?;
+        one_of("quantize.type", &self.quantize.r#type, &["nf4", "fp4", "none"])?;
+        one_of("rl.advantage", &self.rl.advantage, &["group", "loo", "gae"])?;
+        one_of("rl.scale", &self.rl.scale, &["group", "batch", "none"])?;
+        one_of("rl.control", &self.rl.control, &["none", "shuffled_rewards", "zero_lr"])?;
+        for (key, value) in
+            [("sft.lr_schedule", &self.sft.lr_schedule), ("rl.lr_schedule", &self.rl.lr_schedule)]
+        {
+            one_of(key, value, &["constant", "linear", "cosine"])?;
+        }
+        one_of("data.chat", &self.data.chat, &["auto", "on", "off"])?;
+        for phase in &self.phases {
+            crate::train::phases::Phase::parse(phase)?;
+        }
+        for (key, value) in [("data.path", &self.data.path), ("model.adapter", &self.model.adapter)]
+        {
+            if self.model.path.is_empty() && !value.is_empty() {
+                return Err(Error::config(key, "needs a model with a tokenizer: set model.path"));
+            }
+        }
+        let blocksize = self.quantize.blocksize;
+        if !(blocksize.is_power_of_two() && (32..=4096).contains(&blocksize)) {
+            let reason = format!("{blocksize} is not a power of two from 32 to 4096");
+            return Err(Error::config("quantize.blocksize", reason));
+        }
+        self.validate_counts()?;
+        self.validate_numbers()
+    }
+
+    fn validate_counts(&self) -> Result<()> {
+        let (rl, sft, eval) = (&self.rl, &self.sft, &self.eval);
+        let counts = [
+            ("sft.demos", sft.demos, 1, 1 << 24),
+            ("sft.batch", sft.batch, 1, 1 << 16),
+            ("sft.epochs", sft.epochs, 0, 1 << 16),
+            ("rl.prompts", rl.prompts, 1, 1 << 16),
+            ("rl.group", rl.group, 1, 1 << 12),
+            ("rl.updates_per_batch", rl.updates_per_batch, 1, 1 << 10),
+            ("rl.micro_batch", rl.micro_batch, 1, 1 << 16),
+            ("rl.slots", rl.slots, 0, 1 << 16),
+            ("rl.max_new_tokens", rl.max_new_tokens, 0, 1 << 20),
+            ("lora.rank", self.lora.rank, 1, 1 << 12),
+            ("eval.every", eval.every, 1, usize::MAX >> 1),
+            ("eval.max_prompts", eval.max_prompts, 1, 1 << 20),
+            ("eval.samples", eval.samples, 1, 1 << 12),
+            ("data.max_prompt_tokens", self.data.max_prompt_tokens, 1, 1 << 20),
+            ("reward.workers", self.reward.workers, 0, 1 << 10),
+            ("reward.retries", self.reward.retries, 0, 100),
+            ("checkpoint.every", self.checkpoint.every, 1, usize::MAX >> 1),
+            ("checkpoint.keep", self.checkpoint.keep, 1, 1 << 16),
+            ("threads", self.threads, 0, 1 << 12),
+        ];
+        for (key, value, low, high) in counts {
+            if !(low..=high).contains(&value) {
+                return Err(Error::config(key, format!("{value} is not in {low}..={high}")));
+            }
+        }
+        if rl.top_k < 0 {
+            return Err(Error::config("rl.top_k", format!("{} is negative", rl.top_k)));
+        }
+        Ok(())
+    }
+
+    fn validate_numbers(&self) -> Result<()> {
+        let (rl, sft, value) = (&self.rl, &self.sft, &self.value);
+        let tiny = f64::MIN_POSITIVE;
+        within("rl.temperature", rl.temperature, 1e-3..=1e3)?;
+        within("rl.top_p", rl.top_p, tiny..=1.0)?;
+        within("rl.min_p", rl.min_p, 0.0..=1.0)?;
+        within("rl.clip_low", rl.clip_low, 0.0..=1.0)?;
+        within("rl.clip_high", rl.clip_high, 0.0..=1e6)?;
+        within("rl.beta", rl.beta, 0.0..=1e6)?;
+        within("lora.alpha", self.lora.alpha, tiny..=1e6)?;
+        within("eval.temperature", self.eval.temperature, 0.0..=1e3)?;
+        within("data.heldout_share", self.data.heldout_share, 0.0..=0.9)?;
+        within("reward.timeout", self.reward.timeout, 1e-3..=86_400.0)?;
+        within("value.gamma", value.gamma, 0.0..=1.0)?;
+        within("value.lambda", value.lambda, 0.0..=1.0)?;
+        for (key, rate) in [
+            ("rl.learning_rate", rl.learning_rate),
+            ("sft.learning_rate", sft.learning_rate),
+            ("value.learning_rate", value.learning_rate),
+        ] {
+            within(key, rate, 0.0..=1e3)?;
+        }
+        for (key, beta) in [("rl.beta1", rl.beta1), ("rl.beta2", rl.beta2)] {
+            within(key, beta, 0.0..=1.0 - 1e-12)?;
+        }
+        for (key, clip) in [("rl.grad_clip", rl.grad_clip), ("sft.grad_clip", sft.grad_clip)] {
+            within(key, clip, tiny..=f64::INFINITY)?;
+        }
+        for (key, decay) in
+            [("rl.weight_decay", rl.weight_decay), ("sft.weight_decay", sft.weight_decay)]
+        {
+            within(key, decay, 0.0..=1e3)?;
+        }
+        Ok(())
+    }
+}
