@@ -1,4 +1,4 @@
-//! `metrics.jsonl` and `metrics.csv`: one row per step, TRL's names. Columns under `time/` are
+//! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: one row per step, TRL's names. Columns under `time/` are
 //! wall-clock readings; all others are a function of the configuration alone.
 
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::train::tensorboard::EventWriter;
 
 /// Columns of the CSV file, in order. JSON rows hold those that were measured.
 pub const COLUMNS: [&str; 22] = [
@@ -49,8 +50,9 @@ pub struct Row {
     pub values: Vec<(&'static str, f64)>,
 }
 
-/// Writes rows to both files as they come.
+/// Writes rows to all files as they come.
 pub struct MetricsWriter {
+    events: EventWriter,
     json: (PathBuf, File),
     csv: (PathBuf, File),
 }
@@ -79,10 +81,11 @@ impl MetricsWriter {
             let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
             Ok((path, file))
         };
-        Ok(MetricsWriter { json: append(json)?, csv: append(csv)? })
+        let events = EventWriter::create(folder, keep)?;
+        Ok(MetricsWriter { events, json: append(json)?, csv: append(csv)? })
     }
 
-    /// Appends a row to both files.
+    /// Appends a row to all files.
     pub fn write(&mut self, row: &Row) -> Result<()> {
         let mut object = Map::new();
         object.insert("global".into(), json!(row.global));
@@ -98,7 +101,7 @@ impl MetricsWriter {
         for ((path, file), text) in [(&mut self.json, line), (&mut self.csv, csv)] {
             file.write_all(text.as_bytes()).map_err(Error::io(path.clone()))?;
         }
-        Ok(())
+        self.events.write(row.global, &row.values)
     }
 }
 

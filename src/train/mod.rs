@@ -22,6 +22,7 @@ pub mod state;
 pub mod step;
 pub mod summary;
 pub mod task;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use config::{RunConfig, explain};
