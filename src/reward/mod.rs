@@ -18,6 +18,10 @@
 //! # Ok::<(), gradus::Error>(())
 //! ```
 
+pub mod command;
+mod process;
+pub mod verify;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
