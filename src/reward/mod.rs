@@ -19,7 +19,9 @@
 //! ```
 
 pub mod command;
+pub mod http;
 mod process;
+pub mod spec;
 pub mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -32,7 +32,7 @@ use super::process::find_program;
 use super::{FAILURE_LIMIT, Outcome, Reward, RewardInput};
 use crate::error::{Error, Result};
 
-pub use line::{Reply, parse_reply, request_line};
+pub use line::{Reply, parse_reply, parse_score, request_line};
 use worker::Worker;
 
 /// How a command is run.
