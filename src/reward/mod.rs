@@ -18,6 +18,12 @@
 //! # Ok::<(), gradus::Error>(())
 //! ```
 
+pub mod command;
+pub mod http;
+mod process;
+pub mod spec;
+pub mod verify;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 

@@ -1,0 +1,192 @@
+//! A command as a reward: workers that stay, asked over their standard input and output.
+//!
+//! A worker reads one JSON object per line and writes one per line:
+//!
+//! ```text
+//! {"id":7,"prompt":"…","completion":"…","finished":true,"fields":{"answer":"42"}}
+//! {"id":7,"score":1.0}          or  {"id":7,"score":null}  or  {"id":7,"error":"no answer"}
+//! ```
+//!
+//! `null` abstains, `error` fails that one sample; other keys of a reply are ignored. A worker has
+//! one sample at a time, and must flush after each line. It is started when it is first needed.
+//! Ending, silence beyond the time limit, and any line that is not the reply to the open request
+//! cost the worker its life: it is killed with its process group, and the sample is asked again of
+//! a fresh one after a pause, as often as the options say. Then it is a failed call, whose text ends
+//! with what the worker last wrote to its standard error.
+//!
+//! Outcomes come in the order of the inputs and, if the command answers each sample by itself, do
+//! not depend on the number of workers. When more than half of a batch has failed the rest is not
+//! asked: the batch fails either way. Dropping the reward kills the workers; they are not asked to
+//! end, so what they want kept they must write as they go.
+
+mod line;
+mod worker;
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::process::find_program;
+use super::{FAILURE_LIMIT, Outcome, Reward, RewardInput};
+use crate::error::{Error, Result};
+
+pub use line::{Reply, parse_reply, parse_score, request_line};
+use worker::Worker;
+
+/// How a command is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandOptions {
+    /// Workers, at least 1.
+    pub workers: usize,
+    /// Longest wait for one reply.
+    pub timeout: Duration,
+    /// What a fresh worker may take beyond that for its first reply.
+    pub startup: Duration,
+    /// How often a sample is asked again after a worker failed.
+    pub retries: u32,
+    /// Pause before the first such attempt; each further one waits twice as long.
+    pub backoff: Duration,
+    /// Longest reply in bytes.
+    pub max_line: usize,
+}
+
+impl Default for CommandOptions {
+    fn default() -> CommandOptions {
+        CommandOptions {
+            workers: thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            timeout: Duration::from_secs(30),
+            startup: Duration::from_secs(60),
+            retries: 1,
+            backoff: Duration::from_millis(100),
+            max_line: 1 << 20,
+        }
+    }
+}
+
+/// Scores completions by asking a command; the protocol is on [this page](self).
+pub struct CommandReward {
+    argv: Vec<String>,
+    options: CommandOptions,
+    workers: Vec<Mutex<Option<Worker>>>,
+    next_id: AtomicU64,
+}
+
+impl CommandReward {
+    /// A reward that runs `argv`, a program and its arguments, without a shell.
+    ///
+    /// # Errors
+    /// `Config` if there is no such program or no worker is asked for. Nothing is started yet.
+    pub fn new(argv: Vec<String>, options: CommandOptions) -> Result<CommandReward> {
+        let refused = |reason: String| Error::config("reward", reason);
+        let program = argv.first().ok_or_else(|| refused("`cmd:` names no program".into()))?;
+        if find_program(program).is_none() {
+            return Err(refused(format!("`cmd:` names `{program}`, and there is no such program")));
+        }
+        if options.workers == 0 {
+            return Err(refused("0 workers, expected at least 1".into()));
+        }
+        let workers = (0..options.workers).map(|_| Mutex::default()).collect();
+        Ok(CommandReward { argv, options, workers, next_id: AtomicU64::new(0) })
+    }
+
+    /// Takes samples of `batch` until none is left. Outcomes with their places.
+    fn serve(&self, slot: &Mutex<Option<Worker>>, batch: &Batch<'_>) -> Vec<(usize, Outcome)> {
+        // A worker that was being asked when its thread panicked is not in the slot.
+        let mut worker = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcomes = Vec::new();
+        while let Some(i) = batch.take() {
+            let outcome = match batch.is_lost() {
+                true => Err("not asked: more than half of the batch had failed".into()),
+                false => self.ask(&mut worker, batch.first_id + i as u64, &batch.inputs[i]),
+            };
+            batch.failed.fetch_add(outcome.is_err() as usize, Ordering::Relaxed);
+            outcomes.push((i, outcome));
+        }
+        outcomes
+    }
+
+    fn ask(&self, slot: &mut Option<Worker>, id: u64, input: &RewardInput<'_>) -> Outcome {
+        let line = request_line(id, input);
+        let mut attempt = 0;
+        loop {
+            match self.attempt(slot, id, &line) {
+                Ok(Reply::Outcome(outcome)) => return Ok(outcome),
+                // What the command says of a sample is its last word: a worker that can do better
+                // by trying again does so itself.
+                Ok(Reply::Refused(reason)) => return Err(reason),
+                Err(reason) if attempt == self.options.retries => return Err(reason),
+                Err(_) => thread::sleep(self.options.backoff * 2u32.saturating_pow(attempt)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// One try. A worker that fails does not return to its slot.
+    fn attempt(
+        &self,
+        slot: &mut Option<Worker>,
+        id: u64,
+        line: &str,
+    ) -> std::result::Result<Reply, String> {
+        let mut worker = match slot.take() {
+            Some(worker) => worker,
+            None => Worker::start(&self.argv, &self.options)?,
+        };
+        match worker.ask(id, line) {
+            Ok(reply) => {
+                *slot = Some(worker);
+                Ok(reply)
+            }
+            Err(fault) => Err(worker.end(fault)),
+        }
+    }
+}
+
+/// The samples of one call.
+struct Batch<'a> {
+    inputs: &'a [RewardInput<'a>],
+    first_id: u64,
+    next: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Batch<'_> {
+    fn take(&self) -> Option<usize> {
+        let i = self.next.fetch_add(1, Ordering::Relaxed);
+        (i < self.inputs.len()).then_some(i)
+    }
+
+    /// Whether [`super::score`] will refuse the batch whatever is still to come.
+    fn is_lost(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) as f64 > FAILURE_LIMIT * self.inputs.len() as f64
+    }
+}
+
+impl Reward for CommandReward {
+    fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
+        let batch = Batch {
+            inputs,
+            first_id: self.next_id.fetch_add(inputs.len() as u64, Ordering::Relaxed),
+            next: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+        };
+        let batch = &batch;
+        // Threads of their own: they wait for other processes, and would keep rayon's from work.
+        let served: Vec<Vec<(usize, Outcome)>> = thread::scope(|scope| {
+            let slots = self.workers.iter().take(inputs.len());
+            let threads: Vec<_> = slots
+                .map(|slot| thread::Builder::new().spawn_scoped(scope, || self.serve(slot, batch)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            threads.into_iter().flatten().map(join).collect()
+        });
+        let mut outcomes: Vec<Outcome> =
+            inputs.iter().map(|_| Err("no thread could be started to ask".into())).collect();
+        served.into_iter().flatten().for_each(|(i, outcome)| outcomes[i] = outcome);
+        outcomes
+    }
+}

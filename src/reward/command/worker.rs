@@ -1,0 +1,195 @@
+//! One worker: a child process, and a thread for each of its three streams, so that none of them can
+//! block the asking side for longer than its time limit.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::CommandOptions;
+use super::line::{Reply, parse_reply};
+use crate::reward::process::{exits_within, kill_group, own_group};
+
+/// Bytes of standard error that are kept.
+const TAIL: usize = 2048;
+
+/// How long the last words of a worker are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A running command. Dropping it kills it.
+pub struct Worker {
+    child: Child,
+    requests: SyncSender<String>,
+    replies: Receiver<Line>,
+    tail: Arc<Mutex<Vec<u8>>>,
+    /// Ends when standard error does.
+    errors: JoinHandle<()>,
+    max_line: usize,
+    timeout: Duration,
+    /// Extra time of the first reply.
+    grace: Duration,
+}
+
+/// What came from standard output. Its end closes the channel.
+enum Line {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+/// Why a worker is of no more use.
+pub enum Fault {
+    /// It ended, or closed its output.
+    Ended,
+    /// It did not keep to the protocol.
+    Broken(String),
+}
+
+impl Worker {
+    /// Starts `argv`.
+    pub fn start(argv: &[String], options: &CommandOptions) -> Result<Worker, String> {
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        own_group(&mut command);
+        let mut child =
+            command.spawn().map_err(|error| format!("cannot start `{}`: {error}", argv[0]))?;
+        match Worker::attach(&mut child, options) {
+            Ok((requests, replies, tail, errors)) => {
+                let &CommandOptions { timeout, startup, max_line, .. } = options;
+                let grace = startup;
+                Ok(Worker { child, requests, replies, tail, errors, max_line, timeout, grace })
+            }
+            Err(error) => {
+                kill_group(&mut child);
+                Err(format!("cannot start `{}`: {error}", argv[0]))
+            }
+        }
+    }
+
+    /// The threads. They end when the child's side of their stream is closed.
+    fn attach(child: &mut Child, options: &CommandOptions) -> std::io::Result<Streams> {
+        let missing = || std::io::Error::other("a stream is missing");
+        let stdin = child.stdin.take().ok_or_else(missing)?;
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let stderr = child.stderr.take().ok_or_else(missing)?;
+        // Small queues: a worker that floods its output is held up by its pipe.
+        let (requests, inbox) = sync_channel(1);
+        let (outbox, replies) = sync_channel(1);
+        let (max_line, tail) = (options.max_line, Arc::default());
+        let kept = Arc::clone(&tail);
+        thread::Builder::new().spawn(move || write_requests(stdin, inbox))?;
+        thread::Builder::new().spawn(move || read_replies(stdout, outbox, max_line))?;
+        let errors = thread::Builder::new().spawn(move || keep_tail(stderr, &kept))?;
+        Ok((requests, replies, tail, errors))
+    }
+
+    /// Asks about one sample. After an error the worker is of no more use.
+    pub fn ask(&mut self, id: u64, line: &str) -> Result<Reply, Fault> {
+        let limit = self.timeout + std::mem::take(&mut self.grace);
+        // The queue is empty, as no request is open; if it is closed, so will the replies be.
+        let _ = self.requests.try_send(line.to_string());
+        match self.replies.recv_timeout(limit) {
+            Ok(Line::Whole(reply)) => {
+                let wrote = |what| Fault::Broken(format!("the command wrote {what}"));
+                parse_reply(&reply, id).map_err(wrote)
+            }
+            Ok(Line::TooLong) => Err(Fault::Broken(format!(
+                "the command wrote a line of more than {} bytes",
+                self.max_line
+            ))),
+            Err(RecvTimeoutError::Timeout) => Err(Fault::Broken(format!(
+                "no answer within {} s: the command was killed",
+                limit.as_secs_f64()
+            ))),
+            Err(RecvTimeoutError::Disconnected) => Err(Fault::Ended),
+        }
+    }
+
+    /// Ends the worker. What went wrong, for a message, with its last words.
+    pub fn end(mut self, fault: Fault) -> String {
+        if matches!(fault, Fault::Ended) {
+            // It may have closed its output just before it ends by itself.
+            exits_within(&mut self.child, LAST_WORDS);
+        }
+        let status = kill_group(&mut self.child);
+        let reason = match (fault, status) {
+            (Fault::Broken(reason), _) => reason,
+            (_, Some(status)) => format!("the command ended with {status} before it answered"),
+            (_, None) => "the command ended before it answered".into(),
+        };
+        let tail = self.last_words();
+        if tail.is_empty() { reason } else { format!("{reason}; its standard error ends: {tail}") }
+    }
+
+    fn last_words(&self) -> String {
+        // A process that left the group may hold the stream open: the wait has an end.
+        let pause = Duration::from_millis(1);
+        for _ in 0..LAST_WORDS.as_millis() / pause.as_millis() {
+            if self.errors.is_finished() {
+                break;
+            }
+            thread::sleep(pause);
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&tail).trim().to_string()
+    }
+}
+
+type Streams = (SyncSender<String>, Receiver<Line>, Arc<Mutex<Vec<u8>>>, JoinHandle<()>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}
+
+fn write_requests(mut stdin: ChildStdin, inbox: Receiver<String>) {
+    mask_sigpipe();
+    for line in inbox {
+        if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writing to a worker that has gone is an error, not the end of the process, also where gradus is
+/// a guest in a program that did not ask to ignore the signal.
+fn mask_sigpipe() {
+    #[cfg(unix)]
+    // SAFETY: the set lives here and is initialised before it is used; the mask is this thread's.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        libc::sigaddset(&mut signals, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+    }
+}
+
+fn read_replies(stdout: ChildStdout, outbox: SyncSender<Line>, max_line: usize) {
+    let mut reader = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut reader).take(max_line as u64 + 1).read_until(b'\n', &mut line);
+        let line = match read {
+            Ok(0) | Err(_) => return,
+            Ok(n) if n > max_line && !line.ends_with(b"\n") => Line::TooLong,
+            Ok(_) => Line::Whole(line),
+        };
+        let last = matches!(line, Line::TooLong);
+        if outbox.send(line).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn keep_tail(mut stderr: ChildStderr, kept: &Mutex<Vec<u8>>) {
+    let mut chunk = [0; TAIL];
+    while let Ok(read @ 1..) = stderr.read(&mut chunk) {
+        let mut tail = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend_from_slice(&chunk[..read]);
+        let surplus = tail.len().saturating_sub(TAIL);
+        tail.drain(..surplus);
+    }
+}

@@ -1,0 +1,184 @@
+//! Programs, judged by running them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::reward::{Outcome, RewardInput, RewardOutcome};
+
+/// The share of the row's tests that the completion's last code block passes.
+///
+/// Tests are `tests`, a list of `{"stdin": …, "stdout": …}` that compare what the program prints
+/// (spaces at the ends of lines aside), and `test_code`, a text that is appended to the program and
+/// passes if the whole ends with status 0 at its last line. Each test is a fresh process in a fresh
+/// folder, with the environment cleared but for the search path, and with limits on time, memory,
+/// size of files and processes. A program that fails, crashes or exceeds a limit fails that test.
+///
+/// **This limits resources. It is no security sandbox**: the program runs as the user of the
+/// trainer, can read that user's files and reach the network, and a child that leaves the session
+/// outlives it. Train on code that a policy writes in a container or a machine made for it. Nor is
+/// it a protection against cheating: a program can read its own test code, which lies next to it.
+///
+/// Unix only; elsewhere every call fails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Code {
+    /// Interpreter and its arguments, before the program's file.
+    pub interpreter: Vec<String>,
+    /// Wall time of a test; processor time is limited to a second more.
+    pub time: Duration,
+    /// Bytes of address space.
+    pub memory: u64,
+    /// Bytes of the largest file, standard output included.
+    pub file: u64,
+    /// Processes and threads. The system counts all of the user's, and does not limit root.
+    pub processes: u64,
+    /// Whether only a program that passes every test scores, 1.
+    pub all: bool,
+}
+
+impl Default for Code {
+    fn default() -> Code {
+        Code {
+            interpreter: vec!["python3".into()],
+            time: Duration::from_secs(5),
+            memory: 1 << 30,
+            file: 1 << 20,
+            processes: 4096,
+            all: false,
+        }
+    }
+}
+
+/// A test of a row.
+enum Test {
+    Prints { stdin: String, stdout: String },
+    Appended(String),
+}
+
+impl Code {
+    /// Judges one completion.
+    pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
+        let tests = tests(input)?;
+        let Some(program) = code_block(input.completion) else {
+            return Ok(RewardOutcome::Score(0.0));
+        };
+        let mut passed = 0;
+        for test in &tests {
+            if self.passes(program, test)? {
+                passed += 1;
+            } else if self.all {
+                return Ok(RewardOutcome::Score(0.0));
+            }
+        }
+        Ok(RewardOutcome::Score(passed as f32 / tests.len() as f32))
+    }
+
+    #[cfg(unix)]
+    fn passes(&self, program: &str, test: &Test) -> Result<bool, String> {
+        use super::sandbox::{nonce, run};
+        if self.interpreter.is_empty() {
+            return Err("no interpreter is given".into());
+        }
+        let failed = |error| format!("cannot run `{}`: {error}", self.interpreter[0]);
+        match test {
+            Test::Prints { stdin, stdout } => {
+                let ran = run(self, program, stdin).map_err(failed)?;
+                Ok(ran.success && lines(&ran.stdout) == lines(stdout))
+            }
+            Test::Appended(code) => {
+                // Ending early with status 0 is not passing: the last line must have been reached.
+                let word = format!("{:016x}", nonce());
+                let whole = format!("{program}\n{code}\nprint(\"{word}\")\n");
+                let ran = run(self, &whole, "").map_err(failed)?;
+                Ok(ran.success && ran.stdout.lines().last() == Some(word.as_str()))
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn passes(&self, _: &str, test: &Test) -> Result<bool, String> {
+        match test {
+            Test::Prints { .. } | Test::Appended(_) => {
+                Err("unsupported: running code needs the process limits of Unix".into())
+            }
+        }
+    }
+}
+
+fn tests(input: &RewardInput<'_>) -> Result<Vec<Test>, String> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from);
+    let mut tests = Vec::new();
+    if let Some(code) = text(input.fields.get("test_code")) {
+        tests.push(Test::Appended(code));
+    }
+    for (i, test) in
+        input.fields.get("tests").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
+        let (stdin, stdout) = (text(test.get("stdin")), text(test.get("stdout")));
+        let stdout =
+            stdout.ok_or_else(|| format!("row field `tests`: test {i} has no `stdout`"))?;
+        tests.push(Test::Prints { stdin: stdin.unwrap_or_default(), stdout });
+    }
+    match tests.is_empty() {
+        true => {
+            Err("the row has no tests: neither `tests`, a list, nor `test_code`, a text".into())
+        }
+        false => Ok(tests),
+    }
+}
+
+#[cfg(unix)]
+fn lines(text: &str) -> Vec<&str> {
+    text.trim_end().lines().map(str::trim_end).collect()
+}
+
+/// Content of the last closed code fence in `text`. A fence is three backticks at the start of a
+/// line; a language may follow.
+pub fn code_block(text: &str) -> Option<&str> {
+    let (mut at, mut start, mut last) = (0, None, None);
+    for line in text.split_inclusive('\n') {
+        let begin = at;
+        at += line.len();
+        if line.trim_start().starts_with("```") {
+            start = match start {
+                None => Some(at),
+                Some(from) => {
+                    last = Some(&text[from..begin]);
+                    None
+                }
+            };
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod unit {
+    use serde_json::json;
+
+    use super::*;
+    use crate::reward::verify::tests::ask;
+
+    #[test]
+    fn blocks() {
+        for (text, block) in [
+            ("```python\na\nb\n```", Some("a\nb\n")),
+            ("x\n```\na\n```\ny\n```py\nb\n```\nz", Some("b\n")),
+            ("```python\na\n```\n```python\nb", Some("a\n")),
+            ("```python\ns = '```'\n```", Some("s = '```'\n")),
+            ("```", None),
+            ("", None),
+        ] {
+            assert_eq!(code_block(text), block, "{text}");
+        }
+    }
+
+    #[test]
+    fn rows_without_tests_fail_and_completions_without_code_do_not_pass() {
+        let check = |i: &RewardInput<'_>| Code::default().check(i);
+        assert!(ask(check, "", &json!({})).unwrap_err().contains("`test_code`"));
+        assert!(ask(check, "", &json!({"tests": [{}]})).unwrap_err().contains("`stdout`"));
+        let row = json!({"test_code": "assert f() == 1"});
+        assert_eq!(ask(check, "def f(): return 1", &row), Ok(RewardOutcome::Score(0.0)));
+    }
+}

@@ -1,0 +1,248 @@
+//! Expressions over given numbers that make a target.
+
+use serde_json::Value;
+
+use super::answer::{Marker, final_answer};
+use super::number::Number;
+use super::ratio::Ratio;
+use super::{field, scalar, verdict};
+use crate::reward::{Outcome, RewardInput, RewardOutcome};
+
+/// 1 if the completion is an expression that makes the row's target out of the row's numbers.
+///
+/// The expression is the content of the last answer tag or box, else the whole completion; `= 24`
+/// may follow it if it is the target. It has the operators `+ - * /` (also `×`, `÷`, `\times`,
+/// `\div`, `\cdot`) with the usual precedence, and parentheses up to 64 deep. Arithmetic is exact;
+/// a division by 0 or a part beyond 128 bits makes no value, which is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Countdown {
+    /// Whether every number must be used exactly once, rather than at most once.
+    pub all: bool,
+    /// Score of an expression over allowed numbers with another value. Beware: dividing advantages
+    /// by the group's deviation makes much of it where no completion of a group is right.
+    pub partial: f32,
+    /// Whether a completion that was cut off scores 0.
+    pub finished: bool,
+}
+
+impl Default for Countdown {
+    fn default() -> Countdown {
+        Countdown { all: false, partial: 0.0, finished: true }
+    }
+}
+
+impl Countdown {
+    /// Judges one completion.
+    pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
+        let key = if input.fields.contains_key("numbers") { "numbers" } else { "nums" };
+        let numbers = numbers(key, field(input.fields, key)?)?;
+        let target = ratio(field(input.fields, "target")?)
+            .ok_or_else(|| "row field `target` is no number".to_string())?;
+        if self.finished && !input.finished {
+            return verdict(false);
+        }
+        let said = match final_answer(input.completion) {
+            Some((Marker::Tag | Marker::Boxed, inside)) => inside,
+            _ => input.completion,
+        };
+        Ok(RewardOutcome::Score(self.judge(said, &numbers, target)))
+    }
+
+    fn judge(&self, said: &str, numbers: &[Ratio], target: Ratio) -> f32 {
+        let (said, result) = match said.split_once('=') {
+            Some((said, result)) => (said, Some(result)),
+            None => (said, None),
+        };
+        let Some((value, used)) = evaluate(said) else { return 0.0 };
+        if !self.may_use(used, numbers) {
+            return 0.0;
+        }
+        let stated =
+            result.is_none_or(|r| Number::parse(r).and_then(|n| n.ratio()) == Some(target));
+        if value == Some(target) && stated { 1.0 } else { self.partial }
+    }
+
+    fn may_use(&self, used: Vec<Ratio>, numbers: &[Ratio]) -> bool {
+        let mut left = numbers.to_vec();
+        for number in used {
+            match left.iter().position(|&allowed| allowed == number) {
+                Some(at) => left.swap_remove(at),
+                None => return false,
+            };
+        }
+        left.is_empty() || !self.all
+    }
+}
+
+fn ratio(value: &Value) -> Option<Ratio> {
+    Number::parse(&scalar(value)?)?.ratio()
+}
+
+fn numbers(key: &str, value: &Value) -> Result<Vec<Ratio>, String> {
+    let all = value.as_array().and_then(|items| items.iter().map(ratio).collect());
+    all.ok_or_else(|| {
+        let got = crate::reward::excerpt(&value.to_string());
+        format!("row field `{key}` is {got}, expected a list of numbers")
+    })
+}
+
+/// Deepest nesting of parentheses.
+const DEPTH: usize = 64;
+
+/// The value of an arithmetic expression, `None` if it has none, and the numbers in it; `None` if
+/// `text` is no expression.
+pub fn evaluate(text: &str) -> Option<(Option<Ratio>, Vec<Ratio>)> {
+    let mut parser = Parser { rest: text.trim(), depth: 0, used: Vec::new() };
+    let value = parser.sum()?;
+    parser.rest.is_empty().then_some((value, parser.used))
+}
+
+/// Recursive descent. The outer `Option` is the syntax, the inner one the arithmetic.
+struct Parser<'a> {
+    rest: &'a str,
+    depth: usize,
+    used: Vec<Ratio>,
+}
+
+impl Parser<'_> {
+    fn take(&mut self, tokens: &[&str]) -> bool {
+        let found = tokens.iter().find_map(|&token| self.rest.strip_prefix(token));
+        if let Some(rest) = found {
+            self.rest = rest.trim_start();
+        }
+        found.is_some()
+    }
+
+    fn sum(&mut self) -> Option<Option<Ratio>> {
+        let mut value = self.product()?;
+        loop {
+            let minus = self.take(&["-", "\u{2212}"]);
+            if !minus && !self.take(&["+"]) {
+                return Some(value);
+            }
+            let right = self.product()?;
+            value = both(value, right, if minus { Ratio::checked_sub } else { Ratio::checked_add });
+        }
+    }
+
+    fn product(&mut self) -> Option<Option<Ratio>> {
+        let mut value = self.factor()?;
+        loop {
+            let over = self.take(&["/", "÷", "\\div"]);
+            if !over && !self.take(&["*", "×", "·", "\\times", "\\cdot"]) {
+                return Some(value);
+            }
+            let right = self.factor()?;
+            value = both(value, right, if over { Ratio::checked_div } else { Ratio::checked_mul });
+        }
+    }
+
+    fn factor(&mut self) -> Option<Option<Ratio>> {
+        if !self.take(&["("]) {
+            return self.number().map(Some);
+        }
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return None;
+        }
+        let value = self.sum()?;
+        self.depth -= 1;
+        self.take(&[")"]).then_some(value)
+    }
+
+    fn number(&mut self) -> Option<Ratio> {
+        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = self.rest.split_at(digits);
+        let number = Ratio::integer(number.parse().ok()?)?;
+        self.rest = rest.trim_start();
+        self.used.push(number);
+        Some(number)
+    }
+}
+
+fn both(
+    left: Option<Ratio>,
+    right: Option<Ratio>,
+    op: fn(Ratio, Ratio) -> Option<Ratio>,
+) -> Option<Ratio> {
+    op(left?, right?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::reward::RewardOutcome::Score;
+    use crate::reward::verify::tests::ask;
+
+    #[test]
+    fn expressions_have_values() {
+        let value = |text| evaluate(text).map(|(value, _)| value.map(Ratio::parts));
+        for (text, expected) in [
+            ("1+2*3", Some(Some((7, 1)))),
+            ("(1+2)*3", Some(Some((9, 1)))),
+            ("8/(3-8/3)", Some(Some((24, 1)))),
+            ("10 - 4 \u{2212} 3", Some(Some((3, 1)))),
+            ("8 ÷ 2 × 3", Some(Some((12, 1)))),
+            ("2 \\times 3 \\div 4", Some(Some((3, 2)))),
+            ("1/(2-2)", Some(None)),
+            ("7", Some(Some((7, 1)))),
+            ("", None),
+            ("1+", None),
+            ("(1", None),
+            ("1)", None),
+            ("-1", None),
+            ("1 2", None),
+            ("1.5", None),
+            ("2**3", None),
+            ("2(3)", None),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+        assert!(evaluate(&format!("{}1{}", "(".repeat(64), ")".repeat(64))).is_some());
+        assert!(evaluate(&"(".repeat(100_000)).is_none());
+    }
+
+    #[test]
+    fn numbers_are_used_as_allowed() {
+        let row = json!({"nums": [2, 3, 4, 4], "target": 24});
+        let check =
+            |verifier: Countdown, completion| match ask(|i| verifier.check(i), completion, &row) {
+                Ok(Score(score)) => score,
+                other => panic!("{other:?}"),
+            };
+        let any = || Countdown { partial: 0.1, ..Countdown::default() };
+        let all = || Countdown { all: true, ..Countdown::default() };
+        for (completion, loose, strict) in [
+            ("2*3*4", 1.0, 0.0),
+            ("<answer>(2+4)*4*3/3</answer>", 0.0, 0.0),
+            ("4*4+2*(3+1)", 0.0, 0.0),
+            ("(4+4)*3", 1.0, 0.0),
+            ("\\boxed{(2+4)*4 = 24}", 1.0, 0.0),
+            ("(2+4)*4 = 25", 0.1, 0.0),
+            ("4*(3+4)-2", 0.1, 0.0),
+            ("2+3+4+4", 0.1, 0.0),
+            ("4*4*3/2 = 24", 1.0, 1.0),
+            ("24", 0.0, 0.0),
+            ("so 2*3*4", 0.0, 0.0),
+        ] {
+            assert_eq!(check(any(), completion), loose, "{completion}");
+            assert_eq!(check(all(), completion), strict, "{completion}");
+        }
+    }
+
+    #[test]
+    fn broken_rows_fail() {
+        let check = |i: &RewardInput<'_>| Countdown::default().check(i);
+        for (row, word) in [
+            (json!({"target": 1}), "`nums`"),
+            (json!({"numbers": [1]}), "`target`"),
+            (json!({"numbers": 1, "target": 1}), "`numbers`"),
+            (json!({"numbers": [1], "target": "x"}), "`target`"),
+        ] {
+            let error = ask(check, "1", &row).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

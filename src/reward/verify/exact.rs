@@ -1,0 +1,69 @@
+//! The answer as a text.
+
+use super::answer::{Marker, final_answer};
+use super::{golds, verdict};
+use crate::reward::{Outcome, RewardInput};
+
+/// 1 if the answer is one of the golds after [`normalise`], else 0. The answer is the content of
+/// the last answer tag or box; without one, the whole completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exact {
+    /// The row's field with the gold: a value, or a list of which any will do.
+    pub field: String,
+    /// Whether a completion that was cut off scores 0.
+    pub finished: bool,
+}
+
+impl Default for Exact {
+    fn default() -> Exact {
+        Exact { field: "answer".into(), finished: true }
+    }
+}
+
+impl Exact {
+    /// Judges one completion.
+    pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
+        let golds = golds(input.fields, &self.field)?;
+        if self.finished && !input.finished {
+            return verdict(false);
+        }
+        let said = match final_answer(input.completion) {
+            Some((Marker::Tag | Marker::Boxed, inside)) => inside,
+            _ => input.completion,
+        };
+        let said = normalise(said);
+        verdict(golds.iter().any(|gold| normalise(gold) == said))
+    }
+}
+
+/// `text` in lower case, without spaces around it and with one space between words.
+pub fn normalise(text: &str) -> String {
+    let lower = text.to_lowercase();
+    lower.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::reward::RewardOutcome::Score;
+    use crate::reward::verify::tests::ask;
+
+    #[test]
+    fn spacing_and_case_do_not_matter() {
+        let row = json!({"answer": ["New York", "NYC"]});
+        let check = |i: &RewardInput<'_>| Exact::default().check(i);
+        for (completion, score) in [
+            ("  new\n YORK ", 1.0),
+            ("I say <answer>nyc</answer>", 1.0),
+            ("\\boxed{New York}", 1.0),
+            ("New York City", 0.0),
+            ("", 0.0),
+        ] {
+            assert_eq!(ask(check, completion, &row), Ok(Score(score)), "{completion}");
+        }
+        assert_eq!(ask(check, "True", &json!({"answer": true})), Ok(Score(1.0)));
+        assert!(ask(check, "x", &json!({"gold": 1})).unwrap_err().contains("[gold]"));
+    }
+}

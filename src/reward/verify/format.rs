@@ -1,0 +1,116 @@
+//! The shape of a completion.
+
+use regex::{Regex, RegexBuilder};
+
+use super::verdict;
+use crate::error::{Error, Result};
+use crate::reward::{Outcome, RewardInput};
+
+/// 1 if the completion, without the white space around it, has a given shape, else 0.
+#[derive(Clone, Debug)]
+pub struct Format {
+    shape: Shape,
+    /// Whether a completion that was cut off scores 0.
+    pub finished: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Shape {
+    ThinkAnswer,
+    Pattern(Regex),
+}
+
+/// Most memory of a compiled pattern and of the cache of one search, each.
+const SIZE_LIMIT: usize = 1 << 20;
+
+impl Format {
+    /// `<think>…</think>` and then `<answer>…</answer>`, nothing around them, each tag once. A
+    /// pattern cannot say "once", and what it cannot say a policy learns to exploit.
+    pub fn think_answer() -> Format {
+        Format { shape: Shape::ThinkAnswer, finished: true }
+    }
+
+    /// A regular expression in which `.` is any character, line ends included. It matches
+    /// anywhere unless it says `^` and `$`. Matching takes time linear in the text, as there are
+    /// no look-arounds and no back-references.
+    ///
+    /// # Errors
+    /// `Config` if the pattern is none, or compiles to more than a mebibyte.
+    pub fn new(pattern: &str) -> Result<Format> {
+        let regex = RegexBuilder::new(pattern)
+            .dot_matches_new_line(true)
+            .size_limit(SIZE_LIMIT)
+            .dfa_size_limit(SIZE_LIMIT)
+            .build()
+            .map_err(|error| Error::config("reward", format!("format pattern: {error}")))?;
+        Ok(Format { shape: Shape::Pattern(regex), finished: true })
+    }
+
+    /// Judges one completion.
+    pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
+        verdict((input.finished || !self.finished) && self.matches(input.completion))
+    }
+
+    /// Whether `text` has the shape.
+    pub fn matches(&self, text: &str) -> bool {
+        match &self.shape {
+            Shape::ThinkAnswer => thinks_then_answers(text.trim()),
+            Shape::Pattern(regex) => regex.is_match(text.trim()),
+        }
+    }
+}
+
+fn thinks_then_answers(text: &str) -> bool {
+    let tags = ["<think>", "</think>", "<answer>", "</answer>"];
+    if tags.iter().any(|tag| text.matches(tag).count() != 1) {
+        return false;
+    }
+    let Some(rest) = text.strip_prefix("<think>") else { return false };
+    let Some((_, rest)) = rest.split_once("</think>") else { return false };
+    let rest = rest.trim_start();
+    rest.starts_with("<answer>") && rest.ends_with("</answer>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn think_then_answer_once() {
+        let format = Format::think_answer();
+        assert!(format.matches(" <think>a\nb</think>\n<answer>1</answer>\n"));
+        for text in [
+            "",
+            "<think>a</think>",
+            "<think>a</think> so <answer>1</answer>",
+            "x <think>a</think><answer>1</answer>",
+            "<think>a</think><answer>1</answer> x",
+            "<think><think>a</think><answer>1</answer>",
+            "<think>a</think><answer>1</answer><answer>2</answer>",
+            "<answer>1</answer><think>a</think>",
+            "<think>a<answer>1</answer></think>",
+        ] {
+            assert!(!format.matches(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        let format = Format::new(r"^<think>.*</think>\s*<answer>.*</answer>$").unwrap();
+        assert!(format.matches("<think>a\nb</think>\n<answer>1</answer>\n"));
+        assert!(!format.matches("<think>a</think>"));
+        for pattern in ["(", "a{100000}{1000}", "(?=a)", r"(a)\1"] {
+            let error = Format::new(pattern).unwrap_err().to_string();
+            assert!(error.contains("config `reward`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_completion_has_no_format() {
+        let (mut format, fields) = (Format::new("a").unwrap(), crate::reward::no_fields());
+        let input = RewardInput { prompt: "", completion: "a", finished: false, fields };
+        assert_eq!(format.check(&input), verdict(false));
+        format.finished = false;
+        assert_eq!(format.check(&input), verdict(true));
+    }
+}
