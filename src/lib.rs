@@ -26,6 +26,8 @@ mod gpu;
 
 #[cfg(feature = "train")]
 pub mod bench;
+#[cfg(feature = "hf")]
+pub mod data;
 #[cfg(feature = "train")]
 pub mod io;
 #[cfg(feature = "train")]

@@ -3,5 +3,6 @@
 pub mod atomic;
 pub mod host;
 pub mod json;
+pub mod python;
 pub mod safetensors;
 pub mod tensor_file;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::io::python::{Style, dumps};
 use crate::io::safetensors::{TensorData, Tensors, write_pt};
 use crate::pretrained::quantized;
 use crate::quant::Nf4Parts;
@@ -164,7 +165,6 @@ fn sync(path: &Path) -> Result<()> {
 
 /// JSON as transformers and PEFT write it: sorted keys, two spaces, a newline at the end.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text =
-        serde_json::to_string_pretty(value).map_err(|e| Error::format(path, e.to_string()))?;
-    atomic::write_synced(path, (text + "\n").as_bytes())
+    let style = Style { indent: Some(2), sort_keys: true, ensure_ascii: true, separators: None };
+    atomic::write_synced(path, (dumps(value, &style) + "\n").as_bytes())
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::io::json;
+use crate::io::python;
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::pretrained::weights::WeightFiles;
 use crate::quant::{Nf4Parts, Nf4Tensor, OwnedAbsmax, QuantType};
@@ -155,7 +156,7 @@ impl State {
             parts.k
         );
         if let OwnedAbsmax::Nested { offset, nested_blocksize, .. } = &parts.absmax {
-            let offset = python_float(*offset as f64);
+            let offset = python::float(*offset as f64);
             text += &format!(
                 r#", "nested_blocksize": {nested_blocksize}, "nested_dtype": "float32", "nested_offset": {offset}"#
             );
@@ -172,20 +173,6 @@ pub(super) fn torch_name(dtype: DType) -> &'static str {
         DType::F64 => "float64",
         _ => "float32",
     }
-}
-
-/// `repr` of a Python float: the shortest digits that read back, an exponent outside 1e-4 .. 1e16.
-fn python_float(x: f64) -> String {
-    if x != 0.0 && !(1e-4..1e16).contains(&x.abs()) {
-        let text = format!("{x:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = match exponent.strip_prefix('-') {
-            Some(size) => ('-', size),
-            None => ('+', exponent),
-        };
-        return format!("{digits}e{sign}{exponent:0>2}");
-    }
-    format!("{x:?}")
 }
 
 /// Adds the tensors of the 4-bit weight called `name` to `tensors`.
@@ -206,27 +193,4 @@ pub(super) fn insert(tensors: &mut Tensors, name: &str, parts: &Nf4Parts) {
     let key = format!("{name}.{STATE}{}", label(parts.quant_type));
     put(key, TensorData::new(&[text.len()], &text));
     put(name.into(), TensorData::new(&[parts.packed.len(), 1], &parts.packed));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_read_as_python_writes_them() {
-        for (x, text) in [
-            (0.1, "0.1"),
-            (2.0, "2.0"),
-            (1e-5, "1e-05"),
-            (1.5e-7, "1.5e-07"),
-            (0.0001, "0.0001"),
-            (1e16, "1e+16"),
-            (123456789012345680.0, "1.2345678901234568e+17"),
-            (0.012345678, "0.012345678"),
-            (-3.5e-100, "-3.5e-100"),
-            (0.0, "0.0"),
-        ] {
-            assert_eq!(python_float(x), text);
-        }
-    }
 }

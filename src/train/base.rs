@@ -2,12 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, ModelConfig, RopeScaling};
 use crate::pretrained::{LoadOptions, Pretrained};
+use crate::reward::Reward;
+use crate::reward::command::CommandOptions;
+use crate::reward::http::HttpOptions;
+use crate::reward::spec::{SpecOptions, parse_all};
 use crate::text::{Bytes, Codec};
 use crate::train::config::RunConfig;
 use crate::train::task::{Countdown, Task};
@@ -15,6 +20,8 @@ use crate::train::task::{Countdown, Task};
 /// The beginning of a run; no weight has been read.
 pub(crate) struct Base {
     pub task: Arc<dyn Task>,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
     folder: Option<Pretrained>,
 }
 
@@ -28,15 +35,16 @@ impl Base {
             "" => None,
             path => Some(Pretrained::open(path.as_ref())?),
         };
-        let codec = folder.as_ref().map(|folder| codec(folder)).transpose()?;
-        let t = &config.task;
-        let targets = t.min_target as i64..=t.max_target as i64;
-        let task = Countdown::new(config.seed, t.digits, &t.operators, targets)?;
-        let task = match codec {
-            Some(codec) => task.with_codec(codec),
-            None => task,
+        let mut notes = Vec::new();
+        let codec = folder.as_ref().map(|folder| codec(folder, &mut notes)).transpose()?;
+        let reward = reward(config)?;
+        let task: Arc<dyn Task> = match codec {
+            Some(codec) if !config.data.path.is_empty() => {
+                dataset(config, folder.as_ref(), codec, reward, &mut notes)?
+            }
+            codec => Arc::new(countdown(config)?.with(codec, reward)),
         };
-        Ok(Base { task: Arc::new(task), folder })
+        Ok(Base { task, notes, folder })
     }
 
     /// What tells the folder's weights from others; empty without a folder.
@@ -85,17 +93,92 @@ impl Base {
     }
 }
 
-/// The vocabulary of a folder.
-fn codec(folder: &Pretrained) -> Result<Arc<dyn Codec>> {
-    let (path, rows) = (folder.files.folder(), folder.config.model.vocab);
-    if rows == 256 && !path.join("tokenizer.json").exists() {
-        return Ok(Arc::new(Bytes::new(&folder.config.eos)));
-    }
-    Err(no_tokenizer(path))
+fn countdown(config: &RunConfig) -> Result<Countdown> {
+    let t = &config.task;
+    let targets = t.min_target as i64..=t.max_target as i64;
+    Countdown::new(config.seed, t.digits, &t.operators, targets)
 }
 
-fn no_tokenizer(path: &Path) -> Error {
-    Error::format(path, "no tokenizer.json in this folder")
+/// The configured reward.
+fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
+    let reward = &config.reward;
+    if reward.functions.is_empty() {
+        return Ok(None);
+    }
+    let (timeout, retries) = (Duration::from_secs_f64(reward.timeout), reward.retries as u32);
+    let defaults = CommandOptions::default();
+    let workers = if reward.workers == 0 { defaults.workers } else { reward.workers };
+    let options = SpecOptions {
+        command: CommandOptions { workers, timeout, retries, ..defaults },
+        http: HttpOptions { timeout, retries, ..HttpOptions::default() },
+        code_time: Some(timeout),
+    };
+    match parse_all(&reward.functions, &options) {
+        Err(Error::Config { reason, .. }) => Err(Error::config("reward.functions", reason)),
+        made => made.map(Some),
+    }
+}
+
+/// The vocabulary of a folder.
+fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>> {
+    let (path, rows) = (folder.files.folder(), folder.config.model.vocab);
+    if path.join("tokenizer.json").exists() {
+        return tokenizer(path, rows, &folder.config.eos);
+    }
+    if rows == 256 {
+        notes.push("  no tokenizer.json: the model's 256 ids are taken for bytes".into());
+        return Ok(Arc::new(Bytes::new(&folder.config.eos)));
+    }
+    Err(Error::format(path, "no tokenizer.json in this folder"))
+}
+
+#[cfg(feature = "hf")]
+fn tokenizer(path: &Path, rows: usize, eos: &[i32]) -> Result<Arc<dyn Codec>> {
+    Ok(Arc::new(crate::text::Tokenizer::load(path, rows, eos)?))
+}
+
+#[cfg(feature = "hf")]
+fn dataset(
+    config: &RunConfig,
+    folder: Option<&Pretrained>,
+    codec: Arc<dyn Codec>,
+    reward: Option<Arc<dyn Reward>>,
+    notes: &mut Vec<String>,
+) -> Result<Arc<dyn Task>> {
+    use crate::text::ChatTemplate;
+    use crate::train::dataset::{DataTask, PromptWriter};
+    let template = match folder {
+        Some(folder) => ChatTemplate::load(folder.files.folder())?,
+        None => None,
+    };
+    let Some(reward) = reward else {
+        let reason = "empty: say how completions of data.path are scored, for example `numeric`";
+        return Err(Error::config("reward.functions", reason));
+    };
+    let writer = PromptWriter::new(&config.data, template)?;
+    Ok(Arc::new(DataTask::load(config, codec, writer, reward, notes)?))
+}
+
+#[cfg(not(feature = "hf"))]
+fn tokenizer(_: &Path, _: usize, _: &[i32]) -> Result<Arc<dyn Codec>> {
+    Err(without_hf())
+}
+
+#[cfg(not(feature = "hf"))]
+fn dataset(
+    _: &RunConfig,
+    _: Option<&Pretrained>,
+    _: Arc<dyn Codec>,
+    _: Option<Arc<dyn Reward>>,
+    _: &mut Vec<String>,
+) -> Result<Arc<dyn Task>> {
+    Err(without_hf())
+}
+
+#[cfg(not(feature = "hf"))]
+fn without_hf() -> Error {
+    let reason = "this build has no tokenizers and data loaders: enable the feature hf".into();
+    Error::Unsupported { op: "train", reason }
 }
 
 /// The shape of a model that starts from nothing.

@@ -41,6 +41,7 @@ impl Opened {
                 let device = config.open_device()?;
                 let adapted = !config.model.adapter.is_empty();
                 let mut trainer = Trainer::on(config, device)?;
+                trainer.notes.iter().for_each(|note| line(note));
                 if adapted {
                     trainer.quantize()?;
                 }

@@ -5,6 +5,8 @@ mod base;
 pub mod checkpoint;
 pub mod config;
 pub mod critic;
+#[cfg(feature = "hf")]
+mod dataset;
 mod decode;
 pub mod eval;
 pub mod inference;

@@ -102,6 +102,7 @@ impl<T: Float> Run<T> {
         line(&format!("  device {}", device.name()));
         let plan = plan_memory::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
+        trainer.notes.iter().for_each(|note| line(note));
         if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
             arena.reserve(plan.activations as usize)?;
         }

@@ -84,7 +84,10 @@ pub trait Task: Send + Sync {
     fn codec(&self) -> &dyn Codec;
     /// Ids of a prompt.
     fn encode(&self, prompt: &Prompt) -> Result<Vec<i32>> {
-        self.codec().encode(&prompt.text)
+        match prompt.rendered {
+            true => self.codec().encode(&prompt.text),
+            false => self.codec().encode_prompt(&prompt.text),
+        }
     }
     /// Training prompt number `index`; the stream is endless.
     fn train_prompt(&self, index: u64) -> Prompt;
@@ -112,6 +115,7 @@ pub trait Task: Send + Sync {
 #[derive(Clone)]
 pub struct Countdown {
     codec: Arc<dyn Codec>,
+    verifier: Option<Arc<dyn Reward>>,
     seed: u64,
     digits: usize,
     operators: Vec<char>,
@@ -142,12 +146,17 @@ impl Countdown {
         }
         let codec = Arc::new(Vocab::new(&format!("0123456789{operators}=:")));
         let operators = operators.chars().collect();
-        Ok(Countdown { codec, seed, digits, operators, targets })
+        Ok(Countdown { codec, verifier: None, seed, digits, operators, targets })
     }
 
-    /// The same in another vocabulary.
-    pub fn with_codec(self, codec: Arc<dyn Codec>) -> Countdown {
-        Countdown { codec, ..self }
+    /// The same in another vocabulary, with another verifier.
+    pub fn with(
+        self,
+        codec: Option<Arc<dyn Codec>>,
+        verifier: Option<Arc<dyn Reward>>,
+    ) -> Countdown {
+        let codec = codec.unwrap_or(self.codec);
+        Countdown { codec, verifier: verifier.or(self.verifier), ..self }
     }
 
     /// A random problem and the expression it was made from.
@@ -226,6 +235,9 @@ impl Task for Countdown {
     }
 
     fn verifier(&self) -> Arc<dyn Reward> {
+        if let Some(verifier) = &self.verifier {
+            return verifier.clone();
+        }
         let task = self.clone();
         Arc::new(move |input: &RewardInput<'_>| {
             let right = input.finished && task.is_correct(input.prompt, input.completion);

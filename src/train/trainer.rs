@@ -53,6 +53,8 @@ pub struct Trainer<T: Float = f32> {
     pub(crate) verifier: Arc<dyn Reward>,
     /// The base weights are those of a folder and never move: states leave them out.
     pub(crate) frozen_base: bool,
+    /// What a person should know about task and model.
+    pub(crate) notes: Vec<String>,
     /// What tells the base weights from others; empty for a fresh model.
     pub(crate) base: String,
     /// What the adapters were attached by.
@@ -97,7 +99,7 @@ impl<T: Float> Trainer<T> {
         let base = Base::open(&config)?;
         let task = base.task.clone();
         let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
-        let fingerprint = base.fingerprint();
+        let (fingerprint, notes) = (base.fingerprint(), base.notes.clone());
         let model = base.model(&config, device)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {
@@ -112,6 +114,7 @@ impl<T: Float> Trainer<T> {
             reward: verifier.clone(),
             verifier,
             frozen_base,
+            notes,
             base: fingerprint,
             adapter: None,
         })
