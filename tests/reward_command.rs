@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gradus::Error;
@@ -11,7 +12,7 @@ use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields, sco
 
 /// A worker that does what the completion asks for, and otherwise scores its length.
 const WORKER: &str = r#"
-import json, os, subprocess, sys, time
+import json, os, sys, time
 
 def reply(**kw):
     print(json.dumps(kw), flush=True)
@@ -51,6 +52,7 @@ for line in sys.stdin:
     elif text == "abstain":
         reply(id=i, score=None)
     elif text.startswith("pids "):
+        import subprocess
         child = subprocess.Popen(["sleep", "600"])
         with open(text[5:], "w") as file:
             file.write(f"{os.getpid()} {child.pid}")
@@ -82,8 +84,19 @@ impl Worker {
 
     fn reward(&self, options: CommandOptions) -> CommandReward {
         let script = self.path("worker.py").to_str().unwrap().to_string();
-        CommandReward::new(vec!["python3".into(), script], options).unwrap()
+        CommandReward::new(vec![python(), script], options).unwrap()
     }
+}
+
+/// The interpreter itself, where `python3` is a script that looks for one.
+fn python() -> String {
+    static PATH: OnceLock<String> = OnceLock::new();
+    let find = || {
+        let print = ["-c", "import sys; print(sys.executable)"];
+        let output = std::process::Command::new("python3").args(print).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    PATH.get_or_init(find).clone()
 }
 
 fn quick() -> CommandOptions {
@@ -263,7 +276,7 @@ fn programs_must_exist() {
 fn the_examples_are_rewards() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rewards");
     let run = |script: &str, completion: &str, answer: &str| {
-        let argv = vec!["python3".into(), format!("{folder}/{script}")];
+        let argv = vec![python(), format!("{folder}/{script}")];
         let reward = CommandReward::new(argv, quick()).unwrap();
         let fields = serde_json::json!({"answer": answer}).as_object().unwrap().clone();
         let input = RewardInput { prompt: "", completion, finished: true, fields: &fields };

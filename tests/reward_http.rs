@@ -39,7 +39,8 @@ impl Server {
             for stream in listener.incoming() {
                 let served = kept.lock().unwrap().len();
                 let act = acts[served.min(acts.len() - 1)];
-                serve(stream.unwrap(), act, &kept);
+                let kept = Arc::clone(&kept);
+                thread::spawn(move || serve(stream.unwrap(), act, &kept));
             }
         });
         Server { url, bodies }
