@@ -47,6 +47,13 @@ for line in sys.stdin:
     elif text == "close":
         os.close(1)
         time.sleep(600)
+    elif text == "last":
+        reply(id=i, score=1)
+        sys.exit(0)
+    elif text == "unplug":
+        os.close(0)
+        reply(id=i, score=1)
+        time.sleep(600)
     elif text == "error":
         reply(id=i, error="cannot judge")
     elif text == "abstain":
@@ -166,6 +173,28 @@ fn what_the_command_says_of_a_sample_costs_no_worker() {
     let worker = Worker::new();
     let outcomes = ask(&worker.reward(quick()), &["error", "abstain", "a"]);
     assert_eq!(outcomes, [Err("cannot judge".into()), Ok(RewardOutcome::Abstain), one(1.0)]);
+}
+
+#[test]
+fn a_worker_may_end_between_samples() {
+    let worker = Worker::new();
+    let reward = worker.reward(quick());
+    for _ in 0..3 {
+        assert_eq!(ask(&reward, &["last"]), [one(1.0)]);
+        // Until its end is seen, it is a worker that does not answer.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Also where the signal has its default action, which is to end this process.
+#[test]
+fn writing_to_a_closed_input_is_no_signal() {
+    // SAFETY: the default action has no handler; every write of the library masks the signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let worker = Worker::new();
+    let outcomes = ask(&worker.reward(quick()), &["unplug", "a", "ab"]);
+    assert!(outcomes[0].is_ok() && outcomes[1].is_err(), "{outcomes:?}");
+    assert_eq!(outcomes[2], one(2.0));
 }
 
 #[test]
