@@ -283,6 +283,33 @@ proptest! {
     }
 }
 
+/// Figures for the log: `cargo test --test reward -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints times"]
+fn times() {
+    let row = json!({
+        "answer": "24", "numbers": [2, 3, 4], "target": 24, "boxes": [[0, 0, 2, 2], [1, 1, 3, 3]],
+        "tool_calls": [{"name": "f"}], "tests": [{"stdout": "1"}]
+    });
+    let fields = row.as_object().unwrap();
+    let thought = "Three times 4 is 12, and 12 times 2 is 24. ".repeat(20);
+    let text = format!("<think>{thought}</think>\n<answer>2*3*4 = 24</answer>");
+    let input = RewardInput { prompt: "", completion: &text, finished: true, fields };
+    for spec in
+        ["numeric", "exact", "format", "format:^<think>.*</think>", "json", "iou", "countdown"]
+    {
+        let (reward, inputs) = (parse(spec).unwrap(), vec![input; 4096]);
+        let begun = Instant::now();
+        reward.score(&inputs);
+        println!("{spec}: {:.0} samples/s", 4096.0 / begun.elapsed().as_secs_f64());
+    }
+    let text = fenced("print(1)");
+    let inputs = vec![RewardInput { completion: &text, ..input }; 100];
+    let begun = Instant::now();
+    code().score(&inputs);
+    println!("code: {:.0} runs/s", 100.0 / begun.elapsed().as_secs_f64());
+}
+
 /// Texts that make a careless parser quadratic. Each must take a moment only.
 #[test]
 fn long_texts_take_linear_time() {

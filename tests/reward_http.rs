@@ -39,7 +39,8 @@ impl Server {
             for stream in listener.incoming() {
                 let served = kept.lock().unwrap().len();
                 let act = acts[served.min(acts.len() - 1)];
-                serve(stream.unwrap(), act, &kept);
+                let kept = Arc::clone(&kept);
+                thread::spawn(move || serve(stream.unwrap(), act, &kept));
             }
         });
         Server { url, bodies }
@@ -90,7 +91,7 @@ fn serve(mut stream: TcpStream, act: Act, bodies: &Mutex<Vec<Value>>) {
         Act::Say(status, text) => (status, text.to_string()),
         Act::Score | Act::Break => (200, format!("{{\"scores\":{scores:?}}}")),
         Act::Slow => {
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(Duration::from_secs(3));
             (200, format!("{{\"scores\":{scores:?}}}"))
         }
     };
@@ -102,7 +103,7 @@ fn serve(mut stream: TcpStream, act: Act, bodies: &Mutex<Vec<Value>>) {
 
 fn quick() -> HttpOptions {
     HttpOptions {
-        timeout: Duration::from_millis(400),
+        timeout: Duration::from_millis(1500),
         retries: 2,
         backoff: Duration::from_millis(5),
         max_answer: 1000,

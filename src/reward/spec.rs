@@ -8,7 +8,7 @@
 //!
 //! Parts are separate texts, because an argument may hold any character: after the first colon
 //! everything belongs to it. A weight is a number before a `*` at the very start; no name begins
-//! like a number. A sample on which a part abstains or fails is one on which the sum does.
+//! like a number. Spaces around the three are dropped. A sample on which a part abstains or fails is one on which the sum does.
 
 use std::sync::Arc;
 use std::time::Duration;

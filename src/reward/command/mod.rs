@@ -10,7 +10,7 @@
 //! `null` abstains, `error` fails that one sample; other keys of a reply are ignored. A worker has
 //! one sample at a time, and must flush after each line. It is started when it is first needed.
 //! Ending, silence beyond the time limit, and any line that is not the reply to the open request
-//! cost the worker its life: it is killed with its process group, and the sample is asked again of
+//! cost the worker its life (one that ends between two samples is merely replaced): it is killed with its process group, and the sample is asked again of
 //! a fresh one after a pause, as often as the options say. Then it is a failed call, whose text ends
 //! with what the worker last wrote to its standard error.
 //!
@@ -130,7 +130,8 @@ impl CommandReward {
         id: u64,
         line: &str,
     ) -> std::result::Result<Reply, String> {
-        let mut worker = match slot.take() {
+        let alive = slot.take_if(|worker| !worker.is_gone());
+        let mut worker = match alive {
             Some(worker) => worker,
             None => Worker::start(&self.argv, &self.options)?,
         };

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub struct Worker {
     child: Child,
     requests: SyncSender<String>,
     replies: Receiver<Line>,
+    /// A line that came before anything was asked.
+    early: Option<Line>,
     tail: Arc<Mutex<Vec<u8>>>,
     /// Ends when standard error does.
     errors: JoinHandle<()>,
@@ -59,7 +61,17 @@ impl Worker {
             Ok((requests, replies, tail, errors)) => {
                 let &CommandOptions { timeout, startup, max_line, .. } = options;
                 let grace = startup;
-                Ok(Worker { child, requests, replies, tail, errors, max_line, timeout, grace })
+                Ok(Worker {
+                    child,
+                    requests,
+                    replies,
+                    early: None,
+                    tail,
+                    errors,
+                    max_line,
+                    timeout,
+                    grace,
+                })
             }
             Err(error) => {
                 kill_group(&mut child);
@@ -85,12 +97,23 @@ impl Worker {
         Ok((requests, replies, tail, errors))
     }
 
+    /// Whether it ended since it last answered, which is no sample's fault.
+    pub fn is_gone(&mut self) -> bool {
+        match self.replies.try_recv() {
+            Ok(line) => self.early = Some(line),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return true,
+        }
+        false
+    }
+
     /// Asks about one sample. After an error the worker is of no more use.
     pub fn ask(&mut self, id: u64, line: &str) -> Result<Reply, Fault> {
         let limit = self.timeout + std::mem::take(&mut self.grace);
         // The queue is empty, as no request is open; if it is closed, so will the replies be.
         let _ = self.requests.try_send(line.to_string());
-        match self.replies.recv_timeout(limit) {
+        let early = self.early.take();
+        match early.map_or_else(|| self.replies.recv_timeout(limit), Ok) {
             Ok(Line::Whole(reply)) => {
                 let wrote = |what| Fault::Broken(format!("the command wrote {what}"));
                 parse_reply(&reply, id).map_err(wrote)

@@ -50,6 +50,7 @@ impl Default for Code {
 }
 
 /// A test of a row.
+#[cfg_attr(not(unix), allow(dead_code))]
 enum Test {
     Prints { stdin: String, stdout: String },
     Appended(String),

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn tolerance_and_ends() {
         let near = Numeric { relative: 0.01, ..Numeric::default() };
-        assert_eq!(ask(|i| near.check(i), "3.15", &json!({"answer": 3.14159})), Ok(Score(1.0)));
+        assert_eq!(ask(|i| near.check(i), "2.53", &json!({"answer": 2.51})), Ok(Score(1.0)));
         let row = json!({"answer": 4}).as_object().unwrap().clone();
         let cut = RewardInput { prompt: "", completion: "4", finished: false, fields: &row };
         assert_eq!(Numeric::default().check(&cut), Ok(Score(0.0)));
