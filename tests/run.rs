@@ -1,9 +1,13 @@
 //! Whole runs through the binary: what they write, how they resume, how they fail.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+#[path = "common/runs.rs"]
+mod runs;
+
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
+
+use runs::{gradus, latest, must, outcome, text};
 
 use serde_json::Value;
 
@@ -28,12 +32,6 @@ const SMALL: &[&str] = &[
     "checkpoint.keep=3",
 ];
 
-fn gradus(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gradus"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
 fn train(out: &Path, extra: &[&str]) -> Command {
     let mut command = gradus(&["train", "--out", out.to_str().unwrap()]);
     SMALL.iter().for_each(|set| {
@@ -41,36 +39,6 @@ fn train(out: &Path, extra: &[&str]) -> Command {
     });
     command.args(extra);
     command
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn must(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let text = text(&output);
-    assert!(output.status.success(), "{text}");
-    text
-}
-
-fn latest(out: &Path) -> PathBuf {
-    out.join("latest").canonicalize().unwrap()
-}
-
-/// Checksum of the newest checkpoint's tensors as its manifest states it, and all metrics but the
-/// clock's.
-fn outcome(run: &Path) -> (String, Vec<BTreeMap<String, Value>>) {
-    let name = std::fs::read_to_string(run.join("checkpoints/LATEST")).unwrap();
-    let manifest = std::fs::read(run.join("checkpoints").join(name).join("manifest.json")).unwrap();
-    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
-    let state = manifest["files"][0]["sha256"].as_str().unwrap().to_string();
-    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let strip = |line: &str| -> BTreeMap<String, Value> {
-        let row: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
-        row.into_iter().filter(|(key, _)| !key.starts_with("time/")).collect()
-    };
-    (state, metrics.lines().map(strip).collect())
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::pretrained::adapter::{Adapter, Update};
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{Pretrained, floats, quantize};
 use crate::pretrained::quantized::{self, torch_name};
+use crate::ops::check::Check;
+use crate::quant::nf4::check_blocksize;
 use crate::quant::{Nf4Options, QuantType};
 
 /// What a conversion did.
@@ -47,6 +49,7 @@ impl Pretrained {
             let reason = "the model is 4-bit already; quantising again would lose more";
             return Err(Error::config("model", reason));
         }
+        check_blocksize(Check("quantize"), "blocksize", options.blocksize)?;
         let mut writer = FolderWriter::create(out, SHARD)?;
         let names: Vec<String> = self.files.names().map(String::from).collect();
         let mut done = Converted { from: self.files.bytes(), ..Converted::default() };

@@ -99,9 +99,10 @@ impl<T: Float> Run<T> {
         };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
         let device = config.open_device()?;
-        line(&format!("  device {}", device.name()));
         let plan = plan_memory::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
+        line(&format!("  device {}", trainer.model.device.name()));
+        plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
         trainer.notes.iter().for_each(|note| line(note));
         if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
             arena.reserve(plan.activations as usize)?;
@@ -352,7 +353,6 @@ fn plan_memory<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<M
             plan
         }
     };
-    line(&format!("  memory {plan}"));
     Ok(Some(plan))
 }
 
