@@ -32,6 +32,8 @@ pub mod io;
 pub mod model;
 pub mod objective;
 #[cfg(feature = "train")]
+pub mod text;
+#[cfg(feature = "train")]
 pub mod train;
 
 pub use device::Device;

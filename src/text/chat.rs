@@ -1,0 +1,316 @@
+//! Chat templates: a small program in a model folder that turns messages into one prompt.
+//!
+//! A model follows instructions only in the exact frame it was trained in, so what the template
+//! prints must be what it prints under Python's Jinja: the same trimming of blocks, `tojson` with
+//! the same spaces, the same string methods. `tests/golden/text` holds that side's output.
+//!
+//! Templates come with the model and are not trusted. They reach nothing but the messages, run on
+//! a budget of instructions and memory, and write a bounded text.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
+
+use super::files;
+use super::methods::{self, Raised};
+use crate::error::{Error, Result};
+
+/// Limit for a template's source, in bytes. The longest known ones have 30 kB.
+const SOURCE_LIMIT: usize = 1 << 20;
+
+/// Instructions, or 64 bytes of data each, that a render may use. A message takes about 100.
+const FUEL: u64 = 1_000_000;
+/// Bytes a render may write.
+const OUTPUT_LIMIT: usize = 16 << 20;
+/// Stack of the thread that compiles or renders, in bytes; only what is used is ever backed by
+/// memory. A source can nest expressions, and a render lists, deeper than the engine's own limits
+/// count, and both are dropped recursively.
+const STACK: usize = 256 << 20;
+
+/// How to render.
+#[derive(Clone, Debug)]
+pub struct ChatOptions {
+    /// Ends with the start of an assistant's message, for the model to go on. Default: true.
+    pub add_generation_prompt: bool,
+    /// Schemas of tools the model may call, for templates that know tools.
+    pub tools: Option<Json>,
+    /// Documents to answer from, for templates that know them.
+    pub documents: Option<Json>,
+    /// Further variables a template may read, for example `enable_thinking` or `date_string`. They
+    /// win over the special tokens of the same name.
+    pub extra: Map<String, Json>,
+    /// The time `strftime_now` prints, in UTC. Default: the time of the call, so that prompts of
+    /// templates that print a date change from day to day; fix it where runs must be repeatable.
+    pub now: Option<SystemTime>,
+}
+
+impl Default for ChatOptions {
+    fn default() -> ChatOptions {
+        ChatOptions {
+            add_generation_prompt: true,
+            tools: None,
+            documents: None,
+            extra: Map::new(),
+            now: None,
+        }
+    }
+}
+
+/// A compiled chat template with the special tokens its text may mention.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    path: PathBuf,
+    tokens: Map<String, Json>,
+}
+
+impl ChatTemplate {
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template` in
+    /// `tokenizer_config.json`, which is a text or a list of named texts of which `default` is
+    /// taken. `None` where the model has none, as base models do.
+    pub fn load(dir: &Path) -> Result<Option<ChatTemplate>> {
+        let tokens = special_tokens(dir)?;
+        let path = dir.join("chat_template.jinja");
+        if path.exists() {
+            let source = files::read_text(&path, SOURCE_LIMIT as u64)?;
+            return ChatTemplate::new(path, source, tokens).map(Some);
+        }
+        let path = dir.join("tokenizer_config.json");
+        let config = files::read_json(&path)?;
+        match &config["chat_template"] {
+            Json::Null => Ok(None),
+            Json::String(source) => ChatTemplate::new(path, source.clone(), tokens).map(Some),
+            Json::Array(named) => {
+                let source = named
+                    .iter()
+                    .find(|one| one["name"] == "default")
+                    .and_then(|one| one["template"].as_str());
+                let none = || Error::format(&path, "`chat_template` has no text named `default`");
+                let source = source.ok_or_else(none)?.to_owned();
+                ChatTemplate::new(path, source, tokens).map(Some)
+            }
+            _ => Err(Error::format(path, "`chat_template` is neither a text nor a list of texts")),
+        }
+    }
+
+    /// Compiles `source`; `path` is only for messages. `tokens` are variables such as `bos_token`.
+    pub fn new(
+        path: impl Into<PathBuf>,
+        source: impl Into<String>,
+        tokens: Map<String, Json>,
+    ) -> Result<ChatTemplate> {
+        let (path, source) = (path.into(), source.into());
+        let mut env = environment();
+        compile(&mut env, "chat", open_generation_blocks(&source), "chat template", &path)?;
+        Ok(ChatTemplate { env, path, tokens })
+    }
+
+    /// The prompt that says `messages`: objects with `role` and `content`, and whatever else the
+    /// template reads, such as `tool_calls` or `reasoning_content`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the template's own words where it refuses the messages;
+    /// [`Error::Format`] where the template itself is wrong or takes too long.
+    pub fn render(&self, messages: &[Json], options: &ChatOptions) -> Result<String> {
+        let messages: Vec<Json> = messages.iter().map(normalized).collect::<Result<_>>()?;
+        let now = options.now.unwrap_or_else(SystemTime::now);
+        let mut vars: BTreeMap<&str, Value> = BTreeMap::new();
+        vars.extend(self.tokens.iter().map(|(k, v)| (k.as_str(), value(v))));
+        let strftime_now = Value::from_function(move |format: &str| methods::strftime(now, format));
+        vars.insert("strftime_now", strftime_now);
+        vars.extend(options.extra.iter().map(|(k, v)| (k.as_str(), value(v))));
+        vars.insert("messages", messages.iter().map(value).collect());
+        vars.insert("tools", value(options.tools.as_ref().unwrap_or(&Json::Null)));
+        vars.insert("documents", value(options.documents.as_ref().unwrap_or(&Json::Null)));
+        vars.insert("add_generation_prompt", Value::from(options.add_generation_prompt));
+        render(&self.env, "chat", vars, "chat template", &self.path)
+    }
+}
+
+/// Renders the template `name` of `env` within the limits above. `what` and `path` are for messages.
+pub(crate) fn render(
+    env: &Environment<'_>,
+    name: &str,
+    vars: BTreeMap<&str, Value>,
+    what: &str,
+    path: &Path,
+) -> Result<String> {
+    let bytes = with_deep_stack(path, what, move || {
+        let mut out = Bounded(Vec::new());
+        let done = env.get_template(name)?.render_captured_to(Value::from_pairs(vars), &mut out);
+        done.map(|_| out.0)
+    })?;
+    let bytes = bytes.map_err(|e| explain(path, what, &e))?;
+    String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what} wrote no UTF-8: {e}")))
+}
+
+/// Adds `source` to `env` as template `name`.
+pub(crate) fn compile(
+    env: &mut Environment<'static>,
+    name: &'static str,
+    source: String,
+    what: &str,
+    path: &Path,
+) -> Result<()> {
+    if source.len() > SOURCE_LIMIT {
+        let reason = format!("the {what} is longer than {SOURCE_LIMIT} bytes");
+        return Err(Error::format(path, reason));
+    }
+    with_deep_stack(path, what, move || env.add_template_owned(name, source))?
+        .map_err(|e| explain(path, what, &e))
+}
+
+/// Runs the engine on a thread with a stack that hostile input does not fill.
+fn with_deep_stack<T: Send>(path: &Path, what: &str, run: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let work = move || files::guarded(path, "the template engine", run);
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let no_thread = |e: std::io::Error| Error::OutOfMemory {
+            what: format!("a thread for the {what} ({e})"),
+            bytes: STACK as u64,
+        };
+        let ended = thread.map_err(no_thread)?.join();
+        ended.map_err(|_| Error::format(path, format!("the thread of the {what} panicked")))?
+    })
+}
+
+/// JSON as the engine's value; objects keep their order.
+pub(crate) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(yes) => Value::from(*yes),
+        Json::Number(number) => {
+            let whole = number.as_i64().map(Value::from).or(number.as_u64().map(Value::from));
+            whole.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or(f64::NAN)))
+        }
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(value).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field))))
+        }
+    }
+}
+
+/// Collects at most [`OUTPUT_LIMIT`] bytes.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_LIMIT {
+            let reason = format!("the text is longer than {} bytes", OUTPUT_LIMIT);
+            return Err(std::io::Error::other(reason));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The engine as chat templates expect it.
+pub(crate) fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the default delimiters"));
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_fuel(Some(FUEL));
+    env.set_recursion_limit(200);
+    env.set_unknown_method_callback(methods::call);
+    env.remove_filter("pprint"); // squares the size of nested lists
+    env.remove_global("debug");
+    env.add_filter("tojson", super::dumps::tojson);
+    // On the Python side whatever has a length and items is a sequence.
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    });
+    env.add_function("raise_exception", methods::raise_exception);
+    env
+}
+
+/// The engine's error in the crate's words.
+pub(crate) fn explain(path: &Path, what: &str, error: &minijinja::Error) -> Error {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return Error::invalid("chat_template", "messages", message, "what the template takes");
+        }
+        source = cause.source();
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        let reason = format!("{what}: stopped after {} instructions", FUEL);
+        return Error::format(path, reason);
+    }
+    let cause = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+    Error::format(path, format!("{what}: {error}{cause}"))
+}
+
+/// Names of special tokens that templates read.
+const TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The special tokens of a folder by name, as texts.
+fn special_tokens(dir: &Path) -> Result<Map<String, Json>> {
+    let mut tokens = Map::new();
+    for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let config = files::read_json(&dir.join(file))?;
+        for name in TOKENS {
+            if let Some(text) = token_text(&config[name]) {
+                tokens.insert(name.into(), Json::from(text));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+/// A token is written as its text or as an object that holds it.
+pub(super) fn token_text(token: &Json) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// A message without its null fields, which templates take for present, and with its reasoning
+/// under the name that most templates read.
+fn normalized(message: &Json) -> Result<Json> {
+    let Json::Object(fields) = message else {
+        let expected = "objects with `role` and `content`";
+        return Err(Error::invalid("chat_template", "messages", message, expected));
+    };
+    let mut fields: Map<String, Json> =
+        fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = names.iter().find_map(|&name| fields.get(name)).cloned() {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".into(), reasoning);
+    }
+    Ok(Json::Object(fields))
+}
+
+/// `{% generation %}` marks what a trainer should learn from. The engine does not know it; a
+/// `with` of nothing has the same scope and prints the same.
+fn open_generation_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out.push_str(before);
+        rest = tag;
+        let sign = if tag.starts_with(['-', '+']) { &tag[..1] } else { "" };
+        let name = tag[sign.len()..].trim_start();
+        for (word, instead) in [("generation", "with"), ("endgeneration", "endwith")] {
+            let Some(after) = name.strip_prefix(word) else { continue };
+            let end = after.trim_start();
+            if end.trim_start_matches(['-', '+']).starts_with("%}") {
+                out.push_str(&format!("{sign} {instead} "));
+                rest = end;
+            }
+        }
+    }
+    out + rest
+}
