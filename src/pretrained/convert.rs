@@ -11,11 +11,11 @@ use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::{Error, Result};
 use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, Parameter, Weight};
+use crate::ops::check::Check;
 use crate::pretrained::adapter::{Adapter, Update};
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{Pretrained, floats, quantize};
 use crate::pretrained::quantized::{self, torch_name};
-use crate::ops::check::Check;
 use crate::quant::nf4::check_blocksize;
 use crate::quant::{Nf4Options, QuantType};
 

@@ -1,248 +1,316 @@
-//! Chat templates: Jinja as Hugging Face's tokenizers run it, in an interpreter that is bounded in
-//! steps, depth and output.
+//! Chat templates: a small program in a model folder that turns messages into one prompt.
 //!
-//! What differs from plain Jinja, here as there: blocks eat the line around them (`trim_blocks`,
-//! `lstrip_blocks`), strings and lists have Python's methods, `tojson` writes what `json.dumps` does,
-//! `raise_exception` ends the rendering, loops know `break` and `continue`, and `{% generation %}`
-//! marks only what training masks need, so it is taken out. The clock is not read: `strftime_now` is
-//! defined only with a date, which templates check before they call it, because a run whose prompts
-//! change at midnight cannot be repeated.
+//! A model follows instructions only in the exact frame it was trained in, so what the template
+//! prints must be what it prints under Python's Jinja: the same trimming of blocks, `tojson` with
+//! the same spaces, the same string methods. `tests/golden/text` holds that side's output.
+//!
+//! Templates come with the model and are not trusted. They reach nothing but the messages, run on
+//! a budget of instructions and memory, and write a bounded text.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind};
-use serde_json::{Map, Value};
+use minijinja::value::ValueKind;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
 
+use super::files;
+use super::methods::{self, Raised};
 use crate::error::{Error, Result};
-use crate::io::json;
-use crate::io::python::{Style, dumps};
 
-/// Steps of the interpreter that a rendering may take; long texts cost steps, too.
-const FUEL: u64 = 5_000_000;
-/// Largest template.
-const TEMPLATE: u64 = 1 << 20;
+/// Limit for a template's source, in bytes. The longest known ones have 30 kB.
+const SOURCE_LIMIT: usize = 1 << 20;
 
-/// A compiled chat template with the special tokens it may name.
-pub struct ChatTemplate {
-    environment: Environment<'static>,
-    tokens: Map<String, Value>,
+/// Instructions, or 64 bytes of data each, that a render may use. A message takes about 100.
+const FUEL: u64 = 1_000_000;
+/// Bytes a render may write.
+const OUTPUT_LIMIT: usize = 16 << 20;
+/// Stack of the thread that compiles or renders, in bytes; only what is used is ever backed by
+/// memory. A source can nest expressions, and a render lists, deeper than the engine's own limits
+/// count, and both are dropped recursively.
+const STACK: usize = 256 << 20;
+
+/// How to render.
+#[derive(Clone, Debug)]
+pub struct ChatOptions {
+    /// Ends with the start of an assistant's message, for the model to go on. Default: true.
+    pub add_generation_prompt: bool,
+    /// Schemas of tools the model may call, for templates that know tools.
+    pub tools: Option<Json>,
+    /// Documents to answer from, for templates that know them.
+    pub documents: Option<Json>,
+    /// Further variables a template may read, for example `enable_thinking` or `date_string`. They
+    /// win over the special tokens of the same name.
+    pub extra: Map<String, Json>,
+    /// The time `strftime_now` prints, in UTC. Default: the time of the call, so that prompts of
+    /// templates that print a date change from day to day; fix it where runs must be repeatable.
+    pub now: Option<SystemTime>,
 }
 
-/// What a conversation is rendered with.
-#[derive(Clone, Debug, Default)]
-pub struct ChatOptions {
-    /// End with what begins an answer.
-    pub add_generation_prompt: bool,
-    /// Tools the model may call, as JSON schemas.
-    pub tools: Vec<Value>,
-    /// Further variables, such as `enable_thinking`.
-    pub extra: Map<String, Value>,
-    /// The date `strftime_now` gives, as (year, month, day); without one the template sees no such
-    /// function.
-    pub date: Option<(i32, u32, u32)>,
+impl Default for ChatOptions {
+    fn default() -> ChatOptions {
+        ChatOptions {
+            add_generation_prompt: true,
+            tools: None,
+            documents: None,
+            extra: Map::new(),
+            now: None,
+        }
+    }
+}
+
+/// A compiled chat template with the special tokens its text may mention.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    path: PathBuf,
+    tokens: Map<String, Json>,
 }
 
 impl ChatTemplate {
-    /// The template of the model in `folder`: `chat_template.jinja`, or `chat_template` of
-    /// `tokenizer_config.json` (of several the one called `default`). `None` if it has none.
-    ///
-    /// # Errors
-    /// `Io`; `Format` for a template that is too large or no Jinja.
-    pub fn load(folder: &Path) -> Result<Option<ChatTemplate>> {
-        let config = folder.join("tokenizer_config.json");
-        let fields = if config.exists() { json::read_object(&config)? } else { Map::new() };
-        let file = folder.join("chat_template.jinja");
-        let text = match file.exists() {
-            true => {
-                let bytes = json::read_limited(&file, TEMPLATE)?;
-                let text = String::from_utf8(bytes);
-                Some(text.map_err(|_| Error::format(&file, "the template is not UTF-8"))?)
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template` in
+    /// `tokenizer_config.json`, which is a text or a list of named texts of which `default` is
+    /// taken. `None` where the model has none, as base models do.
+    pub fn load(dir: &Path) -> Result<Option<ChatTemplate>> {
+        let tokens = special_tokens(dir)?;
+        let path = dir.join("chat_template.jinja");
+        if path.exists() {
+            let source = files::read_text(&path, SOURCE_LIMIT as u64)?;
+            return ChatTemplate::new(path, source, tokens).map(Some);
+        }
+        let path = dir.join("tokenizer_config.json");
+        let config = files::read_json(&path)?;
+        match &config["chat_template"] {
+            Json::Null => Ok(None),
+            Json::String(source) => ChatTemplate::new(path, source.clone(), tokens).map(Some),
+            Json::Array(named) => {
+                let source = named
+                    .iter()
+                    .find(|one| one["name"] == "default")
+                    .and_then(|one| one["template"].as_str());
+                let none = || Error::format(&path, "`chat_template` has no text named `default`");
+                let source = source.ok_or_else(none)?.to_owned();
+                ChatTemplate::new(path, source, tokens).map(Some)
             }
-            false => template_of(&config, &fields)?,
-        };
-        let Some(text) = text else { return Ok(None) };
-        let source = if file.exists() { &file } else { &config };
-        let made = ChatTemplate::new(&text, special_tokens(&fields));
-        made.map(Some).map_err(|e| Error::format(source, format!("chat template: {e}")))
+            _ => Err(Error::format(path, "`chat_template` is neither a text nor a list of texts")),
+        }
     }
 
-    /// A template from its text; `tokens` are variables such as `bos_token`.
-    ///
-    /// # Errors
-    /// What is wrong with the text.
+    /// Compiles `source`; `path` is only for messages. `tokens` are variables such as `bos_token`.
     pub fn new(
-        text: &str,
-        tokens: Map<String, Value>,
-    ) -> std::result::Result<ChatTemplate, String> {
-        if text.len() as u64 > TEMPLATE {
-            return Err(format!("larger than {} KiB", TEMPLATE >> 10));
-        }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(described)?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(200);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", tojson);
-        environment.add_function("raise_exception", raise_exception);
-        let text = without_generation(text);
-        environment.add_template_owned("chat", text).map_err(described)?;
-        Ok(ChatTemplate { environment, tokens })
+        path: impl Into<PathBuf>,
+        source: impl Into<String>,
+        tokens: Map<String, Json>,
+    ) -> Result<ChatTemplate> {
+        let (path, source) = (path.into(), source.into());
+        let mut env = environment();
+        compile(&mut env, "chat", open_generation_blocks(&source), "chat template", &path)?;
+        Ok(ChatTemplate { env, path, tokens })
     }
 
-    /// The text of `messages`, objects with `role`, `content` and whatever else the template reads.
+    /// The prompt that says `messages`: objects with `role` and `content`, and whatever else the
+    /// template reads, such as `tool_calls` or `reasoning_content`.
     ///
     /// # Errors
-    /// What the template raised, or which bound it hit.
-    pub fn render(
-        &self,
-        messages: &[Value],
-        options: &ChatOptions,
-    ) -> std::result::Result<String, String> {
-        let mut environment = self.environment.clone();
-        if let Some(date) = options.date {
-            environment.add_function("strftime_now", move |format: &str| strftime(format, date));
-        }
-        let template = environment.get_template("chat").map_err(described)?;
-        let mut variables = self.tokens.clone();
-        variables.extend(options.extra.clone());
-        variables.insert("messages".into(), messages.into());
-        variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
-        if !options.tools.is_empty() {
-            variables.insert("tools".into(), options.tools.clone().into());
-        }
-        template.render(Serde(variables)).map_err(described)
+    /// [`Error::InvalidArgument`] with the template's own words where it refuses the messages;
+    /// [`Error::Format`] where the template itself is wrong or takes too long.
+    pub fn render(&self, messages: &[Json], options: &ChatOptions) -> Result<String> {
+        let messages: Vec<Json> = messages.iter().map(normalized).collect::<Result<_>>()?;
+        let now = options.now.unwrap_or_else(SystemTime::now);
+        let mut vars: BTreeMap<&str, Value> = BTreeMap::new();
+        vars.extend(self.tokens.iter().map(|(k, v)| (k.as_str(), value(v))));
+        let strftime_now = Value::from_function(move |format: &str| methods::strftime(now, format));
+        vars.insert("strftime_now", strftime_now);
+        vars.extend(options.extra.iter().map(|(k, v)| (k.as_str(), value(v))));
+        vars.insert("messages", messages.iter().map(value).collect());
+        vars.insert("tools", value(options.tools.as_ref().unwrap_or(&Json::Null)));
+        vars.insert("documents", value(options.documents.as_ref().unwrap_or(&Json::Null)));
+        vars.insert("add_generation_prompt", Value::from(options.add_generation_prompt));
+        render(&self.env, "chat", vars, "chat template", &self.path)
     }
 }
 
-/// `chat_template` of a tokenizer configuration.
-fn template_of(path: &Path, fields: &Map<String, Value>) -> Result<Option<String>> {
-    match fields.get("chat_template") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Array(several)) => {
-            let default = several.iter().find(|t| t["name"] == "default");
-            match default.and_then(|t| t["template"].as_str()) {
-                Some(text) => Ok(Some(text.into())),
-                None => Err(Error::format(path, "no `chat_template` is called default")),
-            }
+/// Renders the template `name` of `env` within the limits above. `what` and `path` are for messages.
+pub(crate) fn render(
+    env: &Environment<'_>,
+    name: &str,
+    vars: BTreeMap<&str, Value>,
+    what: &str,
+    path: &Path,
+) -> Result<String> {
+    let bytes = with_deep_stack(path, what, move || {
+        let mut out = Bounded(Vec::new());
+        let done = env.get_template(name)?.render_captured_to(Value::from_pairs(vars), &mut out);
+        done.map(|_| out.0)
+    })?;
+    let bytes = bytes.map_err(|e| explain(path, what, &e))?;
+    String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what} wrote no UTF-8: {e}")))
+}
+
+/// Adds `source` to `env` as template `name`.
+pub(crate) fn compile(
+    env: &mut Environment<'static>,
+    name: &'static str,
+    source: String,
+    what: &str,
+    path: &Path,
+) -> Result<()> {
+    if source.len() > SOURCE_LIMIT {
+        let reason = format!("the {what} is longer than {SOURCE_LIMIT} bytes");
+        return Err(Error::format(path, reason));
+    }
+    with_deep_stack(path, what, move || env.add_template_owned(name, source))?
+        .map_err(|e| explain(path, what, &e))
+}
+
+/// Runs the engine on a thread with a stack that hostile input does not fill.
+fn with_deep_stack<T: Send>(path: &Path, what: &str, run: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let work = move || files::guarded(path, "the template engine", run);
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let no_thread = |e: std::io::Error| Error::OutOfMemory {
+            what: format!("a thread for the {what} ({e})"),
+            bytes: STACK as u64,
+        };
+        let ended = thread.map_err(no_thread)?.join();
+        ended.map_err(|_| Error::format(path, format!("the thread of the {what} panicked")))?
+    })
+}
+
+/// JSON as the engine's value; objects keep their order.
+pub(crate) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(yes) => Value::from(*yes),
+        Json::Number(number) => {
+            let whole = number.as_i64().map(Value::from).or(number.as_u64().map(Value::from));
+            whole.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or(f64::NAN)))
         }
-        Some(_) => Err(Error::format(path, "`chat_template` is no text")),
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(value).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field))))
+        }
     }
 }
 
-/// Variables for the special tokens, which are texts or objects with `content`.
-pub(super) fn special_tokens(fields: &Map<String, Value>) -> Map<String, Value> {
+/// Collects at most [`OUTPUT_LIMIT`] bytes.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_LIMIT {
+            let reason = format!("the text is longer than {} bytes", OUTPUT_LIMIT);
+            return Err(std::io::Error::other(reason));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The engine as chat templates expect it.
+pub(crate) fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the default delimiters"));
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_fuel(Some(FUEL));
+    env.set_recursion_limit(200);
+    env.set_unknown_method_callback(methods::call);
+    env.remove_filter("pprint"); // squares the size of nested lists
+    env.remove_global("debug");
+    env.add_filter("tojson", super::dumps::tojson);
+    // On the Python side whatever has a length and items is a sequence.
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    });
+    env.add_function("raise_exception", methods::raise_exception);
+    env
+}
+
+/// The engine's error in the crate's words.
+pub(crate) fn explain(path: &Path, what: &str, error: &minijinja::Error) -> Error {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return Error::invalid("chat_template", "messages", message, "what the template takes");
+        }
+        source = cause.source();
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        let reason = format!("{what}: stopped after {} instructions", FUEL);
+        return Error::format(path, reason);
+    }
+    let cause = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+    Error::format(path, format!("{what}: {error}{cause}"))
+}
+
+/// Names of special tokens that templates read.
+const TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The special tokens of a folder by name, as texts.
+fn special_tokens(dir: &Path) -> Result<Map<String, Json>> {
     let mut tokens = Map::new();
-    for (key, value) in fields.iter().filter(|(key, _)| key.ends_with("_token")) {
-        let content = value.as_str().or_else(|| value["content"].as_str());
-        if let Some(content) = content {
-            tokens.insert(key.clone(), content.into());
+    for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let config = files::read_json(&dir.join(file))?;
+        for name in TOKENS {
+            if let Some(text) = token_text(&config[name]) {
+                tokens.insert(name.into(), Json::from(text));
+            }
         }
     }
-    tokens
+    Ok(tokens)
 }
 
-/// Takes out the tags `generation` and `endgeneration`, which no other Jinja knows; the spaces they
-/// trim are trimmed by comments in their place.
-fn without_generation(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+/// A token is written as its text or as an object that holds it.
+pub(super) fn token_text(token: &Json) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// A message without its null fields, which templates take for present, and with its reasoning
+/// under the name that most templates read.
+fn normalized(message: &Json) -> Result<Json> {
+    let Json::Object(fields) = message else {
+        let expected = "objects with `role` and `content`";
+        return Err(Error::invalid("chat_template", "messages", message, expected));
+    };
+    let mut fields: Map<String, Json> =
+        fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = names.iter().find_map(|&name| fields.get(name)).cloned() {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".into(), reasoning);
+    }
+    Ok(Json::Object(fields))
+}
+
+/// `{% generation %}` marks what a trainer should learn from. The engine does not know it; a
+/// `with` of nothing has the same scope and prints the same.
+fn open_generation_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
     while let Some(at) = rest.find("{%") {
-        let Some(end) = rest[at..].find("%}").map(|n| at + n + 2) else { break };
-        let inner = &rest[at + 2..end - 2];
-        let (left, right) = (inner.starts_with('-'), inner.ends_with('-'));
-        let word = inner.trim_matches('-').trim();
-        out.push_str(&rest[..at]);
-        match word {
-            "generation" | "endgeneration" => {
-                // Unlike a comment, a block also eats the line around it.
-                out.push_str(if left { "{%- if true " } else { "{% if true " });
-                out.push_str("%}{% endif ");
-                out.push_str(if right { "-%}" } else { "%}" });
+        let (before, tag) = rest.split_at(at + 2);
+        out.push_str(before);
+        rest = tag;
+        let sign = if tag.starts_with(['-', '+']) { &tag[..1] } else { "" };
+        let name = tag[sign.len()..].trim_start();
+        for (word, instead) in [("generation", "with"), ("endgeneration", "endwith")] {
+            let Some(after) = name.strip_prefix(word) else { continue };
+            let end = after.trim_start();
+            if end.trim_start_matches(['-', '+']).starts_with("%}") {
+                out.push_str(&format!("{sign} {instead} "));
+                rest = end;
             }
-            _ => out.push_str(&rest[at..end]),
         }
-        rest = &rest[end..];
     }
     out + rest
-}
-
-fn raise_exception(message: String) -> std::result::Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// `tojson` as transformers has it: no HTML escapes, nothing beyond ASCII escaped.
-fn tojson(
-    value: Serde<Value>,
-    options: Kwargs,
-) -> std::result::Result<minijinja::Value, minijinja::Error> {
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let style = Style {
-        indent: options.get("indent")?,
-        separators: match separators.as_deref() {
-            Some([comma, colon]) => Some((comma.clone(), colon.clone())),
-            _ => None,
-        },
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-    };
-    options.assert_all_used()?;
-    if style.indent.is_some_and(|n| n > 64) {
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "indent over 64"));
-    }
-    Ok(minijinja::Value::from_safe_string(dumps(&value.0, &style)))
-}
-
-/// The message of a template's error with its line, without the interpreter's kind of error.
-fn described(error: minijinja::Error) -> String {
-    let text = match error.detail() {
-        Some(detail) => detail.to_string(),
-        None => error.kind().to_string(),
-    };
-    match (error.kind(), error.line()) {
-        (ErrorKind::OutOfFuel, _) => "the template does not come to an end".into(),
-        (_, Some(line)) => format!("{text} (line {line})"),
-        _ => text,
-    }
-}
-
-/// The parts of `strftime` that need no clock.
-fn strftime(format: &str, (year, month, day): (i32, u32, u32)) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    let name = MONTHS[(month.clamp(1, 12) - 1) as usize];
-    let (mut out, mut chars) = (String::new(), format.chars());
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => out += &year.to_string(),
-            Some('m') => out += &format!("{month:02}"),
-            Some('d') => out += &format!("{day:02}"),
-            Some('B') => out += name,
-            Some('b') => out += &name[..3],
-            Some('%') => out.push('%'),
-            Some(other) => out.extend(['%', other]),
-            None => out.push('%'),
-        }
-    }
-    out
 }

@@ -123,7 +123,7 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
 fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>> {
     let (path, rows) = (folder.files.folder(), folder.config.model.vocab);
     if path.join("tokenizer.json").exists() {
-        return tokenizer(path, rows, &folder.config.eos);
+        return tokenizer(path, rows);
     }
     if rows == 256 {
         notes.push("  no tokenizer.json: the model's 256 ids are taken for bytes".into());
@@ -133,8 +133,10 @@ fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>>
 }
 
 #[cfg(feature = "hf")]
-fn tokenizer(path: &Path, rows: usize, eos: &[i32]) -> Result<Arc<dyn Codec>> {
-    Ok(Arc::new(crate::text::Tokenizer::load(path, rows, eos)?))
+fn tokenizer(path: &Path, rows: usize) -> Result<Arc<dyn Codec>> {
+    let tokenizer = crate::text::Tokenizer::load(path)?;
+    tokenizer.check(rows)?;
+    Ok(Arc::new(tokenizer))
 }
 
 #[cfg(feature = "hf")]
@@ -160,7 +162,7 @@ fn dataset(
 }
 
 #[cfg(not(feature = "hf"))]
-fn tokenizer(_: &Path, _: usize, _: &[i32]) -> Result<Arc<dyn Codec>> {
+fn tokenizer(_: &Path, _: usize) -> Result<Arc<dyn Codec>> {
     Err(without_hf())
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::data::{Asked, Format, ask, load_rows};
+use crate::data::{Dataset, Example, PromptFormat, PromptSource};
 use crate::error::{Error, Result};
 use crate::reward::Reward;
 use crate::rng::{Purpose, Rng};
@@ -19,7 +20,7 @@ pub(crate) struct DataTask {
     writer: PromptWriter,
     reward: Arc<dyn Reward>,
     seed: u64,
-    train: Vec<Example>,
+    train: Vec<Asked>,
     heldout: Vec<Prompt>,
     /// Longest prompt in tokens.
     longest: usize,
@@ -28,7 +29,7 @@ pub(crate) struct DataTask {
 }
 
 /// A prompt, and what would answer it.
-struct Example {
+struct Asked {
     prompt: Prompt,
     demo: Option<String>,
 }
@@ -36,28 +37,25 @@ struct Example {
 /// How a conversation becomes a prompt.
 pub(crate) struct PromptWriter {
     template: Option<ChatTemplate>,
+    format: PromptFormat,
 }
 
 impl PromptWriter {
     /// Through `template`, if the configuration wants it to.
     pub fn new(config: &DataConfig, template: Option<ChatTemplate>) -> Result<PromptWriter> {
-        match (config.chat.as_str(), template) {
-            ("off", _) => Ok(PromptWriter { template: None }),
+        let template = match (config.chat.as_str(), template) {
+            ("off", _) => None,
             ("on", None) => {
-                Err(Error::config("data.chat", "`on`, but the model has no chat template"))
+                return Err(Error::config("data.chat", "`on`, but the model has no chat template"));
             }
-            (_, template) => Ok(PromptWriter { template }),
-        }
-    }
-
-    fn prompt(&self, asked: Asked) -> Result<Example> {
-        let fields = Arc::new(asked.fields);
-        let text = match &self.template {
-            Some(template) => render(template, &asked.messages)?,
-            None => asked.plain,
+            (_, template) => template,
         };
-        let prompt = Prompt { text, rendered: self.template.is_some(), fields };
-        Ok(Example { prompt, demo: asked.demo })
+        let format = PromptFormat {
+            source: source(config)?,
+            system: (!config.system.is_empty()).then(|| config.system.clone()),
+            chat: chat_options(),
+        };
+        Ok(PromptWriter { template, format })
     }
 
     /// The prompt of a conversation.
@@ -66,18 +64,37 @@ impl PromptWriter {
         match &self.template {
             None => Ok(Prompt::plain(last)),
             Some(template) => {
-                let text = render(template, messages)?;
+                let text = template.render(messages, &self.format.chat)?;
                 Ok(Prompt { text, rendered: true, fields: Arc::default() })
             }
         }
     }
 }
 
-fn render(template: &ChatTemplate, messages: &[Value]) -> Result<String> {
-    let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
-    template.render(messages, &options).map_err(|e| {
-        let got = Value::from(messages).to_string();
-        Error::invalid("chat template", "messages", got, format!("what it takes: {e}"))
+/// Templates that print a date print this one, as a run has to have the same prompts tomorrow. It is
+/// the one that Llama 3's template falls back to.
+const DATE: Duration = Duration::from_secs(1_721_952_000); // 26 July 2024
+
+fn chat_options() -> ChatOptions {
+    ChatOptions { now: Some(UNIX_EPOCH + DATE), ..ChatOptions::default() }
+}
+
+/// `data.template`, or else `data.format`.
+fn source(config: &DataConfig) -> Result<PromptSource> {
+    if !config.template.is_empty() {
+        return Ok(PromptSource::Template(config.template.clone()));
+    }
+    Ok(match config.format.as_str() {
+        "auto" => PromptSource::Auto,
+        "gsm8k" => PromptSource::Gsm8k,
+        "countdown" => PromptSource::Countdown,
+        "messages" => PromptSource::Messages("messages".into()),
+        "prompt" => PromptSource::Prompt("prompt".into()),
+        other => {
+            let known = "auto, prompt, messages, gsm8k, countdown";
+            let reason = format!("`{other}` is not one of {known}");
+            return Err(Error::config("data.format", reason));
+        }
     })
 }
 
@@ -130,20 +147,20 @@ impl DataTask {
         data: &DataConfig,
         path: &str,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<Example>> {
-        let format = Format::parse(&data.format)?;
+    ) -> Result<Vec<Asked>> {
+        let writer = &self.writer;
+        let rows = Dataset::load(path.as_ref())?;
         let (mut examples, mut dropped) = (Vec::new(), 0);
-        for (i, row) in load_rows(path.as_ref())?.into_iter().enumerate() {
-            let asked = ask(row, format, &data.system);
-            let asked = asked.map_err(|e| Error::format(path, format!("row {}: {e}", i + 1)))?;
-            let example = self.writer.prompt(asked)?;
-            let tokens = self.encode(&example.prompt)?.len();
+        for example in rows.examples(&writer.format, writer.template.as_ref())? {
+            let Example { prompt: text, rendered, demo, fields } = example;
+            let prompt = Prompt { text, rendered, fields: Arc::new(fields) };
+            let tokens = self.encode(&prompt)?.len();
             if tokens == 0 || tokens > data.max_prompt_tokens {
                 dropped += 1;
                 continue;
             }
             self.longest = self.longest.max(tokens);
-            examples.push(example);
+            examples.push(Asked { prompt, demo });
         }
         if dropped > 0 {
             let most = data.max_prompt_tokens;
@@ -153,7 +170,7 @@ impl DataTask {
     }
 
     /// Number `index` of an endless stream of examples.
-    fn example(&self, index: u64) -> &Example {
+    fn example(&self, index: u64) -> &Asked {
         let n = self.train.len() as u64;
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if order.0 != index / n {
@@ -213,7 +230,7 @@ fn is_held(text: &str, share: f64) -> bool {
 }
 
 /// Each prompt once.
-fn distinct(examples: Vec<Example>) -> Vec<Prompt> {
+fn distinct(examples: Vec<Asked>) -> Vec<Prompt> {
     let mut seen = HashSet::new();
     let prompts = examples.into_iter().map(|e| e.prompt);
     prompts.filter(|p| seen.insert(p.text.clone())).collect()

@@ -114,7 +114,7 @@ impl<T: Float> Trainer<T> {
             .map(|&index| {
                 let demo = self.task.demo(index)?;
                 let mut record = Record::default();
-                let mut answer = codec.encode(&demo.answer)?;
+                let mut answer = codec.encode_rendered(&demo.answer)?;
                 answer.extend(codec.stops().first());
                 record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
                 record.push(&answer, TokenClass::Demo, &[]);

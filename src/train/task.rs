@@ -85,8 +85,8 @@ pub trait Task: Send + Sync {
     /// Ids of a prompt.
     fn encode(&self, prompt: &Prompt) -> Result<Vec<i32>> {
         match prompt.rendered {
-            true => self.codec().encode(&prompt.text),
-            false => self.codec().encode_prompt(&prompt.text),
+            true => self.codec().encode_rendered(&prompt.text),
+            false => self.codec().encode(&prompt.text),
         }
     }
     /// Training prompt number `index`; the stream is endless.
