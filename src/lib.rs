@@ -7,7 +7,8 @@
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`objective`] | published losses as named settings |
 //! | [`rng`] | counter-based random numbers |
-//! | `model`, `train`, `io`, `bench` (feature `train`, on by default) | decoder, trainer, files, `gradus bench` |
+//! | `model`, `train`, `io`, `bench`, `text` (feature `train`, on by default) | decoder, trainer, files, `gradus bench`, what a vocabulary is |
+//! | `text`, `data` (feature `hf`, on by default) | tokenizers, chat templates and data sets as they come from a hub |
 //!
 //! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
 //! same bits run to run and for any number of threads; a row's result does not depend on the batch
@@ -26,6 +27,8 @@ mod gpu;
 
 #[cfg(feature = "train")]
 pub mod bench;
+#[cfg(feature = "hf")]
+pub mod data;
 #[cfg(feature = "train")]
 pub mod io;
 #[cfg(feature = "train")]
