@@ -7,7 +7,9 @@
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`objective`] | published losses as named settings |
 //! | [`rng`] | counter-based random numbers |
-//! | `model`, `train`, `reward`, `io`, `bench` (feature `train`, on by default) | decoder, trainer, scores of completions, files, `gradus bench` |
+//! | `pretrained`, `model`, `train`, `reward` (feature `train`, on by default) | folders of Hugging Face and PEFT, the decoder, the trainer, scores of completions |
+//! | `io`, `bench`, `text` (the same) | files, `gradus bench`, what a vocabulary is |
+//! | `text`, `data` (feature `hf`, on by default) | tokenizers, chat templates and data sets as they come from a hub |
 //!
 //! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
 //! same bits run to run and for any number of threads; a row's result does not depend on the batch

@@ -28,11 +28,6 @@ const SOURCE_LIMIT: usize = 1 << 20;
 const FUEL: u64 = 1_000_000;
 /// Bytes a render may write.
 const OUTPUT_LIMIT: usize = 16 << 20;
-/// Stack of the thread that compiles or renders, in bytes; only what is used is ever backed by
-/// memory. A source can nest expressions, and a render lists, deeper than the engine's own limits
-/// count, and both are dropped recursively.
-const STACK: usize = 256 << 20;
-
 /// How to render.
 #[derive(Clone, Debug)]
 pub struct ChatOptions {
@@ -141,7 +136,7 @@ pub(crate) fn render(
     what: &str,
     path: &Path,
 ) -> Result<String> {
-    let bytes = with_deep_stack(path, what, move || {
+    let bytes = files::contained(path, "the template engine", move || {
         let mut out = Bounded(Vec::new());
         let done = env.get_template(name)?.render_captured_to(Value::from_pairs(vars), &mut out);
         done.map(|_| out.0)
@@ -162,22 +157,8 @@ pub(crate) fn compile(
         let reason = format!("the {what} is longer than {SOURCE_LIMIT} bytes");
         return Err(Error::format(path, reason));
     }
-    with_deep_stack(path, what, move || env.add_template_owned(name, source))?
+    files::contained(path, "the template engine", move || env.add_template_owned(name, source))?
         .map_err(|e| explain(path, what, &e))
-}
-
-/// Runs the engine on a thread with a stack that hostile input does not fill.
-fn with_deep_stack<T: Send>(path: &Path, what: &str, run: impl FnOnce() -> T + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let work = move || files::guarded(path, "the template engine", run);
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        let no_thread = |e: std::io::Error| Error::OutOfMemory {
-            what: format!("a thread for the {what} ({e})"),
-            bytes: STACK as u64,
-        };
-        let ended = thread.map_err(no_thread)?.join();
-        ended.map_err(|_| Error::format(path, format!("the thread of the {what} panicked")))?
-    })
 }
 
 /// JSON as the engine's value; objects keep their order.

@@ -59,3 +59,26 @@ pub(crate) fn guarded<T>(path: &Path, what: &str, run: impl FnOnce() -> T) -> Re
         Error::format(path, format!("{what} panicked on this file: {words}"))
     })
 }
+
+/// Stack of the thread that reads hostile input, in bytes; only what is used is ever backed by memory.
+const STACK: usize = 256 << 20;
+
+/// [`guarded`] on a thread of its own with a large stack. Templates and schemas can nest deeper than
+/// their libraries count, and what is nested is built, compared and dropped recursively; an
+/// overflowing stack would end the process.
+pub(crate) fn contained<T: Send>(
+    path: &Path,
+    what: &str,
+    run: impl FnOnce() -> T + Send,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let work = move || guarded(path, what, run);
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let no_thread = |e: std::io::Error| Error::OutOfMemory {
+            what: format!("a thread for {what} ({e})"),
+            bytes: STACK as u64,
+        };
+        let ended = thread.map_err(no_thread)?.join();
+        ended.map_err(|_| Error::format(path, format!("the thread of {what} panicked")))?
+    })
+}
