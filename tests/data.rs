@@ -45,6 +45,13 @@ fn json_lines_are_read_line_by_line() {
     assert_eq!(lines(text).unwrap(), rows_of(&want));
     assert_eq!(lines(b"").unwrap(), Vec::<Row>::new());
 
+    // Numbers are read to the last bit; integers beyond 64 bits become floats.
+    for number in
+        ["0.1", "-444444499999999994444444444466", "1.7976931348623157e308", "18446744073709551615"]
+    {
+        let rows = lines(format!("{{\"n\": {number}}}").as_bytes()).unwrap();
+        assert_eq!(rows[0]["n"].as_f64(), number.parse().ok(), "{number}");
+    }
     let wrong: [(&[u8], &str); 9] = [
         (b"{}\n{\"a\": 1, \"a\": 2}", "line 2: column 16: the key `a` appears twice"),
         (b"{\"a\": {\"b\": [{\"c\": 1, \"c\": 1}]}}", "the key `c` appears twice"),

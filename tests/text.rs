@@ -255,6 +255,25 @@ fn dates_are_those_of_the_options() {
     assert_eq!(template.render(&[], &options).unwrap(), "29 February 2024");
 }
 
+/// The budget that stops hostile templates leaves room for what is real.
+#[test]
+fn long_conversations_are_within_the_budget() {
+    let golden = read(&golden().join("chat.json"));
+    let turns = list(&golden["chats"]["talk"]);
+    let many: Vec<Value> =
+        turns[..1].iter().chain(turns[1..3].iter().cycle().take(3000)).cloned().collect();
+    let long = [json!({"role": "user", "content": "word ".repeat(200_000)})];
+    for name in ["frame", "headers", "alternate"] {
+        let source = golden["templates"][name].as_str().unwrap();
+        let template =
+            ChatTemplate::new(name, source, golden["tokens"].as_object().unwrap().clone()).unwrap();
+        for messages in [&many[..], &long] {
+            let text = template.render(messages, &ChatOptions::default()).unwrap();
+            assert!(text.len() > 50_000, "{name}");
+        }
+    }
+}
+
 /// Templates that never end, eat memory or nest without end stop with an error.
 #[test]
 fn hostile_templates_stop() {

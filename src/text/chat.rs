@@ -208,10 +208,11 @@ pub(crate) fn environment() -> Environment<'static> {
     env.remove_filter("pprint"); // squares the size of nested lists
     env.remove_global("debug");
     env.add_filter("tojson", super::dumps::tojson);
-    // On the Python side whatever has a length and items is a sequence.
+    // On the Python side whatever has a length and items is a sequence, and none is not iterable.
     env.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
     });
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", methods::raise_exception);
     env
 }

@@ -9,7 +9,8 @@ cd "$(dirname "$0")"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(calls nf4_parse safetensors config verify reward_line)
+[ ${#targets[@]} -gt 0 ] || targets=(calls nf4_parse safetensors config verify reward_line
+  chat tokenizer jsonl parquet folder adapter)
 # What `cargo fuzz` passes, without the sanitizers, which need a nightly compiler. A target triple keeps
 # the flags away from build scripts.
 host=$(rustc -vV | sed -n 's/^host: //p')

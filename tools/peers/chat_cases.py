@@ -3,7 +3,8 @@
     python3 tools/peers/chat_cases.py
 
 Needs transformers (5.24), tokenizers (0.23) and jinja2 from PyPI. The templates and texts are made up here;
-between them they use the constructs that the templates of the usual model families use.
+between them they use the constructs that the templates of the usual model families use. Training the
+tokenizers is not repeatable to the last token: a run writes them and what they say together.
 """
 
 import json
@@ -279,6 +280,7 @@ TEMPLATES["zoo"] = r"""{%- set d = {'b': 1, 'a': [1, 2.5, none, true, 'é"\n<&>'
 {{ [1, 2, 3] | reverse | list }} {{ 'abc'[::-1] }} {{ 'abcdef'[1:4] }} {{ 'abc'[0] }} {{ 'abc' | first }} {{ 'abc' | length }} {{ [1,2,3,4][1:3] }}
 {{ '1' | int + 1 }} {{ '1.5' | float }} {{ 3.7 | int }} {{ 2.567 | round(1) }} {{ -1 | abs }} {{ 5 | string + '5' }}
 {{ 1 is number }} {{ 'a' is string }} {{ [] is iterable }} {{ 'a' is iterable }} {{ [] is sequence }} {{ 'a' is sequence }} {{ {} is mapping }} {{ 2 is even }} {{ 3 is odd }} {{ none is none }} {{ true is true }} {{ 1 is integer }} {{ 1.5 is float }} {{ true is boolean }} {{ 4 is divisibleby 2 }} {{ 'a' is eq 'a' }} {{ 1 is in [1] }}
+{{ none is iterable }} {{ nope is iterable }} {{ 1 is iterable }} {{ {} is sequence }} {{ {} is iterable }} {{ none is sequence }} {{ range(2) is iterable }}
 {% set ns = namespace(n=0, text='') %}{% for i in range(4) if i is odd %}{% set ns.n = ns.n + i %}{% set ns.text = ns.text ~ i %}{% else %}none{% endfor %}{{ ns.n }}{{ ns.text }}
 {% for x in [] %}x{% else %}empty{% endfor %} {% for a, b in [[1, 2], [3, 4]] %}{{ a * b }},{% endfor %} {% for c in 'xyz' %}{{ loop.index }}{{ c }}{{ loop.cycle('o', 'e') }}{% endfor %}
 
