@@ -12,7 +12,7 @@ use serde_json::{Map, Number, Value};
 
 use super::Row;
 use crate::error::{Error, Result};
-use crate::text::files;
+use crate::io::json;
 
 /// Longest line, in bytes.
 pub const LINE_LIMIT: u64 = 64 << 20;
@@ -94,7 +94,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// All rows of a file of JSON lines or of one array of objects; the first character that is not
 /// space tells which.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let (file, size) = files::open(path)?;
+    let (file, size) = json::open(path)?;
     let mut reader = BufReader::new(file);
     let start = reader.fill_buf().map_err(Error::io(path))?;
     let start = start.strip_prefix(BOM).unwrap_or(start).trim_ascii_start();
@@ -105,7 +105,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         let reason = format!("is one array of more than {ARRAY_LIMIT} bytes; use JSON lines");
         return Err(Error::format(path, reason));
     }
-    parse_array(&files::read(path, ARRAY_LIMIT)?, path)
+    parse_array(&json::read_limited(path, ARRAY_LIMIT)?, path)
 }
 
 /// Rows of an array of objects. `path` is only for messages.

@@ -30,6 +30,7 @@ use serde_json::{Map, Number, Value};
 
 use super::Row;
 use crate::error::{Error, Result};
+use crate::io::json;
 use crate::text::files;
 
 /// Most rows of a file.
@@ -43,7 +44,7 @@ const DEPTH_LIMIT: usize = 64;
 
 /// All rows of a file.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let (file, _) = files::open(path)?;
+    let (file, _) = json::open(path)?;
     contained(path, file)
 }
 

@@ -12,16 +12,31 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Reads at most `limit` bytes of `path`.
+/// Opens a regular file and tells its length; a pipe or a device could keep a reader waiting for ever.
 ///
 /// # Errors
-/// `Io`; `Format` for a larger file.
+/// `Io`; `Format` for anything but a regular file.
+pub fn open(path: &Path) -> Result<(File, u64)> {
+    let about = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !about.is_file() {
+        return Err(Error::format(path, "is not a regular file"));
+    }
+    Ok((File::open(path).map_err(Error::io(path))?, about.len()))
+}
+
+/// The bytes of a file of at most `limit` bytes.
+///
+/// # Errors
+/// `Io`; `Format` for a longer file, or one that is not regular.
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let (file, size) = open(path)?;
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::format(path, format!("larger than {} MiB", limit >> 20)));
+    if size <= limit {
+        // The file may grow while it is read.
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    }
+    if size.max(bytes.len() as u64) > limit {
+        return Err(Error::format(path, format!("is longer than the limit of {limit} bytes")));
     }
     Ok(bytes)
 }

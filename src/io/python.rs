@@ -1,10 +1,10 @@
 //! Text as Python's `json` module writes it: what files and templates of Python's tools hold.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-/// `repr` of a float: the shortest digits that read back, an exponent outside 1e-4 .. 1e16.
+/// `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16 on.
 pub fn float(x: f64) -> String {
-    if x != 0.0 && !(1e-4..1e16).contains(&x.abs()) {
+    if x != 0.0 && x.is_finite() && !(1e-4..1e16).contains(&x.abs()) {
         let text = format!("{x:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, exponent) = match exponent.strip_prefix('-') {
@@ -13,119 +13,83 @@ pub fn float(x: f64) -> String {
         };
         return format!("{digits}e{sign}{exponent:0>2}");
     }
-    format!("{x:?}")
+    match x {
+        x if x.is_nan() => "NaN".into(),
+        f64::INFINITY => "Infinity".into(),
+        f64::NEG_INFINITY => "-Infinity".into(),
+        x => format!("{x:?}"),
+    }
 }
 
-/// How `dumps` writes; the default is that of `json.dumps(x, ensure_ascii=False)`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Style {
-    /// Spaces a level; none: one line.
-    pub indent: Option<usize>,
-    /// What stands between items and behind keys, if not Python's default.
-    pub separators: Option<(String, String)>,
-    /// Keys in order.
-    pub sort_keys: bool,
-    /// Everything beyond ASCII as `\u` escapes.
-    pub ensure_ascii: bool,
+/// Appends `text` in quotes; with `ensure_ascii` everything beyond ASCII as `\\u` escapes.
+pub fn string(text: &str, ensure_ascii: bool, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c < ' ' || (ensure_ascii && !(' '..='~').contains(&c)) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
 }
 
-/// `json.dumps(value)` in `style`.
-pub fn dumps(value: &Value, style: &Style) -> String {
+/// `json.dumps(value, indent=2, sort_keys=True)`.
+pub fn pretty(value: &Value) -> String {
     let mut out = String::new();
-    Writer { out: &mut out, style, level: 0 }.value(value);
+    write(value, 0, &mut out);
     out
 }
 
-struct Writer<'a> {
-    out: &'a mut String,
-    style: &'a Style,
-    level: usize,
+fn write(value: &Value, level: usize, out: &mut String) {
+    match value {
+        Value::Number(x) => match x.as_f64().filter(|_| x.is_f64()) {
+            Some(x) => out.push_str(&float(x)),
+            None => out.push_str(&x.to_string()),
+        },
+        Value::String(text) => string(text, true, out),
+        Value::Array(list) if !list.is_empty() => {
+            items(['[', ']'], list.iter(), level, out, |item, out| write(item, level + 1, out));
+        }
+        Value::Object(map) if !map.is_empty() => {
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_by_key(|entry| entry.0);
+            items(['{', '}'], entries.into_iter(), level, out, |(key, value), out| {
+                string(key, true, out);
+                out.push_str(": ");
+                write(value, level + 1, out);
+            });
+        }
+        other => out.push_str(&other.to_string()),
+    }
 }
 
-impl Writer<'_> {
-    fn value(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.out.push_str("null"),
-            Value::Bool(x) => self.out.push_str(if *x { "true" } else { "false" }),
-            Value::Number(x) => match x.as_f64().filter(|_| x.is_f64()) {
-                Some(x) => self.out.push_str(&float(x)),
-                None => self.out.push_str(&x.to_string()),
-            },
-            Value::String(text) => self.string(text),
-            Value::Array(items) if items.is_empty() => self.out.push_str("[]"),
-            Value::Array(items) => {
-                self.items('[', ']', items.iter(), |w, item| w.value(item));
-            }
-            Value::Object(map) if map.is_empty() => self.out.push_str("{}"),
-            Value::Object(map) => self.object(map),
-        }
+fn items<I>(
+    [open, close]: [char; 2],
+    items: impl Iterator<Item = I>,
+    level: usize,
+    out: &mut String,
+    write: impl Fn(I, &mut String),
+) {
+    out.push(open);
+    for (i, item) in items.enumerate() {
+        out.push_str(if i > 0 { ",\n" } else { "\n" });
+        out.push_str(&"  ".repeat(level + 1));
+        write(item, out);
     }
-
-    fn object(&mut self, map: &Map<String, Value>) {
-        let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-        if self.style.sort_keys {
-            entries.sort_by_key(|entry| entry.0);
-        }
-        self.items('{', '}', entries.into_iter(), |w, (key, value)| {
-            w.string(key);
-            let colon = w.style.separators.as_ref().map_or(": ", |s| &s.1);
-            w.out.push_str(colon);
-            w.value(value);
-        });
-    }
-
-    fn items<I>(
-        &mut self,
-        open: char,
-        close: char,
-        items: impl Iterator<Item = I>,
-        mut write: impl FnMut(&mut Self, I),
-    ) {
-        let default = if self.style.indent.is_some() { "," } else { ", " };
-        let comma = self.style.separators.as_ref().map_or(default, |s| &s.0);
-        self.out.push(open);
-        self.level += 1;
-        for (i, item) in items.enumerate() {
-            if i > 0 {
-                self.out.push_str(comma);
-            }
-            self.line();
-            write(self, item);
-        }
-        self.level -= 1;
-        self.line();
-        self.out.push(close);
-    }
-
-    fn line(&mut self) {
-        if let Some(indent) = self.style.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * self.level));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
-        self.out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.style.ensure_ascii && !c.is_ascii()) => {
-                    let mut units = [0; 2];
-                    for unit in c.encode_utf16(&mut units) {
-                        self.out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-                c => self.out.push(c),
-            }
-        }
-        self.out.push('"');
-    }
+    out.push('\n');
+    out.push_str(&"  ".repeat(level));
+    out.push(close);
 }
 
 #[cfg(test)]
@@ -146,6 +110,7 @@ mod tests {
             (0.012345678, "0.012345678"),
             (-3.5e-100, "-3.5e-100"),
             (0.0, "0.0"),
+            (f64::NEG_INFINITY, "-Infinity"),
         ] {
             assert_eq!(float(x), text);
         }
@@ -154,15 +119,18 @@ mod tests {
     #[test]
     fn values_read_as_python_writes_them() {
         let value = json!({"b": [1, 2.0, null], "a": {"ü\u{1}": "\"\n"}, "c": [], "d": {}});
-        assert_eq!(
-            dumps(&value, &Style::default()),
-            "{\"b\": [1, 2.0, null], \"a\": {\"ü\\u0001\": \"\\\"\\n\"}, \"c\": [], \"d\": {}}"
-        );
-        let style =
-            Style { indent: Some(2), sort_keys: true, ensure_ascii: true, separators: None };
-        assert_eq!(
-            dumps(&value, &style),
-            "{\n  \"a\": {\n    \"\\u00fc\\u0001\": \"\\\"\\n\"\n  },\n  \"b\": [\n    1,\n    2.0,\n    null\n  ],\n  \"c\": [],\n  \"d\": {}\n}"
-        );
+        let want = r#"{
+  "a": {
+    "\u00fc\u0001": "\"\n"
+  },
+  "b": [
+    1,
+    2.0,
+    null
+  ],
+  "c": [],
+  "d": {}
+}"#;
+        assert_eq!(pretty(&value), want);
     }
 }

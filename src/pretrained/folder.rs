@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
-use crate::io::python::{Style, dumps};
+use crate::io::python;
 use crate::io::safetensors::{TensorData, Tensors, write_pt};
 use crate::pretrained::quantized;
 use crate::quant::Nf4Parts;
@@ -165,6 +165,5 @@ fn sync(path: &Path) -> Result<()> {
 
 /// JSON as transformers and PEFT write it: sorted keys, two spaces, a newline at the end.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let style = Style { indent: Some(2), sort_keys: true, ensure_ascii: true, separators: None };
-    atomic::write_synced(path, (dumps(value, &style) + "\n").as_bytes())
+    atomic::write_synced(path, (python::pretty(value) + "\n").as_bytes())
 }

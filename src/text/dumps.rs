@@ -6,6 +6,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use crate::io::python;
+
 /// Deeper values are refused: the writer is recursive, and nothing a model reads nests so far.
 const MAX_DEPTH: usize = 128;
 
@@ -77,11 +79,11 @@ impl Style {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => write!(out, "{value}").expect("a string"),
-            ValueKind::Number => out.push_str(&float(f64::try_from(value.clone())?)),
+            ValueKind::Number => out.push_str(&python::float(f64::try_from(value.clone())?)),
             ValueKind::String => {
                 let text = value.as_str().unwrap_or_default();
                 state.consume_fuel((text.len() / 64) as u64)?;
-                self.string(text, out);
+                python::string(text, self.ensure_ascii, out);
             }
             ValueKind::Seq | ValueKind::Iterable => self.list(state, value, depth, out)?,
             ValueKind::Map => self.object(state, value, depth, out)?,
@@ -146,10 +148,10 @@ impl Style {
             ValueKind::None => "null".to_owned(),
             ValueKind::Bool => key.is_true().to_string(),
             ValueKind::Number if key.is_integer() => key.to_string(),
-            ValueKind::Number => float(f64::try_from(key.clone())?),
+            ValueKind::Number => python::float(f64::try_from(key.clone())?),
             other => return Err(invalid(format!("a key of kind {other} has no JSON"))),
         };
-        self.string(&text, out);
+        python::string(&text, self.ensure_ascii, out);
         Ok(())
     }
 
@@ -170,74 +172,6 @@ impl Style {
         if let Some(indent) = &self.indent {
             out.push('\n');
             (0..depth).for_each(|_| out.push_str(indent));
-        }
-    }
-
-    fn string(&self, text: &str, out: &mut String) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        write!(out, "\\u{unit:04x}").expect("a string");
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-    }
-}
-
-/// Python's `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and
-/// from 1e16 on.
-fn float(value: f64) -> String {
-    if value.is_nan() {
-        return "NaN".into();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "Infinity".into() } else { "-Infinity".into() };
-    }
-    let size = value.abs();
-    if size != 0.0 && !(1e-4..1e16).contains(&size) {
-        let text = format!("{value:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let exponent: i32 = exponent.parse().unwrap_or(0);
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let text = value.to_string();
-    if text.contains('.') { text } else { text + ".0" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::float;
-
-    #[test]
-    fn floats_are_spelled_as_python_spells_them() {
-        let cases = [
-            (0.0, "0.0"),
-            (-0.0, "-0.0"),
-            (0.1, "0.1"),
-            (1e-4, "0.0001"),
-            (9.9e-5, "9.9e-05"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"),
-            (5e-324, "5e-324"),
-            (f64::NAN, "NaN"),
-            (f64::NEG_INFINITY, "-Infinity"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(float(value), text);
         }
     }
 }

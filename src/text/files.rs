@@ -1,51 +1,24 @@
-//! Reading foreign files: regular ones, up to a size.
+//! Foreign files and the libraries that read them.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-
-/// Limit for a configuration file, in bytes.
-pub(crate) const CONFIG_LIMIT: u64 = 16 << 20;
-
-/// Opens a regular file; a pipe or a device could keep a reader waiting for ever.
-pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
-    let about = std::fs::metadata(path).map_err(Error::io(path))?;
-    if !about.is_file() {
-        return Err(Error::format(path, "is not a regular file"));
-    }
-    Ok((File::open(path).map_err(Error::io(path))?, about.len()))
-}
-
-/// The bytes of a file of at most `limit` bytes.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let (file, size) = open(path)?;
-    let too_long = || Error::format(path, format!("is longer than the limit of {limit} bytes"));
-    if size > limit {
-        return Err(too_long());
-    }
-    let mut bytes = Vec::new();
-    // The file may grow while it is read.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > limit { Err(too_long()) } else { Ok(bytes) }
-}
+use crate::io::json;
 
 /// The text of a file of at most `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let bytes = read(path, limit)?;
+    let bytes = json::read_limited(path, limit)?;
     String::from_utf8(bytes).map_err(|e| Error::format(path, format!("is not UTF-8: {e}")))
 }
 
-/// A JSON file of at most [`CONFIG_LIMIT`] bytes; `Null` where there is none.
+/// The object of a JSON file; `Null` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    if !path.exists() {
-        return Ok(Value::Null);
+    match path.exists() {
+        true => json::read_object(path).map(Value::Object),
+        false => Ok(Value::Null),
     }
-    let bytes = read(path, CONFIG_LIMIT)?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("is not JSON: {e}")))
 }
 
 /// Runs code of a dependency that may panic on a hostile file; a panic becomes an error about

@@ -8,6 +8,7 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 use super::chat::token_text;
 use super::{Codec, files};
 use crate::error::{Error, Result};
+use crate::io::json;
 
 /// Limit for `tokenizer.json`, in bytes. Vocabularies of 256,000 tokens have 35 MB.
 const FILE_LIMIT: u64 = 256 << 20;
@@ -103,7 +104,7 @@ impl Tokenizer {
                           `tokenizer.model`, are not read)";
             return Err(Error::format(path, reason));
         }
-        let bytes = files::read(&path, FILE_LIMIT)?;
+        let bytes = json::read_limited(&path, FILE_LIMIT)?;
         let mut tokenizer = Tokenizer::from_bytes(&path, &bytes)?;
         let neighbours = Neighbours::read(dir)?;
         let config = dir.join("tokenizer_config.json");

@@ -61,6 +61,9 @@ enum Command {
         /// Every key with its value, meaning and source.
         #[arg(long)]
         explain: bool,
+        /// Every reward that `reward.functions` can name.
+        #[arg(long)]
+        rewards: bool,
     },
     /// What this machine has, what will be used, and why.
     Doctor,
@@ -194,7 +197,8 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Quantize(args) => convert::quantize(&args),
         Command::Merge(args) => convert::merge(&args),
-        Command::Config { config, explain } => {
+        Command::Config { rewards: true, .. } => print(&gradus::reward::spec::help()),
+        Command::Config { config, explain, .. } => {
             let config = load(config.as_ref())?;
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
         }
