@@ -5,8 +5,9 @@
 #[path = "common/runs.rs"]
 mod runs;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gradus::Device;
@@ -133,6 +134,37 @@ fn a_killed_run_on_a_model_resumes_to_the_same_bits() {
         let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
         assert!(read(&got) == read(&want), "{file}");
     }
+}
+
+/// Lines in, answers out, through the model's chat template and without one.
+#[test]
+fn a_model_can_be_talked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("llama").join(file), model.join(file)).unwrap();
+    }
+    let talk = |lines: &str| {
+        let arguments = ["sample", "--model", model.to_str().unwrap(), "--chat"];
+        let mut command = gradus(&[&arguments[..], &["--set", "rl.max_new_tokens=5"]].concat());
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let plain = talk("3+4=\n3+4=\n/new\n\n3+4=\n");
+    assert!(plain.status.success(), "{}", text(&plain));
+    let shown = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert_eq!(shown.matches("> ").count(), 6, "{shown}");
+    // A template that counts what was said, and refuses a fourth message.
+    let template = "{% if messages|length > 3 %}{{ raise_exception('enough') }}{% endif %}\
+                    {% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}";
+    std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+    let refused = talk("a\nb\nc\n");
+    assert!(text(&refused).contains("enough") && !refused.status.success(), "{}", text(&refused));
+    assert!(talk("a\nb\n/new\na\nb\n").status.success());
+    std::fs::write(model.join("chat_template.jinja"), "{% for %}").unwrap();
+    assert_eq!(talk("a\n").status.code(), Some(3));
 }
 
 /// A run goes on only on the weights it began with.

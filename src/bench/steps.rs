@@ -62,7 +62,7 @@ fn rollouts() -> Case {
             step += 1;
             let key = RolloutKey { seed: 0, purpose: Purpose::User, step };
             let model = &trainer.model;
-            rollout_with(&mut sampler, model, &prompts, GROUP, &sampling, key).map(|_| ())
+            rollout_with(&mut sampler, model, &prompts, GROUP, &sampling, key, None).map(|_| ())
         }))
     })
 }

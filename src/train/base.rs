@@ -38,11 +38,9 @@ impl Base {
         let mut notes = Vec::new();
         let codec = folder.as_ref().map(|folder| codec(folder, &mut notes)).transpose()?;
         let reward = reward(config)?;
-        let task: Arc<dyn Task> = match codec {
-            Some(codec) if !config.data.path.is_empty() => {
-                dataset(config, folder.as_ref(), codec, reward, &mut notes)?
-            }
-            codec => Arc::new(countdown(config)?.with(codec, reward)),
+        let task: Arc<dyn Task> = match (codec, &folder) {
+            (Some(codec), Some(folder)) => on_folder(config, folder, codec, reward, &mut notes)?,
+            _ => Arc::new(countdown(config)?.with(None, reward, None)),
         };
         Ok(Base { task, notes, folder })
     }
@@ -87,7 +85,8 @@ impl Base {
         let options = LoadOptions {
             quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
-            max_positions: Some(positions),
+            // Prompts of one's own may be as long as those of a data set.
+            max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2)),
         };
         folder.load(device, &options)
     }
@@ -139,25 +138,25 @@ fn tokenizer(path: &Path, rows: usize) -> Result<Arc<dyn Codec>> {
     Ok(Arc::new(tokenizer))
 }
 
+/// The task of a run on a folder: its data, or the built-in one in the model's vocabulary.
 #[cfg(feature = "hf")]
-fn dataset(
+fn on_folder(
     config: &RunConfig,
-    folder: Option<&Pretrained>,
+    folder: &Pretrained,
     codec: Arc<dyn Codec>,
     reward: Option<Arc<dyn Reward>>,
     notes: &mut Vec<String>,
 ) -> Result<Arc<dyn Task>> {
-    use crate::text::ChatTemplate;
     use crate::train::dataset::{DataTask, PromptWriter};
-    let template = match folder {
-        Some(folder) => ChatTemplate::load(folder.files.folder())?,
-        None => None,
-    };
+    let writer = PromptWriter::new(&config.data, folder.files.folder())?;
+    if config.data.path.is_empty() {
+        let converse = Arc::new(move |messages: &[serde_json::Value]| writer.converse(messages));
+        return Ok(Arc::new(countdown(config)?.with(Some(codec), reward, Some(converse))));
+    }
     let Some(reward) = reward else {
         let reason = "empty: say how completions of data.path are scored, for example `numeric`";
         return Err(Error::config("reward.functions", reason));
     };
-    let writer = PromptWriter::new(&config.data, template)?;
     Ok(Arc::new(DataTask::load(config, codec, writer, reward, notes)?))
 }
 
@@ -167,14 +166,17 @@ fn tokenizer(_: &Path, _: usize) -> Result<Arc<dyn Codec>> {
 }
 
 #[cfg(not(feature = "hf"))]
-fn dataset(
-    _: &RunConfig,
-    _: Option<&Pretrained>,
-    _: Arc<dyn Codec>,
-    _: Option<Arc<dyn Reward>>,
+fn on_folder(
+    config: &RunConfig,
+    _: &Pretrained,
+    codec: Arc<dyn Codec>,
+    reward: Option<Arc<dyn Reward>>,
     _: &mut Vec<String>,
 ) -> Result<Arc<dyn Task>> {
-    Err(without_hf())
+    match config.data.path.is_empty() {
+        true => Ok(Arc::new(countdown(config)?.with(Some(codec), reward, None))),
+        false => Err(without_hf()),
+    }
 }
 
 #[cfg(not(feature = "hf"))]

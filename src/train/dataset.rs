@@ -1,6 +1,7 @@
 //! [`DataTask`]: prompts from a file, scored by configured rewards.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use crate::reward::Reward;
 use crate::rng::{Purpose, Rng};
 use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{DataConfig, RunConfig};
-use crate::train::task::{Demo, Prompt, Task};
+use crate::train::task::{Demo, Prompt, Task, last_content};
 
 /// A data set with the vocabulary of a model. Prompts come in an order that each epoch shuffles anew.
 pub(crate) struct DataTask {
@@ -41,8 +42,9 @@ pub(crate) struct PromptWriter {
 }
 
 impl PromptWriter {
-    /// Through `template`, if the configuration wants it to.
-    pub fn new(config: &DataConfig, template: Option<ChatTemplate>) -> Result<PromptWriter> {
+    /// Through the chat template of `folder`, if the configuration wants it to.
+    pub fn new(config: &DataConfig, folder: &Path) -> Result<PromptWriter> {
+        let template = ChatTemplate::load(folder)?;
         let template = match (config.chat.as_str(), template) {
             ("off", _) => None,
             ("on", None) => {
@@ -60,9 +62,8 @@ impl PromptWriter {
 
     /// The prompt of a conversation.
     pub fn converse(&self, messages: &[Value]) -> Result<Prompt> {
-        let last = messages.last().and_then(|m| m["content"].as_str()).unwrap_or_default();
         match &self.template {
-            None => Ok(Prompt::plain(last)),
+            None => Ok(Prompt::plain(last_content(messages))),
             Some(template) => {
                 let text = template.render(messages, &self.format.chat)?;
                 Ok(Prompt { text, rendered: true, fields: Arc::default() })

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::reward::{Outcome, RewardOutcome};
+use crate::text::Codec;
 use crate::train::checkpoint;
 use crate::train::config::RunConfig;
 use crate::train::eval::Evaluation;
@@ -125,7 +127,7 @@ fn message(role: &str, content: &str) -> Value {
 ///
 /// # Errors
 /// `Config` for a model without a chat template; what opening and sampling say.
-pub fn chat(what: &Opened, print: impl Fn(&str) -> Result<()>) -> Result<()> {
+pub fn chat(what: &Opened, print: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
     let config = what.config()?;
     match config.dtype()? {
         DType::Bf16 => talk(&what.trainer::<bf16>(config)?, print),
@@ -133,7 +135,7 @@ pub fn chat(what: &Opened, print: impl Fn(&str) -> Result<()>) -> Result<()> {
     }
 }
 
-fn talk<T: Float>(trainer: &Trainer<T>, print: impl Fn(&str) -> Result<()>) -> Result<()> {
+fn talk<T: Float>(trainer: &Trainer<T>, print: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
     let mut messages = Vec::new();
     let mut input = std::io::stdin().lock();
     for turn in 0.. {
@@ -149,12 +151,41 @@ fn talk<T: Float>(trainer: &Trainer<T>, print: impl Fn(&str) -> Result<()>) -> R
             asked => {
                 messages.push(message("user", asked));
                 let prompt = trainer.task.converse(&messages)?;
-                let sampled = trainer.sample(vec![prompt], 1, STEP - turn)?;
+                let shown = Mutex::new(Shown::default());
+                let watch = |_: usize, _: usize, token: i32| {
+                    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                    // What cannot be shown now is shown at the end.
+                    let _ = print(&shown.next(trainer.task.codec(), token));
+                    let _ = std::io::stdout().flush();
+                };
+                let sampled = trainer.answer(prompt, STEP - turn, &watch)?;
                 let answer = sampled.texts.first().map_or("", String::as_str);
-                print(&format!("{answer}\n"))?;
+                let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+                print(&format!("{}\n", answer.get(shown.bytes..).unwrap_or("")))?;
                 messages.push(message("assistant", answer));
             }
         }
     }
     Ok(())
+}
+
+/// How much of an answer stands on the screen.
+#[derive(Default)]
+struct Shown {
+    tokens: Vec<i32>,
+    bytes: usize,
+}
+
+impl Shown {
+    /// The text that `token` completes: a character may take several.
+    fn next(&mut self, codec: &dyn Codec, token: i32) -> String {
+        self.tokens.push(token);
+        let text = codec.decode(&self.tokens).unwrap_or_default();
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return String::new();
+        }
+        let more = text.get(self.bytes..).unwrap_or("").to_string();
+        self.bytes += more.len();
+        more
+    }
 }

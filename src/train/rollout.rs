@@ -78,8 +78,11 @@ pub fn rollout<T: Float>(
     sampling: &Sampling,
     key: RolloutKey,
 ) -> Result<Vec<Vec<Rollout>>> {
-    rollout_with(&mut None, model, prompts, samples, sampling, key)
+    rollout_with(&mut None, model, prompts, samples, sampling, key, None)
 }
+
+/// Called with every token as it is drawn: (prompt, sample, token).
+pub type Watch<'a> = &'a (dyn Fn(usize, usize, i32) + Sync);
 
 /// The same on a sampler that earlier calls left: on a GPU its memory and its recorded steps serve
 /// the next call as well, if they fit.
@@ -90,13 +93,14 @@ pub fn rollout_with<T: Float>(
     samples: usize,
     sampling: &Sampling,
     key: RolloutKey,
+    watch: Option<Watch<'_>>,
 ) -> Result<Vec<Vec<Rollout>>> {
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
     let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>| {
-        let work = Work { model, prompts, first_prompt, samples, sampling, key };
+        let work = Work { model, prompts, first_prompt, samples, sampling, key, watch };
         let mut fitting = Sampler::fit(sampler.take(), &work)?;
         let done = Lane::new(work, &mut fitting).run()?;
         *sampler = Some(fitting);
@@ -127,6 +131,7 @@ struct Work<'a, T> {
     samples: usize,
     sampling: &'a Sampling,
     key: RolloutKey,
+    watch: Option<Watch<'a>>,
 }
 
 /// What rollouts of one shape keep from one call to the next. Slots 0 .. prompts of the cache hold
@@ -311,6 +316,9 @@ impl<'a, T: Float> Lane<'a, T> {
             rollout.tokens.push(token);
             rollout.logp.push(logp);
             rollout.finished = stops.contains(&token);
+            if let Some(watch) = self.work.watch {
+                watch(self.work.first_prompt + a.prompt, a.sample, token);
+            }
         }
         let (cache, done, free) = (&mut self.sampler.cache, &self.done, &mut self.free);
         self.active.retain(|a| {

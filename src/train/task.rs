@@ -69,6 +69,11 @@ impl Prompt {
     }
 }
 
+/// What was said last.
+pub(crate) fn last_content(messages: &[Value]) -> &str {
+    messages.last().and_then(|m| m["content"].as_str()).unwrap_or_default()
+}
+
 /// A problem with one right answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demo {
@@ -99,10 +104,7 @@ pub trait Task: Send + Sync {
     /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;
     /// A prompt of one's own: what a person said last, after what was said before.
-    fn converse(&self, messages: &[Value]) -> Result<Prompt> {
-        let last = messages.last().and_then(|m| m["content"].as_str()).unwrap_or_default();
-        Ok(Prompt::plain(last))
-    }
+    fn converse(&self, messages: &[Value]) -> Result<Prompt>;
     /// Scores completions: 1 for a right one.
     fn verifier(&self) -> Arc<dyn Reward>;
     /// Longest prompt, and longest answer with its end, in tokens.
@@ -116,11 +118,15 @@ pub trait Task: Send + Sync {
 pub struct Countdown {
     codec: Arc<dyn Codec>,
     verifier: Option<Arc<dyn Reward>>,
+    converse: Option<Converse>,
     seed: u64,
     digits: usize,
     operators: Vec<char>,
     targets: std::ops::RangeInclusive<i64>,
 }
+
+/// How a conversation becomes a prompt.
+pub type Converse = Arc<dyn Fn(&[Value]) -> Result<Prompt> + Send + Sync>;
 
 /// One prompt in this many is held out, chosen by a hash of its text.
 const HELDOUT_SHARE: u32 = 8;
@@ -146,17 +152,18 @@ impl Countdown {
         }
         let codec = Arc::new(Vocab::new(&format!("0123456789{operators}=:")));
         let operators = operators.chars().collect();
-        Ok(Countdown { codec, verifier: None, seed, digits, operators, targets })
+        Ok(Countdown { codec, verifier: None, converse: None, seed, digits, operators, targets })
     }
 
-    /// The same in another vocabulary, with another verifier.
+    /// The same in another vocabulary, with another verifier and another way to talk.
     pub fn with(
         self,
         codec: Option<Arc<dyn Codec>>,
         verifier: Option<Arc<dyn Reward>>,
+        converse: Option<Converse>,
     ) -> Countdown {
         let codec = codec.unwrap_or(self.codec);
-        Countdown { codec, verifier: verifier.or(self.verifier), ..self }
+        Countdown { codec, verifier, converse, ..self }
     }
 
     /// A random problem and the expression it was made from.
@@ -218,6 +225,13 @@ impl Task for Countdown {
 
     fn demo(&self, index: u64) -> Result<Demo> {
         Ok(self.draw_where(&mut self.stream(1, index), false))
+    }
+
+    fn converse(&self, messages: &[Value]) -> Result<Prompt> {
+        match &self.converse {
+            Some(converse) => converse(messages),
+            None => Ok(Prompt::plain(last_content(messages))),
+        }
     }
 
     fn heldout(&self, count: usize) -> Vec<Prompt> {

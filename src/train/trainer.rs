@@ -21,7 +21,7 @@ use crate::train::critic::{Critic, States};
 use crate::train::eval::Evaluation;
 use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::record::{Record, TokenClass};
-use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, rollout_with};
+use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
@@ -155,7 +155,13 @@ impl<T: Float> Trainer<T> {
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        self.sample_with(prompts, samples, &self.sampling(), key)
+        self.sample_with(prompts, samples, &self.sampling(), key, None)
+    }
+
+    /// One completion of `prompt`; `watch` sees its tokens as they are drawn.
+    pub(crate) fn answer(&self, prompt: Prompt, step: u64, watch: Watch<'_>) -> Result<Sampled> {
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
+        self.sample_with(vec![prompt], 1, &self.sampling(), key, Some(watch))
     }
 
     fn sample_with(
@@ -164,9 +170,10 @@ impl<T: Float> Trainer<T> {
         samples: usize,
         sampling: &Sampling,
         key: RolloutKey,
+        watch: Option<Watch<'_>>,
     ) -> Result<Sampled> {
         let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
-        let rollouts = self.rollout(&prompt_ids, samples, sampling, key)?;
+        let rollouts = self.rollout(&prompt_ids, samples, sampling, key, watch)?;
         let codec = self.task.codec();
         let decode = |r: &Rollout| codec.decode(&r.tokens);
         let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
@@ -179,9 +186,10 @@ impl<T: Float> Trainer<T> {
         samples: usize,
         sampling: &Sampling,
         key: RolloutKey,
+        watch: Option<Watch<'_>>,
     ) -> Result<Vec<Vec<Rollout>>> {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key)
+        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key, watch)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -248,7 +256,7 @@ impl<T: Float> Trainer<T> {
             ..self.sampling()
         };
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
-        let sampled = self.sample_with(prompts, eval.samples, &sampling, key)?;
+        let sampled = self.sample_with(prompts, eval.samples, &sampling, key, None)?;
         Evaluation::of(self.verifier.as_ref(), &sampled)
     }
 }
