@@ -98,8 +98,16 @@ fn a_golden_folder_learns_and_leaves_an_adapter() {
     let asked = must(gradus(&["sample", "--run", run, "--prompt", "3+4=", "-n", "2"]));
     assert_eq!(asked.lines().filter(|l| l.starts_with("3+4=")).count(), 2, "{asked}");
 
-    // And a further run begins where the adapter is.
+    // A file that is given to an evaluation is scored as a whole.
+    let (data, reward) = (sums(folder.path()), even(folder.path()));
+    let base = golden("qwen3");
     let adapter = format!("{run}/adapter");
+    let given = ["eval", "--model", base.to_str().unwrap(), "--adapter", &adapter, "--data"];
+    let given = [&given[..], &[data.to_str().unwrap(), "--reward", &reward]].concat();
+    let all = must(gradus(&[&given[..], &["--set", "rl.max_new_tokens=12"]].concat()));
+    assert!(all.contains("over 100 completions"), "{all}");
+
+    // And a further run begins where the adapter is.
     let more = train(folder.path(), "qwen3", &["--adapter", &adapter, "--set", "rl.steps=1"]);
     let more = must(more);
     let before: f64 = more.split("before ").nth(1).unwrap()[..5].parse().unwrap();

@@ -116,8 +116,9 @@ impl Pretrained {
         }
         let mut config = self.config.raw.clone();
         config.remove("quantization_config");
-        config.remove("torch_dtype");
-        config.insert("dtype".into(), torch_name(dtype).into());
+        // Under the name the file has it: transformers 4 does not know the new one.
+        let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+        config.insert(key.into(), torch_name(dtype).into());
         writer.finish(Some(&config), self.files.folder())?;
         Ok(done)
     }

@@ -133,7 +133,8 @@ impl DataTask {
         };
         let held: HashSet<&str> = task.heldout.iter().map(|p| p.text.as_str()).collect();
         examples.retain(|example| !held.contains(example.prompt.text.as_str()));
-        if examples.is_empty() {
+        // With all of it held out the data is for an evaluation.
+        if examples.is_empty() && data.heldout_share < 1.0 {
             return Err(Error::config("data.path", "no prompt is left to train on"));
         }
         task.train = examples;

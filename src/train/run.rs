@@ -74,6 +74,9 @@ struct Run<T: Float> {
 /// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step.
 pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     config.validate()?;
+    if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
+        return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
+    }
     interrupt::install()?;
     let threads = config.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {

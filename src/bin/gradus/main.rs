@@ -181,17 +181,23 @@ fn run(command: Command) -> Result<()> {
             };
             train(configuration(&args)?, &resume).map(|_| ())
         }
-        Command::Sample { source, chat: true, .. } => chat(&opened(&source)?, print),
+        Command::Sample { source, chat: true, .. } => {
+            chat(&opened(&source, RunConfig::pretrained())?, print)
+        }
         Command::Sample { source, prompt, samples, .. } => {
             let mut text = String::new();
-            for line in sample(&opened(&source)?, prompt, samples)? {
+            let what = opened(&source, RunConfig::pretrained())?;
+            for line in sample(&what, prompt, samples)? {
                 let (prompt, answer, verdict) = (&line.prompt, &line.completion, line.verdict());
                 text += &format!("{prompt}{answer}   {verdict}   log-prob {:.3}\n", line.logp);
             }
             print(&text)
         }
         Command::Eval { source } => {
-            let result = evaluate(&opened(&source)?)?;
+            // A file that is given to an evaluation is evaluated as a whole.
+            let mut defaults = RunConfig::pretrained();
+            (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
+            let result = evaluate(&opened(&source, defaults)?)?;
             let (score, count) = (result.accuracy, result.completions);
             print(&format!("accuracy {score:.4} over {count} completions\n"))
         }
@@ -218,16 +224,21 @@ fn load(path: Option<&PathBuf>) -> Result<RunConfig> {
     path.map_or_else(|| Ok(RunConfig::default()), |path| RunConfig::load(path))
 }
 
-/// The run or the model that is asked for.
-fn opened(source: &Source) -> Result<Opened> {
+/// The run or the model that is asked for; `defaults` are the model's.
+fn opened(source: &Source, defaults: RunConfig) -> Result<Opened> {
     match &source.model.model {
-        Some(_) => Ok(Opened::Model(applied(&source.model, None)?)),
+        Some(_) => Ok(Opened::Model(applied(&source.model, None, defaults)?)),
         None => Ok(Opened::Run(source.run.clone())),
     }
 }
 
 fn configuration(args: &TrainArgs) -> Result<RunConfig> {
-    let mut config = applied(&args.model, args.config.as_ref())?;
+    let names_model = |set: &String| set.trim_start().starts_with("model.path");
+    let defaults = match args.model.model.is_some() || args.model.set.iter().any(names_model) {
+        true => RunConfig::pretrained(),
+        false => RunConfig::default(),
+    };
+    let mut config = applied(&args.model, args.config.as_ref(), defaults)?;
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
@@ -238,12 +249,7 @@ fn configuration(args: &TrainArgs) -> Result<RunConfig> {
 }
 
 /// The file's configuration with the command line on top.
-fn applied(args: &ModelArgs, file: Option<&PathBuf>) -> Result<RunConfig> {
-    let names_model = |set: &String| set.trim_start().starts_with("model.path");
-    let defaults = match args.model.is_some() || args.set.iter().any(names_model) {
-        true => RunConfig::pretrained(),
-        false => RunConfig::default(),
-    };
+fn applied(args: &ModelArgs, file: Option<&PathBuf>, defaults: RunConfig) -> Result<RunConfig> {
     let mut config = match file {
         Some(file) => RunConfig::read(file, defaults)?,
         None => defaults,
