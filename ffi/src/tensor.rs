@@ -146,7 +146,9 @@ impl<'a> Tensors<'a> {
     fn note<T>(&self, name: &str, dims: &Dims, place: Place, start: usize, written: bool) {
         let size = size_of::<T>();
         let span = extent(dims).unwrap_or(0);
-        let stride = if dims.shape()[0] > 1 { dims.strides()[0] as usize } else { 0 };
+        // Without elements a stride may be anything.
+        let stepped = span > 0 && dims.shape()[0] > 1;
+        let stride = if stepped { dims.strides()[0] as usize } else { 0 };
         let row = span.saturating_sub((dims.shape()[0].max(1) as usize - 1) * stride);
         self.seen.borrow_mut().push(Seen {
             name: name.to_string(),

@@ -63,6 +63,10 @@ pub struct Rollout {
     pub finished: bool,
 }
 
+/// Weights beyond this many bytes are in no core's cache: all threads then go through them together,
+/// once a step, instead of each for its own prompts.
+const CACHE: u64 = 32 << 20;
+
 /// Tokens of one prefill call.
 const PREFILL: usize = 8192;
 
@@ -99,7 +103,7 @@ pub fn rollout_with<T: Float>(
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
-    let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>| {
+    let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>, sampling: &Sampling| {
         let work = Work { model, prompts, first_prompt, samples, sampling, key, watch };
         let mut fitting = Sampler::fit(sampler.take(), &work)?;
         let done = Lane::new(work, &mut fitting).run()?;
@@ -107,14 +111,19 @@ pub fn rollout_with<T: Float>(
         Ok(done)
     };
     if let Device::Gpu(_) = model.device {
-        return lane(0, prompts, sampler);
+        return lane(0, prompts, sampler, sampling);
     }
-    let lanes = rayon::current_num_threads().min(prompts.len()).max(1);
+    let threads = rayon::current_num_threads();
+    if model.weight_bytes() > CACHE {
+        let slots = sampling.slots * threads;
+        return lane(0, prompts, &mut None, &Sampling { slots, ..sampling.clone() });
+    }
+    let lanes = threads.min(prompts.len()).max(1);
     let per_lane = prompts.len().div_ceil(lanes).max(1);
     let lanes: Vec<Result<Vec<Vec<Rollout>>>> = prompts
         .par_chunks(per_lane)
         .enumerate()
-        .map(|(i, prompts)| lane(i * per_lane, prompts, &mut None))
+        .map(|(i, prompts)| lane(i * per_lane, prompts, &mut None, sampling))
         .collect();
     let mut all = Vec::with_capacity(prompts.len());
     for lane in lanes {
