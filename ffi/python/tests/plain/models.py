@@ -21,6 +21,8 @@ LINEAR = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+
+
 def config_of(folder: pathlib.Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
