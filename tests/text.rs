@@ -320,13 +320,15 @@ fn hostile_templates_stop() {
 #[test]
 fn deep_values_are_dropped() {
     let nest = "{% set ns = namespace(x=[]) %}{% for i in range(RANGE) %}{% for j in range(9999) %}\
-                {% set ns.x = [ns.x] %}{% endfor %}{% endfor %}";
+                {% set ns.x = VALUE %}{% endfor %}{% endfor %}";
+    // Many levels a step: 400,000 within the budget.
+    let many = format!("{}ns.x{}", "[".repeat(40), "]".repeat(40));
     for end in
         ["", "{{ ns.x }}", "{{ ns.x == ns.x }}", "{{ [ns.x, ns.x] | sort }}", "{{ ns.x ~ '' }}"]
     {
-        for range in ["1", "6", "9999"] {
+        for (range, value) in [("1", "[ns.x]"), ("6", "[ns.x]"), ("9999", "[ns.x]"), ("1", &many)] {
             // Too deep, out of fuel or right: all of it returns.
-            let _ = say(&(nest.replace("RANGE", range) + end));
+            let _ = say(&(nest.replace("RANGE", range).replace("VALUE", value) + end));
         }
     }
 }

@@ -34,7 +34,9 @@ pub(crate) fn guarded<T>(path: &Path, what: &str, run: impl FnOnce() -> T) -> Re
 }
 
 /// Stack of the thread that reads hostile input, in bytes; only what is used is ever backed by memory.
-const STACK: usize = 256 << 20;
+/// A template can nest a value 400,000 levels deep within its budget; 256 MiB, 670 bytes a level, were
+/// too little for a build with counters.
+const STACK: usize = 1 << 30;
 
 /// [`guarded`] on a thread of its own with a large stack. Templates and schemas can nest deeper than
 /// their libraries count, and what is nested is built, compared and dropped recursively; an
