@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::golden_folder;
-use gradus::dtype::{DType, bf16};
+use gradus::dtype::{DType, bf16, f16};
 use gradus::error::Error;
 use gradus::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
 use gradus::model::{Decoder, LoraOptions, Packed};
 use gradus::pretrained::{Adapter, AdapterConfig, HfConfig, LoadOptions, Pretrained};
-use gradus::quant::Nf4Options;
+use gradus::quant::{Nf4Options, QuantType};
 use gradus::{Device, Result};
 
 const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -89,14 +89,19 @@ fn quantising_writes_what_bitsandbytes_writes() {
 
 #[test]
 fn quantising_on_load_is_loading_what_was_quantised() {
-    for name in ["qwen2", "llama3-sharded"] {
+    let small = Nf4Options { blocksize: 32, ..Nf4Options::default() };
+    let fp4 = Nf4Options { quant_type: QuantType::Fp4, double_quant: false, blocksize: 64 };
+    for (name, nf4) in [("qwen2", small), ("llama3-sharded", small), ("llama", fp4)] {
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("nf4");
-        let nf4 = Nf4Options { blocksize: 32, ..Nf4Options::default() };
         open(&models().join(name)).quantize_to(&out, &nf4, &mut quiet).unwrap();
         let options = LoadOptions { quantize: Some(nf4), ..LoadOptions::default() };
         let at_once = open(&models().join(name)).load(Device::Cpu, &options).unwrap();
         assert_eq!(logits(&at_once), logits(&load(&out).unwrap()), "{name}");
+        let again = out.with_file_name("again");
+        load(&out).unwrap().save_pretrained(&again, &out).unwrap();
+        let bytes = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+        assert!(bytes(&again) == bytes(&out), "{name}: saved with the bytes it had");
     }
 }
 
@@ -110,6 +115,26 @@ fn a_bf16_decoder_reads_bf16_files_exactly() {
     }
     assert_eq!(open(&path).config.eos, [2, 5]);
     assert_eq!(open(&path).config.dtype, DType::Bf16);
+}
+
+/// f16 weights, as older folders have them: their values, in a decoder of f32.
+#[test]
+fn f16_files_are_read_exactly() {
+    let folder = copy("llama");
+    let path = folder.path().join("model.safetensors");
+    let mut all = tensors(&path);
+    for data in all.values_mut() {
+        let values = data.to_vec::<f32>().unwrap();
+        let half: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
+        *data = TensorData::new(&data.shape.clone(), &half);
+    }
+    write_pt(&path, &all).unwrap();
+    let model = load(folder.path()).unwrap();
+    for p in model.params.iter() {
+        let want: Vec<f32> =
+            all[&p.name].to_vec::<f16>().unwrap().iter().map(|x| x.to_f32()).collect();
+        assert_eq!(p.values().unwrap(), want, "{}", p.name);
+    }
 }
 
 #[test]

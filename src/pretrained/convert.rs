@@ -16,6 +16,7 @@ use crate::pretrained::adapter::{Adapter, Update};
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{Pretrained, floats, quantize};
 use crate::pretrained::quantized::{self, torch_name};
+use crate::pretrained::weights::WeightFiles;
 use crate::quant::nf4::check_blocksize;
 use crate::quant::{Nf4Options, QuantType};
 
@@ -159,20 +160,20 @@ impl Pretrained {
 impl<T: Float> Decoder<T> {
     /// Writes the decoder's base weights, without adapters, to the folder `out`, with configuration
     /// and tokenizer of the folder `from` that it was loaded from. A 4-bit model is written with the
-    /// bytes it had.
+    /// bytes it had: a dense tensor has the dtype it has in `from` if that holds its values.
     ///
     /// # Errors
-    /// `Config` if `out` exists; `Io`; what the driver says.
+    /// `Config` if `out` exists; `Io`, `Format`; what the driver says.
     pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
+        let files = WeightFiles::open(from)?;
         let mut writer = FolderWriter::create(out, SHARD)?;
         let base = |p: &&Parameter<T>| !p.is_empty() && !p.name.contains(".lora_");
         for p in self.params.iter().filter(base) {
-            let data = match (p.trainable, T::DTYPE) {
-                (false, DType::Bf16) => narrowed(&p.shape, &p.values()?, DType::Bf16),
-                (false, DType::F16) => narrowed(&p.shape, &p.values()?, DType::F16),
-                _ => TensorData::new(&p.shape, &p.values()?),
-            };
-            writer.put(&p.name, data)?;
+            let values = p.values()?;
+            let stored = files.info(&p.name).map_or(T::DTYPE, |info| info.dtype);
+            let data = narrowed(&p.shape, &values, stored);
+            let exact = floats::<f32>(&data)? == values;
+            writer.put(&p.name, if exact { data } else { TensorData::new(&p.shape, &values) })?;
         }
         for linear in self.linears() {
             if let Weight::Nf4(w) = &linear.weight {
