@@ -272,6 +272,8 @@ def render_table(header: Header) -> str:
     for struct in header.structs:
         if struct.name.removesuffix("_args") not in ops or not struct.name.endswith("_args"):
             continue
+        if not struct.doc:
+            raise ValueError(f"{struct.name}: no comment above it says what the op computes")
         out.append(f'    "{struct.name.removesuffix("_args")}": ({struct.doc!r}, (\n')
         for field, after in zip(struct.fields, [*struct.fields[1:], None]):
             kind = kind_of(field, struct.fields, ops)

@@ -27,6 +27,7 @@ typedef struct gradus_nf4_quantize_absmax_args {
 } gradus_nf4_quantize_absmax_args;
 GRADUS_API gradus_status gradus_nf4_quantize_absmax(gradus_context ctx, void *stream, const gradus_nf4_quantize_absmax_args *args);
 
+/* The values that 4-bit codes stand for. */
 typedef struct gradus_nf4_dequantize_args {
   size_t struct_size;
   const gradus_nf4 *w; /* in [N, K] */
@@ -49,6 +50,7 @@ typedef struct gradus_nf4_matmul_args {
 } gradus_nf4_matmul_args;
 GRADUS_API gradus_status gradus_nf4_matmul(gradus_context ctx, void *stream, const gradus_nf4_matmul_args *args);
 
+/* dX = dY W + scale (dY B) A: nf4_matmul's gradient by x. */
 typedef struct gradus_nf4_matmul_dx_args {
   size_t struct_size;
   gradus_tensor dy;    /* in F [M, N] */
@@ -62,7 +64,7 @@ typedef struct gradus_nf4_matmul_dx_args {
 } gradus_nf4_matmul_dx_args;
 GRADUS_API gradus_status gradus_nf4_matmul_dx(gradus_context ctx, void *stream, const gradus_nf4_matmul_dx_args *args);
 
-/* Rows sorted by expert, a weight each, in one launch. */
+/* Y = X W^T with each row's expert: rows sorted by expert, a weight each, in one launch. */
 typedef struct gradus_nf4_matmul_grouped_args {
   size_t struct_size;
   gradus_tensor x;       /* in F [M, K] */
@@ -73,6 +75,7 @@ typedef struct gradus_nf4_matmul_grouped_args {
 } gradus_nf4_matmul_grouped_args;
 GRADUS_API gradus_status gradus_nf4_matmul_grouped(gradus_context ctx, void *stream, const gradus_nf4_matmul_grouped_args *args);
 
+/* dX = dY W of each row's expert: nf4_matmul_grouped's gradient by x. */
 typedef struct gradus_nf4_matmul_grouped_dx_args {
   size_t struct_size;
   gradus_tensor dy;      /* in F [M, N] */
@@ -87,6 +90,7 @@ GRADUS_API gradus_status gradus_nf4_matmul_grouped_dx(gradus_context ctx, void *
 
 /* ---- dense products and adapters ------------------------------------------------------------ */
 
+/* Y = X W^T + bias + scale (X A^T) B^T + residual. */
 typedef struct gradus_matmul_args {
   size_t struct_size;
   gradus_tensor x;    /* in F [M, K] */
@@ -101,6 +105,7 @@ typedef struct gradus_matmul_args {
 } gradus_matmul_args;
 GRADUS_API gradus_status gradus_matmul(gradus_context ctx, void *stream, const gradus_matmul_args *args);
 
+/* dX = dY W + scale (dY B) A: matmul's gradient by x. */
 typedef struct gradus_matmul_dx_args {
   size_t struct_size;
   gradus_tensor dy; /* in F [M, N] */
@@ -114,6 +119,7 @@ typedef struct gradus_matmul_dx_args {
 } gradus_matmul_dx_args;
 GRADUS_API gradus_status gradus_matmul_dx(gradus_context ctx, void *stream, const gradus_matmul_dx_args *args);
 
+/* dW += dY^T X and dbias += the sum of dY's rows: matmul's gradient by weight and bias. */
 typedef struct gradus_matmul_dw_args {
   size_t struct_size;
   gradus_tensor dy;    /* in F [M, N] */
@@ -123,6 +129,7 @@ typedef struct gradus_matmul_dw_args {
 } gradus_matmul_dw_args;
 GRADUS_API gradus_status gradus_matmul_dw(gradus_context ctx, void *stream, const gradus_matmul_dw_args *args);
 
+/* dA and dB of an adapter, of a product with s kept: da += scale (dY B)^T X, db += dY^T s. */
 typedef struct gradus_lora_grad_args {
   size_t struct_size;
   gradus_tensor x;         /* in F [M, K] */
@@ -139,6 +146,7 @@ GRADUS_API gradus_status gradus_lora_grad(gradus_context ctx, void *stream, cons
 
 /* ---- a decoder's other ops ------------------------------------------------------------------ */
 
+/* y = weight x / sqrt(mean x^2 + eps), row by row. */
 typedef struct gradus_rmsnorm_args {
   size_t struct_size;
   gradus_tensor x;      /* in F [T, D] */
@@ -149,6 +157,7 @@ typedef struct gradus_rmsnorm_args {
 } gradus_rmsnorm_args;
 GRADUS_API gradus_status gradus_rmsnorm(gradus_context ctx, void *stream, const gradus_rmsnorm_args *args);
 
+/* rmsnorm's gradient by x and weight. */
 typedef struct gradus_rmsnorm_bwd_args {
   size_t struct_size;
   gradus_tensor x;        /* in F [T, D] */
@@ -189,6 +198,7 @@ typedef struct gradus_attention_args {
 } gradus_attention_args;
 GRADUS_API gradus_status gradus_attention(gradus_context ctx, void *stream, const gradus_attention_args *args);
 
+/* attention's gradient by q, k and v, from ranges of keys. */
 typedef struct gradus_attention_bwd_args {
   size_t struct_size;
   gradus_tensor q;          /* in F [T, Hq, D] */
@@ -203,7 +213,7 @@ typedef struct gradus_attention_bwd_args {
 } gradus_attention_bwd_args;
 GRADUS_API gradus_status gradus_attention_bwd(gradus_context ctx, void *stream, const gradus_attention_bwd_args *args);
 
-/* silu(gate) up */
+/* y = silu(gate) up */
 typedef struct gradus_swiglu_args {
   size_t struct_size;
   gradus_tensor gate, up; /* in F [T, D] */
@@ -211,6 +221,7 @@ typedef struct gradus_swiglu_args {
 } gradus_swiglu_args;
 GRADUS_API gradus_status gradus_swiglu(gradus_context ctx, void *stream, const gradus_swiglu_args *args);
 
+/* swiglu's gradient by gate and up. */
 typedef struct gradus_swiglu_bwd_args {
   size_t struct_size;
   gradus_tensor gate, up, dy; /* in F [T, D] */
@@ -218,6 +229,7 @@ typedef struct gradus_swiglu_bwd_args {
 } gradus_swiglu_bwd_args;
 GRADUS_API gradus_status gradus_swiglu_bwd(gradus_context ctx, void *stream, const gradus_swiglu_bwd_args *args);
 
+/* y[t] = table[ids[t]]. */
 typedef struct gradus_embedding_args {
   size_t struct_size;
   gradus_tensor ids;   /* in i32 [T], 0..V */
@@ -226,6 +238,7 @@ typedef struct gradus_embedding_args {
 } gradus_embedding_args;
 GRADUS_API gradus_status gradus_embedding(gradus_context ctx, void *stream, const gradus_embedding_args *args);
 
+/* dtable[ids[t]] += dy[t]. */
 typedef struct gradus_embedding_bwd_args {
   size_t struct_size;
   gradus_tensor ids;    /* in i32 [T] */
@@ -278,6 +291,7 @@ typedef struct gradus_adamw_tensor {
   gradus_tensor m, v;  /* inout f32 */
   gradus_tensor mask;  /* in u8, optional: 0 keeps an element */
 } gradus_adamw_tensor;
+/* A step of AdamW over all tensors, or none where a gradient is not finite. */
 typedef struct gradus_adamw_args {
   size_t struct_size;
   const gradus_adamw_tensor *tensors;
@@ -294,6 +308,7 @@ typedef struct gradus_adamw_8bit_tensor {
   gradus_tensor m_absmax, v_absmax; /* inout f32 [ceil(n / 256)] */
   gradus_tensor mask;               /* in u8, optional */
 } gradus_adamw_8bit_tensor;
+/* A step of AdamW with both moments in 8 bits, in blocks of 256. */
 typedef struct gradus_adamw_8bit_args {
   size_t struct_size;
   const gradus_adamw_8bit_tensor *tensors;
@@ -325,6 +340,7 @@ typedef struct gradus_update_sparsity {
   int64_t n, equal_exact, within_tol, absorbed_bf16;
   double max_delta;
 } gradus_update_sparsity;
+/* How much an update changed a weight: elements that are equal, within tol, absorbed by bf16. */
 typedef struct gradus_sparsity_stats_args {
   size_t struct_size;
   gradus_tensor w0, w1;          /* in F [N, K]: before, after */
@@ -344,6 +360,7 @@ typedef struct gradus_delta_encode_args {
 } gradus_delta_encode_args;
 GRADUS_API gradus_status gradus_delta_encode(gradus_context ctx, void *stream, const gradus_delta_encode_args *args);
 
+/* Writes back what delta_encode found. */
 typedef struct gradus_delta_apply_args {
   size_t struct_size;
   gradus_tensor index;  /* in i64 [count], strictly ascending */

@@ -162,6 +162,7 @@ typedef struct gradus_group_advantage_args {
 } gradus_group_advantage_args;
 GRADUS_API gradus_status gradus_group_advantage(gradus_context ctx, void *stream, const gradus_group_advantage_args *args);
 
+/* Generalized advantage estimates of token rewards and values, and returns advantage + value. */
 typedef struct gradus_gae_args {
   size_t struct_size;
   gradus_tensor reward;     /* in R [T] */
@@ -175,6 +176,7 @@ typedef struct gradus_gae_args {
 } gradus_gae_args;
 GRADUS_API gradus_status gradus_gae(gradus_context ctx, void *stream, const gradus_gae_args *args);
 
+/* Sums of a sequence's rewards from each token on, discounted by gamma. */
 typedef struct gradus_discounted_return_args {
   size_t struct_size;
   gradus_tensor reward;     /* in R [T] */
@@ -192,6 +194,7 @@ typedef struct gradus_whiten_stats {
   int64_t count;
   double mean, std;
 } gradus_whiten_stats;
+/* y = (x - mean) / std over the tokens of the mask. */
 typedef struct gradus_whiten_args {
   size_t struct_size;
   gradus_tensor x;     /* in R [T] */
@@ -305,6 +308,7 @@ typedef struct gradus_preference_loss_args {
 } gradus_preference_loss_args;
 GRADUS_API gradus_status gradus_preference_loss(gradus_context ctx, void *stream, const gradus_preference_loss_args *args);
 
+/* KTO: sequences that are desirable or not, without pairs. */
 typedef struct gradus_kto_loss_args {
   size_t struct_size;
   gradus_tensor logp, reference; /* in R [B] */
@@ -318,7 +322,7 @@ typedef struct gradus_kto_loss_args {
 } gradus_kto_loss_args;
 GRADUS_API gradus_status gradus_kto_loss(gradus_context ctx, void *stream, const gradus_kto_loss_args *args);
 
-/* CoPG: pairs within groups. */
+/* CoPG: squared differences of regularized rewards over the pairs within a group. */
 typedef struct gradus_copg_loss_args {
   size_t struct_size;
   gradus_tensor logp;      /* in R [B] */
@@ -346,6 +350,7 @@ typedef struct gradus_beta_mml_loss_args {
 } gradus_beta_mml_loss_args;
 GRADUS_API gradus_status gradus_beta_mml_loss(gradus_context ctx, void *stream, const gradus_beta_mml_loss_args *args);
 
+/* InfoNCE in both directions: logp[i, j] of completion j under context i, pairs on the diagonal (SAMI). */
 typedef struct gradus_info_nce_loss_args {
   size_t struct_size;
   gradus_tensor logp;   /* in R [n, n] */
@@ -355,6 +360,7 @@ typedef struct gradus_info_nce_loss_args {
 } gradus_info_nce_loss_args;
 GRADUS_API gradus_status gradus_info_nce_loss(gradus_context ctx, void *stream, const gradus_info_nce_loss_args *args);
 
+/* PRDP: differences of rewards regressed on differences of log-ratios, over pairs of sequences. */
 typedef struct gradus_prdp_loss_args {
   size_t struct_size;
   gradus_tensor logp, old, reference; /* in R [T] */
@@ -375,6 +381,7 @@ GRADUS_API gradus_status gradus_prdp_loss(gradus_context ctx, void *stream, cons
 
 enum { GRADUS_SUM = 0, GRADUS_MEAN = 1, GRADUS_MAX = 2, GRADUS_MIN = 3 };
 
+/* One number a sequence: the sum, mean, maximum or minimum over its tokens. */
 typedef struct gradus_seq_reduce_args {
   size_t struct_size;
   gradus_tensor x;          /* in R [T] */
@@ -387,6 +394,7 @@ typedef struct gradus_seq_reduce_args {
 } gradus_seq_reduce_args;
 GRADUS_API gradus_status gradus_seq_reduce(gradus_context ctx, void *stream, const gradus_seq_reduce_args *args);
 
+/* One number a sequence, to each of its tokens. */
 typedef struct gradus_seq_broadcast_args {
   size_t struct_size;
   gradus_tensor x;          /* in R [B] */
@@ -400,6 +408,7 @@ GRADUS_API gradus_status gradus_seq_broadcast(gradus_context ctx, void *stream, 
 
 enum { GRADUS_LINEAR = 0, GRADUS_LOWER = 1, GRADUS_HIGHER = 2 }; /* method */
 
+/* The q-quantile of the tokens of the mask, over all or of each sequence. */
 typedef struct gradus_quantile_args {
   size_t struct_size;
   gradus_tensor x;          /* in R [T] */

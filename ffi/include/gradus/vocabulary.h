@@ -72,6 +72,7 @@ typedef struct gradus_linear_logprob_args {
 } gradus_linear_logprob_args;
 GRADUS_API gradus_status gradus_linear_logprob(gradus_context ctx, void *stream, const gradus_linear_logprob_args *args);
 
+/* dhidden and dweight, the head's, of sum dlogp logp + dentropy entropy; the logits are formed again. */
 typedef struct gradus_linear_logprob_bwd_args {
   size_t struct_size;
   gradus_tensor hidden;       /* in F [T, H] */
@@ -112,6 +113,7 @@ typedef struct gradus_gather_k_args {
 } gradus_gather_k_args;
 GRADUS_API gradus_status gradus_gather_k(gradus_context ctx, void *stream, const gradus_gather_k_args *args);
 
+/* dlogits of sum dlogp logp. */
 typedef struct gradus_gather_k_bwd_args {
   size_t struct_size;
   gradus_tensor logits; /* in F [T, V_alloc] */
@@ -148,6 +150,7 @@ typedef struct gradus_vocab_kl_args {
 } gradus_vocab_kl_args;
 GRADUS_API gradus_status gradus_vocab_kl(gradus_context ctx, void *stream, const gradus_vocab_kl_args *args);
 
+/* dpolicy of sum dvalue value. */
 typedef struct gradus_vocab_kl_bwd_args {
   size_t struct_size;
   gradus_tensor policy;    /* in F [T, V_alloc] */

@@ -363,7 +363,15 @@ def test_help_teaches():
         assert part in text
     parameters = inspect.signature(gradus.group_advantage).parameters
     assert list(parameters)[:2] == ["reward", "offsets"] and parameters["eps"].default == 1e-4
-    assert all(getattr(gradus, name).__doc__ for name in gradus._functions.FUNCTIONS)
+
+
+def test_help_begins_with_what_the_op_computes():
+    first = {name: getattr(gradus, name).__doc__.split("\n")[0] for name in gradus._functions.FUNCTIONS}
+    assert all(len(line) > 8 and not line.startswith("Gradient of") for line in first.values()), first
+    assert len(set(first.values())) == len(first)
+    assert "advantage" in first["gae"] and "mean" in first["whiten"] and "quantile" in first["quantile"]
+    for name, line in first.items():
+        assert "gradient by" in line or not name.endswith(("_dx", "_dw")), name
 
 
 class Other:

@@ -73,10 +73,9 @@ def members(struct: str) -> list[str]:
 
 def documentation(op: _call.Op) -> str:
     """The header's comments, by field."""
-    doc = op.doc or f"Gradient of {op.name.removesuffix('_bwd').removesuffix('_dx')}."
     inputs = [f for f in op.fields.values() if not f.written]
     outputs = [f for f in op.fields.values() if f.written]
-    lines = [doc, "", "Arguments:"]
+    lines = [op.doc, "", "Arguments:"]
     for field in inputs:
         lines += describe(op.name, field)
     if outputs:

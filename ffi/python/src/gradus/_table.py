@@ -52,7 +52,7 @@ OPS = {
         ('entropy', 'tensor', 'tensor', 'out', 'f32', ('T',), True, 'out f32 [T], optional'),
         ('score', 'tensor', 'tensor', 'out', 'F', ('T, H',), True, "out F [T, H], optional: dlogp/dhidden, all that a frozen head's backward needs"),
     )),
-    "linear_logprob_bwd": ('', (
+    "linear_logprob_bwd": ("dhidden and dweight, the head's, of sum dlogp logp + dentropy entropy; the logits are formed again.", (
         ('hidden', 'tensor', 'tensor', 'in', 'F', ('T, H',), False, 'in F [T, H]'),
         ('head', 'tensor', 'tensor', 'in', 'F', ('V_alloc, H',), True, 'in F [V_alloc, H]'),
         ('head_nf4', 'pointer', 'nf4', 'in', '', ('V_alloc, H',), True, 'or in [V_alloc, H]'),
@@ -79,7 +79,7 @@ OPS = {
         ('logp', 'tensor', 'tensor', 'out', 'f32', ('T, K',), False, 'out f32 [T, K]'),
         ('mass', 'tensor', 'tensor', 'out', 'f32', ('T',), True, "out f32 [T], optional: share of the full vocabulary's mass that the ids hold"),
     )),
-    "gather_k_bwd": ('', (
+    "gather_k_bwd": ('dlogits of sum dlogp logp.', (
         ('logits', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc]'),
         ('ids', 'tensor', 'tensor', 'in', 'i32', ('T, K',), False, 'in i32 [T, K]'),
         ('vocab', 'scalar', 'int64_t', 'in', '', (), True, ''),
@@ -99,7 +99,7 @@ OPS = {
         ('beta', 'scalar', 'double', 'in', '', (), True, 'of GRADUS_JSD, in (0, 1); default 0.5'),
         ('value', 'tensor', 'tensor', 'out', 'f32', ('T',), False, 'out f32 [T]'),
     )),
-    "vocab_kl_bwd": ('', (
+    "vocab_kl_bwd": ('dpolicy of sum dvalue value.', (
         ('policy', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc]'),
         ('reference', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc]'),
         ('guidance', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), True, 'in F [T, V_alloc], optional'),
@@ -161,7 +161,7 @@ OPS = {
         ('advantage', 'tensor', 'tensor', 'out', 'R', ('B',), False, 'out R [B]'),
         ('groups', 'result', 'group_stats', 'out', '', ('G',), True, 'out [G], may be NULL'),
     )),
-    "gae": ('', (
+    "gae": ('Generalized advantage estimates of token rewards and values, and returns advantage + value.', (
         ('reward', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('value', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional: other tokens are skipped and get 0'),
@@ -172,7 +172,7 @@ OPS = {
         ('advantage', 'tensor', 'tensor', 'out', 'R', ('T',), False, 'out R [T]'),
         ('returns', 'tensor', 'tensor', 'out', 'R', ('T',), True, 'out R [T], optional'),
     )),
-    "discounted_return": ('', (
+    "discounted_return": ("Sums of a sequence's rewards from each token on, discounted by gamma.", (
         ('reward', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional'),
         ('cu_seqlens', 'tensor', 'tensor', 'in', 'i64', ('B + 1',), False, 'in i64 [B + 1]'),
@@ -181,7 +181,7 @@ OPS = {
         ('baseline', 'tensor', 'tensor', 'in', 'R', ('B',), True, 'in R [B], optional: subtracted (ReMax)'),
         ('returns', 'tensor', 'tensor', 'out', 'R', ('T',), False, 'out R [T]'),
     )),
-    "whiten": ('', (
+    "whiten": ('y = (x - mean) / std over the tokens of the mask.', (
         ('x', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional'),
         ('eps', 'scalar', 'double', 'in', '', (), True, 'default 1e-8'),
@@ -256,7 +256,7 @@ OPS = {
         ('reward_rejected', 'tensor', 'tensor', 'out', 'R', ('P',), True, 'out R [P], optional: both or none'),
         ('total', 'tensor', 'tensor', 'out', 'f64', ('1',), True, 'out f64 [1], optional'),
     )),
-    "kto_loss": ('', (
+    "kto_loss": ('KTO: sequences that are desirable or not, without pairs.', (
         ('logp', 'tensor', 'tensor', 'in', 'R', ('B',), False, 'in R [B]'),
         ('reference', 'tensor', 'tensor', 'in', 'R', ('B',), False, 'in R [B]'),
         ('desirable', 'tensor', 'tensor', 'in', 'u8', ('B',), False, 'in u8 [B]'),
@@ -269,7 +269,7 @@ OPS = {
         ('dlogp', 'tensor', 'tensor', 'out', 'R', ('B',), False, 'out R [B]'),
         ('total', 'tensor', 'tensor', 'out', 'f64', ('1',), True, 'out f64 [1], optional'),
     )),
-    "copg_loss": ('CoPG: pairs within groups.', (
+    "copg_loss": ('CoPG: squared differences of regularized rewards over the pairs within a group.', (
         ('logp', 'tensor', 'tensor', 'in', 'R', ('B',), False, 'in R [B]'),
         ('reference', 'tensor', 'tensor', 'in', 'R', ('B',), True, 'in R [B], optional'),
         ('reward', 'tensor', 'tensor', 'in', 'R', ('B',), False, 'in R [B]'),
@@ -289,13 +289,13 @@ OPS = {
         ('dlogp', 'tensor', 'tensor', 'out', 'R', ('B',), False, 'out R [B]'),
         ('total', 'tensor', 'tensor', 'out', 'f64', ('1',), True, 'out f64 [1], optional'),
     )),
-    "info_nce_loss": ('', (
+    "info_nce_loss": ('InfoNCE in both directions: logp[i, j] of completion j under context i, pairs on the diagonal (SAMI).', (
         ('logp', 'tensor', 'tensor', 'in', 'R', ('n, n',), False, 'in R [n, n]'),
         ('length', 'tensor', 'tensor', 'in', 'i64', ('n',), True, 'in i64 [n], optional'),
         ('loss', 'tensor', 'tensor', 'out', 'R', ('1',), False, 'out R [1]'),
         ('dlogp', 'tensor', 'tensor', 'out', 'R', ('n, n',), False, 'out R [n, n]'),
     )),
-    "prdp_loss": ('', (
+    "prdp_loss": ('PRDP: differences of rewards regressed on differences of log-ratios, over pairs of sequences.', (
         ('logp', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('old', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('reference', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
@@ -310,7 +310,7 @@ OPS = {
         ('dlogp', 'tensor', 'tensor', 'out', 'R', ('T',), False, 'out R [T]'),
         ('total', 'tensor', 'tensor', 'out', 'f64', ('1',), True, 'out f64 [1], optional'),
     )),
-    "seq_reduce": ('', (
+    "seq_reduce": ('One number a sequence: the sum, mean, maximum or minimum over its tokens.', (
         ('x', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional'),
         ('cu_seqlens', 'tensor', 'tensor', 'in', 'i64', ('B + 1',), False, 'in i64 [B + 1]'),
@@ -318,14 +318,14 @@ OPS = {
         ('y', 'tensor', 'tensor', 'out', 'R', ('B',), False, 'out R [B]'),
         ('count', 'tensor', 'tensor', 'out', 'i64', ('B',), True, 'out i64 [B], optional'),
     )),
-    "seq_broadcast": ('', (
+    "seq_broadcast": ('One number a sequence, to each of its tokens.', (
         ('x', 'tensor', 'tensor', 'in', 'R', ('B',), False, 'in R [B]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional: others get 0'),
         ('cu_seqlens', 'tensor', 'tensor', 'in', 'i64', ('B + 1',), False, 'in i64 [B + 1]'),
         ('mean', 'scalar', 'int32_t', 'in', '', (), True, '1: divided by the tokens that count'),
         ('y', 'tensor', 'tensor', 'out', 'R', ('T',), False, 'out R [T]'),
     )),
-    "quantile": ('', (
+    "quantile": ('The q-quantile of the tokens of the mask, over all or of each sequence.', (
         ('x', 'tensor', 'tensor', 'in', 'R', ('T',), False, 'in R [T]'),
         ('mask', 'tensor', 'tensor', 'in', 'u8', ('T',), True, 'in u8 [T], optional'),
         ('cu_seqlens', 'tensor', 'tensor', 'in', 'i64', ('B + 1',), True, 'in i64 [B + 1], optional: each sequence by itself'),
@@ -358,7 +358,7 @@ OPS = {
         ('nested_absmax', 'tensor', 'tensor', 'out', 'f32', ('ceil(blocks / 256)',), False, 'out f32 [ceil(blocks / 256)]'),
         ('offset', 'result', 'double', 'out', '', (), False, 'out'),
     )),
-    "nf4_dequantize": ('', (
+    "nf4_dequantize": ('The values that 4-bit codes stand for.', (
         ('w', 'pointer', 'nf4', 'in', '', ('N, K',), False, 'in [N, K]'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('N, K',), False, 'out F [N, K]'),
     )),
@@ -372,7 +372,7 @@ OPS = {
         ('residual', 'tensor', 'tensor', 'in', 'F', ('M, N',), True, 'in F [M, N], optional'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('M, N',), False, 'out F [M, N]'),
     )),
-    "nf4_matmul_dx": ('', (
+    "nf4_matmul_dx": ("dX = dY W + scale (dY B) A: nf4_matmul's gradient by x.", (
         ('dy', 'tensor', 'tensor', 'in', 'F', ('M, N',), False, 'in F [M, N]'),
         ('w', 'pointer', 'nf4', 'in', '', ('N, K',), False, 'in [N, K]'),
         ('lora', 'list', 'lora', 'in', '', (), True, ''),
@@ -380,20 +380,20 @@ OPS = {
         ('accumulate', 'scalar', 'int32_t', 'in', '', (), True, '1: added to dx'),
         ('dx', 'tensor', 'tensor', 'out', 'F', ('M, K',), False, 'out F [M, K]'),
     )),
-    "nf4_matmul_grouped": ('Rows sorted by expert, a weight each, in one launch.', (
+    "nf4_matmul_grouped": ("Y = X W^T with each row's expert: rows sorted by expert, a weight each, in one launch.", (
         ('x', 'tensor', 'tensor', 'in', 'F', ('M, K',), False, 'in F [M, K]'),
         ('offsets', 'tensor', 'tensor', 'in', 'i64', ('E + 1',), False, 'in i64 [E + 1]'),
         ('w', 'list', 'nf4', 'in', '', ('E',), False, 'in [E] weights of one shape [N, K]'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('M, N',), False, 'out F [M, N]'),
     )),
-    "nf4_matmul_grouped_dx": ('', (
+    "nf4_matmul_grouped_dx": ("dX = dY W of each row's expert: nf4_matmul_grouped's gradient by x.", (
         ('dy', 'tensor', 'tensor', 'in', 'F', ('M, N',), False, 'in F [M, N]'),
         ('offsets', 'tensor', 'tensor', 'in', 'i64', ('E + 1',), False, 'in i64 [E + 1]'),
         ('w', 'list', 'nf4', 'in', '', (), False, ''),
         ('accumulate', 'scalar', 'int32_t', 'in', '', (), True, ''),
         ('dx', 'tensor', 'tensor', 'out', 'F', ('M, K',), False, 'out F [M, K]'),
     )),
-    "matmul": ('', (
+    "matmul": ('Y = X W^T + bias + scale (X A^T) B^T + residual.', (
         ('x', 'tensor', 'tensor', 'in', 'F', ('M, K',), False, 'in F [M, K]'),
         ('w', 'tensor', 'tensor', 'in', 'F', ('N, K',), False, 'in F [N, K]'),
         ('bias', 'tensor', 'tensor', 'in', 'F', ('N',), True, 'in F [N], optional'),
@@ -403,7 +403,7 @@ OPS = {
         ('residual', 'tensor', 'tensor', 'in', 'F', ('M, N',), True, 'in F [M, N], optional'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('M, N',), False, 'out F [M, N]'),
     )),
-    "matmul_dx": ('', (
+    "matmul_dx": ("dX = dY W + scale (dY B) A: matmul's gradient by x.", (
         ('dy', 'tensor', 'tensor', 'in', 'F', ('M, N',), False, 'in F [M, N]'),
         ('w', 'tensor', 'tensor', 'in', 'F', ('N, K',), False, 'in F [N, K]'),
         ('lora', 'list', 'lora', 'in', '', (), True, ''),
@@ -411,13 +411,13 @@ OPS = {
         ('accumulate', 'scalar', 'int32_t', 'in', '', (), True, ''),
         ('dx', 'tensor', 'tensor', 'out', 'F', ('M, K',), False, 'out F [M, K]'),
     )),
-    "matmul_dw": ('', (
+    "matmul_dw": ("dW += dY^T X and dbias += the sum of dY's rows: matmul's gradient by weight and bias.", (
         ('dy', 'tensor', 'tensor', 'in', 'F', ('M, N',), False, 'in F [M, N]'),
         ('x', 'tensor', 'tensor', 'in', 'F', ('M, K',), False, 'in F [M, K]'),
         ('dw', 'tensor', 'tensor', 'inout', 'f32', ('N, K',), False, 'inout f32 [N, K]: added to'),
         ('dbias', 'tensor', 'tensor', 'inout', 'f32', ('N',), True, 'inout f32 [N], optional: added to'),
     )),
-    "lora_grad": ('', (
+    "lora_grad": ('dA and dB of an adapter, of a product with s kept: da += scale (dY B)^T X, db += dY^T s.', (
         ('x', 'tensor', 'tensor', 'in', 'F', ('M, K',), False, 'in F [M, K]'),
         ('dy', 'tensor', 'tensor', 'in', 'F', ('M, N',), False, 'in F [M, N]'),
         ('s', 'tensor', 'tensor', 'in', 'f32', ('M, r',), False, 'in f32 [M, r] as the forward pass kept it'),
@@ -427,14 +427,14 @@ OPS = {
         ('da', 'tensor', 'tensor', 'inout', 'f32', ('r, K',), False, 'inout f32 [r, K]: added to'),
         ('db', 'tensor', 'tensor', 'inout', 'f32', ('N, r',), False, 'inout f32 [N, r]: added to'),
     )),
-    "rmsnorm": ('', (
+    "rmsnorm": ('y = weight x / sqrt(mean x^2 + eps), row by row.', (
         ('x', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('weight', 'tensor', 'tensor', 'in', 'F', ('D',), False, 'in F [D]'),
         ('eps', 'scalar', 'double', 'in', '', (), True, 'default 1e-6'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('T, D',), False, 'out F [T, D]'),
         ('rstd', 'tensor', 'tensor', 'out', 'f32', ('T',), True, 'out f32 [T], optional'),
     )),
-    "rmsnorm_bwd": ('', (
+    "rmsnorm_bwd": ("rmsnorm's gradient by x and weight.", (
         ('x', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('weight', 'tensor', 'tensor', 'in', 'F', ('D',), False, 'in F [D]'),
         ('eps', 'scalar', 'double', 'in', '', (), True, 'default 1e-6'),
@@ -463,7 +463,7 @@ OPS = {
         ('o', 'tensor', 'tensor', 'out', 'F', ('T, Hq, D',), False, 'out F [T, Hq, D]'),
         ('lse', 'tensor', 'tensor', 'out', 'f32', ('T, Hq',), True, 'out f32 [T, Hq], optional'),
     )),
-    "attention_bwd": ('', (
+    "attention_bwd": ("attention's gradient by q, k and v, from ranges of keys.", (
         ('q', 'tensor', 'tensor', 'in', 'F', ('T, Hq, D',), False, 'in F [T, Hq, D]'),
         ('k', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]'),
         ('v', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]'),
@@ -476,24 +476,24 @@ OPS = {
         ('dk', 'tensor', 'tensor', 'out', 'F', ('S, Hkv, D',), False, 'out F [S, Hkv, D]; 0 in rows of no sequence'),
         ('dv', 'tensor', 'tensor', 'out', 'F', ('S, Hkv, D',), False, 'out F [S, Hkv, D]; 0 in rows of no sequence'),
     )),
-    "swiglu": ('silu(gate) up', (
+    "swiglu": ('y = silu(gate) up', (
         ('gate', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('up', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('T, D',), False, 'out F [T, D]'),
     )),
-    "swiglu_bwd": ('', (
+    "swiglu_bwd": ("swiglu's gradient by gate and up.", (
         ('gate', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('up', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('dy', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('dgate', 'tensor', 'tensor', 'out', 'F', ('T, D',), False, 'out F [T, D]'),
         ('dup', 'tensor', 'tensor', 'out', 'F', ('T, D',), False, 'out F [T, D]'),
     )),
-    "embedding": ('', (
+    "embedding": ('y[t] = table[ids[t]].', (
         ('ids', 'tensor', 'tensor', 'in', 'i32', ('T',), False, 'in i32 [T], 0..V'),
         ('table', 'tensor', 'tensor', 'in', 'F', ('V, D',), False, 'in F [V, D]'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('T, D',), False, 'out F [T, D]'),
     )),
-    "embedding_bwd": ('', (
+    "embedding_bwd": ('dtable[ids[t]] += dy[t].', (
         ('ids', 'tensor', 'tensor', 'in', 'i32', ('T',), False, 'in i32 [T]'),
         ('dy', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),
         ('dtable', 'tensor', 'tensor', 'inout', 'f32', ('V, D',), False, 'inout f32 [V, D]: added to'),
@@ -508,12 +508,12 @@ OPS = {
         ('x', 'tensor', 'tensor', 'in', 'F', ('*',), False, 'in F, any shape'),
         ('y', 'tensor', 'tensor', 'out', '', ('*',), False, 'out, any of f32, bf16, f16, f64, the same shape'),
     )),
-    "adamw": ('', (
+    "adamw": ('A step of AdamW over all tensors, or none where a gradient is not finite.', (
         ('tensors', 'list', 'adamw_tensor', 'in', '', (), False, ''),
         ('settings', 'struct', 'adamw_settings', 'in', '', (), False, ''),
         ('outcome', 'result', 'adamw_outcome', 'out', '', (), True, 'out, may be NULL'),
     )),
-    "adamw_8bit": ('', (
+    "adamw_8bit": ('A step of AdamW with both moments in 8 bits, in blocks of 256.', (
         ('tensors', 'list', 'adamw_8bit_tensor', 'in', '', (), False, ''),
         ('settings', 'struct', 'adamw_settings', 'in', '', (), False, ''),
         ('outcome', 'result', 'adamw_outcome', 'out', '', (), True, 'out, may be NULL'),
@@ -528,7 +528,7 @@ OPS = {
         ('weight', 'scalar', 'double', 'in', '', (), True, 'finite; default 0.5'),
         ('y', 'tensor', 'tensor', 'out', 'F', ('*',), False, 'out F'),
     )),
-    "sparsity_stats": ('', (
+    "sparsity_stats": ('How much an update changed a weight: elements that are equal, within tol, absorbed by bf16.', (
         ('w0', 'tensor', 'tensor', 'in', 'F', ('N, K',), False, 'in F [N, K]: before, after'),
         ('w1', 'tensor', 'tensor', 'in', 'F', ('N, K',), False, 'in F [N, K]: before, after'),
         ('tol', 'scalar', 'double', 'in', '', (), True, 'default 1e-5'),
@@ -542,7 +542,7 @@ OPS = {
         ('value', 'tensor', 'tensor', 'out', 'F', ('capacity',), True, 'out F [capacity], optional'),
         ('count', 'result', 'int64_t', 'out', '', (), False, 'out'),
     )),
-    "delta_apply": ('', (
+    "delta_apply": ('Writes back what delta_encode found.', (
         ('index', 'tensor', 'tensor', 'in', 'i64', ('count',), False, 'in i64 [count], strictly ascending'),
         ('value', 'tensor', 'tensor', 'in', 'F', ('count',), False, 'in F [count]'),
         ('target', 'tensor', 'tensor', 'inout', 'F', ('*',), False, 'inout F, contiguous, any shape'),

@@ -8,6 +8,19 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+__all__ = [
+    "autocast",
+    "integers",
+    "marks",
+    "none",
+    "operator",
+    "per_token",
+    "transform",
+    "unit_rows",
+    "widened",
+    "widest",
+]
+
 
 def operator(name: str) -> Any:
     """Registers torch.ops.gradus.NAME. What it returns is new memory, and it writes none of its operands."""
@@ -32,3 +45,52 @@ def none(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def unit_rows(x: Tensor) -> Tensor:
     """With a contiguous last dimension, as the library asks."""
     return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+
+
+# ---- dtypes -------------------------------------------------------------------------------------
+
+
+def autocast(*operands: Optional[Tensor]) -> list[Optional[Tensor]]:
+    """What torch.nn.functional.linear makes of its operands: in the dtype of autocast where that is on for their
+    device. f64 and integers stay. Gradients come back in the dtype that an operand had."""
+    cast: list[Optional[Tensor]] = []
+    for x in operands:
+        if x is not None and x.is_floating_point() and x.dtype != torch.float64:
+            device = x.device.type
+            x = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+        cast.append(x)
+    return cast
+
+
+def widest(*operands: Optional[Tensor]) -> torch.dtype:
+    """The dtype that loses nothing of any floating operand."""
+    dtypes = [x.dtype for x in operands if x is not None and x.is_floating_point()]
+    found = dtypes[0] if dtypes else torch.float32
+    for dtype in dtypes[1:]:
+        found = torch.promote_types(found, dtype)
+    return found
+
+
+def widened(*operands: Optional[Tensor]) -> list[Optional[Tensor]]:
+    """Floating operands in their widest dtype; others stay, for the library to refuse."""
+    dtype = widest(*operands)
+    return [x if x is None or not x.is_floating_point() else x.to(dtype) for x in operands]
+
+
+def integers(op: str, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Integers in the dtype that the library reads. Those that it cannot hold become its largest or smallest,
+    which the library refuses as it would refuse them, and are never wrapped into its range."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{op}: argument `{name}`: got {x.dtype}, expected integers")
+    if x.dtype == dtype:
+        return x
+    if torch.iinfo(x.dtype).max > torch.iinfo(dtype).max:
+        x = x.clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return x.to(dtype)
+
+
+def marks(op: str, name: str, x: Tensor) -> Tensor:
+    """u8: 1 where a mask is not 0."""
+    if x.is_complex():
+        raise TypeError(f"{op}: argument `{name}`: got {x.dtype}, expected a mask")
+    return x if x.dtype == torch.uint8 else (x != 0).to(torch.uint8)

@@ -7,9 +7,12 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from gradus import _error
 from gradus._call import call
 from gradus._nf4 import Lora, Nf4Weight
-from gradus._torch_common import none, operator
+from gradus._torch_common import autocast, none, operator, unit_rows, widest
+
+__all__ = ["flat", "nf4_matmul", "weight"]
 
 
 def weight(
@@ -143,8 +146,36 @@ def nf4_matmul(
 ) -> Tensor:
     """Y = X W^T + bias + scale (X A^T) B^T: x F [..., K], w a frozen [N, K], bias F [N], a F [r, K], b F [N, r].
 
-    Differentiable by x, bias, a and b. The values are those of dequantising W and multiplying, bit for bit.
+    Differentiable by x, bias, a and b, whose gradients have their dtypes. The values are those of dequantising W
+    and multiplying, bit for bit. Under autocast all operands are cast as those of torch.nn.functional.linear;
+    without, y has the dtype of x, and an adapter of a wider one (PEFT's f32 beside bf16) is multiplied in its own.
     """
+    check_adapter(w, a, b)
+    x, bias, a, b = autocast(x, bias, a, b)
+    bias = None if bias is None else bias.to(x.dtype)
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    y, _ = _nf4_matmul(rows, *flat(w), bias, a, b, scale)
+    wide = None if a is None else widest(x, a, b)
+    if wide is None or wide == x.dtype:
+        a, b = (None, None) if a is None else (unit_rows(a.to(x.dtype)), unit_rows(b.to(x.dtype)))
+        y, _ = _nf4_matmul(rows, *flat(w), bias, a, b, scale)
+    else:
+        y, _ = _nf4_matmul(rows, *flat(w), bias, None, None, 1.0)
+        low = torch.nn.functional.linear(rows.to(wide), a.to(wide))
+        y = y + (torch.nn.functional.linear(low, b.to(wide)) * scale).to(y.dtype)
     return y.reshape(*x.shape[:-1], w.n)
+
+
+def check_adapter(w: Nf4Weight, a: Optional[Tensor], b: Optional[Tensor]) -> None:
+    """The library calls an adapter's halves `lora[0].a` and `.b`: these are the names that the caller knows."""
+    if a is None and b is None:
+        return
+    if a is None or b is None:
+        raise _error.invalid("nf4_matmul", "b" if b is None else "a", "none", "both `a` and `b`, or none of them")
+    if a.dim() != 2 or a.shape[1] != w.k or not a.is_floating_point():
+        raise _error.invalid("nf4_matmul", "a", described(a), f"floats [r, {w.k}]")
+    if b.dim() != 2 or b.shape[0] != w.n or b.shape[1] != a.shape[0] or not b.is_floating_point():
+        raise _error.invalid("nf4_matmul", "b", described(b), f"floats [{w.n}, {a.shape[0]}]")
+
+
+def described(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

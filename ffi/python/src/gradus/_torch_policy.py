@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from gradus import _objective
+from gradus import _error, _objective
 from gradus._call import call, plain
-from gradus._torch_common import none, operator
+from gradus._torch_common import integers, marks, none, operator, unit_rows
+
+__all__ = ["STATS", "PolicyLoss", "group_advantage", "policy_loss", "settings_text"]
 
 STATS = (
     "n_tokens",
@@ -169,6 +171,19 @@ class PolicyLoss(NamedTuple):
         return dict(zip(STATS, self.stats.tolist()))
 
 
+OPERANDS = (
+    "old_logp",
+    "sampler_logp",
+    "ref_logp",
+    "ref2_logp",
+    "class_ids",
+    "token_weight",
+    "selected",
+    "is_weight",
+    "entropy",
+)
+
+
 def policy_loss(
     logp: Tensor,
     advantage: Tensor,
@@ -177,58 +192,72 @@ def policy_loss(
     settings: Any = None,
     cu_seqlens: Optional[Tensor] = None,
     mask: Optional[Tensor] = None,
+    per_token: Optional[bool] = None,
     **operands: Optional[Tensor],
 ) -> PolicyLoss:
     """loss = sum_i seq_weight_i sum_t L_t with its gradient, in one pass.
 
-    logp R [B, T] of padded sequences with `mask` [B, T], or R [T] of packed ones with `cu_seqlens` i64 [B + 1];
-    advantage R [B] or like logp; seq_weight R [B], see gradus.seq_weights; settings a dict or struct of
-    gradus_policy_settings, as gradus.policy_preset gives, or `settings_text` of one. `operands`: old_logp, sampler_logp, ref_logp, ref2_logp,
-    token_weight, is_weight, entropy like logp in R; class_ids, selected u8. Those of another dtype are converted
-    to that of logp.
+    logp [B, T] of padded sequences with `mask` [B, T], or [T] of packed ones with `cu_seqlens` int [B + 1];
+    advantage [B] or like logp; seq_weight [B], see gradus.seq_weights; settings a dict or struct of
+    gradus_policy_settings, as gradus.policy_preset gives, or `settings_text` of one. `operands`: old_logp,
+    sampler_logp, ref_logp, ref2_logp, token_weight, is_weight, entropy like logp; class_ids int, selected a mask.
+
+    All is computed in f64 where logp is f64 and in f32 else, also of bf16 and f16; gradients have the dtypes of
+    logp and entropy. `per_token` says which of both shapes the advantages have; without it they are taken as [B]
+    where they may be either.
     """
-    shape = logp.shape
+    shape, dtype = logp.shape, torch.float64 if logp.dtype == torch.float64 else torch.float32
+    if not logp.is_floating_point():
+        raise TypeError(f"policy_loss: argument `logp`: got {logp.dtype}, expected floats")
     if cu_seqlens is None:
         if logp.dim() != 2:
-            raise ValueError(f"policy_loss: `logp`: got rank {logp.dim()} without `cu_seqlens`, expected [B, T]")
+            raise _error.invalid("policy_loss", "logp", f"rank {logp.dim()} without `cu_seqlens`", "[B, T]")
         cu_seqlens = torch.arange(shape[0] + 1, dtype=torch.int64, device=logp.device) * shape[1]
-    known = (
-        "old_logp",
-        "sampler_logp",
-        "ref_logp",
-        "ref2_logp",
-        "class_ids",
-        "token_weight",
-        "selected",
-        "is_weight",
-        "entropy",
-    )
-    if unknown := set(operands) - set(known):
-        raise TypeError(f"policy_loss() has no argument `{min(unknown)}`")
-    real = lambda x: None if x is None else x.to(logp.dtype).expand(shape).reshape(-1)
-    byte = lambda x: None if x is None else x.to(torch.uint8).expand(shape).reshape(-1)
-    get = operands.get
-    per_token = advantage.dim() == logp.dim() and advantage.shape != seq_weight.shape
-    flat = real(advantage) if per_token else advantage.to(logp.dtype).contiguous()
+    if unknown := set(operands) - set(OPERANDS):
+        raise TypeError(f"policy_loss() has no argument `{min(unknown)}`; it has {', '.join(OPERANDS)}")
+    real = lambda name: spread(name, operands.get(name), shape, dtype)
+    if per_token is None:
+        per_token = advantage.dim() == logp.dim() and advantage.shape != seq_weight.shape
     out = _policy_loss(
-        logp.reshape(-1),
-        flat,
-        cu_seqlens,
-        seq_weight.to(logp.dtype),
-        real(get("old_logp")),
-        real(get("sampler_logp")),
-        real(get("ref_logp")),
-        real(get("ref2_logp")),
-        byte(mask),
-        byte(get("class_ids")),
-        real(get("token_weight")),
-        byte(get("selected")),
-        real(get("is_weight")),
-        real(get("entropy")),
+        logp.reshape(-1).to(dtype),
+        spread("advantage", advantage, shape, dtype) if per_token else advantage.to(dtype).contiguous(),
+        integers("policy_loss", "cu_seqlens", cu_seqlens, torch.int64),
+        seq_weight.to(dtype),
+        real("old_logp"),
+        real("sampler_logp"),
+        real("ref_logp"),
+        real("ref2_logp"),
+        None if mask is None else spread("mask", marks("policy_loss", "mask", mask), shape, torch.uint8),
+        classes_of(operands.get("class_ids"), shape),
+        real("token_weight"),
+        selected_of(operands.get("selected"), shape),
+        real("is_weight"),
+        real("entropy"),
         settings_text(settings or {}),
         per_token,
     )
     return PolicyLoss(out[0], out[3].reshape(shape), out[4])
+
+
+def spread(name: str, x: Optional[Tensor], shape: torch.Size, dtype: torch.dtype) -> Optional[Tensor]:
+    """An operand of every token, flat."""
+    if x is None:
+        return None
+    if x.dim() > len(shape) or any(n not in (1, want) for n, want in zip(reversed(x.shape), reversed(shape))):
+        raise _error.invalid("policy_loss", name, list(x.shape), f"{list(shape)}, as `logp`")
+    return x.to(dtype).expand(shape).reshape(-1)
+
+
+def classes_of(x: Optional[Tensor], shape: torch.Size) -> Optional[Tensor]:
+    """u8; what u8 cannot hold becomes 255, which the library refuses."""
+    if x is None or x.dtype == torch.uint8:
+        return spread("class_ids", x, shape, torch.uint8)
+    wide = integers("policy_loss", "class_ids", x, torch.int64)
+    return spread("class_ids", torch.where((wide < 0) | (wide > 255), 255, wide), shape, torch.uint8)
+
+
+def selected_of(x: Optional[Tensor], shape: torch.Size) -> Optional[Tensor]:
+    return None if x is None else spread("selected", marks("policy_loss", "selected", x), shape, torch.uint8)
 
 
 # ---- group_advantage ----------------------------------------------------------------------------
@@ -278,10 +307,51 @@ def group_advantage(
     eps_form: str = "add_to_std",
     on_single: str = "zero",
 ) -> Tensor:
-    """(R - baseline) / scale, R [B], without gradient. Groups lie one after another: by `offsets` i64 [G + 1], or
-    `group` rewards each. NaN rewards abstain: advantage 0. The names are the enumerators of gradus.h."""
-    if (offsets is None) == (group is None):
-        raise ValueError("group_advantage: got both or none of `offsets` and `group`, expected one")
-    if offsets is None:
-        offsets = torch.arange(0, reward.numel() + group, group, dtype=torch.int64, device=reward.device)
-    return _group_advantage(reward.detach(), offsets, length, baseline, scale, ddof, eps, eps_form, on_single)
+    """(R - baseline) / scale, without gradient, in the shape of the rewards.
+
+    reward [B], groups one after another: by `offsets` int [G + 1], or `group` rewards each; or reward
+    [G, samples], a group a row. Computed in f64 of f64 and integers and in f32 of other floats; advantages of
+    integers have torch's default dtype, those of bf16 and f16 are f32. NaN rewards abstain: advantage 0. `length`
+    int, like the rewards. The names are the enumerators of gradus.h.
+    """
+    rewards, kind = rewards_of(reward.detach())
+    offsets = offsets_of(reward, offsets, group)
+    if length is not None:
+        if length.shape != reward.shape:
+            raise _error.invalid("group_advantage", "length", list(length.shape), f"{list(reward.shape)}, as `reward`")
+        length = integers("group_advantage", "length", length, torch.int64).reshape(-1)
+    out = _group_advantage(rewards, offsets, length, baseline, scale, ddof, eps, eps_form, on_single)
+    return out.to(kind).reshape(reward.shape)
+
+
+def rewards_of(reward: Tensor) -> tuple[Tensor, torch.dtype]:
+    """The rewards, flat, in a dtype that holds each of them, and the dtype of their advantages."""
+    if reward.is_complex():
+        raise TypeError(f"group_advantage: argument `reward`: got {reward.dtype}, expected real numbers")
+    flat = unit_rows(reward.reshape(-1))
+    if not reward.is_floating_point():
+        return flat.to(torch.float64), torch.get_default_dtype()
+    kind = torch.float64 if reward.dtype == torch.float64 else torch.float32
+    return flat.to(kind), kind
+
+
+def offsets_of(reward: Tensor, offsets: Optional[Tensor], group: Optional[int]) -> Tensor:
+    """Where groups begin and end, by whichever way the caller says it."""
+    refuse = lambda name, got, expected: _error.invalid("group_advantage", name, got, expected)
+    if reward.dim() not in (1, 2):
+        raise refuse("reward", f"rank {reward.dim()}", "[B] or [groups, samples]")
+    if offsets is not None:
+        if group is not None:
+            raise refuse("group", f"{group} beside `offsets`", "one of both")
+        if reward.dim() == 2:
+            raise refuse("reward", f"{list(reward.shape)} beside `offsets`", "[B]")
+        return integers("group_advantage", "offsets", offsets, torch.int64)
+    if reward.dim() == 2:
+        if group not in (None, reward.shape[1]):
+            raise refuse("group", f"{group} beside rewards {list(reward.shape)}", f"{reward.shape[1]} or none")
+        group = reward.shape[1]
+    if group is None:
+        raise refuse("group", "none", "`group`, `offsets`, or rewards [groups, samples]")
+    if group < 1 or reward.numel() % group:
+        raise refuse("group", f"{group} beside {reward.numel()} rewards", "a number that divides theirs")
+    return torch.arange(0, reward.numel() + 1, group, dtype=torch.int64, device=reward.device)

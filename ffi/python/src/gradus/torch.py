@@ -2,7 +2,9 @@
 
     from gradus import torch as gt
     logp = gt.logprob(logits, targets, temperature=0.7).logp          [..., V] and [...]
-    loss = gt.policy_loss(logp, advantage, lengths=lengths, preset="trl/dapo").loss
+    preset = gradus.policy_preset("trl/dapo", length=logp.shape[1])
+    weight = torch.from_numpy(preset.weights(mask.sum(1)))
+    loss = gt.policy_loss(logp, advantage, seq_weight=weight, settings=preset.settings, mask=mask).loss
     loss.backward()
 
 The functions here are thin: they flatten leading dimensions, give i64 targets the library's i32, and
@@ -18,7 +20,16 @@ import torch
 from torch import Tensor
 
 from gradus._call import call
-from gradus._torch_common import none, operator, per_token, transform, unit_rows
+from gradus._torch_common import (
+    autocast,
+    integers,
+    none,
+    operator,
+    per_token,
+    transform,
+    unit_rows,
+    widened,
+)
 from gradus._torch_matmul import nf4_matmul
 from gradus._torch_policy import PolicyLoss, group_advantage, policy_loss, settings_text
 
@@ -126,7 +137,7 @@ def logprob(
     rows = unit_rows(logits.reshape(-1, logits.shape[-1]))
     out = _logprob(
         rows,
-        targets.reshape(-1).to(torch.int32),
+        integers("logprob", "targets", targets, torch.int32).reshape(-1),
         rows.shape[-1] if vocab is None else vocab,
         temperature,
         scale,
@@ -264,9 +275,11 @@ def linear_logprob(
 
     With a frozen head the forward pass computes the score dlogp/dhidden, so that the backward pass is one
     product a row; that is the default where hidden requires grad, head does not, and the entropy is not asked
-    for. With `entropy=True` and `score=True` the entropy has no gradient. `lse` has none.
+    for. Under autocast both are cast as those of torch.nn.functional.linear; without, the product of two dtypes
+    is formed in the wider one. Gradients have the dtypes of hidden and head. With `entropy=True` and `score=True` the entropy has no gradient. `lse` has none.
     """
     lead = targets.shape
+    hidden, head = widened(*autocast(hidden, head))
     rows = hidden.reshape(-1, hidden.shape[-1]).contiguous()
     if score is None:
         score = rows.requires_grad and not head.requires_grad and not entropy and torch.is_grad_enabled()
@@ -275,7 +288,7 @@ def linear_logprob(
     out = _linear_logprob(
         rows,
         unit_rows(head),
-        targets.reshape(-1).to(torch.int32),
+        integers("linear_logprob", "targets", targets, torch.int32).reshape(-1),
         head.shape[0] if vocab is None else vocab,
         temperature,
         scale,
@@ -378,7 +391,7 @@ def gather_k(
     rows, k = unit_rows(logits.reshape(-1, logits.shape[-1])), ids.shape[-1]
     logp, mass = _gather_k(
         rows,
-        ids.reshape(-1, k).to(torch.int32).contiguous(),
+        integers("gather_k", "ids", ids, torch.int32).reshape(-1, k).contiguous(),
         rows.shape[-1] if vocab is None else vocab,
         temperature,
         scale,
@@ -485,9 +498,11 @@ def vocab_kl(
     """A divergence over the whole vocabulary, f32 [...], of logits F [..., V]; differentiable by `policy`.
 
     divergence: "forward_kl" KL(p|q), "reverse_kl" KL(q|p), "jsd" (with beta), "total_variation"; q is the policy's,
-    p the reference's distribution, or that of guidance + gamma (reference - guidance).
+    p the reference's distribution, or that of guidance + gamma (reference - guidance). Logits of several dtypes
+    are read in the widest.
     """
-    flat = [None if x is None else unit_rows(x.reshape(-1, x.shape[-1])) for x in (policy, reference, guidance)]
+    of = widened(policy, reference, guidance)
+    flat = [None if x is None else unit_rows(x.reshape(-1, x.shape[-1])) for x in of]
     value = _vocab_kl(
         *flat, gamma, policy.shape[-1] if vocab is None else vocab, temperature, scale, softcap, divergence, beta
     )
