@@ -1,8 +1,11 @@
 //! One error type for the whole crate. `Display` says what was wrong, what was expected and,
-//! where there is one, what to do next.
+//! where there is one, what to do next. What it quotes of files, programs and models is shown with
+//! its control characters escaped.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
+
+use crate::escape::Escaping;
 
 /// Result of every fallible call of the crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -156,6 +159,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = Escaping::message(f);
         match self {
             Error::InvalidArgument { op, arg, got, expected } => {
                 write!(f, "{op}: argument `{arg}`: got {got}, expected {expected}")

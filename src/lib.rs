@@ -7,6 +7,7 @@
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`objective`] | published losses as named settings |
 //! | [`rng`] | counter-based random numbers |
+//! | [`escape`] | foreign text, safe to show on a terminal |
 //! | `pretrained`, `model`, `train`, `reward` (feature `train`, on by default) | folders of Hugging Face and PEFT, the decoder, the trainer, scores of completions |
 //! | `io`, `bench`, `text` (the same) | files, `gradus bench`, what a vocabulary is |
 //! | `text`, `data` (feature `hf`, on by default) | tokenizers, chat templates and data sets as they come from a hub |
@@ -18,6 +19,7 @@
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod escape;
 pub mod ops;
 pub mod quant;
 pub mod rng;

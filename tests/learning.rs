@@ -24,20 +24,22 @@ fn run(out: &std::path::Path, settings: &[&str]) -> Summary {
     train(config, &Resume::No).unwrap()
 }
 
+/// Points gained over the model that RL began with.
+fn gain(run: &Summary) -> f64 {
+    run.final_accuracy.unwrap() - run.quantized_accuracy.unwrap()
+}
+
 #[test]
 fn rewards_teach_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
     let learned = run(folder.path(), &[]);
-    let gain = learned.final_accuracy - learned.quantized_accuracy;
-    assert!(gain >= 0.06, "{gain}: {learned:?}");
+    assert!(gain(&learned) >= 0.06, "{learned:?}");
     assert_eq!(learned.first_ratio_max_abs_dev, 0.0);
     let still = run(folder.path(), &["rl.control=zero_lr"]);
     assert_eq!(still.final_accuracy, learned.quantized_accuracy, "nothing moves at rate 0");
     let noise = run(folder.path(), &["rl.control=shuffled_rewards"]);
-    let gain = noise.final_accuracy - noise.quantized_accuracy;
-    assert!(gain < 0.02, "{gain} from shuffled rewards");
+    assert!(gain(&noise) < 0.02, "{} from shuffled rewards", gain(&noise));
     // A KL to the base holds the policy back.
     let held = run(folder.path(), &["rl.beta=10"]);
-    let gain = held.final_accuracy - held.quantized_accuracy;
-    assert!(gain.abs() < 0.04, "{gain} under a KL weight of 10");
+    assert!(gain(&held).abs() < 0.04, "{} under a KL weight of 10", gain(&held));
 }

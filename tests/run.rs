@@ -45,7 +45,7 @@ fn train(out: &Path, extra: &[&str]) -> Command {
 fn a_run_writes_what_it_promises() {
     let folder = tempfile::tempdir().unwrap();
     let shown = must(train(folder.path(), &[]));
-    assert!(shown.contains("held-out accuracy"), "{shown}");
+    assert!(shown.contains("held-out score   untrained"), "{shown}");
     let run = latest(folder.path());
     for file in ["config.toml", "metrics.jsonl", "metrics.csv", "curve.svg", "summary.json"] {
         assert!(run.join(file).metadata().unwrap().len() > 0, "{file}");

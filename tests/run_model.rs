@@ -67,7 +67,9 @@ fn train(folder: &Path, model: &str, extra: &[&str]) -> Command {
 fn a_golden_folder_learns_and_leaves_an_adapter() {
     let folder = tempfile::tempdir().unwrap();
     let shown = must(train(folder.path(), "qwen3", &[]));
-    for part in ["memory", "taken for bytes", "held out", "held-out score", "adapter"] {
+    for part in
+        ["memory", "taken for bytes", "held out", "held-out score", "adapter", "gradus merge"]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let run = latest(&folder.path().join("runs"));
@@ -110,7 +112,7 @@ fn a_golden_folder_learns_and_leaves_an_adapter() {
     // And a further run begins where the adapter is.
     let more = train(folder.path(), "qwen3", &["--adapter", &adapter, "--set", "rl.steps=1"]);
     let more = must(more);
-    let before: f64 = more.split("before ").nth(1).unwrap()[..5].parse().unwrap();
+    let before: f64 = more.split("before RL ").nth(1).unwrap()[..5].parse().unwrap();
     assert!((before - figure("final_accuracy")).abs() < 6e-4, "{more}");
 }
 

@@ -63,6 +63,11 @@ impl Nf4Matrix {
         })
     }
 
+    /// The code book.
+    pub fn quant_type(&self) -> QuantType {
+        self.quant_type
+    }
+
     /// A copy in host memory, for a checkpoint.
     pub fn to_parts(&self) -> Result<Nf4Parts> {
         let absmax = match &self.absmax {

@@ -66,7 +66,8 @@ impl PromptWriter {
             None => Ok(Prompt::plain(last_content(messages))),
             Some(template) => {
                 let text = template.render(messages, &self.format.chat)?;
-                Ok(Prompt { text, rendered: true, fields: Arc::default() })
+                let question = Some(last_content(messages).to_string());
+                Ok(Prompt { text, rendered: true, question, fields: Arc::default() })
             }
         }
     }
@@ -155,7 +156,7 @@ impl DataTask {
         let (mut examples, mut dropped) = (Vec::new(), 0);
         for example in rows.examples(&writer.format, writer.template.as_ref())? {
             let Example { prompt: text, rendered, demo, fields } = example;
-            let prompt = Prompt { text, rendered, fields: Arc::new(fields) };
+            let prompt = Prompt { text, rendered, question: None, fields: Arc::new(fields) };
             let tokens = self.encode(&prompt)?.len();
             if tokens == 0 || tokens > data.max_prompt_tokens {
                 dropped += 1;

@@ -1,5 +1,6 @@
 //! Asking a run or a model: samples, scores, talk.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +9,18 @@ use serde_json::{Value, json};
 
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
-use crate::reward::{Outcome, RewardOutcome};
+use crate::escape::escaped;
+use crate::model::Weight;
+use crate::pretrained::Generation;
+use crate::reward::RewardOutcome;
 use crate::text::Codec;
 use crate::train::checkpoint;
 use crate::train::config::RunConfig;
 use crate::train::eval::Evaluation;
 use crate::train::progress::line;
+use crate::train::rollout::Sampling;
 use crate::train::summary::SampleLine;
+use crate::train::task::Prompt;
 use crate::train::trainer::Trainer;
 
 /// What is asked.
@@ -37,8 +43,8 @@ impl Opened {
     }
 
     fn trainer<T: Float>(&self, config: RunConfig) -> Result<Trainer<T>> {
-        match self {
-            Opened::Run(folder) => open_run(folder),
+        let trainer = match self {
+            Opened::Run(folder) => open_run(folder)?,
             Opened::Model(_) => {
                 let device = config.open_device()?;
                 let adapted = !config.model.adapter.is_empty();
@@ -47,10 +53,90 @@ impl Opened {
                 if adapted {
                     trainer.quantize()?;
                 }
-                Ok(trainer)
+                trainer
             }
-        }
+        };
+        line(&format!("  weights {}", weights(&trainer)));
+        Ok(trainer)
     }
+}
+
+/// What the model computes with, in words.
+fn weights<T: Float>(trainer: &Trainer<T>) -> String {
+    let kinds: BTreeSet<&str> = trainer
+        .model
+        .linears()
+        .map(|linear| match &linear.weight {
+            Weight::Nf4(w) => w.quant_type().name(),
+            Weight::Dense(_) => T::DTYPE.name(),
+        })
+        .collect();
+    let mut text = kinds.into_iter().collect::<Vec<_>>().join(" and ");
+    if trainer.model.has_adapters() {
+        text += " with adapters";
+    }
+    text
+}
+
+/// How a run or a model is asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ask {
+    /// The prompt; held-out prompts without one.
+    pub prompt: Option<String>,
+    /// Completions per prompt.
+    pub samples: usize,
+    /// Sampling temperature, 0 for the most likely token at every place; without one `rl.temperature`.
+    pub temperature: Option<f64>,
+}
+
+/// Defaults for asking the model in `folder`: weights as they are stored, sampling settings of its
+/// `generation_config.json`. Also the temperature, if the file wants the most likely tokens, and what
+/// of the file is not applied.
+///
+/// # Errors
+/// `Io` or `Format` for a file that cannot be read.
+pub fn model_defaults(folder: &Path) -> Result<(RunConfig, Option<f64>, Vec<String>)> {
+    let mut config = RunConfig::pretrained();
+    config.quantize.r#type = "none".into();
+    let Some(generation) = Generation::load(folder)? else { return Ok((config, None, Vec::new())) };
+    let rl = &mut config.rl;
+    (rl.top_k, rl.top_p, rl.min_p) = (generation.top_k, generation.top_p, generation.min_p);
+    if generation.temperature > 0.0 {
+        rl.temperature = generation.temperature;
+    }
+    let greedy = (generation.temperature == 0.0).then_some(0.0);
+    Ok((config, greedy, generation.ignored))
+}
+
+/// Sampling as `trainer`'s configuration has it, at another temperature if one is given.
+fn sampling<T: Float>(trainer: &Trainer<T>, temperature: Option<f64>) -> Result<Sampling> {
+    let sampling = trainer.sampling();
+    Ok(match temperature {
+        None => sampling,
+        Some(0.0) => Sampling { temperature: 1.0, greedy: true, ..sampling },
+        Some(t) if t.is_finite() && t > 0.0 => Sampling { temperature: t, ..sampling },
+        Some(t) => {
+            return Err(Error::config("temperature", format!("{t} is not a finite number >= 0")));
+        }
+    })
+}
+
+/// `sampling` in words.
+fn in_words(sampling: &Sampling) -> String {
+    if sampling.greedy {
+        return "greedy: the most likely token at every place".into();
+    }
+    let mut text = format!("sampling at temperature {}", sampling.temperature);
+    if sampling.top_k > 0 {
+        text += &format!(", top-k {}", sampling.top_k);
+    }
+    if sampling.top_p < 1.0 {
+        text += &format!(", top-p {}", sampling.top_p);
+    }
+    if sampling.min_p > 0.0 {
+        text += &format!(", min-p {}", sampling.min_p);
+    }
+    text
 }
 
 /// The newest state of the run in `folder`, ready to sample or evaluate. `T` is the dtype of its
@@ -71,51 +157,64 @@ pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
     Ok(trainer)
 }
 
-/// Scores of held-out prompts.
+/// Scores of held-out prompts, at another temperature than `eval.temperature` if one is given.
 ///
 /// # Errors
 /// What opening, sampling and the reward say.
-pub fn evaluate(what: &Opened) -> Result<Evaluation> {
+pub fn evaluate(what: &Opened, temperature: Option<f64>) -> Result<Evaluation> {
     let config = what.config()?;
     match config.dtype()? {
-        DType::Bf16 => what.trainer::<bf16>(config)?.evaluate(),
-        _ => what.trainer::<f32>(config)?.evaluate(),
+        DType::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
+        _ => scores(what.trainer::<f32>(config)?, temperature),
     }
 }
 
-/// `samples` completions of `prompt`, or of held-out prompts, each with its score and log-prob.
+fn scores<T: Float>(mut trainer: Trainer<T>, temperature: Option<f64>) -> Result<Evaluation> {
+    if let Some(temperature) = temperature {
+        trainer.config.eval.temperature = temperature;
+        trainer.config.validate()?;
+    }
+    trainer.evaluate()
+}
+
+/// Completions of one's own prompt, or of held-out prompts, each with its score and log-prob. A
+/// prompt of one's own is judged by the built-in task or by a reward that was named.
 ///
 /// # Errors
-/// As [`evaluate`].
-pub fn sample(what: &Opened, prompt: Option<String>, samples: usize) -> Result<Vec<SampleLine>> {
+/// As [`evaluate`]; `Config` for a model without a prompt and without data.
+pub fn sample(what: &Opened, ask: &Ask) -> Result<Vec<SampleLine>> {
     let config = what.config()?;
+    if !config.model.path.is_empty() && config.data.path.is_empty() && ask.prompt.is_none() {
+        let reason = "there is nothing to ask: give --prompt TEXT, --chat or --data FILE";
+        return Err(Error::config("data.path", reason));
+    }
     match config.dtype()? {
-        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, prompt, samples),
-        _ => lines(&what.trainer::<f32>(config)?, prompt, samples),
+        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, ask),
+        _ => lines(&what.trainer::<f32>(config)?, ask),
     }
 }
 
 /// The step whose draws samples use: the last one, which no run reaches.
 const STEP: u64 = u32::MAX as u64;
 
-fn lines<T: Float>(
-    trainer: &Trainer<T>,
-    prompt: Option<String>,
-    samples: usize,
-) -> Result<Vec<SampleLine>> {
-    let prompts = match prompt {
-        Some(text) => vec![trainer.task.converse(&[message("user", &text)])?],
+fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask) -> Result<Vec<SampleLine>> {
+    let prompts = match &ask.prompt {
+        Some(text) => vec![trainer.task.converse(&[message("user", text)])?],
         None => trainer.task.heldout(3),
     };
-    let sampled = trainer.sample(prompts, samples.max(1), STEP)?;
-    // A prompt of one's own has no answer that a verifier could hold the completion against.
+    let sampling = sampling(trainer, ask.temperature)?;
+    line(&format!("  {}", in_words(&sampling)));
+    // The most likely tokens are the same every time.
+    let samples = if sampling.greedy { 1 } else { ask.samples.max(1) };
+    let sampled = trainer.sample_as(&sampling, prompts, samples, STEP, None)?;
+    let config = &trainer.config;
+    if ask.prompt.is_some() && !config.model.path.is_empty() && config.reward.functions.is_empty() {
+        let unknown = std::iter::repeat(Ok(RewardOutcome::Abstain));
+        let unjudged = |line| SampleLine { judged: false, ..line };
+        return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());
+    }
     let outcomes = trainer.verifier.score(&sampled.inputs());
-    let known = |outcome: Outcome| match outcome {
-        Ok(RewardOutcome::Score(score)) => score,
-        _ => f32::NAN,
-    };
-    let scores: Vec<f32> = outcomes.into_iter().map(known).collect();
-    Ok(sampled.lines(&scores))
+    Ok(sampled.lines(outcomes))
 }
 
 fn message(role: &str, content: &str) -> Value {
@@ -126,16 +225,26 @@ fn message(role: &str, content: &str) -> Value {
 /// `/new` begins again.
 ///
 /// # Errors
-/// `Config` for a model without a chat template; what opening and sampling say.
-pub fn chat(what: &Opened, print: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+/// `Config` for a temperature that is none; what opening and sampling say.
+pub fn chat(
+    what: &Opened,
+    temperature: Option<f64>,
+    print: impl Fn(&str) -> Result<()> + Sync,
+) -> Result<()> {
     let config = what.config()?;
     match config.dtype()? {
-        DType::Bf16 => talk(&what.trainer::<bf16>(config)?, print),
-        _ => talk(&what.trainer::<f32>(config)?, print),
+        DType::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, print),
+        _ => talk(&what.trainer::<f32>(config)?, temperature, print),
     }
 }
 
-fn talk<T: Float>(trainer: &Trainer<T>, print: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+fn talk<T: Float>(
+    trainer: &Trainer<T>,
+    temperature: Option<f64>,
+    print: impl Fn(&str) -> Result<()> + Sync,
+) -> Result<()> {
+    let sampling = sampling(trainer, temperature)?;
+    line(&format!("  {}; /new begins again, ctrl-D ends", in_words(&sampling)));
     let mut messages = Vec::new();
     let mut input = std::io::stdin().lock();
     for turn in 0.. {
@@ -151,22 +260,35 @@ fn talk<T: Float>(trainer: &Trainer<T>, print: impl Fn(&str) -> Result<()> + Syn
             asked => {
                 messages.push(message("user", asked));
                 let prompt = trainer.task.converse(&messages)?;
-                let shown = Mutex::new(Shown::default());
-                let watch = |_: usize, _: usize, token: i32| {
-                    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    // What cannot be shown now is shown at the end.
-                    let _ = print(&shown.next(trainer.task.codec(), token));
-                    let _ = std::io::stdout().flush();
-                };
-                let sampled = trainer.answer(prompt, STEP - turn, &watch)?;
-                let answer = sampled.texts.first().map_or("", String::as_str);
-                let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
-                print(&format!("{}\n", answer.get(shown.bytes..).unwrap_or("")))?;
-                messages.push(message("assistant", answer));
+                let answer = streamed(trainer, &sampling, prompt, STEP - turn, &print)?;
+                messages.push(message("assistant", &answer));
             }
         }
     }
     Ok(())
+}
+
+/// One answer, shown as it is drawn.
+fn streamed<T: Float>(
+    trainer: &Trainer<T>,
+    sampling: &Sampling,
+    prompt: Prompt,
+    step: u64,
+    print: &(impl Fn(&str) -> Result<()> + Sync),
+) -> Result<String> {
+    let shown = Mutex::new(Shown::default());
+    let watch = |_: usize, _: usize, token: i32| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be shown now is shown at the end.
+        let _ = print(&escaped(&shown.next(trainer.task.codec(), token)).to_string());
+        let _ = std::io::stdout().flush();
+    };
+    let sampled = trainer.sample_as(sampling, vec![prompt], 1, step, Some(&watch))?;
+    let answer = sampled.texts.into_iter().next().unwrap_or_default();
+    let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let rest = answer.get(shown.bytes..).unwrap_or("");
+    print(&format!("{}\n", escaped(rest)))?;
+    Ok(answer)
 }
 
 /// How much of an answer stands on the screen.

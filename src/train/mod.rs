@@ -1,6 +1,7 @@
 //! The trainer: prompts, rollouts, rewards, records, advantages, updates; and what a run leaves
 //! behind. [`run::train`] is the whole; [`trainer::Trainer`] holds the verbs, [`step`] one update.
 
+mod advice;
 mod base;
 pub mod checkpoint;
 pub mod config;
@@ -28,7 +29,7 @@ pub mod tensorboard;
 pub mod trainer;
 
 pub use config::{RunConfig, explain};
-pub use inference::{Opened, chat, evaluate, open_run, sample};
+pub use inference::{Ask, Opened, chat, evaluate, model_defaults, open_run, sample};
 pub use plan::MemoryPlan;
 pub use run::{Resume, train};
 pub use summary::Summary;

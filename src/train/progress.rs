@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::escape::escaped;
+
 /// Seconds between plain lines.
 const PLAIN_EVERY: f64 = 5.0;
 
@@ -66,7 +68,7 @@ impl Progress {
     }
 }
 
-/// A line on stderr; a closed pipe is not an error.
+/// A line on stderr, its control characters escaped; a closed pipe is not an error.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", escaped(text));
 }

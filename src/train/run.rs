@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::device::Device;
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
+use crate::escape::escaped;
 use crate::io::atomic;
 use crate::io::host;
 use crate::pretrained::Adapter;
+use crate::train::advice::FlatSteps;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
 use crate::train::interrupt;
@@ -44,9 +46,11 @@ struct Figures {
     rollout_tokens: f64,
     rollout_seconds: f64,
     first_ratio_max_abs_dev: f64,
-    base_accuracy: f64,
-    sft_accuracy: f64,
-    quantized_accuracy: f64,
+    base_accuracy: Option<f64>,
+    sft_accuracy: Option<f64>,
+    quantized_accuracy: Option<f64>,
+    rl_steps: u64,
+    flat_steps: u64,
     dense_bytes: u64,
     quantized_bytes: u64,
     base: String,
@@ -61,6 +65,7 @@ struct Run<T: Float> {
     metrics: MetricsWriter,
     figures: Figures,
     phases: Vec<Phase>,
+    flat: FlatSteps,
     begun: Instant,
     before: f64,
 }
@@ -130,7 +135,8 @@ impl<T: Float> Run<T> {
         };
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
-        Ok(Run { trainer, folder, metrics, figures, phases, begun: Instant::now(), before })
+        let (flat, begun) = (FlatSteps::default(), Instant::now());
+        Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before })
     }
 
     fn run(mut self) -> Result<Summary> {
@@ -166,7 +172,10 @@ impl<T: Float> Run<T> {
         let total = self.steps(phase);
         if phase == Phase::Rl && self.figures.step == 0 {
             self.figures.rl_start = self.elapsed();
-            self.figures.accuracy.push((self.elapsed(), self.figures.quantized_accuracy));
+            let f = &self.figures;
+            let before = f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy);
+            let now = self.elapsed();
+            self.figures.accuracy.extend(before.map(|accuracy| (now, accuracy)));
         }
         let mut progress = Progress::new(phase.name(), self.figures.step, total);
         let every = self.trainer.config.checkpoint.every as u64;
@@ -222,16 +231,24 @@ impl<T: Float> Run<T> {
         values.push(("ratio_max_abs_dev", deviation));
         values.push(("rewards_failed", scores.failed as f64));
         values.push(("time/tokens_per_second", tokens as f64 / seconds.max(1e-9)));
-        let reward = values.iter().find(|v| v.0 == "reward").map_or(f64::NAN, |v| v.1);
+        let value = |name| values.iter().find(|v| v.0 == name).map_or(f64::NAN, |v| v.1);
+        let (reward, flat_share) = (value("reward"), value("frac_reward_zero_std"));
         let now = self.elapsed();
-        self.figures.reward.push((now, reward));
+        // A step whose rewards all failed has no mean.
+        self.figures.reward.extend((!reward.is_nan()).then_some((now, reward)));
+        self.figures.rl_steps += 1;
+        self.figures.flat_steps += (flat_share >= 1.0) as u64;
+        if let Some(advice) = self.flat.see(flat_share, reward) {
+            line(&advice);
+        }
         let rl = &self.trainer.config.rl;
         let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
         if done.is_multiple_of(every) || done == rl.steps as u64 {
             let accuracy = self.trainer.evaluate()?.accuracy;
-            values.push(("eval/accuracy", accuracy));
+            // A score over nothing is null in the metrics files.
+            values.push(("eval/accuracy", accuracy.unwrap_or(f64::NAN)));
             let now = self.elapsed();
-            self.figures.accuracy.push((now, accuracy));
+            self.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
         }
         Ok(values)
     }
@@ -241,11 +258,12 @@ impl<T: Float> Run<T> {
         match phase {
             Phase::Sft => {
                 let accuracy = self.trainer.evaluate()?.accuracy;
-                line(&format!("     sft held-out accuracy {accuracy:.3}"));
+                line(&format!("     sft held-out score {}", shown(accuracy)));
                 self.figures.sft_accuracy = accuracy;
-                self.figures.quantized_accuracy = accuracy;
                 let now = self.elapsed();
-                self.figures.accuracy.extend([(0.0, self.figures.base_accuracy), (now, accuracy)]);
+                let points = [(0.0, self.figures.base_accuracy), (now, accuracy)];
+                let points = points.into_iter().filter_map(|(time, score)| Some((time, score?)));
+                self.figures.accuracy.extend(points);
             }
             Phase::Quantize => {
                 self.trainer.quantize()?;
@@ -254,13 +272,11 @@ impl<T: Float> Run<T> {
                 f.quantized_accuracy = accuracy;
                 f.quantized_bytes = self.trainer.model.weight_bytes();
                 let (from, to) = (f.dense_bytes >> 10, f.quantized_bytes >> 10);
+                let score = shown(accuracy);
                 if self.trainer.frozen_base {
-                    (f.base_accuracy, f.sft_accuracy) = (accuracy, accuracy);
-                    line(&format!("    base {to} KiB with adapters, held-out score {accuracy:.3}"));
+                    line(&format!("    base {to} KiB with adapters, held-out score {score}"));
                 } else {
-                    line(&format!(
-                        "quantize {from} KiB -> {to} KiB, held-out accuracy {accuracy:.3}"
-                    ));
+                    line(&format!("quantize {from} KiB -> {to} KiB, held-out score {score}"));
                 }
             }
             Phase::Collect | Phase::ValueFit | Phase::Rl => {}
@@ -309,14 +325,20 @@ impl<T: Float> Run<T> {
             sft_accuracy: f.sft_accuracy,
             quantized_accuracy: f.quantized_accuracy,
             final_accuracy: evaluation.accuracy,
+            final_completions: evaluation.completions,
+            final_error: evaluation.error,
             steps: f.global,
+            flat_steps: f.flat_steps,
+            rl_steps: f.rl_steps,
             train_seconds: self.elapsed(),
             rollout_tokens_per_second: f.rollout_tokens / f.rollout_seconds.max(1e-9),
             first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
             dense_bytes: f.dense_bytes,
             quantized_bytes: f.quantized_bytes,
             peak_memory: host::peak_memory().unwrap_or(0),
-            adapter: match self.trainer.base.is_empty() {
+            folder: self.folder.to_string_lossy().into_owned(),
+            model: config.model.path.clone(),
+            adapter: match self.trainer.base.is_empty() || self.trainer.adapter.is_none() {
                 true => String::new(),
                 false => self.folder.join("adapter").to_string_lossy().into_owned(),
             },
@@ -324,18 +346,20 @@ impl<T: Float> Run<T> {
         };
         let curve = Curve {
             title: format!(
-                "{}: held-out accuracy {:.2} after SFT, {:.2} after RL",
-                config.task.name, f.sft_accuracy, summary.final_accuracy
+                "{}: held-out score {} after SFT, {} at the end",
+                config.task.name,
+                shown(f.sft_accuracy),
+                shown(summary.final_accuracy)
             ),
             reward: f.reward.clone(),
             accuracy: f.accuracy.clone(),
             rl_start: f.rl_start,
-            sft_accuracy: f.sft_accuracy,
+            before_rl: f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy),
         };
         plot::draw(&self.folder.join("curve.svg"), &curve)?;
         summary.write(&self.folder)?;
-        let _ = std::io::Write::write_all(&mut std::io::stdout(), summary.table().as_bytes());
-        line(&format!("\n  {}", self.folder.display()));
+        let table = escaped(&summary.table()).to_string();
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
     }
 }
@@ -403,7 +427,12 @@ fn create_folder(out: &Path, config: &RunConfig) -> Result<PathBuf> {
     unreachable!("attempts are unbounded")
 }
 
-/// The text behind the progress bar.
+/// A score with three places, or that there is none.
+fn shown(score: Option<f64>) -> String {
+    score.map_or("none".into(), |score| format!("{score:.3}"))
+}
+
+/// The text behind the progress bar. What was not measured in this step is left out.
 fn message(values: &Values) -> String {
     let shown = [
         ("reward", "reward"),
@@ -415,9 +444,12 @@ fn message(values: &Values) -> String {
     ];
     let mut text = String::new();
     for (column, label) in shown {
-        if let Some((_, value)) = values.iter().find(|v| v.0 == column) {
+        if let Some((_, value)) = values.iter().find(|v| v.0 == column && v.1.is_finite()) {
             text += &format!("{label} {value:.3} ");
         }
+    }
+    if values.iter().any(|&(name, value)| name == "frac_reward_zero_std" && value >= 1.0) {
+        text += "all rewards equal ";
     }
     if let Some((_, rate)) = values.iter().find(|v| v.0 == "time/tokens_per_second") {
         text += &format!("{:.1}k tok/s", rate / 1e3);

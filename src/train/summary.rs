@@ -1,4 +1,4 @@
-//! What a run comes to: `summary.json` and the table at the end.
+//! What a run comes to: `summary.json`, and the lines that a person reads at the end.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 
-/// Final figures of a run.
+/// Final figures of a run. A score is none where its phase was not run or nothing was scored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Seed of the run.
@@ -18,16 +18,24 @@ pub struct Summary {
     pub fingerprint: String,
     /// Where it ran.
     pub device: String,
-    /// Held-out accuracy of the untrained model.
-    pub base_accuracy: f64,
-    /// After the supervised warm-up.
-    pub sft_accuracy: f64,
-    /// After quantisation, before RL.
-    pub quantized_accuracy: f64,
+    /// Held-out score of the model as it came: untrained, or as its folder has it.
+    pub base_accuracy: Option<f64>,
+    /// After the supervised phase.
+    pub sft_accuracy: Option<f64>,
+    /// After quantization, with fresh adapters, before RL.
+    pub quantized_accuracy: Option<f64>,
     /// At the end.
-    pub final_accuracy: f64,
+    pub final_accuracy: Option<f64>,
+    /// Completions that the final score is the mean of.
+    pub final_completions: usize,
+    /// Standard error of the final score: the completions' standard deviation over √n.
+    pub final_error: f64,
     /// Steps done over all phases.
     pub steps: u64,
+    /// RL steps in which all samples of every prompt had the same reward: nothing could be learned.
+    pub flat_steps: u64,
+    /// RL steps done.
+    pub rl_steps: u64,
     /// Wall-clock seconds of all phases, evaluations and checkpoints included.
     pub train_seconds: f64,
     /// Sampled tokens per second of rollout time.
@@ -40,7 +48,11 @@ pub struct Summary {
     pub dense_bytes: u64,
     /// Bytes of the model as trained by RL, adapters included.
     pub quantized_bytes: u64,
-    /// Folder of the PEFT adapter; empty for a model that was made here.
+    /// Folder of the run.
+    pub folder: String,
+    /// Model folder that the run began with; empty for a model that was made here.
+    pub model: String,
+    /// Folder of the PEFT adapter; empty without one.
     pub adapter: String,
     /// Held-out prompts with a completion of the final policy.
     pub samples: Vec<SampleLine>,
@@ -49,30 +61,62 @@ pub struct Summary {
 /// A prompt with a completion.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleLine {
-    /// The prompt.
+    /// The prompt as the model read it.
     pub prompt: String,
+    /// What was asked, without the chat template around it; none where that is the prompt itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
     /// The completion.
     pub completion: String,
-    /// What the verifier says; none without an opinion.
+    /// Whether a reward was asked about it.
+    #[serde(default)]
+    pub judged: bool,
+    /// What the reward says; none without an opinion.
     pub score: Option<f32>,
+    /// Why the reward failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Sum of the log-probs of the completion's tokens.
     pub logp: f32,
 }
 
 impl SampleLine {
-    /// The score in a word, where it is 0 or 1.
-    pub fn verdict(&self) -> String {
-        match self.score {
-            None => "no opinion".into(),
-            Some(1.0) => "right".into(),
-            Some(0.0) => "wrong".into(),
-            Some(score) => format!("score {score:.3}"),
+    /// The score in words; none where no reward was asked.
+    pub fn verdict(&self) -> Option<String> {
+        if !self.judged {
+            return None;
         }
+        Some(match (self.score, &self.failure) {
+            (None, Some(reason)) => format!("reward failed: {reason}"),
+            (None, None) => "no opinion".into(),
+            (Some(1.0), _) => "right".into(),
+            (Some(0.0), _) => "wrong".into(),
+            (Some(score), _) => format!("score {score:.3}"),
+        })
+    }
+
+    /// The sample as a person reads it, with `note` behind it: one line for a short text prompt, the
+    /// question above the answer for anything longer.
+    pub fn show(&self, note: &str) -> String {
+        let answer = self.completion.trim_end_matches('\n');
+        if self.question.is_none() && !self.prompt.contains('\n') && !answer.contains('\n') {
+            return format!("{}{answer}   {note}\n", self.prompt);
+        }
+        let indented = |text: &str| text.trim().replace('\n', "\n            ");
+        let question = indented(self.question.as_ref().unwrap_or(&self.prompt));
+        let mut text = format!("  question  {question}\n  answer    {}\n", indented(answer));
+        if !note.is_empty() {
+            text += &format!("            ({note})\n");
+        }
+        text
     }
 }
 
 impl Summary {
     /// Writes `summary.json`.
+    ///
+    /// # Errors
+    /// `Io`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join("summary.json");
         let text =
@@ -80,39 +124,126 @@ impl Summary {
         atomic::write(&path, &text)
     }
 
-    /// The table a person reads at the end.
+    /// What a person reads at the end: samples, scores, what they mean, where things are, what to do
+    /// next.
     pub fn table(&self) -> String {
-        let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
-        let (end, gain) = (self.final_accuracy, self.final_accuracy - self.sft_accuracy);
-        let mut text = match self.adapter.is_empty() {
-            true => format!(
-                "\n  held-out accuracy   untrained {}   SFT {}   4-bit {}   RL {}  ({:+.1} points over SFT)\n",
-                percent(self.base_accuracy),
-                percent(self.sft_accuracy),
-                percent(self.quantized_accuracy),
-                percent(end),
-                100.0 * gain,
-            ),
-            false => {
-                let start = self.quantized_accuracy;
-                format!("\n  held-out score   before {start:.3}   after {end:.3}  ({gain:+.3})\n")
-            }
-        };
+        let mut text = String::from("\n");
+        for sample in &self.samples {
+            text += &sample.show(&sample.verdict().unwrap_or_default());
+        }
+        text += &format!("\n  {}\n  {}\n", self.scores(), self.gain());
+        if let Some(flat) = self.flat() {
+            text += &format!("  {flat}\n");
+        }
+        text += &format!("  {}\n", self.on_policy());
         text += &format!(
-            "  time {:.0} s   rollouts {:.0} tokens/s   weights {} KiB -> {} KiB   memory {} MiB   first ratio off 1 by {:e}\n",
+            "  {:.0} s, {:.0} sampled tokens/s, memory at most {} MiB, weights {} KiB -> {} KiB\n",
             self.train_seconds,
             self.rollout_tokens_per_second,
+            self.peak_memory >> 20,
             self.dense_bytes >> 10,
             self.quantized_bytes >> 10,
-            self.peak_memory >> 20,
-            self.first_ratio_max_abs_dev,
         );
-        if !self.adapter.is_empty() {
-            text += &format!("  adapter {}\n", self.adapter);
+        text + "\n" + &self.next()
+    }
+
+    /// The stages that were scored, in order, and the end.
+    fn stages(&self) -> Vec<(&'static str, f64)> {
+        let (base, quantized) = match self.model.is_empty() {
+            true => ("untrained", "4-bit"),
+            false => ("as stored", "before RL"),
+        };
+        let stages = [
+            (base, self.base_accuracy),
+            ("SFT", self.sft_accuracy),
+            (quantized, self.quantized_accuracy),
+            (if self.rl_steps > 0 { "RL" } else { "end" }, self.final_accuracy),
+        ];
+        stages.into_iter().filter_map(|(name, score)| Some((name, score?))).collect()
+    }
+
+    /// A score as it is shown: the built-in task's is a share of right answers.
+    fn shown(&self, score: f64) -> String {
+        match self.model.is_empty() {
+            true => format!("{:.1} %", 100.0 * score),
+            false => format!("{score:.3}"),
         }
-        for sample in &self.samples {
-            let (prompt, completion) = (&sample.prompt, &sample.completion);
-            text += &format!("  {prompt}{completion}   {}\n", sample.verdict());
+    }
+
+    fn scores(&self) -> String {
+        let stages = self.stages();
+        if stages.is_empty() {
+            return "held-out score   none: no held-out completion was scored".into();
+        }
+        let one = |&(name, score): &(&str, f64)| format!("   {name} {}", self.shown(score));
+        format!("held-out score{}", stages.iter().map(one).collect::<String>())
+    }
+
+    /// What the run did to the score, in a sentence, and whether chance would do as much.
+    fn gain(&self) -> String {
+        let stages = self.stages();
+        let [.., (from, before), (_, after)] = stages.as_slice() else {
+            return "there is nothing to compare the final score with".into();
+        };
+        let from = match *from {
+            "4-bit" | "before RL" => "the model that RL began with",
+            "SFT" => "the model after SFT",
+            _ => "the model as it was",
+        };
+        let gain = after - before;
+        // Two standard errors of the difference of two means with the final score's error.
+        let chance = 2.0 * 2f64.sqrt() * self.final_error;
+        let size = self.shown(gain.abs());
+        if gain.abs() <= chance {
+            let (chance, n) = (self.shown(chance), self.final_completions);
+            return format!(
+                "no clear change: {size} from {from}; among {n} completions {chance} can be chance"
+            );
+        }
+        match gain > 0.0 {
+            true => format!("it got better: {size} over {from}"),
+            false => format!("it got worse: {size} below {from}; try a lower rl.learning_rate"),
+        }
+    }
+
+    /// What to know about steps without a difference between rewards.
+    fn flat(&self) -> Option<String> {
+        let (flat, all) = (self.flat_steps, self.rl_steps);
+        (flat * 2 > all).then(|| {
+            format!(
+                "in {flat} of {all} RL steps all rewards of each prompt were equal: nothing could be \
+                 learned from them"
+            )
+        })
+    }
+
+    fn on_policy(&self) -> String {
+        if self.rl_steps == 0 {
+            return "no RL step was taken".into();
+        }
+        match self.first_ratio_max_abs_dev {
+            0.0 => "on-policy: sampler and trainer agreed on every log-prob, bit for bit (first \
+                    importance ratios exactly 1)"
+                .into(),
+            off => format!("first importance ratios are up to {off:e} away from 1"),
+        }
+    }
+
+    fn next(&self) -> String {
+        let run = &self.folder;
+        let mut text = format!("  run      {run}\n");
+        if !self.adapter.is_empty() {
+            text +=
+                &format!("  adapter  {}   (PeftModel.from_pretrained takes it)\n", self.adapter);
+        }
+        text += &format!("  curve    {run}/curve.svg\n");
+        text += &match self.model.as_str() {
+            "" => format!("  next     gradus sample --run {run}\n"),
+            _ => format!("  next     gradus sample --run {run} --chat\n"),
+        };
+        if !self.adapter.is_empty() {
+            let (model, adapter) = (&self.model, &self.adapter);
+            text += &format!("           gradus merge {model} {adapter} merged\n");
         }
         text
     }

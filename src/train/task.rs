@@ -58,6 +58,9 @@ pub struct Prompt {
     pub text: String,
     /// A chat template made the text, with every special token it needs.
     pub rendered: bool,
+    /// What was asked, without the template around it, for people to read; none where that is the
+    /// text itself.
+    pub question: Option<String>,
     /// The data row behind it, for rewards.
     pub fields: Arc<Map<String, Value>>,
 }
@@ -65,7 +68,7 @@ pub struct Prompt {
 impl Prompt {
     /// Plain text without a data row.
     pub fn plain(text: impl Into<String>) -> Prompt {
-        Prompt { text: text.into(), rendered: false, fields: Arc::default() }
+        Prompt { text: text.into(), rendered: false, question: None, fields: Arc::default() }
     }
 }
 

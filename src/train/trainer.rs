@@ -13,7 +13,7 @@ use crate::model::{Decoder, LoraOptions};
 use crate::objective::presets;
 use crate::ops::PolicySettings;
 use crate::pretrained::{Adapter, AdapterConfig};
-use crate::reward::{Reward, RewardInput};
+use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::rng::Purpose;
 use crate::train::base::Base;
 use crate::train::config::RunConfig;
@@ -154,14 +154,21 @@ impl<T: Float> Trainer<T> {
 
     /// `samples` completions of each prompt with the current policy.
     pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
-        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        self.sample_with(prompts, samples, &self.sampling(), key, None)
+        self.sample_as(&self.sampling(), prompts, samples, step, None)
     }
 
-    /// One completion of `prompt`; `watch` sees its tokens as they are drawn.
-    pub(crate) fn answer(&self, prompt: Prompt, step: u64, watch: Watch<'_>) -> Result<Sampled> {
+    /// `samples` completions of each prompt, drawn as `sampling` says; `watch` sees tokens as they
+    /// are drawn.
+    pub(crate) fn sample_as(
+        &self,
+        sampling: &Sampling,
+        prompts: Vec<Prompt>,
+        samples: usize,
+        step: u64,
+        watch: Option<Watch<'_>>,
+    ) -> Result<Sampled> {
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        self.sample_with(vec![prompt], 1, &self.sampling(), key, Some(watch))
+        self.sample_with(prompts, samples, sampling, key, watch)
     }
 
     fn sample_with(
@@ -276,17 +283,28 @@ impl Sampled {
             .collect()
     }
 
-    /// The completions with their scores, one per completion.
-    pub(crate) fn lines(&self, scores: &[f32]) -> Vec<SampleLine> {
-        let logp = self.rollouts.iter().flatten().map(|r| r.logp.iter().sum());
-        let inputs = self.inputs();
-        let line = |((input, logp), &score): ((&RewardInput<'_>, f32), &f32)| SampleLine {
-            prompt: input.prompt.into(),
-            completion: input.completion.into(),
-            score: (!score.is_nan()).then_some(score),
-            logp,
-        };
-        inputs.iter().zip(logp).zip(scores).map(line).collect()
+    /// The completions with what the reward says of each.
+    pub(crate) fn lines(&self, outcomes: impl IntoIterator<Item = Outcome>) -> Vec<SampleLine> {
+        let each = self.prompts.iter().zip(&self.rollouts);
+        let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
+        let each = each.zip(&self.texts).zip(outcomes);
+        each.map(|(((prompt, rollout), text), outcome)| {
+            let (score, failure) = match outcome {
+                Ok(RewardOutcome::Score(score)) => (Some(score), None),
+                Ok(RewardOutcome::Abstain) => (None, None),
+                Err(reason) => (None, Some(reason)),
+            };
+            SampleLine {
+                prompt: prompt.text.clone(),
+                question: prompt.question.clone(),
+                completion: text.clone(),
+                judged: true,
+                score,
+                failure,
+                logp: rollout.logp.iter().sum(),
+            }
+        })
+        .collect()
     }
 
     /// One record per completion; groups are prompts.

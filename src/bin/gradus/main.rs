@@ -3,12 +3,16 @@
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 130 and 143 stopped by a signal, with a checkpoint.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gradus::bench::{Only, Settings, Shapes, bench, names};
-use gradus::train::{Opened, Resume, RunConfig, chat, evaluate, explain, sample, train};
+use gradus::escape::escaped;
+use gradus::train::progress::line;
+use gradus::train::{
+    Ask, Opened, Resume, RunConfig, chat, evaluate, explain, model_defaults, sample, train,
+};
 use gradus::{Error, Result};
 
 mod convert;
@@ -43,11 +47,15 @@ enum Command {
         /// Completions per prompt.
         #[arg(short = 'n', long, default_value_t = 4)]
         samples: usize,
+        #[command(flatten)]
+        heat: Heat,
     },
     /// Score held-out prompts with a run, or with a model.
     Eval {
         #[command(flatten)]
         source: Source,
+        #[command(flatten)]
+        heat: Heat,
     },
     /// Write a model with 4-bit weights, as bitsandbytes lays them out.
     Quantize(convert::QuantizeArgs),
@@ -58,6 +66,8 @@ enum Command {
         /// TOML file; the defaults without one.
         #[arg(long)]
         config: Option<PathBuf>,
+        #[command(flatten)]
+        model: ModelArgs,
         /// Every key with its value, meaning and source.
         #[arg(long)]
         explain: bool,
@@ -121,7 +131,16 @@ struct Source {
     model: ModelArgs,
 }
 
+/// How tokens are chosen.
 #[derive(clap::Args)]
+struct Heat {
+    /// Sampling temperature, 0 for the most likely token at every place; by default that of the run,
+    /// or of the model's generation_config.json.
+    #[arg(long, allow_negative_numbers = true)]
+    temperature: Option<f64>,
+}
+
+#[derive(clap::Args, Default)]
 struct TrainArgs {
     /// TOML file; every key is optional.
     #[arg(long)]
@@ -181,31 +200,45 @@ fn run(command: Command) -> Result<()> {
             };
             train(configuration(&args)?, &resume).map(|_| ())
         }
-        Command::Sample { source, chat: true, .. } => {
-            chat(&opened(&source, RunConfig::pretrained())?, print)
-        }
-        Command::Sample { source, prompt, samples, .. } => {
-            let mut text = String::new();
-            let what = opened(&source, RunConfig::pretrained())?;
-            for line in sample(&what, prompt, samples)? {
-                let (prompt, answer, verdict) = (&line.prompt, &line.completion, line.verdict());
-                text += &format!("{prompt}{answer}   {verdict}   log-prob {:.3}\n", line.logp);
+        Command::Sample { source, prompt, chat: talks, samples, heat } => {
+            let (what, temperature) = asked(&source, &heat)?;
+            if talks {
+                return chat(&what, temperature, print);
             }
-            print(&text)
+            let mut text = String::new();
+            for line in sample(&what, &Ask { prompt, samples, temperature })? {
+                let verdict = line.verdict().map_or(String::new(), |v| v + "   ");
+                text += &line.show(&format!("{verdict}log-prob {:.3}", line.logp));
+            }
+            print(&escaped(&text).to_string())
         }
-        Command::Eval { source } => {
-            // A file that is given to an evaluation is evaluated as a whole.
-            let mut defaults = RunConfig::pretrained();
-            (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
-            let result = evaluate(&opened(&source, defaults)?)?;
-            let (score, count) = (result.accuracy, result.completions);
-            print(&format!("accuracy {score:.4} over {count} completions\n"))
+        Command::Eval { source, heat } => {
+            let defaults = |folder: &Path| {
+                // A file that is given to an evaluation is evaluated as a whole.
+                let mut defaults = model_defaults(folder)?.0;
+                (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
+                Ok(defaults)
+            };
+            let result = evaluate(&opened(&source, defaults)?, heat.temperature)?;
+            let (score, count, error) = (result.scored()?, result.completions, result.error);
+            let mut text = format!("accuracy {score:.4} ± {error:.4} over {count} completions");
+            for (count, what) in
+                [(result.abstained, "no opinion"), (result.failed, "reward failed")]
+            {
+                if count > 0 {
+                    text += &format!(", {what} {count}");
+                }
+            }
+            if let Some(why) = &result.failure {
+                text += &format!(" (the last: {why})");
+            }
+            print(&format!("{}\n", escaped(&text)))
         }
         Command::Quantize(args) => convert::quantize(&args),
         Command::Merge(args) => convert::merge(&args),
         Command::Config { rewards: true, .. } => print(&gradus::reward::spec::help()),
-        Command::Config { config, explain, .. } => {
-            let config = load(config.as_ref())?;
+        Command::Config { config, model, explain, .. } => {
+            let config = configuration(&TrainArgs { config, model, ..TrainArgs::default() })?;
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
         }
         Command::Doctor => print(&doctor::report()),
@@ -220,16 +253,37 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-fn load(path: Option<&PathBuf>) -> Result<RunConfig> {
-    path.map_or_else(|| Ok(RunConfig::default()), |path| RunConfig::load(path))
-}
-
-/// The run or the model that is asked for; `defaults` are the model's.
-fn opened(source: &Source, defaults: RunConfig) -> Result<Opened> {
+/// The run or the model that is asked for; `defaults` are those of a model's folder.
+fn opened(source: &Source, defaults: impl FnOnce(&Path) -> Result<RunConfig>) -> Result<Opened> {
     match &source.model.model {
-        Some(_) => Ok(Opened::Model(applied(&source.model, None, defaults)?)),
+        Some(folder) => Ok(Opened::Model(applied(&source.model, None, defaults(folder)?)?)),
         None => Ok(Opened::Run(source.run.clone())),
     }
+}
+
+/// What is sampled from, and the temperature if it is another than the configuration's.
+fn asked(source: &Source, heat: &Heat) -> Result<(Opened, Option<f64>)> {
+    let key = |set: &String| set.split('=').next().unwrap_or("").trim().to_string();
+    let keys: Vec<String> = source.model.set.iter().map(key).collect();
+    // A key that says how to train or to evaluate would be taken and have no effect.
+    for section in ["eval.", "sft.", "value.", "checkpoint."] {
+        if let Some(key) = keys.iter().find(|key| key.starts_with(section)) {
+            let reason = "`gradus sample` does not read it; it takes --temperature, -n and rl.top_p, \
+                          rl.top_k, rl.min_p, rl.max_new_tokens";
+            return Err(Error::config(key, reason));
+        }
+    }
+    let mut greedy = None;
+    let what = opened(source, |folder| {
+        let (config, temperature, ignored) = model_defaults(folder)?;
+        greedy = temperature;
+        for setting in ignored {
+            line(&format!("  generation_config.json: {setting} is not applied"));
+        }
+        Ok(config)
+    })?;
+    let set = keys.iter().any(|key| key == "rl.temperature");
+    Ok((what, heat.temperature.or(greedy.filter(|_| !set))))
 }
 
 fn configuration(args: &TrainArgs) -> Result<RunConfig> {
