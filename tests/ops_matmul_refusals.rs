@@ -2,8 +2,10 @@
 //! keep what they held.
 
 use gradus::ops::{
-    Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, lora_grad, matmul,
-    matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx,
+    Head, LinearLogProb, LinearLogProbBwd, LogitTransform, Lora, LoraGrad, Matmul, MatmulDw,
+    MatmulDx, Nf4Dequantize, Nf4Matmul, Nf4MatmulDx, Nf4MatmulGrouped, Nf4MatmulGroupedDx,
+    linear_logprob, linear_logprob_bwd, lora_grad, matmul, matmul_dw, matmul_dx, nf4_dequantize,
+    nf4_matmul, nf4_matmul_dx, nf4_matmul_grouped, nf4_matmul_grouped_dx,
 };
 use gradus::quant::{Absmax, Nf4View};
 use gradus::{DType, Device, Result, View, ViewMut};
@@ -267,6 +269,7 @@ fn bad_weights() -> Vec<(Nf4View<'static>, &'static str)> {
         (Nf4View { dtype: DType::I32, ..good }, "w.dtype"),
         (Nf4View { dtype: DType::F64, ..good }, "w.dtype"),
         (Nf4View { packed: codes(63), ..good }, "w.packed"),
+        (Nf4View { packed: View::strided(&CODES, &[64], &[2]).unwrap(), ..good }, "w.packed"),
         (Nf4View { code: ones(&[15]), ..good }, "w.code"),
         (Nf4View { absmax: Absmax::F32(ones(&[3])), ..good }, "w.absmax"),
         (Nf4View { absmax: nested(3, 1, 256, 0.0, 256), ..good }, "w.absmax.codes"),
@@ -305,4 +308,47 @@ fn nf4_products_refuse_bad_input() {
     forward(good_nf4(), ones(&[4, 32]), &[], None, "y");
     backward(good_nf4(), ones(&[3, 5]), &[], None, "dy");
     backward(good_nf4(), ones(&[2, 4]), &[], None, "dx");
+}
+
+/// Every op that takes a 4-bit weight has the same check: what one refuses, all refuse.
+#[test]
+fn every_op_with_a_4_bit_weight_refuses_the_same_ones() {
+    for (w, arg) in bad_weights() {
+        let (mut y, mut dx, mut logp) = ([5f32; M * N], [5f32; M * K], [5f32; M]);
+        let offsets = View::from(&[0i64, M as i64][..]);
+        let args = Nf4MatmulGrouped { x: ones(&[3, 32]), offsets, w: &[w], y: rows(&mut y, N) };
+        refused(nf4_matmul_grouped(&CPU, args), "nf4_matmul_grouped", arg);
+        let (dy, accumulate) = (ones(&[3, 4]), true);
+        let args = Nf4MatmulGroupedDx { dy, offsets, w: &[w], accumulate, dx: rows(&mut dx, K) };
+        refused(nf4_matmul_grouped_dx(&CPU, args), "nf4_matmul_grouped_dx", arg);
+        let (targets, head) = (View::from(&[0i32, 1, 2][..]), Head::Nf4(w));
+        // A matrix without values is no weight of a product, but may be expanded.
+        let empty = w.n == 0 || w.k == 0;
+        if !empty {
+            let args = Nf4Dequantize { w, y: rows(&mut y, N) };
+            refused(nf4_dequantize(&CPU, args), "nf4_dequantize", arg);
+            let named = arg.replacen('w', "head", 1);
+            let args =
+                LinearLogProb::new(ones(&[3, 32]), head, targets, ViewMut::from(&mut logp[..]));
+            refused(linear_logprob(&CPU, args), "linear_logprob", &named);
+            let args = LinearLogProbBwd {
+                hidden: ones(&[3, 32]),
+                head,
+                lora: &[],
+                targets,
+                vocab: 4,
+                transform: LogitTransform::default(),
+                dlogp: ones(&[3]),
+                dentropy: None,
+                dhidden: rows(&mut dx, K),
+                dweight: None,
+            };
+            refused(linear_logprob_bwd(&CPU, args), "linear_logprob_bwd", &named);
+        }
+        assert_eq!((y, dx, logp), ([5.0; M * N], [5.0; M * K], [5.0; M]), "{arg}");
+    }
+}
+
+fn rows(values: &mut [f32], width: usize) -> ViewMut<'_, f32> {
+    ViewMut::rows_of(values, width).unwrap()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, FileType, Metadata};
 use std::io::Read;
 use std::path::Path;
 
@@ -12,33 +12,78 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Opens a regular file and tells its length; a pipe or a device could keep a reader waiting for ever.
+/// Opens a regular file and tells its length. A pipe or a device could keep a reader waiting for ever,
+/// or never end: neither is opened, also if it takes the file's place meanwhile.
 ///
 /// # Errors
 /// `Io`; `Format` for anything but a regular file.
 pub fn open(path: &Path) -> Result<(File, u64)> {
-    let about = std::fs::metadata(path).map_err(Error::io(path))?;
-    if !about.is_file() {
-        return Err(Error::format(path, "is not a regular file"));
+    // Devices are told by their name: opening one can have an effect.
+    regular(path, &std::fs::metadata(path).map_err(Error::io(path))?)?;
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        libc::O_NONBLOCK | libc::O_NOCTTY,
+    );
+    let file = options.open(path).map_err(Error::io(path))?;
+    let about = file.metadata().map_err(Error::io(path))?;
+    regular(path, &about)?;
+    Ok((file, about.len()))
+}
+
+fn regular(path: &Path, about: &Metadata) -> Result<()> {
+    let kind = about.file_type();
+    if kind.is_file() {
+        return Ok(());
     }
-    Ok((File::open(path).map_err(Error::io(path))?, about.len()))
+    let what = if kind.is_dir() { "a folder" } else { special(kind) };
+    Err(Error::format(path, format!("is {what}, not a regular file")))
+}
+
+#[cfg(unix)]
+fn special(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match (kind.is_fifo(), kind.is_socket()) {
+        (true, _) => "a pipe",
+        (_, true) => "a socket",
+        _ => "a device",
+    }
+}
+
+#[cfg(not(unix))]
+fn special(_: FileType) -> &'static str {
+    "a device"
 }
 
 /// The bytes of a file of at most `limit` bytes.
 ///
 /// # Errors
-/// `Io`; `Format` for a longer file, or one that is not regular.
+/// `Io`; `Format` for a longer file, or one that is not regular; `OutOfMemory`.
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, size) = open(path)?;
     let mut bytes = Vec::new();
     if size <= limit {
+        bytes
+            .try_reserve_exact(size as usize)
+            .map_err(|_| Error::OutOfMemory { what: path.display().to_string(), bytes: size })?;
         // The file may grow while it is read.
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
     }
     if size.max(bytes.len() as u64) > limit {
         return Err(Error::format(path, format!("is longer than the limit of {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// The text of a file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`read_limited`]; `Format` for anything but UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let text = String::from_utf8(read_limited(path, limit)?);
+    text.map_err(|e| Error::format(path, format!("is not UTF-8: {}", e.utf8_error())))
 }
 
 /// Reads a JSON object of at most 16 MiB in which no object has a key twice.
@@ -161,5 +206,39 @@ mod tests {
         std::fs::write(file.path(), [b' '; 2000]).unwrap();
         assert_eq!(read_limited(file.path(), 2000).unwrap().len(), 2000);
         assert!(read_limited(file.path(), 1999).is_err());
+    }
+
+    /// Nothing but a regular file is opened, and nothing waits.
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_folders_and_sockets_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let pipe = std::ffi::CString::new(at("pipe").to_str().unwrap()).unwrap();
+        // SAFETY: a path that ends in NUL.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("link")).unwrap();
+        for (path, what) in [
+            (at("pipe"), "a pipe"),
+            (at("socket"), "a socket"),
+            ("/dev/zero".into(), "a device"),
+            (at("link"), "a device"),
+            (at(""), "a folder"),
+        ] {
+            let name = path.display().to_string();
+            for error in [
+                open(&path).map(drop),
+                read_limited(&path, 10).map(drop),
+                read_text(&path, 10).map(drop),
+                read_object(&path).map(drop),
+                crate::io::tensor_file::TensorFile::open(&path).map(drop),
+            ] {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains(&name) && error.contains(what), "{error}");
+            }
+        }
+        std::fs::write(at("text"), [b'a', 0xFF]).unwrap();
+        assert!(read_text(&at("text"), 10).unwrap_err().to_string().contains("UTF-8"));
     }
 }

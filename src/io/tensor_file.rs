@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::io::json;
 use crate::io::safetensors::{TensorData, TensorInfo, header, header_length};
 
 /// An open file with a checked header.
@@ -23,10 +24,10 @@ impl TensorFile {
     /// Opens `path` and reads its header.
     ///
     /// # Errors
-    /// `Io`; `Format` for a header that [`crate::io::safetensors::deserialize`] refuses.
+    /// `Io`; `Format` for anything but a regular file, and for a header that
+    /// [`crate::io::safetensors::deserialize`] refuses.
     pub fn open(path: &Path) -> Result<TensorFile> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
-        let length = file.metadata().map_err(Error::io(path))?.len();
+        let (mut file, length) = json::open(path)?;
         let mut first = Vec::new();
         Read::by_ref(&mut file).take(8).read_to_end(&mut first).map_err(Error::io(path))?;
         let start = header_length(path, &first, length)?;

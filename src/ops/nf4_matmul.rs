@@ -5,12 +5,12 @@
 
 use crate::cpu;
 use crate::device::Device;
-use crate::dtype::{DType, Float};
+use crate::dtype::Float;
 use crate::error::Result;
 use crate::gpu;
 use crate::ops::check::Check;
 use crate::ops::matmul::{Lora, check_kept, check_lora, check_residual};
-use crate::quant::{Absmax, Nf4View};
+use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`nf4_matmul`].
@@ -93,30 +93,9 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     Ok(())
 }
 
-/// The parts of a 4-bit weight fit together.
+/// The parts of a 4-bit weight fit together, and there is something to multiply with.
 pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Result<()> {
     let shape = format!("shape [{}, {}]", w.n, w.k);
     check.that(w.n > 0 && w.k > 0, "w", &shape, "at least one row and column")?;
-    let numel = w.n.checked_mul(w.k).filter(|&numel| numel <= i64::MAX as usize);
-    let numel = numel.unwrap_or(0);
-    check.that(numel > 0, "w", &shape, "fewer than 2^63 elements")?;
-    let size = w.blocksize;
-    let legal = size.is_power_of_two() && (32..=4096).contains(&size);
-    check.that(legal, "w.blocksize", size, "a power of two from 32 to 4096")?;
-    let float = matches!(w.dtype, DType::F16 | DType::Bf16 | DType::F32);
-    check.that(float, "w.dtype", w.dtype.name(), "f16, bf16 or f32")?;
-    check.shape(device, "w.packed", &w.packed, &[numel.div_ceil(2)])?;
-    check.shape(device, "w.code", &w.code, &[16])?;
-    let blocks = numel.div_ceil(size);
-    match &w.absmax {
-        Absmax::F32(absmax) => check.shape(device, "w.absmax", absmax, &[blocks]),
-        Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
-            let size = *nested_blocksize;
-            check.that(size > 0, "w.absmax.nested_blocksize", size, "at least 1")?;
-            check.shape(device, "w.absmax.codes", codes, &[blocks])?;
-            check.shape(device, "w.absmax.nested", nested, &[blocks.div_ceil(size)])?;
-            check.shape(device, "w.absmax.table", table, &[256])?;
-            check.that(offset.is_finite(), "w.absmax.offset", offset, "a finite number")
-        }
-    }
+    w.check(check, device, "w")
 }

@@ -61,7 +61,7 @@ pub enum Absmax<'a> {
 /// A borrowed 4-bit matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Nf4View<'a> {
-    /// `[ceil(N·K / 2)]` packed codes.
+    /// `[ceil(N·K / 2)]` packed codes, side by side. The other parts may have strides.
     pub packed: View<'a, u8>,
     /// Block maxima.
     pub absmax: Absmax<'a>,
@@ -123,7 +123,8 @@ impl Nf4View<'_> {
         out.iter_mut().enumerate().for_each(|(i, out)| *out = self.absmax_at(first + i));
     }
 
-    /// Refuses a view whose parts do not fit together. `arg` is the name it has in the op.
+    /// Refuses a view whose parts do not fit together: the one check of all ops. `arg` is the name it
+    /// has in the op.
     pub(crate) fn check(&self, check: Check, device: &Device, arg: &str) -> Result<()> {
         let name = |field: &str| format!("{arg}.{field}");
         let numel = check_geometry(check, arg, self.n, self.k, self.blocksize, self.dtype)?;

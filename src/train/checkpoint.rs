@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::io::json::read_limited;
 use crate::io::safetensors::{Tensors, deserialize, serialize};
 
 /// A saved state.
@@ -50,6 +51,8 @@ struct Entry {
 }
 
 const FILES: [&str; 2] = ["state.safetensors", "meta.json"];
+/// Largest file of a checkpoint that is read.
+const LIMIT: u64 = 1 << 40;
 
 /// Saves `checkpoint` under `folder` and removes all but the newest `keep`.
 pub fn save(folder: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
@@ -116,12 +119,12 @@ pub fn load_latest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
 /// Loads one checkpoint folder after checking every file against the manifest.
 pub fn load(folder: &Path) -> Result<Checkpoint> {
     let path = folder.join("manifest.json");
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let bytes = read_limited(&path, 1 << 20)?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| json(&path, e))?;
     let mut contents = Vec::new();
     for name in FILES {
         let path = folder.join(name);
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = read_limited(&path, LIMIT)?;
         let Some(entry) = manifest.files.iter().find(|entry| entry.name == name) else {
             return Err(Error::format(&path, "the manifest does not list this file"));
         };

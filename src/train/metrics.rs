@@ -1,7 +1,7 @@
 //! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: one row per step, TRL's names. Columns under `time/` are
 //! wall-clock readings; all others are a function of the configuration alone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,11 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::io::json::read_text;
 use crate::train::tensorboard::EventWriter;
+
+/// Most bytes of rows that a resumed run reads again.
+const LIMIT: u64 = 1 << 32;
 
 /// Columns of the CSV file, in order. JSON rows hold those that were measured.
 pub const COLUMNS: [&str; 22] = [
@@ -65,7 +69,7 @@ impl MetricsWriter {
         let mut rows = String::new();
         let mut lines = format!("global,phase,step,{}\n", COLUMNS.join(","));
         if keep > 0 && json.exists() {
-            for line in fs::read_to_string(&json).map_err(Error::io(&json))?.lines() {
+            for line in read_text(&json, LIMIT)?.lines() {
                 // A kill can leave half a line at the end; it belongs to a step that is redone.
                 let Ok(Value::Object(row)) = serde_json::from_str(line) else { continue };
                 if row.get("global").and_then(Value::as_u64).is_some_and(|g| g < keep) {

@@ -7,8 +7,6 @@
 
 mod permute;
 
-use std::borrow::Cow;
-
 use crate::cpu::math::dispatch_simd;
 use crate::dtype::{DType, Float, f16, round_to_bf16};
 use crate::quant::Nf4View;
@@ -18,7 +16,7 @@ const BLOCKS: usize = 64;
 
 /// A 4-bit matrix whose packed codes lie side by side.
 pub(crate) struct Nf4Reader<'a> {
-    packed: Cow<'a, [u8]>,
+    packed: &'a [u8],
     w: Nf4View<'a>,
     code: [f32; 16],
     block_shift: u32,
@@ -27,7 +25,8 @@ pub(crate) struct Nf4Reader<'a> {
 impl<'a> Nf4Reader<'a> {
     pub(crate) fn new(w: &Nf4View<'a>) -> Nf4Reader<'a> {
         Nf4Reader {
-            packed: w.packed.as_slice().map_or_else(|| w.packed.to_vec().into(), Cow::from),
+            // Nf4View::check has seen that they lie side by side.
+            packed: w.packed.as_slice().unwrap_or(&[]),
             w: *w,
             code: std::array::from_fn(|i| w.code.at(i)),
             block_shift: w.blocksize.trailing_zeros(),

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::io::json;
 use crate::quant::{Nf4Options, QuantType};
 use crate::train::optimizer::Residence;
 
@@ -332,7 +333,7 @@ impl RunConfig {
 
     /// The same with other defaults, unless the file names a model.
     pub fn read(path: &Path, defaults: RunConfig) -> Result<RunConfig> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = json::read_text(path, 1 << 20)?;
         let wrong = |e: toml::de::Error| Error::format(path, e.to_string().trim_end().to_string());
         // Read once by itself, which names the line of a wrong key.
         let own: RunConfig = toml::from_str(&text).map_err(wrong)?;
