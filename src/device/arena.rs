@@ -107,6 +107,15 @@ impl Arena {
         self.lock().block.high
     }
 
+    /// Forgets the peak, if nothing is out: [`Arena::peak`] is of what is done from here on.
+    #[cfg(feature = "train")]
+    pub(crate) fn restart(&self) {
+        let block = &mut self.lock().block;
+        if block.live == 0 {
+            block.high = 0;
+        }
+    }
+
     /// Bytes that are out.
     pub fn live(&self) -> usize {
         self.lock().block.live

@@ -32,9 +32,20 @@ pub(crate) trait Source {
     fn values<F: Float>(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<F>>;
 
     /// The 4-bit form of the `[n, k]` weight `name`, if that is what the decoder is to hold.
-    fn quantized(&mut self, name: &str, n: usize, k: usize) -> Result<Option<Nf4Tensor>> {
-        let _ = (name, n, k);
+    /// `block`: the weight is one of a block's, which may be quantised while they are read.
+    fn quantized(
+        &mut self,
+        name: &str,
+        [n, k]: [usize; 2],
+        block: bool,
+    ) -> Result<Option<Nf4Tensor>> {
+        let _ = (name, n, k, block);
         Ok(None)
+    }
+
+    /// Whether weights that are dense stay dense when the model is quantised.
+    fn keeps_dense(&self) -> bool {
+        false
     }
 }
 
@@ -61,11 +72,11 @@ impl<T: Float> Decoder<T> {
         let norm = build.parameter("model.norm.weight".into(), &[config.hidden], Start::Ones)?;
         let (n, k) = (config.vocab, config.hidden);
         let (name, weight) = match config.tie_embeddings {
-            true => ("model.embed_tokens", embed),
-            false => ("lm_head", build.parameter("lm_head.weight".into(), &[n, k], start)?),
+            true => ("model.embed_tokens", Weight::Dense(embed)),
+            false => ("lm_head", build.weight("lm_head.weight".into(), [n, k], start, false)?),
         };
-        let weight = Weight::Dense(weight);
-        let head = Linear { name: name.into(), n, k, weight, bias: None, lora: None };
+        let name = name.to_string();
+        let head = Linear { name, n, k, weight, bias: None, lora: None, keep_dense: true };
         let rope = RopeTable::new(
             &device,
             config.max_positions,
@@ -94,17 +105,28 @@ impl<T: Float, S: Source> Builder<'_, T, S> {
         self.params.push_frozen(name, shape, values)
     }
 
-    fn linear(&mut self, name: String, [n, k]: [usize; 2], std: f64, bias: bool) -> Result<Linear> {
-        let key = format!("{name}.weight");
-        let weight = match self.source.quantized(&key, n, k)? {
+    fn weight(
+        &mut self,
+        key: String,
+        shape: [usize; 2],
+        start: Start,
+        block: bool,
+    ) -> Result<Weight> {
+        Ok(match self.source.quantized(&key, shape, block)? {
             Some(packed) => Weight::Nf4(Nf4Matrix::new(self.device, packed)?),
-            None => Weight::Dense(self.parameter(key, &[n, k], Start::Normal(std))?),
-        };
+            None => Weight::Dense(self.parameter(key, &shape, start)?),
+        })
+    }
+
+    fn linear(&mut self, name: String, [n, k]: [usize; 2], std: f64, bias: bool) -> Result<Linear> {
+        let start = Start::Normal(std);
+        let weight = self.weight(format!("{name}.weight"), [n, k], start, true)?;
         let bias = match bias {
             true => Some(self.parameter(format!("{name}.bias"), &[n], Start::Zeros)?),
             false => None,
         };
-        Ok(Linear { name, n, k, weight, bias, lora: None })
+        let keep_dense = self.source.keeps_dense();
+        Ok(Linear { name, n, k, weight, bias, lora: None, keep_dense })
     }
 
     fn norm(&mut self, name: String, width: usize) -> Result<ParamId> {

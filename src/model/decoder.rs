@@ -8,7 +8,7 @@ use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
 use crate::model::layer::{Context, LINEAR_NAMES, Layer, Tape};
 use crate::model::linear::{Linear, LoraAdapter, Site, Weight};
-use crate::model::params::{Gradients, ParamId, Parameter, Parameters};
+use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
 use crate::ops::{Embedding, EmbeddingBwd, embedding, embedding_bwd};
 use crate::quant::{Nf4Matrix, Nf4Options, Nf4Tensor};
@@ -78,7 +78,7 @@ impl<T: Float> Decoder<T> {
     ) -> Result<Memory<T>> {
         check_cache(batch, cache.is_some(), tape.is_some())?;
         let c = Context { keep: tape.is_some(), ..self.context(batch, adapt) };
-        let mut x = self.embed(batch)?;
+        let mut x = self.embed(batch, adapt)?;
         let mut tapes = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let (y, tape) = layer.forward(&c, index, &mut cache, x)?;
@@ -128,10 +128,10 @@ impl<T: Float> Decoder<T> {
         Ok(())
     }
 
-    fn embed(&self, batch: &Batch) -> Result<Memory<T>> {
+    fn embed(&self, batch: &Batch, adapt: bool) -> Result<Memory<T>> {
         let d = self.config.hidden;
         let mut x = batch.space.take(batch.tokens() * d)?;
-        let table = self.params.matrix(self.embed)?;
+        let table = self.params.matrix(self.params.chosen(self.embed, adapt))?;
         let args = Embedding { ids: batch.ids.all(), table, y: x.rows_mut(d)? };
         embedding(&self.device, args)?;
         Ok(x)
@@ -153,12 +153,16 @@ impl<T: Float> Decoder<T> {
     }
 
     /// Replaces every block's dense weights by 4-bit ones and freezes all parameters. Embedding,
-    /// norms and head stay as they are, as in bitsandbytes. Returns the bytes of the 4-bit weights.
+    /// norms and head stay as they are, as in bitsandbytes, and so do weights that a 4-bit folder
+    /// left dense. Returns the bytes of the new 4-bit weights.
     pub fn quantize(&mut self, options: &Nf4Options) -> Result<u64> {
         let mut bytes = 0;
         for layer in &mut self.layers {
             for linear in layer.linears_mut() {
                 let Weight::Dense(id) = linear.weight else { continue };
+                if linear.keep_dense {
+                    continue;
+                }
                 let dense = self.params.matrix(id)?;
                 let packed = Nf4Tensor::quantize(&self.device, dense, options)?;
                 bytes += packed.bytes() as u64;
@@ -221,6 +225,31 @@ impl<T: Float> Decoder<T> {
         Ok(())
     }
 
+    /// Puts `values` in the place of the dense parameter `name`, for the optimiser to move; the base
+    /// model, which forward passes without adapters are of, keeps its own. A head that is tied to
+    /// the embedding stays what it was when only the embedding is replaced, as in PEFT.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that is no dense parameter; `OutOfMemory`, or what the driver
+    /// says.
+    pub(crate) fn replace(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
+        let is_tied =
+            |head: &Linear, embed| matches!(head.weight, Weight::Dense(id) if id == embed);
+        if name == HEAD && is_tied(&self.head, self.embed) {
+            let head = self.params.push_beside(name, self.embed, values)?;
+            self.head.weight = Weight::Dense(head);
+            return Ok(());
+        }
+        let Some(id) = self.params.find(name).filter(|&id| !self.params.get(id).is_empty()) else {
+            return Err(Error::invalid("attach", "module", name, "a dense module of this model"));
+        };
+        self.params.replace(id, values)?;
+        if id == self.embed && is_tied(&self.head, id) {
+            self.head.weight = Weight::Dense(self.params.chosen(id, false));
+        }
+        Ok(())
+    }
+
     /// Whether a linear map has an adapter.
     pub fn has_adapters(&self) -> bool {
         self.linears().any(|linear| linear.lora.is_some())
@@ -247,22 +276,54 @@ impl<T: Float> Decoder<T> {
                 w.addresses().hash(&mut hasher);
             }
         });
+        if let Weight::Nf4(w) = &self.head.weight {
+            w.addresses().hash(&mut hasher);
+        }
         hasher.finish()
     }
 
     /// Bytes of all weights as stored.
     pub fn weight_bytes(&self) -> u64 {
-        let dense: usize = self.params.iter().map(Parameter::bytes).sum();
-        let packed: usize = self
-            .linears()
-            .map(|linear| match &linear.weight {
-                Weight::Nf4(w) => w.bytes(),
-                Weight::Dense(_) => 0,
-            })
-            .sum();
-        (dense + packed) as u64
+        self.weight_parts().total()
+    }
+
+    /// The same by what they are.
+    pub fn weight_parts(&self) -> WeightBytes {
+        let mut bytes = WeightBytes::default();
+        for p in self.params.iter() {
+            let part = if p.trainable { &mut bytes.trained } else { &mut bytes.dense };
+            *part += p.bytes() as u64;
+        }
+        for linear in self.linears().chain([&self.head]) {
+            if let Weight::Nf4(w) = &linear.weight {
+                bytes.packed += w.bytes() as u64;
+            }
+        }
+        bytes
     }
 }
+
+/// Bytes of a decoder's weights by what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// Frozen values in the dtype of the run: with a 4-bit model embedding, norms and head.
+    pub dense: u64,
+    /// 4-bit weights with their maxima and tables.
+    pub packed: u64,
+    /// What the optimiser moves: adapters, or all of a model that trains whole; beside 16-bit values
+    /// their f32 ones.
+    pub trained: u64,
+}
+
+impl WeightBytes {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.dense + self.packed + self.trained
+    }
+}
+
+/// Name of the head's weight.
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 impl LoraOptions {
     /// Refuses target names no block has.

@@ -103,7 +103,8 @@ pub(crate) struct Context<'a, T> {
 
 impl<T: Float> Context<'_, T> {
     pub fn norm(&self, x: &Memory<T>, weight: ParamId) -> Result<Memory<T>> {
-        let weight = self.site.params.vector(weight);
+        let params = self.site.params;
+        let weight = params.vector(params.chosen(weight, self.adapt));
         let d = weight.extent(0);
         let mut y = self.site.space.take(x.len())?;
         let (x, eps) = (x.rows(d)?, self.config.norm_eps);

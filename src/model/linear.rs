@@ -48,6 +48,8 @@ pub struct Linear {
     pub bias: Option<ParamId>,
     /// The adapter, if any.
     pub lora: Option<LoraAdapter>,
+    /// Stays dense when the model is quantised: its folder says so.
+    pub keep_dense: bool,
 }
 
 /// Where a layer works: its device, the memory of its results, the parameters.
@@ -116,7 +118,7 @@ impl Linear {
         let (lora, adapter) = (lora.as_slice(), None);
         match &self.weight {
             Weight::Dense(id) => {
-                let w = at.params.matrix(*id)?;
+                let w = at.params.matrix(at.params.chosen(*id, through.adapt))?;
                 matmul(at.device, Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
             Weight::Nf4(w) => {

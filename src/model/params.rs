@@ -27,6 +27,8 @@ pub struct Parameter<T = f32> {
     data: Memory<T>,
     /// The f32 values behind `data` while the parameter trains; `data` itself if `T` is f32.
     master: Option<Memory<f32>>,
+    /// The parameter that the base model has in this one's place, if an adapter brought this one.
+    original: Option<ParamId>,
 }
 
 impl<T: Float> Parameter<T> {
@@ -74,6 +76,10 @@ impl<T: Float> Parameter<T> {
     }
 }
 
+/// What stands behind the name of a module that an adapter has whole, in the name of the base model's
+/// own: PEFT's word.
+pub(crate) const ORIGINAL: &str = ".original_module";
+
 /// A model's parameters in a fixed order.
 #[derive(Debug)]
 pub struct Parameters<T = f32> {
@@ -109,6 +115,7 @@ impl<T: Float> Parameters<T> {
             trainable: true,
             data: Memory::from_vec(&self.device, narrow)?,
             master,
+            original: None,
         });
         Ok(ParamId(self.items.len() - 1))
     }
@@ -130,8 +137,28 @@ impl<T: Float> Parameters<T> {
             trainable: false,
             data: Memory::from_vec(&self.device, data)?,
             master: None,
+            original: None,
         });
         Ok(ParamId(self.items.len() - 1))
+    }
+
+    /// The parameter in the place of `id`: itself with the adapter, what the base model has there
+    /// without.
+    pub(crate) fn chosen(&self, mut id: ParamId, adapt: bool) -> ParamId {
+        while let (false, Some(original)) = (adapt, self.items[id.0].original) {
+            id = original;
+        }
+        id
+    }
+
+    /// What the base model has in the place of `item`.
+    pub(crate) fn original<'a>(&'a self, item: &'a Parameter<T>) -> &'a Parameter<T> {
+        item.original.map_or(item, |id| self.get(self.chosen(id, false)))
+    }
+
+    /// The parameter called `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<ParamId> {
+        self.items.iter().position(|p| p.name == name).map(ParamId)
     }
 
     /// The parameter `id`.
@@ -183,20 +210,35 @@ impl<T: Float> Parameters<T> {
         item.set(values)
     }
 
-    /// Replaces the values of the parameter called `name` and lets the optimiser move it from now on.
+    /// Puts `values` in the place of parameter `id`, for the optimiser to move. The base model keeps
+    /// its own, frozen, as a parameter beside it.
     ///
     /// # Errors
-    /// As [`Parameters::set`].
-    pub(crate) fn train(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
-        let Some(item) = self.items.iter_mut().find(|p| p.name == name) else {
-            return Err(Error::invalid("parameters", "name", name, "a parameter of this model"));
-        };
-        item.set(&values)?;
-        item.trainable = true;
-        if T::DTYPE != DType::F32 {
-            item.master = Some(Memory::from_vec(&self.device, values)?);
-        }
+    /// `OutOfMemory`, or what the driver says.
+    pub(crate) fn replace(&mut self, id: ParamId, values: Vec<f32>) -> Result<()> {
+        let (name, shape) = (self.items[id.0].name.clone(), self.items[id.0].shape.clone());
+        let own = name.trim_end_matches(".weight");
+        let original = format!("{own}{ORIGINAL}.weight");
+        let new = self.push(name, &shape, values)?;
+        // The new one takes the place of the old, which moves to the end of the list.
+        self.items.swap(id.0, new.0);
+        self.items[id.0].original = Some(new);
+        let old = &mut self.items[new.0];
+        (old.name, old.trainable, old.master) = (original, false, None);
         Ok(())
+    }
+
+    /// Appends the parameter `name` for the optimiser to move, where the base model has `original`.
+    pub(crate) fn push_beside(
+        &mut self,
+        name: &str,
+        original: ParamId,
+        values: Vec<f32>,
+    ) -> Result<ParamId> {
+        let shape = self.items[original.0].shape.clone();
+        let id = self.push(name, &shape, values)?;
+        self.items[id.0].original = Some(original);
+        Ok(id)
     }
 
     /// Marks every parameter as frozen. The f32 values behind narrower ones are given up.
@@ -266,18 +308,90 @@ impl Gradients {
         Some((a.as_mut()?, b.as_mut()?))
     }
 
+    /// The same buffers with zeros in them.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(crate) fn cleared(mut self) -> Result<Gradients> {
+        self.buffers.iter_mut().flatten().try_for_each(Memory::clear)?;
+        Ok(self)
+    }
+
     /// Adds `other`, which lies in host memory like `self`, element by element. Callers add
     /// micro-batches in index order, which makes the sum independent of which thread computed what.
-    pub(crate) fn add(&mut self, other: &Gradients) {
+    ///
+    /// # Errors
+    /// `InvalidArgument` for gradients of another model, or in the memory of a GPU, where backward
+    /// passes add to them themselves.
+    pub(crate) fn add(&mut self, other: &Gradients) -> Result<()> {
+        let pairs = || self.buffers.iter().zip(&other.buffers);
+        let fits =
+            |(mine, theirs): (&Option<Memory<f32>>, &Option<Memory<f32>>)| match (mine, theirs) {
+                (Some(Memory::Host(mine)), Some(Memory::Host(theirs))) => {
+                    mine.len() == theirs.len()
+                }
+                (None, None) => true,
+                (Some(_), _) | (None, Some(_)) => false,
+            };
+        if self.buffers.len() != other.buffers.len() || !pairs().all(fits) {
+            let expected = "gradients of the same model, both in host memory";
+            return Err(Error::invalid("gradients", "other", "other buffers", expected));
+        }
         for (mine, theirs) in self.buffers.iter_mut().zip(&other.buffers) {
             if let (Some(Memory::Host(mine)), Some(Memory::Host(theirs))) = (mine, theirs) {
                 mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
             }
         }
+        Ok(())
     }
 
     /// The buffers of all trainable parameters in order.
     pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Memory<f32>)> {
         self.buffers.iter().enumerate().filter_map(|(i, b)| Some((ParamId(i), b.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::device::{DriverInfo, DryDriver};
+
+    fn gradients(device: &Device, lengths: &[usize]) -> Gradients {
+        let mut params = Parameters::<f32>::new(device);
+        for (i, &n) in lengths.iter().enumerate() {
+            params.push(format!("p{i}"), &[n], vec![0.0; n]).unwrap();
+        }
+        Gradients::zeros(&params, &Space::new(device)).unwrap()
+    }
+
+    #[test]
+    fn gradients_add_up_in_host_memory_and_are_refused_elsewhere() {
+        let cpu = Device::Cpu;
+        let (mut sum, mut part) = (gradients(&cpu, &[2, 3]), gradients(&cpu, &[2, 3]));
+        part.get_mut(ParamId(1)).unwrap().upload(&[1.0, 2.0, 3.0]).unwrap();
+        sum.add(&part).unwrap();
+        sum.add(&part).unwrap();
+        assert_eq!(sum.get(ParamId(1)).unwrap().to_host().unwrap(), [2.0, 4.0, 6.0]);
+        let part = part.cleared().unwrap();
+        assert_eq!(part.get(ParamId(1)).unwrap().to_host().unwrap(), [0.0; 3]);
+
+        let info = DriverInfo {
+            name: "dry".into(),
+            ordinal: 0,
+            capability: (9, 0),
+            cuda: (13, 0),
+            multiprocessors: 1,
+            memory: 1 << 30,
+            shared_per_block: 232_448,
+        };
+        let gpu = Device::gpu(Arc::new(DryDriver::new(info))).unwrap();
+        let there = gradients(&gpu, &[2, 3]);
+        for other in [gradients(&cpu, &[2]), gradients(&cpu, &[3, 3]), there] {
+            let error = sum.add(&other).unwrap_err().to_string();
+            assert!(error.contains("`other`"), "{error}");
+        }
+        assert_eq!(sum.get(ParamId(1)).unwrap().to_host().unwrap(), [2.0, 4.0, 6.0]);
     }
 }

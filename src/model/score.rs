@@ -39,6 +39,18 @@ impl<T: Float> Decoder<T> {
         targets: &Memory<i32>,
         temperature: f64,
     ) -> Result<Scores<T>> {
+        self.score_as(space, hidden, targets, temperature, true)
+    }
+
+    /// The same with the head of the adapters, or without `adapt` with that of the base model.
+    pub(crate) fn score_as(
+        &self,
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        temperature: f64,
+        adapt: bool,
+    ) -> Result<Scores<T>> {
         let (n, d) = (targets.len(), self.config.hidden);
         let mut scores = Scores {
             logp: space.take(n)?,
@@ -55,7 +67,7 @@ impl<T: Float> Decoder<T> {
             transform: transform(temperature),
             ..LinearLogProb::new(
                 hidden.rows(d)?,
-                self.head_view()?,
+                self.head_view(adapt)?,
                 targets.all(),
                 scores.logp.all_mut(),
             )
@@ -89,7 +101,7 @@ impl<T: Float> Decoder<T> {
         };
         let args = LinearLogProbBwd {
             hidden: hidden.rows(d)?,
-            head: self.head_view()?,
+            head: self.head_view(true)?,
             lora: &[],
             targets: targets.all(),
             vocab: self.config.vocab as i64,
@@ -107,9 +119,9 @@ impl<T: Float> Decoder<T> {
         matches!(self.head.weight, Weight::Dense(id) if self.params.get(id).trainable)
     }
 
-    fn head_view(&self) -> Result<Head<'_, T>> {
+    fn head_view(&self, adapt: bool) -> Result<Head<'_, T>> {
         Ok(match &self.head.weight {
-            Weight::Dense(id) => Head::Dense(self.params.matrix(*id)?),
+            Weight::Dense(id) => Head::Dense(self.params.matrix(self.params.chosen(*id, adapt))?),
             Weight::Nf4(w) => Head::Nf4(w.view()),
         })
     }

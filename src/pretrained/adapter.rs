@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::io::json::read_limited;
 use crate::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
-use crate::model::{Decoder, NewLora, Parameter, Weight};
+use crate::model::{Decoder, HEAD, Linear, NewLora, Parameter, Weight};
 use crate::pretrained::adapter_config::AdapterConfig;
 use crate::pretrained::folder::write_json;
-use crate::pretrained::load::floats;
+use crate::pretrained::load::{finite, floats};
 
 /// An adapter with its values.
 #[derive(Clone, Debug)]
@@ -112,16 +112,22 @@ impl Adapter {
     }
 
     /// Attaches the adapter to `model`, which is frozen but for it. Modules that the adapter holds
-    /// whole replace the model's and train on.
+    /// whole take the place of the model's and train on; the base model keeps its own, also as a head
+    /// that was tied to a replaced embedding, as in PEFT.
     ///
     /// # Errors
     /// `Format` for an adapter of another model: modules without an adapter where there should be
-    /// one, keys that belong nowhere, other shapes. `InvalidArgument` if the model has adapters.
-    /// Nothing has changed then.
+    /// one, keys that belong nowhere, other shapes; for NaN or infinity, and for a whole copy of a
+    /// 4-bit module. `InvalidArgument` if the model has adapters. Nothing has changed then.
     pub fn attach<T: Float>(&self, model: &mut Decoder<T>) -> Result<()> {
         let plan = self.plan(&modules(model))?;
         let mut replaced = Vec::new();
         for (name, data) in &plan.replaced {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            if packed(model).any(|linear| linear.name == module) {
+                let reason = format!("`modules_to_save`: `{module}` is 4-bit in this model");
+                return Err(Error::format(&self.path, reason));
+            }
             replaced.push((name, floats::<f32>(data)?));
         }
         let mut updates = plan.updates;
@@ -129,7 +135,7 @@ impl Adapter {
             let update = updates.remove(&linear.name)?;
             Some(NewLora { r: update.r, scale: update.scale, a: update.a, b: update.b })
         })?;
-        replaced.into_iter().try_for_each(|(name, values)| model.params.train(name, values))
+        replaced.into_iter().try_for_each(|(name, values)| model.replace(name, values))
     }
 
     /// Holds the adapter against `modules`, the names and shapes of a model's weights.
@@ -142,11 +148,12 @@ impl Adapter {
                 let name = format!("{module}.weight");
                 let key = format!("{PREFIX}{name}");
                 let data = self.tensor(&key, shape)?;
+                self.values(&key, data)?;
                 plan.replaced.insert(name, data);
                 used.insert(key);
                 continue;
             }
-            if shape.len() != 2 || !self.config.targets(module, is_outer(module)) {
+            if shape.len() != 2 || !self.config.targets(module, is_outer(module))? {
                 continue;
             }
             if is_outer(module) {
@@ -154,10 +161,10 @@ impl Adapter {
                     format!("`target_modules` includes `{module}`, which takes no adapter here");
                 return Err(wrong(reason));
             }
-            let (r, scale) = (self.config.rank(module), self.config.scale(module));
+            let (r, scale) = (self.config.rank(module)?, self.config.scale(module)?);
             let keys = ["A", "B"].map(|m| format!("{PREFIX}{module}.lora_{m}.weight"));
-            let a = floats(self.tensor(&keys[0], &[r, shape[1]])?)?;
-            let b = floats(self.tensor(&keys[1], &[shape[0], r])?)?;
+            let a = self.values(&keys[0], self.tensor(&keys[0], &[r, shape[1]])?)?;
+            let b = self.values(&keys[1], self.tensor(&keys[1], &[shape[0], r])?)?;
             plan.updates.insert(module.clone(), Update { a, b, r, scale });
             used.extend(keys);
         }
@@ -170,6 +177,13 @@ impl Adapter {
             return Err(wrong("`target_modules` matches no module of the model".into()));
         }
         Ok(plan)
+    }
+
+    fn values(&self, key: &str, data: &TensorData) -> Result<Vec<f32>> {
+        let values =
+            floats(data).map_err(|e| Error::format(&self.path, format!("`{key}`: {e}")))?;
+        finite(&self.path, key, &data.shape, &values)?;
+        Ok(values)
     }
 
     fn tensor(&self, key: &str, shape: &[usize]) -> Result<&TensorData> {
@@ -189,14 +203,25 @@ fn is_outer(module: &str) -> bool {
     !module.contains(".layers.")
 }
 
-/// Names and shapes of the model's weights.
+/// The 4-bit maps of a model, the head among them.
+fn packed<T: Float>(model: &Decoder<T>) -> impl Iterator<Item = &Linear> {
+    let all = model.linears().chain([&model.head]);
+    all.filter(|linear| matches!(linear.weight, Weight::Nf4(_)))
+}
+
+/// Names and shapes of the model's weights. A head that is tied to the embedding is a module too: an
+/// adapter may hold its own.
 fn modules<T: Float>(model: &Decoder<T>) -> Vec<(String, Vec<usize>)> {
     let dense = |p: &Parameter<T>| {
         let module = p.name.strip_suffix(".weight").filter(|m| !m.contains(".lora_"))?;
         (!p.is_empty()).then(|| (module.to_string(), p.shape.clone()))
     };
     let mut modules: Vec<_> = model.params.iter().filter_map(dense).collect();
-    let packed = model.linears().filter(|linear| matches!(linear.weight, Weight::Nf4(_)));
-    modules.extend(packed.map(|linear| (linear.name.clone(), vec![linear.n, linear.k])));
+    let whole = |linear: &Linear| vec![linear.n, linear.k];
+    modules.extend(packed(model).map(|linear| (linear.name.clone(), whole(linear))));
+    let head = HEAD.trim_end_matches(".weight");
+    if !modules.iter().any(|(name, _)| name == head) {
+        modules.push((head.into(), whole(&model.head)));
+    }
     modules
 }

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::json;
 use crate::model::LoraOptions;
 use crate::pretrained::config::Fields;
+use crate::pretrained::pattern::Pattern;
 
 /// An adapter's configuration.
 #[derive(Clone, Debug)]
@@ -20,8 +20,8 @@ pub struct AdapterConfig {
     rank: usize,
     alpha: f64,
     rslora: bool,
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Vec<(Pattern, usize)>,
+    alphas: Vec<(Pattern, f64)>,
     modules_to_save: Vec<String>,
     raw: Map<String, Value>,
 }
@@ -34,14 +34,14 @@ enum Names {
     /// Names, or ends of names behind a dot.
     List(Vec<String>),
     /// The whole name.
-    Pattern(Regex),
+    Pattern(Pattern),
 }
 
 /// A choice of layers.
 #[derive(Clone, Debug)]
 struct Layers {
     indices: Vec<usize>,
-    patterns: Vec<Regex>,
+    patterns: Vec<Pattern>,
 }
 
 /// What LoRA variants, by the key that switches them on, are not computed here.
@@ -85,7 +85,7 @@ impl AdapterConfig {
     ///
     /// # Errors
     /// `Io`; `Format` for a missing `r`, `lora_alpha` or `target_modules`, a pattern that is not a
-    /// regular expression of linear time, and everything but plain or rank-stabilised LoRA.
+    /// regular expression, and everything but plain or rank-stabilised LoRA.
     pub fn load(folder: &Path) -> Result<AdapterConfig> {
         let path = folder.join("adapter_config.json");
         AdapterConfig::parse(Fields { raw: json::read_object(&path)?, path })
@@ -122,18 +122,23 @@ impl AdapterConfig {
     }
 
     /// Whether `module`, a linear map, takes an adapter. `is_head`: it is the output head.
-    pub fn targets(&self, module: &str, is_head: bool) -> bool {
-        if self.exclude.as_ref().is_some_and(|names| names.contain(module, false)) {
-            return false;
+    ///
+    /// # Errors
+    /// `Format` for a pattern that takes too many steps on this name, here and below.
+    pub fn targets(&self, module: &str, is_head: bool) -> Result<bool> {
+        if let Some(names) = &self.exclude
+            && names.contain(module, false)?
+        {
+            return Ok(false);
         }
-        if !self.targets.contain(module, is_head) {
-            return false;
+        if !self.targets.contain(module, is_head)? {
+            return Ok(false);
         }
         match (&self.targets, &self.layers) {
             (Names::List(names), Some(layers)) if !names.iter().any(|n| n == module) => {
                 layers.contain(module)
             }
-            _ => true,
+            _ => Ok(true),
         }
     }
 
@@ -143,16 +148,16 @@ impl AdapterConfig {
     }
 
     /// Rank of the adapter of `module`.
-    pub fn rank(&self, module: &str) -> usize {
-        first(&self.ranks, module).unwrap_or(self.rank)
+    pub fn rank(&self, module: &str) -> Result<usize> {
+        Ok(first(&self.ranks, module)?.unwrap_or(self.rank))
     }
 
     /// What B·A is scaled by: alpha / r, rank-stabilised alpha / √r (Kalajdzievski 2023,
     /// arXiv:2312.03732).
-    pub fn scale(&self, module: &str) -> f64 {
-        let (r, alpha) =
-            (self.rank(module) as f64, first(&self.alphas, module).unwrap_or(self.alpha));
-        if self.rslora { alpha / r.sqrt() } else { alpha / r }
+    pub fn scale(&self, module: &str) -> Result<f64> {
+        let r = self.rank(module)? as f64;
+        let alpha = first(&self.alphas, module)?.unwrap_or(self.alpha);
+        Ok(if self.rslora { alpha / r.sqrt() } else { alpha / r })
     }
 }
 
@@ -195,12 +200,13 @@ fn refuse_variants(file: &Fields) -> Result<()> {
     file.only("init_lora_weights", &starts)
 }
 
-fn names(file: &Fields, key: &str) -> Result<Option<Names>> {
+fn names(file: &Fields, key: &'static str) -> Result<Option<Names>> {
     Ok(match file.raw.get(key) {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) if text == "all-linear" => Some(Names::AllLinear),
         Some(Value::String(text)) => {
-            Some(Names::Pattern(regex(file, key, &format!("^(?:{text})$"))?))
+            let texts = [format!("^(?:{text})$")];
+            Pattern::all(&file.path, key, &texts)?.pop().map(Names::Pattern)
         }
         Some(_) => Some(Names::List(file.need(key)?)),
     })
@@ -220,52 +226,59 @@ fn layers(file: &Fields) -> Result<Option<Layers>> {
         true => vec![r"^.*\.[^.]*\.(\d+)\.".into()],
         false => given.iter().map(|p| format!(r"^.*\.{p}\.(\d+)\.")).collect(),
     };
-    let patterns = texts.iter().map(|t| regex(file, "layers_pattern", t)).collect::<Result<_>>()?;
+    let patterns = Pattern::all(&file.path, "layers_pattern", &texts)?;
     Ok(Some(Layers { indices, patterns }))
 }
 
 fn patterns<V: for<'de> serde::Deserialize<'de>>(
     file: &Fields,
-    key: &str,
-) -> Result<Vec<(Regex, V)>> {
+    key: &'static str,
+) -> Result<Vec<(Pattern, V)>> {
     let Some(Value::Object(map)) = file.raw.get(key).filter(|v| !v.is_null()) else {
         return Ok(Vec::new());
     };
     let one = |(text, value): (&String, &Value)| {
-        let value = V::deserialize(value)
-            .map_err(|e| Error::format(&file.path, format!("`{key}`: `{text}`: {e}")))?;
-        Ok((regex(file, key, &format!(r"^(?:.*\.)?(?:{text})$"))?, value))
+        V::deserialize(value)
+            .map_err(|e| Error::format(&file.path, format!("`{key}`: `{text}`: {e}")))
     };
-    map.iter().map(one).collect()
+    let values: Vec<V> = map.iter().map(one).collect::<Result<_>>()?;
+    let texts: Vec<String> = map.keys().map(|text| format!(r"^(?:.*\.)?(?:{text})$")).collect();
+    Ok(Pattern::all(&file.path, key, &texts)?.into_iter().zip(values).collect())
 }
 
-fn regex(file: &Fields, key: &str, text: &str) -> Result<Regex> {
-    Regex::new(text).map_err(|e| Error::format(&file.path, format!("`{key}`: {e}")))
-}
-
-fn first<V: Copy>(patterns: &[(Regex, V)], module: &str) -> Option<V> {
-    patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|&(_, value)| value)
+fn first<V: Copy>(patterns: &[(Pattern, V)], module: &str) -> Result<Option<V>> {
+    for (pattern, value) in patterns {
+        if pattern.matches(module)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
 }
 
 impl Names {
-    fn contain(&self, module: &str, is_head: bool) -> bool {
-        match self {
+    fn contain(&self, module: &str, is_head: bool) -> Result<bool> {
+        Ok(match self {
             Names::AllLinear => !is_head,
-            Names::Pattern(pattern) => pattern.is_match(module),
+            Names::Pattern(pattern) => pattern.matches(module)?,
             Names::List(names) => names.iter().any(|name| {
                 module
                     .strip_suffix(name.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             }),
-        }
+        })
     }
 }
 
 impl Layers {
-    fn contain(&self, module: &str) -> bool {
-        let index =
-            self.patterns.iter().find_map(|p| p.captures(module)?.get(1)?.as_str().parse().ok());
-        index.is_some_and(|index: usize| self.indices.contains(&index))
+    fn contain(&self, module: &str) -> Result<bool> {
+        for pattern in &self.patterns {
+            let found = pattern.captures(module)?;
+            let index = found.and_then(|found| found.get(1)?.as_str().parse::<usize>().ok());
+            if let Some(index) = index {
+                return Ok(self.indices.contains(&index));
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -291,7 +304,7 @@ mod tests {
     fn targets_are_ends_paths_patterns_or_all() {
         let chosen = |targets: Value| {
             let c = config(json!({ "target_modules": targets })).unwrap();
-            [Q0, K0, Q11, "lm_head"].map(|m| c.targets(m, m == "lm_head"))
+            [Q0, K0, Q11, "lm_head"].map(|m| c.targets(m, m == "lm_head").unwrap())
         };
         assert_eq!(chosen(json!(["q_proj"])), [true, false, true, false]);
         assert_eq!(chosen(json!([Q0])), [true, false, false, false]);
@@ -305,11 +318,11 @@ mod tests {
     #[test]
     fn layers_and_exclusions_narrow_the_choice() {
         let c = config(json!({"layers_to_transform": [1, 11]})).unwrap();
-        assert_eq!([Q0, Q11].map(|m| c.targets(m, false)), [false, true]);
+        assert_eq!([Q0, Q11].map(|m| c.targets(m, false).unwrap()), [false, true]);
         let c = config(json!({"layers_to_transform": 0, "layers_pattern": "layers"})).unwrap();
-        assert_eq!([Q0, Q11].map(|m| c.targets(m, false)), [true, false]);
+        assert_eq!([Q0, Q11].map(|m| c.targets(m, false).unwrap()), [true, false]);
         let c = config(json!({"exclude_modules": [Q0]})).unwrap();
-        assert_eq!([Q0, Q11].map(|m| c.targets(m, false)), [false, true]);
+        assert_eq!([Q0, Q11].map(|m| c.targets(m, false).unwrap()), [false, true]);
     }
 
     #[test]
@@ -317,9 +330,9 @@ mod tests {
         let c = config(json!({"rank_pattern": {"layers.0.self_attn.q_proj": 4}, "alpha_pattern": {"q_proj": 32},
             "use_rslora": true}))
         .unwrap();
-        assert_eq!((c.rank(Q0), c.scale(Q0)), (4, 16.0));
-        assert_eq!((c.rank(Q11), c.scale(Q11)), (8, 32.0 / 8f64.sqrt()));
-        assert_eq!((c.rank(K0), c.scale(K0)), (8, 16.0 / 8f64.sqrt()));
+        assert_eq!((c.rank(Q0).unwrap(), c.scale(Q0).unwrap()), (4, 16.0));
+        assert_eq!((c.rank(Q11).unwrap(), c.scale(Q11).unwrap()), (8, 32.0 / 8f64.sqrt()));
+        assert_eq!((c.rank(K0).unwrap(), c.scale(K0).unwrap()), (8, 16.0 / 8f64.sqrt()));
     }
 
     #[test]
@@ -342,5 +355,42 @@ mod tests {
             assert!(error.contains(word), "{word}: {error}");
         }
         assert!(config(json!({"qalora_group_size": 16, "eva_config": null})).is_ok());
+    }
+
+    /// Look-ahead and look-behind, as ms-swift writes them; hostile patterns are bounded.
+    #[test]
+    fn patterns_look_around_and_come_back_in_bounded_time() {
+        let chosen = |targets: &str| {
+            let c = config(json!({ "target_modules": targets })).unwrap();
+            [Q0, K0, Q11, "lm_head"].map(|m| c.targets(m, m == "lm_head").unwrap())
+        };
+        let swift = r"^(model)(?!.*(lm_head|output|emb|wte|shared)).*\.(q_proj|k_proj)$";
+        assert_eq!(chosen(swift), [true, true, true, false]);
+        assert_eq!(chosen(r"^(?=.*layers\.11\.).*proj"), [false, false, true, false]);
+        assert_eq!(chosen(r".*(?<!k)_proj"), [true, false, true, false]);
+        assert_eq!(chosen(r"model\.layers\.(\d)\1\..*"), [false, false, true, false]);
+
+        // Look-around costs steps, counted; size and depth are bounded before anything is compiled.
+        let begun = std::time::Instant::now();
+        let (open, close) = ("(".repeat(7_000), ")".repeat(7_000));
+        for (targets, why) in [
+            (r"(?!x)(([a-z._0-9]+)+)+\1!".to_string(), "Max limit for backtracking"),
+            (r"(?=.*q)(.*.*.*.*.*.*.*.*)\1y".to_string(), "Max limit for backtracking"),
+            (open + &close, "too deeply nested"),
+            ("[^x]{60000}{60000}".into(), "error building NFA"),
+            ("a".repeat(17 << 10), "bytes, at most 16384"),
+        ] {
+            let made = config(json!({ "target_modules": targets }));
+            let error = made.and_then(|c| c.targets(Q0, false)).unwrap_err().to_string();
+            assert!(error.contains("`target_modules`") && error.contains(why), "{error}");
+        }
+        let many: Map<String, Value> =
+            (0..2_000).map(|i| (format!(r"(?!x)(([a-z._0-9]+)+)+\2-{i}!"), 4.into())).collect();
+        let made = config(json!({ "rank_pattern": many }));
+        let error = made.and_then(|c| c.rank(Q0)).unwrap_err().to_string();
+        assert!(error.contains("`rank_pattern`: matching"), "{error}");
+        let error = config(json!({ "alpha_pattern": {"b".repeat(1 << 18): 4} })).unwrap_err();
+        assert!(error.to_string().contains("at most 131072"), "{error}");
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     }
 }

@@ -10,11 +10,11 @@ use crate::device::Device;
 use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::{Error, Result};
 use crate::io::safetensors::TensorData;
-use crate::model::{Decoder, Parameter, Weight};
+use crate::model::{Decoder, HEAD, ORIGINAL, Parameter, Weight};
 use crate::ops::check::Check;
-use crate::pretrained::adapter::{Adapter, Update};
+use crate::pretrained::adapter::{Adapter, Plan, Update};
 use crate::pretrained::folder::{FolderWriter, SHARD};
-use crate::pretrained::load::{Pretrained, floats, quantize};
+use crate::pretrained::load::{EMBED, Pretrained, finite, floats, non_finite, quantize};
 use crate::pretrained::quantized::{self, torch_name};
 use crate::pretrained::weights::WeightFiles;
 use crate::quant::nf4::check_blocksize;
@@ -39,7 +39,8 @@ impl Pretrained {
     /// what transformers loads with `load_in_4bit`, with the bytes bitsandbytes itself would write.
     ///
     /// # Errors
-    /// `Config` if the model is 4-bit already or `out` exists; `NonFinite`; `Format`, `Io`.
+    /// `Config` if the model is 4-bit already or `out` exists; `Format`, also for NaN or infinity;
+    /// `Io`.
     pub fn quantize_to(
         &mut self,
         out: &Path,
@@ -57,11 +58,16 @@ impl Pretrained {
         for (i, name) in names.iter().enumerate() {
             let data = self.files.read(name)?;
             if is_block_linear(name) {
-                let tensor = quantize(&data, options).map_err(named(name))?;
+                let tensor = quantize(&data, options).map_err(placed(
+                    self.files.folder(),
+                    name,
+                    &data.shape,
+                ))?;
                 done.to += tensor.bytes() as u64;
                 done.changed += 1;
                 writer.put_quantized(name, tensor.parts())?;
             } else {
+                check_finite(self.files.folder(), name, &data)?;
                 done.to += data.bytes.len() as u64;
                 writer.put(name, data)?;
             }
@@ -76,11 +82,12 @@ impl Pretrained {
 
     /// Writes the model to `out` with `adapter` added to its weights, W + scale·B·A in f32, rounded
     /// once to `dtype`. 4-bit weights are expanded first and stay expanded: quantising the sum again
-    /// would lose most of what was learnt.
+    /// would lose most of what was learnt. A head that is tied to the embedding is untied where the
+    /// adapter holds one of both: it is written beside it.
     ///
     /// # Errors
-    /// `Format` for an adapter of another model; `Config` if `out` exists or `dtype` is no float;
-    /// `Io`.
+    /// `Format` for an adapter of another model, for NaN or infinity, and for a value that `dtype`
+    /// has no room for; `Config` if `out` exists or `dtype` is no float; `Io`.
     pub fn merge_to(
         &mut self,
         adapter: &Adapter,
@@ -101,27 +108,52 @@ impl Pretrained {
             self.files.names().filter(|n| !is_part(n)).map(Into::into).collect();
         let mut done = Converted { from: self.files.bytes(), ..Converted::default() };
         for (i, name) in weights.iter().enumerate() {
-            let (shape, mut values) = self.expanded(name)?;
-            let module = name.strip_suffix(".weight").unwrap_or(name);
-            if let Some(replaced) = plan.replaced(name) {
-                values = floats(replaced).map_err(named(name))?;
-                done.changed += 1;
-            } else if let Some(update) = plan.update(module) {
-                add_update(&mut values, update);
-                done.changed += 1;
-            }
-            let data = narrowed(&shape, &values, dtype);
+            let (shape, values) = self.merged(name, &plan, &mut done.changed)?;
+            let data = narrowed(self.files.folder(), name, &shape, &values, dtype)?;
             done.to += data.bytes.len() as u64;
             writer.put(name, data)?;
             on_tensor(i + 1, weights.len());
         }
         let mut config = self.config.raw.clone();
         config.remove("quantization_config");
+        let tied = self.config.model.tie_embeddings;
+        if tied && [EMBED, HEAD].iter().any(|name| plan.replaced(name).is_some()) {
+            config.insert("tie_word_embeddings".into(), false.into());
+            if self.files.info(HEAD).is_none() {
+                let (shape, mut values) = self.expanded(EMBED)?;
+                if let Some(head) = plan.replaced(HEAD) {
+                    values = floats(head)?;
+                    done.changed += 1;
+                }
+                let data = narrowed(self.files.folder(), HEAD, &shape, &values, dtype)?;
+                done.to += data.bytes.len() as u64;
+                writer.put(HEAD, data)?;
+            }
+        }
         // Under the name the file has it: transformers 4 does not know the new one.
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), torch_name(dtype).into());
         writer.finish(Some(&config), self.files.folder())?;
         Ok(done)
+    }
+
+    /// The weight `name` with what the adapter does to it.
+    fn merged(
+        &mut self,
+        name: &str,
+        plan: &Plan<'_>,
+        changed: &mut usize,
+    ) -> Result<(Vec<usize>, Vec<f32>)> {
+        let (shape, mut values) = self.expanded(name)?;
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        if let Some(replaced) = plan.replaced(name) {
+            values = floats(replaced)?;
+            *changed += 1;
+        } else if let Some(update) = plan.update(module) {
+            add_update(&mut values, update);
+            *changed += 1;
+        }
+        Ok((shape, values))
     }
 
     /// Bytes that [`Pretrained::quantize_to`] and [`Pretrained::merge_to`] hold at most: a shard that
@@ -143,6 +175,11 @@ impl Pretrained {
             };
             modules.push((module.to_string(), shape));
         }
+        // A tied head is a module too: an adapter may hold its own.
+        let tied = self.config.model.tie_embeddings && self.files.info(HEAD).is_none();
+        if let Some(info) = self.files.info(EMBED).filter(|_| tied) {
+            modules.push((HEAD.trim_end_matches(".weight").into(), info.shape.clone()));
+        }
         Ok(modules)
     }
 
@@ -152,13 +189,15 @@ impl Pretrained {
             return Ok((vec![tensor.n(), tensor.k()], tensor.dequantize(&Device::Cpu)?));
         }
         let data = self.files.read(name)?;
-        let values = floats(&data).map_err(named(name))?;
+        let folder = self.files.folder();
+        let values = floats(&data).map_err(placed(folder, name, &data.shape))?;
+        finite(folder, name, &data.shape, &values)?;
         Ok((data.shape, values))
     }
 }
 
 impl<T: Float> Decoder<T> {
-    /// Writes the decoder's base weights, without adapters, to the folder `out`, with configuration
+    /// Writes the decoder's base weights, without adapters and what they replace, to the folder `out`, with configuration
     /// and tokenizer of the folder `from` that it was loaded from. A 4-bit model is written with the
     /// bytes it had: a dense tensor has the dtype it has in `from` if that holds its values.
     ///
@@ -167,15 +206,16 @@ impl<T: Float> Decoder<T> {
     pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
         let files = WeightFiles::open(from)?;
         let mut writer = FolderWriter::create(out, SHARD)?;
-        let base = |p: &&Parameter<T>| !p.is_empty() && !p.name.contains(".lora_");
-        for p in self.params.iter().filter(base) {
-            let values = p.values()?;
+        let tied = |p: &Parameter<T>| p.name == HEAD && self.config.tie_embeddings;
+        let other = |p: &Parameter<T>| [".lora_", ORIGINAL].iter().any(|n| p.name.contains(n));
+        for p in self.params.iter().filter(|p| !p.is_empty() && !other(p) && !tied(p)) {
+            let values = self.params.original(p).values()?;
             let stored = files.info(&p.name).map_or(T::DTYPE, |info| info.dtype);
-            let data = narrowed(&p.shape, &values, stored);
+            let data = rounded(&p.shape, &values, stored);
             let exact = floats::<f32>(&data)? == values;
             writer.put(&p.name, if exact { data } else { TensorData::new(&p.shape, &values) })?;
         }
-        for linear in self.linears() {
+        for linear in self.linears().chain([&self.head]) {
             if let Weight::Nf4(w) = &linear.weight {
                 writer.put_quantized(&format!("{}.weight", linear.name), &w.to_parts()?)?;
             }
@@ -200,7 +240,40 @@ fn add_update(w: &mut [f32], update: &Update) {
     });
 }
 
-fn narrowed(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
+/// `values` in `dtype`, if it has room for all of them.
+fn narrowed(
+    path: &Path,
+    name: &str,
+    shape: &[usize],
+    values: &[f32],
+    dtype: DType,
+) -> Result<TensorData> {
+    finite(path, name, shape, values)?;
+    let data = rounded(shape, values, dtype);
+    check_finite(path, name, &data).map_err(|e| match e {
+        Error::Format { path, reason } => {
+            Error::format(path, format!("in {}, {reason}: choose another dtype", dtype.name()))
+        }
+        other => other,
+    })?;
+    Ok(data)
+}
+
+/// Refuses NaN and infinity in a tensor of floats.
+fn check_finite(path: &Path, name: &str, data: &TensorData) -> Result<()> {
+    fn one<T: Float>(path: &Path, name: &str, data: &TensorData) -> Result<()> {
+        finite(path, name, &data.shape, &data.to_vec::<T>()?)
+    }
+    match data.dtype {
+        DType::F32 => one::<f32>(path, name, data),
+        DType::Bf16 => one::<bf16>(path, name, data),
+        DType::F16 => one::<f16>(path, name, data),
+        DType::F64 => one::<f64>(path, name, data),
+        DType::U8 | DType::I32 | DType::I64 => Ok(()),
+    }
+}
+
+fn rounded(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
     fn to<T: Float>(shape: &[usize], values: &[f32]) -> TensorData {
         TensorData::new(shape, &values.iter().map(|&x| T::from_f32(x)).collect::<Vec<T>>())
     }
@@ -223,12 +296,11 @@ fn is_part(name: &str) -> bool {
     name.contains(".weight.") || name.ends_with(".inv_freq")
 }
 
-fn named(name: &str) -> impl Fn(Error) -> Error + '_ {
+/// Names tensor and folder in an error about values.
+fn placed<'a>(path: &'a Path, name: &'a str, shape: &'a [usize]) -> impl Fn(Error) -> Error + 'a {
     move |e| match e {
-        Error::NonFinite { op, index, .. } => Error::NonFinite { op, arg: name.into(), index },
-        Error::InvalidArgument { op, got, expected, .. } => {
-            Error::InvalidArgument { op, arg: name.into(), got, expected }
-        }
+        Error::NonFinite { index, .. } => non_finite(path, name, shape, index),
+        Error::InvalidArgument { .. } => Error::format(path, format!("`{name}`: {e}")),
         other => other,
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::device::Device;
+use rayon::prelude::*;
+
+use crate::device::{Device, zeros};
 use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::{Error, Result};
 use crate::io::safetensors::TensorData;
@@ -17,7 +19,8 @@ use crate::view::View;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
     /// Quantise the blocks' weights while they are read, each from the dtype it has in the file, as
-    /// bitsandbytes does. Weights that are 4-bit already stay as they are.
+    /// bitsandbytes does. A folder that is 4-bit stays as it is: also what its
+    /// `llm_int8_skip_modules` left dense.
     pub quantize: Option<Nf4Options>,
     /// Keep the dense parameters trainable, with their f32 values.
     pub trainable: bool,
@@ -54,16 +57,33 @@ impl Pretrained {
     /// memory: its bytes in the file, its values in `T` and, quantising, its 4-bit form.
     ///
     /// # Errors
-    /// `Format` for a weight that is missing, has another shape or is no float, and for tensors
-    /// that no part of the model takes; `NonFinite` for NaN or infinity in a weight that is
-    /// quantised; `OutOfMemory`, `Io`, or what the driver says.
+    /// `Format` for a weight that is missing, has another shape, is no float or holds NaN or
+    /// infinity, with the place, and for tensors that no part of the model takes; `OutOfMemory`,
+    /// `Io`, or what the driver says.
     pub fn load<T: Float>(&mut self, device: Device, options: &LoadOptions) -> Result<Decoder<T>> {
         let model = self.model(options);
-        let source = FolderSource { files: &mut self.files, options, taken: Vec::new() };
+        let quantized = self.config.quantized;
+        let source = FolderSource { files: &mut self.files, options, quantized, taken: Vec::new() };
         let (decoder, source) = Decoder::build(&model, device, source)?;
         let taken = source.taken;
         self.check_all_taken(taken)?;
         Ok(decoder)
+    }
+
+    /// The decoder that [`Pretrained::load`] gives, with zeros for values: what a memory plan needs. No
+    /// weight is read, and host memory is touched for none.
+    ///
+    /// # Errors
+    /// As [`Pretrained::load`], but for what is wrong with values.
+    pub(crate) fn outline<T: Float>(
+        &mut self,
+        device: Device,
+        options: &LoadOptions,
+    ) -> Result<Decoder<T>> {
+        let model = self.model(options);
+        let quantized = self.config.quantized;
+        let files = FolderSource { files: &mut self.files, options, quantized, taken: Vec::new() };
+        Ok(Decoder::build(&model, device, Outline(files))?.0)
     }
 
     /// A tensor that was not read means another model than the configuration says.
@@ -98,24 +118,52 @@ impl Pretrained {
     }
 }
 
-const EMBED: &str = "model.embed_tokens.weight";
+pub(super) const EMBED: &str = "model.embed_tokens.weight";
 
 /// The files as a source of weights.
 struct FolderSource<'a> {
     files: &'a mut WeightFiles,
     options: &'a LoadOptions,
+    /// The folder is a 4-bit one.
+    quantized: bool,
     taken: Vec<String>,
 }
 
 impl FolderSource<'_> {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+        // Before the data are read: a wrong tensor may be of any size.
+        self.check(name, shape)?;
         let data = self.files.read(name)?;
-        if data.shape != shape {
-            let reason = format!("`{name}` has shape {:?}, the model {shape:?}", data.shape);
-            return Err(Error::format(self.files.folder(), reason));
-        }
         self.taken.push(name.into());
         Ok(data)
+    }
+}
+
+impl FolderSource<'_> {
+    /// Tensor `name` is there and has `shape`.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let reason = match self.files.info(name) {
+            Some(info) if info.shape == shape => return Ok(()),
+            Some(info) => format!("`{name}` has shape {:?}, the model {shape:?}", info.shape),
+            None => format!("the weights lack `{name}`"),
+        };
+        Err(Error::format(self.files.folder(), reason))
+    }
+
+    /// Whether the folder has weight `name` in 4 bits.
+    fn is_stored(&mut self, name: &str, [n, k]: [usize; 2]) -> Result<bool> {
+        let Some(shape) = quantized::shape(self.files, name)? else { return Ok(false) };
+        if shape == [n, k] {
+            return Ok(true);
+        }
+        let reason = format!("{}x{}, the model {n}x{k}", shape[0], shape[1]);
+        let reason = format!("`{name}` is a 4-bit weight of {reason}");
+        Err(Error::format(self.files.folder(), reason))
+    }
+
+    /// How a dense weight is quantised while it is read, if it is.
+    fn on_load(&self, block: bool) -> Option<&Nf4Options> {
+        self.options.quantize.as_ref().filter(|_| block && !self.quantized)
     }
 }
 
@@ -126,29 +174,95 @@ impl Source for FolderSource<'_> {
 
     fn values<F: Float>(&mut self, name: &str, shape: &[usize], _: Start) -> Result<Vec<F>> {
         let data = self.read(name, shape)?;
-        floats(&data).map_err(|e| Error::format(self.files.folder(), format!("`{name}`: {e}")))
+        let values =
+            floats(&data).map_err(|e| Error::format(self.files.folder(), format!("`{name}`: {e}")));
+        let values = values?;
+        finite(self.files.folder(), name, shape, &values)?;
+        Ok(values)
     }
 
-    fn quantized(&mut self, name: &str, n: usize, k: usize) -> Result<Option<Nf4Tensor>> {
-        if let Some(tensor) = quantized::read(self.files, name)? {
-            if (tensor.n(), tensor.k()) != (n, k) {
-                let reason = format!("{}x{}, the model {n}x{k}", tensor.n(), tensor.k());
-                let reason = format!("`{name}` is a 4-bit weight of {reason}");
-                return Err(Error::format(self.files.folder(), reason));
-            }
+    fn quantized(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        block: bool,
+    ) -> Result<Option<Nf4Tensor>> {
+        if self.is_stored(name, shape)? {
+            let tensor = quantized::read(self.files, name)?;
             self.taken.push(name.into());
-            return Ok(Some(tensor));
+            return Ok(tensor);
         }
-        let Some(options) = &self.options.quantize else { return Ok(None) };
-        let data = self.read(name, &[n, k])?;
-        quantize(&data, options).map(Some).map_err(|e| match e {
-            Error::NonFinite { op, index, .. } => Error::NonFinite { op, arg: name.into(), index },
+        let Some(options) = self.on_load(block).copied() else { return Ok(None) };
+        let data = self.read(name, &shape)?;
+        quantize(&data, &options).map(Some).map_err(|e| match e {
+            Error::NonFinite { index, .. } => {
+                non_finite(self.files.folder(), name, &data.shape, index)
+            }
             Error::InvalidArgument { .. } => {
                 Error::format(self.files.folder(), format!("`{name}`: {e}"))
             }
             other => other,
         })
     }
+
+    fn keeps_dense(&self) -> bool {
+        self.quantized
+    }
+}
+
+/// The shapes of the files, without their values.
+struct Outline<'a>(FolderSource<'a>);
+
+impl Source for Outline<'_> {
+    fn trains(&self) -> bool {
+        self.0.trains()
+    }
+
+    fn values<F: Float>(&mut self, name: &str, shape: &[usize], _: Start) -> Result<Vec<F>> {
+        self.0.check(name, shape)?;
+        zeros(shape.iter().product(), name)
+    }
+
+    fn quantized(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        block: bool,
+    ) -> Result<Option<Nf4Tensor>> {
+        if self.0.is_stored(name, shape)? {
+            return quantized::outline(self.0.files, name);
+        }
+        let Some(options) = self.0.on_load(block) else { return Ok(None) };
+        self.0.check(name, &shape)?;
+        let dtype = self.0.files.info(name).map_or(DType::F32, |info| info.dtype);
+        quantized::zeros(shape, options, dtype).map(Some)
+    }
+
+    fn keeps_dense(&self) -> bool {
+        self.0.keeps_dense()
+    }
+}
+
+/// Refuses NaN and infinity, and tells where the first lies: it would spoil every result, and far
+/// from its cause.
+pub(super) fn finite<F: Float>(
+    path: &Path,
+    name: &str,
+    shape: &[usize],
+    values: &[F],
+) -> Result<()> {
+    // Chunks of a size that one core reads in some 10 us.
+    const CHUNK: usize = 1 << 16;
+    let spoiled = |chunk: &[F]| chunk.iter().any(|x| !x.to_f32().is_finite());
+    let Some(chunk) = values.par_chunks(CHUNK).position_first(spoiled) else { return Ok(()) };
+    let rest = &values[chunk * CHUNK..];
+    let inside = rest.iter().position(|x| !x.to_f32().is_finite()).unwrap_or(0);
+    Err(non_finite(path, name, shape, chunk * CHUNK + inside))
+}
+
+pub(super) fn non_finite(path: &Path, name: &str, shape: &[usize], index: usize) -> Error {
+    let place = format!("element {index} of {shape:?}");
+    Error::format(path, format!("`{name}` holds NaN or infinity at {place}"))
 }
 
 /// Quantises a matrix from the dtype it is stored in.

@@ -19,6 +19,7 @@ mod convert;
 mod folder;
 mod generation;
 mod load;
+mod pattern;
 mod quantized;
 mod weights;
 

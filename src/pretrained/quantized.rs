@@ -13,13 +13,16 @@
 
 use serde_json::{Map, Value};
 
+use crate::device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::io::json;
 use crate::io::python;
 use crate::io::safetensors::{TensorData, Tensors};
+use crate::ops::check::Check;
 use crate::pretrained::weights::WeightFiles;
-use crate::quant::{Nf4Parts, Nf4Tensor, OwnedAbsmax, QuantType};
+use crate::quant::nf4::check_geometry;
+use crate::quant::{Nf4Options, Nf4Parts, Nf4Tensor, OwnedAbsmax, QuantType};
 
 const STATE: &str = "quant_state.bitsandbytes__";
 
@@ -31,6 +34,11 @@ fn find_state(files: &WeightFiles, name: &str) -> Option<(QuantType, String)> {
 
 fn read_state(files: &mut WeightFiles, key: &str, quant_type: QuantType) -> Result<State> {
     let folder = files.folder().to_path_buf();
+    // A state is some 200 bytes.
+    if let Some(info) = files.info(key).filter(|info| info.end - info.begin > 1 << 16) {
+        let reason = format!("`{key}`: a quant state of {} bytes", info.end - info.begin);
+        return Err(Error::format(folder, reason));
+    }
     let wrong = |reason: String| Error::format(&folder, format!("`{key}`: {reason}"));
     let state = json::parse_object(&values::<u8>(files, key)?).map_err(&wrong)?;
     State::parse(&state, quant_type).map_err(&wrong)
@@ -82,6 +90,51 @@ pub(super) fn read(files: &mut WeightFiles, name: &str) -> Result<Option<Nf4Tens
     };
     let tensor = Nf4Tensor::from_parts(parts);
     tensor.map(Some).map_err(|e| Error::format(files.folder(), format!("`{name}`: {e}")))
+}
+
+/// The 4-bit weight called `name`, if the files hold one, with zeros for values.
+pub(super) fn outline(files: &mut WeightFiles, name: &str) -> Result<Option<Nf4Tensor>> {
+    let Some((quant_type, key)) = find_state(files, name) else { return Ok(None) };
+    let State { blocksize, dtype, shape, nested } = read_state(files, &key, quant_type)?;
+    let nested = nested.map(|(_, blocksize)| blocksize);
+    of_zeros(shape, blocksize, nested, dtype, quant_type)
+        .map(Some)
+        .map_err(|e| Error::format(files.folder(), format!("`{name}`: {e}")))
+}
+
+/// What quantising a weight of `dtype` with `options` gives, with zeros for values.
+pub(super) fn zeros(shape: [usize; 2], options: &Nf4Options, dtype: DType) -> Result<Nf4Tensor> {
+    let nested = options.double_quant.then_some(256);
+    of_zeros(shape, options.blocksize, nested, dtype, options.quant_type)
+}
+
+fn of_zeros(
+    [n, k]: [usize; 2],
+    blocksize: usize,
+    nested: Option<usize>,
+    dtype: DType,
+    quant_type: QuantType,
+) -> Result<Nf4Tensor> {
+    let check = Check("outline");
+    let numel = check_geometry(check, "weight", n, k, blocksize, dtype)?;
+    let blocks = numel.div_ceil(blocksize);
+    let what = "a 4-bit weight";
+    let absmax = match nested {
+        None => OwnedAbsmax::F32(device::zeros(blocks, what)?),
+        Some(nested_blocksize) => {
+            check.that(nested_blocksize > 0, "nested_blocksize", nested_blocksize, "at least 1")?;
+            OwnedAbsmax::Nested {
+                codes: device::zeros(blocks, what)?,
+                nested: device::zeros(blocks.div_ceil(nested_blocksize), what)?,
+                table: vec![0.0; 256],
+                offset: 0.0,
+                nested_blocksize,
+            }
+        }
+    };
+    let packed = device::zeros(numel.div_ceil(2), what)?;
+    let code = vec![0.0; 16];
+    Nf4Tensor::from_parts(Nf4Parts { packed, absmax, code, n, k, blocksize, dtype, quant_type })
 }
 
 struct Nested {

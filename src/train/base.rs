@@ -57,7 +57,13 @@ impl Base {
 
     /// The model on `device`: that of the folder, 4-bit at once if that is the first phase, or a
     /// fresh one.
-    pub fn model<T: Float>(mut self, config: &RunConfig, device: Device) -> Result<Decoder<T>> {
+    /// `outline`: for a memory plan, without reading a weight.
+    pub fn model<T: Float>(
+        mut self,
+        config: &RunConfig,
+        device: Device,
+        outline: bool,
+    ) -> Result<Decoder<T>> {
         let (prompt, answer) = self.task.lengths();
         let new = match config.rl.max_new_tokens {
             0 => answer,
@@ -88,7 +94,10 @@ impl Base {
             // Prompts of one's own may be as long as those of a data set.
             max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2)),
         };
-        folder.load(device, &options)
+        match outline {
+            true => folder.outline(device, &options),
+            false => folder.load(device, &options),
+        }
     }
 }
 

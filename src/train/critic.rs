@@ -12,6 +12,7 @@ use crate::ops::{
     AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, MaskedReturn,
     ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, value_loss, whiten,
 };
+use crate::train::ordered::in_order;
 use crate::train::phases::{Values, batch_values};
 use crate::train::record::{Record, ScoredTokens};
 use crate::train::step::hidden_rows;
@@ -140,13 +141,24 @@ impl<T: Float> Trainer<T> {
             returns: ViewMut::from(&mut returns),
         };
         discounted_return(&self.model.device, args)?;
-        Ok(States { hidden: self.hidden_states(&scored)?, returns })
+        Ok(States { hidden: self.hidden_states(records)?, returns })
     }
 
-    /// Hidden states before each scored token, in host memory.
-    fn hidden_states(&self, scored: &ScoredTokens) -> Result<Vec<f32>> {
-        let rows = hidden_rows(&self.model, scored, true)?.to_host()?;
-        Ok(rows.into_iter().map(T::to_f32).collect())
+    /// Hidden states before each scored token, in host memory. A micro-batch at a time goes through
+    /// the model, which changes no bit.
+    fn hidden_states(&self, records: &[Record]) -> Result<Vec<f32>> {
+        let parts: Vec<&[Record]> = records.chunks(self.config.rl.micro_batch.max(1)).collect();
+        let mut all = Vec::new();
+        let one = |i: usize| hidden_rows(&self.model, &ScoredTokens::of(parts[i]), true)?.to_host();
+        let mut add = |rows: Vec<T>| {
+            all.extend(rows.into_iter().map(T::to_f32));
+            Ok(())
+        };
+        match self.model.device {
+            Device::Gpu(_) => (0..parts.len()).try_for_each(|i| add(one(i)?))?,
+            Device::Cpu => in_order(parts.len(), one, add)?,
+        }
+        Ok(all)
     }
 
     /// GAE advantages (whitened over the batch, one per scored token), and the states the critic
@@ -156,7 +168,7 @@ impl<T: Float> Trainer<T> {
         let hidden = self.model.config.hidden;
         let scored = ScoredTokens::of(records);
         let rewards = token_rewards(records, &scored);
-        let rows = self.hidden_states(&scored)?;
+        let rows = self.hidden_states(records)?;
         let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
         let value = critic.head.forward(&rows)?;
         let (mut advantage, mut returns) = (vec![0f32; value.len()], vec![0f32; value.len()]);

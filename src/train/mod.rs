@@ -14,6 +14,7 @@ pub mod inference;
 pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
+mod ordered;
 pub mod phases;
 pub mod plan;
 pub mod plot;

@@ -1,4 +1,4 @@
-//! The device memory of a run, known before its first step.
+//! The memory of a run, known before its first step.
 //!
 //! Nothing is estimated: the run's own code goes once through every phase on a device that hands out
 //! addresses and executes nothing. What it asks for is what the run will ask for.
@@ -9,9 +9,12 @@ use std::sync::Arc;
 use crate::device::{Device, DriverInfo, DryDriver};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::io::host::Room;
+use crate::model::Parameter;
 use crate::objective::presets;
 use crate::reward::{RewardInput, RewardOutcome};
-use crate::train::config::RunConfig;
+use crate::train::config::{RlConfig, RunConfig};
+use crate::train::ordered::window;
 use crate::train::phases::Phase;
 use crate::train::record::Record;
 use crate::train::trainer::{SLOTS, Trainer};
@@ -25,12 +28,39 @@ pub struct MemoryPlan {
     pub sampler: u64,
     /// Activations and gradients: what the model's arena has to reserve.
     pub activations: u64,
-    /// Partial results of launches.
+    /// Partial results of launches; on the CPU what allocators keep.
     pub scratch: u64,
+    /// On the CPU hidden states that the critic learns from, and the copies that a checkpoint is
+    /// written from.
+    pub copies: u64,
     /// All of it when it is at its most.
     pub total: u64,
-    /// Memory of the device.
+    /// Memory of the device, or what the host has for this process.
     pub device: u64,
+    /// What sets the limit on the host; empty for a GPU.
+    pub limit: String,
+}
+
+/// What a dry run finds.
+struct Dry {
+    plan: MemoryPlan,
+    /// The updates of each phase.
+    updates: Vec<UpdateNeeds>,
+    /// Most of the arena beside updates.
+    rollouts: u64,
+    /// Bytes of the largest checkpoint.
+    saved: u64,
+    /// Bytes of the hidden states that the critic learns from.
+    states: u64,
+}
+
+/// What one update of a phase takes.
+struct UpdateNeeds {
+    /// Activations and one set of gradients.
+    arena: u64,
+    /// The gradients among them.
+    gradients: u64,
+    micro_batches: usize,
 }
 
 /// Room in which the dry run's arena never fills.
@@ -42,53 +72,31 @@ impl MemoryPlan {
     /// # Errors
     /// `Config` for what the trainer refuses.
     pub fn new<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<MemoryPlan> {
-        let driver = Arc::new(DryDriver::new(info.clone()));
-        let device = Device::gpu(driver.clone())?;
-        let mut trainer = Trainer::<T>::on(config.clone(), device)?;
-        // Nobody is asked about completions that were not written.
-        trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
-        trainer.verifier = trainer.reward.clone();
-        let arena = trainer.model.space.arena();
-        arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
-        let live = || driver.usage().live - ENDLESS as u64;
-        let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
-        let mut before = live();
-        let mut grown = |part: &mut u64| {
-            *part += live().saturating_sub(before);
-            before = live();
-        };
-        trainer.evaluate()?;
-        grown(&mut plan.sampler);
-        for phase in &config.phases {
-            match Phase::parse(phase)? {
-                Phase::Sft => {
-                    let records = trainer.demonstrations(0)?;
-                    dry_update(&mut trainer, records)?;
-                    grown(&mut plan.scratch);
-                }
-                Phase::Quantize => {
-                    trainer.quantize()?;
-                    grown(&mut plan.state);
-                }
-                Phase::Collect | Phase::ValueFit | Phase::Rl => {
-                    let (_, records, _) = trainer.collect(0)?;
-                    grown(&mut plan.sampler);
-                    dry_update(&mut trainer, records)?;
-                    grown(&mut plan.scratch);
-                }
-            }
-        }
-        plan.activations = arena.map_or(0, |arena| arena.peak() as u64);
-        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
-        Ok(plan)
+        Ok(Dry::run::<T>(config, info)?.plan)
     }
 
-    /// The plan of `config` on the CPU with `threads` threads and `memory` bytes to be had: what a
-    /// device would need, with the sampler's slots and a micro-batch's activations once a thread.
+    /// What a run of `config` on `device` will need; one that does not fit is refused before anything
+    /// is allocated or written. `None` where the system does not tell what there is.
+    ///
+    /// # Errors
+    /// `Config` for what the trainer refuses; `OutOfMemory` that says what would fit.
+    pub fn of_run<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
+        if let Device::Gpu(gpu) = device {
+            return MemoryPlan::fitting::<T>(config, gpu.info()).map(Some);
+        }
+        // Threads take address space when they start and when they first allocate.
+        rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
+        let Some(room) = Room::now() else { return Ok(None) };
+        MemoryPlan::fitting_on_cpu::<T>(config, rayon::current_num_threads(), &room).map(Some)
+    }
+
+    /// The plan of `config` on the CPU with `threads` threads: what a device would need, with the
+    /// sampler's slots and a micro-batch's activations once a thread, gradients for those that wait
+    /// for their turn, what the critic learns from, and the copies of a checkpoint.
     ///
     /// # Errors
     /// As [`MemoryPlan::new`].
-    pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, memory: u64) -> Result<MemoryPlan> {
+    pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, room: &Room) -> Result<MemoryPlan> {
         let mut config = config.clone();
         if config.rl.slots == 0 {
             config.rl.slots = SLOTS.0;
@@ -101,19 +109,45 @@ impl MemoryPlan {
             capability: (9, 0),
             cuda: (13, 0),
             multiprocessors: 1,
-            memory,
+            memory: room.bytes,
             shared_per_block: 232_448,
         };
-        let mut plan = MemoryPlan::new::<T>(&config, &info)?;
-        let micro_batches = (config.rl.prompts * config.rl.group).div_ceil(config.rl.micro_batch);
+        let Dry { mut plan, updates, rollouts, saved, states } = Dry::run::<T>(&config, &info)?;
+        plan.limit = room.limit.clone();
         plan.total -= plan.activations + plan.scratch;
-        plan.scratch = 0;
-        plan.activations *= threads.min(micro_batches) as u64;
-        plan.total += plan.activations;
+        let updates = updates.iter().map(|needs| needs.on_threads(threads)).max();
+        plan.activations = updates.unwrap_or(0).max(rollouts);
+        // The tensors of a checkpoint, and the bytes of its file.
+        plan.copies = states + 2 * saved;
+        plan.total += plan.activations + plan.copies;
         // What the allocator keeps between threads: 1,634 MiB were held where 1,481 were asked for.
         plan.scratch = plan.total / 8;
         plan.total += plan.scratch;
         Ok(plan)
+    }
+
+    /// The plan on the CPU, if it fits.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::fitting`]; smaller micro-batches, then fewer threads.
+    pub fn fitting_on_cpu<T: Float>(
+        config: &RunConfig,
+        threads: usize,
+        room: &Room,
+    ) -> Result<MemoryPlan> {
+        let plan = MemoryPlan::on_cpu::<T>(config, threads, room)?;
+        if plan.fits() {
+            return Ok(plan);
+        }
+        let smaller = RunConfig { rl: halved(config, SLOTS.0), ..config.clone() };
+        let mut advice = fitting_settings(&smaller, "", |config| {
+            MemoryPlan::on_cpu::<T>(config, threads, room)
+        })?;
+        if advice.is_none() && threads > 1 {
+            let text = "threads=1 ";
+            advice = fitting_settings(&smaller, text, |c| MemoryPlan::on_cpu::<T>(c, 1, room))?;
+        }
+        Err(plan.refused(advice))
     }
 
     /// The plan, if it fits.
@@ -126,9 +160,26 @@ impl MemoryPlan {
         if plan.fits() {
             return Ok(plan);
         }
-        let advice = advice::<T>(config, info)?;
-        let what = format!("the run ({plan}); {advice}");
-        Err(Error::OutOfMemory { what, bytes: plan.total })
+        let mut smaller = config.clone();
+        smaller.rl.optim = "paged_adamw".into();
+        let text = "rl.optim=paged_adamw ";
+        let paged = MemoryPlan::new::<T>(&smaller, info)?;
+        let advice = match paged.fits() {
+            true => Some(format!("{text}needs {}", mib(paged.total))),
+            false => {
+                smaller.rl = halved(&smaller, config.rl.prompts * config.rl.group);
+                fitting_settings(&smaller, text, |config| MemoryPlan::new::<T>(config, info))?
+            }
+        };
+        Err(plan.refused(advice))
+    }
+
+    /// The error of a run that does not fit.
+    fn refused(&self, advice: Option<String>) -> Error {
+        let advice = advice.unwrap_or_else(|| {
+            "no smaller micro-batch helps: the weights are too large".to_string()
+        });
+        Error::OutOfMemory { what: format!("the run ({self}); {advice}"), bytes: self.total }
     }
 
     pub(crate) fn fits(&self) -> bool {
@@ -136,40 +187,141 @@ impl MemoryPlan {
     }
 }
 
-/// Settings with which the run fits: moments in host memory, then ever smaller micro-batches and
-/// fewer sequences decoded together.
-fn advice<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<String> {
-    let mut smaller = config.clone();
-    smaller.rl.optim = "paged_adamw".into();
-    let plan = MemoryPlan::new::<T>(&smaller, info)?;
-    if plan.fits() {
-        return Ok(format!("rl.optim=paged_adamw needs {}", mib(plan.total)));
-    }
-    if smaller.rl.slots == 0 {
-        smaller.rl.slots = config.rl.prompts * config.rl.group;
-    }
-    while smaller.rl.micro_batch > 1 || smaller.rl.slots > 1 {
-        smaller.rl.micro_batch = (smaller.rl.micro_batch / 2).max(1);
-        smaller.rl.slots = (smaller.rl.slots / 2).max(1);
-        let plan = MemoryPlan::new::<T>(&smaller, info)?;
-        if plan.fits() {
-            let (micro, slots, total) = (smaller.rl.micro_batch, smaller.rl.slots, mib(plan.total));
-            return Ok(format!(
-                "rl.optim=paged_adamw rl.micro_batch={micro} rl.slots={slots} needs {total}"
-            ));
+impl Dry {
+    /// Goes through the phases of `config` on a device like `info` that executes nothing.
+    fn run<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<Dry> {
+        let driver = Arc::new(DryDriver::new(info.clone()));
+        let device = Device::gpu(driver.clone())?;
+        let mut trainer = Trainer::<T>::outline(config.clone(), device)?;
+        // Nobody is asked about completions that were not written.
+        trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
+        trainer.verifier = trainer.reward.clone();
+        let arena = trainer.model.space.arena();
+        arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
+        let live = || driver.usage().live - ENDLESS as u64;
+        let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
+        let mut before = live();
+        let mut grown = |part: &mut u64| {
+            *part += live().saturating_sub(before);
+            before = live();
+        };
+        let (mut updates, mut rollouts, mut saved) = (Vec::new(), 0, 0);
+        let peak = || arena.as_ref().map_or(0, |arena| arena.peak() as u64);
+        trainer.evaluate()?;
+        rollouts = peak().max(rollouts);
+        grown(&mut plan.sampler);
+        for phase in &config.phases {
+            match Phase::parse(phase)? {
+                Phase::Sft => {
+                    let records = trainer.demonstrations(0)?;
+                    updates.push(dry_update(&mut trainer, records)?);
+                    grown(&mut plan.scratch);
+                }
+                Phase::Quantize => {
+                    trainer.quantize()?;
+                    grown(&mut plan.state);
+                }
+                Phase::Collect | Phase::ValueFit | Phase::Rl => {
+                    let (_, records, _) = trainer.collect(0)?;
+                    rollouts = peak().max(rollouts);
+                    grown(&mut plan.sampler);
+                    updates.push(dry_update(&mut trainer, records)?);
+                    grown(&mut plan.scratch);
+                }
+            }
+            saved = checkpoint_bytes(&trainer).max(saved);
         }
+        let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
+        plan.activations = updated.unwrap_or(0).max(rollouts);
+        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
+        Ok(Dry { plan, updates, rollouts, saved, states: critic_states(&trainer) })
     }
-    Ok("no smaller micro-batch helps: the weights are too large".into())
+}
+
+impl UpdateNeeds {
+    /// The same on the CPU: micro-batches go through on all threads, each with gradients of its own,
+    /// beside those that wait for their turn and the sum.
+    fn on_threads(&self, threads: usize) -> u64 {
+        let running = threads.min(self.micro_batches) as u64;
+        let waiting = window(threads).min(self.micro_batches) as u64;
+        running * self.arena.saturating_sub(self.gradients) + (1 + waiting) * self.gradients
+    }
+}
+
+/// Bytes of the hidden states that the critic learns from: those of a batch, and of all batches that
+/// `collect` gathers. Vectors that grow hold up to twice what is in them.
+fn critic_states<T: Float>(trainer: &Trainer<T>) -> u64 {
+    let config = &trainer.config;
+    let collects = |phase: &String| phase == "collect" || phase == "value_fit";
+    let mut batches = (config.rl.advantage == "gae") as u64;
+    if config.phases.iter().any(collects) {
+        batches += config.value.collect_steps as u64;
+    }
+    let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
+    2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64
+}
+
+/// The settings of `config` with half the micro-batch and half the slots, of which 0 means `slots`.
+fn halved(config: &RunConfig, slots: usize) -> RlConfig {
+    let mut rl = config.rl.clone();
+    if rl.slots == 0 {
+        rl.slots = slots;
+    }
+    rl.micro_batch = (rl.micro_batch / 2).max(1);
+    rl.slots = (rl.slots / 2).max(1);
+    rl
+}
+
+/// Settings with which the run fits, behind `text`: ever smaller micro-batches and fewer sequences
+/// decoded together, beginning with those of `config`.
+fn fitting_settings(
+    config: &RunConfig,
+    text: &str,
+    plan: impl Fn(&RunConfig) -> Result<MemoryPlan>,
+) -> Result<Option<String>> {
+    let mut smaller = config.clone();
+    loop {
+        let (micro, slots) = (smaller.rl.micro_batch, smaller.rl.slots);
+        let plan = plan(&smaller)?;
+        if plan.fits() {
+            let total = mib(plan.total);
+            let settings = format!("rl.micro_batch={micro} rl.slots={slots}");
+            return Ok(Some(format!("{text}{settings} needs {total}")));
+        }
+        if micro == 1 && slots == 1 {
+            return Ok(None);
+        }
+        smaller.rl = halved(&smaller, slots);
+    }
 }
 
 /// An update on the longest records there may be: one micro-batch of them.
-fn dry_update<T: Float>(trainer: &mut Trainer<T>, mut records: Vec<Record>) -> Result<()> {
+fn dry_update<T: Float>(trainer: &mut Trainer<T>, mut records: Vec<Record>) -> Result<UpdateNeeds> {
+    let arena = trainer.model.space.arena();
+    arena.iter().for_each(|arena| arena.restart());
+    let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
     records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
     records.truncate(trainer.config.rl.micro_batch);
     let ones = vec![1.0; records.len()];
     let settings = presets::sft().settings;
     let backward = trainer.forward_backward(&records, &ones, &ones, &settings)?;
-    trainer.optim_step(&backward, trainer.rl_update(0)).map(|_| ())
+    let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
+    trainer.optim_step(&backward, trainer.rl_update(0))?;
+    drop(backward);
+    let arena = arena.map_or(0, |arena| arena.peak() as u64);
+    Ok(UpdateNeeds { arena, gradients, micro_batches })
+}
+
+/// Bytes of a checkpoint: what moves with its moments, and the base unless it is a folder's.
+fn checkpoint_bytes<T: Float>(trainer: &Trainer<T>) -> u64 {
+    let each = |p: &Parameter<T>| match (p.trainable, trainer.frozen_base) {
+        (true, _) => 12 * p.len(),
+        (false, true) => 0,
+        (false, false) => 4 * p.len(),
+    };
+    let dense: usize = trainer.model.params.iter().map(each).sum();
+    let packed = if trainer.frozen_base { 0 } else { trainer.model.weight_parts().packed };
+    dense as u64 + packed
 }
 
 fn mib(bytes: u64) -> String {
@@ -178,15 +330,22 @@ fn mib(bytes: u64) -> String {
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {}: weights and optimiser {}, sampler {}, activations {}, scratch {}",
-            mib(self.total),
-            mib(self.device),
-            mib(self.state),
-            mib(self.sampler),
-            mib(self.activations),
-            mib(self.scratch)
-        )
+        let (total, device, limit) = (mib(self.total), mib(self.device), &self.limit);
+        write!(f, "{total} of {device}")?;
+        if !limit.is_empty() {
+            write!(f, " ({limit})")?;
+        }
+        let parts = [
+            ("weights and optimiser", self.state),
+            ("sampler", self.sampler),
+            ("activations", self.activations),
+            ("copies", self.copies),
+            ("scratch", self.scratch),
+        ];
+        let shown = parts.iter().filter(|(name, bytes)| *name != "copies" || *bytes > 0);
+        for (i, (name, bytes)) in shown.enumerate() {
+            write!(f, "{} {name} {}", if i == 0 { ":" } else { "," }, mib(*bytes))?;
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::escape::escaped;
@@ -107,7 +106,7 @@ impl<T: Float> Run<T> {
         };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
         let device = config.open_device()?;
-        let plan = plan_memory::<T>(&config, &device)?;
+        let plan = MemoryPlan::of_run::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
         line(&format!("  device {}", trainer.model.device.name()));
         plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
@@ -362,25 +361,6 @@ impl<T: Float> Run<T> {
         let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
     }
-}
-
-/// What a run will need; one that does not fit is refused before anything is allocated or written.
-/// A run of the demo on the CPU, which always fits, is spared the dry run.
-fn plan_memory<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
-    let plan = match device {
-        Device::Gpu(gpu) => MemoryPlan::fitting::<T>(config, gpu.info())?,
-        Device::Cpu if config.model.path.is_empty() => return Ok(None),
-        Device::Cpu => {
-            let Some(memory) = host::available_memory() else { return Ok(None) };
-            let plan = MemoryPlan::on_cpu::<T>(config, rayon::current_num_threads(), memory)?;
-            if !plan.fits() {
-                let what = format!("the run ({plan}); lower rl.micro_batch or rl.slots");
-                return Err(Error::OutOfMemory { what, bytes: plan.total });
-            }
-            plan
-        }
-    };
-    Ok(Some(plan))
 }
 
 /// The newest checkpoint of a run of the same configuration. With `auto` a run of another

@@ -17,6 +17,8 @@
 //!    ∂L/∂ℓ: no second product with the vocabulary.
 //! 4. A step that is not finite changes nothing.
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
 use crate::device::{Device, Memory, Space};
@@ -26,6 +28,7 @@ use crate::model::{Decoder, Gradients, Tape};
 use crate::ops::{
     Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
 };
+use crate::train::ordered::in_order;
 use crate::train::record::{Record, ScoredTokens};
 
 /// What one pass over a batch needs besides the records.
@@ -83,7 +86,7 @@ struct MicroBatch<'a> {
 
 /// Forward and backward of `records` under `objective`; `advantage` and `seq_weight` have one
 /// entry per record (or `advantage` one per scored token). On the CPU micro-batches run in parallel
-/// and their gradients are added in order; on a GPU one after another adds to the sum.
+/// and their gradients are added in order, as they come; on a GPU one after another adds to the sum.
 pub fn forward_backward<T: Float>(
     model: &Decoder<T>,
     records: &[Record],
@@ -101,18 +104,24 @@ pub fn forward_backward<T: Float>(
             }
         }
         Device::Cpu => {
-            let one = |batch: MicroBatch<'_>| {
-                let mut gradients = Gradients::zeros(&model.params, &Space::Host)?;
-                let figures = micro_batch(model, batch, objective, &mut gradients)?;
-                Ok((gradients, figures))
+            // Gradients that were added serve later micro-batches.
+            let spare: Mutex<Vec<Gradients>> = Mutex::default();
+            let pool = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+            let one = |i: usize| {
+                let used = pool().pop();
+                let mut part = match used {
+                    Some(part) => part.cleared()?,
+                    None => Gradients::zeros(&model.params, &Space::Host)?,
+                };
+                let figures = micro_batch(model, batches[i], objective, &mut part)?;
+                Ok((part, figures))
             };
-            let parts: Vec<Result<(Gradients, Figures)>> =
-                batches.into_par_iter().map(one).collect();
-            for part in parts {
-                let (part, its) = part?;
-                gradients.add(&part);
+            in_order(batches.len(), one, |(part, its)| {
+                gradients.add(&part)?;
                 figures.merge(&its);
-            }
+                pool().push(part);
+                Ok(())
+            })?;
         }
     }
     Ok(Backward { gradients, figures })
@@ -224,7 +233,7 @@ pub fn score_records<T: Float>(
         let space = &model.space;
         let rows = hidden_rows(model, &scored, adapt)?;
         let targets = space.copy_of(&scored.targets)?;
-        let logp = model.score(space, &rows, &targets, temperature)?.logp.to_host()?;
+        let logp = model.score_as(space, &rows, &targets, temperature, adapt)?.logp.to_host()?;
         for (i, record) in records.iter_mut().enumerate() {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
             let mut column = vec![0f32; record.ids.len()];

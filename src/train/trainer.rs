@@ -88,6 +88,15 @@ impl Trainer {
 impl<T: Float> Trainer<T> {
     /// The same on `device`, in the dtype `T`, which is the configuration's `model.dtype`.
     pub fn on(config: RunConfig, device: Device) -> Result<Trainer<T>> {
+        Trainer::build(config, device, false)
+    }
+
+    /// The same for a memory plan, with zeros in the place of a folder's weights.
+    pub(crate) fn outline(config: RunConfig, device: Device) -> Result<Trainer<T>> {
+        Trainer::build(config, device, true)
+    }
+
+    fn build(config: RunConfig, device: Device, outline: bool) -> Result<Trainer<T>> {
         config.validate()?;
         if config.dtype()? != T::DTYPE {
             let reason =
@@ -100,7 +109,7 @@ impl<T: Float> Trainer<T> {
         let task = base.task.clone();
         let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
         let (fingerprint, notes) = (base.fingerprint(), base.notes.clone());
-        let model = base.model(&config, device)?;
+        let model = base.model(&config, device, outline)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {
             config,

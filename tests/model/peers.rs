@@ -10,6 +10,8 @@ use gradus::dtype::Float;
 use gradus::model::{Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, Tape, Weight};
 use gradus::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
 use gradus::quant::Nf4Options;
+use gradus::train::record::{Record, TokenClass};
+use gradus::train::step::score_records;
 
 fn golden(path: &str) -> Golden {
     Golden::open(&golden_folder().join("models").join(path))
@@ -107,6 +109,34 @@ fn an_adapter_with_patterns_is_that_of_peft() {
     assert!(error < 1e-5, "{error:e}");
     let again = Adapter::of(&model, &adapter.config).unwrap();
     assert_eq!(again.tensors(), adapter.tensors());
+}
+
+/// Adapters of a model with a tied head that hold embedding, head or both whole: PEFT's logits, and the
+/// base model's log-probs without them.
+#[test]
+fn a_tied_head_that_an_adapter_does_not_hold_stays_the_base_models() {
+    const NAME: &str = "llama3-sharded";
+    let scores = |model: &Decoder, adapt| {
+        let mut record = Record::default();
+        record.push(&[3, 1, 4, 1, 5], TokenClass::Prompt, &[]);
+        record.push(&[9, 2, 6, 5, 3, 5, 8, 9, 7, 9], TokenClass::Gen, &[0.0; 10]);
+        let mut records = [record];
+        let store = |record: &mut Record, logp| record.ref_logp = logp;
+        score_records(model, &mut records, adapt, 0.9, 1, store).unwrap();
+        records[0].ref_logp.clone()
+    };
+    let base = scores(&load(NAME, &LoadOptions::default()), true);
+    for which in ["embed", "head", "both"] {
+        let folder = format!("{NAME}/adapter-{which}");
+        let mut model = load::<f32>(NAME, &LoadOptions::default());
+        Adapter::load(&path(&folder)).unwrap().attach(&mut model).unwrap();
+        let error = logit_error(&model, &golden(&format!("{folder}/golden_logits.safetensors")));
+        assert!(error < 1e-5, "{which}: {error:e}");
+        assert_eq!(scores(&model, false), base, "{which}: the reference policy");
+        assert_ne!(scores(&model, true), base, "{which}");
+        let trained = model.params.iter().filter(|p| p.trainable).count();
+        assert_eq!(trained, if which == "both" { 6 } else { 5 }, "{which}");
+    }
 }
 
 /// Gradients of weight · Σ log-prob of `targets`, which rows `rows` predict.

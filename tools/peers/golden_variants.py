@@ -1,11 +1,13 @@
 """Golden models beyond the plain ones, from transformers and PEFT.
 
-    python golden_variants.py tests/golden/models
+    python golden_variants.py tests/golden/models [sharded | patterns | tied ...]
 
 * llama3-sharded: Llama 3's rope scaling, tied head, bf16 in three shards, config.json as transformers 4
   spelled it.
 * llama/adapter-patterns: a rank-stabilised adapter with rank and alpha patterns, targets by regular
   expression, and a whole copy of the head.
+* llama3-sharded/adapter-{embed,head,both}: adapters of a model with a tied head that hold the embedding, the
+  head, or each of them whole. PEFT keeps the head that the adapter does not hold, and unties it on merging.
 """
 
 import json
@@ -15,7 +17,7 @@ import sys
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 root = pathlib.Path(sys.argv[1])
@@ -81,5 +83,36 @@ def patterns():
     logits(PeftModel.from_pretrained(fresh, folder), ids, folder / "golden_logits.safetensors", "peft")
 
 
-sharded()
-patterns()
+def tied():
+    base = root / "llama3-sharded"
+    ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(5))
+    for name, whole in [("embed", ["embed_tokens"]), ("head", ["lm_head"]), ("both", ["embed_tokens", "lm_head"])]:
+        folder = base / f"adapter-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        load = lambda: AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=whole, task_type="CAUSAL_LM")
+        torch.manual_seed(6)
+        model = get_peft_model(load(), config)
+        with torch.no_grad():
+            for key, p in model.named_parameters():
+                if "lora_B" in key:
+                    p.normal_(0, 0.1)
+                elif "modules_to_save" in key:
+                    p.add_(torch.randn_like(p) * 0.1)
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        stored = json.loads((folder / "adapter_config.json").read_text())
+        stored["base_model_name_or_path"] = None
+        (folder / "adapter_config.json").write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+        model = PeftModel.from_pretrained(load(), folder)
+        logits(model, ids, folder / "golden_logits.safetensors", "peft")
+        merged = model.merge_and_unload()
+        assert not merged.config.tie_word_embeddings
+        with torch.no_grad():
+            off = (merged(ids).logits - load_file(folder / "golden_logits.safetensors")["logits"]).abs().max()
+        print(f"merged {off:.1e} apart, the head is the base's: {merged.lm_head.weight.equal(load().lm_head.weight)}")
+
+
+for make in [sharded, patterns, tied]:
+    if make.__name__ in sys.argv[2:] or not sys.argv[2:]:
+        make()
