@@ -142,7 +142,7 @@ fn head_dim(file: &Fields, family: &str, hidden: usize, heads: usize) -> Result<
     match file.get("head_dim")? {
         Some(width) => Ok(width),
         None if family == "qwen3" => Ok(128),
-        None if heads > 0 && hidden % heads == 0 => Ok(hidden / heads),
+        None if heads > 0 && hidden.is_multiple_of(heads) => Ok(hidden / heads),
         None => {
             let reason = format!("{heads} `num_attention_heads` do not divide {hidden}");
             file.refuse(format!("`hidden_size`: {reason}"))

@@ -3,7 +3,7 @@
 use gradus::Device;
 use gradus::bench::cpu_name;
 use gradus::device::{GpuProbe, probe_gpu, shipped_ptx};
-use gradus::io::host;
+use gradus::io::host::{self, Room};
 use gradus::ops::{Lerp, lerp};
 
 /// The report, one finding per line.
@@ -53,8 +53,11 @@ fn vector_units() -> String {
 
 fn memory() -> String {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    match (host::available_memory(), host::total_memory()) {
-        (Some(free), Some(total)) => format!("{:.1} of {:.1} GiB available", gib(free), gib(total)),
+    match (Room::now(), host::total_memory()) {
+        (Some(room), Some(total)) => {
+            let (free, total) = (gib(room.bytes), gib(total));
+            format!("{free:.1} of {total:.1} GiB available ({})", room.limit)
+        }
         _ => "unknown".into(),
     }
 }
