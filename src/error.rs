@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// The user asked to stop; state was saved.
     Interrupted {
-        /// The signal number (2 or 15).
+        /// The signal's number: 1 (SIGHUP), 2 (SIGINT) or 15 (SIGTERM).
         signal: i32,
     },
 }
@@ -181,7 +181,10 @@ impl fmt::Display for Error {
             Error::Config { key, reason } => write!(f, "config `{key}`: {reason}"),
             Error::Reward { reason } => write!(f, "reward: {reason}"),
             Error::Training { reason } => write!(f, "training stopped: {reason}"),
-            Error::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
+            Error::Interrupted { signal: 1 } => write!(f, "stopped by SIGHUP"),
+            Error::Interrupted { signal: 2 } => write!(f, "stopped by SIGINT"),
+            Error::Interrupted { signal: 15 } => write!(f, "stopped by SIGTERM"),
+            Error::Interrupted { signal } => write!(f, "stopped by signal {signal}"),
         }
     }
 }

@@ -146,8 +146,73 @@ fn programs_are_limited() {
     // A FIFO in the place of the output must not block the reader.
     let fifo = "import os; os.remove('stdout'); os.mkfifo('stdout'); print('ok')";
     assert_eq!(run(&code(), fifo), one(1.0));
+    // The time is the sample's: three tests of two seconds each do not take six.
+    let three = json!({"tests": [{"stdout": ""}, {"stdout": ""}, {"stdout": ""}]});
+    let slow = Code { time: Duration::from_secs(3), ..code() };
+    let begun = Instant::now();
+    let Ok(RewardOutcome::Score(share)) = ask(&slow, &fenced("import time; time.sleep(2)"), &three)
+    else {
+        panic!("no score")
+    };
+    assert!((0.0..0.5).contains(&share), "{share}");
+    assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
     let missing = Code { interpreter: vec!["/no/such/python".into()], ..code() };
     assert!(run(&missing, "").unwrap_err().contains("/no/such/python"));
+}
+
+/// Programs that leave what is hard to clear up. Nothing of it stays, and the next one is judged.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_of_a_hostile_program_stays() {
+    // A folder of its own for temporary files, so that what stays is this test's; in memory, as a
+    // disk may need minutes for so many folders.
+    let memory = std::path::Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+    let folder = tempfile::tempdir_in(base).unwrap();
+    let me = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(me)
+        .args(["--ignored", "--exact", "hostile_programs", "--nocapture"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+#[cfg(unix)]
+#[ignore = "run by nothing_of_a_hostile_program_stays"]
+fn hostile_programs() {
+    let row = json!({"tests": [{"stdout": "ok"}]});
+    for program in [
+        // 30,000 folders, one in the other.
+        "import os\nfor i in range(30000):\n    os.mkdir('d'); os.chdir('d')\nprint('ok')",
+        // The same with names that a path cannot hold, and no right to any of them.
+        "import os\nfds = []\nfor i in range(300):\n    n = 'x' * 255; os.mkdir(n); os.chdir(n)\n    \
+         fds.append(os.open('.', os.O_RDONLY))\nfor fd in fds: os.fchmod(fd, 0)\nprint('ok')",
+        "import os\nos.makedirs('a/b/c')\nopen('a/b/f', 'w').close()\n\
+         for d in ['a/b/c', 'a/b', 'a', '.']: os.chmod(d, 0)\nprint('ok')",
+        "import os\nfor i in range(20000): open(f'{i}', 'w').close()\nprint('ok')",
+        "import os, socket\nos.mkfifo('fifo'); os.symlink('/', 'root'); os.link('main', 'again')\n\
+         socket.socket(socket.AF_UNIX).bind('socket')\nprint('ok')",
+        // Names that clearing up uses, names that are no text.
+        "import os\nfor i in range(9): os.makedirs(f'gradus-moved-{i}/gradus-moved-{i}/x')\n\
+         os.makedirs(b'\\xff\\n/\\xfe')\nprint('ok')",
+        // Its folder is elsewhere, or gone.
+        "import os\nos.makedirs('a/b'); d = os.getcwd(); os.rename(d, '../moved'); os.makedirs(d)\nprint('ok')",
+        "import os, shutil\nshutil.rmtree(os.getcwd())\nprint('ok')",
+        "import os, shutil\nd = os.getcwd(); shutil.rmtree(d); os.symlink('/etc', d)\nprint('ok')",
+        // Children that keep files open and go on writing.
+        "import os\nif os.fork() == 0:\n    f = open('held', 'w')\n    i = 0\n    while True:\n        \
+         i += 1; os.makedirs(f'w{i}/x')\nprint('ok')",
+    ] {
+        let begun = Instant::now();
+        assert_eq!(ask(&code(), &fenced(program), &row), one(1.0), "{program}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{program}: {:?}", begun.elapsed());
+    }
+    let moved = std::env::temp_dir().join("moved");
+    std::fs::remove_dir(moved).expect("what was in the folder is gone from where it was moved to");
 }
 
 #[test]

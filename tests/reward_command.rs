@@ -17,10 +17,13 @@ import json, os, sys, time
 def reply(**kw):
     print(json.dumps(kw), flush=True)
 
+if sys.argv[1:] == ["mute"]:
+    print("loading \x1b[31mfor ever\nand ever", file=sys.stderr, flush=True)
+    time.sleep(600)
 for line in sys.stdin:
     sample = json.loads(line)
     i, text = sample["id"], sample["completion"]
-    if text == "hang":
+    if text == "hang" or text == "mute":
         time.sleep(600)
     elif text == "exit":
         print("traceback: no such judge", file=sys.stderr)
@@ -37,6 +40,8 @@ for line in sys.stdin:
         reply(id=i, score=2)
     elif text == "other":
         reply(id=i + 1000, score=1)
+    elif text == "pid":
+        reply(id=i, score=os.getpid())
     elif text == "nan":
         reply(id=i, score=float("nan"))
     elif text == "long":
@@ -92,8 +97,14 @@ impl Worker {
     }
 
     fn reward(&self, options: CommandOptions) -> CommandReward {
+        self.reward_with(&[], options)
+    }
+
+    fn reward_with(&self, arguments: &[&str], options: CommandOptions) -> CommandReward {
         let script = self.path("worker.py").to_str().unwrap().to_string();
-        CommandReward::new(vec![python(), script], options).unwrap()
+        let mut argv = vec![python(), script];
+        argv.extend(arguments.iter().map(|argument| argument.to_string()));
+        CommandReward::new(argv, options).unwrap()
     }
 }
 
@@ -151,7 +162,6 @@ fn a_worker_that_ends_is_named_with_its_last_words() {
 #[test]
 fn lines_that_are_no_replies() {
     fails_alone("garbage", &["`hello`", "not a JSON object"]);
-    fails_alone("nan", &["NaN"]);
     fails_alone("long", &["more than 1000 bytes"]);
     fails_alone("other", &["an answer to request 1001, expected 1"]);
 }
@@ -178,8 +188,11 @@ fn a_second_reply_is_never_taken_for_the_next_samples() {
 #[test]
 fn what_the_command_says_of_a_sample_costs_no_worker() {
     let worker = Worker::new();
-    let outcomes = ask(&worker.reward(quick()), &["error", "abstain", "a"]);
-    assert_eq!(outcomes, [Err("cannot judge".into()), Ok(RewardOutcome::Abstain), one(1.0)]);
+    let outcomes = ask(&worker.reward(quick()), &["pid", "error", "abstain", "nan", "a", "pid"]);
+    assert_eq!(outcomes[1..3], [Err("cannot judge".into()), Ok(RewardOutcome::Abstain)]);
+    let error = outcomes[3].clone().unwrap_err();
+    assert_eq!(error, "score NaN, expected a finite number");
+    assert_eq!((&outcomes[4], &outcomes[5]), (&one(1.0), &outcomes[0]), "the same process");
 }
 
 #[test]
@@ -292,6 +305,9 @@ fn a_lost_batch_is_given_up() {
     let unasked = |o: &&Outcome| o.as_ref().is_err_and(|e| e.contains("not asked"));
     let skipped = outcomes.iter().filter(unasked);
     assert_eq!(skipped.count(), 4, "after 5 of 9 failed");
+    // Whichever of them is shown, it tells why the batch is lost.
+    let told = |o: &Outcome| o.as_ref().is_err_and(|e| e.contains("no such judge"));
+    assert!(outcomes.iter().all(told), "{outcomes:?}");
     let input = RewardInput { prompt: "", completion: "exit", finished: true, fields: no_fields() };
     let error = score(&reward, &[input]).unwrap_err();
     assert!(
@@ -299,6 +315,30 @@ fn a_lost_batch_is_given_up() {
         "{error}"
     );
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// A command that never says a word costs its start once, and not once for each worker and sample.
+#[test]
+fn a_command_that_never_answers_is_given_up() {
+    let worker = Worker::new();
+    let options = CommandOptions {
+        workers: 2,
+        timeout: Duration::from_millis(300),
+        startup: Duration::from_millis(1500),
+        retries: 1,
+        ..quick()
+    };
+    let reward = worker.reward_with(&["mute"], options);
+    let begun = Instant::now();
+    let input = RewardInput { prompt: "", completion: "a", finished: true, fields: no_fields() };
+    let error = score(&reward, &[input; 64]).unwrap_err().to_string();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    for part in ["64 of 64", "no answer within 0.3 s", "loading \\u{1b}[31mfor ever\\nand ever"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!error.contains(char::is_control), "{error:?}");
+    let outcomes = ask(&reward, &["a"; 8]);
+    assert!(outcomes[7].clone().unwrap_err().contains("not asked"), "{outcomes:?}");
 }
 
 #[test]

@@ -10,6 +10,26 @@ use gradus::reward::http::{HttpOptions, HttpReward, parse_answer};
 use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields};
 use serde_json::Value;
 
+/// Credentials reach the service and nothing else.
+#[test]
+fn passwords_are_sent_and_not_shown() {
+    let server = Server::new(&[Act::Score, Act::Say(401, "who?")]);
+    let url = server.url.replace("http://", "http://judge:s3cr3t@");
+    let reward = HttpReward::new(&format!("{url}?token=t0k3n&n=1"), quick()).unwrap();
+    let input = RewardInput { prompt: "", completion: "ab", finished: true, fields: no_fields() };
+    assert_eq!(reward.score(&[input]), [one(2.0)]);
+    let head = server.heads.lock().unwrap()[0].clone();
+    assert!(head.contains("authorization: Basic anVkZ2U6czNjcjN0\r\n"), "{head}");
+    assert!(head.starts_with("POST /score?token=t0k3n&n=1 HTTP/1.1\r\n"), "{head}");
+    let error = reward.score(&[input])[0].clone().unwrap_err();
+    let shown = server.url.replace("http://", "http://***@") + "?token=***&n=1: status 401: who?";
+    assert_eq!(error, shown);
+    for wrong in ["http://judge:s3cr3t@", "ftp://judge:s3cr3t@host/", "http://judge:s3cr3t@a b/"] {
+        let error = HttpReward::new(wrong, quick()).err().unwrap().to_string();
+        assert!(error.contains("***") && !error.contains("s3cr3t"), "{error}");
+    }
+}
+
 /// What the server does with one request.
 #[derive(Clone, Copy)]
 enum Act {
@@ -26,6 +46,7 @@ enum Act {
 /// Serves the acts in order, the last one for ever. Keeps the requests' bodies.
 struct Server {
     url: String,
+    heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -33,17 +54,17 @@ impl Server {
     fn new(acts: &'static [Act]) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/score", listener.local_addr().unwrap());
-        let bodies = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&bodies);
+        let (heads, bodies) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
+        let (lines, kept) = (Arc::clone(&heads), Arc::clone(&bodies));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let served = kept.lock().unwrap().len();
                 let act = acts[served.min(acts.len() - 1)];
-                let kept = Arc::clone(&kept);
-                thread::spawn(move || serve(stream.unwrap(), act, &kept));
+                let (lines, kept) = (Arc::clone(&lines), Arc::clone(&kept));
+                thread::spawn(move || serve(stream.unwrap(), act, &lines, &kept));
             }
         });
-        Server { url, bodies }
+        Server { url, heads, bodies }
     }
 
     fn requests(&self) -> usize {
@@ -62,9 +83,9 @@ impl Server {
     }
 }
 
-fn serve(mut stream: TcpStream, act: Act, bodies: &Mutex<Vec<Value>>) {
+fn serve(mut stream: TcpStream, act: Act, heads: &Mutex<Vec<String>>, bodies: &Mutex<Vec<Value>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut length = 0;
+    let (mut length, mut head) = (0, String::new());
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
@@ -73,10 +94,12 @@ fn serve(mut stream: TcpStream, act: Act, bodies: &Mutex<Vec<Value>>) {
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        head += &line;
         if line.trim().is_empty() {
             break;
         }
     }
+    heads.lock().unwrap().push(head);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap();
@@ -141,8 +164,9 @@ fn samples_go_out_in_batches_and_come_back_in_order() {
 
 #[test]
 fn each_score_stands_for_itself() {
-    let answer = r#"{"scores": [0.5, null, {"error": "too long"}, "1", 1e39]}"#;
-    let outcomes = parse_answer(answer, 5).unwrap();
+    let answer =
+        r#"{"scores": [0.5, null, {"error": "too long"}, "1", 1e39, NaN, -Infinity, 1e999]}"#;
+    let outcomes = parse_answer(answer, 8).unwrap();
     assert_eq!(outcomes[..3], [one(0.5), Ok(RewardOutcome::Abstain), Err("too long".into())]);
     assert!(outcomes[3..].iter().all(|o| o.clone().unwrap_err().contains("finite number")));
 }

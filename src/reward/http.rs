@@ -11,19 +11,28 @@
 //! scores than it was asked for.
 //!
 //! Lost connections, timeouts and the statuses 429 and 5xx are tried again after a pause; any other
-//! status, redirects included, and any other answer is final. `https` needs the cargo feature
-//! `tls`. The proxy variables of the environment are honoured.
+//! status, redirects included, and any other answer is final. A score that JSON does not have, such
+//! as `NaN`, fails its sample alone. `https` needs the cargo feature `tls`. The proxy variables of the
+//! environment are honored.
+//!
+//! A user and a password in the address are sent as basic authentication. They and the values of
+//! parameters such as `api_key` appear in no message. They can be variables of the environment,
+//! `http://$JUDGE_USER:$JUDGE_PASSWORD@host/`.
 
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ureq::{Agent, Error as Failure};
 
-use super::command::parse_score;
-use super::{Outcome, Reward, RewardInput, excerpt};
+use super::command::{parse_score, strict_json};
+use super::url::{Address, redacted};
+use super::{Outcome, Reward, RewardInput, STOPPED, excerpt};
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 
 /// How a service is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +66,12 @@ impl Default for HttpOptions {
 
 /// Scores completions by asking a service; the protocol is on [this page](self).
 pub struct HttpReward {
-    url: String,
+    service: Arc<Service>,
+}
+
+/// What a request needs.
+struct Service {
+    address: Address,
     options: HttpOptions,
     agent: Agent,
 }
@@ -90,11 +104,14 @@ impl HttpReward {
     /// A reward that posts to `url`. Nothing is sent yet.
     ///
     /// # Errors
-    /// `Config` if `url` is none, or is an https one in a build without the feature `tls`.
+    /// `Config` if `url` is none, names a variable that is not set, or is an https one in a build
+    /// without the feature `tls`.
     pub fn new(url: &str, options: HttpOptions) -> Result<HttpReward> {
-        let refused = |reason: &str| Error::config("reward", format!("`{url}`: {reason}"));
+        let shown = redacted(url);
+        let refused = |reason: &str| Error::config("reward", format!("`{shown}`: {reason}"));
+        let address = Address::parse(url).map_err(|reason| refused(&reason))?;
         let parsed: ureq::http::Uri =
-            url.parse().map_err(|error| refused(&format!("not a URL: {error}")))?;
+            address.url.parse().map_err(|error| refused(&format!("not a URL: {error}")))?;
         match parsed.scheme_str() {
             Some("http") => {}
             Some("https") if cfg!(feature = "tls") => {}
@@ -116,20 +133,25 @@ impl HttpReward {
             .max_redirects_will_error(false)
             .build()
             .new_agent();
-        Ok(HttpReward { url: url.into(), options, agent })
+        Ok(HttpReward { service: Arc::new(Service { address, options, agent }) })
     }
 
     fn ask(&self, inputs: &[RewardInput<'_>]) -> std::result::Result<Vec<Outcome>, String> {
         let samples = inputs.iter().map(Sample::of).collect();
         let request = serde_json::to_string(&Request { samples }).map_err(|e| e.to_string())?;
+        let (request, options) = (Arc::from(request), &self.service.options);
         let mut attempt = 0;
         loop {
-            match self.post(&request) {
+            let answered = self.post(&request);
+            if interrupt::check().is_err() {
+                return Err(STOPPED.into());
+            }
+            match answered {
                 Ok(answer) => {
                     return parse_answer(&answer, inputs.len()).map_err(|e| self.blame(&e));
                 }
-                Err(Attempt::Again(_)) if attempt < self.options.retries => {
-                    sleep(self.options.backoff * 2u32.saturating_pow(attempt));
+                Err(Attempt::Again(_)) if attempt < options.retries => {
+                    interrupt::pause(options.backoff * 2u32.saturating_pow(attempt));
                     attempt += 1;
                 }
                 Err(Attempt::Final(reason)) => return Err(self.blame(&reason)),
@@ -141,11 +163,42 @@ impl HttpReward {
     }
 
     fn blame(&self, reason: &str) -> String {
-        format!("{}: {reason}", self.url)
+        format!("{}: {reason}", self.service.address.shown)
     }
 
+    /// One attempt, on a thread that is left to itself if a signal asks for a stop.
+    fn post(&self, request: &Arc<str>) -> std::result::Result<String, Attempt> {
+        let (done, answered) = sync_channel(1);
+        let (service, request) = (Arc::clone(&self.service), Arc::clone(request));
+        let asking = thread::Builder::new().spawn(move || {
+            // Nobody listens any more after a stop.
+            let _ = done.send(service.post(&request));
+        });
+        if let Err(error) = asking {
+            return Err(Attempt::Again(format!("no thread to ask with: {error}")));
+        }
+        let late = self.service.options.timeout.saturating_add(LATE);
+        let answer = interrupt::wait_for(late, |turn| match answered.recv_timeout(turn) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Err(Attempt::Final("the request panicked".into())))
+            }
+        });
+        answer.unwrap_or_else(|| Err(Attempt::Again("no answer in time".into())))
+    }
+}
+
+/// The request keeps to its own time limit; this is for one that does not.
+const LATE: Duration = Duration::from_secs(5);
+
+impl Service {
     fn post(&self, request: &str) -> std::result::Result<String, Attempt> {
-        let mut post = self.agent.post(&self.url).header("content-type", "application/json");
+        let mut post =
+            self.agent.post(&self.address.url).header("content-type", "application/json");
+        if let Some(authorization) = &self.address.authorization {
+            post = post.header("authorization", authorization);
+        }
         for (name, value) in &self.options.headers {
             post = post.header(name, value);
         }
@@ -155,8 +208,8 @@ impl HttpReward {
         if status == 200 {
             return body.read_to_string().map_err(attempt);
         }
-        let said = excerpt(&body.read_to_string().unwrap_or_default());
-        let reason = format!("status {status}: {}", said.trim());
+        let said = excerpt(body.read_to_string().unwrap_or_default().trim());
+        let reason = format!("status {status}: {said}");
         Err(if status == 429 || status >= 500 { Attempt::Again } else { Attempt::Final }(reason))
     }
 }
@@ -187,25 +240,18 @@ pub fn parse_answer(text: &str, count: usize) -> std::result::Result<Vec<Outcome
     if !text.trim_start().starts_with('{') {
         return Err(wrong("not a JSON object"));
     }
-    let answer: Answer = serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    let answer: Answer =
+        serde_json::from_str(&strict_json(text)).map_err(|error| wrong(&error.to_string()))?;
     match answer.scores.len() == count {
-        true => Ok(answer.scores.iter().map(outcome).collect()),
+        true => Ok(answer.scores.iter().map(parse_score).collect()),
         false => Err(wrong(&format!("{} scores for {count} samples", answer.scores.len()))),
-    }
-}
-
-fn outcome(score: &Value) -> Outcome {
-    match score.get("error") {
-        Some(Value::String(reason)) => Err(excerpt(reason)),
-        Some(reason) => Err(excerpt(&reason.to_string())),
-        None => parse_score(score),
     }
 }
 
 impl Reward for HttpReward {
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(inputs.len());
-        for batch in inputs.chunks(self.options.batch) {
+        for batch in inputs.chunks(self.service.options.batch) {
             match self.ask(batch) {
                 Ok(answered) => outcomes.extend(answered),
                 Err(reason) => outcomes.extend(batch.iter().map(|_| Err(reason.clone()))),

@@ -20,8 +20,10 @@
 
 pub mod command;
 pub mod http;
+mod keeper;
 mod process;
 pub mod spec;
+mod url;
 pub mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +33,8 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::escape::escaped;
+use crate::io::interrupt;
 
 /// What a reward sees of one sample.
 #[derive(Clone, Copy, Debug)]
@@ -97,17 +101,18 @@ pub struct Scores {
     pub abstained: usize,
     /// Calls that failed or returned a value that is not finite.
     pub failed: usize,
-    /// Why the last of the failed calls failed.
-    pub last_failure: Option<String>,
+    /// Which calls these are, and why they failed.
+    pub failures: Vec<(usize, String)>,
 }
 
 /// Asks `reward` about `inputs`.
 ///
 /// # Errors
 /// `Reward` if more than half of the calls failed, or if the number of outcomes is not the number
-/// of inputs.
+/// of inputs; `Interrupted` if a signal asked for a stop meanwhile, whatever the outcomes are.
 pub fn score(reward: &dyn Reward, inputs: &[RewardInput<'_>]) -> Result<Scores> {
     let outcomes = reward.score(inputs);
+    interrupt::check()?;
     if outcomes.len() != inputs.len() {
         let reason = format!("{} outcomes for {} completions", outcomes.len(), inputs.len());
         return Err(Error::Reward { reason });
@@ -117,17 +122,30 @@ pub fn score(reward: &dyn Reward, inputs: &[RewardInput<'_>]) -> Result<Scores> 
         scores.push(finite(outcome, input));
     }
     if scores.failed as f64 > FAILURE_LIMIT * inputs.len() as f64 {
-        let last = scores.last_failure.unwrap_or_default();
+        let first = scores.failures.first().map_or("", |(_, reason)| reason);
         let reason =
-            format!("{} of {} calls failed, the last: {last}", scores.failed, inputs.len());
+            format!("{} of {} calls failed, the first: {first}", scores.failed, inputs.len());
         return Err(Error::Reward { reason });
     }
     Ok(scores)
 }
 
 impl Scores {
+    /// What was said of each call.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        let known = |&reward: &f32| match reward.is_nan() {
+            true => Ok(RewardOutcome::Abstain),
+            false => Ok(RewardOutcome::Score(reward)),
+        };
+        let mut outcomes: Vec<Outcome> = self.rewards.iter().map(known).collect();
+        for (i, reason) in &self.failures {
+            outcomes[*i] = Err(reason.clone());
+        }
+        outcomes
+    }
+
     fn push(&mut self, outcome: Outcome) {
-        self.rewards.push(match outcome {
+        let reward = match outcome {
             Ok(RewardOutcome::Score(score)) => score,
             Ok(RewardOutcome::Abstain) => {
                 self.abstained += 1;
@@ -135,14 +153,16 @@ impl Scores {
             }
             Err(reason) => {
                 self.failed += 1;
-                self.last_failure = Some(reason);
+                self.failures.push((self.rewards.len(), reason));
                 f32::NAN
             }
-        });
+        };
+        self.rewards.push(reward);
     }
 }
 
-fn finite(outcome: Outcome, input: &RewardInput<'_>) -> Outcome {
+/// A score that is not finite is a failure.
+pub(crate) fn finite(outcome: Outcome, input: &RewardInput<'_>) -> Outcome {
     match outcome {
         Ok(RewardOutcome::Score(score)) if !score.is_finite() => {
             Err(format!("score {score} for completion `{}`", excerpt(input.completion)))
@@ -151,19 +171,29 @@ fn finite(outcome: Outcome, input: &RewardInput<'_>) -> Outcome {
     }
 }
 
+/// What is said of a sample that a signal kept from being judged.
+const STOPPED: &str = "a signal asked for a stop";
+
 fn guarded(reward: impl Fn(&RewardInput<'_>) -> Outcome, input: &RewardInput<'_>) -> Outcome {
-    catch_unwind(AssertUnwindSafe(|| reward(input)))
-        .unwrap_or_else(|_| Err("the reward function panicked".into()))
+    let stopped = |_| STOPPED.to_string();
+    interrupt::check().map_err(stopped)?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| reward(input)))
+        .unwrap_or_else(|_| Err("the reward function panicked".into()));
+    interrupt::check().map_err(stopped)?;
+    outcome
 }
 
-/// The start of `text`, short enough for a message.
+/// The start of `text` on one line, short enough for a message.
 pub(crate) fn excerpt(text: &str) -> String {
     const CHARS: usize = 120;
-    let mut short: String = text.chars().take(CHARS).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
+    let short: String = text.chars().take(CHARS).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    printable(&short) + more
+}
+
+/// `text` on one line, its control characters escaped.
+pub(crate) fn printable(text: &str) -> String {
+    escaped(text).to_string().replace('\n', "\\n").replace('\t', "\\t")
 }
 
 #[cfg(test)]
@@ -195,6 +225,11 @@ mod tests {
         assert_eq!(scores.rewards[0], 1.0);
         assert_eq!(scores.rewards[3], 3.0);
         assert!([1, 2, 4].iter().all(|&i| scores.rewards[i].is_nan()));
+        assert_eq!(scores.failures[0], (1, "broken".into()));
+        assert_eq!(scores.failures[1].0, 4);
+        let outcomes = scores.outcomes();
+        assert_eq!(outcomes[..2], [Ok(RewardOutcome::Score(1.0)), Err("broken".into())]);
+        assert_eq!(outcomes[2], Ok(RewardOutcome::Abstain));
     }
 
     #[test]
@@ -212,6 +247,12 @@ mod tests {
         };
         let scores = score(&reward, &inputs(&["boom", "a", "b"])).unwrap();
         assert_eq!(scores.failed, 1);
+    }
+
+    #[test]
+    fn excerpts_are_short_and_print_on_one_line() {
+        assert_eq!(excerpt("a\u{1b}[2J\nb\u{9b}é"), "a\\u{1b}[2J\\nb\\u{9b}é");
+        assert_eq!(excerpt(&"x".repeat(121)), "x".repeat(120) + "…");
     }
 
     /// Says nothing, whatever it is asked.

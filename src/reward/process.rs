@@ -1,10 +1,14 @@
-//! Child processes that end when they are told to, with all that they started.
+//! Child processes that end when they are told to, with all that they started, and that do not
+//! outlive this process however it ends.
 
 use std::env;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::time::Duration;
+
+use super::keeper::{self, Held};
+use crate::io::interrupt::wait_for;
 
 /// The file that `program` names: a path, or a name on the search path.
 pub(super) fn find_program(program: &str) -> Option<PathBuf> {
@@ -18,45 +22,76 @@ pub(super) fn find_program(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file() || file.with_extension("exe").is_file())
 }
 
-/// Puts the child in a process group of its own: it can be killed with its descendants, and the
+/// A child that leads a process group of its own: it can be killed with its descendants, and the
 /// terminal's Ctrl-C, which ends a run between two steps, does not end it in the middle of one.
-pub(super) fn own_group(command: &mut Command) {
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(command, 0);
-    #[cfg(not(unix))]
-    let _ = command;
+/// Dropping it kills the group; if this process ends without doing so, the keeper does.
+pub(super) struct Group {
+    child: Child,
+    /// Out of the keeper's hands: the child is reaped, its number may belong to another.
+    reaped: bool,
 }
 
-/// Kills a child that leads its group, with the group, and reaps it. A child that had ended before
-/// keeps its status. The order matters: as long as the leader is not reaped, no other process can
-/// have its number.
-pub(super) fn kill_group(child: &mut Child) -> Option<ExitStatus> {
-    // A child that was reaped already has no group to be reached by that number.
-    #[cfg(unix)]
-    if !is_reaped(child) {
-        // SAFETY: a plain system call; the group is the child's own.
-        unsafe { libc::kill(-(child.id() as libc::pid_t), libc::SIGKILL) };
+impl Group {
+    /// Starts `command`.
+    pub fn spawn(command: &mut Command) -> io::Result<Group> {
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(command, 0);
+        Group::adopt(command)
     }
-    // Already dead is as good as killed.
-    let _ = child.kill();
-    child.wait().ok()
-}
 
-/// Whether `child` ends within `time`. It is not reaped, so that its group can still be killed.
-pub(super) fn exits_within(child: &mut Child, time: Duration) -> bool {
-    let (begun, mut pause) = (Instant::now(), Duration::from_millis(1));
-    loop {
-        let left = time.saturating_sub(begun.elapsed());
-        let ended = has_ended(child);
-        if ended || left.is_zero() {
-            return ended;
+    /// The same with a command that makes itself the leader.
+    pub fn adopt(command: &mut Command) -> io::Result<Group> {
+        let child = command.spawn()?;
+        keeper::hold(Held::Group(child.id()));
+        Ok(Group { child, reaped: false })
+    }
+
+    /// The ends of its streams, as far as they are pipes and were not taken before.
+    pub fn streams(&mut self) -> Option<(ChildStdin, ChildStdout, ChildStderr)> {
+        Some((self.child.stdin.take()?, self.child.stdout.take()?, self.child.stderr.take()?))
+    }
+
+    /// Kills the group and reaps its leader. A leader that had ended before keeps its status. The
+    /// order matters: as long as the leader is not reaped, no other process can have its number.
+    pub fn kill(&mut self) -> Option<ExitStatus> {
+        if !self.reaped {
+            // A child that was reaped by somebody else has no group to be reached by that number.
+            #[cfg(unix)]
+            if state(&self.child).is_some() {
+                // SAFETY: a plain system call; the group is the child's own.
+                unsafe { libc::kill(-(self.child.id() as libc::pid_t), libc::SIGKILL) };
+            }
+            // Already dead is as good as killed.
+            let _ = self.child.kill();
+            keeper::let_go(Held::Group(self.child.id()));
+            self.reaped = true;
         }
-        sleep(pause.min(left));
-        pause = (2 * pause).min(Duration::from_millis(20));
+        self.child.wait().ok()
+    }
+
+    /// Whether the leader ends within `time`, and before a stop is asked for. It is not reaped, so
+    /// that its group can still be killed.
+    pub fn exits_within(&mut self, time: Duration) -> bool {
+        let mut pause = Duration::from_millis(1);
+        let ended = wait_for(time, |turn| {
+            if has_ended(&mut self.child) {
+                return Some(());
+            }
+            std::thread::sleep(pause.min(turn));
+            pause = (2 * pause).min(turn.max(Duration::from_millis(1)));
+            None
+        });
+        ended.is_some() || has_ended(&mut self.child)
     }
 }
 
-/// `None` where the system knows no such child any more.
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether `child` has ended; `None` where the system knows no such child any more.
 #[cfg(unix)]
 fn state(child: &Child) -> Option<bool> {
     // SAFETY: zeros are a valid siginfo_t, and the call writes into it alone.
@@ -66,11 +101,6 @@ fn state(child: &Child) -> Option<bool> {
         let found = libc::waitid(libc::P_PID, child.id() as _, &mut info, flags) == 0;
         found.then_some(info.si_signo != 0)
     }
-}
-
-#[cfg(unix)]
-fn is_reaped(child: &Child) -> bool {
-    state(child).is_none()
 }
 
 #[cfg(unix)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::command::{CommandOptions, CommandReward};
 use super::http::{HttpOptions, HttpReward};
+use super::url::redacted;
 use super::verify::{Code, Countdown, Exact, Format, Iou, Json, Numeric, ToolCall};
 use super::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ pub struct SpecOptions {
     pub command: CommandOptions,
     /// Of `http://` and `https://` parts.
     pub http: HttpOptions,
-    /// Wall time of a test of `code` parts; `None` is [`Code`]'s own.
+    /// Wall time of a sample of `code` parts, all its tests together; `None` is [`Code`]'s own.
     pub code_time: Option<Duration>,
 }
 
@@ -112,7 +113,7 @@ const KINDS: [Kind; 11] = [
     Kind {
         name: "http",
         usage: "http://HOST/PATH",
-        help: "a service that samples are posted to",
+        help: "a service that samples are posted to; secrets as variables: http://$USER:$PASS@HOST/",
         make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
     },
     Kind {
@@ -150,6 +151,18 @@ pub fn parse_all<S: AsRef<str>>(specs: &[S], options: &SpecOptions) -> Made {
     }
 }
 
+/// `spec` as it may be written down: an address without its secrets. A command stands as it is.
+pub fn without_secrets(spec: &str) -> String {
+    let part = spec.split_once('*').map_or(spec, |(weight, part)| match weight.contains(':') {
+        true => spec,
+        false => part,
+    });
+    match part.trim().split_once(':') {
+        Some(("cmd" | "code" | "format", _)) => spec.into(),
+        _ => redacted(spec),
+    }
+}
+
 /// What there is, one line each, for help texts.
 pub fn help() -> String {
     let width = KINDS.iter().map(|kind| kind.usage.chars().count()).max().unwrap_or(0);
@@ -165,7 +178,7 @@ fn term(spec: &str, options: &SpecOptions) -> Result<Term> {
     };
     let kind = KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
         let known = KINDS.map(|kind| kind.usage).join(", ");
-        Error::config("reward", format!("`{part}` is not one of {known}"))
+        Error::config("reward", format!("`{}` is not one of {known}", redacted(part)))
     })?;
     let reward = (kind.make)(argument.filter(|a| !a.is_empty()), part, options)?;
     Ok(Term { name: kind.name, weight, reward })
@@ -177,14 +190,17 @@ fn weighted(spec: &str) -> Result<(f32, &str)> {
     if !spec.starts_with(digit) {
         return Ok((1.0, spec));
     }
-    let wrong =
-        || Error::config("reward", format!("`{spec}`, expected a weight as in `0.2*exact`"));
+    let wrong = || {
+        let spec = redacted(spec);
+        Error::config("reward", format!("`{spec}`, expected a weight as in `0.2*exact`"))
+    };
     let (weight, part) = spec.split_once('*').ok_or_else(wrong)?;
     let weight: f32 = weight.trim().parse().map_err(|_| wrong())?;
     if weight.is_finite() { Ok((weight, part.trim())) } else { Err(wrong()) }
 }
 
 fn wrong(part: &str, expected: &str) -> Error {
+    let part = redacted(part);
     Error::config("reward", format!("`{part}`, expected {expected} after the colon"))
 }
 
@@ -238,7 +254,7 @@ fn countdown(argument: Option<&str>) -> Option<Countdown> {
 
 fn words(argument: &str, part: &str) -> Result<Vec<String>> {
     shell_words::split(argument)
-        .map_err(|error| Error::config("reward", format!("`{part}`: {error}")))
+        .map_err(|error| Error::config("reward", format!("`{}`: {error}", redacted(part))))
 }
 
 fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> Made {
@@ -249,6 +265,7 @@ fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> Made {
     code.time = options.code_time.unwrap_or(code.time);
     let program = &code.interpreter[0];
     if super::process::find_program(program).is_none() {
+        let part = redacted(part);
         let reason = format!("`{part}` needs `{program}`, and there is no such program");
         return Err(Error::config("reward", reason));
     }

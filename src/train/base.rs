@@ -116,8 +116,10 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
     let (timeout, retries) = (Duration::from_secs_f64(reward.timeout), reward.retries as u32);
     let defaults = CommandOptions::default();
     let workers = if reward.workers == 0 { defaults.workers } else { reward.workers };
+    let startup = if reward.startup == 0.0 { 2.0 * reward.timeout } else { reward.startup };
+    let startup = Duration::from_secs_f64(startup);
     let options = SpecOptions {
-        command: CommandOptions { workers, timeout, retries, ..defaults },
+        command: CommandOptions { workers, timeout, startup, retries, ..defaults },
         http: HttpOptions { timeout, retries, ..HttpOptions::default() },
         code_time: Some(timeout),
     };

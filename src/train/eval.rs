@@ -1,7 +1,7 @@
 //! Scores on held-out prompts.
 
 use crate::error::{Error, Result};
-use crate::reward::{Reward, RewardOutcome, score};
+use crate::reward::{Reward, score};
 use crate::train::summary::SampleLine;
 use crate::train::trainer::Sampled;
 
@@ -19,7 +19,7 @@ pub struct Evaluation {
     pub abstained: usize,
     /// Completions for which the reward failed.
     pub failed: usize,
-    /// Why the last of them failed.
+    /// Why the first of them failed.
     pub failure: Option<String>,
     /// First completions of the first prompts.
     pub examples: Vec<SampleLine>,
@@ -29,7 +29,8 @@ pub struct Evaluation {
 const EXAMPLES: usize = 3;
 
 impl Evaluation {
-    /// Scores the completions of every prompt. Samples without an opinion are not counted.
+    /// Scores the completions of every prompt. Those without an opinion, and those on which the reward
+    /// failed, are not in the mean.
     pub(crate) fn of(verifier: &dyn Reward, sampled: &Sampled) -> Result<Evaluation> {
         let scores = score(verifier, &sampled.inputs())?;
         let known: Vec<f64> =
@@ -38,18 +39,14 @@ impl Evaluation {
         let accuracy = (!known.is_empty()).then(|| known.iter().sum::<f64>() / n);
         let squares = known.iter().map(|s| (s - accuracy.unwrap_or(0.0)).powi(2)).sum::<f64>();
         let per_prompt = sampled.rollouts.first().map_or(1, Vec::len).max(1);
-        let outcomes = scores.rewards.iter().map(|&score| match score.is_nan() {
-            true => Ok(RewardOutcome::Abstain),
-            false => Ok(RewardOutcome::Score(score)),
-        });
-        let examples = sampled.lines(outcomes).into_iter().step_by(per_prompt);
+        let examples = sampled.lines(scores.outcomes()).into_iter().step_by(per_prompt);
         Ok(Evaluation {
             accuracy,
             error: (squares / n.max(1.0)).sqrt() / n.max(1.0).sqrt(),
             completions: known.len(),
             abstained: scores.abstained,
             failed: scores.failed,
-            failure: scores.last_failure,
+            failure: scores.failures.into_iter().next().map(|(_, reason)| reason),
             examples: examples.take(EXAMPLES).collect(),
         })
     }
@@ -58,7 +55,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// `Config` if there was no prompt; `Reward` if no completion was scored, with the reason of the
-    /// last failure.
+    /// first failure.
     pub fn scored(&self) -> Result<f64> {
         if let Some(accuracy) = self.accuracy {
             return Ok(accuracy);
@@ -69,7 +66,7 @@ impl Evaluation {
                           data.heldout or raise data.heldout_share";
             return Err(Error::config("data.heldout_share", reason));
         }
-        let why = self.failure.as_ref().map_or(String::new(), |why| format!(", the last: {why}"));
+        let why = self.failure.as_ref().map_or(String::new(), |why| format!(", the first: {why}"));
         let reason = format!(
             "none of {asked} completions was scored: no opinion about {}, {} calls failed{why}",
             self.abstained, self.failed

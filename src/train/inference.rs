@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::escape::escaped;
 use crate::model::Weight;
 use crate::pretrained::Generation;
-use crate::reward::RewardOutcome;
+use crate::reward::{RewardOutcome, finite};
 use crate::text::Codec;
 use crate::train::checkpoint;
 use crate::train::config::RunConfig;
@@ -213,8 +213,9 @@ fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask) -> Result<Vec<SampleLine>> {
         let unjudged = |line| SampleLine { judged: false, ..line };
         return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());
     }
-    let outcomes = trainer.verifier.score(&sampled.inputs());
-    Ok(sampled.lines(outcomes))
+    let inputs = sampled.inputs();
+    let outcomes = trainer.verifier.score(&inputs).into_iter().zip(&inputs);
+    Ok(sampled.lines(outcomes.map(|(outcome, input)| finite(outcome, input))))
 }
 
 fn message(role: &str, content: &str) -> Value {

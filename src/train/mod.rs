@@ -11,7 +11,6 @@ mod dataset;
 mod decode;
 pub mod eval;
 pub mod inference;
-pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
 mod ordered;
@@ -29,6 +28,7 @@ pub mod task;
 pub mod tensorboard;
 pub mod trainer;
 
+pub use crate::io::interrupt;
 pub use config::{RunConfig, explain};
 pub use inference::{Ask, Opened, chat, evaluate, model_defaults, open_run, sample};
 pub use plan::MemoryPlan;

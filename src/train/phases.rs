@@ -11,6 +11,7 @@
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 use crate::objective::presets;
 use crate::ops::{
     GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, Kl, Loss,
@@ -164,9 +165,12 @@ impl<T: Float> Trainer<T> {
         }
         let update = self.rl_update(step);
         let (mut first_deviation, mut last) = (0.0, None);
+        // Once the policy has moved, the step is finished before a signal is heard.
+        let mut moved = None;
         for m in 0..self.config.rl.updates_per_batch {
             let backward =
                 self.forward_backward(&records, &advantage, &weight, &recipe.settings)?;
+            moved.get_or_insert_with(interrupt::hold);
             let updated = self.optim_step(&backward, update)?;
             self.guard(updated.applied, step)?;
             if m == 0 {

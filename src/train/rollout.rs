@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::device::{Device, Memory};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 use crate::model::{Decoder, KvCache, Packed};
 use crate::ops::{CopyRows, copy_rows};
 use crate::rng::{Purpose, Rng};
@@ -74,7 +75,7 @@ const PREFILL: usize = 8192;
 ///
 /// # Errors
 /// `InvalidArgument` for an empty prompt or sequences longer than the model's positions; what the
-/// model and the device say.
+/// model and the device say; `Interrupted` between two tokens, once a signal asks for a stop.
 pub fn rollout<T: Float>(
     model: &Decoder<T>,
     prompts: &[Vec<i32>],
@@ -229,6 +230,7 @@ impl<'a, T: Float> Lane<'a, T> {
     fn run(mut self) -> Result<Vec<Vec<Rollout>>> {
         self.prefill()?;
         while !self.waiting.is_empty() || !self.active.is_empty() {
+            interrupt::check()?;
             while !self.waiting.is_empty() && !self.free.is_empty() {
                 self.admit()?;
             }
@@ -247,6 +249,7 @@ impl<'a, T: Float> Lane<'a, T> {
         let (space, d, vocab) = (&model.space, model.config.hidden, model.config.vocab);
         let mut first = 0;
         while first < prompts.len() {
+            interrupt::check()?;
             let mut tokens = 0;
             let fits = |prompt: &&Vec<i32>| {
                 tokens += prompt.len();

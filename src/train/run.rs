@@ -15,7 +15,7 @@ use crate::train::advice::FlatSteps;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
 use crate::train::interrupt;
-use crate::train::metrics::{MetricsWriter, Row};
+use crate::train::metrics::{COLUMNS, MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
 use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
@@ -56,6 +56,21 @@ struct Figures {
     rl_start: f64,
     reward: Vec<(f64, f64)>,
     accuracy: Vec<(f64, f64)>,
+    /// What the phase begins with is done.
+    #[serde(default)]
+    entered: bool,
+    /// What the phase ends with is done, but for its evaluation.
+    #[serde(default)]
+    left: bool,
+    /// What a step reports whose update is done and whose evaluation is not; null is not finite.
+    #[serde(default)]
+    updated: Option<Vec<(String, Option<f64>)>>,
+}
+
+impl Figures {
+    fn place(&self) -> Place {
+        (self.phase, self.step, self.entered, self.left, self.updated.is_some())
+    }
 }
 
 struct Run<T: Float> {
@@ -67,6 +82,8 @@ struct Run<T: Float> {
     flat: FlatSteps,
     begun: Instant,
     before: f64,
+    /// Where the newest checkpoint stands.
+    saved: Option<Place>,
 }
 
 /// Runs `config` to its end and returns the summary. Everything it writes is under
@@ -75,13 +92,13 @@ struct Run<T: Float> {
 /// # Errors
 /// `Config` before anything is written; `Io` if a file cannot be written (the newest checkpoint
 /// stays valid); `Training` after repeated steps that are not finite; `Reward` if the reward
-/// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step.
+/// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step that
+/// was done as a whole: what was cut short is done again, to the same bits, by a run that resumes.
 pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     config.validate()?;
     if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
         return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
     }
-    interrupt::install()?;
     let threads = config.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         Error::config("threads", format!("{threads} threads cannot be started: {e}"))
@@ -91,6 +108,9 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
         _ => Run::<f32>::open(config, resume)?.run(),
     })
 }
+
+/// What of a run's position a checkpoint depends on.
+type Place = (usize, u64, bool, bool, bool);
 
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
@@ -114,7 +134,7 @@ impl<T: Float> Run<T> {
         if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
             arena.reserve(plan.activations as usize)?;
         }
-        let (folder, figures) = match found {
+        let (folder, figures, saved) = match found {
             Some((folder, checkpoint)) => {
                 trainer.load_state(&checkpoint.tensors)?;
                 checkpoint::mark_latest(&folder.join("checkpoints"), checkpoint.step)?;
@@ -125,21 +145,35 @@ impl<T: Float> Run<T> {
                     return Err(Error::format(&folder, reason));
                 }
                 line(&format!("resuming {} at step {}", folder.display(), figures.global));
-                (folder, figures)
+                let saved = figures.place();
+                (folder, figures, Some(saved))
             }
             None => {
                 let figures = Figures { base: trainer.base.clone(), ..Figures::default() };
-                (create_folder(&out, &trainer.config)?, figures)
+                (create_folder(&out, &trainer.config)?, figures, None)
             }
         };
         let metrics = MetricsWriter::open(&folder, figures.global)?;
         let before = figures.elapsed;
         let (flat, begun) = (FlatSteps::default(), Instant::now());
-        Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before })
+        Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before, saved })
     }
 
+    /// From here on there is something to save, so signals wait until it is.
     fn run(mut self) -> Result<Summary> {
-        if self.figures.global == 0 && self.figures.phase == 0 && self.figures.step == 0 {
+        let _listening = interrupt::listen()?;
+        let done = self.run_phases().and_then(|()| self.finish());
+        if let Err(Error::Interrupted { .. }) = done {
+            if self.saved != Some(self.figures.place()) {
+                self.save()?;
+            }
+            line(&format!("stopped; resume with --resume {}", self.folder.display()));
+        }
+        done
+    }
+
+    fn run_phases(&mut self) -> Result<()> {
+        if self.figures.place() == Figures::default().place() {
             self.figures.dense_bytes = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
                 self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
@@ -149,11 +183,11 @@ impl<T: Float> Run<T> {
             let phase = self.phases[self.figures.phase];
             self.run_phase(phase)?;
             self.leave(phase)?;
-            self.figures.phase += 1;
-            self.figures.step = 0;
+            let f = &mut self.figures;
+            (f.phase, f.step, f.entered, f.left) = (f.phase + 1, 0, false, false);
             self.save()?;
         }
-        self.finish()
+        Ok(())
     }
 
     fn steps(&self, phase: Phase) -> u64 {
@@ -169,7 +203,8 @@ impl<T: Float> Run<T> {
 
     fn run_phase(&mut self, phase: Phase) -> Result<()> {
         let total = self.steps(phase);
-        if phase == Phase::Rl && self.figures.step == 0 {
+        let begins = !std::mem::replace(&mut self.figures.entered, true);
+        if phase == Phase::Rl && self.figures.step == 0 && begins {
             self.figures.rl_start = self.elapsed();
             let f = &self.figures;
             let before = f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy);
@@ -192,20 +227,16 @@ impl<T: Float> Run<T> {
             self.figures.step += 1;
             self.figures.global += 1;
             progress.update(self.figures.step, || message(&row.values));
-            if let Some(signal) = interrupt::requested() {
-                self.save()?;
-                progress.finish();
-                line(&format!("stopped; resume with --resume {}", self.folder.display()));
-                return Err(Error::Interrupted { signal });
-            }
             if self.figures.global.is_multiple_of(every) {
                 self.save()?;
             }
+            interrupt::check()?;
         }
         progress.finish();
         Ok(())
     }
 
+    /// One step. An `Interrupted` one has moved nothing, or is in `figures.updated`.
     fn one_step(&mut self, phase: Phase) -> Result<Values> {
         let step = self.figures.step;
         match phase {
@@ -218,14 +249,36 @@ impl<T: Float> Run<T> {
     }
 
     fn rl_step(&mut self, step: u64) -> Result<Values> {
+        let mut values = match self.figures.updated.take() {
+            Some(values) => restored(values, &self.folder)?,
+            None => self.rl_update(step)?,
+        };
+        let rl = &self.trainer.config.rl;
+        let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
+        if done.is_multiple_of(every) || done == rl.steps as u64 {
+            let evaluation = self.trainer.evaluate();
+            if let Err(Error::Interrupted { .. }) = evaluation {
+                let keep = |&(name, value): &(&str, f64)| (name.into(), Some(value));
+                self.figures.updated = Some(values.iter().map(keep).collect());
+            }
+            let accuracy = evaluation?.accuracy;
+            // A score over nothing is null in the metrics files.
+            values.push(("eval/accuracy", accuracy.unwrap_or(f64::NAN)));
+            let now = self.elapsed();
+            self.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
+        }
+        Ok(values)
+    }
+
+    fn rl_update(&mut self, step: u64) -> Result<Values> {
         let begun = Instant::now();
         let (sampled, records, scores) = self.trainer.collect(step)?;
         let seconds = begun.elapsed().as_secs_f64();
         let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
-        self.figures.rollout_tokens += tokens as f64;
-        self.figures.rollout_seconds += seconds;
         let (mut values, deviation) = self.trainer.rl_step(step, records)?;
         let figures = &mut self.figures;
+        figures.rollout_tokens += tokens as f64;
+        figures.rollout_seconds += seconds;
         figures.first_ratio_max_abs_dev = figures.first_ratio_max_abs_dev.max(deviation);
         values.push(("ratio_max_abs_dev", deviation));
         values.push(("rewards_failed", scores.failed as f64));
@@ -239,15 +292,6 @@ impl<T: Float> Run<T> {
         self.figures.flat_steps += (flat_share >= 1.0) as u64;
         if let Some(advice) = self.flat.see(flat_share, reward) {
             line(&advice);
-        }
-        let rl = &self.trainer.config.rl;
-        let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
-        if done.is_multiple_of(every) || done == rl.steps as u64 {
-            let accuracy = self.trainer.evaluate()?.accuracy;
-            // A score over nothing is null in the metrics files.
-            values.push(("eval/accuracy", accuracy.unwrap_or(f64::NAN)));
-            let now = self.elapsed();
-            self.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
         }
         Ok(values)
     }
@@ -265,7 +309,10 @@ impl<T: Float> Run<T> {
                 self.figures.accuracy.extend(points);
             }
             Phase::Quantize => {
-                self.trainer.quantize()?;
+                if !self.figures.left {
+                    self.trainer.quantize()?;
+                    self.figures.left = true;
+                }
                 let accuracy = self.trainer.evaluate()?.accuracy;
                 let f = &mut self.figures;
                 f.quantized_accuracy = accuracy;
@@ -299,6 +346,7 @@ impl<T: Float> Run<T> {
             tensors: self.trainer.save_state()?,
         };
         checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
+        self.saved = Some(self.figures.place());
         self.export()
     }
 
@@ -312,7 +360,7 @@ impl<T: Float> Run<T> {
         }
     }
 
-    fn finish(self) -> Result<Summary> {
+    fn finish(&self) -> Result<Summary> {
         let evaluation = self.trainer.evaluate()?;
         let (f, config) = (&self.figures, &self.trainer.config);
         let summary = Summary {
@@ -361,6 +409,16 @@ impl<T: Float> Run<T> {
         let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
     }
+}
+
+/// Values as a checkpoint keeps them.
+fn restored(values: Vec<(String, Option<f64>)>, folder: &Path) -> Result<Values> {
+    let value = |(name, value): (String, Option<f64>)| {
+        let column = COLUMNS.into_iter().find(|column| *column == name);
+        let unknown = || Error::format(folder, format!("checkpoint figures: no column `{name}`"));
+        Ok((column.ok_or_else(unknown)?, value.unwrap_or(f64::NAN)))
+    };
+    values.into_iter().map(value).collect()
 }
 
 /// The newest checkpoint of a run of the same configuration. With `auto` a run of another

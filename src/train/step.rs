@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use crate::device::{Device, Memory, Space};
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, Tape};
 use crate::ops::{
     Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
@@ -87,6 +88,10 @@ struct MicroBatch<'a> {
 /// Forward and backward of `records` under `objective`; `advantage` and `seq_weight` have one
 /// entry per record (or `advantage` one per scored token). On the CPU micro-batches run in parallel
 /// and their gradients are added in order, as they come; on a GPU one after another adds to the sum.
+///
+/// # Errors
+/// What the model and the loss refuse; `Interrupted` between two micro-batches, once a signal asks
+/// for a stop.
 pub fn forward_backward<T: Float>(
     model: &Decoder<T>,
     records: &[Record],
@@ -150,6 +155,7 @@ fn micro_batch<T: Float>(
     objective: Objective<'_>,
     gradients: &mut Gradients,
 ) -> Result<Figures> {
+    interrupt::check()?;
     let (space, d) = (&model.space, model.config.hidden);
     let scored = ScoredTokens::of(part.records);
     let batch = scored.packed.place(space)?;
@@ -229,6 +235,7 @@ pub fn score_records<T: Float>(
     store: impl Fn(&mut Record, Vec<f32>) + Sync,
 ) -> Result<()> {
     let one = |records: &mut [Record]| {
+        interrupt::check()?;
         let scored = ScoredTokens::of(records);
         let space = &model.space;
         let rows = hidden_rows(model, &scored, adapt)?;

@@ -1,7 +1,7 @@
 //! The command line: train, sample, eval, quantize, merge, config, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
-//! or written; 130 and 143 stopped by a signal, with a checkpoint.
+//! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gradus::bench::{Only, Settings, Shapes, bench, names};
 use gradus::escape::escaped;
+use gradus::io::interrupt;
 use gradus::train::progress::line;
 use gradus::train::{
     Ask, Opened, Resume, RunConfig, chat, evaluate, explain, model_defaults, sample, train,
@@ -27,8 +28,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, \
-                          3 a file could not be read or written, 130/143 stopped by a signal \
-                          (a checkpoint was written)";
+                          3 a file could not be read or written, 129/130/143 stopped by SIGHUP, \
+                          SIGINT or SIGTERM (with a checkpoint; a second signal ends at once)";
 
 #[derive(Subcommand)]
 enum Command {
@@ -159,6 +160,7 @@ struct TrainArgs {
 }
 
 fn main() -> ExitCode {
+    interrupt::large_files_are_errors();
     let error = match run(Cli::parse().command) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(error) => error,
@@ -185,6 +187,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::Config { .. } => Some("gradus config --explain lists every key"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Some("free some space and go on with --resume auto; the last checkpoint is valid")
+        }
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            Some("the limit on the size of files (ulimit -f) is too low for this file")
         }
         _ => None,
     }

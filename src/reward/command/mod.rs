@@ -10,30 +10,41 @@
 //! `null` abstains, `error` fails that one sample; other keys of a reply are ignored. A worker has
 //! one sample at a time, and must flush after each line. It is started when it is first needed.
 //! Ending, silence beyond the time limit, and any line that is not the reply to the open request
-//! cost the worker its life (one that ends between two samples is merely replaced): it is killed with its process group, and the sample is asked again of
-//! a fresh one after a pause, as often as the options say. Then it is a failed call, whose text ends
-//! with what the worker last wrote to its standard error.
+//! cost the worker its life (one that ends between two samples is merely replaced): it is killed
+//! with its process group, and the sample is asked again of a fresh one after a pause, as often as
+//! the options say. Then it is a failed call, whose text ends with what the worker last wrote to its
+//! standard error.
+//!
+//! A first reply may take longer, as a worker may have to load a model: by
+//! [`startup`](CommandOptions::startup) from the first worker's start on, and once there has been a
+//! reply, by twice what the slowest first one took. A command that hangs does not get that time for
+//! each of its workers anew.
 //!
 //! Outcomes come in the order of the inputs and, if the command answers each sample by itself, do
-//! not depend on the number of workers. When more than half of a batch has failed the rest is not
-//! asked: the batch fails either way. Dropping the reward kills the workers; they are not asked to
-//! end, so what they want kept they must write as they go.
+//! not depend on the number of workers. When more than half of a batch has failed, or the command
+//! has never answered anything and was silent for three samples, the rest is not asked: the batch
+//! fails either way. Dropping the reward kills the workers; they are not asked to end, so what they
+//! want kept they must write as they go. They and what they started also end with this process,
+//! however it ends, where there is a `/bin/sh`.
 
 mod line;
+mod startup;
 mod worker;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::process::find_program;
-use super::{FAILURE_LIMIT, Outcome, Reward, RewardInput};
+use super::{FAILURE_LIMIT, Outcome, Reward, RewardInput, STOPPED};
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 
-pub use line::{Reply, parse_reply, parse_score, request_line};
-use worker::Worker;
+pub use line::{Reply, parse_reply, parse_score, request_line, strict_json};
+use startup::Startup;
+use worker::{Fault, Worker};
 
 /// How a command is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +53,7 @@ pub struct CommandOptions {
     pub workers: usize,
     /// Longest wait for one reply.
     pub timeout: Duration,
-    /// What a fresh worker may take beyond that for its first reply.
+    /// What the first replies may take beyond that, from the first worker's start on.
     pub startup: Duration,
     /// How often a sample is asked again after a worker failed.
     pub retries: u32,
@@ -71,7 +82,11 @@ pub struct CommandReward {
     options: CommandOptions,
     workers: Vec<Mutex<Option<Worker>>>,
     next_id: AtomicU64,
+    startup: Startup,
 }
+
+/// Samples without a word from a command that has never said one, after which it is given up.
+const SILENT: usize = 3;
 
 impl CommandReward {
     /// A reward that runs `argv`, a program and its arguments, without a shell.
@@ -88,7 +103,8 @@ impl CommandReward {
             return Err(refused("0 workers, expected at least 1".into()));
         }
         let workers = (0..options.workers).map(|_| Mutex::default()).collect();
-        Ok(CommandReward { argv, options, workers, next_id: AtomicU64::new(0) })
+        let startup = Startup::new(options.startup);
+        Ok(CommandReward { argv, options, workers, next_id: AtomicU64::new(0), startup })
     }
 
     /// Takes samples of `batch` until none is left. Outcomes with their places.
@@ -97,28 +113,52 @@ impl CommandReward {
         let mut worker = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outcomes = Vec::new();
         while let Some(i) = batch.take() {
-            let outcome = match batch.is_lost() {
-                true => Err("not asked: more than half of the batch had failed".into()),
-                false => self.ask(&mut worker, batch.first_id + i as u64, &batch.inputs[i]),
+            let outcome = match self.gives_up(batch) {
+                Some(reason) => Err(reason),
+                None => self.ask(&mut worker, batch, i),
             };
-            batch.failed.fetch_add(outcome.is_err() as usize, Ordering::Relaxed);
+            if let Err(reason) = &outcome {
+                batch.failed.fetch_add(1, Ordering::Relaxed);
+                batch.cause.get_or_init(|| reason.clone());
+            }
             outcomes.push((i, outcome));
         }
         outcomes
     }
 
-    fn ask(&self, slot: &mut Option<Worker>, id: u64, input: &RewardInput<'_>) -> Outcome {
-        let line = request_line(id, input);
+    /// Why no further sample of `batch` is asked about.
+    fn gives_up(&self, batch: &Batch<'_>) -> Option<String> {
+        if interrupt::check().is_err() {
+            return Some(STOPPED.into());
+        }
+        let cause = batch.cause.get()?;
+        if batch.is_lost() {
+            return Some(format!("not asked: more than half of the batch had failed: {cause}"));
+        }
+        let mute = !self.startup.has_answered() && batch.silent.load(Ordering::Relaxed) >= SILENT;
+        mute.then(|| format!("not asked: the command has never answered: {cause}"))
+    }
+
+    fn ask(&self, slot: &mut Option<Worker>, batch: &Batch<'_>, i: usize) -> Outcome {
+        let id = batch.first_id + i as u64;
+        let line = request_line(id, &batch.inputs[i]);
         let mut attempt = 0;
         loop {
-            match self.attempt(slot, id, &line) {
+            let fault = match self.attempt(slot, id, &line) {
                 Ok(Reply::Outcome(outcome)) => return Ok(outcome),
                 // What the command says of a sample is its last word: a worker that can do better
                 // by trying again does so itself.
                 Ok(Reply::Refused(reason)) => return Err(reason),
-                Err(reason) if attempt == self.options.retries => return Err(reason),
-                Err(_) => thread::sleep(self.options.backoff * 2u32.saturating_pow(attempt)),
+                Err(fault) => fault,
+            };
+            if interrupt::check().is_err() {
+                return Err(STOPPED.into());
             }
+            if attempt == self.options.retries {
+                batch.silent.fetch_add(fault.silent as usize, Ordering::Relaxed);
+                return Err(fault.reason);
+            }
+            interrupt::pause(self.options.backoff * 2u32.saturating_pow(attempt));
             attempt += 1;
         }
     }
@@ -129,18 +169,23 @@ impl CommandReward {
         slot: &mut Option<Worker>,
         id: u64,
         line: &str,
-    ) -> std::result::Result<Reply, String> {
+    ) -> std::result::Result<Reply, Fault> {
         let alive = slot.take_if(|worker| !worker.is_gone());
-        let mut worker = match alive {
-            Some(worker) => worker,
-            None => Worker::start(&self.argv, &self.options)?,
+        let (mut worker, fresh) = match alive {
+            Some(worker) => (worker, None),
+            None => {
+                self.startup.begin();
+                (Worker::start(&self.argv, &self.options)?, Some(Instant::now()))
+            }
         };
-        match worker.ask(id, line) {
+        let grace = fresh.map_or(Duration::ZERO, |_| self.startup.grace());
+        match worker.ask(id, line, [self.options.timeout, grace]) {
             Ok(reply) => {
+                self.startup.answered(fresh.map(|begun| begun.elapsed()));
                 *slot = Some(worker);
                 Ok(reply)
             }
-            Err(fault) => Err(worker.end(fault)),
+            Err(end) => Err(worker.end(end)),
         }
     }
 }
@@ -151,6 +196,10 @@ struct Batch<'a> {
     first_id: u64,
     next: AtomicUsize,
     failed: AtomicUsize,
+    /// Failures that are silence.
+    silent: AtomicUsize,
+    /// The first failure.
+    cause: OnceLock<String>,
 }
 
 impl Batch<'_> {
@@ -172,6 +221,8 @@ impl Reward for CommandReward {
             first_id: self.next_id.fetch_add(inputs.len() as u64, Ordering::Relaxed),
             next: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
+            silent: AtomicUsize::new(0),
+            cause: OnceLock::new(),
         };
         let batch = &batch;
         // Threads of their own: they wait for other processes, and would keep rayon's from work.

@@ -2,7 +2,7 @@
 //! block the asking side for longer than its time limit.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::CommandOptions;
 use super::line::{Reply, parse_reply};
-use crate::reward::process::{exits_within, kill_group, own_group};
+use crate::io::interrupt::wait_for;
+use crate::reward::process::Group;
+use crate::reward::{STOPPED, printable};
 
 /// Bytes of standard error that are kept.
 const TAIL: usize = 2048;
@@ -20,7 +22,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A running command. Dropping it kills it.
 pub struct Worker {
-    child: Child,
+    child: Group,
     requests: SyncSender<String>,
     replies: Receiver<Line>,
     /// A line that came before anything was asked.
@@ -29,9 +31,6 @@ pub struct Worker {
     /// Ends when standard error does.
     errors: JoinHandle<()>,
     max_line: usize,
-    timeout: Duration,
-    /// Extra time of the first reply.
-    grace: Duration,
 }
 
 /// What came from standard output. Its end closes the channel.
@@ -40,52 +39,47 @@ enum Line {
     TooLong,
 }
 
-/// Why a worker is of no more use.
-pub enum Fault {
+/// How a worker came to be of no more use.
+pub enum End {
     /// It ended, or closed its output.
     Ended,
     /// It did not keep to the protocol.
     Broken(String),
+    /// It said nothing within its time; how long that was.
+    Silent(String),
+}
+
+/// Why a sample was not judged.
+pub struct Fault {
+    pub reason: String,
+    /// The command said nothing within its time.
+    pub silent: bool,
+}
+
+impl Fault {
+    fn start(program: &str, error: std::io::Error) -> Fault {
+        Fault { reason: format!("cannot start `{program}`: {error}"), silent: false }
+    }
 }
 
 impl Worker {
     /// Starts `argv`.
-    pub fn start(argv: &[String], options: &CommandOptions) -> Result<Worker, String> {
+    pub fn start(argv: &[String], options: &CommandOptions) -> Result<Worker, Fault> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        own_group(&mut command);
-        let mut child =
-            command.spawn().map_err(|error| format!("cannot start `{}`: {error}", argv[0]))?;
-        match Worker::attach(&mut child, options) {
-            Ok((requests, replies, tail, errors)) => {
-                let &CommandOptions { timeout, startup, max_line, .. } = options;
-                let grace = startup;
-                Ok(Worker {
-                    child,
-                    requests,
-                    replies,
-                    early: None,
-                    tail,
-                    errors,
-                    max_line,
-                    timeout,
-                    grace,
-                })
-            }
-            Err(error) => {
-                kill_group(&mut child);
-                Err(format!("cannot start `{}`: {error}", argv[0]))
-            }
-        }
+        let failed = |error| Fault::start(&argv[0], error);
+        let mut child = Group::spawn(&mut command).map_err(failed)?;
+        let (requests, replies, tail, errors) =
+            Worker::attach(&mut child, options).map_err(failed)?;
+        let max_line = options.max_line;
+        Ok(Worker { child, requests, replies, early: None, tail, errors, max_line })
     }
 
     /// The threads. They end when the child's side of their stream is closed.
-    fn attach(child: &mut Child, options: &CommandOptions) -> std::io::Result<Streams> {
+    fn attach(child: &mut Group, options: &CommandOptions) -> std::io::Result<Streams> {
         let missing = || std::io::Error::other("a stream is missing");
-        let stdin = child.stdin.take().ok_or_else(missing)?;
-        let stdout = child.stdout.take().ok_or_else(missing)?;
-        let stderr = child.stderr.take().ok_or_else(missing)?;
+        let (stdin, stdout, stderr) = child.streams().ok_or_else(missing)?;
         // Small queues: a worker that floods its output is held up by its pipe.
         let (requests, inbox) = sync_channel(1);
         let (outbox, replies) = sync_channel(1);
@@ -107,43 +101,62 @@ impl Worker {
         false
     }
 
-    /// Asks about one sample. After an error the worker is of no more use.
-    pub fn ask(&mut self, id: u64, line: &str) -> Result<Reply, Fault> {
-        let limit = self.timeout + std::mem::take(&mut self.grace);
+    /// Asks about one sample, and waits for the reply for a time, which may be longer at the start, or
+    /// until a signal asks for a stop. After an error the worker is of no more use.
+    pub fn ask(
+        &mut self,
+        id: u64,
+        line: &str,
+        [timeout, startup]: [Duration; 2],
+    ) -> Result<Reply, End> {
         // The queue is empty, as no request is open; if it is closed, so will the replies be.
         let _ = self.requests.try_send(line.to_string());
-        let early = self.early.take();
-        match early.map_or_else(|| self.replies.recv_timeout(limit), Ok) {
-            Ok(Line::Whole(reply)) => {
-                let wrote = |what| Fault::Broken(format!("the command wrote {what}"));
-                parse_reply(&reply, id).map_err(wrote)
-            }
-            Ok(Line::TooLong) => Err(Fault::Broken(format!(
+        let received = match self.early.take() {
+            Some(line) => Some(Ok(line)),
+            None => wait_for(timeout + startup, |turn| match self.replies.recv_timeout(turn) {
+                Err(RecvTimeoutError::Timeout) => None,
+                received => Some(received),
+            }),
+        };
+        match received {
+            Some(Ok(Line::Whole(reply))) => parse_reply(&reply, id)
+                .map_err(|what| End::Broken(format!("the command wrote {what}"))),
+            Some(Ok(Line::TooLong)) => Err(End::Broken(format!(
                 "the command wrote a line of more than {} bytes",
                 self.max_line
             ))),
-            Err(RecvTimeoutError::Timeout) => Err(Fault::Broken(format!(
-                "no answer within {} s: the command was killed",
-                limit.as_secs_f64()
-            ))),
-            Err(RecvTimeoutError::Disconnected) => Err(Fault::Ended),
+            Some(Err(_)) => Err(End::Ended),
+            None if startup.is_zero() => Err(End::Silent(seconds(timeout))),
+            None => {
+                let (timeout, startup) = (seconds(timeout), seconds(startup));
+                Err(End::Silent(format!("{timeout} of timeout and {startup} of startup")))
+            }
         }
     }
 
     /// Ends the worker. What went wrong, for a message, with its last words.
-    pub fn end(mut self, fault: Fault) -> String {
-        if matches!(fault, Fault::Ended) {
+    pub fn end(mut self, end: End) -> Fault {
+        let silent = matches!(end, End::Silent(_));
+        if matches!(end, End::Ended) {
             // It may have closed its output just before it ends by itself.
-            exits_within(&mut self.child, LAST_WORDS);
+            self.child.exits_within(LAST_WORDS);
         }
-        let status = kill_group(&mut self.child);
-        let reason = match (fault, status) {
-            (Fault::Broken(reason), _) => reason,
-            (_, Some(status)) => format!("the command ended with {status} before it answered"),
-            (_, None) => "the command ended before it answered".into(),
+        let status = self.child.kill();
+        let reason = match (end, status) {
+            _ if crate::io::interrupt::check().is_err() => STOPPED.into(),
+            (End::Broken(reason), _) => reason,
+            (End::Silent(time), _) => format!("no answer within {time}: the command was killed"),
+            (End::Ended, Some(status)) => {
+                format!("the command ended with {status} before it answered")
+            }
+            (End::Ended, None) => "the command ended before it answered".into(),
         };
         let tail = self.last_words();
-        if tail.is_empty() { reason } else { format!("{reason}; its standard error ends: {tail}") }
+        let reason = match tail.is_empty() {
+            true => reason,
+            false => format!("{reason}; its standard error ends: {tail}"),
+        };
+        Fault { reason, silent }
     }
 
     fn last_words(&self) -> String {
@@ -156,16 +169,14 @@ impl Worker {
             thread::sleep(pause);
         }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&tail).trim().to_string()
+        printable(String::from_utf8_lossy(&tail).trim())
     }
 }
 
 type Streams = (SyncSender<String>, Receiver<Line>, Arc<Mutex<Vec<u8>>>, JoinHandle<()>);
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        kill_group(&mut self.child);
-    }
+fn seconds(time: Duration) -> String {
+    format!("{} s", (time.as_secs_f64() * 1e3).round() / 1e3)
 }
 
 fn write_requests(mut stdin: ChildStdin, inbox: Receiver<String>) {

@@ -1,6 +1,6 @@
 //! Programs, judged by running them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,7 +12,9 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 /// (spaces at the ends of lines aside), and `test_code`, a text that is appended to the program and
 /// passes if the whole ends with status 0 at its last line. Each test is a fresh process in a fresh
 /// folder, with the environment cleared but for the search path, and with limits on time, memory,
-/// size of files and processes. A program that fails, crashes or exceeds a limit fails that test.
+/// size of files and processes. A program that fails, crashes or exceeds a limit fails that test; one
+/// that leaves something that cannot be removed fails the call. Nothing of it stays in the system's
+/// folder for temporary files, however this process ends, where there is a `/bin/sh`.
 ///
 /// **This limits resources. It is no security sandbox**: the program runs as the user of the
 /// trainer, can read that user's files and reach the network, and a child that leaves the session
@@ -24,7 +26,8 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 pub struct Code {
     /// Interpreter and its arguments, before the program's file.
     pub interpreter: Vec<String>,
-    /// Wall time of a test; processor time is limited to a second more.
+    /// Wall time of a sample, all its tests together; a test's processor time is limited to a second
+    /// more. Tests that the time does not reach are not passed.
     pub time: Duration,
     /// Bytes of address space.
     pub memory: u64,
@@ -40,7 +43,7 @@ impl Default for Code {
     fn default() -> Code {
         Code {
             interpreter: vec!["python3".into()],
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(30),
             memory: 1 << 30,
             file: 1 << 20,
             processes: 4096,
@@ -63,9 +66,10 @@ impl Code {
         let Some(program) = code_block(input.completion) else {
             return Ok(RewardOutcome::Score(0.0));
         };
-        let mut passed = 0;
+        let (mut passed, begun) = (0, Instant::now());
         for test in &tests {
-            if self.passes(program, test)? {
+            let left = self.time.saturating_sub(begun.elapsed());
+            if !left.is_zero() && self.passes(program, test, left)? {
                 passed += 1;
             } else if self.all {
                 return Ok(RewardOutcome::Score(0.0));
@@ -75,29 +79,29 @@ impl Code {
     }
 
     #[cfg(unix)]
-    fn passes(&self, program: &str, test: &Test) -> Result<bool, String> {
-        use super::sandbox::{nonce, run};
+    fn passes(&self, program: &str, test: &Test, time: Duration) -> Result<bool, String> {
+        use super::{folder::nonce, sandbox::run};
         if self.interpreter.is_empty() {
             return Err("no interpreter is given".into());
         }
         let failed = |error| format!("cannot run `{}`: {error}", self.interpreter[0]);
         match test {
             Test::Prints { stdin, stdout } => {
-                let ran = run(self, program, stdin).map_err(failed)?;
+                let ran = run(self, program, stdin, time).map_err(failed)?;
                 Ok(ran.success && lines(&ran.stdout) == lines(stdout))
             }
             Test::Appended(code) => {
                 // Ending early with status 0 is not passing: the last line must have been reached.
                 let word = format!("{:016x}", nonce());
                 let whole = format!("{program}\n{code}\nprint(\"{word}\")\n");
-                let ran = run(self, &whole, "").map_err(failed)?;
+                let ran = run(self, &whole, "", time).map_err(failed)?;
                 Ok(ran.success && ran.stdout.lines().last() == Some(word.as_str()))
             }
         }
     }
 
     #[cfg(not(unix))]
-    fn passes(&self, _: &str, test: &Test) -> Result<bool, String> {
+    fn passes(&self, _: &str, test: &Test, _: Duration) -> Result<bool, String> {
         match test {
             Test::Prints { .. } | Test::Appended(_) => {
                 Err("unsupported: running code needs the process limits of Unix".into())

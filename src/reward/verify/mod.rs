@@ -20,6 +20,8 @@ mod answer;
 mod code;
 mod countdown;
 mod exact;
+#[cfg(unix)]
+mod folder;
 mod format;
 mod iou;
 mod json;

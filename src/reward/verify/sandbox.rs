@@ -1,15 +1,15 @@
 //! One run of a program under resource limits, in a session and a folder of its own. Unix only.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::code::Code;
-use crate::reward::process::{exits_within, kill_group};
+use super::folder::Folder;
+use crate::reward::process::Group;
 
 /// What a run left.
 pub(super) struct Ran {
@@ -19,61 +19,36 @@ pub(super) struct Ran {
     pub stdout: String,
 }
 
-/// A random word.
-pub(super) fn nonce() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// A folder that goes with the value.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Folder> {
-        // Creation fails if the name is taken, so nobody can have put anything there.
-        let path = std::env::temp_dir().join(format!("gradus-code-{:016x}", nonce()));
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Best effort: a program may have taken away its own permissions.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Runs `program` with `stdin` through the interpreter of `code`. `Err` says why it could not even
-/// be started.
-pub(super) fn run(code: &Code, program: &str, stdin: &str) -> io::Result<Ran> {
+/// Runs `program` with `stdin` through the interpreter of `code`, for `time` at most. `Err` says why
+/// it could not even be started, or what it left that cannot be cleared up.
+pub(super) fn run(code: &Code, program: &str, stdin: &str, time: Duration) -> io::Result<Ran> {
     let folder = Folder::new()?;
-    let (main, input) = (folder.0.join("main"), folder.0.join("stdin"));
+    let (main, input) = (folder.path.join("main"), folder.path.join("stdin"));
     std::fs::write(&main, program)?;
     std::fs::write(&input, stdin)?;
     // Files instead of pipes: nothing can block, and the limit on files is the limit on output. The
     // handle is kept, as the program may put something else in the file's place.
     let create = OpenOptions::new().read(true).write(true).create_new(true).clone();
-    let mut output = create.open(folder.0.join("stdout"))?;
-    let mut child = command(code, &main, &folder.0)
-        .stdin(File::open(&input)?)
-        .stdout(output.try_clone()?)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let in_time = exits_within(&mut child, code.time);
-    let status = kill_group(&mut child);
+    let mut output = create.open(folder.path.join("stdout"))?;
+    let mut command = command(code, &main, &folder.path, time);
+    command.stdin(File::open(&input)?).stdout(output.try_clone()?).stderr(Stdio::null());
+    let mut child = Group::adopt(&mut command)?;
+    let in_time = child.exits_within(time);
+    let status = child.kill();
     output.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     output.take(code.file).read_to_end(&mut bytes)?;
+    folder.clear()?;
     let stdout = String::from_utf8_lossy(&bytes).into_owned();
     Ok(Ran { success: in_time && status.is_some_and(|status| status.success()), stdout })
 }
 
-fn command(code: &Code, main: &Path, folder: &Path) -> Command {
+fn command(code: &Code, main: &Path, folder: &Path, time: Duration) -> Command {
     let mut command = Command::new(&code.interpreter[0]);
     command.args(&code.interpreter[1..]).arg(main).current_dir(folder).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("HOME", folder).env("TMPDIR", folder).env("LANG", "C.UTF-8");
-    let limits = limits(code);
+    let limits = limits(code, time);
     // SAFETY: the closure runs between fork and exec and makes system calls only; it neither
     // allocates nor takes a lock.
     unsafe { command.pre_exec(move || confine(&limits)) };
@@ -83,8 +58,8 @@ fn command(code: &Code, main: &Path, folder: &Path) -> Command {
 /// Resource and limit; the type of the first differs between C libraries.
 type Limits = [(i32, u64); 5];
 
-fn limits(code: &Code) -> Limits {
-    let seconds = code.time.as_secs() + 1;
+fn limits(code: &Code, time: Duration) -> Limits {
+    let seconds = time.as_secs() + 1;
     [
         (libc::RLIMIT_AS as i32, code.memory),
         (libc::RLIMIT_CPU as i32, seconds),

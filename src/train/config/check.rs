@@ -99,6 +99,7 @@ impl RunConfig {
         within("eval.temperature", self.eval.temperature, 0.0..=1e3)?;
         within("data.heldout_share", self.data.heldout_share, 0.0..=1.0)?;
         within("reward.timeout", self.reward.timeout, 1e-3..=86_400.0)?;
+        within("reward.startup", self.reward.startup, 0.0..=86_400.0)?;
         within("value.gamma", value.gamma, 0.0..=1.0)?;
         within("value.lambda", value.lambda, 0.0..=1.0)?;
         for (key, rate) in [

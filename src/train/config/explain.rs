@@ -33,7 +33,12 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("data.max_prompt_tokens", "prompts with more tokens are left out", "TRL: 512"),
     ("reward.functions", "rewards that are added up; empty: the task's verifier", "ours"),
     ("reward.workers", "processes of a cmd: reward, 0 = one per thread", "ours"),
-    ("reward.timeout", "seconds a sample may take", "ours"),
+    ("reward.timeout", "seconds a sample may take, all its tests together", "ours"),
+    (
+        "reward.startup",
+        "further seconds until a cmd: first answers, 0 = twice reward.timeout",
+        "ours",
+    ),
     ("reward.retries", "further tries of a failed call", "ours"),
     ("model.path", "a Hugging Face folder; the shape is then its own", "ours"),
     ("model.adapter", "a PEFT adapter to go on from", "ours"),
@@ -103,7 +108,7 @@ const KEYS: &[(&str, &str, &str)] = &[
 
 /// One line per key of `config`.
 pub fn explain(config: &RunConfig) -> String {
-    let table = toml::Table::try_from(config).unwrap_or_default();
+    let table = toml::Table::try_from(config.without_secrets()).unwrap_or_default();
     let value = |key: &str| {
         let mut at = toml::Value::Table(table.clone());
         for part in key.split('.') {

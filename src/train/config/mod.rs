@@ -117,8 +117,11 @@ section! {
         functions: Vec<String> = Vec::new(),
         /// Processes of a `cmd:` reward, 0 = one per thread.
         workers: usize = 0,
-        /// Seconds a sample may take.
+        /// Seconds a sample may take, with all its tests where a program is judged.
         timeout: f64 = 30.0,
+        /// Further seconds that a `cmd:` may take until it first answers, for example to load a model;
+        /// 0 = twice `timeout`.
+        startup: f64 = 0.0,
         /// Further tries of a failed call.
         retries: usize = 1,
     }
@@ -348,9 +351,18 @@ impl RunConfig {
         toml::Table::try_from(self).expect("a configuration is a table")
     }
 
-    /// All keys with their values, as TOML.
+    /// All keys with their values, as TOML; addresses of rewards without their secrets.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).expect("a configuration is a table")
+        toml::to_string_pretty(&self.without_secrets()).expect("a configuration is a table")
+    }
+
+    /// What may be shown and written down: addresses of rewards without users, passwords and tokens.
+    pub fn without_secrets(&self) -> RunConfig {
+        let mut config = self.clone();
+        for function in &mut config.reward.functions {
+            *function = crate::reward::spec::without_secrets(function);
+        }
+        config
     }
 
     /// SHA-256 of everything that influences results: not where the run is stored, how often it is

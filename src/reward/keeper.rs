@@ -1,0 +1,178 @@
+//! What must not outlive this process: groups of children, and the folders they work in.
+//!
+//! A process that is killed cannot clear up, so another one does: a shell that reads which groups
+//! there are from a socket and, when the socket closes, kills those that are left. The system
+//! closes it however this process ends. Where there is no `/bin/sh`, children outlive a kill.
+
+use std::path::PathBuf;
+
+/// Where the folders that are held are.
+pub(super) fn folders() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// What ends with this process.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Held<'a> {
+    /// The process group of this leader. To be let go of before the leader is reaped, as its number is
+    /// free after that.
+    Group(u32),
+    /// A folder in [`folders`], with a name without spaces.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    Folder(&'a str),
+}
+
+/// `what` ends with this process.
+pub(super) fn hold(what: Held<'_>) {
+    #[cfg(unix)]
+    unix::hold(what);
+    #[cfg(not(unix))]
+    let _ = what;
+}
+
+/// `what` is gone.
+pub(super) fn let_go(what: Held<'_>) {
+    #[cfg(unix)]
+    unix::let_go(what);
+    #[cfg(not(unix))]
+    let _ = what;
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{Held, folders};
+
+    /// `$1` is where the folders are.
+    const SCRIPT: &str = r#"
+held=' '
+while read -r verb entry; do
+  case $verb in
+    hold) held="$held$entry " ;;
+    drop)
+      case $held in
+        *" $entry "*) held="${held%%" $entry "*} ${held#*" $entry "}" ;;
+      esac ;;
+  esac
+done
+for entry in $held; do
+  case $entry in
+    group:*) kill -s KILL -- "-${entry#group:}" ;;
+  esac
+done
+for entry in $held; do
+  case $entry in
+    folder:*)
+      folder=$1/${entry#folder:}
+      # What is killed may take a moment to end.
+      for pause in 0 1 5; do
+        sleep $pause
+        chmod -R u+rwx "$folder"
+        rm -rf -- "$folder"
+        [ -e "$folder" ] || break
+      done ;;
+  esac
+done
+"#;
+
+    struct Keeper {
+        socket: UnixStream,
+        shell: Child,
+    }
+
+    /// The process's keeper, if one could be started, and all that is held.
+    struct State {
+        keeper: Option<Keeper>,
+        held: Vec<String>,
+    }
+
+    static STATE: Mutex<State> = Mutex::new(State { keeper: None, held: Vec::new() });
+
+    pub fn hold(what: Held<'_>) {
+        let entry = entry(what);
+        let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tell(&format!("hold {entry}\n"));
+        state.held.push(entry);
+    }
+
+    pub fn let_go(what: Held<'_>) {
+        let entry = entry(what);
+        let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+        state.held.retain(|held| *held != entry);
+        state.tell(&format!("drop {entry}\n"));
+    }
+
+    fn entry(what: Held<'_>) -> String {
+        match what {
+            Held::Group(leader) => format!("group:{leader}"),
+            Held::Folder(name) => format!("folder:{name}"),
+        }
+    }
+
+    impl State {
+        /// Says a line to the keeper; to another one, with all that is held, if it has gone.
+        fn tell(&mut self, line: &str) {
+            if self.keeper.as_mut().is_some_and(|keeper| keeper.say(line).is_ok()) {
+                return;
+            }
+            let all = self.held.iter().map(|entry| format!("hold {entry}\n"));
+            let all = all.collect::<String>() + line;
+            self.keeper = Keeper::start().ok();
+            if let Some(keeper) = &mut self.keeper {
+                // One that goes at once is missed at the next line.
+                let _ = keeper.say(&all);
+            }
+        }
+    }
+
+    impl Keeper {
+        /// A shell in a group of its own, which signals to this process's do not reach.
+        fn start() -> io::Result<Keeper> {
+            let (socket, theirs) = UnixStream::pair()?;
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", SCRIPT, "gradus-keeper"]).arg(folders()).current_dir("/");
+            command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+            let shell = command.process_group(0).spawn()?;
+            Ok(Keeper { socket, shell })
+        }
+
+        /// Sends `line`, without a signal to this process or a wait if nobody reads it.
+        fn say(&mut self, line: &str) -> io::Result<()> {
+            #[cfg(not(any(target_os = "macos", target_os = "ios")))]
+            const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            // There the standard library has told the socket so.
+            #[cfg(any(target_os = "macos", target_os = "ios"))]
+            const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+            let mut left = line.as_bytes();
+            while !left.is_empty() {
+                let (at, count) = (left.as_ptr().cast(), left.len());
+                // SAFETY: `at` and `count` are those of a slice that lives on.
+                let sent = unsafe { libc::send(self.socket.as_raw_fd(), at, count, FLAGS) };
+                match usize::try_from(sent) {
+                    Ok(sent) => left = &left[sent..],
+                    Err(_) => {
+                        let error = io::Error::last_os_error();
+                        if error.kind() != io::ErrorKind::Interrupted {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Drop for Keeper {
+        fn drop(&mut self) {
+            // One that can no longer be spoken to; it is not left as a zombie.
+            let _ = self.shell.kill();
+            let _ = self.shell.wait();
+        }
+    }
+}
