@@ -269,7 +269,7 @@ mod tests {
         let _socket = UnixListener::bind(path.join("socket")).unwrap();
         let _open = fs::File::create(path.join("open")).unwrap();
         for closed in ["a/b/c", "a/b", "a"] {
-            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         folder.clear().unwrap();
         assert!(!path.exists());
