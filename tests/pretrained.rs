@@ -75,7 +75,12 @@ fn quantising_writes_what_bitsandbytes_writes() {
         let out = out.path().join("nf4");
         let options = Nf4Options::default();
         let done = open(&models().join(name)).quantize_to(&out, &options, &mut quiet).unwrap();
-        assert_eq!(done.changed, 14);
+        assert_eq!((done.changed, done.expanded, done.untied), (14, 0, false));
+        assert_eq!(
+            done.changed + done.kept,
+            tensors(&models().join(name).join("model.safetensors")).len()
+        );
+        assert!(done.packed > 0 && done.packed < done.to);
         let theirs = models().join(format!("{name}-bnb-4bit/model.safetensors"));
         let (ours, theirs) = (tensors(&out.join("model.safetensors")), tensors(&theirs));
         assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
@@ -154,7 +159,8 @@ fn merging_gives_the_adapted_model() {
         let out = out.path().join("merged");
         let done =
             open(&models().join(name)).merge_to(&adapter, &out, DType::F32, &mut quiet).unwrap();
-        assert!(done.changed >= 3);
+        assert!(done.changed >= 3 && done.untied == name.starts_with("llama3"), "{done:?}");
+        assert_eq!(done.expanded, if name.ends_with("4bit") { 14 } else { 0 });
         let (want, got) = (logits(&adapted), logits(&load(&out).unwrap()));
         let scale = want.iter().fold(0f32, |m, x| m.max(x.abs()));
         let off = want.iter().zip(&got).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -217,7 +223,8 @@ fn merging_unties_a_head_that_the_adapter_parts_from_its_embedding() {
         let out = out.path().join("merged");
         let done = open(&folder).merge_to(&adapter, &out, DType::F32, &mut quiet).unwrap();
         let whole = holds.iter().filter(|&&held| held).count();
-        assert_eq!(done.changed, 2 + whole, "{which}: two q_proj, and what is held whole");
+        let did = (done.changed, done.replaced, done.untied);
+        assert_eq!(did, (2 + whole, whole, true), "{which}: two q_proj, and what is held whole");
         let merged = tensors(&out.join("model.safetensors"));
         for (name, held) in NAMES.into_iter().zip(holds) {
             let want = match held {

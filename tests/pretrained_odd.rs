@@ -165,6 +165,19 @@ fn tensors_at_odd_bytes_are_read() {
     assert_eq!(quantized(folder.path()), quantized(&models().join("llama")));
 }
 
+/// Lists of a folder may be as long as a file may be.
+#[test]
+fn a_long_list_of_ends_is_read_in_linear_time() {
+    let folder = changed("llama", |_| ());
+    let ids: Vec<i32> = (0..400_000).map(|i| i * 7 % 300_000).collect();
+    let text = serde_json::json!({"eos_token_id": ids}).to_string();
+    fs::write(folder.path().join("generation_config.json"), text).unwrap();
+    let begun = std::time::Instant::now();
+    let eos = HfConfig::load(folder.path()).unwrap().eos;
+    assert_eq!((eos.len(), eos[..3].to_vec()), (300_000, vec![2, 0, 7]));
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+}
+
 /// `data` with element `index` replaced.
 fn spoil(all: &mut Tensors, name: &str, index: usize, value: f32) {
     let data = all.get_mut(name).unwrap();

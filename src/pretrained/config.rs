@@ -2,6 +2,7 @@
 //! [`ModelConfig`]. What a decoder here cannot compute is refused by name: a field that is ignored
 //! is a wrong model.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -40,12 +41,11 @@ impl HfConfig {
         let mut eos = ids(&file, "eos_token_id")?;
         if generation.exists() {
             let file = Fields { raw: json::read_object(&generation)?, path: generation };
-            for id in ids(&file, "eos_token_id")? {
-                if !eos.contains(&id) {
-                    eos.push(id);
-                }
-            }
+            eos.extend(ids(&file, "eos_token_id")?);
         }
+        // Each once, in the order of the files, which may hold millions.
+        let mut seen = HashSet::new();
+        eos.retain(|&id| seen.insert(id));
         let model = model_config(&file)?;
         let (dtype, quantized) = (dtype(&file)?, quantized(&file)?);
         Ok(HfConfig { model, dtype, quantized, eos, raw: file.raw })

@@ -29,6 +29,16 @@ pub struct Converted {
     pub to: u64,
     /// Weights that changed: quantised, or with an adapter merged in.
     pub changed: usize,
+    /// Weights that have the values they had.
+    pub kept: usize,
+    /// Of the changed ones those that the adapter holds whole.
+    pub replaced: usize,
+    /// 4-bit weights that were expanded.
+    pub expanded: usize,
+    /// Bytes of what was written in 4 bits.
+    pub packed: u64,
+    /// The head was tied to the embedding, and is a weight of its own now.
+    pub untied: bool,
 }
 
 /// Called with the number of tensors that are done, and how many there are.
@@ -64,11 +74,13 @@ impl Pretrained {
                     &data.shape,
                 ))?;
                 done.to += tensor.bytes() as u64;
+                done.packed += tensor.bytes() as u64;
                 done.changed += 1;
                 writer.put_quantized(name, tensor.parts())?;
             } else {
                 check_finite(self.files.folder(), name, &data)?;
                 done.to += data.bytes.len() as u64;
+                done.kept += 1;
                 writer.put(name, data)?;
             }
             on_tensor(i + 1, names.len());
@@ -108,7 +120,7 @@ impl Pretrained {
             self.files.names().filter(|n| !is_part(n)).map(Into::into).collect();
         let mut done = Converted { from: self.files.bytes(), ..Converted::default() };
         for (i, name) in weights.iter().enumerate() {
-            let (shape, values) = self.merged(name, &plan, &mut done.changed)?;
+            let (shape, values) = self.merged(name, &plan, &mut done)?;
             let data = narrowed(self.files.folder(), name, &shape, &values, dtype)?;
             done.to += data.bytes.len() as u64;
             writer.put(name, data)?;
@@ -119,10 +131,12 @@ impl Pretrained {
         let tied = self.config.model.tie_embeddings;
         if tied && [EMBED, HEAD].iter().any(|name| plan.replaced(name).is_some()) {
             config.insert("tie_word_embeddings".into(), false.into());
+            done.untied = true;
             if self.files.info(HEAD).is_none() {
                 let (shape, mut values) = self.expanded(EMBED)?;
                 if let Some(head) = plan.replaced(HEAD) {
                     values = floats(head)?;
+                    done.replaced += 1;
                     done.changed += 1;
                 }
                 let data = narrowed(self.files.folder(), HEAD, &shape, &values, dtype)?;
@@ -142,16 +156,20 @@ impl Pretrained {
         &mut self,
         name: &str,
         plan: &Plan<'_>,
-        changed: &mut usize,
+        done: &mut Converted,
     ) -> Result<(Vec<usize>, Vec<f32>)> {
+        done.expanded += quantized::shape(&mut self.files, name)?.is_some() as usize;
         let (shape, mut values) = self.expanded(name)?;
         let module = name.strip_suffix(".weight").unwrap_or(name);
         if let Some(replaced) = plan.replaced(name) {
             values = floats(replaced)?;
-            *changed += 1;
+            done.replaced += 1;
+            done.changed += 1;
         } else if let Some(update) = plan.update(module) {
             add_update(&mut values, update);
-            *changed += 1;
+            done.changed += 1;
+        } else {
+            done.kept += 1;
         }
         Ok((shape, values))
     }

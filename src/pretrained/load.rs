@@ -253,7 +253,8 @@ pub(super) fn finite<F: Float>(
 ) -> Result<()> {
     // Chunks of a size that one core reads in some 10 us.
     const CHUNK: usize = 1 << 16;
-    let spoiled = |chunk: &[F]| chunk.iter().any(|x| !x.to_f32().is_finite());
+    // Without an early end the loop is one of vectors.
+    let spoiled = |chunk: &[F]| chunk.iter().fold(false, |bad, x| bad | !x.to_f32().is_finite());
     let Some(chunk) = values.par_chunks(CHUNK).position_first(spoiled) else { return Ok(()) };
     let rest = &values[chunk * CHUNK..];
     let inside = rest.iter().position(|x| !x.to_f32().is_finite()).unwrap_or(0);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use gradus::escape::escaped;
 use gradus::io::host;
 use gradus::pretrained::{Adapter, Converted, Pretrained};
 use gradus::quant::{Nf4Options, QuantType};
@@ -48,15 +49,38 @@ pub fn quantize(args: &QuantizeArgs) -> Result<()> {
     };
     let (blocksize, double_quant) = (args.blocksize, !args.no_double_quant);
     let options = Nf4Options { quant_type, blocksize, double_quant };
-    convert("quantize", &args.model, &args.out, |folder, on_tensor| {
+    let blocks = if double_quant { "double-quantised" } else { "maxima in f32" };
+    let what = |done: &Converted| {
+        let (dense, packed) = (size(done.to - done.packed), size(done.packed));
+        format!(
+            "{} weights in 4 bits ({}, blocks of {blocksize}, {blocks}; {packed}), {} as they were ({dense})",
+            done.changed, args.kind, done.kept
+        )
+    };
+    let run = |folder: &mut Pretrained, on_tensor: OnTensor<'_>| {
         folder.quantize_to(&args.out, &options, on_tensor)
-    })
+    };
+    convert("quantize", &args.model, &args.out, run, what)
 }
 
 /// Runs `merge`.
 pub fn merge(args: &MergeArgs) -> Result<()> {
     let adapter = Adapter::load(&args.adapter)?;
-    convert("merge", &args.model, &args.out, |folder, on_tensor| {
+    let what = |done: &Converted| {
+        let mut text = format!("{} updates added", done.changed - done.replaced);
+        if done.replaced > 0 {
+            text += &format!(", {} modules replaced whole", done.replaced);
+        }
+        if done.expanded > 0 {
+            text += &format!(", {} 4-bit weights expanded", done.expanded);
+        }
+        text += &format!(", {} weights as they were", done.kept);
+        if done.untied {
+            text += "; the head is a weight of its own now, no longer the embedding's";
+        }
+        text
+    };
+    let run = |folder: &mut Pretrained, on_tensor: OnTensor<'_>| {
         let dtype = match args.dtype.as_deref() {
             None => folder.config.dtype,
             Some("f32") => DType::F32,
@@ -67,7 +91,8 @@ pub fn merge(args: &MergeArgs) -> Result<()> {
             }
         };
         folder.merge_to(&adapter, &args.out, dtype, on_tensor)
-    })
+    };
+    convert("merge", &args.model, &args.out, run, what)
 }
 
 /// What a conversion calls as tensors are done.
@@ -78,11 +103,12 @@ fn convert(
     model: &std::path::Path,
     out: &std::path::Path,
     run: impl FnOnce(&mut Pretrained, OnTensor<'_>) -> Result<Converted>,
+    what: impl FnOnce(&Converted) -> String,
 ) -> Result<()> {
     let begun = Instant::now();
     let mut folder = Pretrained::open(model)?;
     let (bytes, peak) = (folder.files.bytes(), folder.conversion_memory());
-    line(&format!("  reads {} MiB, holds at most {} MiB", bytes >> 20, peak >> 20));
+    line(&format!("  reads {}, holds at most {}", size(bytes), size(peak)));
     let mut progress: Option<Progress> = None;
     let done = run(&mut folder, &mut |done, total| {
         let bar = progress.get_or_insert_with(|| Progress::new(name, 0, total as u64));
@@ -93,14 +119,17 @@ fn convert(
     }
     let done = done?;
     let held = host::peak_memory().unwrap_or(0);
-    line(&format!(
-        "  {}: {} weights changed, {} MiB -> {} MiB in {:.1} s, memory {} MiB",
-        out.display(),
-        done.changed,
-        done.from >> 20,
-        done.to >> 20,
-        begun.elapsed().as_secs_f64(),
-        held >> 20
-    ));
+    let (name, took) =
+        (escaped(&out.display().to_string()).to_string(), begun.elapsed().as_secs_f64());
+    line(&format!("  {name}: {}", what(&done)));
+    let (from, to, held) = (size(done.from), size(done.to), size(held));
+    line(&format!("  {from} -> {to} in {took:.1} s, memory {held}"));
     Ok(())
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
 }
