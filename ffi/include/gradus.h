@@ -32,6 +32,7 @@
  *    it current on the calling thread for the call.
  *  - Threads: every function may be called from any thread at any time. Calls on one stream of one
  *    context take turns. gradus_last_error() belongs to its thread.
+ *  - The CPU device has a pool of threads, one a core (RAYON_NUM_THREADS), or uses yours: gradus_set_team.
  *  - A child of fork() has no thread pool: do not call the library in one whose parent did. Spawn instead.
  *  - Determinism: results do not depend on the number of threads, streams or rows of a batch.
  *
@@ -129,6 +130,15 @@ GRADUS_API gradus_status gradus_synchronize(gradus_context ctx, void *stream);
 GRADUS_API gradus_status gradus_workspace_size(gradus_context ctx, const char *name, const void *args, size_t *bytes);
 /* Makes `bytes` bytes ready on a stream, so that no op that takes at most as many allocates there. */
 GRADUS_API gradus_status gradus_reserve(gradus_context ctx, void *stream, size_t bytes);
+
+/* The type of GOMP_parallel of the OpenMP runtimes of GNU and LLVM: calls body(data) on every thread of a
+ * team, the caller's among them, and returns when all have returned. The library passes 0 for `threads`, the
+ * team's own number, and for `flags`. */
+typedef void (*gradus_team)(void (*body)(void *data), void *data, unsigned threads, unsigned flags);
+/* Whose threads the CPU device computes on, in the whole process: NULL, as at first, takes the library's
+ * own. For programs with a pool of their own, whose threads would else compete with the library's for the
+ * cores. Results do not depend on it. `run` has to stay callable until another one is set. */
+GRADUS_API gradus_status gradus_set_team(gradus_team run);
 
 /* ---- tensors -------------------------------------------------------------------------------- */
 

@@ -345,6 +345,17 @@ pub unsafe extern "C" fn gradus_synchronize(ctx: u64, stream: *mut c_void) -> sy
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn gradus_set_team(run: sys::gradus_team) -> sys::gradus_status {
+    guard(|| {
+        // SAFETY: what the header asks of `run`.
+        unsafe { gradus::device::set_team(run) };
+        Ok(())
+    })
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn gradus_reserve(
     ctx: u64,
     stream: *mut c_void,

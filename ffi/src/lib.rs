@@ -72,6 +72,7 @@ as_in_the_header! {
     context::gradus_upload => gradus_upload(_, _, _, _, _);
     context::gradus_download => gradus_download(_, _, _, _, _);
     context::gradus_synchronize => gradus_synchronize(_, _);
+    context::gradus_set_team => gradus_set_team(_);
     context::gradus_reserve => gradus_reserve(_, _, _);
     quant::gradus_nf4_parse => gradus_nf4_parse(_, _, _);
     quant::gradus_nf4_code => gradus_nf4_code(_, _);

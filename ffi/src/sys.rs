@@ -4,6 +4,14 @@
 pub type gradus_status = i32;
 pub type _bindgen_ty_1 = ::core::ffi::c_uint;
 pub type gradus_context = u64;
+pub type gradus_team = ::core::option::Option<
+    unsafe extern "C" fn(
+        body: ::core::option::Option<unsafe extern "C" fn(data: *mut ::core::ffi::c_void)>,
+        data: *mut ::core::ffi::c_void,
+        threads: ::core::ffi::c_uint,
+        flags: ::core::ffi::c_uint,
+    ),
+>;
 pub type _bindgen_ty_2 = ::core::ffi::c_uint;
 pub type _bindgen_ty_3 = ::core::ffi::c_uint;
 pub type _bindgen_ty_4 = ::core::ffi::c_uint;
@@ -1113,6 +1121,7 @@ unsafe extern "C" {
         stream: *mut ::core::ffi::c_void,
         bytes: usize,
     ) -> gradus_status;
+    pub fn gradus_set_team(run: gradus_team) -> gradus_status;
     pub fn gradus_init(
         name: *const ::core::ffi::c_char,
         args: *mut ::core::ffi::c_void,

@@ -3,6 +3,7 @@
 
 pub(crate) mod math;
 pub(crate) mod par;
+pub(crate) mod team;
 
 pub(crate) mod adamw;
 pub(crate) mod attention;

@@ -31,6 +31,7 @@ mod scratch;
 mod stage;
 mod workspace;
 
+pub use crate::cpu::team::{Team, set_team};
 pub use arena::{Arena, Space};
 pub use buffer::DeviceBuffer;
 pub(crate) use copy_stream::CopyStream;
@@ -56,7 +57,7 @@ pub(crate) use workspace::Workspace;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Device {
-    /// The host: f32 data, wide accumulation, rayon.
+    /// The host: f32 data, wide accumulation, the threads of rayon or of a [`Team`].
     Cpu,
     /// A GPU. Operands may be in its memory, or in host memory: those are copied to it and back,
     /// and the call waits.

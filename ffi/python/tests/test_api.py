@@ -109,6 +109,89 @@ def test_structs_may_be_dicts_or_structs():
         gradus.policy_loss(**rows, settings={"high": 1.1})
 
 
+def test_a_field_of_a_struct_is_neither_misspelled_nor_cut():
+    settings = gradus.policy_preset("dapo").settings
+    settings.hi, settings.loss = 1.5, gradus.CISPO
+    with pytest.raises(AttributeError, match="high"):
+        settings.high = 1.3
+    with pytest.raises(OverflowError, match="policy_settings: field `loss`: got 4294967298, which it cannot hold"):
+        settings.loss = (1 << 32) + 2
+    assert settings.hi == 1.5 and settings.loss == gradus.CISPO
+
+
+@pytest.mark.parametrize(
+    "given,error,text",
+    [
+        (
+            dict(vocab=(1 << 64) + 5),
+            gradus.InvalidArgument,
+            "argument `vocab`: got 18446744073709551621, expected a whole",
+        ),
+        (dict(vocab=4.5), TypeError, "argument `vocab`: got 4.5, expected a whole number of 64 bits"),
+        (
+            dict(transform={"temperature": "hot"}),
+            gradus.InvalidArgument,
+            "argument `temperature`: got 'hot'|transform.temp",
+        ),
+        (
+            dict(transform={"temperature": [1.0]}),
+            TypeError,
+            r"argument `transform.temperature`: got \[1.0\], expected a number",
+        ),
+        (dict(transform={"reserved": 1}), TypeError, "`transform` has no field `reserved`"),
+        (dict(transform=0.7), TypeError, "argument `transform`: got float, expected a dict or logit_transform"),
+        (dict(device=3), TypeError, "logprob: argument `device`: got 3, expected a gradus.Device or its name"),
+        (dict(device="tpu"), gradus.InvalidArgument, "`device`: got `tpu`"),
+    ],
+)
+def test_what_a_field_cannot_hold_is_refused_by_name(given, error, text):
+    with pytest.raises(error, match=text):
+        gradus.logprob(LOGITS, TARGETS, **given)
+
+
+def test_numbers_of_any_kind_are_taken():
+    padded = np.pad(LOGITS, ((0, 0), (0, 10)), constant_values=9)
+    want = gradus.logprob(LOGITS, TARGETS, transform={"temperature": 2.0}, device="cpu").logp
+    got = gradus.logprob(padded, TARGETS, vocab=np.int32(50), transform={"temperature": np.float32(2)}).logp
+    assert (got == want).all()
+
+
+def test_the_operand_of_another_rank_is_named_and_not_the_output():
+    for call, text in (
+        (
+            lambda: gradus.group_advantage(np.zeros((2, 4)), np.array([0, 4, 8])),
+            r"`reward`: got rank 2: \[2, 4\], expected \[B\]",
+        ),
+        (lambda: gradus.logprob(LOGITS[0], TARGETS[0:1]), r"`logits`: got "),
+        (lambda: gradus.quantize_4bit(LOGITS[0]), r"`x`: got rank 1: \[50\], expected \[N, K\]"),
+        (lambda: gradus.rmsnorm(np.zeros((2, 3, 4)), np.ones(4)), r"`x`: got rank 3: \[2, 3, 4\], expected \[T, D\]"),
+        (lambda: gradus.matmul(LOGITS, LOGITS[0]), r"`w`: got rank 1"),
+    ):
+        with pytest.raises(gradus.InvalidArgument, match=f"argument {text}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "call,text",
+    [
+        (lambda: gradus.struct("settings"), "struct: argument `name`: got 'settings', expected one of policy_settings"),
+        (
+            lambda: gradus.struct("policy_settings", class_weight=[1.0, 2.0]),
+            "argument `settings.class_weight`: got 2, expected 8",
+        ),
+        (lambda: gradus.Device("cpu").zeros((2,), "float8"), "Device.zeros: argument `dtype`: got 'float8'"),
+        (lambda: gradus.quantize_4bit(np.ones((2, 64), "f4")).dequantize("int4"), "argument `dtype`: got 'int4'"),
+        (lambda: gradus.quantize_4bit(np.ones((2, 64), "f4"), quant_type="nf5"), "argument `quant_type`: got 'nf5'"),
+        (lambda: gradus.seq_weights("token_max", [1, 2]), "argument `aggregation`: got 'token_max'"),
+        (lambda: gradus.seq_weights("token_mean", [[1, 2]]), "argument `lengths`: got .*2 dimensions"),
+        (lambda: gradus.seq_weights("token_mean", [1.5, 2.0]), "argument `lengths`: got float64"),
+    ],
+)
+def test_errors_before_the_call_name_the_argument(call, text):
+    with pytest.raises(gradus.InvalidArgument, match=text):
+        call()
+
+
 # ---- arrays of others ---------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """gradus.torch: opcheck of every operator, gradients against torch in f64, torch.compile."""
 
+import os
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -204,6 +206,35 @@ def test_nf4_matmul_has_torchs_gradients():
         close(got, exact, 1e-6)
 
 
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes every operator of gradus."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "gradus":
+            self.names.append(function._opname)
+        return function(*args, **(kwargs or {}))
+
+
+def test_eager_products_have_the_bits_of_the_operator():
+    """An eager call goes past torch's dispatcher; under a mode it is the operator, which the mode sees."""
+    w = gt_weight(17, 64, torch.float32, True)
+    leaves = [normal(i, *shape, grad=True) for i, shape in enumerate([(3, 64), (17,), (4, 64), (17, 4)])]
+    dy, found = normal(9, 3, 17), []
+    for mode in (None, Seen()):
+        with mode if mode is not None else torch.enable_grad():
+            y = gt.nf4_matmul(leaves[0], w, bias=leaves[1], a=leaves[2], b=leaves[3], scale=0.5)
+            found.append([y, *torch.autograd.grad(y, leaves, dy)])
+    assert mode.names == ["nf4_matmul", "nf4_matmul_dx", "lora_grad"]
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    with pytest.raises(RuntimeError):  # no second derivatives
+        (g,) = torch.autograd.grad(gt.nf4_matmul(leaves[0], w).square().sum(), leaves[0], create_graph=True)
+        torch.autograd.grad(g.sum(), leaves[0])
+
+
 def test_vocab_kl_and_gather_k_have_torchs_gradients():
     policy, reference = normal(0, 2, 5, 33, grad=True), normal(1, 2, 5, 33)
     wide = policy.detach().double().requires_grad_()
@@ -281,3 +312,34 @@ def test_compiles_with_dynamic_shapes():
     for t, v in [(4, 20), (7, 33), (2, 50)]:
         x, targets = normal(0, t, v, grad=True), ids(1, v, t)
         close(f(x, targets), x.detach().double().log_softmax(-1).gather(1, targets.long()[:, None]).sum(), 1e-5)
+
+
+# ---- threads ------------------------------------------------------------------------------------
+
+
+def test_results_do_not_depend_on_whose_threads_compute():
+    w = gt_weight(256, 192, torch.float32, True)
+    leaves = [normal(i, *shape, grad=True) for i, shape in enumerate([(150, 192), (256,), (16, 192), (256, 16)])]
+    head, targets, found, threads = normal(7, 500, 256), ids(8, 500, 150), [], torch.get_num_threads()
+
+    def step():
+        y = gt.nf4_matmul(leaves[0], w, bias=leaves[1], a=leaves[2], b=leaves[3], scale=0.5)
+        logp = gt.linear_logprob(y, head, targets).logp
+        return [y, logp, *torch.autograd.grad(logp.sum(), leaves)]
+
+    try:
+        shared = gradus.set_threads("torch")
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            found.append(step())
+        assert not gradus.set_threads("own")
+        found.append(step())
+    finally:
+        torch.set_num_threads(threads)
+        gradus.set_threads("torch")
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+    runtime = "OpenMP" in torch.__config__.parallel_info().partition("parallel backend:")[2]
+    assert shared or not runtime or not os.path.exists("/proc/self/maps")
+    with pytest.raises(gradus.InvalidArgument, match="set_threads: argument `of`: got 'rayon'"):
+        gradus.set_threads("rayon")

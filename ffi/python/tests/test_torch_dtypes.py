@@ -233,7 +233,9 @@ def test_classes_that_do_not_fit_are_refused_and_not_wrapped():
 def test_packed_sequences_with_offsets_of_int32():
     logp, advantage = normal(0, 5, grad=True), normal(1, 2)
     weight = torch.ones(2)
-    of = lambda dtype: gt.policy_loss(logp, advantage, seq_weight=weight, cu_seqlens=torch.tensor([0, 2, 5], dtype=dtype))
+    of = lambda dtype: gt.policy_loss(
+        logp, advantage, seq_weight=weight, cu_seqlens=torch.tensor([0, 2, 5], dtype=dtype)
+    )
     assert torch.equal(of(torch.int32).loss, of(torch.int64).loss)
 
 
@@ -252,7 +254,11 @@ def test_advantages_whose_shape_says_nothing():
     [
         (dict(logp=torch.ones(4, 9, dtype=torch.int64)), TypeError, "argument `logp`: got torch.int64"),
         (dict(logp=normal(0, 9)), gradus.InvalidArgument, "argument `logp`: got rank 1"),
-        (dict(old_logp=normal(0, 4, 8)), gradus.InvalidArgument, r"argument `old_logp`: got \[4, 8\], expected \[4, 9\]"),
+        (
+            dict(old_logp=normal(0, 4, 8)),
+            gradus.InvalidArgument,
+            r"argument `old_logp`: got \[4, 8\], expected \[4, 9\]",
+        ),
         (dict(mask=torch.ones(5, 9)), gradus.InvalidArgument, r"argument `mask`: got \[5, 9\]"),
         (dict(class_ids=torch.ones(4, 9)), TypeError, "argument `class_ids`: got torch.float32, expected integers"),
         (dict(refs=normal(0, 4, 9)), TypeError, "no argument `refs`; it has old_logp"),
@@ -272,7 +278,11 @@ def test_errors_of_the_policy_loss_name_what_was_passed(change, error, text):
 def test_rewards_as_groups_in_rows():
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 3.0, 5.0, 2.0]])
     want = (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-4)
-    for got in (gt.group_advantage(reward), gt.group_advantage(reward, group=4), gt.group_advantage(reward.T.contiguous().T)):
+    for got in (
+        gt.group_advantage(reward),
+        gt.group_advantage(reward, group=4),
+        gt.group_advantage(reward.T.contiguous().T),
+    ):
         assert got.shape == (2, 4)
         close(got, want, 1e-6)
     close(gt.group_advantage(reward.reshape(-1), group=4), want.reshape(-1), 1e-6)

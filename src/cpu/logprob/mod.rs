@@ -3,8 +3,6 @@
 
 mod row;
 
-use rayon::prelude::*;
-
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::logprob::{IGNORE, LogProb, LogProbBwd, LogProbFused};
@@ -83,27 +81,24 @@ pub(crate) fn logprob_bwd<T: Float>(a: LogProbBwd<'_, T>) {
 
 pub(crate) fn logprob_fused<T: Float>(mut a: LogProbFused<'_, T>) {
     let (vocab, t, targets) = (a.vocab as usize, a.transform, a.targets);
-    let done: Vec<(f64, f64)> = a
-        .logits
-        .into_rows()
-        .into_par_iter()
-        .enumerate()
-        .map(|(i, row)| {
-            let target = targets.at(i);
-            if target == IGNORE {
-                row.fill(T::from_f32(0.0));
-                return (0.0, 0.0);
-            }
-            let held = row[..vocab].to_vec();
-            let g = RowGradient { dlogp: a.dlogp.at(i) as f64, ..RowGradient::default() };
-            let wanted = if a.entropy.is_some() { Sums::All } else { g.sums() };
-            let stats = row_stats(&held, &t, wanted);
-            let z = transformed(held[target as usize].to_f64(), &t);
-            row[vocab..].fill(T::from_f32(0.0));
-            row_gradient(&held, &stats, target as usize, &t, g, &mut row[..vocab]);
-            (stats.logp(z), stats.entropy())
-        })
-        .collect();
+    let rows = a.logits.into_rows();
+    let mut done = vec![(0.0, 0.0); rows.len()];
+    let items = rows.into_iter().zip(&mut done).collect();
+    par::for_each(items, 2 * vocab * WORK, |i, (row, done)| {
+        let target = targets.at(i);
+        if target == IGNORE {
+            row.fill(T::from_f32(0.0));
+            return;
+        }
+        let held = row[..vocab].to_vec();
+        let g = RowGradient { dlogp: a.dlogp.at(i) as f64, ..RowGradient::default() };
+        let wanted = if a.entropy.is_some() { Sums::All } else { g.sums() };
+        let stats = row_stats(&held, &t, wanted);
+        let z = transformed(held[target as usize].to_f64(), &t);
+        row[vocab..].fill(T::from_f32(0.0));
+        row_gradient(&held, &stats, target as usize, &t, g, &mut row[..vocab]);
+        *done = (stats.logp(z), stats.entropy());
+    });
     for (i, (logp, entropy)) in done.into_iter().enumerate() {
         a.logp.set(i, logp as f32);
         if let Some(out) = &mut a.entropy {

@@ -40,6 +40,7 @@ from gradus._library import LIBRARY as _LIBRARY
 from gradus._nf4 import Lora, Nf4Weight, code_book, dynamic_map, quantize_4bit
 from gradus._objective import Preset, policy_preset, seq_weights, struct
 from gradus._tensor import Bf16
+from gradus._threads import set_threads
 
 __version__ = ".".join(map(str, _sys.VERSION))
 CONSTANTS = {name: value for name, value in vars(_sys).items() if name.isupper() and isinstance(value, int)}
@@ -80,6 +81,7 @@ __all__ = [
     "policy_preset",
     "quantize_4bit",
     "seq_weights",
+    "set_threads",
     "struct",
     "workspace_size",
     *FUNCTIONS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import weakref
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from gradus import _sys, _tensor
 from gradus._library import LIBRARY, Fork, done
+
+__all__ = ["Device", "DeviceArray", "named", "shared"]
 
 
 class Device:
@@ -61,8 +64,8 @@ class Device:
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Zeros in the device's memory."""
-        count = int(np.prod(shape))
-        return self.array(np.zeros(count * _tensor.SIZES[_tensor.DTYPES[dtype]], np.uint8), shape, dtype)
+        size = _tensor.SIZES[_tensor.code_of("Device.zeros", dtype)]
+        return self.array(np.zeros(math.prod(shape) * size, np.uint8), shape, dtype)
 
     def array(self, values: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> DeviceArray:
         """A copy of a numpy array (or of `Bf16`) in the device's memory."""
@@ -84,7 +87,8 @@ class DeviceArray:
         done(LIBRARY.gradus_upload(device.context, None, self.pointer, host.ctypes.data, self.nbytes))
         device.synchronize()
 
-    def gradus_tensor(self) -> _sys.tensor:
+    def gradus_tensor(self) -> tuple[int, ...]:
+        """The values of its C struct."""
         memory = _sys.HOST if self.device.key == "cpu" else _sys.DEVICE
         code, strides = _tensor.DTYPES[self.dtype], _tensor.contiguous(self.shape)
         return _tensor.pack(self.pointer, code, self.shape, strides, memory)
@@ -97,12 +101,23 @@ class DeviceArray:
         return _tensor.Bf16(host) if bits else host
 
 
+def named(op: str, device: object) -> Device:
+    """A device, or the process's one of that name."""
+    if isinstance(device, Device):
+        return device
+    if isinstance(device, str):
+        return shared(device)
+    raise TypeError(f"{op}: argument `device`: got {device!r}, expected a gradus.Device or its name")
+
+
 _shared: dict[str, Device] = {}
 _lock = threading.Lock()
 
 
 def shared(key: str) -> Device:
     """The process's device of that name, made when it is first asked for."""
+    if (known := _shared.get(key)) is not None:
+        return known
     with _lock:
         if key not in _shared:
             _shared[key] = Device(key)

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from gradus import _sys
 
+__all__ = [
+    "CLASSES",
+    "BadHandle",
+    "ConfigError",
+    "DeviceLost",
+    "DriverError",
+    "Error",
+    "FormatError",
+    "InvalidArgument",
+    "IoFailure",
+    "NoDriver",
+    "NonFinite",
+    "OutOfMemory",
+    "Panic",
+    "Unsupported",
+    "invalid",
+    "of",
+]
+
 
 class Error(Exception):
     """A call of the library failed.

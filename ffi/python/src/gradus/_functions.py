@@ -7,13 +7,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from gradus import _call
+from gradus import _call, _fields
 from gradus._table import CHOICES, OPS, STRUCT_FIELDS
+
+__all__ = ["FUNCTIONS"]
 
 PYTHON = {"nf4": "Nf4Weight", "lora": "Lora", "tensor": "tensor"}
 
 
-def default(args: ctypes.Structure, field: _call.Field) -> Any:
+def default(args: ctypes.Structure, field: _fields.Field) -> Any:
     """The library's own default of a scalar; None where an argument is optional; else required."""
     if field.kind == "scalar":
         return None if field.name == "vocab" else getattr(args, field.name)
@@ -22,9 +24,9 @@ def default(args: ctypes.Structure, field: _call.Field) -> Any:
     return inspect.Parameter.empty
 
 
-def signature(op: _call.Op) -> inspect.Signature:
+def signature(op: _fields.Op) -> inspect.Signature:
     """Operands come first and by position, the rest by name."""
-    args = _call.init(op)
+    args = op.defaults
     rows = list(op.fields.values())
     required = [f for f in rows if default(args, f) is inspect.Parameter.empty]
     others = [f for f in rows if f not in required]
@@ -40,7 +42,7 @@ def signature(op: _call.Op) -> inspect.Signature:
     return inspect.Signature(parts, return_annotation=op.result.__name__)
 
 
-def annotation(field: _call.Field) -> str:
+def annotation(field: _fields.Field) -> str:
     if field.kind == "scalar":
         return {"double": "float"}.get(field.type, "int")
     if field.kind == "struct":
@@ -49,7 +51,7 @@ def annotation(field: _call.Field) -> str:
     return f"list[{kind}]" if field.kind == "list" else kind
 
 
-def describe(op: str, field: _call.Field) -> list[str]:
+def describe(op: str, field: _fields.Field) -> list[str]:
     comment = field.comment or {"vocab": "columns that exist; default all", "transform": "from stored logits to z"}.get(
         field.name, ""
     )
@@ -71,7 +73,7 @@ def members(struct: str) -> list[str]:
     return lines
 
 
-def documentation(op: _call.Op) -> str:
+def documentation(op: _fields.Op) -> str:
     """The header's comments, by field."""
     inputs = [f for f in op.fields.values() if not f.written]
     outputs = [f for f in op.fields.values() if f.written]
@@ -88,7 +90,7 @@ def documentation(op: _call.Op) -> str:
 
 def function(name: str) -> Callable[..., Any]:
     """gradus.NAME."""
-    op = _call.op_of(name)
+    op = _fields.op_of(name)
     spelled = signature(op)
     positional = [p.name for p in spelled.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 

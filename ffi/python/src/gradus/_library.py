@@ -9,6 +9,8 @@ import sys
 
 from gradus import _error, _sys
 
+__all__ = ["LIBRARY", "Fork", "check", "done", "load", "path"]
+
 NAMES = {"win32": "gradus_c.dll", "darwin": "libgradus_c.dylib"}
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gradus import _call, _error, _sys, _tensor
 from gradus._library import LIBRARY, done
+
+__all__ = ["Lora", "Nf4Weight", "code_book", "dynamic_map", "parse_state", "quantize_4bit"]
 
 TYPES = {"nf4": _sys.NF4, "fp4": _sys.FP4}
 
@@ -53,17 +55,26 @@ class Nf4Weight:
     nested_blocksize: int = 256
     offset: float = 0.0
 
-    def fill_struct(self, target: _sys.nf4, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
-        """Writes the C struct; `view` turns an array into a tensor and keeps it alive."""
-        for field in ("packed", "absmax", "quant_map", "nested_absmax", "nested_quant_map"):
-            array = getattr(self, field)
-            if array is not None:
-                # bitsandbytes stores packed codes as a column.
-                flat = array.reshape(-1) if field == "packed" else array
-                setattr(target, field, view(f"{name}.{field}", flat))
-        for field in ("n", "k", "blocksize", "nested_blocksize", "offset"):
-            setattr(target, field, getattr(self, field))
-        target.dtype = _tensor.DTYPES.get(self.dtype, -1)
+    def struct_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of the C struct: arrays and numbers."""
+        # bitsandbytes stores packed codes as a column.
+        packed = self.packed.reshape(-1) if hasattr(self.packed, "reshape") else self.packed
+        arrays = {
+            "packed": packed,
+            "absmax": self.absmax,
+            "quant_map": self.quant_map,
+            "nested_absmax": self.nested_absmax,
+            "nested_quant_map": self.nested_quant_map,
+        }
+        numbers = {
+            "n": self.n,
+            "k": self.k,
+            "blocksize": self.blocksize,
+            "nested_blocksize": self.nested_blocksize,
+            "offset": self.offset,
+            "dtype": _tensor.code_of("Nf4Weight", self.dtype),
+        }
+        return arrays, numbers
 
     @classmethod
     def quantize(
@@ -73,7 +84,7 @@ class Nf4Weight:
         codes = _call.call("nf4_quantize", device, x=x, quant_type=quant_type, blocksize=blocksize)
         like = lambda values: to_kind(values, codes.packed)
         n, k = x.bits.shape if isinstance(x, _tensor.Bf16) else x.shape
-        dtype = _tensor.NAMES[_tensor.view(x, "x").tensor.dtype]
+        dtype = _tensor.NAMES[_tensor.view(x, "x").packed[1]]
         weight = cls(codes.packed, codes.absmax, like(code_book(quant_type)), n, k, blocksize, dtype)
         if double_quant:
             table = like(dynamic_map())
@@ -131,7 +142,7 @@ class Nf4Weight:
         """[n, k] of `dtype`, by default the weight's own."""
         if y is None:
             like = _tensor.view(self.packed, "packed").like
-            y = _tensor.make(like, _tensor.DTYPES[dtype or self.dtype], (self.n, self.k), False)
+            y = _tensor.make(like, _tensor.code_of("nf4_dequantize", dtype or self.dtype), (self.n, self.k), False)
         return _call.call("nf4_dequantize", device, w=self, y=y).y
 
     def matmul(self, x: Any, device: Any = None, **fields: Any) -> Any:
@@ -169,6 +180,6 @@ class Lora:
     b: Any
     scale: float = 1.0
 
-    def fill_struct(self, target: _sys.lora, view: Callable[[str, Any], _sys.tensor], name: str) -> None:
-        target.a, target.b = view(f"{name}.a", self.a), view(f"{name}.b", self.b)
-        target.scale = self.scale
+    def struct_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of the C struct: arrays and numbers."""
+        return {"a": self.a, "b": self.b}, {"scale": self.scale}

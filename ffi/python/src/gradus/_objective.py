@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradus import _call, _sys
+from gradus import _error, _fields, _sys
 from gradus._library import LIBRARY, done
+
+__all__ = ["Preset", "policy_preset", "seq_weights", "struct"]
+
+# Ops whose defaults a struct has.
+HOLDERS = {
+    "policy_settings": ("policy_loss", "settings"),
+    "logit_transform": ("logprob", "transform"),
+    "adamw_settings": ("adamw", "settings"),
+}
 
 
 class Preset(NamedTuple):
@@ -20,15 +28,17 @@ class Preset(NamedTuple):
     count_empty: bool
     value: float
 
-    def weights(self, lengths: Sequence[int]) -> np.ndarray:
-        """f64 [B] of sequences with `lengths` scored tokens."""
+    def weights(self, lengths: Any) -> np.ndarray:
+        """f64 [B] of sequences with `lengths` scored tokens: a list, an array or a tensor on the CPU."""
         return seq_weights(self.aggregation, lengths, self.count_empty, self.value)
 
 
 def policy_preset(name: str, length: float = 0.0) -> Preset:
     """Settings and aggregation by name: "grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift",
     "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some read as a constant."""
-    settings = _call.init(_call.op_of("policy_loss")).settings
+    settings = type(_fields.op_of("policy_loss").defaults.settings).from_buffer_copy(
+        _fields.op_of("policy_loss").defaults.settings
+    )
     aggregation, empty, value = ctypes.c_int32(), ctypes.c_int32(), ctypes.c_double()
     done(
         LIBRARY.gradus_policy_preset(
@@ -43,14 +53,16 @@ def policy_preset(name: str, length: float = 0.0) -> Preset:
     return Preset(settings, aggregation.value, bool(empty.value), value.value)
 
 
-def seq_weights(
-    aggregation: int | str, lengths: Sequence[int], count_empty: bool = True, value: float = 0.0
-) -> np.ndarray:
+def seq_weights(aggregation: int | str, lengths: Any, count_empty: bool = True, value: float = 0.0) -> np.ndarray:
     """f64 [B]: weights of sequences with `lengths` scored tokens. `value`: tokens of TOKEN_MEAN_OF, length of
     CONSTANT. count_empty: whether sequences without a scored token count in B (TRL yes, verl no)."""
     if isinstance(aggregation, str):
-        aggregation = _call.constant("seq_weights", "aggregation", aggregation)
-    sizes = np.ascontiguousarray(lengths, np.int64)
+        aggregation = _fields.constant("seq_weights", "aggregation", aggregation)
+    given = np.asarray(lengths)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+        got = f"{given.dtype} of {given.ndim} dimensions"
+        raise _error.invalid("seq_weights", "lengths", got, "a sequence of whole numbers")
+    sizes = np.ascontiguousarray(given, np.int64)
     weights = np.empty(len(sizes), np.float64)
     done(
         LIBRARY.gradus_seq_weights(
@@ -68,12 +80,11 @@ def seq_weights(
 def struct(name: str, **fields: Any) -> Any:
     """A struct of the header with an op's defaults and `fields` over them: `policy_settings`,
     `logit_transform`, `adamw_settings`."""
-    op, field = {
-        "policy_settings": ("policy_loss", "settings"),
-        "logit_transform": ("logprob", "transform"),
-        "adamw_settings": ("adamw", "settings"),
-    }[name]
-    binding = _call.Binding(_call.op_of(op))
-    binding.assign(binding.args, field, fields)
-    made = getattr(binding.args, field)
+    if name not in HOLDERS:
+        raise _error.invalid("struct", "name", repr(name), f"one of {', '.join(HOLDERS)}")
+    op, field = HOLDERS[name]
+    holder = _fields.op_of(op)
+    args = holder.init()
+    _fields.assign(name, name, holder.fields[field].member, args, 0, field, fields)
+    made = getattr(args, field)
     return type(made).from_buffer_copy(made)

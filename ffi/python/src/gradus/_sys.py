@@ -5,6 +5,19 @@ from ctypes import (
     c_uint64, c_void_p,
 )
 
+class Struct(Structure):
+    """A struct whose fields cannot be misspelled, and whose whole numbers are not cut to the field's width."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name, value):
+        before = getattr(self, name)
+        super().__setattr__(name, value)
+        if isinstance(before, int) and isinstance(value, int) and getattr(self, name) != value:
+            super().__setattr__(name, before)
+            raise OverflowError(f"{type(self).__name__}: field `{name}`: got {value}, which it cannot hold")
+
+
 VERSION = (0, 1, 0)
 
 VERSION_MAJOR = 0
@@ -126,14 +139,16 @@ DECAY_BEFORE = 0
 DECAY_AFTER = 1
 
 
-class tensor(Structure):
+class tensor(Struct):
+    __slots__ = ()
     _fields_ = [
         ("data", c_void_p), ("dtype", c_int32), ("memory", c_int32), ("rank", c_int32), ("reserved", c_int32),
         ("shape", c_int64 * 4), ("strides", c_int64 * 4),
     ]
 
 
-class nf4(Structure):
+class nf4(Struct):
+    __slots__ = ()
     _fields_ = [
         ("packed", tensor), ("absmax", tensor), ("quant_map", tensor), ("nested_absmax", tensor),
         ("nested_quant_map", tensor), ("n", c_int64), ("k", c_int64), ("blocksize", c_int64),
@@ -141,19 +156,22 @@ class nf4(Structure):
     ]
 
 
-class lora(Structure):
+class lora(Struct):
+    __slots__ = ()
     _fields_ = [
         ("a", tensor), ("b", tensor), ("scale", c_double),
     ]
 
 
-class logit_transform(Structure):
+class logit_transform(Struct):
+    __slots__ = ()
     _fields_ = [
         ("temperature", c_double), ("scale", c_double), ("softcap", c_double),
     ]
 
 
-class logprob_args(Structure):
+class logprob_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("targets", tensor), ("vocab", c_int64),
         ("transform", logit_transform), ("logp", tensor), ("lse", tensor), ("entropy", tensor),
@@ -161,7 +179,8 @@ class logprob_args(Structure):
     ]
 
 
-class logprob_bwd_args(Structure):
+class logprob_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("targets", tensor), ("vocab", c_int64),
         ("transform", logit_transform), ("dlogp", tensor), ("dentropy", tensor), ("dlse", tensor),
@@ -169,14 +188,16 @@ class logprob_bwd_args(Structure):
     ]
 
 
-class logprob_fused_args(Structure):
+class logprob_fused_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("targets", tensor), ("vocab", c_int64),
         ("transform", logit_transform), ("dlogp", tensor), ("logp", tensor), ("entropy", tensor),
     ]
 
 
-class linear_logprob_args(Structure):
+class linear_logprob_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("hidden", tensor), ("head", tensor), ("head_nf4", POINTER(nf4)),
         ("lora", POINTER(lora)), ("lora_count", c_int64), ("targets", tensor), ("vocab", c_int64),
@@ -185,7 +206,8 @@ class linear_logprob_args(Structure):
     ]
 
 
-class linear_logprob_bwd_args(Structure):
+class linear_logprob_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("hidden", tensor), ("head", tensor), ("head_nf4", POINTER(nf4)),
         ("lora", POINTER(lora)), ("lora_count", c_int64), ("targets", tensor), ("vocab", c_int64),
@@ -194,13 +216,15 @@ class linear_logprob_bwd_args(Structure):
     ]
 
 
-class score_scale_args(Structure):
+class score_scale_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("score", tensor), ("dlogp", tensor), ("dhidden", tensor),
     ]
 
 
-class gather_k_args(Structure):
+class gather_k_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("ids", tensor), ("vocab", c_int64),
         ("transform", logit_transform), ("renormalize", c_int32), ("reserved", c_int32), ("logp", tensor),
@@ -208,7 +232,8 @@ class gather_k_args(Structure):
     ]
 
 
-class gather_k_bwd_args(Structure):
+class gather_k_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("ids", tensor), ("vocab", c_int64),
         ("transform", logit_transform), ("renormalize", c_int32), ("reserved", c_int32), ("dlogp", tensor),
@@ -216,7 +241,8 @@ class gather_k_bwd_args(Structure):
     ]
 
 
-class vocab_kl_args(Structure):
+class vocab_kl_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("policy", tensor), ("reference", tensor), ("guidance", tensor),
         ("gamma", c_double), ("vocab", c_int64), ("transform", logit_transform), ("divergence", c_int32),
@@ -224,7 +250,8 @@ class vocab_kl_args(Structure):
     ]
 
 
-class vocab_kl_bwd_args(Structure):
+class vocab_kl_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("policy", tensor), ("reference", tensor), ("guidance", tensor),
         ("gamma", c_double), ("vocab", c_int64), ("transform", logit_transform), ("divergence", c_int32),
@@ -232,7 +259,8 @@ class vocab_kl_bwd_args(Structure):
     ]
 
 
-class sample_args(Structure):
+class sample_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logits", tensor), ("vocab", c_int64), ("transform", logit_transform),
         ("top_k", c_int64), ("top_p", c_double), ("min_p", c_double), ("greedy", c_int32),
@@ -241,7 +269,8 @@ class sample_args(Structure):
     ]
 
 
-class policy_settings(Structure):
+class policy_settings(Struct):
+    __slots__ = ()
     _fields_ = [
         ("loss", c_int32), ("ratio", c_int32), ("denominator", c_int32), ("center", c_int32),
         ("lo", c_double), ("hi", c_double), ("dual", c_double), ("cap", c_double), ("kappa", c_double),
@@ -255,7 +284,8 @@ class policy_settings(Structure):
     ]
 
 
-class policy_stats(Structure):
+class policy_stats(Struct):
+    __slots__ = ()
     _fields_ = [
         ("n_tokens", c_int64), ("n_sequences", c_int64), ("n_empty", c_int64), ("n_clip_lo", c_int64),
         ("n_clip_hi", c_int64), ("n_dual", c_int64), ("n_opsm", c_int64), ("n_nonfinite", c_int64),
@@ -265,7 +295,8 @@ class policy_stats(Structure):
     ]
 
 
-class policy_loss_args(Structure):
+class policy_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("old_logp", tensor), ("sampler_logp", tensor),
         ("ref_logp", tensor), ("ref2_logp", tensor), ("advantage", tensor), ("advantage_level", c_int32),
@@ -276,14 +307,16 @@ class policy_loss_args(Structure):
     ]
 
 
-class group_stats(Structure):
+class group_stats(Struct):
+    __slots__ = ()
     _fields_ = [
         ("size", c_int64), ("scorable", c_int64), ("mean", c_double), ("std", c_double),
         ("degenerate", c_int32), ("reserved", c_int32),
     ]
 
 
-class group_advantage_args(Structure):
+class group_advantage_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("reward", tensor), ("offsets", tensor), ("length", tensor),
         ("baseline", c_int32), ("scale", c_int32), ("ddof", c_int32), ("eps_form", c_int32),
@@ -292,7 +325,8 @@ class group_advantage_args(Structure):
     ]
 
 
-class gae_args(Structure):
+class gae_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("reward", tensor), ("value", tensor), ("mask", tensor),
         ("cu_seqlens", tensor), ("bootstrap", tensor), ("gamma", c_double), ("gae_lambda", c_double),
@@ -300,7 +334,8 @@ class gae_args(Structure):
     ]
 
 
-class discounted_return_args(Structure):
+class discounted_return_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("reward", tensor), ("mask", tensor), ("cu_seqlens", tensor),
         ("gamma", c_double), ("reset", c_int32), ("reserved", c_int32), ("baseline", tensor),
@@ -308,13 +343,15 @@ class discounted_return_args(Structure):
     ]
 
 
-class whiten_stats(Structure):
+class whiten_stats(Struct):
+    __slots__ = ()
     _fields_ = [
         ("count", c_int64), ("mean", c_double), ("std", c_double),
     ]
 
 
-class whiten_args(Structure):
+class whiten_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("mask", tensor), ("eps", c_double),
         ("count_eps", c_double), ("ddof", c_int32), ("eps_form", c_int32), ("shift_mean", c_int32),
@@ -322,7 +359,8 @@ class whiten_args(Structure):
     ]
 
 
-class kl_reward_args(Structure):
+class kl_reward_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("score", tensor), ("logp", tensor), ("reference", tensor),
         ("mask", tensor), ("cu_seqlens", tensor), ("beta", c_double), ("clamp", c_double),
@@ -330,14 +368,16 @@ class kl_reward_args(Structure):
     ]
 
 
-class offpolicy_stats(Structure):
+class offpolicy_stats(Struct):
+    __slots__ = ()
     _fields_ = [
         ("tokens", c_int64), ("dropped", c_int64), ("nan_sampler", c_int64), ("min", c_double),
         ("max", c_double), ("mean", c_double), ("ess", c_double), ("chi2", c_double),
     ]
 
 
-class offpolicy_weight_args(Structure):
+class offpolicy_weight_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("old_logp", tensor), ("sampler_logp", tensor), ("mask", tensor),
         ("cu_seqlens", tensor), ("level", c_int32), ("bound", c_int32), ("min", c_double), ("max", c_double),
@@ -347,7 +387,8 @@ class offpolicy_weight_args(Structure):
     ]
 
 
-class value_loss_args(Structure):
+class value_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("value", tensor), ("returns", tensor), ("old_value", tensor),
         ("mask", tensor), ("clip", c_double), ("weight", c_double), ("loss", POINTER(c_double)),
@@ -355,7 +396,8 @@ class value_loss_args(Structure):
     ]
 
 
-class preference_loss_args(Structure):
+class preference_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp_chosen", tensor), ("logp_rejected", tensor),
         ("reference_chosen", tensor), ("reference_rejected", tensor), ("length_chosen", tensor),
@@ -367,7 +409,8 @@ class preference_loss_args(Structure):
     ]
 
 
-class kto_loss_args(Structure):
+class kto_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("reference", tensor), ("desirable", tensor),
         ("beta", c_double), ("kl", c_double), ("desirable_weight", c_double),
@@ -376,7 +419,8 @@ class kto_loss_args(Structure):
     ]
 
 
-class copg_loss_args(Structure):
+class copg_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("reference", tensor), ("reward", tensor),
         ("offsets", tensor), ("beta", c_double), ("weight", tensor), ("loss", tensor), ("dlogp", tensor),
@@ -384,20 +428,23 @@ class copg_loss_args(Structure):
     ]
 
 
-class beta_mml_loss_args(Structure):
+class beta_mml_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("offsets", tensor), ("beta", c_double),
         ("weight", tensor), ("loss", tensor), ("dlogp", tensor), ("total", tensor),
     ]
 
 
-class info_nce_loss_args(Structure):
+class info_nce_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("length", tensor), ("loss", tensor), ("dlogp", tensor),
     ]
 
 
-class prdp_loss_args(Structure):
+class prdp_loss_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("logp", tensor), ("old", tensor), ("reference", tensor), ("mask", tensor),
         ("cu_seqlens", tensor), ("reward", tensor), ("pairs", tensor), ("beta", c_double), ("clip", c_double),
@@ -405,28 +452,32 @@ class prdp_loss_args(Structure):
     ]
 
 
-class seq_reduce_args(Structure):
+class seq_reduce_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("mask", tensor), ("cu_seqlens", tensor),
         ("reduction", c_int32), ("reserved", c_int32), ("y", tensor), ("count", tensor),
     ]
 
 
-class seq_broadcast_args(Structure):
+class seq_broadcast_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("mask", tensor), ("cu_seqlens", tensor), ("mean", c_int32),
         ("reserved", c_int32), ("y", tensor),
     ]
 
 
-class quantile_args(Structure):
+class quantile_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("mask", tensor), ("cu_seqlens", tensor), ("q", c_double),
         ("method", c_int32), ("skip_nan", c_int32), ("y", tensor),
     ]
 
 
-class top_fraction_args(Structure):
+class top_fraction_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("class_ids", tensor), ("ranked", c_int32),
         ("others", c_int32), ("cu_seqlens", tensor), ("fraction", c_double), ("keep", tensor),
@@ -434,27 +485,31 @@ class top_fraction_args(Structure):
     ]
 
 
-class nf4_quantize_args(Structure):
+class nf4_quantize_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("quant_type", c_int32), ("reserved", c_int32),
         ("blocksize", c_int64), ("packed", tensor), ("absmax", tensor),
     ]
 
 
-class nf4_quantize_absmax_args(Structure):
+class nf4_quantize_absmax_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("absmax", tensor), ("nested_quant_map", tensor), ("codes", tensor),
         ("nested_absmax", tensor), ("offset", POINTER(c_double)),
     ]
 
 
-class nf4_dequantize_args(Structure):
+class nf4_dequantize_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("w", POINTER(nf4)), ("y", tensor),
     ]
 
 
-class nf4_matmul_args(Structure):
+class nf4_matmul_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("w", POINTER(nf4)), ("bias", tensor),
         ("lora", POINTER(lora)), ("lora_count", c_int64), ("adapter", tensor), ("s", tensor),
@@ -462,7 +517,8 @@ class nf4_matmul_args(Structure):
     ]
 
 
-class nf4_matmul_dx_args(Structure):
+class nf4_matmul_dx_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("dy", tensor), ("w", POINTER(nf4)), ("lora", POINTER(lora)),
         ("lora_count", c_int64), ("adapter", tensor), ("accumulate", c_int32), ("reserved", c_int32),
@@ -470,28 +526,32 @@ class nf4_matmul_dx_args(Structure):
     ]
 
 
-class nf4_matmul_grouped_args(Structure):
+class nf4_matmul_grouped_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("offsets", tensor), ("w", POINTER(nf4)),
         ("w_count", c_int64), ("y", tensor),
     ]
 
 
-class nf4_matmul_grouped_dx_args(Structure):
+class nf4_matmul_grouped_dx_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("dy", tensor), ("offsets", tensor), ("w", POINTER(nf4)),
         ("w_count", c_int64), ("accumulate", c_int32), ("reserved", c_int32), ("dx", tensor),
     ]
 
 
-class matmul_args(Structure):
+class matmul_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("w", tensor), ("bias", tensor), ("lora", POINTER(lora)),
         ("lora_count", c_int64), ("adapter", tensor), ("s", tensor), ("residual", tensor), ("y", tensor),
     ]
 
 
-class matmul_dx_args(Structure):
+class matmul_dx_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("dy", tensor), ("w", tensor), ("lora", POINTER(lora)),
         ("lora_count", c_int64), ("adapter", tensor), ("accumulate", c_int32), ("reserved", c_int32),
@@ -499,41 +559,47 @@ class matmul_dx_args(Structure):
     ]
 
 
-class matmul_dw_args(Structure):
+class matmul_dw_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("dy", tensor), ("x", tensor), ("dw", tensor), ("dbias", tensor),
     ]
 
 
-class lora_grad_args(Structure):
+class lora_grad_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("dy", tensor), ("s", tensor), ("lora", POINTER(lora)),
         ("adapter", tensor), ("index", c_int32), ("reserved", c_int32), ("da", tensor), ("db", tensor),
     ]
 
 
-class rmsnorm_args(Structure):
+class rmsnorm_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("weight", tensor), ("eps", c_double), ("y", tensor),
         ("rstd", tensor),
     ]
 
 
-class rmsnorm_bwd_args(Structure):
+class rmsnorm_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("weight", tensor), ("eps", c_double), ("dy", tensor),
         ("residual", tensor), ("dx", tensor), ("dweight", tensor),
     ]
 
 
-class rope_args(Structure):
+class rope_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("positions", tensor), ("cos", tensor), ("sin", tensor),
         ("inverse", c_int32), ("reserved", c_int32),
     ]
 
 
-class attention_args(Structure):
+class attention_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("q", tensor), ("k", tensor), ("v", tensor), ("cu_seqlens", tensor),
         ("kv_start", tensor), ("pages", tensor), ("page_size", c_int64), ("kv_len", tensor),
@@ -541,7 +607,8 @@ class attention_args(Structure):
     ]
 
 
-class attention_bwd_args(Structure):
+class attention_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("q", tensor), ("k", tensor), ("v", tensor), ("cu_seqlens", tensor),
         ("kv_start", tensor), ("kv_len", tensor), ("scale", c_double), ("dout", tensor), ("dq", tensor),
@@ -549,44 +616,51 @@ class attention_bwd_args(Structure):
     ]
 
 
-class swiglu_args(Structure):
+class swiglu_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("gate", tensor), ("up", tensor), ("y", tensor),
     ]
 
 
-class swiglu_bwd_args(Structure):
+class swiglu_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("gate", tensor), ("up", tensor), ("dy", tensor), ("dgate", tensor),
         ("dup", tensor),
     ]
 
 
-class embedding_args(Structure):
+class embedding_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("ids", tensor), ("table", tensor), ("y", tensor),
     ]
 
 
-class embedding_bwd_args(Structure):
+class embedding_bwd_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("ids", tensor), ("dy", tensor), ("dtable", tensor),
     ]
 
 
-class copy_rows_args(Structure):
+class copy_rows_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("from_rows", tensor), ("to_rows", tensor), ("y", tensor),
     ]
 
 
-class convert_args(Structure):
+class convert_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("y", tensor),
     ]
 
 
-class adamw_settings(Structure):
+class adamw_settings(Struct):
+    __slots__ = ()
     _fields_ = [
         ("lr", c_double), ("beta1", c_double), ("beta2", c_double), ("eps", c_double),
         ("weight_decay", c_double), ("grad_scale", c_double), ("step", c_int64), ("decay", c_int32),
@@ -594,75 +668,86 @@ class adamw_settings(Structure):
     ]
 
 
-class adamw_outcome(Structure):
+class adamw_outcome(Struct):
+    __slots__ = ()
     _fields_ = [
         ("non_finite_tensor", c_int64), ("non_finite_element", c_int64), ("updated", c_int64),
         ("unchanged", c_int64), ("absorbed_bf16", c_int64),
     ]
 
 
-class adamw_tensor(Structure):
+class adamw_tensor(Struct):
+    __slots__ = ()
     _fields_ = [
         ("param", tensor), ("grad", tensor), ("m", tensor), ("v", tensor), ("mask", tensor),
     ]
 
 
-class adamw_args(Structure):
+class adamw_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("tensors", POINTER(adamw_tensor)), ("tensors_count", c_int64),
         ("settings", adamw_settings), ("outcome", POINTER(adamw_outcome)),
     ]
 
 
-class adamw_8bit_tensor(Structure):
+class adamw_8bit_tensor(Struct):
+    __slots__ = ()
     _fields_ = [
         ("param", tensor), ("grad", tensor), ("m", tensor), ("v", tensor), ("m_absmax", tensor),
         ("v_absmax", tensor), ("mask", tensor),
     ]
 
 
-class adamw_8bit_args(Structure):
+class adamw_8bit_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("tensors", POINTER(adamw_8bit_tensor)), ("tensors_count", c_int64),
         ("settings", adamw_settings), ("outcome", POINTER(adamw_outcome)),
     ]
 
 
-class grad_norm_args(Structure):
+class grad_norm_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("grads", POINTER(tensor)), ("grads_count", c_int64),
         ("norm", POINTER(c_double)),
     ]
 
 
-class lerp_args(Structure):
+class lerp_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("a", tensor), ("b", tensor), ("weight", c_double), ("y", tensor),
     ]
 
 
-class update_sparsity(Structure):
+class update_sparsity(Struct):
+    __slots__ = ()
     _fields_ = [
         ("n", c_int64), ("equal_exact", c_int64), ("within_tol", c_int64), ("absorbed_bf16", c_int64),
         ("max_delta", c_double),
     ]
 
 
-class sparsity_stats_args(Structure):
+class sparsity_stats_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("w0", tensor), ("w1", tensor), ("tol", c_double), ("row_nnz", tensor),
         ("stats", POINTER(update_sparsity)),
     ]
 
 
-class delta_encode_args(Structure):
+class delta_encode_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("old_value", tensor), ("new_value", tensor), ("index", tensor),
         ("value", tensor), ("count", POINTER(c_int64)),
     ]
 
 
-class delta_apply_args(Structure):
+class delta_apply_args(Struct):
+    __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("index", tensor), ("value", tensor), ("target", tensor),
     ]
@@ -718,6 +803,7 @@ FUNCTIONS = {
     "synchronize": (c_int32, [c_uint64, c_void_p]),
     "workspace_size": (c_int32, [c_uint64, c_char_p, c_void_p, POINTER(c_size_t)]),
     "reserve": (c_int32, [c_uint64, c_void_p, c_size_t]),
+    "set_team": (c_int32, [c_void_p]),
     "init": (c_int32, [c_char_p, c_void_p, c_size_t]),
     "nf4_parse": (c_int32, [POINTER(c_uint8), c_size_t, POINTER(nf4)]),
     "nf4_code": (c_int32, [c_int32, POINTER(c_float)]),
@@ -783,3 +869,37 @@ FUNCTIONS = {
     "delta_encode": (c_int32, [c_uint64, c_void_p, POINTER(delta_encode_args)]),
     "delta_apply": (c_int32, [c_uint64, c_void_p, POINTER(delta_apply_args)]),
 }
+
+__all__ = [
+    "FUNCTIONS", "STRUCTS", "VERSION", "Struct", "VERSION_MAJOR", "VERSION_MINOR", "VERSION_PATCH", "IGNORE",
+    "OK", "INVALID_ARGUMENT", "NON_FINITE", "OUT_OF_MEMORY", "NO_DRIVER", "DEVICE_LOST", "IO", "FORMAT",
+    "CONFIG", "DRIVER", "UNSUPPORTED", "BAD_HANDLE", "PANIC", "U8", "I32", "I64", "F16", "BF16", "F32", "F64",
+    "HOST", "DEVICE", "NF4", "FP4", "FORWARD_KL", "REVERSE_KL", "JSD", "TOTAL_VARIATION", "CROSS_ENTROPY",
+    "REINFORCE", "PPO_CLIP", "CISPO", "SAPO", "VESPO", "GMPO", "DRO", "DPPO_TV", "DPPO_KL", "PRIME", "KL_COV",
+    "RATIO_TOKEN", "RATIO_SEQUENCE_MEAN", "RATIO_SEQUENCE_MEAN_TOKEN", "RATIO_SEQUENCE_SUM",
+    "DENOMINATOR_OLD", "DENOMINATOR_SAMPLER", "CENTER_ONE", "CENTER_OLD_OVER_SAMPLER", "K1", "K2", "K3",
+    "KL_ABS", "KL_GRADIENT_SAME", "KL_GRADIENT_K2", "KL_GRADIENT_NONE", "KL_WEIGHT_ONE", "KL_WEIGHT_RATIO",
+    "KL_WEIGHT_RATIO_DETACHED", "PER_SEQUENCE", "PER_TOKEN", "TOKEN_MEAN", "TOKEN_MEAN_OF",
+    "SEQUENCE_MEAN_TOKEN_MEAN", "SEQUENCE_MEAN_TOKEN_SUM", "CONSTANT", "TOKEN_SUM", "BASELINE_NONE",
+    "BASELINE_MEAN", "BASELINE_LEAVE_ONE_OUT", "BASELINE_LENGTH_WEIGHTED", "BASELINE_MAX2", "SCALE_NONE",
+    "SCALE_GROUP_STD", "SCALE_BATCH_STD", "SCALE_LOO_STD", "SCALE_NONZERO_SHARE", "ADD_TO_STD",
+    "ADD_TO_VARIANCE", "FLOOR_VARIANCE", "SINGLE_ZERO", "SINGLE_RAW", "LEVEL_TOKEN", "LEVEL_SEQUENCE_SUM",
+    "LEVEL_SEQUENCE_MEAN", "LEVEL_SEQUENCE_MAX", "TRUNCATE", "MASK", "SEQUENCE_MASK", "DPO", "HINGE", "IPO",
+    "ROBUST", "EXO", "NCA", "BCO", "SPPO_HARD", "APO_ZERO", "APO_DOWN", "DISCOPOP", "ORPO",
+    "SCORE_REVERSE_KL", "SCORE_FORWARD_KL", "SCORE_JENSEN_SHANNON", "SCORE_ALPHA", "SUM", "MEAN", "MAX",
+    "MIN", "LINEAR", "LOWER", "HIGHER", "DECAY_BEFORE", "DECAY_AFTER", "tensor", "nf4", "lora",
+    "logit_transform", "logprob_args", "logprob_bwd_args", "logprob_fused_args", "linear_logprob_args",
+    "linear_logprob_bwd_args", "score_scale_args", "gather_k_args", "gather_k_bwd_args", "vocab_kl_args",
+    "vocab_kl_bwd_args", "sample_args", "policy_settings", "policy_stats", "policy_loss_args", "group_stats",
+    "group_advantage_args", "gae_args", "discounted_return_args", "whiten_stats", "whiten_args",
+    "kl_reward_args", "offpolicy_stats", "offpolicy_weight_args", "value_loss_args", "preference_loss_args",
+    "kto_loss_args", "copg_loss_args", "beta_mml_loss_args", "info_nce_loss_args", "prdp_loss_args",
+    "seq_reduce_args", "seq_broadcast_args", "quantile_args", "top_fraction_args", "nf4_quantize_args",
+    "nf4_quantize_absmax_args", "nf4_dequantize_args", "nf4_matmul_args", "nf4_matmul_dx_args",
+    "nf4_matmul_grouped_args", "nf4_matmul_grouped_dx_args", "matmul_args", "matmul_dx_args",
+    "matmul_dw_args", "lora_grad_args", "rmsnorm_args", "rmsnorm_bwd_args", "rope_args", "attention_args",
+    "attention_bwd_args", "swiglu_args", "swiglu_bwd_args", "embedding_args", "embedding_bwd_args",
+    "copy_rows_args", "convert_args", "adamw_settings", "adamw_outcome", "adamw_tensor", "adamw_args",
+    "adamw_8bit_tensor", "adamw_8bit_args", "grad_norm_args", "lerp_args", "update_sparsity",
+    "sparsity_stats_args", "delta_encode_args", "delta_apply_args",
+]

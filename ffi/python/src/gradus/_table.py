@@ -722,3 +722,5 @@ CHOICES = {
     ('nf4_code', 'quant_type'): 'NF4, FP4',
     ('seq_weights', 'aggregation'): 'TOKEN_MEAN, TOKEN_MEAN_OF, SEQUENCE_MEAN_TOKEN_MEAN, SEQUENCE_MEAN_TOKEN_SUM, CONSTANT, TOKEN_SUM',
 }
+
+__all__ = ["CHOICES", "OPS", "STRUCT_FIELDS"]

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import math
+import struct
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradus import _sys
+from gradus import _error, _sys
 
+__all__ = ["DTYPES", "NAMES", "PACKED", "SHORT", "SIZES", "Array", "Bf16", "make", "torch_of", "view"]
+
+# gradus_tensor: data, dtype, memory, rank, reserved, shape, strides.
+PACKED = struct.Struct("P4i8q")
 DTYPES = {
     "uint8": _sys.U8,
     "int32": _sys.I32,
@@ -57,25 +62,28 @@ class Bf16(NamedTuple):
 
 
 class Array(NamedTuple):
-    """Where an array lies. `device` is "cpu" or "cuda:N" as the array says it, None if any will do;
-    `owner` is kept until the call is done."""
+    """Where an array lies: the values of its gradus_tensor in the order of `PACKED`. `device` is "cpu" or "cuda:N"
+    as the array says it, None if any will do; `owner` is kept until the call is done."""
 
-    tensor: _sys.tensor
+    packed: tuple[int, ...]
+    shape: tuple[int, ...]
     device: str | None
     owner: Any
     like: Any  # what outputs are made like
+    is_torch: bool = False
 
 
-def pack(data: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...], memory: int) -> _sys.tensor:
-    """The C struct; more than 4 dimensions are a TypeError, since the struct has no room for them."""
-    if len(shape) > 4:
-        raise TypeError(f"got {len(shape)} dimensions, expected at most 4")
+def pack(data: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...], memory: int) -> tuple[int, ...]:
+    """Values of the C struct; more than 4 dimensions are a TypeError, since the struct has no room for them."""
+    rank = len(shape)
+    if rank == 2:
+        return (data, dtype, memory, 2, 0, *shape, 0, 0, *strides, 0, 0)
+    if rank > 4:
+        raise TypeError(f"got {rank} dimensions, expected at most 4")
     # A scalar of rank 0 is a vector of one.
-    shape, strides = (shape, strides) if shape else ((1,), (1,))
-    t = _sys.tensor(data=data, dtype=dtype, memory=memory, rank=len(shape))
-    t.shape[: len(shape)] = shape
-    t.strides[: len(shape)] = strides
-    return t
+    shape, strides, rank = (shape, strides, rank) if rank else ((1,), (1,), 1)
+    rest = (0,) * (4 - rank)
+    return (data, dtype, memory, rank, 0, *shape, *rest, *strides, *rest)
 
 
 def torch_of(value: Any) -> Any | None:
@@ -94,7 +102,7 @@ def view(value: Any, name: str, written: bool = False) -> Array:
     if isinstance(value, np.ndarray):
         return view_numpy(value, value.dtype.name, name, written, value)
     if hasattr(value, "gradus_tensor"):
-        return Array(value.gradus_tensor(), value.device.key, value, value)
+        return Array(value.gradus_tensor(), value.shape, value.device.key, value, value)
     if hasattr(value, "__dlpack__"):
         return view_dlpack(value, name)
     if hasattr(value, "__array_interface__"):
@@ -110,6 +118,14 @@ def dtype_code(name: str, dtype: str) -> int:
     return code
 
 
+def code_of(op: str, dtype: str) -> int:
+    """The number of a dtype that a caller names."""
+    code = DTYPES.get(dtype)
+    if code is None:
+        raise _error.invalid(op, "dtype", repr(dtype), f"one of {', '.join(DTYPES)}")
+    return code
+
+
 def view_numpy(array: np.ndarray, dtype: str, name: str, written: bool, like: Any) -> Array:
     code = dtype_code(name, dtype)
     if written and not array.flags.writeable:
@@ -120,7 +136,19 @@ def view_numpy(array: np.ndarray, dtype: str, name: str, written: bool, like: An
     if not array.dtype.isnative:
         raise TypeError(f"`{name}`: got byte order {array.dtype.byteorder}, expected the machine's")
     strides = tuple(stride // size for stride in array.strides)
-    return Array(pack(array.ctypes.data, code, array.shape, strides, _sys.HOST), "cpu", array, like)
+    packed = pack_named(name, array.ctypes.data, code, array.shape, strides, _sys.HOST)
+    return Array(packed, array.shape or (1,), "cpu", array, like)
+
+
+def pack_named(name: str, *values: Any) -> tuple[int, ...]:
+    try:
+        return pack(*values)
+    except TypeError as error:
+        raise TypeError(f"`{name}`: {error}") from None
+
+
+# By torch.dtype: filled as dtypes are met, as their names are slow to form.
+TORCH_CODES: dict[Any, int] = {}
 
 
 def view_torch(torch: Any, value: Any, name: str) -> Array:
@@ -129,15 +157,20 @@ def view_torch(torch: Any, value: Any, name: str) -> Array:
             f"`{name}`: got a tensor that requires grad, which this function would not pass on: use "
             "gradus.torch, or detach()"
         )
-    if value.layout != torch.strided or value.is_conj() or value.is_neg():
+    if value.layout is not torch.strided or value.is_conj() or value.is_neg():
         raise TypeError(f"`{name}`: got a {value.layout} tensor or a lazy view, expected plain memory")
-    if value.device.type not in ("cpu", "cuda"):
+    code = TORCH_CODES.get(value.dtype)
+    if code is None:
+        code = TORCH_CODES[value.dtype] = dtype_code(name, str(value.dtype).removeprefix("torch."))
+    shape = tuple(value.shape)
+    if value.is_cpu:
+        memory, device = _sys.HOST, "cpu"
+    elif value.is_cuda:
+        memory, device = _sys.DEVICE, f"cuda:{value.device.index}"
+    else:
         raise TypeError(f"`{name}`: got a tensor on {value.device}, expected cpu or cuda")
-    code = dtype_code(name, str(value.dtype).removeprefix("torch."))
-    on_gpu = value.device.type == "cuda"
-    memory = _sys.DEVICE if on_gpu else _sys.HOST
-    t = pack(value.data_ptr(), code, tuple(value.shape), tuple(value.stride()), memory)
-    return Array(t, f"cuda:{value.device.index}" if on_gpu else "cpu", value, value)
+    packed = pack_named(name, value.data_ptr(), code, shape, value.stride(), memory)
+    return Array(packed, shape or (1,), device, value, value, True)
 
 
 # ---- DLPack -------------------------------------------------------------------------------------
@@ -186,8 +219,9 @@ def view_dlpack(value: Any, name: str) -> Array:
     if kind not in (DL_CPU, DL_CUDA_HOST, DL_CUDA, DL_CUDA_MANAGED):
         raise TypeError(f"`{name}`: got DLPack device type {kind}, expected CPU or CUDA")
     on_gpu = kind in (DL_CUDA, DL_CUDA_MANAGED)
-    t = pack((dl.data or 0) + dl.byte_offset, code, shape, strides, _sys.DEVICE if on_gpu else _sys.HOST)
-    return Array(t, f"cuda:{index}" if on_gpu else "cpu", (value, capsule), value)
+    memory = _sys.DEVICE if on_gpu else _sys.HOST
+    packed = pack_named(name, (dl.data or 0) + dl.byte_offset, code, shape, strides, memory)
+    return Array(packed, shape or (1,), f"cuda:{index}" if on_gpu else "cpu", (value, capsule), value)
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -201,6 +235,8 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 def make(like: Any, dtype: int, shape: tuple[int, ...], zeros: bool) -> Any:
     """A new array of the kind of `like`: torch for torch, on its device; numpy for host memory of others."""
     if (torch := torch_of(like)) is not None:
+        if like.is_cpu and not zeros:
+            return torch.empty(shape, dtype=getattr(torch, NAMES[dtype]))
         build = torch.zeros if zeros else torch.empty
         return build(shape, dtype=getattr(torch, NAMES[dtype]), device=like.device)
     if hasattr(like, "gradus_tensor"):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 __all__ = [
     "autocast",
+    "eager",
     "integers",
     "marks",
     "none",
@@ -25,6 +26,20 @@ __all__ = [
 def operator(name: str) -> Any:
     """Registers torch.ops.gradus.NAME. What it returns is new memory, and it writes none of its operands."""
     return torch.library.custom_op(f"gradus::{name}", mutates_args=())
+
+
+PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+
+def eager(*operands: Optional[Tensor]) -> bool:
+    """Whether nobody looks at the operators of a call: no compiler, tracer, mode or transform, no subclass of
+    Tensor. Then an op may be called without torch's dispatcher, which takes longer than a small product. Where
+    torch does not say, the dispatcher is asked."""
+    if torch.compiler.is_compiling() or any(type(x) not in PLAIN for x in operands) or torch.jit.is_tracing():
+        return False
+    modes = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    level = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
+    return modes is not None and modes() == 0 and level is not None and level() is None
 
 
 def transform(temperature: float, scale: float, softcap: Optional[float]) -> dict[str, float]:

@@ -6,11 +6,12 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gradus import _error
 from gradus._call import call
 from gradus._nf4 import Lora, Nf4Weight
-from gradus._torch_common import autocast, none, operator, unit_rows, widest
+from gradus._torch_common import autocast, eager, none, operator, unit_rows, widest
 
 __all__ = ["flat", "nf4_matmul", "weight"]
 
@@ -135,6 +136,47 @@ def _backward(ctx, dy, ds):
 _nf4_matmul.register_autograd(_backward, setup_context=_setup)
 
 
+class Product(torch.autograd.Function):
+    """The operator without its dispatch, for eager calls: the same ops on the same operands."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Nf4Weight,
+        bias: Optional[Tensor],
+        a: Optional[Tensor],
+        b: Optional[Tensor],
+        scale: float,
+    ) -> Tensor:
+        kept = a is not None and any(ctx.needs_input_grad)
+        out = call("nf4_matmul", x=x, w=w, bias=bias, lora=adapters(a, b, scale), s=kept)
+        ctx.w, ctx.scale = w, scale
+        ctx.save_for_backward(x, out.s, a, b)
+        return out.y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Optional[Tensor], ...]:
+        x, s, a, b = ctx.saved_tensors
+        by_x, _, by_bias, by_a, by_b, _ = ctx.needs_input_grad
+        dy, dx, da, db = dy.contiguous(), None, None, None
+        if by_x:
+            dx = call("nf4_matmul_dx", dy=dy, w=ctx.w, lora=adapters(a, b, ctx.scale)).dx
+        if by_a or by_b:
+            out = call("lora_grad", x=x, dy=dy, s=s, lora=Lora(a, b, ctx.scale))
+            da, db = out.da.to(a.dtype) if by_a else None, out.db.to(b.dtype) if by_b else None
+        return dx, None, dy.sum(0) if by_bias else None, da, db, None
+
+
+def product(
+    x: Tensor, w: Nf4Weight, bias: Optional[Tensor], a: Optional[Tensor], b: Optional[Tensor], scale: float
+) -> Tensor:
+    if eager(x, w.packed, bias, a, b):
+        return Product.apply(x, w, bias, a, b, scale)
+    return _nf4_matmul(x, *flat(w), bias, a, b, scale)[0]
+
+
 def nf4_matmul(
     x: Tensor,
     w: Nf4Weight,
@@ -157,9 +199,9 @@ def nf4_matmul(
     wide = None if a is None else widest(x, a, b)
     if wide is None or wide == x.dtype:
         a, b = (None, None) if a is None else (unit_rows(a.to(x.dtype)), unit_rows(b.to(x.dtype)))
-        y, _ = _nf4_matmul(rows, *flat(w), bias, a, b, scale)
+        y = product(rows, w, bias, a, b, scale)
     else:
-        y, _ = _nf4_matmul(rows, *flat(w), bias, None, None, 1.0)
+        y = product(rows, w, bias, None, None, 1.0)
         low = torch.nn.functional.linear(rows.to(wide), a.to(wide))
         y = y + (torch.nn.functional.linear(low, b.to(wide)) * scale).to(y.dtype)
     return y.reshape(*x.shape[:-1], w.n)

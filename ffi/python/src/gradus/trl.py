@@ -26,6 +26,8 @@ from torch import Tensor
 from gradus import _objective, _sys
 from gradus import torch as gt
 
+__all__ = ["GradusGRPOMixin", "patch"]
+
 if version("trl").split(".")[:2] != ["1", "16"]:
     raise ImportError(f"gradus.trl replaces methods of TRL 1.16, this is {version('trl')}")
 

@@ -22,6 +22,8 @@ from gradus import _objective
 from gradus import torch as gt
 from gradus._call import call
 
+__all__ = ["ESTIMATORS", "LOSSES"]
+
 LOSSES = ("vanilla", "gspo", "gpg", "geo_mean", "cispo", "sapo", "dppo_tv", "dppo_kl", "dro", "clip_cov", "kl_cov")
 
 # ---- losses -------------------------------------------------------------------------------------

@@ -1,0 +1,158 @@
+//! Another's threads for the parallel loops: those of a program that has a pool of its own, as torch has,
+//! whose threads would else compete with ours for the cores.
+
+use std::any::Any;
+use std::ffi::{c_uint, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Calls `body(data)` on every thread of a team, the caller's among them, and returns when all have
+/// returned; on fewer threads, or on none, if it has no more. `threads` is 0, the team's own number, and
+/// `flags` 0. This is the type of `GOMP_parallel` of the OpenMP runtimes of GNU and LLVM.
+pub type Team = unsafe extern "C" fn(
+    body: Option<unsafe extern "C" fn(*mut c_void)>,
+    data: *mut c_void,
+    threads: c_uint,
+    flags: c_uint,
+);
+
+/// The team's address, NULL for rayon's pool.
+static TEAM: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Takes the threads of `team` for the loops of the CPU device in the whole process, from the next loop
+/// on; `None` takes rayon's again. Results do not depend on it, nor on how many threads there are.
+///
+/// # Safety
+/// `team` does what [`Team`] says and stays callable until another one is set and the loops that began
+/// under it are done.
+pub unsafe fn set_team(team: Option<Team>) {
+    let address = team.map_or(std::ptr::null_mut(), |team| team as *mut c_void);
+    TEAM.store(address, Ordering::Release);
+}
+
+/// The team that loops run on, if one is set.
+pub(crate) fn team() -> Option<Team> {
+    let address = TEAM.load(Ordering::Acquire);
+    // SAFETY: what `set_team` stored was a `Team`.
+    (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Team>(address) })
+}
+
+/// A loop that the threads of a team share: each takes the next `grain` indices until none is left.
+struct Loop<'a> {
+    next: AtomicUsize,
+    count: usize,
+    grain: usize,
+    body: &'a (dyn Fn(usize) + Sync),
+    /// What a body panicked with: no unwinding passes through the team.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Loop<'_> {
+    fn work(&self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let first = self.next.fetch_add(self.grain, Ordering::Relaxed);
+                if first >= self.count {
+                    break;
+                }
+                (first..self.count.min(first + self.grain)).for_each(self.body);
+            }
+        }));
+        if let Err(payload) = outcome {
+            self.next.store(self.count, Ordering::Relaxed);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+        }
+    }
+}
+
+unsafe extern "C" fn enter(data: *mut c_void) {
+    // SAFETY: `run` passes a loop that lives until the team has returned.
+    unsafe { &*data.cast::<Loop<'_>>() }.work();
+}
+
+/// `body(i)` once for each `i` in `0..count`, `grain` of them at a time.
+pub(crate) fn run(team: Team, count: usize, grain: usize, body: &(dyn Fn(usize) + Sync)) {
+    let (next, panic) = (AtomicUsize::new(0), Mutex::default());
+    let shared = Loop { next, count, grain: grain.max(1), body, panic };
+    // SAFETY: `shared` outlives the call, at whose end no thread is in `enter` any more.
+    unsafe { team(Some(enter), (&raw const shared).cast_mut().cast(), 0, 0) };
+    // What a team without threads left undone.
+    shared.work();
+    if let Some(payload) = shared.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(payload);
+    }
+}
+
+/// Places for items, each of which one thread fills or empties.
+pub(crate) struct Items<T>(Vec<Mutex<Option<T>>>);
+
+impl<T> Items<T> {
+    pub fn new(items: impl Iterator<Item = Option<T>>) -> Items<T> {
+        Items(items.map(Mutex::new).collect())
+    }
+
+    pub fn take(&self, i: usize) -> Option<T> {
+        self.0[i].lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn put(&self, i: usize, item: T) {
+        *self.0[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(item);
+    }
+
+    /// Those that are there, in order.
+    pub fn into_vec(self) -> Vec<T> {
+        let inner = |place: Mutex<_>| place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.0.into_iter().filter_map(inner).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Four threads, as OpenMP would have them.
+    pub(crate) unsafe extern "C" fn four(
+        body: Option<unsafe extern "C" fn(*mut c_void)>,
+        data: *mut c_void,
+        _: c_uint,
+        _: c_uint,
+    ) {
+        let (address, body) = (data as usize, body.unwrap());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                // SAFETY: as `run` asks: the data outlives the scope.
+                scope.spawn(move || unsafe { body(address as *mut c_void) });
+            }
+        });
+    }
+
+    unsafe extern "C" fn absent(
+        _: Option<unsafe extern "C" fn(*mut c_void)>,
+        _: *mut c_void,
+        _: c_uint,
+        _: c_uint,
+    ) {
+    }
+
+    #[test]
+    fn every_index_is_visited_once() {
+        for team in [four as Team, absent] {
+            for (count, grain) in [(0, 1), (1, 1), (7, 3), (1000, 16), (5, 100)] {
+                let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                run(team, count, grain, &|i| {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{count} {grain}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_of_a_body_reaches_the_caller_and_not_the_team() {
+        let caught = catch_unwind(|| run(four, 100, 1, &|i| assert!(i != 37, "index {i}")));
+        let payload = caught.unwrap_err();
+        assert_eq!(payload.downcast_ref::<String>().unwrap(), "index 37");
+        run(four, 100, 1, &|_| {});
+    }
+}
