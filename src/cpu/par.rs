@@ -4,20 +4,31 @@
 
 use rayon::prelude::*;
 
-use crate::cpu::team::{self, Items};
+use crate::cpu::team::{self, Items, Team};
 
 /// Work (in rough scalar operations) below which a loop stays on the calling thread; a rayon
 /// hand-over costs a few microseconds.
 const SERIAL_WORK: usize = 1 << 16;
 
+/// The same for a team. Its threads are ready, but what they work on lies in the caller's cache: a
+/// product of 272 x 1536 x 16 takes 0.22 ms on one thread and 0.39 ms on two.
+const TEAM_WORK: usize = 1 << 19;
+
+/// Whether `count` items of `work` operations each stay on the calling thread.
+fn is_small(count: usize, work: usize, team: Option<Team>) -> bool {
+    let limit = if team.is_some() { TEAM_WORK } else { SERIAL_WORK };
+    count < 2 || count.saturating_mul(work) < limit
+}
+
 /// Runs `body(i, item)` for each item; `work` is the rough number of scalar operations per item.
 pub(crate) fn for_each<T: Send>(items: Vec<T>, work: usize, body: impl Fn(usize, T) + Sync + Send) {
-    if items.len().saturating_mul(work) < SERIAL_WORK || items.len() < 2 {
+    let team = team::team();
+    if is_small(items.len(), work, team) {
         items.into_iter().enumerate().for_each(|(i, item)| body(i, item));
         return;
     }
     let grain = (SERIAL_WORK / work.max(1)).clamp(1, items.len());
-    if let Some(team) = team::team() {
+    if let Some(team) = team {
         let (count, items) = (items.len(), Items::new(items.into_iter().map(Some)));
         team::run(team, count, grain, &|i| {
             if let Some(item) = items.take(i) {
@@ -35,11 +46,12 @@ pub(crate) fn map<R: Send>(
     work: usize,
     body: impl Fn(usize) -> R + Sync + Send,
 ) -> Vec<R> {
-    if n.saturating_mul(work) < SERIAL_WORK || n < 2 {
+    let team = team::team();
+    if is_small(n, work, team) {
         return (0..n).map(body).collect();
     }
     let grain = (SERIAL_WORK / work.max(1)).clamp(1, n);
-    if let Some(team) = team::team() {
+    if let Some(team) = team {
         let results = Items::new((0..n).map(|_| None));
         team::run(team, n, grain, &|i| results.put(i, body(i)));
         results.into_vec()

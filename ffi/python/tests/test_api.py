@@ -131,7 +131,7 @@ def test_a_field_of_a_struct_is_neither_misspelled_nor_cut():
         (
             dict(transform={"temperature": "hot"}),
             gradus.InvalidArgument,
-            "argument `temperature`: got 'hot'|transform.temp",
+            "argument `transform.temperature`: got 'hot', expected a number",
         ),
         (
             dict(transform={"temperature": [1.0]}),

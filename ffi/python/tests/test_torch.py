@@ -1,6 +1,8 @@
 """gradus.torch: opcheck of every operator, gradients against torch in f64, torch.compile."""
 
+import copy
 import os
+import pickle
 
 import pytest
 
@@ -204,6 +206,29 @@ def test_nf4_matmul_has_torchs_gradients():
     dy = normal(9, 2, 3, 17)
     for got, exact in zip(torch.autograd.grad(y, leaves, dy), torch.autograd.grad(want, wide, dy.double())):
         close(got, exact, 1e-6)
+
+
+def test_a_weight_that_changes_is_seen():
+    """A weight keeps its C struct between calls, and no longer than what it was made of."""
+    w, x = gt_weight(6, 64, torch.float32, True), normal(1, 3, 64)
+    run = lambda: gt.nf4_matmul(x, w)
+    first = run()
+    other = gradus.quantize_4bit(normal(5, 6, 64), double_quant=True)
+    w.packed, w.absmax, w.nested_absmax, w.offset = other.packed, other.absmax, other.nested_absmax, other.offset
+    assert torch.equal(run(), gt.nf4_matmul(x, other)) and not torch.equal(run(), first)
+    for copied in (copy.deepcopy(w), pickle.loads(pickle.dumps(w))):
+        assert torch.equal(gt.nf4_matmul(x, copied), run())
+    w.packed.zero_()
+    assert torch.equal(run(), gt.nf4_matmul(x, w)) and torch.equal(w.dequantize()[0, :1], w.dequantize()[0, 1:2])
+    w.packed.resize_(5)
+    with pytest.raises(gradus.InvalidArgument, match="`w.packed`"):
+        run()
+    w.packed, w.n = other.packed.new_zeros(6 * 32), 7
+    with pytest.raises(gradus.InvalidArgument, match="`w.packed`"):
+        run()
+    w.n, w.dtype = 6, "float33"
+    with pytest.raises(gradus.InvalidArgument, match="argument `w.dtype`: got 'float33'"):
+        run()
 
 
 class Seen(torch.utils._python_dispatch.TorchDispatchMode):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradus import _device, _error, _sys, _tensor
 from gradus._fields import Field, Op, assign, members, op_of
@@ -20,6 +20,15 @@ __all__ = ["Binding", "bind", "call", "plain", "workspace_size"]
 
 ADDRESS, COUNT = struct.Struct("P"), struct.Struct("q")
 RESULTS: dict[str, Any] = {"double": ctypes.c_double, "int64_t": ctypes.c_int64} | _sys.STRUCTS
+
+
+class Weight(NamedTuple):
+    """The C struct of a 4-bit weight, what it was made of and what it borrows."""
+
+    token: tuple[Any, ...] | None
+    block: Any
+    owners: list[Any]
+    place: str | None
 
 
 class Binding:
@@ -46,9 +55,7 @@ class Binding:
             raise type(error)(f"{self.op.name}: argument {error}") from None
         _tensor.PACKED.pack_into(into, offset, *found.packed)
         self.keep.append(found.owner)
-        # Of several GPUs the library names the tensors that are not on the call's.
-        if found.device is not None and found.device != "cpu" and (self.place is None or found.device < self.place):
-            self.place = found.device
+        self.lies_on(found.device)
         # The most specific kind decides what outputs are made of: a torch call may have numpy offsets.
         if self.like is None or (found.is_torch and not self.like_torch):
             self.like, self.like_torch = found.like, found.is_torch
@@ -74,6 +81,9 @@ class Binding:
 
     def pointer(self, field: Field, value: Any) -> None:
         """A struct or several: 4-bit weights, adapters, tensors of an optimizer."""
+        if field.kind == "pointer" and field.type == "nf4" and hasattr(value, "token"):
+            self.weight(field, value)
+            return
         many = list(value) if isinstance(value, (list, tuple)) and not isinstance(value, _tensor.Bf16) else [value]
         kind = _sys.STRUCTS[field.type]
         block = (kind * max(len(many), 1))()
@@ -86,6 +96,30 @@ class Binding:
         ADDRESS.pack_into(self.args, field.offset, ctypes.addressof(block))
         if field.kind == "list":
             COUNT.pack_into(self.args, getattr(self.op.struct, f"{field.name}_count").offset, len(many))
+
+    def weight(self, field: Field, item: Any) -> None:
+        """A 4-bit weight: a struct of many parts, which the weight keeps between calls as long as they are the
+        same."""
+        token, known = item.token(), vars(item).get("_struct")
+        if token is None or known is None or known.token != token:
+            kind, kept, place = _sys.STRUCTS["nf4"], self.keep, self.place
+            block, self.keep, self.place = (kind * 1)(), [], None
+            self.fill(field, kind, block, 0, field.name, item)
+            known = Weight(token, block, self.keep, self.place)
+            self.keep, self.place = kept, place
+            if token is not None:
+                vars(item)["_struct"] = known
+        self.keep += (known.block, known.owners)
+        self.lies_on(known.place)
+        if self.like is None or not self.like_torch and token is not None:
+            self.like, self.like_torch = item.packed, token is not None
+        self.learn(field, known.block[0], {})
+        ADDRESS.pack_into(self.args, field.offset, ctypes.addressof(known.block))
+
+    def lies_on(self, place: str | None) -> None:
+        """Of several GPUs the library names the tensors that are not on the call's."""
+        if place is not None and place != "cpu" and (self.place is None or place < self.place):
+            self.place = place
 
     def fill(self, field: Field, kind: Any, into: Any, base: int, label: str, item: Any) -> dict[str, Any]:
         """One struct of a block, from an object that lists its parts, a dict of arrays, or an array. Returns the

@@ -59,7 +59,7 @@ def members(kind: type[ctypes.Structure]) -> dict[str, Member]:
     return found
 
 
-def constant(owner: str, name: str, text: str, op: str | None = None) -> int:
+def constant(owner: str, name: str, text: str, op: str | None = None, label: str | None = None) -> int:
     """An enumerator of field `name` by its name in the header, in any case; the prefixes GRADUS_ and that
     of the field may be left out: "SCALE_GROUP_STD" and "group_std" are one."""
     upper = text.upper().removeprefix("GRADUS_")
@@ -69,7 +69,7 @@ def constant(owner: str, name: str, text: str, op: str | None = None) -> int:
         if spelled in known:
             return getattr(_sys, spelled)
     expected = f"a number or one of {', '.join(known)}" if known[0] else "a number"
-    raise _error.invalid(op or owner, name, repr(text), expected)
+    raise _error.invalid(op or owner, label or name, repr(text), expected)
 
 
 def number(op: str, label: str, packer: struct.Struct, into: Any, offset: int, value: Any) -> None:
@@ -97,7 +97,7 @@ def assign(op: str, owner: str, member: Member, into: Any, base: int, label: str
         for i, one in enumerate(values):
             number(op, f"{label}[{i}]", member.packer, into, at + i * member.packer.size, one)
     else:
-        found = constant(owner, member.name, value, op) if isinstance(value, str) else value
+        found = constant(owner, member.name, value, op, label) if isinstance(value, str) else value
         number(op, label, member.packer, into, at, found)
 
 

@@ -55,6 +55,23 @@ class Nf4Weight:
     nested_blocksize: int = 256
     offset: float = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the C struct that calls keep here, whose addresses are this object's own."""
+        return {name: value for name, value in vars(self).items() if name != "_struct"}
+
+    def token(self) -> tuple[Any, ...] | None:
+        """All that the C struct is made of, to know it again; None where the arrays are not torch's."""
+        arrays = (self.packed, self.absmax, self.quant_map, self.nested_absmax, self.nested_quant_map)
+        found: list[Any] = [self.n, self.k, self.blocksize, self.nested_blocksize, self.offset, self.dtype]
+        for x in arrays:
+            if x is None:
+                found.append(None)
+            elif _tensor.torch_of(x) is None:
+                return None
+            else:
+                found += (id(x), x.data_ptr(), x.dtype, x.shape, x.stride())
+        return tuple(found)
+
     def struct_parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of the C struct: arrays and numbers."""
         # bitsandbytes stores packed codes as a column.
@@ -72,7 +89,7 @@ class Nf4Weight:
             "blocksize": self.blocksize,
             "nested_blocksize": self.nested_blocksize,
             "offset": self.offset,
-            "dtype": _tensor.code_of("Nf4Weight", self.dtype),
+            "dtype": _tensor.DTYPES.get(self.dtype, self.dtype),
         }
         return arrays, numbers
 

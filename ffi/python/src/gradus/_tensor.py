@@ -86,10 +86,17 @@ def pack(data: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]
     return (data, dtype, memory, rank, 0, *shape, *rest, *strides, *rest)
 
 
+# By type: the module torch for those of its tensors, None for others. isinstance is slow for torch's.
+KINDS: dict[type, Any] = {}
+
+
 def torch_of(value: Any) -> Any | None:
     """The module torch if `value` is one of its tensors."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and isinstance(value, torch.Tensor) else None
+    kind = type(value)
+    if kind not in KINDS:
+        torch = sys.modules.get("torch")
+        KINDS[kind] = torch if torch is not None and isinstance(value, torch.Tensor) else None
+    return KINDS[kind]
 
 
 def view(value: Any, name: str, written: bool = False) -> Array:
