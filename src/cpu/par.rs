@@ -10,9 +10,10 @@ use crate::cpu::team::{self, Items, Team};
 /// hand-over costs a few microseconds.
 const SERIAL_WORK: usize = 1 << 16;
 
-/// The same for a team. Its threads are ready, but what they work on lies in the caller's cache: a
-/// product of 272 x 1536 x 16 takes 0.22 ms on one thread and 0.39 ms on two.
-const TEAM_WORK: usize = 1 << 19;
+/// The same for a team. Its threads are awake, but what a short loop works on lies in the caller's cache, and
+/// moving it to another core takes longer than the loop: a product of 272 x 1536 x 16 took 0.22 ms on one
+/// thread and 0.39 ms on two.
+const TEAM_WORK: usize = 1 << 20;
 
 /// Whether `count` items of `work` operations each stay on the calling thread.
 fn is_small(count: usize, work: usize, team: Option<Team>) -> bool {

@@ -4,8 +4,9 @@
 use std::any::Any;
 use std::ffi::{c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
 
 /// Calls `body(data)` on every thread of a team, the caller's among them, and returns when all have
 /// returned; on fewer threads, or on none, if it has no more. `threads` is 0, the team's own number, and
@@ -38,9 +39,12 @@ pub(crate) fn team() -> Option<Team> {
     (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Team>(address) })
 }
 
-/// A loop that the threads of a team share: each takes the next `grain` indices until none is left.
+/// A loop that the threads of a team share: the caller takes pieces from the front and the others from the
+/// back, until they meet. So one thread meets in the next loop what it left in its cache in this one.
 struct Loop<'a> {
-    next: AtomicUsize,
+    caller: ThreadId,
+    /// Pieces taken from the front in the lower half, from the back in the upper one.
+    taken: AtomicU64,
     count: usize,
     grain: usize,
     body: &'a (dyn Fn(usize) + Sync),
@@ -49,18 +53,30 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
+    /// A piece that nobody took.
+    fn take(&self, front: bool) -> Option<usize> {
+        let pieces = self.count.div_ceil(self.grain) as u64;
+        let halves = |taken: u64| (taken & u64::from(u32::MAX), taken >> 32);
+        let one = if front { 1 } else { 1 << 32 };
+        let left = |taken| {
+            let (low, high) = halves(taken);
+            (low + high < pieces).then(|| taken + one)
+        };
+        let before = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
+        let (low, high) = halves(before);
+        Some(if front { low } else { pieces - 1 - high } as usize)
+    }
+
     fn work(&self) {
+        let front = std::thread::current().id() == self.caller;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let first = self.next.fetch_add(self.grain, Ordering::Relaxed);
-                if first >= self.count {
-                    break;
-                }
+            while let Some(piece) = self.take(front) {
+                let first = piece * self.grain;
                 (first..self.count.min(first + self.grain)).for_each(self.body);
             }
         }));
         if let Err(payload) = outcome {
-            self.next.store(self.count, Ordering::Relaxed);
+            while self.take(true).is_some() {}
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
     }
@@ -73,8 +89,10 @@ unsafe extern "C" fn enter(data: *mut c_void) {
 
 /// `body(i)` once for each `i` in `0..count`, `grain` of them at a time.
 pub(crate) fn run(team: Team, count: usize, grain: usize, body: &(dyn Fn(usize) + Sync)) {
-    let (next, panic) = (AtomicUsize::new(0), Mutex::default());
-    let shared = Loop { next, count, grain: grain.max(1), body, panic };
+    // Both halves of `taken` hold as many pieces as there are.
+    let grain = grain.max(1).max(count.div_ceil(u32::MAX as usize));
+    let (caller, taken) = (std::thread::current().id(), AtomicU64::new(0));
+    let shared = Loop { caller, taken, count, grain, body, panic: Mutex::default() };
     // SAFETY: `shared` outlives the call, at whose end no thread is in `enter` any more.
     unsafe { team(Some(enter), (&raw const shared).cast_mut().cast(), 0, 0) };
     // What a team without threads left undone.
@@ -109,6 +127,8 @@ impl<T> Items<T> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     /// Four threads, as OpenMP would have them.
