@@ -16,8 +16,6 @@ import pathlib
 import re
 import sys
 
-import stubs
-
 HERE = pathlib.Path(__file__).resolve().parent
 INCLUDE = HERE.parent / "include"
 PACKAGE = HERE / "src" / "gradus"
@@ -352,6 +350,9 @@ def render_table(header: Header) -> str:
 
 
 def main() -> int:
+    # Beside this file; those who load it from elsewhere only parse the header.
+    import stubs
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the committed files")
     options = parser.parse_args()
