@@ -182,6 +182,10 @@ def test_the_operand_of_another_rank_is_named_and_not_the_output():
         (lambda: gradus.Device("cpu").zeros((2,), "float8"), "Device.zeros: argument `dtype`: got 'float8'"),
         (lambda: gradus.quantize_4bit(np.ones((2, 64), "f4")).dequantize("int4"), "argument `dtype`: got 'int4'"),
         (lambda: gradus.quantize_4bit(np.ones((2, 64), "f4"), quant_type="nf5"), "argument `quant_type`: got 'nf5'"),
+        (
+            lambda: gradus.Nf4Weight(LOGITS, LOGITS, LOGITS, "4", 50).dequantize(),
+            "argument `n`: got '4', expected a whole",
+        ),
         (lambda: gradus.seq_weights("token_max", [1, 2]), "argument `aggregation`: got 'token_max'"),
         (lambda: gradus.seq_weights("token_mean", [[1, 2]]), "argument `lengths`: got .*2 dimensions"),
         (lambda: gradus.seq_weights("token_mean", [1.5, 2.0]), "argument `lengths`: got float64"),
@@ -189,6 +193,30 @@ def test_the_operand_of_another_rank_is_named_and_not_the_output():
 )
 def test_errors_before_the_call_name_the_argument(call, text):
     with pytest.raises(gradus.InvalidArgument, match=text):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call,error,text",
+    [
+        (
+            lambda: gradus.policy_preset("nope"),
+            gradus.ConfigError,
+            "^policy_preset: argument `name`: `nope` is not one of grpo",
+        ),
+        (lambda: gradus.policy_preset(3), TypeError, "policy_preset: argument `name`: got 3, expected a text"),
+        (lambda: gradus.policy_preset("dapo", length="a"), TypeError, "argument `length`: got 'a', expected a number"),
+        (lambda: gradus.seq_weights("token_mean_of", [1], value="x"), TypeError, "argument `value`: got 'x', expected"),
+        (lambda: gradus.Device(3), TypeError, "Device: argument `name`: got 3, expected a text"),
+        (
+            lambda: gradus.struct("policy_settings", high=1),
+            TypeError,
+            "policy_loss: argument `settings` has no field `high`",
+        ),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name(call, error, text):
+    with pytest.raises(error, match=text):
         call()
 
 

@@ -346,3 +346,34 @@ def test_targets_that_do_not_fit_are_refused_and_not_wrapped(wrong):
 def test_targets_that_are_no_integers():
     with pytest.raises(TypeError, match="logprob: argument `targets`: got torch.float32, expected integers"):
         gt.logprob(normal(0, 2, 50), torch.tensor([1.0, 2.7]))
+
+
+@pytest.mark.parametrize(
+    "call,text",
+    [
+        (
+            lambda: gt.logprob([[1.0]], torch.tensor([0])),
+            "logprob: argument `logits`: got list, expected a torch.Tensor",
+        ),
+        (lambda: gt.logprob(normal(0, 1, 4), [0]), "argument `targets`: got list"),
+        (lambda: gt.linear_logprob(normal(0, 2, 4), None, torch.tensor([0])), "argument `head`: got NoneType"),
+        (lambda: gt.vocab_kl(normal(0, 2, 4), 3), "vocab_kl: argument `reference`: got int"),
+        (lambda: gt.gather_k(normal(0, 2, 4), 3), "gather_k: argument `ids`: got int"),
+        (lambda: gt.group_advantage([1.0, 0.0], group=2), "group_advantage: argument `reward`: got list"),
+        (lambda: gt.group_advantage(normal(0, 2), group=2, length=[1, 1]), "argument `length`: got list"),
+        (lambda: gt.policy_loss(normal(0, 2, 3), normal(0, 2), seq_weight=1.0), "argument `seq_weight`: got float"),
+        (lambda: gt.policy_loss(*rows()[:1], **rows()[1], settings=5), "policy_loss: argument `settings`: got 5"),
+        (
+            lambda: gt.policy_loss(*rows()[:1], **rows()[1], settings="hi=1=2"),
+            "`settings.hi`: got '1=2', expected a number",
+        ),
+        (lambda: gt.policy_loss(*rows()[:1], **rows()[1], settings={"high": 1}), "`settings` has no field `high`"),
+        (
+            lambda: gt.nf4_matmul(normal(0, 2, 64), normal(0, 3, 64)),
+            "argument `w`: got Tensor, expected a gradus.Nf4Weight",
+        ),
+    ],
+)
+def test_what_is_no_tensor_is_named(call, text):
+    with pytest.raises((TypeError, gradus.InvalidArgument), match=text):
+        call()

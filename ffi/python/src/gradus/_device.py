@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradus import _sys, _tensor
+from gradus import _error, _sys, _tensor
 from gradus._library import LIBRARY, Fork, done
 
 __all__ = ["Device", "DeviceArray", "named", "shared"]
@@ -27,7 +27,7 @@ class Device:
     def __init__(self, name: str = "auto") -> None:
         Fork.check()
         context = ctypes.c_uint64()
-        done(LIBRARY.gradus_create(name.encode(), ctypes.byref(context)))
+        done(LIBRARY.gradus_create(_error.text("Device", "name", name), ctypes.byref(context)))
         self.key = name
         self.context = context.value
         Fork.used = True

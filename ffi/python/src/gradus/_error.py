@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsFloat
+
 from gradus import _sys
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "Panic",
     "Unsupported",
     "invalid",
+    "number",
     "of",
+    "text",
 ]
 
 
@@ -118,6 +122,20 @@ def of(status: int, message: str) -> Error:
         if cls.status == status:
             return cls(message)
     return Error(message, status)
+
+
+def text(op: str, argument: str, value: object) -> bytes:
+    """A text as the library takes it."""
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError(f"{op}: argument `{argument}`: got {value!r}, expected a text")
+    return value.encode()
+
+
+def number(op: str, argument: str, value: object) -> float:
+    """A number that C is given as a double."""
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{op}: argument `{argument}`: got {value!r}, expected a number")
+    return float(value)
 
 
 def invalid(op: str, argument: str, got: object, expected: str) -> InvalidArgument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -159,8 +160,17 @@ class Nf4Weight:
         """[n, k] of `dtype`, by default the weight's own."""
         if y is None:
             like = _tensor.view(self.packed, "packed").like
-            y = _tensor.make(like, _tensor.code_of("nf4_dequantize", dtype or self.dtype), (self.n, self.k), False)
+            y = _tensor.make(
+                like, _tensor.code_of("nf4_dequantize", dtype or self.dtype), (self.size("n"), self.size("k")), False
+            )
         return _call.call("nf4_dequantize", device, w=self, y=y).y
+
+    def size(self, name: str) -> int:
+        """n or k, which have to be whole numbers."""
+        try:
+            return operator.index(getattr(self, name))
+        except TypeError:
+            raise _error.invalid("Nf4Weight", name, repr(getattr(self, name)), "a whole number") from None
 
     def matmul(self, x: Any, device: Any = None, **fields: Any) -> Any:
         """Y = X W^T of F [M, k]; `fields` are those of nf4_matmul (bias, lora, residual, ...)."""

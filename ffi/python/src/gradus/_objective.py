@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from gradus import _error, _fields, _sys
 from gradus._library import LIBRARY, done
 
-__all__ = ["Preset", "policy_preset", "seq_weights", "struct"]
+__all__ = ["Preset", "filled", "policy_preset", "seq_weights", "struct"]
 
 # Ops whose defaults a struct has.
 HOLDERS = {
@@ -40,16 +41,13 @@ def policy_preset(name: str, length: float = 0.0) -> Preset:
         _fields.op_of("policy_loss").defaults.settings
     )
     aggregation, empty, value = ctypes.c_int32(), ctypes.c_int32(), ctypes.c_double()
-    done(
-        LIBRARY.gradus_policy_preset(
-            name.encode(),
-            length,
-            ctypes.byref(settings),
-            ctypes.byref(aggregation),
-            ctypes.byref(empty),
-            ctypes.byref(value),
-        )
-    )
+    given = (_error.text("policy_preset", "name", name), _error.number("policy_preset", "length", length))
+    outputs = (ctypes.byref(x) for x in (settings, aggregation, empty, value))
+    try:
+        done(LIBRARY.gradus_policy_preset(*given, *outputs))
+    except _error.ConfigError as error:
+        # The library names the key of a run's configuration.
+        raise _error.ConfigError(f"policy_preset: argument `name`: {error.message.partition(': ')[2]}") from None
     return Preset(settings, aggregation.value, bool(empty.value), value.value)
 
 
@@ -66,9 +64,9 @@ def seq_weights(aggregation: int | str, lengths: Any, count_empty: bool = True, 
     weights = np.empty(len(sizes), np.float64)
     done(
         LIBRARY.gradus_seq_weights(
-            aggregation,
+            operator.index(aggregation),
             int(count_empty),
-            value,
+            _error.number("seq_weights", "value", value),
             sizes.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
             len(sizes),
             weights.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
@@ -82,9 +80,13 @@ def struct(name: str, **fields: Any) -> Any:
     `logit_transform`, `adamw_settings`."""
     if name not in HOLDERS:
         raise _error.invalid("struct", "name", repr(name), f"one of {', '.join(HOLDERS)}")
-    op, field = HOLDERS[name]
-    holder = _fields.op_of(op)
+    return filled(HOLDERS[name][0], name, fields)
+
+
+def filled(op: str, name: str, fields: dict[str, Any]) -> Any:
+    """The struct `name` of an op with `fields` over its defaults; errors are the op's."""
+    holder, field = _fields.op_of(op), HOLDERS[name][1]
     args = holder.init()
-    _fields.assign(name, name, holder.fields[field].member, args, 0, field, fields)
+    _fields.assign(op, name, holder.fields[field].member, args, 0, field, fields)
     made = getattr(args, field)
     return type(made).from_buffer_copy(made)

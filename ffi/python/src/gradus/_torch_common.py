@@ -16,6 +16,7 @@ __all__ = [
     "none",
     "operator",
     "per_token",
+    "tensor",
     "transform",
     "unit_rows",
     "widened",
@@ -92,9 +93,17 @@ def widened(*operands: Optional[Tensor]) -> list[Optional[Tensor]]:
     return [x if x is None or not x.is_floating_point() else x.to(dtype) for x in operands]
 
 
+def tensor(op: str, **operands: Any) -> None:
+    """TypeError for an operand that is no tensor of torch."""
+    for name, x in operands.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: argument `{name}`: got {type(x).__name__}, expected a torch.Tensor")
+
+
 def integers(op: str, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Integers in the dtype that the library reads. Those that it cannot hold become its largest or smallest,
     which the library refuses as it would refuse them, and are never wrapped into its range."""
+    tensor(op, **{name: x})
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{op}: argument `{name}`: got {x.dtype}, expected integers")
     if x.dtype == dtype:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from gradus import _error
 from gradus._call import call
 from gradus._nf4 import Lora, Nf4Weight
-from gradus._torch_common import autocast, eager, none, operator, unit_rows, widest
+from gradus._torch_common import autocast, eager, none, operator, tensor, unit_rows, widest
 
 __all__ = ["flat", "nf4_matmul", "weight"]
 
@@ -192,6 +192,9 @@ def nf4_matmul(
     and multiplying, bit for bit. Under autocast all operands are cast as those of torch.nn.functional.linear;
     without, y has the dtype of x, and an adapter of a wider one (PEFT's f32 beside bf16) is multiplied in its own.
     """
+    tensor("nf4_matmul", x=x)
+    if not isinstance(w, Nf4Weight):
+        raise TypeError(f"nf4_matmul: argument `w`: got {type(w).__name__}, expected a gradus.Nf4Weight")
     check_adapter(w, a, b)
     x, bias, a, b = autocast(x, bias, a, b)
     bias = None if bias is None else bias.to(x.dtype)

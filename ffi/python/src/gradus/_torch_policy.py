@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradus import _error, _objective
 from gradus._call import call, plain
-from gradus._torch_common import integers, marks, none, operator, unit_rows
+from gradus._torch_common import integers, marks, none, operator, tensor, unit_rows
 
 __all__ = ["STATS", "PolicyLoss", "group_advantage", "policy_loss", "settings_text"]
 
@@ -38,8 +38,9 @@ STATS = (
 @functools.lru_cache(maxsize=256)
 def settings_of(text: str) -> Any:
     """The C struct of an operator's settings."""
-    pairs = (item.split("=") for item in text.split(";") if item)
-    return _objective.struct("policy_settings", **{name: value_of(value) for name, value in pairs})
+    pairs = (item.partition("=") for item in text.split(";") if item)
+    fields = {name: value_of(value) for name, _, value in pairs}
+    return _objective.filled("policy_loss", "policy_settings", fields)
 
 
 def value_of(text: str) -> Any:
@@ -60,6 +61,8 @@ def settings_text(settings: Any) -> str:
     if isinstance(settings, str):
         return settings
     items = settings if isinstance(settings, dict) else plain(settings)
+    if not isinstance(items, dict):
+        raise TypeError(f"policy_loss: argument `settings`: got {settings!r}, expected a dict, struct or text")
     return ";".join([f"{name}={item_text(items[name])}" for name in items])
 
 
@@ -206,6 +209,7 @@ def policy_loss(
     logp and entropy. `per_token` says which of both shapes the advantages have; without it they are taken as [B]
     where they may be either.
     """
+    tensor("policy_loss", logp=logp, advantage=advantage, seq_weight=seq_weight)
     shape, dtype = logp.shape, torch.float64 if logp.dtype == torch.float64 else torch.float32
     if not logp.is_floating_point():
         raise TypeError(f"policy_loss: argument `logp`: got {logp.dtype}, expected floats")
@@ -314,9 +318,11 @@ def group_advantage(
     integers have torch's default dtype, those of bf16 and f16 are f32. NaN rewards abstain: advantage 0. `length`
     int, like the rewards. The names are the enumerators of gradus.h.
     """
+    tensor("group_advantage", reward=reward)
     rewards, kind = rewards_of(reward.detach())
     offsets = offsets_of(reward, offsets, group)
     if length is not None:
+        tensor("group_advantage", length=length)
         if length.shape != reward.shape:
             raise _error.invalid("group_advantage", "length", list(length.shape), f"{list(reward.shape)}, as `reward`")
         length = integers("group_advantage", "length", length, torch.int64).reshape(-1)

@@ -26,6 +26,7 @@ from gradus._torch_common import (
     none,
     operator,
     per_token,
+    tensor,
     transform,
     unit_rows,
     widened,
@@ -133,6 +134,7 @@ def logprob(
     logits F [..., V], any strides of rows; targets int [...], `IGNORE` gives 0 and no gradient. The entropy
     is that of z = softcap(scale logits) / temperature, in nats.
     """
+    tensor("logprob", logits=logits, targets=targets)
     lead = targets.shape
     rows = unit_rows(logits.reshape(-1, logits.shape[-1]))
     out = _logprob(
@@ -278,6 +280,7 @@ def linear_logprob(
     for. Under autocast both are cast as those of torch.nn.functional.linear; without, the product of two dtypes
     is formed in the wider one. Gradients have the dtypes of hidden and head. With `entropy=True` and `score=True` the entropy has no gradient. `lse` has none.
     """
+    tensor("linear_logprob", hidden=hidden, head=head, targets=targets)
     lead = targets.shape
     hidden, head = widened(*autocast(hidden, head))
     rows = hidden.reshape(-1, hidden.shape[-1]).contiguous()
@@ -388,6 +391,7 @@ def gather_k(
     renormalize: bool = False,
 ) -> GatherK:
     """Log-probs of K ids a row: logits F [..., V], ids int [..., K], different within a row, or `IGNORE`."""
+    tensor("gather_k", logits=logits, ids=ids)
     rows, k = unit_rows(logits.reshape(-1, logits.shape[-1])), ids.shape[-1]
     logp, mass = _gather_k(
         rows,
@@ -501,6 +505,7 @@ def vocab_kl(
     p the reference's distribution, or that of guidance + gamma (reference - guidance). Logits of several dtypes
     are read in the widest.
     """
+    tensor("vocab_kl", policy=policy, reference=reference)
     of = widened(policy, reference, guidance)
     flat = [None if x is None else unit_rows(x.reshape(-1, x.shape[-1])) for x in of]
     value = _vocab_kl(
