@@ -19,13 +19,6 @@ struct LogProbBwdParams {
     Column<float> logp, entropy;
 };
 
-// -Σ p·log p = log Σ exp(z - m) - mean(z - m).
-__device__ __forceinline__ double entropy(const RowStats& r) {
-    if (r.empty()) return 0.0;
-    const double h = log(r.sum) - LN2 * r.weighted / r.sum;
-    return h < 0.0 ? 0.0 : h;
-}
-
 // True if some logit beats the target's: it is larger, or equal and before it. Reads the row again.
 template <class T>
 __device__ __forceinline__ bool beaten(const RowSet& s, const T* row, i64 target) {
@@ -67,7 +60,7 @@ template <class T> __device__ __forceinline__ void logprob(const LogProbParams& 
     }
     if (threadIdx.x >= WARP) return;
     const float logp = row_logp(s, r, t), lse = row_lse(s, r);
-    const float h = entropy(r), squares = log(r.squares) - 2.0 * log(r.sum);
+    const float h = row_entropy(r), squares = log(r.squares) - 2.0 * log(r.sum);
     if (first) p.logp.set(i, logp), p.lse.set(i, lse), p.entropy.set(i, h), p.log_sum_sq.set(i, squares);
 }
 
@@ -133,7 +126,7 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
         }
     });
     if (rank != 0 || threadIdx.x >= WARP) return;
-    const float logp = row_logp(s, r, bend(s, x)), h = entropy(r);
+    const float logp = row_logp(s, r, bend(s, x)), h = row_entropy(r);
     if (first) p.logp.set(i, logp), p.entropy.set(i, h);
 }
 

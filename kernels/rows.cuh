@@ -434,6 +434,13 @@ __device__ __forceinline__ double row_lse(const RowSet& s, const RowStats& r) {
     return r.empty() ? -INF_F64 : s.k * (double)r.top + log(r.sum);
 }
 
+// -Σ p·log p = log Σ exp(z - m) - mean(z - m).
+__device__ __forceinline__ double row_entropy(const RowStats& r) {
+    if (r.empty()) return 0.0;
+    const double h = log(r.sum) - LN2 * r.weighted / r.sum;
+    return h < 0.0 ? 0.0 : h;
+}
+
 // z - lse of one logit.
 __device__ __forceinline__ double row_logp(const RowSet& s, const RowStats& r, float t) {
     if (t == -INF_F32 && r.sum == r.sum) return -INF_F64;

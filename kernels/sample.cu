@@ -6,7 +6,7 @@ struct SampleParams {
     i64 row_stride;
     Column<const double> uniform;
     Column<i32> token;
-    Column<float> logp, logp_kept, kept_mass;
+    Column<float> logp, logp_kept, kept_mass, entropy;
     i64 top_k;
     double top_p;
     float min_p;
@@ -149,11 +149,11 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
     const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
     const i64 i = blockIdx.x >> s.shift;
     Row<T> row(p, rank, i, row_on_chip);
-    const RowStats r = row_stats(row.part, s, -1, false, (uint4*)row.held, shared);
+    const RowStats r = row_stats(row.part, s, -1, p.entropy.at != nullptr, (uint4*)row.held, shared);
     if (r.empty() || fabsf(r.top) == INF_F32 || !(r.sum < INF_F64)) {
         if (rank == 0 && threadIdx.x == 0) {
             p.token.set(i, -1), p.logp.set(i, NAN_F32);
-            p.logp_kept.set(i, NAN_F32), p.kept_mass.set(i, NAN_F32);
+            p.logp_kept.set(i, NAN_F32), p.kept_mass.set(i, NAN_F32), p.entropy.set(i, NAN_F32);
         }
         return;
     }
@@ -209,6 +209,7 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
     p.token.set(i, (i32)token), p.logp.set(i, logp);
     p.logp_kept.set(i, filtered ? (float)kept_logp : logp);
     p.kept_mass.set(i, filtered ? (float)fmin(share / r.sum, 1.0) : 1.0f);
+    p.entropy.set(i, (float)row_entropy(r));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_f32(const SampleParams p) { sample<float>(p); }

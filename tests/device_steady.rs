@@ -317,6 +317,7 @@ fn heads_losses_and_samples() {
             logp: logp.m(),
             logp_kept: None,
             kept_mass: None,
+            entropy: None,
         };
         sample(d, args)
     });
@@ -449,6 +450,7 @@ impl Decode {
             logp: self.drawn.m(),
             logp_kept: None,
             kept_mass: None,
+            entropy: None,
         };
         sample(d, args)?;
         self.tokens.download(0, self.token.v())

@@ -216,6 +216,7 @@ fn draw<T: Float>(
         logp: (&mut logp).into(),
         logp_kept: None,
         kept_mass: None,
+        entropy: None,
     };
     sample(device, args).unwrap();
     (token, common::bits(&logp))

@@ -26,6 +26,7 @@ struct Drawn {
     logp: Vec<f32>,
     kept: Vec<f32>,
     mass: Vec<f32>,
+    entropy: Vec<f32>,
 }
 
 fn try_draw(
@@ -41,6 +42,7 @@ fn try_draw(
         logp: vec![f32::NAN; n],
         kept: vec![f32::NAN; n],
         mass: vec![f32::NAN; n],
+        entropy: vec![f32::NAN; n],
     };
     let args = Sample {
         logits: View::rows_of(logits, v)?,
@@ -55,6 +57,7 @@ fn try_draw(
         logp: (&mut d.logp).into(),
         logp_kept: Some((&mut d.kept).into()),
         kept_mass: Some((&mut d.mass).into()),
+        entropy: Some((&mut d.entropy).into()),
     };
     sample(device, args)?;
     Ok(d)
@@ -67,6 +70,8 @@ fn draw(logits: &[f32], v: usize, uniform: &[f64], f: Filter) -> Drawn {
         for i in 0..uniform.len() {
             let (want, got) = (cpu.token[i], gpu.token[i]);
             let row = &logits[i * v..(i + 1) * v];
+            let (h, exact) = (gpu.entropy[i], cpu.entropy[i]);
+            assert!(ulps_f32(h, exact as f64, exact.max(1.0) as f64) <= 8.0, "{name}: {h} {exact}");
             if want != got {
                 let gap = distance(row, f.temperature, uniform[i] * cpu.mass[i] as f64, got, want);
                 assert!(gap < 2e-6, "{name}: row {i} draws {got}, the CPU {want}: {gap:e} apart");
@@ -97,7 +102,7 @@ fn distance(row: &[f32], temperature: f64, draw: f64, a: i32, b: i32) -> f64 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// On-policy is bitwise on-policy: the sampler reports the bits of `logprob`.
+    /// On-policy is bitwise on-policy: the sampler reports the bits of `logprob`, and its entropies.
     #[test]
     fn sampled_logp_has_the_bits_of_logprob(
         seed in 0u64..1000, n in 1usize..20, v in 2usize..300, temperature in 0.3f64..2.0
@@ -109,9 +114,10 @@ proptest! {
         draw(&logits, v, &uniform, filter);
         for executor in std::iter::once(&Device::Cpu).chain(shared_gpus().iter().map(|e| &e.device)) {
             let drawn = try_draw(executor, &logits, v, &uniform, filter).unwrap();
-            let mut logp = vec![0f32; n];
+            let (mut logp, mut entropy) = (vec![0f32; n], vec![0f32; n]);
             let args = LogProb {
                 transform: LogitTransform { temperature, ..Default::default() },
+                entropy: Some((&mut entropy).into()),
                 ..LogProb::new(
                     View::rows_of(&logits, v).unwrap(),
                     (&drawn.token).into(),
@@ -122,6 +128,7 @@ proptest! {
             for i in 0..n {
                 let (kept, full) = (drawn.kept[i], drawn.logp[i]);
                 prop_assert_eq!(logp[i].to_bits(), full.to_bits());
+                prop_assert_eq!(entropy[i].to_bits(), drawn.entropy[i].to_bits());
                 prop_assert_eq!(drawn.mass[i], 1.0);
                 prop_assert!((kept - full).abs() <= 1e-6 * full.abs().max(1.0));
             }

@@ -27,6 +27,7 @@ pub fn bench(c: &mut Criterion) {
                         logp: ViewMut::from(&mut logp),
                         logp_kept: None,
                         kept_mass: None,
+                        entropy: None,
                     };
                     sample(&Device::Cpu, args).unwrap();
                 })

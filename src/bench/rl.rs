@@ -106,6 +106,7 @@ fn sampler() -> Case {
                 logp: logp.view_mut(&[T as i64])?,
                 logp_kept: None,
                 kept_mass: None,
+                entropy: None,
             };
             sample(device, args)
         }))

@@ -6,11 +6,13 @@
 use crate::device::Device;
 use crate::error::Result;
 use crate::objective::presets;
+use crate::ops::Advantage;
 use crate::rng::Purpose;
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
 use crate::train::rollout::{RolloutKey, Sampling, rollout_with};
 use crate::train::{RunConfig, Trainer};
+use crate::view::View;
 
 use super::case::{Case, Work};
 
@@ -79,9 +81,11 @@ fn update() -> Case {
         let advantage: Vec<f32> = (0..records.len()).map(|i| (i % 2) as f32 - 0.5).collect();
         let weight = vec![1.0 / records.len() as f32; records.len()];
         let settings = presets::by_name("grpo", COMPLETION as f64)?.settings;
-        let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0) };
+        let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0)? };
         Ok(Box::new(move |_| {
-            let backward = trainer.forward_backward(&records, &advantage, &weight, &settings)?;
+            let objective = trainer.rl_objective(&settings);
+            let advantage = Advantage::PerSequence(View::from(&advantage));
+            let backward = trainer.forward_backward(&records, advantage, &weight, objective)?;
             trainer.optim_step(&backward, update).map(|_| ())
         }))
     })

@@ -13,6 +13,7 @@ struct Drawn {
     logp: f64,
     logp_kept: f64,
     kept_mass: f64,
+    entropy: f64,
 }
 
 pub(crate) fn sample<T: Float>(mut a: Sample<'_, T>) -> Result<()> {
@@ -28,13 +29,17 @@ pub(crate) fn sample<T: Float>(mut a: Sample<'_, T>) -> Result<()> {
         if let Some(out) = &mut a.kept_mass {
             out.set(t, drawn.kept_mass as f32);
         }
+        if let Some(out) = &mut a.entropy {
+            out.set(t, drawn.entropy as f32);
+        }
     }
     Ok(())
 }
 
 fn draw<T: Float>(a: &Sample<'_, T>, t: usize, vocab: usize) -> Option<Drawn> {
     let row = &a.logits.row(t)[..vocab];
-    let stats = row_stats(row, &a.transform, Sums::One);
+    let sums = if a.entropy.is_some() { Sums::All } else { Sums::One };
+    let stats = row_stats(row, &a.transform, sums);
     if !stats.max.is_finite() || !stats.sum.is_finite() {
         return None;
     }
@@ -53,6 +58,7 @@ fn draw<T: Float>(a: &Sample<'_, T>, t: usize, vocab: usize) -> Option<Drawn> {
         logp: stats.logp(z(token)),
         logp_kept: (z(token) - stats.max) - mass.ln(),
         kept_mass: mass / stats.sum,
+        entropy: stats.entropy(),
     })
 }
 

@@ -269,9 +269,55 @@ impl<T: Float> Parameters<T> {
         Ok(())
     }
 
-    /// Number of values the optimiser moves.
-    pub fn trainable_count(&self) -> usize {
-        self.items.iter().filter(|p| p.trainable).map(Parameter::len).sum()
+    /// A copy of the values that ops read of everything that trains.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what the driver says.
+    pub fn snapshot(&self) -> Result<Snapshot<T>> {
+        let copy = |(i, p): (usize, &Parameter<T>)| {
+            Ok((ParamId(i), Memory::from_vec(&self.device, p.data.to_host()?)?))
+        };
+        let trained = self.items.iter().enumerate().filter(|(_, p)| p.trainable);
+        Ok(Snapshot { values: trained.map(copy).collect::<Result<_>>()? })
+    }
+
+    /// Values for a snapshot from host memory, one per parameter that trains, in order.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what the driver says.
+    pub(crate) fn snapshot_of(
+        &self,
+        mut values: impl FnMut(&Parameter<T>) -> Result<Vec<f32>>,
+    ) -> Result<Snapshot<T>> {
+        let place = |(i, p): (usize, &Parameter<T>)| {
+            let narrow = values(p)?.into_iter().map(T::from_f32).collect();
+            Ok((ParamId(i), Memory::from_vec(&self.device, narrow)?))
+        };
+        let trained = self.items.iter().enumerate().filter(|(_, p)| p.trainable);
+        Ok(Snapshot { values: trained.map(place).collect::<Result<_>>()? })
+    }
+
+    /// Exchanges the values that ops read with those of a snapshot of the same parameters.
+    pub fn swap(&mut self, held: &mut Snapshot<T>) {
+        for (id, values) in &mut held.values {
+            std::mem::swap(&mut self.items[id.0].data, values);
+        }
+    }
+}
+
+/// Values that parameters had.
+#[derive(Debug)]
+pub struct Snapshot<T = f32> {
+    values: Vec<(ParamId, Memory<T>)>,
+}
+
+impl<T: Float> Snapshot<T> {
+    /// Each parameter with a copy of its values in host memory.
+    pub(crate) fn to_host(&self) -> Result<Vec<(ParamId, Vec<f32>)>> {
+        let copy = |(id, values): &(ParamId, Memory<T>)| {
+            Ok((*id, values.to_host()?.into_iter().map(T::to_f32).collect()))
+        };
+        self.values.iter().map(copy).collect()
     }
 }
 

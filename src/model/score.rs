@@ -2,7 +2,7 @@
 
 use crate::device::{Memory, Space};
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Through, Weight};
 use crate::model::params::Gradients;
@@ -11,6 +11,26 @@ use crate::ops::{
     linear_logprob_bwd, score_scale,
 };
 
+/// What scores are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreUse {
+    /// Nothing is differentiated.
+    Values,
+    /// The log-probs are differentiated.
+    LogProbs,
+    /// Log-probs and entropies are.
+    WithEntropy,
+}
+
+/// Gradients of a loss with respect to log-probs and entropies.
+#[derive(Debug)]
+pub struct ScoreGradients {
+    /// `[R]` ∂loss/∂logp.
+    pub logp: Memory<f32>,
+    /// `[R]` ∂loss/∂entropy, if the loss depends on it.
+    pub entropy: Option<Memory<f32>>,
+}
+
 /// Log-probs of target tokens, with what the backward pass needs.
 #[derive(Debug)]
 pub struct Scores<T = f32> {
@@ -18,7 +38,7 @@ pub struct Scores<T = f32> {
     pub logp: Memory<f32>,
     /// `[R]` entropy of each row's distribution, in nats.
     pub entropy: Memory<f32>,
-    /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head.
+    /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head and log-probs alone.
     score: Option<Memory<T>>,
     temperature: f64,
 }
@@ -38,8 +58,9 @@ impl<T: Float> Decoder<T> {
         hidden: &Memory<T>,
         targets: &Memory<i32>,
         temperature: f64,
+        wanted: ScoreUse,
     ) -> Result<Scores<T>> {
-        self.score_as(space, hidden, targets, temperature, true)
+        self.score_as(space, hidden, targets, temperature, wanted, true)
     }
 
     /// The same with the head of the adapters, or without `adapt` with that of the base model.
@@ -49,16 +70,15 @@ impl<T: Float> Decoder<T> {
         hidden: &Memory<T>,
         targets: &Memory<i32>,
         temperature: f64,
+        wanted: ScoreUse,
         adapt: bool,
     ) -> Result<Scores<T>> {
         let (n, d) = (targets.len(), self.config.hidden);
+        let vector = wanted == ScoreUse::LogProbs && !self.head_trains();
         let mut scores = Scores {
             logp: space.take(n)?,
             entropy: space.take(n)?,
-            score: match self.head_trains() {
-                true => None,
-                false => Some(space.take(hidden.len())?),
-            },
+            score: vector.then(|| space.take(hidden.len())).transpose()?,
             temperature,
         };
         let args = LinearLogProb {
@@ -76,21 +96,28 @@ impl<T: Float> Decoder<T> {
         Ok(scores)
     }
 
-    /// Gradient of Σ dlogp·logp with respect to `hidden`; a trainable head's own gradient is added
-    /// to `gradients`.
+    /// Gradient of Σ d.logp·logp + Σ d.entropy·entropy with respect to `hidden`; a trainable head's
+    /// own gradient is added to `gradients`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for entropies of scores that were not made for that; what the ops say.
     pub fn score_backward(
         &self,
         space: &Space,
         hidden: &Memory<T>,
         targets: &Memory<i32>,
         scores: &Scores<T>,
-        dlogp: &Memory<f32>,
+        gradient: &ScoreGradients,
         gradients: &mut Gradients,
     ) -> Result<Memory<T>> {
         let d = self.config.hidden;
         let mut dhidden = space.take(hidden.len())?;
-        let (out, dlogp) = (dhidden.rows_mut(d)?, dlogp.all());
+        let (out, dlogp) = (dhidden.rows_mut(d)?, gradient.logp.all());
         if let Some(score) = &scores.score {
+            if gradient.entropy.is_some() {
+                let expected = "none: the scores were made for log-probs alone";
+                return Err(Error::invalid("score_backward", "entropy", "a gradient", expected));
+            }
             let score = score.rows(d)?;
             score_scale(&self.device, ScoreScale { score, dlogp, dhidden: out })?;
             return Ok(dhidden);
@@ -107,7 +134,7 @@ impl<T: Float> Decoder<T> {
             vocab: self.config.vocab as i64,
             transform: transform(scores.temperature),
             dlogp,
-            dentropy: None,
+            dentropy: gradient.entropy.as_ref().map(Memory::all),
             dhidden: out,
             dweight: dweight.map(|dweight| dweight.rows_mut(d)).transpose()?,
         };

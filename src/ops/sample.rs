@@ -38,6 +38,8 @@ pub struct Sample<'a, T> {
     pub logp_kept: Option<ViewMut<'a, f32>>,
     /// `[T]` share of the full vocabulary's mass that was kept, if wanted.
     pub kept_mass: Option<ViewMut<'a, f32>>,
+    /// `[T]` entropy of the full vocabulary's distribution in nats, if wanted.
+    pub entropy: Option<ViewMut<'a, f32>>,
 }
 
 /// token\[t\] = min { y kept : Σ_{v ≤ y, kept} p_v > uniform\[t\]·Σ_kept p }: the inverse of the
@@ -67,6 +69,7 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     check.shape(device, "logp", &args.logp, &[rows])?;
     check.opt_shape(device, "logp_kept", &args.logp_kept, &[rows])?;
     check.opt_shape(device, "kept_mass", &args.kept_mass, &[rows])?;
+    check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     for t in 0..if args.uniform.is_host() { rows } else { 0 } {
         let u = args.uniform.at(t);
         if !(0.0..1.0).contains(&u) {

@@ -15,6 +15,7 @@ use crate::reward::http::HttpOptions;
 use crate::reward::spec::{SpecOptions, parse_all};
 use crate::text::{Bytes, Codec};
 use crate::train::config::RunConfig;
+use crate::train::phases::Phase;
 use crate::train::task::{Countdown, Task};
 
 /// The beginning of a run; no weight has been read.
@@ -52,7 +53,7 @@ impl Base {
 
     /// Whether the weights are read once, frozen, and never move.
     pub fn is_frozen(&self, config: &RunConfig) -> bool {
-        self.folder.is_some() && config.phases.first().is_some_and(|p| p == "quantize")
+        self.folder.is_some() && config.phases.first().is_some_and(|p| p == Phase::Quantize.name())
     }
 
     /// The model on `device`: that of the folder, 4-bit at once if that is the first phase, or a
@@ -84,15 +85,26 @@ impl Base {
             );
             return Err(Error::config("rl.max_new_tokens", reason));
         }
+        let learnt = match config.phases.iter().any(|phase| phase == Phase::Sft.name()) {
+            true => self.task.longest_demo()?,
+            false => 0,
+        };
+        if learnt > most {
+            let reason = format!(
+                "the longest demonstration for `sft` has {learnt} tokens, the model has {most} \
+                 positions"
+            );
+            return Err(Error::config("data.path", reason));
+        }
         if !frozen && folder.config.quantized {
             let reason = "a 4-bit model cannot train before the phase `quantize`";
             return Err(Error::config("phases", reason));
         }
         let options = LoadOptions {
-            quantize: config.nf4_options().filter(|_| frozen),
+            quantize: config.nf4_options()?.filter(|_| frozen),
             trainable: !frozen,
             // Prompts of one's own may be as long as those of a data set.
-            max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2)),
+            max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2).max(learnt)),
         };
         match outline {
             true => folder.outline(device, &options),

@@ -6,11 +6,12 @@
 
 use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ValueHead;
 use crate::ops::{
-    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, MaskedReturn,
-    ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, value_loss, whiten,
+    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, KlReward, MaskedReturn,
+    RewardKl, ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, kl_reward,
+    value_loss, whiten,
 };
 use crate::train::ordered::in_order;
 use crate::train::phases::{Values, batch_values};
@@ -39,6 +40,8 @@ pub struct States {
     pub hidden: Vec<f32>,
     /// `[N]` return from there on.
     pub returns: Vec<f32>,
+    /// `[N]` value that the critic gave the state when the batch came in; empty before there was one.
+    pub value: Vec<f32>,
 }
 
 impl Critic {
@@ -48,17 +51,30 @@ impl Critic {
         Critic { head: ValueHead::new(hidden), t: 0, m, v }
     }
 
-    /// One AdamW step on ½·mean (V − return)²; returns the loss and the explained variance before
-    /// the step.
-    pub fn update(&mut self, device: &Device, states: &States, rate: f64) -> Result<(f64, f64)> {
+    /// One AdamW step on ½·mean (V − return)², V kept within `clip` of what it was when the batch
+    /// came in; returns the loss and the explained variance before the step, or nothing if there is
+    /// nothing to learn from.
+    ///
+    /// # Errors
+    /// What the ops say.
+    pub fn update(
+        &mut self,
+        device: &Device,
+        states: &States,
+        rate: f64,
+        clip: f64,
+    ) -> Result<Option<(f64, f64)>> {
+        if states.returns.is_empty() {
+            return Ok(None);
+        }
         let value = self.head.forward(&states.hidden)?;
         let (mut loss, mut dvalue) = (0.0, vec![0f32; value.len()]);
         let args = ValueLoss {
             value: (&value).into(),
             returns: (&states.returns).into(),
-            old_value: None,
+            old_value: (!states.value.is_empty()).then(|| (&states.value).into()),
             mask: None,
-            clip: f64::INFINITY,
+            clip,
             weight: 1.0 / value.len().max(1) as f64,
             loss: &mut loss,
             dvalue: ViewMut::from(&mut dvalue),
@@ -77,7 +93,7 @@ impl Critic {
         let mut outcome = AdamWOutcome::default();
         adamw(device, AdamW { tensors: vec![tensor], settings, outcome: &mut outcome })?;
         self.t += outcome.non_finite.is_none() as u64;
-        Ok((loss, explained_variance(&value, &states.returns)))
+        Ok(Some((loss, explained_variance(&value, &states.returns))))
     }
 }
 
@@ -101,13 +117,14 @@ impl<T: Float> Trainer<T> {
     /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
     /// is a function of the seed.
     pub(crate) fn collect_step(&mut self, step: u64) -> Result<Values> {
-        if step > 0 && self.states.returns.is_empty() {
+        if step > 0 && self.states.is_none() {
             self.collect_step(step - 1)?;
         }
         let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
         let states = self.states(&records)?;
-        self.states.hidden.extend(states.hidden);
-        self.states.returns.extend(states.returns);
+        let all = self.states.get_or_insert_default();
+        all.hidden.extend(states.hidden);
+        all.returns.extend(states.returns);
         let mut values = batch_values(&records, &[]);
         values.push(("rewards_failed", scores.failed as f64));
         Ok(values)
@@ -116,18 +133,30 @@ impl<T: Float> Trainer<T> {
     /// One critic step on everything that was collected.
     pub(crate) fn value_fit_step(&mut self) -> Result<Values> {
         let steps = self.config.value.collect_steps as u64;
-        if self.states.returns.is_empty() && steps > 0 {
+        if self.states.is_none() && steps > 0 {
             self.collect_step(steps - 1)?;
         }
         let rate = self.config.value.learning_rate;
         let device = self.model.device.clone();
         let hidden = self.model.config.hidden;
         let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
-        let (loss, explained) = critic.update(&device, &self.states, rate)?;
-        Ok(vec![("value_loss", loss), ("explained_variance", explained)])
+        let states = self.states.get_or_insert_default();
+        match critic.update(&device, states, rate, f64::INFINITY)? {
+            Some((loss, explained)) => {
+                Ok(vec![("value_loss", loss), ("explained_variance", explained)])
+            }
+            None => {
+                let reason = "the critic has nothing to learn from: no completion that `collect` \
+                              gathered has a reward";
+                Err(Error::Training { reason: reason.into() })
+            }
+        }
     }
 
+    /// States and returns of the records that have a reward. A policy that has not moved is its own
+    /// reference, so that a KL in the reward is 0 here.
     fn states(&self, records: &[Record]) -> Result<States> {
+        let records = &rewarded(records);
         let scored = ScoredTokens::of(records);
         let rewards = token_rewards(records, &scored);
         let mut returns = vec![0f32; scored.len()];
@@ -141,7 +170,7 @@ impl<T: Float> Trainer<T> {
             returns: ViewMut::from(&mut returns),
         };
         discounted_return(&self.model.device, args)?;
-        Ok(States { hidden: self.hidden_states(records)?, returns })
+        Ok(States { hidden: self.hidden_states(records)?, returns, value: Vec::new() })
     }
 
     /// Hidden states before each scored token, in host memory. A micro-batch at a time goes through
@@ -161,14 +190,23 @@ impl<T: Float> Trainer<T> {
         Ok(all)
     }
 
-    /// GAE advantages (whitened over the batch, one per scored token), and the states the critic
-    /// learns from afterwards.
-    pub(crate) fn gae_advantages(&mut self, records: &[Record]) -> Result<(Vec<f32>, States)> {
+    /// GAE advantages, one per scored token, whitened over the batch, and the states the critic
+    /// learns from afterwards. A record without a reward has no part in either: its tokens have
+    /// advantage 0.
+    pub(crate) fn gae_advantages(
+        &mut self,
+        records: &[Record],
+        beta: f64,
+    ) -> Result<(Vec<f32>, States)> {
         let device = self.model.device.clone();
         let hidden = self.model.config.hidden;
-        let scored = ScoredTokens::of(records);
-        let rewards = token_rewards(records, &scored);
-        let rows = self.hidden_states(records)?;
+        let known = &rewarded(records);
+        let scored = ScoredTokens::of(known);
+        let rewards = match beta > 0.0 {
+            true => held_rewards(&device, known, &scored, beta)?,
+            false => token_rewards(known, &scored),
+        };
+        let rows = self.hidden_states(known)?;
         let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
         let value = critic.head.forward(&rows)?;
         let (mut advantage, mut returns) = (vec![0f32; value.len()], vec![0f32; value.len()]);
@@ -185,25 +223,74 @@ impl<T: Float> Trainer<T> {
         };
         gae(&device, args)?;
         let mut white = vec![0f32; advantage.len()];
-        let args = Whiten {
-            x: (&advantage).into(),
-            mask: None,
-            settings: WhitenSettings::VERL,
-            y: ViewMut::from(&mut white),
-            stats: None,
-        };
-        whiten(&device, args)?;
-        Ok((white, States { hidden: rows, returns }))
+        // One token has nothing to be compared with: its advantage is 0.
+        if advantage.len() > 1 {
+            let args = Whiten {
+                x: (&advantage).into(),
+                mask: None,
+                settings: WhitenSettings::VERL,
+                y: ViewMut::from(&mut white),
+                stats: None,
+            };
+            whiten(&device, args)?;
+        }
+        let states = States { hidden: rows, returns, value };
+        Ok((of_all(records, white), states))
     }
 }
 
-/// The sequence reward on the last scored token, 0 before; an abstained reward counts 0.
+/// The records that have a reward.
+fn rewarded(records: &[Record]) -> Vec<Record> {
+    records.iter().filter(|r| !r.reward.is_nan()).cloned().collect()
+}
+
+/// Advantages of the rewarded records' tokens with 0 for those of the others between them.
+fn of_all(records: &[Record], rewarded: Vec<f32>) -> Vec<f32> {
+    let mut known = rewarded.into_iter();
+    let mut all = Vec::new();
+    for record in records {
+        let tokens = record.scored().count();
+        match record.reward.is_nan() {
+            true => all.extend(std::iter::repeat_n(0.0, tokens)),
+            false => all.extend(known.by_ref().take(tokens)),
+        }
+    }
+    all
+}
+
+/// The sequence's reward on its last scored token, 0 before.
 fn token_rewards(records: &[Record], scored: &ScoredTokens) -> Vec<f32> {
     let mut rewards = vec![0f32; scored.len()];
     for (record, end) in records.iter().zip(&scored.cu_seqlens[1..]) {
-        if record.scored().next().is_some() && !record.reward.is_nan() {
+        if record.scored().next().is_some() {
             rewards[*end as usize - 1] = record.reward;
         }
     }
     rewards
+}
+
+/// The same, less β times the log-ratio to the reference at every token.
+fn held_rewards(
+    device: &Device,
+    records: &[Record],
+    scored: &ScoredTokens,
+    beta: f64,
+) -> Result<Vec<f32>> {
+    let score: Vec<f32> = records.iter().map(|r| r.reward).collect();
+    let logp = scored.gather(records, |r| &r.old_logp);
+    let reference = scored.gather(records, |r| &r.ref_logp);
+    let mut reward = vec![0f32; scored.len()];
+    let args = KlReward {
+        score: (&score).into(),
+        logp: (&logp).into(),
+        reference: (&reference).into(),
+        mask: None,
+        cu_seqlens: (&scored.cu_seqlens).into(),
+        beta,
+        estimator: RewardKl::K1,
+        clamp: f64::INFINITY,
+        reward: ViewMut::from(&mut reward),
+    };
+    kl_reward(device, args)?;
+    Ok(reward)
 }

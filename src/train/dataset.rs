@@ -199,11 +199,25 @@ impl Task for DataTask {
         let example = self.example(index);
         match &example.demo {
             Some(answer) => Ok(Demo { prompt: example.prompt.clone(), answer: answer.clone() }),
-            None => Err(Error::config(
-                "phases",
-                "`sft` needs an answer in every row, as `completion` or as the last message",
-            )),
+            None => Err(unanswered(1, 1)),
         }
+    }
+
+    fn demos(&self) -> Option<usize> {
+        Some(self.train.len())
+    }
+
+    fn longest_demo(&self) -> Result<usize> {
+        let missing = self.train.iter().filter(|asked| asked.demo.is_none()).count();
+        if missing > 0 {
+            return Err(unanswered(missing, self.train.len()));
+        }
+        let mut longest = 0;
+        for Asked { prompt, demo } in &self.train {
+            let answer = self.codec.encode_rendered(demo.as_deref().unwrap_or_default())?;
+            longest = longest.max(self.encode(prompt)?.len() + answer.len() + 1);
+        }
+        Ok(longest)
     }
 
     fn heldout(&self, count: usize) -> Vec<Prompt> {
@@ -222,6 +236,14 @@ impl Task for DataTask {
     fn lengths(&self) -> (usize, usize) {
         (self.longest, 256)
     }
+}
+
+fn unanswered(missing: usize, of: usize) -> Error {
+    let reason = format!(
+        "`sft` needs an answer in every row, as `completion` or as the last message; {missing} of \
+         {of} training rows have none"
+    );
+    Error::config("phases", reason)
 }
 
 /// FNV-1a of the text decides the split, so that it depends on nothing but the prompt.

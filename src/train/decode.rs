@@ -17,10 +17,18 @@ use crate::ops::sample::check_drawn;
 use crate::ops::{LogitTransform, Sample, sample};
 use crate::train::rollout::Sampling;
 
-/// Tokens drawn, with their log-probs under the full vocabulary.
+/// Tokens drawn, with their log-probs under the full vocabulary and its entropies.
 pub(crate) struct Draw {
     pub token: Vec<i32>,
     pub logp: Vec<f32>,
+    pub entropy: Vec<f32>,
+}
+
+/// Where draws go.
+struct Drawn {
+    token: Memory<i32>,
+    logp: Memory<f32>,
+    entropy: Memory<f32>,
 }
 
 /// The sequences of a step: their last tokens, their slots and their uniform draws.
@@ -80,9 +88,10 @@ pub(crate) fn draw<T: Float>(
 ) -> Result<Draw> {
     let n = uniform.len();
     let uniform = space.copy_of(uniform)?;
-    let (mut token, mut logp) = (space.take(n)?, space.take(n)?);
-    sample_rows(model, sampling, logits, &uniform, &mut token, &mut logp)?;
-    checked(token.to_host()?, logp.to_host()?)
+    let mut drawn = Drawn { token: space.take(n)?, logp: space.take(n)?, entropy: space.take(n)? };
+    sample_rows(model, sampling, logits, &uniform, &mut drawn)?;
+    let (token, logp) = (drawn.token.to_host()?, drawn.logp.to_host()?);
+    checked(Draw { token, logp, entropy: drawn.entropy.to_host()? })
 }
 
 fn sample_rows<T: Float>(
@@ -90,8 +99,7 @@ fn sample_rows<T: Float>(
     s: &Sampling,
     logits: &Memory<T>,
     uniform: &Memory<f64>,
-    token: &mut Memory<i32>,
-    logp: &mut Memory<f32>,
+    drawn: &mut Drawn,
 ) -> Result<()> {
     let vocab = model.config.vocab;
     let args = Sample {
@@ -103,18 +111,19 @@ fn sample_rows<T: Float>(
         min_p: s.min_p,
         greedy: s.greedy,
         uniform: uniform.all(),
-        token: token.all_mut(),
-        logp: logp.all_mut(),
+        token: drawn.token.all_mut(),
+        logp: drawn.logp.all_mut(),
         logp_kept: None,
         kept_mass: None,
+        entropy: Some(drawn.entropy.all_mut()),
     };
     sample(&model.device, args)
 }
 
 /// On a GPU a row that nothing can be drawn from shows as a negative token.
-fn checked(token: Vec<i32>, logp: Vec<f32>) -> Result<Draw> {
-    check_drawn(token.iter().position(|&t| t < 0))?;
-    Ok(Draw { token, logp })
+fn checked(draw: Draw) -> Result<Draw> {
+    check_drawn(draw.token.iter().position(|&t| t < 0))?;
+    Ok(draw)
 }
 
 /// A decode step of one batch size. What it reads and leaves has its place for good; the results in
@@ -124,8 +133,7 @@ struct Recorded {
     size: usize,
     batch: Batch,
     uniform: Memory<f64>,
-    token: Memory<i32>,
-    logp: Memory<f32>,
+    drawn: Drawn,
     pinned: Pinned,
     stage: Stage,
 }
@@ -140,6 +148,7 @@ struct Pinned {
     uniform: PinnedBuffer<f64>,
     token: PinnedBuffer<i32>,
     logp: PinnedBuffer<f32>,
+    entropy: PinnedBuffer<f32>,
 }
 
 /// The first step of a size runs as it is: it loads kernels, gives the scratch memory its size and
@@ -175,10 +184,13 @@ impl Recorded {
             uniform: PinnedBuffer::new(gpu, size)?,
             token: PinnedBuffer::new(gpu, size)?,
             logp: PinnedBuffer::new(gpu, size)?,
+            entropy: PinnedBuffer::new(gpu, size)?,
         };
-        let (uniform, token) = (Memory::new(&device, size)?, Memory::new(&device, size)?);
-        let (logp, gpu) = (Memory::new(&device, size)?, gpu.clone());
-        Ok(Recorded { gpu, size, batch, uniform, token, logp, pinned, stage: Stage::Cold })
+        let uniform = Memory::new(&device, size)?;
+        let (token, logp) = (Memory::new(&device, size)?, Memory::new(&device, size)?);
+        let drawn = Drawn { token, logp, entropy: Memory::new(&device, size)? };
+        let gpu = gpu.clone();
+        Ok(Recorded { gpu, size, batch, uniform, drawn, pinned, stage: Stage::Cold })
     }
 
     fn step<T: Float>(
@@ -214,10 +226,12 @@ impl Recorded {
             }
         };
         let count = running.slots.len();
-        let (mut token, mut logp) = (vec![0; count], vec![0.0; count]);
-        self.pinned.token.read(0, &mut token)?;
-        self.pinned.logp.read(0, &mut logp)?;
-        checked(token, logp)
+        let (token, logp) = (vec![0; count], vec![0.0; count]);
+        let mut draw = Draw { token, logp, entropy: vec![0.0; count] };
+        self.pinned.token.read(0, &mut draw.token)?;
+        self.pinned.logp.read(0, &mut draw.logp)?;
+        self.pinned.entropy.read(0, &mut draw.entropy)?;
+        checked(draw)
     }
 
     /// Gives the stream the whole step.
@@ -237,9 +251,10 @@ impl Recorded {
         }
         pinned.uniform.upload(0, self.uniform.all_mut())?;
         let logits = logits(model, cache, batch)?;
-        sample_rows(model, sampling, &logits, &self.uniform, &mut self.token, &mut self.logp)?;
-        pinned.token.download(0, self.token.all())?;
-        pinned.logp.download(0, self.logp.all())
+        sample_rows(model, sampling, &logits, &self.uniform, &mut self.drawn)?;
+        pinned.token.download(0, self.drawn.token.all())?;
+        pinned.logp.download(0, self.drawn.logp.all())?;
+        pinned.entropy.download(0, self.drawn.entropy.all())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::train::tensorboard::EventWriter;
 const LIMIT: u64 = 1 << 32;
 
 /// Columns of the CSV file, in order. JSON rows hold those that were measured.
-pub const COLUMNS: [&str; 22] = [
+pub const COLUMNS: [&str; 26] = [
     "loss",
     "reward",
     "reward_std",
@@ -26,6 +26,10 @@ pub const COLUMNS: [&str; 22] = [
     "clip_ratio/low_mean",
     "clip_ratio/high_mean",
     "clip_ratio/region_mean",
+    "update/tokens",
+    "update/kl",
+    "update/entropy",
+    "update/clip_ratio",
     "completions/mean_length",
     "completions/clipped_ratio",
     "grad_norm",

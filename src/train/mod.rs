@@ -4,6 +4,7 @@
 mod advice;
 mod base;
 pub mod checkpoint;
+mod chosen;
 pub mod config;
 pub mod critic;
 #[cfg(feature = "hf")]
@@ -18,7 +19,10 @@ pub mod phases;
 pub mod plan;
 pub mod plot;
 pub mod progress;
+pub mod recipe;
 pub mod record;
+pub mod reference;
+mod rl;
 pub mod rollout;
 pub mod run;
 pub mod state;

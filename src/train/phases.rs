@@ -11,19 +11,16 @@
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::io::interrupt;
 use crate::objective::presets;
-use crate::ops::{
-    GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, Kl, Loss,
-    group_advantage, seq_weights,
-};
+use crate::ops::{Advantage, GroupStats, PolicySettings};
 use crate::reward::{Scores, score};
 use crate::rng::{Purpose, Rng};
+use crate::train::config::{Control, Schedule};
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
-use crate::train::step::{Figures, score_records};
+use crate::train::step::Objective;
 use crate::train::trainer::{Sampled, Trainer};
-use crate::view::{View, ViewMut};
+use crate::view::View;
 
 /// A phase of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +67,15 @@ impl<T: Float> Trainer<T> {
     /// SFT steps per epoch and in total.
     pub fn sft_steps(&self) -> u64 {
         let sft = &self.config.sft;
-        (sft.demos.div_ceil(sft.batch) * sft.epochs) as u64
+        (self.demos().div_ceil(sft.batch) * sft.epochs) as u64
+    }
+
+    /// Demonstrations of an epoch.
+    fn demos(&self) -> usize {
+        match self.config.sft.demos {
+            0 => self.task.demos().unwrap_or(ENDLESS_DEMOS),
+            n => n,
+        }
     }
 
     /// SFT step `step`: cross-entropy on one batch of demonstrations, averaged over its tokens.
@@ -82,15 +87,20 @@ impl<T: Float> Trainer<T> {
         let advantage = vec![1.0; records.len()];
         let settings = presets::sft().settings;
         let sft = &self.config.sft;
-        let decay = decayed(&sft.lr_schedule, step, self.sft_steps());
+        let schedule = Schedule::parse("sft.lr_schedule", &sft.lr_schedule)?;
+        let decay = schedule.factor(step, self.sft_steps());
+        // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
+        let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
         let update = Update {
-            learning_rate: warmed_up(sft.learning_rate * decay, step, sft.warmup_steps),
+            learning_rate: warmed_up(peak * decay, step, sft.warmup_steps),
             beta1: 0.9,
-            beta2: 0.95,
+            beta2: sft.beta2,
             weight_decay: sft.weight_decay,
             grad_clip: sft.grad_clip,
         };
-        let backward = self.forward_backward(&records, &advantage, &weight, &settings)?;
+        let advantage = Advantage::PerSequence(View::from(&advantage));
+        let objective = self.sft_objective(&settings);
+        let backward = self.forward_backward(&records, advantage, &weight, objective)?;
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
         Ok(vec![
@@ -104,11 +114,12 @@ impl<T: Float> Trainer<T> {
     /// The demonstrations of SFT step `step`: a fresh shuffle of the demo set each epoch.
     pub fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
         let sft = &self.config.sft;
-        let per_epoch = sft.demos.div_ceil(sft.batch) as u64;
+        let demos = self.demos();
+        let per_epoch = demos.div_ceil(sft.batch) as u64;
         let (epoch, batch) = (step / per_epoch, (step % per_epoch) as usize);
-        let mut order: Vec<u64> = (0..sft.demos as u64).collect();
+        let mut order: Vec<u64> = (0..demos as u64).collect();
         Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
-        let chosen = &order[batch * sft.batch..sft.demos.min((batch + 1) * sft.batch)];
+        let chosen = &order[batch * sft.batch..demos.min((batch + 1) * sft.batch)];
         let codec = self.task.codec();
         chosen
             .iter()
@@ -133,131 +144,51 @@ impl<T: Float> Trainer<T> {
             (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
         let sampled = self.sample(prompts, rl.group, step)?;
         let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
-        if rl.control == "shuffled_rewards" {
+        if Control::parse("rl.control", &rl.control)? == Control::ShuffledRewards {
             let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
             rng.shuffle(&mut scores.rewards);
         }
-        let mut records = sampled.records(self.optimizer.t);
+        let mut records = sampled.records();
         records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);
         Ok((sampled, records, scores))
     }
 
-    /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.
-    pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<(Values, f64)> {
-        let recipe = self.preset()?;
-        let (mut advantage, groups) = self.advantages(&records)?;
-        let mut states = None;
-        if self.config.rl.advantage == "gae" {
-            let (tokens, seen) = self.gae_advantages(&records)?;
-            (advantage, states) = (tokens, Some(seen));
-        }
-        if recipe.settings.needs_reference() {
-            let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
-            let store = |record: &mut Record, logp| record.ref_logp = logp;
-            score_records(&self.model, &mut records, false, t, size, store)?;
-        }
-        let lengths: Vec<i64> = records.iter().map(|r| r.scored().count() as i64).collect();
-        let weight = seq_weights(recipe.aggregation, &lengths)?;
-        let mut weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
-        let mut values = batch_values(&records, &groups);
-        if recipe.settings.vanishes_at_zero_advantage() && advantage.len() == records.len() {
-            keep_moving(&mut records, &mut advantage, &mut weight);
-        }
-        let update = self.rl_update(step);
-        let (mut first_deviation, mut last) = (0.0, None);
-        // Once the policy has moved, the step is finished before a signal is heard.
-        let mut moved = None;
-        for m in 0..self.config.rl.updates_per_batch {
-            let backward =
-                self.forward_backward(&records, &advantage, &weight, &recipe.settings)?;
-            moved.get_or_insert_with(interrupt::hold);
-            let updated = self.optim_step(&backward, update)?;
-            self.guard(updated.applied, step)?;
-            if m == 0 {
-                first_deviation = backward.figures.ratio_max_abs_dev;
-            }
-            last = Some((backward.figures, updated));
-        }
-        if let (Some(critic), Some(states)) = (&mut self.critic, &states) {
-            let (device, rate) = (&self.model.device, self.config.value.learning_rate);
-            let (loss, explained) = critic.update(device, states, rate)?;
-            values.push(("value_loss", loss));
-            values.push(("explained_variance", explained));
-        }
-        if let Some((figures, updated)) = last {
-            values.extend(policy_values(&figures));
-            values.push(("grad_norm", updated.grad_norm));
-            values.push(("learning_rate", update.learning_rate));
-        }
-        Ok((values, first_deviation))
-    }
-}
-
-impl<T: Float> Trainer<T> {
-    /// One advantage per record from the group's rewards.
-    fn advantages(&self, records: &[Record]) -> Result<(Vec<f32>, Vec<GroupStats>)> {
-        let rewards: Vec<f32> = records.iter().map(|r| r.reward).collect();
-        let mut offsets = vec![0i64];
-        for (i, record) in records.iter().enumerate() {
-            if i + 1 == records.len() || records[i + 1].group != record.group {
-                offsets.push(i as i64 + 1);
-            }
-        }
-        let (mut advantage, mut groups) = (vec![0f32; rewards.len()], Vec::new());
-        let args = GroupAdvantage {
-            reward: View::from(&rewards),
-            offsets: View::from(&offsets),
-            length: None,
-            settings: self.group_settings(),
-            advantage: ViewMut::from(&mut advantage),
-            groups: Some(&mut groups),
-        };
-        group_advantage(&self.model.device, args)?;
-        Ok((advantage, groups))
-    }
-
-    fn group_settings(&self) -> GroupSettings {
-        let rl = &self.config.rl;
-        let baseline = match rl.advantage.as_str() {
-            "loo" => GroupBaseline::LeaveOneOut,
-            _ => GroupBaseline::Mean,
-        };
-        let scale = match rl.scale.as_str() {
-            "none" => GroupScale::None,
-            "batch" => GroupScale::BatchStd,
-            _ => GroupScale::GroupStd,
-        };
-        GroupSettings { baseline, scale, ..GroupSettings::default() }
-    }
-
-    /// The configured loss.
-    fn preset(&self) -> Result<presets::Preset> {
-        let rl = &self.config.rl;
-        let mut preset = presets::by_name(&rl.loss, self.max_new_tokens() as f64)?;
-        if let Loss::PpoClip { lo, hi, .. } = &mut preset.settings.loss {
-            (*lo, *hi) = (1.0 - rl.clip_low, 1.0 + rl.clip_high);
-        }
-        preset.settings.kl = (rl.beta > 0.0).then(|| Kl::k3(rl.beta));
-        Ok(preset)
-    }
-
     /// Settings of the updates of RL step `step`.
-    pub(crate) fn rl_update(&self, step: u64) -> Update {
+    pub(crate) fn rl_update(&self, step: u64) -> Result<Update> {
         let rl = &self.config.rl;
-        let shape = decayed(&rl.lr_schedule, step, rl.steps as u64);
-        let base = if rl.control == "zero_lr" { 0.0 } else { rl.learning_rate };
-        Update {
-            learning_rate: warmed_up(base * shape, step, rl.warmup_steps),
+        let schedule = Schedule::parse("rl.lr_schedule", &rl.lr_schedule)?;
+        // TRL 1.16's GRPOConfig for whole weights; adapters take ten times that (Schulman et al. 2025,
+        // "LoRA Without Regret").
+        let fitting = if self.model.has_adapters() { 1e-5 } else { 1e-6 };
+        let peak = match Control::parse("rl.control", &rl.control)? {
+            Control::ZeroLr => 0.0,
+            Control::None | Control::ShuffledRewards => rl.learning_rate.or(fitting),
+        };
+        let rate = peak * schedule.factor(step, rl.steps as u64);
+        Ok(Update {
+            learning_rate: warmed_up(rate, step, rl.warmup_steps),
             beta1: rl.beta1,
             beta2: rl.beta2,
             weight_decay: rl.weight_decay,
             grad_clip: rl.grad_clip,
-        }
+        })
+    }
+
+    /// What demonstrations are scored under: the model's own distribution, whatever rollouts are
+    /// sampled at.
+    pub fn sft_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
+        Objective { settings, temperature: 1.0, micro_batch: self.config.rl.micro_batch }
+    }
+
+    /// What rollouts are scored under: the distribution they were sampled from.
+    pub fn rl_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
+        let rl = &self.config.rl;
+        Objective { settings, temperature: rl.temperature, micro_batch: rl.micro_batch }
     }
 
     /// Counts steps that were skipped because something was not finite; too many in a row end the
     /// run.
-    fn guard(&mut self, applied: bool, step: u64) -> Result<()> {
+    pub(crate) fn guard(&mut self, applied: bool, step: u64) -> Result<()> {
         self.skipped = if applied { 0 } else { self.skipped + 1 };
         if self.skipped < SKIP_LIMIT {
             return Ok(());
@@ -270,30 +201,11 @@ impl<T: Float> Trainer<T> {
     }
 }
 
-/// Leaves out the records whose advantage is 0: their gradient is 0. The weights, which hold the
-/// normaliser, were made from all of them.
-fn keep_moving(records: &mut Vec<Record>, advantage: &mut Vec<f32>, weight: &mut Vec<f32>) {
-    let moves: Vec<bool> = advantage.iter().map(|&a| a != 0.0).collect();
-    let mut flags = moves.iter();
-    records.retain(|_| *flags.next().unwrap_or(&true));
-    for column in [advantage, weight] {
-        let mut flags = moves.iter();
-        column.retain(|_| *flags.next().unwrap_or(&true));
-    }
-}
+/// Demonstrations of an epoch where the task never runs out of them.
+const ENDLESS_DEMOS: usize = 4_000;
 
 /// Skipped steps in a row that a run survives.
 const SKIP_LIMIT: usize = 3;
-
-/// Factor of a schedule that ends at 0 after `total` steps.
-fn decayed(schedule: &str, step: u64, total: u64) -> f64 {
-    let done = step as f64 / total.max(1) as f64;
-    match schedule {
-        "linear" => 1.0 - done,
-        "cosine" => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-        _ => 1.0,
-    }
-}
 
 fn warmed_up(rate: f64, step: u64, warmup: usize) -> f64 {
     rate * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0)
@@ -315,20 +227,5 @@ pub(crate) fn batch_values(records: &[Record], groups: &[GroupStats]) -> Values 
         ("completions/mean_length", lengths as f64 / n),
         ("completions/clipped_ratio", clipped as f64 / n),
         ("num_tokens", records.iter().map(|r| r.ids.len()).sum::<usize>() as f64),
-    ]
-}
-
-/// Means over the tokens of the update.
-fn policy_values(figures: &Figures) -> Values {
-    // Without a token in the update a mean is 0/0, and the metrics files hold null.
-    let (s, n) = (&figures.stats, figures.tokens as f64);
-    let (low, high) = (s.n_clip_lo as f64 / n, s.n_clip_hi as f64 / n);
-    vec![
-        ("loss", figures.loss),
-        ("kl", s.sum_kl[2] / n),
-        ("entropy", s.sum_entropy / n),
-        ("clip_ratio/low_mean", low),
-        ("clip_ratio/high_mean", high),
-        ("clip_ratio/region_mean", low + high),
     ]
 }

@@ -11,13 +11,16 @@ use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::io::host::Room;
 use crate::model::Parameter;
-use crate::objective::presets;
+use crate::objective::presets::{self, Estimator};
+use crate::ops::{Advantage, PolicySettings};
 use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::config::{RlConfig, RunConfig};
 use crate::train::ordered::window;
 use crate::train::phases::Phase;
 use crate::train::record::Record;
+use crate::train::reference::Reference;
 use crate::train::trainer::{SLOTS, Trainer};
+use crate::view::View;
 
 /// Bytes of a run by what they hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,18 +217,36 @@ impl Dry {
             match Phase::parse(phase)? {
                 Phase::Sft => {
                     let records = trainer.demonstrations(0)?;
-                    updates.push(dry_update(&mut trainer, records)?);
+                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
+                    // Nothing was computed, but adapters count as moved from here on.
+                    trainer.optimizer.t = trainer.optimizer.t.max(1);
                     grown(&mut plan.scratch);
                 }
                 Phase::Quantize => {
                     trainer.quantize()?;
                     grown(&mut plan.state);
                 }
-                Phase::Collect | Phase::ValueFit | Phase::Rl => {
+                Phase::Collect | Phase::ValueFit => {
                     let (_, records, _) = trainer.collect(0)?;
                     rollouts = peak().max(rollouts);
                     grown(&mut plan.sampler);
-                    updates.push(dry_update(&mut trainer, records)?);
+                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
+                    grown(&mut plan.scratch);
+                }
+                Phase::Rl => {
+                    let (_, mut records, _) = trainer.collect(0)?;
+                    rollouts = peak().max(rollouts);
+                    grown(&mut plan.sampler);
+                    let recipe = trainer.recipe()?;
+                    if recipe.needs_reference() {
+                        trainer.hold_reference()?;
+                        grown(&mut plan.state);
+                    }
+                    for record in &mut records {
+                        record.ref_logp = vec![0.0; record.ids.len()];
+                        record.selected = vec![0; record.ids.len()];
+                    }
+                    updates.push(dry_update(&mut trainer, records, &recipe.settings)?);
                     grown(&mut plan.scratch);
                 }
             }
@@ -234,7 +255,8 @@ impl Dry {
         let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
         plan.activations = updated.unwrap_or(0).max(rollouts);
         plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
-        Ok(Dry { plan, updates, rollouts, saved, states: critic_states(&trainer) })
+        let states = critic_states(&trainer)?;
+        Ok(Dry { plan, updates, rollouts, saved, states })
     }
 }
 
@@ -250,15 +272,15 @@ impl UpdateNeeds {
 
 /// Bytes of the hidden states that the critic learns from: those of a batch, and of all batches that
 /// `collect` gathers. Vectors that grow hold up to twice what is in them.
-fn critic_states<T: Float>(trainer: &Trainer<T>) -> u64 {
+fn critic_states<T: Float>(trainer: &Trainer<T>) -> Result<u64> {
     let config = &trainer.config;
     let collects = |phase: &String| phase == "collect" || phase == "value_fit";
-    let mut batches = (config.rl.advantage == "gae") as u64;
+    let mut batches = (trainer.recipe()?.estimator == Estimator::Gae) as u64;
     if config.phases.iter().any(collects) {
         batches += config.value.collect_steps as u64;
     }
     let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
-    2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64
+    Ok(2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64)
 }
 
 /// The settings of `config` with half the micro-batch and half the slots, of which 0 means `slots`.
@@ -296,26 +318,33 @@ fn fitting_settings(
 }
 
 /// An update on the longest records there may be: one micro-batch of them.
-fn dry_update<T: Float>(trainer: &mut Trainer<T>, mut records: Vec<Record>) -> Result<UpdateNeeds> {
+fn dry_update<T: Float>(
+    trainer: &mut Trainer<T>,
+    mut records: Vec<Record>,
+    settings: &PolicySettings,
+) -> Result<UpdateNeeds> {
     let arena = trainer.model.space.arena();
     arena.iter().for_each(|arena| arena.restart());
     let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
     records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
     records.truncate(trainer.config.rl.micro_batch);
     let ones = vec![1.0; records.len()];
-    let settings = presets::sft().settings;
-    let backward = trainer.forward_backward(&records, &ones, &ones, &settings)?;
+    let advantage = Advantage::PerSequence(View::from(&ones));
+    let objective = trainer.rl_objective(settings);
+    let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
     let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
-    trainer.optim_step(&backward, trainer.rl_update(0))?;
+    trainer.optim_step(&backward, trainer.rl_update(0)?)?;
     drop(backward);
     let arena = arena.map_or(0, |arena| arena.peak() as u64);
     Ok(UpdateNeeds { arena, gradients, micro_batches })
 }
 
-/// Bytes of a checkpoint: what moves with its moments, and the base unless it is a folder's.
+/// Bytes of a checkpoint: what moves with its moments, what it is held to, and the base unless it is
+/// a folder's.
 fn checkpoint_bytes<T: Float>(trainer: &Trainer<T>) -> u64 {
+    let held = if matches!(trainer.reference, Reference::Held(_)) { 16 } else { 12 };
     let each = |p: &Parameter<T>| match (p.trainable, trainer.frozen_base) {
-        (true, _) => 12 * p.len(),
+        (true, _) => held * p.len(),
         (false, true) => 0,
         (false, false) => 4 * p.len(),
     };

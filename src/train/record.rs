@@ -1,6 +1,5 @@
-//! What the trainer keeps of a sequence: three log-probs per token, not one. Who sampled it, who
-//! the ratio is taken against, and who the KL is measured to are then index choices, and stale or
-//! forced tokens need no special loop.
+//! What the trainer keeps of a sequence: for each token who it was sampled by (the ratio is taken
+//! against that log-prob), who the KL is measured to, and what the loss may single out.
 
 use crate::model::Packed;
 
@@ -14,12 +13,6 @@ pub enum TokenClass {
     Gen = 1,
     /// Copied from a demonstration.
     Demo = 2,
-    /// Written by an environment between turns.
-    Observation = 3,
-    /// Written by a verifier.
-    Feedback = 4,
-    /// Filler.
-    Pad = 5,
 }
 
 impl TokenClass {
@@ -36,33 +29,34 @@ pub struct Record {
     pub ids: Vec<i32>,
     /// Token classes.
     pub class: Vec<TokenClass>,
-    /// Log-prob under the policy that sampled the token; 0 where nobody did.
-    pub behaviour_logp: Vec<f32>,
-    /// Log-prob under the policy the ratio is taken against.
+    /// Log-prob under the policy that sampled the token, which the ratio is taken against; 0 where
+    /// nobody did.
     pub old_logp: Vec<f32>,
+    /// Entropy, in nats, of the distribution the token was drawn from; 0 where nobody drew.
+    pub entropy: Vec<f32>,
     /// Log-prob under the reference; empty if no KL is asked for.
     pub ref_logp: Vec<f32>,
-    /// Value of the state before the token; empty without a value head.
-    pub value: Vec<f32>,
-    /// Sequence reward; NaN if the reward function abstained.
+    /// Weight of the token's surrogate; empty if all are 1.
+    pub token_weight: Vec<f32>,
+    /// 1 where the penalty of KL-Cov applies; empty if the loss has none.
+    pub selected: Vec<u8>,
+    /// Sequence reward; NaN if the reward function abstained or failed.
     pub reward: f32,
     /// Index of the prompt's group in the batch.
     pub group: u32,
     /// Whether the sequence ended by itself.
     pub finished: bool,
-    /// Update count of the policy that sampled it.
-    pub version: u64,
 }
 
 impl Record {
-    /// Appends tokens of one class with their behaviour log-probs (`&[]` where nobody sampled).
-    pub fn push(&mut self, ids: &[i32], class: TokenClass, behaviour_logp: &[f32]) {
-        debug_assert!(behaviour_logp.is_empty() || behaviour_logp.len() == ids.len());
+    /// Appends tokens of one class with their log-probs (`&[]` where nobody sampled).
+    pub fn push(&mut self, ids: &[i32], class: TokenClass, logp: &[f32]) {
+        debug_assert!(logp.is_empty() || logp.len() == ids.len());
         self.ids.extend_from_slice(ids);
         self.class.resize(self.ids.len(), class);
-        self.behaviour_logp.extend_from_slice(behaviour_logp);
-        self.behaviour_logp.resize(self.ids.len(), 0.0);
-        self.old_logp = self.behaviour_logp.clone();
+        self.old_logp.extend_from_slice(logp);
+        self.old_logp.resize(self.ids.len(), 0.0);
+        self.entropy.resize(self.ids.len(), 0.0);
     }
 
     /// Positions of the scored tokens. The first token has no context and is never scored.
@@ -102,8 +96,18 @@ impl ScoredTokens {
     }
 
     /// A per-token column of the records at the scored tokens.
-    pub fn gather(&self, records: &[Record], column: impl Fn(&Record) -> &[f32]) -> Vec<f32> {
+    pub fn gather<E: Copy>(&self, records: &[Record], column: impl Fn(&Record) -> &[E]) -> Vec<E> {
         records.iter().flat_map(|r| r.scored().map(|t| column(r)[t]).collect::<Vec<_>>()).collect()
+    }
+
+    /// The same of a column that records may lack, if all of them have it.
+    pub fn gather_all<E: Copy>(
+        &self,
+        records: &[Record],
+        column: impl Fn(&Record) -> &[E],
+    ) -> Option<Vec<E>> {
+        let there = records.iter().all(|r| column(r).len() == r.ids.len());
+        there.then(|| self.gather(records, column))
     }
 
     /// Number of scored tokens.
@@ -128,7 +132,7 @@ mod tests {
         a.push(&[7, 8], TokenClass::Gen, &[-1.0, -2.0]);
         let mut b = Record::default();
         b.push(&[9], TokenClass::Gen, &[-0.5]);
-        b.push(&[1], TokenClass::Observation, &[]);
+        b.push(&[1], TokenClass::Prompt, &[]);
         b.push(&[2], TokenClass::Demo, &[]);
         let records = [a, b];
         let scored = ScoredTokens::of(&records);
@@ -136,6 +140,7 @@ mod tests {
         assert_eq!(scored.rows, vec![1, 2, 4]);
         assert_eq!(scored.targets, vec![7, 8, 2]);
         assert_eq!(scored.cu_seqlens, vec![0, 2, 3]);
-        assert_eq!(scored.gather(&records, |r| &r.behaviour_logp), vec![-1.0, -2.0, 0.0]);
+        assert_eq!(scored.gather(&records, |r| &r.old_logp), vec![-1.0, -2.0, 0.0]);
+        assert_eq!(scored.gather_all(&records, |r| &r.ref_logp), None);
     }
 }

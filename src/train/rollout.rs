@@ -60,6 +60,8 @@ pub struct Rollout {
     pub tokens: Vec<i32>,
     /// Log-prob of each token under the full vocabulary at the sampling temperature.
     pub logp: Vec<f32>,
+    /// Entropy of each token's distribution, in nats.
+    pub entropy: Vec<f32>,
     /// Whether the end of sequence was reached.
     pub finished: bool,
 }
@@ -321,12 +323,13 @@ impl<'a, T: Float> Lane<'a, T> {
     /// their slots back.
     fn take(&mut self, begin: usize, drawn: Draw) {
         let (max_new, stops) = (self.work.sampling.max_new_tokens, &self.work.sampling.stops);
-        for (a, (token, logp)) in
-            self.active[begin..].iter().zip(drawn.token.into_iter().zip(drawn.logp))
-        {
+        let Draw { token, logp, entropy } = drawn;
+        let each = token.into_iter().zip(logp).zip(entropy);
+        for (a, ((token, logp), entropy)) in self.active[begin..].iter().zip(each) {
             let rollout = &mut self.done[a.prompt][a.sample];
             rollout.tokens.push(token);
             rollout.logp.push(logp);
+            rollout.entropy.push(entropy);
             rollout.finished = stops.contains(&token);
             if let Some(watch) = self.work.watch {
                 watch(self.work.first_prompt + a.prompt, a.sample, token);

@@ -96,6 +96,7 @@ struct Run<T: Float> {
 /// was done as a whole: what was cut short is done again, to the same bits, by a run that resumes.
 pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     config.validate()?;
+    config.validate_phases()?;
     if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
         return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
     }

@@ -1,13 +1,18 @@
-//! Saving and loading everything a run moves: parameters, 4-bit weights, optimiser moments, critic.
+//! Saving and loading everything a run moves or is held to: parameters, 4-bit weights, optimizer
+//! moments, critic, reference.
 //! With the seed and the step this is the whole state, so a resumed run continues bit for bit.
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::io::safetensors::{TensorData, Tensors};
-use crate::model::{ValueHead, Weight};
+use crate::model::{Parameter, ValueHead, Weight};
 use crate::quant::{Nf4Matrix, Nf4Tensor, OwnedAbsmax};
 use crate::train::critic::Critic;
+use crate::train::reference::Reference;
 use crate::train::trainer::Trainer;
+
+/// Says that the reference is the model without its adapters.
+const REFERENCE_BASE: &str = "reference_base";
 
 impl<T: Float> Trainer<T> {
     /// Everything that moves, by name; and the base weights, unless they are those of a folder.
@@ -45,6 +50,19 @@ impl<T: Float> Trainer<T> {
             }
             let t = [critic.t as i64];
             tensors.insert("critic/t".into(), TensorData::new::<i64>(&[1], &t));
+        }
+        match &self.reference {
+            Reference::NotTaken => {}
+            Reference::Base => {
+                tensors.insert(REFERENCE_BASE.into(), TensorData::new::<i64>(&[1], &[1]));
+            }
+            Reference::Held(held) => {
+                for (id, values) in held.to_host()? {
+                    let p = self.model.params.get(id);
+                    let data = TensorData::new::<f32>(&p.shape, &values);
+                    tensors.insert(format!("reference/{}", p.name), data);
+                }
+            }
         }
         tensors.insert("adam/t".into(), TensorData::new::<i64>(&[1], &[self.optimizer.t as i64]));
         Ok(tensors)
@@ -84,6 +102,7 @@ impl<T: Float> Trainer<T> {
             }
         }
         self.optimizer = optimizer;
+        self.reference = self.load_reference(tensors)?;
         self.critic = match tensors.contains_key("critic/weight") {
             true => Some(Critic {
                 head: ValueHead { weight: find(tensors, "critic/weight")?.to_vec::<f32>()? },
@@ -94,6 +113,25 @@ impl<T: Float> Trainer<T> {
             false => None,
         };
         Ok(())
+    }
+
+    fn load_reference(&self, tensors: &Tensors) -> Result<Reference<T>> {
+        if tensors.contains_key(REFERENCE_BASE) {
+            return Ok(Reference::Base);
+        }
+        if !tensors.keys().any(|name| name.starts_with("reference/")) {
+            return Ok(Reference::NotTaken);
+        }
+        let values = |p: &Parameter<T>| {
+            let name = format!("reference/{}", p.name);
+            let data = find(tensors, &name)?.to_vec::<f32>()?;
+            if data.len() == p.len() {
+                return Ok(data);
+            }
+            let got = format!("{} values", data.len());
+            Err(Error::invalid("load_state", name, got, format!("{} values", p.len())))
+        };
+        Ok(Reference::Held(self.model.params.snapshot_of(values)?))
     }
 
     fn load_nf4(&mut self, tensors: &Tensors) -> Result<()> {

@@ -23,21 +23,23 @@ use rayon::prelude::*;
 
 use crate::device::{Device, Memory, Space};
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::interrupt;
-use crate::model::{Decoder, Gradients, Tape};
+use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
 use crate::ops::{
     Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
 };
 use crate::train::ordered::in_order;
 use crate::train::record::{Record, ScoredTokens};
+use crate::view::View;
 
 /// What one pass over a batch needs besides the records.
 #[derive(Clone, Copy, Debug)]
 pub struct Objective<'a> {
     /// The loss.
     pub settings: &'a PolicySettings,
-    /// Temperature the tokens were sampled at; log-probs are of that distribution.
+    /// Divides the logits: log-probs are of that distribution. What tokens were sampled at, or 1 for
+    /// demonstrations.
     pub temperature: f64,
     /// Sequences per micro-batch. Part of the result's definition (f32 gradients are summed micro-
     /// batch by micro-batch), never of its meaning.
@@ -79,27 +81,27 @@ impl Figures {
 #[derive(Clone, Copy)]
 struct MicroBatch<'a> {
     records: &'a [Record],
+    /// One for each record, or one for each scored token.
     advantage: &'a [f32],
-    /// `advantage` has one entry a scored token, not one a record.
     per_token: bool,
     seq_weight: &'a [f32],
 }
 
-/// Forward and backward of `records` under `objective`; `advantage` and `seq_weight` have one
-/// entry per record (or `advantage` one per scored token). On the CPU micro-batches run in parallel
-/// and their gradients are added in order, as they come; on a GPU one after another adds to the sum.
+/// Forward and backward of `records` under `objective`; `seq_weight` has one entry per record,
+/// `advantage` is in host memory. On the CPU micro-batches run in parallel and their gradients are
+/// added in order, as they come; on a GPU one after another adds to the sum.
 ///
 /// # Errors
-/// What the model and the loss refuse; `Interrupted` between two micro-batches, once a signal asks
-/// for a stop.
+/// `InvalidArgument` for columns that do not fit the records; what the model and the loss refuse;
+/// `Interrupted` between two micro-batches, once a signal asks for a stop.
 pub fn forward_backward<T: Float>(
     model: &Decoder<T>,
     records: &[Record],
-    advantage: &[f32],
+    advantage: Advantage<'_, f32>,
     seq_weight: &[f32],
     objective: Objective<'_>,
 ) -> Result<Backward> {
-    let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1));
+    let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
     let mut gradients = Gradients::zeros(&model.params, &model.space)?;
     let mut figures = Figures::default();
     match model.device {
@@ -134,19 +136,34 @@ pub fn forward_backward<T: Float>(
 
 fn cut<'a>(
     records: &'a [Record],
-    advantage: &'a [f32],
+    advantage: Advantage<'a, f32>,
     seq_weight: &'a [f32],
     size: usize,
-) -> Vec<MicroBatch<'a>> {
-    let per_token = advantage.len() != records.len();
+) -> Result<Vec<MicroBatch<'a>>> {
     let offsets = scored_offsets(records);
+    let tokens = offsets[offsets.len() - 1];
+    let (view, per_token, expected) = match advantage {
+        Advantage::PerSequence(view) => (view, false, records.len()),
+        Advantage::PerToken(view) => (view, true, tokens),
+    };
+    let advantage = of_length("advantage", view, expected)?;
+    let seq_weight = of_length("seq_weight", View::from(seq_weight), records.len())?;
     let part = |(i, records): (usize, &'a [Record])| {
         let (first, last) = (i * size, i * size + records.len());
         let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
         let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
         MicroBatch { records, advantage, per_token, seq_weight }
     };
-    records.chunks(size).enumerate().map(part).collect()
+    Ok(records.chunks(size).enumerate().map(part).collect())
+}
+
+/// The elements of a column in host memory, if there are as many as there should be.
+fn of_length<'a>(name: &str, view: View<'a, f32>, expected: usize) -> Result<&'a [f32]> {
+    let elements = if view.is_host() { view.as_slice() } else { None };
+    elements.filter(|elements| elements.len() == expected).ok_or_else(|| {
+        let wanted = format!("{expected} elements side by side in host memory");
+        Error::invalid("forward_backward", name, format!("{:?}", view.shape()), wanted)
+    })
 }
 
 fn micro_batch<T: Float>(
@@ -166,43 +183,57 @@ fn micro_batch<T: Float>(
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let rows = gather_rows(model, space, &hidden, d, &scored.rows)?;
     drop(hidden);
-    let scores = model.score(space, &rows, &targets, objective.temperature)?;
+    let wanted = match objective.settings.entropy_coef > 0.0 {
+        true => ScoreUse::WithEntropy,
+        false => ScoreUse::LogProbs,
+    };
+    let scores = model.score(space, &rows, &targets, objective.temperature, wanted)?;
 
-    // 2. Loss and its gradient with respect to each log-prob.
-    let (dlogp, figures) = loss(model, part, &scored, [&scores.logp, &scores.entropy], objective)?;
+    // 2. Loss and its gradient with respect to each log-prob, and to each entropy if it has a bonus.
+    let logp = [&scores.logp, &scores.entropy];
+    let (d, figures) = loss(model, part, &scored, logp, objective)?;
 
     // 3. Back through head and blocks.
-    let drows = model.score_backward(space, &rows, &targets, &scores, &dlogp, gradients)?;
-    drop((rows, scores));
+    let drows = model.score_backward(space, &rows, &targets, &scores, &d, gradients)?;
+    drop((rows, scores, d));
     let dhidden = scatter_rows(model, space, &drows, &scored.rows, batch.tokens())?;
     drop(drows);
     model.backward(&batch, tape, dhidden, gradients)?;
     Ok(figures)
 }
 
-/// The loss of a micro-batch, and its gradient with respect to the log-probs.
+/// The loss of a micro-batch, and its gradient with respect to log-probs and entropies.
 fn loss<T: Float>(
     model: &Decoder<T>,
     part: MicroBatch<'_>,
     scored: &ScoredTokens,
     [logp, entropy]: [&Memory<f32>; 2],
     objective: Objective<'_>,
-) -> Result<(Memory<f32>, Figures)> {
+) -> Result<(ScoreGradients, Figures)> {
     let (space, records) = (&model.space, part.records);
     let old = scored.gather(records, |r| &r.old_logp);
     let old_logp = space.copy_of(&old)?;
-    let has_ref = records.iter().all(|r| !r.ref_logp.is_empty());
-    let ref_logp = if has_ref { scored.gather(records, |r| &r.ref_logp) } else { Vec::new() };
-    let ref_logp = space.copy_of(&ref_logp)?;
+    let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
+    let ref_logp = ref_logp.map(|column| space.copy_of(&column)).transpose()?;
+    let token_weight = scored.gather_all(records, |r| &r.token_weight);
+    let token_weight = token_weight.map(|column| space.copy_of(&column)).transpose()?;
+    let selected = scored.gather_all(records, |r| &r.selected);
+    let selected = selected.map(|column| space.copy_of(&column)).transpose()?;
     let advantage = space.copy_of(part.advantage)?;
     let cu_seqlens = space.copy_of(&scored.cu_seqlens)?;
     let seq_weight = space.copy_of(part.seq_weight)?;
     let mut figures = Figures { tokens: scored.len(), ..Figures::default() };
-    let mut dlogp = space.take(scored.len())?;
+    let mut d = ScoreGradients { logp: space.take(scored.len())?, entropy: None };
+    if objective.settings.entropy_coef > 0.0 {
+        d.entropy = Some(space.take(scored.len())?);
+    }
     let args = PolicyLoss {
         old_logp: Some(old_logp.all()),
-        ref_logp: has_ref.then(|| ref_logp.all()),
+        ref_logp: ref_logp.as_ref().map(Memory::all),
+        token_weight: token_weight.as_ref().map(Memory::all),
+        selected: selected.as_ref().map(Memory::all),
         entropy: Some(entropy.all()),
+        dentropy: d.entropy.as_mut().map(Memory::all_mut),
         stats: Some(&mut figures.stats),
         ..PolicyLoss::new(
             logp.all(),
@@ -214,49 +245,47 @@ fn loss<T: Float>(
             seq_weight.all(),
             objective.settings,
             &mut figures.loss,
-            dlogp.all_mut(),
+            d.logp.all_mut(),
         )
     };
     policy_loss(&model.device, args)?;
     let deviation = |(new, old): (&f32, &f32)| ((*new as f64 - *old as f64).exp() - 1.0).abs();
     let new = logp.to_host()?;
     figures.ratio_max_abs_dev = new.iter().zip(&old).map(deviation).fold(0.0, f64::max);
-    Ok((dlogp, figures))
+    Ok((d, figures))
 }
 
-/// Log-probs of all scored tokens of `records` under the base model (`adapt` false: the
-/// reference) or the current policy, written through `store`.
+/// Log-probs of all scored tokens of `records`, one column over all tokens of each: with the
+/// adapters, or (`adapt` false) without them.
 pub fn score_records<T: Float>(
     model: &Decoder<T>,
-    records: &mut [Record],
+    records: &[Record],
     adapt: bool,
     temperature: f64,
     micro_batch: usize,
-    store: impl Fn(&mut Record, Vec<f32>) + Sync,
-) -> Result<()> {
-    let one = |records: &mut [Record]| {
+) -> Result<Vec<Vec<f32>>> {
+    let one = |records: &[Record]| {
         interrupt::check()?;
         let scored = ScoredTokens::of(records);
         let space = &model.space;
         let rows = hidden_rows(model, &scored, adapt)?;
         let targets = space.copy_of(&scored.targets)?;
-        let logp = model.score_as(space, &rows, &targets, temperature, adapt)?.logp.to_host()?;
-        for (i, record) in records.iter_mut().enumerate() {
+        let scores = model.score_as(space, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
+        let logp = scores.logp.to_host()?;
+        let column = |(i, record): (usize, &Record)| {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
             let mut column = vec![0f32; record.ids.len()];
             record.scored().zip(&logp[span]).for_each(|(t, &l)| column[t] = l);
-            store(record, column);
-        }
-        Ok(())
+            column
+        };
+        Ok(records.iter().enumerate().map(column).collect())
     };
-    match model.device {
-        Device::Gpu(_) => records.chunks_mut(micro_batch.max(1)).try_for_each(one),
-        Device::Cpu => {
-            let parts: Vec<Result<()>> =
-                records.par_chunks_mut(micro_batch.max(1)).map(one).collect();
-            parts.into_iter().collect()
-        }
-    }
+    let size = micro_batch.max(1);
+    let parts: Vec<Result<Vec<Vec<f32>>>> = match model.device {
+        Device::Gpu(_) => records.chunks(size).map(one).collect(),
+        Device::Cpu => records.par_chunks(size).map(one).collect(),
+    };
+    Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Final hidden states before each scored token.

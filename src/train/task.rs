@@ -104,6 +104,18 @@ pub trait Task: Send + Sync {
     /// # Errors
     /// `Config` for a task without demonstrations.
     fn demo(&self, index: u64) -> Result<Demo>;
+    /// How many different demonstrations there are; `None` if they never end.
+    fn demos(&self) -> Option<usize> {
+        None
+    }
+    /// Tokens of the longest demonstration, prompt and end included.
+    ///
+    /// # Errors
+    /// `Config` for a task with a demonstration that [`Task::demo`] would refuse.
+    fn longest_demo(&self) -> Result<usize> {
+        let (prompt, answer) = self.lengths();
+        self.demo(0).map(|_| prompt + answer)
+    }
     /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;
     /// A prompt of one's own: what a person said last, after what was said before.

@@ -10,8 +10,7 @@ use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Decoder, LoraOptions};
-use crate::objective::presets;
-use crate::ops::PolicySettings;
+use crate::ops::Advantage;
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::rng::Purpose;
@@ -20,7 +19,9 @@ use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
 use crate::train::eval::Evaluation;
 use crate::train::optimizer::{Optimizer, Update, Updated};
+use crate::train::recipe::Recipe;
 use crate::train::record::{Record, TokenClass};
+use crate::train::reference::Reference;
 use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::summary::SampleLine;
@@ -39,14 +40,16 @@ pub struct Trainer<T: Float = f32> {
     pub optimizer: Optimizer,
     /// The critic and its optimiser's state, if the run has one.
     pub critic: Option<Critic>,
-    /// What the collect phase gathered for the critic.
-    pub states: States,
+    /// What the collect phase gathered for the critic, since this trainer was made.
+    pub states: Option<States>,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
     /// What rollouts on a GPU keep from one step to the next.
     sampler: Mutex<Option<Sampler<T>>>,
+    /// What the KL is measured to.
+    pub(crate) reference: Reference<T>,
     /// Scores training completions; the task's verifier unless the caller sets another.
     pub reward: Arc<dyn Reward>,
     /// Scores held-out completions.
@@ -103,7 +106,6 @@ impl<T: Float> Trainer<T> {
                 format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
             return Err(Error::config("model.dtype", reason));
         }
-        presets::by_name(&config.rl.loss, 1.0)?;
         lora_options(&config).check()?;
         let base = Base::open(&config)?;
         let task = base.task.clone();
@@ -116,10 +118,11 @@ impl<T: Float> Trainer<T> {
             model,
             optimizer,
             critic: None,
-            states: States::default(),
+            states: None,
             task,
             skipped: 0,
             sampler: Mutex::new(None),
+            reference: Reference::NotTaken,
             reward: verifier.clone(),
             verifier,
             frozen_base,
@@ -133,6 +136,14 @@ impl<T: Float> Trainer<T> {
     pub fn with_reward(mut self, reward: impl Reward + 'static) -> Trainer<T> {
         self.reward = Arc::new(reward);
         self
+    }
+
+    /// What the configuration asks of the ops in the `rl` phase.
+    ///
+    /// # Errors
+    /// `Config`, as [`Recipe::of`].
+    pub fn recipe(&self) -> Result<Recipe> {
+        Recipe::of(&self.config, self.max_new_tokens() as f64)
     }
 
     /// How training rollouts are drawn.
@@ -212,15 +223,10 @@ impl<T: Float> Trainer<T> {
     pub fn forward_backward(
         &self,
         records: &[Record],
-        advantage: &[f32],
+        advantage: Advantage<'_, f32>,
         seq_weight: &[f32],
-        settings: &PolicySettings,
+        objective: Objective<'_>,
     ) -> Result<Backward> {
-        let objective = Objective {
-            settings,
-            temperature: self.config.rl.temperature,
-            micro_batch: self.config.rl.micro_batch,
-        };
         step::forward_backward(&self.model, records, advantage, seq_weight, objective)
     }
 
@@ -242,7 +248,7 @@ impl<T: Float> Trainer<T> {
     /// What [`Decoder::quantize`] and [`Adapter::attach`] refuse; `OutOfMemory`.
     pub fn quantize(&mut self) -> Result<u64> {
         let mut bytes = 0;
-        if let Some(options) = self.config.nf4_options() {
+        if let Some(options) = self.config.nf4_options()? {
             bytes = self.model.quantize(&options)?;
         }
         let (options, model) = (lora_options(&self.config), &self.config.model);
@@ -255,6 +261,7 @@ impl<T: Float> Trainer<T> {
             adapter.config
         });
         self.optimizer = self.fresh_optimizer()?;
+        self.reference = Reference::NotTaken;
         Ok(bytes)
     }
 
@@ -317,18 +324,16 @@ impl Sampled {
     }
 
     /// One record per completion; groups are prompts.
-    pub fn records(&self, version: u64) -> Vec<Record> {
+    pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for (group, (prompt, rollouts)) in self.prompt_ids.iter().zip(&self.rollouts).enumerate() {
             for rollout in rollouts {
-                let mut record = Record {
-                    group: group as u32,
-                    finished: rollout.finished,
-                    version,
-                    ..Record::default()
-                };
+                let mut record =
+                    Record { group: group as u32, finished: rollout.finished, ..Record::default() };
                 record.push(prompt, TokenClass::Prompt, &[]);
                 record.push(&rollout.tokens, TokenClass::Gen, &rollout.logp);
+                let first = record.ids.len() - rollout.entropy.len();
+                record.entropy[first..].copy_from_slice(&rollout.entropy);
                 records.push(record);
             }
         }

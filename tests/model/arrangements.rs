@@ -8,7 +8,7 @@ use super::common::devices::gpus;
 use super::common::normals;
 use gradus::Device;
 use gradus::dtype::{Float, bf16};
-use gradus::model::{Decoder, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling};
+use gradus::model::{Decoder, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, ScoreUse};
 use gradus::ops::{LogProb, logprob};
 use gradus::quant::Nf4Options;
 use gradus::rng::{Purpose, Rng};
@@ -56,7 +56,12 @@ fn sequences() -> Vec<Vec<i32>> {
 fn scored<T: Float>(model: &Decoder<T>, hidden: Vec<T>, targets: &[i32]) -> Vec<f32> {
     let space = &model.space;
     let (hidden, placed) = (space.copy_of(&hidden).unwrap(), space.copy_of(targets).unwrap());
-    let scores = model.score(space, &hidden, &placed, 0.7).unwrap().logp.to_host().unwrap();
+    let scores = model
+        .score(space, &hidden, &placed, 0.7, ScoreUse::LogProbs)
+        .unwrap()
+        .logp
+        .to_host()
+        .unwrap();
     let logits = model.logits(space, &hidden).unwrap();
     let mut logp = space.take::<f32>(targets.len()).unwrap();
     let vocab = model.config.vocab;

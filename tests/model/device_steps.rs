@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use gradus::device::{Call, Driver, DriverInfo, EmuDriver, Gpu, KernelSet, RecordingDriver};
 use gradus::objective::presets;
+use gradus::ops::Advantage;
 use gradus::train::optimizer::Update;
 use gradus::train::{MemoryPlan, RunConfig, Trainer};
+use gradus::view::View;
 use gradus::{Device, Error};
 
 const LAYERS: usize = 2;
@@ -82,9 +84,12 @@ fn a_train_step_allocates_nothing() {
     let settings = presets::by_name("grpo", 8.0).unwrap().settings;
     let update =
         Update { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, weight_decay: 0.0, grad_clip: 1.0 };
+    let advantage = [1.0, -1.0];
     let mut step = || {
+        let advantage = Advantage::PerSequence(View::from(&advantage[..]));
+        let objective = trainer.rl_objective(&settings);
         let backward =
-            trainer.forward_backward(records, &[1.0, -1.0], &[0.5, 0.5], &settings).unwrap();
+            trainer.forward_backward(records, advantage, &[0.5, 0.5], objective).unwrap();
         assert!(trainer.optim_step(&backward, update).unwrap().applied);
     };
     (0..2).for_each(|_| step());

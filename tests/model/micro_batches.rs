@@ -2,13 +2,15 @@
 
 use gradus::Device;
 use gradus::objective::presets;
+use gradus::ops::Advantage;
 use gradus::train::Trainer;
 use gradus::train::record::{Record, TokenClass};
+use gradus::view::View;
 
 use super::demo;
 
 /// Two tokens, none and three: the first two records have as many tokens as there are records, and
-/// their advantages are still one a token.
+/// their advantages are still one a token, because the call says so.
 #[test]
 fn advantages_of_tokens_stay_with_their_tokens() {
     let records = [2, 0, 3].map(|tokens| {
@@ -22,7 +24,9 @@ fn advantages_of_tokens_stay_with_their_tokens() {
     let loss = |micro_batch: usize| {
         let config = demo(&[&format!("rl.micro_batch={micro_batch}")]);
         let trainer = Trainer::<f32>::on(config, Device::Cpu).unwrap();
-        let backward = trainer.forward_backward(&records, &advantage, &[1.0; 3], &settings);
+        let advantage = Advantage::PerToken(View::from(&advantage[..]));
+        let objective = trainer.rl_objective(&settings);
+        let backward = trainer.forward_backward(&records, advantage, &[1.0; 3], objective);
         backward.unwrap().figures.loss
     };
     let whole = loss(3);

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use super::common::{Golden, golden_folder, normals};
 use gradus::Device;
 use gradus::dtype::Float;
-use gradus::model::{Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, Tape, Weight};
+use gradus::model::{
+    Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, ScoreGradients, ScoreUse, Tape,
+    Weight,
+};
 use gradus::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
 use gradus::quant::Nf4Options;
 use gradus::train::record::{Record, TokenClass};
@@ -155,11 +158,13 @@ fn gradients(
     let scored: Vec<f32> =
         rows.iter().flat_map(|&r| &hidden[r * d..(r + 1) * d]).copied().collect();
     let (scored, targets) = (space.copy_of(&scored).unwrap(), space.copy_of(targets).unwrap());
-    let scores = model.score(space, &scored, &targets, temperature).unwrap();
-    let dlogp = space.copy_of(&vec![weight; targets.len()]).unwrap();
+    let scores = model.score(space, &scored, &targets, temperature, ScoreUse::LogProbs);
+    let scores = scores.unwrap();
+    let logp = space.copy_of(&vec![weight; targets.len()]).unwrap();
+    let slopes = ScoreGradients { logp, entropy: None };
     let mut gradients = Gradients::zeros(&model.params, space).unwrap();
     let drows = model
-        .score_backward(space, &scored, &targets, &scores, &dlogp, &mut gradients)
+        .score_backward(space, &scored, &targets, &scores, &slopes, &mut gradients)
         .unwrap()
         .to_host()
         .unwrap();
@@ -288,7 +293,7 @@ fn dense_gradients_match_central_differences() {
             let batch = packed.place(space).unwrap();
             let hidden = model.forward(&batch, true, None, None).unwrap();
             let targets = space.copy_of(&targets).unwrap();
-            let scores = model.score(space, &hidden, &targets, 0.8).unwrap();
+            let scores = model.score(space, &hidden, &targets, 0.8, ScoreUse::Values).unwrap();
             scores.logp.to_host().unwrap().iter().map(|&l| l as f64).sum()
         };
         let rows: Vec<usize> = (0..packed.tokens()).collect();

@@ -284,6 +284,7 @@ impl Op for gradus_sample_args {
                 logp: t.write("logp", &self.logp)?,
                 logp_kept: t.opt_write("logp_kept", &self.logp_kept)?,
                 kept_mass: t.opt_write("kept_mass", &self.kept_mass)?,
+                entropy: None,
             };
             t.disjoint()?;
             sample(t.device, args)

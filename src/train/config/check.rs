@@ -1,7 +1,10 @@
 //! What no run can have.
 
 use crate::error::{Error, Result};
-use crate::train::config::RunConfig;
+use crate::objective::presets::Estimator;
+use crate::train::config::{Control, RunConfig, Schedule};
+use crate::train::phases::Phase;
+use crate::train::recipe::Recipe;
 
 /// `value` is one of `allowed`.
 fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<()> {
@@ -24,19 +27,12 @@ impl RunConfig {
         self.dtype()?;
         self.residence()?;
         one_of("task.name", &self.task.name, &["countdown"])?;
-        one_of("quantize.type", &self.quantize.r#type, &["nf4", "fp4", "none"])?;
-        one_of("rl.advantage", &self.rl.advantage, &["group", "loo", "gae"])?;
-        one_of("rl.scale", &self.rl.scale, &["group", "batch", "none"])?;
-        one_of("rl.control", &self.rl.control, &["none", "shuffled_rewards", "zero_lr"])?;
-        for (key, value) in
-            [("sft.lr_schedule", &self.sft.lr_schedule), ("rl.lr_schedule", &self.rl.lr_schedule)]
-        {
-            one_of(key, value, &["constant", "linear", "cosine"])?;
-        }
+        self.nf4_options()?;
+        Control::parse("rl.control", &self.rl.control)?;
+        Schedule::parse("sft.lr_schedule", &self.sft.lr_schedule)?;
+        Schedule::parse("rl.lr_schedule", &self.rl.lr_schedule)?;
         one_of("data.chat", &self.data.chat, &["auto", "on", "off"])?;
-        for phase in &self.phases {
-            crate::train::phases::Phase::parse(phase)?;
-        }
+        self.phases.iter().try_for_each(|phase| Phase::parse(phase).map(|_| ()))?;
         for (key, value) in [("data.path", &self.data.path), ("model.adapter", &self.model.adapter)]
         {
             if self.model.path.is_empty() && !value.is_empty() {
@@ -49,13 +45,57 @@ impl RunConfig {
             return Err(Error::config("quantize.blocksize", reason));
         }
         self.validate_counts()?;
-        self.validate_numbers()
+        self.validate_numbers()?;
+        // Any length does: the constant of `dr_grpo` is not looked at here.
+        Recipe::of(self, 1.0).map(|_| ())
+    }
+
+    /// Refuses a list of phases that cannot be gone through in order, before the first of them.
+    ///
+    /// # Errors
+    /// `Config`, with the phase and what it needs.
+    pub fn validate_phases(&self) -> Result<()> {
+        let refused = |reason: String| Err(Error::config("phases", reason));
+        let phases = self.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
+        if phases.is_empty() {
+            return refused("empty: name at least one phase".into());
+        }
+        let count = |phase| phases.iter().filter(|&&p| p == phase).count();
+        match count(Phase::Quantize) {
+            0 if !self.model.adapter.is_empty() => {
+                let reason = "is attached by the phase `quantize`, which `phases` does not have";
+                return Err(Error::config("model.adapter", reason));
+            }
+            0 | 1 => {}
+            n => return refused(format!("`quantize` {n} times: weights are quantized once")),
+        }
+        for (i, phase) in phases.iter().enumerate() {
+            let (before, after) = (i.checked_sub(1).map(|i| phases[i]), phases.get(i + 1));
+            match (phase, before, after) {
+                (Phase::ValueFit, Some(Phase::Collect | Phase::ValueFit), _) => {}
+                (Phase::ValueFit, _, _) => {
+                    let needs = "fits what the phase `collect` right before it gathered";
+                    return refused(format!("`value_fit` {needs}; put `collect` before it"));
+                }
+                (Phase::Collect, _, Some(Phase::Collect | Phase::ValueFit)) => {}
+                (Phase::Collect, _, _) => {
+                    let needs = "gathers for `value_fit`, which does not follow";
+                    return refused(format!("`collect` {needs}"));
+                }
+                (Phase::Sft | Phase::Quantize | Phase::Rl, _, _) => {}
+            }
+        }
+        let critic = Recipe::of(self, 1.0)?.estimator == Estimator::Gae;
+        if count(Phase::ValueFit) > 0 && !critic {
+            return refused("`value_fit` fits the critic that only rl.advantage = gae has".into());
+        }
+        Ok(())
     }
 
     fn validate_counts(&self) -> Result<()> {
         let (rl, sft, eval) = (&self.rl, &self.sft, &self.eval);
         let counts = [
-            ("sft.demos", sft.demos, 1, 1 << 24),
+            ("sft.demos", sft.demos, 0, 1 << 24),
             ("sft.batch", sft.batch, 1, 1 << 16),
             ("sft.epochs", sft.epochs, 0, 1 << 16),
             ("rl.prompts", rl.prompts, 1, 1 << 16),
@@ -92,9 +132,9 @@ impl RunConfig {
         within("rl.temperature", rl.temperature, 1e-3..=1e3)?;
         within("rl.top_p", rl.top_p, tiny..=1.0)?;
         within("rl.min_p", rl.min_p, 0.0..=1.0)?;
-        within("rl.clip_low", rl.clip_low, 0.0..=1.0)?;
-        within("rl.clip_high", rl.clip_high, 0.0..=1e6)?;
-        within("rl.beta", rl.beta, 0.0..=1e6)?;
+        within("rl.clip_low", rl.clip_low.or(0.0), 0.0..=1.0)?;
+        within("rl.clip_high", rl.clip_high.or(0.0), 0.0..=1e6)?;
+        within("rl.beta", rl.beta.or(0.0), 0.0..=1e6)?;
         within("lora.alpha", self.lora.alpha, tiny..=1e6)?;
         within("eval.temperature", self.eval.temperature, 0.0..=1e3)?;
         within("data.heldout_share", self.data.heldout_share, 0.0..=1.0)?;
@@ -103,13 +143,16 @@ impl RunConfig {
         within("value.gamma", value.gamma, 0.0..=1.0)?;
         within("value.lambda", value.lambda, 0.0..=1.0)?;
         for (key, rate) in [
-            ("rl.learning_rate", rl.learning_rate),
-            ("sft.learning_rate", sft.learning_rate),
+            ("rl.learning_rate", rl.learning_rate.or(0.0)),
+            ("sft.learning_rate", sft.learning_rate.or(0.0)),
             ("value.learning_rate", value.learning_rate),
         ] {
             within(key, rate, 0.0..=1e3)?;
         }
-        for (key, beta) in [("rl.beta1", rl.beta1), ("rl.beta2", rl.beta2)] {
+        within("value.clip", value.clip.or(1.0), tiny..=f64::INFINITY)?;
+        for (key, beta) in
+            [("rl.beta1", rl.beta1), ("rl.beta2", rl.beta2), ("sft.beta2", sft.beta2)]
+        {
             within(key, beta, 0.0..=1.0 - 1e-12)?;
         }
         for (key, clip) in [("rl.grad_clip", rl.grad_clip), ("sft.grad_clip", sft.grad_clip)] {

@@ -2,9 +2,14 @@
 
 use std::path::Path;
 
+mod auto;
 mod check;
+mod choice;
 pub mod explain;
 mod set;
+
+pub use auto::Auto;
+pub(crate) use choice::{AdvantageKey, Control, KlKey, ScaleKey, Schedule};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -162,12 +167,14 @@ section! {
     SftConfig {
         /// Passes over the demonstrations.
         epochs: usize = 6,
-        /// Demonstrations.
+        /// Demonstrations; 0 = every training row of the data once, 4,000 where there is no end of them.
         demos: usize = 4_000,
         /// Demonstrations per step.
         batch: usize = 64,
-        /// Peak learning rate.
-        learning_rate: f64 = 2e-3,
+        /// Peak learning rate; auto: 2e-4 for adapters, 2e-5 for whole weights.
+        learning_rate: Auto = Auto::Value(2e-3),
+        /// Decay of AdamW's second moment.
+        beta2: f64 = 0.95,
         /// Decoupled weight decay.
         weight_decay: f64 = 0.0,
         /// Steps of linear warm-up.
@@ -231,20 +238,23 @@ section! {
         min_p: f64 = 0.0,
         /// Longest completion; 0 = what the task needs.
         max_new_tokens: usize = 0,
-        /// Preset of the loss.
+        /// Preset of the loss. What other keys leave at auto is the preset's.
         loss: String = "grpo".into(),
-        /// Ratio clip below 1.
-        clip_low: f64 = 0.2,
-        /// Ratio clip above 1.
-        clip_high: f64 = 0.2,
-        /// Weight of the KL to the frozen base model; 0 = the reference is not computed.
-        beta: f64 = 0.0,
-        /// group (baseline: group mean), loo (leave one out), gae (critic).
-        advantage: String = "group".into(),
-        /// Divide group advantages by: group, batch, none.
-        scale: String = "group".into(),
-        /// Peak learning rate.
-        learning_rate: f64 = 2e-3,
+        /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1; auto: the
+        /// preset's.
+        clip_low: Auto = Auto::Auto,
+        /// Upper clip bound; auto: the preset's.
+        clip_high: Auto = Auto::Auto,
+        /// Weight of the KL to the policy that RL began with, 0 = none; auto: the preset's.
+        beta: Auto = Auto::Auto,
+        /// Where the KL is put: loss, reward; auto: where the preset has it.
+        kl: String = "auto".into(),
+        /// group (baseline: group mean), loo (leave one out), gae (critic); auto: the preset's.
+        advantage: String = "auto".into(),
+        /// Divide group advantages by: group, batch, none; auto: the preset's.
+        scale: String = "auto".into(),
+        /// Peak learning rate; auto: 1e-5 for adapters, 1e-6 for whole weights.
+        learning_rate: Auto = Auto::Value(2e-3),
         /// adamw, or paged_adamw: moments in host memory, brought to the GPU in chunks.
         optim: String = "adamw".into(),
         /// Decay of AdamW's first moment.
@@ -273,6 +283,8 @@ section! {
         fit_steps: usize = 50,
         /// Critic learning rate.
         learning_rate: f64 = 1e-2,
+        /// ε of the value clip, infinity = off; auto: the preset's.
+        clip: Auto = Auto::Auto,
         /// Discount.
         gamma: f64 = 1.0,
         /// GAE's λ.
@@ -305,17 +317,29 @@ section! {
 }
 
 impl RunConfig {
-    /// The defaults of a run on a model from disk: no warm-up, small batches of longer completions.
+    /// The defaults of a run on a model from disk: small batches of longer completions, and the
+    /// optimizer settings of QLoRA (arXiv:2305.14314, appendix B) and TRL 1.16.
     pub fn pretrained() -> RunConfig {
         RunConfig {
             name: "rft".into(),
             phases: ["quantize", "rl"].map(String::from).to_vec(),
+            sft: SftConfig {
+                epochs: 3,
+                demos: 0,
+                batch: 16,
+                learning_rate: Auto::Auto,
+                beta2: 0.999,
+                warmup_steps: 10,
+                lr_schedule: "constant".into(),
+                grad_clip: 0.3,
+                ..SftConfig::default()
+            },
             rl: RlConfig {
                 steps: 200,
                 prompts: 8,
                 micro_batch: 4,
                 max_new_tokens: 128,
-                learning_rate: 5e-5,
+                learning_rate: Auto::Auto,
                 beta2: 0.999,
                 ..RlConfig::default()
             },
@@ -395,15 +419,22 @@ impl RunConfig {
     }
 
     /// How the blocks' weights are quantised, if they are.
-    pub fn nf4_options(&self) -> Option<Nf4Options> {
+    ///
+    /// # Errors
+    /// `Config` for a `quantize.type` that is none of nf4, fp4 and none.
+    pub fn nf4_options(&self) -> Result<Option<Nf4Options>> {
         let quantize = &self.quantize;
         let quant_type = match quantize.r#type.as_str() {
-            "none" => return None,
+            "none" => return Ok(None),
             "fp4" => QuantType::Fp4,
-            _ => QuantType::Nf4,
+            "nf4" => QuantType::Nf4,
+            other => {
+                let reason = format!("`{other}` is not one of nf4, fp4, none");
+                return Err(Error::config("quantize.type", reason));
+            }
         };
         let (blocksize, double_quant) = (quantize.blocksize, quantize.double_quant);
-        Some(Nf4Options { quant_type, blocksize, double_quant })
+        Ok(Some(Nf4Options { quant_type, blocksize, double_quant }))
     }
 
     /// The dtype of weights and activations.

@@ -64,6 +64,8 @@ fn parse_like(key: &str, like: &toml::Value, text: &str) -> Result<toml::Value> 
     Ok(match like {
         Value::String(_) => Value::String(text.trim_matches('"').into()),
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
+        // Whether the key may be left to others is the section's to say.
+        Value::Float(_) if text.trim_matches('"') == "auto" => Value::String("auto".into()),
         Value::Float(_) => Value::Float(text.parse().map_err(|_| wrong("a number"))?),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
         Value::Array(_) => {

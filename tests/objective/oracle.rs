@@ -1,0 +1,203 @@
+//! One step in f64, from hidden states, a head, log-probs of sampler and reference, and rewards. What
+//! is differentiated is `logp`; what a loss holds constant is `held`, and both have the same values at
+//! the point of interest, so that central differences give the gradient of the paper.
+
+/// A completion.
+pub struct Sequence {
+    pub group: usize,
+    pub reward: f64,
+    /// Target, hidden state before it, sampler's and reference's log-probs of each token.
+    pub tokens: Vec<Token>,
+}
+
+pub struct Token {
+    pub target: usize,
+    pub hidden: Vec<f64>,
+    pub old: f64,
+    pub reference: f64,
+}
+
+/// Log-prob of each target and entropy of each row under a head `[vocab, hidden]`.
+pub fn scores(sequence: &Sequence, head: &[f64], temperature: f64) -> Vec<(f64, f64)> {
+    let row = |token: &Token| {
+        let z: Vec<f64> = head
+            .chunks(token.hidden.len())
+            .map(|w| w.iter().zip(&token.hidden).map(|(w, h)| w * h).sum::<f64>() / temperature)
+            .collect();
+        let top = z.iter().cloned().fold(f64::MIN, f64::max);
+        let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
+        let entropy = z.iter().map(|z| -(z - lse).exp() * (z - lse)).sum();
+        (z[token.target] - lse, entropy)
+    };
+    sequence.tokens.iter().map(row).collect()
+}
+
+fn mean(x: impl Iterator<Item = f64> + Clone) -> f64 {
+    x.clone().sum::<f64>() / x.count() as f64
+}
+
+/// Standard deviation with Bessel's correction.
+fn std(x: impl Iterator<Item = f64> + Clone) -> f64 {
+    let m = mean(x.clone());
+    (x.clone().map(|x| (x - m).powi(2)).sum::<f64>() / (x.count() - 1) as f64).sqrt()
+}
+
+/// What rewards become.
+#[derive(Clone, Copy)]
+pub enum Advantage {
+    /// (R − mean) / (σ + eps), or R − mean without eps.
+    Group(Option<f64>),
+    /// R − mean of the others.
+    Others,
+    /// λ-returns of a critic that says 0 everywhere, whitened over all tokens.
+    Gae(f64),
+}
+
+/// Advantages of all tokens; `beta` of the log-ratio to the reference is taken off the rewards. A
+/// sequence whose reward is NaN has no part in it.
+pub fn advantages(kind: Advantage, beta: f64, batch: &[Sequence]) -> Vec<Vec<f64>> {
+    let paid = |t: &Token| -beta * (t.old - t.reference);
+    let total = |s: &Sequence| s.reward + s.tokens.iter().map(paid).sum::<f64>();
+    if let Advantage::Gae(lambda) = kind {
+        let known = |s: &&Sequence| !s.reward.is_nan();
+        let raw = |s: &Sequence| {
+            let mut a = vec![0.0; s.tokens.len()];
+            let mut next = 0.0;
+            for t in (0..a.len()).rev() {
+                let last = if t + 1 == a.len() { s.reward } else { 0.0 };
+                next = paid(&s.tokens[t]) + last + lambda * next;
+                a[t] = next;
+            }
+            a
+        };
+        let all: Vec<f64> = batch.iter().filter(known).flat_map(raw).collect();
+        let (m, v) = (mean(all.iter().cloned()), std(all.iter().cloned()).powi(2));
+        let white = |s: &Sequence| match s.reward.is_nan() {
+            true => vec![0.0; s.tokens.len()],
+            false => raw(s).into_iter().map(|a| (a - m) / (v + 1e-8).sqrt()).collect(),
+        };
+        return batch.iter().map(white).collect();
+    }
+    let of = |s: &Sequence| {
+        if s.reward.is_nan() {
+            return vec![0.0; s.tokens.len()];
+        }
+        let peers = batch.iter().filter(|p| p.group == s.group && !p.reward.is_nan());
+        let (r, all) = (total(s), peers.map(total).collect::<Vec<_>>());
+        let (n, sum) = (all.len() as f64, all.iter().sum::<f64>());
+        let a = match kind {
+            Advantage::Group(None) => r - sum / n,
+            Advantage::Group(Some(eps)) => (r - sum / n) / (std(all.iter().cloned()) + eps),
+            Advantage::Others => r - (sum - r) / (n - 1.0),
+            Advantage::Gae(_) => unreachable!(),
+        };
+        vec![a; s.tokens.len()]
+    };
+    batch.iter().map(of).collect()
+}
+
+/// −min(min(r, dual)·A, clip(r, lo, hi)·A).
+fn ppo(r: f64, a: f64, (lo, hi, dual): (f64, f64, f64)) -> f64 {
+    let free = if a < 0.0 { r.min(dual) } else { r };
+    -(free * a).min(r.clamp(lo, hi) * a)
+}
+
+fn sapo(r: f64, a: f64, neg: f64) -> f64 {
+    let tau = if a > 0.0 { 1.0 } else { neg };
+    -a * 4.0 / tau / (1.0 + (-tau * (r - 1.0)).exp())
+}
+
+const NONE: f64 = f64::INFINITY;
+
+/// The surrogate of each token of a sequence under the loss that `name` stands for.
+pub fn surrogate(name: &str, logp: &[f64], held: &[f64], s: &Sequence, a: &[f64]) -> Vec<f64> {
+    let old: Vec<f64> = s.tokens.iter().map(|t| t.old).collect();
+    let n = old.len() as f64;
+    let d: Vec<f64> = logp.iter().zip(&old).map(|(l, o)| l - o).collect();
+    let fixed: Vec<f64> = held.iter().zip(&old).map(|(l, o)| l - o).collect();
+    let (sum, fixed_sum) = (d.iter().sum::<f64>(), fixed.iter().sum::<f64>());
+    let each = |f: &dyn Fn(usize) -> f64| (0..old.len()).map(f).collect::<Vec<f64>>();
+    let plain = (0.8, 1.2, NONE);
+    match name {
+        "grpo" | "deepseekmath_grpo" | "dr_grpo" | "reft" | "trl/grpo" | "trl/bnpo"
+        | "trl/dr_grpo" | "trl/dapo" | "verl/clip_cov" => each(&|t| ppo(d[t].exp(), a[t], plain)),
+        "verl/vanilla" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.2, 3.0))),
+        "dapo" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.28, NONE))),
+        "gspo" => each(&|t| ppo((sum / n).exp(), a[t], (1.0 - 3e-4, 1.0 + 4e-4, NONE))),
+        "trl/luspo" => each(&|t| ppo((sum / n).exp(), a[t], plain)),
+        "trl/rloo" => each(&|t| ppo(sum.exp(), a[t], plain)),
+        "verl/gspo" => each(&|t| ppo((logp[t] - held[t] + fixed_sum / n).exp(), a[t], plain)),
+        "relift" | "verl/kl_cov" => each(&|t| -d[t].exp() * a[t]),
+        "cispo" => each(&|t| -fixed[t].exp().min(5.0) * a[t] * logp[t]),
+        "trl/cispo" => each(&|t| -fixed[t].exp().min(0.2) * a[t] * logp[t]),
+        "verl/cispo" => each(&|t| -fixed[t].exp().clamp(0.8, 1.2) * a[t] * logp[t]),
+        "trl/sapo" | "verl/sapo" => each(&|t| sapo(d[t].exp(), a[t], 1.05)),
+        "trl/vespo" => each(&|t| {
+            let (k, l) = if a[t] >= 0.0 { (2.0, 3.0) } else { (3.0, 2.0) };
+            let log_w = fixed_sum.clamp(1e-8f64.ln(), 20.0);
+            -(l + k * log_w - l * log_w.exp()).exp() * a[t] * logp[t]
+        }),
+        "verl/gpg" => each(&|t| -a[t] * logp[t]),
+        "verl/geo_mean" => {
+            let cut = |t: usize| if a[t] > 0.0 { d[t].min(0.2) } else { d[t].max(-0.2) };
+            let ratio = ((0..old.len()).map(cut).sum::<f64>() / n).exp();
+            each(&|t| -ratio * a[t])
+        }
+        "verl/dppo_tv" => each(&|t| {
+            let rise = held[t].exp() - old[t].exp();
+            let keeps = if a[t] > 0.0 { rise <= 0.2 } else { rise >= -0.2 };
+            if keeps { -a[t] * fixed[t].exp().min(3.0) * logp[t] } else { 0.0 }
+        }),
+        "verl/dppo_kl" => each(&|t| {
+            let (p, q) = (held[t].exp(), old[t].exp());
+            let kl =
+                q * (old[t] - held[t]) + (1.0 - q) * ((1.0 - q + 1e-8) / (1.0 - p + 1e-8)).ln();
+            let keeps = kl <= 0.2 || if a[t] > 0.0 { p <= q } else { p >= q };
+            if keeps { -a[t] * fixed[t].exp().min(3.0) * logp[t] } else { 0.0 }
+        }),
+        "verl/dro" => each(&|t| -(a[t] * logp[t] - 0.05 * d[t] * d[t])),
+        other => panic!("no oracle for {other}"),
+    }
+}
+
+/// The KL term of a token: k3, as a paper, TRL or verl has it.
+pub fn kl(name: &str, logp: f64, ratio: f64, reference: f64) -> f64 {
+    let k = reference - logp;
+    match name.split('/').next() {
+        Some("trl") => ratio * (k.exp() - k - 1.0),
+        Some("verl") => {
+            let k = k.clamp(-20.0, 20.0);
+            (k.exp() - k - 1.0).clamp(-10.0, 10.0)
+        }
+        _ => k.exp() - k - 1.0,
+    }
+}
+
+/// Weight of each sequence: the mean over tokens, or over sequences, that `name` takes. `longest` is
+/// Dr. GRPO's constant.
+pub fn weights(name: &str, lengths: &[usize], longest: f64) -> Vec<f64> {
+    let (b, tokens) = (lengths.len() as f64, lengths.iter().sum::<usize>() as f64);
+    let of = |&n: &usize| match name {
+        "dr_grpo" | "relift" | "trl/dr_grpo" => 1.0 / (b * longest),
+        "trl/luspo" => 1.0 / b,
+        "grpo" | "deepseekmath_grpo" | "gspo" | "reft" | "trl/grpo" | "trl/sapo" | "trl/rloo"
+        | "verl/geo_mean" | "verl/sapo" => 1.0 / (b * n as f64),
+        _ => 1.0 / tokens,
+    };
+    lengths.iter().map(of).collect()
+}
+
+/// Slope of `f` at `at` along every coordinate, by central differences.
+pub fn gradient(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut x = at.to_vec();
+    let mut slope = |i: usize| {
+        const STEP: f64 = 1e-5;
+        x[i] += STEP;
+        let above = f(&x);
+        x[i] = at[i] - STEP;
+        let below = f(&x);
+        x[i] = at[i];
+        (above - below) / (2.0 * STEP)
+    };
+    (0..at.len()).map(&mut slope).collect()
+}

@@ -1,0 +1,340 @@
+//! What reaches the ops, by name.
+
+use gradus::objective::presets::{self, Covariance, Estimator};
+use gradus::ops::{
+    Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
+    KlWeight, Loss, OnSingle, PolicySettings, RatioLevel,
+};
+use gradus::train::recipe::Recipe;
+
+use super::config;
+
+const OFF: f64 = f64::INFINITY;
+const LENGTH: f64 = 9.0;
+
+/// One name with all that it stands for.
+struct Row {
+    name: &'static str,
+    loss: Loss,
+    ratio: RatioLevel,
+    clamp: f64,
+    seq_max: f64,
+    entropy: f64,
+    aggregation: Aggregation,
+    estimator: Estimator,
+    /// β and whether it is in the reward.
+    kl: (f64, bool),
+    value_clip: f64,
+    covariance: Option<Covariance>,
+}
+
+fn ppo(low: f64, high: f64, dual: f64) -> Loss {
+    Loss::PpoClip { lo: 1.0 - low, hi: 1.0 + high, dual }
+}
+
+fn group(baseline: GroupBaseline, scale: GroupScale, eps: f64, on_single: OnSingle) -> Estimator {
+    let eps_form = EpsForm::AddToStd;
+    Estimator::Group(GroupSettings { baseline, scale, ddof: 1, eps, eps_form, on_single })
+}
+
+/// TRL: (R − mean) / (σ + 1e-4).
+fn trl() -> Estimator {
+    group(GroupBaseline::Mean, GroupScale::GroupStd, 1e-4, OnSingle::Zero)
+}
+
+/// verl: (R − mean) / (σ + 1e-6), a group of one keeps its reward.
+fn verl() -> Estimator {
+    group(GroupBaseline::Mean, GroupScale::GroupStd, 1e-6, OnSingle::Raw)
+}
+
+/// Dr. GRPO: R − mean.
+fn undivided() -> Estimator {
+    group(GroupBaseline::Mean, GroupScale::None, 1e-4, OnSingle::Zero)
+}
+
+const SEQUENCES: Aggregation = Aggregation::SequenceMeanTokenMean { count_empty: true };
+const TOKENS: Aggregation = Aggregation::TokenMean;
+const CONSTANT: Aggregation = Aggregation::Constant { length: LENGTH, count_empty: true };
+
+fn row(name: &'static str, loss: Loss, aggregation: Aggregation, estimator: Estimator) -> Row {
+    Row {
+        name,
+        loss,
+        ratio: RatioLevel::Token,
+        clamp: OFF,
+        seq_max: OFF,
+        entropy: 0.0,
+        aggregation,
+        estimator,
+        kl: (0.0, false),
+        value_clip: OFF,
+        covariance: None,
+    }
+}
+
+/// Papers.
+fn published() -> Vec<Row> {
+    let no_clip = Loss::PpoClip { lo: 0.0, hi: OFF, dual: OFF };
+    vec![
+        row("grpo", ppo(0.2, 0.2, OFF), SEQUENCES, trl()),
+        // DeepSeekMath §4.1.1: ε 0.2, β 0.04.
+        Row { kl: (0.04, false), ..row("deepseekmath_grpo", ppo(0.2, 0.2, OFF), SEQUENCES, trl()) },
+        row("dr_grpo", ppo(0.2, 0.2, OFF), CONSTANT, undivided()),
+        row("dapo", ppo(0.2, 0.28, OFF), TOKENS, trl()),
+        Row {
+            ratio: RatioLevel::SequenceMean,
+            ..row("gspo", ppo(3e-4, 4e-4, OFF), SEQUENCES, trl())
+        },
+        row("cispo", Loss::Cispo { lo: 0.0, hi: 5.0 }, TOKENS, trl()),
+        Row {
+            kl: (0.05, true),
+            value_clip: 0.2,
+            ..row("reft", ppo(0.2, 0.2, OFF), SEQUENCES, Estimator::Gae)
+        },
+        Row { entropy: 1e-3, ..row("relift", no_clip, CONSTANT, undivided()) },
+    ]
+}
+
+/// TRL 1.16.
+fn of_trl() -> Vec<Row> {
+    let (plain, sums) =
+        (ppo(0.2, 0.2, OFF), Aggregation::SequenceMeanTokenSum { count_empty: true });
+    let sapo = Loss::Sapo { tau_pos: 1.0, tau_neg: 1.05f32 as f64 };
+    let loo = group(GroupBaseline::LeaveOneOut, GroupScale::None, 1e-4, OnSingle::Zero);
+    vec![
+        row("trl/grpo", plain, SEQUENCES, trl()),
+        row("trl/bnpo", plain, TOKENS, trl()),
+        row("trl/dr_grpo", plain, CONSTANT, trl()),
+        row("trl/dapo", plain, TOKENS, trl()),
+        row("trl/cispo", Loss::Cispo { lo: 0.0, hi: 0.2 }, TOKENS, trl()),
+        row("trl/sapo", sapo, SEQUENCES, trl()),
+        Row { ratio: RatioLevel::SequenceMean, ..row("trl/luspo", plain, sums, trl()) },
+        row("trl/vespo", Loss::Vespo { pos: (2.0, 3.0), neg: (3.0, 2.0) }, TOKENS, trl()),
+        Row {
+            ratio: RatioLevel::SequenceSum,
+            kl: (0.05, true),
+            ..row("trl/rloo", plain, SEQUENCES, loo)
+        },
+    ]
+}
+
+/// verl 0.9.
+fn of_verl() -> Vec<Row> {
+    let full = Aggregation::SequenceMeanTokenMean { count_empty: false };
+    let clip = Covariance::Clip { share: 2e-4, low: 1.0, high: 5.0 };
+    let sapo = Loss::Sapo { tau_pos: 1.0, tau_neg: 1.05 };
+    let plain = ppo(0.2, 0.2, OFF);
+    vec![
+        Row { clamp: 20.0, ..row("verl/vanilla", ppo(0.2, 0.2, 3.0), TOKENS, verl()) },
+        Row {
+            ratio: RatioLevel::SequenceMeanToken,
+            seq_max: 10.0,
+            ..row("verl/gspo", plain, TOKENS, verl())
+        },
+        row("verl/gpg", Loss::Reinforce, TOKENS, verl()),
+        row("verl/geo_mean", Loss::Gmpo { lo: 0.2, hi: 0.2 }, SEQUENCES, verl()),
+        Row { clamp: 20.0, ..row("verl/cispo", Loss::Cispo { lo: 0.8, hi: 1.2 }, TOKENS, verl()) },
+        Row { clamp: 20.0, ..row("verl/sapo", sapo, full, verl()) },
+        Row {
+            clamp: 20.0,
+            ..row("verl/dppo_tv", Loss::DppoTv { lo: 0.2, hi: 0.2, cap: 3.0 }, TOKENS, verl())
+        },
+        Row {
+            clamp: 20.0,
+            ..row("verl/dppo_kl", Loss::DppoKl { lo: 0.2, hi: 0.2, cap: 3.0 }, TOKENS, verl())
+        },
+        row("verl/dro", Loss::Dro { beta: 0.1 }, TOKENS, verl()),
+        Row { covariance: Some(clip), ..row("verl/clip_cov", plain, TOKENS, verl()) },
+        Row {
+            covariance: Some(Covariance::Kl { share: 2e-4 }),
+            ..row("verl/kl_cov", Loss::KlCov { kappa: 1.0 }, TOKENS, verl())
+        },
+    ]
+}
+
+fn table() -> Vec<Row> {
+    published().into_iter().chain(of_trl()).chain(of_verl()).collect()
+}
+
+/// The KL that goes with a name: DeepSeekMath's, TRL's (weighted by the ratio), verl's (clamped).
+fn kl(name: &str, coef: f64) -> Kl {
+    let plain = Kl {
+        coef,
+        estimator: KlEstimator::K3,
+        gradient: KlGradient::Same,
+        weight: KlWeight::One,
+        clamp_in: OFF,
+        clamp_out: OFF,
+        mix: 1.0,
+    };
+    match name.split_once('/') {
+        Some(("trl", loss)) if loss != "rloo" => Kl { weight: KlWeight::Ratio, ..plain },
+        Some(("verl", _)) => Kl { clamp_in: 20.0, clamp_out: 10.0, ..plain },
+        _ => plain,
+    }
+}
+
+fn recipe(settings: &[&str]) -> Recipe {
+    Recipe::of(&config(settings), LENGTH).unwrap()
+}
+
+fn refused(settings: &[&str]) -> String {
+    Recipe::of(&config(settings), LENGTH)
+        .map(|r| panic!("{settings:?}: {r:?}"))
+        .unwrap_err()
+        .to_string()
+}
+
+/// The table has every name that a configuration can have, and each name brings what its row says.
+#[test]
+fn every_preset_is_what_its_name_says() {
+    let rows = table();
+    let known = presets::NAMES.iter().map(|n| n.to_string());
+    let known = known.chain(presets::TRL.iter().map(|n| format!("trl/{n}")));
+    let mut known: Vec<String> =
+        known.chain(presets::VERL.iter().map(|n| format!("verl/{n}"))).collect();
+    let mut named: Vec<String> = rows.iter().map(|row| row.name.to_string()).collect();
+    (known.sort(), named.sort());
+    assert_eq!(known, named);
+    for row in rows {
+        let got = recipe(&[&format!("rl.loss={}", row.name)]);
+        let (beta, in_reward) = row.kl;
+        let want = PolicySettings {
+            loss: row.loss,
+            ratio: row.ratio,
+            log_ratio_clamp: row.clamp,
+            seq_log_ratio_max: row.seq_max,
+            entropy_coef: row.entropy,
+            kl: (beta > 0.0 && !in_reward).then(|| kl(row.name, beta)),
+            ..PolicySettings::default()
+        };
+        assert_eq!(got.settings, want, "{}", row.name);
+        assert_eq!(got.aggregation, row.aggregation, "{}", row.name);
+        assert_eq!(got.estimator, row.estimator, "{}", row.name);
+        assert_eq!(got.reward_beta, if in_reward { beta } else { 0.0 }, "{}", row.name);
+        assert_eq!(got.value_clip, row.value_clip, "{}", row.name);
+        assert_eq!(got.covariance, row.covariance, "{}", row.name);
+    }
+}
+
+/// β, and where it is put, are a run's own on every preset; the estimator stays the preset's.
+#[test]
+fn a_runs_own_kl_is_the_presets_kind() {
+    for row in table() {
+        let loss = format!("rl.loss={}", row.name);
+        let held = recipe(&[&loss, "rl.beta=0.3", "rl.kl=loss"]);
+        assert_eq!(held.settings.kl, Some(kl(row.name, 0.3)), "{}", row.name);
+        assert_eq!(held.reward_beta, 0.0, "{}", row.name);
+        let paid = recipe(&[&loss, "rl.beta=0.3", "rl.kl=reward"]);
+        assert_eq!((paid.settings.kl, paid.reward_beta), (None, 0.3), "{}", row.name);
+        let free = recipe(&[&loss, "rl.beta=0"]);
+        assert_eq!((free.settings.kl, free.reward_beta), (None, 0.0), "{}", row.name);
+        assert!(!free.needs_reference(), "{}", row.name);
+    }
+}
+
+/// Every baseline with every scale, on presets of both frameworks.
+#[test]
+fn advantages_and_scales_are_those_that_are_named() {
+    for (loss, eps, on_single, own) in [
+        ("grpo", 1e-4, OnSingle::Zero, GroupScale::GroupStd),
+        ("relift", 1e-4, OnSingle::Zero, GroupScale::None),
+        ("verl/vanilla", 1e-6, OnSingle::Raw, GroupScale::GroupStd),
+    ] {
+        for (advantage, baseline) in [
+            ("auto", GroupBaseline::Mean),
+            ("group", GroupBaseline::Mean),
+            ("loo", GroupBaseline::LeaveOneOut),
+        ] {
+            for (scale, divided) in [
+                ("auto", own),
+                ("group", GroupScale::GroupStd),
+                ("batch", GroupScale::BatchStd),
+                ("none", GroupScale::None),
+            ] {
+                let keys = [
+                    &*format!("rl.loss={loss}"),
+                    &*format!("rl.advantage={advantage}"),
+                    &*format!("rl.scale={scale}"),
+                ];
+                let want = group(baseline, divided, eps, on_single);
+                assert_eq!(recipe(&keys).estimator, want, "{keys:?}");
+            }
+        }
+        let critic = recipe(&[&format!("rl.loss={loss}"), "rl.advantage=gae"]);
+        assert_eq!(critic.estimator, Estimator::Gae);
+    }
+    let error = refused(&["rl.advantage=gae", "rl.scale=batch"]);
+    assert!(error.contains("rl.scale") && error.contains("batch"), "{error}");
+    assert!(refused(&["rl.advantage=gea"]).contains("auto, group, loo, gae"));
+    assert!(refused(&["rl.scale=std"]).contains("auto, group, batch, none"));
+    assert!(refused(&["rl.kl=both"]).contains("auto, loss, reward"));
+    assert!(refused(&["value.clip=0.2"]).contains("value.clip"));
+}
+
+/// A run's own bounds, in the terms of each loss; where there are none the key is refused by name.
+#[test]
+fn bounds_of_a_run_reach_the_losses_that_have_some() {
+    let clipped = |name: &str| match recipe(&[
+        &format!("rl.loss={name}"),
+        "rl.clip_low=0.1",
+        "rl.clip_high=0.5",
+    ])
+    .settings
+    .loss
+    {
+        Loss::PpoClip { lo, hi, .. } | Loss::Cispo { lo, hi } => (lo, hi),
+        Loss::Gmpo { lo, hi } | Loss::DppoTv { lo, hi, .. } | Loss::DppoKl { lo, hi, .. } => {
+            (lo, hi)
+        }
+        other => panic!("{name}: {other:?}"),
+    };
+    for row in table() {
+        let loss = format!("rl.loss={}", row.name);
+        match row.name {
+            "verl/geo_mean" | "verl/dppo_tv" | "verl/dppo_kl" => {
+                assert_eq!(clipped(row.name), (0.1, 0.5), "{}", row.name);
+            }
+            "trl/cispo" => {
+                let Loss::Cispo { lo, hi } = recipe(&[&loss, "rl.clip_high=5"]).settings.loss
+                else {
+                    panic!("another loss")
+                };
+                assert_eq!((lo, hi), (0.0, 5.0), "TRL's epsilon_high is the bound itself");
+                let error = refused(&[&loss, "rl.clip_low=0.2"]);
+                assert!(error.contains("rl.clip_low") && error.contains("trl/cispo"), "{error}");
+            }
+            "relift" | "trl/sapo" | "trl/vespo" | "verl/gpg" | "verl/sapo" | "verl/dro"
+            | "verl/kl_cov" => {
+                for key in ["rl.clip_low", "rl.clip_high"] {
+                    let error = refused(&[&loss, &format!("{key}=0.2")]);
+                    assert!(error.contains(key) && error.contains(row.name), "{error}");
+                    assert!(error.contains("no clip bounds"), "{error}");
+                }
+            }
+            name => assert_eq!(clipped(name), (0.9, 1.5), "{name}"),
+        }
+    }
+    // One bound alone leaves the other one the preset's.
+    let Loss::PpoClip { lo, hi, .. } = recipe(&["rl.loss=gspo", "rl.clip_low=0.5"]).settings.loss
+    else {
+        panic!("another loss")
+    };
+    assert_eq!((lo, hi), (0.5, 1.0 + 4e-4));
+    let error = refused(&["rl.loss=verl/vanilla", "rl.clip_high=5"]);
+    assert!(error.contains("rl.clip_high") && error.contains("dual"), "{error}");
+}
+
+#[test]
+fn groups_of_one_are_refused_where_nothing_could_be_learnt() {
+    for advantage in ["auto", "group", "loo"] {
+        let error = refused(&["rl.group=1", &format!("rl.advantage={advantage}")]);
+        assert!(error.contains("rl.group") && error.contains("2 or more"), "{error}");
+        let mut config = config(&[&format!("rl.advantage={advantage}")]);
+        config.rl.group = 1;
+        assert!(config.validate().unwrap_err().to_string().contains("rl.group"));
+    }
+    assert_eq!(recipe(&["rl.group=1", "rl.advantage=gae"]).estimator, Estimator::Gae);
+    // verl's single samples keep their reward.
+    assert_eq!(recipe(&["rl.group=1", "rl.loss=verl/gpg"]).estimator, verl());
+}
