@@ -140,7 +140,7 @@ fn a_configuration_is_explained_with_the_values_a_run_would_take() {
         line.split('#').next().unwrap().split('=').nth(1).unwrap().trim().to_string()
     };
     let of_run = gradus::train::RunConfig::pretrained();
-    assert_eq!(value("rl.learning_rate").parse(), Ok(of_run.rl.learning_rate));
+    assert_eq!(value("rl.learning_rate").trim_matches('"').parse(), Ok(of_run.rl.learning_rate));
     assert_eq!(value("model.path"), "\"anywhere\"");
     let set = must(gradus(&["config", "--explain", "--set", "rl.steps=7"]));
     assert!(set.contains("rl.steps = 7 "), "{set}");

@@ -1,6 +1,8 @@
 //! A number that a configuration may leave to what it goes with.
 
 use std::fmt;
+use std::num::ParseFloatError;
+use std::str::FromStr;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -33,6 +35,17 @@ impl Auto {
 impl From<f64> for Auto {
     fn from(x: f64) -> Auto {
         Auto::Value(x)
+    }
+}
+
+impl FromStr for Auto {
+    type Err = ParseFloatError;
+
+    fn from_str(text: &str) -> Result<Auto, ParseFloatError> {
+        match text {
+            "auto" => Ok(Auto::Auto),
+            number => number.parse().map(Auto::Value),
+        }
     }
 }
 
@@ -73,13 +86,7 @@ impl Visitor<'_> for AutoVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Auto, E> {
-        match text {
-            "auto" => Ok(Auto::Auto),
-            // `--set` writes a number over `auto` as the text that it is.
-            other => match other.parse() {
-                Ok(x) => Ok(Auto::Value(x)),
-                Err(_) => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-            },
-        }
+        // `--set` writes a number over `auto` as the text that it is.
+        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
