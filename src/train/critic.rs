@@ -117,8 +117,11 @@ impl<T: Float> Trainer<T> {
     /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
     /// is a function of the seed.
     pub(crate) fn collect_step(&mut self, step: u64) -> Result<Values> {
-        if step > 0 && self.states.is_none() {
-            self.collect_step(step - 1)?;
+        match step {
+            // What an earlier phase gathered was another policy's.
+            0 => self.states = None,
+            _ if self.states.is_none() => drop(self.collect_step(step - 1)?),
+            _ => {}
         }
         let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
         let states = self.states(&records)?;

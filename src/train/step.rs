@@ -270,7 +270,8 @@ pub fn score_records<T: Float>(
         let space = &model.space;
         let rows = hidden_rows(model, &scored, adapt)?;
         let targets = space.copy_of(&scored.targets)?;
-        let scores = model.score_as(space, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
+        let scores =
+            model.score_as(space, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
         let logp = scores.logp.to_host()?;
         let column = |(i, record): (usize, &Record)| {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;

@@ -192,7 +192,8 @@ impl Countdown {
             let mut answer = value.to_string();
             for &i in &order[1..used] {
                 let op = self.operators[rng.below(self.operators.len())];
-                value = apply(value, op, digits[i]);
+                // `Countdown::new` lets no other operator in.
+                value = apply(value, op, digits[i]).unwrap_or(i64::MIN);
                 answer.push(op);
                 answer.push_str(&digits[i].to_string());
             }
@@ -279,11 +280,13 @@ impl Task for Countdown {
     }
 }
 
-fn apply(left: i64, op: char, right: i64) -> i64 {
+/// The result, if `op` is an operator.
+fn apply(left: i64, op: char, right: i64) -> Option<i64> {
     match op {
-        '+' => left + right,
-        '-' => left - right,
-        _ => left * right,
+        '+' => Some(left + right),
+        '-' => Some(left - right),
+        '*' => Some(left * right),
+        _ => None,
     }
 }
 
@@ -305,7 +308,7 @@ fn evaluate(answer: &str, digits: &str, operators: &[char]) -> Option<i64> {
         if !operators.contains(&op) {
             return None;
         }
-        value = apply(value, op, take(chars.next())?);
+        value = apply(value, op, take(chars.next())?)?;
     }
     Some(value)
 }

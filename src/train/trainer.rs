@@ -110,7 +110,11 @@ impl<T: Float> Trainer<T> {
         let base = Base::open(&config)?;
         let task = base.task.clone();
         let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
-        let (fingerprint, notes) = (base.fingerprint(), base.notes.clone());
+        let (fingerprint, mut notes) = (base.fingerprint(), base.notes.clone());
+        if config.rl.loss == "reft" {
+            let trunk = "its loss does not move the policy's weights, as the paper's does";
+            notes.push(format!("    reft the critic is a head of its own: {trunk}"));
+        }
         let model = base.model(&config, device, outline)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
         Ok(Trainer {

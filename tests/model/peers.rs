@@ -123,10 +123,7 @@ fn a_tied_head_that_an_adapter_does_not_hold_stays_the_base_models() {
         let mut record = Record::default();
         record.push(&[3, 1, 4, 1, 5], TokenClass::Prompt, &[]);
         record.push(&[9, 2, 6, 5, 3, 5, 8, 9, 7, 9], TokenClass::Gen, &[0.0; 10]);
-        let mut records = [record];
-        let store = |record: &mut Record, logp| record.ref_logp = logp;
-        score_records(model, &mut records, adapt, 0.9, 1, store).unwrap();
-        records[0].ref_logp.clone()
+        score_records(model, &[record], adapt, 0.9, 1).unwrap().concat()
     };
     let base = scores(&load(NAME, &LoadOptions::default()), true);
     for which in ["embed", "head", "both"] {

@@ -1,6 +1,7 @@
 //! Lists of phases, before anything runs.
 
-use gradus::train::{Resume, RunConfig, train};
+use gradus::device::DriverInfo;
+use gradus::train::{MemoryPlan, Resume, RunConfig, train};
 
 fn checked(settings: &[&str]) -> Result<(), String> {
     super::config(settings).validate_phases().map_err(|e| e.to_string())
@@ -16,12 +17,16 @@ fn lists_that_cannot_be_gone_through_are_refused() {
         ("quantize,collect,rl", "does not follow"),
         ("collect,sft,value_fit,rl", "does not follow"),
         ("rl,collect", "does not follow"),
+        ("collect,collect,value_fit,rl", "does not follow"),
+        ("collect,value_fit,value_fit,rl", "put `collect` before it"),
         ("sft,value_fit", "put `collect` before it"),
         ("sft,fly", "fly"),
     ] {
         let error = checked(&[&format!("phases={list}"), "rl.advantage=gae"]).unwrap_err();
         assert!(error.contains("phases") && error.contains(says), "{list}: {error}");
     }
+    let nothing = ["phases=collect,value_fit,rl", "rl.loss=reft", "value.collect_steps=0"];
+    assert!(checked(&nothing).unwrap_err().contains("value.collect_steps"));
     let error = checked(&["phases=collect,value_fit,rl"]).unwrap_err();
     assert!(error.contains("rl.advantage = gae"), "{error}");
     for list in [
@@ -32,10 +37,42 @@ fn lists_that_cannot_be_gone_through_are_refused() {
         "quantize,sft,rl,rl",
         "rl,sft,rl",
         "sft,quantize,collect,value_fit,rl",
-        "quantize,collect,collect,value_fit,value_fit,rl",
+        "quantize,collect,value_fit,rl,collect,value_fit,rl",
     ] {
         checked(&[&format!("phases={list}"), "rl.loss=reft"]).unwrap();
     }
+}
+
+/// A reference is a copy of what trains, and the plan of a run has room for it.
+#[test]
+fn the_memory_plan_counts_the_reference() {
+    let info = DriverInfo {
+        name: "planned".into(),
+        ordinal: 0,
+        capability: (9, 0),
+        cuda: (13, 0),
+        multiprocessors: 1,
+        memory: 1 << 34,
+        shared_per_block: 232_448,
+    };
+    let state =
+        |settings: &[&str]| MemoryPlan::new::<f32>(&super::config(settings), &info).unwrap().state;
+    let trained = |settings: &[&str]| {
+        let mut trainer = super::trainer(settings);
+        if trainer.config.phases.iter().any(|p| p == "quantize") {
+            trainer.quantize().unwrap();
+        }
+        let trained = trainer.model.params.iter().filter(|p| p.trainable);
+        4 * trained.map(|p| p.len() as u64).sum::<u64>()
+    };
+    for phases in ["phases=rl", "phases=sft,rl", "phases=quantize,sft,rl"] {
+        let grown = state(&[phases, "rl.beta=0.1"]) - state(&[phases]);
+        let copy = trained(&[phases]);
+        // Allocations are rounded up.
+        assert!(grown >= copy && grown <= copy + (64 << 10), "{phases}: {grown} for {copy}");
+    }
+    let fresh = ["phases=sft,quantize,rl", "rl.beta=0.1"];
+    assert_eq!(state(&fresh), state(&fresh[..1]), "fresh adapters: the model without them");
 }
 
 /// Refused at the start: nothing is computed and nothing is written.

@@ -1,8 +1,10 @@
 //! Steps of the trainer beside the oracle: the loss that is reported and the gradient that moves the
 //! head, for every name; and the pairs of names that were one.
 
+use gradus::Device;
 use gradus::objective::presets;
 use gradus::train::Trainer;
+use gradus::train::critic::{Critic, States};
 use gradus::train::record::{Record, ScoredTokens};
 use gradus::train::step::score_records;
 
@@ -355,6 +357,49 @@ fn a_critic_learns_nothing_from_an_abstained_reward() {
     }
     let got: Vec<f64> = critic.m.iter().map(|&m| m as f64 / 0.1).collect();
     assert!(apart(&got, &want) < 1e-4, "{got:?} {want:?}");
+}
+
+/// The critic's clip holds the second update of a batch: where V has left the window around what it
+/// was and the clipped error is the larger one, a state has no gradient (PPO's code base).
+#[test]
+fn the_critic_is_clipped_around_what_it_was() {
+    let states =
+        States { hidden: vec![1.0, 0.0, 0.0, 1.0], returns: vec![1.0, 0.002], value: vec![0.0; 2] };
+    let rate = 0.01;
+    for clip in [f64::INFINITY, 0.005] {
+        let mut critic = Critic::new(2);
+        let loss = |critic: &mut Critic| {
+            critic.update(&Device::Cpu, &states, rate, clip).unwrap().unwrap().0
+        };
+        let first = loss(&mut critic);
+        assert!((first - 0.25 * (1.0 + 0.002f64.powi(2))).abs() < 1e-7, "½·mean (0 − R)²: {first}");
+        // AdamW's first step is the rate in every weight: V = 0.02 on both states.
+        let v = 0.02;
+        let held = |r: f64| 0.5 * (v - r).powi(2).max((clip.min(v) - r).powi(2));
+        let want = (held(1.0) + held(0.002)) / 2.0;
+        let before = critic.m.clone();
+        let second = loss(&mut critic);
+        assert!((second - want).abs() < 1e-5 * want, "{clip}: {second} {want}");
+        let free =
+            |r: f64| if (v - r).abs() >= (clip.min(v) - r).abs() { (v - r) / 2.0 } else { 0.0 };
+        for (i, slope) in [free(1.0), free(0.002), free(1.0) + free(0.002)].into_iter().enumerate()
+        {
+            let got = (critic.m[i] as f64 - 0.9 * before[i] as f64) / 0.1;
+            assert!((got - slope).abs() < 1e-5, "{clip}: gradient {i} is {got}, not {slope}");
+        }
+    }
+    let critic = |settings: &[&str]| {
+        let mut trainer = trainer(settings);
+        sharpen(&mut trainer, 6.0);
+        let records = records(&trainer, 0.0);
+        trainer.rl_step(0, records).unwrap();
+        trainer.critic.unwrap()
+    };
+    let twice =
+        ["rl.loss=reft", "rl.updates_per_batch=2", "value.learning_rate=0.1", "value.clip=inf"];
+    let free = critic(&twice);
+    assert_eq!(free.t, 2, "an update of the critic beside each of the policy's");
+    assert_ne!(critic(&twice[..3]), free, "reft clips at 0.2 unless told otherwise");
 }
 
 /// Cross-entropy is taken on the model's own distribution, whatever rollouts are sampled at.

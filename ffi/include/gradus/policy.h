@@ -73,7 +73,7 @@ enum { /* aggregation: how seq_weight is formed from lengths N_i of B sequences 
   GRADUS_TOKEN_SUM = 5                 /* 1 */
 };
 
-/* Settings and aggregation by name: "grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift",
+/* Settings and aggregation by name: "grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift",
  * "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some read as a constant. */
 GRADUS_API gradus_status gradus_policy_preset(const char *name, double length, gradus_policy_settings *settings,
                                               int32_t *aggregation, int32_t *count_empty, double *value);

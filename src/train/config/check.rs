@@ -72,18 +72,22 @@ impl RunConfig {
         for (i, phase) in phases.iter().enumerate() {
             let (before, after) = (i.checked_sub(1).map(|i| phases[i]), phases.get(i + 1));
             match (phase, before, after) {
-                (Phase::ValueFit, Some(Phase::Collect | Phase::ValueFit), _) => {}
+                (Phase::ValueFit, Some(Phase::Collect), _) => {}
                 (Phase::ValueFit, _, _) => {
                     let needs = "fits what the phase `collect` right before it gathered";
                     return refused(format!("`value_fit` {needs}; put `collect` before it"));
                 }
-                (Phase::Collect, _, Some(Phase::Collect | Phase::ValueFit)) => {}
+                (Phase::Collect, _, Some(Phase::ValueFit)) => {}
                 (Phase::Collect, _, _) => {
                     let needs = "gathers for `value_fit`, which does not follow";
                     return refused(format!("`collect` {needs}"));
                 }
                 (Phase::Sft | Phase::Quantize | Phase::Rl, _, _) => {}
             }
+        }
+        if count(Phase::Collect) > 0 && self.value.collect_steps == 0 {
+            let reason = "0, so the phase `collect` would gather nothing";
+            return Err(Error::config("value.collect_steps", reason));
         }
         let critic = Recipe::of(self, 1.0)?.estimator == Estimator::Gae;
         if count(Phase::ValueFit) > 0 && !critic {
