@@ -194,7 +194,8 @@ fn every_preset_is_what_its_name_says() {
     let mut known: Vec<String> =
         known.chain(presets::VERL.iter().map(|n| format!("verl/{n}"))).collect();
     let mut named: Vec<String> = rows.iter().map(|row| row.name.to_string()).collect();
-    (known.sort(), named.sort());
+    known.sort();
+    named.sort();
     assert_eq!(known, named);
     for row in rows {
         let got = recipe(&[&format!("rl.loss={}", row.name)]);
