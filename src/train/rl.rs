@@ -117,7 +117,8 @@ impl<T: Float> Trainer<T> {
         // Once the policy has moved, the step is finished before a signal is heard.
         let mut moved = None;
         for m in 0..self.config.rl.updates_per_batch {
-            let (figures, updated) = self.update_policy(&recipe, &mut batch, step, update, &mut moved)?;
+            let (figures, updated) =
+                self.update_policy(&recipe, &mut batch, step, update, &mut moved)?;
             if m == 0 {
                 first_deviation = figures.ratio_max_abs_dev;
             }
