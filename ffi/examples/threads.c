@@ -1,5 +1,5 @@
 /* 16 threads, 1,000 calls each, on one context and on contexts of their own: the bits do not change, and a
- * failure's text belongs to the thread that failed. */
+ * failure's text belongs to the thread that failed. Then the program lends the library its own threads. */
 #include "gradus.h"
 
 #include <pthread.h>
@@ -34,6 +34,42 @@ static void *work(void *number) {
   return (void *)(intptr_t)wrong;
 }
 
+struct job {
+  void (*body)(void *);
+  void *data;
+};
+static long lendings;
+
+static void *help(void *job) {
+  ((struct job *)job)->body(((struct job *)job)->data);
+  return NULL;
+}
+
+/* A team of two. */
+static void two(void (*body)(void *), void *data, unsigned number, unsigned flags) {
+  struct job job = {body, data};
+  pthread_t other;
+  int alone = pthread_create(&other, NULL, help, &job);
+  lendings += number == 0 && flags == 0;
+  body(data);
+  if (!alone) pthread_join(other, NULL);
+}
+
+/* The bits of a product that is worth two threads, on the library's threads and on ours. */
+static long lent(void) {
+  enum { M = 256, K = 512 };
+  static float big[M * K], own[M * M], ours[M * M];
+  gradus_matmul_args a;
+  long wrong = gradus_init("matmul", &a, sizeof a) != GRADUS_OK;
+  for (int i = 0; i < M * K; ++i) big[i] = (float)(i * 11 % 37) / 37;
+  a.x = a.w = gradus_matrix(big, GRADUS_F32, M, K);
+  a.y = gradus_matrix(own, GRADUS_F32, M, M);
+  wrong += gradus_matmul(shared, NULL, &a) != GRADUS_OK || lendings;
+  a.y = gradus_matrix(ours, GRADUS_F32, M, M);
+  wrong += gradus_set_team(two) != GRADUS_OK || gradus_matmul(shared, NULL, &a) != GRADUS_OK || !lendings;
+  return wrong + (gradus_set_team(NULL) != GRADUS_OK) + (memcmp(own, ours, sizeof own) != 0);
+}
+
 int main(void) {
   pthread_t threads[THREADS];
   int numbers[THREADS];
@@ -46,6 +82,7 @@ int main(void) {
     pthread_join(threads[i], &found);
     wrong += (long)(intptr_t)found;
   }
+  wrong += lent();
   printf("%d calls, %ld wrong\n", THREADS * CALLS * 2, wrong);
   return gradus_destroy(shared) != GRADUS_OK || wrong;
 }
