@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use gradus::reward::command::parse_reply;
 use gradus::reward::spec::{SpecOptions, help, parse, parse_all};
 use gradus::reward::verify::{
-    Code, Format, Json, Number, boxed, canonical, code_block, evaluate, normalise, numbers,
-    parse_boxes, parse_calls, tagged,
+    Code, Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalise, parse_boxes,
+    parse_calls, tagged,
 };
 use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, score};
 use proptest::prelude::*;
@@ -264,11 +264,39 @@ fn pieces() -> impl Strategy<Value = String> {
             "\\",
             "\\times",
             "é",
+            "\\sqrt",
+            "\\text{",
+            "\\pm",
+            "\\cup",
+            "\\pi",
+            "\\overline{",
+            "\\begin{pmatrix}",
+            "^",
+            "_",
+            "!",
+            " and ",
+            "x = ",
+            "½",
+            "³",
+            "<think>",
+            "</think>",
+            "cm",
+            "°",
+            ",\\!",
+            "{,}",
         ])
         .prop_map(String::from),
         ".{0,6}",
     ];
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+fn answer(text: &str) -> MathAnswer {
+    MathAnswer::gold(text).or_else(|| MathAnswer::completion(text)).unwrap()
+}
+
+fn same(a: &MathAnswer, b: &MathAnswer) -> bool {
+    a.is(b, 0.0, 0.0) && b.is(a, 0.0, 0.0)
 }
 
 proptest! {
@@ -300,13 +328,36 @@ proptest! {
         let grouped: Vec<String> = whole.to_string().bytes().rev().collect::<Vec<_>>().chunks(3)
             .map(|group| group.iter().rev().map(|&b| b as char).collect()).rev().collect();
         let tail = if places > 0 { format!(".{part:0places$}") } else { String::new() };
-        let fancy = Number::parse(&format!("${sign}{}{tail}$", grouped.join(","))).unwrap();
-        let plain = Number::parse(&format!("{value}e-{places}")).unwrap();
-        let fraction = Number::parse(&format!("\\frac{{{value}}}{{{power}}}")).unwrap();
-        prop_assert!(fancy.equals(&plain) && plain.equals(&fraction));
-        let next = Number::parse(&format!("{}e-{places}", scaled + 1)).unwrap();
-        prop_assert!(!plain.equals(&next));
-        prop_assert_eq!(numbers(&format!("so {value}.")).len(), 1);
+        let fancy = answer(&format!("${sign}{}{tail}$", grouped.join(",")));
+        let plain = answer(&format!("{value}e-{places}"));
+        let fraction = answer(&format!("\\frac{{{value}}}{{{power}}}"));
+        prop_assert!(same(&fancy, &plain) && same(&plain, &fraction));
+        let next = answer(&format!("{}e-{places}", scaled + 1));
+        prop_assert!(!same(&plain, &next));
+        let last = answer(&format!("so {value}."));
+        prop_assert!(same(&last, &answer(&value.to_string())));
+    }
+
+    /// Sums and products of surds, in one order and another.
+    #[test]
+    fn surds_have_a_normal_form(
+        terms in prop::collection::vec((-9i64..10, 1u32..40, 1u32..5), 1..5),
+        scale in 1u32..30,
+    ) {
+        let write = |(c, r, d): &(i64, u32, u32)| format!("\\frac{{{c}\\sqrt{{{r}}}}}{{{d}}}");
+        let forward: Vec<String> = terms.iter().map(write).collect();
+        let backward: Vec<String> = terms.iter().rev().map(|(c, r, d)| {
+            // c√r/d = cs√(r·s²)/(d·s²)
+            let square = scale * scale;
+            format!("({}\\sqrt{{{}}})/{}", c * scale as i64, r * square, d * square)
+        }).collect();
+        let (a, b) = (answer(&forward.join("+")), answer(&backward.join(" + ")));
+        prop_assert!(same(&a, &b), "{forward:?} {backward:?}");
+        let more = answer(&format!("{}+1", forward.join("+")));
+        prop_assert!(!same(&a, &more));
+        let value: f64 = terms.iter().map(|&(c, r, d)| c as f64 * (r as f64).sqrt() / d as f64).sum();
+        let decimals = answer(&format!("{value:.12}"));
+        prop_assert!(a.is(&decimals, 1e-9, 0.0));
     }
 
     #[test]
@@ -402,6 +453,52 @@ fn long_texts_take_linear_time() {
         "<think>",
         "####",
         "answer is ",
+        "answer to ",
+        "answer ",
+        "answer:\n",
+        "答案是",
+        "\\boxed",
+        "\\boxed ",
+        "\\boxed{1} and ",
+        "<tool_call>{\"",
+        "<tool_call>{}</tool_call>",
+        "</think>",
+        "\\sqrt{",
+        "\\sqrt",
+        "√",
+        "2^",
+        "9^{9",
+        "!",
+        "\\text{",
+        "{,}000",
+        " 000",
+        ",\\!000",
+        "\\pm ",
+        "\\pm1+",
+        "1,",
+        "1 and ",
+        "(1,",
+        "\\{1,",
+        "\\frac12",
+        "\\overline{",
+        "0.(",
+        "x = ",
+        "= ",
+        "\\cup ",
+        "\\begin{pmatrix}",
+        "1 & ",
+        "1 cm ",
+        "1 km/",
+        "1:",
+        "³",
+        "½",
+        "_{1",
+        "|",
+        "\\ln",
+        "\\binom",
+        "π",
+        "(1,2),",
+        "(1,2",
         "```\n",
         "\u{2212}",
         "x ",

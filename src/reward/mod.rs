@@ -72,6 +72,17 @@ pub trait Reward: Send + Sync {
     /// One outcome per input, in order. `Err` excludes its sample like `Abstain`, and is counted
     /// as a failure.
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome>;
+
+    /// Whether a data row has what the reward compares with, in a form that it can read. It is
+    /// asked once for every row when the data is read, so that a run does not begin with rows that
+    /// nothing can be right for.
+    ///
+    /// # Errors
+    /// What is wrong, with the field's name.
+    fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
+        let _ = fields;
+        Ok(())
+    }
 }
 
 impl<F> Reward for F
@@ -86,6 +97,10 @@ where
 impl<R: Reward + ?Sized> Reward for Arc<R> {
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
         (**self).score(inputs)
+    }
+
+    fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
+        (**self).check_row(fields)
     }
 }
 

@@ -13,6 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::command::{CommandOptions, CommandReward};
 use super::http::{HttpOptions, HttpReward};
 use super::url::redacted;
@@ -46,7 +48,8 @@ const KINDS: [Kind; 11] = [
     Kind {
         name: "numeric",
         usage: "numeric[:TOLERANCE]",
-        help: "the final number is the row's `answer`; tolerance 0.01 (absolute) or 1% (relative)",
+        help: "the answer is the row's `answer`: numbers, fractions, roots, constants, units, percent, \
+               sets, tuples, intervals, compared exactly; tolerance 0.01 (absolute) or 1% (relative)",
         make: |argument, part, _| {
             Ok(Arc::new(numeric(argument).ok_or_else(|| wrong(part, "a number or a percentage"))?))
         },
@@ -60,7 +63,8 @@ const KINDS: [Kind; 11] = [
     Kind {
         name: "format",
         usage: "format[:REGEX]",
-        help: "the shape <think>…</think><answer>…</answer>, or that of a regular expression",
+        help: "the shape <think>…</think><answer>…</answer>, without <think> where the prompt ends \
+               in it; or the shape of a regular expression",
         make: |argument, _, _| {
             Ok(Arc::new(argument.map_or_else(|| Ok(Format::think_answer()), Format::new)?))
         },
@@ -74,13 +78,15 @@ const KINDS: [Kind; 11] = [
     Kind {
         name: "tool-call",
         usage: "tool-call",
-        help: "share of the row's `tool_calls` that are made, and no others",
+        help: "share of the row's `tool_calls` that are made, and no others; null arguments are \
+               absent ones",
         make: |argument, part, _| plain(argument, part, ToolCall::default()),
     },
     Kind {
         name: "iou",
         usage: "iou[:THRESHOLD]",
-        help: "overlap with the row's `boxes`, or the share of boxes with so much overlap",
+        help: "overlap with the row's `boxes` of [x1,y1,x2,y2], [x1,y1,x2,y2,score] or \
+               (x1,y1),(x2,y2), or the share of boxes with so much overlap",
         make: |argument, part, _| {
             Ok(Arc::new(iou(argument).ok_or_else(|| wrong(part, "a threshold above 0, up to 1"))?))
         },
@@ -306,6 +312,13 @@ impl Reward for Sum {
             sum.map_or(RewardOutcome::Abstain, |sum| RewardOutcome::Score(sum as f32))
         };
         sums.into_iter().map(|sum| sum.map(outcome)).collect()
+    }
+
+    fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
+        let named = |term: &Term| {
+            term.reward.check_row(fields).map_err(|reason| format!("{}: {reason}", term.name))
+        };
+        self.terms.iter().try_for_each(named)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::data::{Dataset, Example, PromptFormat, PromptSource};
+use crate::data::{Dataset, Example, PromptFormat, PromptSource, Row};
 use crate::error::{Error, Result};
 use crate::reward::Reward;
 use crate::rng::{Purpose, Rng};
@@ -153,8 +153,9 @@ impl DataTask {
     ) -> Result<Vec<Asked>> {
         let writer = &self.writer;
         let rows = Dataset::load(path.as_ref())?;
-        let (mut examples, mut dropped) = (Vec::new(), 0);
-        for example in rows.examples(&writer.format, writer.template.as_ref())? {
+        let (mut examples, mut dropped, mut unfit) = (Vec::new(), 0, Unfit::default());
+        let all = rows.examples(&writer.format, writer.template.as_ref())?;
+        for (row, example) in all.into_iter().enumerate() {
             let Example { prompt: text, rendered, demo, fields } = example;
             let prompt = Prompt { text, rendered, question: None, fields: Arc::new(fields) };
             let tokens = self.encode(&prompt)?.len();
@@ -163,8 +164,10 @@ impl DataTask {
                 continue;
             }
             self.longest = self.longest.max(tokens);
+            unfit.check(row, self.reward.as_ref(), &prompt.fields);
             examples.push(Asked { prompt, demo });
         }
+        unfit.refuse(path)?;
         if dropped > 0 {
             let most = data.max_prompt_tokens;
             notes.push(format!("    data {path}: {dropped} prompts over {most} tokens left out"));
@@ -244,6 +247,31 @@ fn unanswered(missing: usize, of: usize) -> Error {
          {of} training rows have none"
     );
     Error::config("phases", reason)
+}
+
+/// Rows that the reward cannot judge by.
+#[derive(Default)]
+struct Unfit {
+    rows: usize,
+    first: Option<(usize, String)>,
+}
+
+impl Unfit {
+    fn check(&mut self, row: usize, reward: &dyn Reward, fields: &Row) {
+        if let Err(reason) = reward.check_row(fields) {
+            self.rows += 1;
+            self.first.get_or_insert((row, reason));
+        }
+    }
+
+    fn refuse(self, path: &str) -> Result<()> {
+        let Some((row, reason)) = self.first else { return Ok(()) };
+        let others = match self.rows - 1 {
+            0 => String::new(),
+            more => format!(" ({more} more rows cannot be judged either)"),
+        };
+        Err(Error::format(path, format!("row {row}: reward: {reason}{others}")))
+    }
 }
 
 /// FNV-1a of the text decides the split, so that it depends on nothing but the prompt.

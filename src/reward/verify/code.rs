@@ -63,7 +63,7 @@ impl Code {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let tests = tests(input)?;
-        let Some(program) = code_block(input.completion) else {
+        let Some(program) = super::conclusion(input.completion).and_then(code_block) else {
             return Ok(RewardOutcome::Score(0.0));
         };
         let (mut passed, begun) = (0, Instant::now());
@@ -76,6 +76,11 @@ impl Code {
             }
         }
         Ok(RewardOutcome::Score(passed as f32 / tests.len() as f32))
+    }
+
+    /// Whether a row has tests.
+    pub fn check_row(&self, fields: &serde_json::Map<String, Value>) -> Result<(), String> {
+        tests(&RewardInput { prompt: "", completion: "", finished: true, fields }).map(|_| ())
     }
 
     #[cfg(unix)]

@@ -1,11 +1,11 @@
 //! Expressions over given numbers that make a target.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::answer::{Marker, final_answer};
-use super::number::Number;
+use super::answer::final_answer;
+use super::math::rational;
 use super::ratio::Ratio;
-use super::{field, scalar, verdict};
+use super::{conclusion, field, scalar, verdict};
 use crate::reward::{Outcome, RewardInput, RewardOutcome};
 
 /// 1 if the completion is an expression that makes the row's target out of the row's numbers.
@@ -13,7 +13,8 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 /// The expression is the content of the last answer tag or box, else the whole completion; `= 24`
 /// may follow it if it is the target. It has the operators `+ - * /` (also `×`, `÷`, `\times`,
 /// `\div`, `\cdot`) with the usual precedence, and parentheses up to 64 deep. Arithmetic is exact;
-/// a division by 0 or a part beyond 128 bits makes no value, which is wrong.
+/// a division by 0 or a part beyond 4096 bits makes no value, which is wrong. An expression of more
+/// than 4096 bytes is none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Countdown {
     /// Whether every number must be used exactly once, rather than at most once.
@@ -34,21 +35,21 @@ impl Default for Countdown {
 impl Countdown {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
-        let key = if input.fields.contains_key("numbers") { "numbers" } else { "nums" };
-        let numbers = numbers(key, field(input.fields, key)?)?;
-        let target = ratio(field(input.fields, "target")?)
-            .ok_or_else(|| "row field `target` is no number".to_string())?;
+        let (numbers, target) = task(input.fields)?;
         if self.finished && !input.finished {
             return verdict(false);
         }
-        let said = match final_answer(input.completion) {
-            Some((Marker::Tag | Marker::Boxed, inside)) => inside,
-            _ => input.completion,
-        };
-        Ok(RewardOutcome::Score(self.judge(said, &numbers, target)))
+        let Some(answer) = conclusion(input.completion) else { return verdict(false) };
+        let said = final_answer(answer).unwrap_or(answer);
+        Ok(RewardOutcome::Score(self.judge(said, &numbers, &target)))
     }
 
-    fn judge(&self, said: &str, numbers: &[Ratio], target: Ratio) -> f32 {
+    /// Whether a row has numbers and a target.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        task(fields).map(|_| ())
+    }
+
+    fn judge(&self, said: &str, numbers: &[Ratio], target: &Ratio) -> f32 {
         let (said, result) = match said.split_once('=') {
             Some((said, result)) => (said, Some(result)),
             None => (said, None),
@@ -57,15 +58,14 @@ impl Countdown {
         if !self.may_use(used, numbers) {
             return 0.0;
         }
-        let stated =
-            result.is_none_or(|r| Number::parse(r).and_then(|n| n.ratio()) == Some(target));
-        if value == Some(target) && stated { 1.0 } else { self.partial }
+        let stated = result.is_none_or(|result| rational(result).as_ref() == Some(target));
+        if value.as_ref() == Some(target) && stated { 1.0 } else { self.partial }
     }
 
     fn may_use(&self, used: Vec<Ratio>, numbers: &[Ratio]) -> bool {
         let mut left = numbers.to_vec();
         for number in used {
-            match left.iter().position(|&allowed| allowed == number) {
+            match left.iter().position(|allowed| *allowed == number) {
                 Some(at) => left.swap_remove(at),
                 None => return false,
             };
@@ -74,8 +74,20 @@ impl Countdown {
     }
 }
 
+/// The numbers and the target of a row.
+fn task(fields: &Map<String, Value>) -> Result<(Vec<Ratio>, Ratio), String> {
+    let key = if fields.get("numbers").is_some_and(|n| !n.is_null()) { "numbers" } else { "nums" };
+    let numbers = numbers(key, field(fields, key)?)?;
+    let target = field(fields, "target")?;
+    let target = ratio(target).ok_or_else(|| {
+        let got = crate::reward::excerpt(&target.to_string());
+        format!("row field `target` is {got}, expected a number")
+    })?;
+    Ok((numbers, target))
+}
+
 fn ratio(value: &Value) -> Option<Ratio> {
-    Number::parse(&scalar(value)?)?.ratio()
+    rational(&scalar(value)?)
 }
 
 fn numbers(key: &str, value: &Value) -> Result<Vec<Ratio>, String> {
@@ -88,11 +100,16 @@ fn numbers(key: &str, value: &Value) -> Result<Vec<Ratio>, String> {
 
 /// Deepest nesting of parentheses.
 const DEPTH: usize = 64;
+/// Most bytes of an expression, which bounds the time that its exact value takes.
+const LENGTH: usize = 4096;
 
 /// The value of an arithmetic expression, `None` if it has none, and the numbers in it; `None` if
 /// `text` is no expression.
 pub fn evaluate(text: &str) -> Option<(Option<Ratio>, Vec<Ratio>)> {
     let mut parser = Parser { rest: text.trim(), depth: 0, used: Vec::new() };
+    if parser.rest.len() > LENGTH {
+        return None;
+    }
     let value = parser.sum()?;
     parser.rest.is_empty().then_some((value, parser.used))
 }
@@ -153,9 +170,9 @@ impl Parser<'_> {
     fn number(&mut self) -> Option<Ratio> {
         let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.rest.split_at(digits);
-        let number = Ratio::integer(number.parse().ok()?)?;
+        let number = Ratio::integer(number.parse().ok()?);
         self.rest = rest.trim_start();
-        self.used.push(number);
+        self.used.push(number.clone());
         Some(number)
     }
 }
@@ -163,9 +180,9 @@ impl Parser<'_> {
 fn both(
     left: Option<Ratio>,
     right: Option<Ratio>,
-    op: fn(Ratio, Ratio) -> Option<Ratio>,
+    op: fn(&Ratio, &Ratio) -> Option<Ratio>,
 ) -> Option<Ratio> {
-    op(left?, right?)
+    op(&left?, &right?)
 }
 
 #[cfg(test)]
@@ -178,7 +195,8 @@ mod tests {
 
     #[test]
     fn expressions_have_values() {
-        let value = |text| evaluate(text).map(|(value, _)| value.map(Ratio::parts));
+        let value =
+            |text| evaluate(text).map(|(value, _)| value.map(|ratio| ratio.parts().unwrap()));
         for (text, expected) in [
             ("1+2*3", Some(Some((7, 1)))),
             ("(1+2)*3", Some(Some((9, 1)))),
@@ -216,6 +234,8 @@ mod tests {
         let all = || Countdown { all: true, ..Countdown::default() };
         for (completion, loose, strict) in [
             ("2*3*4", 1.0, 0.0),
+            ("<think>2+3</think> 2*3*4", 1.0, 0.0),
+            ("<think>2*3*4", 0.0, 0.0),
             ("<answer>(2+4)*4*3/3</answer>", 0.0, 0.0),
             ("4*4+2*(3+1)", 0.0, 0.0),
             ("(4+4)*3", 1.0, 0.0),

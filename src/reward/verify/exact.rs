@@ -1,7 +1,9 @@
 //! The answer as a text.
 
-use super::answer::{Marker, final_answer};
-use super::{golds, verdict};
+use serde_json::{Map, Value};
+
+use super::answer::final_answer;
+use super::{conclusion, golds, verdict};
 use crate::reward::{Outcome, RewardInput};
 
 /// 1 if the answer is one of the golds after [`normalise`], else 0. The answer is the content of
@@ -27,12 +29,14 @@ impl Exact {
         if self.finished && !input.finished {
             return verdict(false);
         }
-        let said = match final_answer(input.completion) {
-            Some((Marker::Tag | Marker::Boxed, inside)) => inside,
-            _ => input.completion,
-        };
-        let said = normalise(said);
+        let Some(answer) = conclusion(input.completion) else { return verdict(false) };
+        let said = normalise(final_answer(answer).unwrap_or(answer));
         verdict(golds.iter().any(|gold| normalise(gold) == said))
+    }
+
+    /// Whether a row has golds.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        golds(fields, &self.field).map(|_| ())
     }
 }
 
@@ -58,6 +62,9 @@ mod tests {
             ("  new\n YORK ", 1.0),
             ("I say <answer>nyc</answer>", 1.0),
             ("\\boxed{New York}", 1.0),
+            ("<think>Boston?</think>\nNew York", 1.0),
+            ("Boston?</think>NYC", 1.0),
+            ("<think>NYC", 0.0),
             ("New York City", 0.0),
             ("", 0.0),
         ] {

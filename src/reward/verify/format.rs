@@ -25,7 +25,9 @@ const SIZE_LIMIT: usize = 1 << 20;
 
 impl Format {
     /// `<think>…</think>` and then `<answer>…</answer>`, nothing around them, each tag once. A
-    /// pattern cannot say "once", and what it cannot say a policy learns to exploit.
+    /// pattern cannot say "once", and what it cannot say a policy learns to exploit. Where the
+    /// prompt ends in `<think>`, as some chat templates do, the completion must not open it again;
+    /// where there is no prompt it may leave it out.
     pub fn think_answer() -> Format {
         Format { shape: Shape::ThinkAnswer, finished: true }
     }
@@ -48,10 +50,24 @@ impl Format {
 
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
-        verdict((input.finished || !self.finished) && self.matches(input.completion))
+        let shaped = match &self.shape {
+            Shape::ThinkAnswer => {
+                let (text, prompt) = (input.completion.trim(), input.prompt.trim_end());
+                let whole = || thinks_then_answers(text);
+                let opened =
+                    || !text.contains(THINK) && thinks_then_answers(&format!("{THINK}{text}"));
+                match (prompt.is_empty(), prompt.ends_with(THINK)) {
+                    (true, _) => whole() || opened(),
+                    (false, true) => opened(),
+                    (false, false) => whole(),
+                }
+            }
+            Shape::Pattern(_) => self.matches(input.completion),
+        };
+        verdict((input.finished || !self.finished) && shaped)
     }
 
-    /// Whether `text` has the shape.
+    /// Whether `text` has the shape by itself.
     pub fn matches(&self, text: &str) -> bool {
         match &self.shape {
             Shape::ThinkAnswer => thinks_then_answers(text.trim()),
@@ -60,12 +76,14 @@ impl Format {
     }
 }
 
+const THINK: &str = "<think>";
+
 fn thinks_then_answers(text: &str) -> bool {
-    let tags = ["<think>", "</think>", "<answer>", "</answer>"];
+    let tags = [THINK, "</think>", "<answer>", "</answer>"];
     if tags.iter().any(|tag| text.matches(tag).count() != 1) {
         return false;
     }
-    let Some(rest) = text.strip_prefix("<think>") else { return false };
+    let Some(rest) = text.strip_prefix(THINK) else { return false };
     let Some((_, rest)) = rest.split_once("</think>") else { return false };
     let rest = rest.trim_start();
     rest.starts_with("<answer>") && rest.ends_with("</answer>")
@@ -91,6 +109,26 @@ mod tests {
             "<think>a<answer>1</answer></think>",
         ] {
             assert!(!format.matches(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_template_may_have_opened_the_thought() {
+        let format = Format::think_answer();
+        let whole = "<think>a</think><answer>1</answer>";
+        for (prompt, completion, right) in [
+            ("", whole, true),
+            ("", &whole[7..], true),
+            ("Assistant: <think>\n", &whole[7..], true),
+            ("Assistant: <think>\n", whole, false),
+            ("Assistant:", whole, true),
+            ("Assistant:", &whole[7..], false),
+            ("", "<answer>1</answer>", false),
+            ("", "</think></think><answer>1</answer>", false),
+        ] {
+            let fields = crate::reward::no_fields();
+            let input = RewardInput { prompt, completion, finished: true, fields };
+            assert_eq!(format.check(&input), verdict(right), "{prompt} {completion}");
         }
     }
 

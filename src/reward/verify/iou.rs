@@ -1,9 +1,9 @@
 //! Boxes in pictures.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::matching::best_pairing;
-use super::{field, tagged};
+use super::{conclusion, field, tagged};
 use crate::reward::{Outcome, RewardInput, RewardOutcome};
 
 /// How well the boxes of a completion lie on the gold boxes: they are paired one to one, and the
@@ -14,7 +14,7 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 /// completion are not paired, but counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Iou {
-    /// The row's field with the gold: `[x1, y1, x2, y2]` or a list of such.
+    /// The row's field with the gold: `[x1, y1, x2, y2]`, `[[x1, y1], [x2, y2]]`, or a list of such.
     pub field: String,
     /// From which overlap on a pair counts as found.
     pub threshold: Option<f64>,
@@ -40,7 +40,10 @@ impl Iou {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let gold = self.gold(field(input.fields, &self.field)?)?;
-        let said = parse_boxes(tagged(input.completion, "answer").unwrap_or(input.completion));
+        let Some(answer) = conclusion(input.completion) else {
+            return Ok(RewardOutcome::Score(0.0));
+        };
+        let said = parse_boxes(tagged(answer, "answer").unwrap_or(answer));
         let most = said.len().max(gold.len());
         if most == 0 {
             return Ok(RewardOutcome::Score(1.0));
@@ -56,12 +59,16 @@ impl Iou {
         Ok(RewardOutcome::Score((best_pairing(&weight) / most as f64) as f32))
     }
 
+    /// Whether a row has boxes, or a list of none.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        self.gold(field(fields, &self.field)?).map(|_| ())
+    }
+
     fn gold(&self, value: &Value) -> Result<Vec<BoundingBox>, String> {
-        let boxes = match value.as_array() {
-            Some(items) if items.iter().all(Value::is_array) => {
-                items.iter().map(BoundingBox::of).collect()
-            }
-            _ => BoundingBox::of(value).map(|one| vec![one]),
+        let boxes = match (BoundingBox::of(value), value.as_array()) {
+            (Some(one), _) => Some(vec![one]),
+            (None, Some(items)) => items.iter().map(BoundingBox::of).collect(),
+            (None, None) => None,
         };
         boxes.ok_or_else(|| {
             let got = crate::reward::excerpt(&value.to_string());
@@ -75,8 +82,16 @@ impl Iou {
 
 impl BoundingBox {
     fn of(value: &Value) -> Option<BoundingBox> {
-        let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
-        Some(BoundingBox { corners: numbers?.try_into().ok()? })
+        let numbers = |value: &Value| -> Option<Vec<f64>> {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        };
+        let corners = match value.as_array()?.as_slice() {
+            [a, b] => {
+                [numbers(a)?, numbers(b)?].into_iter().filter(|p| p.len() == 2).flatten().collect()
+            }
+            _ => numbers(value)?,
+        };
+        Some(BoundingBox { corners: corners.try_into().ok()? })
     }
 
     /// Intersection over union, 0 where one of the boxes is empty.
@@ -91,20 +106,44 @@ impl BoundingBox {
     }
 }
 
-/// The groups `[a, b, c, d]` of four numbers in `text`, wherever they stand.
+/// The boxes in `text`, wherever they stand: `[x1, y1, x2, y2]` in brackets or parentheses, with a
+/// score behind the corners or not, and pairs of points `(x1, y1), (x2, y2)`.
 pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
     // What an opening bracket starts ends before the next one, so each byte is read once.
-    text.split('[').skip(1).filter_map(parse_box).collect()
+    let (mut boxes, mut point): (Vec<BoundingBox>, Option<[f64; 2]>) = (Vec::new(), None);
+    for group in text.split(['[', '(']).skip(1) {
+        let Some((numbers, rest)) = group_of(group) else {
+            point = None;
+            continue;
+        };
+        let previous = point.take();
+        match (numbers.as_slice(), previous) {
+            (&[x1, y1, x2, y2] | &[x1, y1, x2, y2, _], _) => {
+                boxes.push(BoundingBox { corners: [x1, y1, x2, y2] });
+            }
+            (&[x2, y2], Some([x1, y1])) => boxes.push(BoundingBox { corners: [x1, y1, x2, y2] }),
+            // The first of two, if nothing but a comma stands before the next.
+            (&[x, y], None) if rest.chars().all(|c| c == ',' || c.is_whitespace()) => {
+                point = Some([x, y]);
+            }
+            _ => {}
+        }
+    }
+    boxes
 }
 
-fn parse_box(text: &str) -> Option<BoundingBox> {
-    let (inside, _) = text.split_once(']')?;
-    let mut corners = [0.0; 4];
-    let mut parts = inside.split(',');
-    for corner in &mut corners {
-        *corner = parts.next()?.trim().parse().ok().filter(|x: &f64| x.is_finite())?;
+/// Numbers up to a closing bracket, and what follows it. Of five, the last is a score from 0 to 1.
+fn group_of(text: &str) -> Option<(Vec<f64>, &str)> {
+    let (inside, rest) = text.split_once([']', ')'])?;
+    let mut numbers = Vec::new();
+    for part in inside.split(',') {
+        numbers.push(part.trim().parse().ok().filter(|x: &f64| x.is_finite())?);
+        if numbers.len() > 5 {
+            return None;
+        }
     }
-    parts.next().is_none().then_some(BoundingBox { corners })
+    let score = numbers.get(4).is_none_or(|score| (0.0..=1.0).contains(score));
+    score.then_some((numbers, rest))
 }
 
 #[cfg(test)]
@@ -131,6 +170,19 @@ mod tests {
             ("{\"bbox_2d\": [5, 0, 15, 10]}", 1.0 / 3.0),
             ("[10, 10, 0, 0]", 0.0),
             ("[0, 0, 10]", 0.0),
+            ("[0, 0, 10, 10, 0.9]", 1.0),
+            ("[0, 0, 10, 10, 5]", 0.0),
+            ("[0, 0, 10, 10, 0.9, 1]", 0.0),
+            ("(0, 0), (10, 10)", 1.0),
+            ("(0,0),(10,5)", 0.5),
+            ("[[0, 0], [10, 10]]", 1.0),
+            ("[(0, 0), (10, 10)]", 1.0),
+            ("(0, 0, 10, 10)", 1.0),
+            ("<|box_start|>(0,0),(10,10)<|box_end|>", 1.0),
+            ("(0, 0) to (10, 10)", 0.0),
+            ("(0, 0) (x) (10, 10)", 0.0),
+            ("<think>[5, 5, 9, 9]</think>[0, 0, 10, 10]", 1.0),
+            ("<think>[0, 0, 10, 10]", 0.0),
             ("[0, 0, 10, inf]", 0.0),
             ("[20, 20, 30, 30]", 0.0),
             ("[-1e308, -1e308, 1e308, 1e308]", 0.0),
@@ -154,6 +206,12 @@ mod tests {
         let half = Iou { threshold: Some(0.5), ..Iou::default() };
         assert_eq!(score(&half, "[0,0,10,6] [20,0,30,4]", gold), 0.5);
         assert_eq!(score(&half, "none", json!([])), 1.0);
+        assert_eq!(
+            score(&iou, "(0,0),(1,1),(2,2),(3,3)", json!([[0, 0, 1, 1], [2, 2, 3, 3]])),
+            1.0
+        );
+        assert_eq!(score(&iou, "[0,0,1,1]", json!([[0, 0], [1, 1]])), 1.0);
+        assert_eq!(score(&iou, "[0,0,1,1]", json!([[[0, 0], [1, 1]]])), 1.0);
     }
 
     #[test]

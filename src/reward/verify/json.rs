@@ -1,9 +1,9 @@
 //! JSON as an answer.
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::schema::Schema;
-use super::{tagged, verdict};
+use super::{conclusion, tagged, verdict};
 use crate::reward::{Outcome, RewardInput};
 
 /// 1 if the answer is strict JSON, has the required keys, and satisfies the row's schema, else 0.
@@ -28,21 +28,47 @@ impl Default for Json {
 impl Json {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
-        let schema = match input.fields.get(&self.schema) {
-            None | Some(Value::Null) => None,
-            Some(schema) => {
-                let read = Schema::parse(schema);
-                Some(read.map_err(|e| format!("row field `{}`: {e}", self.schema))?)
-            }
-        };
-        let Some(value) = parse_answer(input.completion) else { return verdict(false) };
+        let schema = self.schema(input.fields)?;
+        let value = conclusion(input.completion).and_then(parse_json);
+        let Some(value) = value else { return verdict(false) };
         let has = |key: &String| value.get(key).is_some();
         verdict(self.keys.iter().all(has) && schema.is_none_or(|schema| schema.accepts(&value)))
     }
+
+    /// Whether the schema of a row, if there is one, can be read.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        self.schema(fields).map(|_| ())
+    }
+
+    fn schema(&self, fields: &Map<String, Value>) -> Result<Option<Schema>, String> {
+        match fields.get(&self.schema) {
+            None | Some(Value::Null) => Ok(None),
+            Some(schema) => {
+                let read = Schema::parse(schema);
+                Ok(Some(read.map_err(|e| format!("row field `{}`: {e}", self.schema))?))
+            }
+        }
+    }
+}
+
+/// `value` with no entry of an object null, at any depth: columns of Parquet give every object the
+/// keys of all rows, and null stands for what is absent.
+pub(super) fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(entries_without_nulls(map)),
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        simple => simple.clone(),
+    }
+}
+
+/// The same for the entries of an object.
+pub(super) fn entries_without_nulls(map: &Map<String, Value>) -> Map<String, Value> {
+    let entries = map.iter().filter(|(_, value)| !value.is_null());
+    entries.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
 }
 
 /// The JSON that `text` answers with.
-pub(super) fn parse_answer(text: &str) -> Option<Value> {
+pub(super) fn parse_json(text: &str) -> Option<Value> {
     let answer = tagged(text, "answer").unwrap_or(text).trim();
     serde_json::from_str(unfenced(answer)).ok()
 }
@@ -126,6 +152,8 @@ mod tests {
             ("{\"a\": 1,}", 0.0, 0.0),
             ("{\"a\": NaN}", 0.0, 0.0),
             ("Here: {\"a\": 1}", 0.0, 0.0),
+            ("<think>{}</think>{\"a\": 1}", 1.0, 1.0),
+            ("<think>{\"a\": 1}", 0.0, 0.0),
             ("```", 0.0, 0.0),
             ("", 0.0, 0.0),
         ] {
@@ -143,6 +171,8 @@ mod tests {
         let check = |i: &RewardInput<'_>| Json::default().check(i);
         assert_eq!(ask(check, r#"{"n": 1}"#, &row), Ok(Score(1.0)));
         assert_eq!(ask(check, r#"{"m": 1}"#, &row), Ok(Score(0.0)));
+        let parquet = json!({"schema": {"type": "object", "required": ["n"], "enum": null}});
+        assert_eq!(ask(check, r#"{"n": 1}"#, &parquet), Ok(Score(1.0)));
         let broken = json!({"schema": {"type": "objekt"}});
         assert!(ask(check, "1", &broken).unwrap_err().contains("`schema`"));
     }

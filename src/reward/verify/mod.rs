@@ -2,7 +2,7 @@
 //!
 //! | verifier | right when | row fields |
 //! |---|---|---|
-//! | [`Numeric`] | the final number is the gold number | `answer` |
+//! | [`Numeric`] | the answer is the gold number, set, tuple or interval | `answer` |
 //! | [`Exact`] | the answer is one of the golds, case and spacing aside | `answer` |
 //! | [`Format`] | the completion has a shape | none |
 //! | [`Json`] | the completion is JSON of a schema | `schema`, if there is one |
@@ -10,6 +10,9 @@
 //! | [`Iou`] | the boxes lie on the gold boxes; graded | `boxes` |
 //! | [`Countdown`] | the expression over the numbers makes the target | `nums` or `numbers`, `target` |
 //! | [`Code`] | the program passes the tests; graded | `tests` or `test_code` |
+//!
+//! Reasoning is no answer: all of them but [`Format`] judge the [`conclusion`] of a completion, and
+//! a completion that is still reasoning at its end is one without an answer.
 //!
 //! A completion is judged, never trusted: every verifier takes any text, does not panic, and needs
 //! time linear in the text's length (regular expressions included). A wrong or unreadable
@@ -26,9 +29,10 @@ mod format;
 mod iou;
 mod json;
 mod matching;
-mod number;
+mod math;
 mod numeric;
 mod ratio;
+mod reasoning;
 #[cfg(unix)]
 mod sandbox;
 mod schema;
@@ -39,31 +43,43 @@ use serde_json::{Map, Value};
 
 use super::{Outcome, Reward, RewardInput, RewardOutcome, guarded};
 
-pub use answer::{Marker, boxed, final_answer, tagged};
+pub use answer::{boxed, final_answer, tagged};
 pub use code::{Code, code_block};
 pub use countdown::{Countdown, evaluate};
 pub use exact::{Exact, normalise};
 pub use format::Format;
 pub use iou::{BoundingBox, Iou, parse_boxes};
 pub use json::{Json, canonical};
-pub use number::{Number, numbers};
+pub use math::Read as MathAnswer;
 pub use numeric::Numeric;
 pub use ratio::Ratio;
+pub use reasoning::conclusion;
 pub use schema::Schema;
 pub use tool_call::{Call, ToolCall, parse_calls};
 
-/// Makes rewards of types with a `check` for one sample.
+/// Makes rewards of types with a `check` for one sample and a `check_row` for one row.
 macro_rules! judge_each {
     ($($verifier:ty),*) => {$(
         impl Reward for $verifier {
             fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
                 inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
             }
+
+            fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
+                <$verifier>::check_row(self, fields)
+            }
         }
     )*};
 }
 
-judge_each!(Numeric, Exact, Format, Json, ToolCall, Iou, Countdown, Code);
+judge_each!(Numeric, Exact, Json, ToolCall, Iou, Countdown, Code);
+
+/// Of the row it wants nothing.
+impl Reward for Format {
+    fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
+        inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
+    }
+}
 
 /// 1 or 0.
 fn verdict(right: bool) -> Outcome {
@@ -94,7 +110,7 @@ fn scalar(value: &Value) -> Option<String> {
 fn golds(fields: &Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
     let value = field(fields, key)?;
     let all = match value {
-        Value::Array(items) => items.iter().map(scalar).collect(),
+        Value::Array(items) => items.iter().filter(|item| !item.is_null()).map(scalar).collect(),
         one => scalar(one).map(|text| vec![text]),
     };
     match all {

@@ -1,21 +1,38 @@
-//! The final number of a completion.
+//! The mathematical answer of a completion.
 
-use super::answer::{Marker, final_answer};
-use super::number::{Number, numbers};
-use super::{golds, verdict};
-use crate::reward::{Outcome, RewardInput};
+use serde_json::{Map, Value};
 
-/// 1 if the completion's final number is the gold number, else 0.
+use super::math::Read;
+use super::{conclusion, golds, verdict};
+use crate::reward::{Outcome, RewardInput, excerpt};
+
+/// 1 if the completion answers with the gold, else 0.
 ///
-/// The number is looked for where [`final_answer`] finds a marked answer: in a tag or a box the
-/// whole content, or else the last number in it; after `####` or a phrase the first number on the
-/// line. Without a mark it is the last number of the completion. The gold is read in the same way,
-/// so that the worked solutions of GSM8K can stand in `answer` as they are.
+/// The answer is the content of the last answer tag; else of the last box, or of the last boxes in
+/// a row; else what stands behind the last `####` or `answer is` or `answer:`, on that line or the
+/// next; else the last number. It must be readable to its end: of `5x` nothing is read, not 5.
+///
+/// Readable are, in LaTeX, in Unicode or plain, with a name and `=` before them: numbers with any
+/// separators of thousands (`10,\!000`, `10 000`, `1.234,5`), scientific and repeating decimals,
+/// fractions and mixed numbers, `+ - * / ^ !`, roots, logarithms, binomials, π, e, i; a currency, a
+/// percent sign, degrees and units around them; `±`; ratios, and lists by `,`, `and`, `or`; sets,
+/// tuples, intervals, inequalities with one letter, unions and matrices of all these. Arithmetic is
+/// exact up to 4096 bits, with roots and constants in a normal form.
+///
+/// Two answers are the same if they are equal as numbers: `0.5` is `1/2`, while `0.333` is not
+/// `1/3` unless a tolerance says so. Sets and lists have no order, tuples have one. A unit on one
+/// side only is passed over, as are words that are no known unit; on both sides units count, and
+/// are converted. A percent sign on one side only may mean either of two things, and both are
+/// taken: `50%` is 50 and 0.5.
+///
+/// The gold is the whole of the row's field, or what is marked in it in the same way, so that the
+/// worked solutions of GSM8K can stand there as they are. One that cannot be read is a failed call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numeric {
     /// The row's field with the gold: a number, a text, or a list of which any will do.
     pub field: String,
-    /// Allowed distance from the gold. With this and `relative` at 0 the comparison is exact.
+    /// Allowed distance of real numbers from the gold. With this and `relative` at 0 the comparison
+    /// is exact.
     pub absolute: f64,
     /// Allowed distance as a share of the gold.
     pub relative: f64,
@@ -32,33 +49,34 @@ impl Default for Numeric {
 impl Numeric {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
-        let golds = golds(input.fields, &self.field)?;
-        let read = |text: &String| {
-            Numeric::extract(text)
-                .ok_or_else(|| format!("row field `{}` holds no number: `{text}`", self.field))
-        };
-        let golds = golds.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let golds = self.golds(input.fields)?;
         if self.finished && !input.finished {
             return verdict(false);
         }
-        let said = Numeric::extract(input.completion);
-        verdict(said.is_some_and(|said| golds.iter().any(|gold| self.accepts(&said, gold))))
+        let said = conclusion(input.completion).and_then(Read::completion);
+        let right =
+            |said: Read| golds.iter().any(|gold| said.is(gold, self.absolute, self.relative));
+        verdict(said.is_some_and(right))
     }
 
-    fn accepts(&self, said: &Number, gold: &Number) -> bool {
-        let tolerant = self.absolute > 0.0 || self.relative > 0.0;
-        said.equals(gold) || tolerant && said.is_near(gold, self.absolute, self.relative)
+    /// Whether a row has golds that can be read.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        self.golds(fields).map(|_| ())
     }
 
-    /// The final number of `text`.
-    pub fn extract(text: &str) -> Option<Number> {
-        match final_answer(text) {
-            Some((Marker::Tag | Marker::Boxed, inside)) => {
-                Number::parse(inside).or_else(|| numbers(inside).pop())
-            }
-            Some((Marker::Hashes | Marker::Phrase, rest)) => numbers(rest).into_iter().next(),
-            None => Number::parse(text).or_else(|| numbers(text).pop()),
-        }
+    fn golds(&self, fields: &Map<String, Value>) -> Result<Vec<Read>, String> {
+        let read = |text: &String| {
+            Read::gold(text).ok_or_else(|| {
+                format!(
+                    "row field `{}` is `{}`, expected a number or numbers in a list, set, tuple or \
+                     interval; for words use `exact`, for formulas with variables \
+                     `cmd:python3 examples/rewards/math_verify.py`",
+                    self.field,
+                    excerpt(text)
+                )
+            })
+        };
+        golds(fields, &self.field)?.iter().map(read).collect()
     }
 }
 
@@ -95,15 +113,22 @@ mod tests {
     #[test]
     fn golds_of_every_kind() {
         let verifier = Numeric::default();
-        for gold in
-            [json!(0.5), json!("1/2"), json!("\\frac{1}{2}"), json!(["7", 0.5]), json!("50%")]
-        {
+        for gold in [
+            json!(0.5),
+            json!("1/2"),
+            json!("\\frac{1}{2}"),
+            json!(["7", 0.5]),
+            json!(["7", null, 0.5]),
+            json!("50%"),
+        ] {
             let row = json!({"answer": gold});
             assert_eq!(ask(|i| verifier.check(i), "It is 0.50", &row), Ok(Score(1.0)), "{gold}");
         }
-        for gold in [json!(null), json!("none"), json!([]), json!({"a": 1})] {
-            let error = ask(|i| verifier.check(i), "1", &json!({"answer": gold})).unwrap_err();
+        for gold in [json!(null), json!("none"), json!("5x"), json!([]), json!({"a": 1})] {
+            let row = json!({"answer": gold});
+            let error = ask(|i| verifier.check(i), "1", &row).unwrap_err();
             assert!(error.contains("`answer`"), "{error}");
+            assert_eq!(verifier.check_row(row.as_object().unwrap()), Err(error));
         }
     }
 
@@ -111,6 +136,11 @@ mod tests {
     fn tolerance_and_ends() {
         let near = Numeric { relative: 0.01, ..Numeric::default() };
         assert_eq!(ask(|i| near.check(i), "2.53", &json!({"answer": 2.51})), Ok(Score(1.0)));
+        assert_eq!(ask(|i| near.check(i), "2.54", &json!({"answer": 2.51})), Ok(Score(0.0)));
+        assert_eq!(
+            ask(|i| near.check(i), "(1.001, 3)", &json!({"answer": "(1, 3)"})),
+            Ok(Score(1.0))
+        );
         let row = json!({"answer": 4}).as_object().unwrap().clone();
         let cut = RewardInput { prompt: "", completion: "4", finished: false, fields: &row };
         assert_eq!(Numeric::default().check(&cut), Ok(Score(0.0)));

@@ -35,7 +35,9 @@ impl Schema {
             other => return Err(format!("a schema is an object or true, not {other}")),
         };
         let mut schema = Schema::default();
-        for (keyword, value) in keywords {
+        // Columns of Parquet give every object the keys of all; only `const` can mean null itself.
+        let absent = |keyword: &str, value: &Value| value.is_null() && keyword != "const";
+        for (keyword, value) in keywords.iter().filter(|(key, value)| !absent(key, value)) {
             schema.set(keyword, value)?;
         }
         Ok(schema)

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::field;
-use super::json::{canonical, parse_answer};
+use super::json::{canonical, entries_without_nulls, parse_json};
+use super::{conclusion, field};
 use crate::reward::{Outcome, RewardInput, RewardOutcome};
 
 /// The share of calls that are right: a matched call has the name and the arguments of a gold call,
-/// numbers by value (`1` is `1.0`) and the order of keys and of calls aside. Calls beyond the gold,
+/// numbers by value (`1` is `1.0`) and the order of keys and of calls aside. An argument that is
+/// null is one that is absent, on both sides, since columns of Parquet give every call the keys of
+/// all. Calls beyond the gold,
 /// missing calls and malformed calls all lower the score: it is matched / max(said, gold). Where the
 /// gold is no call at all, saying none scores 1 and saying any scores 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,15 +39,22 @@ impl ToolCall {
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let gold = self.gold(field(input.fields, &self.field)?)?;
-        let said = parse_calls(input.completion);
+        // Reasoning without an end has called nothing, which is no decision against a call.
+        let Some(answer) = answer(input.completion) else { return Ok(RewardOutcome::Score(0.0)) };
+        let said = parse_calls(answer);
         let (matched, most) = (matches(&said, &gold), said.len().max(gold.len()));
         Ok(RewardOutcome::Score(if most == 0 { 1.0 } else { matched as f32 / most as f32 }))
+    }
+
+    /// Whether a row has calls, or a list of none.
+    pub fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        self.gold(field(fields, &self.field)?).map(|_| ())
     }
 
     fn gold(&self, value: &Value) -> Result<Vec<Call>, String> {
         let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
         let calls: Option<Vec<Call>> = match parsed.as_ref().unwrap_or(value) {
-            Value::Array(items) => items.iter().map(Call::of).collect(),
+            Value::Array(items) => items.iter().filter(|i| !i.is_null()).map(Call::of).collect(),
             one => Call::of(one).map(|call| vec![call]),
         };
         calls.ok_or_else(|| {
@@ -64,11 +73,13 @@ impl Call {
     pub fn of(value: &Value) -> Option<Call> {
         let call = value.get("function").filter(|inner| inner.is_object()).unwrap_or(value);
         let name = call.get("name")?.as_str()?.to_string();
-        let arguments = call.get("arguments").or_else(|| call.get("parameters"));
-        let arguments = match arguments {
-            None | Some(Value::Null) => Map::new(),
+        let given = |key: &str| call.get(key).filter(|value| !value.is_null());
+        let arguments = match given("arguments").or_else(|| given("parameters")) {
+            None => Map::new(),
             Some(Value::Object(map)) => map.clone(),
-            Some(Value::String(text)) => serde_json::from_str(text).ok()?,
+            Some(Value::String(text)) => {
+                serde_json::from_str::<Option<Map<String, Value>>>(text).ok()?.unwrap_or_default()
+            }
             Some(_) => return None,
         };
         Some(Call { name, arguments })
@@ -77,30 +88,75 @@ impl Call {
     fn key(&self) -> String {
         canonical(&Value::from(vec![
             Value::from(self.name.as_str()),
-            Value::Object(self.arguments.clone()),
+            Value::Object(entries_without_nulls(&self.arguments)),
         ]))
     }
 }
 
-/// The calls in `text`, `None` for each that cannot be read: the blocks
-/// `<tool_call>…</tool_call>` if there is one, else the completion as a JSON object or list.
-/// A text without a block that is no JSON makes no calls.
-pub fn parse_calls(text: &str) -> Vec<Option<Call>> {
-    const OPEN: &str = "<tool_call>";
-    if !text.contains(OPEN) {
-        return match parse_answer(text) {
-            Some(Value::Array(items)) => items.iter().map(Call::of).collect(),
-            Some(object @ Value::Object(_)) => vec![Call::of(&object)],
-            _ => Vec::new(),
-        };
+const OPEN: &str = "<tool_call>";
+const CLOSE: &str = "</tool_call>";
+
+/// Broken blocks after which further blocks are not read but counted, so that reading takes time
+/// linear in the text.
+const BROKEN: usize = 64;
+
+/// A block: where it begins, and its JSON with where it ends, if it is whole.
+struct Block {
+    start: usize,
+    whole: Option<(Value, usize)>,
+}
+
+/// The blocks `<tool_call>…</tool_call>`. One ends where its JSON does, whatever stands in strings.
+fn blocks(text: &str) -> Vec<Block> {
+    let (mut found, mut at, mut broken) = (Vec::new(), 0, 0);
+    while let Some(ahead) = text[at..].find(OPEN) {
+        let start = at + ahead;
+        at = start + OPEN.len();
+        let whole = if broken < BROKEN { content(&text[at..]) } else { None };
+        let whole = whole.map(|(value, length)| (value, at + length));
+        match &whole {
+            Some((_, end)) => at = *end,
+            None => broken += 1,
+        }
+        found.push(Block { start, whole });
     }
-    text.split(OPEN)
-        .skip(1)
-        .map(|block| {
-            let (inside, _) = block.split_once("</tool_call>")?;
-            Call::of(&serde_json::from_str(inside.trim()).ok()?)
-        })
-        .collect()
+    found
+}
+
+/// The JSON that a block begins with, and the length with its closing mark.
+fn content(text: &str) -> Option<(Value, usize)> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let value = values.next()?.ok()?;
+    let rest = &text[values.byte_offset()..];
+    let close = rest.trim_start().strip_prefix(CLOSE)?;
+    Some((value, text.len() - close.len()))
+}
+
+/// What a completion concludes with. Marks of reasoning in the strings of a call are none.
+fn answer(completion: &str) -> Option<&str> {
+    let mut masked = completion.to_string();
+    for block in blocks(completion) {
+        if let Some((_, end)) = block.whole {
+            masked.replace_range(block.start..end, &" ".repeat(end - block.start));
+        }
+    }
+    let length = conclusion(&masked)?.len();
+    Some(&completion[completion.len() - length..])
+}
+
+/// The calls in `text`, `None` for each that cannot be read: the blocks
+/// `<tool_call>…</tool_call>` if there is one, else the text as a JSON object or list. A text
+/// without a block that is no JSON makes no calls.
+pub fn parse_calls(text: &str) -> Vec<Option<Call>> {
+    let blocks = blocks(text);
+    if !blocks.is_empty() {
+        return blocks.iter().map(|block| Call::of(&block.whole.as_ref()?.0)).collect();
+    }
+    match parse_json(text) {
+        Some(Value::Array(items)) => items.iter().map(Call::of).collect(),
+        Some(object @ Value::Object(_)) => vec![Call::of(&object)],
+        _ => Vec::new(),
+    }
 }
 
 /// Size of the common part of two multisets of calls.
@@ -155,12 +211,48 @@ mod tests {
     }
 
     #[test]
+    fn marks_in_strings_are_text() {
+        let score = |completion: &str, argument: &str| {
+            let row = json!({"tool_calls": {"name": "say", "arguments": {"s": argument}}});
+            ask(|i| ToolCall::default().check(i), completion, &row)
+        };
+        for argument in ["</tool_call>", "<tool_call>", "</think>", "<think>", "\"}</tool_call>"] {
+            let call = block(&json!({"name": "say", "arguments": {"s": argument}}).to_string());
+            assert_eq!(score(&call, argument), Ok(Score(1.0)), "{argument}");
+            let thought = format!("<think>{}</think>{call}", block(B));
+            assert_eq!(score(&thought, argument), Ok(Score(1.0)), "{argument}");
+            assert_eq!(score(&format!("<think>{call}"), argument), Ok(Score(0.0)), "{argument}");
+            assert_eq!(score(&format!("{call}<tool_call>{{"), argument), Ok(Score(0.5)));
+        }
+    }
+
+    #[test]
+    fn null_is_absent() {
+        let check = |i: &RewardInput<'_>| ToolCall::default().check(i);
+        let row = json!({"tool_calls": [null, {"name": "f", "function": null, "parameters": null,
+            "arguments": {"x": 1, "y": null, "z": {"a": null, "b": [null]}}}]});
+        for (arguments, score) in [
+            (json!({"x": 1, "z": {"b": [null]}}), 1.0),
+            (json!({"x": 1, "w": null, "z": {"b": [null]}}), 1.0),
+            (json!({"x": 1, "z": {"b": []}}), 0.0),
+            (json!({"x": 1, "y": 2, "z": {"b": [null]}}), 0.0),
+        ] {
+            let call = json!({"name": "f", "arguments": arguments}).to_string();
+            assert_eq!(ask(check, &call, &row), Ok(Score(score)), "{call}");
+        }
+        let row = json!({"tool_calls": {"name": "f", "arguments": null, "parameters": {"x": 1}}});
+        assert_eq!(ask(check, r#"{"name": "f", "arguments": {"x": 1}}"#, &row), Ok(Score(1.0)));
+    }
+
+    #[test]
     fn no_call_can_be_right() {
         let row = json!({"tool_calls": []});
         let check = |i: &RewardInput<'_>| ToolCall::default().check(i);
         assert_eq!(ask(check, "Hello", &row), Ok(Score(1.0)));
         assert_eq!(ask(check, &block(B), &row), Ok(Score(0.0)));
         assert_eq!(ask(check, "<tool_call>", &row), Ok(Score(0.0)));
+        assert_eq!(ask(check, "<think>a <tool_call></think>Hello", &row), Ok(Score(1.0)));
+        assert_eq!(ask(check, "<think>Hello", &row), Ok(Score(0.0)));
     }
 
     #[test]
