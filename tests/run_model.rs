@@ -211,6 +211,9 @@ fn what_cannot_run_is_refused_in_one_line() {
     let empty = at("empty.jsonl", "");
     let twice = at("twice.jsonl", "{\"prompt\": \"a\", \"prompt\": \"b\"}\n");
     let columns = at("columns.jsonl", "{\"text\": \"a\"}\n");
+    let formula =
+        "{\"prompt\": \"a\", \"answer\": \"5\"}\n{\"prompt\": \"b\", \"answer\": \"5x\"}\n";
+    let formula = at("formula.jsonl", formula);
     let llama = golden("llama").to_string_lossy().into_owned();
     let adapter = golden("llama/adapter").to_string_lossy().into_owned();
     let other = golden("qwen3/adapter").to_string_lossy().into_owned();
@@ -223,6 +226,16 @@ fn what_cannot_run_is_refused_in_one_line() {
         (model(&["--data", &empty, "--reward", "numeric"]), 3, "empty.jsonl"),
         (model(&["--data", &twice, "--reward", "numeric"]), 3, "appears twice"),
         (model(&["--data", &columns, "--reward", "numeric"]), 3, "text"),
+        (
+            model(&["--data", &formula, "--reward", "numeric"]),
+            3,
+            "row 1: reward: row field `answer` is `5x`",
+        ),
+        (
+            model(&["--data", &columns, "--reward", "iou", "--set", "data.template={text}"]),
+            3,
+            "row 0: reward: the row has no field `boxes`",
+        ),
         (model(&["--data", &good, "--reward", "numerics"]), 2, "numerics"),
         (model(&["--data", &good, "--reward", "cmd:no-such-program"]), 2, "no-such-program"),
         (model(&["--data", &good, "--reward", "numeric", "--set", "data.chat=on"]), 2, "data.chat"),

@@ -15,21 +15,28 @@ pub fn tagged<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
 
 /// Content of the last `\boxed{…}` with balanced braces; of nested boxes, the innermost. Escaped
 /// braces are text, empty boxes are none. `\fbox{…}`, `\boxed {…}` and `\boxed 5` are boxes too.
+/// Where the last box is not closed there is none: what it was to hold is unknown, and what an
+/// earlier one holds is not the conclusion.
 pub fn boxed(text: &str) -> Option<&str> {
-    boxes(text).into_iter().max_by_key(|found| found.start).map(|found| found.content(text))
+    let (found, open) = boxes(text);
+    let last = found.into_iter().max_by_key(|found| found.start).filter(|_| !open)?;
+    Some(last.content(text))
 }
 
 /// Contents of the last boxes of `text` that follow each other with nothing but `,`, `and`, `or`
-/// between them, as one list.
+/// between them, as one list. It is empty if the last box is not closed.
 pub(super) fn last_boxes(text: &str) -> Option<String> {
-    let found = boxes(text);
+    let (found, open) = boxes(text);
+    if open {
+        return Some(String::new());
+    }
     let mut at = found.iter().enumerate().max_by_key(|(_, found)| found.start)?.0;
     let mut contents = vec![found[at].content(text)];
     while let Some(before) = at.checked_sub(1) {
         let (left, right) = (found[before].end + 1, found[at].outer);
         let between = text.get(left..right).unwrap_or("?");
-        let words = between.split(|c: char| c.is_whitespace() || "$,;\\()".contains(c));
-        if !words.into_iter().all(|word| matches!(word, "" | "and" | "or")) {
+        let words = between.split(|c: char| c.is_whitespace() || "$,;\\(){}".contains(c));
+        if !words.into_iter().all(|word| matches!(word, "" | "and" | "or" | "text" | "quad")) {
             break;
         }
         contents.push(found[before].content(text));
@@ -52,8 +59,9 @@ impl Found {
     }
 }
 
-/// The boxes of `text` that hold something, in the order of their ends.
-fn boxes(text: &str) -> Vec<Found> {
+/// The boxes of `text` that hold something, in the order of their ends, and whether one is open
+/// behind all of them.
+fn boxes(text: &str) -> (Vec<Found>, bool) {
     let bytes = text.as_bytes();
     // Open braces, and for those of a box, where it begins and where its content does.
     let (mut open, mut found): (Vec<Option<(usize, usize)>>, Vec<Found>) = (Vec::new(), Vec::new());
@@ -105,7 +113,9 @@ fn boxes(text: &str) -> Vec<Found> {
         }
         at += 1;
     }
-    found
+    let opened = open.into_iter().flatten().map(|(_, start)| start).max();
+    let last = found.iter().map(|found| found.start).max();
+    (found, opened.is_some() && opened > last)
 }
 
 /// Most places of a kind that are looked at, from the end.
@@ -212,7 +222,8 @@ mod tests {
             (r"so \boxed{\frac{1}{2}}.", Some(r"\frac{1}{2}")),
             (r"\boxed{1} then \boxed{2}", Some("2")),
             (r"\boxed{\boxed{3}}", Some("3")),
-            (r"\boxed{1} then \boxed{2", Some("1")),
+            (r"\boxed{1} then \boxed{2", None),
+            (r"\boxed{1 then \boxed{2}", Some("2")),
             (r"\boxed{\{1, 2\}}", Some(r"\{1, 2\}")),
             (r"\boxed{", None),
             (r"}}\boxed{4}", Some("4")),
@@ -234,6 +245,7 @@ mod tests {
         for (text, inside) in [
             (r"\boxed{1} and \boxed{2}.", "1, 2"),
             (r"$\boxed{1}$, $\boxed{2}$, or $\boxed{3}$", "1, 2, 3"),
+            (r"\boxed{1} \text{ or } \boxed{2}", "1, 2"),
             (r"\boxed{1}, so \boxed{2}", "2"),
             (r"\boxed{\boxed{3}}", "3"),
         ] {

@@ -107,7 +107,7 @@ impl BoundingBox {
 }
 
 /// The boxes in `text`, wherever they stand: `[x1, y1, x2, y2]` in brackets or parentheses, with a
-/// score behind the corners or not, and pairs of points `(x1, y1), (x2, y2)`.
+/// score behind the corners or not, with commas or spaces, and pairs of points `(x1, y1), (x2, y2)`.
 pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
     // What an opening bracket starts ends before the next one, so each byte is read once.
     let (mut boxes, mut point): (Vec<BoundingBox>, Option<[f64; 2]>) = (Vec::new(), None);
@@ -136,7 +136,9 @@ pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
 fn group_of(text: &str) -> Option<(Vec<f64>, &str)> {
     let (inside, rest) = text.split_once([']', ')'])?;
     let mut numbers = Vec::new();
-    for part in inside.split(',') {
+    let commas = inside.contains(',');
+    let inside = inside.trim();
+    for part in inside.split(|c: char| if commas { c == ',' } else { c.is_whitespace() }) {
         numbers.push(part.trim().parse().ok().filter(|x: &f64| x.is_finite())?);
         if numbers.len() > 5 {
             return None;
@@ -178,6 +180,8 @@ mod tests {
             ("[[0, 0], [10, 10]]", 1.0),
             ("[(0, 0), (10, 10)]", 1.0),
             ("(0, 0, 10, 10)", 1.0),
+            ("[0 0 10 5]", 0.5),
+            ("[0,, 0, 10, 10]", 0.0),
             ("<|box_start|>(0,0),(10,10)<|box_end|>", 1.0),
             ("(0, 0) to (10, 10)", 0.0),
             ("(0, 0) (x) (10, 10)", 0.0),

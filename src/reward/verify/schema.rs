@@ -94,7 +94,9 @@ impl Schema {
 }
 
 fn properties(all: &Map<String, Value>) -> Result<Vec<(String, Schema)>, String> {
+    // A null is a property of another schema in the same column of a Parquet file.
     all.iter()
+        .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| {
             let schema = Schema::parse(value).map_err(|e| format!("property `{name}`: {e}"))?;
             Ok((name.clone(), schema))

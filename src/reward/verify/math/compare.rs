@@ -1,7 +1,8 @@
 //! Whether two answers are the same.
 
 use super::super::ratio::Ratio;
-use super::answer::{Answer, Item, Quantity};
+use super::answer::{Answer, Item};
+use super::quantity::Quantity;
 use super::sum::{Fuel, Sum};
 use super::value::Value;
 
@@ -35,7 +36,10 @@ impl Judge<'_> {
                 Answer::Group { open, close, items },
                 Answer::Group { open: gold_open, close: gold_close, items: gold },
             ) => match open == gold_open && close == gold_close {
-                true if *open == ':' => self.proportional(items, gold),
+                // With a 0 in it, as in 12:00, it is a time and no ratio.
+                true if *open == ':' && !has_zero(items) && !has_zero(gold) => {
+                    self.proportional(items, gold)
+                }
                 alike => alike && self.in_order(items.iter(), gold.iter()),
             },
             (Answer::Set { items: a, .. }, Answer::Set { items: b, .. }) => self.sets(a, b),
@@ -196,6 +200,14 @@ impl Judge<'_> {
             _ => false,
         }
     }
+}
+
+fn has_zero(items: &[Answer]) -> bool {
+    let zero = |item: &Answer| match item {
+        Answer::Quantity(quantity) => quantity.value.to_rational().is_some_and(|r| r.is_zero()),
+        Answer::Infinity { .. } | Answer::Group { .. } | Answer::Set { .. } => false,
+    };
+    items.iter().any(zero)
 }
 
 /// Degrees in a radian.

@@ -90,7 +90,8 @@ impl<'a> Parser<'a> {
         made
     }
 
-    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    /// What `read` makes of the tokens one level of brackets further in.
+    pub fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.depth >= DEPTH {
             return None;
         }
@@ -102,6 +103,11 @@ impl<'a> Parser<'a> {
 
     /// Whether a sign in front of a term makes it negative, if there is one.
     fn signed(&mut self) -> Option<bool> {
+        if let Some(word @ ("plus" | "minus")) = self.word(0) {
+            let negative = word == "minus";
+            self.at += 1;
+            return Some(negative);
+        }
         let negative = match self.sign(0)? {
             '+' => false,
             '-' => true,
@@ -117,7 +123,9 @@ impl<'a> Parser<'a> {
     /// Terms with signs between them.
     pub fn expression(&mut self) -> Option<Value> {
         self.deeper(|p| {
-            let negative = p.signed() == Some(true);
+            let word = p.word(0) == Some("negative");
+            p.at += word as usize;
+            let negative = word || p.signed() == Some(true);
             let first = p.term()?;
             let mut total = if negative { first.negated() } else { first };
             while let Some(sum) = p.attempt(|p| {
@@ -202,7 +210,9 @@ impl<'a> Parser<'a> {
 
     /// Whether the word here is e or i, standing alone.
     fn constant(&self) -> bool {
-        let alone = self.token(0).is_some_and(|token| !token.text)
+        // `\mathrm{e}` is e, the `e` of a text is a letter.
+        let text = |ahead: usize| self.token(ahead).is_some_and(|token| token.text);
+        let alone = !(text(0) && (text(1) || self.at > 0 && self.tokens[self.at - 1].text))
             && !(self.prose && self.word(1).is_some() && self.spaced(1));
         matches!(self.word(0), Some("e" | "i")) && alone
     }
@@ -303,16 +313,17 @@ impl<'a> Parser<'a> {
                 p.at += 1;
                 return part;
             }
-            let (up, down) = if matches!(p.command(0), Some("frac" | "dfrac" | "tfrac" | "cfrac")) {
+            let stacked = matches!(p.command(0), Some("frac" | "dfrac" | "tfrac" | "cfrac"));
+            let (up, down) = if stacked {
                 p.at += 1;
                 (p.argument()?, p.argument()?)
             } else {
                 let plain = |n: &Number| n.digits.is_some();
-                let stacked = p.spaced(0)
+                let slashed = p.spaced(0)
                     && p.number(0).is_some_and(plain)
                     && p.sign(1) == Some('/')
                     && p.number(2).is_some_and(plain);
-                if !stacked {
+                if !slashed {
                     return None;
                 }
                 p.at += 3;
@@ -323,9 +334,10 @@ impl<'a> Parser<'a> {
                 };
                 (value(at(3))?, value(at(1))?)
             };
-            // `2\frac{\pi}{3}` is a product.
+            // `2\frac{\pi}{3}` is a product, `2 7/3` nothing.
             let natural = up.is_small_natural() && down.is_small_natural();
-            if natural { up.div(&down, p.fuel) } else { None }
+            let proper = stacked || up.to_integer() < down.to_integer();
+            if natural && proper { up.div(&down, p.fuel) } else { None }
         });
         match part {
             Some(part) => value.add(&part, self.fuel),

@@ -8,6 +8,7 @@
 mod answer;
 mod compare;
 mod expression;
+mod quantity;
 mod read;
 mod sum;
 mod token;

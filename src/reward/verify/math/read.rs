@@ -2,9 +2,10 @@
 
 use super::super::answer::{answer_phrases, hashes, last_boxes, tagged};
 use super::super::ratio::Ratio;
-use super::answer::{Answer, operates};
+use super::answer::Answer;
 use super::compare::{Tolerance, same};
 use super::expression::Parser;
+use super::quantity::operates;
 use super::sum::Fuel;
 use super::token::{Kind, tokens};
 
@@ -201,6 +202,7 @@ fn sentence(line: &str, words: bool) -> Place {
         }
         let skip = match &parser.tokens[start].kind {
             Kind::Word(word) if words && negates(word) => return Place::Denial,
+            Kind::Word(word) if words && calculates(word) => return Place::Unreadable,
             Kind::Word(_) => words,
             Kind::Sign(sign) => words && ":*,'_-".contains(*sign),
             Kind::Number(_) => return Place::Unreadable,
@@ -216,6 +218,27 @@ fn sentence(line: &str, words: bool) -> Place {
 
 fn negates(word: &str) -> bool {
     matches!(word, "not" | "isn" | "neither" | "nor" | "never" | "unlikely")
+}
+
+/// Whether a word does something to the number behind it.
+fn calculates(word: &str) -> bool {
+    matches!(
+        word,
+        "half"
+            | "twice"
+            | "double"
+            | "triple"
+            | "thrice"
+            | "third"
+            | "quarter"
+            | "sqrt"
+            | "root"
+            | "square"
+            | "cube"
+            | "squared"
+            | "between"
+            | "from"
+    )
 }
 
 /// Whether the number just read counts a heading: `2. Check`, `1) Add`.

@@ -74,7 +74,7 @@ pub fn tokens(text: &str, grouped: bool) -> Tokens {
 fn normal(text: &str) -> Vec<char> {
     let mut out: Vec<char> = Vec::with_capacity(text.len());
     let mut rest = text;
-    const SEQUENCES: [(&str, &str); 12] = [
+    const SEQUENCES: [(&str, &str); 14] = [
         ("\\\\", "\\\\"),
         (",\\!", ","),
         ("\\!", ""),
@@ -85,6 +85,8 @@ fn normal(text: &str) -> Vec<char> {
         ("\\:", " "),
         ("\\ ", " "),
         ("\\>", " "),
+        ("\\thinspace ", " "),
+        ("\\thinspace", " "),
         ("~", " "),
         ("**", "\u{2}"),
     ];

@@ -1,0 +1,48 @@
+//! Scores completions with a reward, outside of any training.
+//!
+//! ```sh
+//! cargo run --release --example judge -- numeric < samples.jsonl
+//! ```
+//!
+//! A line is `{"completion": …, "row": {…}}`; `prompt` and `finished` may be given. For each, a line
+//! `{"score": …}` or `{"error": …}` is printed, in order.
+
+use std::io::{self, BufRead, Write};
+
+use gradus::reward::spec::parse;
+use gradus::reward::{RewardInput, RewardOutcome};
+use serde_json::{Map, Value, json};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let spec = std::env::args().nth(1).ok_or("which reward? For example `numeric`")?;
+    let reward = parse(&spec)?;
+    let lines: Vec<Value> = io::stdin()
+        .lock()
+        .lines()
+        .map(|line| Ok(serde_json::from_str(&line?)?))
+        .collect::<Result<_, Box<dyn std::error::Error>>>()?;
+    let none = Map::new();
+    let text = |line: &'_ Value, key: &str| line[key].as_str().unwrap_or("").to_string();
+    let texts: Vec<(String, String)> =
+        lines.iter().map(|line| (text(line, "prompt"), text(line, "completion"))).collect();
+    let inputs: Vec<RewardInput<'_>> = lines
+        .iter()
+        .zip(&texts)
+        .map(|(line, (prompt, completion))| RewardInput {
+            prompt,
+            completion,
+            finished: line["finished"].as_bool().unwrap_or(true),
+            fields: line["row"].as_object().unwrap_or(&none),
+        })
+        .collect();
+    let mut out = io::stdout().lock();
+    for outcome in reward.score(&inputs) {
+        let line = match outcome {
+            Ok(RewardOutcome::Score(score)) => json!({ "score": score }),
+            Ok(RewardOutcome::Abstain) => json!({ "score": null }),
+            Err(reason) => json!({ "error": reason }),
+        };
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
