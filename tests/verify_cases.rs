@@ -8,7 +8,7 @@ use gradus::reward::{RewardInput, RewardOutcome};
 use serde_json::{Value, json};
 
 /// The reward that a case names, or else the one that reads the fields of its row.
-fn reward_for<'a>(case: &'a Value) -> &'a str {
+fn reward_for(case: &Value) -> &str {
     match &case["row"] {
         _ if case["reward"].is_string() => case["reward"].as_str().unwrap(),
         row if row.get("answer").is_some() => "numeric",

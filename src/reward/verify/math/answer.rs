@@ -134,8 +134,10 @@ impl Parser<'_> {
             self.at += 1;
         }
         let label: String = self.tokens[start..self.at].iter().map(spelling).collect();
-        let colon = self.take(':');
-        if !(colon && self.take('=')) && !colon {
+        // `:=` is one sign.
+        if self.take(':') {
+            let _ = self.take('=');
+        } else {
             self.at += 1;
         }
         Some(label)
