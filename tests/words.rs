@@ -6,7 +6,7 @@ mod runs;
 
 use std::path::{Path, PathBuf};
 
-use runs::{gradus, must, text};
+use runs::{gradus, latest, must, text};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
@@ -160,13 +160,15 @@ fn steps_without_a_difference_between_rewards_are_named() {
     let more = ["--reward", &same, "--out", out.to_str().unwrap()];
     let sets = ["rl.max_new_tokens=4", "rl.steps=6", "rl.prompts=2", "rl.group=2", "lora.rank=2"];
     let mut command = gradus(&[&base[..], &more].concat());
-    sets.iter().for_each(|set| drop(command.args(["--set", set])));
+    for set in sets {
+        command.args(["--set", set]);
+    }
     let shown = must(command);
     for part in ["all rewards equal", "5 steps in a row", "in 6 of 6 RL steps", "no clear change"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(!shown.contains("NaN"), "{shown}");
-    let summary = std::fs::read(out.join("latest/summary.json")).unwrap();
+    let summary = std::fs::read(latest(&out).join("summary.json")).unwrap();
     let summary: Value = serde_json::from_slice(&summary).unwrap();
     assert_eq!((&summary["flat_steps"], &summary["rl_steps"]), (&json!(6), &json!(6)));
 }
