@@ -104,7 +104,8 @@ impl<T: Float> Trainer<T> {
         if step > 0 && self.states.returns.is_empty() {
             self.collect_step(step - 1)?;
         }
-        let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
+        let first = self.pass * self.config.value.collect_steps as u64;
+        let (_, records, scores) = self.collect(COLLECT_STEPS + first + step)?;
         let states = self.states(&records)?;
         self.states.hidden.extend(states.hidden);
         self.states.returns.extend(states.returns);

@@ -41,6 +41,8 @@ pub struct Trainer<T: Float = f32> {
     pub critic: Option<Critic>,
     /// What the collect phase gathered for the critic.
     pub states: States,
+    /// How often the running phase has run before: it goes on in the stream of prompts and draws.
+    pub pass: u64,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
@@ -117,6 +119,7 @@ impl<T: Float> Trainer<T> {
             optimizer,
             critic: None,
             states: States::default(),
+            pass: 0,
             task,
             skipped: 0,
             sampler: Mutex::new(None),
