@@ -385,31 +385,30 @@ fn summary(run: &Path) -> Value {
 /// where there is no adapter.
 #[test]
 fn what_is_exported_scores_what_the_run_scored() {
-    // Scores that a model of random weights has, too: kinds of the first and the second character.
-    let reward = [
-        "0.5*format:(?s)^[^\u{fffd}].*",
-        "0.3*format:(?s)^[A-Z1-5].*",
-        "0.2*format:(?s)^.[^\u{fffd}].*",
-    ];
-    let reward = reward.into_iter().flat_map(|part| ["--reward", part]).collect::<Vec<_>>();
+    // The share of even bytes: a score that a model of random weights has, too.
+    let program = "import json, sys\nfor line in sys.stdin:\n    s = json.loads(line)\n    \
+                   c = s['completion'].encode()\n    score = sum(b % 2 == 0 for b in c) / max(len(c), 1)\n    \
+                   print(json.dumps({'id': s['id'], 'score': score}), flush=True)\n";
+    let reward = ["--reward", "cmd:python3 even.py"];
     for (name, phases, adapter, model) in [
         ("llama", "sft,quantize,rl", true, true),
-        ("llama3-sharded", "sft,rl", false, true),
+        ("qwen3", "sft,rl", false, true),
         ("qwen2", "rl,quantize", true, true),
         ("llama", "quantize,sft", true, false),
     ] {
         let rows = Rows::new();
+        fs::write(rows.folder.path().join("even.py"), program).unwrap();
         let phases_set = format!("phases={phases}");
         let sets = [&phases_set, "sft.demos=16", "sft.epochs=2", "rl.steps=2"];
         let mut run = rows.train(&golden(name), &sets);
-        run.args(&reward);
+        run.args(reward);
         must(run);
         let run = latest(&rows.out());
         let figures = summary(&run);
         assert_eq!(run.join("adapter").exists(), adapter, "{phases}");
         assert_eq!(run.join("model").exists(), model, "{phases}");
         assert_eq!(figures["adapter"] != "", adapter, "{figures}");
-        assert_eq!(figures["model"] != "", model, "{figures}");
+        assert_eq!(figures["exported_model"] != "", model, "{figures}");
         let mut arguments = vec!["eval".to_string()];
         let mut base = run.join("model");
         if adapter {
@@ -424,7 +423,7 @@ fn what_is_exported_scores_what_the_run_scored() {
         let dense = if adapter { "quantize.type=nf4" } else { "quantize.type=none" };
         let phases = if adapter { "phases=quantize" } else { "phases=sft" };
         let mut scored = rows.command(&arguments, &base, &[dense, phases]);
-        scored.args(&reward);
+        scored.args(reward);
         let scored = must(scored);
         let want = figures["final_accuracy"].as_f64().unwrap();
         assert!(want > 0.0 && want < 1.0, "a score that tells nothing: {figures}");

@@ -189,7 +189,7 @@ fn disturbed(stride: usize) {
 
 #[test]
 fn a_run_killed_at_any_call_resumes_to_the_same_bytes() {
-    disturbed(13);
+    disturbed(29);
 }
 
 #[test]
