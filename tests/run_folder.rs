@@ -225,6 +225,7 @@ fn what_changes_no_result_does_not_begin_another_run() {
         "reward.timeout=7.5",
         "reward.workers=3",
         "reward.retries=4",
+        "reward.startup=99",
         "threads=2",
         "rl.slots=1",
         "name=other",

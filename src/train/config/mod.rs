@@ -368,7 +368,7 @@ impl RunConfig {
 
     /// Keys that a run may change when it goes on: where it is stored, how often it is saved, how
     /// many threads, slots and workers compute it and how patient they are. No result depends on them.
-    pub const NEUTRAL: [&str; 9] = [
+    pub const NEUTRAL: [&str; 10] = [
         "out",
         "name",
         "threads",
@@ -376,14 +376,16 @@ impl RunConfig {
         "reward.workers",
         "reward.timeout",
         "reward.retries",
+        "reward.startup",
         "checkpoint.every",
         "checkpoint.keep",
     ];
 
-    /// SHA-256 of everything that influences results: all keys but [`RunConfig::NEUTRAL`].
+    /// SHA-256 of everything that influences results: all keys but [`RunConfig::NEUTRAL`], addresses
+    /// without their secrets.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
-        for (key, value) in settings(&self.to_table()) {
+        for (key, value) in settings(&self.without_secrets().to_table()) {
             hash.update(format!("{key} = {value}\n"));
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
