@@ -1,8 +1,12 @@
-//! Checkpoints: what is saved is loaded, and whatever is broken is found.
+//! Checkpoints: what is saved is loaded, and whatever is broken is found. Files and folders on their
+//! way to their place: readers see the old or the new, and nothing is written through planted links.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gradus::io::safetensors::{TensorData, Tensors, deserialize, serialize};
+use gradus::pretrained::{Adapter, Pretrained};
+use gradus::quant::Nf4Options;
 use gradus::rng::{Purpose, Rng};
 use gradus::train::checkpoint::{Checkpoint, load, load_latest, save};
 
@@ -56,7 +60,7 @@ fn no_flipped_bit_is_loaded() {
         }
         std::fs::write(&path, &clean).unwrap();
     }
-    // A damaged manifest either does not load or still vouches for the right bytes.
+    // A damaged manifest does not load, unless it is JSON of the same content.
     let path = newest.join("manifest.json");
     let clean = std::fs::read(&path).unwrap();
     for _ in 0..400 {
@@ -64,7 +68,7 @@ fn no_flipped_bit_is_loaded() {
         bytes[rng.below(clean.len())] ^= 1 << rng.below(8);
         std::fs::write(&path, &bytes).unwrap();
         if let Ok(found) = load(&newest) {
-            assert_eq!(found.tensors, checkpoint(2).tensors);
+            assert_eq!(found, checkpoint(2));
         }
     }
 }
@@ -79,6 +83,107 @@ fn half_written_folders_are_not_checkpoints() {
     let (found, warnings) = load_latest(folder.path()).unwrap();
     assert_eq!(found.unwrap().step, 3);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+/// Checkpoints behind the one that a run goes on from are damaged: they count for nothing, and the
+/// step that is reached again replaces them.
+#[test]
+fn a_damaged_checkpoint_is_replaced_and_pushes_none_out() {
+    let folder = tempfile::tempdir().unwrap();
+    [3, 6, 9].into_iter().for_each(|step| save(folder.path(), &checkpoint(step), 3).unwrap());
+    for step in [6, 9] {
+        std::fs::write(folder.path().join(format!("{step:08}/meta.json")), "{}").unwrap();
+    }
+    assert_eq!(load_latest(folder.path()).unwrap().0.unwrap().step, 3);
+    save(folder.path(), &checkpoint(6), 1).unwrap();
+    assert_eq!(load_latest(folder.path()).unwrap().0.unwrap().step, 6);
+    save(folder.path(), &checkpoint(9), 1).unwrap();
+    assert_eq!(load_latest(folder.path()).unwrap(), (Some(checkpoint(9)), vec![]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "one checkpoint and LATEST");
+    // More steps than eight digits have are later ones.
+    save(folder.path(), &checkpoint(123_456_789), 1).unwrap();
+    assert_eq!(load_latest(folder.path()).unwrap().0.unwrap().step, 123_456_789);
+}
+
+/// An adapter that is written again and again is there, whole, at every moment.
+#[test]
+fn a_reader_always_finds_a_whole_adapter() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama/adapter");
+    let adapter = Adapter::load(&golden).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("adapter");
+    adapter.save(&place).unwrap();
+    let done = AtomicBool::new(false);
+    let reads = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) {
+                // Each file by its name, as other programs open them.
+                for name in ["adapter_config.json", "adapter_model.safetensors"] {
+                    let bytes = std::fs::read(place.join(name)).unwrap();
+                    assert!(!bytes.is_empty(), "{name}");
+                }
+                assert_eq!(Adapter::load(&place).unwrap().tensors(), adapter.tensors());
+                reads += 1;
+            }
+            reads
+        });
+        for _ in 0..200 {
+            adapter.save(&place).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(reads > 3, "{reads}");
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}
+
+/// Files have the mode of any other file of this process, not that of a temporary one.
+#[cfg(unix)]
+#[test]
+fn adapters_can_be_read_by_whom_the_umask_lets() {
+    use std::os::unix::fs::PermissionsExt;
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama/adapter");
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("adapter");
+    Adapter::load(&golden).unwrap().save(&place).unwrap();
+    let plain = folder.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert_eq!(mode(&place.join(name)), mode(&plain), "{name}");
+    }
+}
+
+/// Links where a temporary name would be lead nowhere, and what a killed conversion left is removed,
+/// but not what a living one writes.
+#[cfg(unix)]
+#[test]
+fn folders_are_not_written_through_planted_links() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama");
+    let folder = tempfile::tempdir().unwrap();
+    let (victim, out) = (folder.path().join("victim"), folder.path().join("nf4"));
+    std::fs::create_dir(&victim).unwrap();
+    let planted = folder.path().join(format!(".nf4.tmp-{}", std::process::id()));
+    std::os::unix::fs::symlink(&victim, &planted).unwrap();
+    let left = |pid: u32| folder.path().join(format!(".nf4.tmp-{pid}"));
+    [4_000_001, 4_000_002].into_iter().for_each(|pid| std::fs::create_dir(left(pid)).unwrap());
+    let living = std::fs::File::open(left(4_000_002)).unwrap();
+    living.lock().unwrap();
+    let mut model = Pretrained::open(&golden).unwrap();
+    model.quantize_to(&out, &Nf4Options::default(), &mut |_, _| {}).unwrap();
+    assert!(out.join("model.safetensors").is_file() && planted.is_symlink());
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+    assert!(!left(4_000_001).exists() && left(4_000_002).exists());
+    // What is there already is not touched, whatever it is.
+    for taken in [&victim.join("file"), &folder.path().join("link")] {
+        std::fs::write(victim.join("file"), "mine").unwrap();
+        let _ = std::os::unix::fs::symlink(&victim, folder.path().join("link"));
+        let error = model.quantize_to(taken, &Nf4Options::default(), &mut |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("is not an empty folder"), "{error}");
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1);
+    }
 }
 
 #[test]

@@ -49,12 +49,7 @@ impl Dataset {
     /// a folder has none, those of its subfolder `data`. If some files of the folder are called
     /// `train…`, only they are read, so that a folder with both splits gives the training split.
     pub fn load(path: &Path) -> Result<Dataset> {
-        if !path.is_dir() {
-            return Dataset::from_files(path, &[path.to_owned()]);
-        }
-        let files = data_files(path)?;
-        let train: Vec<PathBuf> = files.iter().filter(|f| belongs(f, "train")).cloned().collect();
-        Dataset::from_files(path, if train.is_empty() { &files } else { &train })
+        Dataset::from_files(path, &files(path)?)
     }
 
     /// The rows of a folder's files whose names begin with `split`, for example `test`.
@@ -102,6 +97,16 @@ impl Dataset {
     ) -> Result<Vec<Example>> {
         format::examples(self, format, template)
     }
+}
+
+/// The files that [`Dataset::load`] reads.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let files = data_files(path)?;
+    let train: Vec<PathBuf> = files.iter().filter(|f| belongs(f, "train")).cloned().collect();
+    Ok(if train.is_empty() { files } else { train })
 }
 
 fn ending(file: &Path) -> &str {

@@ -2,6 +2,7 @@
 //! that could be paths, no absurd headers. Data is copied, and may lie at any byte; nothing is mapped.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use safetensors::tensor::{Metadata, TensorView};
@@ -49,17 +50,22 @@ pub fn serialize(tensors: &Tensors) -> Result<Vec<u8>> {
     done.map_err(|e| Error::invalid("safetensors", "tensors", e, "serialisable tensors"))
 }
 
-/// Writes `tensors` to a file that torch's readers take for one of theirs: `format` is `pt`.
-/// Names are sorted within a dtype, so equal tensors give equal bytes.
+/// Writes `tensors` to a new file that torch's readers take for one of theirs: `format` is `pt`.
+/// Names are sorted within a dtype, so equal tensors give equal bytes. The file is on the disk then,
+/// and readable for whom the process lets read its files.
 ///
 /// # Errors
-/// `Io`; the file is then incomplete, and the caller writes to a temporary name.
+/// `Io`; the file may be incomplete then, and the caller writes to a temporary folder.
 pub fn write_pt(path: &Path, tensors: &Tensors) -> Result<()> {
     let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    // The format's own writer replaces the file by one that only its owner may read.
+    let made = File::create_new(path).and_then(|file| file.metadata()).map_err(Error::io(path))?;
     safetensors::serialize_to_file(views(tensors)?, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(path)(e),
         other => Error::format(path, other.to_string()),
-    })
+    })?;
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.set_permissions(made.permissions()).and_then(|()| file.sync_all()).map_err(Error::io(path))
 }
 
 fn views(tensors: &Tensors) -> Result<Vec<(String, TensorView<'_>)>> {

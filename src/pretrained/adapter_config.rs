@@ -116,6 +116,12 @@ impl AdapterConfig {
         })
     }
 
+    /// The same for a model from `base`, a folder or a name.
+    pub fn on_base(mut self, base: &str) -> AdapterConfig {
+        self.raw.insert("base_model_name_or_path".into(), base.into());
+        self
+    }
+
     /// The file's content.
     pub fn raw(&self) -> &Map<String, Value> {
         &self.raw

@@ -13,12 +13,13 @@ use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, HEAD, ORIGINAL, Parameter, Weight};
 use crate::ops::check::Check;
 use crate::pretrained::adapter::{Adapter, Plan, Update};
+use crate::pretrained::config::HfConfig;
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{EMBED, Pretrained, finite, floats, non_finite, quantize};
 use crate::pretrained::quantized::{self, torch_name};
 use crate::pretrained::weights::WeightFiles;
 use crate::quant::nf4::check_blocksize;
-use crate::quant::{Nf4Options, QuantType};
+use crate::quant::{Nf4Options, OwnedAbsmax, QuantType};
 
 /// What a conversion did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,9 +145,7 @@ impl Pretrained {
                 writer.put(HEAD, data)?;
             }
         }
-        // Under the name the file has it: transformers 4 does not know the new one.
-        let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-        config.insert(key.into(), torch_name(dtype).into());
+        insert_dtype(&mut config, dtype);
         writer.finish(Some(&config), self.files.folder())?;
         Ok(done)
     }
@@ -215,31 +214,60 @@ impl Pretrained {
 }
 
 impl<T: Float> Decoder<T> {
-    /// Writes the decoder's base weights, without adapters and what they replace, to the folder `out`, with configuration
-    /// and tokenizer of the folder `from` that it was loaded from. A 4-bit model is written with the
-    /// bytes it had: a dense tensor has the dtype it has in `from` if that holds its values.
+    /// Writes the decoder's base weights, without adapters and what they replace, to the folder `out`,
+    /// with configuration and tokenizer of the folder `from` that it was loaded from. A dense tensor
+    /// has the dtype it has in `from` if that holds its values, else the one that the decoder computes
+    /// in; a 4-bit model has the bytes it was loaded with. The configuration says what became of the
+    /// weights.
     ///
     /// # Errors
     /// `Config` if `out` exists; `Io`, `Format`; what the driver says.
     pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
-        let files = WeightFiles::open(from)?;
+        let (config, files) = (HfConfig::load(from)?, WeightFiles::open(from)?);
         let mut writer = FolderWriter::create(out, SHARD)?;
         let tied = |p: &Parameter<T>| p.name == HEAD && self.config.tie_embeddings;
         let other = |p: &Parameter<T>| [".lora_", ORIGINAL].iter().any(|n| p.name.contains(n));
+        let mut kept = true;
         for p in self.params.iter().filter(|p| !p.is_empty() && !other(p) && !tied(p)) {
             let values = self.params.original(p).values()?;
             let stored = files.info(&p.name).map_or(T::DTYPE, |info| info.dtype);
             let data = rounded(&p.shape, &values, stored);
             let exact = floats::<f32>(&data)? == values;
-            writer.put(&p.name, if exact { data } else { TensorData::new(&p.shape, &values) })?;
+            kept &= exact;
+            let own = || narrowed(out, &p.name, &p.shape, &values, T::DTYPE);
+            writer.put(&p.name, if exact { data } else { own()? })?;
         }
+        let mut options = None;
         for linear in self.linears().chain([&self.head]) {
             if let Weight::Nf4(w) = &linear.weight {
-                writer.put_quantized(&format!("{}.weight", linear.name), &w.to_parts()?)?;
+                let parts = w.to_parts()?;
+                options = Some(Nf4Options {
+                    quant_type: parts.quant_type,
+                    blocksize: parts.blocksize,
+                    double_quant: matches!(parts.absmax, OwnedAbsmax::Nested { .. }),
+                });
+                writer.put_quantized(&format!("{}.weight", linear.name), &parts)?;
             }
         }
-        writer.finish(None, from)
+        let mut raw = config.raw;
+        if !kept {
+            insert_dtype(&mut raw, T::DTYPE);
+        }
+        if let Some(options) = options.filter(|_| !config.quantized) {
+            let dtype = if kept { config.dtype } else { T::DTYPE };
+            raw.insert("quantization_config".into(), quantization_config(&options, dtype));
+        } else if kept {
+            // Nothing became of them: byte for byte the file that was there.
+            return writer.finish(None, from);
+        }
+        writer.finish(Some(&raw), from)
     }
+}
+
+/// Names `dtype` under the key that the file has: transformers 4 does not know the new one.
+fn insert_dtype(config: &mut Map<String, Value>, dtype: DType) {
+    let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+    config.insert(key.into(), torch_name(dtype).into());
 }
 
 /// W += scale·B·A, every sum over the rank in f64.

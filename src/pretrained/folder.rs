@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::io::atomic;
+use crate::io::atomic::{self, TemporaryFolder};
 use crate::io::python;
 use crate::io::safetensors::{TensorData, Tensors, write_pt};
 use crate::pretrained::quantized;
@@ -18,7 +18,7 @@ use crate::quant::Nf4Parts;
 pub const SHARD: u64 = 1 << 30;
 
 /// Files beside the weights that a written folder takes over from the one it is made of.
-const COMPANIONS: [&str; 10] = [
+pub(crate) const COMPANIONS: [&str; 10] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,8 +34,8 @@ const COMPANIONS: [&str; 10] = [
 /// A model folder on its way. Dropped unfinished, it leaves nothing behind.
 #[derive(Debug)]
 pub struct FolderWriter {
+    partial: TemporaryFolder,
     target: PathBuf,
-    partial: PathBuf,
     limit: u64,
     open: Tensors,
     held: u64,
@@ -52,14 +52,11 @@ impl FolderWriter {
         if target.exists()
             && fs::read_dir(target).map_or(true, |mut entries| entries.next().is_some())
         {
-            let reason = format!("{} exists and is not an empty folder", target.display());
-            return Err(Error::config("out", reason));
+            return Err(occupied(target));
         }
-        let partial = atomic::sibling(target);
-        fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
         Ok(FolderWriter {
+            partial: TemporaryFolder::create(target)?,
             target: target.into(),
-            partial,
             limit,
             open: Tensors::new(),
             held: 0,
@@ -91,9 +88,8 @@ impl FolderWriter {
         if self.held < limit || self.open.is_empty() {
             return Ok(());
         }
-        let path = self.partial.join(part(self.shards.len()));
+        let path = self.partial.path().join(part(self.shards.len()));
         write_pt(&path, &self.open)?;
-        sync(&path)?;
         self.shards.push(std::mem::take(&mut self.open).into_keys().collect());
         self.held = 0;
         Ok(())
@@ -107,31 +103,31 @@ impl FolderWriter {
         match config {
             Some(config) => {
                 let config = Value::Object(config.clone());
-                write_json(&self.partial.join("config.json"), &config)?;
+                write_json(&self.partial.path().join("config.json"), &config)?;
             }
             None => self.copy("config.json", from)?,
         }
         for name in COMPANIONS.into_iter().filter(|name| from.join(name).is_file()) {
             self.copy(name, from)?;
         }
-        atomic::sync_folder(&self.partial)?;
         // An empty folder at the target gives way.
-        let _ = fs::remove_dir(&self.target);
-        fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
-        atomic::sync_folder(self.target.parent().unwrap_or(Path::new(".")))
+        match self.partial.publish_new()? {
+            true => Ok(()),
+            false => Err(occupied(&self.target)),
+        }
     }
 
     fn copy(&self, name: &str, from: &Path) -> Result<()> {
-        let (from, to) = (from.join(name), self.partial.join(name));
+        let (from, to) = (from.join(name), self.partial.path().join(name));
         fs::copy(&from, &to).map_err(Error::io(&from))?;
-        sync(&to)
+        fs::File::open(&to).and_then(|file| file.sync_all()).map_err(Error::io(&to))
     }
 
     /// Gives the shards the names readers expect, now that their number is known.
     fn name_shards(&self) -> Result<()> {
-        let count = self.shards.len();
+        let (count, folder) = (self.shards.len(), self.partial.path());
         let rename = |i: usize, name: &str| {
-            let (from, to) = (self.partial.join(part(i)), self.partial.join(name));
+            let (from, to) = (folder.join(part(i)), folder.join(name));
             fs::rename(from, &to).map_err(Error::io(&to))
         };
         if count == 1 {
@@ -144,23 +140,17 @@ impl FolderWriter {
             map.extend(tensors.iter().map(|tensor| (tensor.clone(), name.clone())));
         }
         let index = json!({ "metadata": { "total_size": self.total }, "weight_map": map });
-        write_json(&self.partial.join("model.safetensors.index.json"), &index)
+        write_json(&folder.join("model.safetensors.index.json"), &index)
     }
 }
 
-impl Drop for FolderWriter {
-    fn drop(&mut self) {
-        // Gone if the folder was finished.
-        let _ = fs::remove_dir_all(&self.partial);
-    }
+fn occupied(target: &Path) -> Error {
+    let reason = format!("{} exists and is not an empty folder", target.display());
+    Error::config("out", reason)
 }
 
 fn part(index: usize) -> String {
     format!("part-{index}.safetensors")
-}
-
-fn sync(path: &Path) -> Result<()> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
 /// JSON as transformers and PEFT write it: sorted keys, two spaces, a newline at the end.

@@ -27,6 +27,7 @@ pub use adapter::Adapter;
 pub use adapter_config::AdapterConfig;
 pub use config::HfConfig;
 pub use convert::{Converted, OnTensor};
+pub(crate) use folder::COMPANIONS;
 pub use folder::FolderWriter;
 pub use generation::Generation;
 pub use load::{LoadOptions, Pretrained};

@@ -10,6 +10,7 @@
 //! everything belongs to it. A weight is a number before a `*` at the very start; no name begins
 //! like a number. Spaces around the three are dropped. A sample on which a part abstains or fails is one on which the sum does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,6 +175,18 @@ pub fn help() -> String {
     let width = KINDS.iter().map(|kind| kind.usage.chars().count()).max().unwrap_or(0);
     let line = |kind: &Kind| format!("{:width$}  {}\n", kind.usage, kind.help);
     KINDS.iter().map(line).collect()
+}
+
+/// The files that the command lines of `specs` name: programs by their path, scripts, arguments.
+pub(crate) fn files<S: AsRef<str>>(specs: &[S]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for spec in specs {
+        let part = weighted(spec.as_ref().trim()).map_or("", |(_, part)| part);
+        let Some(("cmd" | "code", command)) = part.split_once(':') else { continue };
+        let words = shell_words::split(command).unwrap_or_default();
+        files.extend(words.into_iter().map(PathBuf::from).filter(|path| path.is_file()));
+    }
+    files
 }
 
 fn term(spec: &str, options: &SpecOptions) -> Result<Term> {

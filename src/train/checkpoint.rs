@@ -8,10 +8,12 @@
 //!   00000120/
 //!     state.safetensors  everything that moves
 //!     meta.json          phase, step, running figures
-//!     manifest.json      version, configuration fingerprint, SHA-256 and size of each file
+//!     manifest.json      version, configuration fingerprint, SHA-256 and size of each file, and
+//!                        its own checksum
 //! ```
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,18 @@ struct Manifest {
     fingerprint: String,
     step: u64,
     files: Vec<Entry>,
+    /// SHA-256 of all of the above.
+    checksum: String,
+}
+
+impl Manifest {
+    fn sum(&self) -> String {
+        let mut text = format!("{}\n{}\n{}\n", self.version, self.fingerprint, self.step);
+        for Entry { name, bytes, sha256 } in &self.files {
+            text += &format!("{name} {bytes} {sha256}\n");
+        }
+        sha256(text.as_bytes())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,53 +68,49 @@ const FILES: [&str; 2] = ["state.safetensors", "meta.json"];
 /// Largest file of a checkpoint that is read.
 const LIMIT: u64 = 1 << 40;
 
-/// Saves `checkpoint` under `folder` and removes all but the newest `keep`.
+/// Saves `checkpoint` under `folder` and removes all older ones but the newest `keep`. The folder
+/// that `folder` lies in has to be there.
 pub fn save(folder: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let name = format!("{:08}", checkpoint.step);
-    let temporary = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-    let written = write_all(&temporary, checkpoint).and_then(|()| {
-        let target = folder.join(&name);
-        if target.exists() {
-            fs::remove_dir_all(&target).map_err(Error::io(&target))?;
-        }
-        fs::rename(&temporary, &target).map_err(Error::io(&target))?;
-        atomic::sync_folder(folder)?;
-        mark_latest(folder, checkpoint.step)
-    });
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&temporary);
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        made => made.map_err(Error::io(folder))?,
     }
-    written?;
-    prune(folder, keep)
+    let target = folder.join(name(checkpoint.step));
+    atomic::folder(&target, |temporary| write_all(temporary, checkpoint))?;
+    settle(folder, checkpoint.step, keep)
 }
 
-/// Names the checkpoint of `step` in `LATEST`. Part of [`save`]; a resumed run repeats it, as the
-/// run before may have been killed between the rename and this.
-pub fn mark_latest(folder: &Path, step: u64) -> Result<()> {
-    atomic::write(&folder.join("LATEST"), format!("{step:08}").as_bytes())
+/// Names the checkpoint of `step` in `LATEST` and removes all older ones but the newest `keep`. Part
+/// of [`save`]; a resumed run repeats it, as the run before may have been killed on the way.
+pub fn settle(folder: &Path, step: u64, keep: usize) -> Result<()> {
+    atomic::write(&folder.join("LATEST"), name(step).as_bytes())?;
+    // One behind this step was passed over because it is damaged: it is none of the newest.
+    let ours = folder.join(name(step));
+    let up_to_this = newest_first(folder)?.into_iter().skip_while(|path| *path != ours);
+    up_to_this.skip(keep.max(1)).try_for_each(|path| atomic::remove_whole(&path))
+}
+
+fn name(step: u64) -> String {
+    format!("{step:08}")
 }
 
 fn write_all(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(Error::io(folder))?;
-    }
-    fs::create_dir(folder).map_err(Error::io(folder))?;
     let meta = serde_json::to_vec_pretty(&checkpoint.meta).map_err(|e| json(folder, e))?;
     let mut files = Vec::new();
     for (name, bytes) in FILES.into_iter().zip([serialize(&checkpoint.tensors)?, meta]) {
         atomic::write_synced(&folder.join(name), &bytes)?;
         files.push(Entry { name: name.into(), bytes: bytes.len() as u64, sha256: sha256(&bytes) });
     }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         version: env!("CARGO_PKG_VERSION").into(),
         fingerprint: checkpoint.fingerprint.clone(),
         step: checkpoint.step,
         files,
+        checksum: String::new(),
     };
+    manifest.checksum = manifest.sum();
     let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| json(folder, e))?;
-    atomic::write_synced(&folder.join("manifest.json"), &bytes)?;
-    atomic::sync_folder(folder)
+    atomic::write_synced(&folder.join("manifest.json"), &bytes)
 }
 
 /// The newest checkpoint under `folder` whose files all agree with its manifest, and a line for
@@ -121,6 +131,12 @@ pub fn load(folder: &Path) -> Result<Checkpoint> {
     let path = folder.join("manifest.json");
     let bytes = read_limited(&path, 1 << 20)?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| json(&path, e))?;
+    if manifest.checksum != manifest.sum() {
+        return Err(Error::format(&path, "its checksum is that of another content"));
+    }
+    if folder.file_name().is_none_or(|n| n.to_string_lossy() != name(manifest.step)) {
+        return Err(Error::format(&path, format!("this is the checkpoint {}", manifest.step)));
+    }
     let mut contents = Vec::new();
     for name in FILES {
         let path = folder.join(name);
@@ -148,19 +164,12 @@ fn newest_first(folder: &Path) -> Result<Vec<PathBuf>> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.len() == 8 && name.bytes().all(|b| b.is_ascii_digit())
+            name.len() >= 8 && name.bytes().all(|b| b.is_ascii_digit())
         })
         .collect();
-    found.sort();
-    found.reverse();
+    // Longer names are greater numbers.
+    found.sort_by_key(|path| std::cmp::Reverse((path.as_os_str().len(), path.clone())));
     Ok(found)
-}
-
-fn prune(folder: &Path, keep: usize) -> Result<()> {
-    for path in newest_first(folder)?.into_iter().skip(keep.max(1)) {
-        fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-    }
-    Ok(())
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -123,7 +123,8 @@ impl<T: Float> Trainer<T> {
             _ if self.states.is_none() => drop(self.collect_step(step - 1)?),
             _ => {}
         }
-        let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
+        let first = self.pass * self.config.value.collect_steps as u64;
+        let (_, records, scores) = self.collect(COLLECT_STEPS + first + step)?;
         let states = self.states(&records)?;
         let all = self.states.get_or_insert_default();
         all.hidden.extend(states.hidden);

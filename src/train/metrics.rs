@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::io::atomic;
 use crate::io::json::read_text;
+use crate::train::progress;
 use crate::train::tensorboard::EventWriter;
 
 /// Most bytes of rows that a resumed run reads again.
@@ -70,6 +71,7 @@ impl MetricsWriter {
     /// checkpoint's step for a resumed one.
     pub fn open(folder: &Path, keep: u64) -> Result<MetricsWriter> {
         let (json, csv) = (folder.join("metrics.jsonl"), folder.join("metrics.csv"));
+        let mut kept = 0;
         let mut rows = String::new();
         let mut lines = format!("global,phase,step,{}\n", COLUMNS.join(","));
         if keep > 0 && json.exists() {
@@ -77,11 +79,15 @@ impl MetricsWriter {
                 // A kill can leave half a line at the end; it belongs to a step that is redone.
                 let Ok(Value::Object(row)) = serde_json::from_str(line) else { continue };
                 if row.get("global").and_then(Value::as_u64).is_some_and(|g| g < keep) {
+                    kept += 1;
                     rows.push_str(line);
                     rows.push('\n');
                     lines.push_str(&csv_line(&row));
                 }
             }
+        }
+        if kept != keep {
+            progress::line(&format!("  {}: {kept} of {keep} rows are there", json.display()));
         }
         atomic::write(&json, rows.as_bytes())?;
         atomic::write(&csv, lines.as_bytes())?;
@@ -110,6 +116,14 @@ impl MetricsWriter {
             file.write_all(text.as_bytes()).map_err(Error::io(path.clone()))?;
         }
         self.events.write(row.global, &row.values)
+    }
+
+    /// Waits until all rows are on the disk, as a checkpoint that counts on them will be.
+    pub fn sync(&self) -> Result<()> {
+        for (path, file) in [&self.json, &self.csv] {
+            file.sync_data().map_err(Error::io(path))?;
+        }
+        self.events.sync()
     }
 }
 

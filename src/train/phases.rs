@@ -80,7 +80,7 @@ impl<T: Float> Trainer<T> {
 
     /// SFT step `step`: cross-entropy on one batch of demonstrations, averaged over its tokens.
     pub fn sft_step(&mut self, step: u64) -> Result<Values> {
-        let records = self.demonstrations(step)?;
+        let records = self.demonstrations(self.pass * self.sft_steps() + step)?;
         let lengths: Vec<usize> = records.iter().map(|r| r.scored().count()).collect();
         let tokens: usize = lengths.iter().sum();
         let weight = vec![1.0 / tokens.max(1) as f32; records.len()];

@@ -1,5 +1,6 @@
 //! `gradus train`: a run from its configuration to its summary, resumable at every checkpoint.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,18 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::dtype::{DType, Float, bf16};
 use crate::error::{Error, Result};
 use crate::escape::escaped;
-use crate::io::atomic;
 use crate::io::host;
 use crate::pretrained::Adapter;
 use crate::train::advice::FlatSteps;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::RunConfig;
+use crate::train::identity::Identity;
 use crate::train::interrupt;
 use crate::train::metrics::{COLUMNS, MetricsWriter, Row};
 use crate::train::phases::{Phase, Values};
 use crate::train::plan::MemoryPlan;
 use crate::train::plot::{self, Curve};
 use crate::train::progress::{Progress, line};
+use crate::train::run_folder::{self, RunFolder};
 use crate::train::summary::Summary;
 use crate::train::trainer::Trainer;
 
@@ -75,7 +77,7 @@ impl Figures {
 
 struct Run<T: Float> {
     trainer: Trainer<T>,
-    folder: PathBuf,
+    folder: RunFolder,
     metrics: MetricsWriter,
     figures: Figures,
     phases: Vec<Phase>,
@@ -100,6 +102,9 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
         return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
     }
+    if !matches!(resume, Resume::From(_)) {
+        run_folder::check_place(config.out.as_ref())?;
+    }
     let threads = config.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         Error::config("threads", format!("{threads} threads cannot be started: {e}"))
@@ -115,18 +120,10 @@ type Place = (usize, u64, bool, bool, bool);
 
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
-        let out = PathBuf::from(&config.out);
-        let previous = match resume {
-            Resume::No => None,
-            Resume::Auto => Some(out.join("latest")).filter(|latest| latest.exists()),
-            Resume::From(folder) => Some(folder.clone()),
-        };
-        let found = match &previous {
-            Some(folder) => find_checkpoint(folder, &config, *resume == Resume::Auto)?,
-            None => None,
-        };
         let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
         let device = config.open_device()?;
+        let identity = Identity::of(&config, &device)?;
+        let begun = find_run(resume, &config, &identity)?;
         let plan = MemoryPlan::of_run::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config, device)?;
         line(&format!("  device {}", trainer.model.device.name()));
@@ -135,26 +132,20 @@ impl<T: Float> Run<T> {
         if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
             arena.reserve(plan.activations as usize)?;
         }
-        let (folder, figures, saved) = match found {
-            Some((folder, checkpoint)) => {
-                trainer.load_state(&checkpoint.tensors)?;
-                checkpoint::mark_latest(&folder.join("checkpoints"), checkpoint.step)?;
-                let figures: Figures = serde_json::from_value(checkpoint.meta)
-                    .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
-                if figures.base != trainer.base {
-                    let reason = "the weights in `model.path` are others than when this run began";
-                    return Err(Error::format(&folder, reason));
-                }
-                line(&format!("resuming {} at step {}", folder.display(), figures.global));
+        let fresh = || Figures { base: trainer.base.clone(), ..Figures::default() };
+        let (folder, figures, saved) = match begun {
+            None => {
+                let out = trainer.config.out.as_ref();
+                (RunFolder::create(out, &trainer.config, &identity)?, fresh(), None)
+            }
+            Some((folder, None)) => (folder, fresh(), None),
+            Some((folder, Some(checkpoint))) => {
+                let figures = go_on(&mut trainer, &folder, checkpoint)?;
                 let saved = figures.place();
                 (folder, figures, Some(saved))
             }
-            None => {
-                let figures = Figures { base: trainer.base.clone(), ..Figures::default() };
-                (create_folder(&out, &trainer.config)?, figures, None)
-            }
         };
-        let metrics = MetricsWriter::open(&folder, figures.global)?;
+        let metrics = MetricsWriter::open(folder.path(), figures.global)?;
         let before = figures.elapsed;
         let (flat, begun) = (FlatSteps::default(), Instant::now());
         Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before, saved })
@@ -166,11 +157,25 @@ impl<T: Float> Run<T> {
         let done = self.run_phases().and_then(|()| self.finish());
         if let Err(Error::Interrupted { .. }) = done {
             if self.saved != Some(self.figures.place()) {
-                self.save()?;
+                self.save().map_err(|error| self.explained(error))?;
             }
-            line(&format!("stopped; resume with --resume {}", self.folder.display()));
+            line(&format!("stopped; resume with --resume {}", self.folder.path().display()));
         }
-        done
+        done.map_err(|error| self.explained(error))
+    }
+
+    /// What a step refuses after the run has begun is the run's failure, and no wrong setting; a file
+    /// that is not there is mostly a folder that is not.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::InvalidArgument { .. } | Error::NonFinite { .. } => {
+                let phase = self.phases.get(self.figures.phase).map_or("end", |p| p.name());
+                let step = self.figures.step;
+                Error::Training { reason: format!("phase {phase}, step {step}: {error}") }
+            }
+            Error::Io { .. } => self.folder.check().err().unwrap_or(error),
+            error => error,
+        }
     }
 
     fn run_phases(&mut self) -> Result<()> {
@@ -179,9 +184,13 @@ impl<T: Float> Run<T> {
             if !self.trainer.frozen_base {
                 self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
             }
+        } else {
+            // The run before may have been killed before it wrote what belongs to its checkpoint.
+            self.export()?;
         }
         while self.figures.phase < self.phases.len() {
             let phase = self.phases[self.figures.phase];
+            self.enter(phase);
             self.run_phase(phase)?;
             self.leave(phase)?;
             let f = &mut self.figures;
@@ -189,6 +198,18 @@ impl<T: Float> Run<T> {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Readies the trainer for a phase: a repeated one goes on in the stream of prompts and draws,
+    /// and the critic learns from rollouts of the last `collect` alone.
+    fn enter(&mut self, phase: Phase) {
+        let drawing = if phase == Phase::ValueFit { Phase::Collect } else { phase };
+        let earlier = self.phases[..self.figures.phase].iter().filter(|p| **p == drawing).count();
+        let own = usize::from(phase == Phase::ValueFit);
+        self.trainer.pass = earlier.saturating_sub(own) as u64;
+        if phase != Phase::ValueFit {
+            self.trainer.states = None;
+        }
     }
 
     fn steps(&self, phase: Phase) -> u64 {
@@ -224,6 +245,7 @@ impl<T: Float> Run<T> {
                 step: self.figures.step,
                 values,
             };
+            self.folder.check()?;
             self.metrics.write(&row)?;
             self.figures.step += 1;
             self.figures.global += 1;
@@ -251,7 +273,7 @@ impl<T: Float> Run<T> {
 
     fn rl_step(&mut self, step: u64) -> Result<Values> {
         let mut values = match self.figures.updated.take() {
-            Some(values) => restored(values, &self.folder)?,
+            Some(values) => restored(values, self.folder.path())?,
             None => self.rl_update(step)?,
         };
         let rl = &self.trainer.config.rl;
@@ -273,7 +295,8 @@ impl<T: Float> Run<T> {
 
     fn rl_update(&mut self, step: u64) -> Result<Values> {
         let begun = Instant::now();
-        let (sampled, records, scores) = self.trainer.collect(step)?;
+        let drawn = self.trainer.pass * self.trainer.config.rl.steps as u64 + step;
+        let (sampled, records, scores) = self.trainer.collect(drawn)?;
         let seconds = begun.elapsed().as_secs_f64();
         let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
         let (mut values, deviation) = self.trainer.rl_step(step, records)?;
@@ -336,8 +359,10 @@ impl<T: Float> Run<T> {
     }
 
     fn save(&mut self) -> Result<()> {
+        self.folder.check()?;
+        self.metrics.sync()?;
         self.figures.elapsed = self.elapsed();
-        let folder = self.folder.join("checkpoints");
+        let folder = self.folder.path().join("checkpoints");
         let meta = serde_json::to_value(&self.figures)
             .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
         let checkpoint = Checkpoint {
@@ -351,18 +376,48 @@ impl<T: Float> Run<T> {
         self.export()
     }
 
-    /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it.
+    /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it:
+    /// the folder that the run began with, or, if that moved before it was frozen, its own.
     fn export(&self) -> Result<()> {
-        match &self.trainer.adapter {
-            Some(config) if !self.trainer.base.is_empty() => {
-                Adapter::of(&self.trainer.model, config)?.save(&self.folder.join("adapter"))
-            }
-            _ => Ok(()),
+        let Some(config) = self.trainer.adapter.as_ref().filter(|_| !self.trainer.base.is_empty())
+        else {
+            return Ok(());
+        };
+        let base = match self.trainer.frozen_base {
+            true => self.trainer.config.model.path.clone(),
+            false => self.write_model()?,
+        };
+        let config = config.clone().on_base(&base);
+        Adapter::of(&self.trainer.model, &config)?.save(&self.folder.path().join("adapter"))
+    }
+
+    /// Writes the base weights as they are now, unless they are there: they no longer move. Returns
+    /// where.
+    fn write_model(&self) -> Result<String> {
+        let path = self.folder.path().join("model");
+        if !path.exists() {
+            let from = Path::new(&self.trainer.config.model.path);
+            self.trainer.model.save_pretrained(&path, from)?;
         }
+        let path = path.canonicalize().map_err(Error::io(&path))?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Folders of the adapter and of the model that the run leaves; empty where it leaves none.
+    fn exported(&self) -> Result<(String, String)> {
+        let (on_disk, moved) = (!self.trainer.base.is_empty(), !self.trainer.frozen_base);
+        let model = if on_disk && moved { self.write_model()? } else { String::new() };
+        let adapter = match self.trainer.adapter.is_some() && on_disk {
+            true => self.folder.path().join("adapter").to_string_lossy().into_owned(),
+            false => String::new(),
+        };
+        Ok((adapter, model))
     }
 
     fn finish(&self) -> Result<Summary> {
         let evaluation = self.trainer.evaluate()?;
+        self.folder.check()?;
+        let (adapter, exported_model) = self.exported()?;
         let (f, config) = (&self.figures, &self.trainer.config);
         let summary = Summary {
             seed: config.seed,
@@ -384,12 +439,10 @@ impl<T: Float> Run<T> {
             dense_bytes: f.dense_bytes,
             quantized_bytes: f.quantized_bytes,
             peak_memory: host::peak_memory().unwrap_or(0),
-            folder: self.folder.to_string_lossy().into_owned(),
+            folder: self.folder.path().to_string_lossy().into_owned(),
             model: config.model.path.clone(),
-            adapter: match self.trainer.base.is_empty() || self.trainer.adapter.is_none() {
-                true => String::new(),
-                false => self.folder.join("adapter").to_string_lossy().into_owned(),
-            },
+            adapter,
+            exported_model,
             samples: evaluation.examples,
         };
         let curve = Curve {
@@ -404,8 +457,9 @@ impl<T: Float> Run<T> {
             rl_start: f.rl_start,
             before_rl: f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy),
         };
-        plot::draw(&self.folder.join("curve.svg"), &curve)?;
-        summary.write(&self.folder)?;
+        plot::draw(&self.folder.path().join("curve.svg"), &curve)?;
+        summary.write(self.folder.path())?;
+        self.folder.check()?;
         let table = escaped(&summary.table()).to_string();
         let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
@@ -422,48 +476,85 @@ fn restored(values: Vec<(String, Option<f64>)>, folder: &Path) -> Result<Values>
     values.into_iter().map(value).collect()
 }
 
-/// The newest checkpoint of a run of the same configuration. With `auto` a run of another
-/// configuration, or one without a checkpoint, is left alone and a new one begun.
-fn find_checkpoint(
-    folder: &Path,
+/// The run to go on with, taken over for this process, and its newest checkpoint if it has one. With
+/// `auto` there is none if the latest run has other settings, which are named.
+fn find_run(
+    resume: &Resume,
     config: &RunConfig,
-    auto: bool,
-) -> Result<Option<(PathBuf, Checkpoint)>> {
-    let folder = folder.canonicalize().map_err(Error::io(folder))?;
+    identity: &Identity,
+) -> Result<Option<(RunFolder, Option<Checkpoint>)>> {
+    let (folder, auto) = match resume {
+        Resume::No => return Ok(None),
+        Resume::Auto => (Path::new(&config.out).join("latest"), true),
+        Resume::From(folder) => (folder.clone(), false),
+    };
+    let folder = match folder.canonicalize() {
+        Err(e) if auto && e.kind() == ErrorKind::NotFound => {
+            line(&format!("{} leads to no run: a new one begins", folder.display()));
+            return Ok(None);
+        }
+        found => found.map_err(Error::io(&folder))?,
+    };
+    let before = Identity::read(&folder)?;
+    let settings = before.other_settings(identity)?.join("; ");
+    if !settings.is_empty() && auto {
+        let folder = folder.display();
+        line(&format!("{folder} has other settings: {settings}; a new run begins"));
+        return Ok(None);
+    }
+    if !settings.is_empty() {
+        let reason = format!("this run has other settings: {settings}");
+        return Err(Error::format(folder, reason));
+    }
+    let files = before.other_files(identity);
+    if !files.is_empty() {
+        let files = files.join("; ");
+        let reason = format!(
+            "{files} than when this run began; restore it, or begin a new run without --resume"
+        );
+        return Err(Error::format(folder, reason));
+    }
+    if before.version != identity.version {
+        let (was, is) = (&before.version, &identity.version);
+        line(&format!("  this run began with gradus {was}; {is} may compute other bits"));
+    }
+    let owned = RunFolder::open(&folder)?;
     let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
     warnings.iter().for_each(|warning| line(warning));
-    let same = found.as_ref().is_some_and(|c| c.fingerprint == config.fingerprint());
-    match found {
-        Some(checkpoint) if same => Ok(Some((folder, checkpoint))),
-        _ if auto => Ok(None),
-        Some(_) => {
-            let reason = "this run has another configuration; pass the same settings to resume it";
+    match (&found, warnings.is_empty()) {
+        (None, false) => {
+            let reason = "no checkpoint of this run can be read; begin a new run without --resume";
             Err(Error::format(folder, reason))
         }
-        None => Err(Error::format(folder, "no checkpoint in this run folder")),
+        (None, true) => {
+            line(&format!("{} has no checkpoint yet: from the beginning", folder.display()));
+            Ok(Some((owned, None)))
+        }
+        _ => Ok(Some((owned, found))),
     }
 }
 
-fn create_folder(out: &Path, config: &RunConfig) -> Result<PathBuf> {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let stem = format!("{}-s{}-{seconds}", config.name, config.seed);
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    for attempt in 0.. {
-        let name = if attempt == 0 { stem.clone() } else { format!("{stem}-{attempt}") };
-        let folder = out.join(&name);
-        match std::fs::create_dir(&folder) {
-            Ok(()) => {
-                atomic::write(&folder.join("config.toml"), config.to_toml().as_bytes())?;
-                atomic::link(Path::new(&name), &out.join("latest"))?;
-                return Ok(folder);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err(Error::io(folder)(e)),
-        }
+/// Gives `trainer` the state that `checkpoint` holds; returns the running figures.
+fn go_on<T: Float>(
+    trainer: &mut Trainer<T>,
+    folder: &RunFolder,
+    checkpoint: Checkpoint,
+) -> Result<Figures> {
+    let wrong = |reason: String| Error::format(folder.path(), reason);
+    if checkpoint.fingerprint != trainer.config.fingerprint() {
+        return Err(wrong("its newest checkpoint is that of a run of other settings".into()));
     }
-    unreachable!("attempts are unbounded")
+    let figures: Figures = serde_json::from_value(checkpoint.meta)
+        .map_err(|e| wrong(format!("checkpoint figures: {e}")))?;
+    if figures.base != trainer.base {
+        let reason = "the weights in `model.path` are others than when this run began";
+        return Err(wrong(reason.into()));
+    }
+    trainer.load_state(&checkpoint.tensors)?;
+    let keep = trainer.config.checkpoint.keep;
+    checkpoint::settle(&folder.path().join("checkpoints"), checkpoint.step, keep)?;
+    line(&format!("resuming {} at step {}", folder.path().display(), figures.global));
+    Ok(figures)
 }
 
 /// A score with three places, or that there is none.

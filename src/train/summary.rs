@@ -54,6 +54,10 @@ pub struct Summary {
     pub model: String,
     /// Folder of the PEFT adapter; empty without one.
     pub adapter: String,
+    /// Model folder that the run wrote because the weights moved: what the adapter was trained on, or,
+    /// without one, what the run made. Empty if they are those that the run began with.
+    #[serde(default)]
+    pub exported_model: String,
     /// Held-out prompts with a completion of the final policy.
     pub samples: Vec<SampleLine>,
 }
@@ -236,13 +240,18 @@ impl Summary {
             text +=
                 &format!("  adapter  {}   (PeftModel.from_pretrained takes it)\n", self.adapter);
         }
+        if !self.exported_model.is_empty() {
+            text += &format!("  model    {}   (the weights moved)\n", self.exported_model);
+        }
         text += &format!("  curve    {run}/curve.svg\n");
         text += &match self.model.as_str() {
             "" => format!("  next     gradus sample --run {run}\n"),
             _ => format!("  next     gradus sample --run {run} --chat\n"),
         };
         if !self.adapter.is_empty() {
-            let (model, adapter) = (&self.model, &self.adapter);
+            let moved = !self.exported_model.is_empty();
+            let model = if moved { &self.exported_model } else { &self.model };
+            let adapter = &self.adapter;
             text += &format!("           gradus merge {model} {adapter} merged\n");
         }
         text

@@ -7,7 +7,7 @@
 //! Summary  1: Value { 1: tag, 2: simple_value f32 }, repeated
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,11 +23,14 @@ pub struct EventWriter {
 
 impl EventWriter {
     /// Begins a file in `folder`. A run that goes on from step `first` has TensorBoard forget what an
-    /// older file says of that step and later ones.
+    /// older file says of that step and later ones; one that begins removes older files.
     ///
     /// # Errors
     /// `Io`.
     pub fn create(folder: &Path, first: u64) -> Result<EventWriter> {
+        if first == 0 {
+            remove_events(folder)?;
+        }
         let now = since_epoch();
         let name = format!("events.out.tfevents.{:010}.{:09}.gradus", now as u64, nanos(now));
         let path = folder.join(name);
@@ -61,6 +64,14 @@ impl EventWriter {
         self.frame(&event.0)
     }
 
+    /// Waits until everything is on the disk.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io(&self.path))
+    }
+
     fn frame(&mut self, payload: &[u8]) -> Result<()> {
         let length = (payload.len() as u64).to_le_bytes();
         let mut frame = length.to_vec();
@@ -69,6 +80,17 @@ impl EventWriter {
         frame.extend(masked_crc(payload).to_le_bytes());
         self.file.write_all(&frame).map_err(Error::io(&self.path))
     }
+}
+
+fn remove_events(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("events.out.tfevents.") && name.ends_with(".gradus") {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
 }
 
 fn since_epoch() -> f64 {

@@ -42,6 +42,8 @@ pub struct Trainer<T: Float = f32> {
     pub critic: Option<Critic>,
     /// What the collect phase gathered for the critic, since this trainer was made.
     pub states: Option<States>,
+    /// How often the running phase has run before: it goes on in the stream of prompts and draws.
+    pub pass: u64,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
     /// Updates in a row that were skipped because something was not finite.
@@ -123,6 +125,7 @@ impl<T: Float> Trainer<T> {
             optimizer,
             critic: None,
             states: None,
+            pass: 0,
             task,
             skipped: 0,
             sampler: Mutex::new(None),

@@ -1,4 +1,6 @@
 //! Runs of the binary, and what they leave.
+//! Each test uses a part of this.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -26,6 +26,7 @@ impl RunConfig {
     pub fn validate(&self) -> Result<()> {
         self.dtype()?;
         self.residence()?;
+        self.validate_name()?;
         one_of("task.name", &self.task.name, &["countdown"])?;
         self.nf4_options()?;
         Control::parse("rl.control", &self.rl.control)?;
@@ -94,6 +95,25 @@ impl RunConfig {
             return refused("`value_fit` fits the critic that only rl.advantage = gae has".into());
         }
         Ok(())
+    }
+
+    /// The name is the first part of a folder's name, and stays in `out`.
+    fn validate_name(&self) -> Result<()> {
+        let name = &self.name;
+        let wrong = if name.is_empty() {
+            "is empty"
+        } else if name.len() > 128 {
+            "is longer than 128 bytes"
+        } else if name.starts_with('.') {
+            "begins with a dot"
+        } else if name.contains(['/', '\\', ':']) {
+            "is more than the name of a folder"
+        } else if name.chars().any(char::is_control) {
+            "has control characters"
+        } else {
+            return Ok(());
+        };
+        Err(Error::config("name", format!("`{}` {wrong}", name.escape_debug())))
     }
 
     fn validate_counts(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The settings of a run: a TOML file whose every key is optional, and `--set a.b=c` on top.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 mod auto;
@@ -389,18 +390,29 @@ impl RunConfig {
         config
     }
 
-    /// SHA-256 of everything that influences results: not where the run is stored, how often it is
-    /// saved, or how many threads compute it.
+    /// Keys that a run may change when it goes on: where it is stored, how often it is saved, how
+    /// many threads, slots and workers compute it and how patient they are. No result depends on them.
+    pub const NEUTRAL: [&str; 10] = [
+        "out",
+        "name",
+        "threads",
+        "rl.slots",
+        "reward.workers",
+        "reward.timeout",
+        "reward.retries",
+        "reward.startup",
+        "checkpoint.every",
+        "checkpoint.keep",
+    ];
+
+    /// SHA-256 of everything that influences results: all keys but [`RunConfig::NEUTRAL`], addresses
+    /// without their secrets.
     pub fn fingerprint(&self) -> String {
-        let neutral = RunConfig {
-            out: String::new(),
-            name: String::new(),
-            threads: 0,
-            checkpoint: CheckpointConfig::default(),
-            ..self.clone()
-        };
-        let digest = Sha256::digest(neutral.to_toml().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut hash = Sha256::new();
+        for (key, value) in settings(&self.without_secrets().to_table()) {
+            hash.update(format!("{key} = {value}\n"));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The device that the configuration names.
@@ -459,6 +471,22 @@ impl RunConfig {
             }
         }
     }
+}
+
+/// The keys of a configuration that results depend on, dotted, with their values as TOML.
+pub(crate) fn settings(table: &toml::Table) -> BTreeMap<String, String> {
+    fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            match value {
+                toml::Value::Table(table) => flatten(&format!("{prefix}{key}."), table, found),
+                value => drop(found.insert(format!("{prefix}{key}"), value.to_string())),
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    flatten("", table, &mut found);
+    found.retain(|key, _| !RunConfig::NEUTRAL.contains(&key.as_str()));
+    found
 }
 
 /// Puts the values of `over` in the place of those of `base`, section by section.
