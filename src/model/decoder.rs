@@ -1,5 +1,9 @@
 //! The decoder: embedding, blocks, final norm, head.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use crate::device::{Device, Memory, Space};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
@@ -304,7 +308,7 @@ impl<T: Float> Decoder<T> {
 }
 
 /// Bytes of a decoder's weights by what they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightBytes {
     /// Frozen values in the dtype of the run: with a 4-bit model embedding, norms and head.
     pub dense: u64,
@@ -319,6 +323,14 @@ impl WeightBytes {
     /// All of them.
     pub fn total(&self) -> u64 {
         self.dense + self.packed + self.trained
+    }
+}
+
+impl fmt::Display for WeightBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = |bytes: u64| bytes as f64 / 1024.0;
+        write!(f, "{:.0} KiB 4-bit, ", kib(self.packed))?;
+        write!(f, "{:.0} KiB dense, {:.0} KiB trained", kib(self.dense), kib(self.trained))
     }
 }
 

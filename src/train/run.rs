@@ -52,8 +52,7 @@ struct Figures {
     quantized_accuracy: Option<f64>,
     rl_steps: u64,
     flat_steps: u64,
-    dense_bytes: u64,
-    quantized_bytes: u64,
+    weights_before: u64,
     base: String,
     rl_start: f64,
     reward: Vec<(f64, f64)>,
@@ -180,7 +179,7 @@ impl<T: Float> Run<T> {
 
     fn run_phases(&mut self) -> Result<()> {
         if self.figures.place() == Figures::default().place() {
-            self.figures.dense_bytes = self.trainer.model.weight_bytes();
+            self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
                 self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
             }
@@ -338,16 +337,9 @@ impl<T: Float> Run<T> {
                     self.figures.left = true;
                 }
                 let accuracy = self.trainer.evaluate()?.accuracy;
-                let f = &mut self.figures;
-                f.quantized_accuracy = accuracy;
-                f.quantized_bytes = self.trainer.model.weight_bytes();
-                let (from, to) = (f.dense_bytes >> 10, f.quantized_bytes >> 10);
-                let score = shown(accuracy);
-                if self.trainer.frozen_base {
-                    line(&format!("    base {to} KiB with adapters, held-out score {score}"));
-                } else {
-                    line(&format!("quantize {from} KiB -> {to} KiB, held-out score {score}"));
-                }
+                self.figures.quantized_accuracy = accuracy;
+                let weights = self.trainer.model.weight_parts();
+                line(&format!("quantize {weights}; held-out score {}", shown(accuracy)));
             }
             Phase::Collect | Phase::ValueFit | Phase::Rl => {}
         }
@@ -436,8 +428,8 @@ impl<T: Float> Run<T> {
             train_seconds: self.elapsed(),
             rollout_tokens_per_second: f.rollout_tokens / f.rollout_seconds.max(1e-9),
             first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
-            dense_bytes: f.dense_bytes,
-            quantized_bytes: f.quantized_bytes,
+            weights_before: f.weights_before,
+            weights: self.trainer.model.weight_parts(),
             peak_memory: host::peak_memory().unwrap_or(0),
             folder: self.folder.path().to_string_lossy().into_owned(),
             model: config.model.path.clone(),

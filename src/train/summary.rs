@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::io::atomic;
+use crate::model::WeightBytes;
 
 /// Final figures of a run. A score is none where its phase was not run or nothing was scored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,10 +45,10 @@ pub struct Summary {
     pub first_ratio_max_abs_dev: f64,
     /// Most bytes the process held at once; 0 where the system does not tell.
     pub peak_memory: u64,
-    /// Bytes of the model before quantisation.
-    pub dense_bytes: u64,
-    /// Bytes of the model as trained by RL, adapters included.
-    pub quantized_bytes: u64,
+    /// Bytes of the weights as the run began.
+    pub weights_before: u64,
+    /// Bytes of the weights at the end, by what they are.
+    pub weights: WeightBytes,
     /// Folder of the run.
     pub folder: String,
     /// Model folder that the run began with; empty for a model that was made here.
@@ -141,13 +142,16 @@ impl Summary {
         }
         text += &format!("  {}\n", self.on_policy());
         text += &format!(
-            "  {:.0} s, {:.0} sampled tokens/s, memory at most {} MiB, weights {} KiB -> {} KiB\n",
+            "  {:.0} s, {:.0} sampled tokens/s, memory at most {} MiB\n",
             self.train_seconds,
             self.rollout_tokens_per_second,
             self.peak_memory >> 20,
-            self.dense_bytes >> 10,
-            self.quantized_bytes >> 10,
         );
+        text += &format!("  weights: {}", self.weights);
+        if self.weights_before > self.weights.total() {
+            text += &format!(" ({} KiB as the run began)", self.weights_before >> 10);
+        }
+        text.push('\n');
         text + "\n" + &self.next()
     }
 
