@@ -100,8 +100,19 @@ fn refused_then_fits(
     before: impl Fn() -> std::io::Result<()> + Send + Sync + Clone + 'static,
 ) {
     let out = tempfile::tempdir().unwrap();
-    let large = ["rl.prompts=32", "rl.micro_batch=256", "rl.slots=256", "rl.max_new_tokens=24"];
-    let mut settings = owned(&large);
+    // Small weights, large micro-batches: 480 MiB, of which 272 are left with the settings advised.
+    let mut settings = owned(&[
+        "model.hidden=256",
+        "model.head_dim=32",
+        "model.ffn=768",
+        "model.layers=2",
+        "sft.epochs=1",
+        "rl.steps=1",
+        "rl.prompts=32",
+        "rl.micro_batch=256",
+        "rl.slots=256",
+        "rl.max_new_tokens=24",
+    ]);
     let done = train(out.path(), &settings, before.clone());
     let said = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(1), "{said}");
@@ -115,7 +126,7 @@ fn refused_then_fits(
 #[test]
 fn a_limit_of_the_process_refuses_the_run_with_settings_that_fit() {
     refused_then_fits("RLIMIT_DATA", || {
-        let limit = libc::rlimit { rlim_cur: 700 << 20, rlim_max: 700 << 20 };
+        let limit = libc::rlimit { rlim_cur: 300 << 20, rlim_max: 300 << 20 };
         // SAFETY: a limit of this process.
         match unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) } {
             0 => Ok(()),
