@@ -196,7 +196,7 @@ fn other_base_weights_are_refused_at_resume() {
     copy("llama-bnb-4bit");
     let output = gradus(&[&args[..], &["--resume", "auto"]].concat()).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-    assert!(text(&output).contains("others than when this run began"), "{}", text(&output));
+    assert!(text(&output).contains("than when this run began"), "{}", text(&output));
 }
 
 /// One line on stderr that names what is wrong, the documented exit code, and no run folder.
