@@ -27,6 +27,7 @@ EXPLAINED = {
     "en dash": "it reads no sign in the en dash, which models print for a minus",
     "unicode power": "it reads no powers in raised characters",
     "exponent": "it reads `1e3` as a product with the constant e",
+    "negative percent": "it does not take `-181.25\\\\%` for a part of 1",
     "other unit": "it drops units, so that 9 cm is $9; `numeric` holds units of both sides against each other",
 }
 
@@ -83,7 +84,7 @@ def fraction(f):
             left //= p
     if left == 1:
         yield "finite decimal", format_decimal(f)
-        yield "percent", f"{format_decimal(f * 100)}\\%"
+        yield "percent" if f > 0 else "negative percent", f"{format_decimal(f * 100)}\\%"
     yield "over", f"{s}{{{n} \\over {d}}}"
 
 
