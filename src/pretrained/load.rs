@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::device::{Device, zeros};
 use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, ModelConfig, Source, Start};
 use crate::pretrained::config::HfConfig;
@@ -173,6 +174,7 @@ impl Source for FolderSource<'_> {
     }
 
     fn values<F: Float>(&mut self, name: &str, shape: &[usize], _: Start) -> Result<Vec<F>> {
+        interrupt::check()?;
         let data = self.read(name, shape)?;
         let values =
             floats(&data).map_err(|e| Error::format(self.files.folder(), format!("`{name}`: {e}")));
@@ -187,6 +189,7 @@ impl Source for FolderSource<'_> {
         shape: [usize; 2],
         block: bool,
     ) -> Result<Option<Nf4Tensor>> {
+        interrupt::check()?;
         if self.is_stored(name, shape)? {
             let tensor = quantized::read(self.files, name)?;
             self.taken.push(name.into());

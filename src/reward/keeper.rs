@@ -4,9 +4,11 @@
 //! there are from a socket and, when the socket closes, kills those that are left. The system
 //! closes it however this process ends. Where there is no `/bin/sh`, children outlive a kill.
 
+#[cfg(unix)]
 use std::path::PathBuf;
 
 /// Where the folders that are held are.
+#[cfg(unix)]
 pub(super) fn folders() -> PathBuf {
     std::env::temp_dir()
 }
@@ -17,7 +19,7 @@ pub(super) enum Held<'a> {
     /// The process group of this leader. To be let go of before the leader is reaped, as its number is
     /// free after that.
     Group(u32),
-    /// A folder in [`folders`], with a name without spaces.
+    /// A folder in the system's for temporary files, with a name without spaces.
     #[cfg_attr(not(unix), allow(dead_code))]
     Folder(&'a str),
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::data::{Dataset, Example, PromptFormat, PromptSource, Row};
 use crate::error::{Error, Result};
+use crate::io::interrupt;
 use crate::reward::Reward;
 use crate::rng::{Purpose, Rng};
 use crate::text::{ChatOptions, ChatTemplate, Codec};
@@ -156,6 +157,7 @@ impl DataTask {
         let (mut examples, mut dropped, mut unfit) = (Vec::new(), 0, Unfit::default());
         let all = rows.examples(&writer.format, writer.template.as_ref())?;
         for (row, example) in all.into_iter().enumerate() {
+            interrupt::check()?;
             let Example { prompt: text, rendered, demo, fields } = example;
             let prompt = Prompt { text, rendered, question: None, fields: Arc::new(fields) };
             let tokens = self.encode(&prompt)?.len();

@@ -94,7 +94,8 @@ struct Run<T: Float> {
 /// `Config` before anything is written; `Io` if a file cannot be written (the newest checkpoint
 /// stays valid); `Training` after repeated steps that are not finite; `Reward` if the reward
 /// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step that
-/// was done as a whole: what was cut short is done again, to the same bits, by a run that resumes.
+/// was done as a whole: what was cut short is done again, to the same bits, by a run that resumes. A
+/// signal before the first step, while model and data are read, leaves nothing.
 pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     config.validate()?;
     config.validate_phases()?;
@@ -104,6 +105,7 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     if !matches!(resume, Resume::From(_)) {
         run_folder::check_place(config.out.as_ref())?;
     }
+    let _listening = interrupt::listen()?;
     let threads = config.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         Error::config("threads", format!("{threads} threads cannot be started: {e}"))
@@ -150,9 +152,8 @@ impl<T: Float> Run<T> {
         Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before, saved })
     }
 
-    /// From here on there is something to save, so signals wait until it is.
+    /// From here on there is something to save.
     fn run(mut self) -> Result<Summary> {
-        let _listening = interrupt::listen()?;
         let done = self.run_phases().and_then(|()| self.finish());
         if let Err(Error::Interrupted { .. }) = done {
             if self.saved != Some(self.figures.place()) {

@@ -156,7 +156,10 @@ impl CommandReward {
             }
             if attempt == self.options.retries {
                 batch.silent.fetch_add(fault.silent as usize, Ordering::Relaxed);
-                return Err(fault.reason);
+                return Err(match fault.silent && !self.startup.has_answered() {
+                    true => format!("{}; {}", fault.reason, self.startup),
+                    false => fault.reason,
+                });
             }
             interrupt::pause(self.options.backoff * 2u32.saturating_pow(attempt));
             attempt += 1;

@@ -1,5 +1,6 @@
 //! How long the first reply of a fresh worker may take.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,14 @@ impl Startup {
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the message about a command that has never answered.
+impl fmt::Display for Startup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = self.most.as_secs_f64();
+        write!(f, "it has never answered: one that starts slowly needs a startup over {most} s")
     }
 }
 
