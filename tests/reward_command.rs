@@ -132,7 +132,7 @@ fn quick() -> CommandOptions {
 
 /// For workers that never answer. Long enough that on a busy machine the others do.
 fn hasty() -> CommandOptions {
-    CommandOptions { timeout: Duration::from_millis(1500), ..quick() }
+    CommandOptions { timeout: Duration::from_secs(2), ..quick() }
 }
 
 fn ask(reward: &CommandReward, completions: &[&str]) -> Vec<Outcome> {
@@ -168,7 +168,7 @@ fn lines_that_are_no_replies() {
 
 #[test]
 fn silence_floods_and_closed_streams_end() {
-    fails_alone("hang", &["no answer within 1.5 s"]);
+    fails_alone("hang", &["no answer within 2 s"]);
     fails_alone("flood", &["not a JSON object"]);
     fails_alone("close", &["before it answered"]);
 }
@@ -324,7 +324,7 @@ fn a_command_that_never_answers_is_given_up() {
     let options = CommandOptions {
         workers: 2,
         timeout: Duration::from_millis(300),
-        startup: Duration::from_millis(1500),
+        startup: Duration::from_secs(5),
         retries: 1,
         ..quick()
     };
@@ -333,7 +333,12 @@ fn a_command_that_never_answers_is_given_up() {
     let input = RewardInput { prompt: "", completion: "a", finished: true, fields: no_fields() };
     let error = score(&reward, &[input; 64]).unwrap_err().to_string();
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    for part in ["64 of 64", "no answer within 0.3 s", "loading \\u{1b}[31mfor ever\\nand ever"] {
+    for part in [
+        "64 of 64",
+        "no answer within 0.3 s of timeout and 4.",
+        "startup over 5 s",
+        "loading \\u{1b}[31mfor ever\\nand ever",
+    ] {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(!error.contains(char::is_control), "{error:?}");

@@ -6,6 +6,8 @@
 
 #[cfg(unix)]
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the folders that are held are.
 #[cfg(unix)]
@@ -16,12 +18,32 @@ pub(super) fn folders() -> PathBuf {
 /// What ends with this process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Held<'a> {
-    /// The process group of this leader. To be let go of before the leader is reaped, as its number is
-    /// free after that.
-    Group(u32),
+    /// The process group of this leader, with the number that [`announce`] gave. To be let go of before
+    /// the leader is reaped, as its process number is free after that.
+    Group(u32, u64),
     /// A folder in the system's for temporary files, with a name without spaces.
     #[cfg_attr(not(unix), allow(dead_code))]
     Folder(&'a str),
+}
+
+/// The group that a child of `command` leads ends with this process, from the child's first moment on.
+/// Returns a number of its own for it.
+pub(super) fn announce(command: &mut Command) -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    #[cfg(unix)]
+    unix::announce(command, number);
+    #[cfg(not(unix))]
+    let _ = command;
+    number
+}
+
+/// The child that was announced as `number` has not become what it should: there is no such group.
+pub(super) fn lost(number: u64) {
+    #[cfg(unix)]
+    unix::lost(number);
+    #[cfg(not(unix))]
+    let _ = number;
 }
 
 /// `what` ends with this process.
@@ -56,16 +78,31 @@ mod unix {
 held=' '
 while read -r verb entry; do
   case $verb in
-    hold) held="$held$entry " ;;
+    hold)
+      case $held in
+        *" $entry "*) ;;
+        *) held="$held$entry " ;;
+      esac ;;
     drop)
       case $held in
         *" $entry "*) held="${held%%" $entry "*} ${held#*" $entry "}" ;;
       esac ;;
+    lost)
+      kept=' '
+      for other in $held; do
+        case $other in
+          group:*":$entry") ;;
+          *) kept="$kept$other " ;;
+        esac
+      done
+      held=$kept ;;
   esac
 done
 for entry in $held; do
   case $entry in
-    group:*) kill -s KILL -- "-${entry#group:}" ;;
+    group:*)
+      group=${entry#group:}
+      kill -s KILL -- "-${group%:*}" ;;
   esac
 done
 for entry in $held; do
@@ -96,6 +133,60 @@ done
 
     static STATE: Mutex<State> = Mutex::new(State { keeper: None, held: Vec::new() });
 
+    /// Makes a child of `command` tell the keeper of its group itself before it does anything else, so
+    /// that there is no moment in which nobody knows of it.
+    pub fn announce(command: &mut Command, number: u64) {
+        let socket = STATE.lock().unwrap_or_else(PoisonError::into_inner).socket();
+        let Some(socket) = socket else { return };
+        let tell = move || {
+            // SAFETY: a plain system call.
+            let group = unsafe { libc::getpid() }.unsigned_abs();
+            let mut line = Line { bytes: [0; 64], length: 0 };
+            line.push(b"hold group:");
+            line.push_number(group as u64);
+            line.push(b":");
+            line.push_number(number);
+            line.push(b"\n");
+            // The parent says it too, to another keeper if this one has gone.
+            let _ = send(&socket, &line.bytes[..line.length]);
+            Ok(())
+        };
+        // SAFETY: the closure runs between fork and exec and makes system calls only; it neither
+        // allocates nor takes a lock.
+        unsafe { command.pre_exec(tell) };
+    }
+
+    pub fn lost(number: u64) {
+        let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tell(&format!("lost {number}\n"));
+    }
+
+    /// A text that needs no allocator.
+    struct Line {
+        bytes: [u8; 64],
+        length: usize,
+    }
+
+    impl Line {
+        fn push(&mut self, bytes: &[u8]) {
+            self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+            self.length += bytes.len();
+        }
+
+        fn push_number(&mut self, number: u64) {
+            let (mut digits, mut begin, mut left) = ([0; 20], 20, number);
+            loop {
+                begin -= 1;
+                digits[begin] = b'0' + (left % 10) as u8;
+                left /= 10;
+                if left == 0 {
+                    break;
+                }
+            }
+            self.push(&digits[begin..]);
+        }
+    }
+
     pub fn hold(what: Held<'_>) {
         let entry = entry(what);
         let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,12 +203,20 @@ done
 
     fn entry(what: Held<'_>) -> String {
         match what {
-            Held::Group(leader) => format!("group:{leader}"),
+            Held::Group(leader, number) => format!("group:{leader}:{number}"),
             Held::Folder(name) => format!("folder:{name}"),
         }
     }
 
     impl State {
+        /// The way to the keeper, which is started for it if there is none.
+        fn socket(&mut self) -> Option<UnixStream> {
+            if self.keeper.is_none() {
+                self.tell("");
+            }
+            self.keeper.as_ref()?.socket.try_clone().ok()
+        }
+
         /// Says a line to the keeper; to another one, with all that is held, if it has gone.
         fn tell(&mut self, line: &str) {
             if self.keeper.as_mut().is_some_and(|keeper| keeper.say(line).is_ok()) {
@@ -144,30 +243,34 @@ done
             Ok(Keeper { socket, shell })
         }
 
-        /// Sends `line`, without a signal to this process or a wait if nobody reads it.
         fn say(&mut self, line: &str) -> io::Result<()> {
-            #[cfg(not(any(target_os = "macos", target_os = "ios")))]
-            const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            // There the standard library has told the socket so.
-            #[cfg(any(target_os = "macos", target_os = "ios"))]
-            const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
-            let mut left = line.as_bytes();
-            while !left.is_empty() {
-                let (at, count) = (left.as_ptr().cast(), left.len());
-                // SAFETY: `at` and `count` are those of a slice that lives on.
-                let sent = unsafe { libc::send(self.socket.as_raw_fd(), at, count, FLAGS) };
-                match usize::try_from(sent) {
-                    Ok(sent) => left = &left[sent..],
-                    Err(_) => {
-                        let error = io::Error::last_os_error();
-                        if error.kind() != io::ErrorKind::Interrupted {
-                            return Err(error);
-                        }
+            send(&self.socket, line.as_bytes())
+        }
+    }
+
+    /// Sends `line`, without a signal to this process or a wait if nobody reads it.
+    fn send(socket: &UnixStream, line: &[u8]) -> io::Result<()> {
+        #[cfg(not(any(target_os = "macos", target_os = "ios")))]
+        const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // There the standard library has told the socket so.
+        #[cfg(any(target_os = "macos", target_os = "ios"))]
+        const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+        let mut left = line;
+        while !left.is_empty() {
+            let (at, count) = (left.as_ptr().cast(), left.len());
+            // SAFETY: `at` and `count` are those of a slice that lives on.
+            let sent = unsafe { libc::send(socket.as_raw_fd(), at, count, FLAGS) };
+            match usize::try_from(sent) {
+                Ok(sent) => left = &left[sent..],
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
                     }
                 }
             }
-            Ok(())
         }
+        Ok(())
     }
 
     impl Drop for Keeper {

@@ -27,6 +27,8 @@ pub(super) fn find_program(program: &str) -> Option<PathBuf> {
 /// Dropping it kills the group; if this process ends without doing so, the keeper does.
 pub(super) struct Group {
     child: Child,
+    /// The keeper's number for it.
+    number: u64,
     /// Out of the keeper's hands: the child is reaped, its number may belong to another.
     reaped: bool,
 }
@@ -41,9 +43,17 @@ impl Group {
 
     /// The same with a command that makes itself the leader.
     pub fn adopt(command: &mut Command) -> io::Result<Group> {
-        let child = command.spawn()?;
-        keeper::hold(Held::Group(child.id()));
-        Ok(Group { child, reaped: false })
+        let number = keeper::announce(command);
+        match command.spawn() {
+            Ok(child) => {
+                keeper::hold(Held::Group(child.id(), number));
+                Ok(Group { child, number, reaped: false })
+            }
+            Err(error) => {
+                keeper::lost(number);
+                Err(error)
+            }
+        }
     }
 
     /// The ends of its streams, as far as they are pipes and were not taken before.
@@ -63,7 +73,7 @@ impl Group {
             }
             // Already dead is as good as killed.
             let _ = self.child.kill();
-            keeper::let_go(Held::Group(self.child.id()));
+            keeper::let_go(Held::Group(self.child.id(), self.number));
             self.reaped = true;
         }
         self.child.wait().ok()

@@ -17,7 +17,7 @@
 //!
 //! A first reply may take longer, as a worker may have to load a model: by
 //! [`startup`](CommandOptions::startup) from the first worker's start on, and once there has been a
-//! reply, by twice what the slowest first one took. A command that hangs does not get that time for
+//! reply, by ten times what the slowest first one took. A command that hangs does not get that time for
 //! each of its workers anew.
 //!
 //! Outcomes come in the order of the inputs and, if the command answers each sample by itself, do
@@ -142,7 +142,7 @@ impl CommandReward {
     fn ask(&self, slot: &mut Option<Worker>, batch: &Batch<'_>, i: usize) -> Outcome {
         let id = batch.first_id + i as u64;
         let line = request_line(id, &batch.inputs[i]);
-        let mut attempt = 0;
+        let (mut attempt, mut first) = (0, None);
         loop {
             let fault = match self.attempt(slot, id, &line) {
                 Ok(Reply::Outcome(outcome)) => return Ok(outcome),
@@ -154,11 +154,13 @@ impl CommandReward {
             if interrupt::check().is_err() {
                 return Err(STOPPED.into());
             }
+            // The first try had the longest time, and so the most to say.
+            let fault = first.get_or_insert(fault);
             if attempt == self.options.retries {
                 batch.silent.fetch_add(fault.silent as usize, Ordering::Relaxed);
                 return Err(match fault.silent && !self.startup.has_answered() {
                     true => format!("{}; {}", fault.reason, self.startup),
-                    false => fault.reason,
+                    false => fault.reason.clone(),
                 });
             }
             interrupt::pause(self.options.backoff * 2u32.saturating_pow(attempt));

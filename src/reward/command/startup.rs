@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A busy machine starts a command so many times more slowly than it has done before.
+const MARGIN: u32 = 10;
+
 /// What the pool knows of its command's start.
 pub struct Startup {
     most: Duration,
@@ -45,7 +48,7 @@ impl Startup {
     pub fn grace(&self) -> Duration {
         let seen = self.seen();
         match (seen.needed, seen.begun) {
-            (Some(needed), _) => self.most.min(2 * needed),
+            (Some(needed), _) => self.most.min(MARGIN * needed),
             (None, Some(begun)) => self.most.saturating_sub(begun.elapsed()),
             (None, None) => self.most,
         }
@@ -78,8 +81,8 @@ mod tests {
         startup.begin();
         assert!(startup.grace() <= most - Duration::from_millis(20));
         assert!(!startup.has_answered());
-        // Once a worker has answered, others get twice its time, and never more than the whole.
-        for (took, grace) in [(3, 6), (2, 6), (40, 60)] {
+        // Once a worker has answered, others get ten times its time, and never more than the whole.
+        for (took, grace) in [(3, 30), (2, 30), (40, 60)] {
             startup.answered(Some(Duration::from_secs(took)));
             startup.answered(None);
             assert_eq!(startup.grace(), Duration::from_secs(grace));
