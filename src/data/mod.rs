@@ -15,6 +15,7 @@
 
 mod format;
 pub mod jsonl;
+mod pages;
 pub mod parquet;
 
 use std::collections::HashSet;

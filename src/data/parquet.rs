@@ -10,10 +10,14 @@
 //! | bytes | a string if they are UTF-8, else a string of hexadecimal digits |
 //! | maps | an object; a list of pairs where the keys are no strings |
 //!
-//! Pages may be compressed with Snappy, gzip, LZ4 or Brotli. Zstandard has no decoder in the
-//! library that is written in Rust, so such files are refused, with the codec's name.
+//! Pages may be compressed with Snappy, gzip, LZ4, Brotli or Zstandard.
+//!
+//! A kilobyte of Parquet can hold gigabytes. What a file may decode to, and what its rows may take,
+//! is bounded by 256 MiB and 1,000 times the file's size, and by 16 GiB in all; a file that claims
+//! more is refused before it is decoded.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::basic::Compression;
@@ -21,7 +25,7 @@ use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
-use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::reader::{RowIter, TreeBuilder};
 use parquet::record::{Field, Row as Record};
@@ -29,16 +33,22 @@ use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
 use super::Row;
+use super::pages::{self, Budget, Pages};
 use crate::error::{Error, Result};
 use crate::io::json;
 use crate::text::files;
 
 /// Most rows of a file.
 const ROW_LIMIT: u64 = 1 << 28;
-/// Most values of one column in one row group; they may take a few bytes of file only.
-const VALUE_LIMIT: u64 = 1 << 26;
-/// Most text and structure of all rows, in bytes.
-const SIZE_LIMIT: u64 = 16 << 30;
+/// Bytes that every file may decode to, how many more for a byte of file, and how many in all.
+const SIZE_LIMIT: (u64, u64, u64) = (256 << 20, 1_000, 16 << 30);
+/// Memory of a value, and of a named one in a row or struct beside its name, in bytes.
+const VALUE_SIZE: usize = 32;
+const FIELD_SIZE: usize = 128;
+/// Bytes of the limit for a value of a column: a row is put together before its size is known.
+const COLUMN_VALUE: u64 = 64;
+/// Records of which columns are read ahead. Values of one encoding may each be as long as a page.
+const READ_AHEAD: usize = 64;
 /// Deepest nesting of a column.
 const DEPTH_LIMIT: usize = 64;
 
@@ -57,18 +67,52 @@ fn contained<R: ChunkReader + 'static>(path: &Path, source: R) -> Result<Vec<Row
     files::contained(path, "the Parquet reader", move || rows(path, source))?
 }
 
+/// A file that several readers share.
+struct Shared<R>(Arc<R>);
+
+impl<R: ChunkReader> Length for Shared<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Shared<R> {
+    type T = R::T;
+
+    fn get_read(&self, start: u64) -> ParquetResult<R::T> {
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        if start.saturating_add(length as u64) > self.len() {
+            return Err(ParquetError::EOF("a column ends behind the file".into()));
+        }
+        self.0.get_bytes(start, length)
+    }
+}
+
+/// What a file of `size` bytes may decode to.
+fn limit(size: u64) -> u64 {
+    let (base, factor, most) = SIZE_LIMIT;
+    size.saturating_mul(factor).saturating_add(base).min(most)
+}
+
 fn rows<R: ChunkReader + 'static>(path: &Path, source: R) -> Result<Vec<Row>> {
     let wrong = |e: ParquetError| Error::format(path, format!("Parquet: {e}"));
-    let reader = SerializedFileReader::new(source).map_err(wrong)?;
+    let source = Shared(Arc::new(source));
+    let limit = limit(source.len());
+    let reader = SerializedFileReader::new(Shared(source.0.clone())).map_err(wrong)?;
     check(path, reader.metadata())?;
-    let (mut rows, mut left) = (Vec::new(), SIZE_LIMIT);
+    let (mut rows, mut room) = (Vec::new(), Room { left: limit, limit });
+    let budget = Mutex::new(Budget { bytes: limit, values: limit / COLUMN_VALUE });
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(wrong)?;
-        let group = Checked(group.as_ref());
-        for record in TreeBuilder::new().as_iter(schema.clone(), &group).map_err(wrong)? {
+        let group = Checked { group: group.as_ref(), source: &source, budget: &budget };
+        let tree = TreeBuilder::new().with_batch_size(READ_AHEAD);
+        for record in tree.as_iter(schema.clone(), &group).map_err(wrong)? {
             let record = record.map_err(wrong)?;
-            let row = object(&record, &mut left).map_err(|reason| {
+            let row = object(&record, &mut room).map_err(|reason| {
                 Error::format(path, format!("Parquet: row {}: {reason}", rows.len()))
             })?;
             rows.push(row);
@@ -91,14 +135,10 @@ fn check(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
             let name = column.column_path().string();
             let codec = column.compression();
             if !readable(codec) {
-                let reason = format!(
+                return refuse(format!(
                     "column `{name}` is compressed with {codec}, which is not supported: write the \
-                     file again with snappy, gzip, lz4, brotli or without compression"
-                );
-                return Err(Error::Unsupported {
-                    op: "parquet",
-                    reason: format!("{}: {reason}", path.display()),
-                });
+                     file again with snappy, gzip, lz4, brotli, zstd or without compression"
+                ));
             }
         }
     }
@@ -115,39 +155,50 @@ fn depth(schema: &Type) -> usize {
 
 fn readable(codec: Compression) -> bool {
     use Compression::*;
-    matches!(codec, UNCOMPRESSED | SNAPPY | GZIP(_) | LZ4 | LZ4_RAW | BROTLI(_))
+    matches!(codec, UNCOMPRESSED | SNAPPY | GZIP(_) | LZ4 | LZ4_RAW | BROTLI(_) | ZSTD(_))
 }
 
 /// A row group whose pages are looked at before they are decoded: the decoder allocates what a
 /// page's header claims.
-struct Checked<'a>(&'a dyn RowGroupReader);
+struct Checked<'a, R: ChunkReader> {
+    group: &'a dyn RowGroupReader,
+    source: &'a Shared<R>,
+    budget: &'a Mutex<Budget>,
+}
 
-impl RowGroupReader for Checked<'_> {
+impl<R: ChunkReader> RowGroupReader for Checked<'_, R> {
     fn metadata(&self) -> &RowGroupMetaData {
-        self.0.metadata()
+        self.group.metadata()
     }
 
     fn num_columns(&self) -> usize {
-        self.0.num_columns()
+        self.group.num_columns()
     }
 
     fn get_column_page_reader(&self, i: usize) -> ParquetResult<Box<dyn PageReader>> {
-        Ok(Box::new(CheckedPages { pages: self.0.get_column_page_reader(i)?, values: 0 }))
+        let column = self.metadata().column(i);
+        let (start, length) = column.byte_range();
+        let bytes = self.source.get_bytes(start, usize::try_from(length)?)?;
+        pages::check(&bytes, &mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let codec = column.compression();
+        let pages = match pages::is_own(codec) {
+            true => Box::new(Pages::new(bytes, codec)),
+            false => self.group.get_column_page_reader(i)?,
+        };
+        Ok(Box::new(CheckedPages(pages)))
     }
 
     fn get_column_bloom_filter(&self, i: usize) -> Option<&Sbbf> {
-        self.0.get_column_bloom_filter(i)
+        self.group.get_column_bloom_filter(i)
     }
 
     fn get_row_iter(&self, projection: Option<Type>) -> ParquetResult<RowIter<'_>> {
-        self.0.get_row_iter(projection)
+        self.group.get_row_iter(projection)
     }
 }
 
-struct CheckedPages {
-    pages: Box<dyn PageReader>,
-    values: u64,
-}
+/// Pages whose dictionaries have no more values than bytes.
+struct CheckedPages(Box<dyn PageReader>);
 
 impl Iterator for CheckedPages {
     type Item = ParquetResult<Page>;
@@ -159,55 +210,57 @@ impl Iterator for CheckedPages {
 
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> ParquetResult<Option<Page>> {
-        let Some(page) = self.pages.get_next_page()? else { return Ok(None) };
-        let values = page.num_values() as u64;
-        let wrong = |reason: &str| Err(ParquetError::General(reason.to_owned()));
-        if let Page::DictionaryPage { buf, .. } = &page {
-            if values > buf.len() as u64 {
-                return wrong("a dictionary has more values than bytes");
-            }
-            return Ok(Some(page));
+        let page = self.0.get_next_page()?;
+        if let Some(Page::DictionaryPage { buf, num_values, .. }) = &page
+            && *num_values as usize > buf.len()
+        {
+            let reason = "a dictionary has more values than bytes";
+            return Err(ParquetError::General(reason.into()));
         }
-        self.values += values;
-        if self.values > VALUE_LIMIT {
-            return wrong("a column has too many values in one row group");
-        }
-        Ok(Some(page))
+        Ok(page)
     }
 
     fn peek_next_page(&mut self) -> ParquetResult<Option<PageMetadata>> {
-        self.pages.peek_next_page()
+        self.0.peek_next_page()
     }
 
     fn skip_next_page(&mut self) -> ParquetResult<()> {
-        self.pages.skip_next_page()
+        self.0.skip_next_page()
     }
 
     fn at_record_boundary(&mut self) -> ParquetResult<bool> {
-        self.pages.at_record_boundary()
+        self.0.at_record_boundary()
     }
 }
 
+/// What the rows may still take, of so many bytes.
+struct Room {
+    left: u64,
+    limit: u64,
+}
+
 /// Takes `bytes` off what is left.
-fn charge(left: &mut u64, bytes: usize) -> std::result::Result<(), String> {
-    let rest = left.checked_sub(bytes as u64 + 32);
-    *left = rest.ok_or_else(|| format!("the rows are larger than {SIZE_LIMIT} bytes"))?;
+fn charge(room: &mut Room, bytes: usize) -> std::result::Result<(), String> {
+    let too_large = || {
+        format!("the rows take more than {} bytes, the most for a file of this size", room.limit)
+    };
+    room.left = room.left.checked_sub(bytes as u64).ok_or_else(too_large)?;
     Ok(())
 }
 
-fn object(record: &Record, left: &mut u64) -> std::result::Result<Map<String, Value>, String> {
+fn object(record: &Record, room: &mut Room) -> std::result::Result<Map<String, Value>, String> {
     let mut fields = Map::new();
     for (name, field) in record.get_column_iter() {
-        charge(left, name.len())?;
-        if fields.insert(name.clone(), json(field, left)?).is_some() {
+        charge(room, name.len() + FIELD_SIZE)?;
+        if fields.insert(name.clone(), json(field, room)?).is_some() {
             return Err(format!("the column `{name}` appears twice"));
         }
     }
     Ok(fields)
 }
 
-fn json(field: &Field, left: &mut u64) -> std::result::Result<Value, String> {
-    charge(left, 0)?;
+fn json(field: &Field, room: &mut Room) -> std::result::Result<Value, String> {
+    charge(room, VALUE_SIZE)?;
     Ok(match field {
         Field::Null => Value::Null,
         Field::Bool(v) => Value::Bool(*v),
@@ -225,19 +278,19 @@ fn json(field: &Field, left: &mut u64) -> std::result::Result<Value, String> {
         Field::Double(v) => float(*v),
         Field::Decimal(_) => field.to_string().into(),
         Field::Str(text) => {
-            charge(left, text.len())?;
+            charge(room, text.len())?;
             text.as_str().into()
         }
         Field::Bytes(bytes) => {
-            charge(left, 2 * bytes.len())?;
+            charge(room, 2 * bytes.len())?;
             text_or_hex(bytes.data()).into()
         }
-        Field::Group(record) => Value::Object(object(record, left)?),
+        Field::Group(record) => Value::Object(object(record, room)?),
         Field::ListInternal(list) => {
-            let items = list.elements().iter().map(|item| json(item, left));
+            let items = list.elements().iter().map(|item| json(item, room));
             Value::Array(items.collect::<std::result::Result<_, _>>()?)
         }
-        Field::MapInternal(map) => pairs(map.entries(), left)?,
+        Field::MapInternal(map) => pairs(map.entries(), room)?,
     })
 }
 
@@ -250,19 +303,19 @@ fn text_or_hex(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map(str::to_owned).unwrap_or_else(hex)
 }
 
-fn pairs(entries: &[(Field, Field)], left: &mut u64) -> std::result::Result<Value, String> {
+fn pairs(entries: &[(Field, Field)], room: &mut Room) -> std::result::Result<Value, String> {
     if entries.iter().all(|(key, _)| matches!(key, Field::Str(_))) {
         let mut fields = Map::new();
         for (key, value) in entries {
             if let Field::Str(key) = key {
-                charge(left, key.len())?;
-                fields.insert(key.clone(), json(value, left)?);
+                charge(room, key.len() + FIELD_SIZE)?;
+                fields.insert(key.clone(), json(value, room)?);
             }
         }
         return Ok(Value::Object(fields));
     }
     let pair = |(key, value): &(Field, Field)| {
-        Ok(Value::Array(vec![json(key, left)?, json(value, left)?]))
+        Ok(Value::Array(vec![json(key, room)?, json(value, room)?]))
     };
     entries.iter().map(pair).collect::<std::result::Result<_, String>>().map(Value::Array)
 }

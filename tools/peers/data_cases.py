@@ -39,7 +39,9 @@ def main():
     }
     for name, plan in plans.items():
         pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), OUT / f"{name}.parquet", **plan)
+    pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), OUT / "zstd_v2.parquet", compression="zstd", data_page_version="2.0")
     pq.write_table(pa.Table.from_pylist(many, SCHEMA), OUT / "groups.parquet", row_group_size=7)
+    bombs()
     rows = {"rows": ROWS, "groups": many}
 
     odd = pa.table({
@@ -57,6 +59,23 @@ def main():
         {"f32": None, "u64": None, "dec": "-0.01", "day": 3, "us": None, "bin": None, "map": None, "cat": "a", "null": None, "f16": 2.0},
     ]
     (OUT / "rows.json").write_text(json.dumps(rows, ensure_ascii=False) + "\n")
+
+
+def bombs():
+    """Files of a few kilobytes that hold gigabytes, each in its own way."""
+    plain = dict(compression="brotli", compression_level=11, write_statistics=False)
+    tables = {
+        "page": (pa.table({"a": ["x" * (1 << 29)]}), dict(plain, use_dictionary=False, data_page_size=1 << 30)),
+        "page_zstd": (pa.table({"a": ["x" * (1 << 29)]}), dict(plain, compression="zstd", compression_level=19, use_dictionary=False)),
+        "dictionary": (pa.table({"a": pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ["x" * (1 << 20)])}),
+                       dict(plain, dictionary_pagesize_limit=1 << 22)),
+        "nulls": (pa.table({"a": pa.nulls(1 << 24, pa.int32()), "b": pa.nulls(1 << 24, pa.string())}), plain),
+        "list": (pa.table({"a": pa.array([[None] * (1 << 24)], pa.list_(pa.int32()))}), plain),
+        "prefix": (pa.table({"a": ["x" * (3 << 20)] * 1_000}),
+                   dict(plain, use_dictionary=False, column_encoding={"a": "DELTA_BYTE_ARRAY"}, data_page_size=1 << 30)),
+    }
+    for name, (table, plan) in tables.items():
+        pq.write_table(table, OUT / f"bomb_{name}.parquet", **plan)
 
 
 if __name__ == "__main__":
