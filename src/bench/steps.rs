@@ -10,7 +10,7 @@ use crate::ops::Advantage;
 use crate::rng::Purpose;
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
-use crate::train::rollout::{RolloutKey, Sampling, rollout_with};
+use crate::train::rollout::{Hooks, RolloutKey, Sampling, rollout_with};
 use crate::train::{RunConfig, Trainer};
 use crate::view::View;
 
@@ -64,7 +64,8 @@ fn rollouts() -> Case {
             step += 1;
             let key = RolloutKey { seed: 0, purpose: Purpose::User, step };
             let model = &trainer.model;
-            rollout_with(&mut sampler, model, &prompts, GROUP, &sampling, key, None).map(|_| ())
+            rollout_with(&mut sampler, model, &prompts, GROUP, &sampling, key, Hooks::default())
+                .map(|_| ())
         }))
     })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
+use super::columns;
 use super::jsonl::kind;
 use super::{Dataset, Row};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ pub enum PromptSource {
     #[default]
     Auto,
     /// A column with a text or a list of messages. The column `completion`, if there is one, is the
-    /// demonstration.
+    /// demonstration. A last message of the assistant is not closed: the model goes on with it.
     Prompt(String),
     /// A column with a list of messages. A last message of the assistant is cut off as the
     /// demonstration.
@@ -37,6 +38,9 @@ pub enum PromptSource {
 }
 
 /// How rows become prompts.
+///
+/// The columns `tools`, `documents` and `chat_template_kwargs` of a row go to the chat template, as
+/// lists and an object or as JSON texts of such; what is null in `tools` is taken for absent.
 #[derive(Clone, Debug, Default)]
 pub struct PromptFormat {
     /// Which part of a row the prompt is.
@@ -181,9 +185,9 @@ fn prompt(row: &Row, name: &str) -> Fits<Parts> {
 }
 
 fn messages(row: &Row, name: &str) -> Fits<Parts> {
-    let value = column(row, name)?;
-    let Value::Array(messages) = value else {
-        return Err(format!("`{name}` is {}, not a list of messages", kind(value)));
+    let value = columns::parsed(column(row, name)?);
+    let Value::Array(messages) = value.as_ref() else {
+        return Err(format!("`{name}` is {}, not a list of messages", kind(&value)));
     };
     let mut parts = Parts { messages: messages.clone(), demo: None, fields: Row::new() };
     if parts.messages.last().is_some_and(|last| last["role"] == "assistant") {
@@ -215,7 +219,7 @@ fn countdown(row: &Row) -> Fits<Parts> {
     let whole = |value: &Value| {
         value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()))
     };
-    let value = column(row, name)?;
+    let value = columns::parsed(column(row, name)?);
     let nums: Option<Vec<i64>> =
         value.as_array().and_then(|items| items.iter().map(whole).collect());
     let nums = nums.filter(|nums| !nums.is_empty());
@@ -263,11 +267,19 @@ fn example(
     if let Some(system) = format.system.as_ref().filter(|_| !starts_with_system) {
         parts.messages.insert(0, json!({ "role": "system", "content": system }));
     }
+    let Some(last) = parts.messages.last() else {
+        return Err(Error::invalid("data", "messages", "none before the answer", "a prompt"));
+    };
+    let mut chat = columns::chat_options(row, &format.chat)
+        .map_err(|reason| Error::invalid("data", "row", reason, "what a chat template takes"))?;
+    chat.continue_final_message = last["role"] == "assistant";
+    let own = matches!(format.source, PromptSource::Template(_));
     let prompt = match template {
-        _ if parts.messages.is_empty() => {
-            return Err(Error::invalid("data", "messages", "none before the answer", "a prompt"));
+        Some(template) => template.render(&parts.messages, &chat)?,
+        None if !own && (chat.tools.is_some() || chat.documents.is_some()) => {
+            let expected = "a model with a chat template, which alone can write them";
+            return Err(Error::invalid("data", "row", "`tools` or `documents`", expected));
         }
-        Some(template) => template.render(&parts.messages, &format.chat)?,
         None => plain(&parts.messages)?,
     };
     let mut fields = row.clone();

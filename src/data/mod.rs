@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod columns;
 mod format;
 pub mod jsonl;
 mod pages;
@@ -23,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub use columns::at;
+pub(crate) use columns::parsed;
 pub use format::{Example, PromptFormat, PromptSource, gsm8k_gold};
 
 use crate::error::{Error, Result};

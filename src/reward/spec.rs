@@ -41,6 +41,8 @@ struct Kind {
     name: &'static str,
     usage: &'static str,
     help: &'static str,
+    /// The row's field it compares with, if there is one that it cannot do without.
+    gold: Option<&'static str>,
     /// Makes the reward of the argument, the whole part and the options.
     make: fn(Option<&str>, &str, &SpecOptions) -> Made,
 }
@@ -51,6 +53,7 @@ const KINDS: [Kind; 11] = [
         usage: "numeric[:TOLERANCE]",
         help: "the answer is the row's `answer`: numbers, fractions, roots, constants, units, percent, \
                sets, tuples, intervals, compared exactly; tolerance 0.01 (absolute) or 1% (relative)",
+        gold: Some("answer"),
         make: |argument, part, _| {
             Ok(Arc::new(numeric(argument).ok_or_else(|| wrong(part, "a number or a percentage"))?))
         },
@@ -59,6 +62,7 @@ const KINDS: [Kind; 11] = [
         name: "exact",
         usage: "exact",
         help: "the answer is the row's `answer`, case and spacing aside",
+        gold: Some("answer"),
         make: |argument, part, _| plain(argument, part, Exact::default()),
     },
     Kind {
@@ -66,6 +70,7 @@ const KINDS: [Kind; 11] = [
         usage: "format[:REGEX]",
         help: "the shape <think>…</think><answer>…</answer>, without <think> where the prompt ends \
                in it; or the shape of a regular expression",
+        gold: None,
         make: |argument, _, _| {
             Ok(Arc::new(argument.map_or_else(|| Ok(Format::think_answer()), Format::new)?))
         },
@@ -74,6 +79,7 @@ const KINDS: [Kind; 11] = [
         name: "json",
         usage: "json[:KEY,KEY…]",
         help: "JSON with these keys that satisfies the row's `schema`, if there is one",
+        gold: None,
         make: |argument, _, _| Ok(Arc::new(json(argument))),
     },
     Kind {
@@ -81,6 +87,7 @@ const KINDS: [Kind; 11] = [
         usage: "tool-call",
         help: "share of the row's `tool_calls` that are made, and no others; null arguments are \
                absent ones",
+        gold: Some("tool_calls"),
         make: |argument, part, _| plain(argument, part, ToolCall::default()),
     },
     Kind {
@@ -88,6 +95,7 @@ const KINDS: [Kind; 11] = [
         usage: "iou[:THRESHOLD]",
         help: "overlap with the row's `boxes` of [x1,y1,x2,y2], [x1,y1,x2,y2,score] or \
                (x1,y1),(x2,y2), or the share of boxes with so much overlap",
+        gold: Some("boxes"),
         make: |argument, part, _| {
             Ok(Arc::new(iou(argument).ok_or_else(|| wrong(part, "a threshold above 0, up to 1"))?))
         },
@@ -97,6 +105,7 @@ const KINDS: [Kind; 11] = [
         usage: "countdown[:all][,PARTIAL]",
         help: "an expression over the row's `numbers` makes its `target`; `all`: uses all of them; \
                partial: score of a wrong value",
+        gold: Some("target"),
         make: |argument, part, _| {
             Ok(Arc::new(
                 countdown(argument)
@@ -109,24 +118,28 @@ const KINDS: [Kind; 11] = [
         usage: "code[:INTERPRETER]",
         help: "share of the row's `tests` that the last code block passes; python3 by default; \
                limits on time and memory, NOT a security sandbox",
+        gold: Some("tests"),
         make: |argument, part, options| code(argument, part, options),
     },
     Kind {
         name: "cmd",
         usage: "cmd:PROGRAM ARGUMENTS",
         help: "a command that reads a JSON line per sample and writes one; no shell, but its quotes",
+        gold: None,
         make: |argument, part, options| command(argument, part, options),
     },
     Kind {
         name: "http",
         usage: "http://HOST/PATH",
         help: "a service that samples are posted to; secrets as variables: http://$USER:$PASS@HOST/",
+        gold: None,
         make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
     },
     Kind {
         name: "https",
         usage: "https://HOST/PATH",
         help: "the same; needs the cargo feature `tls`",
+        gold: None,
         make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
     },
 ];
@@ -168,6 +181,13 @@ pub fn without_secrets(spec: &str) -> String {
         Some(("cmd" | "code" | "format", _)) => spec.into(),
         _ => redacted(spec),
     }
+}
+
+/// The row's field that the part `spec` compares with; `None` for parts that name their own.
+pub fn gold_field(spec: &str) -> Option<&'static str> {
+    let part = weighted(spec.trim()).ok()?.1;
+    let name = part.split_once(':').map_or(part, |(name, _)| name.trim());
+    KINDS.iter().find(|kind| kind.name == name)?.gold
 }
 
 /// What there is, one line each, for help texts.

@@ -17,6 +17,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
+use super::continued;
 use super::files;
 use super::methods::{self, Raised};
 use crate::error::{Error, Result};
@@ -33,6 +34,9 @@ const OUTPUT_LIMIT: usize = 16 << 20;
 pub struct ChatOptions {
     /// Ends with the start of an assistant's message, for the model to go on. Default: true.
     pub add_generation_prompt: bool,
+    /// Ends with the last message's own words instead, without what closes it, for the model to go
+    /// on with them. Default: false.
+    pub continue_final_message: bool,
     /// Schemas of tools the model may call, for templates that know tools.
     pub tools: Option<Json>,
     /// Documents to answer from, for templates that know them.
@@ -49,6 +53,7 @@ impl Default for ChatOptions {
     fn default() -> ChatOptions {
         ChatOptions {
             add_generation_prompt: true,
+            continue_final_message: false,
             tools: None,
             documents: None,
             extra: Map::new(),
@@ -63,7 +68,12 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     path: PathBuf,
     tokens: Map<String, Json>,
+    /// Which of the variables that rows may bring it reads.
+    reads: Vec<&'static str>,
 }
+
+/// Variables that a data set's rows may bring.
+const OPTIONAL: [&str; 2] = ["tools", "documents"];
 
 impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, else `chat_template` in
@@ -102,18 +112,30 @@ impl ChatTemplate {
     ) -> Result<ChatTemplate> {
         let (path, source) = (path.into(), source.into());
         let mut env = environment();
+        let reads = OPTIONAL.into_iter().filter(|name| source.contains(name)).collect();
         compile(&mut env, "chat", open_generation_blocks(&source), "chat template", &path)?;
-        Ok(ChatTemplate { env, path, tokens })
+        Ok(ChatTemplate { env, path, tokens, reads })
     }
 
     /// The prompt that says `messages`: objects with `role` and `content`, and whatever else the
     /// template reads, such as `tool_calls` or `reasoning_content`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] with the template's own words where it refuses the messages;
-    /// [`Error::Format`] where the template itself is wrong or takes too long.
+    /// [`Error::InvalidArgument`] with the template's own words where it refuses the messages, and
+    /// for tools or documents that it would not write; [`Error::Format`] where the template itself
+    /// is wrong or takes too long.
     pub fn render(&self, messages: &[Json], options: &ChatOptions) -> Result<String> {
-        let messages: Vec<Json> = messages.iter().map(normalized).collect::<Result<_>>()?;
+        for (name, given) in [("tools", &options.tools), ("documents", &options.documents)] {
+            if given.is_some() && !self.reads.contains(&name) {
+                let expected = format!("none: this chat template does not read `{name}`");
+                return Err(Error::invalid("chat_template", name, "some", expected));
+            }
+        }
+        let mut messages: Vec<Json> = messages.iter().map(normalized).collect::<Result<_>>()?;
+        let last = match options.continue_final_message {
+            true => Some(continued::mark(&mut messages)?),
+            false => None,
+        };
         let now = options.now.unwrap_or_else(SystemTime::now);
         let mut vars: BTreeMap<&str, Value> = BTreeMap::new();
         vars.extend(self.tokens.iter().map(|(k, v)| (k.as_str(), value(v))));
@@ -123,8 +145,10 @@ impl ChatTemplate {
         vars.insert("messages", messages.iter().map(value).collect());
         vars.insert("tools", value(options.tools.as_ref().unwrap_or(&Json::Null)));
         vars.insert("documents", value(options.documents.as_ref().unwrap_or(&Json::Null)));
-        vars.insert("add_generation_prompt", Value::from(options.add_generation_prompt));
-        render(&self.env, "chat", vars, "chat template", &self.path)
+        let prompted = options.add_generation_prompt && last.is_none();
+        vars.insert("add_generation_prompt", Value::from(prompted));
+        let text = render(&self.env, "chat", vars, "chat template", &self.path)?;
+        last.map_or(Ok(text.clone()), |last| continued::cut(&text, &last))
     }
 }
 

@@ -14,6 +14,8 @@ mod bytes;
 #[cfg(feature = "hf")]
 mod chat;
 #[cfg(feature = "hf")]
+mod continued;
+#[cfg(feature = "hf")]
 mod dumps;
 #[cfg(feature = "hf")]
 pub(crate) mod files;
@@ -54,6 +56,11 @@ pub trait Codec: Send + Sync {
 
     /// Text of `ids` before the first id of [`stops`](Codec::stops); special tokens are left out.
     fn decode(&self, ids: &[i32]) -> Result<String>;
+
+    /// The same with special tokens spelled out.
+    fn decode_spelled(&self, ids: &[i32]) -> Result<String> {
+        self.decode(ids)
+    }
 
     /// Ids that end a sequence, without repeats. Empty where a model names none: its answers then
     /// end at the length limit.

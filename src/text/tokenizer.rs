@@ -198,6 +198,11 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    fn before_stop<'a>(&self, ids: &'a [i32]) -> &'a [i32] {
+        let end = ids.iter().position(|id| self.stops.contains(id)).unwrap_or(ids.len());
+        &ids[..end]
+    }
+
     /// The ids, if each is one.
     fn known(&self, ids: &[i32]) -> Result<Vec<u32>> {
         let known = |&id: &i32| {
@@ -228,8 +233,11 @@ impl Codec for Tokenizer {
     }
 
     fn decode(&self, ids: &[i32]) -> Result<String> {
-        let end = ids.iter().position(|id| self.stops.contains(id)).unwrap_or(ids.len());
-        self.text(&self.known(&ids[..end])?, true)
+        self.text(&self.known(self.before_stop(ids))?, true)
+    }
+
+    fn decode_spelled(&self, ids: &[i32]) -> Result<String> {
+        self.text(&self.known(self.before_stop(ids))?, false)
     }
 
     fn stops(&self) -> &[i32] {

@@ -1,16 +1,17 @@
 //! [`DataTask`]: prompts from a file, scored by configured rewards.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::data::{Dataset, Example, PromptFormat, PromptSource, Row};
+use crate::data::{self, Dataset, Example, PromptFormat, PromptSource, Row};
 use crate::error::{Error, Result};
 use crate::io::interrupt;
 use crate::reward::Reward;
+use crate::reward::spec::gold_field;
 use crate::rng::{Purpose, Rng};
 use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{DataConfig, RunConfig};
@@ -26,6 +27,8 @@ pub(crate) struct DataTask {
     heldout: Vec<Prompt>,
     /// Longest prompt in tokens.
     longest: usize,
+    /// Where the right answers are, and the fields in which rewards look for them.
+    golds: Golds,
     /// The order of the epoch that was asked for last.
     order: Mutex<(u64, Vec<u32>)>,
 }
@@ -122,6 +125,7 @@ impl DataTask {
             train: Vec::new(),
             heldout: Vec::new(),
             longest: 0,
+            golds: Golds::new(config),
             order: Mutex::new((u64::MAX, Vec::new())),
         };
         let mut examples = task.read(data, &data.path, notes)?;
@@ -158,7 +162,10 @@ impl DataTask {
         let all = rows.examples(&writer.format, writer.template.as_ref())?;
         for (row, example) in all.into_iter().enumerate() {
             interrupt::check()?;
-            let Example { prompt: text, rendered, demo, fields } = example;
+            let Example { prompt: text, rendered, demo, mut fields } = example;
+            self.golds
+                .place(&mut fields)
+                .map_err(|reason| Error::format(path, format!("row {row}: {reason}")))?;
             let prompt = Prompt { text, rendered, question: None, fields: Arc::new(fields) };
             let tokens = self.encode(&prompt)?.len();
             if tokens == 0 || tokens > data.max_prompt_tokens {
@@ -273,6 +280,55 @@ impl Unfit {
             more => format!(" ({more} more rows cannot be judged either)"),
         };
         Err(Error::format(path, format!("row {row}: reward: {reason}{others}")))
+    }
+}
+
+/// Where rows keep the right answers.
+struct Golds {
+    /// A column or a path; empty for the rewards' own columns.
+    path: String,
+    /// The fields that the rewards compare with, each once.
+    fields: Vec<&'static str>,
+}
+
+/// Fields that hold lists, and which of them `countdown` reads beside its target.
+const LISTS: [&str; 3] = ["tool_calls", "boxes", "tests"];
+const NUMBERS: [&str; 2] = ["nums", "numbers"];
+
+impl Golds {
+    fn new(config: &RunConfig) -> Golds {
+        let reward = &config.reward;
+        let fields: BTreeSet<_> = reward.functions.iter().filter_map(|p| gold_field(p)).collect();
+        Golds { path: reward.answer.clone(), fields: fields.into_iter().collect() }
+    }
+
+    /// Copies the right answer to where the rewards look for it, and reads JSON texts where they
+    /// expect lists. With rewards of several kinds those that have a column of their own keep it.
+    fn place(&self, row: &mut Row) -> std::result::Result<(), String> {
+        if !self.path.is_empty() {
+            let found = data::at(row, &self.path).map(|value| value.into_owned());
+            let Some(value) = found.filter(|value| !value.is_null()) else {
+                let (path, columns): (_, Vec<&String>) = (&self.path, row.keys().collect());
+                return Err(format!(
+                    "`reward.answer`: there is no `{path}` in columns {columns:?}"
+                ));
+            };
+            for &field in &self.fields {
+                if self.fields.len() == 1 || !row.contains_key(field) {
+                    row.insert(field.into(), value.clone());
+                }
+            }
+            // Programs and services of one's own find it under the usual name.
+            row.insert("answer".into(), value);
+        }
+        let lists = LISTS.into_iter().filter(|list| self.fields.contains(list));
+        let numbers = NUMBERS.into_iter().filter(|_| self.fields.contains(&"target"));
+        for field in lists.chain(numbers) {
+            if let Some(value) = row.get_mut(field) {
+                *value = data::parsed(value).into_owned();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Rollout {
     pub logp: Vec<f32>,
     /// Entropy of each token's distribution, in nats.
     pub entropy: Vec<f32>,
-    /// Whether the end of sequence was reached.
+    /// Whether the end of sequence, or a text that ends one, was reached.
     pub finished: bool,
 }
 
@@ -85,11 +85,23 @@ pub fn rollout<T: Float>(
     sampling: &Sampling,
     key: RolloutKey,
 ) -> Result<Vec<Vec<Rollout>>> {
-    rollout_with(&mut None, model, prompts, samples, sampling, key, None)
+    rollout_with(&mut None, model, prompts, samples, sampling, key, Hooks::default())
 }
 
 /// Called with every token as it is drawn: (prompt, sample, token).
 pub type Watch<'a> = &'a (dyn Fn(usize, usize, i32) + Sync);
+
+/// Asked after every token that is no stop whether the tokens so far end a completion.
+pub type Ends<'a> = &'a (dyn Fn(&[i32]) -> Result<bool> + Sync);
+
+/// What is called while tokens are drawn.
+#[derive(Clone, Copy, Default)]
+pub struct Hooks<'a> {
+    /// Sees them.
+    pub watch: Option<Watch<'a>>,
+    /// Ends a completion, beside the stops.
+    pub ends: Option<Ends<'a>>,
+}
 
 /// The same on a sampler that earlier calls left: on a GPU its memory and its recorded steps serve
 /// the next call as well, if they fit.
@@ -100,14 +112,14 @@ pub fn rollout_with<T: Float>(
     samples: usize,
     sampling: &Sampling,
     key: RolloutKey,
-    watch: Option<Watch<'_>>,
+    hooks: Hooks<'_>,
 ) -> Result<Vec<Vec<Rollout>>> {
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
         let got = format!("an empty prompt at index {empty}");
         return Err(Error::invalid("rollout", "prompts", got, "at least one token each"));
     }
     let lane = |first_prompt, prompts, sampler: &mut Option<Sampler<T>>, sampling: &Sampling| {
-        let work = Work { model, prompts, first_prompt, samples, sampling, key, watch };
+        let work = Work { model, prompts, first_prompt, samples, sampling, key, hooks };
         let mut fitting = Sampler::fit(sampler.take(), &work)?;
         let done = Lane::new(work, &mut fitting).run()?;
         *sampler = Some(fitting);
@@ -143,7 +155,7 @@ struct Work<'a, T> {
     samples: usize,
     sampling: &'a Sampling,
     key: RolloutKey,
-    watch: Option<Watch<'a>>,
+    hooks: Hooks<'a>,
 }
 
 /// What rollouts of one shape keep from one call to the next. Slots 0 .. prompts of the cache hold
@@ -238,7 +250,7 @@ impl<'a, T: Float> Lane<'a, T> {
             }
             if !self.active.is_empty() {
                 let drawn = self.step()?;
-                self.take(0, drawn);
+                self.take(0, drawn)?;
             }
         }
         Ok(self.done)
@@ -295,8 +307,7 @@ impl<'a, T: Float> Lane<'a, T> {
         let logits = gather_rows(model, &model.space, all, vocab, &rows)?;
         let uniform = self.uniform(begin);
         let drawn = draw(model, &model.space, self.work.sampling, &logits, &uniform)?;
-        self.take(begin, drawn);
-        Ok(())
+        self.take(begin, drawn)
     }
 
     /// One more token of every active sequence.
@@ -321,7 +332,7 @@ impl<'a, T: Float> Lane<'a, T> {
 
     /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
     /// their slots back.
-    fn take(&mut self, begin: usize, drawn: Draw) {
+    fn take(&mut self, begin: usize, drawn: Draw) -> Result<()> {
         let (max_new, stops) = (self.work.sampling.max_new_tokens, &self.work.sampling.stops);
         let Draw { token, logp, entropy } = drawn;
         let each = token.into_iter().zip(logp).zip(entropy);
@@ -331,7 +342,10 @@ impl<'a, T: Float> Lane<'a, T> {
             rollout.logp.push(logp);
             rollout.entropy.push(entropy);
             rollout.finished = stops.contains(&token);
-            if let Some(watch) = self.work.watch {
+            if let (Some(ends), false) = (self.work.hooks.ends, rollout.finished) {
+                rollout.finished = ends(&rollout.tokens)?;
+            }
+            if let Some(watch) = self.work.hooks.watch {
                 watch(self.work.first_prompt + a.prompt, a.sample, token);
             }
         }
@@ -345,5 +359,6 @@ impl<'a, T: Float> Lane<'a, T> {
             }
             stays
         });
+        Ok(())
     }
 }

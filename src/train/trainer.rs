@@ -14,6 +14,7 @@ use crate::ops::Advantage;
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::rng::Purpose;
+use crate::text::Codec;
 use crate::train::base::Base;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, States};
@@ -22,7 +23,7 @@ use crate::train::optimizer::{Optimizer, Update, Updated};
 use crate::train::recipe::Recipe;
 use crate::train::record::{Record, TokenClass};
 use crate::train::reference::Reference;
-use crate::train::rollout::{Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
+use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
 use crate::train::step::{self, Backward, Objective};
 use crate::train::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
@@ -207,9 +208,14 @@ impl<T: Float> Trainer<T> {
         watch: Option<Watch<'_>>,
     ) -> Result<Sampled> {
         let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
-        let rollouts = self.rollout(&prompt_ids, samples, sampling, key, watch)?;
-        let codec = self.task.codec();
-        let decode = |r: &Rollout| codec.decode(&r.tokens);
+        let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
+        let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
+        let hooks = Hooks { watch, ends: (!stop.is_empty()).then_some(&ends) };
+        let rollouts = self.rollout(&prompt_ids, samples, sampling, key, hooks)?;
+        let decode = |r: &Rollout| match self.config.reward.skip_special_tokens {
+            true => codec.decode(&r.tokens),
+            false => codec.decode_spelled(&r.tokens),
+        };
         let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
         Ok(Sampled { prompts, prompt_ids, rollouts, texts })
     }
@@ -220,10 +226,10 @@ impl<T: Float> Trainer<T> {
         samples: usize,
         sampling: &Sampling,
         key: RolloutKey,
-        watch: Option<Watch<'_>>,
+        hooks: Hooks<'_>,
     ) -> Result<Vec<Vec<Rollout>>> {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key, watch)
+        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key, hooks)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -289,6 +295,14 @@ impl<T: Float> Trainer<T> {
         let sampled = self.sample_with(prompts, eval.samples, &sampling, key, None)?;
         Evaluation::of(self.verifier.as_ref(), &sampled)
     }
+}
+
+/// Whether the last of `tokens` completes one of the texts `stop`. As many tokens as a text has bytes
+/// are looked at, and some more, as a token may spell nothing.
+fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool> {
+    let longest = stop.iter().map(String::len).max().unwrap_or(0);
+    let text = codec.decode_spelled(&tokens[tokens.len().saturating_sub(longest + 8)..])?;
+    Ok(stop.iter().any(|stop| text.contains(stop.as_str())))
 }
 
 impl Sampled {

@@ -6,6 +6,10 @@ use crate::train::config::{Control, RunConfig, Schedule};
 use crate::train::phases::Phase;
 use crate::train::recipe::Recipe;
 
+/// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
+/// token.
+const STOP_LIMIT: usize = 256;
+
 /// `value` is one of `allowed`.
 fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<()> {
     if allowed.contains(&value) {
@@ -143,6 +147,10 @@ impl RunConfig {
             if !(low..=high).contains(&value) {
                 return Err(Error::config(key, format!("{value} is not in {low}..={high}")));
             }
+        }
+        if let Some(stop) = rl.stop.iter().find(|stop| !(1..=STOP_LIMIT).contains(&stop.len())) {
+            let reason = format!("`{stop}` is not a text of 1 to {STOP_LIMIT} bytes");
+            return Err(Error::config("rl.stop", reason));
         }
         if rl.top_k < 0 {
             return Err(Error::config("rl.top_k", format!("{} is negative", rl.top_k)));

@@ -32,6 +32,12 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("data.chat", "prompts through the model's chat template: auto, on, off", "ours"),
     ("data.max_prompt_tokens", "prompts with more tokens are left out", "TRL: 512"),
     ("reward.functions", "rewards that are added up; empty: the task's verifier", "ours"),
+    (
+        "reward.answer",
+        "column or dotted path of the right answers; empty: each reward's own column",
+        "verl: reward_model.ground_truth",
+    ),
+    ("reward.skip_special_tokens", "leave special tokens out of what is scored", "TRL: true"),
     ("reward.workers", "processes of a cmd: reward, 0 = one per thread", "ours"),
     ("reward.timeout", "seconds a sample may take, all its tests together", "ours"),
     (
@@ -91,6 +97,12 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("rl.min_p", "smallest relative probability of the sampler, 0 = off", "TRL: off"),
     ("rl.slots", "sequences decoded together, 0 = what fits the device", "ours"),
     ("rl.max_new_tokens", "longest completion, 0 = what the task needs", "ours"),
+    ("rl.stop", "texts that end a completion, which keeps them", "ours: none"),
+    (
+        "rl.mask_truncated_completions",
+        "completions that were cut off carry no loss",
+        "TRL: false; DAPO (2503.14476): true",
+    ),
     (
         "rl.loss",
         "preset of the loss; what the next six keys leave at auto is the preset's",

@@ -121,6 +121,11 @@ section! {
         /// Rewards that are added up: names, `WEIGHT*NAME`, `cmd:COMMAND` or a URL. Empty: the task's
         /// verifier.
         functions: Vec<String> = Vec::new(),
+        /// The column with the right answers, or a path such as `reward_model.ground_truth`; empty:
+        /// the column that each reward names as its own.
+        answer: String = String::new(),
+        /// Whether special tokens are left out of the text that is scored.
+        skip_special_tokens: bool = true,
         /// Processes of a `cmd:` reward, 0 = one per thread.
         workers: usize = 0,
         /// Seconds a sample may take, with all its tests where a program is judged.
@@ -239,6 +244,10 @@ section! {
         min_p: f64 = 0.0,
         /// Longest completion; 0 = what the task needs.
         max_new_tokens: usize = 0,
+        /// Texts that end a completion, which keeps them.
+        stop: Vec<String> = Vec::new(),
+        /// Whether completions that were cut off carry no loss.
+        mask_truncated_completions: bool = false,
         /// Preset of the loss. What other keys leave at auto is the preset's.
         loss: String = "grpo".into(),
         /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1; auto: the
