@@ -4,17 +4,17 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::Row;
 use super::jsonl::kind;
+use super::{Row, wide};
 use crate::text::ChatOptions;
 
 /// A list or an object that may be given as a JSON text of one: files whose columns have one type
 /// hold such texts.
 pub(crate) fn parsed(value: &Value) -> Cow<'_, Value> {
     let text = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
-    match text.map(serde_json::from_str) {
-        Some(Ok(inner)) => Cow::Owned(inner),
-        _ => Cow::Borrowed(value),
+    match text.and_then(wide::parse) {
+        Some(inner) => Cow::Owned(inner),
+        None => Cow::Borrowed(value),
     }
 }
 

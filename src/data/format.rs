@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns;
 use super::jsonl::kind;
-use super::{Dataset, Row};
+use super::{Dataset, Row, wide};
 use crate::error::{Error, Result};
 use crate::text::{self, ChatOptions, ChatTemplate};
 
@@ -284,6 +284,7 @@ fn example(
     };
     let mut fields = row.clone();
     fields.extend(parts.fields);
+    let fields = wide::plain(fields);
     Ok(Example { prompt, rendered: template.is_some(), demo: parts.demo, fields })
 }
 

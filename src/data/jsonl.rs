@@ -8,9 +8,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::Row;
+use super::{Row, wide};
 use crate::error::{Error, Result};
 use crate::io::json;
 
@@ -68,7 +69,7 @@ impl<R: BufRead> JsonLines<R> {
             let words = words.split(" at line ").next().unwrap_or_default();
             self.wrong(format!("column {column}: {words}"))
         })?;
-        match value.0 {
+        match with_wide(value.0, &bytes).map_err(|e| self.wrong(e))? {
             Value::Object(row) => Ok(Some(row)),
             other => Err(self.wrong(format!("is {}, not an object", kind(&other)))),
         }
@@ -113,11 +114,23 @@ pub fn parse_array(bytes: &[u8], path: &Path) -> Result<Vec<Row>> {
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     let values: Vec<Strict> =
         serde_json::from_slice(bytes).map_err(|e| Error::format(path, e.to_string()))?;
-    let row = |(i, value): (usize, Strict)| match value.0 {
+    let values = Value::Array(values.into_iter().map(|value| value.0).collect());
+    let values = with_wide(values, bytes).map_err(|e| Error::format(path, e.to_string()))?;
+    let Value::Array(values) = values else { return Ok(Vec::new()) };
+    let row = |(i, value): (usize, Value)| match value {
         Value::Object(row) => Ok(row),
         other => Err(Error::format(path, format!("item {i} is {}, not an object", kind(&other)))),
     };
     values.into_iter().enumerate().map(row).collect()
+}
+
+/// `value`, which was read from `bytes`, with integers of more than 64 bits marked instead of made
+/// floats.
+fn with_wide(value: Value, bytes: &[u8]) -> serde_json::Result<Value> {
+    match wide::suspected(bytes) {
+        true => wide::marked(&serde_json::from_slice::<Box<RawValue>>(bytes)?),
+        false => Ok(value),
+    }
 }
 
 /// What a value is, in words.

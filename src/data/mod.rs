@@ -18,6 +18,7 @@ mod format;
 pub mod jsonl;
 mod pages;
 pub mod parquet;
+pub(crate) mod wide;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,8 @@ pub use format::{Example, PromptFormat, PromptSource, gsm8k_gold};
 use crate::error::{Error, Result};
 use crate::text::ChatTemplate;
 
-/// A row: values by column name, in the file's order.
+/// A row: values by column name, in the file's order. An integer of more than 64 bits is an object
+/// whose one key begins with a NUL character; in an [`Example`]'s fields it is the text of its digits.
 pub type Row = Map<String, Value>;
 
 /// The rows of one or several files.

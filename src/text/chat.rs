@@ -5,30 +5,19 @@
 //! the same spaces, the same string methods. `tests/golden/text` holds that side's output.
 //!
 //! Templates come with the model and are not trusted. They reach nothing but the messages, run on
-//! a budget of instructions and memory, and write a bounded text.
+//! a budget of instructions and memory, and write a bounded text: [`super::engine`].
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 
-use super::continued;
-use super::files;
-use super::methods::{self, Raised};
+use super::engine::{SOURCE_LIMIT, compile, environment, render, value};
+use super::{continued, files, methods};
 use crate::error::{Error, Result};
 
-/// Limit for a template's source, in bytes. The longest known ones have 30 kB.
-const SOURCE_LIMIT: usize = 1 << 20;
-
-/// Instructions, or 64 bytes of data each, that a render may use. A message takes about 100.
-const FUEL: u64 = 1_000_000;
-/// Bytes a render may write.
-const OUTPUT_LIMIT: usize = 16 << 20;
 /// How to render.
 #[derive(Clone, Debug)]
 pub struct ChatOptions {
@@ -150,112 +139,6 @@ impl ChatTemplate {
         let text = render(&self.env, "chat", vars, "chat template", &self.path)?;
         last.map_or(Ok(text.clone()), |last| continued::cut(&text, &last))
     }
-}
-
-/// Renders the template `name` of `env` within the limits above. `what` and `path` are for messages.
-pub(crate) fn render(
-    env: &Environment<'_>,
-    name: &str,
-    vars: BTreeMap<&str, Value>,
-    what: &str,
-    path: &Path,
-) -> Result<String> {
-    let bytes = files::contained(path, "the template engine", move || {
-        let mut out = Bounded(Vec::new());
-        let done = env.get_template(name)?.render_captured_to(Value::from_pairs(vars), &mut out);
-        done.map(|_| out.0)
-    })?;
-    let bytes = bytes.map_err(|e| explain(path, what, &e))?;
-    String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what} wrote no UTF-8: {e}")))
-}
-
-/// Adds `source` to `env` as template `name`.
-pub(crate) fn compile(
-    env: &mut Environment<'static>,
-    name: &'static str,
-    source: String,
-    what: &str,
-    path: &Path,
-) -> Result<()> {
-    if source.len() > SOURCE_LIMIT {
-        let reason = format!("the {what} is longer than {SOURCE_LIMIT} bytes");
-        return Err(Error::format(path, reason));
-    }
-    files::contained(path, "the template engine", move || env.add_template_owned(name, source))?
-        .map_err(|e| explain(path, what, &e))
-}
-
-/// JSON as the engine's value; objects keep their order.
-pub(crate) fn value(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::from(()),
-        Json::Bool(yes) => Value::from(*yes),
-        Json::Number(number) => {
-            let whole = number.as_i64().map(Value::from).or(number.as_u64().map(Value::from));
-            whole.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or(f64::NAN)))
-        }
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => items.iter().map(value).collect(),
-        Json::Object(fields) => {
-            Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field))))
-        }
-    }
-}
-
-/// Collects at most [`OUTPUT_LIMIT`] bytes.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_LIMIT {
-            let reason = format!("the text is longer than {} bytes", OUTPUT_LIMIT);
-            return Err(std::io::Error::other(reason));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The engine as chat templates expect it.
-pub(crate) fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.expect("the default delimiters"));
-    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_fuel(Some(FUEL));
-    env.set_recursion_limit(200);
-    env.set_unknown_method_callback(methods::call);
-    env.remove_filter("pprint"); // squares the size of nested lists
-    env.remove_global("debug");
-    env.add_filter("tojson", super::dumps::tojson);
-    // On the Python side whatever has a length and items is a sequence, and none is not iterable.
-    env.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
-    });
-    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    env.add_function("raise_exception", methods::raise_exception);
-    env
-}
-
-/// The engine's error in the crate's words.
-pub(crate) fn explain(path: &Path, what: &str, error: &minijinja::Error) -> Error {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(Raised(message)) = cause.downcast_ref() {
-            return Error::invalid("chat_template", "messages", message, "what the template takes");
-        }
-        source = cause.source();
-    }
-    if error.kind() == ErrorKind::OutOfFuel {
-        let reason = format!("{what}: stopped after {} instructions", FUEL);
-        return Error::format(path, reason);
-    }
-    let cause = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
-    Error::format(path, format!("{what}: {error}{cause}"))
 }
 
 /// Names of special tokens that templates read.

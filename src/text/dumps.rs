@@ -6,6 +6,7 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::python::WideInteger;
 use crate::io::python;
 
 /// Deeper values are refused: the writer is recursive, and nothing a model reads nests so far.
@@ -87,7 +88,10 @@ impl Style {
             }
             ValueKind::Seq | ValueKind::Iterable => self.list(state, value, depth, out)?,
             ValueKind::Map => self.object(state, value, depth, out)?,
-            other => return Err(invalid(format!("a value of kind {other} has no JSON"))),
+            other => match value.downcast_object_ref::<WideInteger>() {
+                Some(integer) => out.push_str(&integer.0),
+                None => return Err(invalid(format!("a value of kind {other} has no JSON"))),
+            },
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Foreign files and the libraries that read them.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::sync::Once;
 
 use serde_json::Value;
 
@@ -21,12 +23,33 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     }
 }
 
+thread_local! {
+    /// Whether this thread runs code whose panics become errors.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps panics that become errors from being printed. The hook of before sees all others.
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.try_with(Cell::get).unwrap_or(false) {
+                before(panic);
+            }
+        }));
+    });
+}
+
 /// Runs code of a dependency that may panic on a hostile file; a panic becomes an error about
-/// `path`. The panic's own message still goes to the panic hook.
+/// `path`, and nothing is printed.
 pub(crate) fn guarded<T>(path: &Path, what: &str, run: impl FnOnce() -> T) -> Result<T> {
+    install_hook();
+    let outer = GUARDED.replace(true);
     // What `run` borrows is either dropped with the error or read-only.
-    let run = std::panic::AssertUnwindSafe(run);
-    std::panic::catch_unwind(run).map_err(|panic| {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    GUARDED.set(outer);
+    done.map_err(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         Error::format(path, format!("{what} panicked on this file: {words}"))

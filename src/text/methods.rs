@@ -2,9 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::from_args;
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
+
+use super::filters::{self, Side};
+use super::python;
 
 /// The message of a template's `raise_exception`, carried as the source of the engine's error.
 #[derive(Debug)]
@@ -19,7 +22,8 @@ impl std::fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 /// `raise_exception(message)`: how a template refuses messages.
-pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
+pub(super) fn raise_exception(state: &State, message: Value) -> Result<Value, Error> {
+    let message = python::str(state, &message)?;
     let error = Error::new(ErrorKind::InvalidOperation, message.clone());
     Err(error.with_source(Raised(message)))
 }
@@ -31,13 +35,102 @@ pub(super) fn call(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
-    if value.kind() == ValueKind::String
-        && let Some(text) = value.as_str()
-        && let Some(result) = string_method(text, method, args)
-    {
-        return result;
+    args.iter().try_for_each(|arg| python::count(state, arg))?;
+    if let Some(text) = value.as_str() {
+        if let Some(result) = made(state, text, method, args) {
+            return result;
+        }
+        if let Some(result) = string_method(text, method, args) {
+            return result;
+        }
+    }
+    if matches!(method, "count" | "index") {
+        // Of a list: compares each item.
+        python::count(state, value)?;
     }
     pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Methods whose result may be much longer than the text.
+fn made(
+    state: &mut State,
+    text: &str,
+    method: &str,
+    args: &[Value],
+) -> Option<Result<Value, Error>> {
+    let side = match method {
+        "center" => Side::Both,
+        "ljust" => Side::Right,
+        "rjust" => Side::Left,
+        "zfill" => {
+            let (sign, digits) = text.split_at(text.starts_with(['+', '-']) as usize);
+            return Some(from_args(args).and_then(|(width,): (i64,)| {
+                let width = width.saturating_sub(sign.len() as i64);
+                let filled = filters::padded(state, digits, width, '0', Side::Left)?;
+                Ok(Value::from(format!("{sign}{filled}")))
+            }));
+        }
+        "replace" => {
+            return Some(from_args(args).and_then(
+                |(old, new, count): (&str, &str, Option<i64>)| {
+                    let count = count.and_then(|count| usize::try_from(count).ok());
+                    filters::replaced(state, text, old, new, count).map(Value::from)
+                },
+            ));
+        }
+        "join" => {
+            return Some(
+                from_args(args).and_then(|(items,): (Value,)| joined(state, text, &items)),
+            );
+        }
+        "format" => return Some(str_format(state, text, args)),
+        "index" | "rindex" => {
+            let find = method.replace("index", "find");
+            let found = pycompat::unknown_method_callback(state, &Value::from(text), &find, args);
+            let missing = || Error::new(ErrorKind::InvalidOperation, "substring not found");
+            return Some(found.and_then(|at| match at.as_i64() {
+                Some(-1) => Err(missing()),
+                _ => Ok(at),
+            }));
+        }
+        _ => return None,
+    };
+    Some(from_args(args).and_then(|(width, fill): (i64, Option<char>)| {
+        filters::padded(state, text, width, fill.unwrap_or(' '), side)
+    }))
+}
+
+/// `separator.join(items)`, which takes strings only.
+fn joined(state: &State, separator: &str, items: &Value) -> Result<Value, Error> {
+    let mut out = String::new();
+    for (i, item) in items.try_iter()?.enumerate() {
+        if i > 0 {
+            state.consume_fuel(1 + separator.len() as u64 / 64)?;
+            out.push_str(separator);
+        }
+        let reason = || format!("join: item {i} is of kind {}, not a string", item.kind());
+        let text =
+            item.as_str().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, reason()))?;
+        state.consume_fuel(text.len() as u64 / 64)?;
+        out.push_str(text);
+    }
+    Ok(Value::from(out))
+}
+
+/// `text.format(…)`: where a field has no format, the value is spelled as Python spells it.
+fn str_format(state: &mut State, text: &str, args: &[Value]) -> Result<Value, Error> {
+    // A width is a number of characters that is paid for first.
+    let digits = |part: &str| part.parse::<u64>().unwrap_or(0);
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).map(digits);
+    let room = numbers.fold(0u64, u64::saturating_add);
+    state.consume_fuel(room / 16)?;
+    let bare = text.replace("{{", "").replace("}}", "");
+    if bare.contains([':', '!', '.', '[']) || args.iter().any(Value::is_kwargs) {
+        return pycompat::unknown_method_callback(state, &Value::from(text), "format", args);
+    }
+    let spelled = args.iter().map(|arg| python::str(state, arg).map(Value::from));
+    let spelled = spelled.collect::<Result<Vec<Value>, Error>>()?;
+    pycompat::unknown_method_callback(state, &Value::from(text), "format", &spelled)
 }
 
 fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
@@ -61,14 +154,24 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Valu
             let pieces = most.filter(|&n| n >= 0).map_or(usize::MAX, |n| n as usize + 1);
             let mut parts: Vec<&str> = text.rsplitn(pieces, separator).collect();
             parts.reverse();
-            Ok(strings(&parts))
+            Ok(parts.iter().map(|&part| Value::from(part)).collect())
         }),
+        "swapcase" => from_args(args).map(|(): ()| {
+            let swap = |c: char| match c.is_uppercase() {
+                true => c.to_lowercase().collect::<String>(),
+                false => c.to_uppercase().collect::<String>(),
+            };
+            Value::from(text.chars().map(swap).collect::<String>())
+        }),
+        "casefold" => from_args(args).map(|(): ()| Value::from(text.to_lowercase())),
         _ => return None,
     })
 }
 
+/// A tuple, as Python returns it.
 fn strings(parts: &[&str]) -> Value {
-    parts.iter().map(|&part| Value::from(part)).collect()
+    let parts: Vec<Value> = parts.iter().map(|&part| Value::from(part)).collect();
+    Value::from(minijinja::value::Tuple::from(parts))
 }
 
 fn nonempty(separator: &str) -> Result<&str, Error> {

@@ -14,21 +14,33 @@ mod bytes;
 #[cfg(feature = "hf")]
 mod chat;
 #[cfg(feature = "hf")]
+mod checked;
+#[cfg(feature = "hf")]
 mod continued;
 #[cfg(feature = "hf")]
 mod dumps;
 #[cfg(feature = "hf")]
+mod engine;
+#[cfg(feature = "hf")]
 pub(crate) mod files;
+#[cfg(feature = "hf")]
+mod filters;
+#[cfg(feature = "hf")]
+mod growth;
 #[cfg(feature = "hf")]
 mod methods;
 #[cfg(feature = "hf")]
+mod python;
+#[cfg(feature = "hf")]
 mod tokenizer;
+#[cfg(feature = "hf")]
+mod wrap;
 
 pub use bytes::Bytes;
 #[cfg(feature = "hf")]
 pub use chat::{ChatOptions, ChatTemplate};
 #[cfg(feature = "hf")]
-pub(crate) use chat::{compile, environment, render, value};
+pub(crate) use engine::{compile, environment, render, value};
 #[cfg(feature = "hf")]
 pub use tokenizer::{TextStream, Tokenizer};
 

@@ -6,12 +6,19 @@ use serde_json::Value as Json;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use super::chat::token_text;
+use super::growth::{self, Growth};
 use super::{Codec, files};
 use crate::error::{Error, Result};
 use crate::io::json;
 
 /// Limit for `tokenizer.json`, in bytes. Vocabularies of 256,000 tokens have 35 MB.
 const FILE_LIMIT: u64 = 256 << 20;
+/// Longest token, in bytes. The longest known ones, of spaces, have some hundred.
+const TOKEN_LIMIT: usize = 4096;
+/// Most ids that end a sequence: each sampled token is compared with all of them.
+const STOP_LIMIT: usize = 1024;
+/// Bytes that a text may have after its steps; each takes about 17 bytes of memory.
+const TEXT_LIMIT: usize = 64 << 20;
 
 /// `tokenizer.json` with the special tokens that the files beside it name.
 ///
@@ -21,6 +28,10 @@ const FILE_LIMIT: u64 = 256 << 20;
 /// | `tokenizer_config.json` | `bos_token`, `eos_token`, `pad_token`, `add_bos_token`, `added_tokens_decoder` |
 /// | `special_tokens_map.json` | the same token names, where the former lacks them |
 /// | `generation_config.json`, `config.json` | `eos_token_id`, one or a list; `bos_token_id`, `pad_token_id` |
+///
+/// A folder is foreign, so what it can cost is bounded: `tokenizer.json` by 256 MiB, a token by 4 KiB,
+/// the ids that end a sequence by 1,024, and what its steps can make of a text by 256 times its
+/// length and 64 MiB.
 pub struct Tokenizer {
     inner: Inner,
     path: PathBuf,
@@ -29,6 +40,7 @@ pub struct Tokenizer {
     pad: Option<i32>,
     stops: Vec<i32>,
     add_bos: Option<bool>,
+    growth: Growth,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -89,6 +101,10 @@ impl Neighbours {
                 if !stops.contains(&id) {
                     stops.push(id);
                 }
+                if stops.len() > STOP_LIMIT {
+                    let reason = format!("names more than {STOP_LIMIT} ids that end a sequence");
+                    return Err(Error::format(dir.join(file), reason));
+                }
             }
         }
         Ok(stops)
@@ -120,6 +136,7 @@ impl Tokenizer {
     /// A tokenizer from the bytes of `tokenizer.json` alone: it knows no beginning and no stops.
     /// `path` is only for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
+        let growth = growth::of(path, bytes)?;
         let mut inner =
             files::guarded(path, "the tokenizer's reader", || Inner::from_bytes(bytes))?
                 .map_err(|e| Error::format(path, format!("not a tokenizer: {e}")))?;
@@ -129,7 +146,8 @@ impl Tokenizer {
             .map_err(|e| Error::format(path, format!("its truncation cannot be removed: {e}")))?;
         let len = id_count(&inner, path)?;
         let path = path.to_owned();
-        Ok(Tokenizer { inner, path, len, bos: None, pad: None, stops: Vec::new(), add_bos: None })
+        let (bos, pad, add_bos, stops) = (None, None, None, Vec::new());
+        Ok(Tokenizer { inner, path, len, bos, pad, stops, add_bos, growth })
     }
 
     /// The id that begins a sequence, where the model has one.
@@ -179,6 +197,12 @@ impl Tokenizer {
     /// Ids of `text`. With specials, what the file's post-processor adds, but never a stop at the
     /// end, and a beginning exactly where `add_bos_token` asks for one.
     fn ids(&self, text: &str, specials: bool) -> Result<Vec<i32>> {
+        let most = text.len().saturating_mul(self.growth.encode);
+        if most > TEXT_LIMIT {
+            let got = format!("{} bytes, which may become {most}", text.len());
+            let expected = format!("a text that stays within {TEXT_LIMIT} bytes");
+            return Err(Error::invalid("encode", "text", got, expected));
+        }
         let specials = specials && self.add_bos != Some(false);
         let encoding =
             files::guarded(&self.path, "the tokenizer", || self.inner.encode(text, specials))?;
@@ -247,8 +271,12 @@ impl Codec for Tokenizer {
 
 /// One more than the largest id; vocabularies may have holes.
 fn id_count(inner: &Inner, path: &Path) -> Result<usize> {
-    let largest = inner.get_vocab(true).values().copied().max();
-    match largest {
+    let vocab = inner.get_vocab(true);
+    if let Some(longest) = vocab.keys().map(String::len).max().filter(|&n| n > TOKEN_LIMIT) {
+        let reason = format!("has a token of {longest} bytes; the limit is {TOKEN_LIMIT}");
+        return Err(Error::format(path, reason));
+    }
+    match vocab.values().copied().max() {
         None => Err(Error::format(path, "has no tokens")),
         Some(id) if id >= i32::MAX as u32 => {
             Err(Error::format(path, format!("has the id {id}; ids must fit 31 bits")))
@@ -270,17 +298,20 @@ fn add_tokens(inner: &mut Inner, decoder: &Json, path: &Path) -> Result<()> {
         listed.push((id.parse::<u32>().map_err(|_| wrong())?, content, token));
     }
     listed.sort_by_key(|&(id, ..)| id);
-    for (id, content, token) in listed {
+    let added = |&(_, content, token): &(u32, &str, &Json)| {
         let flag = |name: &str| token[name].as_bool().unwrap_or(false);
-        if inner.token_to_id(content).is_none() {
-            let added = AddedToken::from(content, flag("special"))
-                .normalized(flag("normalized"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .single_word(flag("single_word"));
-            files::guarded(path, "the tokenizer", || inner.add_tokens([added]))?
-                .map_err(|e| Error::format(path, format!("token `{content}`: {e}")))?;
-        }
+        AddedToken::from(content, flag("special"))
+            .normalized(flag("normalized"))
+            .lstrip(flag("lstrip"))
+            .rstrip(flag("rstrip"))
+            .single_word(flag("single_word"))
+    };
+    let fresh = listed.iter().filter(|(_, content, _)| inner.token_to_id(content).is_none());
+    // All at once: each call builds the searcher for all of them anew.
+    let fresh: Vec<AddedToken> = fresh.map(added).collect();
+    files::guarded(path, "the tokenizer", || inner.add_tokens(fresh))?
+        .map_err(|e| Error::format(path, format!("`added_tokens_decoder`: {e}")))?;
+    for (id, content, _) in listed {
         let got = inner.token_to_id(content);
         if got != Some(id) {
             let got = got.map_or("none".into(), |id| id.to_string());
