@@ -255,6 +255,56 @@ fn dates_are_those_of_the_options() {
     assert_eq!(template.render(&[], &options).unwrap(), "29 February 2024");
 }
 
+/// Operators, filters and methods, and how values are spelled; `None` where Python refuses.
+#[test]
+fn expressions_print_what_python_prints() {
+    let golden = read(&golden().join("expressions.json"));
+    let mut extra = golden["variables"].as_object().unwrap().clone();
+    // As data files hold integers of more than 64 bits.
+    let row = format!("{{\"big\": {}}}", golden["big"].as_str().unwrap());
+    let mut rows = gradus::data::jsonl::JsonLines::new(row.as_bytes(), Path::new("test"));
+    extra.extend(rows.next().unwrap().unwrap());
+    let options = ChatOptions { extra, ..ChatOptions::default() };
+    let mut wrong = Vec::new();
+    for case in list(&golden["cases"]) {
+        let source = case[0].as_str().unwrap();
+        let got = template(source)
+            .and_then(|t| t.render(&[json!({"role": "user", "content": "hi"})], &options));
+        if got.as_deref().ok() != case[1].as_str() {
+            wrong.push(format!("{source}\n  want {}\n  got  {got:?}", case[1]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+    assert!(list(&golden["cases"]).len() > 350);
+}
+
+#[test]
+fn last_messages_go_on() {
+    let templates = read(&golden().join("chat.json"));
+    let cases = read(&golden().join("continued.json"));
+    for case in list(&cases) {
+        let name = case["template"].as_str().unwrap();
+        let source = templates["templates"][name].as_str().unwrap();
+        let tokens = templates["tokens"].as_object().unwrap().clone();
+        let template = ChatTemplate::new(name, source, tokens).unwrap();
+        let options = ChatOptions { continue_final_message: true, ..options(&case["options"]) };
+        let got = template.render(list(&case["chat"]), &options);
+        assert_eq!(got.as_deref().ok(), case["text"].as_str(), "{case}: {got:?}");
+    }
+    let gone = template("{{ messages[0].content }}").unwrap();
+    let options = ChatOptions { continue_final_message: true, ..ChatOptions::default() };
+    let talk =
+        [json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"})];
+    let error = gone.render(&talk, &options).unwrap_err().to_string();
+    assert!(error.contains("leaves out"), "{error}");
+    let empty = [json!({"role": "assistant", "tool_calls": []})];
+    assert!(gone.render(&empty, &options).unwrap_err().to_string().contains("without a text"));
+    // Tools that a template would not write are refused.
+    let options = ChatOptions { tools: Some(json!([{"name": "f"}])), ..ChatOptions::default() };
+    let error = gone.render(&talk, &options).unwrap_err().to_string();
+    assert!(error.contains("does not read `tools`"), "{error}");
+}
+
 /// The budget that stops hostile templates leaves room for what is real.
 #[test]
 fn long_conversations_are_within_the_budget() {
@@ -316,6 +366,61 @@ fn hostile_templates_stop() {
     }
 }
 
+/// Lists that hold their predecessor twice, sixty times over, have more parts than there is time to
+/// look at; texts of megabytes are looked at again and again; chains of operators have no end. All
+/// of it stops, and soon.
+#[test]
+fn what_an_instruction_looks_at_is_bounded() {
+    let nested = "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}\
+                  {% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+    let long = "{% set ns = namespace(s='x' * 1000000) %}";
+    let many = "{% for i in range(100000) %}";
+    let nested = [
+        "{{ ns.x == ns.y }}",
+        "{{ 1 < ns.x < ns.y }}",
+        "{{ ns.x in [ns.y] }}",
+        "{{ [ns.x, ns.y] | sort }}",
+        "{{ ns.x }}",
+        "{{ ns.x ~ '' }}",
+        "{{ ns.x | upper }}",
+        "{{ [ns.x] | map('upper') | list }}",
+        "{{ '{}'.format(ns.x) }}",
+        "{{ {'a': 1}[ns.x] }}",
+        "{{ [ns.x] | select('eq', ns.y) | list }}",
+        "{{ [{'a': ns.x}, {'a': ns.y}] | groupby('a') }}",
+        "{% for q in [ns.x, ns.y] %}{{ loop.changed(q) }}{% endfor %}",
+        "{{ raise_exception(ns.x) }}",
+    ]
+    .map(|end| format!("{nested}{end}"));
+    let long = [
+        "{{ ns.s.replace('x', ns.s) }}",
+        "{{ range(90000) | map('string') | join(ns.s) }}",
+        "{{ ns.s.join(range(90000) | map('string') | list) }}",
+        "{{ 'x'.center(999999999999) }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ ns.s | wordwrap(1, wrapstring=ns.s) }}",
+        "MANY{{ ns.s == ns.s ~ '' }}{% endfor %}",
+        "MANY{{ ns.s[i] }}{% endfor %}",
+        "MANY{% for c in ns.s %}{% break %}{% endfor %}{% endfor %}",
+        "{% set l = [1] %}{% set n = namespace(x=[1]) %}MANY{% set n.x = n.x + n.x %}{% endfor %}",
+    ]
+    .map(|end| format!("{long}{}", end.replace("MANY", many)));
+    let chains = [" ~ ", " ** ", " + ", " and ", " % "]
+        .map(|sign| format!("{{{{ {} }}}}", vec!["1"; 40_000].join(sign)));
+    let deep = [
+        format!("{{{{ x{} }}}}", "|upper".repeat(30_000)),
+        format!("{{{{ x{} }}}}", ".a".repeat(80_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
+        format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 3 %}".repeat(18_000)),
+    ];
+    for source in nested.iter().chain(&long).chain(&chains).chain(&deep) {
+        let (start, end) = (std::time::Instant::now(), &source[source.len().saturating_sub(60)..]);
+        assert!(say(source).is_err(), "{end}");
+        assert!(start.elapsed().as_secs() < 20, "{end}");
+    }
+}
+
 /// Values nested without end are dropped without overflowing the stack.
 #[test]
 fn deep_values_are_dropped() {
@@ -342,6 +447,79 @@ fn refusals_carry_the_templates_words() {
     assert!(error.contains('3'), "names the line: {error}");
     let not_a_message = template("x").unwrap().render(&[json!("hi")], &ChatOptions::default());
     assert!(not_a_message.unwrap_err().to_string().contains("`messages`"));
+}
+
+#[test]
+fn special_tokens_can_be_kept() {
+    let config = json!({"eos_token": "</s>"});
+    let tokenizer = Tokenizer::load(folder(&[("tokenizer_config.json", config)]).path()).unwrap();
+    let ids = tokenizer.encode_rendered("a<|start|> fox</s> dog").unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "a fox");
+    assert_eq!(tokenizer.decode_spelled(&ids).unwrap(), "a<|start|> fox");
+}
+
+/// What a folder can make us do is bounded in time and memory, and nothing of a dependency's panics is
+/// printed.
+#[test]
+fn hostile_tokenizers_are_refused_soon() {
+    let soon = |files: &[(&str, Value)]| {
+        let start = std::time::Instant::now();
+        let done = Tokenizer::load(folder(files).path());
+        assert!(start.elapsed().as_secs() < 20);
+        done
+    };
+    let plain = Tokenizer::load(folder(&[]).path()).unwrap().len();
+    let token = |i: usize| {
+        ((plain + i).to_string(), json!({"content": format!("<t{i}>"), "special": true}))
+    };
+    let many: Map<String, Value> = (0..20_000).map(token).collect();
+    let tokenizer =
+        soon(&[("tokenizer_config.json", json!({"added_tokens_decoder": many}))]).unwrap();
+    assert_eq!(tokenizer.len(), plain + 20_000);
+    assert_eq!(tokenizer.id("<t19999>"), Some((plain + 19_999) as i32));
+    let ends: Vec<usize> = (0..1_000_000).collect();
+    let error = soon(&[("generation_config.json", json!({"eos_token_id": ends}))]).unwrap_err();
+    assert!(error.to_string().contains("more than 1024 ids"), "{error}");
+
+    let bytes = std::fs::read(golden().join("byte_level/tokenizer.json")).unwrap();
+    let original: Value = serde_json::from_slice(&bytes).unwrap();
+    let with = |part: &str, steps: Value| {
+        let mut changed = original.clone();
+        changed[part] = steps;
+        let start = std::time::Instant::now();
+        let made = Tokenizer::from_bytes(Path::new("test"), changed.to_string().as_bytes());
+        let done = made.and_then(|t| t.encode(&"a".repeat(10_000)).map(drop));
+        assert!(start.elapsed().as_secs() < 20);
+        done.map_err(|e| e.to_string())
+    };
+    let replace =
+        |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
+    let sequence = |steps: Vec<Value>| json!({"type": "Sequence", "normalizers": steps});
+    for (part, steps, words) in [
+        ("normalizer", replace(&"b".repeat(1 << 20)), "1048576 times as long"),
+        ("normalizer", sequence(vec![replace("aa"); 12]), "4096 times as long"),
+        ("normalizer", json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)}), "before a text"),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "////"}), "cut off"),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "cut off"),
+        (
+            "pre_tokenizer",
+            json!({"type": "Sequence", "pretokenizers": vec![
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}); 12]}),
+            "4096 times",
+        ),
+        (
+            "decoder",
+            json!({"type": "Sequence", "decoders": vec![replace("aa"); 12]}),
+            "its decoder may",
+        ),
+    ] {
+        let error = with(part, steps).unwrap_err();
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    assert!(with("normalizer", sequence(vec![replace("aa"); 2])).is_ok());
+    // A map whose trie is garbage: an error or ids, and no word on standard error.
+    let garbage = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="});
+    let _ = with("normalizer", garbage);
 }
 
 /// Whatever is cut or changed in a tokenizer's file gives a tokenizer or an error.

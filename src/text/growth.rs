@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
@@ -99,7 +101,8 @@ fn replaced(step: &Json) -> usize {
 /// A map is a trie, whose length in bytes stands before it, and the texts that letters become, each
 /// with a NUL behind it; in base 64.
 fn mapped(map: &str) -> std::result::Result<usize, String> {
-    let bytes = base64(map).ok_or("has a map of letters that is not in base 64")?;
+    let bytes =
+        STANDARD.decode(map).map_err(|e| format!("has a map that is not in base 64: {e}"))?;
     let trie = bytes.first_chunk().map(|size| u32::from_le_bytes(*size) as usize);
     let texts = trie.and_then(|trie| bytes.get(4 + trie..));
     let texts = texts.ok_or("has a map of letters that is cut off")?;
@@ -108,25 +111,4 @@ fn mapped(map: &str) -> std::result::Result<usize, String> {
         return Err(format!("maps a letter to {longest} bytes; the limit is {MAPPED_LIMIT}"));
     }
     Ok(1)
-}
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
-    for c in text.trim_end_matches('=').bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
