@@ -73,7 +73,7 @@ fn texts_end_completions_and_stay_in_them() {
     let words = |text: &String| text.split_whitespace().nth(5).map(str::to_owned);
     let word = free.texts.iter().find_map(words).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let stop = format!("rl.stop=['never written', ' {word}']");
+    let stop = format!("rl.stop=[\"never written\", \" {word}\"]");
     let trainer = trainer(folder.path(), ROWS, &[&stop]).unwrap();
     let (ended, ..) = trainer.collect(0).unwrap();
     let mut stopped = 0;
@@ -86,11 +86,50 @@ fn texts_end_completions_and_stay_in_them() {
         stopped += stops as usize;
     }
     assert!(stopped > 0);
-    for wrong in ["rl.stop=['']", &format!("rl.stop=['{}']", "x".repeat(300))] {
-        let folder = tempfile::tempdir().unwrap();
-        let error = self::trainer(folder.path(), ROWS, &[wrong]).err().unwrap().to_string();
+    for wrong in [String::new(), "x".repeat(300)] {
+        let mut config = RunConfig::default();
+        config.rl.stop = vec![wrong];
+        let error = config.validate().unwrap_err().to_string();
         assert!(error.contains("rl.stop"), "{error}");
     }
+}
+
+/// Completions that were cut off carry no loss: where all are, nothing moves.
+#[test]
+fn truncated_completions_can_be_masked() {
+    let moved = |mask: &str| {
+        let mut config = RunConfig::default();
+        let set = [
+            "model.hidden=32",
+            "model.head_dim=8",
+            "model.ffn=64",
+            "rl.prompts=4",
+            "rl.max_new_tokens=2",
+            mask,
+        ];
+        set.iter().for_each(|set| config.apply_set(set).unwrap());
+        let even = |input: &RewardInput<'_>| {
+            Ok(RewardOutcome::Score(
+                (input.completion.len() + input.completion.contains('1') as usize) as f32,
+            ))
+        };
+        let mut trainer: Trainer = Trainer::on(config, Device::Cpu).unwrap().with_reward(even);
+        let (_, mut records, _) = trainer.collect(0).unwrap();
+        let finished = records.iter().filter(|r| r.finished).count();
+        records.retain(|r| !r.finished);
+        assert!(records.len() > 4 && finished < 32);
+        // Groups of what is left have rewards that differ.
+        trainer
+            .rl_step(0, records)
+            .unwrap()
+            .0
+            .iter()
+            .find(|(name, _)| *name == "grad_norm")
+            .unwrap()
+            .1
+    };
+    assert!(moved("rl.mask_truncated_completions=false") > 0.0);
+    assert_eq!(moved("rl.mask_truncated_completions=true"), 0.0);
 }
 
 /// Fields that a reward sees of the row.
@@ -118,10 +157,10 @@ fn right_answers_are_taken_from_any_column() {
         assert_eq!(got["answer"], want);
     }
     // A list as a JSON text, where the reward expects a list.
-    let got = fields(&rows, &["reward.answer=found", "reward.functions=['iou']"]).unwrap();
+    let got = fields(&rows, &["reward.answer=found", "reward.functions=[iou]"]).unwrap();
     assert_eq!(got["boxes"], json!([1, 2, 3, 4]));
     let boxes = json!({"prompt": "w3", "boxes": "[[1, 2, 3, 4]]"}).to_string();
-    let got = fields(&boxes, &["reward.functions=['iou']"]).unwrap();
+    let got = fields(&boxes, &["reward.functions=[iou]"]).unwrap();
     assert_eq!(got["boxes"], json!([[1, 2, 3, 4]]));
     let error = fields(&rows, &["reward.answer=gone"]).unwrap_err();
     assert!(

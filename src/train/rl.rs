@@ -59,19 +59,25 @@ impl Batch {
     /// gradient is 0. The weights, which hold the normalizer, were made from all of them.
     fn keep_moving(&mut self) {
         let tokens = self.advantages.of_tokens(&self.records);
-        let (mut moves, mut of_tokens, mut first) = (Vec::new(), Vec::new(), 0);
+        let (mut moves, mut first) = (Vec::new(), 0);
         for record in &self.records {
             let end = first + record.scored().count();
             moves.push(tokens[first..end].iter().any(|&a| a != 0.0));
-            of_tokens.resize(end, moves[moves.len() - 1]);
             first = end;
         }
+        self.keep(&moves);
+    }
+
+    /// Leaves out the records whose flag is not set.
+    fn keep(&mut self, kept: &[bool]) {
+        let spread = |r: (&Record, &bool)| std::iter::repeat_n(*r.1, r.0.scored().count());
+        let of_tokens: Vec<bool> = self.records.iter().zip(kept).flat_map(spread).collect();
         match &mut self.advantages {
-            Advantages::PerSequence(a) => retain(a, &moves),
+            Advantages::PerSequence(a) => retain(a, kept),
             Advantages::PerToken(a) => retain(a, &of_tokens),
         }
-        retain(&mut self.weight, &moves);
-        retain(&mut self.records, &moves);
+        retain(&mut self.weight, kept);
+        retain(&mut self.records, kept);
     }
 }
 
@@ -103,12 +109,19 @@ impl<T: Float> Trainer<T> {
                 (Advantages::PerToken(tokens), Some(states))
             }
         };
-        let lengths: Vec<i64> = records.iter().map(|r| r.scored().count() as i64).collect();
+        // A masked completion counts as a sequence, and its tokens do not.
+        let masks = self.config.rl.mask_truncated_completions;
+        let length = |r: &Record| if masks && !r.finished { 0 } else { r.scored().count() as i64 };
+        let lengths: Vec<i64> = records.iter().map(length).collect();
         let weight = seq_weights(recipe.aggregation, &lengths)?;
         let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
         let mut values = batch_values(&records, &groups);
         let sampled = SampledFigures::of(&records);
         let mut batch = Batch { records, advantages, weight };
+        if masks {
+            let finished: Vec<bool> = batch.records.iter().map(|r| r.finished).collect();
+            batch.keep(&finished);
+        }
         if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
             batch.keep_moving();
         }
