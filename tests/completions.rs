@@ -21,7 +21,7 @@ fn model(folder: &Path) -> PathBuf {
             std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
     }
-    let name = |i: usize| if i % 8 == 0 { format!("<s{i}>") } else { format!("w{i}") };
+    let name = |i: usize| if i.is_multiple_of(8) { format!("<s{i}>") } else { format!("w{i}") };
     let vocab: Map<String, Value> = (0..256).map(|i| (name(i), json!(i))).collect();
     let special = |i: usize| {
         json!({"id": i, "content": name(i), "special": true, "single_word": false,

@@ -17,19 +17,16 @@
 
 use std::fmt::Write;
 
-use minijinja::machinery::ast::{
-    BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, Macro, Stmt, UnaryOpKind,
-};
+use minijinja::machinery::ast::{BinOpKind, Call, CallArg, Expr, Filter, Macro, Stmt, UnaryOpKind};
 use minijinja::machinery::{Span, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::operators::{Level, comparison, is_small, level, operator};
 use super::python;
 
 /// Most expressions or statements in one another. Deeper ones are folded again on every level.
 const DEPTH_LIMIT: usize = 400;
-/// Constants that compare with anything in no time, in bytes.
-const SMALL: usize = 256;
 
 /// `source`, written again; `name` is for messages.
 pub(super) fn rewritten(source: &str, name: &str) -> Result<String, Error> {
@@ -38,84 +35,6 @@ pub(super) fn rewritten(source: &str, name: &str) -> Result<String, Error> {
     let mut writer = Writer { out: String::new(), line: 1, depth: 0 };
     writer.statement(&tree)?;
     Ok(writer.out)
-}
-
-/// How tightly an expression binds: a looser one inside a tighter one needs parentheses.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    Condition,
-    Or,
-    And,
-    Not,
-    Compare,
-    Sum,
-    Product,
-    Filtered,
-    Primary,
-}
-
-fn level(expr: &Expr<'_>) -> Level {
-    match expr {
-        Expr::IfExpr(_) => Level::Condition,
-        Expr::UnaryOp(unary) => match unary.op {
-            UnaryOpKind::Not => Level::Not,
-            UnaryOpKind::Neg => Level::Product,
-        },
-        Expr::BinOp(op) => operator(op.op).1,
-        Expr::Compare(_) => Level::Compare,
-        Expr::Filter(_) => Level::Filtered,
-        Expr::Const(constant) if constant.value.as_str().is_none() => Level::Filtered,
-        _ => Level::Primary,
-    }
-}
-
-/// An operator's spelling and level.
-fn operator(kind: BinOpKind) -> (&'static str, Level) {
-    match kind {
-        BinOpKind::ScOr => ("or", Level::Or),
-        BinOpKind::ScAnd => ("and", Level::And),
-        BinOpKind::Eq => ("==", Level::Compare),
-        BinOpKind::Ne => ("!=", Level::Compare),
-        BinOpKind::Lt => ("<", Level::Compare),
-        BinOpKind::Lte => ("<=", Level::Compare),
-        BinOpKind::Gt => (">", Level::Compare),
-        BinOpKind::Gte => (">=", Level::Compare),
-        BinOpKind::In => ("in", Level::Compare),
-        BinOpKind::Add => ("+", Level::Sum),
-        BinOpKind::Sub => ("-", Level::Sum),
-        BinOpKind::Mul => ("*", Level::Product),
-        BinOpKind::Div => ("/", Level::Product),
-        BinOpKind::FloorDiv => ("//", Level::Product),
-        // Its operands are always in parentheses.
-        BinOpKind::Pow => ("**", Level::Product),
-        // Written as filters.
-        BinOpKind::Rem => ("%", Level::Filtered),
-        BinOpKind::Concat => ("~", Level::Filtered),
-    }
-}
-
-fn comparison(kind: CompareOpKind) -> &'static str {
-    match kind {
-        CompareOpKind::Eq => "==",
-        CompareOpKind::Ne => "!=",
-        CompareOpKind::Lt => "<",
-        CompareOpKind::Lte => "<=",
-        CompareOpKind::Gt => ">",
-        CompareOpKind::Gte => ">=",
-        CompareOpKind::In => "in",
-        CompareOpKind::NotIn => "not in",
-    }
-}
-
-/// Whether whatever is compared with `expr` is compared in no time.
-fn is_small(expr: &Expr<'_>) -> bool {
-    match expr {
-        Expr::Const(constant) => constant.value.as_str().is_none_or(|text| text.len() <= SMALL),
-        Expr::List(list) => list.items.iter().all(is_small),
-        Expr::Tuple(tuple) => tuple.items.iter().all(is_small),
-        Expr::Map(map) => map.keys.iter().chain(&map.values).all(is_small),
-        _ => false,
-    }
 }
 
 struct Writer {

@@ -235,8 +235,8 @@ fn join(
         let item = match &attribute {
             None => item,
             Some(path) if path.as_str().is_some() => {
-                let names = path.as_str().unwrap_or_default().split('.');
-                names.fold(Ok(item), |at, name| at.and_then(|at: Value| at.get_attr(name)))?
+                let mut names = path.as_str().unwrap_or_default().split('.');
+                names.try_fold(item, |at, name| at.get_attr(name))?
             }
             Some(index) => item.get_item(index)?,
         };

@@ -30,6 +30,8 @@ mod growth;
 #[cfg(feature = "hf")]
 mod methods;
 #[cfg(feature = "hf")]
+mod operators;
+#[cfg(feature = "hf")]
 mod python;
 #[cfg(feature = "hf")]
 mod tokenizer;
