@@ -137,7 +137,7 @@ impl Context {
         let out = || refused::<u8>(OP, bytes);
         let layout = memory.map_err(|_| out())?;
         // SAFETY: the layout has at least one byte.
-        let at = unsafe { std::alloc::alloc_zeroed(layout) };
+        let at = gradus::asking(|| unsafe { std::alloc::alloc_zeroed(layout) });
         if at.is_null() {
             return Err(out());
         }
