@@ -123,7 +123,9 @@ __device__ __forceinline__ Span span(const Column<const i64>& offsets, i64 b, i6
     return {begin, end};
 }
 
-// NaN stays NaN.
+// NaN stays NaN, which fmin and fmax drop.
+__device__ __forceinline__ double at_most(double x, double bound) { return x > bound ? bound : x; }
+__device__ __forceinline__ double at_least(double x, double bound) { return x < bound ? bound : x; }
 __device__ __forceinline__ double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
 
 // ---- reductions -------------------------------------------------------------------------------

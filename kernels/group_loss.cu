@@ -44,12 +44,17 @@ template <class R> __device__ __forceinline__ double copg_group(const GroupLossP
     const i64 n = own.end - own.begin;
     const Moments m = moments(n, regularised, 1, WarpTeam());
     const double weight = p.terms.weigh(g), slope = -2.0 / (double)(m.count - 1);
+    // A NaN reward abstains; a NaN log-prob does not.
+    i64 lost = 0;
+    for (i64 i = threadIdx.x % WARP; i < n; i += WARP)
+        lost += is_nan(regularised(i)) && !is_nan(wide(p.reward, own.begin + i));
+    const bool spoilt = warp_reduce(lost, Sum()) > 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP) {
         const double x = regularised(i);
-        const double d = is_nan(x) || m.equal ? 0.0 : slope * (x - m.min - m.rise);
+        const double d = spoilt ? NAN_F64 : is_nan(x) || m.equal ? 0.0 : slope * (x - m.min - m.rise);
         p.d_logp.set(own.begin + i, from_f64<R>(weight * d));
     }
-    return m.variance / p.beta;
+    return spoilt ? NAN_F64 : m.variance / p.beta;
 }
 
 template <class R> __device__ __forceinline__ double beta_mml_group(const GroupLossParams<R>& p, i64 g) {

@@ -56,7 +56,8 @@ template <class R> __device__ __forceinline__ double gap(const OffPolicyParams<R
 }
 
 __device__ __forceinline__ double measure(int by, double d) {
-    return by == REJECT_K1 ? -d : by == REJECT_K2 ? 0.5 * d * d : expm1(d) - d;
+    // Not inf - inf: a NaN measure is an unknown one.
+    return by == REJECT_K1 ? -d : by == REJECT_K2 ? 0.5 * d * d : d == INF_F64 ? d : expm1(d) - d;
 }
 
 template <class R> __device__ __forceinline__ Sequence survey(const OffPolicyParams<R>& p, const Span& own, double* warps) {
@@ -79,6 +80,7 @@ template <class R> __device__ __forceinline__ Sequence survey(const OffPolicyPar
     const double n = fmax(count, 1.0);
     const double whole = p.reject_level == REJECT_SEQUENCE_SUM    ? measures
                          : p.reject_level == REJECT_SEQUENCE_MEAN ? measures / n
+                         : measures != measures                   ? measures
                                                                   : highest;
     return {sum, sum / n, whole};
 }
@@ -91,11 +93,11 @@ __device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Seque
                                                                                   : q.mean;
     const double ratio = *raw = exp(level);
     const double judged = p.bound == BOUND_SEQUENCE_MASK ? exp(q.mean) : ratio;
-    double w = judged >= p.min && judged <= p.max ? ratio : 0.0;
+    double w = judged != judged ? judged : judged >= p.min && judged <= p.max ? ratio : 0.0;
     if (p.bound == BOUND_TRUNCATE) w = clamp(ratio, p.min, p.max);
     if (!p.rejects) return w;
     const double m = p.reject_level == REJECT_TOKEN ? measure(p.reject_by, d) : q.measure;
-    return m >= p.reject_lo && m <= p.reject_hi ? w : 0.0;
+    return m != m ? m : m >= p.reject_lo && m <= p.reject_hi ? w : 0.0;
 }
 
 // Adds all threads' values into out[TOTALS].
@@ -132,7 +134,7 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
     const Span own = span(p.cu_seqlens, b, p.tokens);
     const Sequence q = survey(p, own, warps[0]);
     double divisor = 1.0;
-    if (p.divides && p.totals[T_KEPT_SUM] > 0.0) divisor = p.totals[T_KEPT_SUM] / p.totals[T_KEPT];
+    if (p.divides && p.totals[T_KEPT_SUM] != 0.0) divisor = p.totals[T_KEPT_SUM] / p.totals[T_KEPT];
     double sum[TOTALS];
     clear(sum);
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
@@ -148,8 +150,8 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
         sum[T_NAN] += sampler != sampler;
         sum[T_SUM] += raw;
         sum[T_SQUARES] += raw * raw;
-        sum[T_KEPT] += w > 0.0;
-        sum[T_KEPT_SUM] += w > 0.0 ? w : 0.0;
+        sum[T_KEPT] += w != 0.0;  // NaN is used, and makes the mean NaN
+        sum[T_KEPT_SUM] += w;
         sum[T_MIN] = fmin(sum[T_MIN], raw);
         sum[T_MAX] = fmax(sum[T_MAX], raw);
     }

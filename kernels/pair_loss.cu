@@ -56,7 +56,7 @@ __device__ __forceinline__ Jet score_of(int kind, double alpha, double a) {
 }
 
 __device__ __forceinline__ Jet odds(double x) {
-    const double capped = fmin(x, CERTAIN), rest = -expm1(capped);
+    const double capped = at_most(x, CERTAIN), rest = -expm1(capped);
     return {capped - log(rest), x > CERTAIN ? 0.0 : 1.0 / rest};
 }
 
@@ -81,7 +81,7 @@ __device__ __forceinline__ Jet of_margin(int kind, double d, double x, double y)
     if (kind == ROBUST) return robust(d, x);
     if (kind == EXO) return exo(d, x);
     if (kind == DISCOPOP) return discopop(d, x);
-    if (kind == HINGE) return {fmax(1.0 - d, 0.0), 1.0 - d > 0.0 ? -1.0 : 0.0};
+    if (kind == HINGE) return {at_least(1.0 - d, 0.0), d != d ? d : 1.0 - d > 0.0 ? -1.0 : 0.0};
     const double z = d - y;
     return {-(1.0 - x) * log_sigmoid(z) - x * log_sigmoid(-z), x * sigmoid(z) - (1.0 - x) * sigmoid(-z)};
 }
@@ -208,7 +208,7 @@ template <class R> __device__ __forceinline__ void prdp(const PrdpParams<R>& p) 
         if (p.mask.get_or(t, 1) == 0) continue;
         const double logp = wide(p.logp, t), old = wide(p.old, t), reference = wide(p.reference, t), step = logp - old;
         // Inside the bound logp itself, so that the two sums then agree to the bit.
-        const double bounded = fabs(step) <= p.clip ? logp : old + copysign(p.clip, step);
+        const double bounded = step != step ? step : fabs(step) <= p.clip ? logp : old + copysign(p.clip, step);
         free += logp - reference;
         inside += bounded - reference;
     }
@@ -219,7 +219,9 @@ template <class R> __device__ __forceinline__ void prdp(const PrdpParams<R>& p) 
     double total = 0.0;
     for (i64 k = threadIdx.x; k < p.terms.count; k += THREADS) {
         const Gap g = gap(p, k);
-        const double loss = g.valid ? fmax(g.free * g.free, g.bounded * g.bounded) : NAN_F64;
+        // `bounded` is NaN wherever `free` is.
+        const double square = g.bounded * g.bounded;
+        const double loss = !g.valid || square != square ? NAN_F64 : at_least(g.free * g.free, square);
         p.terms.loss.set(k, from_f64<R>(loss));
         total += p.terms.weigh(k) * loss;
     }
@@ -235,7 +237,8 @@ template <class R> __device__ __forceinline__ void prdp_grad(const PrdpParams<R>
         const Gap g = gap(p, k);
         if (!g.valid || (g.i != b && g.j != b)) continue;
         const double weight = 2.0 * p.terms.weigh(k) * (g.i == b ? 1.0 : -1.0);
-        if (g.free * g.free >= g.bounded * g.bounded) all += weight * g.free;
+        if (g.bounded != g.bounded) all += g.bounded;
+        else if (g.free * g.free >= g.bounded * g.bounded) all += weight * g.free;
         else inside += weight * g.bounded;
     }
     all = block_reduce<THREADS>(all, 0.0, Sum(), warps);

@@ -60,7 +60,7 @@ struct Sequence {
     double level;        // log-ratio of the sequence, if it has one
     double advantage;    // GMPO's mean
     double phi[2];       // VESPO's weights for A >= 0 and A < 0
-    bool drops;          // OPSM drops tokens of negative advantage
+    double opsm;         // what OPSM leaves of tokens of negative advantage: 1 or 0, or NaN where the gap is
 };
 
 // A token that carries loss.
@@ -99,7 +99,7 @@ template <class R> __device__ __forceinline__ bool load(const PolicyLossParams<R
 // GMPO's log-ratio: cut on the pessimistic side.
 __device__ __forceinline__ double gmpo_cut(const PolicySettings& s, const Active& a) {
     const double d = a.t.log_ratio;
-    return a.t.advantage > 0.0 ? fmin(d, s.x[1]) : a.t.advantage < 0.0 ? fmax(d, -s.x[0]) : 0.0;
+    return a.t.advantage > 0.0 ? at_most(d, s.x[1]) : a.t.advantage < 0.0 ? at_least(d, -s.x[0]) : d != d ? d : 0.0;
 }
 
 static constexpr double LOG_TINY = -18.420680743952367;  // log 1e-8, where VESPO cuts small ratios
@@ -128,11 +128,13 @@ template <class R> __device__ __forceinline__ void survey(const PolicyLossParams
         const double log_w = clamp(block_reduce<THREADS>(vespo, 0.0, Sum(), shared), LOG_TINY, 20.0);
         for (int k = 0; k < 2; ++k) {
             const double phi = exp(s.x[2 * k + 1] + s.x[2 * k] * log_w - s.x[2 * k + 1] * exp(log_w));
-            q.phi[k] = phi - phi == 0.0 ? phi : 0.0;
+            // As published, a weight that overflows counts 0; NaN stays NaN.
+            q.phi[k] = phi == INF_F64 ? 0.0 : phi;
         }
     }
     gap = block_reduce<THREADS>(gap, 0.0, Sum(), shared);
-    q.drops = s.opsm != INF_F64 && sampler.at && gap / q.count > s.opsm;
+    const double mean_gap = gap / q.count;
+    if (s.opsm != INF_F64 && sampler.at) q.opsm = mean_gap != mean_gap ? mean_gap : mean_gap <= s.opsm ? 1.0 : 0.0;
 }
 
 // Brings a token's log-ratio to the level of the settings.
@@ -142,7 +144,7 @@ __device__ __forceinline__ void set_ratio(const PolicySettings& s, const Sequenc
         a.t.log_ratio = q.level;
         a.t.advantage = q.advantage;
     } else if (s.ratio != RATIO_TOKEN) {
-        const double bounded = fmin(q.level, s.seq_log_ratio_max);
+        const double bounded = at_most(q.level, s.seq_log_ratio_max);
         a.moves = a.moves && bounded == q.level;
         a.t.log_ratio = bounded;
     }
@@ -160,8 +162,9 @@ template <class R>
 __device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, bool* dropped) {
     const PolicySettings& s = p.s;
     Term term = surrogate(s, a.t), kl = {0.0, 0.0, 0.0, CLIPPED_NO};
-    *dropped = q.drops && a.t.advantage < 0.0;
-    const double keep = *dropped ? 0.0 : a.rho * a.weight;
+    const double share = a.t.advantage < 0.0 ? q.opsm : 1.0;
+    *dropped = share == 0.0;
+    const double keep = times(a.rho * a.weight, share);
     if (s.kl) {
         const double second = wide_or(p.ref2_logp, i, 0.0);
         kl = penalty(s, a.t, wide(p.ref_logp, i), p.ref2_logp.at ? &second : nullptr);
@@ -215,12 +218,12 @@ __device__ __forceinline__ void clear(double* sum) {
     sum[T_MAX_RATIO] = -INF_F64;
 }
 
-// Adds a gradient to the statistics and writes it.
+// Adds a token's loss and gradient to the statistics and writes the gradient.
 template <class R>
-__device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, double gradient, double* sum) {
+__device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, double value, double gradient, double* sum) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) sum[T_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
-    sum[T_NONFINITE] += !(gradient - gradient == 0.0);
+    sum[T_NONFINITE] += !(value - value == 0.0 && gradient - gradient == 0.0);
     p.dlogp.set(i, from_f64<R>(gradient));
     p.dentropy.set(i, from_f64<R>(-q.weight * p.s.entropy_coef));
 }
@@ -251,7 +254,7 @@ template <class R> __device__ __forceinline__ void one_sequence(const PolicyLoss
         sum[T_LOSS] += q.weight * term.value;
         p.token_loss.set(i, from_f64<R>(term.value));
         flow += term.by_ratio;
-        if (!shared_ratio) finish<R>(p, q, a, i, (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
+        if (!shared_ratio) finish<R>(p, q, a, i, term.value, (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
     }
     if (!shared_ratio) return;
     flow = block_reduce<THREADS>(flow, 0.0, Sum(), shared);
@@ -262,7 +265,7 @@ template <class R> __device__ __forceinline__ void one_sequence(const PolicyLoss
         set_ratio(s, q, a);
         bool dropped;
         const Term term = terms<R>(p, q, a, i, &dropped);
-        finish<R>(p, q, a, i, (a.moves ? share : 0.0 * share) + term.by_logp, sum);
+        finish<R>(p, q, a, i, term.value, (a.moves ? share : 0.0 * share) + term.by_logp, sum);
     }
 }
 
@@ -272,7 +275,7 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     clear(sum);
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
-    Sequence q = {b, own.begin, own.end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, false};
+    Sequence q = {b, own.begin, own.end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, 1.0};
     one_sequence<R>(p, q, sum, warps[0]);
     double* mine = p.partial + b * TOTALS;
     combine(sum, mine, warps);

@@ -37,6 +37,9 @@ struct Token {
     bool selected;
 };
 
+// A constant slope, or NaN where what it belongs to is NaN: such a token must not move the model.
+__device__ __forceinline__ double poisoned(double slope, double by) { return by != by ? by : slope; }
+
 __device__ __forceinline__ double sign(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x; }
 
 // -min(min(r, dual)·A, clip(r)·A). The gradient is -r·A where neither bound holds it: for A > 0 up
@@ -46,8 +49,10 @@ __device__ __forceinline__ Term ppo(double a, double r, double lo, double hi, do
                         : a < 0.0 && r < lo ? CLIPPED_LOW
                         : a < 0.0 && r > dual ? CLIPPED_DUAL
                                               : CLIPPED_NO;
-    const double value = -fmin(fmin(r, dual) * a, clamp(r, lo, hi) * a);
-    return {value, clipped == CLIPPED_NO ? -r * a : 0.0, 0.0, clipped};
+    // `bounded` alone may be NaN, where the centre is.
+    const double free = at_most(r, dual) * a, bounded = clamp(r, lo, hi) * a;
+    const double value = -(bounded != bounded ? bounded : at_most(free, bounded));
+    return {value, clipped == CLIPPED_NO ? poisoned(-r * a, value) : 0.0, 0.0, clipped};
 }
 
 // pi - pi_base stays within bounds on the side the advantage pushes to.
@@ -64,16 +69,17 @@ __device__ __forceinline__ bool kl_keeps(const Token& t, double lo, double hi) {
 }
 
 __device__ __forceinline__ Term trust_region(double a, double r, double logp, double cap, bool keep) {
-    if (!keep) return {0.0, 0.0, 0.0, a > 0.0 ? CLIPPED_HIGH : CLIPPED_LOW};
-    const double w = fmin(r, cap);
+    // Whether NaN is inside the region is unknown, so NaN is what becomes of it.
+    if (!keep && r == r && a == a) return {0.0, 0.0, 0.0, a > 0.0 ? CLIPPED_HIGH : CLIPPED_LOW};
+    const double w = at_most(r, cap);
     return {-a * w * logp, 0.0, -a * w, CLIPPED_NO};
 }
 
 __device__ __forceinline__ Term surrogate(const PolicySettings& s, const Token& t) {
     const double a = t.advantage, r = t.ratio, d = t.log_ratio, *x = s.x;
     switch (s.loss) {
-    case CROSS_ENTROPY: return {-t.logp, 0.0, -1.0, CLIPPED_NO};
-    case REINFORCE: return {-a * t.logp, 0.0, -a, CLIPPED_NO};
+    case CROSS_ENTROPY: return {-t.logp, 0.0, poisoned(-1.0, t.logp), CLIPPED_NO};
+    case REINFORCE: return {-a * t.logp, 0.0, poisoned(-a, t.logp), CLIPPED_NO};
     case PPO_CLIP: return ppo(a, r, t.center + (x[0] - 1.0), t.center + (x[1] - 1.0), x[2]);
     case CISPO: {
         const double w = clamp(r, x[0], x[1]);
@@ -84,7 +90,7 @@ __device__ __forceinline__ Term surrogate(const PolicySettings& s, const Token& 
         const double tau = a > 0.0 ? x[0] : x[1], g = sigmoid(tau * (r - 1.0));
         return {-a * 4.0 / tau * g, -4.0 * g * (1.0 - g) * r * a, 0.0, CLIPPED_NO};
     }
-    case VESPO: return {-t.phi * a * t.logp, 0.0, -t.phi * a, CLIPPED_NO};
+    case VESPO: return {-t.phi * a * t.logp, 0.0, poisoned(-t.phi * a, t.logp), CLIPPED_NO};
     case GMPO: return {-r * a, -r * a, 0.0, CLIPPED_NO};
     case DRO: return {-(a * t.logp - 0.5 * x[0] * d * d), x[0] * d, -a, CLIPPED_NO};
     case DPPO_TV: return trust_region(a, r, t.logp, x[2], tv_keeps(t, x[0], x[1]));
@@ -93,11 +99,13 @@ __device__ __forceinline__ Term surrogate(const PolicySettings& s, const Token& 
         const double keep = tv_keeps(t, x[0], x[1]) ? 1.0 : 0.0;
         return {-keep * a * r + x[2] * d * d, -keep * a * r + 2.0 * x[2] * d, 0.0, CLIPPED_NO};
     }
-    default: {
+    case KL_COV: {
         const double e = t.selected ? d : 0.0;
         return {-r * a + x[0] * fabs(e), -r * a + (e == 0.0 ? 0.0 : x[0] * sign(e)), 0.0, CLIPPED_NO};
     }
     }
+    // A loss without a formula here shows.
+    return {NAN_F64, NAN_F64, NAN_F64, CLIPPED_NO};
 }
 
 // Estimator against one anchor, k = anchor - logp: value, and its derivative by logp in *slope.
@@ -111,6 +119,7 @@ __device__ __forceinline__ double estimate(const PolicySettings& s, double logp,
     const double bounded = clamp(value, -s.kl_clamp_out, s.kl_clamp_out);
     if (s.kl_gradient == KL_GRADIENT_NONE) *slope = 0.0;
     else if (s.kl_gradient == KL_GRADIENT_K2) *slope = -exact;
+    else if (exact != exact) *slope = exact;
     else *slope = k == exact && bounded == value ? by_logp : 0.0;
     return bounded;
 }

@@ -39,10 +39,11 @@ template <class R> __device__ __forceinline__ double one_token(const ValueLossPa
         const double old = wide(p.old_value, t);
         clipped = old + clamp(v - old, -p.clip, p.clip) - target;
     }
-    // Inside the window both errors are equal, and the gradient is the free one.
-    const double slope = error * error >= clipped * clipped ? error : 0.0;
+    // Inside the window both errors are equal, and the gradient is the free one. NaN is in both.
+    const double square = clipped * clipped;
+    const double slope = square != square ? square : square > error * error ? 0.0 : error;
     p.dvalue.set(t, from_f64<R>(p.weight * slope));
-    return 0.5 * fmax(error * error, clipped * clipped);
+    return 0.5 * (square != square ? square : at_least(error * error, square));
 }
 
 template <class R> __device__ __forceinline__ void value_loss(const ValueLossParams<R>& p) {

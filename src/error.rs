@@ -10,7 +10,8 @@ use crate::escape::Escaping;
 /// Result of every fallible call of the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. A failed call leaves its outputs unspecified and everything else untouched.
+/// Why a call failed. A refused call has written nothing. A call that fails later leaves its outputs
+/// unspecified, and everything else as it was: what it wrote must not be read as a result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

@@ -14,7 +14,11 @@
 //!
 //! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
 //! same bits run to run and for any number of threads; a row's result does not depend on the batch
-//! it is in; a call that fails has written nothing and says which argument was wrong.
+//! it is in; a call says which argument was wrong. A refused call has written nothing. A call that fails later
+//! leaves its outputs unspecified, and everything else as it was.
+
+#[doc(hidden)]
+pub use alloc::{asking, is_asking};
 
 pub mod device;
 pub mod dtype;
@@ -25,6 +29,7 @@ pub mod quant;
 pub mod rng;
 pub mod view;
 
+mod alloc;
 mod cpu;
 mod gpu;
 

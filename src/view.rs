@@ -8,6 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use crate::alloc::Gather;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 
@@ -169,15 +170,15 @@ impl Dims {
             }
             offset as usize
         };
-        (0..count).map(offset).collect()
+        (0..count).map(offset).gathered()
     }
 
     /// True if two index tuples may name the same element (needed to be false for outputs).
     fn may_overlap(&self) -> bool {
-        let mut axes: Vec<usize> = (0..self.rank()).filter(|&a| self.shape[a] > 1).collect();
-        axes.sort_by_key(|&a| self.strides[a]);
+        let mut axes = [0, 1, 2, 3];
+        axes.sort_unstable_by_key(|&a| self.strides.get(a).copied().unwrap_or(0));
         let mut reach = 0;
-        for a in axes {
+        for a in axes.into_iter().filter(|&a| a < self.rank() && self.shape[a] > 1) {
             if self.strides[a] <= reach {
                 return self.numel() > 0;
             }
@@ -324,7 +325,7 @@ impl<'a, T: Element> View<'a, T> {
 
     /// A vector's elements, copied out in order.
     pub fn to_vec(&self) -> Vec<T> {
-        (0..self.numel() as usize).map(|i| self.at(i)).collect()
+        (0..self.numel() as usize).map(|i| self.at(i)).gathered()
     }
 }
 
@@ -441,7 +442,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
         // SAFETY: rows lie inside the checked span and, as no two indices of a ViewMut meet, are
         // disjoint; consuming self hands the exclusive borrow to the rows.
         let row = |start| unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), cols) };
-        starts.into_iter().map(row).collect()
+        starts.into_iter().map(row).gathered()
     }
 
     /// Sets every element.

@@ -1,5 +1,6 @@
 /* 16 threads, 1,000 calls each, on one context and on contexts of their own: the bits do not change, and a
- * failure's text belongs to the thread that failed. Then the program lends the library its own threads. */
+ * failure's text belongs to the thread that failed. Calls of a thread's destructors are calls as any. Then the
+ * program lends the library its own threads. */
 #include "gradus.h"
 
 #include <pthread.h>
@@ -70,6 +71,37 @@ static long lent(void) {
   return wrong + (gradus_set_team(NULL) != GRADUS_OK) + (memcmp(own, ours, sizeof own) != 0);
 }
 
+/* A thread's last words: runs after the thread's own storage has been torn down. */
+static void last_words(void *wrong) {
+  float y[ROWS * ROWS];
+  gradus_lerp_args a;
+  *(long *)wrong += gradus_init("lerp", &a, sizeof a) != GRADUS_OK;
+  *(long *)wrong += gradus_lerp(0, NULL, &a) != GRADUS_BAD_HANDLE || !strstr(gradus_last_error(), "gradus_create");
+  *(long *)wrong += product(shared, y, COLUMNS) != GRADUS_OK || memcmp(y, want, sizeof y) != 0;
+  *(long *)wrong += product(shared, y, 1) != GRADUS_INVALID_ARGUMENT || !strstr(gradus_last_error(), "[8, 1]");
+  *(long *)wrong -= 1; /* of the one that says they were spoken */
+}
+
+static pthread_key_t key;
+
+static void *mortal(void *wrong) {
+  pthread_setspecific(key, wrong);
+  /* With and without a call before the end. */
+  if (*(long *)wrong > 1) *(long *)wrong -= gradus_lerp(0, NULL, NULL) == GRADUS_BAD_HANDLE;
+  return NULL;
+}
+
+static long destructors(void) {
+  long wrong[2] = {1, 2};
+  pthread_t thread;
+  if (pthread_key_create(&key, last_words)) return 1;
+  for (int i = 0; i < 2; ++i) {
+    if (pthread_create(&thread, NULL, mortal, &wrong[i])) return 1;
+    pthread_join(thread, NULL);
+  }
+  return wrong[0] + wrong[1];
+}
+
 int main(void) {
   pthread_t threads[THREADS];
   int numbers[THREADS];
@@ -82,6 +114,7 @@ int main(void) {
     pthread_join(threads[i], &found);
     wrong += (long)(intptr_t)found;
   }
+  wrong += destructors();
   wrong += lent();
   printf("%d calls, %ld wrong\n", THREADS * CALLS * 2, wrong);
   return gradus_destroy(shared) != GRADUS_OK || wrong;

@@ -14,8 +14,8 @@
  * Rules
  *  - Every function returns a status (or a version, a size, a text). Nothing aborts, exits, prints or
  *    unwinds. After a failure gradus_last_error() says which argument, what it got and what was expected.
- *  - A refused call has written nothing. A call that fails later leaves its outputs unspecified, and
- *    everything else as it was.
+ *  - A refused call (GRADUS_INVALID_ARGUMENT) has written nothing. A call that fails later leaves its outputs
+ *    unspecified, and everything else as it was.
  *  - gradus_NAME(ctx, stream, args) is op NAME. Fill args with gradus_init("NAME", &args, sizeof args),
  *    which sets struct_size and every default; a tensor that stays all zero is absent. Fields that are
  *    not marked optional must be given.
@@ -33,6 +33,9 @@
  *  - Threads: every function may be called from any thread at any time. Calls on one stream of one
  *    context take turns. gradus_last_error() belongs to its thread.
  *  - The CPU device has a pool of threads, one a core (RAYON_NUM_THREADS), or uses yours: gradus_set_team.
+ *  - Out of memory: host memory that cannot be had is GRADUS_OUT_OF_MEMORY, as a device's is. gradus_create starts
+ *    the threads of the CPU device, or fails and may be called again; no later call starts a thread. What the C
+ *    library itself takes when a thread starts or first calls is its own: it ends the process where it has none.
  *  - A child of fork() has no thread pool: do not call the library in one whose parent did. Spawn instead.
  *  - Determinism: results do not depend on the number of threads, streams or rows of a batch.
  *
@@ -85,7 +88,7 @@ enum {
   GRADUS_OK = 0,
   GRADUS_INVALID_ARGUMENT = 1, /* an argument is outside its contract; nothing was computed */
   GRADUS_NON_FINITE = 2,       /* a value that must be finite is NaN or infinite */
-  GRADUS_OUT_OF_MEMORY = 3,
+  GRADUS_OUT_OF_MEMORY = 3, /* also host memory: nothing aborts. The context works on; try again with more room */
   GRADUS_NO_DRIVER = 4,    /* no usable GPU driver, or no such device */
   GRADUS_DEVICE_LOST = 5,  /* the device failed in a way that ends its CUDA context */
   GRADUS_IO = 6,

@@ -10,6 +10,7 @@ use gradus::device::Driver;
 use gradus::device::{Device, DryDriver, Gpu, Stream};
 use gradus::{Error, Result};
 
+use crate::memory::refused;
 use crate::status::{given_mut, guard, not_null, text};
 use crate::{handle, sys};
 
@@ -45,11 +46,11 @@ impl Context {
             Error::invalid("gradus_create", "device", format!("`{device}`"), known)
         };
         match device.split_once(':').unwrap_or((device, "")) {
-            ("cpu", "") => Ok(Context::cpu()),
+            ("cpu", "") => Context::cpu(),
             ("cuda", "") => Context::cuda(0),
             ("cuda", number) => Context::cuda(number.parse().map_err(|_| unknown())?),
             ("auto", "") => match Context::cuda(0) {
-                Err(Error::NoDriver { .. } | Error::Unsupported { .. }) => Ok(Context::cpu()),
+                Err(Error::NoDriver { .. } | Error::Unsupported { .. }) => Context::cpu(),
                 found => found,
             },
             #[cfg(feature = "emu")]
@@ -58,8 +59,9 @@ impl Context {
         }
     }
 
-    fn cpu() -> Context {
-        Context { gpu: None, allocations: Mutex::default() }
+    fn cpu() -> Result<Context> {
+        Device::start_threads()?;
+        Ok(Context { gpu: None, allocations: Mutex::default() })
     }
 
     #[cfg(any(feature = "cuda", feature = "emu"))]
@@ -104,6 +106,7 @@ impl Context {
             return Ok(Device::Gpu(gpu.base.clone()));
         }
         let mut streams = lock(&gpu.streams);
+        gradus::asking(|| streams.try_reserve(1)).map_err(|_| refused::<(u64, Arc<Gpu>)>(op, 1))?;
         let one = streams.entry(stream.0).or_insert_with(|| Arc::new(gpu.base.for_stream(stream)));
         Ok(Device::Gpu(one.clone()))
     }
@@ -118,22 +121,27 @@ impl Context {
     }
 
     fn alloc(&self, bytes: usize) -> Result<*mut c_void> {
+        const OP: &str = "gradus_alloc";
+        let full = |_| refused::<(usize, Allocation)>(OP, 1);
+        // The place in the table first: memory that is in no table is lost.
+        let mut allocations = lock(&self.allocations);
+        gradus::asking(|| allocations.try_reserve(1)).map_err(full)?;
         let memory = match &self.gpu {
             Some(gpu) => {
                 let at = gpu.base.call(|d| d.alloc(bytes.max(1)))? as usize;
-                lock(&self.allocations).insert(at, Allocation::Device);
+                allocations.insert(at, Allocation::Device);
                 return Ok(at as *mut c_void);
             }
             None => Layout::from_size_align(bytes.max(1), ALIGN),
         };
-        let out = || Error::OutOfMemory { what: "gradus_alloc".to_string(), bytes: bytes as u64 };
+        let out = || refused::<u8>(OP, bytes);
         let layout = memory.map_err(|_| out())?;
         // SAFETY: the layout has at least one byte.
-        let at = unsafe { std::alloc::alloc_zeroed(layout) };
+        let at = gradus::asking(|| unsafe { std::alloc::alloc_zeroed(layout) });
         if at.is_null() {
             return Err(out());
         }
-        lock(&self.allocations).insert(at as usize, Allocation::Host(layout));
+        allocations.insert(at as usize, Allocation::Host(layout));
         Ok(at as *mut c_void)
     }
 
@@ -222,7 +230,7 @@ pub unsafe extern "C" fn gradus_create(device: *const c_char, ctx: *mut u64) -> 
     guard(|| {
         let ctx = given_mut("gradus_create", "ctx", ctx)?;
         let device = text("gradus_create", "device", device)?;
-        *ctx = handle::insert(Context::open(device)?);
+        *ctx = handle::insert(Context::open(device)?)?;
         Ok(())
     })
 }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::context::Context;
+use crate::memory::add_room;
 use crate::status::Failure;
 
 struct Slot {
@@ -18,18 +19,22 @@ fn handle(index: usize, generation: u32) -> u64 {
 }
 
 /// A number for a context.
-pub(crate) fn insert(context: Context) -> u64 {
+pub(crate) fn insert(context: Context) -> gradus::Result<u64> {
     let mut slots = SLOTS.write().unwrap_or_else(PoisonError::into_inner);
     // A slot whose count is used up is never taken again.
     let free = slots.iter().position(|s| s.context.is_none() && s.generation < u32::MAX);
-    let index = free.unwrap_or_else(|| {
-        slots.push(Slot { generation: 0, context: None });
-        slots.len() - 1
-    });
+    let index = match free {
+        Some(index) => index,
+        None => {
+            add_room("gradus_create", &mut slots, 1)?;
+            slots.push(Slot { generation: 0, context: None });
+            slots.len() - 1
+        }
+    };
     let slot = &mut slots[index];
     slot.generation += 1;
     slot.context = Some(Arc::new(context));
-    handle(index, slot.generation)
+    Ok(handle(index, slot.generation))
 }
 
 /// The context of a number; it lives on while a call uses it.

@@ -10,6 +10,7 @@
 mod args;
 mod context;
 mod handle;
+mod memory;
 mod names;
 mod ops;
 mod quant;

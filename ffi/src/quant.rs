@@ -6,7 +6,8 @@ use gradus::quant::{Absmax, FP4_CODE, NF4_CODE, Nf4View, dynamic_map};
 use gradus::{Error, Result};
 use serde_json::Value;
 
-use crate::status::{given_mut, guard, list};
+use crate::memory::room;
+use crate::status::{flag, given_mut, guard, list};
 use crate::sys::{self, gradus_lora, gradus_nf4};
 use crate::tensor::{Tensors, dtype_of, is_absent};
 
@@ -54,7 +55,11 @@ pub(crate) fn adapters<'a, T: Float>(
     count: i64,
 ) -> Result<Vec<Lora<'a, T>>> {
     let all = list(t.op, "lora", at, count)?;
-    all.iter().enumerate().map(|(i, one)| adapter(t, &format!("lora[{i}]"), one)).collect()
+    let mut found = room(t.op, all.len())?;
+    for (i, one) in all.iter().enumerate() {
+        found.push(adapter(t, &format!("lora[{i}]"), one)?);
+    }
+    Ok(found)
 }
 
 /// One of them.
@@ -71,10 +76,16 @@ pub(crate) fn adapter<'a, T: Float>(
 }
 
 const PARSE: &str = "gradus_nf4_parse";
+/// bitsandbytes writes some 200 bytes. The bound keeps what the JSON reader allocates small.
+const LONGEST_STATE: usize = 1024;
 
 /// bitsandbytes' QuantState, as it stands in a checkpoint.
 fn parse(bytes: &[u8], w: &mut gradus_nf4) -> Result<()> {
     let bad = |what: String| Error::format("quant_state", what);
+    if bytes.len() > LONGEST_STATE {
+        let got = bytes.len();
+        return Err(bad(format!("{got} bytes, expected at most {LONGEST_STATE}")));
+    }
     let state: Value = serde_json::from_slice(bytes).map_err(|e| bad(format!("no JSON: {e}")))?;
     let field = |name: &str| state.get(name).ok_or_else(|| bad(format!("`{name}` is missing")));
     let number = |name: &str| {
@@ -82,11 +93,13 @@ fn parse(bytes: &[u8], w: &mut gradus_nf4) -> Result<()> {
             .as_i64()
             .ok_or_else(|| bad(format!("`{name}` is {}, expected an integer", state[name])))
     };
-    let shape: Vec<i64> = field("shape")?
-        .as_array()
-        .map(|all| all.iter().filter_map(Value::as_i64).collect())
-        .unwrap_or_default();
-    let [n, k] = shape[..] else {
+    let shape = field("shape")?.as_array().map_or(&[][..], Vec::as_slice);
+    let extent = |value: &Value| value.as_i64().filter(|&n| n >= 0);
+    let extents = match shape {
+        [n, k] => extent(n).zip(extent(k)),
+        _ => None,
+    };
+    let Some((n, k)) = extents.filter(|(n, k)| n.checked_mul(*k).is_some()) else {
         return Err(bad(format!("`shape` is {}, expected two extents", state["shape"])));
     };
     if !matches!(field("quant_type")?.as_str(), Some("nf4" | "fp4")) {
@@ -102,13 +115,23 @@ fn parse(bytes: &[u8], w: &mut gradus_nf4) -> Result<()> {
         }
     };
     let blocksize = number("blocksize")?;
+    if !(32..=4096).contains(&blocksize) || blocksize & (blocksize - 1) != 0 {
+        return Err(bad(format!(
+            "`blocksize` is {blocksize}, expected a power of two, 32 to 4096"
+        )));
+    }
     // Only double quantisation has these two.
     let nested = state.get("nested_blocksize").is_some();
     let nested_blocksize = if nested { number("nested_blocksize")? } else { 0 };
+    if nested && nested_blocksize <= 0 {
+        return Err(bad(format!(
+            "`nested_blocksize` is {nested_blocksize}, expected a number > 0"
+        )));
+    }
     let offset = if nested {
-        field("nested_offset")?
-            .as_f64()
-            .ok_or_else(|| bad("`nested_offset` is no number".into()))?
+        field("nested_offset")?.as_f64().filter(|offset| (*offset as f32).is_finite()).ok_or_else(
+            || bad(format!("`nested_offset` is {}, expected an f32", state["nested_offset"])),
+        )?
     } else {
         0.0
     };
@@ -160,7 +183,7 @@ pub unsafe extern "C" fn gradus_dynamic_map(
 ) -> sys::gradus_status {
     guard(|| {
         let to = given_mut("gradus_dynamic_map", "values", values as *mut [f32; 256])?;
-        *to = *dynamic_map(is_signed != 0);
+        *to = *dynamic_map(flag("gradus_dynamic_map", "is_signed", is_signed)?);
         Ok(())
     })
 }

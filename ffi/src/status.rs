@@ -3,7 +3,8 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
@@ -11,10 +12,49 @@ use gradus::{Error, Result};
 
 use crate::sys;
 
+// None of these has a destructor: they are there in a thread's first call, whose memory may have to come
+// from nowhere, and in its last, which may be made by a destructor of the caller's own.
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    static LAST: RefCell<Text<2048>> = const { RefCell::new(Text::new()) };
     static GUARDED: Cell<bool> = const { Cell::new(false) };
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    static PLACE: RefCell<Text<256>> = const { RefCell::new(Text::new()) };
+}
+
+/// A C string in a fixed place; what does not fit is left out.
+struct Text<const SIZE: usize> {
+    bytes: [u8; SIZE],
+    len: usize,
+}
+
+impl<const SIZE: usize> Text<SIZE> {
+    const fn new() -> Self {
+        Text { bytes: [0; SIZE], len: 0 }
+    }
+
+    fn clear(&mut self) {
+        (self.bytes[0], self.len) = (0, 0);
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl<const SIZE: usize> Write for Text<SIZE> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for c in text.chars() {
+            let mut buffer = [0; 4];
+            let piece = if c == '\0' { "\\0" } else { c.encode_utf8(&mut buffer) };
+            // One byte is the final NUL's.
+            if self.len + piece.len() >= SIZE {
+                return Err(std::fmt::Error);
+            }
+            self.bytes[self.len..][..piece.len()].copy_from_slice(piece.as_bytes());
+            self.len += piece.len();
+        }
+        self.bytes[self.len] = 0;
+        Ok(())
+    }
 }
 
 /// What an export failed with.
@@ -40,14 +80,15 @@ impl Failure {
         }
     }
 
-    fn text(&self) -> String {
+    fn write(&self, to: &mut impl Write) -> std::fmt::Result {
         match self {
-            Failure::Error(error) => error.to_string(),
-            Failure::BadHandle(handle) => format!(
+            Failure::Error(error) => write!(to, "{error}"),
+            Failure::BadHandle(handle) => write!(
+                to,
                 "argument `ctx`: got {handle:#x}, expected a context that gradus_create gave and \
                  gradus_destroy has not taken"
             ),
-            Failure::Panic(what) => format!("gradus has a bug, please report it: {what}"),
+            Failure::Panic(what) => write!(to, "gradus has a bug, please report it: {what}"),
         }
     }
 }
@@ -66,8 +107,12 @@ pub(crate) fn guard(body: impl FnOnce() -> std::result::Result<(), Failure>) -> 
         Ok(Err(failure)) => failure,
         Err(payload) => Failure::Panic(panic_text(&*payload)),
     };
-    let text = failure.text().replace('\0', "\\0");
-    LAST.set(CString::new(text).unwrap_or_default());
+    LAST.with_borrow_mut(|last| {
+        last.clear();
+        // A text that is too long ends early.
+        let _ = failure.write(last);
+        last.bytes[last.len] = 0;
+    });
     failure.status()
 }
 
@@ -76,7 +121,10 @@ fn install_hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         if GUARDED.get() {
-            PLACE.set(info.location().map_or_else(String::new, |at| format!(" at {at}")));
+            PLACE.with_borrow_mut(|place| {
+                place.clear();
+                let _ = info.location().map_or(Ok(()), |at| write!(place, " at {at}"));
+            });
         } else {
             before(info);
         }
@@ -89,13 +137,13 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
         .map(|text| text.to_string())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a text".to_string());
-    text + &PLACE.take()
+    PLACE.with_borrow(|place| text + place.as_str())
 }
 
 /// See the header.
 #[unsafe(no_mangle)]
 pub extern "C" fn gradus_last_error() -> *const c_char {
-    LAST.with_borrow(|text| text.as_ptr())
+    LAST.with_borrow(|text| text.bytes.as_ptr().cast())
 }
 
 /// See the header.
@@ -167,6 +215,15 @@ pub(crate) fn list<'a, T>(
     check_pointer(op, name, at)?;
     // SAFETY: not null, aligned, and the header asks for so many structs there.
     Ok(unsafe { std::slice::from_raw_parts(at, count as usize) })
+}
+
+/// 0 or 1.
+pub(crate) fn flag(op: &'static str, name: &str, value: i32) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::invalid(op, name, other, "0 or 1")),
+    }
 }
 
 /// A text that must be UTF-8.

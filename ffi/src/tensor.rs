@@ -7,7 +7,8 @@ use gradus::dtype::Element;
 use gradus::view::{Dims, Place};
 use gradus::{DType, Error, Result, View, ViewMut};
 
-use crate::status::{given, given_mut, list};
+use crate::memory::{add_room, refused};
+use crate::status::{flag, given, given_mut, list};
 use crate::sys::{self, gradus_tensor};
 
 /// One past the last address that a program can have: 57 bits with five levels of page tables.
@@ -64,7 +65,7 @@ impl<'a> Tensors<'a> {
         // SAFETY: the header asks that the tensor's memory is readable for the call.
         let view = unsafe { View::from_raw(pointer(t), dims, place) };
         let view = view.map_err(|error| self.rename(error, name))?;
-        self.note::<T>(name, &dims, place, t.data as usize, false);
+        self.note::<T>(name, &dims, place, t.data as usize, false)?;
         Ok(view)
     }
 
@@ -75,7 +76,7 @@ impl<'a> Tensors<'a> {
         // that the call's other tensors stay out of it.
         let view = unsafe { ViewMut::from_raw(pointer(t), dims, place) };
         let view = view.map_err(|error| self.rename(error, name))?;
-        self.note::<T>(name, &dims, place, t.data as usize, true);
+        self.note::<T>(name, &dims, place, t.data as usize, true)?;
         Ok(view)
     }
 
@@ -143,15 +144,28 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    fn note<T>(&self, name: &str, dims: &Dims, place: Place, start: usize, written: bool) {
+    fn note<T>(
+        &self,
+        name: &str,
+        dims: &Dims,
+        place: Place,
+        start: usize,
+        written: bool,
+    ) -> Result<()> {
         let size = size_of::<T>();
         let span = extent(dims).unwrap_or(0);
         // Without elements a stride may be anything.
         let stepped = span > 0 && dims.shape()[0] > 1;
         let stride = if stepped { dims.strides()[0] as usize } else { 0 };
         let row = span.saturating_sub((dims.shape()[0].max(1) as usize - 1) * stride);
-        self.seen.borrow_mut().push(Seen {
-            name: name.to_string(),
+        let mut kept = String::new();
+        gradus::asking(|| kept.try_reserve_exact(name.len()))
+            .map_err(|_| refused::<u8>(self.op, name.len()))?;
+        kept.push_str(name);
+        let mut seen = self.seen.borrow_mut();
+        add_room(self.op, &mut seen, 1)?;
+        seen.push(Seen {
+            name: kept,
             written,
             place,
             start,
@@ -159,6 +173,7 @@ impl<'a> Tensors<'a> {
             stride: stride * size,
             row: row * size,
         });
+        Ok(())
     }
 
     /// An error if an output shares memory with another tensor of the call.
@@ -207,11 +222,7 @@ impl<'a> Tensors<'a> {
 
     /// 0 or 1.
     pub fn flag(&self, name: &str, value: i32) -> Result<bool> {
-        match value {
-            0 => Ok(false),
-            1 => Ok(true),
-            other => Err(self.invalid(name, other, "0 or 1")),
-        }
+        flag(self.op, name, value)
     }
 
     /// One of an enumeration that is numbered from 0.

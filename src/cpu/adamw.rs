@@ -1,5 +1,6 @@
 //! AdamW on the CPU: chunks of 4096 elements are items of work, elements are independent.
 
+use crate::alloc::{self, Gather};
 use crate::cpu::nf4_quantize::max_magnitude;
 use crate::cpu::sparsity_stats::same_bf16;
 use crate::cpu::{math, par};
@@ -129,10 +130,10 @@ pub(crate) fn adamw(mut a: AdamW<'_>) {
         return;
     }
     let sizes = a.tensors.iter().map(|t| t.grad.numel() as usize);
-    let mut counts = vec![Counts::default(); sizes.map(|n| n.div_ceil(CHUNK)).sum()];
+    let mut counts = alloc::filled(Counts::default(), sizes.map(|n| n.div_ceil(CHUNK)).sum());
     let mut counters = counts.iter_mut();
     let chunks: Vec<Chunk> =
-        a.tensors.iter_mut().flat_map(|t| split(t, counters.by_ref())).collect();
+        a.tensors.iter_mut().flat_map(|t| split(t, counters.by_ref())).gathered();
     par::for_each(chunks, CHUNK * WORK, |_, chunk| update_chunk(&c, chunk));
     total(a.outcome, &counts);
 }
@@ -154,7 +155,7 @@ fn split<'t, 'c: 't>(
             let mask = masks.as_mut().and_then(Iterator::next);
             Chunk { param, grad, m, v, mask, counts }
         })
-        .collect()
+        .gathered()
 }
 
 fn slice<'a, T: Element>(view: &View<'a, T>) -> &'a [T] {
@@ -167,8 +168,8 @@ fn first_non_finite<'a>(
     grads: impl Iterator<Item = (&'a [f32], Option<&'a [u8]>)>,
 ) -> Option<(usize, usize)> {
     for (tensor, (grad, mask)) in grads.enumerate() {
-        let chunks: Vec<&[f32]> = grad.chunks(CHUNK).collect();
-        let masks: Option<Vec<&[u8]>> = mask.map(|mask| mask.chunks(CHUNK).collect());
+        let chunks: Vec<&[f32]> = grad.chunks(CHUNK).gathered();
+        let masks: Option<Vec<&[u8]>> = mask.map(|mask| mask.chunks(CHUNK).gathered());
         let bad = par::map(chunks.len(), CHUNK * 2, |i| {
             any_overflows(c, chunks[i], masks.as_ref().map(|masks| masks[i]))
         });
@@ -316,10 +317,10 @@ pub(crate) fn adamw_8bit(mut a: AdamW8bit<'_>) {
         return;
     }
     let sizes = a.tensors.iter().map(|t| t.grad.numel() as usize);
-    let mut counts = vec![Counts::default(); sizes.map(|n| n.div_ceil(STATE_BLOCK)).sum()];
+    let mut counts = alloc::filled(Counts::default(), sizes.map(|n| n.div_ceil(STATE_BLOCK)).sum());
     let mut counters = counts.iter_mut();
     let blocks: Vec<Block> =
-        a.tensors.iter_mut().flat_map(|t| split_8bit(t, counters.by_ref())).collect();
+        a.tensors.iter_mut().flat_map(|t| split_8bit(t, counters.by_ref())).gathered();
     let (signed, unsigned) = (Map::new(true), Map::new(false));
     par::for_each(blocks, STATE_BLOCK * 2 * WORK, |_, block| {
         update_block(&c, &signed, &unsigned, block)
@@ -345,7 +346,7 @@ fn split_8bit<'t, 'c: 't>(
             let mask = masks.as_mut().and_then(Iterator::next);
             Block { param, grad, m, v, m_absmax, v_absmax, mask, counts }
         })
-        .collect()
+        .gathered()
 }
 
 fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>) {

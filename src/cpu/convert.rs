@@ -1,5 +1,6 @@
 //! Conversion between dtypes on the CPU.
 
+use crate::alloc::Gather;
 use crate::cpu::{math, par};
 use crate::dtype::{DType, Float};
 use crate::ops::convert::Convert;
@@ -9,7 +10,7 @@ const CHUNK: usize = 4096;
 
 pub(crate) fn convert<S: Float, T: Float>(mut a: Convert<'_, S, T>) {
     let (x, y) = (a.x.as_slice().unwrap_or(&[]), a.y.as_mut_slice().unwrap_or(&mut []));
-    par::for_each(y.chunks_mut(CHUNK).collect(), CHUNK, |i, y| {
+    par::for_each(y.chunks_mut(CHUNK).gathered(), CHUNK, |i, y| {
         let x = &x[i * CHUNK..][..y.len()];
         match (S::DTYPE, T::DTYPE) {
             (from, to) if from == to => y.copy_from_slice(bytemuck::cast_slice(x)),

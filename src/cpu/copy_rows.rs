@@ -1,5 +1,6 @@
 //! Rows gathered and scattered on the CPU.
 
+use crate::alloc::{self, Gather};
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::copy_rows::CopyRows;
@@ -18,14 +19,14 @@ pub(crate) fn copy_rows<T: Float>(mut a: CopyRows<'_, T>) {
         }
         return;
     }
-    let mut source = vec![None; count];
+    let mut source = alloc::filled(None, count);
     for i in 0..rows {
         if let Ok(to) = usize::try_from(row_of(&a.to, i)) {
             source[to] = Some(row_of(&a.from, i));
         }
     }
     let named = a.y.into_rows().into_iter().zip(source);
-    let named: Vec<_> = named.filter_map(|(y, from)| Some((y, from?))).collect();
+    let named: Vec<_> = named.filter_map(|(y, from)| Some((y, from?))).gathered();
     par::for_each(named, d, |_, (y, from)| copy(&a.x, from, y));
 }
 

@@ -1,5 +1,6 @@
 //! Embedding on the CPU: rows copied; the gradient sorted by id, then one table row per item.
 
+use crate::alloc::{Gather, Grow};
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::embedding::{Embedding, EmbeddingBwd};
@@ -22,13 +23,13 @@ struct Target<'o, 't> {
 
 pub(crate) fn embedding_bwd<T: Float>(a: EmbeddingBwd<'_, T>) {
     let (dy, d) = (a.dy, a.dy.extent(1));
-    let mut sorted: Vec<(i32, usize)> = (0..a.ids.extent(0)).map(|t| (a.ids.at(t), t)).collect();
+    let mut sorted: Vec<(i32, usize)> = (0..a.ids.extent(0)).map(|t| (a.ids.at(t), t)).gathered();
     sorted.sort_unstable();
     let mut groups = sorted.chunk_by(|a, b| a.0 == b.0).peekable();
     let mut targets = Vec::new();
     for (id, row) in a.dtable.into_rows().into_iter().enumerate() {
         if let Some(tokens) = groups.next_if(|group| group[0].0 as usize == id) {
-            targets.push(Target { row, tokens });
+            targets.put(Target { row, tokens });
         }
     }
     let mean = sorted.len() / targets.len().max(1);

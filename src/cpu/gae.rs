@@ -1,8 +1,11 @@
 //! Token-level advantages on the CPU: f64, sequential in a sequence, parallel over sequences.
 
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::group_advantage::Moments;
 use crate::cpu::par;
 use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::check::Check;
 use crate::ops::gae::{
     DiscountedReturn, Gae, KlReward, MaskedReturn, RewardKl, Whiten, WhitenStats, is_action,
 };
@@ -11,7 +14,7 @@ use crate::view::{View, ViewMut};
 /// Rough scalar operations per token.
 const WORK: usize = 8;
 
-pub(crate) fn gae<R: Real>(a: Gae<'_, R>) {
+pub(crate) fn gae<R: Real>(check: Check, a: Gae<'_, R>) -> Result<()> {
     let (gamma, decay) = (a.gamma, a.gamma * a.lambda);
     let advantage = per_sequence(&a.cu_seqlens, |i, start, out| {
         let mut next_value = a.bootstrap.as_ref().map_or(0.0, |b| b.at(i).to_f64());
@@ -27,17 +30,20 @@ pub(crate) fn gae<R: Real>(a: Gae<'_, R>) {
             *out = running;
         }
     });
-    store(a.advantage, &advantage);
+    check.in_range::<R>("advantage", advantage.iter().copied())?;
     if let Some(mut returns) = a.returns {
-        for (t, advantage) in advantage.iter().enumerate() {
+        let target = |t: usize| {
             let used = is_action(&a.mask, t);
-            let target = if used { advantage + a.value.at(t).to_f64() } else { 0.0 };
-            returns.set(t, R::from_f64(target));
-        }
+            if used { advantage[t] + a.value.at(t).to_f64() } else { 0.0 }
+        };
+        check.in_range::<R>("returns", (0..advantage.len()).map(target))?;
+        (0..advantage.len()).for_each(|t| returns.set(t, R::from_f64(target(t))));
     }
+    store(a.advantage, &advantage);
+    Ok(())
 }
 
-pub(crate) fn discounted_return<R: Real>(a: DiscountedReturn<'_, R>) {
+pub(crate) fn discounted_return<R: Real>(check: Check, a: DiscountedReturn<'_, R>) -> Result<()> {
     let returns = per_sequence(&a.cu_seqlens, |i, start, out| {
         let baseline = a.baseline.as_ref().map_or(0.0, |b| b.at(i).to_f64());
         let mut running = 0.0;
@@ -50,27 +56,31 @@ pub(crate) fn discounted_return<R: Real>(a: DiscountedReturn<'_, R>) {
             }
         }
     });
+    check.in_range::<R>("returns", returns.iter().copied())?;
     store(a.returns, &returns);
+    Ok(())
 }
 
-pub(crate) fn whiten<R: Real>(a: Whiten<'_, R>) {
+pub(crate) fn whiten<R: Real>(check: Check, a: Whiten<'_, R>) -> Result<()> {
     let s = a.settings;
-    let used: Vec<usize> = (0..a.x.extent(0)).filter(|&t| is_action(&a.mask, t)).collect();
-    let values: Vec<f64> = used.iter().map(|&t| a.x.at(t).to_f64()).collect();
+    let used: Vec<usize> = (0..a.x.extent(0)).filter(|&t| is_action(&a.mask, t)).gathered();
+    let values: Vec<f64> = used.iter().map(|&t| a.x.at(t).to_f64()).gathered();
     let m = Moments::of(&values, s.ddof);
     let (mean, variance) = padded_moments(&values, &m, s.ddof, s.count_eps);
     let divisor = s.eps_form.divisor(variance, s.eps);
-    let mut y = a.y;
-    y.fill(R::from_f64(0.0));
-    for (&t, value) in used.iter().zip(&values) {
+    let whitened = |value: f64| {
         let centred = value - m.min - mean;
         let whitened = if m.equal || divisor == 0.0 { 0.0 } else { centred / divisor };
-        let back = if s.shift_mean { 0.0 } else { m.min + mean };
-        y.set(t, R::from_f64(whitened + back));
-    }
+        whitened + if s.shift_mean { 0.0 } else { m.min + mean }
+    };
+    check.in_range::<R>("y", values.iter().map(|&value| whitened(value)))?;
+    let mut y = a.y;
+    y.fill(R::from_f64(0.0));
+    used.iter().zip(&values).for_each(|(&t, &value)| y.set(t, R::from_f64(whitened(value))));
     if let Some(stats) = a.stats {
         *stats = WhitenStats { count: m.count, mean: m.min + mean, std: variance.sqrt() };
     }
+    Ok(())
 }
 
 /// Mean above the smallest value and variance, with `count_eps` added to the count in both means:
@@ -86,7 +96,7 @@ fn padded_moments(values: &[f64], m: &Moments, ddof: u8, count_eps: f64) -> (f64
     (mean, squares / padded * (count / (count - ddof as f64)))
 }
 
-pub(crate) fn kl_reward<R: Real>(a: KlReward<'_, R>) {
+pub(crate) fn kl_reward<R: Real>(check: Check, a: KlReward<'_, R>) -> Result<()> {
     let reward = per_sequence(&a.cu_seqlens, |i, start, out| {
         let mut score = a.score.at(i).to_f64();
         for (j, out) in out.iter_mut().enumerate().rev() {
@@ -101,7 +111,9 @@ pub(crate) fn kl_reward<R: Real>(a: KlReward<'_, R>) {
             }
         }
     });
+    check.in_range::<R>("reward", reward.iter().copied())?;
     store(a.reward, &reward);
+    Ok(())
 }
 
 impl RewardKl {
@@ -122,12 +134,12 @@ fn per_sequence(
 ) -> Vec<f64> {
     let sequences = cu_seqlens.extent(0) - 1;
     let tokens = cu_seqlens.at(sequences) as usize;
-    let mut values = vec![0.0; tokens];
-    let (mut rest, mut parts) = (values.as_mut_slice(), Vec::with_capacity(sequences));
+    let mut values = alloc::filled(0.0, tokens);
+    let (mut rest, mut parts) = (values.as_mut_slice(), alloc::room(sequences));
     for i in 0..sequences {
         let start = cu_seqlens.at(i) as usize;
         let (part, tail) = rest.split_at_mut(cu_seqlens.at(i + 1) as usize - start);
-        parts.push((start, part));
+        parts.put((start, part));
         rest = tail;
     }
     let mean_length = tokens / sequences.max(1) + 1;

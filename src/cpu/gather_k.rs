@@ -1,5 +1,6 @@
 //! K log-probs per row on the CPU.
 
+use crate::alloc::Gather;
 use crate::cpu::logprob::{RowStats, Sums, WORK, row_stats, slope, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
@@ -8,7 +9,8 @@ use crate::ops::logprob::{IGNORE, LogitTransform};
 
 /// Statistics over the row's ids alone, in the order they are named.
 fn kept_stats<T: Float>(row: &[T], ids: &[i32], t: &LogitTransform) -> RowStats {
-    let kept: Vec<T> = ids.iter().filter(|&&id| id != IGNORE).map(|&id| row[id as usize]).collect();
+    let kept: Vec<T> =
+        ids.iter().filter(|&&id| id != IGNORE).map(|&id| row[id as usize]).gathered();
     row_stats(&kept, t, Sums::One)
 }
 

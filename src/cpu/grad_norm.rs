@@ -1,5 +1,6 @@
 //! Global norm on the CPU: fixed chunks, then pairwise over the chunks.
 
+use crate::alloc::Gather;
 use crate::cpu::{math, par};
 use crate::dtype::Float;
 use crate::ops::grad_norm::{GlobalNorm, GradNorm};
@@ -10,7 +11,7 @@ const LANES: usize = 16;
 
 pub(crate) fn grad_norm<T: Float>(a: GradNorm<'_, T>) {
     let chunks: Vec<&[T]> =
-        a.grads.iter().flat_map(|grad| grad.as_slice().unwrap_or(&[]).chunks(CHUNK)).collect();
+        a.grads.iter().flat_map(|grad| grad.as_slice().unwrap_or(&[]).chunks(CHUNK)).gathered();
     let sums = par::map(chunks.len(), CHUNK, |i| sum_of_squares(chunks[i]));
     let value = pairwise(&sums).sqrt();
     *a.norm = GlobalNorm { value, finite: value.is_finite() };

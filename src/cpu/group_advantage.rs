@@ -1,7 +1,10 @@
 //! Group advantages on the CPU: one group per item, statistics in f64 about the smallest reward.
 
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::par;
 use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::check::Check;
 use crate::ops::group_advantage::{
     GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, OnSingle,
 };
@@ -10,8 +13,8 @@ use crate::view::View;
 /// Rough scalar operations per sample.
 const WORK: usize = 16;
 
-pub(crate) fn group_advantage<R: Real>(a: GroupAdvantage<'_, R>) {
-    let reward: Vec<f64> = (0..a.reward.extent(0)).map(|i| a.reward.at(i).to_f64()).collect();
+pub(crate) fn group_advantage<R: Real>(check: Check, a: GroupAdvantage<'_, R>) -> Result<()> {
+    let reward: Vec<f64> = (0..a.reward.extent(0)).map(|i| a.reward.at(i).to_f64()).gathered();
     let groups = a.offsets.extent(0) - 1;
     let batch = Batch::of(&reward, &a.settings);
     let mean_size = reward.len() / groups.max(1) + 1;
@@ -20,12 +23,14 @@ pub(crate) fn group_advantage<R: Real>(a: GroupAdvantage<'_, R>) {
         one_group(&reward[start..end], a.length.as_ref(), start, &a.settings, &batch)
     });
     let mut advantage = a.advantage;
-    let values = results.iter().flat_map(|(values, _)| values);
-    values.enumerate().for_each(|(i, &value)| advantage.set(i, R::from_f64(value)));
+    let values = || results.iter().flat_map(|(values, _)| values.iter().copied());
+    check.in_range::<R>("advantage", values())?;
+    values().enumerate().for_each(|(i, value)| advantage.set(i, R::from_f64(value)));
     if let Some(groups) = a.groups {
         groups.clear();
-        groups.extend(results.iter().map(|(_, stats)| *stats));
+        groups.put_all(results.iter().map(|(_, stats)| *stats));
     }
+    Ok(())
 }
 
 /// What groups share: the batch's divisor, 0 if all rewards are equal.
@@ -100,8 +105,8 @@ fn one_group(
     let raw = !settings.compares_in_group()
         || (moments.count == 1 && settings.on_single == OnSingle::Raw);
     let numerators = match (raw, moments.equal) {
-        (true, _) => reward.to_vec(),
-        (false, true) => vec![0.0; reward.len()],
+        (true, _) => alloc::copied(reward),
+        (false, true) => alloc::filled(0.0, reward.len()),
         (false, false) => differences(reward, length, start, settings.baseline, &moments),
     };
     let divisors = divisors(reward, settings, &moments, batch, raw);
@@ -109,7 +114,7 @@ fn one_group(
         (false, false) => numerators[i] / divisors[i],
         _ => 0.0,
     };
-    ((0..reward.len()).map(finish).collect(), stats)
+    ((0..reward.len()).map(finish).gathered(), stats)
 }
 
 /// R − baseline, written so that a shift of all rewards cancels before anything is rounded.
@@ -121,9 +126,9 @@ fn differences(
     m: &Moments,
 ) -> Vec<f64> {
     let n = m.count as f64;
-    let centred = |factor: f64| reward.iter().map(|r| (r - m.min - m.rise) * factor).collect();
+    let centred = |factor: f64| reward.iter().map(|r| (r - m.min - m.rise) * factor).gathered();
     match baseline {
-        GroupBaseline::None => reward.to_vec(),
+        GroupBaseline::None => alloc::copied(reward),
         GroupBaseline::Mean => centred(1.0),
         GroupBaseline::LeaveOneOut => centred(n / (n - 1.0)),
         GroupBaseline::LengthWeighted => {
@@ -133,7 +138,7 @@ fn differences(
             let rise: f64 = scorable().map(|i| len(i) * (reward[i] - m.min)).sum::<f64>() / total;
             // Without a token there is nothing to weigh and nothing to train on.
             let weigh = |r: &f64| if total > 0.0 { r - m.min - rise } else { 0.0 };
-            reward.iter().map(weigh).collect()
+            reward.iter().map(weigh).gathered()
         }
         GroupBaseline::Max2 => {
             let above = |best: Option<usize>, i: usize| match best {
@@ -143,7 +148,7 @@ fn differences(
             let scorable = || (0..reward.len()).filter(|&i| !reward[i].is_nan());
             let best = scorable().fold(None, above);
             let second = scorable().filter(|&i| Some(i) != best).fold(None, above);
-            let mut values = vec![0.0; reward.len()];
+            let mut values = alloc::filled(0.0, reward.len());
             if let (Some(b), Some(s)) = (best, second) {
                 values[b] = reward[b] - reward[s];
             }
@@ -161,7 +166,7 @@ fn divisors(
     raw: bool,
 ) -> Vec<f64> {
     let guard = |variance: f64| settings.eps_form.divisor(variance, settings.eps);
-    let same = |divisor: f64| vec![divisor; reward.len()];
+    let same = |divisor: f64| alloc::filled(divisor, reward.len());
     match settings.scale {
         GroupScale::None => same(1.0),
         GroupScale::BatchStd | GroupScale::NonzeroShare => same(batch.divisor),
@@ -170,7 +175,7 @@ fn divisors(
         GroupScale::GroupStd => same(guard(m.variance)),
         GroupScale::LooStd => {
             let guard_or_one = |variance: f64| if variance > 0.0 { guard(variance) } else { 1.0 };
-            loo_variances(reward, m, settings.ddof).into_iter().map(guard_or_one).collect()
+            loo_variances(reward, m, settings.ddof).into_iter().map(guard_or_one).gathered()
         }
     }
 }
@@ -191,16 +196,16 @@ fn loo_variances(reward: &[f64], m: &Moments, ddof: u8) -> Vec<f64> {
         (n, sa + sb + spread)
     };
     let step = |state: Running, r: f64| if r.is_nan() { state } else { push(state, r) };
-    let mut after = vec![(0.0, 0.0, 0.0); reward.len() + 1];
+    let mut after = alloc::filled((0.0, 0.0, 0.0), reward.len() + 1);
     for i in (0..reward.len()).rev() {
         after[i] = step(after[i + 1], reward[i]);
     }
     let mut before = (0.0, 0.0, 0.0);
-    let mut variances = Vec::with_capacity(reward.len());
+    let mut variances = alloc::room(reward.len());
     for (i, &r) in reward.iter().enumerate() {
         let (n, squares) = merge(before, after[i + 1]);
         let free = n - ddof as f64;
-        variances.push(if free > 0.0 { squares / free } else { 0.0 });
+        variances.put(if free > 0.0 { squares / free } else { 0.0 });
         before = step(before, r);
     }
     variances

@@ -1,5 +1,6 @@
 //! Interpolation on the CPU.
 
+use crate::alloc::Gather;
 use crate::cpu::{math, par};
 use crate::dtype::Float;
 use crate::ops::lerp::Lerp;
@@ -10,7 +11,7 @@ const CHUNK: usize = 4096;
 pub(crate) fn lerp<T: Float>(mut args: Lerp<'_, T>) {
     let (a, b) = (args.a.as_slice().unwrap_or(&[]), args.b.as_slice().unwrap_or(&[]));
     let (y, lambda) = (args.y.as_mut_slice().unwrap_or(&mut []), args.lambda);
-    par::for_each(y.chunks_mut(CHUNK).collect(), CHUNK, |i, y| {
+    par::for_each(y.chunks_mut(CHUNK).gathered(), CHUNK, |i, y| {
         let part = i * CHUNK..i * CHUNK + y.len();
         match lambda {
             0.0 => y.copy_from_slice(&a[part]),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::alloc::{self, Gather};
 use crate::cpu::matmul::{
     Buffer, Cells, Lane, Link, Matrix, Operand, Right, Rows, Scratch, product,
 };
@@ -25,7 +26,7 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     let LoraGrad { x, dy, s, lora, adapter, index, da, db } = args;
     let (m, k, n, rank) = (x.extent(0), x.extent(1), dy.extent(1), s.extent(1));
     let picked: Vec<usize> =
-        (0..m).filter(|&row| adapter.as_ref().is_none_or(|a| a.at(row) == index)).collect();
+        (0..m).filter(|&row| adapter.as_ref().is_none_or(|a| a.at(row) == index)).gathered();
     let count = picked.len();
 
     // dS = scale·dY·B, one packed row per picked row.
@@ -33,7 +34,7 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     let right = Right::Shared(Operand::Columns(&lora.b));
     let link: Link<'_, A> = Link { left: Operand::Rows(&dy), right, depth: n };
     let cells = Cells::new(ds.chunks_exact_mut(rank), rank);
-    product(&Rows::picked(picked.clone()), rank, &[link], &|place, sums| {
+    product(&Rows::picked(alloc::copied(&picked)), rank, &[link], &|place, sums| {
         // SAFETY: the product hands over each element once.
         unsafe {
             cells.update(place.packed, place.column, sums, |_, ds, sum| {
@@ -118,7 +119,7 @@ impl<A: Lane> Chunks<A> {
         });
         drop(cells);
         if part.end == self.steps {
-            let totals = self.total.chunks_exact(columns).collect();
+            let totals = self.total.chunks_exact(columns).gathered();
             par::for_each(totals, columns, |row, totals| done(row, 0, totals));
         }
     }

@@ -150,6 +150,24 @@ fn set_exps_body(exps: &mut Exps, x: &[f64; EXPS]) {
     }
 }
 
+/// The smaller of `x` and `bound`. NaN stays NaN, which `f64::min` drops.
+#[inline(always)]
+pub(crate) fn at_most(x: f64, bound: f64) -> f64 {
+    if x > bound { bound } else { x }
+}
+
+/// The larger of `x` and `bound`. NaN stays NaN, which `f64::max` drops.
+#[inline(always)]
+pub(crate) fn at_least(x: f64, bound: f64) -> f64 {
+    if x < bound { bound } else { x }
+}
+
+/// `x` brought into `lo..=hi`. NaN stays NaN; bounds that are NaN, for which `f64::clamp` panics, make it NaN.
+#[inline(always)]
+pub(crate) fn within(x: f64, lo: f64, hi: f64) -> f64 {
+    if lo.is_nan() || hi.is_nan() { f64::NAN } else { at_most(at_least(x, lo), hi) }
+}
+
 /// 1 / (1 + e^-x) without overflow.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f64) -> f64 {

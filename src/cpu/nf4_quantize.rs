@@ -1,6 +1,7 @@
 //! 4-bit quantisation on the CPU: groups of whole blocks are gathered into f32 first, so that blocks
 //! which cross strided rows and all dtypes share one path.
 
+use crate::alloc::Gather;
 use crate::cpu::nf4_decode::Nf4Reader;
 use crate::cpu::{math, par};
 use crate::dtype::Float;
@@ -24,7 +25,7 @@ pub(crate) fn quantize<T: Float>(a: Nf4Quantize<'_, T>) -> Result<(), usize> {
     let maxima = par::map(numel.div_ceil(GROUP), GROUP, |group| {
         let mut values = [0.0; GROUP];
         let len = gather(x, group * GROUP, &mut values);
-        values[..len].chunks(blocksize).map(max_magnitude).collect::<Vec<u32>>()
+        values[..len].chunks(blocksize).map(max_magnitude).gathered()
     });
     if let Some(group) = maxima.iter().position(|g| g.iter().any(|&m| m >= INFINITY_BITS)) {
         let k = x.extent(1);
@@ -33,7 +34,7 @@ pub(crate) fn quantize<T: Float>(a: Nf4Quantize<'_, T>) -> Result<(), usize> {
     }
     let thresholds = a.quant_type.thresholds();
     let packed = packed.as_mut_slice().unwrap_or(&mut []);
-    par::for_each(packed.chunks_mut(GROUP / 2).collect(), GROUP * LANES, |group, bytes| {
+    par::for_each(packed.chunks_mut(GROUP / 2).gathered(), GROUP * LANES, |group, bytes| {
         let mut values = [0.0; GROUP];
         let len = gather(x, group * GROUP, &mut values);
         scale(&mut values[..len], blocksize, &maxima[group]);

@@ -1,5 +1,6 @@
 //! Off-policy weights on the CPU, in f64, sequence by sequence in order.
 
+use crate::alloc::{self, Gather, Grow};
 use crate::dtype::Real;
 use crate::ops::offpolicy_weight::{
     OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyStats, OffPolicyWeight, Reject,
@@ -7,31 +8,32 @@ use crate::ops::offpolicy_weight::{
 };
 
 pub(crate) fn offpolicy_weight<R: Real>(mut a: OffPolicyWeight<'_, R>) {
-    let mut weights = vec![0.0; a.old_logp.extent(0)];
+    let mut weights = alloc::filled(0.0, a.old_logp.extent(0));
     let mut raw = Vec::new();
     let (mut nan_sampler, mut kept) = (0, Vec::new());
     for i in 0..a.cu_seqlens.extent(0) - 1 {
         let span = a.cu_seqlens.at(i) as usize..a.cu_seqlens.at(i + 1) as usize;
         let there: Vec<usize> =
-            span.filter(|&t| a.mask.as_ref().is_none_or(|m| m.at(t) != 0)).collect();
+            span.filter(|&t| a.mask.as_ref().is_none_or(|m| m.at(t) != 0)).gathered();
         let gap = |&t: &usize| {
             let d = a.old_logp.at(t).to_f64() - a.sampler_logp.at(t).to_f64();
             let d = if a.sampler_logp.at(t).to_f64().is_nan() { 0.0 } else { d };
             d.clamp(-a.settings.clamp, a.settings.clamp)
         };
-        let gaps: Vec<f64> = there.iter().map(gap).collect();
+        let gaps: Vec<f64> = there.iter().map(gap).gathered();
         nan_sampler += there.iter().filter(|&&t| a.sampler_logp.at(t).to_f64().is_nan()).count();
         let accepted = accept(&a.settings.reject, &gaps);
         for (k, (rho, ratio)) in sequence(&a.settings, &gaps).into_iter().enumerate() {
-            raw.push(ratio);
-            weights[there[k]] = if accepted[k] { rho } else { 0.0 };
-            kept.push(there[k]);
+            raw.put(ratio);
+            weights[there[k]] = if accepted[k] == 0.0 { 0.0 } else { rho * accepted[k] };
+            kept.put(there[k]);
         }
     }
     if a.settings.normalize {
-        let used: Vec<f64> = kept.iter().map(|&t| weights[t]).filter(|&w| w > 0.0).collect();
+        // NaN is used, and makes the mean NaN.
+        let used: Vec<f64> = kept.iter().map(|&t| weights[t]).filter(|&w| w != 0.0).gathered();
         let mean = used.iter().sum::<f64>() / used.len().max(1) as f64;
-        if mean > 0.0 {
+        if mean != 0.0 {
             kept.iter().for_each(|&t| weights[t] /= mean);
         }
     }
@@ -51,7 +53,11 @@ fn sequence(s: &OffPolicySettings, gaps: &[f64]) -> Vec<(f64, f64)> {
     let bounded = |ratio: f64, judged: f64| match s.bound {
         OffPolicyBound::Truncate => ratio.clamp(s.min, s.max),
         OffPolicyBound::Mask | OffPolicyBound::SequenceMask => {
-            if (s.min..=s.max).contains(&judged) { ratio } else { 0.0 }
+            match (s.min..=s.max).contains(&judged) {
+                _ if judged.is_nan() => judged,
+                true => ratio,
+                false => 0.0,
+            }
         }
     };
     gaps.iter()
@@ -66,27 +72,31 @@ fn sequence(s: &OffPolicySettings, gaps: &[f64]) -> Vec<(f64, f64)> {
                 _ => (bounded(ratio, ratio), ratio),
             }
         })
-        .collect()
+        .gathered()
 }
 
-/// Which tokens of a sequence a rejection rule keeps.
-fn accept(reject: &Option<Reject>, gaps: &[f64]) -> Vec<bool> {
-    let Some(rule) = reject else { return vec![true; gaps.len()] };
+/// 1 for the tokens of a sequence that a rejection rule keeps, 0 for others, NaN where the measure is.
+fn accept(reject: &Option<Reject>, gaps: &[f64]) -> Vec<f64> {
+    let Some(rule) = reject else { return alloc::filled(1.0, gaps.len()) };
     let measure = |&d: &f64| match rule.by {
         RejectBy::K1 => -d,
         RejectBy::K2 => 0.5 * d * d,
+        // Not ∞ − ∞: a NaN measure is an unknown one.
+        RejectBy::K3 if d == f64::INFINITY => d,
         RejectBy::K3 => d.exp_m1() - d,
     };
-    let inside = |x: f64| (rule.lo..=rule.hi).contains(&x);
-    let measures: Vec<f64> = gaps.iter().map(measure).collect();
+    let inside =
+        |x: f64| if x.is_nan() { x } else { (rule.lo..=rule.hi).contains(&x) as u8 as f64 };
+    let measures: Vec<f64> = gaps.iter().map(measure).gathered();
     let sum: f64 = measures.iter().sum();
     let whole = match rule.level {
-        RejectLevel::Token => return measures.into_iter().map(inside).collect(),
+        RejectLevel::Token => return measures.into_iter().map(inside).gathered(),
         RejectLevel::SequenceSum => sum,
         RejectLevel::SequenceMean => sum / gaps.len().max(1) as f64,
+        RejectLevel::SequenceMax if sum.is_nan() => sum,
         RejectLevel::SequenceMax => measures.iter().cloned().fold(f64::NEG_INFINITY, f64::max),
     };
-    vec![inside(whole); gaps.len()]
+    alloc::filled(inside(whole), gaps.len())
 }
 
 fn statistics(raw: &[f64], dropped: u64, nan_sampler: u64) -> OffPolicyStats {

@@ -2,9 +2,15 @@
 //! whole by one thread, and reductions go over fixed chunks in index order. The threads are rayon's, or
 //! those of the [`team`] that the program set.
 
-use rayon::prelude::*;
+use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rayon::prelude::*;
+use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+
+use crate::alloc::{self, Gather};
 use crate::cpu::team::{self, Items, Team};
+use crate::error::{Error, Result};
 
 /// Work (in rough scalar operations) below which a loop stays on the calling thread; a rayon
 /// hand-over costs a few microseconds.
@@ -19,6 +25,78 @@ const TEAM_WORK: usize = 1 << 20;
 fn is_small(count: usize, work: usize, team: Option<Team>) -> bool {
     let limit = if team.is_some() { TEAM_WORK } else { SERIAL_WORK };
     count < 2 || count.saturating_mul(work) < limit
+}
+
+/// The pool of [`start`].
+static POOL: OnceLock<ThreadPool> = OnceLock::new();
+
+/// Starts threads for parallel loops, for callers to whom a thread that cannot be had must be an error:
+/// rayon's own pool starts with the first loop, panics there, and never starts again.
+pub(crate) fn start() -> Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if POOL.get().is_some() {
+        return Ok(());
+    }
+    // What rayon keeps for each thread is one piece of memory that it does not ask for fallibly.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    alloc::or_out_of_memory("the thread pool", || alloc::room::<[u64; 64]>(threads))?;
+    let pool = ThreadPoolBuilder::new().spawn_handler(spawn).build().map_err(|error| {
+        Error::OutOfMemory {
+            what: format!("the thread pool ({error})"),
+            bytes: (threads as u64) << 21,
+        }
+    })?;
+    let _ = POOL.set(pool);
+    Ok(())
+}
+
+/// Starts one worker. Not by `std::thread`, which ends the process where it has no memory for its own part.
+#[cfg(unix)]
+fn spawn(worker: ThreadBuilder) -> io::Result<()> {
+    use std::ffi::{c_int, c_void};
+    unsafe extern "C" {
+        // `pthread_t` is a number or a pointer.
+        fn pthread_create(
+            thread: *mut usize,
+            attributes: *const c_void,
+            start: extern "C" fn(*mut c_void) -> *mut c_void,
+            argument: *mut c_void,
+        ) -> c_int;
+        fn pthread_detach(thread: usize) -> c_int;
+    }
+    extern "C" fn start(worker: *mut c_void) -> *mut c_void {
+        // SAFETY: the box that `spawn` gave away, once.
+        unsafe { Box::from_raw(worker.cast::<ThreadBuilder>()) }.run();
+        std::ptr::null_mut()
+    }
+    let (mut thread, worker) = (0, Box::into_raw(Box::new(worker)));
+    // SAFETY: a place for the thread, default attributes, and a box that the thread takes over.
+    match unsafe { pthread_create(&mut thread, std::ptr::null(), start, worker.cast()) } {
+        0 => {
+            // SAFETY: just created, and nobody waits for it.
+            unsafe { pthread_detach(thread) };
+            Ok(())
+        }
+        error => {
+            // SAFETY: no thread was created, so the box is still here.
+            drop(unsafe { Box::from_raw(worker) });
+            Err(io::Error::from_raw_os_error(error))
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn spawn(worker: ThreadBuilder) -> io::Result<()> {
+    std::thread::Builder::new().spawn(|| worker.run()).map(drop)
+}
+
+/// Runs a parallel loop on the pool of [`start`] if there is one and the caller is in none.
+pub(crate) fn on_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    match POOL.get() {
+        Some(pool) if rayon::current_thread_index().is_none() => pool.install(body),
+        _ => body(),
+    }
 }
 
 /// Runs `body(i, item)` for each item; `work` is the rough number of scalar operations per item.
@@ -37,7 +115,8 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, work: usize, body: impl Fn(usize,
             }
         });
     } else {
-        items.into_par_iter().enumerate().with_min_len(grain).for_each(|(i, item)| body(i, item));
+        let items = items.into_par_iter().enumerate().with_min_len(grain);
+        on_pool(|| items.for_each(|(i, item)| body(i, item)));
     }
 }
 
@@ -49,7 +128,7 @@ pub(crate) fn map<R: Send>(
 ) -> Vec<R> {
     let team = team::team();
     if is_small(n, work, team) {
-        return (0..n).map(body).collect();
+        return (0..n).map(body).gathered();
     }
     let grain = (SERIAL_WORK / work.max(1)).clamp(1, n);
     if let Some(team) = team {
@@ -57,7 +136,10 @@ pub(crate) fn map<R: Send>(
         team::run(team, n, grain, &|i| results.put(i, body(i)));
         results.into_vec()
     } else {
-        (0..n).into_par_iter().with_min_len(grain).map(body).collect()
+        let mut results = alloc::room(n);
+        let items = (0..n).into_par_iter().with_min_len(grain).map(body);
+        on_pool(|| items.collect_into_vec(&mut results));
+        results
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::alloc::Gather;
 use crate::cpu::par;
 use crate::cpu::seq_reduce::tokens;
 use crate::dtype::Real;
@@ -16,7 +17,7 @@ pub(crate) fn quantile<R: Real>(a: Quantile<'_, R>) {
     let mut y = a.y;
     let results = par::map(scopes.len(), mean_length(a.x.extent(0), &scopes) * WORK, |i| {
         let used = scopes[i].clone().filter(|&t| is_action(&a.mask, t));
-        let values = used.map(|t| a.x.at(t).to_f64()).filter(|x| !x.is_nan()).collect();
+        let values = used.map(|t| a.x.at(t).to_f64()).filter(|x| !x.is_nan()).gathered();
         select(values, a.q, a.method)
     });
     results.iter().enumerate().for_each(|(i, &value)| y.set(i, R::from_f64(value)));
@@ -26,7 +27,7 @@ pub(crate) fn top_fraction<R: Real>(a: TopFraction<'_, R>) {
     let scopes = ranges(&a.scope, a.x.extent(0));
     let thresholds = par::map(scopes.len(), mean_length(a.x.extent(0), &scopes) * WORK, |i| {
         let ranked = scopes[i].clone().filter(|&t| is_ranked(&a.class, t));
-        let values = ranked.map(|t| a.x.at(t).to_f64()).collect();
+        let values = ranked.map(|t| a.x.at(t).to_f64()).gathered();
         select(values, 1.0 - a.fraction, QuantileMethod::Linear)
     });
     let others = a.class.is_some_and(|c| c.others);
@@ -44,9 +45,9 @@ pub(crate) fn top_fraction<R: Real>(a: TopFraction<'_, R>) {
 
 fn ranges(scope: &QuantileScope<'_>, count: usize) -> Vec<Range<usize>> {
     match scope {
-        QuantileScope::All => std::iter::once(0..count).collect(),
+        QuantileScope::All => std::iter::once(0..count).gathered(),
         QuantileScope::PerSequence(offsets) => {
-            (0..offsets.extent(0) - 1).map(|i| tokens(offsets, i)).collect()
+            (0..offsets.extent(0) - 1).map(|i| tokens(offsets, i)).gathered()
         }
     }
 }

@@ -1,6 +1,7 @@
 //! RMSNorm on the CPU: one row per item, sums in f64 with column j in lane j mod 16; the gradient
 //! of the gain by blocks of columns, rows in order.
 
+use crate::alloc::{self, Gather};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::{DType, Float};
@@ -17,9 +18,9 @@ const COLUMNS: usize = 64;
 pub(crate) fn rmsnorm<T: Float>(a: RmsNorm<'_, T>) {
     let (x, eps) = (a.x, a.eps);
     let (rows, d) = (x.extent(0), x.extent(1));
-    let weight: Vec<f64> = (0..d).map(|j| a.weight.at(j).to_f64()).collect();
-    let mut scales = vec![0f64; rows];
-    let items: Vec<_> = a.y.into_rows().into_iter().zip(&mut scales).collect();
+    let weight: Vec<f64> = (0..d).map(|j| a.weight.at(j).to_f64()).gathered();
+    let mut scales = alloc::filled(0f64, rows);
+    let items: Vec<_> = a.y.into_rows().into_iter().zip(&mut scales).gathered();
     par::for_each(items, d * WORK, |i, (y, scale)| {
         *scale = inverse_rms(x.row(i), eps);
         normalise(x.row(i), &weight, *scale, y);
@@ -33,9 +34,9 @@ pub(crate) fn rmsnorm<T: Float>(a: RmsNorm<'_, T>) {
 pub(crate) fn rmsnorm_bwd<T: Float>(a: RmsNormBwd<'_, T>) {
     let (x, dy, eps) = (a.x, a.dy, a.eps);
     let (rows, d) = (x.extent(0), x.extent(1));
-    let weight: Vec<f64> = (0..d).map(|j| a.weight.at(j).to_f64()).collect();
-    let mut scales = vec![0f64; rows];
-    let items: Vec<_> = a.dx.into_rows().into_iter().zip(&mut scales).collect();
+    let weight: Vec<f64> = (0..d).map(|j| a.weight.at(j).to_f64()).gathered();
+    let mut scales = alloc::filled(0f64, rows);
+    let items: Vec<_> = a.dx.into_rows().into_iter().zip(&mut scales).gathered();
     par::for_each(items, d * WORK * 2, |i, (dx, scale)| {
         *scale = inverse_rms(x.row(i), eps);
         propagate(x.row(i), &weight, dy.row(i), *scale, a.residual.as_ref().map(|r| r.row(i)), dx);

@@ -1,6 +1,7 @@
 //! Sampling on the CPU: the row statistics of [`crate::cpu::logprob`], then a walk over the kept
 //! tokens in id order.
 
+use crate::alloc::Gather;
 use crate::cpu::logprob::{RowStats, Sums, WORK, row_stats, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
@@ -47,7 +48,7 @@ fn draw<T: Float>(a: &Sample<'_, T>, t: usize, vocab: usize) -> Option<Drawn> {
     let weight = |v: usize| math::exp(z(v) - stats.max);
     let filtered = (a.top_k > 0 && (a.top_k as usize) < vocab) || a.top_p < 1.0 || a.min_p > 0.0;
     let kept =
-        if filtered { kept_tokens(a, &stats, vocab, &z, &weight) } else { (0..vocab).collect() };
+        if filtered { kept_tokens(a, &stats, vocab, &z, &weight) } else { (0..vocab).gathered() };
     let mass: f64 = kept.iter().map(|&v| weight(v)).sum();
     let token = match a.greedy {
         true => (0..vocab).find(|&v| z(v) == stats.max)?,
@@ -87,7 +88,7 @@ fn kept_tokens<T: Float>(
     z: &impl Fn(usize) -> f64,
     weight: &impl Fn(usize) -> f64,
 ) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..vocab).filter(|&v| weight(v) > 0.0).collect();
+    let mut kept: Vec<usize> = (0..vocab).filter(|&v| weight(v) > 0.0).gathered();
     let likelier = |&i: &usize, &j: &usize| z(j).total_cmp(&z(i)).then(i.cmp(&j));
     let k = a.top_k as usize;
     if k > 0 && k < kept.len() {

@@ -1,5 +1,6 @@
 //! Update statistics and deltas on the CPU.
 
+use crate::alloc::Gather;
 use crate::cpu::{math, par};
 use crate::dtype::{Element, Float};
 use crate::ops::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
@@ -101,7 +102,7 @@ pub(crate) fn changed<T: Element>(old: View<'_, T>, new: View<'_, T>) -> Vec<Vec
     par::map(old.len().div_ceil(CHUNK), CHUNK, |chunk| {
         let part = chunk * CHUNK..old.len().min((chunk + 1) * CHUNK);
         let differs = |i: &usize| bytemuck::bytes_of(&old[*i]) != bytemuck::bytes_of(&new[*i]);
-        part.filter(differs).collect()
+        part.filter(differs).gathered()
     })
 }
 

@@ -1,5 +1,6 @@
 //! SwiGLU on the CPU: one row per item, each element in f64 and rounded once.
 
+use crate::alloc::Gather;
 use crate::cpu::math::{dispatch_simd, sigmoid};
 use crate::cpu::par;
 use crate::dtype::Float;
@@ -17,7 +18,7 @@ pub(crate) fn swiglu<T: Float>(a: Swiglu<'_, T>) {
 pub(crate) fn swiglu_bwd<T: Float>(a: SwigluBwd<'_, T>) {
     let (gate, up, dy) = (a.gate, a.up, a.dy);
     let width = gate.extent(1);
-    let rows: Vec<_> = a.dgate.into_rows().into_iter().zip(a.dup.into_rows()).collect();
+    let rows: Vec<_> = a.dgate.into_rows().into_iter().zip(a.dup.into_rows()).gathered();
     par::for_each(rows, width * WORK, |i, (dgate, dup)| {
         gated_bwd(gate.row(i), up.row(i), dy.row(i), dgate, dup);
     });

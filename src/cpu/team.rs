@@ -6,7 +6,8 @@ use std::ffi::{c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread::ThreadId;
+
+use crate::alloc::Gather;
 
 /// Calls `body(data)` on every thread of a team, the caller's among them, and returns when all have
 /// returned; on fewer threads, or on none, if it has no more. `threads` is 0, the team's own number, and
@@ -39,10 +40,17 @@ pub(crate) fn team() -> Option<Team> {
     (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Team>(address) })
 }
 
+/// A number that no other living thread has. `std::thread::current` is not there in a thread's last destructors, and
+/// takes memory in its first call.
+fn this_thread() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here) as usize)
+}
+
 /// A loop that the threads of a team share: the caller takes pieces from the front and the others from the
 /// back, until they meet. So one thread meets in the next loop what it left in its cache in this one.
 struct Loop<'a> {
-    caller: ThreadId,
+    caller: usize,
     /// Pieces taken from the front in the lower half, from the back in the upper one.
     taken: AtomicU64,
     count: usize,
@@ -68,7 +76,7 @@ impl Loop<'_> {
     }
 
     fn work(&self) {
-        let front = std::thread::current().id() == self.caller;
+        let front = this_thread() == self.caller;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             while let Some(piece) = self.take(front) {
                 let first = piece * self.grain;
@@ -91,7 +99,7 @@ unsafe extern "C" fn enter(data: *mut c_void) {
 pub(crate) fn run(team: Team, count: usize, grain: usize, body: &(dyn Fn(usize) + Sync)) {
     // Both halves of `taken` hold as many pieces as there are.
     let grain = grain.max(1).max(count.div_ceil(u32::MAX as usize));
-    let (caller, taken) = (std::thread::current().id(), AtomicU64::new(0));
+    let (caller, taken) = (this_thread(), AtomicU64::new(0));
     let shared = Loop { caller, taken, count, grain, body, panic: Mutex::default() };
     // SAFETY: `shared` outlives the call, at whose end no thread is in `enter` any more.
     unsafe { team(Some(enter), (&raw const shared).cast_mut().cast(), 0, 0) };
@@ -107,7 +115,7 @@ pub(crate) struct Items<T>(Vec<Mutex<Option<T>>>);
 
 impl<T> Items<T> {
     pub fn new(items: impl Iterator<Item = Option<T>>) -> Items<T> {
-        Items(items.map(Mutex::new).collect())
+        Items(items.map(Mutex::new).gathered())
     }
 
     pub fn take(&self, i: usize) -> Option<T> {
@@ -121,7 +129,7 @@ impl<T> Items<T> {
     /// Those that are there, in order.
     pub fn into_vec(self) -> Vec<T> {
         let inner = |place: Mutex<_>| place.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.0.into_iter().filter_map(inner).collect()
+        self.0.into_iter().filter_map(inner).gathered()
     }
 }
 

@@ -16,10 +16,13 @@ pub(crate) fn value_loss<R: Real>(mut a: ValueLoss<'_, R>) {
             let old = old.at(t).to_f64();
             old + (v - old).clamp(-a.clip, a.clip) - target
         });
-        let free = error * error >= clipped * clipped;
-        total += 0.5 * (error * error).max(clipped * clipped);
-        // Inside the window both errors are equal, and so `free`.
-        let slope = if free { error } else { 0.0 };
+        // Inside the window both errors are equal, and the gradient is the free one. NaN is in both.
+        let (worst, slope) = match clipped * clipped {
+            square if square.is_nan() => (square, square),
+            square if square > error * error => (square, 0.0),
+            _ => (error * error, error),
+        };
+        total += 0.5 * worst;
         a.dvalue.set(t, R::from_f64(a.weight * slope));
     }
     *a.loss = a.weight * total;

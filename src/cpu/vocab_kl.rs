@@ -1,6 +1,7 @@
 //! Full-vocabulary divergences on the CPU. A row's two log-softmaxes are held in f64; sums run in
 //! column order.
 
+use crate::alloc::Gather;
 use crate::cpu::logprob::{WORK, slope, transformed};
 use crate::cpu::{math, par};
 use crate::dtype::Float;
@@ -26,7 +27,7 @@ impl Pair {
         guide: Option<(&[T], f64)>,
         t: &LogitTransform,
     ) -> Pair {
-        let z = |row: &[T]| row.iter().map(|x| transformed(x.to_f64(), t)).collect::<Vec<_>>();
+        let z = |row: &[T]| row.iter().map(|x| transformed(x.to_f64(), t)).gathered();
         let mut teacher = z(reference);
         if let Some((u, gamma)) = guide {
             for (c, u) in teacher.iter_mut().zip(z(u)) {
@@ -39,7 +40,7 @@ impl Pair {
     /// log(β·p + (1 − β)·q) of each column.
     fn log_mixture(&self, beta: f64) -> Vec<f64> {
         let mix = |(&p, &q): (&f64, &f64)| (beta * math::exp(p) + (1.0 - beta) * math::exp(q)).ln();
-        self.log_p.iter().zip(&self.log_q).map(mix).collect()
+        self.log_p.iter().zip(&self.log_q).map(mix).gathered()
     }
 
     fn value(&self, divergence: Divergence) -> f64 {
@@ -62,7 +63,7 @@ impl Pair {
     fn gradient(&self, divergence: Divergence) -> Vec<f64> {
         let columns = self.log_p.iter().zip(&self.log_q);
         match divergence {
-            Divergence::ForwardKl => columns.map(|(&p, &q)| math::exp(q) - math::exp(p)).collect(),
+            Divergence::ForwardKl => columns.map(|(&p, &q)| math::exp(q) - math::exp(p)).gathered(),
             Divergence::ReverseKl => score(&self.log_q, &self.log_p, 1.0),
             Divergence::Jsd { beta } => score(&self.log_q, &self.log_mixture(beta), 1.0 - beta),
             Divergence::TotalVariation => {
@@ -71,10 +72,10 @@ impl Pair {
                     Some(std::cmp::Ordering::Less) => -0.5,
                     _ => 0.0,
                 };
-                let signs: Vec<f64> = columns.map(half_sign).collect();
-                let q: Vec<f64> = self.log_q.iter().map(|&q| math::exp(q)).collect();
+                let signs: Vec<f64> = columns.map(half_sign).gathered();
+                let q: Vec<f64> = self.log_q.iter().map(|&q| math::exp(q)).gathered();
                 let mean: f64 = q.iter().zip(&signs).map(|(q, s)| q * s).sum();
-                q.iter().zip(&signs).map(|(q, s)| q * (s - mean)).collect()
+                q.iter().zip(&signs).map(|(q, s)| q * (s - mean)).gathered()
             }
         }
     }
@@ -114,7 +115,7 @@ fn kl(log_p: &[f64], log_q: &[f64]) -> f64 {
 fn score(log_q: &[f64], log_p: &[f64], scale: f64) -> Vec<f64> {
     let kl: f64 = log_q.iter().zip(log_p).map(|(&q, &p)| weighted(math::exp(q), q - p)).sum();
     let column = |(&q, &p): (&f64, &f64)| weighted(scale * math::exp(q), q - p - kl);
-    log_q.iter().zip(log_p).map(column).collect()
+    log_q.iter().zip(log_p).map(column).gathered()
 }
 
 fn guide_row<'a, T: Float>(

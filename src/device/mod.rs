@@ -91,6 +91,15 @@ impl Device {
         Err(Error::NoDriver { reason })
     }
 
+    /// Starts the threads that CPU ops share. Without it they start with the first op that has work for
+    /// several, which panics where a thread cannot be had; after it no op starts a thread.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; a later call tries again.
+    pub fn start_threads() -> Result<()> {
+        crate::cpu::par::start()
+    }
+
     /// The GPU behind a driver, with a stream of its own.
     pub fn gpu(driver: Arc<dyn Driver>) -> Result<Device> {
         Ok(Device::Gpu(Arc::new(Gpu::new(driver)?)))

@@ -1,6 +1,7 @@
 //! AdamW over many tensors in one call (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2),
 //! with 32-bit state or with 8-bit block-wise state (Dettmers et al. 2022, arXiv:2110.02861).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Element;
@@ -157,7 +158,7 @@ pub fn adamw(device: &Device, args: AdamW<'_>) -> Result<()> {
         check.disjoint(("v", &t.v), ("m", &t.m))?;
     }
     match device {
-        Device::Cpu => cpu::adamw::adamw(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::adamw::adamw(args))?,
         Device::Gpu(gpu) => gpu::adamw::adamw(gpu, args)?,
     }
     Ok(())
@@ -232,7 +233,7 @@ pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
         check.disjoint(("v_absmax", &t.v_absmax), ("m_absmax", &t.m_absmax))?;
     }
     match device {
-        Device::Cpu => cpu::adamw::adamw_8bit(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::adamw::adamw_8bit(args))?,
         Device::Gpu(gpu) => gpu::adamw::adamw_8bit(gpu, args)?,
     }
     Ok(())
@@ -281,7 +282,6 @@ pub(super) fn check_settings(check: Check, s: &AdamWSettings) -> Result<()> {
     let is_decay = |beta: f64| (0.0..1.0).contains(&beta);
     check.that(is_decay(s.beta1), "beta1", s.beta1, "a number in [0, 1)")?;
     check.that(is_decay(s.beta2), "beta2", s.beta2, "a number in [0, 1)")?;
-    check.positive("eps", s.eps)?;
     let eps = s.eps as f32;
     check.that(eps > 0.0 && eps.is_finite(), "eps", s.eps, "a number > 0 in f32")?;
     check.non_negative("weight_decay", s.weight_decay)?;

@@ -5,6 +5,7 @@
 //! sequence is computed whole, in chunks against a cache, one token at a time, or packed with
 //! others. Every sum over keys runs in an order that depends on the key's index alone.
 
+use crate::alloc::{self, Gather};
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -109,7 +110,7 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
     check.shape(device, "o", &args.o, &[tokens, heads, d])?;
     check.opt_shape(device, "lse", &args.lse, &[tokens, heads])?;
     match device {
-        Device::Cpu => cpu::attention::attention(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::attention::attention(args))?,
         Device::Gpu(gpu) => gpu::attention::attention(gpu, args),
     }
 }
@@ -176,7 +177,7 @@ pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Re
     check.shape(device, "dk", &args.dk, &extents(&args.k))?;
     check.shape(device, "dv", &args.dv, &extents(&args.k))?;
     match device {
-        Device::Cpu => cpu::attention::attention_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::attention::attention_bwd(args))?,
         Device::Gpu(gpu) => return gpu::attention::attention_bwd(gpu, args),
     }
     Ok(())
@@ -291,10 +292,9 @@ fn check_apart(check: &Check, kv_start: &View<'_, i64>, kv_len: &View<'_, i64>) 
     if !(kv_start.is_host() && kv_len.is_host()) {
         return Ok(());
     }
-    let mut ranges: Vec<(i64, i64, usize)> = (0..kv_len.extent(0))
-        .filter(|&b| kv_len.at(b) > 0)
-        .map(|b| (kv_start.at(b), kv_len.at(b), b))
-        .collect();
+    let used = (0..kv_len.extent(0)).filter(|&b| kv_len.at(b) > 0);
+    let ranges = used.map(|b| (kv_start.at(b), kv_len.at(b), b));
+    let mut ranges = alloc::or_out_of_memory(check.0, || ranges.gathered())?;
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);

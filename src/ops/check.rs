@@ -4,8 +4,12 @@
 use std::fmt::Display;
 
 use crate::device::Device;
+use crate::dtype::Real;
 use crate::error::{Error, Result};
 use crate::view::{Dims, Place};
+
+/// Largest magnitude of a factor.
+pub(crate) const LARGEST: f64 = 1e18;
 
 /// The checks of one op.
 #[derive(Clone, Copy)]
@@ -104,14 +108,22 @@ impl Check {
         if ok { Ok(()) } else { Err(Error::invalid(self.0, arg, got, expected)) }
     }
 
-    /// `value` is finite and > 0.
-    pub fn positive(&self, arg: &str, value: f64) -> Result<()> {
-        self.that(value.is_finite() && value > 0.0, arg, value, "a finite number > 0")
+    /// `value` is a factor or a term that leaves what it meets in the range of f32: what passes the checks
+    /// must not make infinity of numbers of usual size.
+    pub fn factor(&self, arg: &str, value: f64) -> Result<()> {
+        self.that(value.abs() <= LARGEST, arg, value, "a number whose magnitude is at most 1e18")
     }
 
-    /// `value` is finite and >= 0.
+    /// `value` is > 0, and so is what is divided by it in the range of f32.
+    pub fn positive(&self, arg: &str, value: f64) -> Result<()> {
+        let fits = (1.0 / LARGEST..=LARGEST).contains(&value);
+        self.that(fits, arg, value, "a finite number > 0, 1e-18 to 1e18")
+    }
+
+    /// `value` is a [`Check::factor`] and >= 0.
     pub fn non_negative(&self, arg: &str, value: f64) -> Result<()> {
-        self.that(value.is_finite() && value >= 0.0, arg, value, "a finite number >= 0")
+        let fits = (0.0..=LARGEST).contains(&value);
+        self.that(fits, arg, value, "a finite number >= 0, at most 1e18")
     }
 
     /// `output` shares no byte with `input`. Needed where views come from raw pointers; slices
@@ -152,6 +164,18 @@ impl Check {
         let expected = format!("{total} (the number of packed tokens) as the last offset");
         self.that(last == total as i64, arg, last, &expected)?;
         Ok(count - 1)
+    }
+
+    /// Results of finite inputs are in the range of `R`. Asked before anything is written.
+    pub fn in_range<R: Real>(&self, arg: &str, results: impl Iterator<Item = f64>) -> Result<()> {
+        for (i, x) in results.enumerate() {
+            if !R::from_f64(x).to_f64().is_finite() {
+                let expected =
+                    format!("settings and values whose result {} can hold", R::DTYPE.name());
+                return Err(Error::invalid(self.0, arg, format!("{x} at index {i}"), expected));
+            }
+        }
+        Ok(())
     }
 
     /// `operand` has no gaps between its elements.

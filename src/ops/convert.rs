@@ -1,5 +1,6 @@
 //! y = x in another dtype, such as the bf16 copy that products read of parameters kept in f32.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -43,7 +44,7 @@ pub fn convert<S: Float, T: Float>(device: &Device, args: Convert<'_, S, T>) -> 
     check.contiguous("y", &args.y)?;
     check.disjoint(("y", &args.y), ("x", &args.x))?;
     match device {
-        Device::Cpu => cpu::convert::convert(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::convert::convert(args))?,
         Device::Gpu(gpu) => return gpu::convert::convert(gpu, args),
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Rows of a matrix gathered, scattered, or both: y\[to\[i\]\] = x\[from\[i\]\]. Hidden states of the
 //! tokens that are scored, their gradients on the way back, keys and values into a paged cache.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -75,7 +76,7 @@ pub fn copy_rows<T: Float>(device: &Device, args: CopyRows<'_, T>) -> Result<()>
     check_table(check, "to", &args.to, targets, true)?;
     check.disjoint(("y", &args.y), ("x", &args.x))?;
     match device {
-        Device::Cpu => cpu::copy_rows::copy_rows(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::copy_rows::copy_rows(args))?,
         Device::Gpu(gpu) => return gpu::copy_rows::copy_rows(gpu, args),
     }
     Ok(())
@@ -103,7 +104,9 @@ fn check_table(
     distinct: bool,
 ) -> Result<()> {
     let Some(table) = table.as_ref().filter(|table| table.is_host()) else { return Ok(()) };
-    let mut named = Vec::with_capacity(if distinct { table.extent(0) } else { 0 });
+    let mut named = alloc::or_out_of_memory(check.0, || {
+        alloc::room(if distinct { table.extent(0) } else { 0 })
+    })?;
     for i in 0..table.extent(0) {
         let id = table.at(i);
         if id < -1 || id as i64 >= rows as i64 {

@@ -1,5 +1,6 @@
 //! Token embedding: a row of the table for each token id, and its gradient.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -48,7 +49,7 @@ pub fn embedding<T: Float>(device: &Device, args: Embedding<'_, T>) -> Result<()
     check.shape(device, "y", &args.y, &[args.ids.extent(0), args.table.extent(1)])?;
     check_ids(&check, &args.ids, args.table.extent(0))?;
     match device {
-        Device::Cpu => cpu::embedding::embedding(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::embedding::embedding(args))?,
         Device::Gpu(gpu) => return gpu::embedding::embedding(gpu, args),
     }
     Ok(())
@@ -81,7 +82,7 @@ pub fn embedding_bwd<T: Float>(device: &Device, args: EmbeddingBwd<'_, T>) -> Re
     check.shape(device, "dy", &args.dy, &[args.ids.extent(0), args.dtable.extent(1)])?;
     check_ids(&check, &args.ids, args.dtable.extent(0))?;
     match device {
-        Device::Cpu => cpu::embedding::embedding_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::embedding::embedding_bwd(args))?,
         Device::Gpu(gpu) => return gpu::embedding::embedding_bwd(gpu, args),
     }
     Ok(())

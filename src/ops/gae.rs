@@ -1,6 +1,7 @@
 //! Token-level advantages over packed sequences: generalised advantage estimation, discounted
 //! returns, whitening, and the KL penalty inside the reward.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -81,7 +82,7 @@ pub fn gae<R: Real>(device: &Device, args: Gae<'_, R>) -> Result<()> {
         finite(&check, "bootstrap", bootstrap, &None)?;
     }
     match device {
-        Device::Cpu => cpu::gae::gae(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gae::gae(check, args))??,
         Device::Gpu(gpu) => gpu::gae::gae(gpu, args)?,
     }
     Ok(())
@@ -134,7 +135,9 @@ pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>
         finite(&check, "baseline", baseline, &None)?;
     }
     match device {
-        Device::Cpu => cpu::gae::discounted_return(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::gae::discounted_return(check, args))??
+        }
         Device::Gpu(gpu) => gpu::gae::discounted_return(gpu, args)?,
     }
     Ok(())
@@ -237,7 +240,7 @@ pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
         )?;
     }
     match device {
-        Device::Cpu => cpu::gae::whiten(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gae::whiten(check, args))??,
         Device::Gpu(gpu) => gpu::gae::whiten(gpu, args)?,
     }
     Ok(())
@@ -301,7 +304,7 @@ pub fn kl_reward<R: Real>(device: &Device, args: KlReward<'_, R>) -> Result<()> 
     finite(&check, "logp", &args.logp, &args.mask)?;
     finite(&check, "reference", &args.reference, &args.mask)?;
     match device {
-        Device::Cpu => cpu::gae::kl_reward(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gae::kl_reward(check, args))??,
         Device::Gpu(gpu) => gpu::gae::kl_reward(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Log-probs of K tokens per row, over the full vocabulary or renormalised over the K.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -47,7 +48,7 @@ pub fn gather_k<T: Float>(device: &Device, args: GatherK<'_, T>) -> Result<()> {
     check.shape(device, "logp", &args.logp, &[rows, k])?;
     check.opt_shape(device, "mass", &args.mass, &[rows])?;
     match device {
-        Device::Cpu => cpu::gather_k::gather_k(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gather_k::gather_k(args))?,
         Device::Gpu(gpu) => gpu::gather_k::gather_k(gpu, args)?,
     }
     Ok(())
@@ -87,7 +88,7 @@ pub fn gather_k_bwd<T: Float>(device: &Device, args: GatherKBwd<'_, T>) -> Resul
     check.shape(device, "dlogp", &args.dlogp, &[rows, k])?;
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
-        Device::Cpu => cpu::gather_k::gather_k_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gather_k::gather_k_bwd(args))?,
         Device::Gpu(gpu) => gpu::gather_k::gather_k_bwd(gpu, args)?,
     }
     Ok(())
@@ -108,7 +109,7 @@ fn check_ids<T>(
     if !ids.is_host() {
         return Ok((rows, k));
     }
-    let mut sorted = Vec::new();
+    let mut sorted = alloc::or_out_of_memory(check.0, || alloc::room(k))?;
     for t in 0..rows {
         sorted.clear();
         sorted.extend(ids.row(t).iter().filter(|&&id| id != IGNORE));

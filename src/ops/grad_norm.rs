@@ -1,6 +1,7 @@
 //! ‖g‖ = √Σ g² over all tensors, and the clip coefficient (Pascanu et al. 2013, arXiv:1211.5063,
 //! algorithm 1).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -73,7 +74,7 @@ pub fn grad_norm<T: Float>(device: &Device, args: GradNorm<'_, T>) -> Result<()>
         check.contiguous(&arg, grad)?;
     }
     match device {
-        Device::Cpu => cpu::grad_norm::grad_norm(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::grad_norm::grad_norm(args))?,
         Device::Gpu(gpu) => gpu::grad_norm::grad_norm(gpu, args)?,
     }
     Ok(())

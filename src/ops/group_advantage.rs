@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -210,7 +211,9 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
         check_lengths(&check, "length", length)?;
     }
     match device {
-        Device::Cpu => cpu::group_advantage::group_advantage(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || {
+            cpu::group_advantage::group_advantage(check, args)
+        })??,
         Device::Gpu(gpu) => gpu::group_advantage::group_advantage(gpu, args)?,
     }
     Ok(())

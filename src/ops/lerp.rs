@@ -1,6 +1,7 @@
 //! y = (1 − λ)·a + λ·b: interpolation of weights (Wortsman et al. 2022, WiSE-FT,
 //! arXiv:2109.01903, eq. 1).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -49,11 +50,11 @@ pub fn lerp<T: Float>(device: &Device, args: Lerp<'_, T>) -> Result<()> {
     check.contiguous("a", &args.a)?;
     check.contiguous("b", &args.b)?;
     check.contiguous("y", &args.y)?;
-    check.that(args.lambda.is_finite(), "lambda", args.lambda, "a finite number")?;
+    check.factor("lambda", args.lambda)?;
     check.disjoint(("y", &args.y), ("a", &args.a))?;
     check.disjoint(("y", &args.y), ("b", &args.b))?;
     match device {
-        Device::Cpu => cpu::lerp::lerp(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::lerp::lerp(args))?,
         Device::Gpu(gpu) => gpu::lerp::lerp(gpu, args)?,
     }
     Ok(())

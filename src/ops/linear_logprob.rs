@@ -1,6 +1,7 @@
 //! logp = log-softmax-gather(hidden · Wᵀ) without storing the logits of all rows, and for a frozen
 //! head the score vector ∂logp/∂hidden in the same pass.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -191,7 +192,7 @@ pub fn score_scale<T: Float>(device: &Device, args: ScoreScale<'_, T>) -> Result
     check.shape(device, "dlogp", &args.dlogp, &[rows])?;
     check.shape(device, "dhidden", &args.dhidden, &[rows, h])?;
     match device {
-        Device::Cpu => cpu::linear_logprob::score_scale(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::linear_logprob::score_scale(args))?,
         Device::Gpu(gpu) => return gpu::linear_logprob::score_scale(gpu, args),
     }
     Ok(())

@@ -2,12 +2,13 @@
 //! log-softmax-gather, its statistics and its gradient, one row at a time and never a row of
 //! probabilities in memory.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::gpu;
-use crate::ops::check::Check;
+use crate::ops::check::{Check, LARGEST};
 use crate::view::{View, ViewMut};
 
 /// Target id of a row that is left out: it is not read, its outputs and gradients are 0.
@@ -32,11 +33,17 @@ impl Default for LogitTransform {
 
 impl LogitTransform {
     pub(crate) fn check(&self, check: Check) -> Result<()> {
-        check.positive("transform.temperature", self.temperature)?;
-        let scale_ok = self.scale.is_finite() && self.scale != 0.0;
-        check.that(scale_ok, "transform.scale", self.scale, "a finite number other than 0")?;
-        let expected = "a number > 0 (infinity = off)";
-        check.that(self.softcap > 0.0, "transform.softcap", self.softcap, expected)
+        // Factors that leave a finite logit finite in f32, and some of its digits above 0.
+        const FITS: std::ops::RangeInclusive<f64> = 1.0 / LARGEST..=LARGEST;
+        let (scale, temperature) = (self.scale, self.temperature);
+        let expected = "a number whose magnitude is 1e-18 to 1e18";
+        check.that(FITS.contains(&scale.abs()), "transform.scale", scale, expected)?;
+        let fits = FITS.contains(&temperature) && FITS.contains(&(scale / temperature).abs());
+        let expected = "a number > 0, it and |scale| / temperature within 1e-18 to 1e18";
+        check.that(fits, "transform.temperature", temperature, expected)?;
+        let fits = self.softcap == f64::INFINITY || FITS.contains(&self.softcap);
+        let expected = "a number within 1e-18 to 1e18, or infinity (off)";
+        check.that(fits, "transform.softcap", self.softcap, expected)
     }
 }
 
@@ -115,7 +122,7 @@ pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {
     check.opt_shape(device, "log_sum_sq", &args.log_sum_sq, &[rows])?;
     check.opt_shape(device, "top1", &args.top1, &[rows])?;
     match device {
-        Device::Cpu => cpu::logprob::logprob(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob::logprob(args))?,
         Device::Gpu(gpu) => gpu::logprob::logprob(gpu, args)?,
     }
     Ok(())
@@ -181,7 +188,7 @@ pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result
     check.opt_shape(device, "dlse", &args.dlse, &[rows])?;
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
     match device {
-        Device::Cpu => cpu::logprob::logprob_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob::logprob_bwd(args))?,
         Device::Gpu(gpu) => gpu::logprob::logprob_bwd(gpu, args)?,
     }
     Ok(())
@@ -223,7 +230,7 @@ pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Re
     check.shape(device, "logp", &args.logp, &[rows])?;
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     match device {
-        Device::Cpu => cpu::logprob::logprob_fused(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob::logprob_fused(args))?,
         Device::Gpu(gpu) => gpu::logprob::logprob_fused(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Gradients of a low-rank adapter (Hu et al. 2021, LoRA, arXiv:2106.09685, eq. 3).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -79,7 +80,7 @@ pub fn lora_grad<T: Float>(device: &Device, args: LoraGrad<'_, T>) -> Result<()>
     check.shape(device, "da", &args.da, &[rank, k])?;
     check.shape(device, "db", &args.db, &[n, rank])?;
     match device {
-        Device::Cpu => cpu::lora_grad::lora_grad(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::lora_grad::lora_grad(args))?,
         Device::Gpu(gpu) => return gpu::lora_grad::lora_grad(gpu, args),
     }
     Ok(())

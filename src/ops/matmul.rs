@@ -10,6 +10,7 @@
 //! bits of an addition afterwards. Nothing else enters, so a row's result has the same bits alone, in
 //! any batch, at any position, on any number of threads. f64 operands are accumulated in f64.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -97,7 +98,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
     match device {
-        Device::Cpu => cpu::matmul::matmul(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::matmul::matmul(args))?,
         Device::Gpu(gpu) => return gpu::matmul::matmul(gpu, args),
     }
     Ok(())
@@ -139,7 +140,7 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => cpu::matmul::matmul_dx(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::matmul::matmul_dx(args))?,
         Device::Gpu(gpu) => return gpu::matmul::matmul_dx(gpu, args),
     }
     Ok(())
@@ -177,7 +178,7 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     match device {
-        Device::Cpu => cpu::matmul::matmul_dw(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::matmul::matmul_dw(args))?,
         Device::Gpu(gpu) => return gpu::matmul::matmul_dw(gpu, args),
     }
     Ok(())
@@ -220,8 +221,7 @@ pub(crate) fn check_pair<T: Float>(
     check.that(rank > 0, &a, "rank 0", "at least one row")?;
     check.shape(device, &a, &lora.a, &[rank, k])?;
     check.shape(device, &format!("{name}.b"), &lora.b, &[n, rank])?;
-    let finite = lora.scale.is_finite();
-    check.that(finite, &format!("{name}.scale"), lora.scale, "a finite number")?;
+    check.factor(&format!("{name}.scale"), lora.scale)?;
     Ok(rank)
 }
 

@@ -1,6 +1,7 @@
 //! Public ops. Each takes a [`Device`](crate::device::Device) and an argument struct that holds
-//! inputs, outputs and settings; it validates everything before it computes anything. An op that
-//! returns an error has not written to its outputs.
+//! inputs, outputs and settings; it validates everything before it computes anything. A refused call has written
+//! nothing. A call that fails later (no memory, a driver) leaves its outputs unspecified, and everything else as
+//! it was.
 //!
 //! Extents: `T` tokens, `V` vocabulary, `B` sequences, `M N K` matrix products (`Y[M, N] = X[M, K]
 //! · W[N, K]ᵀ`), `H` heads, `D` head dimension. Packed sequences are described by `cu_seqlens`:

@@ -1,5 +1,6 @@
 //! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -55,7 +56,7 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     check.shape(device, "y", &args.y, &[args.w.n, args.w.k])?;
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
     match device {
-        Device::Cpu => cpu::nf4_quantize::dequantize(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_quantize::dequantize(args))?,
         Device::Gpu(gpu) => gpu::nf4_quantize::nf4_dequantize(gpu, args)?,
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantised, at every number
 //! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -87,7 +88,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
     match device {
-        Device::Cpu => cpu::nf4_matmul::nf4_matmul(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul::nf4_matmul(args))?,
         Device::Gpu(gpu) => return gpu::matmul::nf4_matmul(gpu, args),
     }
     Ok(())

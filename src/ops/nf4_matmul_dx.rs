@@ -1,6 +1,7 @@
 //! dX = dY·deq(W) + scale·(dY·B)·A with W in 4 bits: the gradient of
 //! [`nf4_matmul`](crate::ops::nf4_matmul()) with respect to its input, on the same values of W.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -47,7 +48,7 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => cpu::nf4_matmul::nf4_matmul_dx(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul::nf4_matmul_dx(args))?,
         Device::Gpu(gpu) => return gpu::matmul::nf4_matmul_dx(gpu, args),
     }
     Ok(())

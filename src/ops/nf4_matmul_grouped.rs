@@ -2,6 +2,7 @@
 //! arXiv:1701.06538, eq. 1) with 4-bit weights, and its gradient with respect to X: one launch for
 //! all experts, whatever the router decided.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -93,7 +94,9 @@ pub fn nf4_matmul_grouped<T: Float>(device: &Device, args: Nf4MatmulGrouped<'_, 
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
-        Device::Cpu => cpu::nf4_matmul_grouped::nf4_matmul_grouped(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped::nf4_matmul_grouped(args))?
+        }
         Device::Gpu(gpu) => gpu::nf4_matmul_grouped::nf4_matmul_grouped(gpu, args),
     }
 }
@@ -118,7 +121,9 @@ pub fn nf4_matmul_grouped_dx<T: Float>(
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => cpu::nf4_matmul_grouped::nf4_matmul_grouped_dx(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || {
+            cpu::nf4_matmul_grouped::nf4_matmul_grouped_dx(args)
+        })?,
         Device::Gpu(gpu) => gpu::nf4_matmul_grouped::nf4_matmul_grouped_dx(gpu, args),
     }
 }

@@ -8,6 +8,7 @@
 //!   takes the lower neighbour;
 //! * a maximum below 1e-38 counts as 1e-38 for the scaling; only a short last block stores it so.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::{DType, Float};
@@ -75,7 +76,8 @@ pub fn nf4_quantize<T: Float>(device: &Device, args: Nf4Quantize<'_, T>) -> Resu
     check.disjoint(("absmax", &args.absmax), ("packed", &args.packed))?;
     let not_finite = |index| Error::NonFinite { op: check.0, arg: "x".to_string(), index };
     match device {
-        Device::Cpu => cpu::nf4_quantize::quantize(args).map_err(not_finite),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_quantize::quantize(args))?
+            .map_err(not_finite),
         Device::Gpu(gpu) => gpu::nf4_quantize::nf4_quantize(gpu, check, args),
     }
 }
@@ -125,7 +127,9 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
         check_maxima(check, &args)?;
     }
     match device {
-        Device::Cpu => cpu::nf4_quantize::quantize_absmax(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::nf4_quantize::quantize_absmax(args))?
+        }
         Device::Gpu(gpu) => gpu::nf4_quantize::nf4_quantize_absmax(gpu, args)?,
     }
     Ok(())
@@ -133,7 +137,8 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
 
 /// Maxima are finite, not negative and have a mean; the table ascends.
 fn check_maxima(check: Check, args: &Nf4QuantizeAbsmax<'_>) -> Result<()> {
-    let (absmax, table) = (args.absmax.to_vec(), args.table.to_vec());
+    let copies = || (args.absmax.to_vec(), args.table.to_vec());
+    let (absmax, table) = alloc::or_out_of_memory(check.0, copies)?;
     for (arg, values) in [("absmax", &absmax), ("table", &table)] {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { op: check.0, arg: arg.to_string(), index });

@@ -1,6 +1,7 @@
 //! Weights ρ for tokens that another policy sampled: truncated or masked importance ratios, and
 //! rejection of tokens or sequences that are too far off.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -172,7 +173,9 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
         check.that(reject.lo <= reject.hi, "settings.reject", got, "an interval")?;
     }
     match device {
-        Device::Cpu => cpu::offpolicy_weight::offpolicy_weight(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::offpolicy_weight::offpolicy_weight(args))?
+        }
         Device::Gpu(gpu) => gpu::offpolicy_weight::offpolicy_weight(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Order statistics of per-token values, and the mask of the largest ones.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -111,7 +112,7 @@ pub fn quantile<R: Real>(device: &Device, args: Quantile<'_, R>) -> Result<()> {
         no_nan(&check, &args.x, |t| is_action(&args.mask, t))?;
     }
     match device {
-        Device::Cpu => cpu::quantile::quantile(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::quantile::quantile(args))?,
         Device::Gpu(gpu) => gpu::quantile::quantile(gpu, args)?,
     }
     Ok(())
@@ -171,7 +172,7 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
         no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
     }
     match device {
-        Device::Cpu => cpu::quantile::top_fraction(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::quantile::top_fraction(args))?,
         Device::Gpu(gpu) => gpu::quantile::top_fraction(gpu, args)?,
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! y = x / rms(x) ⊙ weight with rms(x) = sqrt(mean(x²) + eps) (Zhang & Sennrich 2019,
 //! arXiv:1910.07467, eq. 4).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -57,7 +58,7 @@ pub fn rmsnorm<T: Float>(device: &Device, args: RmsNorm<'_, T>) -> Result<()> {
     check.opt_shape(device, "rstd", &args.rstd, &[rows])?;
     check.non_negative("eps", args.eps)?;
     match device {
-        Device::Cpu => cpu::rmsnorm::rmsnorm(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rmsnorm::rmsnorm(args))?,
         Device::Gpu(gpu) => return gpu::rmsnorm::rmsnorm(gpu, args),
     }
     Ok(())
@@ -109,7 +110,7 @@ pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result
     }
     check.non_negative("eps", args.eps)?;
     match device {
-        Device::Cpu => cpu::rmsnorm::rmsnorm_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rmsnorm::rmsnorm_bwd(args))?,
         Device::Gpu(gpu) => return gpu::rmsnorm::rmsnorm_bwd(gpu, args),
     }
     Ok(())

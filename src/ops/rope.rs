@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864, eq. 34) in the half-split layout
 //! of GPT-NeoX and Llama: element `i` is paired with element `i + D/2`.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -62,7 +63,7 @@ pub fn rope<T: Float>(device: &Device, args: Rope<'_, T>) -> Result<()> {
     check.shape(device, "sin", &args.sin, &[rows, d / 2])?;
     check_positions(check, &args.positions, rows)?;
     match device {
-        Device::Cpu => cpu::rope::rope(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rope::rope(args))?,
         Device::Gpu(gpu) => return gpu::rope::rope(gpu, args),
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Draws a token from a row of logits and reports its log-prob, the same bits as
 //! [`logprob`](crate::ops::logprob()).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -78,7 +79,7 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
         }
     }
     match device {
-        Device::Cpu => cpu::sample::sample(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::sample::sample(args))?,
         Device::Gpu(gpu) => gpu::sample::sample(gpu, args),
     }
 }

@@ -1,5 +1,6 @@
 //! Reductions of packed per-token values to one value per sequence, and the way back.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -70,7 +71,7 @@ pub fn seq_reduce<R: Real>(device: &Device, args: SeqReduce<'_, R>) -> Result<()
     check.shape(device, "y", &args.y, &[tokens.sequences])?;
     check.opt_shape(device, "count", &args.count, &[tokens.sequences])?;
     match device {
-        Device::Cpu => cpu::seq_reduce::seq_reduce(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::seq_reduce::seq_reduce(args))?,
         Device::Gpu(gpu) => gpu::seq_reduce::seq_reduce(gpu, args)?,
     }
     Ok(())
@@ -105,7 +106,7 @@ pub fn seq_broadcast<R: Real>(device: &Device, args: SeqBroadcast<'_, R>) -> Res
     let tokens = Tokens::of(&check, device, "y", &y, mask, &args.cu_seqlens)?;
     check.shape(device, "x", &args.x, &[tokens.sequences])?;
     match device {
-        Device::Cpu => cpu::seq_reduce::seq_broadcast(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::seq_reduce::seq_broadcast(args))?,
         Device::Gpu(gpu) => gpu::seq_reduce::seq_broadcast(gpu, args)?,
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! How much of a weight an update changed (Mukherjee et al. 2025, arXiv:2505.11711, §3), and the
 //! update as a list of (index, value): lossless, for sending weights to a sampler.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::{Element, Float};
@@ -80,7 +81,9 @@ pub fn sparsity_stats<T: Float>(device: &Device, args: SparsityStats<'_, T>) -> 
     check.non_negative("tol", args.tol)?;
     check.opt_shape(device, "row_nnz", &args.row_nnz, &[rows])?;
     match device {
-        Device::Cpu => cpu::sparsity_stats::sparsity_stats(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::sparsity_stats::sparsity_stats(args))?
+        }
         Device::Gpu(gpu) => gpu::sparsity_stats::sparsity_stats(gpu, args)?,
     }
     .map_err(|(arg, index)| Error::NonFinite { op: check.0, arg: arg.to_string(), index })
@@ -116,7 +119,9 @@ pub fn delta_count<T: Element>(
     let check = Check("delta_count");
     check_pair(check, device, &old, &new)?;
     match device {
-        Device::Cpu => Ok(cpu::sparsity_stats::changed(old, new).iter().map(Vec::len).sum()),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || {
+            cpu::sparsity_stats::changed(old, new).iter().map(Vec::len).sum()
+        }),
         Device::Gpu(gpu) => gpu::sparsity_stats::delta_count(gpu, old, new),
     }
 }
@@ -165,7 +170,9 @@ pub fn delta_encode<T: Element>(device: &Device, args: DeltaEncode<'_, T>) -> Re
     check.disjoint(("value", &args.value), ("new", &args.new))?;
     check.disjoint(("value", &args.value), ("index", &args.index))?;
     match device {
-        Device::Cpu => cpu::sparsity_stats::delta_encode(args),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::sparsity_stats::delta_encode(args))?
+        }
         Device::Gpu(gpu) => gpu::sparsity_stats::delta_encode(gpu, args)?,
     }
     .map_err(|count| {
@@ -215,7 +222,7 @@ pub fn delta_apply<T: Element>(device: &Device, args: DeltaApply<'_, T>) -> Resu
         before = i;
     }
     match device {
-        Device::Cpu => cpu::sparsity_stats::delta_apply(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::sparsity_stats::delta_apply(args))?,
         Device::Gpu(gpu) => gpu::sparsity_stats::delta_apply(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! y = silu(gate) ⊙ up with silu(x) = x·σ(x) (Shazeer 2020, arXiv:2002.05202, eq. 6).
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -49,7 +50,7 @@ pub fn swiglu<T: Float>(device: &Device, args: Swiglu<'_, T>) -> Result<()> {
     check.shape(device, "up", &args.up, &shape)?;
     check.shape(device, "y", &args.y, &shape)?;
     match device {
-        Device::Cpu => cpu::swiglu::swiglu(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu::swiglu(args))?,
         Device::Gpu(gpu) => return gpu::swiglu::swiglu(gpu, args),
     }
     Ok(())
@@ -86,7 +87,7 @@ pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<(
     check.shape(device, "dgate", &args.dgate, &shape)?;
     check.shape(device, "dup", &args.dup, &shape)?;
     match device {
-        Device::Cpu => cpu::swiglu::swiglu_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu::swiglu_bwd(args))?,
         Device::Gpu(gpu) => return gpu::swiglu::swiglu_bwd(gpu, args),
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The critic's loss: squared error to the returns, optionally clipped around the old values.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -50,9 +51,9 @@ pub fn value_loss<R: Real>(device: &Device, args: ValueLoss<'_, R>) -> Result<()
     check.that(args.clip >= 0.0, "clip", args.clip, "a number >= 0 (infinity = off)")?;
     let there = args.clip == f64::INFINITY || args.old_value.is_some();
     check.that(there, "old_value", "nothing", "the values the clip is around")?;
-    check.that(args.weight.is_finite(), "weight", args.weight, "a finite number")?;
+    check.factor("weight", args.weight)?;
     match device {
-        Device::Cpu => cpu::value_loss::value_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::value_loss::value_loss(args))?,
         Device::Gpu(gpu) => gpu::value_loss::value_loss(gpu, args)?,
     }
     Ok(())

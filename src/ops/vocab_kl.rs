@@ -1,5 +1,6 @@
 //! Divergences between two distributions over the whole vocabulary, row by row.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -79,7 +80,7 @@ pub fn vocab_kl<T: Float>(device: &Device, args: VocabKl<'_, T>) -> Result<()> {
     )?;
     check.shape(device, "value", &args.value, &[rows])?;
     match device {
-        Device::Cpu => cpu::vocab_kl::vocab_kl(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::vocab_kl::vocab_kl(args))?,
         Device::Gpu(gpu) => gpu::vocab_kl::vocab_kl(gpu, args)?,
     }
     Ok(())
@@ -128,7 +129,7 @@ pub fn vocab_kl_bwd<T: Float>(device: &Device, args: VocabKlBwd<'_, T>) -> Resul
     check.shape(device, "dvalue", &args.dvalue, &[rows])?;
     check.shape(device, "dpolicy", &args.dpolicy, &[rows, args.policy.extent(1)])?;
     match device {
-        Device::Cpu => cpu::vocab_kl::vocab_kl_bwd(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::vocab_kl::vocab_kl_bwd(args))?,
         Device::Gpu(gpu) => gpu::vocab_kl::vocab_kl_bwd(gpu, args)?,
     }
     Ok(())
@@ -148,7 +149,7 @@ fn check_pair<T: Float>(
     if let Some(guidance) = guidance {
         check.shape(device, "guidance.logits", &guidance.logits, &shape)?;
         let gamma = guidance.gamma;
-        check.that(gamma.is_finite(), "guidance.gamma", gamma, "a finite number")?;
+        check.factor("guidance.gamma", gamma)?;
     }
     check_vocab(check, vocab, shape[1])?;
     transform.check(check)?;

@@ -26,8 +26,12 @@ mod gpu_group;
 mod gpu_lerp;
 #[path = "../../tests/gpu_logprob.rs"]
 mod gpu_logprob;
+#[path = "../../tests/gpu_nan.rs"]
+mod gpu_nan;
 #[path = "../../tests/gpu_token.rs"]
 mod gpu_token;
+#[path = "../../tests/gpu_vocab.rs"]
+mod gpu_vocab;
 #[path = "../../tests/model/main.rs"]
 mod model;
 #[path = "../../tests/ops_advantage.rs"]

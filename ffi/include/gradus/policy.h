@@ -74,7 +74,8 @@ enum { /* aggregation: how seq_weight is formed from lengths N_i of B sequences 
 };
 
 /* Settings and aggregation by name: "grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift",
- * "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some read as a constant. */
+ * "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some divide by: > 0 for those, and
+ * not looked at for the others. */
 GRADUS_API gradus_status gradus_policy_preset(const char *name, double length, gradus_policy_settings *settings,
                                               int32_t *aggregation, int32_t *count_empty, double *value);
 /* Weights of `count` sequences with `lengths` scored tokens. `value`: tokens of TOKEN_MEAN_OF, length of

@@ -5,6 +5,7 @@ use gradus::Result;
 use gradus::ops::*;
 
 use crate::args::Op;
+use crate::memory::room;
 use crate::sys::*;
 use crate::tensor::{Tensors, for_float, is_absent};
 
@@ -70,8 +71,9 @@ impl Op for gradus_adamw_args {
     }
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let settings = self.settings.get(t)?;
-        let mut tensors = Vec::new();
-        for (i, one) in t.list("tensors", self.tensors, self.tensors_count)?.iter().enumerate() {
+        let list = t.list("tensors", self.tensors, self.tensors_count)?;
+        let mut tensors = room(t.op, list.len())?;
+        for (i, one) in list.iter().enumerate() {
             let of = |field: &str| format!("tensors[{i}].{field}");
             tensors.push(AdamWTensor {
                 param: t.write(&of("param"), &one.param)?,
@@ -92,8 +94,9 @@ impl Op for gradus_adamw_8bit_args {
     }
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let settings = self.settings.get(t)?;
-        let mut tensors = Vec::new();
-        for (i, one) in t.list("tensors", self.tensors, self.tensors_count)?.iter().enumerate() {
+        let list = t.list("tensors", self.tensors, self.tensors_count)?;
+        let mut tensors = room(t.op, list.len())?;
+        for (i, one) in list.iter().enumerate() {
             let of = |field: &str| format!("tensors[{i}].{field}");
             tensors.push(AdamW8bitTensor {
                 param: t.write(&of("param"), &one.param)?,
@@ -123,10 +126,11 @@ impl Op for gradus_grad_norm_args {
             return Ok(());
         };
         for_float!(t, "grads[0]", first, T, {
-            let views = grads.iter().enumerate();
-            let views: Result<Vec<_>> =
-                views.map(|(i, g)| t.read::<T>(&format!("grads[{i}]"), g)).collect();
-            grad_norm(t.device, GradNorm { grads: &views?, norm: &mut norm })
+            let mut views = room(t.op, grads.len())?;
+            for (i, grad) in grads.iter().enumerate() {
+                views.push(t.read::<T>(&format!("grads[{i}]"), grad)?);
+            }
+            grad_norm(t.device, GradNorm { grads: &views, norm: &mut norm })
         })?;
         place.set(norm.value);
         Ok(())

@@ -5,6 +5,7 @@ use gradus::ops::*;
 use gradus::quant::{Nf4View, QuantType};
 
 use crate::args::Op;
+use crate::memory::room;
 use crate::quant::{adapter, adapters, nf4};
 use crate::sys::*;
 use crate::tensor::{Tensors, for_float};
@@ -12,7 +13,11 @@ use crate::tensor::{Tensors, for_float};
 /// The weights of a mixture's experts.
 fn experts<'a>(t: &Tensors<'a>, at: *const gradus_nf4, count: i64) -> Result<Vec<Nf4View<'a>>> {
     let all = t.list("w", at, count)?;
-    all.iter().enumerate().map(|(i, one)| nf4(t, &format!("w[{i}]"), one)).collect()
+    let mut found = room(t.op, all.len())?;
+    for (i, one) in all.iter().enumerate() {
+        found.push(nf4(t, &format!("w[{i}]"), one)?);
+    }
+    Ok(found)
 }
 
 impl Op for gradus_nf4_quantize_args {

@@ -7,7 +7,7 @@ use gradus::ops::*;
 use gradus::{Error, Result};
 
 use crate::names::of_header;
-use crate::status::{given_mut, guard, list, text};
+use crate::status::{flag, given_mut, guard, list, text};
 use crate::sys::{self, *};
 use crate::tensor::Tensors;
 
@@ -157,7 +157,7 @@ impl From<&PolicySettings> for gradus_policy_settings {
 }
 
 fn aggregation(kind: i32, count_empty: i32, value: f64) -> Result<Aggregation> {
-    let count_empty = count_empty != 0;
+    let count_empty = flag("gradus_seq_weights", "count_empty", count_empty)?;
     let all = [
         Aggregation::TokenMean,
         Aggregation::TokenMeanOf { tokens: value },
@@ -212,6 +212,12 @@ pub unsafe extern "C" fn gradus_policy_preset(
     guard(|| {
         let name = text(OP, "name", name)?;
         let preset = presets::by_name(name, length).map_err(|error| no_preset(name, error))?;
+        let of_length = matches!(preset.aggregation, Aggregation::Constant { .. });
+        if of_length && !(length.is_finite() && length > 0.0) {
+            let expected =
+                "the longest completion, a finite number > 0, which this preset divides by";
+            return Err(Error::invalid(OP, "length", length, expected).into());
+        }
         let settings = given_mut(OP, "settings", settings)?;
         let aggregation = given_mut(OP, "aggregation", aggregation)?;
         let count_empty = given_mut(OP, "count_empty", count_empty)?;

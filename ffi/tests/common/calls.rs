@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use gradus_c::sys;
 
@@ -36,34 +37,34 @@ pub const BREAKS: usize = 9;
 
 /// Words before and behind every piece of memory that nobody may touch, and words that a changed
 /// extent may reach.
-const GUARD: usize = 16;
+pub(super) const GUARD: usize = 16;
 const SLACK: usize = if cfg!(miri) { 64 } else { 2048 };
 const PATTERN: u64 = 0xfeed_f00d_dead_beef;
 
 /// A piece of memory of a call.
 pub struct Piece {
-    words: Vec<u64>,
-    before: Vec<u64>,
-    written: bool,
+    pub(super) words: Vec<u64>,
+    pub(super) before: Vec<u64>,
+    pub(super) written: bool,
 }
 
 /// Where a tensor's descriptor stands, and which memory it has.
 #[derive(Clone, Debug)]
-struct Place {
-    name: String,
+pub(super) struct Place {
+    pub(super) name: String,
     holder: usize,
     word: usize,
-    piece: usize,
+    pub(super) piece: usize,
 }
 
 /// A call with all its memory. Structs are pieces too; the first is the arguments.
 pub struct Call {
     pub op: String,
     size: usize,
-    pieces: Vec<Piece>,
-    tensors: Vec<Place>,
-    /// (piece, byte, kind) of plain fields.
-    scalars: Vec<(usize, usize, Kind, String)>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) tensors: Vec<Place>,
+    /// (piece, byte, kind, name) of plain fields, those of structs in a struct among them.
+    pub(super) scalars: Vec<(usize, usize, Kind, String)>,
 }
 
 fn dtype_number(letter: &str, float: i32) -> i32 {
@@ -77,7 +78,7 @@ fn dtype_number(letter: &str, float: i32) -> i32 {
     }
 }
 
-fn size_of_dtype(dtype: i32) -> usize {
+pub(super) fn size_of_dtype(dtype: i32) -> usize {
     match dtype {
         0 => 1,
         3 | 4 => 2,
@@ -86,31 +87,40 @@ fn size_of_dtype(dtype: i32) -> usize {
     }
 }
 
+/// Factors of the extents that count rows, and of those that are their widths.
+pub static LONG: AtomicI64 = AtomicI64::new(1);
+pub static WIDE: AtomicI64 = AtomicI64::new(1);
+
+fn factors() -> (i64, i64) {
+    (LONG.load(Ordering::Relaxed), WIDE.load(Ordering::Relaxed))
+}
+
 /// Extents by the letters of the header.
 fn extents(op: &str) -> HashMap<&'static str, i64> {
+    let (long, wide) = factors();
     let mut all = HashMap::from([
-        ("T", 6),
-        ("V", 9),
-        ("V_alloc", 11),
-        ("B", 2),
+        ("T", 6 * long),
+        ("V", 9 * wide),
+        ("V_alloc", 9 * wide + 2),
+        ("B", 2 * long),
         ("G", 1),
         ("H", 4),
         ("D", 16),
-        ("M", 5),
-        ("N", 8),
+        ("M", 5 * long),
+        ("N", 8 * wide),
         ("K", 64),
         ("r", 4),
         ("P", 2),
-        ("n", 3),
-        ("S", 6),
+        ("n", 3 * wide),
+        ("S", 6 * long),
         ("Hq", 4),
         ("Hkv", 2),
         ("E", 2),
-        ("Q", 6),
-        ("R", 6),
-        ("blocks", 8),
+        ("Q", 6 * long),
+        ("R", 6 * long),
+        ("blocks", 8 * wide),
         ("blocksize", 64),
-        ("capacity", 512),
+        ("capacity", 512 * long * wide),
         ("count", 2),
         ("nested_blocksize", 256),
     ]);
@@ -120,8 +130,8 @@ fn extents(op: &str) -> HashMap<&'static str, i64> {
     if op == "rope" {
         all.insert("P", 6);
     }
-    if op == "copy_rows" {
-        all.insert("Q", 6);
+    if !op.starts_with("attention") && op != "rope" {
+        all.insert("D", 16 * wide);
     }
     all
 }
@@ -179,7 +189,7 @@ impl Call {
         unsafe { self.pieces[piece].words.as_mut_ptr().add(GUARD) }
     }
 
-    fn put<T>(&mut self, piece: usize, byte: usize, value: T) {
+    pub(super) fn put<T>(&mut self, piece: usize, byte: usize, value: T) {
         // SAFETY: fields lie inside their struct's piece.
         unsafe { self.at(piece).cast::<u8>().add(byte).cast::<T>().write_unaligned(value) }
     }
@@ -208,8 +218,14 @@ impl Call {
                     }
                 }
                 Kind::Pointer(to) => self.pointer(piece, field, to, structs, rng, how),
-                Kind::Struct(_) => {
-                    self.scalars.push((piece, field.offset, Kind::F64, field.name.clone()))
+                Kind::Struct(inner) => {
+                    let inner = structs.iter().find(|s| s.name == *inner).unwrap();
+                    for f in &inner.fields {
+                        let bytes = if f.kind == Kind::I32 { 4 } else { 8 };
+                        let places = (0..f.count).map(|i| field.offset + f.offset + i * bytes);
+                        let each = places.map(|at| (piece, at, f.kind.clone(), f.name.clone()));
+                        self.scalars.extend(each);
+                    }
                 }
                 kind => {
                     self.scalars.push((piece, field.offset, kind.clone(), field.name.clone()));
@@ -221,8 +237,8 @@ impl Call {
 
     fn scalar(&mut self, piece: usize, field: &Field) {
         let value = match field.name.as_str() {
-            "vocab" => 9,
-            "n" => 8,
+            "vocab" => 9 * factors().1,
+            "n" => 8 * factors().1,
             "k" | "blocksize" => 64,
             "nested_blocksize" => 256,
             "tensors_count" | "grads_count" => 1,
@@ -316,11 +332,11 @@ impl Call {
     /// Values that fit the field's meaning.
     fn contents(&mut self, piece: usize, field: &Field, dtype: i32, shape: &[i64], rng: &mut Rng) {
         let numel: i64 = shape.iter().product();
-        let last = shape[shape.len() - 1];
+        let (last, long) = (shape[shape.len() - 1], factors().0);
         let total = match self.op.as_str() {
-            op if op.contains("grouped") => 5,
-            _ if field.name == "offsets" => 2,
-            _ => 6,
+            op if op.contains("grouped") => 5 * long,
+            _ if field.name == "offsets" => 2 * long,
+            _ => 6 * long,
         };
         for i in 0..numel {
             let integer = match field.name.as_str() {
@@ -330,9 +346,9 @@ impl Call {
                 "ids" => i % last.min(9) % 9,
                 "targets" => i % 9,
                 "adapter" => 0,
-                "positions" | "index" | "from_rows" | "to_rows" | "pairs" => {
-                    i % if field.name == "pairs" { 2 } else { 6 }
-                }
+                "from_rows" | "to_rows" => i % (6 * long),
+                "positions" | "index" => i % 6,
+                "pairs" => i % 2,
                 _ => 1 + i % 3,
             };
             let real = match field.name.as_str() {
@@ -410,7 +426,7 @@ impl Call {
         }
     }
 
-    fn descriptor(&mut self, place: &Place) -> &mut sys::gradus_tensor {
+    pub(super) fn descriptor(&mut self, place: &Place) -> &mut sys::gradus_tensor {
         let at = self.at(place.holder);
         // SAFETY: `tensor` wrote a descriptor there.
         unsafe { &mut *at.add(place.word).cast::<sys::gradus_tensor>() }
@@ -531,9 +547,14 @@ impl Call {
 
     /// Runs the call; panics where the library breaks a promise of the header.
     pub fn run(&mut self, ctx: u64, stream: *mut c_void) -> i32 {
-        let args = self.at(0).cast::<c_void>();
         // SAFETY: what the descriptors reach is the call's own, or nothing at all.
-        let status = unsafe { super::dispatch(&self.op, ctx, stream, args) };
+        self.run_with(|op, args| (unsafe { super::dispatch(op, ctx, stream, args) }, 0)).0
+    }
+
+    /// The same by whoever knows how, who may bring a number back.
+    pub fn run_with(&mut self, call: impl FnOnce(&str, *mut c_void) -> (i32, i64)) -> (i32, i64) {
+        let args = self.at(0).cast::<c_void>();
+        let (status, number) = call(&self.op, args);
         let text = last_error();
         let what = format!("{}: status {status}, {text}", self.op);
         assert!(status != sys::GRADUS_PANIC as i32, "{what}");
@@ -555,7 +576,7 @@ impl Call {
                 text.contains("argument `") && text.contains("got ") && text.contains("expected ");
             assert!(named && text.starts_with(&self.op[..3]), "{what}");
         }
-        status
+        (status, number)
     }
 }
 

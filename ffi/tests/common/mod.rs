@@ -4,6 +4,7 @@
 pub mod calls;
 #[path = "header.rs"]
 pub mod parsed;
+pub mod settings;
 
 use std::ffi::c_void;
 

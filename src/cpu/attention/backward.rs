@@ -3,6 +3,7 @@
 
 use super::lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
 use super::{KeyRows, Rows, into_rows};
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
@@ -53,11 +54,11 @@ fn shares<'o, T>(
     kv_len: &View<'_, i64>,
     kv_heads: usize,
 ) -> Vec<Share<'o, T>> {
-    let mut shares = Vec::with_capacity(kv_start.extent(0) * kv_heads);
+    let mut shares = alloc::room(kv_start.extent(0) * kv_heads);
     for b in 0..kv_start.extent(0) {
         for head in 0..kv_heads {
             let (query, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
-            shares.push(Share {
+            shares.put(Share {
                 query,
                 queries: end - query,
                 key: kv_start.at(b) as usize,
@@ -78,7 +79,7 @@ fn hand_out<'o, T>(shares: &mut [Share<'o, T>], group: usize, rows: Vec<&'o mut 
     for sequence in shares.chunk_by_mut(|a, b| a.head < b.head) {
         for _ in 0..sequence[0].queries {
             for share in sequence.iter_mut() {
-                share.dq.extend(rows.by_ref().take(group));
+                share.dq.put_all(rows.by_ref().take(group));
             }
         }
     }
@@ -93,7 +94,7 @@ fn hand_out_keys<'o, T: Float>(
     let clear = |rows: &mut dyn Iterator<Item = [&'o mut [T]; 2]>| {
         rows.flatten().for_each(|row| row.fill(T::from_f32(0.0)));
     };
-    let mut order: Vec<usize> = (0..shares.len()).step_by(kv_heads).collect();
+    let mut order: Vec<usize> = (0..shares.len()).step_by(kv_heads).gathered();
     order.retain(|&s| shares[s].keys > 0);
     order.sort_unstable_by_key(|&s| shares[s].key);
     let mut next = 0;
@@ -102,7 +103,7 @@ fn hand_out_keys<'o, T: Float>(
         let gap = (sequence[0].key - next) * kv_heads;
         clear(&mut rows.by_ref().take(gap));
         for _ in 0..sequence[0].keys {
-            sequence.iter_mut().for_each(|share| share.dkv.extend(rows.next()));
+            sequence.iter_mut().for_each(|share| share.dkv.put_all(rows.next()));
         }
         next = sequence[0].key + sequence[0].keys;
     }
@@ -123,8 +124,8 @@ struct Tile<A> {
 impl<A: Lane> Tile<A> {
     fn new(rows: usize, keys: usize, chunks: usize) -> Tile<A> {
         let stride = keys.next_multiple_of(LANES);
-        let scores = || vec![A::ZERO; rows * stride];
-        let row = || vec![[A::ZERO; LANES]; chunks];
+        let scores = || alloc::filled(A::ZERO, rows * stride);
+        let row = || alloc::filled([A::ZERO; LANES], chunks);
         Tile { stride, p: scores(), ds: scores(), q: row(), dout: row(), dq: row() }
     }
 
@@ -163,8 +164,8 @@ fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_
     }
     let Share { query, queries, key, keys, head, .. } = share;
     let (group, chunks) = (shared.group, shared.q.extent(2).div_ceil(LANES));
-    let mut dk = vec![[A::ZERO; LANES]; keys * chunks];
-    let mut dv = dk.clone();
+    let mut dk = alloc::filled([A::ZERO; LANES], keys * chunks);
+    let mut dv = alloc::copied(&dk);
     let [mut pad_k, mut pad_v, mut pad_q, mut pad_dout]: [Vec<T>; 4] = Default::default();
     let k = Rows::new(shared.k, head, KeyRows::From(key), keys, &mut pad_k);
     let v = Rows::new(shared.v, head, KeyRows::From(key), keys, &mut pad_v);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
 use super::{KeyRows, Rows, into_rows, probe};
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::par;
 use crate::dtype::Float;
@@ -59,12 +60,12 @@ pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
     let keys = (0..a.kv_len.extent(0)).map(|b| a.kv_len.at(b) as usize).max().unwrap_or(0);
     probe::<A>(group.max(TILE).max(d.next_multiple_of(LANES)), keys)?;
     let shared = Shared { q: a.q, k: a.k, v: a.v, scale: A::from_f64(a.scale), group };
-    let mut lse = vec![0f32; if a.lse.is_some() { a.q.extent(0) * heads } else { 0 }];
+    let mut lse = alloc::filled(0f32, if a.lse.is_some() { a.q.extent(0) * heads } else { 0 });
     let mut o = into_rows(&mut a.o);
     let (mut pieces, work) = cut(&mut o, &mut lse, &shared, [a.cu_seqlens, a.kv_len], &a.kv_rows);
     let mean = work.saturating_mul(d * 2) / pieces.len().max(1);
     let batch = (BATCH / mean.max(1)).max(1);
-    let batches: Vec<_> = pieces.chunks_mut(batch).collect();
+    let batches: Vec<_> = pieces.chunks_mut(batch).gathered();
     par::for_each(batches, mean.saturating_mul(batch), |_, batch| {
         attend_all(batch, &shared);
     });
@@ -99,7 +100,7 @@ fn cut<'p, 'o, 'a, T: Float, A>(
             let split = if queries == 1 && sequences < 64 { 1 } else { kv_heads };
             for h in (0..kv_heads).step_by(split) {
                 let rows = queries * split * shared.group;
-                pieces.push(Piece {
+                pieces.put(Piece {
                     o: o.split_off_mut(..rows).expect("a row for each query and head"),
                     lse: lse.split_off_mut(..rows).unwrap_or_default(),
                     query,
@@ -152,10 +153,10 @@ fn attend<T: Float, A: Lane>(
     for head in piece.heads.clone() {
         let k = Rows::new(shared.k, head, piece.keys, keys, &mut scratch.keys);
         let v = Rows::new(shared.v, head, piece.keys, keys, &mut scratch.values);
-        scratch.q.resize(rows * chunks, [A::ZERO; LANES]);
-        scratch.scores.resize(rows * stride, A::ZERO);
+        scratch.q.grow_to(rows * chunks, [A::ZERO; LANES]);
+        scratch.scores.grow_to(rows * stride, A::ZERO);
         scratch.total.clear();
-        scratch.total.resize(rows * chunks, [A::ZERO; LANES]);
+        scratch.total.grow_to(rows * chunks, [A::ZERO; LANES]);
         for (r, q) in scratch.q.chunks_mut(chunks).enumerate() {
             load(shared.q.row2(piece.query + r / group, head * group + r % group), q);
         }
@@ -171,7 +172,7 @@ fn attend<T: Float, A: Lane>(
         }
         scratch.sums.clear();
         for (r, scores) in scratch.scores.chunks_mut(stride).enumerate() {
-            scratch.sums.push(softmax(scores, visible(r), scale));
+            scratch.sums.put(softmax(scores, visible(r), scale));
         }
         for start in (0..keys).step_by(BLOCK) {
             for (r, total) in scratch.total.chunks_mut(chunks).enumerate() {

@@ -9,6 +9,7 @@ mod lanes;
 
 use std::marker::PhantomData;
 
+use crate::alloc::{Gather, Grow};
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::attention::{Attention, AttentionBwd, KvRows};
@@ -95,7 +96,7 @@ impl<'a, T: Float> Rows<'a, T> {
         }
         let width = chunks * LANES;
         padded.clear();
-        padded.resize(len * width, T::from_f32(0.0));
+        padded.grow_to(len * width, T::from_f32(0.0));
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
             row[..d].copy_from_slice(view.row2(keys.row(j), head));
         }
@@ -130,7 +131,7 @@ fn probe<A>(rows: usize, columns: usize) -> Result<()> {
 fn into_rows<'v, T: Float>(view: &'v mut ViewMut<'_, T>) -> Vec<&'v mut [T]> {
     let d = view.extent(2);
     if view.dims().is_contiguous() {
-        return view.as_mut_slice().into_iter().flat_map(|all| all.chunks_mut(d)).collect();
+        return view.as_mut_slice().into_iter().flat_map(|all| all.chunks_mut(d)).gathered();
     }
     view.reborrow().into_rows()
 }

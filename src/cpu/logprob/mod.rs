@@ -3,6 +3,7 @@
 
 mod row;
 
+use crate::alloc::{self, Gather};
 use crate::cpu::par;
 use crate::dtype::Float;
 use crate::ops::logprob::{IGNORE, LogProb, LogProbBwd, LogProbFused};
@@ -82,15 +83,15 @@ pub(crate) fn logprob_bwd<T: Float>(a: LogProbBwd<'_, T>) {
 pub(crate) fn logprob_fused<T: Float>(mut a: LogProbFused<'_, T>) {
     let (vocab, t, targets) = (a.vocab as usize, a.transform, a.targets);
     let rows = a.logits.into_rows();
-    let mut done = vec![(0.0, 0.0); rows.len()];
-    let items = rows.into_iter().zip(&mut done).collect();
+    let mut done = alloc::filled((0.0, 0.0), rows.len());
+    let items = rows.into_iter().zip(&mut done).gathered();
     par::for_each(items, 2 * vocab * WORK, |i, (row, done)| {
         let target = targets.at(i);
         if target == IGNORE {
             row.fill(T::from_f32(0.0));
             return;
         }
-        let held = row[..vocab].to_vec();
+        let held = alloc::copied(&row[..vocab]);
         let g = RowGradient { dlogp: a.dlogp.at(i) as f64, ..RowGradient::default() };
         let wanted = if a.entropy.is_some() { Sums::All } else { g.sums() };
         let stats = row_stats(&held, &t, wanted);

@@ -13,6 +13,7 @@ pub(crate) use product::{Cells, Link, Right, Rows, product};
 pub(crate) use scratch::Scratch;
 pub(crate) use tile::Lane;
 
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::par;
 use crate::dtype::{DType, Float};
 use crate::ops::matmul::{Lora, Matmul, MatmulDw, MatmulDx};
@@ -75,7 +76,7 @@ pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.a)).collect();
+        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.a)).gathered();
         let link = Link { left: Operand::Rows(&x), right: Right::PerGroup(right), depth: k };
         low_rank(&rows, link, &adapters, &mut low);
         if let Some(s) = s {
@@ -89,11 +90,11 @@ pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>
     let right = Right::Shared(Operand::Rows(w));
     let mut chain = vec![Link { left: Operand::Rows(&x), right, depth: k }];
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.b)).collect();
+        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.b)).gathered();
         let left = Operand::Rows(&low);
-        chain.push(Link { left, right: Right::PerGroup(right), depth: rank });
+        chain.put(Link { left, right: Right::PerGroup(right), depth: rank });
     }
-    let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).collect());
+    let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).gathered());
     let cells = Cells::new(y.into_rows(), n);
     product(&rows, n, &chain, &|place, sums| {
         let residual = residual.as_ref().map(|residual| residual.row(place.row));
@@ -153,7 +154,7 @@ pub(crate) fn backward<T: Float, A: Lane>(pass: Backward<'_, T>, w: &dyn Matrix<
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.b)).collect();
+        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.b)).gathered();
         let link = Link { left: Operand::Rows(&dy), right: Right::PerGroup(right), depth: n };
         low_rank(&rows, link, &adapters, &mut low);
     }
@@ -161,9 +162,9 @@ pub(crate) fn backward<T: Float, A: Lane>(pass: Backward<'_, T>, w: &dyn Matrix<
     let right = Right::Shared(Operand::Columns(w));
     let mut chain = vec![Link { left: Operand::Rows(&dy), right, depth: n }];
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.a)).collect();
+        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.a)).gathered();
         let left = Operand::Rows(&low);
-        chain.push(Link { left, right: Right::PerGroup(right), depth: rank });
+        chain.put(Link { left, right: Right::PerGroup(right), depth: rank });
     }
     let cells = Cells::new(dx.into_rows(), k);
     product(&rows, k, &chain, &|place, sums| {
@@ -210,8 +211,8 @@ fn weight_gradient<T: Float, A: Lane>(args: MatmulDw<'_, T>) {
 fn column_sums<T: Float>(dy: &View<'_, T>) -> Vec<f64> {
     const STRETCH: usize = 64;
     let (m, n) = (dy.extent(0), dy.extent(1));
-    let mut sums = vec![0.0; n];
-    par::for_each(sums.chunks_mut(STRETCH).collect(), m * STRETCH, |i, sums| {
+    let mut sums = alloc::filled(0.0, n);
+    par::for_each(sums.chunks_mut(STRETCH).gathered(), m * STRETCH, |i, sums| {
         for row in 0..m {
             let dy = &dy.row(row)[i * STRETCH..][..sums.len()];
             sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy.to_f64());

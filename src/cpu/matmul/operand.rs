@@ -3,6 +3,7 @@
 
 use super::tile::{HEIGHT, Lane, Tile, WIDTH};
 use super::transpose::ROWS;
+use crate::alloc::Grow;
 use crate::cpu::math::dispatch_simd;
 use crate::cpu::prefetch::fetch;
 use crate::dtype::Float;
@@ -154,7 +155,7 @@ fn pack_stretches<A: Lane>(
         let stretch = match matrix.lend(row, column, count) {
             Some(stretch) => stretch,
             None => {
-                room.resize(count, A::ZERO);
+                room.grow_to(count, A::ZERO);
                 matrix.read(row, column, &mut room);
                 &room
             }
@@ -250,7 +251,7 @@ fn pack_lanes<A: Lane>(
     }
     for (i, panel) in panel.chunks_mut(READ * WIDTH).enumerate() {
         let steps = panel.len() / WIDTH;
-        room.resize(ROWS * READ, A::ZERO);
+        room.grow_to(ROWS * READ, A::ZERO);
         for (room, &row) in room.chunks_exact_mut(READ).zip(&rows) {
             matrix.read(row, first + i * READ, &mut room[..steps]);
         }
@@ -272,7 +273,7 @@ fn pack_rows<A: Lane, const P: usize>(
     let steps = out.len() / P;
     let lent = rows.map(|row| matrix.lend(row, first, steps));
     if lent[0].is_none() {
-        room.resize(4 * steps, A::ZERO);
+        room.grow_to(4 * steps, A::ZERO);
         for (room, &row) in room.chunks_exact_mut(steps).zip(&rows[..count]) {
             matrix.read(row, first, room);
         }

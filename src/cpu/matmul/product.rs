@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use super::operand::{DEPTH, Operand, STRIP, TILES_PER_JOB};
 use super::scratch::Scratch;
 use super::tile::{HEIGHT, Lane, Sweep, Tile, WIDTH, sweep};
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::par;
 use crate::view::View;
 
@@ -57,12 +58,12 @@ pub(crate) struct Rows {
 impl Rows {
     /// Rows `0 .. count`, all of group 0.
     pub(crate) fn all(count: usize) -> Rows {
-        Rows::picked((0..count).collect())
+        Rows::picked((0..count).gathered())
     }
 
     /// These rows, all of group 0.
     pub(crate) fn picked(order: Vec<usize>) -> Rows {
-        let mut tiles = Vec::with_capacity(order.len().div_ceil(HEIGHT));
+        let mut tiles = alloc::room(order.len().div_ceil(HEIGHT));
         cut(0, order.len(), Some(0), &mut tiles);
         Rows { order, tiles }
     }
@@ -70,8 +71,9 @@ impl Rows {
     /// Row `i` in group `group[i]`, or in none if that is -1.
     pub(crate) fn grouped(group: &View<'_, i32>) -> Rows {
         let group = group.to_vec();
-        let mut order: Vec<usize> = (0..group.len()).collect();
-        order.sort_by_key(|&row| group[row]);
+        let mut order: Vec<usize> = (0..group.len()).gathered();
+        // Unstable sorting takes no memory; the row makes it stable.
+        order.sort_unstable_by_key(|&row| (group[row], row));
         let (mut tiles, mut start) = (Vec::new(), 0);
         for run in order.chunk_by(|&a, &b| group[a] == group[b]) {
             cut(start, run.len(), usize::try_from(group[run[0]]).ok(), &mut tiles);
@@ -86,7 +88,7 @@ fn cut(start: usize, count: usize, group: Option<usize>, tiles: &mut Vec<Tile>) 
     let pieces = count.div_ceil(HEIGHT);
     for piece in 0..pieces {
         let (from, to) = (piece * count / pieces, (piece + 1) * count / pieces);
-        tiles.push(Tile { start: start + from, height: to - from, group });
+        tiles.put(Tile { start: start + from, height: to - from, group });
     }
 }
 
@@ -139,12 +141,12 @@ pub(crate) fn product<A: Lane>(
         let taken = tiles.partition_point(|t| t.start + t.height - head.start <= limit);
         let (now, later) = tiles.split_at(taken);
         let lefts: Vec<Scratch<A>> =
-            chain.iter().map(|link| pack_left(link, now, &rows.order)).collect();
+            chain.iter().map(|link| pack_left(link, now, &rows.order)).gathered();
         let grain = Grain::of(chain, now.len() * HEIGHT, columns);
         let strips = columns.div_ceil(grain.columns);
         let splits = JOBS.div_ceil(strips).min(now.len().div_ceil(2 * HEIGHT));
         let work = grain.columns * depth * (now.len() * HEIGHT / splits / 16 + 1);
-        par::for_each(vec![(); strips * splits], work, |job, ()| {
+        par::for_each(alloc::filled((), strips * splits), work, |job, ()| {
             let (strip, split) = (job / splits * grain.columns, job % splits);
             let (from, to) = (split * now.len() / splits, (split + 1) * now.len() / splits);
             let tiles = &now[from..to];
@@ -162,7 +164,7 @@ fn pack_left<A: Lane>(link: &Link<'_, A>, tiles: &[Tile], order: &[usize]) -> Sc
     for tiles in tiles.chunks(TILES_PER_JOB) {
         let count: usize = tiles.iter().map(|t| t.height).sum();
         let (out, after) = rest.split_at_mut(count * link.depth);
-        jobs.push((tiles, out));
+        jobs.put((tiles, out));
         rest = after;
     }
     par::for_each(jobs, TILES_PER_JOB * HEIGHT * link.depth, |_, (tiles, out)| {
@@ -276,7 +278,7 @@ unsafe impl<T: Send> Sync for Cells<'_, T> {}
 impl<'a, T> Cells<'a, T> {
     /// Over disjoint rows of `columns` elements each.
     pub(crate) fn new(rows: impl IntoIterator<Item = &'a mut [T]>, columns: usize) -> Cells<'a, T> {
-        let rows = rows.into_iter().map(|row| row[..columns].as_mut_ptr()).collect();
+        let rows = rows.into_iter().map(|row| row[..columns].as_mut_ptr()).gathered();
         Cells { rows, columns, life: PhantomData }
     }
 

@@ -1,40 +1,49 @@
-//! Packing buffers that a thread keeps between calls.
+//! Packing buffers that are kept between calls, a few for each thread.
 
-use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::thread::LocalKey;
+use std::sync::{Mutex, MutexGuard};
 
-/// Buffers a thread keeps; a call nests at most this deep.
+use crate::alloc::{Grow, asking};
+
+/// Buffers kept for a thread; a call nests at most this deep.
 const KEPT: usize = 4;
 /// Largest buffer kept, in elements: allocating a larger one is a small part of the product that
 /// fills it.
 const KEPT_LEN: usize = 1 << 22;
+/// Stores: one for every worker of a pool, and one for the threads that call.
+const STORES: usize = 64;
 
-/// Buffers of one element type.
-pub(crate) type Store<A> = LocalKey<RefCell<Vec<Vec<A>>>>;
+/// Buffers of one element type. Not thread-local: a destructor of a thread-local must be announced to the
+/// C library, which ends the process where it has no memory for that.
+pub(crate) type Stores<A> = [Mutex<Vec<Vec<A>>>; STORES];
 
-/// An element type with a store per thread.
+/// An element type with its stores.
 pub(crate) trait Stored: Copy + 'static {
     /// What an untouched element holds.
     const EMPTY: Self;
-    /// The calling thread's store.
-    fn store() -> &'static Store<Self>;
+    /// All stores of the type.
+    fn stores() -> &'static Stores<Self>;
 }
 
 macro_rules! stored {
     ($($t:ty),*) => {$(
         impl Stored for $t {
             const EMPTY: $t = 0.0;
-            fn store() -> &'static Store<$t> {
-                thread_local! {
-                    static STORE: RefCell<Vec<Vec<$t>>> = const { RefCell::new(Vec::new()) };
-                }
-                &STORE
+            fn stores() -> &'static Stores<$t> {
+                static ALL: Stores<$t> = [const { Mutex::new(Vec::new()) }; STORES];
+                &ALL
             }
         }
     )*};
 }
 stored!(f32, f64);
+
+/// The calling thread's store, unless another thread has it in hand: two pools share them, and so do
+/// all threads that call.
+fn store<A: Stored>() -> Option<MutexGuard<'static, Vec<Vec<A>>>> {
+    let worker = rayon::current_thread_index().map_or(0, |index| 1 + index % (STORES - 1));
+    A::stores()[worker].try_lock().ok()
+}
 
 /// A buffer with unspecified contents, handed back on drop. It is out of the thread's store while
 /// in use: a thread that waits in rayon may run another product meanwhile.
@@ -45,9 +54,9 @@ pub(crate) struct Scratch<A: Stored> {
 
 impl<A: Stored> Scratch<A> {
     pub(crate) fn take(len: usize) -> Scratch<A> {
-        let mut buffer = A::store().with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut buffer = store().and_then(|mut store| store.pop()).unwrap_or_default();
         if buffer.len() < len {
-            buffer.resize(len, A::EMPTY);
+            buffer.grow_to(len, A::EMPTY);
         }
         Scratch { buffer, len }
     }
@@ -56,11 +65,11 @@ impl<A: Stored> Scratch<A> {
 impl<A: Stored> Drop for Scratch<A> {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        A::store().with_borrow_mut(|store| {
-            if store.len() < KEPT && buffer.len() <= KEPT_LEN {
-                store.push(buffer);
-            }
-        });
+        let Some(mut store) = store() else { return };
+        if store.len() < KEPT && buffer.len() <= KEPT_LEN && asking(|| store.try_reserve(1)).is_ok()
+        {
+            store.push(buffer);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Losses over groups and over a matrix: centred sums and max-subtracted soft maxima.
 
+use crate::alloc::Gather;
 use crate::cpu::group_advantage::Moments;
 use crate::cpu::math::exp;
 use crate::cpu::pair_loss::{store_losses, weight_of};
@@ -18,13 +19,13 @@ pub(crate) fn copg_loss<R: Real>(a: CopgLoss<'_, R>) {
             let reference = a.reference.as_ref().map_or(0.0, |r| r.at(i).to_f64());
             a.reward.at(i).to_f64() - a.beta * (a.logp.at(i).to_f64() - reference)
         });
-        let values: Vec<f64> = regularised.collect();
+        let values: Vec<f64> = regularised.gathered();
         let m = Moments::of(&values, 1);
         let slope = |value: &f64| match value.is_nan() || m.equal {
             true => 0.0,
             false => -2.0 / (m.count - 1) as f64 * (value - m.min - m.rise),
         };
-        (m.variance / a.beta, values.iter().map(slope).collect())
+        (m.variance / a.beta, values.iter().map(slope).gathered())
     });
     store(&terms, &a.offsets, &a.weight, a.d_logp);
     store_losses(terms.iter().map(|term| term.0), &a.weight, a.loss, a.total);
@@ -32,12 +33,12 @@ pub(crate) fn copg_loss<R: Real>(a: CopgLoss<'_, R>) {
 
 pub(crate) fn beta_mml_loss<R: Real>(a: BetaMmlLoss<'_, R>) {
     let terms = per_group(&a.offsets, |range| {
-        let scaled: Vec<f64> = range.map(|i| a.beta * a.logp.at(i).to_f64()).collect();
+        let scaled: Vec<f64> = range.map(|i| a.beta * a.logp.at(i).to_f64()).gathered();
         if scaled.is_empty() {
             return (0.0, scaled);
         }
         let (lse, share) = softmax(&scaled);
-        (-lse / a.beta, share.into_iter().map(|p| -p).collect())
+        (-lse / a.beta, share.into_iter().map(|p| -p).gathered())
     });
     store(&terms, &a.offsets, &a.weight, a.d_logp);
     store_losses(terms.iter().map(|term| term.0), &a.weight, a.loss, a.total);
@@ -70,19 +71,19 @@ fn store<R: Real>(
 /// log Σ e^x and the softmax of a vector that is not empty.
 fn softmax(x: &[f64]) -> (f64, Vec<f64>) {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let powers: Vec<f64> = x.iter().map(|x| exp(x - max)).collect();
+    let powers: Vec<f64> = x.iter().map(|x| exp(x - max)).gathered();
     let sum: f64 = powers.iter().sum();
-    (max + sum.ln(), powers.into_iter().map(|p| p / sum).collect())
+    (max + sum.ln(), powers.into_iter().map(|p| p / sum).gathered())
 }
 
 pub(crate) fn info_nce_loss<R: Real>(a: InfoNceLoss<'_, R>) {
     let n = a.logp.extent(0);
     let length = |j: usize| a.length.as_ref().map_or(1.0, |l| l.at(j) as f64);
     let share: Vec<f64> =
-        (0..n).map(|j| if length(j) > 0.0 { 1.0 / length(j) } else { 0.0 }).collect();
+        (0..n).map(|j| if length(j) > 0.0 { 1.0 / length(j) } else { 0.0 }).gathered();
     let score = |i: usize, j: usize| a.logp.row(i)[j].to_f64() * share[j];
-    let rows = par::map(n, n * WORK, |i| softmax(&(0..n).map(|j| score(i, j)).collect::<Vec<_>>()));
-    let cols = par::map(n, n * WORK, |j| softmax(&(0..n).map(|i| score(i, j)).collect::<Vec<_>>()));
+    let rows = par::map(n, n * WORK, |i| softmax(&(0..n).map(|j| score(i, j)).gathered()));
+    let cols = par::map(n, n * WORK, |j| softmax(&(0..n).map(|i| score(i, j)).gathered()));
     let scale = 0.5 / n.max(1) as f64;
     let mut sum = 0.0;
     for i in 0..n {

@@ -1,5 +1,6 @@
 //! PRDP: sums per sequence, then the pairs, then one pass that puts the gradient on tokens.
 
+use crate::alloc::{self, Gather};
 use crate::cpu::pair_loss::{store_losses, weight_of};
 use crate::cpu::par;
 use crate::cpu::seq_reduce::tokens;
@@ -34,7 +35,7 @@ pub(crate) fn prdp_loss<R: Real>(a: PrdpLoss<'_, R>) {
         sums
     });
     let pairs = a.pairs.extent(0);
-    let mut slopes = vec![Slopes::default(); sequences];
+    let mut slopes = alloc::filled(Slopes::default(), sequences);
     let losses: Vec<f64> = (0..pairs)
         .map(|p| {
             let (i, j) = (a.pairs.row(p)[0] as usize, a.pairs.row(p)[1] as usize);
@@ -51,7 +52,7 @@ pub(crate) fn prdp_loss<R: Real>(a: PrdpLoss<'_, R>) {
             slopes[j].inside -= weight * bounded;
             bounded * bounded
         })
-        .collect();
+        .gathered();
     let mut d_logp = a.d_logp;
     for (i, slopes) in slopes.iter().enumerate() {
         for t in tokens(&a.cu_seqlens, i) {

@@ -1,5 +1,6 @@
 //! Preference losses: value and slopes of each published form, then the chain to log-probs.
 
+use crate::alloc::{self, Gather, Grow};
 use crate::cpu::math::{exp, sigmoid};
 use crate::cpu::pair_loss::{store_losses, weight_of};
 use crate::dtype::Real;
@@ -17,7 +18,7 @@ type Jet = (f64, f64);
 pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
     let pairs = a.logp.chosen.extent(0);
     let (mut d_logp, mut reward) = (a.d_logp, a.reward);
-    let mut losses = Vec::with_capacity(pairs);
+    let mut losses = alloc::room(pairs);
     for p in 0..pairs {
         let (reference, length) = (a.reference.as_ref(), a.length.as_ref());
         let w =
@@ -31,7 +32,7 @@ pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
         let ((score_w, slope_w), (score_l, slope_l)) =
             (score(a.score, w.ratio), score(a.score, l.ratio));
         let (value, slopes) = pair(a.kind, a.beta, score_w, score_l);
-        losses.push(value - a.likelihood * w.logp);
+        losses.put(value - a.likelihood * w.logp);
         let weight = weight_of(&a.weight, p, pairs);
         let chosen = (slopes.chosen * slope_w - a.likelihood) * w.share;
         d_logp.chosen.set(p, R::from_f64(weight * chosen));
@@ -190,7 +191,7 @@ pub(crate) fn kto_loss<R: Real>(a: KtoLoss<'_, R>) {
             d_logp.set(i, R::from_f64(weight_of(&a.weight, i, count) * slope));
             lambda * sigmoid(-z)
         })
-        .collect();
+        .gathered();
     store_losses(losses.into_iter(), &a.weight, a.loss, a.total);
 }
 

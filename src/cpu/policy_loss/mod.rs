@@ -6,6 +6,8 @@ mod terms;
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::alloc::{self, Gather, Grow};
+use crate::cpu::math::{at_least, at_most, within};
 use crate::cpu::par;
 use crate::dtype::{Element, Real};
 use crate::ops::policy_loss::{
@@ -33,6 +35,8 @@ struct Active {
     /// ∂loss/∂(log ratio) and ∂loss/∂ℓ at a fixed ratio.
     by_ratio: f64,
     by_logp: f64,
+    /// Whether its loss is a number.
+    finite: bool,
 }
 
 /// Results of one sequence.
@@ -84,7 +88,7 @@ fn joins_tokens(s: &PolicySettings) -> bool {
 
 fn sequence<R: Real>(a: &PolicyLoss<'_, R>, i: usize) -> Sequence {
     let (from, to) = (a.cu_seqlens.at(i) as usize, a.cu_seqlens.at(i + 1) as usize);
-    let room = |wanted: bool| Vec::with_capacity(if wanted { to - from } else { 0 });
+    let room = |wanted: bool| alloc::room(if wanted { to - from } else { 0 });
     let mut out = Sequence {
         loss: 0.0,
         dlogp: room(true),
@@ -93,7 +97,7 @@ fn sequence<R: Real>(a: &PolicyLoss<'_, R>, i: usize) -> Sequence {
         stats: PolicyStats::default(),
     };
     let block = if joins_tokens(a.settings) { to - from } else { BLOCK.min(to - from) };
-    let mut active = Vec::with_capacity(block);
+    let mut active = alloc::room(block);
     for first in (from..to).step_by(block.max(1)) {
         gather(a, i, first..to.min(first + block), &mut active);
         if !active.is_empty() {
@@ -113,12 +117,13 @@ fn add_tokens<R: Real>(a: &PolicyLoss<'_, R>, i: usize, active: &mut [Active], o
     let (s, w) = (a.settings, a.seq_weight.at(i).to_f64());
     let (counted, told) = (a.stats.is_some(), a.token_loss.is_some());
     let spread = set_ratios(s, active);
-    let dropped = opsm_drops(a, active);
+    let opsm = opsm_share(a, active);
     // Σ of what flows through a ratio that the whole sequence shares.
     let mut shared = 0.0;
     for t in active.iter_mut() {
         let (term, clipped) = surrogate(&s.loss, &t.token);
-        let keep = if dropped && t.token.advantage < 0.0 { 0.0 } else { t.rho * t.weight };
+        let share = if t.token.advantage < 0.0 { opsm } else { 1.0 };
+        let keep = scaled(t.rho * t.weight, share);
         let kl = kl_of(a, t);
         let class = s.class_weight[t.class];
         let value = scaled(term.value, keep) + kl.value - scaled(t.entropy, s.entropy_coef);
@@ -127,10 +132,11 @@ fn add_tokens<R: Real>(a: &PolicyLoss<'_, R>, i: usize, active: &mut [Active], o
         shared += t.by_ratio;
         out.loss += w * class * value;
         if told {
-            out.token_loss.push((t.at, class * value));
+            out.token_loss.put((t.at, class * value));
         }
         if counted {
-            count(&mut out.stats, t, clipped, dropped && t.token.advantage < 0.0);
+            count(&mut out.stats, t, clipped, share == 0.0);
+            t.finite = value.is_finite();
             kl_stats(a, t, &mut out.stats);
         }
     }
@@ -140,10 +146,10 @@ fn add_tokens<R: Real>(a: &PolicyLoss<'_, R>, i: usize, active: &mut [Active], o
             Spread::All(share) => shared * share * t.moves as u8 as f64,
         };
         let gradient = through + t.by_logp;
-        out.dlogp.push((t.at, gradient));
+        out.dlogp.put((t.at, gradient));
         if counted {
             out.stats.grad2_by_class[t.class] += gradient * gradient;
-            out.stats.n_nonfinite += !gradient.is_finite() as u64;
+            out.stats.n_nonfinite += !(t.finite && gradient.is_finite()) as u64;
         }
     }
 }
@@ -166,7 +172,7 @@ enum Spread {
 fn column<'a, T: Element>(view: &View<'a, T>, range: &Range<usize>) -> Cow<'a, [T]> {
     match view.as_slice() {
         Some(all) => Cow::Borrowed(&all[range.clone()]),
-        None => range.clone().map(|t| view.at(t)).collect(),
+        None => range.clone().map(|t| view.at(t)).gathered().into(),
     }
 }
 
@@ -207,7 +213,7 @@ fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize, range: Range<usize>, active:
             ClipCenter::OldOverSampler => (old.unwrap_or(logp) - sampler.unwrap_or(logp)).exp(),
         };
         let raw = logp - base;
-        let log_ratio = raw.clamp(-s.log_ratio_clamp, s.log_ratio_clamp);
+        let log_ratio = within(raw, -s.log_ratio_clamp, s.log_ratio_clamp);
         let token = Token {
             advantage: read(&advantages, j).unwrap_or(shared),
             logp,
@@ -218,7 +224,7 @@ fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize, range: Range<usize>, active:
             log_phi: (0.0, 0.0),
             selected: marks.as_ref().is_some_and(|x| x[j] != 0),
         };
-        active.push(Active {
+        active.put(Active {
             at: range.start + j,
             class,
             token,
@@ -229,6 +235,7 @@ fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize, range: Range<usize>, active:
             weight: read(&weights, j).unwrap_or(1.0),
             by_ratio: 0.0,
             by_logp: 0.0,
+            finite: true,
         });
     }
 }
@@ -240,9 +247,9 @@ fn set_ratios(s: &PolicySettings, active: &mut [Active]) -> Spread {
         return geometric_mean(active, lo, hi);
     }
     if let Loss::Vespo { pos, neg } = s.loss {
-        let rho = |t: &Active| t.rho.ln().clamp(LOG_TINY, 20.0);
-        let sum: f64 = active.iter().map(|t| t.raw.clamp(-20.0, 20.0) + rho(t)).sum();
-        let log_w = sum.clamp(LOG_TINY, 20.0);
+        let rho = |t: &Active| within(t.rho.ln(), LOG_TINY, 20.0);
+        let sum: f64 = active.iter().map(|t| within(t.raw, -20.0, 20.0) + rho(t)).sum();
+        let log_w = within(sum, LOG_TINY, 20.0);
         let phi = |(kappa, lambda): (f64, f64)| lambda + kappa * log_w - lambda * log_w.exp();
         for t in active.iter_mut() {
             t.token.log_phi = (phi(pos), phi(neg));
@@ -257,7 +264,7 @@ fn set_ratios(s: &PolicySettings, active: &mut [Active]) -> Spread {
         RatioLevel::SequenceMeanToken => (sum / n, Spread::Own),
         RatioLevel::SequenceSum => (sum, Spread::All(1.0)),
     };
-    let bounded = level.min(s.seq_log_ratio_max);
+    let bounded = at_most(level, s.seq_log_ratio_max);
     for t in active {
         t.token.log_ratio = bounded;
         t.token.ratio = bounded.exp();
@@ -278,8 +285,9 @@ fn geometric_mean(active: &mut [Active], lo: f64, hi: f64) -> Spread {
     for t in active.iter_mut() {
         let d = t.token.log_ratio;
         let cut = match t.token.advantage {
-            a if a > 0.0 => d.min(hi),
-            a if a < 0.0 => d.max(-lo),
+            a if a > 0.0 => at_most(d, hi),
+            a if a < 0.0 => at_least(d, -lo),
+            _ if d.is_nan() => d,
             _ => 0.0,
         };
         t.moves &= cut == d;
@@ -293,14 +301,17 @@ fn geometric_mean(active: &mut [Active], lo: f64, hi: f64) -> Spread {
     Spread::All(1.0 / n)
 }
 
-/// Whether OPSM drops the sequence's tokens of negative advantage.
-fn opsm_drops<R: Real>(a: &PolicyLoss<'_, R>, active: &[Active]) -> bool {
+/// What OPSM leaves of the sequence's tokens of negative advantage: 1 or 0, or NaN where the gap is.
+fn opsm_share<R: Real>(a: &PolicyLoss<'_, R>, active: &[Active]) -> f64 {
     if a.settings.opsm == f64::INFINITY {
-        return false;
+        return 1.0;
     }
-    let Some(sampler) = a.sampler_logp.as_ref().or(a.old_logp.as_ref()) else { return false };
+    let Some(sampler) = a.sampler_logp.as_ref().or(a.old_logp.as_ref()) else { return 1.0 };
     let gap: f64 = active.iter().map(|t| sampler.at(t.at).to_f64() - t.token.logp).sum();
-    gap / active.len() as f64 > a.settings.opsm
+    match gap / active.len() as f64 {
+        gap if gap.is_nan() => gap,
+        gap => (gap <= a.settings.opsm) as u8 as f64,
+    }
 }
 
 fn kl_of<R: Real>(a: &PolicyLoss<'_, R>, t: &Active) -> Term {

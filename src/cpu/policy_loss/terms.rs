@@ -2,7 +2,7 @@
 //! into the part that flows through the ratio and the part that flows through ℓ itself. The split
 //! is what lets one formula serve token ratios and sequence ratios.
 
-use crate::cpu::math::sigmoid;
+use crate::cpu::math::{at_most, sigmoid, within};
 use crate::ops::policy_loss::{Kl, KlEstimator, KlGradient, KlWeight, Loss};
 
 /// A value with its derivatives.
@@ -51,13 +51,13 @@ pub(super) fn surrogate(loss: &Loss, t: &Token) -> (Term, Clipped) {
     let plain =
         |value: f64, by_ratio: f64, by_logp: f64| (Term { value, by_ratio, by_logp }, Clipped::No);
     match *loss {
-        Loss::CrossEntropy => plain(-t.logp, 0.0, -1.0),
-        Loss::Reinforce => plain(-a * t.logp, 0.0, -a),
+        Loss::CrossEntropy => plain(-t.logp, 0.0, poisoned(-1.0, t.logp)),
+        Loss::Reinforce => plain(-a * t.logp, 0.0, poisoned(-a, t.logp)),
         Loss::PpoClip { lo, hi, dual } => {
             ppo(a, r, t.center + (lo - 1.0), t.center + (hi - 1.0), dual)
         }
         Loss::Cispo { lo, hi } => {
-            let w = r.clamp(lo, hi);
+            let w = within(r, lo, hi);
             let clipped = if r > hi && a > 0.0 {
                 Clipped::High
             } else if r < lo && a < 0.0 {
@@ -74,8 +74,9 @@ pub(super) fn surrogate(loss: &Loss, t: &Token) -> (Term, Clipped) {
         }
         Loss::Vespo { .. } => {
             let phi = if a >= 0.0 { t.log_phi.0 } else { t.log_phi.1 }.exp();
-            let phi = if phi.is_finite() { phi } else { 0.0 };
-            plain(-phi * a * t.logp, 0.0, -phi * a)
+            // As published, a weight that overflows counts 0; NaN stays NaN.
+            let phi = if phi == f64::INFINITY { 0.0 } else { phi };
+            plain(-phi * a * t.logp, 0.0, poisoned(-phi * a, t.logp))
         }
         // The sequence pass sets `ratio` to the clipped geometric mean.
         Loss::Gmpo { .. } => plain(-r * a, -r * a, 0.0),
@@ -97,6 +98,11 @@ pub(super) fn surrogate(loss: &Loss, t: &Token) -> (Term, Clipped) {
     }
 }
 
+/// A constant slope, or NaN where what it belongs to is NaN: such a token must not move the model.
+fn poisoned(slope: f64, by: f64) -> f64 {
+    if by.is_nan() { by } else { slope }
+}
+
 /// −min(min(r, dual)·A, clip(r)·A). The gradient is −r·A where neither bound holds it: for A > 0
 /// up to hi, for A < 0 down to lo and up to dual.
 fn ppo(a: f64, r: f64, lo: f64, hi: f64, dual: f64) -> (Term, Clipped) {
@@ -109,17 +115,20 @@ fn ppo(a: f64, r: f64, lo: f64, hi: f64, dual: f64) -> (Term, Clipped) {
     } else {
         Clipped::No
     };
-    let value = -(r.min(dual) * a).min(r.clamp(lo, hi) * a);
-    let by_ratio = if clipped == Clipped::No { -r * a } else { 0.0 };
+    let (free, bounded) = (at_most(r, dual) * a, within(r, lo, hi) * a);
+    // `bounded` alone may be NaN, where the centre is.
+    let value = -if bounded.is_nan() { bounded } else { at_most(free, bounded) };
+    let by_ratio = if clipped == Clipped::No { poisoned(-r * a, value) } else { 0.0 };
     (Term { value, by_ratio, by_logp: 0.0 }, clipped)
 }
 
 fn trust_region(a: f64, r: f64, logp: f64, cap: f64, keep: bool) -> (Term, Clipped) {
-    if !keep {
+    // Whether NaN is inside the region is unknown, so NaN is what becomes of it.
+    if !keep && !r.is_nan() && !a.is_nan() {
         let side = if a > 0.0 { Clipped::High } else { Clipped::Low };
         return (Term::default(), side);
     }
-    let w = r.min(cap);
+    let w = at_most(r, cap);
     (Term { value: -a * w * logp, by_ratio: 0.0, by_logp: -a * w }, Clipped::No)
 }
 
@@ -141,7 +150,7 @@ fn kl_keeps(t: &Token, lo: f64, hi: f64) -> bool {
 #[inline]
 fn estimate(kl: &Kl, logp: f64, anchor: f64) -> (f64, f64) {
     let exact = anchor - logp;
-    let k = exact.clamp(-kl.clamp_in, kl.clamp_in);
+    let k = within(exact, -kl.clamp_in, kl.clamp_in);
     let inside = k == exact;
     let (value, slope) = match kl.estimator {
         KlEstimator::K1 => (-k, 1.0),
@@ -152,10 +161,11 @@ fn estimate(kl: &Kl, logp: f64, anchor: f64) -> (f64, f64) {
         }
         KlEstimator::Abs => (k.abs(), if k == 0.0 { 0.0 } else { -k.signum() }),
     };
-    let bounded = value.clamp(-kl.clamp_out, kl.clamp_out);
+    let bounded = within(value, -kl.clamp_out, kl.clamp_out);
     let slope = match kl.gradient {
         KlGradient::None => 0.0,
         KlGradient::K2 => -exact,
+        KlGradient::Same if exact.is_nan() => exact,
         KlGradient::Same if inside && bounded == value => slope,
         KlGradient::Same => 0.0,
     };

@@ -1,5 +1,6 @@
 //! Losses over the samples of a group: contrastive policy gradient and β-MML.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -63,7 +64,7 @@ pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> 
     }
     check_rewards(&check, &args.reward)?;
     match device {
-        Device::Cpu => cpu::pair_loss::copg_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::copg_loss(args))?,
         Device::Gpu(gpu) => gpu::group_loss::copg_loss(gpu, args)?,
     }
     Ok(())
@@ -107,7 +108,7 @@ pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Resu
     check.positive("beta", args.beta)?;
     finite(&check, "logp", &args.logp, &None)?;
     match device {
-        Device::Cpu => cpu::pair_loss::beta_mml_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::beta_mml_loss(args))?,
         Device::Gpu(gpu) => gpu::group_loss::beta_mml_loss(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Contrast between contexts and completions.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -52,7 +53,7 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
         }
     }
     match device {
-        Device::Cpu => cpu::pair_loss::info_nce_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::info_nce_loss(args))?,
         Device::Gpu(gpu) => gpu::group_loss::info_nce_loss(gpu, args)?,
     }
     Ok(())

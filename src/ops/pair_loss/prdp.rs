@@ -1,5 +1,6 @@
 //! Reward-difference prediction over pairs, with a proximal bound on every step.
 
+use crate::alloc::{self, Grow};
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -84,7 +85,7 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     finite(&check, "reference", &args.reference, &args.mask)?;
     finite(&check, "reward", &args.reward, &None)?;
     match device {
-        Device::Cpu => cpu::pair_loss::prdp_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::prdp_loss(args))?,
         Device::Gpu(gpu) => gpu::pair_loss::prdp_loss(gpu, args)?,
     }
     Ok(())
@@ -105,15 +106,17 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
 pub fn pairs_by_reward<R: Real>(reward: &[R], offsets: &[i64]) -> Result<Vec<i64>> {
     let check = Check("pairs_by_reward");
     let groups = check.cu_seqlens(&Device::Cpu, "offsets", &offsets.into(), reward.len())?;
-    let mut pairs = Vec::new();
-    for g in 0..groups {
-        for i in offsets[g]..offsets[g + 1] {
-            for j in offsets[g]..offsets[g + 1] {
-                if reward[i as usize].to_f64() > reward[j as usize].to_f64() {
-                    pairs.extend([i, j]);
+    alloc::or_out_of_memory(check.0, || {
+        let mut pairs = Vec::new();
+        for g in 0..groups {
+            for i in offsets[g]..offsets[g + 1] {
+                for j in offsets[g]..offsets[g + 1] {
+                    if reward[i as usize].to_f64() > reward[j as usize].to_f64() {
+                        pairs.put_all([i, j]);
+                    }
                 }
             }
         }
-    }
-    Ok(pairs)
+        pairs
+    })
 }

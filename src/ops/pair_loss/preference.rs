@@ -1,5 +1,6 @@
 //! Losses on a chosen and a rejected sequence, and KTO's on single ones.
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -188,7 +189,7 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
     check.non_negative("likelihood", args.likelihood)?;
     check_kind(&check, &args)?;
     match device {
-        Device::Cpu => cpu::pair_loss::preference_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::preference_loss(args))?,
         Device::Gpu(gpu) => gpu::pair_loss::preference_loss(gpu, args)?,
     }
     Ok(())
@@ -201,7 +202,7 @@ fn check_kind<R: Real>(check: &Check, args: &PreferenceLoss<'_, R>) -> Result<()
     match args.kind {
         PreferenceKind::Sigmoid { label_smoothing: e, margin } => {
             smoothing(e, (0.0..=0.5).contains(&e), "a number in [0, 0.5]")?;
-            check.that(margin.is_finite(), "kind.margin", margin, "a finite number")?;
+            check.factor("kind.margin", margin)?;
         }
         PreferenceKind::Robust { label_smoothing: e } => {
             smoothing(e, (0.0..0.5).contains(&e), "a number in [0, 0.5)")?;
@@ -210,7 +211,7 @@ fn check_kind<R: Real>(check: &Check, args: &PreferenceLoss<'_, R>) -> Result<()
             smoothing(e, e > 0.0 && e <= 0.5, "a number in (0, 0.5]")?;
         }
         PreferenceKind::Bco { reference_point: delta } => {
-            check.that(delta.is_finite(), "kind.reference_point", delta, "a finite number")?;
+            check.factor("kind.reference_point", delta)?;
         }
         PreferenceKind::Discopop { temperature } => {
             check.positive("kind.temperature", temperature)?;
@@ -228,9 +229,7 @@ fn check_kind<R: Real>(check: &Check, args: &PreferenceLoss<'_, R>) -> Result<()
         _ => {}
     }
     match args.score {
-        PreferenceScore::Alpha(alpha) => {
-            check.that(alpha.is_finite(), "score.alpha", alpha, "a finite number")
-        }
+        PreferenceScore::Alpha(alpha) => check.factor("score.alpha", alpha),
         _ => Ok(()),
     }
 }
@@ -285,7 +284,7 @@ pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     finite(&check, "logp", &args.logp, &None)?;
     finite(&check, "reference", &args.reference, &None)?;
     match device {
-        Device::Cpu => cpu::pair_loss::kto_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::pair_loss::kto_loss(args))?,
         Device::Gpu(gpu) => gpu::pair_loss::kto_loss(gpu, args)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! One weight per sequence: the only place where losses are averaged.
 
+use crate::alloc::{self, Gather};
 use crate::error::{Error, Result};
 
 /// How per-token losses become one number: Total = Σ_i w_i·Σ_t L_t, N_i scored tokens in sequence
@@ -51,21 +52,24 @@ pub fn seq_weights(aggregation: Aggregation, lengths: &[i64]) -> Result<Vec<f64>
         let counted = lengths.iter().filter(|&&n| count_empty || n > 0).count();
         counted.max(1) as f64
     };
-    let total = lengths.iter().sum::<i64>().max(1) as f64;
-    let all = |w: f64| vec![w; lengths.len()];
+    let total = lengths.iter().map(|&n| n as f64).sum::<f64>().max(1.0);
+    let fill = |weight: &dyn Fn(i64) -> f64| {
+        alloc::or_out_of_memory("seq_weights", || lengths.iter().map(|&n| weight(n)).gathered())
+    };
+    let all = |w: f64| fill(&|_| w);
     let mut weights = match aggregation {
         Aggregation::TokenMean => all(1.0 / total),
         Aggregation::TokenMeanOf { tokens } => all(1.0 / positive("tokens", tokens)?),
         Aggregation::SequenceMeanTokenMean { count_empty } => {
             let b = sequences(count_empty);
-            lengths.iter().map(|&n| 1.0 / (b * n.max(1) as f64)).collect()
+            fill(&|n| 1.0 / (b * n.max(1) as f64))
         }
         Aggregation::SequenceMeanTokenSum { count_empty } => all(1.0 / sequences(count_empty)),
         Aggregation::Constant { length, count_empty } => {
             all(1.0 / (sequences(count_empty) * positive("length", length)?))
         }
         Aggregation::TokenSum => all(1.0),
-    };
+    }?;
     weights.iter_mut().zip(lengths).filter(|(_, n)| **n == 0).for_each(|(w, _)| *w = 0.0);
     Ok(weights)
 }

@@ -9,6 +9,7 @@ pub use settings::{
     RatioLevel,
 };
 
+use crate::alloc;
 use crate::cpu;
 use crate::device::Device;
 use crate::dtype::Real;
@@ -238,7 +239,7 @@ pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<
     a.settings.check(check)?;
     check_needed(check, a, n)?;
     match device {
-        Device::Cpu => cpu::policy_loss::policy_loss(args),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::policy_loss::policy_loss(args))?,
         Device::Gpu(gpu) => gpu::policy_loss::policy_loss(gpu, args)?,
     }
     Ok(())

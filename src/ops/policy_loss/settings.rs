@@ -1,7 +1,7 @@
 //! What a policy loss is made of. Every published token loss is a choice on these axes.
 
 use crate::error::Result;
-use crate::ops::check::Check;
+use crate::ops::check::{Check, LARGEST};
 
 /// The surrogate, with r the importance ratio, A the advantage and sg stop-gradient. Clip bounds
 /// are absolute values of r.
@@ -275,7 +275,7 @@ impl PolicySettings {
         }
         check.non_negative(&name("entropy_coef"), self.entropy_coef)?;
         for weight in self.class_weight {
-            check.that(weight.is_finite(), &name("class_weight"), weight, "finite numbers")?;
+            check.factor(&name("class_weight"), weight)?;
         }
         if let Some(kl) = &self.kl {
             check.non_negative(&name("kl.coef"), kl.coef)?;
@@ -293,7 +293,8 @@ impl PolicySettings {
     fn check_loss(&self, check: Check) -> Result<()> {
         let field = "settings.loss";
         let got = format!("{:?}", self.loss);
-        let finite = |x: f64| x.is_finite() && x >= 0.0;
+        let finite = |x: f64| (0.0..=LARGEST).contains(&x);
+        let tau = |x: f64| (1.0 / LARGEST..=LARGEST).contains(&x);
         let (ok, expected) = match self.loss {
             Loss::CrossEntropy | Loss::Reinforce => (true, ""),
             Loss::PpoClip { lo, hi, dual } => {
@@ -301,10 +302,10 @@ impl PolicySettings {
             }
             Loss::Cispo { lo, hi } => (finite(lo) && hi >= lo && hi > 0.0, "0 <= lo <= hi"),
             Loss::Sapo { tau_pos, tau_neg } => {
-                (finite(tau_pos) && finite(tau_neg) && tau_pos > 0.0 && tau_neg > 0.0, "tau > 0")
+                (tau(tau_pos) && tau(tau_neg), "tau within 1e-18 to 1e18")
             }
             Loss::Vespo { pos, neg } => {
-                let fine = |(k, l): (f64, f64)| finite(k) && l.is_finite() && l >= 1e-4;
+                let fine = |(k, l): (f64, f64)| finite(k) && finite(l) && l >= 1e-4;
                 (fine(pos) && fine(neg), "kappa >= 0, lambda >= 1e-4")
             }
             Loss::Gmpo { lo, hi } => (finite(lo) && finite(hi), "bounds >= 0"),
