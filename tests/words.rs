@@ -182,6 +182,18 @@ fn chat_samples_show_question_and_answer() {
     let asked = shown(&["sample", "--model", &model, "--prompt", "what is 3+4?", "-n", "1"]);
     assert!(asked.contains("question  what is 3+4?\n"), "{asked}");
     assert!(!asked.contains("<|"), "{asked}");
+    let data = folder.path().join("rows.jsonl");
+    let row = |i: i32| json!({"prompt": format!("{i}+1="), "answer": (i + 1).to_string()});
+    let rows: String = (0..100).map(|i| row(i).to_string() + "\n").collect();
+    std::fs::write(&data, rows).unwrap();
+    let given =
+        ["sample", "--model", &model, "--data", data.to_str().unwrap(), "--reward", "numeric"];
+    let given = shown(&given);
+    assert!(given.contains("question  ") && given.contains("+1=\n"), "{given}");
+    assert!(
+        given.contains("(wrong, cut off at rl.max_new_tokens") && !given.contains("<|"),
+        "{given}"
+    );
 }
 
 /// No control character of a foreign file, argument, worker or model reaches the terminal.

@@ -59,6 +59,9 @@ pub struct Example {
     /// Whether a chat template wrote `prompt`. It then spells its special tokens and is encoded
     /// with [`Codec::encode_rendered`](crate::text::Codec::encode_rendered).
     pub rendered: bool,
+    /// The last message's text, where a chat template wrote `prompt`: what a person reads as the
+    /// question.
+    pub question: Option<String>,
     /// An answer to learn from, without an end of sequence.
     pub demo: Option<String>,
     /// The row, for the reward.
@@ -285,7 +288,9 @@ fn example(
     let mut fields = row.clone();
     fields.extend(parts.fields);
     let fields = wide::plain(fields);
-    Ok(Example { prompt, rendered: template.is_some(), demo: parts.demo, fields })
+    let asked = parts.messages.last().map(|last| last["content"].as_str().unwrap_or_default());
+    let question = asked.filter(|text| template.is_some() && !text.is_empty()).map(String::from);
+    Ok(Example { prompt, rendered: template.is_some(), question, demo: parts.demo, fields })
 }
 
 /// The text of one message, or of a system message and one more with an empty line between. Longer

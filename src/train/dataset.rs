@@ -162,11 +162,11 @@ impl DataTask {
         let all = rows.examples(&writer.format, writer.template.as_ref())?;
         for (row, example) in all.into_iter().enumerate() {
             interrupt::check()?;
-            let Example { prompt: text, rendered, demo, mut fields } = example;
+            let Example { prompt: text, rendered, question, demo, mut fields } = example;
             self.golds
                 .place(&mut fields)
                 .map_err(|reason| Error::format(path, format!("row {row}: {reason}")))?;
-            let prompt = Prompt { text, rendered, question: None, fields: Arc::new(fields) };
+            let prompt = Prompt { text, rendered, question, fields: Arc::new(fields) };
             let tokens = self.encode(&prompt)?.len();
             if tokens == 0 || tokens > data.max_prompt_tokens {
                 dropped += 1;

@@ -568,14 +568,18 @@ fn message(values: &Values) -> String {
     let mut text = String::new();
     for (column, label) in shown {
         if let Some((_, value)) = values.iter().find(|v| v.0 == column && v.1.is_finite()) {
-            text += &format!("{label} {value:.3} ");
+            // A loss just below 0 is shown as 0.
+            text += &format!("{label} {:.3} ", (value * 1e3).round() / 1e3 + 0.0);
         }
     }
     if values.iter().any(|&(name, value)| name == "frac_reward_zero_std" && value >= 1.0) {
         text += "all rewards equal ";
     }
     if let Some((_, rate)) = values.iter().find(|v| v.0 == "time/tokens_per_second") {
-        text += &format!("{:.1}k tok/s", rate / 1e3);
+        text += &match rate {
+            r if *r < 1e3 => format!("{r:.0} tok/s"),
+            r => format!("{:.1}k tok/s", r / 1e3),
+        };
     }
     text
 }

@@ -73,6 +73,9 @@ pub struct SampleLine {
     pub question: Option<String>,
     /// The completion.
     pub completion: String,
+    /// Whether it ended by itself; if not, it was cut off at the length limit.
+    #[serde(default)]
+    pub finished: bool,
     /// Whether a reward was asked about it.
     #[serde(default)]
     pub judged: bool,
@@ -86,18 +89,19 @@ pub struct SampleLine {
 }
 
 impl SampleLine {
-    /// The score in words; none where no reward was asked.
+    /// The score in words, and that the completion was cut off; none where no reward was asked and
+    /// nothing was cut.
     pub fn verdict(&self) -> Option<String> {
-        if !self.judged {
-            return None;
-        }
-        Some(match (self.score, &self.failure) {
+        let score = self.judged.then(|| match (self.score, &self.failure) {
             (None, Some(reason)) => format!("reward failed: {reason}"),
             (None, None) => "no opinion".into(),
             (Some(1.0), _) => "right".into(),
             (Some(0.0), _) => "wrong".into(),
             (Some(score), _) => format!("score {score:.3}"),
-        })
+        });
+        let cut = (!self.finished).then(|| "cut off at rl.max_new_tokens".to_string());
+        let words: Vec<String> = score.into_iter().chain(cut).collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     /// The sample as a person reads it, with `note` behind it: one line for a short text prompt, the

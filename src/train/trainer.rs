@@ -335,6 +335,7 @@ impl Sampled {
                 prompt: prompt.text.clone(),
                 question: prompt.question.clone(),
                 completion: text.clone(),
+                finished: rollout.finished,
                 judged: true,
                 score,
                 failure,
