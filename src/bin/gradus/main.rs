@@ -135,8 +135,8 @@ struct Source {
 /// How tokens are chosen.
 #[derive(clap::Args)]
 struct Heat {
-    /// Sampling temperature, 0 for the most likely token at every place; by default that of the run,
-    /// or of the model's generation_config.json.
+    /// Sampling temperature, 0 for the most likely token at every place. By default rl.temperature of
+    /// a run, the generation_config.json of a model, and eval.temperature for an evaluation.
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f64>,
 }
