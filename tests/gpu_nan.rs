@@ -319,7 +319,7 @@ fn off_policy_settings() -> Vec<OffPolicySettings> {
                 normalize,
                 min: 0.01,
                 max: 100.0,
-                ..plain.clone()
+                ..plain
             }));
         }
     }
@@ -332,7 +332,7 @@ fn off_policy_settings() -> Vec<OffPolicySettings> {
         let reject = |by| Some(Reject { by, level, lo: -9.0, hi: 9.0 });
         all.extend(
             [RejectBy::K1, RejectBy::K2, RejectBy::K3]
-                .map(|by| OffPolicySettings { reject: reject(by), ..plain.clone() }),
+                .map(|by| OffPolicySettings { reject: reject(by), ..plain }),
         );
     }
     all
@@ -348,7 +348,7 @@ fn nan_stays_in_off_policy_weights() {
             sampler_logp: columns.view("sampler_logp"),
             mask: Some((&mask).into()),
             cu_seqlens: (&cu[..]).into(),
-            settings: settings.clone(),
+            settings: *settings,
             weight: (&mut weight).into(),
             stats: None,
         };

@@ -47,10 +47,15 @@ fn every_failed_allocation_is_a_status() {
     }
 }
 
+type Arm = extern "C" fn(c_long, c_long, c_int);
+type Disarm = extern "C" fn() -> c_long;
+/// A function by its name; 0 is success.
+type Named<'n> = (&'n str, Box<dyn FnMut() -> i32>);
+
 /// The preloaded allocator.
 struct Shim {
-    arm: extern "C" fn(c_long, c_long, c_int),
-    disarm: extern "C" fn() -> c_long,
+    arm: Arm,
+    disarm: Disarm,
 }
 
 impl Shim {
@@ -66,7 +71,12 @@ impl Shim {
         };
         let (arm, disarm) = (of(c"shim_arm"), of(c"shim_disarm"));
         // SAFETY: the shim's functions have these types.
-        unsafe { Shim { arm: std::mem::transmute(arm), disarm: std::mem::transmute(disarm) } }
+        unsafe {
+            Shim {
+                arm: std::mem::transmute::<*mut c_void, Arm>(arm),
+                disarm: std::mem::transmute::<*mut c_void, Disarm>(disarm),
+            }
+        }
     }
 
     /// Runs `body` while allocations `first..=last` fail; its result, and how many allocations there were.
@@ -209,7 +219,7 @@ mod shimmed {
         let lengths = vec![3i64; 20_000];
         let mut weights = vec![0.0; lengths.len()];
         // SAFETY: places and texts that live as long as the closures.
-        let mut functions: Vec<(&str, Box<dyn FnMut() -> i32>)> = unsafe {
+        let mut functions: Vec<Named<'_>> = unsafe {
             vec![
                 (
                     "nf4_parse",

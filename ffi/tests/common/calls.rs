@@ -246,7 +246,7 @@ impl Call {
             "dtype" => return self.put(piece, field.offset, 4i32),
             _ => return,
         };
-        self.put(piece, field.offset, value as i64);
+        self.put(piece, field.offset, value);
     }
 
     fn pointer(
