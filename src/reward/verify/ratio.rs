@@ -137,15 +137,18 @@ impl Ratio {
     /// `self^exponent`; `None` also for 0 to a negative power.
     pub(super) fn checked_pow(&self, exponent: i64) -> Option<Ratio> {
         let bits = self.numerator.bits().max(self.denominator.bits());
-        let size = u32::try_from(exponent.unsigned_abs()).ok()?;
+        let size = exponent.unsigned_abs();
         // The least size that the power can have, before it is computed.
-        if bits > 1 && (bits - 1).checked_mul(size as u64)? > BITS {
+        if bits > 1 && (bits - 1).checked_mul(size)? > BITS {
             return None;
         }
         let (up, down) = match bits > 1 {
-            true => (self.numerator.pow(size), self.denominator.pow(size)),
+            true => {
+                let size = u32::try_from(size).ok()?;
+                (self.numerator.pow(size), self.denominator.pow(size))
+            }
             // 0, 1 or -1.
-            false => (self.numerator.pow(size % 2 + 2 * (size > 1) as u32), BigInt::one()),
+            false => (self.numerator.pow((size % 2) as u32 + 2 * (size > 1) as u32), BigInt::one()),
         };
         if exponent < 0 { Ratio::of(down, up) } else { Ratio::of(up, down) }
     }
