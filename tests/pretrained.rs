@@ -133,6 +133,7 @@ fn f16_files_are_read_exactly() {
         let half: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
         *data = TensorData::new(&data.shape.clone(), &half);
     }
+    std::fs::remove_file(&path).unwrap();
     write_pt(&path, &all).unwrap();
     let model = load(folder.path()).unwrap();
     for p in model.params.iter() {

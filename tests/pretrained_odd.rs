@@ -34,6 +34,7 @@ fn changed(name: &str, edit: impl FnOnce(&mut Tensors)) -> tempfile::TempDir {
     if path.exists() {
         let mut all = tensors(&path);
         edit(&mut all);
+        fs::remove_file(&path).unwrap();
         write_pt(&path, &all).unwrap();
     }
     folder

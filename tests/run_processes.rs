@@ -283,7 +283,7 @@ fn a_run_that_is_stopped_anywhere_resumes_to_the_same_bits() {
     let long = [
         ["--set", "eval.max_prompts=96"],
         ["--set", "rl.updates_per_batch=2"],
-        ["--set", "rl.steps=4"],
+        ["--set", "rl.steps=40"],
     ]
     .concat();
     let begun = Instant::now();
@@ -296,8 +296,7 @@ fn a_run_that_is_stopped_anywhere_resumes_to_the_same_bits() {
         assert!(i < 200, "no end");
         let mut child = train(&cut, &resumes).spawn().unwrap();
         // Past the start, into another moment each time.
-        let pause = took.mul_f64(0.1 + 0.13 * (i % 4) as f64);
-        std::thread::sleep(pause + Duration::from_millis(100));
+        std::thread::sleep(took.mul_f64(0.2 + 0.13 * (i % 4) as f64));
         if child.try_wait().unwrap().is_none() {
             signal(&child, libc::SIGTERM);
         }

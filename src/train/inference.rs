@@ -184,20 +184,24 @@ fn scores<T: Float>(mut trainer: Trainer<T>, temperature: Option<f64>) -> Result
 /// As [`evaluate`]; `Config` for a model without a prompt and without data.
 pub fn sample(what: &Opened, ask: &Ask) -> Result<Vec<SampleLine>> {
     let config = what.config()?;
-    if !config.model.path.is_empty() && config.data.path.is_empty() && ask.prompt.is_none() {
+    let of_model = matches!(what, Opened::Model(_));
+    if of_model && config.data.path.is_empty() && ask.prompt.is_none() {
         let reason = "there is nothing to ask: give --prompt TEXT, --chat or --data FILE";
         return Err(Error::config("data.path", reason));
     }
+    // A run's rewards want a data row, which a prompt of one's own does not have.
+    let named = of_model && !config.reward.functions.is_empty();
+    let judged = ask.prompt.is_none() || config.model.path.is_empty() || named;
     match config.dtype()? {
-        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, ask),
-        _ => lines(&what.trainer::<f32>(config)?, ask),
+        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
+        _ => lines(&what.trainer::<f32>(config)?, ask, judged),
     }
 }
 
 /// The step whose draws samples use: the last one, which no run reaches.
 const STEP: u64 = u32::MAX as u64;
 
-fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask) -> Result<Vec<SampleLine>> {
+fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask, judged: bool) -> Result<Vec<SampleLine>> {
     let prompts = match &ask.prompt {
         Some(text) => vec![trainer.task.converse(&[message("user", text)])?],
         None => trainer.task.heldout(3),
@@ -207,8 +211,7 @@ fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask) -> Result<Vec<SampleLine>> {
     // The most likely tokens are the same every time.
     let samples = if sampling.greedy { 1 } else { ask.samples.max(1) };
     let sampled = trainer.sample_as(&sampling, prompts, samples, STEP, None)?;
-    let config = &trainer.config;
-    if ask.prompt.is_some() && !config.model.path.is_empty() && config.reward.functions.is_empty() {
+    if !judged {
         let unknown = std::iter::repeat(Ok(RewardOutcome::Abstain));
         let unjudged = |line| SampleLine { judged: false, ..line };
         return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());

@@ -205,9 +205,10 @@ impl Summary {
         let gain = after - before;
         // Two standard errors of the difference of two means with the final score's error.
         let chance = 2.0 * 2f64.sqrt() * self.final_error;
-        let size = self.shown(gain.abs());
+        let difference = |size: f64| self.shown(size).replace(" %", " points");
+        let size = difference(gain.abs());
         if gain.abs() <= chance {
-            let (chance, n) = (self.shown(chance), self.final_completions);
+            let (chance, n) = (difference(chance), self.final_completions);
             return format!(
                 "no clear change: {size} from {from}; among {n} completions {chance} can be chance"
             );
