@@ -121,7 +121,7 @@ pub fn requested() -> Option<i32> {
 /// Whether to go on.
 ///
 /// # Errors
-/// `Interrupted` once a signal has asked for a stop, unless something [`hold`]s it off.
+/// `Interrupted` once a signal has asked for a stop, unless something holds it off.
 pub fn check() -> Result<()> {
     REQUEST.check()
 }
