@@ -5,7 +5,6 @@
 //! | [`view`], [`dtype`], [`device`], [`error`] | borrowed strided views, element types, where ops run (CPU, CUDA, emulator), the one error type |
 //! | [`ops`] | the ops: argument struct in, `Result` out, everything validated first |
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
-//! | [`objective`] | published losses as named settings |
 //! | [`rng`] | counter-based random numbers |
 //! | [`escape`] | foreign text, safe to show on a terminal |
 //! | `pretrained`, `model`, `train`, `reward` (feature `train`, on by default) | folders of Hugging Face and PEFT, the decoder, the trainer, scores of completions |
@@ -20,6 +19,7 @@
 #[doc(hidden)]
 pub use alloc::{asking, is_asking};
 
+pub mod check;
 pub mod device;
 pub mod dtype;
 pub mod error;
@@ -30,8 +30,6 @@ pub mod rng;
 pub mod view;
 
 mod alloc;
-mod cpu;
-mod gpu;
 
 #[cfg(feature = "train")]
 pub mod bench;
@@ -41,7 +39,6 @@ pub mod data;
 pub mod io;
 #[cfg(feature = "train")]
 pub mod model;
-pub mod objective;
 #[cfg(feature = "train")]
 pub mod pretrained;
 #[cfg(feature = "train")]

@@ -4,7 +4,7 @@ mod common;
 
 use common::devices::{close, on_all};
 use common::{Golden, max_rel, same_stats};
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::ops::{
     Advantage, Aggregation, Kl, KlEstimator, KlGradient, Loss, PolicyLoss, PolicySettings,
     PolicyStats, RatioLevel, policy_loss, seq_weights,

@@ -5,7 +5,7 @@
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::objective::presets;
+use crate::ops::presets;
 use crate::ops::Advantage;
 use crate::rng::Purpose;
 use crate::train::optimizer::Update;

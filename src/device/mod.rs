@@ -24,14 +24,15 @@ mod host;
 mod link;
 mod memory;
 mod module;
+pub(crate) mod parallel;
 mod pinned;
 mod probe;
 mod record;
 mod scratch;
 mod stage;
+pub(crate) mod team;
 mod workspace;
 
-pub use crate::cpu::team::{Team, set_team};
 pub use arena::{Arena, Space};
 pub use buffer::DeviceBuffer;
 pub(crate) use copy_stream::CopyStream;
@@ -48,6 +49,7 @@ pub(crate) use memory::zeros;
 pub use module::{KernelSet, shipped_ptx};
 pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
+pub use team::{Team, set_team};
 pub use record::{Call, RecordingDriver};
 pub(crate) use scratch::ScratchGuard;
 pub(crate) use stage::{Column, Stage};
@@ -97,7 +99,7 @@ impl Device {
     /// # Errors
     /// `OutOfMemory`; a later call tries again.
     pub fn start_threads() -> Result<()> {
-        crate::cpu::par::start()
+        crate::device::parallel::start()
     }
 
     /// The GPU behind a driver, with a stream of its own.

@@ -17,10 +17,7 @@ use crate::model::kv_cache::KvCache;
 use crate::model::linear::{Linear, Seen, Site, Through};
 use crate::model::params::{Gradients, ParamId};
 use crate::model::rope_table::RopeTable;
-use crate::ops::{
-    Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
-    attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
-};
+use crate::ops::{Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention, attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd};
 
 /// What a block computed on the way forward.
 #[derive(Debug)]

@@ -4,10 +4,7 @@ use crate::device::{Device, Memory, Space};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::params::{Gradients, ParamId, Parameters};
-use crate::ops::{
-    Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, lora_grad, matmul,
-    matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx,
-};
+use crate::ops::{Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx};
 use crate::quant::Nf4Matrix;
 use crate::view::View;
 

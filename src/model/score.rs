@@ -6,10 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Through, Weight};
 use crate::model::params::Gradients;
-use crate::ops::{
-    Head, LinearLogProb, LinearLogProbBwd, LogitTransform, ScoreScale, linear_logprob,
-    linear_logprob_bwd, score_scale,
-};
+use crate::ops::{Head, LinearLogProb, LinearLogProbBwd, LogitTransform, ScoreScale, linear_logprob, linear_logprob_bwd, score_scale};
 
 /// What scores are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::{Error, Result};
 use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, HEAD, ORIGINAL, Parameter, Weight};
-use crate::ops::check::Check;
+use crate::check::Check;
 use crate::pretrained::adapter::{Adapter, Plan, Update};
 use crate::pretrained::config::HfConfig;
 use crate::pretrained::folder::{FolderWriter, SHARD};

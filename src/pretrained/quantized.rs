@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::io::json;
 use crate::io::python;
 use crate::io::safetensors::{TensorData, Tensors};
-use crate::ops::check::Check;
+use crate::check::Check;
 use crate::pretrained::weights::WeightFiles;
 use crate::quant::nf4::check_geometry;
 use crate::quant::{Nf4Options, Nf4Parts, Nf4Tensor, OwnedAbsmax, QuantType};

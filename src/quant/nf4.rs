@@ -8,7 +8,7 @@
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::check::Check;
+use crate::check::Check;
 use crate::view::View;
 
 /// The code book.

@@ -1,6 +1,6 @@
 //! Tokens that a loss treats by the covariance of their advantage with their log-prob.
 
-use crate::objective::presets::Covariance;
+use crate::ops::presets::Covariance;
 use crate::ops::Loss;
 use crate::rng::Rng;
 

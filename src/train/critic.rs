@@ -8,11 +8,7 @@ use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::ValueHead;
-use crate::ops::{
-    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, KlReward, MaskedReturn,
-    RewardKl, ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, kl_reward,
-    value_loss, whiten,
-};
+use crate::ops::{AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, DiscountedReturn, Gae, KlReward, MaskedReturn, RewardKl, ValueLoss, Whiten, WhitenSettings, adamw, discounted_return, gae, kl_reward, value_loss, whiten};
 use crate::train::ordered::in_order;
 use crate::train::phases::{Values, batch_values};
 use crate::train::record::{Record, ScoredTokens};

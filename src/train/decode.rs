@@ -13,7 +13,7 @@ use crate::device::{Arena, Device, Gpu, Graph, Memory, PinnedBuffer, Space};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::model::{Batch, Decoder, Keys, KvCache, Packed};
-use crate::ops::sample::check_drawn;
+use crate::ops::vocabulary::sample::check_drawn;
 use crate::ops::{LogitTransform, Sample, sample};
 use crate::train::rollout::Sampling;
 

@@ -4,10 +4,7 @@ use crate::device::{Device, Memory};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::model::{Gradients, Parameter, Parameters};
-use crate::ops::{
-    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, PagedAdamW, PagedTensor,
-    adamw, grad_norm,
-};
+use crate::ops::{AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, PagedAdamW, PagedTensor, adamw, grad_norm};
 use crate::view::View;
 
 /// First and second moments of every trainable parameter, in parameter order.

@@ -11,7 +11,7 @@
 
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::objective::presets;
+use crate::ops::presets;
 use crate::ops::{Advantage, GroupStats, PolicySettings};
 use crate::reward::{Scores, score};
 use crate::rng::{Purpose, Rng};

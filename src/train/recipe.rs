@@ -2,10 +2,9 @@
 //! set in its place. Nothing else decides what reaches them.
 
 use crate::error::{Error, Result};
-use crate::objective::presets::{self, Covariance, Estimator, KlPlace, Preset};
-use crate::ops::{
-    Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, OnSingle, PolicySettings,
-};
+use crate::ops::presets;
+use crate::ops::presets::{Covariance, Estimator, KlPlace, Preset};
+use crate::ops::{Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, OnSingle, PolicySettings};
 use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey};
 
 /// The objective of the `rl` phase.

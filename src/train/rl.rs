@@ -3,10 +3,8 @@
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::io::interrupt;
-use crate::objective::presets::{Covariance, Estimator};
-use crate::ops::{
-    Advantage, GroupAdvantage, GroupSettings, GroupStats, group_advantage, seq_weights,
-};
+use crate::ops::presets::{Covariance, Estimator};
+use crate::ops::{Advantage, GroupAdvantage, GroupSettings, GroupStats, group_advantage, seq_weights};
 use crate::rng::{Purpose, Rng};
 use crate::train::chosen::{Candidate, choose};
 use crate::train::optimizer::{Update, Updated};

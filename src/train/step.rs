@@ -26,9 +26,7 @@ use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
-use crate::ops::{
-    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
-};
+use crate::ops::{Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss};
 use crate::train::ordered::in_order;
 use crate::train::record::{Record, ScoredTokens};
 use crate::view::View;

@@ -7,7 +7,7 @@ use super::demo;
 use gradus::Device;
 use gradus::dtype::{DType, Float, bf16};
 use gradus::io::safetensors::Tensors;
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::ops::Advantage;
 use gradus::train::record::Record;
 use gradus::train::step::Backward;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gradus::device::{Call, Driver, DriverInfo, EmuDriver, Gpu, KernelSet, RecordingDriver};
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::ops::Advantage;
 use gradus::train::optimizer::Update;
 use gradus::train::{MemoryPlan, RunConfig, Trainer};

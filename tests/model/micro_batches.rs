@@ -1,7 +1,7 @@
 //! Micro-batches are cut anywhere without changing the loss.
 
 use gradus::Device;
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::ops::Advantage;
 use gradus::train::Trainer;
 use gradus::train::record::{Record, TokenClass};

@@ -1,6 +1,6 @@
 //! What reaches the ops, by name.
 
-use gradus::objective::presets::{self, Covariance, Estimator};
+use gradus::ops::presets::{self, Covariance, Estimator};
 use gradus::ops::{
     Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
     KlWeight, Loss, OnSingle, PolicySettings, RatioLevel,

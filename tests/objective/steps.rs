@@ -2,7 +2,7 @@
 //! head, for every name; and the pairs of names that were one.
 
 use gradus::Device;
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::train::Trainer;
 use gradus::train::critic::{Critic, States};
 use gradus::train::record::{Record, ScoredTokens};

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use gradus::objective::presets;
+use gradus::ops::presets;
 use gradus::ops::*;
 use gradus::{Error, Result};
 

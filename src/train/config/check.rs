@@ -1,7 +1,7 @@
 //! What no run can have.
 
 use crate::error::{Error, Result};
-use crate::objective::presets::Estimator;
+use crate::ops::presets::Estimator;
 use crate::train::config::{Control, RunConfig, Schedule};
 use crate::train::phases::Phase;
 use crate::train::recipe::Recipe;

@@ -1,0 +1,198 @@
+//! The backward pass: one (sequence, key/value head) per item, so that each gradient row has one
+//! writer and its sum one order.
+
+use super::cpu_lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
+use super::cpu::{KeyRows, Rows, into_rows};
+use crate::alloc::{self, Gather, Grow};
+use crate::ops::support::math::dispatch_simd;
+use crate::device::parallel;
+use crate::dtype::Float;
+use crate::ops::decoder::attention::AttentionBwd;
+use crate::view::View;
+
+/// Queries whose rows of scores are held at a time; also the block of the sums over queries.
+const TILE: usize = 32;
+
+/// All queries and keys of one sequence for one key/value head.
+struct Share<'o, T> {
+    query: usize,
+    queries: usize,
+    key: usize,
+    keys: usize,
+    head: usize,
+    /// `[queries, query heads of the key/value head]`.
+    dq: Vec<&'o mut [T]>,
+    /// A row of dk and of dv for each key.
+    dkv: Vec<[&'o mut [T]; 2]>,
+}
+
+struct Shared<'a, T, A> {
+    q: View<'a, T>,
+    k: View<'a, T>,
+    v: View<'a, T>,
+    dout: View<'a, T>,
+    scale: A,
+    group: usize,
+}
+
+pub(super) fn run<T: Float, A: Lane>(mut a: AttentionBwd<'_, T>) {
+    let group = a.q.extent(1) / a.k.extent(1);
+    let shared =
+        Shared { q: a.q, k: a.k, v: a.v, dout: a.dout, scale: A::from_f64(a.scale), group };
+    let mut shares = shares(&a.cu_seqlens, &a.kv_start, &a.kv_len, a.k.extent(1));
+    hand_out(&mut shares, group, into_rows(&mut a.dq));
+    let dkv = into_rows(&mut a.dk).into_iter().zip(into_rows(&mut a.dv));
+    hand_out_keys(&mut shares, a.k.extent(1), dkv.map(|(dk, dv)| [dk, dv]));
+    let pairs = shares.iter().fold(0usize, |sum, s| sum.saturating_add(s.queries * s.keys));
+    let work = (pairs / shares.len().max(1)).saturating_mul(group * a.q.extent(2) * 5);
+    parallel::for_each(shares, work, |_, share| propagate(share, &shared));
+}
+
+fn shares<'o, T>(
+    cu_seqlens: &View<'_, i64>,
+    kv_start: &View<'_, i64>,
+    kv_len: &View<'_, i64>,
+    kv_heads: usize,
+) -> Vec<Share<'o, T>> {
+    let mut shares = alloc::room(kv_start.extent(0) * kv_heads);
+    for b in 0..kv_start.extent(0) {
+        for head in 0..kv_heads {
+            let (query, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
+            shares.put(Share {
+                query,
+                queries: end - query,
+                key: kv_start.at(b) as usize,
+                keys: kv_len.at(b) as usize,
+                head,
+                dq: Vec::new(),
+                dkv: Vec::new(),
+            });
+        }
+    }
+    shares
+}
+
+/// Gives each share its rows of dq; rows come in the order (query, head), shares in the order
+/// (sequence, head).
+fn hand_out<'o, T>(shares: &mut [Share<'o, T>], group: usize, rows: Vec<&'o mut [T]>) {
+    let mut rows = rows.into_iter();
+    for sequence in shares.chunk_by_mut(|a, b| a.head < b.head) {
+        for _ in 0..sequence[0].queries {
+            for share in sequence.iter_mut() {
+                share.dq.put_all(rows.by_ref().take(group));
+            }
+        }
+    }
+}
+
+/// Gives each share its rows of dk and dv and clears the rows of no sequence.
+fn hand_out_keys<'o, T: Float>(
+    shares: &mut [Share<'o, T>],
+    kv_heads: usize,
+    mut rows: impl Iterator<Item = [&'o mut [T]; 2]>,
+) {
+    let clear = |rows: &mut dyn Iterator<Item = [&'o mut [T]; 2]>| {
+        rows.flatten().for_each(|row| row.fill(T::from_f32(0.0)));
+    };
+    let mut order: Vec<usize> = (0..shares.len()).step_by(kv_heads).gathered();
+    order.retain(|&s| shares[s].keys > 0);
+    order.sort_unstable_by_key(|&s| shares[s].key);
+    let mut next = 0;
+    for s in order {
+        let sequence = &mut shares[s..s + kv_heads];
+        let gap = (sequence[0].key - next) * kv_heads;
+        clear(&mut rows.by_ref().take(gap));
+        for _ in 0..sequence[0].keys {
+            sequence.iter_mut().for_each(|share| share.dkv.put_all(rows.next()));
+        }
+        next = sequence[0].key + sequence[0].keys;
+    }
+    clear(&mut rows);
+}
+
+/// Rows of scores of one tile of queries, `[TILE, stride]`, and the lanes of one query.
+struct Tile<A> {
+    /// Keys, rounded up to whole lanes.
+    stride: usize,
+    p: Vec<A>,
+    ds: Vec<A>,
+    q: Vec<[A; LANES]>,
+    dout: Vec<[A; LANES]>,
+    dq: Vec<[A; LANES]>,
+}
+
+impl<A: Lane> Tile<A> {
+    fn new(rows: usize, keys: usize, chunks: usize) -> Tile<A> {
+        let stride = keys.next_multiple_of(LANES);
+        let scores = || alloc::filled(A::ZERO, rows * stride);
+        let row = || alloc::filled([A::ZERO; LANES], chunks);
+        Tile { stride, p: scores(), ds: scores(), q: row(), dout: row(), dq: row() }
+    }
+
+    /// Row `r`: p and ds over the `seen` keys of a query, and its dq.
+    #[inline(always)]
+    fn fill<T: Float>(
+        &mut self,
+        r: usize,
+        [q, dout]: [&[T]; 2],
+        [k, v]: [Rows<'_, T>; 2],
+        seen: usize,
+        scale: A,
+    ) {
+        let range = r * self.stride..(r + 1) * self.stride;
+        let (p, ds) = (&mut self.p[range.clone()], &mut self.ds[range]);
+        load(q, &mut self.q);
+        load(dout, &mut self.dout);
+        dots(&self.q, k, 0, seen, p);
+        dots(&self.dout, v, 0, seen, ds);
+        let (_, sum) = softmax(p, seen, scale);
+        softmax_bwd(p, ds, seen, 1.0 / sum, scale);
+        self.dq.fill([A::ZERO; LANES]);
+        combine(ds, 1, k, 0, seen, &mut self.dq);
+    }
+}
+
+dispatch_simd! {
+    fn propagate<T: Float, A: Lane>(share: Share<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
+}
+
+#[inline(always)]
+fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_, T, A>) {
+    if share.queries == 0 {
+        share.dkv.iter_mut().flatten().for_each(|row| row.fill(T::from_f32(0.0)));
+        return;
+    }
+    let Share { query, queries, key, keys, head, .. } = share;
+    let (group, chunks) = (shared.group, shared.q.extent(2).div_ceil(LANES));
+    let mut dk = alloc::filled([A::ZERO; LANES], keys * chunks);
+    let mut dv = alloc::copied(&dk);
+    let [mut pad_k, mut pad_v, mut pad_q, mut pad_dout]: [Vec<T>; 4] = Default::default();
+    let k = Rows::new(shared.k, head, KeyRows::From(key), keys, &mut pad_k);
+    let v = Rows::new(shared.v, head, KeyRows::From(key), keys, &mut pad_v);
+    let mut tile = Tile::new(TILE.min(queries), keys, chunks);
+    for (g, first) in (0..group).flat_map(|g| (0..queries).step_by(TILE).map(move |i| (g, i))) {
+        let (h, count) = (head * group + g, TILE.min(queries - first));
+        // Keys that the first query of the tile sees.
+        let seen = keys - queries + first + 1;
+        for r in 0..count {
+            let at = query + first + r;
+            let x = [shared.q.row2(at, h), shared.dout.row2(at, h)];
+            tile.fill(r, x, [k, v], seen + r, shared.scale);
+            store(&tile.dq, 1.0, share.dq[(first + r) * group + g]);
+        }
+        let q = Rows::new(shared.q, h, KeyRows::From(query + first), count, &mut pad_q);
+        let dout = Rows::new(shared.dout, h, KeyRows::From(query + first), count, &mut pad_dout);
+        for j in 0..seen + count - 1 {
+            // The first query of the tile that sees key j.
+            let r = (j + 1).saturating_sub(seen);
+            let (at, lanes) = (r * tile.stride + j, j * chunks..(j + 1) * chunks);
+            combine(&tile.ds[at..], tile.stride, q, r, count - r, &mut dk[lanes.clone()]);
+            combine(&tile.p[at..], tile.stride, dout, r, count - r, &mut dv[lanes]);
+        }
+    }
+    let totals = dk.chunks(chunks).zip(dv.chunks(chunks));
+    for ([dk_row, dv_row], (dk, dv)) in share.dkv.iter_mut().zip(totals) {
+        store(dk, 1.0, dk_row);
+        store(dv, 1.0, dv_row);
+    }
+}

@@ -1,0 +1,11 @@
+//! The rest of a decoder's forward and backward pass.
+
+pub mod attention;
+pub mod convert;
+pub mod copy_rows;
+pub mod embedding;
+pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;
+
+pub use {attention::*, convert::*, copy_rows::*, embedding::*, rmsnorm::*, rope::*, swiglu::*};

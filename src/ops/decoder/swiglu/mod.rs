@@ -1,0 +1,97 @@
+//! y = silu(gate) ⊙ up with silu(x) = x·σ(x) (Shazeer 2020, arXiv:2002.05202, eq. 6).
+
+pub(crate) mod cpu;
+pub(crate) mod gpu;
+
+use crate::alloc;
+
+use crate::device::Device;
+use crate::dtype::Float;
+use crate::error::Result;
+
+use crate::check::Check;
+use crate::view::{View, ViewMut};
+
+/// Arguments of [`swiglu`].
+#[derive(Debug)]
+pub struct Swiglu<'a, T> {
+    /// `[T, F]` input of the gate.
+    pub gate: View<'a, T>,
+    /// `[T, F]` what is gated.
+    pub up: View<'a, T>,
+    /// `[T, F]` output.
+    pub y: ViewMut<'a, T>,
+}
+
+/// y[t, f] = gate[t, f] · σ(gate[t, f]) · up[t, f].
+///
+/// `gate` and `up` may be the two halves of one `[T, 2F]` matrix.
+///
+/// # Errors
+/// `InvalidArgument` for shapes that differ or a non-contiguous last dimension.
+///
+/// # Cost
+/// Reads gate and up, writes y: `3·T·F` elements; one exponential and one division an element.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{Swiglu, swiglu}};
+/// let gate_up = [0.0f32, 1.0, 5.0, 2.0];
+/// let mut y = [0f32; 2];
+/// swiglu(&Device::Cpu, Swiglu {
+///     gate: View::strided(&gate_up, &[1, 2], &[4, 1])?,
+///     up: View::strided(&gate_up[2..], &[1, 2], &[4, 1])?,
+///     y: ViewMut::new(&mut y, &[1, 2])?,
+/// })?;
+/// assert_eq!(y, [0.0, 1.4621172]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
+pub fn swiglu<T: Float>(device: &Device, args: Swiglu<'_, T>) -> Result<()> {
+    let check = Check("swiglu");
+    check.rank(device, "gate", &args.gate, 2)?;
+    let shape = [args.gate.extent(0), args.gate.extent(1)];
+    check.shape(device, "up", &args.up, &shape)?;
+    check.shape(device, "y", &args.y, &shape)?;
+    match device {
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu(args))?,
+        Device::Gpu(gpu) => return gpu::swiglu(gpu, args),
+    }
+    Ok(())
+}
+
+/// Arguments of [`swiglu_bwd`].
+#[derive(Debug)]
+pub struct SwigluBwd<'a, T> {
+    /// `[T, F]` input of the gate.
+    pub gate: View<'a, T>,
+    /// `[T, F]` what was gated.
+    pub up: View<'a, T>,
+    /// `[T, F]` gradient of the output.
+    pub dy: View<'a, T>,
+    /// `[T, F]` gradient of `gate`.
+    pub dgate: ViewMut<'a, T>,
+    /// `[T, F]` gradient of `up`.
+    pub dup: ViewMut<'a, T>,
+}
+
+/// dgate = dy · up · σ·(1 + gate·(1 − σ)), dup = dy · gate·σ, with σ = σ(gate).
+///
+/// # Errors
+/// As [`swiglu`].
+///
+/// # Cost
+/// Reads gate, up and dy, writes dgate and dup: `5·T·F` elements.
+pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<()> {
+    let check = Check("swiglu_bwd");
+    check.rank(device, "gate", &args.gate, 2)?;
+    let shape = [args.gate.extent(0), args.gate.extent(1)];
+    check.shape(device, "up", &args.up, &shape)?;
+    check.shape(device, "dy", &args.dy, &shape)?;
+    check.shape(device, "dgate", &args.dgate, &shape)?;
+    check.shape(device, "dup", &args.dup, &shape)?;
+    match device {
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu_bwd(args))?,
+        Device::Gpu(gpu) => return gpu::swiglu_bwd(gpu, args),
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Update statistics and deltas on the CPU.
+
+use crate::alloc::Gather;
+use crate::device::parallel;
+use crate::ops::support::math;
+use crate::dtype::{Element, Float};
+use crate::ops::optim::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
+use crate::view::View;
+
+/// Elements per item of work of a delta.
+const CHUNK: usize = 4096;
+/// Rough scalar operations per element.
+const WORK: usize = 6;
+const LANES: usize = 8;
+
+/// Counts, or the argument and flat index of the first value that is not finite.
+pub(crate) fn sparsity_stats<T: Float>(
+    mut a: SparsityStats<'_, T>,
+) -> Result<(), (&'static str, usize)> {
+    let (w0, w1, tol) = (a.w0, a.w1, a.tol);
+    let (rows, columns) = (w0.extent(0), w0.extent(1));
+    let parts = parallel::map(rows, columns * WORK, |i| count_row(w0.row(i), w1.row(i), tol));
+    if let Some(i) = parts.iter().position(|row| !row.max_delta.is_finite()) {
+        let in_row = |row: &[T]| row.iter().position(|x| !x.to_f64().is_finite());
+        let first = |name, w: View<'_, T>| in_row(w.row(i)).map(|j| (name, i * columns + j));
+        return Err(first("w0", w0).or(first("w1", w1)).unwrap_or(("w1", i * columns)));
+    }
+    let mut total = UpdateSparsity::default();
+    for (i, row) in parts.iter().enumerate() {
+        total.n += row.n;
+        total.equal_exact += row.equal_exact;
+        total.within_tol += row.within_tol;
+        total.absorbed_bf16 += row.absorbed_bf16;
+        total.max_delta = total.max_delta.max(row.max_delta);
+        if let Some(nnz) = &mut a.row_nnz {
+            nnz.set(i, (row.n - row.equal_exact) as i64);
+        }
+    }
+    *a.stats = total;
+    Ok(())
+}
+
+/// Counts of one row; `max_delta` is infinite if a value is not finite.
+#[inline(always)]
+fn count_row_body<T: Float>(w0: &[T], w1: &[T], tol: f64) -> UpdateSparsity {
+    let mut lanes = Lanes::default();
+    let ((old, old_rest), (new, new_rest)) = (w0.as_chunks::<LANES>(), w1.as_chunks::<LANES>());
+    for (old, new) in old.iter().zip(new) {
+        for l in 0..LANES {
+            lanes.count(l, old[l], new[l], tol);
+        }
+    }
+    for (l, (old, new)) in old_rest.iter().zip(new_rest).enumerate() {
+        lanes.count(l, *old, *new, tol);
+    }
+    UpdateSparsity {
+        n: w0.len() as u64,
+        equal_exact: lanes.equal.iter().sum(),
+        within_tol: lanes.within.iter().sum(),
+        absorbed_bf16: lanes.absorbed.iter().sum(),
+        max_delta: lanes.max_delta.iter().fold(0.0, |max, d| if *d > max { *d } else { max }),
+    }
+}
+
+/// Counters of a row, per lane; 64 bits wide like the differences.
+#[derive(Default)]
+struct Lanes {
+    equal: [u64; LANES],
+    within: [u64; LANES],
+    absorbed: [u64; LANES],
+    max_delta: [f64; LANES],
+}
+
+impl Lanes {
+    #[inline(always)]
+    fn count<T: Float>(&mut self, l: usize, old: T, new: T, tol: f64) {
+        let delta = (new.to_f64() - old.to_f64()).abs();
+        let equal = delta == 0.0;
+        self.equal[l] += equal as u64;
+        self.within[l] += (delta <= tol) as u64;
+        self.absorbed[l] += (!equal & same_bf16(old.to_f32(), new.to_f32())) as u64;
+        // NaN counts as infinity.
+        let size = if delta < f64::INFINITY { delta } else { f64::INFINITY };
+        self.max_delta[l] = if size > self.max_delta[l] { size } else { self.max_delta[l] };
+    }
+}
+
+/// True if two values that are not NaN round to the same bf16: nearest, ties to even, in integer
+/// arithmetic that the compiler vectorises.
+#[inline(always)]
+pub(crate) fn same_bf16(a: f32, b: f32) -> bool {
+    let upper_half = |bits: u32| bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    upper_half(a.to_bits()) == upper_half(b.to_bits())
+}
+
+math::dispatch_simd!(
+    fn count_row<T: Float>(w0: &[T], w1: &[T], tol: f64) -> UpdateSparsity = count_row_body
+);
+
+/// Flat indices of elements whose bits differ, per chunk.
+pub(crate) fn changed<T: Element>(old: View<'_, T>, new: View<'_, T>) -> Vec<Vec<usize>> {
+    let (old, new) = (old.as_slice().unwrap_or(&[]), new.as_slice().unwrap_or(&[]));
+    parallel::map(old.len().div_ceil(CHUNK), CHUNK, |chunk| {
+        let part = chunk * CHUNK..old.len().min((chunk + 1) * CHUNK);
+        let differs = |i: &usize| bytemuck::bytes_of(&old[*i]) != bytemuck::bytes_of(&new[*i]);
+        part.filter(differs).gathered()
+    })
+}
+
+/// Encodes, or returns the number of changes if there is no room for them.
+pub(crate) fn delta_encode<T: Element>(a: DeltaEncode<'_, T>) -> Result<(), usize> {
+    let (mut index, mut value) = (a.index, a.value);
+    let changes = changed(a.old, a.new);
+    let count = changes.iter().map(Vec::len).sum();
+    if count > index.extent(0) {
+        return Err(count);
+    }
+    let new = a.new.as_slice().unwrap_or(&[]);
+    for (j, &i) in changes.iter().flatten().enumerate() {
+        index.set(j, i as i64);
+        value.set(j, new[i]);
+    }
+    *a.count = count;
+    Ok(())
+}
+
+pub(crate) fn delta_apply<T: Element>(a: DeltaApply<'_, T>) {
+    let mut target = a.target;
+    let target = target.as_mut_slice().unwrap_or(&mut []);
+    for j in 0..a.index.extent(0) {
+        target[a.index.at(j) as usize] = a.value.at(j);
+    }
+}

@@ -1,0 +1,123 @@
+//! Losses over groups and over a matrix on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::policy::pair_loss::gpu::{LossTerms, no_terms};
+use crate::ops::policy::pair_loss::{BetaMmlLoss, CopgLoss, InfoNceLoss};
+
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// Groups of a block: one a warp.
+const GROUPS: usize = 4;
+
+/// `GroupLossParams` of `kernels/group_loss.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    logp: Column,
+    reference: Column,
+    reward: Column,
+    offsets: Column,
+    d_logp: Column,
+    terms: LossTerms,
+    samples: i64,
+    beta: f64,
+}
+
+pub(crate) fn copg_loss<R: Real>(gpu: &Arc<Gpu>, mut a: CopgLoss<'_, R>) -> Result<()> {
+    if a.loss.numel() == 0 {
+        return no_terms(&mut a.total);
+    }
+    let mut stage = Stage::new(gpu, "group_loss");
+    let blocks = a.loss.extent(0).div_ceil(GROUPS);
+    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let params = Params {
+        samples: a.logp.numel(),
+        logp: stage.column(&a.logp)?,
+        reference: stage.opt_column(&a.reference)?,
+        reward: stage.column(&a.reward)?,
+        offsets: stage.column(&a.offsets)?,
+        d_logp: stage.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        beta: a.beta,
+    };
+    let grid = Grid::linear(blocks as u32, THREADS);
+    stage.launch(&format!("copg_{}", R::DTYPE.name()), grid, &params)?;
+    drop(scratch);
+    stage.finish()
+}
+
+pub(crate) fn beta_mml_loss<R: Real>(gpu: &Arc<Gpu>, mut a: BetaMmlLoss<'_, R>) -> Result<()> {
+    if a.loss.numel() == 0 {
+        return no_terms(&mut a.total);
+    }
+    let mut stage = Stage::new(gpu, "group_loss");
+    let blocks = a.loss.extent(0).div_ceil(GROUPS);
+    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let params = Params {
+        samples: a.logp.numel(),
+        logp: stage.column(&a.logp)?,
+        reference: Column::default(),
+        reward: Column::default(),
+        offsets: stage.column(&a.offsets)?,
+        d_logp: stage.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        beta: a.beta,
+    };
+    let grid = Grid::linear(blocks as u32, THREADS);
+    stage.launch(&format!("beta_mml_{}", R::DTYPE.name()), grid, &params)?;
+    drop(scratch);
+    stage.finish()
+}
+
+/// `InfoNceParams` of `kernels/group_loss.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct InfoNceParams {
+    logp: u64,
+    d_logp: u64,
+    row_stride: i64,
+    d_row_stride: i64,
+    length: Column,
+    terms: LossTerms,
+    row_lse: u64,
+    col_lse: u64,
+    n: i64,
+}
+
+pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) -> Result<()> {
+    let n = a.logp.extent(0);
+    if n == 0 && a.loss.is_host() {
+        a.loss.set(0, R::from_f64(0.0));
+        return Ok(());
+    }
+    let mut stage = Stage::new(gpu, "group_loss");
+    // A partial a block, the two normalisers of every row and column, and the total.
+    let column = n * size_of::<f64>();
+    let scratch = stage.scratch(3 * column + size_of::<f64>())?;
+    let at = |i: usize| scratch.ptr() + (i * column) as u64;
+    let mut params = InfoNceParams {
+        row_stride: a.logp.stride(0),
+        logp: stage.input(&a.logp)?,
+        d_row_stride: a.d_logp.stride(0),
+        d_logp: stage.output(a.d_logp)?,
+        length: stage.opt_column(&a.length)?,
+        terms: LossTerms::new(&mut stage, &None, a.loss, None, &scratch)?,
+        row_lse: at(1),
+        col_lse: at(2),
+        n: n as i64,
+    };
+    params.terms.total = at(3);
+    let name = R::DTYPE.name();
+    let grid = Grid::linear(n as u32, THREADS);
+    stage.launch(&format!("info_nce_{name}"), grid, &params)?;
+    stage.launch(&format!("info_nce_grad_{name}"), grid, &params)?;
+    drop(scratch);
+    stage.finish()
+}

@@ -1,0 +1,67 @@
+//! Per-sequence reductions on the GPU: one launch, a block a sequence.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::policy::seq_reduce::{SeqBroadcast, SeqReduce, SeqReduction};
+
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// `SeqReduceParams` of `kernels/seq_reduce.cu`.
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: Column,
+    mask: Column,
+    cu_seqlens: Column,
+    y: Column,
+    count: Column,
+    tokens: i64,
+    reduction: i32,
+    mean: i32,
+}
+
+pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "seq_reduce");
+    let sequences = a.y.extent(0) as u32;
+    let params = Params {
+        x: stage.column(&a.x)?,
+        mask: stage.opt_column(&a.mask)?,
+        cu_seqlens: stage.column(&a.cu_seqlens)?,
+        tokens: a.x.numel(),
+        y: stage.column_out(a.y)?,
+        count: stage.column_out(a.count)?,
+        reduction: match a.reduction {
+            SeqReduction::Sum => 0,
+            SeqReduction::Mean => 1,
+            SeqReduction::Max => 2,
+            SeqReduction::Min => 3,
+        },
+        mean: 0,
+    };
+    let kernel = format!("seq_reduce_{}", R::DTYPE.name());
+    stage.launch(&kernel, Grid::linear(sequences, THREADS), &params)?;
+    stage.finish()
+}
+
+pub(crate) fn seq_broadcast<R: Real>(gpu: &Arc<Gpu>, a: SeqBroadcast<'_, R>) -> Result<()> {
+    let mut stage = Stage::new(gpu, "seq_reduce");
+    let sequences = a.x.extent(0) as u32;
+    let params = Params {
+        x: stage.column(&a.x)?,
+        mask: stage.opt_column(&a.mask)?,
+        cu_seqlens: stage.column(&a.cu_seqlens)?,
+        tokens: a.y.numel(),
+        y: stage.column_out(a.y)?,
+        mean: a.mean as i32,
+        ..Params::default()
+    };
+    let kernel = format!("seq_broadcast_{}", R::DTYPE.name());
+    stage.launch(&kernel, Grid::linear(sequences, THREADS), &params)?;
+    stage.finish()
+}

@@ -1,0 +1,62 @@
+//! The critic's loss on the GPU: one launch over tiles of tokens.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, Stage};
+use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::policy::value_loss::ValueLoss;
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+
+/// Tokens of a block.
+const TILE: usize = 4096;
+
+/// `ValueLossParams` of `kernels/value_loss.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    value: Column,
+    returns: Column,
+    old_value: Column,
+    mask: Column,
+    dvalue: Column,
+    partial: u64,
+    loss: u64,
+    ticket: u64,
+    tokens: i64,
+    clip: f64,
+    weight: f64,
+}
+
+pub(crate) fn value_loss<R: Real>(gpu: &Arc<Gpu>, a: ValueLoss<'_, R>) -> Result<()> {
+    let tokens = a.value.extent(0);
+    if tokens == 0 {
+        *a.loss = 0.0;
+        return Ok(());
+    }
+    let mut stage = Stage::new(gpu, "value_loss");
+    let blocks = tokens.div_ceil(TILE);
+    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let params = Params {
+        value: stage.column(&a.value)?,
+        returns: stage.column(&a.returns)?,
+        old_value: stage.opt_column(&a.old_value)?,
+        mask: stage.opt_column(&a.mask)?,
+        dvalue: stage.column_out(a.dvalue)?,
+        partial: scratch.ptr(),
+        loss: stage.values::<f64>(1)?,
+        ticket: scratch.ticket(),
+        tokens: tokens as i64,
+        clip: a.clip,
+        weight: a.weight,
+    };
+    let kernel = format!("value_loss_{}", R::DTYPE.name());
+    stage.launch(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
+    drop(scratch);
+    *a.loss = stage.fetch::<f64>(params.loss, 1)?[0];
+    stage.finish()
+}

@@ -1,0 +1,290 @@
+//! Gradients of low-rank adapters on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::ops::products::lora_grad::cpu::CHUNK;
+use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
+use crate::dtype::{DType, Element, Float};
+use crate::error::{Error, Result};
+use crate::ops::products::gemm_gpu::{Dense, Factor, LowRank, Way, low_rank};
+use crate::ops::LoraGrad;
+use crate::view::{View, ViewMut};
+
+/// Chunks of a launch: bounds the memory of their sums to that of a few activations.
+const WINDOW: usize = 32;
+/// Multiprocessors of an H200. Blocks of 16 lanes on less than half of them become twice as many of 8
+/// lanes, which take a fifth more instructions. No bit depends on it.
+const MULTIPROCESSORS: usize = 132;
+/// Threads of a block in `kernels/lora_grad.cu` that sum a chunk, those that add sums, and those that
+/// list rows.
+const THREADS: usize = 128;
+const ADDERS: u32 = 256;
+const PICKERS: u32 = 1024;
+
+/// `Side` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Side {
+    left: Dense,
+    right: u64,
+    right_row: i64,
+    columns: i64,
+    base: i64,
+    whole: i64,
+}
+
+/// `Picked` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Picked {
+    count: u64,
+    list: u64,
+    rows: i64,
+}
+
+/// `LoraGradParams` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GradParams {
+    first: Side,
+    second: Side,
+    picked: Picked,
+    rank: i64,
+    chunk: i64,
+    sums: u64,
+    line: i64,
+}
+
+/// `LoraPickParams` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PickParams {
+    adapter: Column,
+    index: i64,
+    rows: i64,
+    count: u64,
+    list: u64,
+}
+
+/// `Target` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Target {
+    out: u64,
+    lane_stride: i64,
+    column_stride: i64,
+    columns: i64,
+    base: i64,
+}
+
+/// `LoraAddParams` of `kernels/lora_grad.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct AddParams {
+    first: Target,
+    second: Target,
+    count: u64,
+    rows: i64,
+    rank: i64,
+    chunk: i64,
+    chunks: i64,
+    sums: u64,
+    carry: u64,
+    line: i64,
+}
+
+pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<()> {
+    let LoraGrad { x, dy, s, lora, adapter, index, da, db } = a;
+    let (m, k, n, rank) = (x.extent(0), x.extent(1), dy.extent(1), s.extent(1));
+    if m == 0 {
+        return Ok(());
+    }
+    let mut stage = Stage::new(gpu, "lora_grad");
+    let pass = Pass::new::<T>([m, k, n], rank)?;
+    let ds = stage.scratch(m * rank * pass.size)?;
+    let gradient = Dense::rows(&mut stage, &dy)?;
+    let low = LowRank {
+        way: Way::Backward,
+        left: gradient,
+        rows: m as i64,
+        depth: n as i64,
+        rank: rank as i64,
+        factors: &[Factor { side: Dense::columns(&mut stage, &lora.b)?, scale: lora.scale }],
+        index: Column::default(),
+        low: ds.ptr(),
+        low_stride: rank as i64,
+        s: 0,
+        s_stride: 0,
+        parts: 0,
+    };
+    low_rank::<T>(&mut stage, gpu, "lora_grad", &low)?;
+    let (picked, _list) = pick(&mut stage, &adapter, index, m)?;
+    let sums = stage.scratch((1 + pass.window()) * pass.slot())?;
+    let first = Side {
+        left: Dense::packed(ds.ptr(), rank as i64).turned(),
+        ..pass.right(stage.input(&x)?, &x, 0)
+    };
+    let second = Side {
+        left: Dense::columns(&mut stage, &s)?,
+        ..pass.right(stage.input(&dy)?, &dy, pass.second())
+    };
+    let [da, db] = [target(&mut stage, da, false)?, target(&mut stage, db, true)?];
+    pass.run(&stage, T::DTYPE, [first, second], [da, db], picked, sums.ptr())?;
+    stage.finish()
+}
+
+/// The rows that took the adapter, listed where not all did.
+fn pick<'a>(
+    stage: &mut Stage<'a>,
+    adapter: &Option<View<'_, i32>>,
+    index: i32,
+    rows: usize,
+) -> Result<(Picked, Option<ScratchGuard<'a>>)> {
+    let all = Picked { rows: rows as i64, ..Picked::zeroed() };
+    let Some(adapter) = adapter else { return Ok((all, None)) };
+    let room = stage.scratch(8 + 4 * rows)?;
+    let picked = Picked { count: room.ptr(), list: room.ptr() + 8, ..all };
+    let params = PickParams {
+        adapter: stage.column(adapter)?,
+        index: index as i64,
+        rows: rows as i64,
+        count: picked.count,
+        list: picked.list,
+    };
+    stage.launch("lora_grad_pick", Grid::linear(1, PICKERS), &params)?;
+    Ok((picked, Some(room)))
+}
+
+/// A gradient that is added to; `turned` if its rows are columns of the product.
+fn target<'a>(stage: &mut Stage<'a>, out: ViewMut<'a, f32>, turned: bool) -> Result<Target> {
+    let (rows, columns) = (out.extent(0) as i64, out.extent(1) as i64);
+    let (row, column) = (out.stride(0), out.stride(1));
+    let out = stage.update(out)?;
+    let whole = Target { out, lane_stride: row, column_stride: column, columns, base: 0 };
+    let across = Target { lane_stride: column, column_stride: row, columns: rows, ..whole };
+    Ok(if turned { across } else { whole })
+}
+
+/// Extents of both products, and how they are cut.
+struct Pass {
+    rows: usize,
+    rank: usize,
+    /// Columns of the products.
+    columns: [usize; 2],
+    /// Bytes of a sum.
+    size: usize,
+    /// Neighbouring columns and lanes of a thread.
+    width: usize,
+    lanes: usize,
+}
+
+impl Pass {
+    fn new<T: Float>([rows, k, n]: [usize; 3], rank: usize) -> Result<Pass> {
+        let wide = T::DTYPE == DType::F64;
+        let (size, width) = if wide { (8, 2) } else { (4, 4) };
+        let tiles = k.div_ceil(THREADS * width) + n.div_ceil(THREADS * width);
+        let few = tiles * rank.div_ceil(16) * rows.div_ceil(CHUNK) <= MULTIPROCESSORS / 2;
+        let lanes = if !wide && (rank <= 8 || few) { 8 } else { 16 };
+        if rank.div_ceil(lanes) > 65_535 || rows > i32::MAX as usize {
+            let got = format!("{rows} rows, rank {rank}");
+            return Err(Error::invalid("lora_grad", "s", got, "2^31 rows, rank 524280 at most"));
+        }
+        Ok(Pass { rows, rank, columns: [k, n], size, width, lanes })
+    }
+
+    /// First column of the second product in a line of sums.
+    fn second(&self) -> usize {
+        self.columns[0].next_multiple_of(4)
+    }
+
+    /// Sums of a lane of both products, each from 16 bytes on.
+    fn line(&self) -> usize {
+        self.second() + self.columns[1].next_multiple_of(4)
+    }
+
+    /// Bytes of the sums of a chunk.
+    fn slot(&self) -> usize {
+        self.rank * self.line() * self.size
+    }
+
+    fn chunks(&self) -> usize {
+        self.rows.div_ceil(CHUNK)
+    }
+
+    /// Chunks of a launch.
+    fn window(&self) -> usize {
+        self.chunks().min(WINDOW)
+    }
+
+    fn right<T: Element>(&self, at: u64, matrix: &View<'_, T>, base: usize) -> Side {
+        let bytes = (self.width * size_of::<T>()) as u64;
+        let row = matrix.stride(0);
+        let apart = (row as u64).wrapping_mul(size_of::<T>() as u64);
+        Side {
+            right: at,
+            right_row: row,
+            columns: matrix.extent(1) as i64,
+            base: base as i64,
+            whole: (at.is_multiple_of(bytes) && apart.is_multiple_of(bytes)) as i64,
+            ..Side::zeroed()
+        }
+    }
+
+    /// Blocks for both products in tiles of `columns` and `lanes`.
+    fn grid(&self, sides: &[Side; 2], columns: usize, lanes: usize, deep: usize) -> [u32; 3] {
+        let tiles: u64 = sides.iter().map(|s| (s.columns as u64).div_ceil(columns as u64)).sum();
+        [tiles as u32, self.rank.div_ceil(lanes) as u32, deep as u32]
+    }
+
+    fn run(
+        &self,
+        stage: &Stage<'_>,
+        dtype: DType,
+        sides: [Side; 2],
+        targets: [Target; 2],
+        picked: Picked,
+        sums: u64,
+    ) -> Result<()> {
+        let (carry, sums) = (sums, sums + self.slot() as u64);
+        let (name, none) = (dtype.name(), Side::zeroed());
+        // dS is f64 where S is f32: two launches.
+        let launches = match (dtype, self.lanes) {
+            (DType::F64, _) => vec![
+                ("lora_grad_f64".to_string(), [sides[0], none]),
+                ("lora_grad_kept_f64".to_string(), [none, sides[1]]),
+            ],
+            (_, 8) => vec![(format!("lora_grad_8_{name}"), sides)],
+            _ => vec![(format!("lora_grad_{name}"), sides)],
+        };
+        let adder = if self.size == 8 { "lora_grad_add_f64" } else { "lora_grad_add_f32" };
+        let (rank, line) = (self.rank as i64, self.line() as i64);
+        for chunk in (0..self.chunks()).step_by(WINDOW) {
+            let deep = WINDOW.min(self.chunks() - chunk);
+            let chunk = chunk as i64;
+            for (kernel, sides) in &launches {
+                let [first, second] = *sides;
+                let params = GradParams { first, second, picked, rank, chunk, sums, line };
+                let blocks = self.grid(sides, THREADS * self.width, self.lanes, deep);
+                let grid = Grid { blocks, ..Grid::linear(1, THREADS as u32) };
+                stage.launch(kernel, grid, &params)?;
+            }
+            let params = AddParams {
+                first: Target { base: sides[0].base, ..targets[0] },
+                second: Target { base: sides[1].base, ..targets[1] },
+                count: picked.count,
+                rows: picked.rows,
+                rank,
+                chunk,
+                chunks: deep as i64,
+                sums,
+                carry,
+                line,
+            };
+            let blocks = self.grid(&sides, 64, 16, 1);
+            stage.launch(adder, Grid { blocks, ..Grid::linear(1, ADDERS) }, &params)?;
+        }
+        Ok(())
+    }
+}

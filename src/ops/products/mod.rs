@@ -1,0 +1,12 @@
+//! Matrix products with dense and 4-bit weights and their adapters.
+
+pub(crate) mod gemm_cpu;
+pub(crate) mod gemm_gpu;
+pub(crate) mod gemm_mma;
+
+pub mod lora_grad;
+pub mod matmul;
+pub mod nf4_matmul;
+pub mod nf4_matmul_grouped;
+
+pub use {lora_grad::*, matmul::*, nf4_matmul::*, nf4_matmul_grouped::*};

@@ -1,0 +1,111 @@
+//! 4-bit products of the experts of a mixture on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Stage};
+use crate::dtype::Float;
+use crate::error::{Error, Result};
+use crate::ops::products::matmul::gpu::{Nf4Matrix, nf4_matmul, nf4_matmul_dx};
+use crate::ops::products::gemm_gpu::{Way, is_half};
+use crate::ops::products::gemm_mma::{Params, TensorProduct, grouped};
+use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
+use crate::quant::Nf4View;
+use crate::view::{View, ViewMut};
+
+/// `GroupedParams` of `kernels/nf4_matmul_grouped.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GroupedParams {
+    all: Params<Nf4Matrix>,
+    weights: u64,
+    count: i64,
+    offsets: Column,
+}
+
+/// A grouped product in one direction.
+struct Pass<'a, T> {
+    op: &'static str,
+    way: Way,
+    x: View<'a, T>,
+    offsets: View<'a, i64>,
+    w: &'a [Nf4View<'a>],
+    accumulate: bool,
+    y: ViewMut<'a, T>,
+}
+
+pub(crate) fn nf4_matmul_grouped<T: Float>(
+    gpu: &Arc<Gpu>,
+    a: Nf4MatmulGrouped<'_, T>,
+) -> Result<()> {
+    let Nf4MatmulGrouped { x, offsets, w, y } = a;
+    if !on_tensor_cores::<T>(w) {
+        readable("nf4_matmul_grouped", &offsets)?;
+        return Nf4MatmulGrouped { x, offsets, w, y }.each(|part| nf4_matmul(gpu, part));
+    }
+    let (op, way, accumulate) = ("nf4_matmul_grouped", Way::Forward, false);
+    run(gpu, Pass { op, way, x, offsets, w, accumulate, y })
+}
+
+pub(crate) fn nf4_matmul_grouped_dx<T: Float>(
+    gpu: &Arc<Gpu>,
+    a: Nf4MatmulGroupedDx<'_, T>,
+) -> Result<()> {
+    let Nf4MatmulGroupedDx { dy, offsets, w, accumulate, dx } = a;
+    if !on_tensor_cores::<T>(w) {
+        readable("nf4_matmul_grouped_dx", &offsets)?;
+        let args = Nf4MatmulGroupedDx { dy, offsets, w, accumulate, dx };
+        return args.each(|part| nf4_matmul_dx(gpu, part));
+    }
+    let (op, way) = ("nf4_matmul_grouped_dx", Way::Backward);
+    run(gpu, Pass { op, way, x: dy, offsets, w, accumulate, y: dx })
+}
+
+fn on_tensor_cores<T: Float>(w: &[Nf4View<'_>]) -> bool {
+    is_half::<T>() && w.iter().all(|w| w.dtype == T::DTYPE)
+}
+
+/// Where experts are launched one by one the host needs to know their rows.
+fn readable(op: &'static str, offsets: &View<'_, i64>) -> Result<()> {
+    if offsets.is_host() {
+        return Ok(());
+    }
+    let reason = "offsets in device memory need bf16 or f16 operands and weights quantised from \
+                  the same dtype; give the offsets in host memory"
+        .to_string();
+    Err(Error::Unsupported { op, reason })
+}
+
+fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
+    let Pass { op, way, x, offsets, w, accumulate, y } = pass;
+    let (rows, columns) = (x.extent(0), y.extent(1));
+    if rows == 0 {
+        return Ok(());
+    }
+    let mut stage = Stage::new(gpu, "nf4_matmul_grouped");
+    let list: Vec<Nf4Matrix> =
+        w.iter().map(|w| Nf4Matrix::new(&mut stage, w, way)).collect::<Result<_>>()?;
+    let mut product = TensorProduct {
+        x: stage.input(&x)?,
+        x_stride: x.stride(0),
+        rows: rows as i64,
+        columns: columns as i64,
+        depth: x.extent(1) as i64,
+        y_stride: y.stride(0),
+        ..TensorProduct::zeroed()
+    };
+    product.y = if accumulate { stage.update(y)? } else { stage.output(y)? };
+    if accumulate {
+        (product.addend, product.addend_stride) = (product.y, product.y_stride);
+    }
+    let params = GroupedParams {
+        all: Params { product: product.cut(1), right: Nf4Matrix::zeroed() },
+        offsets: stage.column(&offsets)?,
+        weights: stage.table(&list)?,
+        count: w.len() as i64,
+    };
+    let grid = grouped(gpu, op, [rows, columns], w.len())?;
+    stage.launch(&format!("{op}_{}", T::DTYPE.name()), grid, &params)?;
+    stage.finish()
+}

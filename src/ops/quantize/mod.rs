@@ -1,0 +1,9 @@
+//! The way to 4 bits and back.
+
+pub(crate) mod decode;
+mod tensor;
+
+pub mod nf4_dequantize;
+pub mod nf4_quantize;
+
+pub use {nf4_dequantize::*, nf4_quantize::*};

@@ -1,0 +1,4 @@
+//! What ops of several families share.
+
+pub(crate) mod math;
+pub(crate) mod prefetch;

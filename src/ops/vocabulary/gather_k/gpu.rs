@@ -1,0 +1,87 @@
+//! Log-probs of K tokens per row on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
+use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
+
+/// `GatherKParams` of `kernels/gather_k.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    set: RowSet,
+    logits: u64,
+    dlogits: u64,
+    ids: u64,
+    logp: u64,
+    dlogp: u64,
+    row_stride: i64,
+    out_stride: i64,
+    ids_stride: i64,
+    logp_stride: i64,
+    dlogp_stride: i64,
+    count: i64,
+    mass: Column,
+    renormalize: i32,
+    unused: i32,
+}
+
+pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()> {
+    check_dtype::<T>("gather_k")?;
+    let mut stage = Stage::new(gpu, "gather_k");
+    let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
+    let whole = !a.renormalize || a.mass.is_some();
+    let plan = plan::<T>(gpu, a.vocab, whole).streaming();
+    let params = Params {
+        set: plan.row_set(a.vocab, columns, &a.transform),
+        row_stride: a.logits.stride(0),
+        ids_stride: a.ids.stride(0),
+        logp_stride: a.logp.stride(0),
+        count: a.ids.extent(1) as i64,
+        renormalize: a.renormalize as i32,
+        logits: stage.input(&a.logits)?,
+        ids: stage.input(&a.ids)?,
+        logp: stage.output(a.logp)?,
+        mass: stage.column_out(a.mass)?,
+        ..Params::zeroed()
+    };
+    let kernel = format!("gather_k_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("gather_k", rows)?, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Result<()> {
+    check_dtype::<T>("gather_k_bwd")?;
+    let mut stage = Stage::new(gpu, "gather_k");
+    let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
+    let plan = plan::<T>(gpu, a.vocab, !a.renormalize);
+    let params = Params {
+        set: plan.row_set(a.vocab, columns, &a.transform),
+        row_stride: a.logits.stride(0),
+        ids_stride: a.ids.stride(0),
+        dlogp_stride: a.dlogp.stride(0),
+        out_stride: a.dlogits.stride(0),
+        count: a.ids.extent(1) as i64,
+        renormalize: a.renormalize as i32,
+        logits: stage.input(&a.logits)?,
+        ids: stage.input(&a.ids)?,
+        dlogp: stage.input(&a.dlogp)?,
+        dlogits: stage.output(a.dlogits)?,
+        ..Params::zeroed()
+    };
+    let kernel = format!("gather_k_bwd_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("gather_k_bwd", rows)?, &params)?;
+    stage.finish()
+}
+
+/// The plan of `logprob`, so that entries have its bits; nothing is held if the row is not read.
+fn plan<T: Float>(gpu: &Gpu, vocab: i64, whole: bool) -> Plan {
+    let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
+    let plan = Plan::new(vocab, size_of::<T>(), set, limit, 1);
+    if whole { plan } else { plan.streaming() }
+}

@@ -1,0 +1,116 @@
+//! Log-probs of rows and their gradients on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
+use crate::ops::vocabulary::logprob::{LogProb, LogProbBwd, LogProbFused};
+
+/// `LogProbParams` of `kernels/logprob.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    set: RowSet,
+    logits: u64,
+    row_stride: i64,
+    target: Column,
+    logp: Column,
+    lse: Column,
+    entropy: Column,
+    log_sum_sq: Column,
+    top1: Column,
+}
+
+/// `LogProbBwdParams` of `kernels/logprob.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct BwdParams {
+    set: RowSet,
+    logits: u64,
+    dlogits: u64,
+    row_stride: i64,
+    out_stride: i64,
+    target: Column,
+    dlogp: Column,
+    dentropy: Column,
+    dlse: Column,
+    logp: Column,
+    entropy: Column,
+}
+
+pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()> {
+    check_dtype::<T>("logprob")?;
+    let mut stage = Stage::new(gpu, "logprob");
+    let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
+    let plan = plan::<T>(gpu, a.vocab).streaming();
+    let params = Params {
+        set: plan.row_set(a.vocab, columns, &a.transform),
+        row_stride: a.logits.stride(0),
+        logits: stage.input(&a.logits)?,
+        target: stage.column(&a.targets)?,
+        logp: stage.column_out(a.logp)?,
+        lse: stage.column_out(a.lse)?,
+        entropy: stage.column_out(a.entropy)?,
+        log_sum_sq: stage.column_out(a.log_sum_sq)?,
+        top1: stage.column_out(a.top1)?,
+    };
+    let kernel = format!("logprob_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("logprob", rows)?, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Result<()> {
+    check_dtype::<T>("logprob_bwd")?;
+    let mut stage = Stage::new(gpu, "logprob");
+    let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
+    let plan = plan::<T>(gpu, a.vocab);
+    let params = BwdParams {
+        set: plan.row_set(a.vocab, columns, &a.transform),
+        row_stride: a.logits.stride(0),
+        out_stride: a.dlogits.stride(0),
+        logits: stage.input(&a.logits)?,
+        target: stage.column(&a.targets)?,
+        dlogp: stage.column(&a.dlogp)?,
+        dentropy: stage.opt_column(&a.dentropy)?,
+        dlse: stage.opt_column(&a.dlse)?,
+        dlogits: stage.output(a.dlogits)?,
+        logp: Column::default(),
+        entropy: Column::default(),
+    };
+    let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("logprob_bwd", rows)?, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) -> Result<()> {
+    check_dtype::<T>("logprob_fused")?;
+    let mut stage = Stage::new(gpu, "logprob");
+    let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
+    let plan = plan::<T>(gpu, a.vocab);
+    let stride = a.logits.stride(0);
+    let logits = stage.update(a.logits)?;
+    let params = BwdParams {
+        set: plan.row_set(a.vocab, columns, &a.transform),
+        row_stride: stride,
+        out_stride: stride,
+        logits,
+        dlogits: logits,
+        target: stage.column(&a.targets)?,
+        dlogp: stage.column(&a.dlogp)?,
+        dentropy: Column::default(),
+        dlse: Column::default(),
+        logp: stage.column_out(a.logp)?,
+        entropy: stage.column_out(a.entropy)?,
+    };
+    let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("logprob_fused", rows)?, &params)?;
+    stage.finish()
+}
+
+fn plan<T: Float>(gpu: &Gpu, vocab: i64) -> Plan {
+    Plan::new(vocab, size_of::<T>(), gpu.kernel_set(), gpu.info().shared_per_block, 1)
+}

@@ -1,0 +1,12 @@
+//! Ops over rows of the vocabulary: log-probabilities, their gradients, divergences and sampling.
+
+pub(crate) mod row_cpu;
+pub(crate) mod rows_gpu;
+
+pub mod gather_k;
+pub mod linear_logprob;
+pub mod logprob;
+pub mod sample;
+pub mod vocab_kl;
+
+pub use {gather_k::*, linear_logprob::*, logprob::*, sample::*, vocab_kl::*};

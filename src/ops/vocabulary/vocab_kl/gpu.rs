@@ -1,0 +1,98 @@
+//! Divergences over the whole vocabulary on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Stage};
+use crate::dtype::Float;
+use crate::error::Result;
+use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
+use crate::ops::vocabulary::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
+use crate::view::View;
+
+/// `VocabKlParams` of `kernels/vocab_kl.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    set: RowSet,
+    policy: u64,
+    reference: u64,
+    guide: u64,
+    dpolicy: u64,
+    policy_stride: i64,
+    reference_stride: i64,
+    guide_stride: i64,
+    out_stride: i64,
+    dvalue: Column,
+    value: Column,
+    gamma: f32,
+    beta: f32,
+    kind: i32,
+    unused: i32,
+}
+
+pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()> {
+    check_dtype::<T>("vocab_kl")?;
+    let mut stage = Stage::new(gpu, "vocab_kl");
+    let rows = a.policy.extent(0);
+    let plan = plan::<T>(gpu, a.vocab, &a.guidance);
+    let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
+    let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
+    params.value = stage.column_out(a.value)?;
+    let kernel = format!("vocab_kl_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("vocab_kl", rows)?, &params)?;
+    stage.finish()
+}
+
+pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Result<()> {
+    check_dtype::<T>("vocab_kl_bwd")?;
+    let mut stage = Stage::new(gpu, "vocab_kl");
+    let rows = a.policy.extent(0);
+    let plan = plan::<T>(gpu, a.vocab, &a.guidance);
+    let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
+    let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
+    params.dvalue = stage.column(&a.dvalue)?;
+    params.out_stride = a.dpolicy.stride(0);
+    params.dpolicy = stage.output(a.dpolicy)?;
+    let kernel = format!("vocab_kl_bwd_{}", T::DTYPE.name());
+    stage.launch(&kernel, plan.grid("vocab_kl_bwd", rows)?, &params)?;
+    stage.finish()
+}
+
+fn plan<T: Float>(gpu: &Gpu, vocab: i64, guidance: &Option<Guidance<'_, T>>) -> Plan {
+    let together = 2 + guidance.is_some() as i64;
+    let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
+    Plan::new(vocab, size_of::<T>(), set, limit, together)
+}
+
+fn params<T: Float>(
+    stage: &mut Stage<'_>,
+    set: RowSet,
+    (policy, reference, guidance): (&View<'_, T>, &View<'_, T>, &Option<Guidance<'_, T>>),
+    divergence: Divergence,
+) -> Result<Params> {
+    let (kind, beta) = match divergence {
+        Divergence::ForwardKl => (0, 0.0),
+        Divergence::ReverseKl => (1, 0.0),
+        Divergence::Jsd { beta } => (2, beta as f32),
+        Divergence::TotalVariation => (3, 0.0),
+    };
+    let mut params = Params {
+        set,
+        policy: stage.input(policy)?,
+        reference: stage.input(reference)?,
+        policy_stride: policy.stride(0),
+        reference_stride: reference.stride(0),
+        beta,
+        kind,
+        ..Params::zeroed()
+    };
+    // γ = 1 is the reference itself: the second row is not read.
+    if let Some(guidance) = guidance.filter(|g| g.gamma != 1.0) {
+        params.guide = stage.input(&guidance.logits)?;
+        params.guide_stride = guidance.logits.stride(0);
+        params.gamma = guidance.gamma as f32;
+    }
+    Ok(params)
+}
