@@ -6,10 +6,10 @@
 
 use std::path::Path;
 
-use gradus::io::safetensors::{TensorData, Tensors, write_pt};
-use gradus::model::{Decoder, Packed};
-use gradus::pretrained::{Adapter, LoadOptions, Pretrained};
 use gradus::{Device, Error, Result};
+use gradus_rft::io::safetensors::{TensorData, Tensors, write_pt};
+use gradus_rft::model::{Decoder, Packed};
+use gradus_rft::pretrained::{Adapter, LoadOptions, Pretrained};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -9,8 +9,8 @@
 
 use std::io::{self, BufRead, Write};
 
-use gradus::reward::spec::parse;
-use gradus::reward::{RewardInput, RewardOutcome};
+use gradus_rft::reward::spec::parse;
+use gradus_rft::reward::{RewardInput, RewardOutcome};
 use serde_json::{Map, Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,13 @@
-//! Argument checks shared by all ops. Each names the op and the argument, what it got and what
-//! the contract asks for.
+//! Argument checks of ops, for this crate's and for your own. Each error names the op and the argument, what it
+//! got and what the contract asks for.
+//!
+//! # Example
+//! ```
+//! use gradus::{Device, View, check::Check};
+//! let (check, x) = (Check("my_op"), [1f32, 2.0]);
+//! let error = check.shape(&Device::Cpu, "x", &View::from(&x[..]), &[3]).unwrap_err();
+//! assert!(error.to_string().contains("argument `x`"), "{error}");
+//! ```
 
 use std::fmt::Display;
 
@@ -9,15 +17,17 @@ use crate::error::{Error, Result};
 use crate::view::{Dims, Place};
 
 /// Largest magnitude of a factor.
-pub(crate) const LARGEST: f64 = 1e18;
+pub const LARGEST: f64 = 1e18;
 
-/// The checks of one op.
-#[derive(Clone, Copy)]
-pub(crate) struct Check(pub &'static str);
+/// The checks of the op with this name. All return `InvalidArgument`.
+#[derive(Clone, Copy, Debug)]
+pub struct Check(pub &'static str);
 
-/// What a check needs to know of a view.
-pub(crate) trait Operand {
+/// What a check needs to know of a view: [`View`](crate::view::View) and [`ViewMut`](crate::view::ViewMut) have it.
+pub trait Operand {
+    /// Extents and strides, and which memory they are in.
     fn dims_place(&self) -> (&Dims, Place);
+    /// Addresses from the first byte to the last.
     fn bytes(&self) -> std::ops::Range<usize>;
 }
 
@@ -92,7 +102,7 @@ impl Check {
         Ok(())
     }
 
-    /// The same for an optional operand.
+    /// [`Check::shape`] of an operand that need not be given.
     pub fn opt_shape(
         &self,
         device: &Device,

@@ -1,4 +1,4 @@
-//! gradus: kernels and a micro-runtime for reinforcement fine-tuning of quantised language models.
+//! gradus: kernels for reinforcement fine-tuning of quantized language models.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -7,9 +7,6 @@
 //! | [`quant`] | 4-bit matrices in the bitsandbytes layout |
 //! | [`rng`] | counter-based random numbers |
 //! | [`escape`] | foreign text, safe to show on a terminal |
-//! | `pretrained`, `model`, `train`, `reward` (feature `train`, on by default) | folders of Hugging Face and PEFT, the decoder, the trainer, scores of completions |
-//! | `io`, `bench`, `text` (the same) | files, `gradus bench`, what a vocabulary is |
-//! | `text`, `data` (feature `hf`, on by default) | tokenizers, chat templates and data sets as they come from a hub |
 //!
 //! Three promises hold everywhere (`docs/NUMERICS.md` names the test behind each): results are the
 //! same bits run to run and for any number of threads; a row's result does not depend on the batch
@@ -31,29 +28,7 @@ pub mod view;
 
 mod alloc;
 
-#[cfg(feature = "train")]
-pub mod bench;
-#[cfg(feature = "hf")]
-pub mod data;
-#[cfg(feature = "train")]
-pub mod io;
-#[cfg(feature = "train")]
-pub mod model;
-#[cfg(feature = "train")]
-pub mod pretrained;
-#[cfg(feature = "train")]
-pub mod reward;
-#[cfg(feature = "train")]
-pub mod text;
-#[cfg(feature = "train")]
-pub mod train;
-
 pub use device::Device;
 pub use dtype::{DType, bf16, f16};
 pub use error::{Error, Result};
 pub use view::{View, ViewMut};
-
-/// The README's examples run as tests.
-#[cfg(all(doctest, feature = "train"))]
-#[doc = include_str!("../README.md")]
-struct Readme;

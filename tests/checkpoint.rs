@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gradus::io::safetensors::{TensorData, Tensors, deserialize, serialize};
-use gradus::pretrained::{Adapter, Pretrained};
 use gradus::quant::Nf4Options;
 use gradus::rng::{Purpose, Rng};
-use gradus::train::checkpoint::{Checkpoint, load, load_latest, save};
+use gradus_rft::io::safetensors::{TensorData, Tensors, deserialize, serialize};
+use gradus_rft::pretrained::{Adapter, Pretrained};
+use gradus_rft::train::checkpoint::{Checkpoint, load, load_latest, save};
 
 fn checkpoint(step: u64) -> Checkpoint {
     let mut rng = Rng::new(step, Purpose::User, [0; 3]);
@@ -108,7 +108,8 @@ fn a_damaged_checkpoint_is_replaced_and_pushes_none_out() {
 /// An adapter that is written again and again is there, whole, at every moment.
 #[test]
 fn a_reader_always_finds_a_whole_adapter() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama/adapter");
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .join("tests/golden/models/llama/adapter");
     let adapter = Adapter::load(&golden).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("adapter");
@@ -144,7 +145,8 @@ fn a_reader_always_finds_a_whole_adapter() {
 #[test]
 fn adapters_can_be_read_by_whom_the_umask_lets() {
     use std::os::unix::fs::PermissionsExt;
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama/adapter");
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .join("tests/golden/models/llama/adapter");
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("adapter");
     Adapter::load(&golden).unwrap().save(&place).unwrap();
@@ -161,7 +163,8 @@ fn adapters_can_be_read_by_whom_the_umask_lets() {
 #[cfg(unix)]
 #[test]
 fn folders_are_not_written_through_planted_links() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama");
+    let golden =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/models/llama");
     let folder = tempfile::tempdir().unwrap();
     let (victim, out) = (folder.path().join("victim"), folder.path().join("nf4"));
     std::fs::create_dir(&victim).unwrap();

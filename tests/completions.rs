@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use gradus::Device;
-use gradus::reward::{RewardInput, RewardOutcome};
-use gradus::train::{RunConfig, Trainer};
+use gradus_rft::reward::{RewardInput, RewardOutcome};
+use gradus_rft::train::{RunConfig, Trainer};
 use serde_json::{Map, Value, json};
 
 /// A folder with a golden model of 256 ids and a tokenizer that gives each a word; every eighth is a
 /// special token.
 fn model(folder: &Path) -> PathBuf {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama");
+    let golden =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/models/llama");
     let to = folder.join("model");
     std::fs::create_dir(&to).unwrap();
     for file in std::fs::read_dir(golden).unwrap() {

@@ -3,14 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use gradus::data::jsonl::{self, JsonLines};
-use gradus::data::{Dataset, Example, PromptFormat, PromptSource, Row, Split, gsm8k_gold, parquet};
 use gradus::error::Error;
-use gradus::text::ChatTemplate;
+use gradus_rft::data::jsonl;
+use gradus_rft::data::jsonl::JsonLines;
+use gradus_rft::data::{
+    Dataset, Example, PromptFormat, PromptSource, Row, Split, gsm8k_gold, parquet,
+};
+use gradus_rft::text::ChatTemplate;
 use serde_json::{Map, Value, json};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/data")
 }
 
 fn rows_of(value: &Value) -> Vec<Row> {
@@ -260,10 +263,10 @@ fn columns_are_found_by_path() {
     for (path, want) in
         [("a.b", json!(1)), ("a.c.0.d", json!(3)), ("a.e.f", json!(4)), ("text.g.h", json!(5))]
     {
-        assert_eq!(gradus::data::at(row, path).unwrap().into_owned(), want, "{path}");
+        assert_eq!(gradus_rft::data::at(row, path).unwrap().into_owned(), want, "{path}");
     }
     for missing in ["b", "a.c.1.d", "a.c.x", "text.g.i", "a.", ".", ""] {
-        assert!(gradus::data::at(row, missing).is_none(), "{missing}");
+        assert!(gradus_rft::data::at(row, missing).is_none(), "{missing}");
     }
 }
 

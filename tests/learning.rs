@@ -2,7 +2,7 @@
 //! controls share the warm-up with the run, so every difference comes from the RL phase. Seeds are
 //! fixed and runs are bitwise reproducible on a machine, so these are not coin flips.
 
-use gradus::train::{Resume, RunConfig, Summary, train};
+use gradus_rft::train::{Resume, RunConfig, Summary, train};
 
 fn run(out: &std::path::Path, settings: &[&str]) -> Summary {
     let mut config = RunConfig { out: out.to_string_lossy().into_owned(), ..RunConfig::default() };

@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gradus::io::host::Room;
-use gradus::train::{MemoryPlan, RunConfig};
+use gradus_rft::io::host::Room;
+use gradus_rft::train::{MemoryPlan, RunConfig};
 
 const MIB: u64 = 1 << 20;
 /// A program that does nothing yet: code, threads, the standard library's own.

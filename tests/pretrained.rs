@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use common::golden_folder;
 use gradus::dtype::{DType, bf16, f16};
 use gradus::error::Error;
-use gradus::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
-use gradus::model::{Decoder, LoraOptions, Packed};
-use gradus::pretrained::{Adapter, AdapterConfig, HfConfig, LoadOptions, Pretrained};
 use gradus::quant::{Nf4Options, QuantType};
 use gradus::{Device, Result};
+use gradus_rft::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
+use gradus_rft::model::{Decoder, LoraOptions, Packed};
+use gradus_rft::pretrained::{Adapter, AdapterConfig, HfConfig, LoadOptions, Pretrained};
 
 const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use common::golden_folder;
 use gradus::Device;
 use gradus::dtype::{DType, bf16};
-use gradus::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
-use gradus::model::{Decoder, Packed, Weight};
-use gradus::pretrained::{Adapter, FolderWriter, HfConfig, LoadOptions, Pretrained};
 use gradus::quant::{Nf4Options, Nf4Tensor};
 use gradus::view::View;
+use gradus_rft::io::safetensors::{TensorData, Tensors, deserialize, write_pt};
+use gradus_rft::model::{Decoder, Packed, Weight};
+use gradus_rft::pretrained::{Adapter, FolderWriter, HfConfig, LoadOptions, Pretrained};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -260,7 +260,7 @@ fn adapters_with_values_that_are_not_finite_are_refused_by_key_and_place() {
 #[cfg(unix)]
 #[test]
 fn pipes_and_devices_in_the_place_of_any_file_are_refused_by_name() {
-    use gradus::train::{RunConfig, checkpoint};
+    use gradus_rft::train::{RunConfig, checkpoint};
     let folder = changed("llama3-sharded", |_| ());
     let adapter = folder.path().join("adapter");
     fs::create_dir(&adapter).unwrap();

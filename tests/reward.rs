@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use gradus::reward::command::parse_reply;
-use gradus::reward::spec::{SpecOptions, help, parse, parse_all};
-use gradus::reward::verify::{
+use gradus_rft::reward::command::parse_reply;
+use gradus_rft::reward::spec::{SpecOptions, help, parse, parse_all};
+use gradus_rft::reward::verify::{
     Code, Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalise, parse_boxes,
     parse_calls, tagged,
 };
-use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, score};
+use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, score};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

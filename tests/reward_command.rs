@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gradus::Error;
-use gradus::reward::command::{CommandOptions, CommandReward};
-use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields, score};
+use gradus_rft::reward::command::{CommandOptions, CommandReward};
+use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields, score};
 
 /// A worker that does what the completion asks for, and otherwise scores its length.
 const WORKER: &str = r#"
@@ -359,7 +359,7 @@ fn programs_must_exist() {
 
 #[test]
 fn the_examples_are_rewards() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rewards");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/rewards");
     let run = |script: &str, completion: &str, answer: &str| {
         let argv = vec![python(), format!("{folder}/{script}")];
         let reward = CommandReward::new(argv, quick()).unwrap();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gradus::reward::http::{HttpOptions, HttpReward, parse_answer};
-use gradus::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields};
+use gradus_rft::reward::http::{HttpOptions, HttpReward, parse_answer};
+use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields};
 use serde_json::Value;
 
 /// Credentials reach the service and nothing else.

@@ -375,7 +375,7 @@ impl Rows {
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/models").join(name)
 }
 
 fn summary(run: &Path) -> Value {

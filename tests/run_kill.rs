@@ -19,7 +19,7 @@ const EIO: i32 = 5;
 
 /// The library, made once.
 fn shim(folder: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/shim.c");
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/kill/shim.c");
     let made = folder.join("shim.so");
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&made).arg(source).arg("-ldl");
@@ -51,7 +51,8 @@ impl Place {
 
     /// Warm-up, 4-bit weights and RL on a folder, so that a model and an adapter are written.
     fn run(&self, shim: &[(&str, String)]) -> Output {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama");
+        let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .join("tests/golden/models/llama");
         let mut command = gradus(&["train", "--model", model.to_str().unwrap(), "--out", "runs"]);
         command.args(["--data", "rows.jsonl", "--reward", "exact", "--resume", "auto"]);
         for set in [

@@ -11,13 +11,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gradus::Device;
-use gradus::model::Decoder;
-use gradus::pretrained::{Adapter, LoadOptions, Pretrained};
+use gradus_rft::model::Decoder;
+use gradus_rft::pretrained::{Adapter, LoadOptions, Pretrained};
 use runs::{gradus, latest, must, outcome, text};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/models").join(name)
 }
 
 /// Sums of two digits.
@@ -91,7 +91,7 @@ fn a_golden_folder_learns_and_leaves_an_adapter() {
     Adapter::load(&run.join("adapter")).unwrap().attach(&mut model).unwrap();
     let newest = String::from_utf8(read("checkpoints/LATEST")).unwrap();
     let state = run.join("checkpoints").join(newest).join("state.safetensors");
-    let state = gradus::io::tensor_file::TensorFile::open(&state).unwrap();
+    let state = gradus_rft::io::tensor_file::TensorFile::open(&state).unwrap();
     assert!(state.tensors().keys().all(|k| k.contains(".lora_") || k == "adam/t"));
 
     let run = run.to_str().unwrap();

@@ -166,12 +166,12 @@ fn a_second_request_ends_at_once() {
 #[test]
 #[ignore = "run by a_second_request_ends_at_once"]
 fn never_stops() {
-    use gradus::reward::command::{CommandOptions, CommandReward};
-    use gradus::reward::{Reward, RewardInput, no_fields};
+    use gradus_rft::reward::command::{CommandOptions, CommandReward};
+    use gradus_rft::reward::{Reward, RewardInput, no_fields};
     let script = std::env::var("GRADUS_TEST_WORKER").unwrap();
     let options = CommandOptions { workers: 1, ..CommandOptions::default() };
     let reward = CommandReward::new(vec!["sh".into(), script], options).unwrap();
-    let _listening = gradus::io::interrupt::listen().unwrap();
+    let _listening = gradus_rft::io::interrupt::listen().unwrap();
     let input = RewardInput { prompt: "", completion: "", finished: true, fields: no_fields() };
     assert!(reward.score(&[input])[0].is_ok());
     std::thread::sleep(Duration::from_secs(300));
@@ -222,7 +222,8 @@ fn judge(folder: &Path, temporary: &Path, script: &Path) -> Command {
 #[test]
 #[ignore = "run by programs_that_are_judged_end_with_a_run_that_is_killed"]
 fn judges_a_program_for_ever() {
-    use gradus::reward::{Reward, RewardInput, verify::Code};
+    use gradus_rft::reward::verify::Code;
+    use gradus_rft::reward::{Reward, RewardInput};
     let script = std::env::var("GRADUS_TEST_INTERPRETER").unwrap();
     let code = Code {
         interpreter: vec!["sh".into(), script],

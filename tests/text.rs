@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use gradus::error::Error;
-use gradus::text::{ChatOptions, ChatTemplate, Codec, Tokenizer};
+use gradus_rft::text::{ChatOptions, ChatTemplate, Codec, Tokenizer};
 use serde_json::{Map, Value, json};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/text")
 }
 
 fn read(path: &Path) -> Value {
@@ -262,7 +262,7 @@ fn expressions_print_what_python_prints() {
     let mut extra = golden["variables"].as_object().unwrap().clone();
     // As data files hold integers of more than 64 bits.
     let row = format!("{{\"big\": {}}}", golden["big"].as_str().unwrap());
-    let mut rows = gradus::data::jsonl::JsonLines::new(row.as_bytes(), Path::new("test"));
+    let mut rows = gradus_rft::data::jsonl::JsonLines::new(row.as_bytes(), Path::new("test"));
     extra.extend(rows.next().unwrap().unwrap());
     let options = ChatOptions { extra, ..ChatOptions::default() };
     let mut wrong = Vec::new();

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use gradus::reward::spec::parse;
-use gradus::reward::{RewardInput, RewardOutcome};
+use gradus_rft::reward::spec::parse;
+use gradus_rft::reward::{RewardInput, RewardOutcome};
 use serde_json::{Value, json};
 
 /// The reward that a case names, or else the one that reads the fields of its row.
@@ -31,7 +31,8 @@ fn score(reward: &str, completion: &str, row: &Value) -> f32 {
 
 /// The lines of the files in a folder of golden data, with the files' names.
 fn lines(folder: &str) -> Vec<(String, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let folder =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden").join(folder);
     let mut all = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();

@@ -10,7 +10,7 @@ use runs::{gradus, latest, must, text};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/models").join(name)
 }
 
 /// A copy of a golden folder with one more file.
@@ -139,7 +139,7 @@ fn a_configuration_is_explained_with_the_values_a_run_would_take() {
         let line = explained.lines().find(|l| l.starts_with(&format!("{key} ="))).unwrap();
         line.split('#').next().unwrap().split('=').nth(1).unwrap().trim().to_string()
     };
-    let of_run = gradus::train::RunConfig::pretrained();
+    let of_run = gradus_rft::train::RunConfig::pretrained();
     assert_eq!(value("rl.learning_rate").trim_matches('"').parse(), Ok(of_run.rl.learning_rate));
     assert_eq!(value("model.path"), "\"anywhere\"");
     let set = must(gradus(&["config", "--explain", "--set", "rl.steps=7"]));

@@ -108,8 +108,7 @@ impl Arena {
     }
 
     /// Forgets the peak, if nothing is out: [`Arena::peak`] is of what is done from here on.
-    #[cfg(feature = "train")]
-    pub(crate) fn restart(&self) {
+    pub fn restart(&self) {
         let block = &mut self.lock().block;
         if block.live == 0 {
             block.high = 0;

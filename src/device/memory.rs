@@ -121,7 +121,7 @@ impl<T: Element> Memory<T> {
     }
 
     /// Sets the first `len` elements to 0.
-    pub(crate) fn clear_first(&mut self, len: usize) -> Result<()> {
+    pub fn clear_first(&mut self, len: usize) -> Result<()> {
         match self {
             Memory::Host(data) => data[..len].fill(T::zeroed()),
             Memory::Gpu(data) => data.clear_first(len)?,
@@ -151,8 +151,11 @@ impl<T: Element> Memory<T> {
     }
 }
 
-/// `len` zeros, or an error where `vec!` would abort.
-pub(crate) fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
+/// `len` zeros in host memory, or an error where `vec!` would abort. `what` names them in the error.
+///
+/// # Errors
+/// `OutOfMemory` with `what` and the bytes asked for.
+pub fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
     values

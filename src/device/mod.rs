@@ -44,20 +44,18 @@ pub use dry::{DryDriver, Usage};
 pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub use graph::Graph;
-pub use memory::Memory;
-pub(crate) use memory::zeros;
+pub use memory::{Memory, zeros};
 pub use module::{KernelSet, shipped_ptx};
 pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
-pub use team::{Team, set_team};
 pub use record::{Call, RecordingDriver};
 pub(crate) use scratch::ScratchGuard;
 pub(crate) use stage::{Column, Stage};
+pub use team::{Team, set_team};
 pub(crate) use workspace::Workspace;
 
 /// A place that executes ops. Cheap to clone, `Send + Sync`.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Device {
     /// The host: f32 data, wide accumulation, the threads of rayon or of a [`Team`].
     Cpu,

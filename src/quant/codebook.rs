@@ -190,7 +190,6 @@ mod tests {
     }
 
     /// SHA-256 of the little-endian bytes.
-    #[cfg(feature = "train")]
     #[test]
     fn code_books_have_the_published_checksums() {
         use sha2::{Digest, Sha256};

@@ -117,9 +117,9 @@ impl Nf4Matrix {
         }
     }
 
-    /// Where the parts lie.
-    #[cfg(feature = "train")]
-    pub(crate) fn addresses(&self) -> [usize; 4] {
+    /// Addresses of codes of the maxima (or 0), maxima, packed codes and code book: two matrices with the
+    /// same ones are one. For whoever keeps a recorded [`Graph`](crate::device::Graph), which holds addresses.
+    pub fn addresses(&self) -> [usize; 4] {
         let [codes, maxima] = match &self.absmax {
             Maxima::F32(absmax) => [0, absmax.all().as_ptr() as usize],
             Maxima::Nested { codes, nested, .. } => {

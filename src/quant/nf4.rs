@@ -5,10 +5,10 @@
 //! element `2i + 1` the low one. `w = code[nibble] · absmax[block]` in f32, rounded once to
 //! the dtype that was quantised.
 
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::check::Check;
 use crate::view::View;
 
 /// The code book.
@@ -147,8 +147,12 @@ impl Nf4View<'_> {
     }
 }
 
-/// Checks extents, block size and dtype; returns the number of elements.
-pub(crate) fn check_geometry(
+/// Checks extents, block size and dtype of a 4-bit matrix `[n, k]`; returns the number of elements.
+///
+/// # Errors
+/// `InvalidArgument` for 2^63 elements or more, a block size that is not a power of two from 32 to 4096, a dtype
+/// other than f16, bf16 and f32.
+pub fn check_geometry(
     check: Check,
     arg: &str,
     n: usize,
@@ -167,7 +171,10 @@ pub(crate) fn check_geometry(
 }
 
 /// Refuses a block size that bitsandbytes does not know.
-pub(crate) fn check_blocksize(check: Check, arg: &str, blocksize: usize) -> Result<()> {
+///
+/// # Errors
+/// `InvalidArgument` unless it is a power of two from 32 to 4096.
+pub fn check_blocksize(check: Check, arg: &str, blocksize: usize) -> Result<()> {
     let ok = blocksize.is_power_of_two() && (32..=4096).contains(&blocksize);
     check.that(ok, arg, blocksize, "a power of two from 32 to 4096")
 }

@@ -1,9 +1,9 @@
 //! [`Nf4Tensor`]: a 4-bit matrix that owns its bytes.
 
-use crate::device::{Device};
-use crate::dtype::{DType};
-use crate::error::{Error, Result};
 use crate::check::Check;
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
 
 use super::{Absmax, Nf4View, QuantType};
 

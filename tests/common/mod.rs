@@ -14,12 +14,19 @@ pub struct Golden {
     pub settings: serde_json::Value,
 }
 
+/// The root of the repository, from the folder of any package in it.
+pub fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.ancestors().find(|folder| folder.join("tests/golden").is_dir());
+    root.unwrap_or(package).to_path_buf()
+}
+
 /// Where the peers' data is: `GRADUS_GOLDEN`, for executables that were carried elsewhere, or the
 /// folder of the sources.
 pub fn golden_folder() -> PathBuf {
     match std::env::var_os("GRADUS_GOLDEN") {
         Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        None => root().join("tests/golden"),
     }
 }
 

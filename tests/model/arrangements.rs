@@ -8,10 +8,12 @@ use super::common::devices::gpus;
 use super::common::normals;
 use gradus::Device;
 use gradus::dtype::{Float, bf16};
-use gradus::model::{Decoder, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, ScoreUse};
 use gradus::ops::{LogProb, logprob};
 use gradus::quant::Nf4Options;
 use gradus::rng::{Purpose, Rng};
+use gradus_rft::model::{
+    Decoder, KvCache, LoraOptions, ModelConfig, Packed, RopeScaling, ScoreUse,
+};
 
 /// Grouped heads, a 4-bit trunk with adapters that are not zero, a width that is no power of two.
 fn model<T: Float>(device: &Device, head_dim: usize) -> Decoder<T> {

@@ -6,13 +6,13 @@ use super::common::devices::{Executor, gpus};
 use super::demo;
 use gradus::Device;
 use gradus::dtype::{DType, Float, bf16};
-use gradus::io::safetensors::Tensors;
-use gradus::ops::presets;
 use gradus::ops::Advantage;
-use gradus::train::record::Record;
-use gradus::train::step::Backward;
-use gradus::train::{RunConfig, Trainer};
+use gradus::ops::presets;
 use gradus::view::View;
+use gradus_rft::io::safetensors::Tensors;
+use gradus_rft::train::record::Record;
+use gradus_rft::train::step::Backward;
+use gradus_rft::train::{RunConfig, Trainer};
 
 /// The demo's shape in small: two blocks, grouped heads, odd widths, biases off.
 fn config(dtype: &str) -> RunConfig {

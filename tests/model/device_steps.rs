@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gradus::device::{Call, Driver, DriverInfo, EmuDriver, Gpu, KernelSet, RecordingDriver};
-use gradus::ops::presets;
 use gradus::ops::Advantage;
-use gradus::train::optimizer::Update;
-use gradus::train::{MemoryPlan, RunConfig, Trainer};
+use gradus::ops::presets;
 use gradus::view::View;
 use gradus::{Device, Error};
+use gradus_rft::train::optimizer::Update;
+use gradus_rft::train::{MemoryPlan, RunConfig, Trainer};
 
 const LAYERS: usize = 2;
 

@@ -9,7 +9,7 @@ mod device_steps;
 mod micro_batches;
 mod peers;
 
-use gradus::train::RunConfig;
+use gradus_rft::train::RunConfig;
 
 /// The demo in small: two blocks, grouped heads.
 fn demo(settings: &[&str]) -> RunConfig {

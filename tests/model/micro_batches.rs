@@ -1,11 +1,11 @@
 //! Micro-batches are cut anywhere without changing the loss.
 
 use gradus::Device;
-use gradus::ops::presets;
 use gradus::ops::Advantage;
-use gradus::train::Trainer;
-use gradus::train::record::{Record, TokenClass};
+use gradus::ops::presets;
 use gradus::view::View;
+use gradus_rft::train::Trainer;
+use gradus_rft::train::record::{Record, TokenClass};
 
 use super::demo;
 

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use super::common::{Golden, golden_folder, normals};
 use gradus::Device;
 use gradus::dtype::Float;
-use gradus::model::{
+use gradus::quant::Nf4Options;
+use gradus_rft::model::{
     Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, ScoreGradients, ScoreUse, Tape,
     Weight,
 };
-use gradus::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
-use gradus::quant::Nf4Options;
-use gradus::train::record::{Record, TokenClass};
-use gradus::train::step::score_records;
+use gradus_rft::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
+use gradus_rft::train::record::{Record, TokenClass};
+use gradus_rft::train::step::score_records;
 
 fn golden(path: &str) -> Golden {
     Golden::open(&golden_folder().join("models").join(path))

@@ -6,9 +6,9 @@ mod phases;
 mod settings;
 mod steps;
 
-use gradus::train::record::{Record, TokenClass};
-use gradus::train::step::score_records;
-use gradus::train::{RunConfig, Trainer};
+use gradus_rft::train::record::{Record, TokenClass};
+use gradus_rft::train::step::score_records;
+use gradus_rft::train::{RunConfig, Trainer};
 
 /// A model of one small block; all of it trains unless `settings` say otherwise.
 fn config(settings: &[&str]) -> RunConfig {

@@ -1,7 +1,7 @@
 //! Lists of phases, before anything runs.
 
 use gradus::device::DriverInfo;
-use gradus::train::{MemoryPlan, Resume, RunConfig, train};
+use gradus_rft::train::{MemoryPlan, Resume, RunConfig, train};
 
 fn checked(settings: &[&str]) -> Result<(), String> {
     super::config(settings).validate_phases().map_err(|e| e.to_string())

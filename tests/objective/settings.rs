@@ -5,7 +5,7 @@ use gradus::ops::{
     Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
     KlWeight, Loss, OnSingle, PolicySettings, RatioLevel,
 };
-use gradus::train::recipe::Recipe;
+use gradus_rft::train::recipe::Recipe;
 
 use super::config;
 

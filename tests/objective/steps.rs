@@ -3,10 +3,10 @@
 
 use gradus::Device;
 use gradus::ops::presets;
-use gradus::train::Trainer;
-use gradus::train::critic::{Critic, States};
-use gradus::train::record::{Record, ScoredTokens};
-use gradus::train::step::score_records;
+use gradus_rft::train::Trainer;
+use gradus_rft::train::critic::{Critic, States};
+use gradus_rft::train::record::{Record, ScoredTokens};
+use gradus_rft::train::step::score_records;
 
 use super::oracle::{self, Advantage, Sequence, Token};
 use super::{records, sharpen, trainer, value};

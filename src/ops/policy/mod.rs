@@ -10,4 +10,7 @@ pub mod seq_reduce;
 pub mod value_loss;
 
 pub use policy_loss::presets;
-pub use {gae::*, group_advantage::*, offpolicy_weight::*, pair_loss::*, policy_loss::*, quantile::*, seq_reduce::*, value_loss::*};
+pub use {
+    gae::*, group_advantage::*, offpolicy_weight::*, pair_loss::*, policy_loss::*, quantile::*,
+    seq_reduce::*, value_loss::*,
+};

@@ -6,9 +6,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
+use crate::ops::Lora;
 use crate::ops::products::gemm_mma;
 use crate::ops::products::gemm_mma::TensorProduct;
-use crate::ops::Lora;
 use crate::view::View;
 
 /// Threads of a block in `kernels/product.cuh`.

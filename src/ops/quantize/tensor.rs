@@ -4,11 +4,11 @@ use crate::check::Check;
 use crate::device::{Device, zeros};
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::ops::quantize::nf4_quantize::NESTED_BLOCKSIZE;
 use crate::ops::{
     Nf4Dequantize, Nf4Quantize, Nf4QuantizeAbsmax, nf4_dequantize, nf4_quantize,
     nf4_quantize_absmax,
 };
-use crate::ops::quantize::nf4_quantize::NESTED_BLOCKSIZE;
 use crate::quant::nf4::{check_blocksize, check_geometry};
 use crate::quant::{Nf4Options, Nf4Parts, Nf4Tensor, OwnedAbsmax, dynamic_map};
 use crate::view::{View, ViewMut};

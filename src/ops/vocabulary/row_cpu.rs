@@ -7,10 +7,10 @@
 //! ones hold no call of `tanh`; exponentials of what cannot be positive, 256 at a time; and sums
 //! that nobody asked for are left out. The operations that are left are the same, so are the bits.
 
+use crate::dtype::{DType, Float};
 use crate::ops::support::math;
 use crate::ops::support::math::{EXPS, Exps};
 use crate::ops::support::prefetch::fetch;
-use crate::dtype::{DType, Float};
 use crate::ops::vocabulary::logprob::LogitTransform;
 
 const LANES: usize = 16;

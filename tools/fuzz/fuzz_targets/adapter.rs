@@ -6,8 +6,8 @@ use std::fs;
 use std::sync::OnceLock;
 
 use gradus::Device;
-use gradus::model::Decoder;
-use gradus::pretrained::{Adapter, LoadOptions, Pretrained};
+use gradus_rft::model::Decoder;
+use gradus_rft::pretrained::{Adapter, LoadOptions, Pretrained};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 mod tiny;

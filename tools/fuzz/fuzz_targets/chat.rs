@@ -1,7 +1,7 @@
 //! Chat templates: a source and messages; whatever it is, a render ends, and within its limits.
 #![no_main]
 
-use gradus::text::{ChatOptions, ChatTemplate};
+use gradus_rft::text::{ChatOptions, ChatTemplate};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! Settings as the command line takes them: what is accepted can be printed and has a fingerprint.
 #![no_main]
 
-use gradus::train::config::RunConfig;
+use gradus_rft::train::config::RunConfig;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use gradus::Device;
-use gradus::pretrained::{LoadOptions, Pretrained};
+use gradus_rft::pretrained::{LoadOptions, Pretrained};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 mod tiny;

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use gradus::data::jsonl::{JsonLines, parse_array};
-use gradus::data::Row;
+use gradus_rft::data::jsonl::{JsonLines, parse_array};
+use gradus_rft::data::Row;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gradus::data::parquet::parse;
+use gradus_rft::data::parquet::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

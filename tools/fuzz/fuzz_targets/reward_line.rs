@@ -1,10 +1,10 @@
 //! Answers of commands and services: a finite score, no opinion, or a reason.
 #![no_main]
 
-use gradus::reward::RewardOutcome;
-use gradus::reward::command::{Reply, parse_reply};
-use gradus::reward::http::parse_answer;
-use gradus::reward::spec::parse;
+use gradus_rft::reward::RewardOutcome;
+use gradus_rft::reward::command::{Reply, parse_reply};
+use gradus_rft::reward::http::parse_answer;
+use gradus_rft::reward::spec::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

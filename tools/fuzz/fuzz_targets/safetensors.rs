@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gradus::io::safetensors::{deserialize, serialize};
+use gradus_rft::io::safetensors::{deserialize, serialize};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

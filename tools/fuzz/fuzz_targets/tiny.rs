@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gradus::io::safetensors::{TensorData, Tensors, write_pt};
-use gradus::pretrained::Pretrained;
+use gradus_rft::io::safetensors::{TensorData, Tensors, write_pt};
+use gradus_rft::pretrained::Pretrained;
 use gradus::quant::Nf4Options;
 
 const CONFIG: &str = r#"{"model_type": "qwen2", "vocab_size": 3, "hidden_size": 4, "intermediate_size": 4,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gradus::text::{Codec, Tokenizer};
+use gradus_rft::text::{Codec, Tokenizer};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 fuzz_target!(|data: &[u8]| -> Corpus {

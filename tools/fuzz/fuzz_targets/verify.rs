@@ -2,11 +2,11 @@
 //! byte says whether the text is also the gold.
 #![no_main]
 
-use gradus::reward::verify::{
+use gradus_rft::reward::verify::{
     Countdown, Exact, Format, Iou, Json, MathAnswer, Numeric, Schema, ToolCall, code_block,
     conclusion,
 };
-use gradus::reward::{Outcome, RewardInput, RewardOutcome};
+use gradus_rft::reward::{Outcome, RewardInput, RewardOutcome};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 

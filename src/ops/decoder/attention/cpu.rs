@@ -3,15 +3,14 @@
 //! are tiled, packed or handed to threads cannot change a bit. `lanes` holds the arithmetic,
 //! `forward` and `backward` the loops.
 
-
 use std::marker::PhantomData;
 
+use super::cpu_lanes::LANES;
 use crate::alloc::{Gather, Grow};
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::decoder::attention::{Attention, AttentionBwd, KvRows};
 use crate::view::{View, ViewMut};
-use super::cpu_lanes::LANES;
 
 pub(crate) fn attention<T: Float>(a: Attention<'_, T>) -> Result<()> {
     match T::DTYPE {
@@ -105,7 +104,11 @@ impl<'a, T: Float> Rows<'a, T> {
     /// # Safety
     /// `j < len` and `c + C <= chunks`.
     #[inline(always)]
-    pub(super) unsafe fn chunks_at<const C: usize>(&self, j: usize, c: usize) -> &'a [[T; LANES]; C] {
+    pub(super) unsafe fn chunks_at<const C: usize>(
+        &self,
+        j: usize,
+        c: usize,
+    ) -> &'a [[T; LANES]; C] {
         // SAFETY: `new` checked the first and the last row of the view, or made the copy; row j
         // lies between them, and [[T; LANES]; C] is aligned as T.
         unsafe { &*self.base.add(j * self.stride + c * LANES).cast() }

@@ -1,13 +1,13 @@
 //! The backward pass: one (sequence, key/value head) per item, so that each gradient row has one
 //! writer and its sum one order.
 
-use super::cpu_lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
 use super::cpu::{KeyRows, Rows, into_rows};
+use super::cpu_lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
 use crate::alloc::{self, Gather, Grow};
-use crate::ops::support::math::dispatch_simd;
 use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::decoder::attention::AttentionBwd;
+use crate::ops::support::math::dispatch_simd;
 use crate::view::View;
 
 /// Queries whose rows of scores are held at a time; also the block of the sums over queries.

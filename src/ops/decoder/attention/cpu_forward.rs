@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::cpu_lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
 use super::cpu::{KeyRows, Rows, into_rows, probe};
+use super::cpu_lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
 use crate::alloc::{self, Gather, Grow};
-use crate::ops::support::math::dispatch_simd;
 use crate::device::parallel;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::decoder::attention::{Attention, KvRows};
+use crate::ops::support::math::dispatch_simd;
 use crate::view::View;
 
 /// Rows of scores a piece holds, if one query has no more heads than that.

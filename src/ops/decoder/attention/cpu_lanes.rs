@@ -2,8 +2,8 @@
 //! order each.
 
 use super::cpu::Rows;
-use crate::ops::support::math::{exp, exp_f32};
 use crate::dtype::Float;
+use crate::ops::support::math::{exp, exp_f32};
 
 /// Lanes of a partial sum: lane `i` of a dot product holds the elements `d` with d mod 16 = i.
 pub(super) const LANES: usize = 16;

@@ -2,9 +2,9 @@
 
 use crate::alloc::Gather;
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::{DType, Float};
 use crate::ops::decoder::convert::Convert;
+use crate::ops::support::math;
 
 /// Elements per item of work.
 const CHUNK: usize = 4096;

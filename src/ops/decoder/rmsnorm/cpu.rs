@@ -2,10 +2,10 @@
 //! of the gain by blocks of columns, rows in order.
 
 use crate::alloc::{self, Gather};
-use crate::ops::support::math::dispatch_simd;
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::decoder::rmsnorm::{RmsNorm, RmsNormBwd};
+use crate::ops::support::math::dispatch_simd;
 use crate::view::View;
 
 /// Rough scalar operations per element.

@@ -1,9 +1,9 @@
 //! Rotary embedding on the CPU: one head of one token per item.
 
-use crate::ops::support::math::dispatch_simd;
 use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::decoder::rope::Rope;
+use crate::ops::support::math::dispatch_simd;
 
 /// Rough scalar operations per element.
 const WORK: usize = 2;

@@ -1,10 +1,10 @@
 //! SwiGLU on the CPU: one row per item, each element in f64 and rounded once.
 
 use crate::alloc::Gather;
-use crate::ops::support::math::{dispatch_simd, sigmoid};
 use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::decoder::swiglu::{Swiglu, SwigluBwd};
+use crate::ops::support::math::{dispatch_simd, sigmoid};
 
 /// Rough scalar operations per element.
 const WORK: usize = 16;

@@ -1,12 +1,15 @@
 //! AdamW on the CPU: chunks of 4096 elements are items of work, elements are independent.
 
 use crate::alloc::{self, Gather};
-use crate::ops::quantize::nf4_quantize::cpu::max_magnitude;
-use crate::ops::optim::sparsity_stats::cpu::same_bf16;
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Element;
-use crate::ops::optim::adamw::{AdamW, AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, AdamWTensor, DecayOrder, STATE_BLOCK};
+use crate::ops::optim::adamw::{
+    AdamW, AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, AdamWTensor, DecayOrder,
+    STATE_BLOCK,
+};
+use crate::ops::optim::sparsity_stats::cpu::same_bf16;
+use crate::ops::quantize::nf4_quantize::cpu::max_magnitude;
+use crate::ops::support::math;
 use crate::quant::codebook::Bounds;
 use crate::quant::dynamic_map;
 use crate::view::View;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::ops::optim::adamw::cpu::Coefficients;
 use crate::device::{Gpu, Grid, Stage};
 use crate::error::Result;
+use crate::ops::optim::adamw::cpu::Coefficients;
 use crate::ops::optim::adamw::{AdamW, AdamW8bit, AdamWOutcome, AdamWSettings, DecayOrder};
 use crate::quant::dynamic_map;
 

@@ -2,9 +2,9 @@
 
 use crate::alloc::Gather;
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Float;
 use crate::ops::optim::lerp::Lerp;
+use crate::ops::support::math;
 
 /// Elements per item of work.
 const CHUNK: usize = 4096;

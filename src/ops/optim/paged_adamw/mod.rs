@@ -5,11 +5,11 @@ pub(crate) mod gpu;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::check::Check;
 use crate::device::{Device, Gpu};
 use crate::error::{Error, Result};
-use crate::ops::optim::paged_adamw::gpu::Paged;
 use crate::ops::optim::adamw::{AdamWOutcome, AdamWSettings, check_settings, param_shape, same};
-use crate::check::Check;
+use crate::ops::optim::paged_adamw::gpu::Paged;
 use crate::view::{View, ViewMut};
 
 /// First and second moments of the parameters of one GPU, in pinned host memory.

@@ -2,9 +2,9 @@
 
 use crate::alloc::Gather;
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::{Element, Float};
 use crate::ops::optim::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
+use crate::ops::support::math;
 use crate::view::View;
 
 /// Elements per item of work of a delta.

@@ -84,9 +84,7 @@ pub fn sparsity_stats<T: Float>(device: &Device, args: SparsityStats<'_, T>) -> 
     check.non_negative("tol", args.tol)?;
     check.opt_shape(device, "row_nnz", &args.row_nnz, &[rows])?;
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::sparsity_stats(args))?
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::sparsity_stats(args))?,
         Device::Gpu(gpu) => gpu::sparsity_stats(gpu, args)?,
     }
     .map_err(|(arg, index)| Error::NonFinite { op: check.0, arg: arg.to_string(), index })
@@ -122,9 +120,9 @@ pub fn delta_count<T: Element>(
     let check = Check("delta_count");
     check_pair(check, device, &old, &new)?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || {
-            cpu::changed(old, new).iter().map(Vec::len).sum()
-        }),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::changed(old, new).iter().map(Vec::len).sum())
+        }
         Device::Gpu(gpu) => gpu::delta_count(gpu, old, new),
     }
 }
@@ -173,9 +171,7 @@ pub fn delta_encode<T: Element>(device: &Device, args: DeltaEncode<'_, T>) -> Re
     check.disjoint(("value", &args.value), ("new", &args.new))?;
     check.disjoint(("value", &args.value), ("index", &args.index))?;
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::delta_encode(args))?
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::delta_encode(args))?,
         Device::Gpu(gpu) => gpu::delta_encode(gpu, args)?,
     }
     .map_err(|count| {

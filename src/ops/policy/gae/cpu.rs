@@ -1,12 +1,14 @@
 //! Token-level advantages on the CPU: f64, sequential in a sequence, parallel over sequences.
 
 use crate::alloc::{self, Gather, Grow};
-use crate::ops::policy::group_advantage::cpu::Moments;
+use crate::check::Check;
 use crate::device::parallel;
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::check::Check;
-use crate::ops::policy::gae::{DiscountedReturn, Gae, KlReward, MaskedReturn, RewardKl, Whiten, WhitenStats, is_action};
+use crate::ops::policy::gae::{
+    DiscountedReturn, Gae, KlReward, MaskedReturn, RewardKl, Whiten, WhitenStats, is_action,
+};
+use crate::ops::policy::group_advantage::cpu::Moments;
 use crate::view::{View, ViewMut};
 
 /// Rough scalar operations per token.

@@ -138,9 +138,7 @@ pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>
         finite(&check, "baseline", baseline, &None)?;
     }
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::discounted_return(check, args))??
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::discounted_return(check, args))??,
         Device::Gpu(gpu) => gpu::discounted_return(gpu, args)?,
     }
     Ok(())

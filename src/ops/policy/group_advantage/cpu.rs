@@ -1,11 +1,13 @@
 //! Group advantages on the CPU: one group per item, statistics in f64 about the smallest reward.
 
 use crate::alloc::{self, Gather, Grow};
+use crate::check::Check;
 use crate::device::parallel;
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::check::Check;
-use crate::ops::policy::group_advantage::{GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, OnSingle};
+use crate::ops::policy::group_advantage::{
+    GroupAdvantage, GroupBaseline, GroupScale, GroupSettings, GroupStats, OnSingle,
+};
 use crate::view::View;
 
 /// Rough scalar operations per sample.

@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::group_advantage::{EpsForm, GroupAdvantage, GroupBaseline, GroupScale, GroupStats, OnSingle};
+use crate::ops::policy::group_advantage::{
+    EpsForm, GroupAdvantage, GroupBaseline, GroupScale, GroupStats, OnSingle,
+};
 
 /// Groups of a block.
 const GROUPS: u64 = 4;

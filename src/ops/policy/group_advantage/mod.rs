@@ -214,9 +214,7 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
         check_lengths(&check, "length", length)?;
     }
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || {
-            cpu::group_advantage(check, args)
-        })??,
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::group_advantage(check, args))??,
         Device::Gpu(gpu) => gpu::group_advantage(gpu, args)?,
     }
     Ok(())

@@ -2,7 +2,10 @@
 
 use crate::alloc::{self, Gather, Grow};
 use crate::dtype::Real;
-use crate::ops::policy::offpolicy_weight::{OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyStats, OffPolicyWeight, Reject, RejectBy, RejectLevel};
+use crate::ops::policy::offpolicy_weight::{
+    OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyStats, OffPolicyWeight, Reject,
+    RejectBy, RejectLevel,
+};
 
 pub(crate) fn offpolicy_weight<R: Real>(mut a: OffPolicyWeight<'_, R>) {
     let mut weights = alloc::filled(0.0, a.old_logp.extent(0));

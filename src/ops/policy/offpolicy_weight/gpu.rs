@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::offpolicy_weight::{OffPolicyBound, OffPolicyLevel, OffPolicyStats, OffPolicyWeight, RejectBy, RejectLevel};
+use crate::ops::policy::offpolicy_weight::{
+    OffPolicyBound, OffPolicyLevel, OffPolicyStats, OffPolicyWeight, RejectBy, RejectLevel,
+};
 
 /// Threads of a block.
 const THREADS: u32 = 128;

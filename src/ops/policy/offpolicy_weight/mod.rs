@@ -176,9 +176,7 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
         check.that(reject.lo <= reject.hi, "settings.reject", got, "an interval")?;
     }
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::offpolicy_weight(args))?
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::offpolicy_weight(args))?,
         Device::Gpu(gpu) => gpu::offpolicy_weight(gpu, args)?,
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! Pair losses on the CPU, in f64: sums in index order, no hot loop.
 
-
 pub(crate) use super::cpu_group::{beta_mml_loss, copg_loss, info_nce_loss};
 pub(crate) use super::cpu_prdp::prdp_loss;
 pub(crate) use super::cpu_preference::{kto_loss, preference_loss};

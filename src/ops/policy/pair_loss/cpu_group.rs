@@ -1,13 +1,13 @@
 //! Losses over groups and over a matrix: centred sums and max-subtracted soft maxima.
 
 use crate::alloc::Gather;
-use crate::ops::policy::group_advantage::cpu::Moments;
-use crate::ops::support::math::exp;
-use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
 use crate::device::parallel;
-use crate::ops::policy::seq_reduce::cpu::tokens;
 use crate::dtype::Real;
+use crate::ops::policy::group_advantage::cpu::Moments;
+use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
 use crate::ops::policy::pair_loss::{BetaMmlLoss, CopgLoss, InfoNceLoss};
+use crate::ops::policy::seq_reduce::cpu::tokens;
+use crate::ops::support::math::exp;
 use crate::view::{View, ViewMut};
 
 /// Rough scalar operations per sample.

@@ -1,12 +1,12 @@
 //! PRDP: sums per sequence, then the pairs, then one pass that puts the gradient on tokens.
 
 use crate::alloc::{self, Gather};
-use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
 use crate::device::parallel;
-use crate::ops::policy::seq_reduce::cpu::tokens;
 use crate::dtype::Real;
 use crate::ops::policy::gae::is_action;
 use crate::ops::policy::pair_loss::PrdpLoss;
+use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
+use crate::ops::policy::seq_reduce::cpu::tokens;
 
 /// Rough scalar operations per token.
 const WORK: usize = 8;

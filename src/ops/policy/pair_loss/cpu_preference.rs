@@ -1,10 +1,12 @@
 //! Preference losses: value and slopes of each published form, then the chain to log-probs.
 
 use crate::alloc::{self, Gather, Grow};
-use crate::ops::support::math::{exp, sigmoid};
-use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
 use crate::dtype::Real;
-use crate::ops::policy::pair_loss::{KtoLoss, Pair, PreferenceKind, PreferenceLoss, PreferenceScore};
+use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
+use crate::ops::policy::pair_loss::{
+    KtoLoss, Pair, PreferenceKind, PreferenceLoss, PreferenceScore,
+};
+use crate::ops::support::math::{exp, sigmoid};
 use crate::view::View;
 
 /// Largest exponent of a score.

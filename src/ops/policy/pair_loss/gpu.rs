@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::pair_loss::{KtoLoss, Pair, PrdpLoss, PreferenceKind, PreferenceLoss, PreferenceScore};
+use crate::ops::policy::pair_loss::{
+    KtoLoss, Pair, PrdpLoss, PreferenceKind, PreferenceLoss, PreferenceScore,
+};
 use crate::view::{View, ViewMut};
 
 /// Threads of a block.

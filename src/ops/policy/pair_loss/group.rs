@@ -6,11 +6,11 @@ use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
 
+use super::{cpu, gpu_group};
 use crate::check::Check;
 use crate::ops::policy::gae::finite;
 use crate::ops::policy::group_advantage::check_rewards;
 use crate::ops::policy::pair_loss::check_terms;
-use super::{cpu, gpu_group};
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`copg_loss`].

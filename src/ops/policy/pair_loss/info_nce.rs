@@ -6,9 +6,9 @@ use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
 
+use super::{cpu, gpu_group};
 use crate::check::Check;
 use crate::ops::policy::group_advantage::check_lengths;
-use super::{cpu, gpu_group};
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`info_nce_loss`].

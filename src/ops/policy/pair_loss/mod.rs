@@ -26,10 +26,10 @@ pub use preference::{
     KtoLoss, Pair, PreferenceKind, PreferenceLoss, PreferenceScore, kto_loss, preference_loss,
 };
 
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::check::Check;
 use crate::ops::policy::gae::finite;
 use crate::view::{View, ViewMut};
 

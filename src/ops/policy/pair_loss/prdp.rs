@@ -6,10 +6,10 @@ use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
 
+use super::{cpu, gpu};
 use crate::check::Check;
 use crate::ops::policy::gae::{Tokens, finite};
 use crate::ops::policy::pair_loss::check_terms;
-use super::{cpu, gpu};
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`prdp_loss`].

@@ -1,17 +1,18 @@
 //! The token policy loss on the CPU: one sequence at a time, f64 throughout, sequences in parallel
 //! and summed in order.
 
-
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::cpu_terms::{Clipped, Term, Token, penalty, surrogate};
 use crate::alloc::{self, Gather, Grow};
-use crate::ops::support::math::{at_least, at_most, within};
 use crate::device::parallel;
 use crate::dtype::{Element, Real};
-use crate::ops::policy::policy_loss::{Advantage, ClipCenter, Denominator, Loss, PolicyLoss, PolicySettings, PolicyStats, RatioLevel};
+use crate::ops::policy::policy_loss::{
+    Advantage, ClipCenter, Denominator, Loss, PolicyLoss, PolicySettings, PolicyStats, RatioLevel,
+};
+use crate::ops::support::math::{at_least, at_most, within};
 use crate::view::View;
-use super::cpu_terms::{Clipped, Term, Token, penalty, surrogate};
 
 /// Rough scalar operations per token.
 const WORK: usize = 200;

@@ -2,8 +2,8 @@
 //! into the part that flows through the ratio and the part that flows through ℓ itself. The split
 //! is what lets one formula serve token ratios and sequence ratios.
 
-use crate::ops::support::math::{at_most, sigmoid, within};
 use crate::ops::policy::policy_loss::{Kl, KlEstimator, KlGradient, KlWeight, Loss};
+use crate::ops::support::math::{at_most, sigmoid, within};
 
 /// A value with its derivatives.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,10 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::policy_loss::{Advantage, ClipCenter, Denominator, KlEstimator, KlGradient, KlWeight, Loss, PolicyLoss, PolicySettings, PolicyStats, RatioLevel};
+use crate::ops::policy::policy_loss::{
+    Advantage, ClipCenter, Denominator, KlEstimator, KlGradient, KlWeight, Loss, PolicyLoss,
+    PolicySettings, PolicyStats, RatioLevel,
+};
 
 /// Threads of a block.
 const THREADS: u32 = 128;

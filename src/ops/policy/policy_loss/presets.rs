@@ -6,7 +6,10 @@
 //! [`crate::ops::policy_loss()`].
 
 use crate::error::{Error, Result};
-use crate::ops::{Aggregation, ClipCenter, Denominator, GroupBaseline, GroupScale, GroupSettings, Kl, KlWeight, Loss, OnSingle, PolicySettings, RatioLevel};
+use crate::ops::{
+    Aggregation, ClipCenter, Denominator, GroupBaseline, GroupScale, GroupSettings, Kl, KlWeight,
+    Loss, OnSingle, PolicySettings, RatioLevel,
+};
 
 /// An objective by its name.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! What a policy loss is made of. Every published token loss is a choice on these axes.
 
-use crate::error::Result;
 use crate::check::{Check, LARGEST};
+use crate::error::Result;
 
 /// The surrogate, with r the importance ratio, A the advantage and sg stop-gradient. Clip bounds
 /// are absolute values of r.

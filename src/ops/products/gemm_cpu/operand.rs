@@ -4,9 +4,9 @@
 use super::tile::{HEIGHT, Lane, Tile, WIDTH};
 use super::transpose::ROWS;
 use crate::alloc::Grow;
+use crate::dtype::Float;
 use crate::ops::support::math::dispatch_simd;
 use crate::ops::support::prefetch::fetch;
-use crate::dtype::Float;
 use crate::view::View;
 
 /// Most steps that are packed and swept at a time.

@@ -6,8 +6,8 @@
 
 use super::scratch::Stored;
 use super::transpose::{self, ROWS};
-use crate::ops::support::math::dispatch_simd;
 use crate::dtype::Float;
+use crate::ops::support::math::dispatch_simd;
 
 /// Columns of a packed panel: two vectors of 16.
 pub(crate) const WIDTH: usize = 32;

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crate::alloc::{self, Gather};
-use crate::ops::products::gemm_cpu::{Buffer, Cells, Lane, Link, Matrix, Operand, Right, Rows, Scratch, product};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
+use crate::ops::products::gemm_cpu::{
+    Buffer, Cells, Lane, Link, Matrix, Operand, Right, Rows, Scratch, product,
+};
 use crate::ops::products::lora_grad::LoraGrad;
 
 /// Rows whose sums are one chain, counted among those that took the adapter: also `CHUNK` of

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::ops::products::lora_grad::cpu::CHUNK;
 use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
-use crate::ops::products::gemm_gpu::{Dense, Factor, LowRank, Way, low_rank};
 use crate::ops::LoraGrad;
+use crate::ops::products::gemm_gpu::{Dense, Factor, LowRank, Way, low_rank};
+use crate::ops::products::lora_grad::cpu::CHUNK;
 use crate::view::{View, ViewMut};
 
 /// Chunks of a launch: bounds the memory of their sums to that of a few activations.

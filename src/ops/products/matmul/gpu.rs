@@ -7,10 +7,12 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::ops::quantize::nf4_quantize::gpu::BlockMax;
-use crate::ops::products::gemm_gpu::{ChainProduct, Dense, LowRank, THREADS, Way, factors, grid, is_half, low_rank};
+use crate::ops::products::gemm_gpu::{
+    ChainProduct, Dense, LowRank, THREADS, Way, factors, grid, is_half, low_rank,
+};
 use crate::ops::products::gemm_mma;
 use crate::ops::products::gemm_mma::{TensorProduct, TensorWeight};
+use crate::ops::quantize::nf4_quantize::gpu::BlockMax;
 use crate::ops::{Lora, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
@@ -26,7 +28,7 @@ struct DenseParams {
 /// `Nf4Matrix` of `kernels/tensor_nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(crate) struct Nf4Matrix {
+pub(in crate::ops::products) struct Nf4Matrix {
     packed: Column,
     code: Column,
     max: BlockMax,

@@ -100,7 +100,9 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul(args))?,
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul(args))?
+        }
         Device::Gpu(gpu) => return gpu::matmul(gpu, args),
     }
     Ok(())
@@ -142,7 +144,9 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dx(args))?,
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dx(args))?
+        }
         Device::Gpu(gpu) => return gpu::matmul_dx(gpu, args),
     }
     Ok(())
@@ -180,7 +184,9 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dw(args))?,
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dw(args))?
+        }
         Device::Gpu(gpu) => return gpu::matmul_dw(gpu, args),
     }
     Ok(())

@@ -1,11 +1,13 @@
 //! Products with a 4-bit weight on the CPU: the dense product over a matrix that expands stretches
 //! of its rows when they are packed.
 
-use crate::ops::products::gemm_cpu::{Adapters, Backward, Forward, Lane, Matrix, backward, forward};
-use crate::ops::quantize::decode::Nf4Reader;
 use crate::dtype::{DType, Float};
+use crate::ops::products::gemm_cpu::{
+    Adapters, Backward, Forward, Lane, Matrix, backward, forward,
+};
 use crate::ops::products::nf4_matmul::Nf4Matmul;
 use crate::ops::products::nf4_matmul::dx::Nf4MatmulDx;
+use crate::ops::quantize::decode::Nf4Reader;
 
 pub(crate) fn nf4_matmul<T: Float>(args: Nf4Matmul<'_, T>) {
     let Nf4Matmul { x, w, bias, lora, adapter, s, residual, y } = args;

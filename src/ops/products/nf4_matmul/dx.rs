@@ -7,11 +7,11 @@ use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 
+use super::cpu;
 use crate::check::Check;
 use crate::ops::products::matmul::{Lora, check_lora};
 use crate::ops::products::nf4_matmul::check_nf4;
 use crate::quant::Nf4View;
-use super::cpu;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`nf4_matmul_dx`].

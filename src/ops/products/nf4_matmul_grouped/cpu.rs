@@ -1,8 +1,8 @@
 //! 4-bit products of the experts of a mixture on the CPU: one after another.
 
-use crate::ops::products::nf4_matmul::cpu::{nf4_matmul, nf4_matmul_dx};
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::ops::products::nf4_matmul::cpu::{nf4_matmul, nf4_matmul_dx};
 use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
 
 pub(crate) fn nf4_matmul_grouped<T: Float>(a: Nf4MatmulGrouped<'_, T>) -> Result<()> {

@@ -12,8 +12,8 @@ use crate::dtype::Float;
 use crate::error::Result;
 
 use crate::check::Check;
-use crate::ops::products::nf4_matmul::{Nf4Matmul, check_nf4};
 use crate::ops::products::nf4_matmul::Nf4MatmulDx;
+use crate::ops::products::nf4_matmul::{Nf4Matmul, check_nf4};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -97,9 +97,7 @@ pub fn nf4_matmul_grouped<T: Float>(device: &Device, args: Nf4MatmulGrouped<'_, 
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped(args))?
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped(args))?,
         Device::Gpu(gpu) => gpu::nf4_matmul_grouped(gpu, args),
     }
 }
@@ -124,9 +122,7 @@ pub fn nf4_matmul_grouped_dx<T: Float>(
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || {
-            cpu::nf4_matmul_grouped_dx(args)
-        })?,
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped_dx(args))?,
         Device::Gpu(gpu) => gpu::nf4_matmul_grouped_dx(gpu, args),
     }
 }

@@ -7,8 +7,8 @@
 
 mod permute;
 
-use crate::ops::support::math::dispatch_simd;
 use crate::dtype::{DType, Float, f16, round_to_bf16};
+use crate::ops::support::math::dispatch_simd;
 use crate::quant::Nf4View;
 
 /// Blocks whose maxima are decoded at a time.

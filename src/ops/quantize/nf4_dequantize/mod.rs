@@ -1,7 +1,5 @@
 //! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
 
-
-
 use crate::alloc;
 
 use crate::device::Device;
@@ -58,7 +56,9 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     check.shape(device, "y", &args.y, &[args.w.n, args.w.k])?;
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || crate::ops::quantize::nf4_quantize::cpu::dequantize(args))?,
+        Device::Cpu => alloc::or_out_of_memory(check.0, || {
+            crate::ops::quantize::nf4_quantize::cpu::dequantize(args)
+        })?,
         Device::Gpu(gpu) => crate::ops::quantize::nf4_quantize::gpu::nf4_dequantize(gpu, args)?,
     }
     Ok(())

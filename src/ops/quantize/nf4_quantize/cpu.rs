@@ -2,12 +2,12 @@
 //! which cross strided rows and all dtypes share one path.
 
 use crate::alloc::Gather;
-use crate::ops::quantize::decode::Nf4Reader;
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Float;
+use crate::ops::quantize::decode::Nf4Reader;
 use crate::ops::quantize::nf4_dequantize::Nf4Dequantize;
 use crate::ops::quantize::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
+use crate::ops::support::math;
 use crate::quant::codebook::{Bounds, Thresholds};
 use crate::view::View;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::check::Check;
 use crate::device::{Column, Gpu, Grid, Stage};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
-use crate::check::Check;
 use crate::ops::quantize::nf4_dequantize::Nf4Dequantize;
 use crate::ops::quantize::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
 use crate::quant::{Absmax, Nf4View};

@@ -79,8 +79,9 @@ pub fn nf4_quantize<T: Float>(device: &Device, args: Nf4Quantize<'_, T>) -> Resu
     check.disjoint(("absmax", &args.absmax), ("packed", &args.packed))?;
     let not_finite = |index| Error::NonFinite { op: check.0, arg: "x".to_string(), index };
     match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::quantize(args))?
-            .map_err(not_finite),
+        Device::Cpu => {
+            alloc::or_out_of_memory(check.0, || cpu::quantize(args))?.map_err(not_finite)
+        }
         Device::Gpu(gpu) => gpu::nf4_quantize(gpu, check, args),
     }
 }
@@ -130,9 +131,7 @@ pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Resu
         check_maxima(check, &args)?;
     }
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::quantize_absmax(args))?
-        }
+        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::quantize_absmax(args))?,
         Device::Gpu(gpu) => gpu::nf4_quantize_absmax(gpu, args)?,
     }
     Ok(())

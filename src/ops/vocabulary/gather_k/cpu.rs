@@ -1,11 +1,11 @@
 //! K log-probs per row on the CPU.
 
 use crate::alloc::Gather;
-use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, row_stats, slope, transformed};
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Float;
+use crate::ops::support::math;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
+use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, row_stats, slope, transformed};
 use crate::ops::vocabulary::logprob::{IGNORE, LogitTransform};
 
 /// Statistics over the row's ids alone, in the order they are named.

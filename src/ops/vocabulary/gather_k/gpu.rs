@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Column, Gpu, Stage};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
+use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
 
 /// `GatherKParams` of `kernels/gather_k.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -5,7 +5,10 @@ use crate::device::{Device, Workspace};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::linear_logprob::{Head, LinearLogProb, LinearLogProbBwd};
-use crate::ops::{LogProb, LogProbBwd, Lora, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, logprob, logprob_bwd, matmul, matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx};
+use crate::ops::{
+    LogProb, LogProbBwd, Lora, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, logprob,
+    logprob_bwd, matmul, matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx,
+};
 use crate::view::{View, ViewMut};
 
 /// Logits held at a time.

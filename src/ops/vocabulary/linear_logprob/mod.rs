@@ -12,8 +12,8 @@ use crate::dtype::Float;
 use crate::error::Result;
 
 use crate::check::Check;
-use crate::ops::vocabulary::logprob::{LogitTransform, check_targets, check_vocab};
 use crate::ops::products::matmul::Lora;
+use crate::ops::vocabulary::logprob::{LogitTransform, check_targets, check_vocab};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 

@@ -1,7 +1,6 @@
 //! Rows of logits on the CPU. All statistics of a row come from one function, [`row_stats`], so
 //! that every op that reports a token's log-prob reports the same bits.
 
-
 use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::Float;

@@ -2,11 +2,11 @@
 //! tokens in id order.
 
 use crate::alloc::Gather;
-use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, row_stats, transformed};
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::ops::support::math;
+use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, row_stats, transformed};
 use crate::ops::vocabulary::sample::{Sample, check_drawn};
 
 /// What was drawn from a row.

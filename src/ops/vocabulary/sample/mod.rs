@@ -87,8 +87,12 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     }
 }
 
-/// The error of the first row that nothing can be drawn from, if there is one.
-pub(crate) fn check_drawn(undrawn: Option<usize>) -> Result<()> {
+/// The error of [`sample()`] for the first row that nothing can be drawn from, if there is one: for callers that
+/// read [`Sample::undrawn`] later, after a graph.
+///
+/// # Errors
+/// `InvalidArgument` if `undrawn` names a row.
+pub fn check_drawn(undrawn: Option<usize>) -> Result<()> {
     let got =
         undrawn.map_or(String::new(), |t| format!("row {t} without a finite maximum or with NaN"));
     let expected = "rows that something can be drawn from";

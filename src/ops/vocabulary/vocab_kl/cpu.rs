@@ -2,11 +2,11 @@
 //! column order.
 
 use crate::alloc::Gather;
-use crate::ops::vocabulary::logprob::cpu::{WORK, slope, transformed};
 use crate::device::parallel;
-use crate::ops::support::math;
 use crate::dtype::Float;
+use crate::ops::support::math;
 use crate::ops::vocabulary::logprob::LogitTransform;
+use crate::ops::vocabulary::logprob::cpu::{WORK, slope, transformed};
 use crate::ops::vocabulary::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 
 /// log p and log q of one row.

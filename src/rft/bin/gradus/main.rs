@@ -1,0 +1,341 @@
+//! The command line: train, sample, eval, quantize, merge, config, doctor, bench.
+//!
+//! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
+//! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gradus::escape::escaped;
+use gradus::{Error, Result};
+use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
+use gradus_rft::io::interrupt;
+use gradus_rft::train::progress::line;
+use gradus_rft::train::{
+    Ask, Opened, Resume, RunConfig, chat, evaluate, explain, model_defaults, sample, train,
+};
+
+mod convert;
+mod doctor;
+
+/// Reinforcement fine-tuning of quantised language models.
+#[derive(Parser)]
+#[command(name = "gradus", version, about, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, \
+                          3 a file could not be read or written, 129/130/143 stopped by SIGHUP, \
+                          SIGINT or SIGTERM (with a checkpoint; a second signal ends at once)";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Warm up, quantise, attach adapters and run GRPO; without options, the built-in demo.
+    Train(TrainArgs),
+    /// Sample completions from a run, or from a model.
+    Sample {
+        #[command(flatten)]
+        source: Source,
+        /// Prompt; without one, held-out prompts.
+        #[arg(long)]
+        prompt: Option<String>,
+        /// Talk: one line in, one answer out, through the model's chat template.
+        #[arg(long, conflicts_with = "prompt")]
+        chat: bool,
+        /// Completions per prompt.
+        #[arg(short = 'n', long, default_value_t = 4)]
+        samples: usize,
+        #[command(flatten)]
+        heat: Heat,
+    },
+    /// Score held-out prompts with a run, or with a model.
+    Eval {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        heat: Heat,
+    },
+    /// Write a model with 4-bit weights, as bitsandbytes lays them out.
+    Quantize(convert::QuantizeArgs),
+    /// Write a model with an adapter added to its weights.
+    Merge(convert::MergeArgs),
+    /// Show the configuration.
+    Config {
+        /// TOML file; the defaults without one.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Every key with its value, meaning and source.
+        #[arg(long)]
+        explain: bool,
+        /// Every reward that `reward.functions` can name.
+        #[arg(long)]
+        rewards: bool,
+    },
+    /// What this machine has, what will be used, and why.
+    Doctor,
+    /// Time, traffic and distance from the floor of each op, on the CPU and on CUDA.
+    Bench {
+        /// Only rows whose `op shape dtype` contains one of these texts, separated by `|`, or is the
+        /// text after a `=`.
+        #[arg(long, value_name = "TEXT|TEXT")]
+        ops: Option<String>,
+        /// Which rows there are.
+        #[arg(long, value_enum, default_value_t)]
+        shapes: Shapes,
+        /// Only this device.
+        #[arg(long, value_enum)]
+        device: Option<Only>,
+        /// Print the names of the rows and measure nothing.
+        #[arg(long)]
+        list: bool,
+        /// Also write the rows to this file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Time to spend on each row.
+        #[arg(long, default_value_t = 0.3)]
+        seconds: f64,
+    },
+}
+
+/// A model from disk with what it is asked.
+#[derive(clap::Args, Clone, Default)]
+struct ModelArgs {
+    /// Hugging Face folder: config.json, safetensors, tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// PEFT adapter to go on from.
+    #[arg(long, value_name = "DIR", requires = "model")]
+    adapter: Option<PathBuf>,
+    /// Prompts: a .jsonl, .json or .parquet file, or a folder of them.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Reward, may be repeated and is added up: a name, WEIGHT*NAME, cmd:COMMAND or a URL.
+    #[arg(long, value_name = "REWARD")]
+    reward: Vec<String>,
+    /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// A run or a model.
+#[derive(clap::Args)]
+struct Source {
+    /// Run folder.
+    #[arg(long, default_value = "runs/latest", conflicts_with = "model")]
+    run: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// How tokens are chosen.
+#[derive(clap::Args)]
+struct Heat {
+    /// Sampling temperature, 0 for the most likely token at every place. By default rl.temperature of
+    /// a run, the generation_config.json of a model, and eval.temperature for an evaluation.
+    #[arg(long, allow_negative_numbers = true)]
+    temperature: Option<f64>,
+}
+
+#[derive(clap::Args, Default)]
+struct TrainArgs {
+    /// TOML file; every key is optional.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Seed of the run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Folder for run folders.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// `auto` (the latest run, if it has this configuration) or a run folder.
+    #[arg(long)]
+    resume: Option<String>,
+}
+
+fn main() -> ExitCode {
+    interrupt::large_files_are_errors();
+    let error = match run(Cli::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    if let Some(hint) = hint(&error) {
+        let _ = writeln!(std::io::stderr(), "hint: {hint}");
+    }
+    ExitCode::from(exit_code(&error))
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Config { .. } | Error::InvalidArgument { .. } => 2,
+        Error::Io { .. } | Error::Format { .. } => 3,
+        Error::Interrupted { signal } => (128 + signal) as u8,
+        _ => 1,
+    }
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Config { .. } => Some("gradus config --explain lists every key"),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Some("free some space and go on with --resume auto; the last checkpoint is valid")
+        }
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            Some("the limit on the size of files (ulimit -f) is too low for this file")
+        }
+        _ => None,
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Train(args) => {
+            let resume = match args.resume.as_deref() {
+                None => Resume::No,
+                Some("auto") => Resume::Auto,
+                Some(folder) => Resume::From(folder.into()),
+            };
+            train(configuration(&args)?, &resume).map(|_| ())
+        }
+        Command::Sample { source, prompt, chat: talks, samples, heat } => {
+            let (what, temperature) = asked(&source, &heat)?;
+            if talks {
+                return chat(&what, temperature, print);
+            }
+            let mut text = String::new();
+            for line in sample(&what, &Ask { prompt, samples, temperature })? {
+                let verdict = line.verdict().map_or(String::new(), |v| v + "   ");
+                text += &line.show(&format!("{verdict}log-prob {:.3}", line.logp));
+            }
+            print(&escaped(&text).to_string())
+        }
+        Command::Eval { source, heat } => {
+            let defaults = |folder: &Path| {
+                // A file that is given to an evaluation is evaluated as a whole.
+                let mut defaults = model_defaults(folder)?.0;
+                (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
+                Ok(defaults)
+            };
+            let result = evaluate(&opened(&source, defaults)?, heat.temperature)?;
+            let (score, count, error) = (result.scored()?, result.completions, result.error);
+            let mut text = format!("accuracy {score:.4} ± {error:.4} over {count} completions");
+            for (count, what) in
+                [(result.abstained, "no opinion"), (result.failed, "reward failed")]
+            {
+                if count > 0 {
+                    text += &format!(", {what} {count}");
+                }
+            }
+            if let Some(why) = &result.failure {
+                text += &format!(" (the last: {why})");
+            }
+            print(&format!("{}\n", escaped(&text)))
+        }
+        Command::Quantize(args) => convert::quantize(&args),
+        Command::Merge(args) => convert::merge(&args),
+        Command::Config { rewards: true, .. } => print(&gradus_rft::reward::spec::help()),
+        Command::Config { config, model, explain, .. } => {
+            let config = configuration(&TrainArgs { config, model, ..TrainArgs::default() })?;
+            print(&if explain { explain::explain(&config) } else { config.to_toml() })
+        }
+        Command::Doctor => print(&doctor::report()),
+        Command::Bench { ops, shapes, device, list, json, seconds } => {
+            let settings = Settings { ops, shapes, device, seconds };
+            if list {
+                return names(&settings)?.iter().try_for_each(|name| print(&format!("{name}\n")));
+            }
+            let table = bench(&settings, print)?;
+            json.map_or(Ok(()), |path| table.write(&path))
+        }
+    }
+}
+
+/// The run or the model that is asked for; `defaults` are those of a model's folder.
+fn opened(source: &Source, defaults: impl FnOnce(&Path) -> Result<RunConfig>) -> Result<Opened> {
+    match &source.model.model {
+        Some(folder) => Ok(Opened::Model(applied(&source.model, None, defaults(folder)?)?)),
+        None => Ok(Opened::Run(source.run.clone())),
+    }
+}
+
+/// What is sampled from, and the temperature if it is another than the configuration's.
+fn asked(source: &Source, heat: &Heat) -> Result<(Opened, Option<f64>)> {
+    let key = |set: &String| set.split('=').next().unwrap_or("").trim().to_string();
+    let keys: Vec<String> = source.model.set.iter().map(key).collect();
+    // A key that says how to train or to evaluate would be taken and have no effect.
+    for section in ["eval.", "sft.", "value.", "checkpoint."] {
+        if let Some(key) = keys.iter().find(|key| key.starts_with(section)) {
+            let reason = "`gradus sample` does not read it; it takes --temperature, -n and rl.top_p, \
+                          rl.top_k, rl.min_p, rl.max_new_tokens";
+            return Err(Error::config(key, reason));
+        }
+    }
+    let mut greedy = None;
+    let what = opened(source, |folder| {
+        let (config, temperature, ignored) = model_defaults(folder)?;
+        greedy = temperature;
+        for setting in ignored {
+            line(&format!("  generation_config.json: {setting} is not applied"));
+        }
+        Ok(config)
+    })?;
+    let set = keys.iter().any(|key| key == "rl.temperature");
+    Ok((what, heat.temperature.or(greedy.filter(|_| !set))))
+}
+
+fn configuration(args: &TrainArgs) -> Result<RunConfig> {
+    let names_model = |set: &String| set.trim_start().starts_with("model.path");
+    let defaults = match args.model.model.is_some() || args.model.set.iter().any(names_model) {
+        true => RunConfig::pretrained(),
+        false => RunConfig::default(),
+    };
+    let mut config = applied(&args.model, args.config.as_ref(), defaults)?;
+    if let Some(seed) = args.seed {
+        config.seed = seed;
+    }
+    if let Some(out) = &args.out {
+        config.out = out.to_string_lossy().into_owned();
+    }
+    Ok(config)
+}
+
+/// The file's configuration with the command line on top.
+fn applied(args: &ModelArgs, file: Option<&PathBuf>, defaults: RunConfig) -> Result<RunConfig> {
+    let mut config = match file {
+        Some(file) => RunConfig::read(file, defaults)?,
+        None => defaults,
+    };
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    for (value, key) in [
+        (&args.model, &mut config.model.path),
+        (&args.adapter, &mut config.model.adapter),
+        (&args.data, &mut config.data.path),
+    ] {
+        if let Some(value) = value {
+            *key = text(value);
+        }
+    }
+    if !args.reward.is_empty() {
+        config.reward.functions = args.reward.clone();
+    }
+    args.set.iter().try_for_each(|assignment| config.apply_set(assignment))?;
+    Ok(config)
+}
+
+/// Standard output; a reader that has gone away is not an error.
+fn print(text: &str) -> Result<()> {
+    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output")(e))
+        }
+        _ => Ok(()),
+    }
+}

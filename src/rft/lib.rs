@@ -1,0 +1,26 @@
+//! Reinforcement fine-tuning of quantized language models, on the kernels of [`gradus`].
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`pretrained`], [`model`] | folders of Hugging Face and PEFT, the decoder |
+//! | [`train`], [`reward`] | the trainer, scores of completions |
+//! | [`text`] | what a vocabulary is; with the feature `hf` tokenizers and chat templates |
+//! | `data` (feature `hf`, on by default) | data sets as they come from a hub |
+//! | [`io`], [`bench`] | files, `gradus bench` |
+//!
+//! It sees only the public API of `gradus`.
+
+pub mod bench;
+#[cfg(feature = "hf")]
+pub mod data;
+pub mod io;
+pub mod model;
+pub mod pretrained;
+pub mod reward;
+pub mod text;
+pub mod train;
+
+/// The README's examples run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,151 @@
+//! What one call of the model works on: tokens, and where their keys are.
+
+use crate::model::kv_cache::{KvCache, PAGE};
+use gradus::device::{Memory, Space};
+use gradus::dtype::Float;
+use gradus::error::Result;
+use gradus::ops::{CopyRows, KvRows, copy_rows};
+use gradus::view::View;
+
+/// Sequences laid end to end; nothing is padded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Packed {
+    /// `[T]` token ids.
+    pub ids: Vec<i32>,
+    /// `[T]` position of each token in its sequence.
+    pub positions: Vec<i32>,
+    /// `[B + 1]` offsets of the sequences.
+    pub cu_seqlens: Vec<i64>,
+}
+
+impl Packed {
+    /// An empty batch.
+    pub fn new() -> Packed {
+        Packed { ids: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] }
+    }
+
+    /// Whole sequences, each from position 0.
+    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a [i32]>) -> Packed {
+        let mut packed = Packed::new();
+        sequences.into_iter().for_each(|ids| packed.push(ids, 0));
+        packed
+    }
+
+    /// Appends a sequence whose first token stands at position `first`.
+    pub fn push(&mut self, ids: &[i32], first: usize) {
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((first..first + ids.len()).map(|p| p as i32));
+        self.cu_seqlens.push(self.ids.len() as i64);
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len() - 1
+    }
+
+    /// Tokens of sequence `i`.
+    pub fn span(&self, i: usize) -> std::ops::Range<usize> {
+        self.cu_seqlens[i] as usize..self.cu_seqlens[i + 1] as usize
+    }
+
+    /// The batch of whole sequences where the ops of `space` read it.
+    pub fn place(&self, space: &Space) -> Result<Batch> {
+        let lens: Vec<i64> = self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
+        let keys = Keys::Own {
+            start: space.copy_of(&self.cu_seqlens[..self.sequences()])?,
+            len: space.copy_of(&lens)?,
+        };
+        self.with_keys(space, keys)
+    }
+
+    /// The batch with keys elsewhere.
+    pub(crate) fn with_keys(&self, space: &Space, keys: Keys) -> Result<Batch> {
+        Ok(Batch {
+            space: space.clone(),
+            ids: space.copy_of(&self.ids)?,
+            positions: space.copy_of(&self.positions)?,
+            cu_seqlens: space.copy_of(&self.cu_seqlens)?,
+            keys,
+        })
+    }
+}
+
+/// A [`Packed`] batch in the memory of a device, and where its results go.
+#[derive(Debug)]
+pub struct Batch {
+    pub(crate) space: Space,
+    pub(crate) ids: Memory<i32>,
+    pub(crate) positions: Memory<i32>,
+    pub(crate) cu_seqlens: Memory<i64>,
+    pub(crate) keys: Keys,
+}
+
+/// Where attention finds keys and values.
+#[derive(Debug)]
+pub(crate) enum Keys {
+    /// Beside the queries.
+    Own { start: Memory<i64>, len: Memory<i64> },
+    /// In the pages of a cache.
+    Cached {
+        /// `[B, pages]`.
+        table: Memory<i32>,
+        /// `[B]` keys of each sequence, the new ones included.
+        len: Memory<i64>,
+        /// `[T]` row of the cache that each new token's key goes to; -1: nowhere.
+        rows: Memory<i32>,
+    },
+}
+
+impl Batch {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len() - 1
+    }
+
+    /// Number of keys of each sequence.
+    pub(crate) fn kv_len(&self) -> View<'_, i64> {
+        match &self.keys {
+            Keys::Own { len, .. } | Keys::Cached { len, .. } => len.all(),
+        }
+    }
+
+    /// Puts a layer's new keys and values into the cache, if there is one.
+    pub(crate) fn store<T: Float>(
+        &self,
+        cache: &mut Option<&mut KvCache<T>>,
+        layer: usize,
+        k: &Memory<T>,
+        v: &Memory<T>,
+    ) -> Result<()> {
+        let (Some(cache), Keys::Cached { rows, .. }) = (cache, &self.keys) else { return Ok(()) };
+        let width = cache.width;
+        let device = cache.device.clone();
+        for (new, pages) in [(k, &mut cache.keys[layer]), (v, &mut cache.values[layer])] {
+            let (x, y) = (new.rows(width)?, pages.rows_mut(width)?);
+            copy_rows(&device, CopyRows { x, from: None, to: Some(rows.all()), y })?;
+        }
+        Ok(())
+    }
+
+    /// Where each sequence's keys are.
+    pub(crate) fn kv_rows(&self) -> Result<KvRows<'_>> {
+        Ok(match &self.keys {
+            Keys::Own { start, .. } => KvRows::From(start.all()),
+            Keys::Cached { table, .. } => {
+                let pages = table.len() / self.sequences().max(1);
+                let table = table.view(&[self.sequences() as i64, pages as i64])?;
+                KvRows::Pages { table, size: PAGE }
+            }
+        })
+    }
+}

@@ -1,0 +1,416 @@
+//! One transformer block, forward and backward.
+//!
+//! ```text
+//! h = norm1(x)            q, k, v = Wq·h, Wk·h, Wv·h      (q, k) <- rope(qk_norm(q, k))
+//! m = x + Wo·attention(q, k, v)
+//! g = norm2(m)            y = m + Wd·(silu(Wg·g) ⊙ Wu·g)
+//! ```
+//! The backward pass reads the same lines upwards; what it needs is on the [`LayerTape`]. Sums with
+//! the residual stream happen inside the product (or the norm's gradient) that ends a line.
+
+use crate::model::batch::{Batch, Keys};
+use crate::model::config::ModelConfig;
+use crate::model::kv_cache::KvCache;
+use crate::model::linear::{Linear, Seen, Site, Through};
+use crate::model::params::{Gradients, ParamId};
+use crate::model::rope_table::RopeTable;
+use gradus::device::Memory;
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::{
+    Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
+    attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
+};
+
+/// What a block computed on the way forward.
+#[derive(Debug)]
+pub struct LayerTape<T = f32> {
+    x: Memory<T>,
+    mixer: MixerTape<T>,
+    mid: Memory<T>,
+    mlp: MlpTape<T>,
+}
+
+/// The attention half. `s` are scale·x·Aᵀ of q, k, v, o.
+#[derive(Debug)]
+struct MixerTape<T> {
+    h: Memory<T>,
+    q: Projected<T>,
+    k: Projected<T>,
+    v: Memory<T>,
+    attn: Memory<T>,
+    s: [Option<Memory<f32>>; 4],
+}
+
+/// Queries or keys as attention takes them, and before their norm, if they have one.
+#[derive(Debug)]
+struct Projected<T> {
+    raw: Option<Memory<T>>,
+    rotated: Memory<T>,
+}
+
+/// The other half. `s` are those of gate, up, down.
+#[derive(Debug)]
+struct MlpTape<T> {
+    g: Memory<T>,
+    gate: Memory<T>,
+    up: Memory<T>,
+    act: Memory<T>,
+    s: [Option<Memory<f32>>; 3],
+}
+
+/// All a backward pass needs.
+#[derive(Debug)]
+pub struct Tape<T = f32> {
+    pub(crate) layers: Vec<LayerTape<T>>,
+    /// Input of the final norm.
+    pub(crate) x: Option<Memory<T>>,
+}
+
+impl<T> Default for Tape<T> {
+    fn default() -> Tape<T> {
+        Tape { layers: Vec::new(), x: None }
+    }
+}
+
+/// A block's parameters.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub norm1: ParamId,
+    pub norm2: ParamId,
+    pub q_norm: Option<ParamId>,
+    pub k_norm: Option<ParamId>,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+/// What a block needs to know of its model and of the pass.
+pub(crate) struct Context<'a, T> {
+    pub site: Site<'a, T>,
+    pub config: &'a ModelConfig,
+    pub rope: &'a RopeTable,
+    pub batch: &'a Batch,
+    /// With the adapters, or as the base model.
+    pub adapt: bool,
+    /// A tape is wanted.
+    pub keep: bool,
+}
+
+impl<T: Float> Context<'_, T> {
+    pub fn norm(&self, x: &Memory<T>, weight: ParamId) -> Result<Memory<T>> {
+        let params = self.site.params;
+        let weight = params.vector(params.chosen(weight, self.adapt));
+        let d = weight.extent(0);
+        let mut y = self.site.space.take(x.len())?;
+        let (x, eps) = (x.rows(d)?, self.config.norm_eps);
+        rmsnorm(self.site.device, RmsNorm { x, weight, eps, y: y.rows_mut(d)?, rstd: None })?;
+        Ok(y)
+    }
+
+    /// `residual` + the gradient of [`Context::norm`]; the gain's goes into `gradients`.
+    pub fn norm_backward(
+        &self,
+        x: &Memory<T>,
+        weight: ParamId,
+        dy: &Memory<T>,
+        residual: Option<&Memory<T>>,
+        gradients: &mut Gradients,
+    ) -> Result<Memory<T>> {
+        let gain = self.site.params.vector(weight);
+        let d = gain.extent(0);
+        let mut dx = self.site.space.take(x.len())?;
+        let args = RmsNormBwd {
+            x: x.rows(d)?,
+            weight: gain,
+            eps: self.config.norm_eps,
+            dy: dy.rows(d)?,
+            residual: residual.map(|r| r.rows(d)).transpose()?,
+            dx: dx.rows_mut(d)?,
+            dweight: gradients.get_mut(weight).map(Memory::all_mut),
+        };
+        rmsnorm_bwd(self.site.device, args)?;
+        Ok(dx)
+    }
+
+    fn map(&self, linear: &Linear, x: &Memory<T>) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        self.map_onto(None, linear, x)
+    }
+
+    /// residual + linear(x).
+    fn map_onto(
+        &self,
+        residual: Option<&Memory<T>>,
+        linear: &Linear,
+        x: &Memory<T>,
+    ) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        let through = Through { adapt: self.adapt, keep: self.keep, residual };
+        linear.forward(self.site, x, through)
+    }
+
+    /// Gradient of a linear map's input; its parameters' go into `gradients`.
+    fn back(
+        &self,
+        linear: &Linear,
+        seen: Seen<'_, T>,
+        dy: &Memory<T>,
+        gradients: &mut Gradients,
+    ) -> Result<Memory<T>> {
+        let mut dx = self.site.space.take(seen.x.len())?;
+        linear.parameter_gradients(self.site, seen, dy, gradients)?;
+        linear.input_gradient(self.site, dy, false, &mut dx)?;
+        Ok(dx)
+    }
+
+    fn rotate(&self, x: &mut Memory<T>, heads: usize, inverse: bool) -> Result<()> {
+        let half = self.rope.half;
+        let shape = [self.batch.tokens() as i64, heads as i64, 2 * half as i64];
+        let args = Rope {
+            x: x.view_mut(&shape)?,
+            positions: self.batch.positions.all(),
+            cos: self.rope.cos.rows(half)?,
+            sin: self.rope.sin.rows(half)?,
+            inverse,
+        };
+        rope(self.site.device, args)
+    }
+
+    /// Queries or keys of `h`, normalised and rotated, and the projection's s.
+    fn project(
+        &self,
+        linear: &Linear,
+        norm: Option<ParamId>,
+        heads: usize,
+        h: &Memory<T>,
+    ) -> Result<(Projected<T>, Option<Memory<f32>>)> {
+        let (y, s) = self.map(linear, h)?;
+        let (raw, mut rotated) = match norm {
+            Some(norm) => {
+                let normed = self.norm(&y, norm)?;
+                (Some(y), normed)
+            }
+            None => (None, y),
+        };
+        self.rotate(&mut rotated, heads, false)?;
+        Ok((Projected { raw, rotated }, s))
+    }
+
+    /// Extents of `len` values as heads.
+    fn heads(&self, len: usize, heads: usize) -> [i64; 3] {
+        let d = self.config.head_dim;
+        [(len / (heads * d)) as i64, heads as i64, d as i64]
+    }
+
+    fn attention_scale(&self) -> f64 {
+        1.0 / (self.config.head_dim as f64).sqrt()
+    }
+}
+
+/// The names under which adapters find a block's linear maps, in tape order.
+pub(crate) const LINEAR_NAMES: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+impl Layer {
+    /// The linear maps in tape order.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.o,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
+    }
+
+    /// The linear maps in tape order, read only.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// Runs the block number `index` on `x`; returns its output and, if one is wanted, its tape.
+    pub fn forward<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        index: usize,
+        cache: &mut Option<&mut KvCache<T>>,
+        x: Memory<T>,
+    ) -> Result<(Memory<T>, Option<LayerTape<T>>)> {
+        let (mid, mixer) = self.mix(c, index, cache, &x)?;
+        let mixer = c.keep.then_some(mixer);
+        let (y, mlp) = self.mlp(c, &mid)?;
+        let tape = mixer.map(|mixer| LayerTape { x, mixer, mid, mlp });
+        Ok((y, tape))
+    }
+
+    /// x + Wo·attention(q, k, v).
+    fn mix<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        index: usize,
+        cache: &mut Option<&mut KvCache<T>>,
+        x: &Memory<T>,
+    ) -> Result<(Memory<T>, MixerTape<T>)> {
+        let h = c.norm(x, self.norm1)?;
+        let (v, sv) = c.map(&self.v, &h)?;
+        let (q, sq) = c.project(&self.q, self.q_norm, c.config.heads, &h)?;
+        let (k, sk) = c.project(&self.k, self.k_norm, c.config.kv_heads, &h)?;
+        c.batch.store(cache, index, &k.rotated, &v)?;
+        let attn = self.attend(c, index, cache, [&q.rotated, &k.rotated, &v])?;
+        let (mid, so) = c.map_onto(Some(x), &self.o, &attn)?;
+        Ok((mid, MixerTape { h, q, k, v, attn, s: [sq, sk, sv, so] }))
+    }
+
+    fn attend<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        index: usize,
+        cache: &Option<&mut KvCache<T>>,
+        [q, k, v]: [&Memory<T>; 3],
+    ) -> Result<Memory<T>> {
+        let (k, v) = match (cache, &c.batch.keys) {
+            (Some(cache), Keys::Cached { .. }) => (&cache.keys[index], &cache.values[index]),
+            _ => (k, v),
+        };
+        let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
+        let mut o = c.site.space.take(q.len())?;
+        let args = Attention {
+            q: q.view(&c.heads(q.len(), heads))?,
+            k: k.view(&c.heads(k.len(), kv_heads))?,
+            v: v.view(&c.heads(v.len(), kv_heads))?,
+            cu_seqlens: c.batch.cu_seqlens.all(),
+            kv_rows: c.batch.kv_rows()?,
+            kv_len: c.batch.kv_len(),
+            scale: c.attention_scale(),
+            o: o.view_mut(&c.heads(q.len(), heads))?,
+            lse: None,
+        };
+        attention(c.site.device, args)?;
+        Ok(o)
+    }
+
+    /// m + Wd·(silu(Wg·g) ⊙ Wu·g).
+    fn mlp<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        mid: &Memory<T>,
+    ) -> Result<(Memory<T>, MlpTape<T>)> {
+        let g = c.norm(mid, self.norm2)?;
+        let (gate, sg) = c.map(&self.gate, &g)?;
+        let (up, su) = c.map(&self.up, &g)?;
+        let mut act = c.site.space.take(gate.len())?;
+        let f = c.config.ffn;
+        let args = Swiglu { gate: gate.rows(f)?, up: up.rows(f)?, y: act.rows_mut(f)? };
+        swiglu(c.site.device, args)?;
+        let (y, sd) = c.map_onto(Some(mid), &self.down, &act)?;
+        Ok((y, MlpTape { g, gate, up, act, s: [sg, su, sd] }))
+    }
+
+    /// Gradient with respect to the block's input, given the one of its output. Adds the parameter
+    /// gradients. With `want_dx` false (nothing below is trainable) the input's is not computed.
+    pub fn backward<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        t: LayerTape<T>,
+        dy: Memory<T>,
+        gradients: &mut Gradients,
+        want_dx: bool,
+    ) -> Result<Option<Memory<T>>> {
+        let dmid = self.mlp_backward(c, &t.mid, t.mlp, dy, gradients)?;
+        let m = &t.mixer;
+        let dattn = c.back(&self.o, seen(&m.attn, &m.s[3]), &dmid, gradients)?;
+        let dqkv = self.attention_backward(c, m, &dattn, gradients)?;
+        drop(dattn);
+        for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
+            linear.parameter_gradients(c.site, seen(&m.h, &m.s[i]), &dqkv[i], gradients)?;
+        }
+        if !want_dx {
+            return Ok(None);
+        }
+        let mut dh = c.site.space.take(m.h.len())?;
+        for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
+            linear.input_gradient(c.site, &dqkv[i], i > 0, &mut dh)?;
+        }
+        drop(dqkv);
+        c.norm_backward(&t.x, self.norm1, &dh, Some(&dmid), gradients).map(Some)
+    }
+
+    fn mlp_backward<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        mid: &Memory<T>,
+        t: MlpTape<T>,
+        dy: Memory<T>,
+        gradients: &mut Gradients,
+    ) -> Result<Memory<T>> {
+        let dact = c.back(&self.down, seen(&t.act, &t.s[2]), &dy, gradients)?;
+        let space = c.site.space;
+        let (mut dgate, mut dup) = (space.take(dact.len())?, space.take(dact.len())?);
+        let f = c.config.ffn;
+        let args = SwigluBwd {
+            gate: t.gate.rows(f)?,
+            up: t.up.rows(f)?,
+            dy: dact.rows(f)?,
+            dgate: dgate.rows_mut(f)?,
+            dup: dup.rows_mut(f)?,
+        };
+        swiglu_bwd(c.site.device, args)?;
+        drop(dact);
+        let mut dg = c.back(&self.gate, seen(&t.g, &t.s[0]), &dgate, gradients)?;
+        self.up.parameter_gradients(c.site, seen(&t.g, &t.s[1]), &dup, gradients)?;
+        self.up.input_gradient(c.site, &dup, true, &mut dg)?;
+        c.norm_backward(mid, self.norm2, &dg, Some(&dy), gradients)
+    }
+
+    /// Gradients of the projections' results q, k, v.
+    fn attention_backward<T: Float>(
+        &self,
+        c: &Context<'_, T>,
+        t: &MixerTape<T>,
+        dattn: &Memory<T>,
+        gradients: &mut Gradients,
+    ) -> Result<[Memory<T>; 3]> {
+        let Keys::Own { start, len } = &c.batch.keys else {
+            let expected = "the batch that the tape was made with, without a cache";
+            return Err(Error::invalid("backward", "batch", "keys in a cache", expected));
+        };
+        let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
+        let space = c.site.space;
+        let (q, k, v) = (&t.q.rotated, &t.k.rotated, &t.v);
+        let (wide, narrow) = (c.heads(q.len(), heads), c.heads(k.len(), kv_heads));
+        let mut dq = space.take(q.len())?;
+        let (mut dk, mut dv) = (space.take(k.len())?, space.take(v.len())?);
+        let args = AttentionBwd {
+            q: q.view(&wide)?,
+            k: k.view(&narrow)?,
+            v: v.view(&narrow)?,
+            cu_seqlens: c.batch.cu_seqlens.all(),
+            kv_start: start.all(),
+            kv_len: len.all(),
+            scale: c.attention_scale(),
+            dout: dattn.view(&wide)?,
+            dq: dq.view_mut(&wide)?,
+            dk: dk.view_mut(&narrow)?,
+            dv: dv.view_mut(&narrow)?,
+        };
+        attention_bwd(c.site.device, args)?;
+        c.rotate(&mut dq, heads, true)?;
+        c.rotate(&mut dk, kv_heads, true)?;
+        if let (Some(norm), Some(raw)) = (self.q_norm, &t.q.raw) {
+            dq = c.norm_backward(raw, norm, &dq, None, gradients)?;
+        }
+        if let (Some(norm), Some(raw)) = (self.k_norm, &t.k.raw) {
+            dk = c.norm_backward(raw, norm, &dk, None, gradients)?;
+        }
+        Ok([dq, dk, dv])
+    }
+}
+
+fn seen<'a, T>(x: &'a Memory<T>, s: &'a Option<Memory<f32>>) -> Seen<'a, T> {
+    Seen { x, s: s.as_ref() }
+}

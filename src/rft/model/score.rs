@@ -1,0 +1,159 @@
+//! The head: logits for the sampler, log-probs with gradients for the trainer.
+
+use crate::model::decoder::Decoder;
+use crate::model::linear::{Through, Weight};
+use crate::model::params::Gradients;
+use gradus::device::{Memory, Space};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::{
+    Head, LinearLogProb, LinearLogProbBwd, LogitTransform, ScoreScale, linear_logprob,
+    linear_logprob_bwd, score_scale,
+};
+
+/// What scores are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreUse {
+    /// Nothing is differentiated.
+    Values,
+    /// The log-probs are differentiated.
+    LogProbs,
+    /// Log-probs and entropies are.
+    WithEntropy,
+}
+
+/// Gradients of a loss with respect to log-probs and entropies.
+#[derive(Debug)]
+pub struct ScoreGradients {
+    /// `[R]` ∂loss/∂logp.
+    pub logp: Memory<f32>,
+    /// `[R]` ∂loss/∂entropy, if the loss depends on it.
+    pub entropy: Option<Memory<f32>>,
+}
+
+/// Log-probs of target tokens, with what the backward pass needs.
+#[derive(Debug)]
+pub struct Scores<T = f32> {
+    /// `[R]` log-prob of each target at the scoring temperature.
+    pub logp: Memory<f32>,
+    /// `[R]` entropy of each row's distribution, in nats.
+    pub entropy: Memory<f32>,
+    /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head and log-probs alone.
+    score: Option<Memory<T>>,
+    temperature: f64,
+}
+
+impl<T: Float> Decoder<T> {
+    /// `[R, vocab]` logits of `[R, hidden]` final hidden states.
+    pub fn logits(&self, space: &Space, hidden: &Memory<T>) -> Result<Memory<T>> {
+        let through = Through { adapt: true, keep: false, residual: None };
+        Ok(self.head.forward(self.site(space), hidden, through)?.0)
+    }
+
+    /// Log-probs of `targets` (`[R]`) under the rows `hidden` (`[R, hidden]`). A target's log-prob
+    /// has the bits the sampler reported for it.
+    pub fn score(
+        &self,
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        temperature: f64,
+        wanted: ScoreUse,
+    ) -> Result<Scores<T>> {
+        self.score_as(space, hidden, targets, temperature, wanted, true)
+    }
+
+    /// The same with the head of the adapters, or without `adapt` with that of the base model.
+    pub(crate) fn score_as(
+        &self,
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        temperature: f64,
+        wanted: ScoreUse,
+        adapt: bool,
+    ) -> Result<Scores<T>> {
+        let (n, d) = (targets.len(), self.config.hidden);
+        let vector = wanted == ScoreUse::LogProbs && !self.head_trains();
+        let mut scores = Scores {
+            logp: space.take(n)?,
+            entropy: space.take(n)?,
+            score: vector.then(|| space.take(hidden.len())).transpose()?,
+            temperature,
+        };
+        let args = LinearLogProb {
+            entropy: Some(scores.entropy.all_mut()),
+            score: scores.score.as_mut().map(|score| score.rows_mut(d)).transpose()?,
+            transform: transform(temperature),
+            ..LinearLogProb::new(
+                hidden.rows(d)?,
+                self.head_view(adapt)?,
+                targets.all(),
+                scores.logp.all_mut(),
+            )
+        };
+        linear_logprob(&self.device, args)?;
+        Ok(scores)
+    }
+
+    /// Gradient of Σ d.logp·logp + Σ d.entropy·entropy with respect to `hidden`; a trainable head's
+    /// own gradient is added to `gradients`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for entropies of scores that were not made for that; what the ops say.
+    pub fn score_backward(
+        &self,
+        space: &Space,
+        hidden: &Memory<T>,
+        targets: &Memory<i32>,
+        scores: &Scores<T>,
+        gradient: &ScoreGradients,
+        gradients: &mut Gradients,
+    ) -> Result<Memory<T>> {
+        let d = self.config.hidden;
+        let mut dhidden = space.take(hidden.len())?;
+        let (out, dlogp) = (dhidden.rows_mut(d)?, gradient.logp.all());
+        if let Some(score) = &scores.score {
+            if gradient.entropy.is_some() {
+                let expected = "none: the scores were made for log-probs alone";
+                return Err(Error::invalid("score_backward", "entropy", "a gradient", expected));
+            }
+            let score = score.rows(d)?;
+            score_scale(&self.device, ScoreScale { score, dlogp, dhidden: out })?;
+            return Ok(dhidden);
+        }
+        let dweight = match self.head.weight {
+            Weight::Dense(id) => gradients.get_mut(id),
+            Weight::Nf4(_) => None,
+        };
+        let args = LinearLogProbBwd {
+            hidden: hidden.rows(d)?,
+            head: self.head_view(true)?,
+            lora: &[],
+            targets: targets.all(),
+            vocab: self.config.vocab as i64,
+            transform: transform(scores.temperature),
+            dlogp,
+            dentropy: gradient.entropy.as_ref().map(Memory::all),
+            dhidden: out,
+            dweight: dweight.map(|dweight| dweight.rows_mut(d)).transpose()?,
+        };
+        linear_logprob_bwd(&self.device, args)?;
+        Ok(dhidden)
+    }
+
+    fn head_trains(&self) -> bool {
+        matches!(self.head.weight, Weight::Dense(id) if self.params.get(id).trainable)
+    }
+
+    fn head_view(&self, adapt: bool) -> Result<Head<'_, T>> {
+        Ok(match &self.head.weight {
+            Weight::Dense(id) => Head::Dense(self.params.matrix(self.params.chosen(*id, adapt))?),
+            Weight::Nf4(w) => Head::Nf4(w.view()),
+        })
+    }
+}
+
+fn transform(temperature: f64) -> LogitTransform {
+    LogitTransform { temperature, ..LogitTransform::default() }
+}

@@ -1,0 +1,348 @@
+//! [`DataTask`]: prompts from a file, scored by configured rewards.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::data::{self, Dataset, Example, PromptFormat, PromptSource, Row};
+use crate::io::interrupt;
+use crate::reward::Reward;
+use crate::reward::spec::gold_field;
+use crate::text::{ChatOptions, ChatTemplate, Codec};
+use crate::train::config::{DataConfig, RunConfig};
+use crate::train::task::{Demo, Prompt, Task, last_content};
+use gradus::error::{Error, Result};
+use gradus::rng::{Purpose, Rng};
+
+/// A data set with the vocabulary of a model. Prompts come in an order that each epoch shuffles anew.
+pub(crate) struct DataTask {
+    codec: Arc<dyn Codec>,
+    writer: PromptWriter,
+    reward: Arc<dyn Reward>,
+    seed: u64,
+    train: Vec<Asked>,
+    heldout: Vec<Prompt>,
+    /// Longest prompt in tokens.
+    longest: usize,
+    /// Where the right answers are, and the fields in which rewards look for them.
+    golds: Golds,
+    /// The order of the epoch that was asked for last.
+    order: Mutex<(u64, Vec<u32>)>,
+}
+
+/// A prompt, and what would answer it.
+struct Asked {
+    prompt: Prompt,
+    demo: Option<String>,
+}
+
+/// How a conversation becomes a prompt.
+pub(crate) struct PromptWriter {
+    template: Option<ChatTemplate>,
+    format: PromptFormat,
+}
+
+impl PromptWriter {
+    /// Through the chat template of `folder`, if the configuration wants it to.
+    pub fn new(config: &DataConfig, folder: &Path) -> Result<PromptWriter> {
+        let template = ChatTemplate::load(folder)?;
+        let template = match (config.chat.as_str(), template) {
+            ("off", _) => None,
+            ("on", None) => {
+                return Err(Error::config("data.chat", "`on`, but the model has no chat template"));
+            }
+            (_, template) => template,
+        };
+        let format = PromptFormat {
+            source: source(config)?,
+            system: (!config.system.is_empty()).then(|| config.system.clone()),
+            chat: chat_options(),
+        };
+        Ok(PromptWriter { template, format })
+    }
+
+    /// The prompt of a conversation.
+    pub fn converse(&self, messages: &[Value]) -> Result<Prompt> {
+        match &self.template {
+            None => Ok(Prompt::plain(last_content(messages))),
+            Some(template) => {
+                let text = template.render(messages, &self.format.chat)?;
+                let question = Some(last_content(messages).to_string());
+                Ok(Prompt { text, rendered: true, question, fields: Arc::default() })
+            }
+        }
+    }
+}
+
+/// Templates that print a date print this one, as a run has to have the same prompts tomorrow. It is
+/// the one that Llama 3's template falls back to.
+const DATE: Duration = Duration::from_secs(1_721_952_000); // 26 July 2024
+
+fn chat_options() -> ChatOptions {
+    ChatOptions { now: Some(UNIX_EPOCH + DATE), ..ChatOptions::default() }
+}
+
+/// `data.template`, or else `data.format`.
+fn source(config: &DataConfig) -> Result<PromptSource> {
+    if !config.template.is_empty() {
+        return Ok(PromptSource::Template(config.template.clone()));
+    }
+    Ok(match config.format.as_str() {
+        "auto" => PromptSource::Auto,
+        "gsm8k" => PromptSource::Gsm8k,
+        "countdown" => PromptSource::Countdown,
+        "messages" => PromptSource::Messages("messages".into()),
+        "prompt" => PromptSource::Prompt("prompt".into()),
+        other => {
+            let known = "auto, prompt, messages, gsm8k, countdown";
+            let reason = format!("`{other}` is not one of {known}");
+            return Err(Error::config("data.format", reason));
+        }
+    })
+}
+
+impl DataTask {
+    /// Reads what `config.data` names.
+    ///
+    /// # Errors
+    /// `Io`, `Format` for files and rows; `Config` if no prompt is left to train on.
+    pub fn load(
+        config: &RunConfig,
+        codec: Arc<dyn Codec>,
+        writer: PromptWriter,
+        reward: Arc<dyn Reward>,
+        notes: &mut Vec<String>,
+    ) -> Result<DataTask> {
+        let data = &config.data;
+        let mut task = DataTask {
+            codec,
+            writer,
+            reward,
+            seed: config.seed,
+            train: Vec::new(),
+            heldout: Vec::new(),
+            longest: 0,
+            golds: Golds::new(config),
+            order: Mutex::new((u64::MAX, Vec::new())),
+        };
+        let mut examples = task.read(data, &data.path, notes)?;
+        task.heldout = if data.heldout.is_empty() {
+            let share = data.heldout_share;
+            let (held, train) = examples.into_iter().partition(|e| is_held(&e.prompt.text, share));
+            examples = train;
+            distinct(held)
+        } else {
+            distinct(task.read(data, &data.heldout, notes)?)
+        };
+        let held: HashSet<&str> = task.heldout.iter().map(|p| p.text.as_str()).collect();
+        examples.retain(|example| !held.contains(example.prompt.text.as_str()));
+        // With all of it held out the data is for an evaluation.
+        if examples.is_empty() && data.heldout_share < 1.0 {
+            return Err(Error::config("data.path", "no prompt is left to train on"));
+        }
+        task.train = examples;
+        let (train, held) = (task.train.len(), task.heldout.len());
+        notes.push(format!("    data {train} prompts to train on, {held} held out"));
+        Ok(task)
+    }
+
+    /// The prompts of a file that are short enough.
+    fn read(
+        &mut self,
+        data: &DataConfig,
+        path: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Asked>> {
+        let writer = &self.writer;
+        let rows = Dataset::load(path.as_ref())?;
+        let (mut examples, mut dropped, mut unfit) = (Vec::new(), 0, Unfit::default());
+        let all = rows.examples(&writer.format, writer.template.as_ref())?;
+        for (row, example) in all.into_iter().enumerate() {
+            interrupt::check()?;
+            let Example { prompt: text, rendered, question, demo, mut fields } = example;
+            self.golds
+                .place(&mut fields)
+                .map_err(|reason| Error::format(path, format!("row {row}: {reason}")))?;
+            let prompt = Prompt { text, rendered, question, fields: Arc::new(fields) };
+            let tokens = self.encode(&prompt)?.len();
+            if tokens == 0 || tokens > data.max_prompt_tokens {
+                dropped += 1;
+                continue;
+            }
+            self.longest = self.longest.max(tokens);
+            unfit.check(row, self.reward.as_ref(), &prompt.fields);
+            examples.push(Asked { prompt, demo });
+        }
+        unfit.refuse(path)?;
+        if dropped > 0 {
+            let most = data.max_prompt_tokens;
+            notes.push(format!("    data {path}: {dropped} prompts over {most} tokens left out"));
+        }
+        Ok(examples)
+    }
+
+    /// Number `index` of an endless stream of examples.
+    fn example(&self, index: u64) -> &Asked {
+        let n = self.train.len() as u64;
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if order.0 != index / n {
+            let mut fresh: Vec<u32> = (0..n as u32).collect();
+            let words = [1, (index / n) as u32, ((index / n) >> 32) as u32];
+            Rng::new(self.seed, Purpose::Data, words).shuffle(&mut fresh);
+            *order = (index / n, fresh);
+        }
+        &self.train[order.1[(index % n) as usize] as usize]
+    }
+}
+
+impl Task for DataTask {
+    fn codec(&self) -> &dyn Codec {
+        self.codec.as_ref()
+    }
+
+    fn train_prompt(&self, index: u64) -> Prompt {
+        self.example(index).prompt.clone()
+    }
+
+    fn demo(&self, index: u64) -> Result<Demo> {
+        let example = self.example(index);
+        match &example.demo {
+            Some(answer) => Ok(Demo { prompt: example.prompt.clone(), answer: answer.clone() }),
+            None => Err(unanswered(1, 1)),
+        }
+    }
+
+    fn demos(&self) -> Option<usize> {
+        Some(self.train.len())
+    }
+
+    fn longest_demo(&self) -> Result<usize> {
+        let missing = self.train.iter().filter(|asked| asked.demo.is_none()).count();
+        if missing > 0 {
+            return Err(unanswered(missing, self.train.len()));
+        }
+        let mut longest = 0;
+        for Asked { prompt, demo } in &self.train {
+            let answer = self.codec.encode_rendered(demo.as_deref().unwrap_or_default())?;
+            longest = longest.max(self.encode(prompt)?.len() + answer.len() + 1);
+        }
+        Ok(longest)
+    }
+
+    fn heldout(&self, count: usize) -> Vec<Prompt> {
+        self.heldout.iter().take(count).cloned().collect()
+    }
+
+    fn converse(&self, messages: &[Value]) -> Result<Prompt> {
+        self.writer.converse(messages)
+    }
+
+    fn verifier(&self) -> Arc<dyn Reward> {
+        self.reward.clone()
+    }
+
+    /// The answer's length is a default: only `rl.max_new_tokens` bounds what a model writes.
+    fn lengths(&self) -> (usize, usize) {
+        (self.longest, 256)
+    }
+}
+
+fn unanswered(missing: usize, of: usize) -> Error {
+    let reason = format!(
+        "`sft` needs an answer in every row, as `completion` or as the last message; {missing} of \
+         {of} training rows have none"
+    );
+    Error::config("phases", reason)
+}
+
+/// Rows that the reward cannot judge by.
+#[derive(Default)]
+struct Unfit {
+    rows: usize,
+    first: Option<(usize, String)>,
+}
+
+impl Unfit {
+    fn check(&mut self, row: usize, reward: &dyn Reward, fields: &Row) {
+        if let Err(reason) = reward.check_row(fields) {
+            self.rows += 1;
+            self.first.get_or_insert((row, reason));
+        }
+    }
+
+    fn refuse(self, path: &str) -> Result<()> {
+        let Some((row, reason)) = self.first else { return Ok(()) };
+        let others = match self.rows - 1 {
+            0 => String::new(),
+            more => format!(" ({more} more rows cannot be judged either)"),
+        };
+        Err(Error::format(path, format!("row {row}: reward: {reason}{others}")))
+    }
+}
+
+/// Where rows keep the right answers.
+struct Golds {
+    /// A column or a path; empty for the rewards' own columns.
+    path: String,
+    /// The fields that the rewards compare with, each once.
+    fields: Vec<&'static str>,
+}
+
+/// Fields that hold lists, and which of them `countdown` reads beside its target.
+const LISTS: [&str; 3] = ["tool_calls", "boxes", "tests"];
+const NUMBERS: [&str; 2] = ["nums", "numbers"];
+
+impl Golds {
+    fn new(config: &RunConfig) -> Golds {
+        let reward = &config.reward;
+        let fields: BTreeSet<_> = reward.functions.iter().filter_map(|p| gold_field(p)).collect();
+        Golds { path: reward.answer.clone(), fields: fields.into_iter().collect() }
+    }
+
+    /// Copies the right answer to where the rewards look for it, and reads JSON texts where they
+    /// expect lists. With rewards of several kinds those that have a column of their own keep it.
+    fn place(&self, row: &mut Row) -> std::result::Result<(), String> {
+        if !self.path.is_empty() {
+            let found = data::at(row, &self.path).map(|value| value.into_owned());
+            let Some(value) = found.filter(|value| !value.is_null()) else {
+                let (path, columns): (_, Vec<&String>) = (&self.path, row.keys().collect());
+                return Err(format!(
+                    "`reward.answer`: there is no `{path}` in columns {columns:?}"
+                ));
+            };
+            for &field in &self.fields {
+                if self.fields.len() == 1 || !row.contains_key(field) {
+                    row.insert(field.into(), value.clone());
+                }
+            }
+            // Programs and services of one's own find it under the usual name.
+            row.insert("answer".into(), value);
+        }
+        let lists = LISTS.into_iter().filter(|list| self.fields.contains(list));
+        let numbers = NUMBERS.into_iter().filter(|_| self.fields.contains(&"target"));
+        for field in lists.chain(numbers) {
+            if let Some(value) = row.get_mut(field) {
+                *value = data::parsed(value).into_owned();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// FNV-1a of the text decides the split, so that it depends on nothing but the prompt.
+fn is_held(text: &str, share: f64) -> bool {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3));
+    ((hash ^ (hash >> 32)) as u32 as f64) < share * (1u64 << 32) as f64
+}
+
+/// Each prompt once.
+fn distinct(examples: Vec<Asked>) -> Vec<Prompt> {
+    let mut seen = HashSet::new();
+    let prompts = examples.into_iter().map(|e| e.prompt);
+    prompts.filter(|p| seen.insert(p.text.clone())).collect()
+}

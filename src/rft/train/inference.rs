@@ -1,0 +1,317 @@
+//! Asking a run or a model: samples, scores, talk.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::model::Weight;
+use crate::pretrained::Generation;
+use crate::reward::{RewardOutcome, finite};
+use crate::text::Codec;
+use crate::train::checkpoint;
+use crate::train::config::RunConfig;
+use crate::train::eval::Evaluation;
+use crate::train::progress::line;
+use crate::train::rollout::Sampling;
+use crate::train::summary::SampleLine;
+use crate::train::task::Prompt;
+use crate::train::trainer::Trainer;
+use gradus::dtype::{DType, Float, bf16};
+use gradus::error::{Error, Result};
+use gradus::escape::escaped;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// The newest state of the run in this folder.
+    Run(PathBuf),
+    /// The model, and the adapter if there is one, that a configuration names.
+    Model(RunConfig),
+}
+
+impl Opened {
+    fn config(&self) -> Result<RunConfig> {
+        let config = match self {
+            Opened::Run(folder) => RunConfig::load(&folder.join("config.toml"))?,
+            Opened::Model(config) => config.clone(),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn trainer<T: Float>(&self, config: RunConfig) -> Result<Trainer<T>> {
+        let trainer = match self {
+            Opened::Run(folder) => open_run(folder)?,
+            Opened::Model(_) => {
+                let device = config.open_device()?;
+                let adapted = !config.model.adapter.is_empty();
+                let mut trainer = Trainer::on(config, device)?;
+                trainer.notes.iter().for_each(|note| line(note));
+                if adapted {
+                    trainer.quantize()?;
+                }
+                trainer
+            }
+        };
+        line(&format!("  weights {}", weights(&trainer)));
+        Ok(trainer)
+    }
+}
+
+/// What the model computes with, in words.
+fn weights<T: Float>(trainer: &Trainer<T>) -> String {
+    let kinds: BTreeSet<&str> = trainer
+        .model
+        .linears()
+        .map(|linear| match &linear.weight {
+            Weight::Nf4(w) => w.quant_type().name(),
+            Weight::Dense(_) => T::DTYPE.name(),
+        })
+        .collect();
+    let mut text = kinds.into_iter().collect::<Vec<_>>().join(" and ");
+    if trainer.model.has_adapters() {
+        text += " with adapters";
+    }
+    text
+}
+
+/// How a run or a model is asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ask {
+    /// The prompt; held-out prompts without one.
+    pub prompt: Option<String>,
+    /// Completions per prompt.
+    pub samples: usize,
+    /// Sampling temperature, 0 for the most likely token at every place; without one `rl.temperature`.
+    pub temperature: Option<f64>,
+}
+
+/// Defaults for asking the model in `folder`: weights as they are stored, sampling settings of its
+/// `generation_config.json`. Also the temperature, if the file wants the most likely tokens, and what
+/// of the file is not applied.
+///
+/// # Errors
+/// `Io` or `Format` for a file that cannot be read.
+pub fn model_defaults(folder: &Path) -> Result<(RunConfig, Option<f64>, Vec<String>)> {
+    let mut config = RunConfig::pretrained();
+    config.quantize.r#type = "none".into();
+    let Some(generation) = Generation::load(folder)? else { return Ok((config, None, Vec::new())) };
+    let rl = &mut config.rl;
+    (rl.top_k, rl.top_p, rl.min_p) = (generation.top_k, generation.top_p, generation.min_p);
+    if generation.temperature > 0.0 {
+        rl.temperature = generation.temperature;
+    }
+    let greedy = (generation.temperature == 0.0).then_some(0.0);
+    Ok((config, greedy, generation.ignored))
+}
+
+/// Sampling as `trainer`'s configuration has it, at another temperature if one is given.
+fn sampling<T: Float>(trainer: &Trainer<T>, temperature: Option<f64>) -> Result<Sampling> {
+    let sampling = trainer.sampling();
+    Ok(match temperature {
+        None => sampling,
+        Some(0.0) => Sampling { temperature: 1.0, greedy: true, ..sampling },
+        Some(t) if t.is_finite() && t > 0.0 => Sampling { temperature: t, ..sampling },
+        Some(t) => {
+            return Err(Error::config("temperature", format!("{t} is not a finite number >= 0")));
+        }
+    })
+}
+
+/// `sampling` in words.
+fn in_words(sampling: &Sampling) -> String {
+    if sampling.greedy {
+        return "greedy: the most likely token at every place".into();
+    }
+    let mut text = format!("sampling at temperature {}", sampling.temperature);
+    if sampling.top_k > 0 {
+        text += &format!(", top-k {}", sampling.top_k);
+    }
+    if sampling.top_p < 1.0 {
+        text += &format!(", top-p {}", sampling.top_p);
+    }
+    if sampling.min_p > 0.0 {
+        text += &format!(", min-p {}", sampling.min_p);
+    }
+    text
+}
+
+/// The newest state of the run in `folder`, ready to sample or evaluate. `T` is the dtype of its
+/// configuration.
+///
+/// # Errors
+/// `Format` for a folder without a checkpoint; what the trainer refuses.
+pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
+    let config = RunConfig::load(&folder.join("config.toml"))?;
+    let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
+    warnings.iter().for_each(|warning| line(warning));
+    let Some(found) = found else {
+        return Err(Error::format(folder, "no checkpoint in this run folder"));
+    };
+    let device = config.open_device()?;
+    let mut trainer = Trainer::on(config, device)?;
+    trainer.load_state(&found.tensors)?;
+    Ok(trainer)
+}
+
+/// Scores of held-out prompts, at another temperature than `eval.temperature` if one is given.
+///
+/// # Errors
+/// What opening, sampling and the reward say.
+pub fn evaluate(what: &Opened, temperature: Option<f64>) -> Result<Evaluation> {
+    let config = what.config()?;
+    match config.dtype()? {
+        DType::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
+        _ => scores(what.trainer::<f32>(config)?, temperature),
+    }
+}
+
+fn scores<T: Float>(mut trainer: Trainer<T>, temperature: Option<f64>) -> Result<Evaluation> {
+    if let Some(temperature) = temperature {
+        trainer.config.eval.temperature = temperature;
+        trainer.config.validate()?;
+    }
+    trainer.evaluate()
+}
+
+/// Completions of one's own prompt, or of held-out prompts, each with its score and log-prob. A
+/// prompt of one's own is judged by the built-in task or by a reward that was named.
+///
+/// # Errors
+/// As [`evaluate`]; `Config` for a model without a prompt and without data.
+pub fn sample(what: &Opened, ask: &Ask) -> Result<Vec<SampleLine>> {
+    let config = what.config()?;
+    let of_model = matches!(what, Opened::Model(_));
+    if of_model && config.data.path.is_empty() && ask.prompt.is_none() {
+        let reason = "there is nothing to ask: give --prompt TEXT, --chat or --data FILE";
+        return Err(Error::config("data.path", reason));
+    }
+    // A run's rewards want a data row, which a prompt of one's own does not have.
+    let named = of_model && !config.reward.functions.is_empty();
+    let judged = ask.prompt.is_none() || config.model.path.is_empty() || named;
+    match config.dtype()? {
+        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
+        _ => lines(&what.trainer::<f32>(config)?, ask, judged),
+    }
+}
+
+/// The step whose draws samples use: the last one, which no run reaches.
+const STEP: u64 = u32::MAX as u64;
+
+fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask, judged: bool) -> Result<Vec<SampleLine>> {
+    let prompts = match &ask.prompt {
+        Some(text) => vec![trainer.task.converse(&[message("user", text)])?],
+        None => trainer.task.heldout(3),
+    };
+    let sampling = sampling(trainer, ask.temperature)?;
+    line(&format!("  {}", in_words(&sampling)));
+    // The most likely tokens are the same every time.
+    let samples = if sampling.greedy { 1 } else { ask.samples.max(1) };
+    let sampled = trainer.sample_as(&sampling, prompts, samples, STEP, None)?;
+    if !judged {
+        let unknown = std::iter::repeat(Ok(RewardOutcome::Abstain));
+        let unjudged = |line| SampleLine { judged: false, ..line };
+        return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());
+    }
+    let inputs = sampled.inputs();
+    let outcomes = trainer.verifier.score(&inputs).into_iter().zip(&inputs);
+    Ok(sampled.lines(outcomes.map(|(outcome, input)| finite(outcome, input))))
+}
+
+fn message(role: &str, content: &str) -> Value {
+    json!({ "role": role, "content": content })
+}
+
+/// Answers lines of standard input one by one, each in the light of all before, until it ends.
+/// `/new` begins again.
+///
+/// # Errors
+/// `Config` for a temperature that is none; what opening and sampling say.
+pub fn chat(
+    what: &Opened,
+    temperature: Option<f64>,
+    print: impl Fn(&str) -> Result<()> + Sync,
+) -> Result<()> {
+    let config = what.config()?;
+    match config.dtype()? {
+        DType::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, print),
+        _ => talk(&what.trainer::<f32>(config)?, temperature, print),
+    }
+}
+
+fn talk<T: Float>(
+    trainer: &Trainer<T>,
+    temperature: Option<f64>,
+    print: impl Fn(&str) -> Result<()> + Sync,
+) -> Result<()> {
+    let sampling = sampling(trainer, temperature)?;
+    line(&format!("  {}; /new begins again, ctrl-D ends", in_words(&sampling)));
+    let mut messages = Vec::new();
+    let mut input = std::io::stdin().lock();
+    for turn in 0.. {
+        print("> ")?;
+        let _ = std::io::stdout().flush();
+        let mut text = String::new();
+        if input.read_line(&mut text).map_err(Error::io("standard input"))? == 0 {
+            return print("\n");
+        }
+        match text.trim() {
+            "" => continue,
+            "/new" => messages.clear(),
+            asked => {
+                messages.push(message("user", asked));
+                let prompt = trainer.task.converse(&messages)?;
+                let answer = streamed(trainer, &sampling, prompt, STEP - turn, &print)?;
+                messages.push(message("assistant", &answer));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One answer, shown as it is drawn.
+fn streamed<T: Float>(
+    trainer: &Trainer<T>,
+    sampling: &Sampling,
+    prompt: Prompt,
+    step: u64,
+    print: &(impl Fn(&str) -> Result<()> + Sync),
+) -> Result<String> {
+    let shown = Mutex::new(Shown::default());
+    let watch = |_: usize, _: usize, token: i32| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be shown now is shown at the end.
+        let _ = print(&escaped(&shown.next(trainer.task.codec(), token)).to_string());
+        let _ = std::io::stdout().flush();
+    };
+    let sampled = trainer.sample_as(sampling, vec![prompt], 1, step, Some(&watch))?;
+    let answer = sampled.texts.into_iter().next().unwrap_or_default();
+    let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let rest = answer.get(shown.bytes..).unwrap_or("");
+    print(&format!("{}\n", escaped(rest)))?;
+    Ok(answer)
+}
+
+/// How much of an answer stands on the screen.
+#[derive(Default)]
+struct Shown {
+    tokens: Vec<i32>,
+    bytes: usize,
+}
+
+impl Shown {
+    /// The text that `token` completes: a character may take several.
+    fn next(&mut self, codec: &dyn Codec, token: i32) -> String {
+        self.tokens.push(token);
+        let text = codec.decode(&self.tokens).unwrap_or_default();
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return String::new();
+        }
+        let more = text.get(self.bytes..).unwrap_or("").to_string();
+        self.bytes += more.len();
+        more
+    }
+}

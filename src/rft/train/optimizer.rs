@@ -1,0 +1,194 @@
+//! AdamW over a model's trainable parameters, with global-norm clipping and a finite check.
+
+use crate::model::{Gradients, Parameter, Parameters};
+use gradus::device::{Device, Memory};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::{
+    AdamW, AdamWOutcome, AdamWSettings, AdamWTensor, GlobalNorm, GradNorm, PagedAdamW, PagedTensor,
+    adamw, grad_norm,
+};
+use gradus::view::View;
+
+/// First and second moments of every trainable parameter, in parameter order.
+pub struct Optimizer {
+    /// Updates made so far.
+    pub t: u64,
+    moments: Moments,
+}
+
+/// Where the moments live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// With the parameters.
+    #[default]
+    Device,
+    /// In pinned host memory; they come to the GPU in chunks (Dettmers et al. 2023,
+    /// arXiv:2305.14314, §3, without managed memory).
+    Host,
+}
+
+enum Moments {
+    Resident(Vec<Resident>),
+    Paged(PagedAdamW),
+}
+
+struct Resident {
+    m: Memory<f32>,
+    v: Memory<f32>,
+}
+
+/// Settings of one update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; larger gradients are scaled down to it. Infinity = off.
+    pub grad_clip: f64,
+}
+
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Updated {
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// False if a gradient was not finite: nothing was changed.
+    pub applied: bool,
+}
+
+/// Elements of moments that come to the GPU at a time.
+const CHUNK: usize = 1 << 22;
+
+impl Optimizer {
+    /// Zero moments for the trainable ones of `params`.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Config` for moments that are to leave a GPU where there is none.
+    pub fn new<T: Float>(
+        device: &Device,
+        params: &Parameters<T>,
+        residence: Residence,
+    ) -> Result<Optimizer> {
+        let counts: Vec<usize> =
+            params.iter().filter(|p| p.trainable).map(Parameter::len).collect();
+        let zeros = |&count: &usize| {
+            let (mut m, mut v) = (Memory::new(device, count)?, Memory::new(device, count)?);
+            m.clear()?;
+            v.clear()?;
+            Ok(Resident { m, v })
+        };
+        let moments = match (residence, device) {
+            (Residence::Device, _) => {
+                Moments::Resident(counts.iter().map(zeros).collect::<Result<_>>()?)
+            }
+            (Residence::Host, Device::Gpu(gpu)) => {
+                Moments::Paged(PagedAdamW::new(gpu, &counts, CHUNK)?)
+            }
+            (Residence::Host, Device::Cpu) => {
+                let reason = "paged_adamw moves moments between a GPU and the host; on the CPU \
+                              use adamw";
+                return Err(Error::config("rl.optim", reason));
+            }
+        };
+        Ok(Optimizer { t: 0, moments })
+    }
+
+    /// First and second moment of trainable parameter number `index`, for a checkpoint.
+    pub fn moments(&self, index: usize) -> Result<[Vec<f32>; 2]> {
+        match &self.moments {
+            Moments::Resident(all) => match all.get(index) {
+                Some(of) => Ok([of.m.to_host()?, of.v.to_host()?]),
+                None => Err(no_such(index)),
+            },
+            Moments::Paged(paged) => paged.moments(index).map(<[_; 2]>::from),
+        }
+    }
+
+    /// Replaces the moments of trainable parameter number `index`.
+    pub fn set_moments(&mut self, index: usize, [m, v]: [&[f32]; 2]) -> Result<()> {
+        match &mut self.moments {
+            Moments::Resident(all) => match all.get_mut(index) {
+                Some(of) => of.m.upload(m).and_then(|()| of.v.upload(v)),
+                None => Err(no_such(index)),
+            },
+            Moments::Paged(paged) => paged.set_moments(index, m, v),
+        }
+    }
+
+    /// One AdamW step (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
+    ///
+    /// # Errors
+    /// What the device says. Gradients that are not finite are no error: nothing is changed.
+    pub fn step<T: Float>(
+        &mut self,
+        device: &Device,
+        params: &mut Parameters<T>,
+        gradients: &Gradients,
+        update: Update,
+    ) -> Result<Updated> {
+        let mut norm = GlobalNorm::default();
+        let grads: Vec<View<'_, f32>> = gradients.iter().map(|(_, g)| g.all()).collect();
+        grad_norm(device, GradNorm { grads: &grads, norm: &mut norm })?;
+        let refused = Updated { grad_norm: norm.value, applied: false };
+        if !norm.finite {
+            return Ok(refused);
+        }
+        let settings = AdamWSettings {
+            lr: update.learning_rate,
+            beta1: update.beta1,
+            beta2: update.beta2,
+            weight_decay: update.weight_decay,
+            step: self.t + 1,
+            grad_scale: match update.grad_clip {
+                f64::INFINITY => 1.0,
+                clip => norm.clip_coefficient(clip)?,
+            },
+            ..AdamWSettings::default()
+        };
+        let mut outcome = AdamWOutcome::default();
+        let trained = params.iter_mut().filter(|p| p.trainable).zip(grads);
+        match &mut self.moments {
+            Moments::Resident(all) => {
+                let tensors = trained
+                    .zip(all)
+                    .map(|((param, grad), Resident { m, v })| {
+                        let (param, mask) = (master(param)?.all_mut(), None);
+                        Ok(AdamWTensor { param, grad, m: m.all_mut(), v: v.all_mut(), mask })
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                adamw(device, AdamW { tensors, settings, outcome: &mut outcome })?;
+            }
+            Moments::Paged(paged) => {
+                let tensors = trained
+                    .map(|(param, grad)| {
+                        Ok(PagedTensor { param: master(param)?.all_mut(), grad, mask: None })
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                paged.step(tensors, &settings, &mut outcome)?;
+            }
+        }
+        if outcome.non_finite.is_some() {
+            return Ok(refused);
+        }
+        params.refresh()?;
+        self.t += 1;
+        Ok(Updated { grad_norm: norm.value, applied: true })
+    }
+}
+
+fn master<T: Float>(param: &mut Parameter<T>) -> Result<&mut Memory<f32>> {
+    let name = param.name.clone();
+    param.master_mut().ok_or_else(|| {
+        Error::invalid("optimizer", name, "a frozen parameter", "one that keeps f32 values")
+    })
+}
+
+fn no_such(index: usize) -> Error {
+    Error::invalid("optimizer", "index", index, "the number of a trainable parameter")
+}

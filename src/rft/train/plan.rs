@@ -1,0 +1,381 @@
+//! The memory of a run, known before its first step.
+//!
+//! Nothing is estimated: the run's own code goes once through every phase on a device that hands out
+//! addresses and executes nothing. What it asks for is what the run will ask for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::io::host::Room;
+use crate::model::Parameter;
+use crate::reward::{RewardInput, RewardOutcome};
+use crate::train::config::{RlConfig, RunConfig};
+use crate::train::ordered::window;
+use crate::train::phases::Phase;
+use crate::train::record::Record;
+use crate::train::reference::Reference;
+use crate::train::trainer::{SLOTS, Trainer};
+use gradus::device::{Device, DriverInfo, DryDriver};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::presets;
+use gradus::ops::presets::Estimator;
+use gradus::ops::{Advantage, PolicySettings};
+use gradus::view::View;
+
+/// Bytes of a run by what they hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights, adapters, their f32 values and the optimiser's moments, at their most.
+    pub state: u64,
+    /// Keys and values, first logits and decode steps of the sampler.
+    pub sampler: u64,
+    /// Activations and gradients: what the model's arena has to reserve.
+    pub activations: u64,
+    /// Partial results of launches; on the CPU what allocators keep.
+    pub scratch: u64,
+    /// On the CPU hidden states that the critic learns from, and the copies that a checkpoint is
+    /// written from.
+    pub copies: u64,
+    /// All of it when it is at its most.
+    pub total: u64,
+    /// Memory of the device, or what the host has for this process.
+    pub device: u64,
+    /// What sets the limit on the host; empty for a GPU.
+    pub limit: String,
+}
+
+/// What a dry run finds.
+struct Dry {
+    plan: MemoryPlan,
+    /// The updates of each phase.
+    updates: Vec<UpdateNeeds>,
+    /// Most of the arena beside updates.
+    rollouts: u64,
+    /// Bytes of the largest checkpoint.
+    saved: u64,
+    /// Bytes of the hidden states that the critic learns from.
+    states: u64,
+}
+
+/// What one update of a phase takes.
+struct UpdateNeeds {
+    /// Activations and one set of gradients.
+    arena: u64,
+    /// The gradients among them.
+    gradients: u64,
+    micro_batches: usize,
+}
+
+/// Room in which the dry run's arena never fills.
+const ENDLESS: usize = 1 << 44;
+
+impl MemoryPlan {
+    /// The plan of `config` on a device like `info`.
+    ///
+    /// # Errors
+    /// `Config` for what the trainer refuses.
+    pub fn new<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<MemoryPlan> {
+        Ok(Dry::run::<T>(config, info)?.plan)
+    }
+
+    /// What a run of `config` on `device` will need; one that does not fit is refused before anything
+    /// is allocated or written. `None` where the system does not tell what there is.
+    ///
+    /// # Errors
+    /// `Config` for what the trainer refuses; `OutOfMemory` that says what would fit.
+    pub fn of_run<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
+        if let Device::Gpu(gpu) = device {
+            return MemoryPlan::fitting::<T>(config, gpu.info()).map(Some);
+        }
+        // Threads take address space when they start and when they first allocate.
+        rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
+        let Some(room) = Room::now() else { return Ok(None) };
+        MemoryPlan::fitting_on_cpu::<T>(config, rayon::current_num_threads(), &room).map(Some)
+    }
+
+    /// The plan of `config` on the CPU with `threads` threads: what a device would need, with the
+    /// sampler's slots and a micro-batch's activations once a thread, gradients for those that wait
+    /// for their turn, what the critic learns from, and the copies of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, room: &Room) -> Result<MemoryPlan> {
+        let mut config = config.clone();
+        if config.rl.slots == 0 {
+            config.rl.slots = SLOTS.0;
+        }
+        config.rl.slots *= threads;
+        let name = "host".to_string();
+        let info = DriverInfo {
+            name,
+            ordinal: 0,
+            capability: (9, 0),
+            cuda: (13, 0),
+            multiprocessors: 1,
+            memory: room.bytes,
+            shared_per_block: 232_448,
+        };
+        let Dry { mut plan, updates, rollouts, saved, states } = Dry::run::<T>(&config, &info)?;
+        plan.limit = room.limit.clone();
+        plan.total -= plan.activations + plan.scratch;
+        let updates = updates.iter().map(|needs| needs.on_threads(threads)).max();
+        plan.activations = updates.unwrap_or(0).max(rollouts);
+        // The tensors of a checkpoint, and the bytes of its file.
+        plan.copies = states + 2 * saved;
+        plan.total += plan.activations + plan.copies;
+        // What the allocator keeps between threads: 1,634 MiB were held where 1,481 were asked for.
+        plan.scratch = plan.total / 8;
+        plan.total += plan.scratch;
+        Ok(plan)
+    }
+
+    /// The plan on the CPU, if it fits.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::fitting`]; smaller micro-batches, then fewer threads.
+    pub fn fitting_on_cpu<T: Float>(
+        config: &RunConfig,
+        threads: usize,
+        room: &Room,
+    ) -> Result<MemoryPlan> {
+        let plan = MemoryPlan::on_cpu::<T>(config, threads, room)?;
+        if plan.fits() {
+            return Ok(plan);
+        }
+        let smaller = RunConfig { rl: halved(config, SLOTS.0), ..config.clone() };
+        let mut advice = fitting_settings(&smaller, "", |config| {
+            MemoryPlan::on_cpu::<T>(config, threads, room)
+        })?;
+        if advice.is_none() && threads > 1 {
+            let text = "threads=1 ";
+            advice = fitting_settings(&smaller, text, |c| MemoryPlan::on_cpu::<T>(c, 1, room))?;
+        }
+        Err(plan.refused(advice))
+    }
+
+    /// The plan, if it fits.
+    ///
+    /// # Errors
+    /// `OutOfMemory` that says what would fit: the same run with smaller micro-batches and fewer
+    /// sequences decoded together.
+    pub fn fitting<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<MemoryPlan> {
+        let plan = MemoryPlan::new::<T>(config, info)?;
+        if plan.fits() {
+            return Ok(plan);
+        }
+        let mut smaller = config.clone();
+        smaller.rl.optim = "paged_adamw".into();
+        let text = "rl.optim=paged_adamw ";
+        let paged = MemoryPlan::new::<T>(&smaller, info)?;
+        let advice = match paged.fits() {
+            true => Some(format!("{text}needs {}", mib(paged.total))),
+            false => {
+                smaller.rl = halved(&smaller, config.rl.prompts * config.rl.group);
+                fitting_settings(&smaller, text, |config| MemoryPlan::new::<T>(config, info))?
+            }
+        };
+        Err(plan.refused(advice))
+    }
+
+    /// The error of a run that does not fit.
+    fn refused(&self, advice: Option<String>) -> Error {
+        let advice = advice.unwrap_or_else(|| {
+            "no smaller micro-batch helps: the weights are too large".to_string()
+        });
+        Error::OutOfMemory { what: format!("the run ({self}); {advice}"), bytes: self.total }
+    }
+
+    pub(crate) fn fits(&self) -> bool {
+        self.total <= self.device
+    }
+}
+
+impl Dry {
+    /// Goes through the phases of `config` on a device like `info` that executes nothing.
+    fn run<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<Dry> {
+        let driver = Arc::new(DryDriver::new(info.clone()));
+        let device = Device::gpu(driver.clone())?;
+        let mut trainer = Trainer::<T>::outline(config.clone(), device)?;
+        // Nobody is asked about completions that were not written.
+        trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
+        trainer.verifier = trainer.reward.clone();
+        let arena = trainer.model.space.arena();
+        arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
+        let live = || driver.usage().live - ENDLESS as u64;
+        let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
+        let mut before = live();
+        let mut grown = |part: &mut u64| {
+            *part += live().saturating_sub(before);
+            before = live();
+        };
+        let (mut updates, mut rollouts, mut saved) = (Vec::new(), 0, 0);
+        let peak = || arena.as_ref().map_or(0, |arena| arena.peak() as u64);
+        trainer.evaluate()?;
+        rollouts = peak().max(rollouts);
+        grown(&mut plan.sampler);
+        for phase in &config.phases {
+            match Phase::parse(phase)? {
+                Phase::Sft => {
+                    let records = trainer.demonstrations(0)?;
+                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
+                    // Nothing was computed, but adapters count as moved from here on.
+                    trainer.optimizer.t = trainer.optimizer.t.max(1);
+                    grown(&mut plan.scratch);
+                }
+                Phase::Quantize => {
+                    trainer.quantize()?;
+                    grown(&mut plan.state);
+                }
+                Phase::Collect | Phase::ValueFit => {
+                    let (_, records, _) = trainer.collect(0)?;
+                    rollouts = peak().max(rollouts);
+                    grown(&mut plan.sampler);
+                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
+                    grown(&mut plan.scratch);
+                }
+                Phase::Rl => {
+                    let (_, mut records, _) = trainer.collect(0)?;
+                    rollouts = peak().max(rollouts);
+                    grown(&mut plan.sampler);
+                    let recipe = trainer.recipe()?;
+                    if recipe.needs_reference() {
+                        trainer.hold_reference()?;
+                        grown(&mut plan.state);
+                    }
+                    for record in &mut records {
+                        record.ref_logp = vec![0.0; record.ids.len()];
+                        record.selected = vec![0; record.ids.len()];
+                    }
+                    updates.push(dry_update(&mut trainer, records, &recipe.settings)?);
+                    grown(&mut plan.scratch);
+                }
+            }
+            saved = checkpoint_bytes(&trainer).max(saved);
+        }
+        let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
+        plan.activations = updated.unwrap_or(0).max(rollouts);
+        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
+        let states = critic_states(&trainer)?;
+        Ok(Dry { plan, updates, rollouts, saved, states })
+    }
+}
+
+impl UpdateNeeds {
+    /// The same on the CPU: micro-batches go through on all threads, each with gradients of its own,
+    /// beside those that wait for their turn and the sum.
+    fn on_threads(&self, threads: usize) -> u64 {
+        let running = threads.min(self.micro_batches) as u64;
+        let waiting = window(threads).min(self.micro_batches) as u64;
+        running * self.arena.saturating_sub(self.gradients) + (1 + waiting) * self.gradients
+    }
+}
+
+/// Bytes of the hidden states that the critic learns from: those of a batch, and of all batches that
+/// `collect` gathers. Vectors that grow hold up to twice what is in them.
+fn critic_states<T: Float>(trainer: &Trainer<T>) -> Result<u64> {
+    let config = &trainer.config;
+    let collects = |phase: &String| phase == "collect" || phase == "value_fit";
+    let mut batches = (trainer.recipe()?.estimator == Estimator::Gae) as u64;
+    if config.phases.iter().any(collects) {
+        batches += config.value.collect_steps as u64;
+    }
+    let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
+    Ok(2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64)
+}
+
+/// The settings of `config` with half the micro-batch and half the slots, of which 0 means `slots`.
+fn halved(config: &RunConfig, slots: usize) -> RlConfig {
+    let mut rl = config.rl.clone();
+    if rl.slots == 0 {
+        rl.slots = slots;
+    }
+    rl.micro_batch = (rl.micro_batch / 2).max(1);
+    rl.slots = (rl.slots / 2).max(1);
+    rl
+}
+
+/// Settings with which the run fits, behind `text`: ever smaller micro-batches and fewer sequences
+/// decoded together, beginning with those of `config`.
+fn fitting_settings(
+    config: &RunConfig,
+    text: &str,
+    plan: impl Fn(&RunConfig) -> Result<MemoryPlan>,
+) -> Result<Option<String>> {
+    let mut smaller = config.clone();
+    loop {
+        let (micro, slots) = (smaller.rl.micro_batch, smaller.rl.slots);
+        let plan = plan(&smaller)?;
+        if plan.fits() {
+            let total = mib(plan.total);
+            let settings = format!("rl.micro_batch={micro} rl.slots={slots}");
+            return Ok(Some(format!("{text}{settings} needs {total}")));
+        }
+        if micro == 1 && slots == 1 {
+            return Ok(None);
+        }
+        smaller.rl = halved(&smaller, slots);
+    }
+}
+
+/// An update on the longest records there may be: one micro-batch of them.
+fn dry_update<T: Float>(
+    trainer: &mut Trainer<T>,
+    mut records: Vec<Record>,
+    settings: &PolicySettings,
+) -> Result<UpdateNeeds> {
+    let arena = trainer.model.space.arena();
+    arena.iter().for_each(|arena| arena.restart());
+    let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
+    records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
+    records.truncate(trainer.config.rl.micro_batch);
+    let ones = vec![1.0; records.len()];
+    let advantage = Advantage::PerSequence(View::from(&ones));
+    let objective = trainer.rl_objective(settings);
+    let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
+    let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
+    trainer.optim_step(&backward, trainer.rl_update(0)?)?;
+    drop(backward);
+    let arena = arena.map_or(0, |arena| arena.peak() as u64);
+    Ok(UpdateNeeds { arena, gradients, micro_batches })
+}
+
+/// Bytes of a checkpoint: what moves with its moments, what it is held to, and the base unless it is
+/// a folder's.
+fn checkpoint_bytes<T: Float>(trainer: &Trainer<T>) -> u64 {
+    let held = if matches!(trainer.reference, Reference::Held(_)) { 16 } else { 12 };
+    let each = |p: &Parameter<T>| match (p.trainable, trainer.frozen_base) {
+        (true, _) => held * p.len(),
+        (false, true) => 0,
+        (false, false) => 4 * p.len(),
+    };
+    let dense: usize = trainer.model.params.iter().map(each).sum();
+    let packed = if trainer.frozen_base { 0 } else { trainer.model.weight_parts().packed };
+    dense as u64 + packed
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (total, device, limit) = (mib(self.total), mib(self.device), &self.limit);
+        write!(f, "{total} of {device}")?;
+        if !limit.is_empty() {
+            write!(f, " ({limit})")?;
+        }
+        let parts = [
+            ("weights and optimiser", self.state),
+            ("sampler", self.sampler),
+            ("activations", self.activations),
+            ("copies", self.copies),
+            ("scratch", self.scratch),
+        ];
+        let shown = parts.iter().filter(|(name, bytes)| *name != "copies" || *bytes > 0);
+        for (i, (name, bytes)) in shown.enumerate() {
+            write!(f, "{} {name} {}", if i == 0 { ":" } else { "," }, mib(*bytes))?;
+        }
+        Ok(())
+    }
+}

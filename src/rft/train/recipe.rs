@@ -1,0 +1,132 @@
+//! What a configuration asks of the ops: the preset that `rl.loss` names, with the keys that were
+//! set in its place. Nothing else decides what reaches them.
+
+use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey};
+use gradus::error::{Error, Result};
+use gradus::ops::presets;
+use gradus::ops::presets::{Covariance, Estimator, KlPlace, Preset};
+use gradus::ops::{
+    Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, OnSingle, PolicySettings,
+};
+
+/// The objective of the `rl` phase.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// The loss, with the KL if that is a term of it.
+    pub settings: PolicySettings,
+    /// How tokens are averaged.
+    pub aggregation: Aggregation,
+    /// Where advantages come from.
+    pub estimator: Estimator,
+    /// β of the KL that is taken off the reward; 0 = none.
+    pub reward_beta: f64,
+    /// ε of the critic's clip; infinity = off.
+    pub value_clip: f64,
+    /// Tokens that are chosen by covariance, if the loss does that.
+    pub covariance: Option<Covariance>,
+}
+
+impl Recipe {
+    /// The recipe of `config`; `longest` is the longest completion.
+    ///
+    /// # Errors
+    /// `Config` for a name that does not exist, and for a key that the others leave without a meaning.
+    pub fn of(config: &RunConfig, longest: f64) -> Result<Recipe> {
+        let rl = &config.rl;
+        let mut preset = preset(config, longest)?;
+        let beta = rl.beta.or(preset.kl.coef);
+        let place = match KlKey::parse("rl.kl", &rl.kl)? {
+            KlKey::Auto => preset.kl_place,
+            KlKey::Loss => KlPlace::Loss,
+            KlKey::Reward => KlPlace::Reward,
+        };
+        let in_loss = beta > 0.0 && place == KlPlace::Loss;
+        preset.settings.kl = in_loss.then_some(Kl { coef: beta, ..preset.kl });
+        let estimator = estimator(config, preset.estimator)?;
+        let clip = config.value.clip;
+        if estimator != Estimator::Gae && clip.value().is_some() {
+            let reason = "clips a critic, which only rl.advantage = gae has; leave it at auto";
+            return Err(Error::config("value.clip", reason));
+        }
+        Ok(Recipe {
+            settings: preset.settings,
+            aggregation: preset.aggregation,
+            estimator,
+            reward_beta: if place == KlPlace::Reward { beta } else { 0.0 },
+            value_clip: clip.or(preset.value_clip),
+            covariance: preset.covariance,
+        })
+    }
+
+    /// Whether log-probs of the reference are needed.
+    pub fn needs_reference(&self) -> bool {
+        self.settings.needs_reference() || self.reward_beta > 0.0
+    }
+}
+
+/// The preset with the bounds of `config`.
+fn preset(config: &RunConfig, longest: f64) -> Result<Preset> {
+    let rl = &config.rl;
+    let mut preset = presets::by_name(&rl.loss, longest).map_err(|error| match error {
+        Error::InvalidArgument { got, expected, .. } => {
+            Error::config("rl.loss", format!("{got} in `{}` is not one of {expected}", rl.loss))
+        }
+        other => other,
+    })?;
+    for (key, low, high) in
+        [("rl.clip_low", rl.clip_low.value(), None), ("rl.clip_high", None, rl.clip_high.value())]
+    {
+        let Some(bound) = low.or(high) else { continue };
+        preset.set_bounds(low, high).map_err(|lacks| {
+            Error::config(key, format!("{bound}, but `{}` has {lacks}; leave it at auto", rl.loss))
+        })?;
+        preset.settings.validate().map_err(|error| {
+            Error::config(key, format!("{bound} is no bound of `{}`: {error}", rl.loss))
+        })?;
+    }
+    Ok(preset)
+}
+
+/// Where advantages come from: the preset's way, but for what `rl.advantage` and `rl.scale` say.
+fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
+    let rl = &config.rl;
+    let own = match preset {
+        Estimator::Group(group) => group,
+        Estimator::Gae => GroupSettings::default(),
+    };
+    let advantage = AdvantageKey::parse("rl.advantage", &rl.advantage)?;
+    let baseline = match (advantage, preset) {
+        (AdvantageKey::Gae, _) | (AdvantageKey::Auto, Estimator::Gae) => None,
+        (AdvantageKey::Auto, Estimator::Group(group)) => Some(group.baseline),
+        (AdvantageKey::Group, _) => Some(GroupBaseline::Mean),
+        (AdvantageKey::Loo, _) => Some(GroupBaseline::LeaveOneOut),
+    };
+    let scale = match ScaleKey::parse("rl.scale", &rl.scale)? {
+        ScaleKey::Auto => None,
+        ScaleKey::Group => Some(GroupScale::GroupStd),
+        ScaleKey::Batch => Some(GroupScale::BatchStd),
+        ScaleKey::None => Some(GroupScale::None),
+    };
+    let Some(baseline) = baseline else {
+        return match scale {
+            None => Ok(Estimator::Gae),
+            Some(_) => {
+                let reason = format!(
+                    "`{}` divides group advantages, and rl.advantage = gae has none; leave it at auto",
+                    rl.scale
+                );
+                Err(Error::config("rl.scale", reason))
+            }
+        };
+    };
+    if rl.group < 2 && own.on_single == OnSingle::Zero {
+        let reason = format!(
+            "{} sample has no other to be compared with, so every advantage would be 0; take 2 or \
+             more, or rl.advantage = gae",
+            rl.group
+        );
+        return Err(Error::config("rl.group", reason));
+    }
+    let scale = scale.unwrap_or(own.scale);
+    Ok(Estimator::Group(GroupSettings { baseline, scale, ..own }))
+}

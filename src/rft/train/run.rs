@@ -1,0 +1,585 @@
+//! `gradus train`: a run from its configuration to its summary, resumable at every checkpoint.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::io::host;
+use crate::pretrained::Adapter;
+use crate::train::advice::FlatSteps;
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::config::RunConfig;
+use crate::train::identity::Identity;
+use crate::train::interrupt;
+use crate::train::metrics::{COLUMNS, MetricsWriter, Row};
+use crate::train::phases::{Phase, Values};
+use crate::train::plan::MemoryPlan;
+use crate::train::plot::{self, Curve};
+use crate::train::progress::{Progress, line};
+use crate::train::run_folder::{self, RunFolder};
+use crate::train::summary::Summary;
+use crate::train::trainer::Trainer;
+use gradus::dtype::{DType, Float, bf16};
+use gradus::error::{Error, Result};
+use gradus::escape::escaped;
+
+/// Where a run starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// From nothing, in a new folder.
+    #[default]
+    No,
+    /// From the newest checkpoint of `<out>/latest`, or from nothing if there is none.
+    Auto,
+    /// From the newest checkpoint of this run folder.
+    From(PathBuf),
+}
+
+/// Running figures, saved with every checkpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Figures {
+    phase: usize,
+    step: u64,
+    global: u64,
+    elapsed: f64,
+    rollout_tokens: f64,
+    rollout_seconds: f64,
+    first_ratio_max_abs_dev: f64,
+    base_accuracy: Option<f64>,
+    sft_accuracy: Option<f64>,
+    quantized_accuracy: Option<f64>,
+    rl_steps: u64,
+    flat_steps: u64,
+    weights_before: u64,
+    base: String,
+    rl_start: f64,
+    reward: Vec<(f64, f64)>,
+    accuracy: Vec<(f64, f64)>,
+    /// What the phase begins with is done.
+    #[serde(default)]
+    entered: bool,
+    /// What the phase ends with is done, but for its evaluation.
+    #[serde(default)]
+    left: bool,
+    /// What a step reports whose update is done and whose evaluation is not; null is not finite.
+    #[serde(default)]
+    updated: Option<Vec<(String, Option<f64>)>>,
+}
+
+impl Figures {
+    fn place(&self) -> Place {
+        (self.phase, self.step, self.entered, self.left, self.updated.is_some())
+    }
+}
+
+struct Run<T: Float> {
+    trainer: Trainer<T>,
+    folder: RunFolder,
+    metrics: MetricsWriter,
+    figures: Figures,
+    phases: Vec<Phase>,
+    flat: FlatSteps,
+    begun: Instant,
+    before: f64,
+    /// Where the newest checkpoint stands.
+    saved: Option<Place>,
+}
+
+/// Runs `config` to its end and returns the summary. Everything it writes is under
+/// `<out>/<name>-s<seed>-<time>/`, which `<out>/latest` points at.
+///
+/// # Errors
+/// `Config` before anything is written; `Io` if a file cannot be written (the newest checkpoint
+/// stays valid); `Training` after repeated steps that are not finite; `Reward` if the reward
+/// function fails too often; `Interrupted` after a signal, with a checkpoint of the last step that
+/// was done as a whole: what was cut short is done again, to the same bits, by a run that resumes. A
+/// signal before the first step, while model and data are read, leaves nothing.
+pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
+    config.validate()?;
+    config.validate_phases()?;
+    if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
+        return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
+    }
+    if !matches!(resume, Resume::From(_)) {
+        run_folder::check_place(config.out.as_ref())?;
+    }
+    let _listening = interrupt::listen()?;
+    let threads = config.threads;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
+        Error::config("threads", format!("{threads} threads cannot be started: {e}"))
+    })?;
+    pool.install(|| match config.dtype()? {
+        DType::Bf16 => Run::<bf16>::open(config, resume)?.run(),
+        _ => Run::<f32>::open(config, resume)?.run(),
+    })
+}
+
+/// What of a run's position a checkpoint depends on.
+type Place = (usize, u64, bool, bool, bool);
+
+impl<T: Float> Run<T> {
+    fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
+        let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
+        let device = config.open_device()?;
+        let identity = Identity::of(&config, &device)?;
+        let begun = find_run(resume, &config, &identity)?;
+        let plan = MemoryPlan::of_run::<T>(&config, &device)?;
+        let mut trainer = Trainer::on(config, device)?;
+        line(&format!("  device {}", trainer.model.device.name()));
+        plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
+        trainer.notes.iter().for_each(|note| line(note));
+        if let (Some(plan), Some(arena)) = (plan, trainer.model.space.arena()) {
+            arena.reserve(plan.activations as usize)?;
+        }
+        let fresh = || Figures { base: trainer.base.clone(), ..Figures::default() };
+        let (folder, figures, saved) = match begun {
+            None => {
+                let out = trainer.config.out.as_ref();
+                (RunFolder::create(out, &trainer.config, &identity)?, fresh(), None)
+            }
+            Some((folder, None)) => (folder, fresh(), None),
+            Some((folder, Some(checkpoint))) => {
+                let figures = go_on(&mut trainer, &folder, checkpoint)?;
+                let saved = figures.place();
+                (folder, figures, Some(saved))
+            }
+        };
+        let metrics = MetricsWriter::open(folder.path(), figures.global)?;
+        let before = figures.elapsed;
+        let (flat, begun) = (FlatSteps::default(), Instant::now());
+        Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before, saved })
+    }
+
+    /// From here on there is something to save.
+    fn run(mut self) -> Result<Summary> {
+        let done = self.run_phases().and_then(|()| self.finish());
+        if let Err(Error::Interrupted { .. }) = done {
+            if self.saved != Some(self.figures.place()) {
+                self.save().map_err(|error| self.explained(error))?;
+            }
+            line(&format!("stopped; resume with --resume {}", self.folder.path().display()));
+        }
+        done.map_err(|error| self.explained(error))
+    }
+
+    /// What a step refuses after the run has begun is the run's failure, and no wrong setting; a file
+    /// that is not there is mostly a folder that is not.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::InvalidArgument { .. } | Error::NonFinite { .. } => {
+                let phase = self.phases.get(self.figures.phase).map_or("end", |p| p.name());
+                let step = self.figures.step;
+                Error::Training { reason: format!("phase {phase}, step {step}: {error}") }
+            }
+            Error::Io { .. } => self.folder.check().err().unwrap_or(error),
+            error => error,
+        }
+    }
+
+    fn run_phases(&mut self) -> Result<()> {
+        if self.figures.place() == Figures::default().place() {
+            self.figures.weights_before = self.trainer.model.weight_bytes();
+            if !self.trainer.frozen_base {
+                self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
+            }
+        } else {
+            // The run before may have been killed before it wrote what belongs to its checkpoint.
+            self.export()?;
+        }
+        while self.figures.phase < self.phases.len() {
+            let phase = self.phases[self.figures.phase];
+            self.enter(phase);
+            self.run_phase(phase)?;
+            self.leave(phase)?;
+            let f = &mut self.figures;
+            (f.phase, f.step, f.entered, f.left) = (f.phase + 1, 0, false, false);
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Readies the trainer for a phase: a repeated one goes on in the stream of prompts and draws,
+    /// and the critic learns from rollouts of the last `collect` alone.
+    fn enter(&mut self, phase: Phase) {
+        let drawing = if phase == Phase::ValueFit { Phase::Collect } else { phase };
+        let earlier = self.phases[..self.figures.phase].iter().filter(|p| **p == drawing).count();
+        let own = usize::from(phase == Phase::ValueFit);
+        self.trainer.pass = earlier.saturating_sub(own) as u64;
+        if phase != Phase::ValueFit {
+            self.trainer.states = None;
+        }
+    }
+
+    fn steps(&self, phase: Phase) -> u64 {
+        let config = &self.trainer.config;
+        match phase {
+            Phase::Sft => self.trainer.sft_steps(),
+            Phase::Quantize => 0,
+            Phase::Collect => config.value.collect_steps as u64,
+            Phase::ValueFit => config.value.fit_steps as u64,
+            Phase::Rl => config.rl.steps as u64,
+        }
+    }
+
+    fn run_phase(&mut self, phase: Phase) -> Result<()> {
+        let total = self.steps(phase);
+        let begins = !std::mem::replace(&mut self.figures.entered, true);
+        if phase == Phase::Rl && self.figures.step == 0 && begins {
+            self.figures.rl_start = self.elapsed();
+            let f = &self.figures;
+            let before = f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy);
+            let now = self.elapsed();
+            self.figures.accuracy.extend(before.map(|accuracy| (now, accuracy)));
+        }
+        let mut progress = Progress::new(phase.name(), self.figures.step, total);
+        let every = self.trainer.config.checkpoint.every as u64;
+        while self.figures.step < total {
+            let begun = Instant::now();
+            let mut values = self.one_step(phase)?;
+            values.push(("time/step_time", begun.elapsed().as_secs_f64()));
+            let row = Row {
+                global: self.figures.global,
+                phase: phase.name().into(),
+                step: self.figures.step,
+                values,
+            };
+            self.folder.check()?;
+            self.metrics.write(&row)?;
+            self.figures.step += 1;
+            self.figures.global += 1;
+            progress.update(self.figures.step, || message(&row.values));
+            if self.figures.global.is_multiple_of(every) {
+                self.save()?;
+            }
+            interrupt::check()?;
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// One step. An `Interrupted` one has moved nothing, or is in `figures.updated`.
+    fn one_step(&mut self, phase: Phase) -> Result<Values> {
+        let step = self.figures.step;
+        match phase {
+            Phase::Sft => self.trainer.sft_step(step),
+            Phase::Quantize => Ok(Values::new()),
+            Phase::Collect => self.trainer.collect_step(step),
+            Phase::ValueFit => self.trainer.value_fit_step(),
+            Phase::Rl => self.rl_step(step),
+        }
+    }
+
+    fn rl_step(&mut self, step: u64) -> Result<Values> {
+        let mut values = match self.figures.updated.take() {
+            Some(values) => restored(values, self.folder.path())?,
+            None => self.rl_update(step)?,
+        };
+        let rl = &self.trainer.config.rl;
+        let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
+        if done.is_multiple_of(every) || done == rl.steps as u64 {
+            let evaluation = self.trainer.evaluate();
+            if let Err(Error::Interrupted { .. }) = evaluation {
+                let keep = |&(name, value): &(&str, f64)| (name.into(), Some(value));
+                self.figures.updated = Some(values.iter().map(keep).collect());
+            }
+            let accuracy = evaluation?.accuracy;
+            // A score over nothing is null in the metrics files.
+            values.push(("eval/accuracy", accuracy.unwrap_or(f64::NAN)));
+            let now = self.elapsed();
+            self.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
+        }
+        Ok(values)
+    }
+
+    fn rl_update(&mut self, step: u64) -> Result<Values> {
+        let begun = Instant::now();
+        let drawn = self.trainer.pass * self.trainer.config.rl.steps as u64 + step;
+        let (sampled, records, scores) = self.trainer.collect(drawn)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
+        let (mut values, deviation) = self.trainer.rl_step(step, records)?;
+        let figures = &mut self.figures;
+        figures.rollout_tokens += tokens as f64;
+        figures.rollout_seconds += seconds;
+        figures.first_ratio_max_abs_dev = figures.first_ratio_max_abs_dev.max(deviation);
+        values.push(("ratio_max_abs_dev", deviation));
+        values.push(("rewards_failed", scores.failed as f64));
+        values.push(("time/tokens_per_second", tokens as f64 / seconds.max(1e-9)));
+        let value = |name| values.iter().find(|v| v.0 == name).map_or(f64::NAN, |v| v.1);
+        let (reward, flat_share) = (value("reward"), value("frac_reward_zero_std"));
+        let now = self.elapsed();
+        // A step whose rewards all failed has no mean.
+        self.figures.reward.extend((!reward.is_nan()).then_some((now, reward)));
+        self.figures.rl_steps += 1;
+        self.figures.flat_steps += (flat_share >= 1.0) as u64;
+        if let Some(advice) = self.flat.see(flat_share, reward) {
+            line(&advice);
+        }
+        Ok(values)
+    }
+
+    /// What stands between two phases.
+    fn leave(&mut self, phase: Phase) -> Result<()> {
+        match phase {
+            Phase::Sft => {
+                let accuracy = self.trainer.evaluate()?.accuracy;
+                line(&format!("     sft held-out score {}", shown(accuracy)));
+                self.figures.sft_accuracy = accuracy;
+                let now = self.elapsed();
+                let points = [(0.0, self.figures.base_accuracy), (now, accuracy)];
+                let points = points.into_iter().filter_map(|(time, score)| Some((time, score?)));
+                self.figures.accuracy.extend(points);
+            }
+            Phase::Quantize => {
+                if !self.figures.left {
+                    self.trainer.quantize()?;
+                    self.figures.left = true;
+                }
+                let accuracy = self.trainer.evaluate()?.accuracy;
+                self.figures.quantized_accuracy = accuracy;
+                let weights = self.trainer.model.weight_parts();
+                line(&format!("quantize {weights}; held-out score {}", shown(accuracy)));
+            }
+            Phase::Collect | Phase::ValueFit | Phase::Rl => {}
+        }
+        Ok(())
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.before + self.begun.elapsed().as_secs_f64()
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.folder.check()?;
+        self.metrics.sync()?;
+        self.figures.elapsed = self.elapsed();
+        let folder = self.folder.path().join("checkpoints");
+        let meta = serde_json::to_value(&self.figures)
+            .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
+        let checkpoint = Checkpoint {
+            step: self.figures.global + self.figures.phase as u64,
+            fingerprint: self.trainer.config.fingerprint(),
+            meta,
+            tensors: self.trainer.save_state()?,
+        };
+        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
+        self.saved = Some(self.figures.place());
+        self.export()
+    }
+
+    /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it:
+    /// the folder that the run began with, or, if that moved before it was frozen, its own.
+    fn export(&self) -> Result<()> {
+        let Some(config) = self.trainer.adapter.as_ref().filter(|_| !self.trainer.base.is_empty())
+        else {
+            return Ok(());
+        };
+        let base = match self.trainer.frozen_base {
+            true => self.trainer.config.model.path.clone(),
+            false => self.write_model()?,
+        };
+        let config = config.clone().on_base(&base);
+        Adapter::of(&self.trainer.model, &config)?.save(&self.folder.path().join("adapter"))
+    }
+
+    /// Writes the base weights as they are now, unless they are there: they no longer move. Returns
+    /// where.
+    fn write_model(&self) -> Result<String> {
+        let path = self.folder.path().join("model");
+        if !path.exists() {
+            let from = Path::new(&self.trainer.config.model.path);
+            self.trainer.model.save_pretrained(&path, from)?;
+        }
+        let path = path.canonicalize().map_err(Error::io(&path))?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Folders of the adapter and of the model that the run leaves; empty where it leaves none.
+    fn exported(&self) -> Result<(String, String)> {
+        let (on_disk, moved) = (!self.trainer.base.is_empty(), !self.trainer.frozen_base);
+        let model = if on_disk && moved { self.write_model()? } else { String::new() };
+        let adapter = match self.trainer.adapter.is_some() && on_disk {
+            true => self.folder.path().join("adapter").to_string_lossy().into_owned(),
+            false => String::new(),
+        };
+        Ok((adapter, model))
+    }
+
+    fn finish(&self) -> Result<Summary> {
+        let evaluation = self.trainer.evaluate()?;
+        self.folder.check()?;
+        let (adapter, exported_model) = self.exported()?;
+        let (f, config) = (&self.figures, &self.trainer.config);
+        let summary = Summary {
+            seed: config.seed,
+            version: env!("CARGO_PKG_VERSION").into(),
+            fingerprint: config.fingerprint(),
+            device: self.trainer.model.device.name().to_string(),
+            base_accuracy: f.base_accuracy,
+            sft_accuracy: f.sft_accuracy,
+            quantized_accuracy: f.quantized_accuracy,
+            final_accuracy: evaluation.accuracy,
+            final_completions: evaluation.completions,
+            final_error: evaluation.error,
+            steps: f.global,
+            flat_steps: f.flat_steps,
+            rl_steps: f.rl_steps,
+            train_seconds: self.elapsed(),
+            rollout_tokens_per_second: f.rollout_tokens / f.rollout_seconds.max(1e-9),
+            first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
+            weights_before: f.weights_before,
+            weights: self.trainer.model.weight_parts(),
+            peak_memory: host::peak_memory().unwrap_or(0),
+            folder: self.folder.path().to_string_lossy().into_owned(),
+            model: config.model.path.clone(),
+            adapter,
+            exported_model,
+            samples: evaluation.examples,
+        };
+        let curve = Curve {
+            title: format!(
+                "{}: held-out score {} after SFT, {} at the end",
+                config.task.name,
+                shown(f.sft_accuracy),
+                shown(summary.final_accuracy)
+            ),
+            reward: f.reward.clone(),
+            accuracy: f.accuracy.clone(),
+            rl_start: f.rl_start,
+            before_rl: f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy),
+        };
+        plot::draw(&self.folder.path().join("curve.svg"), &curve)?;
+        summary.write(self.folder.path())?;
+        self.folder.check()?;
+        let table = escaped(&summary.table()).to_string();
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
+        Ok(summary)
+    }
+}
+
+/// Values as a checkpoint keeps them.
+fn restored(values: Vec<(String, Option<f64>)>, folder: &Path) -> Result<Values> {
+    let value = |(name, value): (String, Option<f64>)| {
+        let column = COLUMNS.into_iter().find(|column| *column == name);
+        let unknown = || Error::format(folder, format!("checkpoint figures: no column `{name}`"));
+        Ok((column.ok_or_else(unknown)?, value.unwrap_or(f64::NAN)))
+    };
+    values.into_iter().map(value).collect()
+}
+
+/// The run to go on with, taken over for this process, and its newest checkpoint if it has one. With
+/// `auto` there is none if the latest run has other settings, which are named.
+fn find_run(
+    resume: &Resume,
+    config: &RunConfig,
+    identity: &Identity,
+) -> Result<Option<(RunFolder, Option<Checkpoint>)>> {
+    let (folder, auto) = match resume {
+        Resume::No => return Ok(None),
+        Resume::Auto => (Path::new(&config.out).join("latest"), true),
+        Resume::From(folder) => (folder.clone(), false),
+    };
+    let folder = match folder.canonicalize() {
+        Err(e) if auto && e.kind() == ErrorKind::NotFound => {
+            line(&format!("{} leads to no run: a new one begins", folder.display()));
+            return Ok(None);
+        }
+        found => found.map_err(Error::io(&folder))?,
+    };
+    let before = Identity::read(&folder)?;
+    let settings = before.other_settings(identity)?.join("; ");
+    if !settings.is_empty() && auto {
+        let folder = folder.display();
+        line(&format!("{folder} has other settings: {settings}; a new run begins"));
+        return Ok(None);
+    }
+    if !settings.is_empty() {
+        let reason = format!("this run has other settings: {settings}");
+        return Err(Error::format(folder, reason));
+    }
+    let files = before.other_files(identity);
+    if !files.is_empty() {
+        let files = files.join("; ");
+        let reason = format!(
+            "{files} than when this run began; restore it, or begin a new run without --resume"
+        );
+        return Err(Error::format(folder, reason));
+    }
+    if before.version != identity.version {
+        let (was, is) = (&before.version, &identity.version);
+        line(&format!("  this run began with gradus {was}; {is} may compute other bits"));
+    }
+    let owned = RunFolder::open(&folder)?;
+    let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
+    warnings.iter().for_each(|warning| line(warning));
+    match (&found, warnings.is_empty()) {
+        (None, false) => {
+            let reason = "no checkpoint of this run can be read; begin a new run without --resume";
+            Err(Error::format(folder, reason))
+        }
+        (None, true) => {
+            line(&format!("{} has no checkpoint yet: from the beginning", folder.display()));
+            Ok(Some((owned, None)))
+        }
+        _ => Ok(Some((owned, found))),
+    }
+}
+
+/// Gives `trainer` the state that `checkpoint` holds; returns the running figures.
+fn go_on<T: Float>(
+    trainer: &mut Trainer<T>,
+    folder: &RunFolder,
+    checkpoint: Checkpoint,
+) -> Result<Figures> {
+    let wrong = |reason: String| Error::format(folder.path(), reason);
+    if checkpoint.fingerprint != trainer.config.fingerprint() {
+        return Err(wrong("its newest checkpoint is that of a run of other settings".into()));
+    }
+    let figures: Figures = serde_json::from_value(checkpoint.meta)
+        .map_err(|e| wrong(format!("checkpoint figures: {e}")))?;
+    if figures.base != trainer.base {
+        let reason = "the weights in `model.path` are others than when this run began";
+        return Err(wrong(reason.into()));
+    }
+    trainer.load_state(&checkpoint.tensors)?;
+    let keep = trainer.config.checkpoint.keep;
+    checkpoint::settle(&folder.path().join("checkpoints"), checkpoint.step, keep)?;
+    line(&format!("resuming {} at step {}", folder.path().display(), figures.global));
+    Ok(figures)
+}
+
+/// A score with three places, or that there is none.
+fn shown(score: Option<f64>) -> String {
+    score.map_or("none".into(), |score| format!("{score:.3}"))
+}
+
+/// The text behind the progress bar. What was not measured in this step is left out.
+fn message(values: &Values) -> String {
+    let shown = [
+        ("reward", "reward"),
+        ("eval/accuracy", "held-out"),
+        ("loss", "loss"),
+        ("kl", "kl"),
+        ("entropy", "entropy"),
+        ("clip_ratio/region_mean", "clip"),
+    ];
+    let mut text = String::new();
+    for (column, label) in shown {
+        if let Some((_, value)) = values.iter().find(|v| v.0 == column && v.1.is_finite()) {
+            // A loss just below 0 is shown as 0.
+            text += &format!("{label} {:.3} ", (value * 1e3).round() / 1e3 + 0.0);
+        }
+    }
+    if values.iter().any(|&(name, value)| name == "frac_reward_zero_std" && value >= 1.0) {
+        text += "all rewards equal ";
+    }
+    if let Some((_, rate)) = values.iter().find(|v| v.0 == "time/tokens_per_second") {
+        text += &match rate {
+            r if *r < 1e3 => format!("{r:.0} tok/s"),
+            r => format!("{:.1}k tok/s", r / 1e3),
+        };
+    }
+    text
+}

@@ -1,0 +1,340 @@
+//! One reinforcement fine-tuning step, top to bottom.
+//!
+//! For every scored token t of sequence i, with ℓ = log π(y_t) and r = exp(ℓ − ℓ_old):
+//!
+//! ```text
+//! L = Σ_i w_i Σ_t [ −min(r·A_i, clip(r, lo, hi)·A_i) + β·(e^k − k − 1) ],   k = ℓ_ref − ℓ
+//! ```
+//!
+//! or any other loss that [`PolicySettings`] names. How this differs from GRPO as published
+//! (Shao et al. 2024, arXiv:2402.03300):
+//!
+//! 1. ℓ_old is what the sampler recorded. Sampler and trainer share batch-invariant ops, so on the
+//!    first update r is exactly 1 and no second forward pass over the old policy is needed.
+//! 2. w_i is one number per sequence that already holds the whole batch's normaliser. Micro-batches
+//!    are cut anywhere without changing the loss; there is no accumulation factor to get wrong.
+//! 3. The frozen head's backward is the score vector s = ∂ℓ/∂h from the forward pass, scaled by
+//!    ∂L/∂ℓ: no second product with the vocabulary.
+//! 4. A step that is not finite changes nothing.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::io::interrupt;
+use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
+use crate::train::ordered::in_order;
+use crate::train::record::{Record, ScoredTokens};
+use gradus::device::{Device, Memory, Space};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::{
+    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
+};
+use gradus::view::View;
+
+/// What one pass over a batch needs besides the records.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective<'a> {
+    /// The loss.
+    pub settings: &'a PolicySettings,
+    /// Divides the logits: log-probs are of that distribution. What tokens were sampled at, or 1 for
+    /// demonstrations.
+    pub temperature: f64,
+    /// Sequences per micro-batch. Part of the result's definition (f32 gradients are summed micro-
+    /// batch by micro-batch), never of its meaning.
+    pub micro_batch: usize,
+}
+
+/// Loss, gradients and statistics of a batch.
+#[derive(Debug)]
+pub struct Backward {
+    /// Gradients of all trainable parameters.
+    pub gradients: Gradients,
+    /// Loss and statistics.
+    pub figures: Figures,
+}
+
+/// What a batch, or a micro-batch of it, amounts to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Σ_i w_i Σ_t L.
+    pub loss: f64,
+    /// Ratios, clips, KL and entropy, summed over tokens.
+    pub stats: PolicyStats,
+    /// Largest |exp(ℓ − ℓ_old) − 1| over all scored tokens.
+    pub ratio_max_abs_dev: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+}
+
+impl Figures {
+    fn merge(&mut self, other: &Figures) {
+        self.loss += other.loss;
+        self.stats.merge(&other.stats);
+        self.ratio_max_abs_dev = self.ratio_max_abs_dev.max(other.ratio_max_abs_dev);
+        self.tokens += other.tokens;
+    }
+}
+
+/// Some of the records with their share of the columns.
+#[derive(Clone, Copy)]
+struct MicroBatch<'a> {
+    records: &'a [Record],
+    /// One for each record, or one for each scored token.
+    advantage: &'a [f32],
+    per_token: bool,
+    seq_weight: &'a [f32],
+}
+
+/// Forward and backward of `records` under `objective`; `seq_weight` has one entry per record,
+/// `advantage` is in host memory. On the CPU micro-batches run in parallel and their gradients are
+/// added in order, as they come; on a GPU one after another adds to the sum.
+///
+/// # Errors
+/// `InvalidArgument` for columns that do not fit the records; what the model and the loss refuse;
+/// `Interrupted` between two micro-batches, once a signal asks for a stop.
+pub fn forward_backward<T: Float>(
+    model: &Decoder<T>,
+    records: &[Record],
+    advantage: Advantage<'_, f32>,
+    seq_weight: &[f32],
+    objective: Objective<'_>,
+) -> Result<Backward> {
+    let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
+    let mut gradients = Gradients::zeros(&model.params, &model.space)?;
+    let mut figures = Figures::default();
+    match model.device {
+        Device::Gpu(_) => {
+            for batch in batches {
+                figures.merge(&micro_batch(model, batch, objective, &mut gradients)?);
+            }
+        }
+        Device::Cpu => {
+            // Gradients that were added serve later micro-batches.
+            let spare: Mutex<Vec<Gradients>> = Mutex::default();
+            let pool = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+            let one = |i: usize| {
+                let used = pool().pop();
+                let mut part = match used {
+                    Some(part) => part.cleared()?,
+                    None => Gradients::zeros(&model.params, &Space::Host)?,
+                };
+                let figures = micro_batch(model, batches[i], objective, &mut part)?;
+                Ok((part, figures))
+            };
+            in_order(batches.len(), one, |(part, its)| {
+                gradients.add(&part)?;
+                figures.merge(&its);
+                pool().push(part);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(Backward { gradients, figures })
+}
+
+fn cut<'a>(
+    records: &'a [Record],
+    advantage: Advantage<'a, f32>,
+    seq_weight: &'a [f32],
+    size: usize,
+) -> Result<Vec<MicroBatch<'a>>> {
+    let offsets = scored_offsets(records);
+    let tokens = offsets[offsets.len() - 1];
+    let (view, per_token, expected) = match advantage {
+        Advantage::PerSequence(view) => (view, false, records.len()),
+        Advantage::PerToken(view) => (view, true, tokens),
+    };
+    let advantage = of_length("advantage", view, expected)?;
+    let seq_weight = of_length("seq_weight", View::from(seq_weight), records.len())?;
+    let part = |(i, records): (usize, &'a [Record])| {
+        let (first, last) = (i * size, i * size + records.len());
+        let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
+        let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
+        MicroBatch { records, advantage, per_token, seq_weight }
+    };
+    Ok(records.chunks(size).enumerate().map(part).collect())
+}
+
+/// The elements of a column in host memory, if there are as many as there should be.
+fn of_length<'a>(name: &str, view: View<'a, f32>, expected: usize) -> Result<&'a [f32]> {
+    let elements = if view.is_host() { view.as_slice() } else { None };
+    elements.filter(|elements| elements.len() == expected).ok_or_else(|| {
+        let wanted = format!("{expected} elements side by side in host memory");
+        Error::invalid("forward_backward", name, format!("{:?}", view.shape()), wanted)
+    })
+}
+
+fn micro_batch<T: Float>(
+    model: &Decoder<T>,
+    part: MicroBatch<'_>,
+    objective: Objective<'_>,
+    gradients: &mut Gradients,
+) -> Result<Figures> {
+    interrupt::check()?;
+    let (space, d) = (&model.space, model.config.hidden);
+    let scored = ScoredTokens::of(part.records);
+    let batch = scored.packed.place(space)?;
+    let targets = space.copy_of(&scored.targets)?;
+
+    // 1. Policy: hidden states, then log-probs of the scored tokens.
+    let mut tape = Tape::default();
+    let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
+    let rows = gather_rows(model, space, &hidden, d, &scored.rows)?;
+    drop(hidden);
+    let wanted = match objective.settings.entropy_coef > 0.0 {
+        true => ScoreUse::WithEntropy,
+        false => ScoreUse::LogProbs,
+    };
+    let scores = model.score(space, &rows, &targets, objective.temperature, wanted)?;
+
+    // 2. Loss and its gradient with respect to each log-prob, and to each entropy if it has a bonus.
+    let logp = [&scores.logp, &scores.entropy];
+    let (d, figures) = loss(model, part, &scored, logp, objective)?;
+
+    // 3. Back through head and blocks.
+    let drows = model.score_backward(space, &rows, &targets, &scores, &d, gradients)?;
+    drop((rows, scores, d));
+    let dhidden = scatter_rows(model, space, &drows, &scored.rows, batch.tokens())?;
+    drop(drows);
+    model.backward(&batch, tape, dhidden, gradients)?;
+    Ok(figures)
+}
+
+/// The loss of a micro-batch, and its gradient with respect to log-probs and entropies.
+fn loss<T: Float>(
+    model: &Decoder<T>,
+    part: MicroBatch<'_>,
+    scored: &ScoredTokens,
+    [logp, entropy]: [&Memory<f32>; 2],
+    objective: Objective<'_>,
+) -> Result<(ScoreGradients, Figures)> {
+    let (space, records) = (&model.space, part.records);
+    let old = scored.gather(records, |r| &r.old_logp);
+    let old_logp = space.copy_of(&old)?;
+    let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
+    let ref_logp = ref_logp.map(|column| space.copy_of(&column)).transpose()?;
+    let token_weight = scored.gather_all(records, |r| &r.token_weight);
+    let token_weight = token_weight.map(|column| space.copy_of(&column)).transpose()?;
+    let selected = scored.gather_all(records, |r| &r.selected);
+    let selected = selected.map(|column| space.copy_of(&column)).transpose()?;
+    let advantage = space.copy_of(part.advantage)?;
+    let cu_seqlens = space.copy_of(&scored.cu_seqlens)?;
+    let seq_weight = space.copy_of(part.seq_weight)?;
+    let mut figures = Figures { tokens: scored.len(), ..Figures::default() };
+    let mut d = ScoreGradients { logp: space.take(scored.len())?, entropy: None };
+    if objective.settings.entropy_coef > 0.0 {
+        d.entropy = Some(space.take(scored.len())?);
+    }
+    let args = PolicyLoss {
+        old_logp: Some(old_logp.all()),
+        ref_logp: ref_logp.as_ref().map(Memory::all),
+        token_weight: token_weight.as_ref().map(Memory::all),
+        selected: selected.as_ref().map(Memory::all),
+        entropy: Some(entropy.all()),
+        dentropy: d.entropy.as_mut().map(Memory::all_mut),
+        stats: Some(&mut figures.stats),
+        ..PolicyLoss::new(
+            logp.all(),
+            match part.per_token {
+                true => Advantage::PerToken(advantage.all()),
+                false => Advantage::PerSequence(advantage.all()),
+            },
+            cu_seqlens.all(),
+            seq_weight.all(),
+            objective.settings,
+            &mut figures.loss,
+            d.logp.all_mut(),
+        )
+    };
+    policy_loss(&model.device, args)?;
+    let deviation = |(new, old): (&f32, &f32)| ((*new as f64 - *old as f64).exp() - 1.0).abs();
+    let new = logp.to_host()?;
+    figures.ratio_max_abs_dev = new.iter().zip(&old).map(deviation).fold(0.0, f64::max);
+    Ok((d, figures))
+}
+
+/// Log-probs of all scored tokens of `records`, one column over all tokens of each: with the
+/// adapters, or (`adapt` false) without them.
+pub fn score_records<T: Float>(
+    model: &Decoder<T>,
+    records: &[Record],
+    adapt: bool,
+    temperature: f64,
+    micro_batch: usize,
+) -> Result<Vec<Vec<f32>>> {
+    let one = |records: &[Record]| {
+        interrupt::check()?;
+        let scored = ScoredTokens::of(records);
+        let space = &model.space;
+        let rows = hidden_rows(model, &scored, adapt)?;
+        let targets = space.copy_of(&scored.targets)?;
+        let scores =
+            model.score_as(space, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
+        let logp = scores.logp.to_host()?;
+        let column = |(i, record): (usize, &Record)| {
+            let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
+            let mut column = vec![0f32; record.ids.len()];
+            record.scored().zip(&logp[span]).for_each(|(t, &l)| column[t] = l);
+            column
+        };
+        Ok(records.iter().enumerate().map(column).collect())
+    };
+    let size = micro_batch.max(1);
+    let parts: Vec<Result<Vec<Vec<f32>>>> = match model.device {
+        Device::Gpu(_) => records.chunks(size).map(one).collect(),
+        Device::Cpu => records.par_chunks(size).map(one).collect(),
+    };
+    Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Final hidden states before each scored token.
+pub(crate) fn hidden_rows<T: Float>(
+    model: &Decoder<T>,
+    scored: &ScoredTokens,
+    adapt: bool,
+) -> Result<Memory<T>> {
+    let space = &model.space;
+    let hidden = model.forward(&scored.packed.place(space)?, adapt, None, None)?;
+    gather_rows(model, space, &hidden, model.config.hidden, &scored.rows)
+}
+
+fn scored_offsets(records: &[Record]) -> Vec<usize> {
+    let mut offsets = vec![0];
+    for record in records {
+        offsets.push(offsets[offsets.len() - 1] + record.scored().count());
+    }
+    offsets
+}
+
+/// Rows `rows` of a row-major matrix of `d` columns.
+pub(crate) fn gather_rows<T: Float>(
+    model: &Decoder<T>,
+    space: &Space,
+    x: &Memory<T>,
+    d: usize,
+    rows: &[i32],
+) -> Result<Memory<T>> {
+    let from = space.copy_of(rows)?;
+    let mut out = space.take(rows.len() * d)?;
+    let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
+    copy_rows(&model.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
+    Ok(out)
+}
+
+/// A matrix of `total` rows that are 0 but for `rows`.
+fn scatter_rows<T: Float>(
+    model: &Decoder<T>,
+    space: &Space,
+    x: &Memory<T>,
+    rows: &[i32],
+    total: usize,
+) -> Result<Memory<T>> {
+    let d = model.config.hidden;
+    let to = space.copy_of(rows)?;
+    let mut out = space.zeros(total * d)?;
+    let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
+    copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+    Ok(out)
+}

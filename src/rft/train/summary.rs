@@ -1,0 +1,268 @@
+//! What a run comes to: `summary.json`, and the lines that a person reads at the end.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::io::atomic;
+use crate::model::WeightBytes;
+use gradus::error::{Error, Result};
+
+/// Final figures of a run. A score is none where its phase was not run or nothing was scored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Version of gradus.
+    pub version: String,
+    /// Fingerprint of the configuration.
+    pub fingerprint: String,
+    /// Where it ran.
+    pub device: String,
+    /// Held-out score of the model as it came: untrained, or as its folder has it.
+    pub base_accuracy: Option<f64>,
+    /// After the supervised phase.
+    pub sft_accuracy: Option<f64>,
+    /// After quantization, with fresh adapters, before RL.
+    pub quantized_accuracy: Option<f64>,
+    /// At the end.
+    pub final_accuracy: Option<f64>,
+    /// Completions that the final score is the mean of.
+    pub final_completions: usize,
+    /// Standard error of the final score: the completions' standard deviation over √n.
+    pub final_error: f64,
+    /// Steps done over all phases.
+    pub steps: u64,
+    /// RL steps in which all samples of every prompt had the same reward: nothing could be learned.
+    pub flat_steps: u64,
+    /// RL steps done.
+    pub rl_steps: u64,
+    /// Wall-clock seconds of all phases, evaluations and checkpoints included.
+    pub train_seconds: f64,
+    /// Sampled tokens per second of rollout time.
+    pub rollout_tokens_per_second: f64,
+    /// Largest |ratio − 1| over every token of every first update.
+    pub first_ratio_max_abs_dev: f64,
+    /// Most bytes the process held at once; 0 where the system does not tell.
+    pub peak_memory: u64,
+    /// Bytes of the weights as the run began.
+    pub weights_before: u64,
+    /// Bytes of the weights at the end, by what they are.
+    pub weights: WeightBytes,
+    /// Folder of the run.
+    pub folder: String,
+    /// Model folder that the run began with; empty for a model that was made here.
+    pub model: String,
+    /// Folder of the PEFT adapter; empty without one.
+    pub adapter: String,
+    /// Model folder that the run wrote because the weights moved: what the adapter was trained on, or,
+    /// without one, what the run made. Empty if they are those that the run began with.
+    #[serde(default)]
+    pub exported_model: String,
+    /// Held-out prompts with a completion of the final policy.
+    pub samples: Vec<SampleLine>,
+}
+
+/// A prompt with a completion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    /// The prompt as the model read it.
+    pub prompt: String,
+    /// What was asked, without the chat template around it; none where that is the prompt itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// The completion.
+    pub completion: String,
+    /// Whether it ended by itself; if not, it was cut off at the length limit.
+    #[serde(default)]
+    pub finished: bool,
+    /// Whether a reward was asked about it.
+    #[serde(default)]
+    pub judged: bool,
+    /// What the reward says; none without an opinion.
+    pub score: Option<f32>,
+    /// Why the reward failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Sum of the log-probs of the completion's tokens.
+    pub logp: f32,
+}
+
+impl SampleLine {
+    /// The score in words, and that the completion was cut off; none where no reward was asked and
+    /// nothing was cut.
+    pub fn verdict(&self) -> Option<String> {
+        let score = self.judged.then(|| match (self.score, &self.failure) {
+            (None, Some(reason)) => format!("reward failed: {reason}"),
+            (None, None) => "no opinion".into(),
+            (Some(1.0), _) => "right".into(),
+            (Some(0.0), _) => "wrong".into(),
+            (Some(score), _) => format!("score {score:.3}"),
+        });
+        let cut = (!self.finished).then(|| "cut off at rl.max_new_tokens".to_string());
+        let words: Vec<String> = score.into_iter().chain(cut).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// The sample as a person reads it, with `note` behind it: one line for a short text prompt, the
+    /// question above the answer for anything longer.
+    pub fn show(&self, note: &str) -> String {
+        let answer = self.completion.trim_end_matches('\n');
+        if self.question.is_none() && !self.prompt.contains('\n') && !answer.contains('\n') {
+            return format!("{}{answer}   {note}\n", self.prompt);
+        }
+        let indented = |text: &str| text.trim().replace('\n', "\n            ");
+        let question = indented(self.question.as_ref().unwrap_or(&self.prompt));
+        let mut text = format!("  question  {question}\n  answer    {}\n", indented(answer));
+        if !note.is_empty() {
+            text += &format!("            ({note})\n");
+        }
+        text
+    }
+}
+
+impl Summary {
+    /// Writes `summary.json`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join("summary.json");
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        atomic::write(&path, &text)
+    }
+
+    /// What a person reads at the end: samples, scores, what they mean, where things are, what to do
+    /// next.
+    pub fn table(&self) -> String {
+        let mut text = String::from("\n");
+        for sample in &self.samples {
+            text += &sample.show(&sample.verdict().unwrap_or_default());
+        }
+        text += &format!("\n  {}\n  {}\n", self.scores(), self.gain());
+        if let Some(flat) = self.flat() {
+            text += &format!("  {flat}\n");
+        }
+        text += &format!("  {}\n", self.on_policy());
+        text += &format!(
+            "  {:.0} s, {:.0} sampled tokens/s, memory at most {} MiB\n",
+            self.train_seconds,
+            self.rollout_tokens_per_second,
+            self.peak_memory >> 20,
+        );
+        text += &format!("  weights: {}", self.weights);
+        if self.weights_before > self.weights.total() {
+            text += &format!(" ({} KiB as the run began)", self.weights_before >> 10);
+        }
+        text.push('\n');
+        text + "\n" + &self.next()
+    }
+
+    /// The stages that were scored, in order, and the end.
+    fn stages(&self) -> Vec<(&'static str, f64)> {
+        let (base, quantized) = match self.model.is_empty() {
+            true => ("untrained", "4-bit"),
+            false => ("as stored", "before RL"),
+        };
+        let stages = [
+            (base, self.base_accuracy),
+            ("SFT", self.sft_accuracy),
+            (quantized, self.quantized_accuracy),
+            (if self.rl_steps > 0 { "RL" } else { "end" }, self.final_accuracy),
+        ];
+        stages.into_iter().filter_map(|(name, score)| Some((name, score?))).collect()
+    }
+
+    /// A score as it is shown: the built-in task's is a share of right answers.
+    fn shown(&self, score: f64) -> String {
+        match self.model.is_empty() {
+            true => format!("{:.1} %", 100.0 * score),
+            false => format!("{score:.3}"),
+        }
+    }
+
+    fn scores(&self) -> String {
+        let stages = self.stages();
+        if stages.is_empty() {
+            return "held-out score   none: no held-out completion was scored".into();
+        }
+        let one = |&(name, score): &(&str, f64)| format!("   {name} {}", self.shown(score));
+        format!("held-out score{}", stages.iter().map(one).collect::<String>())
+    }
+
+    /// What the run did to the score, in a sentence, and whether chance would do as much.
+    fn gain(&self) -> String {
+        let stages = self.stages();
+        let [.., (from, before), (_, after)] = stages.as_slice() else {
+            return "there is nothing to compare the final score with".into();
+        };
+        let from = match *from {
+            "4-bit" | "before RL" => "the model that RL began with",
+            "SFT" => "the model after SFT",
+            _ => "the model as it was",
+        };
+        let gain = after - before;
+        // Two standard errors of the difference of two means with the final score's error.
+        let chance = 2.0 * 2f64.sqrt() * self.final_error;
+        let difference = |size: f64| self.shown(size).replace(" %", " points");
+        let size = difference(gain.abs());
+        if gain.abs() <= chance {
+            let (chance, n) = (difference(chance), self.final_completions);
+            return format!(
+                "no clear change: {size} from {from}; among {n} completions {chance} can be chance"
+            );
+        }
+        match gain > 0.0 {
+            true => format!("it got better: {size} over {from}"),
+            false => format!("it got worse: {size} below {from}; try a lower rl.learning_rate"),
+        }
+    }
+
+    /// What to know about steps without a difference between rewards.
+    fn flat(&self) -> Option<String> {
+        let (flat, all) = (self.flat_steps, self.rl_steps);
+        (flat * 2 > all).then(|| {
+            format!(
+                "in {flat} of {all} RL steps all rewards of each prompt were equal: nothing could be \
+                 learned from them"
+            )
+        })
+    }
+
+    fn on_policy(&self) -> String {
+        if self.rl_steps == 0 {
+            return "no RL step was taken".into();
+        }
+        match self.first_ratio_max_abs_dev {
+            0.0 => "on-policy: sampler and trainer agreed on every log-prob, bit for bit (first \
+                    importance ratios exactly 1)"
+                .into(),
+            off => format!("first importance ratios are up to {off:e} away from 1"),
+        }
+    }
+
+    fn next(&self) -> String {
+        let run = &self.folder;
+        let mut text = format!("  run      {run}\n");
+        if !self.adapter.is_empty() {
+            text +=
+                &format!("  adapter  {}   (PeftModel.from_pretrained takes it)\n", self.adapter);
+        }
+        if !self.exported_model.is_empty() {
+            text += &format!("  model    {}   (the weights moved)\n", self.exported_model);
+        }
+        text += &format!("  curve    {run}/curve.svg\n");
+        text += &match self.model.as_str() {
+            "" => format!("  next     gradus sample --run {run}\n"),
+            _ => format!("  next     gradus sample --run {run} --chat\n"),
+        };
+        if !self.adapter.is_empty() {
+            let moved = !self.exported_model.is_empty();
+            let model = if moved { &self.exported_model } else { &self.model };
+            let adapter = &self.adapter;
+            text += &format!("           gradus merge {model} {adapter} merged\n");
+        }
+        text
+    }
+}

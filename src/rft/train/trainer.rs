@@ -1,0 +1,374 @@
+//! A run: the model, its optimiser, and the phases it goes through.
+//!
+//! The verbs are the ones users of training services know: [`Trainer::sample`],
+//! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
+//! [`Trainer::load_state`]. The phases in [`crate::train::phases`] are loops over these verbs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::model::{Decoder, LoraOptions};
+use crate::pretrained::{Adapter, AdapterConfig};
+use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
+use crate::text::Codec;
+use crate::train::base::Base;
+use crate::train::config::RunConfig;
+use crate::train::critic::{Critic, States};
+use crate::train::eval::Evaluation;
+use crate::train::optimizer::{Optimizer, Update, Updated};
+use crate::train::recipe::Recipe;
+use crate::train::record::{Record, TokenClass};
+use crate::train::reference::Reference;
+use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
+use crate::train::step::{self, Backward, Objective};
+use crate::train::summary::SampleLine;
+use crate::train::task::{Prompt, Task};
+use gradus::device::Device;
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::Advantage;
+use gradus::rng::Purpose;
+
+/// Sequences decoded together: per thread on the CPU, in all on a GPU.
+pub(crate) const SLOTS: (usize, usize) = (128, 512);
+
+/// Everything a run moves.
+pub struct Trainer<T: Float = f32> {
+    /// The run's settings.
+    pub config: RunConfig,
+    /// The policy.
+    pub model: Decoder<T>,
+    /// State of the policy's optimiser.
+    pub optimizer: Optimizer,
+    /// The critic and its optimiser's state, if the run has one.
+    pub critic: Option<Critic>,
+    /// What the collect phase gathered for the critic, since this trainer was made.
+    pub states: Option<States>,
+    /// How often the running phase has run before: it goes on in the stream of prompts and draws.
+    pub pass: u64,
+    /// Prompts, demonstrations, verifier.
+    pub task: Arc<dyn Task>,
+    /// Updates in a row that were skipped because something was not finite.
+    pub skipped: usize,
+    /// What rollouts on a GPU keep from one step to the next.
+    sampler: Mutex<Option<Sampler<T>>>,
+    /// What the KL is measured to.
+    pub(crate) reference: Reference<T>,
+    /// Scores training completions; the task's verifier unless the caller sets another.
+    pub reward: Arc<dyn Reward>,
+    /// Scores held-out completions.
+    pub(crate) verifier: Arc<dyn Reward>,
+    /// The base weights are those of a folder and never move: states leave them out.
+    pub(crate) frozen_base: bool,
+    /// What a person should know about task and model.
+    pub(crate) notes: Vec<String>,
+    /// What tells the base weights from others; empty for a fresh model.
+    pub(crate) base: String,
+    /// What the adapters were attached by.
+    pub(crate) adapter: Option<AdapterConfig>,
+}
+
+/// Prompts of a step with their completions.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    /// The prompts.
+    pub prompts: Vec<Prompt>,
+    /// Token ids of the prompts.
+    pub prompt_ids: Vec<Vec<i32>>,
+    /// Completions of each prompt.
+    pub rollouts: Vec<Vec<Rollout>>,
+    /// Their texts, in order.
+    pub texts: Vec<String>,
+}
+
+impl Trainer {
+    /// A fresh f32 model for `config`'s task on the device that it names, all parameters trainable.
+    ///
+    /// # Errors
+    /// `Config` for whatever the configuration asks for and cannot be had, before anything runs.
+    pub fn new(config: RunConfig) -> Result<Trainer> {
+        let device = config.open_device()?;
+        Trainer::on(config, device)
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// The same on `device`, in the dtype `T`, which is the configuration's `model.dtype`.
+    pub fn on(config: RunConfig, device: Device) -> Result<Trainer<T>> {
+        Trainer::build(config, device, false)
+    }
+
+    /// The same for a memory plan, with zeros in the place of a folder's weights.
+    pub(crate) fn outline(config: RunConfig, device: Device) -> Result<Trainer<T>> {
+        Trainer::build(config, device, true)
+    }
+
+    fn build(config: RunConfig, device: Device, outline: bool) -> Result<Trainer<T>> {
+        config.validate()?;
+        if config.dtype()? != T::DTYPE {
+            let reason =
+                format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
+            return Err(Error::config("model.dtype", reason));
+        }
+        lora_options(&config).check()?;
+        let base = Base::open(&config)?;
+        let task = base.task.clone();
+        let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
+        let (fingerprint, mut notes) = (base.fingerprint(), base.notes.clone());
+        if config.rl.loss == "reft" {
+            let trunk = "its loss does not move the policy's weights, as the paper's does";
+            notes.push(format!("    reft the critic is a head of its own: {trunk}"));
+        }
+        let model = base.model(&config, device, outline)?;
+        let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
+        Ok(Trainer {
+            config,
+            model,
+            optimizer,
+            critic: None,
+            states: None,
+            pass: 0,
+            task,
+            skipped: 0,
+            sampler: Mutex::new(None),
+            reference: Reference::NotTaken,
+            reward: verifier.clone(),
+            verifier,
+            frozen_base,
+            notes,
+            base: fingerprint,
+            adapter: None,
+        })
+    }
+
+    /// Replaces the reward: a closure, or anything else that scores completions.
+    pub fn with_reward(mut self, reward: impl Reward + 'static) -> Trainer<T> {
+        self.reward = Arc::new(reward);
+        self
+    }
+
+    /// What the configuration asks of the ops in the `rl` phase.
+    ///
+    /// # Errors
+    /// `Config`, as [`Recipe::of`].
+    pub fn recipe(&self) -> Result<Recipe> {
+        Recipe::of(&self.config, self.max_new_tokens() as f64)
+    }
+
+    /// How training rollouts are drawn.
+    pub fn sampling(&self) -> Sampling {
+        let rl = &self.config.rl;
+        Sampling {
+            temperature: rl.temperature,
+            top_k: rl.top_k,
+            top_p: rl.top_p,
+            min_p: rl.min_p,
+            greedy: false,
+            max_new_tokens: self.max_new_tokens(),
+            stops: self.task.codec().stops().into(),
+            slots: match (self.config.rl.slots, &self.model.device) {
+                (0, Device::Cpu) => SLOTS.0,
+                (0, _) => SLOTS.1,
+                (n, _) => n,
+            },
+        }
+    }
+
+    pub(crate) fn max_new_tokens(&self) -> usize {
+        match self.config.rl.max_new_tokens {
+            0 => self.task.lengths().1,
+            n => n,
+        }
+    }
+
+    /// `samples` completions of each prompt with the current policy.
+    pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
+        self.sample_as(&self.sampling(), prompts, samples, step, None)
+    }
+
+    /// `samples` completions of each prompt, drawn as `sampling` says; `watch` sees tokens as they
+    /// are drawn.
+    pub(crate) fn sample_as(
+        &self,
+        sampling: &Sampling,
+        prompts: Vec<Prompt>,
+        samples: usize,
+        step: u64,
+        watch: Option<Watch<'_>>,
+    ) -> Result<Sampled> {
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
+        self.sample_with(prompts, samples, sampling, key, watch)
+    }
+
+    fn sample_with(
+        &self,
+        prompts: Vec<Prompt>,
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+        watch: Option<Watch<'_>>,
+    ) -> Result<Sampled> {
+        let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
+        let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
+        let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
+        let hooks = Hooks { watch, ends: (!stop.is_empty()).then_some(&ends) };
+        let rollouts = self.rollout(&prompt_ids, samples, sampling, key, hooks)?;
+        let decode = |r: &Rollout| match self.config.reward.skip_special_tokens {
+            true => codec.decode(&r.tokens),
+            false => codec.decode_spelled(&r.tokens),
+        };
+        let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
+        Ok(Sampled { prompts, prompt_ids, rollouts, texts })
+    }
+
+    fn rollout(
+        &self,
+        prompts: &[Vec<i32>],
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+        hooks: Hooks<'_>,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key, hooks)
+    }
+
+    /// Loss and gradients of `records`; see [`step::forward_backward`].
+    pub fn forward_backward(
+        &self,
+        records: &[Record],
+        advantage: Advantage<'_, f32>,
+        seq_weight: &[f32],
+        objective: Objective<'_>,
+    ) -> Result<Backward> {
+        step::forward_backward(&self.model, records, advantage, seq_weight, objective)
+    }
+
+    /// One AdamW update.
+    pub fn optim_step(&mut self, backward: &Backward, update: Update) -> Result<Updated> {
+        let device = self.model.device.clone();
+        self.optimizer.step(&device, &mut self.model.params, &backward.gradients, update)
+    }
+
+    pub(crate) fn fresh_optimizer(&self) -> Result<Optimizer> {
+        Optimizer::new(&self.model.device, &self.model.params, self.config.residence()?)
+    }
+
+    /// Quantises the blocks' weights that are not 4-bit yet, freezes the model, attaches adapters,
+    /// fresh ones or those of `model.adapter`, and starts an optimiser for them. Returns the bytes
+    /// of the weights that were quantised.
+    ///
+    /// # Errors
+    /// What [`Decoder::quantize`] and [`Adapter::attach`] refuse; `OutOfMemory`.
+    pub fn quantize(&mut self) -> Result<u64> {
+        let mut bytes = 0;
+        if let Some(options) = self.config.nf4_options()? {
+            bytes = self.model.quantize(&options)?;
+        }
+        let (options, model) = (lora_options(&self.config), &self.config.model);
+        self.adapter = Some(if model.adapter.is_empty() {
+            self.model.attach_lora(&options, self.config.seed)?;
+            AdapterConfig::new(&options, &model.path)?
+        } else {
+            let adapter = Adapter::load(model.adapter.as_ref())?;
+            adapter.attach(&mut self.model)?;
+            adapter.config
+        });
+        self.optimizer = self.fresh_optimizer()?;
+        self.reference = Reference::NotTaken;
+        Ok(bytes)
+    }
+
+    /// Accuracy on the held-out prompts, with the same draws at every call, so that two evaluations
+    /// differ by the policy alone.
+    pub fn evaluate(&self) -> Result<Evaluation> {
+        let eval = &self.config.eval;
+        let prompts = self.task.heldout(eval.max_prompts);
+        let sampling = Sampling {
+            temperature: if eval.temperature > 0.0 { eval.temperature } else { 1.0 },
+            greedy: eval.temperature == 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..self.sampling()
+        };
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
+        let sampled = self.sample_with(prompts, eval.samples, &sampling, key, None)?;
+        Evaluation::of(self.verifier.as_ref(), &sampled)
+    }
+}
+
+/// Whether the last of `tokens` completes one of the texts `stop`. As many tokens as a text has bytes
+/// are looked at, and some more, as a token may spell nothing.
+fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool> {
+    let longest = stop.iter().map(String::len).max().unwrap_or(0);
+    let text = codec.decode_spelled(&tokens[tokens.len().saturating_sub(longest + 8)..])?;
+    Ok(stop.iter().any(|stop| text.contains(stop.as_str())))
+}
+
+impl Sampled {
+    /// The completions as rewards see them.
+    pub(crate) fn inputs(&self) -> Vec<RewardInput<'_>> {
+        let each = self.prompts.iter().zip(&self.rollouts);
+        let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
+        each.zip(&self.texts)
+            .map(|((prompt, rollout), text)| RewardInput {
+                prompt: &prompt.text,
+                completion: text,
+                finished: rollout.finished,
+                fields: &prompt.fields,
+            })
+            .collect()
+    }
+
+    /// The completions with what the reward says of each.
+    pub(crate) fn lines(&self, outcomes: impl IntoIterator<Item = Outcome>) -> Vec<SampleLine> {
+        let each = self.prompts.iter().zip(&self.rollouts);
+        let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
+        let each = each.zip(&self.texts).zip(outcomes);
+        each.map(|(((prompt, rollout), text), outcome)| {
+            let (score, failure) = match outcome {
+                Ok(RewardOutcome::Score(score)) => (Some(score), None),
+                Ok(RewardOutcome::Abstain) => (None, None),
+                Err(reason) => (None, Some(reason)),
+            };
+            SampleLine {
+                prompt: prompt.text.clone(),
+                question: prompt.question.clone(),
+                completion: text.clone(),
+                finished: rollout.finished,
+                judged: true,
+                score,
+                failure,
+                logp: rollout.logp.iter().sum(),
+            }
+        })
+        .collect()
+    }
+
+    /// One record per completion; groups are prompts.
+    pub fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (group, (prompt, rollouts)) in self.prompt_ids.iter().zip(&self.rollouts).enumerate() {
+            for rollout in rollouts {
+                let mut record =
+                    Record { group: group as u32, finished: rollout.finished, ..Record::default() };
+                record.push(prompt, TokenClass::Prompt, &[]);
+                record.push(&rollout.tokens, TokenClass::Gen, &rollout.logp);
+                let first = record.ids.len() - rollout.entropy.len();
+                record.entropy[first..].copy_from_slice(&rollout.entropy);
+                records.push(record);
+            }
+        }
+        records
+    }
+}
+
+fn lora_options(config: &RunConfig) -> LoraOptions {
+    let lora = &config.lora;
+    LoraOptions {
+        rank: lora.rank,
+        alpha: lora.alpha,
+        targets: lora.targets.clone(),
+        rslora: lora.rslora,
+    }
+}
