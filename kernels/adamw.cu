@@ -36,7 +36,8 @@ struct AdamWParams {
     const float* maps;  // signed, then unsigned dynamic map, 256 values each
     u64* outcome;
     i64 tensor_count;
-    float beta1, one_minus_beta1, beta2, one_minus_beta2, eps, grad_scale, inverse_root, step, decay;
+    float beta1, one_minus_beta1, beta2, one_minus_beta2, eps, grad_scale, inverse_root, step,
+        decay;
     i32 decay_after;
 };
 
@@ -69,12 +70,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_check(const AdamWPar
         if (t.mask && t.mask[i] == 0) continue;
         const float g = __fmul_rn(p.grad_scale, t.grad[i]);
         if (is_finite(g) && is_finite(__fmul_rn(__fmul_rn(p.one_minus_beta2, g), g))) continue;
-        atomicMin((unsigned long long*)p.outcome + BAD, (unsigned long long)index << 40 | (unsigned long long)i);
+        atomicMin((unsigned long long*)p.outcome + BAD,
+                  (unsigned long long)index << 40 | (unsigned long long)i);
     }
 }
 
 // One element; returns the new parameter.
-__device__ __forceinline__ float update(const AdamWParams& p, float param, float grad, float& m, float& v) {
+__device__ __forceinline__ float update(const AdamWParams& p, float param, float grad, float& m,
+                                        float& v) {
     const float g = __fmul_rn(p.grad_scale, grad);
     m = __fmaf_rn(p.beta1, m, __fmul_rn(p.one_minus_beta1, g));
     v = __fmaf_rn(p.beta2, v, __fmul_rn(__fmul_rn(p.one_minus_beta2, g), g));
@@ -94,12 +97,14 @@ struct Counts {
     }
 
     __device__ __forceinline__ void store(u64* outcome) const {
-        const u32 sums[3] = {__reduce_add_sync(ALL_LANES, updated), __reduce_add_sync(ALL_LANES, unchanged),
+        const u32 sums[3] = {__reduce_add_sync(ALL_LANES, updated),
+                             __reduce_add_sync(ALL_LANES, unchanged),
                              __reduce_add_sync(ALL_LANES, absorbed)};
         if (threadIdx.x % WARP != 0) return;
 #pragma unroll
         for (int k = 0; k < 3; ++k)
-            if (sums[k]) atomicAdd((unsigned long long*)outcome + UPDATED + k, (unsigned long long)sums[k]);
+            if (sums[k])
+                atomicAdd((unsigned long long*)outcome + UPDATED + k, (unsigned long long)sums[k]);
     }
 };
 
@@ -135,7 +140,8 @@ struct Map {
     __device__ __forceinline__ u8 code(float x, float max) const {
         const float scaled = max == 0.0f ? 0.0f : __fdiv_rn(x, max);
         int below = 0;
-        for (int half = 128; half > 0; half /= 2) below += bounds[below + half - 1] < scaled ? half : 0;
+        for (int half = 128; half > 0; half /= 2)
+            below += bounds[below + half - 1] < scaled ? half : 0;
         return (u8)(below - (x < 0.0f && values[below] == 0.0f && below > 0));
     }
 };

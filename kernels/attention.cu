@@ -1,4 +1,5 @@
-// o[i, h] = Σ_j softmax_j(scale·q[i, h]·k[j, g])·v[j, g] over the keys that query i sees, g = h/(Hq/Hkv).
+// o[i, h] = Σ_j softmax_j(scale·q[i, h]·k[j, g])·v[j, g] over the keys that query i sees, g =
+// h/(Hq/Hkv).
 //
 // Causal attention over packed sequences (arXiv:1706.03762, eq. 1) with grouped heads
 // (arXiv:2305.13245) and an online softmax (arXiv:2205.14135).
@@ -11,15 +12,16 @@
 // | pages     | [B, P]       | i32                 | rows contiguous; or kv_start   |
 // | lse       | [Tq, Hq]     | f32                 | rows contiguous                |
 //
-// Mapping: a warp a (query, head). Keys in blocks of 32 by their index in the sequence: lane j scores
-// key j, then the lanes share out the D columns of the sum. Training, prefill and decoding run the
-// same operations on a row, so its bits are the same in all of them.
-// Traffic: 2·D elements a visible (query, head, key), from L1 and L2 but for the first time; 4·D flops.
-// Numerics: f32 (f64 for f64), the normaliser in f64. See attention.cuh for the exact rescaling. With
-// u = 2^-24, n visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ|q_d·k_jd|, an output is within
-// (2·ε + (56 + n/32)·u)·Σ p_j·|v_j| of exact.
+// Mapping: a warp a (query, head). Keys in blocks of 32 by their index in the sequence: lane j
+// scores key j, then the lanes share out the D columns of the sum. Training, prefill and decoding
+// run the same operations on a row, so its bits are the same in all of them.
+// Traffic: 2·D elements a visible (query, head, key), from L1 and L2 but for the first time; 4·D
+// flops.
+// Numerics: f32 (f64 for f64), the normaliser in f64. See attention.cuh for the exact rescaling.
+// With u = 2^-24, n visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ|q_d·k_jd|, an output is
+// within (2·ε + (56 + n/32)·u)·Σ p_j·|v_j| of exact.
 // Not yet tuned: no tensor cores, lanes read keys of their own. It is the base that is correct.
-// local memory: attention_f64: registers that live across the slow path of an f64 division, which is a call
+// local memory: attention_f64: registers live across the call in an f64 division
 #include "attention.cuh"
 
 template <class T, class A> __device__ __forceinline__ void attention(const AttentionParams<T>& p) {
@@ -48,11 +50,15 @@ template <class T, class A> __device__ __forceinline__ void attention(const Atte
     const A inverse = (A)(1.0 / total);
     for (i64 c = lane; c < p.d; c += WARP) p.o.of(t, h)[c] = narrow<T>(sum[c] * inverse);
     const double ln2 = 0.693147180559945309417;
-    if (p.lse && lane == 0) p.lse[t * p.lse_stride + h] = (float)(((double)reference.m + log2(total)) * ln2);
+    if (p.lse && lane == 0)
+        p.lse[t * p.lse_stride + h] = (float)(((double)reference.m + log2(total)) * ln2);
 }
 
-#define ENTRY(T, A, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_##suffix(const AttentionParams<T> p) { attention<T, A>(p); }
+#define ENTRY(T, A, suffix)                               \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        attention_##suffix(const AttentionParams<T> p) {  \
+        attention<T, A>(p);                               \
+    }
 ENTRY(float, float, f32)
 ENTRY(bf16, float, bf16)
 ENTRY(f16, float, f16)

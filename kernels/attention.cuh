@@ -1,9 +1,9 @@
 // What attention and its gradients share: where heads lie, which keys a query sees, scores, and a
 // softmax whose running maximum can be raised without an error.
 //
-// Scores live in base 2: s = q·k·scale·log2(e), p = 2^(s - m). The reference m is the maximum rounded
-// up to a whole number, so raising it multiplies what was summed by an exact power of two: the order
-// in which maxima are met leaves no trace beyond the sums' own roundings.
+// Scores live in base 2: s = q·k·scale·log2(e), p = 2^(s - m). The reference m is the maximum
+// rounded up to a whole number, so raising it multiplies what was summed by an exact power of two:
+// the order in which maxima are met leaves no trace beyond the sums' own roundings.
 #pragma once
 
 #include "common.cuh"
@@ -40,7 +40,8 @@ struct KeyRows {
     __device__ __forceinline__ i64 row(i64 j) const {
         if (!table) return first + j;
         const i64 page = table[j >> shift];
-        return ((u64)page > (u64)last_page ? last_page : page) << shift | (j & ((1ll << shift) - 1));
+        return ((u64)page > (u64)last_page ? last_page : page) << shift |
+               (j & ((1ll << shift) - 1));
     }
 };
 
@@ -55,7 +56,8 @@ __device__ __forceinline__ i64 sequence_of(const Sequences& s, i64 t) {
     i64 low = 0, high = s.count;
     while (high - low > 1) {
         const i64 middle = (low + high) / 2;
-        if (s.cu_seqlens.get(middle) <= t) low = middle; else high = middle;
+        if (s.cu_seqlens.get(middle) <= t) low = middle;
+        else high = middle;
     }
     return low;
 }
@@ -63,7 +65,8 @@ __device__ __forceinline__ i64 sequence_of(const Sequences& s, i64 t) {
 // The rows of sequence b.
 __device__ __forceinline__ KeyRows rows_of(const Sequences& s, i64 b) {
     const Pages& pages = s.pages;
-    return {pages.table ? pages.table + b * pages.stride : nullptr, s.kv_start.get(b), (s.rows >> pages.shift) - 1, pages.shift};
+    return {pages.table ? pages.table + b * pages.stride : nullptr, s.kv_start.get(b),
+            (s.rows >> pages.shift) - 1, pages.shift};
 }
 
 // How many keys there is room for, whatever the tables hold.
@@ -103,12 +106,20 @@ __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }
 __device__ __forceinline__ double power_of_2(double x) { return exp2(x); }
 
 // 2^n, exact, for whole n <= 0; 0 below the normal numbers.
-__device__ __forceinline__ float exact_power(float n) { return n < -126.0f ? 0.0f : __int_as_float((127 + (int)n) << 23); }
-__device__ __forceinline__ double exact_power(double n) { return n < -1022.0 ? 0.0 : __longlong_as_double((i64)(1023 + (int)n) << 52); }
+__device__ __forceinline__ float exact_power(float n) {
+    return n < -126.0f ? 0.0f : __int_as_float((127 + (int)n) << 23);
+}
+__device__ __forceinline__ double exact_power(double n) {
+    return n < -1022.0 ? 0.0 : __longlong_as_double((i64)(1023 + (int)n) << 52);
+}
 
 template <class A> struct Limit;
-template <> struct Limit<float> { static __device__ __forceinline__ float lowest() { return -INF_F32; } };
-template <> struct Limit<double> { static __device__ __forceinline__ double lowest() { return -INF_F64; } };
+template <> struct Limit<float> {
+    static __device__ __forceinline__ float lowest() { return -INF_F32; }
+};
+template <> struct Limit<double> {
+    static __device__ __forceinline__ double lowest() { return -INF_F64; }
+};
 
 // Operands in the type that they are summed in.
 template <class A, class T> __device__ __forceinline__ A widen(T x) { return (A)to_f64(x); }
@@ -158,9 +169,11 @@ template <class A> struct Reference {
 };
 
 // sum[c] = factor·sum[c] + Σ_j weight_j·row(j)[c] over the block's rows in order, lane j holding
-// weight_j. Lane j also names row j. The block's own sum is formed first: an error of 32 roundings, and one a block.
+// weight_j. Lane j also names row j. The block's own sum is formed first: an error of 32 roundings,
+// and one a block.
 template <class A, class T>
-__device__ __forceinline__ void combine(A* sum, A factor, A weight, const Heads<const T>& rows, i64 row, i64 head, int count, i64 d) {
+__device__ __forceinline__ void combine(A* sum, A factor, A weight, const Heads<const T>& rows,
+                                        i64 row, i64 head, int count, i64 d) {
     for (i64 c0 = 0; c0 < d; c0 += WARP) {
         const i64 c = c0 + threadIdx.x % WARP;
         A block = 0;

@@ -1,5 +1,6 @@
 // Gradients of attention: with p the probabilities, dp = dout·v and δ = Σ_j p·dp,
-// ds = scale·p·(dp - δ), dq = Σ_j ds·k, dk = Σ_i ds·q, dv = Σ_i p·dout (arXiv:2205.14135, appendix B.4).
+// ds = scale·p·(dp - δ), dq = Σ_j ds·k, dk = Σ_i ds·q, dv = Σ_i p·dout (arXiv:2205.14135, appendix
+// B.4).
 //
 // | operand          | shape       | dtype               | layout                    |
 // |------------------|-------------|---------------------|---------------------------|
@@ -8,25 +9,27 @@
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride      |
 // | stats            | [Tq, Hq]    | m, 1/l, δ           | scratch                   |
 //
-// Mapping: two launches, a warp a (query, head), then a warp a (key, head). The first finds m, l and δ
-// in one pass with the forward pass's online softmax (δ·l is summed beside l), then dq in a second.
-// The second adds over (query head, query) in that order, 32 queries at a time.
+// Mapping: two launches, a warp a (query, head), then a warp a (key, head). The first finds m, l
+// and δ in one pass with the forward pass's online softmax (δ·l is summed beside l), then dq in a
+// second. The second adds over (query head, query) in that order, 32 queries at a time.
 // Traffic: 10·D flops and two exponentials a visible (query, head, key); no atomics.
-// Numerics: f32 (f64 for f64), l and δ in f64; sums as in attention.cuh. A gradient's order depends on
-// its own sequence only.
+// Numerics: f32 (f64 for f64), l and δ in f64; sums as in attention.cuh. A gradient's order depends
+// on its own sequence only.
 // Not yet tuned: no tensor cores, scores are formed three times. It is the base that is correct.
-// local memory: attention_dq_*: registers that live across the slow path of an f64 division, which is a call
+// local memory: attention_dq_*: registers live across the call in an f64 division
 #include "attention.cuh"
 
 struct Stats {
     double m, inverse, delta;
 };
 
-template <class T, class A> __device__ __forceinline__ void attention_dq(const AttentionBwdParams<T>& p) {
+template <class T, class A>
+__device__ __forceinline__ void attention_dq(const AttentionBwdParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     A *q = (A*)memory + warp * 3 * p.d, *dout = q + p.d, *sum = dout + p.d;
-    const i64 unit = (i64)blockIdx.x * WARPS + warp, t = unit / p.heads, h = unit % p.heads, g = h / p.group;
+    const i64 unit = (i64)blockIdx.x * WARPS + warp, t = unit / p.heads, h = unit % p.heads,
+              g = h / p.group;
     if (t >= p.sequences.tokens) return;
     const Keys keys = keys_of(p.sequences, t);
     stage(q, p.q.of(t, h), p.d);
@@ -37,7 +40,8 @@ template <class T, class A> __device__ __forceinline__ void attention_dq(const A
     double total = 0.0, product = 0.0;
     for (i64 j = lane; j - lane < keys.visible; j += WARP) {
         const bool seen = j < keys.visible;
-        const A score = seen ? dot(q, p.k.of(keys.rows.first + j, g), p.d) * (A)p.scale2 : Limit<A>::lowest();
+        const A score =
+            seen ? dot(q, p.k.of(keys.rows.first + j, g), p.d) * (A)p.scale2 : Limit<A>::lowest();
         const A dp = seen ? dot(dout, p.v.of(keys.rows.first + j, g), p.d) : (A)0;
         const double factor = reference.raise(warp_reduce(score, Max()));
         const double weight = seen ? power_of_2(score - reference.m) : (A)0;
@@ -64,25 +68,29 @@ template <class T, class A> __device__ __forceinline__ void attention_dq(const A
 __device__ __forceinline__ i64 owner_of(const Sequences& s, i64 row) {
     for (i64 b0 = 0; b0 < s.count; b0 += WARP) {
         const i64 b = b0 + threadIdx.x % WARP;
-        const bool inside = b < s.count && row >= s.kv_start.get(b) && row - s.kv_start.get(b) < s.kv_len.get(b);
+        const bool inside =
+            b < s.count && row >= s.kv_start.get(b) && row - s.kv_start.get(b) < s.kv_len.get(b);
         const u32 found = __ballot_sync(ALL_LANES, inside);
         if (found) return b0 + __ffs(found) - 1;
     }
     return -1;
 }
 
-template <class T, class A> __device__ __forceinline__ void attention_dkv(const AttentionBwdParams<T>& p) {
+template <class T, class A>
+__device__ __forceinline__ void attention_dkv(const AttentionBwdParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     A *k = (A*)memory + warp * 4 * p.d, *v = k + p.d, *dk = v + p.d, *dv = dk + p.d;
-    const i64 kv_heads = p.heads / p.group, unit = (i64)blockIdx.x * WARPS + warp, row = unit / kv_heads, g = unit % kv_heads;
+    const i64 kv_heads = p.heads / p.group, unit = (i64)blockIdx.x * WARPS + warp,
+              row = unit / kv_heads, g = unit % kv_heads;
     if (row >= p.sequences.rows) return;
     const i64 b = owner_of(p.sequences, row);
     Span queries = {0, 0};
     if (b >= 0) {
         // The first query that sees the key, and all after it.
         const Span all = span(p.sequences.cu_seqlens, b, p.sequences.tokens);
-        const i64 index = row - p.sequences.kv_start.get(b), hidden = p.sequences.kv_len.get(b) - (all.end - all.begin);
+        const i64 index = row - p.sequences.kv_start.get(b),
+                  hidden = p.sequences.kv_len.get(b) - (all.end - all.begin);
         queries = {all.begin + (index > hidden ? index - hidden : 0), all.end};
         stage(k, p.k.of(row, g), p.d);
         stage(v, p.v.of(row, g), p.d);
@@ -112,9 +120,15 @@ template <class T, class A> __device__ __forceinline__ void attention_dkv(const 
     }
 }
 
-#define ENTRIES(T, A, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_dq_##suffix(const AttentionBwdParams<T> p) { attention_dq<T, A>(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_dkv_##suffix(const AttentionBwdParams<T> p) { attention_dkv<T, A>(p); }
+#define ENTRIES(T, A, suffix)                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS)       \
+        attention_dq_##suffix(const AttentionBwdParams<T> p) {  \
+        attention_dq<T, A>(p);                                  \
+    }                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS)       \
+        attention_dkv_##suffix(const AttentionBwdParams<T> p) { \
+        attention_dkv<T, A>(p);                                 \
+    }
 ENTRIES(float, float, f32)
 ENTRIES(bf16, float, bf16)
 ENTRIES(f16, float, f16)

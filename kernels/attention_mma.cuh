@@ -1,12 +1,14 @@
-// What attention and its gradients share on tensor cores: tiles of queries, blocks of keys in shared
-// memory, and the fragments of mma.m16n8k16.
+// What attention and its gradients share on tensor cores: tiles of queries, blocks of keys in
+// shared memory, and the fragments of mma.m16n8k16.
 //
-// A tile is 64 rows, 16 a warp: the (query, head) pairs of one sequence and one key/value head, head
-// fastest. So the heads of a group fill a fragment where there is a single query, and prefill,
-// training and decoding run one kernel. Keys come in blocks of 64 counted from the sequence's first.
+// A tile is 64 rows, 16 a warp: the (query, head) pairs of one sequence and one key/value head,
+// head fastest. So the heads of a group fill a fragment where there is a single query, and prefill,
+// training and decoding run one kernel. Keys come in blocks of 64 counted from the sequence's
+// first.
 //
-// What a row computes is a function of its own operands and of key indices: a product's element takes
-// one row and one column, hidden keys have weight 0, and blocks without a visible key change nothing.
+// What a row computes is a function of its own operands and of key indices: a product's element
+// takes one row and one column, hidden keys have weight 0, and blocks without a visible key change
+// nothing.
 #pragma once
 
 #include "attention.cuh"
@@ -20,12 +22,16 @@ template <class T> struct Half;
 template <> struct Half<bf16> : Halves<bf16> {
     static constexpr float SHIFT = 0.0f, UNIT = 1.0f;
     // Some half of x is infinite or NaN.
-    static __device__ __forceinline__ bool odd(u32 x) { return (x & 0x7f80u) == 0x7f80u || (x & 0x7f800000u) == 0x7f800000u; }
+    static __device__ __forceinline__ bool odd(u32 x) {
+        return (x & 0x7f80u) == 0x7f80u || (x & 0x7f800000u) == 0x7f800000u;
+    }
 };
 // Weights are at most 1: times 2^15 they use the whole range of f16.
 template <> struct Half<f16> : Halves<f16> {
     static constexpr float SHIFT = 15.0f, UNIT = 32768.0f;
-    static __device__ __forceinline__ bool odd(u32 x) { return (x & 0x7c00u) == 0x7c00u || (x & 0x7c000000u) == 0x7c000000u; }
+    static __device__ __forceinline__ bool odd(u32 x) {
+        return (x & 0x7c00u) == 0x7c00u || (x & 0x7c000000u) == 0x7c000000u;
+    }
 };
 
 // Rows of D elements. The pitch is an odd number of 16-byte chunks, so that the 8 rows of a matrix
@@ -35,20 +41,27 @@ template <class T, int D> struct Tile {
     T value[TILE][D + 8];
 
     // Chunk k of this thread: neighbours take neighbouring chunks of a row.
-    static __device__ __forceinline__ int row(int k) { return (threadIdx.x + k * THREADS) / CHUNKS; }
-    static __device__ __forceinline__ int column(int k) { return (threadIdx.x + k * THREADS) % CHUNKS * 8; }
+    static __device__ __forceinline__ int row(int k) {
+        return (threadIdx.x + k * THREADS) / CHUNKS;
+    }
+    static __device__ __forceinline__ int column(int k) {
+        return (threadIdx.x + k * THREADS) % CHUNKS * 8;
+    }
 
     // Starts copying N rows to `to` and the next: from(i) is where row i begins, null for zeros, as
     // behind the d elements of a row. `aligned`: all rows begin at multiples of 16 bytes, and
     // `somewhere` does.
-    template <int N, class From> __device__ __forceinline__ void fetch(int to, From from, int d, bool aligned, const T* somewhere) {
+    template <int N, class From>
+    __device__ __forceinline__ void fetch(int to, From from, int d, bool aligned,
+                                          const T* somewhere) {
         constexpr int COUNT = N * CHUNKS / THREADS;
         if (aligned) {
 #pragma unroll
             for (int k = 0; k < COUNT; ++k) {
                 const T* at = from(row(k));
                 const bool there = at && column(k) < d;
-                ptx_copy16(&value[to + row(k)][column(k)], there ? at + column(k) : somewhere, there);
+                ptx_copy16(&value[to + row(k)][column(k)], there ? at + column(k) : somewhere,
+                           there);
             }
             return;
         }
@@ -57,7 +70,8 @@ template <class T, int D> struct Tile {
             const T* at = from(row(k));
             const bool there = at && column(k) < d;
 #pragma unroll 1
-            for (int i = 0; i < 8; ++i) value[to + row(k)][column(k) + i] = there ? at[column(k) + i] : T{0};
+            for (int i = 0; i < 8; ++i)
+                value[to + row(k)][column(k) + i] = there ? at[column(k) + i] : T{0};
         }
     }
 
@@ -96,8 +110,11 @@ template <class T> __device__ __forceinline__ bool rows_aligned(const Heads<T>& 
     return aligned16(x.at) && x.row % 8 == 0 && x.head % 8 == 0;
 }
 
-// The row (0 or 1, eight apart) and the first of two columns that a thread has of a product's 8 columns.
-__device__ __forceinline__ int row_of(int h) { return threadIdx.x / WARP * ROWS_OF_WARP + threadIdx.x % WARP / 4 + 8 * h; }
+// The row (0 or 1, eight apart) and the first of two columns that a thread has of a product's 8
+// columns.
+__device__ __forceinline__ int row_of(int h) {
+    return threadIdx.x / WARP * ROWS_OF_WARP + threadIdx.x % WARP / 4 + 8 * h;
+}
 __device__ __forceinline__ int pair_of() { return threadIdx.x % 4 * 2; }
 
 // Sum and maximum over the four threads that share a row.
@@ -129,7 +146,8 @@ struct QueryTile {
 
     // A bound on the keys that any row sees.
     __device__ __forceinline__ int extent() const {
-        const int last = query_of(rows - 1), seen = len - queries + (last < queries ? last : queries - 1) + 1;
+        const int last = query_of(rows - 1),
+                  seen = len - queries + (last < queries ? last : queries - 1) + 1;
         return seen < 1 ? 0 : seen < room ? seen : room;
     }
 
@@ -139,18 +157,20 @@ struct QueryTile {
     }
 };
 
-// Tile `unit` of all. Sequence b takes those from b + ⌊cu_seqlens[b]·group/64⌋ on: as many as it needs
-// and at most one more, so that the number of blocks is known without the tables. Tokens behind the
-// last sequence belong to it and see nothing.
+// Tile `unit` of all. Sequence b takes those from b + ⌊cu_seqlens[b]·group/64⌋ on: as many as it
+// needs and at most one more, so that the number of blocks is known without the tables. Tokens
+// behind the last sequence belong to it and see nothing.
 __device__ __forceinline__ QueryTile query_tile(const Sequences& s, i64 group, i64 unit) {
     i64 low = 0, high = s.count;
     while (high - low > 1) {
         const i64 middle = (low + high) / 2;
-        if (middle + s.cu_seqlens.get(middle) * group / TILE <= unit) low = middle; else high = middle;
+        if (middle + s.cu_seqlens.get(middle) * group / TILE <= unit) low = middle;
+        else high = middle;
     }
     const Span all = span(s.cu_seqlens, low, s.tokens);
     const i64 last = low + 1 == s.count ? s.tokens : all.end, len = s.kv_len.get(low);
-    const i64 row = (unit - low - all.begin * group / TILE) * TILE, left = (last - all.begin) * group - row;
+    const i64 row = (unit - low - all.begin * group / TILE) * TILE,
+              left = (last - all.begin) * group - row;
     const u32 divisor = (u32)group;
     QueryTile q;
     q.keys = rows_of(s, low);
@@ -166,7 +186,9 @@ __device__ __forceinline__ QueryTile query_tile(const Sequences& s, i64 group, i
 // ---- what a warp does with a block -------------------------------------------------------------
 
 // Rows times rows: s[n] are the products with rows 8n .. 8n + 8 of `right`, counted from `from`.
-template <class T, int D, int N> __device__ __forceinline__ void multiply(float (&s)[N][4], const u32 (&left)[D / STEP][4], const Tile<T, D>& right, int from) {
+template <class T, int D, int N>
+__device__ __forceinline__ void multiply(float (&s)[N][4], const u32 (&left)[D / STEP][4],
+                                         const Tile<T, D>& right, int from) {
 #pragma unroll
     for (int n = 0; n < N; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
 #pragma unroll
@@ -181,11 +203,14 @@ template <class T, int D, int N> __device__ __forceinline__ void multiply(float 
 }
 
 // Products in the place of a left side, rounded to T.
-template <class T, int N> __device__ __forceinline__ void pack(u32 (&left)[N / 2][4], const float (&s)[N][4]) {
+template <class T, int N>
+__device__ __forceinline__ void pack(u32 (&left)[N / 2][4], const float (&s)[N][4]) {
 #pragma unroll
     for (int k = 0; k < N / 2; ++k)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) left[k][i] = Half<T>::pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; ++i)
+            left[k][i] =
+                Half<T>::pack(s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
 // One row of a thread as its blocks go by.
@@ -201,11 +226,14 @@ struct Row {
     }
 
     // What scores are taken relative to. No key so far: -inf less a number is a weight of 0.
-    template <class T> __device__ __forceinline__ float shifted() const { return reference.m == -INF_F32 ? 0.0f : reference.m - Half<T>::SHIFT; }
+    template <class T> __device__ __forceinline__ float shifted() const {
+        return reference.m == -INF_F32 ? 0.0f : reference.m - Half<T>::SHIFT;
+    }
 };
 
 // Scores of a block to weights, and what they do to the sums before it.
-template <class T, int N> __device__ __forceinline__ void weigh(Row& row, float (&s)[N][4], int h, float scale) {
+template <class T, int N>
+__device__ __forceinline__ void weigh(Row& row, float (&s)[N][4], int h, float scale) {
     float largest = -INF_F32;
 #pragma unroll
     for (int n = 0; n < N; ++n)
@@ -224,20 +252,24 @@ template <class T, int N> __device__ __forceinline__ void weigh(Row& row, float 
     row.total = fma(row.total, (double)row.factor, (double)sum);
 }
 
-// 1/x for a total of weights, NaN for 0: an estimate and one step of Newton's method. A division would
-// be a call that every live register is spilled for.
+// 1/x for a total of weights, NaN for 0: an estimate and one step of Newton's method. A division
+// would be a call that every live register is spilled for.
 __device__ __forceinline__ double inverse_of(double x) {
     const double y = ptx_rcp((float)x);
     return y * (2.0 - x * y);
 }
 
-// The warp's 16 rows, the lower and the upper of a thread times a factor each, to where `to(r)` says,
-// null for nowhere; through the warp's part of `stage`, so that stores are whole chunks.
-template <class T, int D, class To> __device__ __forceinline__ void store_rows(const float (&x)[D / 8][4], float low, float high, Tile<T, D>& stage, To to, int d, bool aligned) {
+// The warp's 16 rows, the lower and the upper of a thread times a factor each, to where `to(r)`
+// says, null for nowhere; through the warp's part of `stage`, so that stores are whole chunks.
+template <class T, int D, class To>
+__device__ __forceinline__ void store_rows(const float (&x)[D / 8][4], float low, float high,
+                                           Tile<T, D>& stage, To to, int d, bool aligned) {
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
-        *(u32*)&stage.value[row_of(0)][n * 8 + pair_of()] = Half<T>::pack(x[n][0] * low, x[n][1] * low);
-        *(u32*)&stage.value[row_of(1)][n * 8 + pair_of()] = Half<T>::pack(x[n][2] * high, x[n][3] * high);
+        *(u32*)&stage.value[row_of(0)][n * 8 + pair_of()] =
+            Half<T>::pack(x[n][0] * low, x[n][1] * low);
+        *(u32*)&stage.value[row_of(1)][n * 8 + pair_of()] =
+            Half<T>::pack(x[n][2] * high, x[n][3] * high);
     }
     __syncwarp();
     for (int i = threadIdx.x % WARP; i < ROWS_OF_WARP * (D / 8); i += WARP) {

@@ -1,5 +1,5 @@
-// Gradients of attention on tensor cores: attention_bwd.cu for bf16 and f16 where D is a multiple of
-// 16 up to 128. With p the probabilities, dp = dout·v and δ = Σ_j p·dp, ds = scale·p·(dp - δ),
+// Gradients of attention on tensor cores: attention_bwd.cu for bf16 and f16 where D is a multiple
+// of 16 up to 128. With p the probabilities, dp = dout·v and δ = Σ_j p·dp, ds = scale·p·(dp - δ),
 // dq = Σ_j ds·k, dk = Σ_i ds·q, dv = Σ_i p·dout (arXiv:2205.14135, appendix B.4).
 //
 // | operand          | shape       | dtype           | layout                    |
@@ -9,21 +9,22 @@
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
 // | stats            | [Tq, Hq]    | m, 1/l, δ       | scratch                   |
 //
-// Mapping: two launches. dq: a block a tile of 64 (query, head) rows, two sweeps over blocks of 32 keys,
-// the first for m, l and δ, the second for dq. dk, dv: a block 64 rows of k, and for every sequence
-// among them the heads of the group in order, for each its queries in blocks of 32. A warp has 16
-// rows; the next block arrives by cp.async while this one is multiplied; one barrier a block.
-// Traffic: dq reads k and v twice a tile; dk, dv read q and dout of the group once a tile. 18·D flops
-// and three exponentials a visible (query, head, key); no atomics on results. Counted by the emulator,
-// bf16, 512 tokens of 4 heads over 1: at D = 128 174,080 mma for dq at 11.5 instructions each and
-// 135,168 for dk, dv at 20.0; at D = 64 87,040 at 15.5 and 69,632 at 16.8. Passes over the banks are the
-// fewest there are, up to 1.07 times that at D = 96.
-// Numerics: p, ds in f32, rounded to T for the last products; sums of a block formed first and added
-// with one fma; l and Σ p·dp in f64. In f16 a row of ds is multiplied by a power of two that brings its
-// largest to 2^14. The order of a sum depends on the row's own sequence only. With u, u_T and ε as in
-// attention_mma.cu and N terms, a gradient is within (4·ε + u_T + (5·D/4 + 160 + N/32)·u) times the sum of
-// its terms' absolute values, and u_T of itself, of exact. An infinite operand or a NaN reaches the
-// gradients of its sequence that share a tile with it.
+// Mapping: two launches. dq: a block a tile of 64 (query, head) rows, two sweeps over blocks of 32
+// keys, the first for m, l and δ, the second for dq. dk, dv: a block 64 rows of k, and for every
+// sequence among them the heads of the group in order, for each its queries in blocks of 32. A warp
+// has 16 rows; the next block arrives by cp.async while this one is multiplied; one barrier a
+// block.
+// Traffic: dq reads k and v twice a tile; dk, dv read q and dout of the group once a tile. 18·D
+// flops and three exponentials a visible (query, head, key); no atomics on results. Counted by the
+// emulator, bf16, 512 tokens of 4 heads over 1: at D = 128 174,080 mma for dq at 11.5 instructions
+// each and 135,168 for dk, dv at 20.0; at D = 64 87,040 at 15.5 and 69,632 at 16.8. Passes over the
+// banks are the fewest there are, up to 1.07 times that at D = 96.
+// Numerics: p, ds in f32, rounded to T for the last products; sums of a block formed first and
+// added with one fma; l and Σ p·dp in f64. In f16 a row of ds is multiplied by a power of two that
+// brings its largest to 2^14. The order of a sum depends on the row's own sequence only. With u,
+// u_T and ε as in attention_mma.cu and N terms, a gradient is within (4·ε + u_T + (5·D/4 + 160 +
+// N/32)·u) times the sum of its terms' absolute values, and u_T of itself, of exact. An infinite
+// operand or a NaN reaches the gradients of its sequence that share a tile with it.
 #include "attention_mma.cuh"
 
 static constexpr int BLOCK = 32;  // keys or queries of a block; a tile of shared memory holds two
@@ -32,10 +33,12 @@ struct RowStats {
     float m, inverse, delta, unused;
 };
 
-// sum[..] += factor·left·right for both rows of a thread, those that `takes` names; `right` is summed
-// over its rows from `from` on.
+// sum[..] += factor·left·right for both rows of a thread, those that `takes` names; `right` is
+// summed over its rows from `from` on.
 template <class T, int D, int N>
-__device__ __forceinline__ void add_product(float (&sum)[D / 8][4], const u32 (&left)[N][4], const Tile<T, D>& right, int from, const float (&factor)[2], const bool (&takes)[2]) {
+__device__ __forceinline__ void add_product(float (&sum)[D / 8][4], const u32 (&left)[N][4],
+                                            const Tile<T, D>& right, int from,
+                                            const float (&factor)[2], const bool (&takes)[2]) {
 #pragma unroll
     for (int c = 0; c < D / 16; ++c) {
         float block[2][4] = {};
@@ -50,12 +53,15 @@ __device__ __forceinline__ void add_product(float (&sum)[D / 8][4], const u32 (&
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int e = 0; e < 4; ++e)
-                if (takes[e / 2]) sum[2 * c + i][e] = fma(factor[e / 2], block[i][e], sum[2 * c + i][e]);
+                if (takes[e / 2])
+                    sum[2 * c + i][e] = fma(factor[e / 2], block[i][e], sum[2 * c + i][e]);
     }
 }
 
 // As `multiply`, with the warp's rows of a tile on the left, which stay in shared memory.
-template <class T, int D, int N> __device__ __forceinline__ void multiply_rows(float (&s)[N][4], const Tile<T, D>& left, const Tile<T, D>& right, int from) {
+template <class T, int D, int N>
+__device__ __forceinline__ void multiply_rows(float (&s)[N][4], const Tile<T, D>& left,
+                                              const Tile<T, D>& right, int from) {
 #pragma unroll
     for (int n = 0; n < N; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
 // Unrolled whole, the loads are moved ahead and need more registers than there are.
@@ -72,14 +78,16 @@ template <class T, int D, int N> __device__ __forceinline__ void multiply_rows(f
     }
 }
 
-// Multiplies a row by the power of two that brings its largest magnitude to 2^14, as far as f32 goes,
-// and returns the inverse; bf16 has the exponents of f32 and needs none.
+// Multiplies a row by the power of two that brings its largest magnitude to 2^14, as far as f32
+// goes, and returns the inverse; bf16 has the exponents of f32 and needs none.
 template <class T, int N> __device__ __forceinline__ float fit(float (&x)[N][4], int h) {
     if (Half<T>::SHIFT == 0.0f) return 1.0f;
     float largest = 0.0f;
 #pragma unroll
-    for (int n = 0; n < N; ++n) largest = fmaxf(largest, fmaxf(fabsf(x[n][2 * h]), fabsf(x[n][2 * h + 1])));
-    const int exponent = __float_as_int(quad_reduce(largest, Max())) >> 23, whole = exponent < 15 ? 15 : exponent;
+    for (int n = 0; n < N; ++n)
+        largest = fmaxf(largest, fmaxf(fabsf(x[n][2 * h]), fabsf(x[n][2 * h + 1])));
+    const int exponent = __float_as_int(quad_reduce(largest, Max())) >> 23,
+              whole = exponent < 15 ? 15 : exponent;
     const float factor = __int_as_float((268 - whole) << 23);
 #pragma unroll
     for (int n = 0; n < N; ++n) x[n][2 * h] *= factor, x[n][2 * h + 1] *= factor;
@@ -94,7 +102,9 @@ struct QueryRow : Row {
     RowStats stats = {0.0f, 0.0f, 0.0f, 0.0f};
 };
 
-template <class T> __device__ __forceinline__ void gather(QueryRow& row, float (&s)[BLOCK / 8][4], const float (&dp)[BLOCK / 8][4], int h, float scale) {
+template <class T>
+__device__ __forceinline__ void gather(QueryRow& row, float (&s)[BLOCK / 8][4],
+                                       const float (&dp)[BLOCK / 8][4], int h, float scale) {
     weigh<T>(row, s, h, scale);
     float sum = 0.0f;
 #pragma unroll
@@ -107,17 +117,20 @@ template <class T> __device__ __forceinline__ void gather(QueryRow& row, float (
 
 template <class T> __device__ __forceinline__ void finish(QueryRow& row) {
     const double inverse = inverse_of(quad_reduce(row.total, Sum()));
-    row.stats = {row.shifted<T>(), (float)inverse, (float)(quad_reduce(row.product, Sum()) * inverse), 0.0f};
+    row.stats = {row.shifted<T>(), (float)inverse,
+                 (float)(quad_reduce(row.product, Sum()) * inverse), 0.0f};
 }
 
 // p of a visible pair, and ds in the place of dp.
-__device__ __forceinline__ float differentiate(float s, float& dp, const RowStats& stats, float scale, float scale2) {
+__device__ __forceinline__ float differentiate(float s, float& dp, const RowStats& stats,
+                                               float scale, float scale2) {
     const float p = power_of_2(s * scale2 - stats.m) * stats.inverse;
     dp = scale * p * (dp - stats.delta);
     return p;
 }
 
-template <class T, int D> __device__ __forceinline__ void attention_mma_dq(const AttentionBwdParams<T>& p) {
+template <class T, int D>
+__device__ __forceinline__ void attention_mma_dq(const AttentionBwdParams<T>& p) {
     __shared__ __align__(16) Tile<T, D> k, v;  // two blocks each
     __shared__ QueryTile tile;
     if (threadIdx.x == 0) tile = query_tile(p.sequences, p.group, gridDim.x - 1 - blockIdx.x);
@@ -125,11 +138,18 @@ template <class T, int D> __device__ __forceinline__ void attention_mma_dq(const
     if (tile.rows == 0) return;
     const i64 g = blockIdx.y;
     const int d = (int)p.d, extent = tile.extent(), blocks = (extent + BLOCK - 1) / BLOCK;
-    const bool aligned = rows_aligned(p.q) && rows_aligned(p.k) && rows_aligned(p.v) && rows_aligned(p.dout);
+    const bool aligned =
+        rows_aligned(p.q) && rows_aligned(p.k) && rows_aligned(p.v) && rows_aligned(p.dout);
     auto fetch = [&](int i) {
         const int j0 = i % blocks * BLOCK, to = i % 2 * BLOCK;
-        k.template fetch<BLOCK>(to, [&](int r) { return j0 + r < extent ? p.k.of(tile.keys.first + j0 + r, g) : nullptr; }, d, aligned, p.q.at);
-        v.template fetch<BLOCK>(to, [&](int r) { return j0 + r < extent ? p.v.of(tile.keys.first + j0 + r, g) : nullptr; }, d, aligned, p.q.at);
+        k.template fetch<BLOCK>(
+            to,
+            [&](int r) { return j0 + r < extent ? p.k.of(tile.keys.first + j0 + r, g) : nullptr; },
+            d, aligned, p.q.at);
+        v.template fetch<BLOCK>(
+            to,
+            [&](int r) { return j0 + r < extent ? p.v.of(tile.keys.first + j0 + r, g) : nullptr; },
+            d, aligned, p.q.at);
     };
 
     k.template fetch<TILE>(0, [&](int r) { return tile.row(p.q, g, r); }, d, aligned, p.q.at);
@@ -183,9 +203,12 @@ template <class T, int D> __device__ __forceinline__ void attention_mma_dq(const
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         const int r = row_of(h);
-        if (r < tile.rows && pair_of() == 0) ((RowStats*)p.stats)[tile.token_of(r) * p.heads + g * p.group + tile.head_of(r)] = row[h].stats;
+        if (r < tile.rows && pair_of() == 0)
+            ((RowStats*)p.stats)[tile.token_of(r) * p.heads + g * p.group + tile.head_of(r)] =
+                row[h].stats;
     }
-    store_rows(dq, 1.0f, 1.0f, k, [&](int r) { return tile.row(p.dq, g, r); }, d, rows_aligned(p.dq));
+    store_rows(
+        dq, 1.0f, 1.0f, k, [&](int r) { return tile.row(p.dq, g, r); }, d, rows_aligned(p.dq));
 }
 
 // ---- dk, dv -----------------------------------------------------------------------------------
@@ -193,8 +216,9 @@ template <class T, int D> __device__ __forceinline__ void attention_mma_dq(const
 // The rows from..to of a tile that one sequence owns, and that sequence.
 struct Segment {
     int from, to;
-    i64 token;                // of its first query
-    int queries, first_key;   // queries; the key that row 0 of the tile would be, less the keys that all see
+    i64 token;  // of its first query
+    int queries;
+    int first_key;            // that row 0 of the tile would be, less the keys that all queries see
     int first_block, blocks;  // of queries that see a key of the segment; blocks of one head
 };
 
@@ -214,17 +238,20 @@ __device__ __forceinline__ void find_owners(int (&owner)[TILE], const Sequences&
     for (i64 b = threadIdx.x; b < s.count; b += THREADS) {
         const i64 start = s.kv_start.get(b), len = s.kv_len.get(b);
         if (start < 0 || start >= end || len <= 0) continue;
-        for (i64 row = start > row0 ? start : row0; row < end && row - start < len; ++row) atomicMin(&owner[row - row0], (int)b);
+        for (i64 row = start > row0 ? start : row0; row < end && row - start < len; ++row)
+            atomicMin(&owner[row - row0], (int)b);
     }
     __syncthreads();
 }
 
-__device__ __forceinline__ Segment segment_of(const Sequences& s, const int (&owner)[TILE], i64 row0, int from) {
+__device__ __forceinline__ Segment segment_of(const Sequences& s, const int (&owner)[TILE],
+                                              i64 row0, int from) {
     Segment segment = {from, from + 1, 0, 0, 0, 0, 0};
     while (segment.to < TILE && owner[segment.to] == owner[from]) ++segment.to;
     if (owner[from] == NOBODY) return segment;
     const Span all = span(s.cu_seqlens, owner[from], s.tokens);
-    const i64 hidden = s.kv_len.get(owner[from]) - (all.end - all.begin), first = row0 - s.kv_start.get(owner[from]) - hidden;
+    const i64 hidden = s.kv_len.get(owner[from]) - (all.end - all.begin),
+              first = row0 - s.kv_start.get(owner[from]) - hidden;
     segment.token = all.begin, segment.queries = (int)(all.end - all.begin);
     segment.first_key = first < -LIMIT ? (int)-LIMIT : first > LIMIT ? (int)LIMIT : (int)first;
     const int lowest = segment.first_key + from;
@@ -234,10 +261,12 @@ __device__ __forceinline__ Segment segment_of(const Sequences& s, const int (&ow
     return segment;
 }
 
-// N queries of a block from `query` on: p, times the unit of weights, and ds for a warp's rows, added
-// to dv and dk. `at`: where the queries lie in the tiles and the tables.
+// N queries of a block from `query` on: p, times the unit of weights, and ds for a warp's rows,
+// added to dv and dk. `at`: where the queries lie in the tiles and the tables.
 template <int N, class T, int D>
-__device__ __forceinline__ void add_queries(float (&dk)[D / 8][4], float (&dv)[D / 8][4], const KeyTile<T, D>& tile, const Segment& segment, int query, int at, float scale, float scale2) {
+__device__ __forceinline__ void add_queries(float (&dk)[D / 8][4], float (&dv)[D / 8][4],
+                                            const KeyTile<T, D>& tile, const Segment& segment,
+                                            int query, int at, float scale, float scale2) {
     // The first of the queries that sees a thread's row.
     int since[2];
 #pragma unroll
@@ -257,7 +286,8 @@ __device__ __forceinline__ void add_queries(float (&dk)[D / 8][4], float (&dv)[D
         for (int e = 0; e < 4; ++e) {
             const int column = n * 8 + pair_of() + e % 2;
             const bool sees = column >= since[e / 2] && column < count;
-            const float probability = differentiate(s[n][e], dp[n][e], tile.stats[at + column], scale, scale2);
+            const float probability =
+                differentiate(s[n][e], dp[n][e], tile.stats[at + column], scale, scale2);
             s[n][e] = sees ? probability * Half<T>::UNIT : 0.0f;
             if (!sees) dp[n][e] = 0.0f;
         }
@@ -269,16 +299,21 @@ __device__ __forceinline__ void add_queries(float (&dk)[D / 8][4], float (&dv)[D
     add_product(dk, ds, tile.q, at, factor, takes);
 }
 
-template <class T, int D> __device__ __forceinline__ void attention_mma_dkv(const AttentionBwdParams<T>& p) {
+template <class T, int D>
+__device__ __forceinline__ void attention_mma_dkv(const AttentionBwdParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     KeyTile<T, D>& tile = *(KeyTile<T, D>*)memory;
     const i64 row0 = (i64)blockIdx.x * TILE, g = blockIdx.y, left = p.sequences.rows - row0;
     const int d = (int)p.d, rows = left < TILE ? (int)left : TILE;
-    const bool aligned = rows_aligned(p.q) && rows_aligned(p.k) && rows_aligned(p.v) && rows_aligned(p.dout);
+    const bool aligned =
+        rows_aligned(p.q) && rows_aligned(p.k) && rows_aligned(p.v) && rows_aligned(p.dout);
     find_owners(tile.owner, p.sequences, row0);
-    tile.k.template fetch<TILE>(0, [&](int r) { return r < rows ? p.k.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
-    tile.v.template fetch<TILE>(0, [&](int r) { return r < rows ? p.v.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
-    constexpr int PART = D > 96 ? 16 : BLOCK;  // queries at a time: what registers hold beside the sums
+    tile.k.template fetch<TILE>(
+        0, [&](int r) { return r < rows ? p.k.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
+    tile.v.template fetch<TILE>(
+        0, [&](int r) { return r < rows ? p.v.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
+    constexpr int PART =
+        D > 96 ? 16 : BLOCK;  // queries at a time: what registers hold beside the sums
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 #pragma unroll 1
     for (int from = 0; from < rows;) {
@@ -290,9 +325,19 @@ template <class T, int D> __device__ __forceinline__ void attention_mma_dkv(cons
         auto fetch = [&](int i) {
             const int query = (segment.first_block + i % segment.blocks) * BLOCK, half = i % 2;
             const i64 h = g * p.group + i / segment.blocks, t = segment.token + query;
-            tile.q.template fetch<BLOCK>(half * BLOCK, [&](int r) { return query + r < segment.queries ? p.q.of(t + r, h) : nullptr; }, d, aligned, p.k.at);
-            tile.dout.template fetch<BLOCK>(half * BLOCK, [&](int r) { return query + r < segment.queries ? p.dout.of(t + r, h) : nullptr; }, d, aligned, p.k.at);
-            if (threadIdx.x < BLOCK) tile.stats[half * BLOCK + threadIdx.x] = query + (int)threadIdx.x < segment.queries ? ((const RowStats*)p.stats)[(t + threadIdx.x) * p.heads + h] : RowStats{0.0f, 0.0f, 0.0f, 0.0f};
+            tile.q.template fetch<BLOCK>(
+                half * BLOCK,
+                [&](int r) { return query + r < segment.queries ? p.q.of(t + r, h) : nullptr; }, d,
+                aligned, p.k.at);
+            tile.dout.template fetch<BLOCK>(
+                half * BLOCK,
+                [&](int r) { return query + r < segment.queries ? p.dout.of(t + r, h) : nullptr; },
+                d, aligned, p.k.at);
+            if (threadIdx.x < BLOCK)
+                tile.stats[half * BLOCK + threadIdx.x] =
+                    query + (int)threadIdx.x < segment.queries
+                        ? ((const RowStats*)p.stats)[(t + threadIdx.x) * p.heads + h]
+                        : RowStats{0.0f, 0.0f, 0.0f, 0.0f};
         };
         if (count > 0) fetch(0);
 #pragma unroll 1
@@ -302,19 +347,31 @@ template <class T, int D> __device__ __forceinline__ void attention_mma_dkv(cons
             if (i + 1 < count) fetch(i + 1);
             const int query = (segment.first_block + i % segment.blocks) * BLOCK;
 #pragma unroll 1
-            for (int part = 0; part < BLOCK; part += PART) add_queries<PART>(dk, dv, tile, segment, query + part, i % 2 * BLOCK + part, (float)p.scale, (float)p.scale2);
+            for (int part = 0; part < BLOCK; part += PART)
+                add_queries<PART>(dk, dv, tile, segment, query + part, i % 2 * BLOCK + part,
+                                  (float)p.scale, (float)p.scale2);
         }
         from = segment.to;
     }
     ptx_copy_wait();
     __syncthreads();
-    store_rows(dk, 1.0f, 1.0f, tile.k, [&](int r) { return r < rows ? p.dk.of(row0 + r, g) : nullptr; }, d, rows_aligned(p.dk));
-    store_rows(dv, 1.0f / Half<T>::UNIT, 1.0f / Half<T>::UNIT, tile.v, [&](int r) { return r < rows ? p.dv.of(row0 + r, g) : nullptr; }, d, rows_aligned(p.dv));
+    store_rows(
+        dk, 1.0f, 1.0f, tile.k, [&](int r) { return r < rows ? p.dk.of(row0 + r, g) : nullptr; }, d,
+        rows_aligned(p.dk));
+    store_rows(
+        dv, 1.0f / Half<T>::UNIT, 1.0f / Half<T>::UNIT, tile.v,
+        [&](int r) { return r < rows ? p.dv.of(row0 + r, g) : nullptr; }, d, rows_aligned(p.dv));
 }
 
-#define ENTRIES(T, D, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_dq_##suffix##_d##D(const AttentionBwdParams<T> p) { attention_mma_dq<T, D>(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_dkv_##suffix##_d##D(const AttentionBwdParams<T> p) { attention_mma_dkv<T, D>(p); }
+#define ENTRIES(T, D, suffix)                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)               \
+        attention_mma_dq_##suffix##_d##D(const AttentionBwdParams<T> p) {  \
+        attention_mma_dq<T, D>(p);                                         \
+    }                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)               \
+        attention_mma_dkv_##suffix##_d##D(const AttentionBwdParams<T> p) { \
+        attention_mma_dkv<T, D>(p);                                        \
+    }
 ENTRIES(bf16, 64, bf16)
 ENTRIES(bf16, 96, bf16)
 ENTRIES(bf16, 128, bf16)

@@ -17,8 +17,12 @@ typedef unsigned long long u64;
 typedef int i32;
 typedef long long i64;
 
-struct bf16 { u16 bits; };
-struct f16 { u16 bits; };
+struct bf16 {
+    u16 bits;
+};
+struct f16 {
+    u16 bits;
+};
 
 // f32 in the smallest text: constants NVRTC has no header for.
 #define INF_F32 __int_as_float(0x7f800000)
@@ -40,7 +44,9 @@ __device__ __forceinline__ float to_f32(f16 x) { return ptx_f32_from_f16(x.bits)
 template <class T> __device__ __forceinline__ T from_f32(float x);
 template <> __device__ __forceinline__ float from_f32<float>(float x) { return x; }
 template <> __device__ __forceinline__ double from_f32<double>(float x) { return x; }
-template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return {ptx_bf16_from_f32(x)}; }
+template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
+    return {ptx_bf16_from_f32(x)};
+}
 template <> __device__ __forceinline__ f16 from_f32<f16>(float x) { return {ptx_f16_from_f32(x)}; }
 
 __device__ __forceinline__ double to_f64(double x) { return x; }
@@ -55,22 +61,29 @@ __device__ __forceinline__ float round_to_odd(double x) {
 }
 
 // `from_f64<T>(x)`: x rounded once, to nearest, ties to even.
-template <class T> __device__ __forceinline__ T from_f64(double x) { return from_f32<T>(round_to_odd(x)); }
+template <class T> __device__ __forceinline__ T from_f64(double x) {
+    return from_f32<T>(round_to_odd(x));
+}
 template <> __device__ __forceinline__ float from_f64<float>(double x) { return (float)x; }
 template <> __device__ __forceinline__ double from_f64<double>(double x) { return x; }
 
-// Two elements of 16 bits in a register, and the tensor core's product of 16 x 16 by 16 x 8 of them.
+// Two elements of 16 bits in a register, and the tensor core's product of 16 x 16 by 16 x 8 of
+// them.
 template <class T> struct Halves;
 template <> struct Halves<bf16> {
     // Rounded once, `low` at the lower address.
-    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_bf16(low, high); }
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        return ptx_pack_bf16(low, high);
+    }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
         const u32 pair[2] = {b[0], b[1]};
         ptx_mma_bf16(d, a, pair);
     }
 };
 template <> struct Halves<f16> {
-    static __device__ __forceinline__ u32 pack(float low, float high) { return ptx_pack_f16(low, high); }
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        return ptx_pack_f16(low, high);
+    }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32* b) {
         const u32 pair[2] = {b[0], b[1]};
         ptx_mma_f16(d, a, pair);
@@ -98,15 +111,20 @@ template <class T> struct Column {
     T* at;
     i64 stride;
     __device__ __forceinline__ T get(i64 i) const { return at ? at[i * stride] : T(0); }
-    __device__ __forceinline__ T get_or(i64 i, T otherwise) const { return at ? at[i * stride] : otherwise; }
+    __device__ __forceinline__ T get_or(i64 i, T otherwise) const {
+        return at ? at[i * stride] : otherwise;
+    }
     __device__ __forceinline__ void set(i64 i, T value) const {
         if (at) at[i * stride] = value;
     }
 };
 
 // Element `i` of a vector that is there, in f64.
-template <class T> __device__ __forceinline__ double wide(const Column<T>& c, i64 i) { return to_f64(c.at[i * c.stride]); }
-template <class T> __device__ __forceinline__ double wide_or(const Column<T>& c, i64 i, double otherwise) {
+template <class T> __device__ __forceinline__ double wide(const Column<T>& c, i64 i) {
+    return to_f64(c.at[i * c.stride]);
+}
+template <class T>
+__device__ __forceinline__ double wide_or(const Column<T>& c, i64 i, double otherwise) {
     return c.at ? wide(c, i) : otherwise;
 }
 
@@ -126,7 +144,9 @@ __device__ __forceinline__ Span span(const Column<const i64>& offsets, i64 b, i6
 // NaN stays NaN, which fmin and fmax drop.
 __device__ __forceinline__ double at_most(double x, double bound) { return x > bound ? bound : x; }
 __device__ __forceinline__ double at_least(double x, double bound) { return x < bound ? bound : x; }
-__device__ __forceinline__ double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
+__device__ __forceinline__ double clamp(double x, double lo, double hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
 // ---- reductions -------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@
 //
 // Mapping: 16 elements a thread in passes; a pass moves 16 bytes of the wider dtype a lane,
 // neighbouring lanes on neighbouring addresses.
-// Traffic: n elements of each dtype, no flops: a conversion an element, none where dtypes are equal.
-// Numerics: widening is exact; f64 reaches 16 bits in one rounding (`from_f64`). NaN stays NaN; equal
-// dtypes keep all bits.
+// Traffic: n elements of each dtype, no flops: a conversion an element, none where dtypes are
+// equal.
+// Numerics: widening is exact; f64 reaches 16 bits in one rounding (`from_f64`). NaN stays NaN;
+// equal dtypes keep all bits.
 // Bound by memory.
 #include "common.cuh"
 
@@ -24,9 +25,15 @@ struct ConvertParams {
 template <class S, class T> struct Converted {
     static __device__ __forceinline__ T of(S x) { return from_f32<T>(to_f32(x)); }
 };
-template <class T> struct Converted<T, T> { static __device__ __forceinline__ T of(T x) { return x; } };
-template <class T> struct Converted<double, T> { static __device__ __forceinline__ T of(double x) { return from_f64<T>(x); } };
-template <> struct Converted<double, double> { static __device__ __forceinline__ double of(double x) { return x; } };
+template <class T> struct Converted<T, T> {
+    static __device__ __forceinline__ T of(T x) { return x; }
+};
+template <class T> struct Converted<double, T> {
+    static __device__ __forceinline__ T of(double x) { return from_f64<T>(x); }
+};
+template <> struct Converted<double, double> {
+    static __device__ __forceinline__ double of(double x) { return x; }
+};
 
 // N elements of T that move as one word.
 template <class T, int N> struct __align__(sizeof(T) * N) Pack { T at[N]; };
@@ -54,9 +61,14 @@ template <class S, class T> __device__ __forceinline__ void convert(const Conver
     }
 }
 
-#define ENTRY(S, T, from, to) \
-    extern "C" __global__ void __launch_bounds__(THREADS) convert_##from##_##to(const ConvertParams p) { convert<S, T>(p); }
-#define ENTRIES(S, from) ENTRY(S, float, from, f32) ENTRY(S, bf16, from, bf16) ENTRY(S, f16, from, f16) ENTRY(S, double, from, f64)
+#define ENTRY(S, T, from, to)                             \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        convert_##from##_##to(const ConvertParams p) {    \
+        convert<S, T>(p);                                 \
+    }
+#define ENTRIES(S, from)       \
+    ENTRY(S, float, from, f32) \
+    ENTRY(S, bf16, from, bf16) ENTRY(S, f16, from, f16) ENTRY(S, double, from, f64)
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)
 ENTRIES(f16, f16)

@@ -13,17 +13,17 @@
 //
 // Mapping: a block a chunk of 16,384 elements; in delta_encode a warp 2,048 neighbours of it. In
 // delta_apply a thread a pair.
-// Traffic: delta_count reads both operands once, 16 bytes a lane. delta_encode reads those chunks again
-// in which something changed, twice, the second time from cache, and writes 8 bytes and an element per
-// change.
+// Traffic: delta_count reads both operands once, 16 bytes a lane. delta_encode reads those chunks
+// again in which something changed, twice, the second time from cache, and writes 8 bytes and an
+// element per change.
 //
-//     delta_count:   count of each chunk; the block that is done last turns the counts into the sums
-//                    of all counts before them
-//     delta_encode:  skip a chunk without a change; count each warp's part; then 32 elements at a time:
-//                    place = before the chunk + before the warp + before the lane (a ballot)
+//     delta_count:   count of each chunk; the block that is done last turns the counts into the
+//                    sums of all counts before them
+//     delta_encode:  skip a chunk without a change; count each warp's part; then 32 elements at a
+//                    time: place = before the chunk + before the warp + before the lane (a ballot)
 //
-// Numerics: none; values move as bits. An index outside the target, which only device memory can hold,
-// is passed over.
+// Numerics: none; values move as bits. An index outside the target, which only device memory can
+// hold, is passed over.
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -134,15 +134,18 @@ template <class T> __device__ __forceinline__ void delta_apply(const DeltaApplyP
     if (i >= 0 && i < p.n) ((T*)p.target)[i] = ((const T*)p.value)[j];
 }
 
-#define DELTA_KERNELS(BITS, T)                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS) delta_count_b##BITS(const DeltaParams p) {       \
-        delta_count<T>(p);                                                                                 \
-    }                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) delta_encode_b##BITS(const DeltaParams p) {      \
-        delta_encode<T>(p);                                                                                \
-    }                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) delta_apply_b##BITS(const DeltaApplyParams p) {  \
-        delta_apply<T>(p);                                                                                 \
+#define DELTA_KERNELS(BITS, T)                            \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        delta_count_b##BITS(const DeltaParams p) {        \
+        delta_count<T>(p);                                \
+    }                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        delta_encode_b##BITS(const DeltaParams p) {       \
+        delta_encode<T>(p);                               \
+    }                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        delta_apply_b##BITS(const DeltaApplyParams p) {   \
+        delta_apply<T>(p);                                \
     }
 DELTA_KERNELS(8, u8)
 DELTA_KERNELS(16, u16)

@@ -7,12 +7,13 @@
 // | y, dy   | [T, D] | as table            | rows contiguous, any row stride |
 // | dtable  | [V, D] | f32                 | rows contiguous, any row stride |
 //
-// Mapping: a token a block. Backward, the block of an id's first token adds all its tokens; the others
-// find an earlier one and stop. No sort, no atomics: T²/2 ids are read from L2, which is small beside
-// the gradients until T reaches tens of thousands.
+// Mapping: a token a block. Backward, the block of an id's first token adds all its tokens; the
+// others find an earlier one and stop. No sort, no atomics: T²/2 ids are read from L2, which is
+// small beside the gradients until T reaches tens of thousands.
 // Traffic: 2·T·D elements; T·D elements and 2·D f32 a distinct id.
-// Numerics: copies keep their bits. Sums in f64 in the order of t, rounded once: the bits of the CPU.
-// Ids outside the table are zeros forward and skipped backward (host memory is checked before).
+// Numerics: copies keep their bits. Sums in f64 in the order of t, rounded once: the bits of the
+// CPU. Ids outside the table are zeros forward and skipped backward (host memory is checked
+// before).
 #include "common.cuh"
 
 static constexpr int THREADS = 128;
@@ -47,9 +48,15 @@ template <class T> __device__ __forceinline__ void embedding_bwd(const Embedding
     }
 }
 
-#define ENTRIES(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) embedding_##suffix(const EmbeddingParams<T> p) { embedding(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) embedding_bwd_##suffix(const EmbeddingParams<T> p) { embedding_bwd(p); }
+#define ENTRIES(T, suffix)                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS)    \
+        embedding_##suffix(const EmbeddingParams<T> p) {     \
+        embedding(p);                                        \
+    }                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS)    \
+        embedding_bwd_##suffix(const EmbeddingParams<T> p) { \
+        embedding_bwd(p);                                    \
+    }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)
 ENTRIES(f16, f16)

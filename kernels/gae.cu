@@ -1,8 +1,9 @@
 // Advantages, returns and shaped rewards along packed sequences, and whitening over a batch.
 //
-//     gae                A_t = r_t + gamma·V_t' - V_t + gamma·lambda·A_t'    (arXiv:1506.02438, eq. 16)
-//     discounted_return  G_t = r_t + gamma·G_t'  (- baseline)               (arXiv:2501.03262, 2310.10505)
-//     kl_reward          r_t = -beta·KL_t, + score on the last action       (arXiv:1909.08593, eq. 2)
+//     gae                A_t = r_t + gamma·V_t' - V_t + gamma·lambda·A_t'
+//                        (arXiv:1506.02438, eq. 16)
+//     discounted_return  G_t = r_t + gamma·G_t' (- baseline)    (arXiv:2501.03262, 2310.10505)
+//     kl_reward          r_t = -beta·KL_t, + score on the last action    (arXiv:1909.08593, eq. 2)
 //     whiten             y_t = (x_t - mean) / sigma over the whole batch
 //
 // t' is the next token of the sequence that the mask lets through.
@@ -14,9 +15,10 @@
 // | mask                                        | [T]     | u8       | any stride, may be null  |
 // | cu_seqlens                                  | [B + 1] | i64      | clamped to 0..=T         |
 //
-// Mapping: a block a sequence, 256 neighbouring tokens at a time from the end; whiten: a block 4,096
-// tokens. One launch each, two for whiten.
-// Traffic: each column once; whiten's x twice from memory and twice from L1. About 40 flops a token.
+// Mapping: a block a sequence, 256 neighbouring tokens at a time from the end; whiten: a block
+// 4,096 tokens. One launch each, two for whiten.
+// Traffic: each column once; whiten's x twice from memory and twice from L1. About 40 flops a
+// token.
 //
 //     for each tile of 256 tokens, the last first:
 //         step_t   what token t does to a number that comes from behind: x -> factor·x + sum
@@ -26,8 +28,8 @@
 // The idea: the three recurrences are one scan over affine maps. gae has two numbers that come from
 // behind, V_t' and A_t'; but x_t = V_t' + lambda·A_t' is all that is needed of them, and follows
 // x <- (1 - lambda)·V + lambda·r + gamma·lambda·x. kl_reward passes on whether there was an action.
-// Numerics: f64, rounded once. The order of the compositions depends on the sequence's length alone,
-// the sums of whiten on T alone. Masked tokens are never read.
+// Numerics: f64, rounded once. The order of the compositions depends on the sequence's length
+// alone, the sums of whiten on T alone. Masked tokens are never read.
 #include "moments.cuh"
 
 static constexpr int THREADS = 256;
@@ -67,7 +69,9 @@ template <class R> struct KlRewardParams {
 // x -> factor·x + sum. A factor of 0 forgets x, whatever it is.
 struct Step {
     double factor, sum;
-    __device__ __forceinline__ double operator()(double x) const { return factor == 0.0 ? sum : fma(factor, x, sum); }
+    __device__ __forceinline__ double operator()(double x) const {
+        return factor == 0.0 ? sum : fma(factor, x, sum);
+    }
 };
 
 __device__ __forceinline__ Step chain(Step earlier, Step later) {
@@ -142,8 +146,12 @@ template <class R> __device__ __forceinline__ void gae(const GaeParams<R>& p) {
     backward(GaeOp<R>{p}, span(p.cu_seqlens, b, p.tokens), wide_or(p.bootstrap, b, 0.0));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) gae_f32(const GaeParams<float> p) { gae<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) gae_f64(const GaeParams<double> p) { gae<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) gae_f32(const GaeParams<float> p) {
+    gae<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) gae_f64(const GaeParams<double> p) {
+    gae<double>(p);
+}
 
 // ---- discounted_return ------------------------------------------------------------------------
 
@@ -167,15 +175,18 @@ template <class R> struct ReturnOp {
     }
 };
 
-template <class R> __device__ __forceinline__ void discounted_return(const DiscountedReturnParams<R>& p) {
+template <class R>
+__device__ __forceinline__ void discounted_return(const DiscountedReturnParams<R>& p) {
     const i64 b = blockIdx.x;
     backward(ReturnOp<R>{p, wide_or(p.baseline, b, 0.0)}, span(p.cu_seqlens, b, p.tokens), 0.0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) discounted_return_f32(const DiscountedReturnParams<float> p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    discounted_return_f32(const DiscountedReturnParams<float> p) {
     discounted_return<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) discounted_return_f64(const DiscountedReturnParams<double> p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    discounted_return_f64(const DiscountedReturnParams<double> p) {
     discounted_return<double>(p);
 }
 
@@ -195,7 +206,9 @@ template <class R> struct KlOp {
         return {true, wide(p.logp, t) - wide(p.reference, t)};
     }
     // 1 behind an action, 0 where none follows.
-    __device__ __forceinline__ Step step(Token k) const { return k.action ? Step{0.0, 1.0} : Step{1.0, 0.0}; }
+    __device__ __forceinline__ Step step(Token k) const {
+        return k.action ? Step{0.0, 1.0} : Step{1.0, 0.0};
+    }
     // An estimator may overflow; a penalty of weight 0 must not turn that into NaN.
     __device__ __forceinline__ double penalty(double d) const {
         if (p.beta == 0.0) return 0.0;
@@ -216,8 +229,13 @@ template <class R> __device__ __forceinline__ void kl_reward(const KlRewardParam
     backward(KlOp<R>{p, wide(p.score, b)}, span(p.cu_seqlens, b, p.tokens), 0.0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) kl_reward_f32(const KlRewardParams<float> p) { kl_reward<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) kl_reward_f64(const KlRewardParams<double> p) { kl_reward<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) kl_reward_f32(const KlRewardParams<float> p) {
+    kl_reward<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    kl_reward_f64(const KlRewardParams<double> p) {
+    kl_reward<double>(p);
+}
 
 // ---- whiten -----------------------------------------------------------------------------------
 
@@ -239,7 +257,7 @@ template <class R> struct WhitenParams {
     Column<R> y;
     Chunk* chunks;  // [ceil(T / 4,096)]
     WhitenTotals* totals;
-    u32* ticket;    // 0 before and after
+    u32* ticket;  // 0 before and after
     i64 tokens;
     double eps, count_eps;
     i64 ddof, eps_form, shift_mean;
@@ -247,10 +265,13 @@ template <class R> struct WhitenParams {
 
 static constexpr int CHUNK = 4096;
 
-template <class R> __device__ __forceinline__ Chunk chunk_moments(const WhitenParams<R>& p, i64 first) {
+template <class R>
+__device__ __forceinline__ Chunk chunk_moments(const WhitenParams<R>& p, i64 first) {
     __shared__ double partial[WARPS];
     const i64 n = p.tokens - first < CHUNK ? p.tokens - first : CHUNK;
-    const auto value = [&](i64 i) { return p.mask.get_or(first + i, 1) ? wide(p.x, first + i) : NAN_F64; };
+    const auto value = [&](i64 i) {
+        return p.mask.get_or(first + i, 1) ? wide(p.x, first + i) : NAN_F64;
+    };
     const Moments m = moments(n, value, 0, BlockTeam<THREADS>{partial});
     if (m.count == 0) return {0, INF_F64, -INF_F64, 0.0, 0.0};
     return {m.count, m.min, m.equal ? m.min : INF_F64, m.rise, m.variance * (double)m.count};
@@ -285,7 +306,8 @@ __device__ __forceinline__ Chunk merged(const Chunk* chunks, i64 n) {
 }
 
 // `count_eps` is added to the count in both means, which draws the mean itself towards 0.
-template <class R> __device__ __forceinline__ WhitenTotals totals_of(const WhitenParams<R>& p, Chunk m) {
+template <class R>
+__device__ __forceinline__ WhitenTotals totals_of(const WhitenParams<R>& p, Chunk m) {
     if (m.low == m.high) return {m.count, m.low, 0.0, 0.0, 0.0};
     const double count = (double)m.count, padded = count + p.count_eps;
     const double shift = (m.low + m.rise) * (p.count_eps / padded);
@@ -311,12 +333,23 @@ template <class R> __device__ __forceinline__ void whiten(const WhitenParams<R>&
     for (i64 t = first + threadIdx.x; t < end; t += THREADS) {
         double y = 0.0;
         if (p.mask.get_or(t, 1)) y = back;
-        if (p.mask.get_or(t, 1) && m.inverse != 0.0) y += (wide(p.x, t) - m.low - m.rise) * m.inverse;
+        if (p.mask.get_or(t, 1) && m.inverse != 0.0)
+            y += (wide(p.x, t) - m.low - m.rise) * m.inverse;
         p.y.set(t, from_f64<R>(y));
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_moments_f32(const WhitenParams<float> p) { whiten_moments<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_moments_f64(const WhitenParams<double> p) { whiten_moments<double>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_f32(const WhitenParams<float> p) { whiten<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_f64(const WhitenParams<double> p) { whiten<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS)
+    whiten_moments_f32(const WhitenParams<float> p) {
+    whiten_moments<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    whiten_moments_f64(const WhitenParams<double> p) {
+    whiten_moments<double>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) whiten_f32(const WhitenParams<float> p) {
+    whiten<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) whiten_f64(const WhitenParams<double> p) {
+    whiten<double>(p);
+}

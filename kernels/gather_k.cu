@@ -16,7 +16,8 @@ struct GatherKParams {
 // Statistics over the row's ids alone, thread i's being i, THREADS + i, ... Every block of a
 // cluster computes them for itself.
 template <class T>
-__device__ __forceinline__ RowStats kept_stats(const GatherKParams& p, const T* row, const i32* ids, RowShared& shared) {
+__device__ __forceinline__ RowStats kept_stats(const GatherKParams& p, const T* row, const i32* ids,
+                                               RowShared& shared) {
     RowSet alone = p.set;
     alone.cluster = 1;
     Online o;
@@ -104,9 +105,21 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f32(const GatherKParams p) { gather_k<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_bf16(const GatherKParams p) { gather_k<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f16(const GatherKParams p) { gather_k<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f32(const GatherKParams p) { gather_k_bwd<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_bf16(const GatherKParams p) { gather_k_bwd<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f16(const GatherKParams p) { gather_k_bwd<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f32(const GatherKParams p) {
+    gather_k<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_bf16(const GatherKParams p) {
+    gather_k<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f16(const GatherKParams p) {
+    gather_k<f16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f32(const GatherKParams p) {
+    gather_k_bwd<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_bf16(const GatherKParams p) {
+    gather_k_bwd<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f16(const GatherKParams p) {
+    gather_k_bwd<f16>(p);
+}

@@ -8,16 +8,17 @@
 // | g       | [length] | f32, bf16, f16, f64 | contiguous, any alignment             |
 // | norm    | [1]      | f64                 |                                       |
 //
-// Mapping: 16 lanes a chunk of 4,096 elements, chunks start anew with each tensor; 16 chunks a block.
-// The block that is done last adds the blocks' sums.
+// Mapping: 16 lanes a chunk of 4,096 elements, chunks start anew with each tensor; 16 chunks a
+// block. The block that is done last adds the blocks' sums.
 // Traffic: every element once, 2 flops each in f64; 8 bytes for 65,536 elements written and read.
 //
 //     lane l of a chunk:  s_l = fma(g[i], g[i], s_l) for i = l, l + 16, ...
 //     everything else:    neighbours are added to neighbours, again and again
 //
-// Numerics: the bits are those of the CPU. The tree over lanes, chunks and blocks is one and the same
-// binary tree over consecutive chunks, so it does not matter where a block ends; what is missing at its
-// right edge is 0, and x + 0 = x for every sum of squares, infinity and NaN included.
+// Numerics: the bits are those of the CPU. The tree over lanes, chunks and blocks is one and the
+// same binary tree over consecutive chunks, so it does not matter where a block ends; what is
+// missing at its right edge is 0, and x + 0 = x for every sum of squares, infinity and NaN
+// included.
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -34,7 +35,7 @@ struct GradNormParams {
     const GradTensor* tensors;  // none empty, first_chunk ascending from 0
     double* partial;            // [blocks]
     double* norm;
-    u32* ticket;                // 0 before and after
+    u32* ticket;  // 0 before and after
     i64 count, chunks;
 };
 
@@ -64,7 +65,8 @@ __device__ __forceinline__ GradTensor owner(const GradNormParams& p, i64 chunk) 
     i64 low = 0, high = p.count;
     while (high - low > 1) {
         const i64 middle = (low + high) / 2;
-        if (p.tensors[middle].first_chunk <= chunk) low = middle; else high = middle;
+        if (p.tensors[middle].first_chunk <= chunk) low = middle;
+        else high = middle;
     }
     return p.tensors[low];
 }
@@ -98,7 +100,15 @@ template <class T> __device__ __forceinline__ void grad_norm(const GradNormParam
     if (threadIdx.x == 0) *p.norm = sqrt(p.partial[0]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f32(const GradNormParams p) { grad_norm<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_bf16(const GradNormParams p) { grad_norm<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f16(const GradNormParams p) { grad_norm<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f64(const GradNormParams p) { grad_norm<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f32(const GradNormParams p) {
+    grad_norm<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_bf16(const GradNormParams p) {
+    grad_norm<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f16(const GradNormParams p) {
+    grad_norm<f16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f64(const GradNormParams p) {
+    grad_norm<double>(p);
+}

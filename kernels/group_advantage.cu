@@ -12,9 +12,9 @@
 // | stats     | [G]     | struct   | contiguous, may be null                    |
 //
 // Mapping: a warp a group, lanes stride over its samples; 4 groups a block; one launch.
-// Traffic: rewards 4 times (from L1), offsets, advantages once: O(B). With a batch scale every block
-// reads all rewards itself: G / 4 · B loads from L2, which for B = 8,192 and G = 1,024 is less time
-// than a second launch.
+// Traffic: rewards 4 times (from L1), offsets, advantages once: O(B). With a batch scale every
+// block reads all rewards itself: G / 4 · B loads from L2, which for B = 8,192 and G = 1,024 is
+// less time than a second launch.
 //
 //     for each warp g:
 //         n, min, max         over the scorable rewards
@@ -24,7 +24,7 @@
 // Numerics: f64 inside, statistics about the group's smallest reward, so that equal rewards have
 // variance 0 and not rounding noise; sums are a lane's samples in order, then a butterfly: a tree
 // that depends on the size of the group alone.
-// local memory: group_advantage_*: registers that live across the slow path of an f64 division, which is a call
+// local memory: group_advantage_*: registers live across the call in an f64 division
 #include "moments.cuh"
 
 template <class R> struct GroupAdvantageParams {
@@ -43,7 +43,13 @@ struct GroupStats {
     i64 degenerate;
 };
 
-enum Baseline { BASELINE_NONE, BASELINE_MEAN, BASELINE_LEAVE_ONE_OUT, BASELINE_LENGTH, BASELINE_MAX2 };
+enum Baseline {
+    BASELINE_NONE,
+    BASELINE_MEAN,
+    BASELINE_LEAVE_ONE_OUT,
+    BASELINE_LENGTH,
+    BASELINE_MAX2
+};
 enum Scale { SCALE_NONE, SCALE_GROUP_STD, SCALE_BATCH_STD, SCALE_LOO_STD, SCALE_NONZERO_SHARE };
 
 static constexpr int THREADS = 128;
@@ -55,7 +61,8 @@ template <class R> struct Rewards {
 };
 
 // The divisor that all groups share; 0 stands for "every advantage is 0".
-template <class R> __device__ __forceinline__ double batch_divisor(const GroupAdvantageParams<R>& p, double* partial) {
+template <class R>
+__device__ __forceinline__ double batch_divisor(const GroupAdvantageParams<R>& p, double* partial) {
     const Rewards<R> all = {p.reward, 0, p.samples};
     const BlockTeam<THREADS> team = {partial};
     if (p.scale == SCALE_BATCH_STD) {
@@ -75,7 +82,8 @@ template <class R> __device__ __forceinline__ double batch_divisor(const GroupAd
 
 // Mean excess over the smallest reward, weighted by length; NaN if there is no token.
 template <class R>
-__device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const GroupAdvantageParams<R>& p, double low) {
+__device__ __forceinline__ double weighted_rise(const Rewards<R>& r,
+                                                const GroupAdvantageParams<R>& p, double low) {
     double total = 0.0, sum = 0.0;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
         const double x = r(i), weight = (double)p.length.get(r.first + i);
@@ -89,7 +97,8 @@ __device__ __forceinline__ double weighted_rise(const Rewards<R>& r, const Group
 }
 
 // The largest reward at a place other than `skip`, and the first place it stands at; -1 if none.
-template <class R> __device__ __forceinline__ i64 best_place(const Rewards<R>& r, i64 skip, double* best) {
+template <class R>
+__device__ __forceinline__ i64 best_place(const Rewards<R>& r, i64 skip, double* best) {
     double high = -INF_F64;
     for (i64 i = threadIdx.x % WARP; i < r.count; i += WARP) {
         const double x = r(i);
@@ -105,7 +114,8 @@ template <class R> __device__ __forceinline__ i64 best_place(const Rewards<R>& r
 }
 
 // Variance of all others, about the first of them: 0 exactly where they are equal.
-template <class R> __device__ __forceinline__ double others_variance(const Rewards<R>& r, i64 skip, int ddof) {
+template <class R>
+__device__ __forceinline__ double others_variance(const Rewards<R>& r, i64 skip, int ddof) {
     double base = NAN_F64, sum = 0.0, squares = 0.0;
     i64 count = 0;
     for (i64 j = 0; j < r.count; ++j) {
@@ -123,7 +133,8 @@ template <class R> __device__ __forceinline__ double others_variance(const Rewar
     return squares / (double)(count - ddof);
 }
 
-template <class R> __device__ __forceinline__ void one_group(const GroupAdvantageParams<R>& p, i64 g, double batch) {
+template <class R>
+__device__ __forceinline__ void one_group(const GroupAdvantageParams<R>& p, i64 g, double batch) {
     const i64 lane = threadIdx.x % WARP;
     const Span own = span(p.offsets, g, p.samples);
     const Rewards<R> r = {p.reward, own.begin, own.end - own.begin};
@@ -137,14 +148,16 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
     i64 winner = -1;
     const bool compared = !raw && !m.equal;
     if (compared && p.baseline == BASELINE_LENGTH) rise = weighted_rise(r, p, m.min);
-    if (compared && p.baseline == BASELINE_LEAVE_ONE_OUT) factor = (double)m.count / (double)(m.count - 1);
+    if (compared && p.baseline == BASELINE_LEAVE_ONE_OUT)
+        factor = (double)m.count / (double)(m.count - 1);
     if (compared && p.baseline == BASELINE_MAX2) {
         winner = best_place(r, -1, &best);
         if (best_place(r, winner, &second) < 0) winner = -1;
     }
     double divisor = 1.0;
     if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) divisor = batch;
-    if (p.scale == SCALE_GROUP_STD) divisor = guarded_std(raw ? 1.0 : m.variance, p.eps, p.eps_form);
+    if (p.scale == SCALE_GROUP_STD)
+        divisor = guarded_std(raw ? 1.0 : m.variance, p.eps, p.eps_form);
 
     for (i64 i = lane; i < r.count; i += WARP) {
         const double x = r(i);
@@ -162,17 +175,21 @@ template <class R> __device__ __forceinline__ void one_group(const GroupAdvantag
     }
 }
 
-template <class R> __device__ __forceinline__ void group_advantage(const GroupAdvantageParams<R>& p) {
+template <class R>
+__device__ __forceinline__ void group_advantage(const GroupAdvantageParams<R>& p) {
     __shared__ double partial[THREADS / WARP];
     double batch = 1.0;
-    if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE) batch = batch_divisor<R>(p, partial);
+    if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE)
+        batch = batch_divisor<R>(p, partial);
     const i64 g = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
     if (g < p.groups) one_group<R>(p, g, batch);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f32(const GroupAdvantageParams<float> p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    group_advantage_f32(const GroupAdvantageParams<float> p) {
     group_advantage<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) group_advantage_f64(const GroupAdvantageParams<double> p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    group_advantage_f64(const GroupAdvantageParams<double> p) {
     group_advantage<double>(p);
 }

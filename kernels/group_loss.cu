@@ -19,8 +19,8 @@
 // normalisers, then a block a row for the gradient; two launches.
 // Traffic: O(B); InfoNCE reads its matrix three times and writes it once.
 // Numerics: f64, rounded once; sums in trees that depend on a group's size, the total's on G.
-// local memory: beta_mml_*: registers that live across the slow path of an f64 division, which is a call
-// local memory: info_nce_*: registers that live across the slow path of an f64 division, which is a call
+// local memory: beta_mml_*: registers live across the call in an f64 division
+// local memory: info_nce_*: registers live across the call in an f64 division
 #include "moments.cuh"
 #include "terms.cuh"
 
@@ -36,10 +36,12 @@ template <class R> struct GroupLossParams {
     double beta;
 };
 
-template <class R> __device__ __forceinline__ double copg_group(const GroupLossParams<R>& p, i64 g) {
+template <class R>
+__device__ __forceinline__ double copg_group(const GroupLossParams<R>& p, i64 g) {
     const Span own = span(p.offsets, g, p.samples);
     const auto regularised = [&](i64 i) {
-        return wide(p.reward, own.begin + i) - p.beta * (wide(p.logp, own.begin + i) - wide_or(p.reference, own.begin + i, 0.0));
+        return wide(p.reward, own.begin + i) -
+               p.beta * (wide(p.logp, own.begin + i) - wide_or(p.reference, own.begin + i, 0.0));
     };
     const i64 n = own.end - own.begin;
     const Moments m = moments(n, regularised, 1, WarpTeam());
@@ -51,20 +53,25 @@ template <class R> __device__ __forceinline__ double copg_group(const GroupLossP
     const bool spoilt = warp_reduce(lost, Sum()) > 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP) {
         const double x = regularised(i);
-        const double d = spoilt ? NAN_F64 : is_nan(x) || m.equal ? 0.0 : slope * (x - m.min - m.rise);
+        const double d = spoilt                 ? NAN_F64
+                         : is_nan(x) || m.equal ? 0.0
+                                                : slope * (x - m.min - m.rise);
         p.d_logp.set(own.begin + i, from_f64<R>(weight * d));
     }
     return spoilt ? NAN_F64 : m.variance / p.beta;
 }
 
-template <class R> __device__ __forceinline__ double beta_mml_group(const GroupLossParams<R>& p, i64 g) {
+template <class R>
+__device__ __forceinline__ double beta_mml_group(const GroupLossParams<R>& p, i64 g) {
     const Span own = span(p.offsets, g, p.samples);
     const i64 lane = threadIdx.x % WARP;
     if (own.begin == own.end) return 0.0;
     double top = -INF_F64, sum = 0.0;
-    for (i64 i = own.begin + lane; i < own.end; i += WARP) top = fmax(top, p.beta * wide(p.logp, i));
+    for (i64 i = own.begin + lane; i < own.end; i += WARP)
+        top = fmax(top, p.beta * wide(p.logp, i));
     top = warp_reduce(top, Max());
-    for (i64 i = own.begin + lane; i < own.end; i += WARP) sum += exp(p.beta * wide(p.logp, i) - top);
+    for (i64 i = own.begin + lane; i < own.end; i += WARP)
+        sum += exp(p.beta * wide(p.logp, i) - top);
     sum = warp_reduce(sum, Sum());
     const double weight = p.terms.weigh(g);
     for (i64 i = own.begin + lane; i < own.end; i += WARP)
@@ -72,7 +79,8 @@ template <class R> __device__ __forceinline__ double beta_mml_group(const GroupL
     return -(top + log(sum)) / p.beta;
 }
 
-template <class R, class Group> __device__ __forceinline__ void per_group(const GroupLossParams<R>& p, const Group& group) {
+template <class R, class Group>
+__device__ __forceinline__ void per_group(const GroupLossParams<R>& p, const Group& group) {
     const i64 g = (i64)blockIdx.x * WARPS + threadIdx.x / WARP;
     double share = 0.0;
     if (g < p.terms.count) {
@@ -108,12 +116,14 @@ template <class R> __device__ __forceinline__ double share_of(const InfoNceParam
     return n > 0 ? 1.0 / (double)n : 0.0;
 }
 
-template <class R> __device__ __forceinline__ double score(const InfoNceParams<R>& p, i64 i, i64 j) {
+template <class R>
+__device__ __forceinline__ double score(const InfoNceParams<R>& p, i64 i, i64 j) {
     return to_f64(p.logp[i * p.row_stride + j]) * share_of(p, j);
 }
 
 // log sum exp of value(0) .. value(n - 1) over the block.
-template <class Value> __device__ __forceinline__ double block_lse(i64 n, const Value& value, double* warps) {
+template <class Value>
+__device__ __forceinline__ double block_lse(i64 n, const Value& value, double* warps) {
     double top = -INF_F64, sum = 0.0;
     for (i64 j = threadIdx.x; j < n; j += THREADS) top = fmax(top, value(j));
     top = block_reduce<THREADS>(top, -INF_F64, Max(), warps);
@@ -146,8 +156,10 @@ template <class R> __device__ __forceinline__ void info_nce_grad(const InfoNcePa
     if (i == 0 && threadIdx.x == 0) p.terms.loss.set(0, from_f64<R>(*p.terms.total));
 }
 
-#define ENTRY(name, R, suffix, Params) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { name(p); }
+#define ENTRY(name, R, suffix, Params)                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { \
+        name(p);                                                                               \
+    }
 ENTRY(copg, float, f32, GroupLossParams)
 ENTRY(copg, double, f64, GroupLossParams)
 ENTRY(beta_mml, float, f32, GroupLossParams)

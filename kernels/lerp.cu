@@ -52,7 +52,13 @@ template <class T> __device__ __forceinline__ void lerp(const LerpParams& p) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_f32(const LerpParams p) { lerp<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_bf16(const LerpParams p) { lerp<bf16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) lerp_f32(const LerpParams p) {
+    lerp<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) lerp_bf16(const LerpParams p) {
+    lerp<bf16>(p);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) lerp_f16(const LerpParams p) { lerp<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_f64(const LerpParams p) { lerp<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) lerp_f64(const LerpParams p) {
+    lerp<double>(p);
+}

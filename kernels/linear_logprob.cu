@@ -22,11 +22,15 @@ template <class T> __device__ __forceinline__ void score_scale(const ScoreScaleP
     const i64 t = blockIdx.x;
     const double g = wide(p.dlogp, t);
     for (i64 j = threadIdx.x; j < p.columns; j += THREADS)
-        p.dhidden[t * p.dhidden_stride + j] = from_f64<T>(g * to_f64(p.score[t * p.score_stride + j]));
+        p.dhidden[t * p.dhidden_stride + j] =
+            from_f64<T>(g * to_f64(p.score[t * p.score_stride + j]));
 }
 
-#define ENTRY(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) score_scale_##suffix(const ScoreScaleParams<T> p) { score_scale(p); }
+#define ENTRY(T, suffix)                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS)   \
+        score_scale_##suffix(const ScoreScaleParams<T> p) { \
+        score_scale(p);                                     \
+    }
 ENTRY(float, f32)
 ENTRY(bf16, bf16)
 ENTRY(f16, f16)

@@ -61,7 +61,8 @@ template <class T> __device__ __forceinline__ void logprob(const LogProbParams& 
     if (threadIdx.x >= WARP) return;
     const float logp = row_logp(s, r, t), lse = row_lse(s, r);
     const float h = row_entropy(r), squares = log(r.squares) - 2.0 * log(r.sum);
-    if (first) p.logp.set(i, logp), p.lse.set(i, lse), p.entropy.set(i, h), p.log_sum_sq.set(i, squares);
+    if (first)
+        p.logp.set(i, logp), p.lse.set(i, lse), p.entropy.set(i, h), p.log_sum_sq.set(i, squares);
 }
 
 // dz = q·(b + c·d) in terms of the powers of two that the sums are made of, and the target's own.
@@ -71,14 +72,16 @@ struct RowGradient {
 };
 
 template <class T>
-__device__ __forceinline__ RowGradient row_gradient(const LogProbBwdParams& p, const RowStats& r, i64 i, float x) {
+__device__ __forceinline__ RowGradient row_gradient(const LogProbBwdParams& p, const RowStats& r,
+                                                    i64 i, float x) {
     const RowSet& s = p.set;
     const double g = p.dlogp.get(i), gh = p.dentropy.get(i), gl = p.dlse.get(i);
     const double inverse = r.empty() ? 0.0 : 1.0 / r.sum, mean = LN2 * r.weighted * inverse;
     const double t = bend(s, x), q = (double)ptx_ex2(log2_weight(t, r.top, s.c)) * inverse;
     // 1 - q as the share of all others: it does not cancel where q is close to 1.
     const double others = r.empty() ? 1.0 : r.rest * inverse;
-    const double here = g * others + (q == 0.0 ? 0.0 : q * (gl + gh * (mean - s.k * (t - (double)r.top))));
+    const double here =
+        g * others + (q == 0.0 ? 0.0 : q * (gl + gh * (mean - s.k * (t - (double)r.top))));
     RowGradient d;
     d.constant = (gl - g + gh * mean) * inverse * s.k;
     d.linear = -gh * LN2 * inverse * s.k;
@@ -130,9 +133,22 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     if (first) p.logp.set(i, logp), p.entropy.set(i, h);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f32(const LogProbParams p) { logprob<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bf16(const LogProbParams p) { logprob<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f16(const LogProbParams p) { logprob<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f32(const LogProbBwdParams p) { logprob_bwd<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_bf16(const LogProbBwdParams p) { logprob_bwd<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f16(const LogProbBwdParams p) { logprob_bwd<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f32(const LogProbParams p) {
+    logprob<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bf16(const LogProbParams p) {
+    logprob<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_f16(const LogProbParams p) {
+    logprob<f16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f32(const LogProbBwdParams p) {
+    logprob_bwd<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    logprob_bwd_bf16(const LogProbBwdParams p) {
+    logprob_bwd<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) logprob_bwd_f16(const LogProbBwdParams p) {
+    logprob_bwd<f16>(p);
+}

@@ -3,30 +3,32 @@
 // Gradients of a low-rank adapter (LoRA, arXiv:2106.09685, eq. 3). dS = scale·dY·B comes from
 // `matmul_low`.
 //
-// | operand | shape          | dtype                     | layout                                  |
-// |---------|----------------|---------------------------|-----------------------------------------|
-// | left    | [M, r]         | f32 (f64 with f64 x): dS, S | rows contiguous, any row stride       |
-// | right   | [M, C]         | f32, bf16, f16, f64: X, dY | rows contiguous, any row stride        |
-// | adapter | [M]            | i32                       | any stride                              |
-// | out     | [r, C] or its transpose | f32              | any strides                             |
+// | operand       | shape            | dtype                | layout                          |
+// |---------------|------------------|----------------------|---------------------------------|
+// | left (dS, S)  | [M, r]           | f32 (f64 with f64 x) | rows contiguous, any row stride |
+// | right (X, dY) | [M, C]           | f32, bf16, f16, f64  | rows contiguous, any row stride |
+// | adapter       | [M]              | i32                  | any stride                      |
+// | out           | [r, C] or [C, r] | f32                  | any strides                     |
 //
-// Three kernels. `pick` lists the rows that took the adapter, in order. The listed rows are cut into
-// chunks of 128, counted from the first of them: `lora_grad` gives each chunk's sums, of both products in
-// one launch, and `lora_grad_add` adds those in order and the old gradient last.
+// Three kernels. `pick` lists the rows that took the adapter, in order. The listed rows are cut
+// into chunks of 128, counted from the first of them: `lora_grad` gives each chunk's sums, of both
+// products in one launch, and `lora_grad_add` adds those in order and the old gradient last.
 //
-// Mapping: a thread has 4 neighbouring columns (f64: 2) and 16 (8) of the r lanes, so that it reads an
-// element of the right side once, straight into registers, 8 (4) rows ahead; the left side of the chunk
-// lies in shared memory, and a warp reads the same 16 bytes of it. Blocks: columns, lanes, chunks.
-// Traffic: M·C elements of X and dY ceil(r/16) times, M·r of dS and S ceil(C/512) times, r·C sums of a
-// chunk written and read; 2·M·r·C flops.
+// Mapping: a thread has 4 neighbouring columns (f64: 2) and 16 (8) of the r lanes, so that it reads
+// an element of the right side once, straight into registers, 8 (4) rows ahead; the left side of
+// the chunk lies in shared memory, and a warp reads the same 16 bytes of it. Blocks: columns,
+// lanes, chunks.
+// Traffic: M·C elements of X and dY ceil(r/16) times, M·r of dS and S ceil(C/512) times, r·C sums
+// of a chunk written and read; 2·M·r·C flops.
 //
 // Counted, bf16, floor model of an H200, against a tile of 32 lanes x 64 columns in shared memory:
-// 1. A right element is used by one thread: no staging, no barrier, no idle lanes at r = 16. 1,024 rows,
-//    r = 16, C = 1,024 twice: 4.95 -> 1.8 instructions a useful multiply-add, issue 4.96 -> 1.77 µs;
-//    2,304 rows, C = 2,048 twice: 1.46. r = 8 in tiles of 8 lanes: 9.9 -> 1.8.
-// 2. Chunks: 32 blocks in two launches with 1,024 rows one after another -> 64 in one with 128 rows.
-// 3. A chunk is padded with left = -0 and right = +0, a product that changes no sum: the loop over rows
-//    has no test. 1.66 -> 1.49 instructions at 16 lanes.
+// 1. A right element is used by one thread: no staging, no barrier, no idle lanes at r = 16. 1,024
+//    rows, r = 16, C = 1,024 twice: 4.95 -> 1.8 instructions a useful multiply-add, issue 4.96 ->
+//    1.77 µs; 2,304 rows, C = 2,048 twice: 1.46. r = 8 in tiles of 8 lanes: 9.9 -> 1.8.
+// 2. Chunks: 32 blocks in two launches with 1,024 rows one after another -> 64 in one with 128
+//    rows.
+// 3. A chunk is padded with left = -0 and right = +0, a product that changes no sum: the loop over
+//    rows has no test. 1.66 -> 1.49 instructions at 16 lanes.
 // 4. bf16 is widened two at a time by a shift and a mask: no conversions.
 //
 // Numerics: f32 (f64) chains in row order, started from 0; their sums in order; old value last; one
@@ -77,29 +79,38 @@ template <class T, int N> struct Few {
     }
 };
 
-// Element j as what is added up. Halves of bf16 are whole instructions on their word, not conversions.
+// Element j as what is added up. Halves of bf16 are whole instructions on their word, not
+// conversions.
 template <int N> __device__ __forceinline__ float widened(const Few<bf16, N>& x, int j) {
     return __int_as_float(j % 2 ? x.word[j / 2] & 0xffff0000u : x.word[j / 2] << 16);
 }
-template <int N> __device__ __forceinline__ float widened(const Few<f16, N>& x, int j) { return to_f32(x.at[j]); }
-template <int N> __device__ __forceinline__ float widened(const Few<float, N>& x, int j) { return x.at[j]; }
-template <int N> __device__ __forceinline__ double widened(const Few<double, N>& x, int j) { return x.at[j]; }
+template <int N> __device__ __forceinline__ float widened(const Few<f16, N>& x, int j) {
+    return to_f32(x.at[j]);
+}
+template <int N> __device__ __forceinline__ float widened(const Few<float, N>& x, int j) {
+    return x.at[j];
+}
+template <int N> __device__ __forceinline__ double widened(const Few<double, N>& x, int j) {
+    return x.at[j];
+}
 
-// The left side of a chunk and where the rows of the right one begin. Up to a whole number of AHEAD the
-// left side goes on with -0: times +0 and added to a sum that leaves every bit.
+// The left side of a chunk and where the rows of the right one begin. Up to a whole number of AHEAD
+// the left side goes on with -0: times +0 and added to a sum that leaves every bit.
 template <class A, int RANKS> struct Chunk {
     A left[CHUNK][RANKS];
     i64 start[CHUNK];
 };
 
 template <int AHEAD, class T, class S, class A, int RANKS>
-__device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p, const Side<T, S>& side, i64 first, int rows) {
+__device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p,
+                                      const Side<T, S>& side, i64 first, int rows) {
     const int lane = threadIdx.x % RANKS;
     const i64 lane0 = (i64)blockIdx.y * RANKS;
     const S* left = side.left + (lane0 + lane) * side.left_lane;
     const bool there = lane0 + lane < p.rank;
 #pragma unroll 4
-    for (int i = threadIdx.x / RANKS; i < (rows + AHEAD - 1) / AHEAD * AHEAD; i += THREADS / RANKS) {
+    for (int i = threadIdx.x / RANKS; i < (rows + AHEAD - 1) / AHEAD * AHEAD;
+         i += THREADS / RANKS) {
         const i64 row = i < rows ? p.picked.of(first + i) : 0;
         if (lane == 0) c.start[i] = row * side.right_row;
         c.left[i][lane] = i < rows && there ? (A)left[row * side.left_row] : A(-0.0);
@@ -114,7 +125,9 @@ template <class T, int WIDTH> struct Strip {
     bool whole;
 
     // AHEAD rows from `from` on; what is not there is 0.
-    template <int AHEAD> __device__ __forceinline__ void fetch(Few<T, WIDTH> (&to)[AHEAD], const i64* start, int from, int rows) const {
+    template <int AHEAD>
+    __device__ __forceinline__ void fetch(Few<T, WIDTH> (&to)[AHEAD], const i64* start, int from,
+                                          int rows) const {
         if (whole && from + AHEAD <= rows) {
 #pragma unroll
             for (int k = 0; k < AHEAD; ++k) to[k].load(at + start[from + k]);
@@ -125,7 +138,8 @@ template <class T, int WIDTH> struct Strip {
         for (int k = 0; k < AHEAD; ++k) {
             Few<T, WIDTH> v;
 #pragma unroll
-            for (int j = 0; j < WIDTH; ++j) v.at[j] = from + k < rows && j < left ? at[start[from + k] + j] : T{};
+            for (int j = 0; j < WIDTH; ++j)
+                v.at[j] = from + k < rows && j < left ? at[start[from + k] + j] : T{};
 #pragma unroll
             for (int i = 0; i + 1 < AHEAD; ++i) to[i] = to[i + 1];
             to[AHEAD - 1] = v;
@@ -135,7 +149,8 @@ template <class T, int WIDTH> struct Strip {
 
 // One more step of all chains.
 template <class T, class A, int RANKS, int WIDTH>
-__device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[RANKS], const Few<T, WIDTH>& right) {
+__device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[RANKS],
+                                        const Few<T, WIDTH>& right) {
     A x[WIDTH];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) x[j] = widened(right, j);
@@ -146,7 +161,8 @@ __device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[
 }
 
 template <class T, class S, class A, int RANKS, int WIDTH>
-__device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, const Side<T, S>& side, i64 tile) {
+__device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, const Side<T, S>& side,
+                                           i64 tile) {
     constexpr int AHEAD = sizeof(T) == 2 ? 8 : 4;  // rows that are asked for while others are added
     __shared__ __align__(16) Chunk<A, RANKS> c;
     const i64 count = p.picked.size(), first = (p.chunk + blockIdx.z) * CHUNK;
@@ -155,7 +171,8 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
     stage<AHEAD>(c, p, side, first, rows);
     const i64 column = (tile * THREADS + threadIdx.x) * WIDTH;
     if (column >= side.columns) return;
-    const Strip<T, WIDTH> strip = {side.right + column, side.columns - column, side.whole && column + WIDTH <= side.columns};
+    const Strip<T, WIDTH> strip = {side.right + column, side.columns - column,
+                                   side.whole && column + WIDTH <= side.columns};
     A sum[RANKS][WIDTH];
 #pragma unroll
     for (int q = 0; q < RANKS; ++q)
@@ -172,7 +189,8 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
             now[k] = next[k];
         }
     }
-    A* line = p.sums + ((i64)blockIdx.z * p.rank + (i64)blockIdx.y * RANKS) * p.line + side.base + column;
+    A* line =
+        p.sums + ((i64)blockIdx.z * p.rank + (i64)blockIdx.y * RANKS) * p.line + side.base + column;
 #pragma unroll
     for (int q = 0; q < RANKS; ++q, line += p.line) {
         if ((i64)blockIdx.y * RANKS + q >= p.rank) break;
@@ -198,8 +216,10 @@ __device__ __forceinline__ void lora_grad(const LoraGradParams<T, S, A>& p) {
     chunk_sums<T, S, A, RANKS, WIDTH>(p, side, second ? blockIdx.x - tiles : blockIdx.x);
 }
 
-#define ENTRY(name, T, S, A, RANKS, WIDTH) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const LoraGradParams<T, S, A> p) { lora_grad<RANKS, WIDTH>(p); }
+#define ENTRY(name, T, S, A, RANKS, WIDTH)                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(const LoraGradParams<T, S, A> p) { \
+        lora_grad<RANKS, WIDTH>(p);                                                               \
+    }
 ENTRY(lora_grad_f32, float, float, float, 16, 4)
 ENTRY(lora_grad_bf16, bf16, float, float, 16, 4)
 ENTRY(lora_grad_f16, f16, float, float, 16, 4)
@@ -209,7 +229,7 @@ ENTRY(lora_grad_8_f16, f16, float, float, 8, 4)
 ENTRY(lora_grad_f64, double, double, double, 16, 2)
 ENTRY(lora_grad_kept_f64, double, float, double, 16, 2)
 
-// ---- the rows that took the adapter --------------------------------------------------------------
+// ---- the rows that took the adapter -------------------------------------------------------------
 
 struct LoraPickParams {
     Column<const i32> adapter;
@@ -240,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(PICKERS) lora_grad_pick(const LoraP
     if (threadIdx.x == 0) *p.count = total;
 }
 
-// ---- the sums of all chunks ------------------------------------------------------------------------
+// ---- the sums of all chunks ---------------------------------------------------------------------
 
 struct Target {
     float* out;
@@ -260,7 +280,8 @@ template <class A> struct LoraAddParams {
 static constexpr int ADDERS = 256, LANES = 16, COLUMNS = 64;
 
 // `columns`: how many of the four there are. Vectors without one are not written.
-template <class A> __device__ __forceinline__ void add_four(A (&total)[4], const A* from, i64 columns) {
+template <class A>
+__device__ __forceinline__ void add_four(A (&total)[4], const A* from, i64 columns) {
 #pragma unroll
     for (int j = 0; j < 4; j += Vec16<A>::N) {
         if (j >= columns) break;
@@ -271,24 +292,28 @@ template <class A> __device__ __forceinline__ void add_four(A (&total)[4], const
     }
 }
 
-// 16 lanes x 64 columns a block, a thread 4 neighbouring columns of a lane. The first chunk's sums are
-// added to -0, which leaves every bit.
+// 16 lanes x 64 columns a block, a thread 4 neighbouring columns of a lane. The first chunk's sums
+// are added to -0, which leaves every bit.
 template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParams<A>& p) {
     __shared__ __align__(16) A tile[LANES][COLUMNS + 4];
-    const i64 rows = p.count ? *p.count : p.rows, all = rows > CHUNK ? (rows + CHUNK - 1) / CHUNK : 1;
+    const i64 rows = p.count ? *p.count : p.rows,
+              all = rows > CHUNK ? (rows + CHUNK - 1) / CHUNK : 1;
     if (p.chunk >= all) return;
     const i64 end = all - p.chunk < p.chunks ? all - p.chunk : p.chunks;
     const i64 tiles = (p.first.columns + COLUMNS - 1) / COLUMNS;
     const bool second = blockIdx.x >= tiles;
     const i64 columns = second ? p.second.columns : p.first.columns;
-    const i64 lane0 = (i64)blockIdx.y * LANES, column0 = (second ? blockIdx.x - tiles : blockIdx.x) * COLUMNS;
+    const i64 lane0 = (i64)blockIdx.y * LANES,
+              column0 = (second ? blockIdx.x - tiles : blockIdx.x) * COLUMNS;
     const int l = threadIdx.x / 16, c = threadIdx.x % 16 * 4;
     A total[4] = {A(-0.0), A(-0.0), A(-0.0), A(-0.0)};
     if (lane0 + l < p.rank && column0 + c < columns) {
-        const i64 place = (lane0 + l) * p.line + (second ? p.second.base : p.first.base) + column0 + c;
+        const i64 place =
+            (lane0 + l) * p.line + (second ? p.second.base : p.first.base) + column0 + c;
         if (p.chunk > 0) add_four(total, p.carry + place, columns - column0 - c);
 #pragma unroll 4
-        for (i64 i = 0; i < end; ++i) add_four(total, p.sums + i * p.rank * p.line + place, columns - column0 - c);
+        for (i64 i = 0; i < end; ++i)
+            add_four(total, p.sums + i * p.rank * p.line + place, columns - column0 - c);
         if (p.chunk + end < all) {
             ptx_store_few(p.carry + place, total);
             if (Vec16<A>::N == 2) ptx_store_few(p.carry + place + 2, total + 2);
@@ -314,5 +339,11 @@ template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParam
     }
 }
 
-extern "C" __global__ void __launch_bounds__(ADDERS) lora_grad_add_f32(const LoraAddParams<float> p) { add_chunks(p); }
-extern "C" __global__ void __launch_bounds__(ADDERS) lora_grad_add_f64(const LoraAddParams<double> p) { add_chunks(p); }
+extern "C" __global__ void __launch_bounds__(ADDERS)
+    lora_grad_add_f32(const LoraAddParams<float> p) {
+    add_chunks(p);
+}
+extern "C" __global__ void __launch_bounds__(ADDERS)
+    lora_grad_add_f64(const LoraAddParams<double> p) {
+    add_chunks(p);
+}

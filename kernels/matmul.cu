@@ -1,6 +1,7 @@
 // Y = R + X·Wᵀ + bias + S·Bᵀ with S = scale·X·Aᵀ, its gradients dX = dY·W + dS·A and dW += dYᵀ·X.
 //
-// A linear layer with low-rank adapters (LoRA, arXiv:2106.09685, eq. 3); every row may take its own.
+// A linear layer with low-rank adapters (LoRA, arXiv:2106.09685, eq. 3); every row may take its
+// own.
 //
 // | operand | shape        | dtype               | layout                                        |
 // |---------|--------------|---------------------|-----------------------------------------------|
@@ -13,12 +14,12 @@
 // | dw, dbias | [N, K], [N] | f32                | any row stride, any stride                    |
 //
 // Mapping. bf16 and f16 go through tensor cores: `matmul_few*` up to 16 rows (tensor_few.cuh),
-// `matmul_tile*` and `matmul_dx_tile*` otherwise (tensor_tile.cuh); S of the adapters is such a product
-// itself. f32, f64 and dW are product.cuh's, S of f32 and f64 is `matmul_low`.
-// Traffic: M·K·ceil(N/128) + N·K·ceil(M/128) + M·N elements at most, the re-reads from L2, and M·N more
-// for a residual or an old value; 2·M·N·K + 2·M·r·(K + N) flops.
-// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of tensor.cuh, with f32
-// sums; bias and residual or old value are added in f32, and the sum is rounded once.
+// `matmul_tile*` and `matmul_dx_tile*` otherwise (tensor_tile.cuh); S of the adapters is such a
+// product itself. f32, f64 and dW are product.cuh's, S of f32 and f64 is `matmul_low`.
+// Traffic: M·K·ceil(N/128) + N·K·ceil(M/128) + M·N elements at most, the re-reads from L2, and M·N
+// more for a residual or an old value; 2·M·N·K + 2·M·r·(K + N) flops.
+// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of tensor.cuh, with
+// f32 sums; bias and residual or old value are added in f32, and the sum is rounded once.
 #include "tensor_tile.cuh"
 
 template <class T, class A> struct LowParams {
@@ -32,10 +33,12 @@ template <class T, class A> struct LowParams {
 };
 
 // low = scale·left·factorᵀ, each row with its adapter's factor; 0 in rows without one.
-template <class T> __device__ __forceinline__ void matmul_low(const LowParams<T, typename EngineOf<T>::Type::Sum>& p) {
+template <class T>
+__device__ __forceinline__ void matmul_low(const LowParams<T, typename EngineOf<T>::Type::Sum>& p) {
     typedef typename EngineOf<T>::Type Engine;
     typedef typename Engine::Sum A;
-    const i64 row0 = (i64)blockIdx.x * ROWS, column0 = (i64)blockIdx.y * COLUMNS, rank = p.lora.rank;
+    const i64 row0 = (i64)blockIdx.x * ROWS, column0 = (i64)blockIdx.y * COLUMNS,
+              rank = p.lora.rank;
     Engine e;
     clear(e);
     // Rows without an adapter are group -1, whose sums stay 0.
@@ -43,7 +46,8 @@ template <class T> __device__ __forceinline__ void matmul_low(const LowParams<T,
     for (i64 g = -1; g < p.lora.count; ++g) {
         if (!p.lora.used(g, row0, p.rows)) continue;
         clear(e);
-        if (g >= 0) sweep(e, p.left, p.lora.template side<T>(g), row0, p.rows, column0, rank, p.depth);
+        if (g >= 0)
+            sweep(e, p.left, p.lora.template side<T>(g), row0, p.rows, column0, rank, p.depth);
         const double scale = g >= 0 ? p.lora.list[g].scale : 1.0;
         each(e, row0, p.rows, column0, rank, [&](i64 row, i64 column, A sum) {
             if (p.lora.of(row) != g) return;
@@ -89,25 +93,55 @@ template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParam
     p.dbias.set(column, (float)((double)p.dbias.get(column) + sum));
 }
 
-#define CHAIN(T, A, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { linear<Chain<A>>(p, p.right); } \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) matmul_low_##suffix(const LowParams<T, A> p) { matmul_low<T>(p); }
+#define CHAIN(T, A, suffix)                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)        \
+        matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { \
+        linear<Chain<A>>(p, p.right);                            \
+    }                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)     \
+        matmul_low_##suffix(const LowParams<T, A> p) {           \
+        matmul_low<T>(p);                                        \
+    }
 CHAIN(float, float, f32)
 CHAIN(double, double, f64)
 
-#define TENSOR(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS) matmul_few8_##suffix(const TensorParams<T, Dense<T>> p) { matmul_few<T, 1>(p); } \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS) matmul_few16_##suffix(const TensorParams<T, Dense<T>> p) { matmul_few<T, 2>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) matmul_tile64_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 64, false>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) matmul_tile128_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 128, false>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) matmul_dx_tile64_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 64, true>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) matmul_dx_tile128_##suffix(const TensorParams<T, Dense<T>> p) { matmul_tile<T, 128, true>(p); }
+#define TENSOR(T, suffix)                                               \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS)           \
+        matmul_few8_##suffix(const TensorParams<T, Dense<T>> p) {       \
+        matmul_few<T, 1>(p);                                            \
+    }                                                                   \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS)           \
+        matmul_few16_##suffix(const TensorParams<T, Dense<T>> p) {      \
+        matmul_few<T, 2>(p);                                            \
+    }                                                                   \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)   \
+        matmul_tile64_##suffix(const TensorParams<T, Dense<T>> p) {     \
+        matmul_tile<T, 64, false>(p);                                   \
+    }                                                                   \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)  \
+        matmul_tile128_##suffix(const TensorParams<T, Dense<T>> p) {    \
+        matmul_tile<T, 128, false>(p);                                  \
+    }                                                                   \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)   \
+        matmul_dx_tile64_##suffix(const TensorParams<T, Dense<T>> p) {  \
+        matmul_tile<T, 64, true>(p);                                    \
+    }                                                                   \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)  \
+        matmul_dx_tile128_##suffix(const TensorParams<T, Dense<T>> p) { \
+        matmul_tile<T, 128, true>(p);                                   \
+    }
 TENSOR(bf16, bf16)
 TENSOR(f16, f16)
 
-#define GRADIENTS(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) matmul_dw_##suffix(const DwParams<T> p) { matmul_dw(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) matmul_dbias_##suffix(const DbiasParams<T> p) { matmul_dbias(p); }
+#define GRADIENTS(T, suffix)                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        matmul_dw_##suffix(const DwParams<T> p) {         \
+        matmul_dw(p);                                     \
+    }                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        matmul_dbias_##suffix(const DbiasParams<T> p) {   \
+        matmul_dbias(p);                                  \
+    }
 GRADIENTS(float, f32)
 GRADIENTS(bf16, bf16)
 GRADIENTS(f16, f16)

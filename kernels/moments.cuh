@@ -7,13 +7,16 @@
 struct WarpTeam {
     static constexpr int SIZE = WARP;
     __device__ __forceinline__ int rank() const { return threadIdx.x % WARP; }
-    template <class T, class Op> __device__ __forceinline__ T reduce(T x, T, Op op) const { return warp_reduce(x, op); }
+    template <class T, class Op> __device__ __forceinline__ T reduce(T x, T, Op op) const {
+        return warp_reduce(x, op);
+    }
 };
 template <int THREADS> struct BlockTeam {
     static constexpr int SIZE = THREADS;
     double* partial;
     __device__ __forceinline__ int rank() const { return threadIdx.x; }
-    template <class Op> __device__ __forceinline__ double reduce(double x, double neutral, Op op) const {
+    template <class Op>
+    __device__ __forceinline__ double reduce(double x, double neutral, Op op) const {
         return block_reduce<THREADS>(x, neutral, op, partial);
     }
     template <class Op> __device__ __forceinline__ i64 reduce(i64 x, i64 neutral, Op op) const {

@@ -1,5 +1,5 @@
-// Values of a 4-bit matrix in the layout of bitsandbytes: flattened row-major, element 2i is the high
-// nibble of byte i, blocks of a power of two may cross rows.
+// Values of a 4-bit matrix in the layout of bitsandbytes: flattened row-major, element 2i is the
+// high nibble of byte i, blocks of a power of two may cross rows.
 #pragma once
 
 #include "common.cuh"
@@ -14,7 +14,9 @@ struct BlockMax {
     i32 block_shift;
 
     // A quantised maximum, both operations rounded: the bits of bitsandbytes.
-    __device__ __forceinline__ float of_nested(float code, float scale) const { return __fadd_rn(__fmul_rn(code, scale), offset); }
+    __device__ __forceinline__ float of_nested(float code, float scale) const {
+        return __fadd_rn(__fmul_rn(code, scale), offset);
+    }
     __device__ __forceinline__ float of_block(i64 block) const {
         if (absmax.at) return absmax.get(block);
         const float scale = nested.get(block / nested_blocksize);
@@ -25,7 +27,8 @@ struct BlockMax {
     __device__ __forceinline__ float of_block(i64 block, const float* shared_table) const {
         if (absmax.at) return absmax.get(block);
         const bool power = (nested_blocksize & (nested_blocksize - 1)) == 0;
-        const i64 group = power ? block >> (63 - __clzll(nested_blocksize)) : block / nested_blocksize;
+        const i64 group =
+            power ? block >> (63 - __clzll(nested_blocksize)) : block / nested_blocksize;
         return of_nested(shared_table[codes.get(block)], nested.get(group));
     }
     // The maximum of the block that holds element i.

@@ -1,5 +1,5 @@
-// Y = R + X·deq(W)ᵀ + bias + S·Bᵀ and dX = dY·deq(W) + dS·A with W in 4 bits (QLoRA, arXiv:2305.14314,
-// eq. 5). The packed bytes are the only copy of W.
+// Y = R + X·deq(W)ᵀ + bias + S·Bᵀ and dX = dY·deq(W) + dS·A with W in 4 bits (QLoRA,
+// arXiv:2305.14314, eq. 5). The packed bytes are the only copy of W.
 //
 // | operand | shape         | dtype               | layout                                       |
 // |---------|---------------|---------------------|----------------------------------------------|
@@ -12,21 +12,22 @@
 // Mapping. bf16 and f16 with a weight that was quantised from them go through tensor cores:
 // `nf4_matmul_few*` up to 16 rows (tensor_few.cuh, tensor_nf4.cuh), `nf4_matmul_tile*` and
 // `nf4_matmul_dx_tile*` for more, for dX, and for layouts that are not regular (tensor_tile.cuh,
-// tensor_stage.cuh). One order of sums for all of them: tensor.cuh. Other dtypes are chains of fused
-// multiply-adds, an element of W at a time (product.cuh).
-// Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once a tile of
-// columns. 2·M·N·K flops.
-// Numerics: w = RN(code·absmax) in the dtype that was quantised at every number of rows: the bits of
-// nf4_dequantize, so the product has the bits of matmul on the dequantised weight. Sums in f32, S·Bᵀ as one
-// more chunk of them, bias and residual added last, one rounding.
+// tensor_stage.cuh). One order of sums for all of them: tensor.cuh. Other dtypes are chains of
+// fused multiply-adds, an element of W at a time (product.cuh).
+// Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once a
+// tile of columns. 2·M·N·K flops.
+// Numerics: w = RN(code·absmax) in the dtype that was quantised at every number of rows: the bits
+// of nf4_dequantize, so the product has the bits of matmul on the dequantised weight. Sums in f32,
+// S·Bᵀ as one more chunk of them, bias and residual added last, one rounding.
 //
 // Few rows, counted at K = 4,096 (emulator, PTX instructions a weight, set-up and tail included):
-// 1. Pairs from a table, an entry a byte, a copy a lane, its address one byte permutation: 2.5 to decode.
-//    Shift, mask and add in place of the permutation: 3.5.
+// 1. Pairs from a table, an entry a byte, a copy a lane, its address one byte permutation: 2.5 to
+//    decode. Shift, mask and add in place of the permutation: 3.5.
 // 2. Loads under a predicate into the registers they replace, no branch: 0.6 less, in moves.
 // 3. Pointers that stand still at the end in place of a test for every load of X: 0.25 less.
 // 4. A cluster's size known when compiled, sums at fixed offsets: 0.2 less.
-// In all 5.0 at first, 3.7 now with one row, 4.2 with 16; 3.4 and 3.65 at K = 14,336. The loop alone has 2.95 and 3.15.
+// In all 5.0 at first, 3.7 now with one row, 4.2 with 16; 3.4 and 3.65 at K = 14,336. The loop
+// alone has 2.95 and 3.15.
 #include "tensor_tile.cuh"
 
 template <class A, class T>
@@ -37,19 +38,40 @@ __device__ __forceinline__ void nf4_matmul(const ProductParams<T, Nf4Matrix, A>&
     linear<Chain<A>>(p, Nf4Side{p.right, book});
 }
 
-#define CHAIN(T, A, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) nf4_matmul_##suffix(const ProductParams<T, Nf4Matrix, A> p) { nf4_matmul<A>(p); }
+#define CHAIN(T, A, suffix)                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS)             \
+        nf4_matmul_##suffix(const ProductParams<T, Nf4Matrix, A> p) { \
+        nf4_matmul<A>(p);                                             \
+    }
 CHAIN(float, float, f32)
 CHAIN(bf16, float, bf16)
 CHAIN(f16, float, f16)
 CHAIN(double, double, f64)
 
-#define TENSOR(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few8_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 1>(p); } \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) nf4_matmul_few16_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_few<T, 2>(p); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, false>(p, blockIdx.x / p.cluster); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, false>(p, blockIdx.x / p.cluster); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1) nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 64, true>(p, blockIdx.x / p.cluster); } \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1) nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { nf4_matmul_tile<T, 128, true>(p, blockIdx.x / p.cluster); }
+#define TENSOR(T, suffix)                                                    \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2)             \
+        nf4_matmul_few8_##suffix(const TensorParams<T, Nf4Matrix> p) {       \
+        nf4_few<T, 1>(p);                                                    \
+    }                                                                        \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2)             \
+        nf4_matmul_few16_##suffix(const TensorParams<T, Nf4Matrix> p) {      \
+        nf4_few<T, 2>(p);                                                    \
+    }                                                                        \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)        \
+        nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) {     \
+        nf4_matmul_tile<T, 64, false>(p, blockIdx.x / p.cluster);            \
+    }                                                                        \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)       \
+        nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) {    \
+        nf4_matmul_tile<T, 128, false>(p, blockIdx.x / p.cluster);           \
+    }                                                                        \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)        \
+        nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) {  \
+        nf4_matmul_tile<T, 64, true>(p, blockIdx.x / p.cluster);             \
+    }                                                                        \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)       \
+        nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { \
+        nf4_matmul_tile<T, 128, true>(p, blockIdx.x / p.cluster);            \
+    }
 TENSOR(bf16, bf16)
 TENSOR(f16, f16)

@@ -1,8 +1,8 @@
-// Y[e] = X[e]·deq(W[e])ᵀ and dX[e] = dY[e]·deq(W[e]) for the rows of every expert e of a mixture, in one
-// launch: rows lie sorted by expert, offsets say whose they are.
+// Y[e] = X[e]·deq(W[e])ᵀ and dX[e] = dY[e]·deq(W[e]) for the rows of every expert e of a mixture,
+// in one launch: rows lie sorted by expert, offsets say whose they are.
 //
-// A mixture's layer after its router (Shazeer et al. 2017, arXiv:1701.06538, eq. 1) with the weights of
-// QLoRA (arXiv:2305.14314, eq. 5).
+// A mixture's layer after its router (Shazeer et al. 2017, arXiv:1701.06538, eq. 1) with the
+// weights of QLoRA (arXiv:2305.14314, eq. 5).
 //
 // | operand | shape          | dtype     | layout                                               |
 // |---------|----------------|-----------|------------------------------------------------------|
@@ -11,12 +11,12 @@
 // | weights | [E]            | 4-bit [N, K] each | a list in device memory; as in nf4_matmul    |
 // | y, dx   | [M, N], [M, K] | as x      | rows contiguous, any row stride                      |
 //
-// Mapping: tiles of 64 rows x 128 columns (tensor_tile.cuh). No more than ceil(M / 64) + E tiles of rows
-// exist whatever the offsets are; a block finds its expert by a prefix sum over tiles, 32 experts at a
-// time, and works on a copy of the parameters with that expert's rows and weight. The host never looks
-// at the offsets.
-// Traffic: W of every expert that has rows, ceil(rows / 64) times, from L2 but for the first; X and Y once a
-// tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
+// Mapping: tiles of 64 rows x 128 columns (tensor_tile.cuh). No more than ceil(M / 64) + E tiles of
+// rows exist whatever the offsets are; a block finds its expert by a prefix sum over tiles, 32
+// experts at a time, and works on a copy of the parameters with that expert's rows and weight. The
+// host never looks at the offsets.
+// Traffic: W of every expert that has rows, ceil(rows / 64) times, from L2 but for the first; X and
+// Y once a tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
 // Numerics: a row has the bits that nf4_matmul gives it with its expert's weight.
 #include "tensor_tile.cuh"
 
@@ -30,7 +30,8 @@ template <class T> struct GroupedParams {
 };
 
 // Which expert tile `slot` belongs to, -1 for none, and its number there.
-template <class T> __device__ __forceinline__ int find_expert(const GroupedParams<T>& p, i64 slot, i64& tile) {
+template <class T>
+__device__ __forceinline__ int find_expert(const GroupedParams<T>& p, i64 slot, i64& tile) {
     const int lane = threadIdx.x % WARP;
     i64 before = 0;
     for (int first = 0; first < p.count; first += WARP) {
@@ -54,7 +55,8 @@ template <class T> __device__ __forceinline__ int find_expert(const GroupedParam
     return -1;
 }
 
-template <class T, bool ACROSS> __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
+template <class T, bool ACROSS>
+__device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
     typedef TensorParams<T, Nf4Matrix> Params;
     Params& mine = *(Params*)TileMemory<GROUPED_ROWS>{shared}.params();
     i64 tile;
@@ -72,8 +74,11 @@ template <class T, bool ACROSS> __device__ __forceinline__ void nf4_matmul_group
     nf4_matmul_tile<T, GROUPED_ROWS, ACROSS>(mine, tile);
 }
 
-#define ENTRY(name, T, ACROSS) \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<GROUPED_ROWS>, 1) name(const GroupedParams<T> p) { nf4_matmul_grouped<T, ACROSS>(p); }
+#define ENTRY(name, T, ACROSS)                                                  \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS<GROUPED_ROWS>, 1) \
+        name(const GroupedParams<T> p) {                                        \
+        nf4_matmul_grouped<T, ACROSS>(p);                                       \
+    }
 ENTRY(nf4_matmul_grouped_bf16, bf16, false)
 ENTRY(nf4_matmul_grouped_f16, f16, false)
 ENTRY(nf4_matmul_grouped_dx_bf16, bf16, true)

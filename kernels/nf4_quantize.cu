@@ -1,24 +1,26 @@
-// code[i] = argmin_c |x[i] / absmax[block] - book[c]|, absmax[block] = max |x| over a block, and the
-// second quantisation of the maxima (QLoRA, arXiv:2305.14314, eq. 1 and §3). Every bit is that of
-// bitsandbytes on the CPU: see `ops::nf4_quantize` for the rules.
+// code[i] = argmin_c |x[i] / absmax[block] - book[c]|, absmax[block] = max |x| over a block, and
+// the second quantisation of the maxima (QLoRA, arXiv:2305.14314, eq. 1 and §3). Every bit is that
+// of bitsandbytes on the CPU: see `ops::nf4_quantize` for the rules.
 //
-// | operand | shape               | dtype          | layout                               |
-// |---------|---------------------|----------------|--------------------------------------|
-// | x       | [N, K]              | f32, bf16, f16 | rows contiguous, any row stride      |
-// | packed  | [ceil(NK/2)]        | u8             | contiguous                           |
-// | absmax  | [blocks]            | f32            | any stride                           |
-// | bad     | [1]                 | u64            | ~least flat index of a value that is not finite, else 0 |
-// | codes, nested (absmax) | [blocks], [ceil(blocks/256)] | u8, f32 | any stride         |
-// | table   | [256]               | f32            | ascending                            |
-// | offset  | [1]                 | f32            | mean of absmax                       |
+// | operand | shape              | dtype          | layout                                     |
+// |---------|--------------------|----------------|--------------------------------------------|
+// | x       | [N, K]             | f32, bf16, f16 | rows contiguous, any row stride            |
+// | packed  | [ceil(NK/2)]       | u8             | contiguous                                 |
+// | absmax  | [blocks]           | f32            | any stride                                 |
+// | bad     | [1]                | u64            | ~index of the first non-finite value, or 0 |
+// | codes   | [blocks]           | u8             | any stride                                 |
+// | nested  | [ceil(blocks/256)] | f32            | any stride                                 |
+// | table   | [256]              | f32            | ascending                                  |
+// | offset  | [1]                | f32            | mean of absmax                             |
 //
 // Mapping: 512 threads take 4,096 values, the largest block size; a thread has 8 neighbours. The
-// maximum of a block is a butterfly over the threads that share it, in shared memory from 512 values
-// on. Maxima: one warp sums in the order of torch on one thread, which interleaves 32 chains: a lane
-// a chain; then a block of threads per 256 maxima.
+// maximum of a block is a butterfly over the threads that share it, in shared memory from 512
+// values on. Maxima: one warp sums in the order of torch on one thread, which interleaves 32
+// chains: a lane a chain; then a block of threads per 256 maxima.
 // Traffic: x once, half a byte a value, 4 bytes a block.
 // Numerics: a full block is scaled by the f32 reciprocal of its maximum, a short last one by
-// division; codes change where the scaled value exceeds a midpoint. Max is exact, so no order matters.
+// division; codes change where the scaled value exceeds a midpoint. Max is exact, so no order
+// matters.
 #include "common.cuh"
 
 template <class T> struct Nf4QuantizeParams {
@@ -41,7 +43,8 @@ static constexpr float TINY = 1e-38f;
 __device__ __forceinline__ bool is_finite(float x) { return x - x == 0.0f; }
 
 template <class T>
-__device__ __forceinline__ void load(const Nf4QuantizeParams<T>& p, i64 first, i64 count, float* v) {
+__device__ __forceinline__ void load(const Nf4QuantizeParams<T>& p, i64 first, i64 count,
+                                     float* v) {
     constexpr int N = Vec16<T>::N;
     const bool linear = p.row_stride == p.columns || p.rows == 1;
     if (linear && first + VECTOR <= count && aligned16(p.x + first)) {
@@ -111,12 +114,16 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
     if (first + VECTOR <= count && ((u64)out & 3) == 0) {
         *(u32*)out = bytes;
     } else {
-        for (int k = 0; k < VECTOR / 2 && first + 2 * k < count; ++k) out[k] = (u8)(bytes >> (8 * k));
+        for (int k = 0; k < VECTOR / 2 && first + 2 * k < count; ++k)
+            out[k] = (u8)(bytes >> (8 * k));
     }
 }
 
-#define ENTRY(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) nf4_quantize_##suffix(const Nf4QuantizeParams<T> p) { nf4_quantize(p); }
+#define ENTRY(T, suffix)                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS)     \
+        nf4_quantize_##suffix(const Nf4QuantizeParams<T> p) { \
+        nf4_quantize(p);                                      \
+    }
 ENTRY(float, f32)
 ENTRY(bf16, bf16)
 ENTRY(f16, f16)
@@ -176,10 +183,13 @@ extern "C" __global__ void __launch_bounds__(WARP) nf4_absmax_mean(const Nf4Absm
 // Number of midpoints below the grid point next to `scaled`; NaN goes to the first point.
 __device__ __forceinline__ u8 grid_code(float scaled, const float* bounds) {
     const float limited = fminf(fmaxf(scaled, -1.0f), 1.0f);
-    const u32 point = scaled != scaled ? 0 : (u32)__fmaf_rn(__fmul_rn(__fadd_rn(limited, 1.0f), 0.5f), 65535.0f, 0.5f);
+    const u32 point = scaled != scaled ? 0
+                                       : (u32)__fmaf_rn(__fmul_rn(__fadd_rn(limited, 1.0f), 0.5f),
+                                                        65535.0f, 0.5f);
     const float value = __fadd_rn(__fdiv_rn(__fmul_rn(2.0f, (float)point), 65535.0f), -1.0f);
     int below = 0;
-    for (int half = 128; half > 0; half /= 2) below += bounds[(below + half - 1) & 255] < value ? half : 0;
+    for (int half = 128; half > 0; half /= 2)
+        below += bounds[(below + half - 1) & 255] < value ? half : 0;
     return (u8)below;
 }
 
@@ -194,5 +204,6 @@ extern "C" __global__ void __launch_bounds__(NESTED) nf4_quantize_absmax(const N
     const float m = block_reduce<NESTED>(fabsf(centred), 0.0f, Max(), warps);
     __syncthreads();
     if (t == 0) p.nested.set(blockIdx.x, m);
-    if (i < p.blocks) p.codes.set(i, m == 0.0f ? 0 : grid_code(__fmul_rn(centred, __frcp_rn(m)), bounds));
+    if (i < p.blocks)
+        p.codes.set(i, m == 0.0f ? 0 : grid_code(__fmul_rn(centred, __frcp_rn(m)), bounds));
 }

@@ -15,7 +15,8 @@
 // kernel where the weights are divided by their mean, which computes them again: their f64 values
 // are never stored.
 // Traffic: two columns twice (the second time from cache), one written.
-// Numerics: f64, rounded once. Sums are trees that depend on the sequence's length, the totals' on B.
+// Numerics: f64, rounded once. Sums are trees that depend on the sequence's length, the totals' on
+// B.
 #include "common.cuh"
 
 enum Level { LEVEL_TOKEN, LEVEL_SEQUENCE_SUM, LEVEL_SEQUENCE_MEAN };
@@ -24,7 +25,19 @@ enum RejectBy { REJECT_K1, REJECT_K2, REJECT_K3 };
 enum RejectLevel { REJECT_TOKEN, REJECT_SEQUENCE_SUM, REJECT_SEQUENCE_MEAN, REJECT_SEQUENCE_MAX };
 
 // Sums, then extremes. KEPT and KEPT_SUM are over weights above 0.
-enum Total { T_TOKENS, T_DROPPED, T_NAN, T_SUM, T_SQUARES, T_KEPT, T_KEPT_SUM, T_SUMS, T_MIN = T_SUMS, T_MAX, TOTALS };
+enum Total {
+    T_TOKENS,
+    T_DROPPED,
+    T_NAN,
+    T_SUM,
+    T_SQUARES,
+    T_KEPT,
+    T_KEPT_SUM,
+    T_SUMS,
+    T_MIN = T_SUMS,
+    T_MAX,
+    TOTALS
+};
 
 template <class R> struct OffPolicyParams {
     Column<const R> old_logp, sampler_logp;
@@ -36,8 +49,8 @@ template <class R> struct OffPolicyParams {
     i64 tokens, sequences;
     double min, max, clamp, reject_lo, reject_hi;
     i32 level, bound, rejects, reject_by, reject_level;
-    i32 writes;      // write the weights
-    i32 divides;     // by the mean of the totals that an earlier launch left
+    i32 writes;   // write the weights
+    i32 divides;  // by the mean of the totals that an earlier launch left
     i32 unused;
 };
 
@@ -60,7 +73,9 @@ __device__ __forceinline__ double measure(int by, double d) {
     return by == REJECT_K1 ? -d : by == REJECT_K2 ? 0.5 * d * d : d == INF_F64 ? d : expm1(d) - d;
 }
 
-template <class R> __device__ __forceinline__ Sequence survey(const OffPolicyParams<R>& p, const Span& own, double* warps) {
+template <class R>
+__device__ __forceinline__ Sequence survey(const OffPolicyParams<R>& p, const Span& own,
+                                           double* warps) {
     double sum = 0.0, measures = 0.0, highest = -INF_F64, count = 0.0;
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
         if (p.mask.get_or(t, 1) == 0) continue;
@@ -87,7 +102,8 @@ template <class R> __device__ __forceinline__ Sequence survey(const OffPolicyPar
 
 // The weight of a token; its ratio before any bound in *raw.
 template <class R>
-__device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Sequence& q, double d, double* raw) {
+__device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Sequence& q, double d,
+                                        double* raw) {
     const double level = p.level == LEVEL_TOKEN || p.bound == BOUND_SEQUENCE_MASK ? d
                          : p.level == LEVEL_SEQUENCE_SUM                          ? q.sum
                                                                                   : q.mean;
@@ -169,5 +185,11 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
     combine(sum, p.totals, warps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) offpolicy_weight_f32(const OffPolicyParams<float> p) { offpolicy_weight(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) offpolicy_weight_f64(const OffPolicyParams<double> p) { offpolicy_weight(p); }
+extern "C" __global__ void __launch_bounds__(THREADS)
+    offpolicy_weight_f32(const OffPolicyParams<float> p) {
+    offpolicy_weight(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    offpolicy_weight_f64(const OffPolicyParams<double> p) {
+    offpolicy_weight(p);
+}

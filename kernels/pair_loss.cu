@@ -3,26 +3,40 @@
 //
 // The formulas and their papers are in `ops::PreferenceKind`, `ops::KtoLoss` and `ops::PrdpLoss`.
 //
-// | operand                                     | shape   | dtype    | layout                      |
-// |---------------------------------------------|---------|----------|-----------------------------|
-// | log-probs, references, rewards, gradients   | [P], [T]| f32, f64 | any stride                  |
-// | lengths, cu_seqlens                         | [P], [B + 1] | i64 | any stride                  |
-// | desirable, mask                             | [B], [T]| u8       | any stride                  |
-// | pairs                                       | [P, 2]  | i64      | row stride free; a pair out of range has loss NaN |
-// | weight, loss, total                         | [P], [1]| R, f64   | see `terms.cuh`             |
+// | operand               | shape        | dtype    | layout                              |
+// |-----------------------|--------------|----------|-------------------------------------|
+// | log-probs, references | [P], [T]     | f32, f64 | any stride                          |
+// | rewards, gradients    | [P], [T]     | f32, f64 | any stride                          |
+// | lengths, cu_seqlens   | [P], [B + 1] | i64      | any stride                          |
+// | desirable, mask       | [B], [T]     | u8       | any stride                          |
+// | pairs                 | [P, 2]       | i64      | any row stride; NaN if out of range |
+// | weight, loss, total   | [P], [1]     | R, f64   | see `terms.cuh`                     |
 //
 // Mapping: preference and KTO a thread a term, one launch. PRDP: a block a sequence for the sums,
-// the last of which turns pairs into losses; then a block a sequence gathers the slopes of its pairs
-// and puts them on its tokens; two launches, O(T + B·P) reads.
-// Numerics: f64, rounded once; no atomics on floats: a sequence gathers from its pairs in a tree that
-// depends on P, instead of pairs scattering to sequences.
+// the last of which turns pairs into losses; then a block a sequence gathers the slopes of its
+// pairs and puts them on its tokens; two launches, O(T + B·P) reads.
+// Numerics: f64, rounded once; no atomics on floats: a sequence gathers from its pairs in a tree
+// that depends on P, instead of pairs scattering to sequences.
 #include "terms.cuh"
 
 static constexpr int THREADS = 128;
 
 // ---- preference ---------------------------------------------------------------------------------
 
-enum Kind { SIGMOID, HINGE, IPO, ROBUST, EXO, NCA, BCO, SPPO_HARD, APO_ZERO, APO_DOWN, DISCOPOP, ORPO };
+enum Kind {
+    SIGMOID,
+    HINGE,
+    IPO,
+    ROBUST,
+    EXO,
+    NCA,
+    BCO,
+    SPPO_HARD,
+    APO_ZERO,
+    APO_DOWN,
+    DISCOPOP,
+    ORPO
+};
 enum Score { REVERSE_KL, JENSEN_SHANNON, ALPHA };
 
 template <class R> struct PreferenceParams {
@@ -61,19 +75,22 @@ __device__ __forceinline__ Jet odds(double x) {
 }
 
 __device__ __forceinline__ Jet robust(double d, double e) {
-    const double value = e * log_sigmoid(-d) - (1.0 - e) * log_sigmoid(d), slope = -(1.0 - e) * sigmoid(-d) - e * sigmoid(d);
+    const double value = e * log_sigmoid(-d) - (1.0 - e) * log_sigmoid(d),
+                 slope = -(1.0 - e) * sigmoid(-d) - e * sigmoid(d);
     return {value / (1.0 - 2.0 * e), slope / (1.0 - 2.0 * e)};
 }
 
 __device__ __forceinline__ Jet exo(double d, double e) {
     const double up = sigmoid(d), down = sigmoid(-d), keep = log1p(-e), flip = log(e);
-    return {up * (log_sigmoid(d) - keep) + down * (log_sigmoid(-d) - flip), up * down * (d - keep + flip)};
+    return {up * (log_sigmoid(d) - keep) + down * (log_sigmoid(-d) - flip),
+            up * down * (d - keep + flip)};
 }
 
 __device__ __forceinline__ Jet discopop(double d, double temperature) {
     const double keep = sigmoid(-d / temperature), mix = sigmoid(d / temperature);
     // m·e^-d through the logarithm: e^-d alone overflows where m vanishes faster.
-    const double mixed = exp(log_sigmoid(d / temperature) - d), moved = keep * (mixed + mix * log_sigmoid(d)) / temperature;
+    const double mixed = exp(log_sigmoid(d / temperature) - d),
+                 moved = keep * (mixed + mix * log_sigmoid(d)) / temperature;
     return {mixed - keep * log_sigmoid(d), moved - mixed - keep * sigmoid(-d)};
 }
 
@@ -83,41 +100,45 @@ __device__ __forceinline__ Jet of_margin(int kind, double d, double x, double y)
     if (kind == DISCOPOP) return discopop(d, x);
     if (kind == HINGE) return {at_least(1.0 - d, 0.0), d != d ? d : 1.0 - d > 0.0 ? -1.0 : 0.0};
     const double z = d - y;
-    return {-(1.0 - x) * log_sigmoid(z) - x * log_sigmoid(-z), x * sigmoid(z) - (1.0 - x) * sigmoid(-z)};
+    return {-(1.0 - x) * log_sigmoid(z) - x * log_sigmoid(-z),
+            x * sigmoid(z) - (1.0 - x) * sigmoid(-z)};
 }
 
-template <class R> __device__ __forceinline__ PairTerm pair_term(const PreferenceParams<R>& p, double w, double l) {
+template <class R>
+__device__ __forceinline__ PairTerm pair_term(const PreferenceParams<R>& p, double w, double l) {
     const double beta = p.beta, r_w = beta * w, r_l = beta * l, half = 0.5 / beta;
     switch (p.kind) {
-    case IPO: {
-        const double gap = w - l - half;
-        return {gap * gap, 2.0 * gap, -2.0 * gap};
-    }
-    case SPPO_HARD: {
-        const double up = w - half, down = l + half;
-        return {up * up + down * down, 2.0 * up, 2.0 * down};
-    }
-    case ORPO: {
-        const Jet a = odds(w), b = odds(l);
-        const double ratio = a.value - b.value, slope = -beta * sigmoid(-ratio);
-        return {-beta * log_sigmoid(ratio), slope * a.slope, -slope * b.slope};
-    }
-    case NCA:
-        return {-log_sigmoid(r_w) - 0.5 * log_sigmoid(-r_w) - 0.5 * log_sigmoid(-r_l),
-                beta * (0.5 * sigmoid(r_w) - sigmoid(-r_w)), beta * 0.5 * sigmoid(r_l)};
-    case BCO: {
-        const double up = r_w - p.x, down = r_l - p.x;
-        return {-log_sigmoid(up) - log_sigmoid(-down), -beta * sigmoid(-up), beta * sigmoid(down)};
-    }
-    case APO_ZERO: return {sigmoid(-r_w) + sigmoid(r_l), -beta * bell(r_w), beta * bell(r_l)};
-    case APO_DOWN: {
-        const double margin = r_w - r_l, slope = beta * bell(margin);
-        return {sigmoid(r_w) + sigmoid(-margin), beta * bell(r_w) - slope, slope};
-    }
-    default: {
-        const Jet j = of_margin(p.kind, r_w - r_l, p.x, p.y);
-        return {j.value, beta * j.slope, -beta * j.slope};
-    }
+        case IPO: {
+            const double gap = w - l - half;
+            return {gap * gap, 2.0 * gap, -2.0 * gap};
+        }
+        case SPPO_HARD: {
+            const double up = w - half, down = l + half;
+            return {up * up + down * down, 2.0 * up, 2.0 * down};
+        }
+        case ORPO: {
+            const Jet a = odds(w), b = odds(l);
+            const double ratio = a.value - b.value, slope = -beta * sigmoid(-ratio);
+            return {-beta * log_sigmoid(ratio), slope * a.slope, -slope * b.slope};
+        }
+        case NCA:
+            return {-log_sigmoid(r_w) - 0.5 * log_sigmoid(-r_w) - 0.5 * log_sigmoid(-r_l),
+                    beta * (0.5 * sigmoid(r_w) - sigmoid(-r_w)), beta * 0.5 * sigmoid(r_l)};
+        case BCO: {
+            const double up = r_w - p.x, down = r_l - p.x;
+            return {-log_sigmoid(up) - log_sigmoid(-down), -beta * sigmoid(-up),
+                    beta * sigmoid(down)};
+        }
+        case APO_ZERO:
+            return {sigmoid(-r_w) + sigmoid(r_l), -beta * bell(r_w), beta * bell(r_l)};
+        case APO_DOWN: {
+            const double margin = r_w - r_l, slope = beta * bell(margin);
+            return {sigmoid(r_w) + sigmoid(-margin), beta * bell(r_w) - slope, slope};
+        }
+        default: {
+            const Jet j = of_margin(p.kind, r_w - r_l, p.x, p.y);
+            return {j.value, beta * j.slope, -beta * j.slope};
+        }
     }
 }
 
@@ -139,7 +160,8 @@ template <class R> __device__ __forceinline__ void preference(const PreferencePa
         const PairTerm t = pair_term(p, s[0].value, s[1].value);
         const double value = t.value - p.likelihood * logp[0], weight = p.terms.weigh(i);
         p.terms.loss.set(i, from_f64<R>(value));
-        p.d_logp[0].set(i, from_f64<R>(weight * ((t.chosen * s[0].slope - p.likelihood) * share[0])));
+        p.d_logp[0].set(i,
+                        from_f64<R>(weight * ((t.chosen * s[0].slope - p.likelihood) * share[0])));
         p.d_logp[1].set(i, from_f64<R>(weight * t.rejected * s[1].slope * share[1]));
         total = weight * value;
     }
@@ -161,7 +183,8 @@ template <class R> __device__ __forceinline__ void kto(const KtoParams<R>& p) {
     double total = 0.0;
     if (i < p.terms.count) {
         const bool good = p.desirable.get(i) != 0;
-        const double sign = good ? 1.0 : -1.0, lambda = good ? p.desirable_weight : p.undesirable_weight;
+        const double sign = good ? 1.0 : -1.0,
+                     lambda = good ? p.desirable_weight : p.undesirable_weight;
         const double z = sign * p.beta * (wide(p.logp, i) - wide(p.reference, i) - p.kl);
         const double weight = p.terms.weigh(i), value = lambda * sigmoid(-z);
         p.terms.loss.set(i, from_f64<R>(value));
@@ -194,9 +217,11 @@ struct Gap {
 
 template <class R> __device__ __forceinline__ Gap gap(const PrdpParams<R>& p, i64 pair) {
     const i64 i = p.pairs[pair * p.pair_stride], j = p.pairs[pair * p.pair_stride + 1];
-    if (i < 0 || j < 0 || i >= p.sequences || j >= p.sequences || i == j) return {-1, -1, 0.0, 0.0, false};
+    if (i < 0 || j < 0 || i >= p.sequences || j >= p.sequences || i == j)
+        return {-1, -1, 0.0, 0.0, false};
     const double target = (wide(p.reward, i) - wide(p.reward, j)) / p.beta;
-    return {i, j, p.free_sums[i] - p.free_sums[j] - target, p.bounded_sums[i] - p.bounded_sums[j] - target, true};
+    return {i, j, p.free_sums[i] - p.free_sums[j] - target,
+            p.bounded_sums[i] - p.bounded_sums[j] - target, true};
 }
 
 template <class R> __device__ __forceinline__ void prdp(const PrdpParams<R>& p) {
@@ -206,9 +231,12 @@ template <class R> __device__ __forceinline__ void prdp(const PrdpParams<R>& p) 
     double free = 0.0, inside = 0.0;
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
         if (p.mask.get_or(t, 1) == 0) continue;
-        const double logp = wide(p.logp, t), old = wide(p.old, t), reference = wide(p.reference, t), step = logp - old;
+        const double logp = wide(p.logp, t), old = wide(p.old, t), reference = wide(p.reference, t),
+                     step = logp - old;
         // Inside the bound logp itself, so that the two sums then agree to the bit.
-        const double bounded = step != step ? step : fabs(step) <= p.clip ? logp : old + copysign(p.clip, step);
+        const double bounded = step != step           ? step
+                               : fabs(step) <= p.clip ? logp
+                                                      : old + copysign(p.clip, step);
         free += logp - reference;
         inside += bounded - reference;
     }
@@ -221,7 +249,8 @@ template <class R> __device__ __forceinline__ void prdp(const PrdpParams<R>& p) 
         const Gap g = gap(p, k);
         // `bounded` is NaN wherever `free` is.
         const double square = g.bounded * g.bounded;
-        const double loss = !g.valid || square != square ? NAN_F64 : at_least(g.free * g.free, square);
+        const double loss =
+            !g.valid || square != square ? NAN_F64 : at_least(g.free * g.free, square);
         p.terms.loss.set(k, from_f64<R>(loss));
         total += p.terms.weigh(k) * loss;
     }
@@ -254,8 +283,10 @@ template <class R> __device__ __forceinline__ void prdp_grad(const PrdpParams<R>
     }
 }
 
-#define ENTRY(name, R, suffix, Params) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { name(p); }
+#define ENTRY(name, R, suffix, Params)                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { \
+        name(p);                                                                               \
+    }
 ENTRY(preference, float, f32, PreferenceParams)
 ENTRY(preference, double, f64, PreferenceParams)
 ENTRY(kto, float, f32, KtoParams)

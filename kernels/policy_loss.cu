@@ -3,15 +3,16 @@
 // L_t = token_weight·keep·rho·surrogate + beta·KL - c·entropy. The surrogates and where they were
 // published are in `ops::Loss`; `policy_terms.cuh` holds their formulas.
 //
-// | operand                                          | shape   | dtype    | layout            |
-// |--------------------------------------------------|---------|----------|-------------------|
-// | logp, old, sampler, ref, ref2, weights, entropy  | [N]     | f32, f64 | any stride        |
-// | mask, class, selected                            | [N]     | u8       | any stride        |
-// | advantage                                        | [B], [N]| f32, f64 | any stride        |
-// | cu_seqlens                                       | [B + 1] | i64      | clamped to 0..=N  |
-// | seq_weight                                       | [B]     | f32, f64 | any stride        |
-// | dlogp, dentropy, token_loss                      | [N]     | f32, f64 | any stride        |
-// | totals                                           | [26]    | f64      | loss, then the statistics |
+// | operand                          | shape    | dtype    | layout                    |
+// |----------------------------------|----------|----------|---------------------------|
+// | logp, old, sampler, ref, ref2    | [N]      | f32, f64 | any stride                |
+// | token_weight, is_weight, entropy | [N]      | f32, f64 | any stride                |
+// | mask, class, selected            | [N]      | u8       | any stride                |
+// | advantage                        | [B], [N] | f32, f64 | any stride                |
+// | cu_seqlens                       | [B + 1]  | i64      | clamped to 0..=N          |
+// | seq_weight                       | [B]      | f32, f64 | any stride                |
+// | dlogp, dentropy, token_loss      | [N]      | f32, f64 | any stride                |
+// | totals                           | [26]     | f64      | loss, then the statistics |
 //
 // Mapping: a block a sequence, threads stride over its tokens; one launch. The block that is done
 // last adds the blocks' totals.
@@ -24,7 +25,7 @@
 // Numerics: f64 inside, rounded once; masked tokens are skipped, not multiplied by 0, and get an
 // exact 0. Sums are a thread's tokens in order, then a butterfly, then the warps in order: a tree
 // that depends on the sequence's length alone. The final sum depends on B alone.
-// local memory: policy_loss_*: registers that live across the slow path of an f64 division, which is a call
+// local memory: policy_loss_*: registers live across the call in an f64 division
 #include "policy_terms.cuh"
 
 template <class R> struct PolicyLossParams {
@@ -33,9 +34,9 @@ template <class R> struct PolicyLossParams {
     Column<const u8> mask, klass, selected;
     Column<const i64> cu_seqlens;
     Column<R> dlogp, dentropy, token_loss;
-    double* partial;    // [B][TOTALS]
-    double* totals;     // [TOTALS]
-    u32* ticket;        // 0 before and after
+    double* partial;  // [B][TOTALS]
+    double* totals;   // [TOTALS]
+    u32* ticket;      // 0 before and after
     i64 tokens, sequences;
     i64 advantage_per_token;
     PolicySettings s;
@@ -43,24 +44,42 @@ template <class R> struct PolicyLossParams {
 
 // What is summed, in the order of `totals`.
 enum Total {
-    T_LOSS, T_TOKENS, T_SEQUENCES, T_EMPTY, T_CLIP_LO, T_CLIP_HI, T_DUAL, T_OPSM, T_NONFINITE, T_RATIO, T_RATIO2,
-    T_ENTROPY, T_KL1, T_KL2, T_KL3, T_GRAD2, T_SUMS = T_GRAD2 + 8,
+    T_LOSS,
+    T_TOKENS,
+    T_SEQUENCES,
+    T_EMPTY,
+    T_CLIP_LO,
+    T_CLIP_HI,
+    T_DUAL,
+    T_OPSM,
+    T_NONFINITE,
+    T_RATIO,
+    T_RATIO2,
+    T_ENTROPY,
+    T_KL1,
+    T_KL2,
+    T_KL3,
+    T_GRAD2,
+    T_SUMS = T_GRAD2 + 8,
     // Extremes: smallest and largest ratio, largest |log-ratio|.
-    T_MIN_RATIO = T_SUMS, T_MAX_RATIO, T_MAX_LOG_RATIO, TOTALS
+    T_MIN_RATIO = T_SUMS,
+    T_MAX_RATIO,
+    T_MAX_LOG_RATIO,
+    TOTALS
 };
 
 static constexpr int THREADS = 128;
 static constexpr int WARPS = THREADS / WARP;
 
-
 // What the sequence's tokens have in common.
 struct Sequence {
     i64 index, begin, end;
     double weight, count;
-    double level;        // log-ratio of the sequence, if it has one
-    double advantage;    // GMPO's mean
-    double phi[2];       // VESPO's weights for A >= 0 and A < 0
-    double opsm;         // what OPSM leaves of tokens of negative advantage: 1 or 0, or NaN where the gap is
+    double level;      // log-ratio of the sequence, if it has one
+    double advantage;  // GMPO's mean
+    double phi[2];     // VESPO's weights for A >= 0 and A < 0
+    double
+        opsm;  // what OPSM leaves of tokens of negative advantage: 1 or 0, or NaN where the gap is
 };
 
 // A token that carries loss.
@@ -72,7 +91,9 @@ struct Active {
 };
 
 // False for a token that is masked or whose class has weight 0; nothing else of it is read then.
-template <class R> __device__ __forceinline__ bool load(const PolicyLossParams<R>& p, i64 sequence, i64 i, Active* out) {
+template <class R>
+__device__ __forceinline__ bool load(const PolicyLossParams<R>& p, i64 sequence, i64 i,
+                                     Active* out) {
     const PolicySettings& s = p.s;
     if (p.mask.get_or(i, 1) == 0) return false;
     const int klass = p.klass.get(i) & 7;
@@ -87,7 +108,8 @@ template <class R> __device__ __forceinline__ bool load(const PolicyLossParams<R
     out->rho = wide_or(p.is_weight, i, 1.0);
     out->weight = wide_or(p.token_weight, i, 1.0);
     out->entropy = wide_or(p.entropy, i, 0.0);
-    out->t.advantage = s.loss == CROSS_ENTROPY ? 1.0 : wide(p.advantage, p.advantage_per_token ? i : sequence);
+    out->t.advantage =
+        s.loss == CROSS_ENTROPY ? 1.0 : wide(p.advantage, p.advantage_per_token ? i : sequence);
     out->t.logp = logp;
     out->t.base = base;
     out->t.log_ratio = log_ratio;
@@ -99,13 +121,17 @@ template <class R> __device__ __forceinline__ bool load(const PolicyLossParams<R
 // GMPO's log-ratio: cut on the pessimistic side.
 __device__ __forceinline__ double gmpo_cut(const PolicySettings& s, const Active& a) {
     const double d = a.t.log_ratio;
-    return a.t.advantage > 0.0 ? at_most(d, s.x[1]) : a.t.advantage < 0.0 ? at_least(d, -s.x[0]) : d != d ? d : 0.0;
+    return a.t.advantage > 0.0   ? at_most(d, s.x[1])
+           : a.t.advantage < 0.0 ? at_least(d, -s.x[0])
+           : d != d              ? d
+                                 : 0.0;
 }
 
 static constexpr double LOG_TINY = -18.420680743952367;  // log 1e-8, where VESPO cuts small ratios
 
 // Pass 1: fills `q` with what the settings need of the whole sequence.
-template <class R> __device__ __forceinline__ void survey(const PolicyLossParams<R>& p, Sequence& q, double* shared) {
+template <class R>
+__device__ __forceinline__ void survey(const PolicyLossParams<R>& p, Sequence& q, double* shared) {
     const PolicySettings& s = p.s;
     const Column<const R>& sampler = p.sampler_logp.at ? p.sampler_logp : p.old_logp;
     double count = 0.0, ratios = 0.0, advantages = 0.0, vespo = 0.0, gap = 0.0;
@@ -125,16 +151,19 @@ template <class R> __device__ __forceinline__ void survey(const PolicyLossParams
     const bool mean = s.loss == GMPO || s.ratio != RATIO_SEQUENCE_SUM;
     q.level = mean ? ratios / q.count : ratios;
     if (s.loss == VESPO) {
-        const double log_w = clamp(block_reduce<THREADS>(vespo, 0.0, Sum(), shared), LOG_TINY, 20.0);
+        const double log_w =
+            clamp(block_reduce<THREADS>(vespo, 0.0, Sum(), shared), LOG_TINY, 20.0);
         for (int k = 0; k < 2; ++k) {
-            const double phi = exp(s.x[2 * k + 1] + s.x[2 * k] * log_w - s.x[2 * k + 1] * exp(log_w));
+            const double phi =
+                exp(s.x[2 * k + 1] + s.x[2 * k] * log_w - s.x[2 * k + 1] * exp(log_w));
             // As published, a weight that overflows counts 0; NaN stays NaN.
             q.phi[k] = phi == INF_F64 ? 0.0 : phi;
         }
     }
     gap = block_reduce<THREADS>(gap, 0.0, Sum(), shared);
     const double mean_gap = gap / q.count;
-    if (s.opsm != INF_F64 && sampler.at) q.opsm = mean_gap != mean_gap ? mean_gap : mean_gap <= s.opsm ? 1.0 : 0.0;
+    if (s.opsm != INF_F64 && sampler.at)
+        q.opsm = mean_gap != mean_gap ? mean_gap : mean_gap <= s.opsm ? 1.0 : 0.0;
 }
 
 // Brings a token's log-ratio to the level of the settings.
@@ -155,11 +184,15 @@ __device__ __forceinline__ void set_ratio(const PolicySettings& s, const Sequenc
     }
 }
 
-__device__ __forceinline__ double times(double x, double scale) { return scale == 0.0 ? 0.0 : x * scale; }
+__device__ __forceinline__ double times(double x, double scale) {
+    return scale == 0.0 ? 0.0 : x * scale;
+}
 
-// Terms of one token with all its weights: value without, derivatives with class and sequence weight.
+// Terms of one token with all its weights: value without, derivatives with class and sequence
+// weight.
 template <class R>
-__device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, bool* dropped) {
+__device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequence& q,
+                                      const Active& a, i64 i, bool* dropped) {
     const PolicySettings& s = p.s;
     Term term = surrogate(s, a.t), kl = {0.0, 0.0, 0.0, CLIPPED_NO};
     const double share = a.t.advantage < 0.0 ? q.opsm : 1.0;
@@ -171,11 +204,12 @@ __device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequen
     }
     const double klass = s.class_weight[a.klass], w = q.weight * klass;
     const double value = times(term.value, keep) + kl.value - times(a.entropy, s.entropy_coef);
-    return {klass * value, w * (times(term.by_ratio, keep) + kl.by_ratio), w * (times(term.by_logp, keep) + kl.by_logp),
-            term.clipped};
+    return {klass * value, w * (times(term.by_ratio, keep) + kl.by_ratio),
+            w * (times(term.by_logp, keep) + kl.by_logp), term.clipped};
 }
 
-__device__ __forceinline__ void count_token(const PolicySettings& s, const Active& a, int clipped, bool dropped, double* sum) {
+__device__ __forceinline__ void count_token(const PolicySettings& s, const Active& a, int clipped,
+                                            bool dropped, double* sum) {
     sum[T_TOKENS] += 1.0;
     sum[T_CLIP_LO] += clipped == CLIPPED_LOW;
     sum[T_CLIP_HI] += clipped == CLIPPED_HIGH;
@@ -194,7 +228,7 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) {
-        const double x = k < T_SUMS           ? warp_reduce(mine[k], Sum())
+        const double x = k < T_SUMS         ? warp_reduce(mine[k], Sum())
                          : k == T_MIN_RATIO ? warp_reduce(mine[k], Min())
                                             : warp_reduce(mine[k], Max());
         if (lane == 0) shared[warp][k] = x;
@@ -220,7 +254,9 @@ __device__ __forceinline__ void clear(double* sum) {
 
 // Adds a token's loss and gradient to the statistics and writes the gradient.
 template <class R>
-__device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Sequence& q, const Active& a, i64 i, double value, double gradient, double* sum) {
+__device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Sequence& q,
+                                       const Active& a, i64 i, double value, double gradient,
+                                       double* sum) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) sum[T_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
     sum[T_NONFINITE] += !(value - value == 0.0 && gradient - gradient == 0.0);
@@ -228,10 +264,14 @@ __device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Seque
     p.dentropy.set(i, from_f64<R>(-q.weight * p.s.entropy_coef));
 }
 
-template <class R> __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Sequence& q, double* sum, double* shared) {
+template <class R>
+__device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Sequence& q, double* sum,
+                                             double* shared) {
     const PolicySettings& s = p.s;
-    const bool shared_ratio = s.loss == GMPO || s.ratio == RATIO_SEQUENCE_MEAN || s.ratio == RATIO_SEQUENCE_SUM;
-    if (shared_ratio || s.ratio != RATIO_TOKEN || s.loss == VESPO || s.opsm != INF_F64) survey<R>(p, q, shared);
+    const bool shared_ratio =
+        s.loss == GMPO || s.ratio == RATIO_SEQUENCE_MEAN || s.ratio == RATIO_SEQUENCE_SUM;
+    if (shared_ratio || s.ratio != RATIO_TOKEN || s.loss == VESPO || s.opsm != INF_F64)
+        survey<R>(p, q, shared);
     double flow = 0.0;
     for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
         Active a;
@@ -254,7 +294,9 @@ template <class R> __device__ __forceinline__ void one_sequence(const PolicyLoss
         sum[T_LOSS] += q.weight * term.value;
         p.token_loss.set(i, from_f64<R>(term.value));
         flow += term.by_ratio;
-        if (!shared_ratio) finish<R>(p, q, a, i, term.value, (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
+        if (!shared_ratio)
+            finish<R>(p, q, a, i, term.value,
+                      (a.moves ? term.by_ratio : 0.0 * term.by_ratio) + term.by_logp, sum);
     }
     if (!shared_ratio) return;
     flow = block_reduce<THREADS>(flow, 0.0, Sum(), shared);
@@ -298,5 +340,11 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     combine(sum, p.totals, warps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f32(const PolicyLossParams<float> p) { policy_loss<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) policy_loss_f64(const PolicyLossParams<double> p) { policy_loss<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS)
+    policy_loss_f32(const PolicyLossParams<float> p) {
+    policy_loss<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    policy_loss_f64(const PolicyLossParams<double> p) {
+    policy_loss<double>(p);
+}

@@ -6,7 +6,18 @@
 #include "terms.cuh"
 
 enum Loss {
-    CROSS_ENTROPY, REINFORCE, PPO_CLIP, CISPO, SAPO, VESPO, GMPO, DRO, DPPO_TV, DPPO_KL, PRIME, KL_COV
+    CROSS_ENTROPY,
+    REINFORCE,
+    PPO_CLIP,
+    CISPO,
+    SAPO,
+    VESPO,
+    GMPO,
+    DRO,
+    DPPO_TV,
+    DPPO_KL,
+    PRIME,
+    KL_COV
 };
 enum RatioLevel { RATIO_TOKEN, RATIO_SEQUENCE_MEAN, RATIO_SEQUENCE_MEAN_TOKEN, RATIO_SEQUENCE_SUM };
 enum KlEstimator { KL_K1, KL_K2, KL_K3, KL_ABS };
@@ -38,15 +49,17 @@ struct Token {
 };
 
 // A constant slope, or NaN where what it belongs to is NaN: such a token must not move the model.
-__device__ __forceinline__ double poisoned(double slope, double by) { return by != by ? by : slope; }
+__device__ __forceinline__ double poisoned(double slope, double by) {
+    return by != by ? by : slope;
+}
 
 __device__ __forceinline__ double sign(double x) { return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x; }
 
 // -min(min(r, dual)·A, clip(r)·A). The gradient is -r·A where neither bound holds it: for A > 0 up
 // to hi, for A < 0 down to lo and up to dual.
 __device__ __forceinline__ Term ppo(double a, double r, double lo, double hi, double dual) {
-    const int clipped = a > 0.0 && r > hi   ? CLIPPED_HIGH
-                        : a < 0.0 && r < lo ? CLIPPED_LOW
+    const int clipped = a > 0.0 && r > hi     ? CLIPPED_HIGH
+                        : a < 0.0 && r < lo   ? CLIPPED_LOW
                         : a < 0.0 && r > dual ? CLIPPED_DUAL
                                               : CLIPPED_NO;
     // `bounded` alone may be NaN, where the centre is; comparisons with a NaN bound bound nothing.
@@ -68,7 +81,8 @@ __device__ __forceinline__ bool kl_keeps(const Token& t, double lo, double hi) {
     return t.advantage > 0.0 ? kl <= hi || p <= q : kl <= lo || p >= q;
 }
 
-__device__ __forceinline__ Term trust_region(double a, double r, double logp, double cap, bool keep) {
+__device__ __forceinline__ Term trust_region(double a, double r, double logp, double cap,
+                                             bool keep) {
     // Whether NaN is inside the region is unknown, so NaN is what becomes of it.
     if (!keep && r == r && a == a) return {0.0, 0.0, 0.0, a > 0.0 ? CLIPPED_HIGH : CLIPPED_LOW};
     const double w = at_most(r, cap);
@@ -78,38 +92,50 @@ __device__ __forceinline__ Term trust_region(double a, double r, double logp, do
 __device__ __forceinline__ Term surrogate(const PolicySettings& s, const Token& t) {
     const double a = t.advantage, r = t.ratio, d = t.log_ratio, *x = s.x;
     switch (s.loss) {
-    case CROSS_ENTROPY: return {-t.logp, 0.0, poisoned(-1.0, t.logp), CLIPPED_NO};
-    case REINFORCE: return {-a * t.logp, 0.0, poisoned(-a, t.logp), CLIPPED_NO};
-    case PPO_CLIP: return ppo(a, r, t.center + (x[0] - 1.0), t.center + (x[1] - 1.0), x[2]);
-    case CISPO: {
-        const double w = clamp(r, x[0], x[1]);
-        const int clipped = r > x[1] && a > 0.0 ? CLIPPED_HIGH : r < x[0] && a < 0.0 ? CLIPPED_LOW : CLIPPED_NO;
-        return {-w * a * t.logp, 0.0, -w * a, clipped};
-    }
-    case SAPO: {
-        const double tau = a > 0.0 ? x[0] : x[1], g = sigmoid(tau * (r - 1.0));
-        return {-a * 4.0 / tau * g, -4.0 * g * (1.0 - g) * r * a, 0.0, CLIPPED_NO};
-    }
-    case VESPO: return {-t.phi * a * t.logp, 0.0, poisoned(-t.phi * a, t.logp), CLIPPED_NO};
-    case GMPO: return {-r * a, -r * a, 0.0, CLIPPED_NO};
-    case DRO: return {-(a * t.logp - 0.5 * x[0] * d * d), x[0] * d, -a, CLIPPED_NO};
-    case DPPO_TV: return trust_region(a, r, t.logp, x[2], tv_keeps(t, x[0], x[1]));
-    case DPPO_KL: return trust_region(a, r, t.logp, x[2], kl_keeps(t, x[0], x[1]));
-    case PRIME: {
-        const double keep = tv_keeps(t, x[0], x[1]) ? 1.0 : 0.0;
-        return {-keep * a * r + x[2] * d * d, -keep * a * r + 2.0 * x[2] * d, 0.0, CLIPPED_NO};
-    }
-    case KL_COV: {
-        const double e = t.selected ? d : 0.0;
-        return {-r * a + x[0] * fabs(e), -r * a + (e == 0.0 ? 0.0 : x[0] * sign(e)), 0.0, CLIPPED_NO};
-    }
+        case CROSS_ENTROPY:
+            return {-t.logp, 0.0, poisoned(-1.0, t.logp), CLIPPED_NO};
+        case REINFORCE:
+            return {-a * t.logp, 0.0, poisoned(-a, t.logp), CLIPPED_NO};
+        case PPO_CLIP:
+            return ppo(a, r, t.center + (x[0] - 1.0), t.center + (x[1] - 1.0), x[2]);
+        case CISPO: {
+            const double w = clamp(r, x[0], x[1]);
+            const int clipped = r > x[1] && a > 0.0   ? CLIPPED_HIGH
+                                : r < x[0] && a < 0.0 ? CLIPPED_LOW
+                                                      : CLIPPED_NO;
+            return {-w * a * t.logp, 0.0, -w * a, clipped};
+        }
+        case SAPO: {
+            const double tau = a > 0.0 ? x[0] : x[1], g = sigmoid(tau * (r - 1.0));
+            return {-a * 4.0 / tau * g, -4.0 * g * (1.0 - g) * r * a, 0.0, CLIPPED_NO};
+        }
+        case VESPO:
+            return {-t.phi * a * t.logp, 0.0, poisoned(-t.phi * a, t.logp), CLIPPED_NO};
+        case GMPO:
+            return {-r * a, -r * a, 0.0, CLIPPED_NO};
+        case DRO:
+            return {-(a * t.logp - 0.5 * x[0] * d * d), x[0] * d, -a, CLIPPED_NO};
+        case DPPO_TV:
+            return trust_region(a, r, t.logp, x[2], tv_keeps(t, x[0], x[1]));
+        case DPPO_KL:
+            return trust_region(a, r, t.logp, x[2], kl_keeps(t, x[0], x[1]));
+        case PRIME: {
+            const double keep = tv_keeps(t, x[0], x[1]) ? 1.0 : 0.0;
+            return {-keep * a * r + x[2] * d * d, -keep * a * r + 2.0 * x[2] * d, 0.0, CLIPPED_NO};
+        }
+        case KL_COV: {
+            const double e = t.selected ? d : 0.0;
+            return {-r * a + x[0] * fabs(e), -r * a + (e == 0.0 ? 0.0 : x[0] * sign(e)), 0.0,
+                    CLIPPED_NO};
+        }
     }
     // A loss without a formula here shows.
     return {NAN_F64, NAN_F64, NAN_F64, CLIPPED_NO};
 }
 
 // Estimator against one anchor, k = anchor - logp: value, and its derivative by logp in *slope.
-__device__ __forceinline__ double estimate(const PolicySettings& s, double logp, double anchor, double* slope) {
+__device__ __forceinline__ double estimate(const PolicySettings& s, double logp, double anchor,
+                                           double* slope) {
     const double exact = anchor - logp, k = clamp(exact, -s.kl_clamp_in, s.kl_clamp_in);
     double value, by_logp;
     if (s.kl_estimator == KL_K1) value = -k, by_logp = 1.0;
@@ -125,7 +151,8 @@ __device__ __forceinline__ double estimate(const PolicySettings& s, double logp,
 }
 
 // coef·weight·KL of one token; `second` is null or the second anchor.
-__device__ __forceinline__ Term penalty(const PolicySettings& s, const Token& t, double anchor, const double* second) {
+__device__ __forceinline__ Term penalty(const PolicySettings& s, const Token& t, double anchor,
+                                        const double* second) {
     double slope, value = estimate(s, t.logp, anchor, &slope);
     if (second && s.kl_mix < 1.0) {
         double slope2;
@@ -135,5 +162,6 @@ __device__ __forceinline__ Term penalty(const PolicySettings& s, const Token& t,
     }
     const double weight = s.kl_weight == KL_WEIGHT_ONE ? 1.0 : t.ratio;
     const double through = s.kl_weight == KL_WEIGHT_RATIO ? t.ratio * value : 0.0;
-    return {s.kl_coef * weight * value, s.kl_coef * through, s.kl_coef * weight * slope, CLIPPED_NO};
+    return {s.kl_coef * weight * value, s.kl_coef * through, s.kl_coef * weight * slope,
+            CLIPPED_NO};
 }

@@ -1,4 +1,5 @@
-// y = the value at rank q·(n - 1) of the n sorted values that count, and the mask of the largest ones.
+// y = the value at rank q·(n - 1) of the n sorted values that count, and the mask of the largest
+// ones.
 //
 // The selection of torch.quantile and of the top-entropy mask (arXiv:2506.01939), without a sort.
 //
@@ -12,8 +13,9 @@
 //
 // Mapping: a block of 512 threads a scope; on sm_90a a large single scope has the 8 blocks of a
 // cluster, which read each other's histograms. One launch.
-// Traffic: x and class once to count and once per digit of 8 bits, from L2 after the first time: 5 times
-// for f32, 9 for f64; once more for a rank between two elements, and for the mask. No scratch.
+// Traffic: x and class once to count and once per digit of 8 bits, from L2 after the first time: 5
+// times for f32, 9 for f64; once more for a rank between two elements, and for the mask. No
+// scratch.
 //
 //     key(x) = the bits of x, all flipped if negative, else the sign flipped: orders like x
 //     for each digit of the key from the top:
@@ -22,10 +24,10 @@
 //     upper = the same value if it stands at the next rank too, else the smallest one above
 //
 // Tricks: lanes with the same digit add to their bin once (match.any), as the top digits of
-// entropies are nearly all the same: 0.69 additions to shared memory a value in place of 1.58 (65,536
-// values |N(0, 1)|, q = 0.8).
-// Numerics: counts are integers, so the order of the additions leaves no trace; the elements found are
-// exact, the line between two of them is f64, rounded once.
+// entropies are nearly all the same: 0.69 additions to shared memory a value in place of 1.58
+// (65,536 values |N(0, 1)|, q = 0.8).
+// Numerics: counts are integers, so the order of the additions leaves no trace; the elements found
+// are exact, the line between two of them is f64, rounded once.
 #include "common.cuh"
 
 static constexpr int THREADS = 512;
@@ -45,7 +47,7 @@ template <class R> struct QuantileParams {
     i32 nan_result;  // 1: a NaN that counts makes y NaN; 0: it is left out
     i32 others;      // what keep gets where nothing counts
     i32 keeps_none;
-    i32 cluster;     // blocks that share a scope; 1 before sm_90
+    i32 cluster;  // blocks that share a scope; 1 before sm_90
 };
 
 enum Method { LINEAR, LOWER, HIGHER };
@@ -62,8 +64,12 @@ template <class Key> __device__ __forceinline__ Key flipped(Key bits, bool negat
 }
 __device__ __forceinline__ u32 key_of(float x) { return flipped(bits_of(x), bits_of(x) >> 31); }
 __device__ __forceinline__ u64 key_of(double x) { return flipped(bits_of(x), bits_of(x) >> 63); }
-__device__ __forceinline__ float of_key(u32 key) { return value_of(key >> 31 ? key ^ 0x80000000u : ~key); }
-__device__ __forceinline__ double of_key(u64 key) { return value_of(key >> 63 ? key ^ (1ull << 63) : ~key); }
+__device__ __forceinline__ float of_key(u32 key) {
+    return value_of(key >> 31 ? key ^ 0x80000000u : ~key);
+}
+__device__ __forceinline__ double of_key(u64 key) {
+    return value_of(key >> 63 ? key ^ (1ull << 63) : ~key);
+}
 
 template <class R> __device__ __forceinline__ bool counts(const QuantileParams<R>& p, i64 t) {
     if (!p.klass.at) return true;
@@ -72,7 +78,9 @@ template <class R> __device__ __forceinline__ bool counts(const QuantileParams<R
 }
 
 struct MinKey {
-    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a < b ? a : b; }
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const {
+        return a < b ? a : b;
+    }
 };
 
 struct Shared {
@@ -90,12 +98,14 @@ struct Part {
 };
 
 // The values of all threads of the cluster combined.
-template <class T, class Op> __device__ __forceinline__ T reduce(T x, T neutral, Op op, const Part& part, Shared& s) {
+template <class T, class Op>
+__device__ __forceinline__ T reduce(T x, T neutral, Op op, const Part& part, Shared& s) {
     x = block_reduce<THREADS>(x, neutral, op, (T*)s.partial);
     if (part.blocks == 1) return x;
     if (threadIdx.x == 0) s.offered = (u64)x;
     ptx_cluster_sync();
-    for (int r = 0; r < part.blocks; ++r) x = op(x, r == part.rank ? neutral : (T)ptx_cluster_load(&s.offered, r));
+    for (int r = 0; r < part.blocks; ++r)
+        x = op(x, r == part.rank ? neutral : (T)ptx_cluster_load(&s.offered, r));
     ptx_cluster_sync();
     return x;
 }
@@ -154,14 +164,16 @@ __device__ __forceinline__ double rank_of(double q, i64 n) {
     return fabs(exact - whole) <= 4.0 * 2.220446049250313e-16 * exact ? whole : exact;
 }
 
-template <class R> __device__ __forceinline__ double select(const QuantileParams<R>& p, const Part& part, Shared& s) {
+template <class R>
+__device__ __forceinline__ double select(const QuantileParams<R>& p, const Part& part, Shared& s) {
     typedef decltype(key_of(R())) Key;
     constexpr int DIGITS = sizeof(Key);
     i64 n = 0, nans = 0;
     for (i64 t = part.first; t < part.end; t += part.step) {
         if (!counts(p, t)) continue;
         const R x = p.x.get(t);
-        if (x == x) ++n; else ++nans;
+        if (x == x) ++n;
+        else ++nans;
     }
     n = reduce(n, (i64)0, Sum(), part, s);
     nans = reduce(nans, (i64)0, Sum(), part, s);
@@ -206,7 +218,8 @@ template <class R> __device__ __forceinline__ double select(const QuantileParams
     const double upper = to_f64(of_key(above));
     if (p.method == HIGHER) return upper;
     if (lower == upper) return lower;
-    return clamp(__dadd_rn(__dmul_rn(lower, 1.0 - between), __dmul_rn(upper, between)), lower, upper);
+    return clamp(__dadd_rn(__dmul_rn(lower, 1.0 - between), __dmul_rn(upper, between)), lower,
+                 upper);
 }
 
 template <class R> __device__ __forceinline__ void quantile(const QuantileParams<R>& p) {
@@ -214,7 +227,8 @@ template <class R> __device__ __forceinline__ void quantile(const QuantileParams
     const int rank = p.cluster == 1 ? 0 : ptx_cluster_rank();
     const i64 b = blockIdx.x / p.cluster;
     const Span scope = p.cu_seqlens.at ? span(p.cu_seqlens, b, p.tokens) : Span{0, p.tokens};
-    const Part part = {scope.begin + rank * THREADS + threadIdx.x, scope.end, (i64)p.cluster * THREADS, rank, p.cluster};
+    const Part part = {scope.begin + rank * THREADS + threadIdx.x, scope.end,
+                       (i64)p.cluster * THREADS, rank, p.cluster};
     const double y = select(p, part, s);
     if (rank == 0 && threadIdx.x == 0) p.y.set(b, from_f64<R>(y));
     if (!p.keep.at) return;
@@ -225,5 +239,11 @@ template <class R> __device__ __forceinline__ void quantile(const QuantileParams
 }
 
 // One block a multiprocessor: up to 90 registers a thread; two would make it 64, and spill.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) quantile_f32(const QuantileParams<float> p) { quantile<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 1) quantile_f64(const QuantileParams<double> p) { quantile<double>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    quantile_f32(const QuantileParams<float> p) {
+    quantile<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    quantile_f64(const QuantileParams<double> p) {
+    quantile<double>(p);
+}

@@ -11,14 +11,15 @@
 // | rstd        | [T]    | f32                 | any stride                      |
 // | dweight     | [D]    | f32                 | any stride                      |
 //
-// Mapping: half a warp a row, column j in lane j mod 16; 16 rows a block. dweight: a thread a column.
+// Mapping: half a warp a row, column j in lane j mod 16; 16 rows a block. dweight: a thread a
+// column.
 // Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward (4 with a
 // residual); 4 and 8 flops an element, in f64.
-// Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is formed
-// in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and the sum rounded
-// once; in f64 to all of it. All bits are those of the CPU.
-// Trick: 16 loads of a chain under way at a time. On an H200, 512 x 1,536 rows: f32 44 -> 14 µs, bf16 38 -> 18;
-// it still waits more than it reads (5 to 9 % of the memory floor).
+// Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is
+// formed in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and
+// the sum rounded once; in f64 to all of it. All bits are those of the CPU.
+// Trick: 16 loads of a chain under way at a time. On an H200, 512 x 1,536 rows: f32 44 -> 14 µs,
+// bf16 38 -> 18; it still waits more than it reads (5 to 9 % of the memory floor).
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -44,7 +45,8 @@ __device__ __forceinline__ double fold(double x) {
 
 // body(j) for the columns of this lane in order, the loads of UNROLLED columns under way at a time.
 static constexpr int UNROLLED = 16;
-template <class Load, class Body> __device__ __forceinline__ void for_columns(i64 columns, const Load& load, const Body& body) {
+template <class Load, class Body>
+__device__ __forceinline__ void for_columns(i64 columns, const Load& load, const Body& body) {
     i64 j = threadIdx.x % LANES;
     for (; j + (UNROLLED - 1) * LANES < columns; j += UNROLLED * LANES) {
         decltype(load(j)) values[UNROLLED];
@@ -56,9 +58,12 @@ template <class Load, class Body> __device__ __forceinline__ void for_columns(i6
     for (; j < columns; j += LANES) body(j, load(j));
 }
 
-template <class T> __device__ __forceinline__ double inverse_rms(const T* x, const RmsNormParams<T>& p, bool real) {
+template <class T>
+__device__ __forceinline__ double inverse_rms(const T* x, const RmsNormParams<T>& p, bool real) {
     double sum = 0.0;
-    for_columns(real ? p.columns : 0, [&](i64 j) { return x[j]; }, [&](i64, T v) { sum = fma(to_f64(v), to_f64(v), sum); });
+    for_columns(
+        real ? p.columns : 0, [&](i64 j) { return x[j]; },
+        [&](i64, T v) { sum = fma(to_f64(v), to_f64(v), sum); });
     return 1.0 / sqrt(__dadd_rn(fold(sum) / (double)p.columns, p.eps));
 }
 
@@ -69,14 +74,21 @@ template <class T> __device__ __forceinline__ void rmsnorm(const RmsNormParams<T
     const double s = inverse_rms(x, p, real);
     if (!real) return;
     T* y = p.out + row * p.out_stride;
-    struct Two { T x, weight; };
-    for_columns(p.columns, [&](i64 j) { return Two{x[j], p.weight.at[j * p.weight.stride]}; },
-                [&](i64 j, const Two& v) { y[j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(v.x), s), to_f64(v.weight))); });
+    struct Two {
+        T x, weight;
+    };
+    for_columns(
+        p.columns, [&](i64 j) { return Two{x[j], p.weight.at[j * p.weight.stride]}; },
+        [&](i64 j, const Two& v) {
+            y[j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(v.x), s), to_f64(v.weight)));
+        });
     if (threadIdx.x % LANES == 0) p.rstd.set(row, (float)s);
 }
 
 // residual + gradient in the arithmetic of the dtype: f64, or f32.
-__device__ __forceinline__ double plus_gradient(double residual, double gradient) { return __dadd_rn(residual, gradient); }
+__device__ __forceinline__ double plus_gradient(double residual, double gradient) {
+    return __dadd_rn(residual, gradient);
+}
 template <class T> __device__ __forceinline__ T plus_gradient(T residual, double gradient) {
     return from_f32<T>(__fadd_rn(to_f32(residual), (float)gradient));
 }
@@ -87,14 +99,21 @@ template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormPara
     const T *x = p.x + row * p.x_stride, *dy = p.dy + row * p.dy_stride;
     const double s = inverse_rms(x, p, real);
     double sum = 0.0;
-    struct Three { T x, dy, weight; };
+    struct Three {
+        T x, dy, weight;
+    };
     const auto load = [&](i64 j) { return Three{x[j], dy[j], p.weight.at[j * p.weight.stride]}; };
-    for_columns(real ? p.columns : 0, load, [&](i64, const Three& v) { sum = fma(__dmul_rn(to_f64(v.dy), to_f64(v.weight)), to_f64(v.x), sum); });
+    for_columns(real ? p.columns : 0, load, [&](i64, const Three& v) {
+        sum = fma(__dmul_rn(to_f64(v.dy), to_f64(v.weight)), to_f64(v.x), sum);
+    });
     const double shrink = __dmul_rn(__dmul_rn(fold(sum), s), s) / (double)p.columns;
     if (!real) return;
     T* dx = p.out + row * p.out_stride;
     const T* residual = p.residual + row * p.residual_stride;
-    struct Four { Three of; T residual; };
+    struct Four {
+        Three of;
+        T residual;
+    };
     const auto load_all = [&](i64 j) { return Four{load(j), p.residual ? residual[j] : T{}}; };
     for_columns(p.columns, load_all, [&](i64 j, const Four& v) {
         const double g = __dmul_rn(to_f64(v.of.dy), to_f64(v.of.weight));
@@ -118,14 +137,24 @@ template <class T> __device__ __forceinline__ void rmsnorm_dweight(const Dweight
     double sum = 0.0;
 #pragma unroll 4
     for (i64 row = 0; row < p.rows; ++row)
-        sum = fma(__dmul_rn(to_f64(p.dy[row * p.dy_stride + j]), to_f64(p.x[row * p.x_stride + j])), p.scale[row], sum);
+        sum = fma(__dmul_rn(to_f64(p.dy[row * p.dy_stride + j]), to_f64(p.x[row * p.x_stride + j])),
+                  p.scale[row], sum);
     p.dweight.set(j, (float)((double)p.dweight.get(j) + sum));
 }
 
-#define ENTRIES(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_##suffix(const RmsNormParams<T> p) { rmsnorm(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_bwd_##suffix(const RmsNormParams<T> p) { rmsnorm_bwd(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) rmsnorm_dweight_##suffix(const DweightParams<T> p) { rmsnorm_dweight(p); }
+#define ENTRIES(T, suffix)                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS)    \
+        rmsnorm_##suffix(const RmsNormParams<T> p) {         \
+        rmsnorm(p);                                          \
+    }                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS)    \
+        rmsnorm_bwd_##suffix(const RmsNormParams<T> p) {     \
+        rmsnorm_bwd(p);                                      \
+    }                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS)    \
+        rmsnorm_dweight_##suffix(const DweightParams<T> p) { \
+        rmsnorm_dweight(p);                                  \
+    }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)
 ENTRIES(f16, f16)

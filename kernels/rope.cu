@@ -1,6 +1,8 @@
-// (x_i, x_{i+D/2}) <- (x_i·c - x_{i+D/2}·s, x_{i+D/2}·c + x_i·s) with c, s = cos, sin[positions[t], i].
+// (x_i, x_{i+D/2}) <- (x_i·c - x_{i+D/2}·s, x_{i+D/2}·c + x_i·s) with c, s = cos, sin[positions[t],
+// i].
 //
-// Rotary position embedding (arXiv:2104.09864, eq. 34) in the half-split layout of GPT-NeoX and Llama.
+// Rotary position embedding (arXiv:2104.09864, eq. 34) in the half-split layout of GPT-NeoX and
+// Llama.
 //
 // | operand   | shape     | dtype               | layout                                     |
 // |-----------|-----------|---------------------|--------------------------------------------|
@@ -8,10 +10,11 @@
 // | positions | [T]       | i32                 | any stride                                 |
 // | cos, sin  | [P, D/2]  | f32                 | rows contiguous, any row stride            |
 //
-// Mapping: a token a block, a thread a pair; the heads of a token share its row of the tables in L1.
+// Mapping: a token a block, a thread a pair; the heads of a token share its row of the tables in
+// L1.
 // Traffic: 2·T·H·D elements, 3 flops a value (f64).
-// Numerics: x·c -+ y·s in f64, one rounding: the bits of the CPU. A position outside the tables leaves
-// the token as it is (host memory is checked before the launch).
+// Numerics: x·c -+ y·s in f64, one rounding: the bits of the CPU. A position outside the tables
+// leaves the token as it is (host memory is checked before the launch).
 #include "common.cuh"
 
 static constexpr int THREADS = 128;
@@ -38,8 +41,10 @@ template <class T> __device__ __forceinline__ void rope(const RopeParams<T>& p) 
     }
 }
 
-#define ENTRY(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) rope_##suffix(const RopeParams<T> p) { rope(p); }
+#define ENTRY(T, suffix)                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS) rope_##suffix(const RopeParams<T> p) { \
+        rope(p);                                                                                 \
+    }
 ENTRY(float, f32)
 ENTRY(bf16, bf16)
 ENTRY(f16, f16)

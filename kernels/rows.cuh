@@ -1,9 +1,10 @@
 // Rows of logits: how the kernels of the vocabulary read one and sum over it.
 //
 // A row is cut into tiles of 128 vectors of 16 bytes, one tile a warp and pass; lane l of a tile
-// owns vectors l, 32 + l, 64 + l, 96 + l. On sm_90a a long row is shared by the blocks of a cluster,
-// each with a run of tiles. Which thread sums which column follows from the column's number, the
-// row's extent and the kernel set, never from an address: a row has the same bits wherever it lies.
+// owns vectors l, 32 + l, 64 + l, 96 + l. On sm_90a a long row is shared by the blocks of a
+// cluster, each with a run of tiles. Which thread sums which column follows from the column's
+// number, the row's extent and the kernel set, never from an address: a row has the same bits
+// wherever it lies.
 //
 // A row that does not start on 16 bytes (odd extents) is read in the aligned words that memory has;
 // a vector is then cut out of two words, the second of which is the next lane's. That costs one
@@ -11,18 +12,19 @@
 //
 // Sums are online: each thread keeps its maximum and sums relative to it, all multiplied by
 // 2^(old - new) once a tile. exp(z - m) is 2^((t - top)·c) with z = k·t, c = k·log2 e, so that the
-// maximum's own term is exactly 1: sums are >= 1, log-probs <= 0, and a certain token has exactly 0.
+// maximum's own term is exactly 1: sums are >= 1, log-probs <= 0, and a certain token has exactly
+// 0.
 #pragma once
 
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr int SPAN = 4;                 // vectors of a lane in a tile
-static constexpr int TILE = SPAN * WARP;       // vectors of a tile
+static constexpr int SPAN = 4;            // vectors of a lane in a tile
+static constexpr int TILE = SPAN * WARP;  // vectors of a tile
 static constexpr i32 IGNORE = -100;
 static constexpr float LOWEST = -3.402823466e38f;
-static constexpr float FLOOR = -200.0f;        // 2^FLOOR is 0; keeps 0·(-inf) out of the sums
+static constexpr float FLOOR = -200.0f;  // 2^FLOOR is 0; keeps 0·(-inf) out of the sums
 static constexpr double LN2 = 0.6931471805599453;
 
 // What all row kernels know of their rows.
@@ -33,11 +35,11 @@ struct RowSet {
     float c;      // k·log2 e
     i32 cluster;  // blocks that share a row: 2^shift
     i32 shift;
-    i32 bend;     // t = x (0), -x (1) or tanh(a·x) (2)
-    float a;      // inner factor of t
+    i32 bend;  // t = x (0), -x (1) or tanh(a·x) (2)
+    float a;   // inner factor of t
     i32 unused;
-    i64 share;    // tiles of a block
-    i64 held;     // 16-byte words of a block's part in shared memory; 0 = read the row again instead
+    i64 share;  // tiles of a block
+    i64 held;   // 16-byte words of a block's part in shared memory; 0 = read the row again instead
 };
 
 // ---- from stored logits to t -------------------------------------------------------------------
@@ -90,7 +92,9 @@ __device__ __forceinline__ u32 bits_of(bf16 x) { return x.bits; }
 __device__ __forceinline__ u32 bits_of(f16 x) { return x.bits; }
 
 template <class T> __device__ __forceinline__ T from_raw(u32 bits);
-template <> __device__ __forceinline__ float from_raw<float>(u32 bits) { return __int_as_float(bits); }
+template <> __device__ __forceinline__ float from_raw<float>(u32 bits) {
+    return __int_as_float(bits);
+}
 template <> __device__ __forceinline__ bf16 from_raw<bf16>(u32 bits) { return {(u16)bits}; }
 template <> __device__ __forceinline__ f16 from_raw<f16>(u32 bits) { return {(u16)bits}; }
 
@@ -102,11 +106,15 @@ template <class T> __device__ __forceinline__ void widen(const Vec16<T>& v, floa
 template <> __device__ __forceinline__ void widen<bf16>(const Vec16<bf16>& v, float* t) {
     const u32 pairs[4] = {v.raw.x, v.raw.y, v.raw.z, v.raw.w};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) t[2 * k] = __int_as_float(pairs[k] << 16), t[2 * k + 1] = __int_as_float(pairs[k] & 0xffff0000u);
+    for (int k = 0; k < 4; ++k)
+        t[2 * k] = __int_as_float(pairs[k] << 16),
+              t[2 * k + 1] = __int_as_float(pairs[k] & 0xffff0000u);
 }
 
 // Multiplies gradients by dt/dx at the logits `x`.
-template <class T> __device__ __forceinline__ void times_slope(const RowSet& s, const Vec16<T>& x, float (&d)[Vec16<T>::N]) {
+template <class T>
+__device__ __forceinline__ void times_slope(const RowSet& s, const Vec16<T>& x,
+                                            float (&d)[Vec16<T>::N]) {
     if (s.bend == 0) return;
 #pragma unroll
     for (int i = 0; i < Vec16<T>::N; ++i) d[i] *= slope(s, to_f32(x.at[i]));
@@ -120,8 +128,8 @@ template <class T> struct Part {
     static constexpr int COLUMNS = SPAN * N;  // of a lane in a tile
     const T* row;                             // column 0
     i64 vocab;
-    int lead;                                 // elements between the 16-byte boundary before column 0 and it
-    i64 first, end;                           // tiles
+    int lead;        // elements between the 16-byte boundary before column 0 and it
+    i64 first, end;  // tiles
 
     __device__ __forceinline__ Part(const RowSet& s, const T* row, int rank)
         : row(row), vocab(s.vocab), lead((int)((u64)row % 16 / sizeof(T))) {
@@ -175,7 +183,8 @@ template <class T> __device__ __forceinline__ uint4 cut(const uint4& a, const ui
 // N columns of a block's part from `column` on, whatever word they start in; what lies outside the
 // part is anything. Comes from `held` if the row is there.
 template <class T>
-__device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint4* held, i64 column) {
+__device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint4* held,
+                                                 i64 column) {
     constexpr int N = Vec16<T>::N;
     const i64 from = part.first * TILE * N, to = min(part.end * TILE * N, part.vocab);
     const i64 w = (u64)(column + part.lead) / N;
@@ -193,14 +202,15 @@ __device__ __forceinline__ Vec16<T> read_columns(const Part<T>& part, const uint
 
 // Copies a block's part of a row to shared memory.
 template <class T> __device__ __forceinline__ void hold(const Part<T>& part, uint4* held) {
-    for (i64 w = threadIdx.x; w < part.words(); w += THREADS) held[w] = part.word(part.first * TILE + w).raw;
+    for (i64 w = threadIdx.x; w < part.words(); w += THREADS)
+        held[w] = part.word(part.first * TILE + w).raw;
 }
 
 // A lane's columns of a tile as t, -inf where there is no column. If `held` is given, the words go
 // there too, word w of the row to held[w - TILE·first].
 template <class T>
-__device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, i64 tile, uint4* held,
-                                          float (&t)[Part<T>::COLUMNS]) {
+__device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, i64 tile,
+                                          uint4* held, float (&t)[Part<T>::COLUMNS]) {
     constexpr int N = Vec16<T>::N;
     const int lane = threadIdx.x % WARP;
     const i64 first = tile * TILE + lane;
@@ -245,8 +255,8 @@ __device__ __forceinline__ void read_tile(const Part<T>& part, const RowSet& s, 
 // null the logits are read again; each thread reads a word before it writes it, so `out` may be
 // the row itself. `reads` = false hands out zeros in place of logits.
 template <class T, class F>
-__device__ __forceinline__ void write_part(const Part<T>& part, const RowSet& s, T* out, int rank, const uint4* held,
-                                           bool reads, F gradient) {
+__device__ __forceinline__ void write_part(const Part<T>& part, const RowSet& s, T* out, int rank,
+                                           const uint4* held, bool reads, F gradient) {
     constexpr int N = Vec16<T>::N;
     const i64 from = min(part.first * TILE * N, s.vocab), real = min(part.end * TILE * N, s.vocab);
     const i64 to = rank == s.cluster - 1 ? s.columns : real;
@@ -260,7 +270,8 @@ __device__ __forceinline__ void write_part(const Part<T>& part, const RowSet& s,
         gradient(v, column);
         if (column + N > s.vocab) {
 #pragma unroll
-            for (int k = 0; k < N; ++k) v.at[k] = column + k < s.vocab ? v.at[k] : from_f32<T>(0.0f);
+            for (int k = 0; k < N; ++k)
+                v.at[k] = column + k < s.vocab ? v.at[k] : from_f32<T>(0.0f);
         }
         if (whole && column >= from && column + N <= to) {
             ptx_store_stream(out + column, v.raw);
@@ -317,13 +328,15 @@ __device__ __forceinline__ void add(Online& o, const float (&t)[COUNT], float c,
     if (skip != -2) {
         float without = 0.0f;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) without += i == skip ? 0.0f : ptx_ex2(log2_weight(t[i], top, c));
+        for (int i = 0; i < COUNT; ++i)
+            without += i == skip ? 0.0f : ptx_ex2(log2_weight(t[i], top, c));
         if (skip >= 0) rest = without;
     }
     if (MOMENTS) {
         const float w = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3]);
         o.weighted = __fmaf_rn(f, __fmaf_rn(drop, o.sum, o.weighted), w);
-        o.squares = __fmaf_rn(f * f, o.squares, (squares[0] + squares[1]) + (squares[2] + squares[3]));
+        o.squares =
+            __fmaf_rn(f * f, o.squares, (squares[0] + squares[1]) + (squares[2] + squares[3]));
     }
     o.sum = __fmaf_rn(f, o.sum, here);
     o.rest = __fmaf_rn(f, o.rest, rest);
@@ -341,7 +354,8 @@ struct RowShared {
 __device__ __forceinline__ RowStats merge(RowStats r, int width, float c, bool moments, bool rest) {
     const float own = r.top;
 #pragma unroll
-    for (int step = 1; step < width; step *= 2) r.top = fmaxf(r.top, __shfl_xor_sync(ALL_LANES, r.top, step));
+    for (int step = 1; step < width; step *= 2)
+        r.top = fmaxf(r.top, __shfl_xor_sync(ALL_LANES, r.top, step));
     const float drop = log2_weight(own, r.top, c);
     const double f = ptx_ex2(drop);
     if (moments) r.weighted = f * (r.weighted + drop * r.sum), r.squares *= f * f;
@@ -364,7 +378,8 @@ __device__ __forceinline__ void put(double (&to)[5], const RowStats& r) {
 
 // The row's sums from its threads': lanes, then warps, then blocks, each time a butterfly, so that
 // every thread gets the same bits.
-__device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bool moments, bool rest, RowShared& shared) {
+__device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bool moments,
+                                            bool rest, RowShared& shared) {
     const int lane = threadIdx.x % WARP;
     RowStats r = merge({o.top, o.sum, o.weighted, o.squares, o.rest}, WARP, s.c, moments, rest);
     if (lane == 0) put(shared.warps[threadIdx.x / WARP], r);
@@ -379,7 +394,8 @@ __device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bo
     ptx_cluster_sync();
     double b[5];
 #pragma unroll
-    for (int i = 0; i < 5; ++i) b[i] = __longlong_as_double(ptx_cluster_load(&shared.block[i], lane & (s.cluster - 1)));
+    for (int i = 0; i < 5; ++i)
+        b[i] = __longlong_as_double(ptx_cluster_load(&shared.block[i], lane & (s.cluster - 1)));
     ptx_cluster_sync();
     return merge({(float)b[0], b[1], b[2], b[3], b[4]}, s.cluster, s.c, moments, rest);
 }
@@ -387,11 +403,14 @@ __device__ __forceinline__ RowStats combine(const Online& o, const RowSet& s, bo
 __device__ __forceinline__ u64 to_bits(double x) { return __double_as_longlong(x); }
 __device__ __forceinline__ u64 to_bits(u64 x) { return x; }
 template <class T> __device__ __forceinline__ T from_bits(u64 bits);
-template <> __device__ __forceinline__ double from_bits<double>(u64 bits) { return __longlong_as_double(bits); }
+template <> __device__ __forceinline__ double from_bits<double>(u64 bits) {
+    return __longlong_as_double(bits);
+}
 template <> __device__ __forceinline__ u64 from_bits<u64>(u64 bits) { return bits; }
 
 // One value of every block of the row: lane r gets block r's, further lanes `neutral`.
-template <class T> __device__ __forceinline__ T of_blocks(T x, T neutral, const RowSet& s, RowShared& shared) {
+template <class T>
+__device__ __forceinline__ T of_blocks(T x, T neutral, const RowSet& s, RowShared& shared) {
     if (threadIdx.x == 0) shared.block[0] = from_bits<double>(to_bits(x));
     ptx_cluster_sync();
     const int lane = threadIdx.x % WARP;
@@ -410,8 +429,8 @@ __device__ __forceinline__ T row_reduce(T x, T neutral, Op op, const RowSet& s, 
 
 // A row's sums, reading it once; `target` = -1 leaves `rest` alone.
 template <class T>
-__device__ __forceinline__ RowStats row_stats(const Part<T>& part, const RowSet& s, i64 target, bool moments,
-                                              uint4* held, RowShared& shared) {
+__device__ __forceinline__ RowStats row_stats(const Part<T>& part, const RowSet& s, i64 target,
+                                              bool moments, uint4* held, RowShared& shared) {
     constexpr int N = Vec16<T>::N;
     Online o;
     const u64 vector = (u64)target / N;

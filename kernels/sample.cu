@@ -22,9 +22,15 @@ __device__ __forceinline__ u64 weight(const RowSet& s, float top, float x) {
 }
 
 // Numbers that are ordered like the logits. A 16-bit logit leaves the low bits of an f32 empty.
-template <class T> struct Key { static constexpr int BITS = 32; };
-template <> struct Key<bf16> { static constexpr int BITS = 16; };
-template <> struct Key<f16> { static constexpr int BITS = 19; };
+template <class T> struct Key {
+    static constexpr int BITS = 32;
+};
+template <> struct Key<bf16> {
+    static constexpr int BITS = 16;
+};
+template <> struct Key<f16> {
+    static constexpr int BITS = 19;
+};
 
 template <class T> __device__ __forceinline__ u32 key_of(const RowSet& s, float x) {
     const u32 bits = __float_as_int(s.a < 0.0f && x != -INF_F32 ? -x : x);
@@ -32,7 +38,8 @@ template <class T> __device__ __forceinline__ u32 key_of(const RowSet& s, float 
 }
 template <class T> __device__ __forceinline__ float value_of(const RowSet& s, u32 key) {
     const u32 bits = key << (32 - Key<T>::BITS);
-    const float x = __int_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits & ~0u << (32 - Key<T>::BITS));
+    const float x =
+        __int_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits & ~0u << (32 - Key<T>::BITS));
     return s.a < 0.0f && x != -INF_F32 ? -x : x;
 }
 
@@ -49,31 +56,40 @@ template <class T> struct Row {
     const RowSet& s;
     Part<T> part;
     const uint4* held;
-    i64 from, to;    // this block's columns
+    i64 from, to;  // this block's columns
     int rank;
     float top;
 
     __device__ __forceinline__ Row(const SampleParams& p, int rank, i64 i, uint4* held)
-        : p(p), s(p.set), part(s, (const T*)p.logits + i * p.row_stride, rank), held(s.held ? held : nullptr),
-          from(min(part.first * TILE * N, s.vocab)), to(min(part.end * TILE * N, s.vocab)), rank(rank) {}
+        : p(p),
+          s(p.set),
+          part(s, (const T*)p.logits + i * p.row_stride, rank),
+          held(s.held ? held : nullptr),
+          from(min(part.first * TILE * N, s.vocab)),
+          to(min(part.end * TILE * N, s.vocab)),
+          rank(rank) {}
 
     // Calls body(x, column) for the columns of words [begin, end), `step` words apart, until it
     // returns false.
-    template <class F> __device__ __forceinline__ void each(i64 begin, i64 end, i64 step, F body) const {
+    template <class F>
+    __device__ __forceinline__ void each(i64 begin, i64 end, i64 step, F body) const {
         for (i64 w = begin; w < end; w += step) {
             const uint4 v = held ? held[w - part.first * TILE] : part.word(w, from, to).raw;
             u64 low = v.x | (u64)v.y << 32, high = v.z | (u64)v.w << 32;
             const i64 first = w * N - part.lead;
 #pragma unroll 1
             for (i64 column = first; column < first + N; ++column) {
-                if (column >= from && column < to && !body(to_f32(from_raw<T>((u32)low)), column)) return;
+                if (column >= from && column < to && !body(to_f32(from_raw<T>((u32)low)), column))
+                    return;
                 low = low >> 8 * sizeof(T) | high << (64 - 8 * sizeof(T));
                 high >>= 8 * sizeof(T);
             }
         }
     }
     __device__ __forceinline__ i64 first_word() const { return (from + part.lead) / N; }
-    __device__ __forceinline__ i64 end_word() const { return from < to ? (to + part.lead + N - 1) / N : first_word(); }
+    __device__ __forceinline__ i64 end_word() const {
+        return from < to ? (to + part.lead + N - 1) / N : first_word();
+    }
 
     // The number, or the weight, of the row's tokens from `key` on.
     __device__ __forceinline__ u64 from_key(u32 key, bool number, RowShared& shared) const {
@@ -149,7 +165,8 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
     const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
     const i64 i = blockIdx.x >> s.shift;
     Row<T> row(p, rank, i, row_on_chip);
-    const RowStats r = row_stats(row.part, s, -1, p.entropy.at != nullptr, (uint4*)row.held, shared);
+    const RowStats r =
+        row_stats(row.part, s, -1, p.entropy.at != nullptr, (uint4*)row.held, shared);
     if (r.empty() || fabsf(r.top) == INF_F32 || !(r.sum < INF_F64)) {
         if (rank == 0 && threadIdx.x == 0) {
             p.token.set(i, -1), p.logp.set(i, NAN_F32);
@@ -164,11 +181,13 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
 
     // Thread by thread a run of words: an odd number of them, which keeps the banks apart.
     const i64 words = row.end_word() - row.first_word(), each = (words + THREADS - 1) / THREADS | 1;
-    const i64 begin = min(row.first_word() + threadIdx.x * each, row.end_word()), end = min(begin + each, row.end_word());
+    const i64 begin = min(row.first_word() + threadIdx.x * each, row.end_word()),
+              end = min(begin + each, row.end_word());
     u64 ties_before = 0, total;
     if (kept.ties != ~0ull) {
         u64 ties = 0;
-        row.each(begin, end, 1, [&](float x, i64) { return ties += key_of<T>(s, x) == kept.key, true; });
+        row.each(begin, end, 1,
+                 [&](float x, i64) { return ties += key_of<T>(s, x) == kept.key, true; });
         ties_before = row.scan(ties, total, shared);
     }
     const auto kept_weight = [&](float x, u64& ties) {
@@ -212,6 +231,12 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
     p.entropy.set(i, (float)row_entropy(r));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_f32(const SampleParams p) { sample<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_bf16(const SampleParams p) { sample<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_f16(const SampleParams p) { sample<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_f32(const SampleParams p) {
+    sample<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_bf16(const SampleParams p) {
+    sample<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3) sample_f16(const SampleParams p) {
+    sample<f16>(p);
+}

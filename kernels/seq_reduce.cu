@@ -47,7 +47,9 @@ template <class R> __device__ __forceinline__ void seq_reduce(const SeqReducePar
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
     const Fold fold = {p.reduction};
-    const double neutral = p.reduction == REDUCE_MAX ? -INF_F64 : p.reduction == REDUCE_MIN ? INF_F64 : 0.0;
+    const double neutral = p.reduction == REDUCE_MAX   ? -INF_F64
+                           : p.reduction == REDUCE_MIN ? INF_F64
+                                                       : 0.0;
     double value = neutral;
     i64 count = 0;
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
@@ -68,14 +70,27 @@ template <class R> __device__ __forceinline__ void seq_broadcast(const SeqReduce
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
     i64 count = 0;
-    for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) count += p.mask.get_or(t, 1) != 0;
+    for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS)
+        count += p.mask.get_or(t, 1) != 0;
     count = block_reduce<THREADS>(count, (i64)0, Sum(), counts);
     const double x = wide(p.x, b), value = p.mean ? x / (double)(count > 1 ? count : 1) : x;
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS)
         p.y.set(t, from_f64<R>(p.mask.get_or(t, 1) != 0 ? value : 0.0));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) seq_reduce_f32(const SeqReduceParams<float> p) { seq_reduce(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) seq_reduce_f64(const SeqReduceParams<double> p) { seq_reduce(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) seq_broadcast_f32(const SeqReduceParams<float> p) { seq_broadcast(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) seq_broadcast_f64(const SeqReduceParams<double> p) { seq_broadcast(p); }
+extern "C" __global__ void __launch_bounds__(THREADS)
+    seq_reduce_f32(const SeqReduceParams<float> p) {
+    seq_reduce(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    seq_reduce_f64(const SeqReduceParams<double> p) {
+    seq_reduce(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    seq_broadcast_f32(const SeqReduceParams<float> p) {
+    seq_broadcast(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    seq_broadcast_f64(const SeqReduceParams<double> p) {
+    seq_broadcast(p);
+}

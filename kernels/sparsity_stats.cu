@@ -1,5 +1,5 @@
-// Counts of delta = w1 - w0: exact zeros, |delta| <= tol, changes that bf16 absorbs, max |delta|, and
-// changed elements per row.
+// Counts of delta = w1 - w0: exact zeros, |delta| <= tol, changes that bf16 absorbs, max |delta|,
+// and changed elements per row.
 //
 // Sparsity of an update as Mukherjee et al. 2025 measure it (arXiv:2505.11711, §3).
 //
@@ -9,8 +9,8 @@
 // | row_nnz | [N]    | i64                 | any stride, may be null                |
 // | result  | [1]    | struct              |                                        |
 //
-// Mapping: a warp a row at a time, 8 warps a block, as many blocks as fill the device; the block that
-// is done last adds the blocks' counts. 16-byte loads where both rows are aligned.
+// Mapping: a warp a row at a time, 8 warps a block, as many blocks as fill the device; the block
+// that is done last adds the blocks' counts. 16-byte loads where both rows are aligned.
 // Traffic: 2·N·K elements, about 6 flops each; 8·N bytes if row_nnz is wanted.
 //
 //     for each row of this warp:
@@ -19,8 +19,8 @@
 //         row_nnz = K - (the row's exact zeros over all lanes)
 //     counts over the block, then over the blocks
 //
-// Numerics: counts and a maximum, exact in any order. The first value that is not finite is found by the
-// smallest key row·3K + operand·K + column, operand 2 being a difference that overflows.
+// Numerics: counts and a maximum, exact in any order. The first value that is not finite is found
+// by the smallest key row·3K + operand·K + column, operand 2 being a difference that overflows.
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -37,13 +37,17 @@ struct SparsityStatsParams {
     Column<i64> row_nnz;
     SparsityCounts* partial;  // [blocks]
     SparsityCounts* result;
-    u32* ticket;              // 0 before and after
+    u32* ticket;  // 0 before and after
     i64 rows, columns, w0_stride, w1_stride;
     double tol;
 };
 
-template <class A, class B> struct Same { static constexpr bool yes = false; };
-template <class A> struct Same<A, A> { static constexpr bool yes = true; };
+template <class A, class B> struct Same {
+    static constexpr bool yes = false;
+};
+template <class A> struct Same<A, A> {
+    static constexpr bool yes = true;
+};
 
 // bf16 of a number, to nearest, ties to even, in the upper half.
 __device__ __forceinline__ u32 bf16_bits(float x) {
@@ -51,8 +55,8 @@ __device__ __forceinline__ u32 bf16_bits(float x) {
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
-// One row's counts of a lane. `delta` holds the bits of max |delta|, which order as the numbers do, with
-// infinity and then NaN above all of them.
+// One row's counts of a lane. `delta` holds the bits of max |delta|, which order as the numbers do,
+// with infinity and then NaN above all of them.
 struct RowCounts {
     u32 equal, within, absorbed;
     u64 delta;
@@ -63,13 +67,15 @@ template <class T> __device__ __forceinline__ void count(RowCounts& r, T old, T 
     const bool equal = delta == 0.0;
     r.equal += equal;
     r.within += delta <= tol;
-    if (!Same<T, bf16>::yes) r.absorbed += !equal && bf16_bits(to_f32(old)) == bf16_bits(to_f32(now));
+    if (!Same<T, bf16>::yes)
+        r.absorbed += !equal && bf16_bits(to_f32(old)) == bf16_bits(to_f32(now));
     const u64 bits = (u64)__double_as_longlong(delta);
     r.delta = bits > r.delta ? bits : r.delta;
 }
 
 // The key of this lane's first value in a row that is not finite.
-template <class T> __device__ __forceinline__ i64 first_bad(const T* w0, const T* w1, i64 row, i64 columns) {
+template <class T>
+__device__ __forceinline__ i64 first_bad(const T* w0, const T* w1, i64 row, i64 columns) {
     i64 first = NO_KEY;
     for (i64 j = threadIdx.x % WARP; j < columns; j += WARP) {
         const double a = to_f64(w0[j]), b = to_f64(w1[j]);
@@ -105,7 +111,8 @@ __device__ __forceinline__ u32 count_row(SparsityCounts& c, const SparsityStatsP
     const double delta = __longlong_as_double((i64)r.delta);
     c.max_delta = fmax(c.max_delta, delta);
     // All lanes look, as columns are dealt to lanes in another way here.
-    if (__any_sync(ALL_LANES, !(delta < INF_F64))) c.bad = Min()(c.bad, first_bad(w0, w1, row, p.columns));
+    if (__any_sync(ALL_LANES, !(delta < INF_F64)))
+        c.bad = Min()(c.bad, first_bad(w0, w1, row, p.columns));
     return r.equal;
 }
 
@@ -123,7 +130,8 @@ __device__ __forceinline__ SparsityCounts of_block(SparsityCounts c) {
 
 template <class T> __device__ __forceinline__ void sparsity_stats(const SparsityStatsParams& p) {
     SparsityCounts c = {0, 0, 0, NO_KEY, 0.0};
-    for (i64 row = (i64)blockIdx.x * WARPS + threadIdx.x / WARP; row < p.rows; row += (i64)gridDim.x * WARPS) {
+    for (i64 row = (i64)blockIdx.x * WARPS + threadIdx.x / WARP; row < p.rows;
+         row += (i64)gridDim.x * WARPS) {
         const i64 own = count_row<T>(c, p, row);
         if (!p.row_nnz.at) continue;
         const i64 equal = warp_reduce(own, Sum());
@@ -145,15 +153,19 @@ template <class T> __device__ __forceinline__ void sparsity_stats(const Sparsity
     if (threadIdx.x == 0) *p.result = c;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f32(const SparsityStatsParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sparsity_stats_f32(const SparsityStatsParams p) {
     sparsity_stats<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_bf16(const SparsityStatsParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sparsity_stats_bf16(const SparsityStatsParams p) {
     sparsity_stats<bf16>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f16(const SparsityStatsParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sparsity_stats_f16(const SparsityStatsParams p) {
     sparsity_stats<f16>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) sparsity_stats_f64(const SparsityStatsParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sparsity_stats_f64(const SparsityStatsParams p) {
     sparsity_stats<double>(p);
 }

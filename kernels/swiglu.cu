@@ -8,9 +8,9 @@
 //
 // Mapping: 1,024 columns of a row a block, 4 a thread.
 // Traffic: 3·T·F elements forward, 5·T·F backward; one exponential and one division an element.
-// Numerics: formed in f64 and rounded once; the exponential may differ from the CPU's in its last bit.
-// Not yet tuned: f64 arithmetic binds before memory does.
-// local memory: swiglu_*: registers that live across the slow path of an f64 division, which is a call
+// Numerics: formed in f64 and rounded once; the exponential may differ from the CPU's in its last
+// bit. Not yet tuned: f64 arithmetic binds before memory does.
+// local memory: swiglu_*: registers live across the call in an f64 division
 #include "common.cuh"
 
 static constexpr int THREADS = 256;
@@ -33,7 +33,8 @@ template <class T, bool BACKWARD> __device__ __forceinline__ void swiglu(const S
     for (int k = 0; k < PER_THREAD; ++k) {
         const i64 j = ((i64)blockIdx.y * PER_THREAD + k) * THREADS + threadIdx.x;
         if (j >= p.columns) return;
-        const double g = to_f64(p.gate[row * p.gate_stride + j]), up = to_f64(p.up[row * p.up_stride + j]);
+        const double g = to_f64(p.gate[row * p.gate_stride + j]),
+                     up = to_f64(p.up[row * p.up_stride + j]);
         const double s = sigmoid(g);
         if (!BACKWARD) {
             p.y[row * p.y_stride + j] = from_f64<T>(g * s * up);
@@ -45,9 +46,15 @@ template <class T, bool BACKWARD> __device__ __forceinline__ void swiglu(const S
     }
 }
 
-#define ENTRIES(T, suffix) \
-    extern "C" __global__ void __launch_bounds__(THREADS) swiglu_##suffix(const SwigluParams<T> p) { swiglu<T, false>(p); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) swiglu_bwd_##suffix(const SwigluParams<T> p) { swiglu<T, true>(p); }
+#define ENTRIES(T, suffix)                                \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        swiglu_##suffix(const SwigluParams<T> p) {        \
+        swiglu<T, false>(p);                              \
+    }                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        swiglu_bwd_##suffix(const SwigluParams<T> p) {    \
+        swiglu<T, true>(p);                               \
+    }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)
 ENTRIES(f16, f16)

@@ -1,5 +1,5 @@
-// Products of bf16 and f16 on tensor cores: out[i, j] = Σ_p x(i, p)·w(j, p) + Σ_q s(i, q)·b(j, q), then
-// the bias and an addend, all in f32, rounded once.
+// Products of bf16 and f16 on tensor cores: out[i, j] = Σ_p x(i, p)·w(j, p) + Σ_q s(i, q)·b(j, q),
+// then the bias and an addend, all in f32, rounded once.
 //
 // Every kernel of the family adds in one order, so a row has the same bits for any number of rows,
 // whichever kernel computes it and however the work is cut:
@@ -9,12 +9,12 @@
 //                  product over the 16 steps 8u..8u+8 and 32+8u..32+8u+8
 //     sum          0 + chunk 0 + chunk 1 + .. + the low-rank chunk, then bias and addend
 //
-// The low-rank chunk multiplies S, which is f32, as the sum of three numbers of 16 bits: a chain over
-// 3·rank steps of every adapter, in blocks of 64 as above. In bf16 the parts are exact.
+// The low-rank chunk multiplies S, which is f32, as the sum of three numbers of 16 bits: a chain
+// over 3·rank steps of every adapter, in blocks of 64 as above. In bf16 the parts are exact.
 //
 // The 16 steps of a product come from the two halves of a block of 64 because a lane then reads its
-// part of a 4-bit row with one 16-byte load (tensor_few.cuh), and because 8 neighbouring steps are the
-// smallest piece that wgmma can take from shared memory.
+// part of a 4-bit row with one 16-byte load (tensor_few.cuh), and because 8 neighbouring steps are
+// the smallest piece that wgmma can take from shared memory.
 //
 //     tensor_few.cuh     up to 16 rows: weights from global memory to registers, split over chunks
 //     tensor_tile.cuh    more: tiles of 64 or 128 rows x 128 columns; mma.sync, or wgmma on sm_90a
@@ -36,8 +36,8 @@ template <class T, class W> struct TensorParams {
     T* y;
     const T* addend;  // added last: the residual, or y itself; null for none
     i64 y_stride, addend_stride;
-    // Instead of y: scale·sum in the rows of adapter `only`, and 0 in those of none if it is 0; and the
-    // same in three parts, 0 in all other rows, if they are wanted.
+    // Instead of y: scale·sum in the rows of adapter `only`, and 0 in those of none if it is 0; and
+    // the same in three parts, 0 in all other rows, if they are wanted.
     float* factor;
     T* factor_parts;
     i64 factor_stride, only;
@@ -50,12 +50,14 @@ template <class T, class W> struct TensorParams {
 
 extern __shared__ __align__(1024) char shared[];
 
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ u32 shared_address(const void* p) {
+    return (u32)__cvta_generic_to_shared(p);
+}
 
 // ---- sums of the chunks -----------------------------------------------------------------------
 
-// The chunks' sums of a piece of the output: one in each block of a cluster, or all in this one, SIZE
-// bytes apart.
+// The chunks' sums of a piece of the output: one in each block of a cluster, or all in this one,
+// SIZE bytes apart.
 template <int SIZE, bool CLUSTERED> struct Partials {
     u32 here;  // shared address
     int count;
@@ -75,7 +77,9 @@ template <int SIZE, bool CLUSTERED> struct Partials {
         }
         if (extra) add(count - 1, from + extra, sum);
     }
-    __device__ __forceinline__ u32 of_chunk(int c, u32 from) const { return CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE; }
+    __device__ __forceinline__ u32 of_chunk(int c, u32 from) const {
+        return CLUSTERED ? ptx_cluster_address(from, c) : from + c * SIZE;
+    }
     __device__ __forceinline__ void add(int c, u32 from, float (&sum)[2]) const {
         const float2 v = ptx_cluster_load_pair(of_chunk(c, from));
         sum[0] += v.x, sum[1] += v.y;
@@ -89,7 +93,8 @@ template <int SIZE, bool CLUSTERED> struct Partials {
 // ---- from a sum to the output -----------------------------------------------------------------
 
 // V neighbouring values of a row, `count` of which exist.
-template <int V, class T> __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int count) {
+template <int V, class T>
+__device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int count) {
     union {
         T at[V];
         u32 words[V / 2];
@@ -107,9 +112,12 @@ template <int V, class T> __device__ __forceinline__ void store_row(T* to, const
 }
 
 // An element of an adapter's first product.
-template <class T, class W> __device__ __forceinline__ void finish_factor(const TensorParams<T, W>& p, i64 row, i64 column, float value) {
+template <class T, class W>
+__device__ __forceinline__ void finish_factor(const TensorParams<T, W>& p, i64 row, i64 column,
+                                              float value) {
     const i64 g = p.lora.of(row);
-    if (g == p.only || (g < 0 && p.only == 0)) p.factor[row * p.factor_stride + column] = g < 0 ? 0.0f : value;
+    if (g == p.only || (g < 0 && p.only == 0))
+        p.factor[row * p.factor_stride + column] = g < 0 ? 0.0f : value;
     if (!p.factor_parts) return;
     T* parts = p.factor_parts + row * 3 * p.columns + column;
     float rest = g == p.only ? value : 0.0f;
@@ -128,7 +136,8 @@ template <int N> __device__ __forceinline__ int at_most(i64 x) { return x < N ? 
 
 // Finishes the outputs (row0.., column0..), R rows of V neighbours, as far as they exist.
 template <int R, int V, class T, class W>
-__device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i64 column0, float (&sum)[R][V]) {
+__device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i64 column0,
+                                       float (&sum)[R][V]) {
     const int rows = at_most<R>(p.rows - row0), columns = at_most<V>(p.columns - column0);
     if (rows <= 0 || columns <= 0) return;
     if (p.factor) {
@@ -136,7 +145,8 @@ __device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i6
         for (int i = 0; i < R; ++i)
 #pragma unroll
             for (int j = 0; j < V; ++j)
-                if (i < rows && j < columns) finish_factor(p, row0 + i, column0 + j, (float)(p.scale * (double)sum[i][j]));
+                if (i < rows && j < columns)
+                    finish_factor(p, row0 + i, column0 + j, (float)(p.scale * (double)sum[i][j]));
         return;
     }
 #pragma unroll
@@ -146,7 +156,9 @@ __device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i6
         for (int j = 0; j < V; ++j) {
             if (j >= columns) continue;
             if (p.bias.at) sum[i][j] += to_f32(p.bias.at[(column0 + j) * p.bias.stride]);
-            if (p.addend) sum[i][j] = to_f32(p.addend[(row0 + i) * p.addend_stride + column0 + j]) + sum[i][j];
+            if (p.addend)
+                sum[i][j] =
+                    to_f32(p.addend[(row0 + i) * p.addend_stride + column0 + j]) + sum[i][j];
         }
         store_row(p.y + (row0 + i) * p.y_stride + column0, sum[i], columns);
     }
@@ -158,4 +170,6 @@ template <class T> __device__ __forceinline__ bool in_pieces(const T* at, i64 st
 }
 
 // Two values of T in a register, the first in the low half.
-template <class T> __device__ __forceinline__ u32 pair_of(T low, T high) { return (u32)low.bits | (u32)high.bits << 16; }
+template <class T> __device__ __forceinline__ u32 pair_of(T low, T high) {
+    return (u32)low.bits | (u32)high.bits << 16;
+}

@@ -1,12 +1,14 @@
-// Products with up to 16 rows and a depth of whole blocks of 64 steps: the weight is the left operand of the tensor core, and goes from global
-// memory to registers.
+// Products with up to 16 rows and a depth of whole blocks of 64 steps: the weight is the left
+// operand of the tensor core, and goes from global memory to registers.
 //
-// A warp owns 32 rows of W and one chunk of the depth. A block of 8 warps has 32 rows and all chunks; or
-// it is one of a cluster of 8 (sm_90a), which has 256 rows, and each block one chunk of them. The chunks'
-// sums meet in shared memory, where each block finishes 32 rows of W. There is no second launch and no memory in between.
+// A warp owns 32 rows of W and one chunk of the depth. A block of 8 warps has 32 rows and all
+// chunks; or it is one of a cluster of 8 (sm_90a), which has 256 rows, and each block one chunk of
+// them. The chunks' sums meet in shared memory, where each block finishes 32 rows of W. There is no
+// second launch and no memory in between.
 //
-// With mma.m16n8k16 lane (g, t) = (lane / 4, lane % 4) holds 4 steps of rows g and g+8 of W and of row
-// g of X. In a block of 64 steps, its part of product u is the 4 steps from 8u + 4·(t % 2) + 32·(t / 2).
+// With mma.m16n8k16 lane (g, t) = (lane / 4, lane % 4) holds 4 steps of rows g and g+8 of W and of
+// row g of X. In a block of 64 steps, its part of product u is the 4 steps from 8u + 4·(t % 2) +
+// 32·(t / 2).
 #pragma once
 
 #include "tensor.cuh"
@@ -23,7 +25,9 @@ static constexpr int FEW_GROUPS = 1, FEW_INNER = CHUNKS;
 // Where lane t's 4 steps of product 0 begin.
 __device__ __forceinline__ int few_step() { return threadIdx.x % 2 * 4 + threadIdx.x % 4 / 2 * 32; }
 // Row of W of lane g in half `h` of tile `i`.
-__device__ __forceinline__ int few_row(int i, int h) { return threadIdx.x % WARP / 4 + 16 * i + 8 * h; }
+__device__ __forceinline__ int few_row(int i, int h) {
+    return threadIdx.x % WARP / 4 + 16 * i + 8 * h;
+}
 
 // The same; beyond the end the last one, whose sums nobody wants.
 __device__ __forceinline__ int few_inside(i64 row0, i64 rows, int i, int h) {
@@ -31,28 +35,34 @@ __device__ __forceinline__ int few_inside(i64 row0, i64 rows, int i, int h) {
     return few_row(i, h) < last ? few_row(i, h) : last;
 }
 
-// A weight has `load<BLOCK>`, which fetches block BLOCK of 64 steps from where it stands; `segment`,
-// called before every 8 blocks, and `next`, before each; and `advance`, two blocks on.
+// A weight has `load<BLOCK>`, which fetches block BLOCK of 64 steps from where it stands;
+// `segment`, called before every 8 blocks, and `next`, before each; and `advance`, two blocks on.
 static constexpr int FEW_SEGMENT = 8;
 
 // A matrix whose rows can be read in pieces of 8 bytes.
 template <class T> struct FewDense {
     const T* at[2][2];
-    struct Raw { uint2 at[2][2][4]; };
+    struct Raw {
+        uint2 at[2][2][4];
+    };
 
     __device__ __forceinline__ FewDense(const Dense<T>& w, i64 row0, i64 rows, i64 begin) {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) at[i][h] = w.at + (row0 + few_inside(row0, rows, i, h)) * w.lane + begin + few_step();
+            for (int h = 0; h < 2; ++h)
+                at[i][h] =
+                    w.at + (row0 + few_inside(row0, rows, i, h)) * w.lane + begin + few_step();
     }
     template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                ptx_load8_if<BLOCK * 128>(raw.at[i][h][0], at[i][h], there), ptx_load8_if<BLOCK * 128 + 16>(raw.at[i][h][1], at[i][h], there);
-                ptx_load8_if<BLOCK * 128 + 32>(raw.at[i][h][2], at[i][h], there), ptx_load8_if<BLOCK * 128 + 48>(raw.at[i][h][3], at[i][h], there);
+                ptx_load8_if<BLOCK * 128>(raw.at[i][h][0], at[i][h], there),
+                    ptx_load8_if<BLOCK * 128 + 16>(raw.at[i][h][1], at[i][h], there);
+                ptx_load8_if<BLOCK * 128 + 32>(raw.at[i][h][2], at[i][h], there),
+                    ptx_load8_if<BLOCK * 128 + 48>(raw.at[i][h][3], at[i][h], there);
             }
     }
     __device__ __forceinline__ void segment(int, int) {}
@@ -62,14 +72,17 @@ template <class T> struct FewDense {
         for (int i = 0; i < 2; ++i) at[i][0] += 2 * STEPS, at[i][1] += 2 * STEPS;
     }
     __device__ __forceinline__ void fragment(const Raw& raw, int i, int u, u32 (&a)[4]) const {
-        a[0] = raw.at[i][0][u].x, a[1] = raw.at[i][1][u].x, a[2] = raw.at[i][0][u].y, a[3] = raw.at[i][1][u].y;
+        a[0] = raw.at[i][0][u].x, a[1] = raw.at[i][1][u].x, a[2] = raw.at[i][0][u].y,
+        a[3] = raw.at[i][1][u].y;
     }
 };
 
 // Rows of X as right operands, N tiles of 8 rows; readable in pieces of 8 bytes.
 template <class T, int N> struct FewInput {
     const T* at[N];
-    struct Raw { uint2 at[N][4]; };
+    struct Raw {
+        uint2 at[N][4];
+    };
 
     __device__ __forceinline__ FewInput(const T* x, i64 stride, i64 rows, i64 begin) {
 #pragma unroll
@@ -92,11 +105,16 @@ template <class T, int N> struct FewInput {
 };
 
 // The sums of a warp: 32 rows of W, 8·N rows of X.
-template <int N> struct FewSums { float at[2][N][4]; };
+template <int N> struct FewSums {
+    float at[2][N][4];
+};
 
 // Product U of a block, and its part of the next block of X on its way.
-template <int U, class T, int N, class Weight> __device__ __forceinline__ void few_product(
-    FewSums<N>& sums, const Weight& w, const typename Weight::Raw& raw, const FewInput<T, N>& x, typename FewInput<T, N>::Raw& in) {
+template <int U, class T, int N, class Weight>
+__device__ __forceinline__ void few_product(FewSums<N>& sums, const Weight& w,
+                                            const typename Weight::Raw& raw,
+                                            const FewInput<T, N>& x,
+                                            typename FewInput<T, N>::Raw& in) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         u32 a[4];
@@ -111,8 +129,10 @@ template <int U, class T, int N, class Weight> __device__ __forceinline__ void f
 }
 
 // A block, BLOCK from where w stands, with `left` blocks from it to the end of the chunk.
-template <int BLOCK, class T, int N, class Weight> __device__ __forceinline__ void few_block(
-    FewSums<N>& sums, Weight& w, typename Weight::Raw& raw, FewInput<T, N>& x, typename FewInput<T, N>::Raw& in, int left) {
+template <int BLOCK, class T, int N, class Weight>
+__device__ __forceinline__ void few_block(FewSums<N>& sums, Weight& w, typename Weight::Raw& raw,
+                                          FewInput<T, N>& x, typename FewInput<T, N>::Raw& in,
+                                          int left) {
     x.advance(left > 1);
     w.next();
     few_product<0>(sums, w, raw, x, in), few_product<1>(sums, w, raw, x, in);
@@ -120,10 +140,11 @@ template <int BLOCK, class T, int N, class Weight> __device__ __forceinline__ vo
     w.template load<BLOCK + 2>(raw, left > 2);
 }
 
-// sums += w·x over `count` > 0 blocks of 64 steps. Two blocks of W and one of X are on their way: registers
-// are filled again as soon as they are used.
+// sums += w·x over `count` > 0 blocks of 64 steps. Two blocks of W and one of X are on their way:
+// registers are filled again as soon as they are used.
 template <class T, int N, class Weight>
-__device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<T, N> x, int count) {
+__device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<T, N> x,
+                                          int count) {
     typename Weight::Raw raw[2];
     typename FewInput<T, N>::Raw in;
     w.template load<0>(raw[0], true), w.template load<1>(raw[1], count > 1);
@@ -150,7 +171,8 @@ template <int N> __device__ __forceinline__ void clear(FewSums<N>& sums) {
             for (int e = 0; e < 4; ++e) sums.at[i][n][e] = 0.0f;
 }
 
-// The sums of a chunk as [row of X][row of W]; a pitch of 4 more words puts a warp's stores into 32 banks.
+// The sums of a chunk as [row of X][row of W]; a pitch of 4 more words puts a warp's stores into 32
+// banks.
 static constexpr int FEW_PITCH = FEW_ROWS * FEW_GROUPS + 4;
 
 template <int N> __device__ __forceinline__ void few_park(float* tile, const FewSums<N>& sums) {
@@ -160,15 +182,20 @@ template <int N> __device__ __forceinline__ void few_park(float* tile, const Few
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) to[(8 * n + e % 2) * FEW_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
+            for (int e = 0; e < 4; ++e)
+                to[(8 * n + e % 2) * FEW_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
 }
 
-// PRODUCTS products of a block of 64 of the 3·rank steps of an adapter: element by element, because it is little.
+// PRODUCTS products of a block of 64 of the 3·rank steps of an adapter: element by element, because
+// it is little.
 template <class T, int N, int PRODUCTS> struct FewLowRank {
     T w[PRODUCTS][2][2][4], x[PRODUCTS][N][4];
 
-    // The steps from `at` on. All loads are on their way before the first value is used: 8.6 us of 34 (H100, r = 16, one row of 4,096).
-    template <class W> __device__ __forceinline__ void load(const TensorParams<T, W>& p, const Dense<T>& factor, const T* parts, i64 row0, int at) {
+    // The steps from `at` on. All loads are on their way before the first value is used: 8.6 us of
+    // 34 (H100, r = 16, one row of 4,096).
+    template <class W>
+    __device__ __forceinline__ void load(const TensorParams<T, W>& p, const Dense<T>& factor,
+                                         const T* parts, i64 row0, int at) {
         const int rank = (int)p.lora.rank, steps = 3 * rank, row = threadIdx.x % WARP / 4;
 #pragma unroll
         for (int u = 0; u < PRODUCTS; ++u)
@@ -177,20 +204,27 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
                 const int step = at + 8 * u + few_step() + e;
                 const bool there = step < steps;
                 // step % rank of a step below 3·rank.
-                const int once = step < rank ? step : step - rank, column = once < rank ? once : once - rank;
+                const int once = step < rank ? step : step - rank,
+                          column = once < rank ? once : once - rank;
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
-                    w[u][i / 2][i % 2][e] = there ? factor.at[factor.place(row0 + few_inside(row0, p.columns, i / 2, i % 2), column)] : T{};
+                    w[u][i / 2][i % 2][e] =
+                        there ? factor.at[factor.place(
+                                    row0 + few_inside(row0, p.columns, i / 2, i % 2), column)]
+                              : T{};
 #pragma unroll
-                for (int n = 0; n < N; ++n) x[u][n][e] = there && row + 8 * n < p.rows ? parts[(row + 8 * n) * steps + step] : T{};
+                for (int n = 0; n < N; ++n)
+                    x[u][n][e] =
+                        there && row + 8 * n < p.rows ? parts[(row + 8 * n) * steps + step] : T{};
             }
     }
     // sums += product u.
     __device__ __forceinline__ void multiply(FewSums<N>& sums, int u) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const u32 a[4] = {pair_of(w[u][i][0][0], w[u][i][0][1]), pair_of(w[u][i][1][0], w[u][i][1][1]),
-                              pair_of(w[u][i][0][2], w[u][i][0][3]), pair_of(w[u][i][1][2], w[u][i][1][3])};
+            const u32 a[4] = {
+                pair_of(w[u][i][0][0], w[u][i][0][1]), pair_of(w[u][i][1][0], w[u][i][1][1]),
+                pair_of(w[u][i][0][2], w[u][i][0][3]), pair_of(w[u][i][1][2], w[u][i][1][3])};
 #pragma unroll
             for (int n = 0; n < N; ++n) {
                 const u32 b[2] = {pair_of(x[u][n][0], x[u][n][1]), pair_of(x[u][n][2], x[u][n][3])};
@@ -202,14 +236,16 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
 
 // sums += parts·factor over 3·rank steps of every adapter.
 template <class T, int N, class W>
-__device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParams<T, W>& p, i64 row0) {
+__device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParams<T, W>& p,
+                                             i64 row0) {
     constexpr int PRODUCTS = N == 1 ? 2 : 1;  // what registers hold
     const int steps = 3 * (int)p.lora.rank;
     for (i64 g = 0; g < p.lora.count; ++g) {
         const Dense<T> factor = p.lora.template side<T>(g);
 #pragma unroll 1
         // A block of 64 steps is 4 products.
-        for (int at = 0; at < steps; at = at % STEPS + 8 * PRODUCTS < 32 ? at + 8 * PRODUCTS : at - at % STEPS + STEPS) {
+        for (int at = 0; at < steps;
+             at = at % STEPS + 8 * PRODUCTS < 32 ? at + 8 * PRODUCTS : at - at % STEPS + STEPS) {
             FewLowRank<T, N, PRODUCTS> some;
             some.load(p, factor, p.parts + g * p.rows * steps, row0, at);
 #pragma unroll
@@ -219,8 +255,8 @@ __device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParam
     }
 }
 
-// `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps. `tiles` may be memory that the
-// weight uses until then.
+// `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps.
+// `tiles` may be memory that the weight uses until then.
 template <class T, int N, class W, class Make>
 __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, Make make) {
     constexpr int SIZE = 8 * N * FEW_PITCH;
@@ -234,7 +270,8 @@ __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, M
     if (works) {
         clear(sums);
         auto w = make(column0 + group * FEW_ROWS, begin, end);
-        few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin), (int)(end - begin) / STEPS);
+        few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin),
+                        (int)(end - begin) / STEPS);
     }
     __syncthreads();
     if (works) few_park<N>(tiles + inner * SIZE + group * FEW_ROWS, sums);
@@ -245,11 +282,14 @@ __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, M
     }
     __syncthreads();
     if (FEW_GROUPS > 1) ptx_cluster_sync();
-    const int row = threadIdx.x / (FEW_ROWS / 2), column = rank * FEW_ROWS + threadIdx.x % (FEW_ROWS / 2) * 2;
+    const int row = threadIdx.x / (FEW_ROWS / 2),
+              column = rank * FEW_ROWS + threadIdx.x % (FEW_ROWS / 2) * 2;
     if (row < p.rows && column0 + column < p.columns) {
         // The last chunk's sums are those of this block's first warps, or of one of its own.
-        const int extra = p.lora.count > 0 ? (FEW_GROUPS > 1 ? 1 : FEW_INNER + 1 - p.chunks) * SIZE * 4 : 0;
-        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks, extra};
+        const int extra =
+            p.lora.count > 0 ? (FEW_GROUPS > 1 ? 1 : FEW_INNER + 1 - p.chunks) * SIZE * 4 : 0;
+        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks,
+                                                               extra};
         float sum[1][2];
         partials.template total<2>(row * FEW_PITCH + column, sum[0]);
         finish<1, 2>(p, row, column0 + column, sum);
@@ -258,6 +298,9 @@ __device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, M
     if (FEW_GROUPS > 1) ptx_cluster_sync();
 }
 
-template <class T, int N> __device__ __forceinline__ void matmul_few(const TensorParams<T, Dense<T>>& p) {
-    few<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) { return FewDense<T>(p.right, row0, p.columns, begin); });
+template <class T, int N>
+__device__ __forceinline__ void matmul_few(const TensorParams<T, Dense<T>>& p) {
+    few<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) {
+        return FewDense<T>(p.right, row0, p.columns, begin);
+    });
 }

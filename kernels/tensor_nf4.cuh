@@ -1,5 +1,5 @@
-// 4-bit weights for products on tensor cores: w = RN(code·absmax) in the dtype of the product, on the
-// way from the packed bytes to the operand. The bits are those of nf4_dequantize.
+// 4-bit weights for products on tensor cores: w = RN(code·absmax) in the dtype of the product, on
+// the way from the packed bytes to the operand. The bits are those of nf4_dequantize.
 #pragma once
 
 #include "nf4_decode.cuh"
@@ -12,9 +12,9 @@ struct Nf4Matrix {
     i64 columns;
     i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
     i32 across;  // lanes are columns: dX
-    // What the faster kernels need: rows are whole blocks of 64 values without gaps, a maximum spans
-    // such a block, nested ones a power of two of maxima; and 8-bit maxima of 64 values each can be
-    // read four at a time, which share a nested maximum.
+    // What the faster kernels need: rows are whole blocks of 64 values without gaps, a maximum
+    // spans such a block, nested ones a power of two of maxima; and 8-bit maxima of 64 values each
+    // can be read four at a time, which share a nested maximum.
     i32 regular, quads;
     i32 nested_shift, pad;
 };
@@ -25,7 +25,9 @@ struct Nf4Side {
     const float* book;
 
     __device__ __forceinline__ bool along_steps() const { return !w.across; }
-    __device__ __forceinline__ i64 place(i64 lane, i64 step) const { return w.across ? step * w.columns + lane : lane * w.columns + step; }
+    __device__ __forceinline__ i64 place(i64 lane, i64 step) const {
+        return w.across ? step * w.columns + lane : lane * w.columns + step;
+    }
     template <class V> __device__ __forceinline__ V get(i64 i) const {
         const u32 byte = w.packed.get(i / 2);
         const u32 nibble = i % 2 ? byte & 15 : byte >> 4;
@@ -35,16 +37,17 @@ struct Nf4Side {
 
 // ---- a table of code pairs --------------------------------------------------------------------
 
-// Entry b holds what a byte b of the weight and a code b of a block maximum stand for, once for every
-// lane that may ask in the same cycle, so that lanes never meet in a bank:
+// Entry b holds what a byte b of the weight and a code b of a block maximum stand for, once for
+// every lane that may ask in the same cycle, so that lanes never meet in a bank:
 //
-//     bytes 0..128     16 times (code[b / 16], code[b % 16]); a warp reads 8 bytes a lane in two halves
+//     bytes 0..128     16 times (code[b / 16], code[b % 16]); a warp reads 8 bytes per lane in two
+//                      halves
 //     bytes 128..256   32 times table[b]
 //
 // The table stands 4,096 bytes into the block's memory, whatever precedes the block's own (1 KB on
-// today's devices), so an entry's address is one byte permutation: the lane's copy, b, and the block's
-// window. In a cluster a shared address has the block's rank in its highest byte, and what a block
-// stores without it is an illegal instruction.
+// today's devices), so an entry's address is one byte permutation: the lane's copy, b, and the
+// block's window. In a cluster a shared address has the block's rank in its highest byte, and what
+// a block stores without it is an illegal instruction.
 static constexpr int TABLE = 4096, TABLE_BYTES = 256 * 256;
 
 __device__ __forceinline__ u32 shared_window() { return shared_address(shared) & 0xff000000; }
@@ -69,8 +72,8 @@ __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
 
 // ---- up to 16 rows ----------------------------------------------------------------------------
 
-// Maxima of a warp's 32 rows in segments of 8 blocks of 64 steps. Lane l looks after row l: it reads
-// the codes of the next segment while this one is in use.
+// Maxima of a warp's 32 rows in segments of 8 blocks of 64 steps. Lane l looks after row l: it
+// reads the codes of the next segment while this one is in use.
 struct FewMaxima {
     const BlockMax& max;
     i64 first;  // the row's first block of 64 steps in this chunk
@@ -78,11 +81,15 @@ struct FewMaxima {
     float scale[2];
     const Nf4Matrix& w;
 
-    __device__ __forceinline__ FewMaxima(const Nf4Matrix& w, i64 row, i64 begin) : max(w.max), w(w) {
+    __device__ __forceinline__ FewMaxima(const Nf4Matrix& w, i64 row, i64 begin)
+        : max(w.max), w(w) {
         first = (i64)((u64)(row * w.columns + begin) / STEPS);
     }
     // Shared address of [FEW_SEGMENT][32] maxima.
-    static __device__ __forceinline__ u32 stage() { return shared_window() + TABLE + TABLE_BYTES + threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4); }
+    static __device__ __forceinline__ u32 stage() {
+        return shared_window() + TABLE + TABLE_BYTES +
+               threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4);
+    }
     __device__ __forceinline__ void fetch(int block, int count) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -99,7 +106,8 @@ struct FewMaxima {
             const u32 copy = shared_window() + 128 + lane;
 #pragma unroll
             for (int j = 0; j < FEW_SEGMENT; ++j) {
-                const float code = ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x7604 | j % 4 << 4));
+                const float code =
+                    ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x7604 | j % 4 << 4));
                 ptx_store_one(to + j * (WARP * 4), max.of_nested(code, scale[j / 4]));
             }
         } else {
@@ -110,31 +118,35 @@ struct FewMaxima {
     }
 };
 
-// A matrix whose rows are whole blocks of 64 steps, packed without gaps, 16-byte aligned. Lanes 2i and
-// 2i+1 read the same 16 bytes; lane t takes bytes 2·(t % 2) and the next of each word.
+// A matrix whose rows are whole blocks of 64 steps, packed without gaps, 16-byte aligned. Lanes 2i
+// and 2i+1 read the same 16 bytes; lane t takes bytes 2·(t % 2) and the next of each word.
 template <class T> struct FewNf4 {
     const u8* at[2][2];
     FewMaxima maxima;
     float scale[2][2];
     u32 copy, first, second;  // lane's copy in the table, permutations that take its bytes
     u32 block;                // the maximum of lane g's first row in the next block
-    struct Raw { uint4 at[2][2]; };
+    struct Raw {
+        uint4 at[2][2];
+    };
 
     __device__ __forceinline__ FewNf4(const Nf4Matrix& w, i64 row0, i64 rows, i64 begin, int count)
-        : maxima(w, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1, begin) {
+        : maxima(w, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1,
+                 begin) {
         const u64 pitch = (u64)w.columns / 2;
-        const u8* from = w.packed.at + (u64)row0 * pitch + (u64)begin / 2 + threadIdx.x % 4 / 2 * 16;
+        const u8* from =
+            w.packed.at + (u64)row0 * pitch + (u64)begin / 2 + threadIdx.x % 4 / 2 * 16;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int h = 0; h < 2; ++h)
-                at[i][h] = from + (u32)few_inside(row0, rows, i, h) * pitch;
+            for (int h = 0; h < 2; ++h) at[i][h] = from + (u32)few_inside(row0, rows, i, h) * pitch;
         copy = ptx_keep(shared_window() + threadIdx.x % 16 * 8);
         first = ptx_keep(0x7604 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
         maxima.fetch(0, count);
     }
     template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
-        ptx_load4x16_if<BLOCK * 32>(raw.at[0][0], raw.at[0][1], raw.at[1][0], raw.at[1][1], at[0][0], at[0][1], at[1][0], at[1][1], there);
+        ptx_load4x16_if<BLOCK * 32>(raw.at[0][0], raw.at[0][1], raw.at[1][0], raw.at[1][1],
+                                    at[0][0], at[0][1], at[1][0], at[1][1], there);
     }
     __device__ __forceinline__ void segment(int first_block, int count) {
         maxima.write(first_block, count);
@@ -164,10 +176,12 @@ template <class T> struct FewNf4 {
     }
 };
 
-template <class T, int N> __device__ __forceinline__ void nf4_few(const TensorParams<T, Nf4Matrix>& p) {
+template <class T, int N>
+__device__ __forceinline__ void nf4_few(const TensorParams<T, Nf4Matrix>& p) {
     nf4_fill_table(p.right);
     __syncthreads();
-    few<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))), [&](i64 row0, i64 begin, i64 end) {
-        return FewNf4<T>(p.right, row0, p.columns, begin, (int)(end - begin) / STEPS);
-    });
+    few<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))),
+              [&](i64 row0, i64 begin, i64 end) {
+                  return FewNf4<T>(p.right, row0, p.columns, begin, (int)(end - begin) / STEPS);
+              });
 }

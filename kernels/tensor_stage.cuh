@@ -17,7 +17,9 @@ static constexpr int WORKERS = 128;  // threads that fill stages: a warpgroup of
 static constexpr int AHEAD = 3;      // stages that are copied while another is expanded
 
 __device__ __forceinline__ int place_of(int piece) { return piece < 4 ? 2 * piece : 2 * piece - 7; }
-__device__ __forceinline__ int along(int row, int piece) { return row * 128 + (place_of(piece) ^ row % 8) * 16; }
+__device__ __forceinline__ int along(int row, int piece) {
+    return row * 128 + (place_of(piece) ^ row % 8) * 16;
+}
 // Two atoms of 64 columns; steps are permuted as the pieces of X are.
 __device__ __forceinline__ int across(int step, int piece) {
     const int row = place_of(step / 8) * 8 + step % 8;
@@ -28,9 +30,13 @@ static constexpr int STAGES = 2;
 static constexpr int WORKERS = 256;  // all threads
 static constexpr int AHEAD = 0;
 
-__device__ __forceinline__ int along(int row, int piece) { return row * 128 + (piece ^ row % 8) * 16; }
+__device__ __forceinline__ int along(int row, int piece) {
+    return row * 128 + (piece ^ row % 8) * 16;
+}
 // A row is 256 bytes, so the key of its permutation takes another bit of the step.
-__device__ __forceinline__ int across(int step, int piece) { return step * 256 + (piece ^ (step ^ step / 16) % 8) * 16; }
+__device__ __forceinline__ int across(int step, int piece) {
+    return step * 256 + (piece ^ (step ^ step / 16) % 8) * 16;
+}
 #endif
 
 // Rows row0.. of X, ROWS of them, and zeros beyond its end.
@@ -41,7 +47,11 @@ template <class T, int ROWS> struct Input {
     bool pieces;  // of 16 bytes can be copied
 
     __device__ __forceinline__ Input(const T* x, i64 stride, i64 row0, i64 rows, i64 depth)
-        : x(x + row0 * stride), stride(stride), rows(rows - row0), depth(depth), pieces(in_pieces(x, stride, 16)) {}
+        : x(x + row0 * stride),
+          stride(stride),
+          rows(rows - row0),
+          depth(depth),
+          pieces(in_pieces(x, stride, 16)) {}
 
     __device__ __forceinline__ void copy(char* stage, int thread, i64 k) const {
         const int piece = thread % 8, row = thread / 8;
@@ -50,7 +60,8 @@ template <class T, int ROWS> struct Input {
         if (pieces && rows >= ROWS && k + STEPS <= depth) {
             // Rows that lie a multiple of 8 apart have one permutation.
 #pragma unroll
-            for (int i = 0; i < ROWS / APART; ++i, from += APART * stride) ptx_copy16_whole(to + i * APART * 128, from);
+            for (int i = 0; i < ROWS / APART; ++i, from += APART * stride)
+                ptx_copy16_whole(to + i * APART * 128, from);
             return;
         }
         const i64 left = depth - k - 8 * piece, count = left < 0 ? 0 : left < 8 ? left : 8;
@@ -70,9 +81,9 @@ template <class T, int ROWS> struct Input {
 
 // ---- weights ----------------------------------------------------------------------------------
 //
-// A source of W has `copy`, which starts what can run beside the arithmetic, or `skip` when there is
-// nothing more to start, and `expand`, which finishes the stage AHEAD calls later, when the copies
-// are done; there is nothing to finish unless it EXPANDS. All are called by all workers.
+// A source of W has `copy`, which starts what can run beside the arithmetic, or `skip` when there
+// is nothing more to start, and `expand`, which finishes the stage AHEAD calls later, when the
+// copies are done; there is nothing to finish unless it EXPANDS. All are called by all workers.
 
 // Pieces of 16 bytes, straight into the stage.
 template <class T, bool ACROSS> struct DenseSource {
@@ -82,7 +93,9 @@ template <class T, bool ACROSS> struct DenseSource {
     i64 stride, columns, depth;
 
     __device__ __forceinline__ DenseSource(const TensorParams<T, Dense<T>>& p, i64 column0)
-        : stride(ACROSS ? p.right.step : p.right.lane), columns(p.columns - column0), depth(p.depth) {
+        : stride(ACROSS ? p.right.step : p.right.lane),
+          columns(p.columns - column0),
+          depth(p.depth) {
         w = p.right.at + p.right.place(column0, 0);
     }
     __device__ __forceinline__ void copy(char* stage, char*, int thread, i64 k) {
@@ -93,10 +106,13 @@ template <class T, bool ACROSS> struct DenseSource {
         const T* from = w + (ACROSS ? k + row : row) * stride + first;
         if (columns >= TILE_COLUMNS && k + STEPS <= depth) {
 #pragma unroll
-            for (int i = 0; i < 1024 / WORKERS; ++i, from += APART * stride) ptx_copy16_whole(to + place(row + i * APART, piece), from);
+            for (int i = 0; i < 1024 / WORKERS; ++i, from += APART * stride)
+                ptx_copy16_whole(to + place(row + i * APART, piece), from);
             return;
         }
-        const i64 left = (ACROSS ? columns : depth) - first, count = left < 0 ? 0 : left < 8 ? left : 8;
+        const i64 left = (ACROSS ? columns : depth) - first, count = left < 0   ? 0
+                                                                     : left < 8 ? left
+                                                                                : 8;
 #pragma unroll 1
         for (int i = 0; i < 1024 / WORKERS; ++i, from += APART * stride) {
             const int at = row + i * APART;
@@ -104,7 +120,9 @@ template <class T, bool ACROSS> struct DenseSource {
             ptx_copy16_partly(to + place(at, piece), there ? from : w, (int)there * 2);
         }
     }
-    static __device__ __forceinline__ int place(int row, int piece) { return ACROSS ? across(row, piece) : along(row, piece); }
+    static __device__ __forceinline__ int place(int row, int piece) {
+        return ACROSS ? across(row, piece) : along(row, piece);
+    }
     __device__ __forceinline__ void skip() {}
     __device__ __forceinline__ void expand(char*, char*, int, i64) {}
 };
@@ -120,10 +138,14 @@ template <class T, bool ACROSS, class Side> struct GatheredSource {
     __device__ __forceinline__ void expand(char* stage, char*, int thread, i64 k) {
 #pragma unroll 1
         for (int at = thread; at < 1024 * 8; at += WORKERS) {
-            const int piece = at / 8 % (ACROSS ? 16 : 8), row = at / (ACROSS ? 128 : 64), e = at % 8;
-            const i64 column = column0 + (ACROSS ? 8 * piece + e : row), step = k + (ACROSS ? row : 8 * piece + e);
+            const int piece = at / 8 % (ACROSS ? 16 : 8), row = at / (ACROSS ? 128 : 64),
+                      e = at % 8;
+            const i64 column = column0 + (ACROSS ? 8 * piece + e : row),
+                      step = k + (ACROSS ? row : 8 * piece + e);
             char* to = stage + (ACROSS ? across(row, piece) : along(row, piece));
-            ((T*)to)[e] = column < columns && step < depth ? side.template get<T>(side.place(column, step)) : T{};
+            ((T*)to)[e] = column < columns && step < depth
+                              ? side.template get<T>(side.place(column, step))
+                              : T{};
         }
     }
 };
@@ -135,7 +157,8 @@ template <class T, bool ACROSS> struct LowRankSource {
     i64 column0, columns;  // columns: what is left of them
     int rank, stages;      // of an adapter
 
-    template <class W> __device__ __forceinline__ LowRankSource(const TensorParams<T, W>& p, i64 column0)
+    template <class W>
+    __device__ __forceinline__ LowRankSource(const TensorParams<T, W>& p, i64 column0)
         : lora(p.lora), column0(column0), columns(p.columns - column0), rank((int)p.lora.rank) {
         stages = p.lora.count > 0 ? (3 * rank + STEPS - 1) / STEPS : 0;
     }
@@ -145,13 +168,16 @@ template <class T, bool ACROSS> struct LowRankSource {
         const Dense<T> side = lora.template side<T>(g);
         const T* factor = side.at + side.place(column0, 0);
         const i64 stride = ACROSS ? side.step : side.lane;
-        const bool whole = (ACROSS || rank % 8 == 0) && (ACROSS ? side.lane : side.step) == 1 && in_pieces(factor, stride, 16);
+        const bool whole = (ACROSS || rank % 8 == 0) && (ACROSS ? side.lane : side.step) == 1 &&
+                           in_pieces(factor, stride, 16);
         const int piece = thread % PIECES;
 #pragma unroll 1
         for (int i = 0; i < 1024 / WORKERS; ++i) {
             const int row = thread / PIECES + i * (WORKERS / PIECES);
             const int step = k + (ACROSS ? row : 8 * piece), column = ACROSS ? 8 * piece : row;
-            const i64 left = step >= 3 * rank || column >= columns ? 0 : ACROSS ? columns - column : 3 * rank - step;
+            const i64 left = step >= 3 * rank || column >= columns ? 0
+                             : ACROSS                              ? columns - column
+                                                                   : 3 * rank - step;
             const int count = left < 8 ? (int)left : 8;
             char* to = stage + (ACROSS ? across(row, piece) : along(row, piece));
             const T* from = factor + (count ? side.place(column, step % rank) : 0);
@@ -161,42 +187,67 @@ template <class T, bool ACROSS> struct LowRankSource {
             }
 #pragma unroll 1
             for (int e = 0; e < 8; ++e)
-                ((T*)to)[e] = e < count ? factor[ACROSS ? side.place(column + e, step % rank) : side.place(column, (step + e) % rank)] : T{};
+                ((T*)to)[e] = e < count ? factor[ACROSS ? side.place(column + e, step % rank)
+                                                        : side.place(column, (step + e) % rank)]
+                                        : T{};
         }
     }
 };
 
 // 4-bit rows of whole blocks of 64, packed without gaps. A stage has 128 units of one row and one
-// block, 32 bytes; a worker expands a unit (half of one on sm_80). Its maximum is asked for when the
-// unit is, and waits in registers.
+// block, 32 bytes; a worker expands a unit (half of one on sm_80). Its maximum is asked for when
+// the unit is, and waits in registers.
 template <class T, bool ACROSS> struct Nf4Source {
     static constexpr bool EXPANDS = true;
     static constexpr int PARTS = WORKERS / 128;
     const BlockMax& max;
-    const float* table;  // 256 nested maxima and 16 codes, in shared memory
-    const u8* start;     // of the matrix
-    const u8* packed;    // the first piece that this worker copies, at step 0
+    const float* table;         // 256 nested maxima and 16 codes, in shared memory
+    const u8* start;            // of the matrix
+    const u8* packed;           // the first piece that this worker copies, at step 0
     i64 pitch, columns, depth;  // values a row; what is left from the tile's first column on
     i64 own;                    // flat index of the unit that it expands, at step 0
     int nested_shift;
-    struct Maximum { u32 code; float nested; } waiting[AHEAD + 1];
+    struct Maximum {
+        u32 code;
+        float nested;
+    } waiting[AHEAD + 1];
 
-    __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0, const float* table, int thread)
-        : max(p.right.max), table(table), start(p.right.packed.at), pitch(p.right.columns), columns(p.columns - column0), depth(p.depth) {
+    __device__ __forceinline__ Nf4Source(const TensorParams<T, Nf4Matrix>& p, i64 column0,
+                                         const float* table, int thread)
+        : max(p.right.max),
+          table(table),
+          start(p.right.packed.at),
+          pitch(p.right.columns),
+          columns(p.columns - column0),
+          depth(p.depth) {
         const i64 first = ACROSS ? column0 : column0 * pitch;
         nested_shift = p.right.nested_shift;
         own = first + inside(unit_of(thread));
         packed = start + (first + inside(copied_of(thread))) / 2 + thread % 2 * 16;
     }
-    static __device__ __forceinline__ int unit_of(int thread) { return PARTS == 1 ? thread : thread / 2; }
-    // The threads of a warp copy the warp's units, neighbours the halves of one, 16 units at a time.
-    static __device__ __forceinline__ int copied_of(int thread) { return PARTS == 1 ? thread - thread % WARP + thread % WARP / 2 : thread / 2; }
-    // Neither the lanes that copy the halves of 4 units nor those that read one half of 8 meet in a bank.
-    static __device__ __forceinline__ int slot(int unit, int half) { return PARTS == 1 ? (half * 128 + (unit ^ half * 4)) * 16 : (unit * 2 + half) * 16; }
+    static __device__ __forceinline__ int unit_of(int thread) {
+        return PARTS == 1 ? thread : thread / 2;
+    }
+    // The threads of a warp copy the warp's units, neighbours the halves of one, 16 units at a
+    // time.
+    static __device__ __forceinline__ int copied_of(int thread) {
+        return PARTS == 1 ? thread - thread % WARP + thread % WARP / 2 : thread / 2;
+    }
+    // Neither the lanes that copy the halves of 4 units nor those that read one half of 8 meet in a
+    // bank.
+    static __device__ __forceinline__ int slot(int unit, int half) {
+        return PARTS == 1 ? (half * 128 + (unit ^ half * 4)) * 16 : (unit * 2 + half) * 16;
+    }
     static __device__ __forceinline__ int row_of(int unit) { return ACROSS ? unit % 64 : unit; }
-    static __device__ __forceinline__ int column_of(int unit) { return ACROSS ? unit / 64 * 64 : unit; }
-    __device__ __forceinline__ i64 inside(int unit) const { return row_of(unit) * pitch + (ACROSS ? column_of(unit) : 0); }
-    __device__ __forceinline__ bool there(int unit, i64 k) const { return (!ACROSS || k + row_of(unit) < depth) && column_of(unit) < columns; }
+    static __device__ __forceinline__ int column_of(int unit) {
+        return ACROSS ? unit / 64 * 64 : unit;
+    }
+    __device__ __forceinline__ i64 inside(int unit) const {
+        return row_of(unit) * pitch + (ACROSS ? column_of(unit) : 0);
+    }
+    __device__ __forceinline__ bool there(int unit, i64 k) const {
+        return (!ACROSS || k + row_of(unit) < depth) && column_of(unit) < columns;
+    }
 
     __device__ __forceinline__ void copy(char*, char* ring, int thread, i64 k) {
         const i64 move = ACROSS ? k * pitch : k;
@@ -205,14 +256,19 @@ template <class T, bool ACROSS> struct Nf4Source {
 #pragma unroll
         for (int i = 0; i < 2 / PARTS; ++i) {
             const bool exists = there(copied + 16 * i, k);
-            ptx_copy16_partly(to + slot(copied + 16 * i, half), exists ? packed + (move / 2 + i * 8 * pitch) : start, exists ? 16 : 0);
+            ptx_copy16_partly(to + slot(copied + 16 * i, half),
+                              exists ? packed + (move / 2 + i * 8 * pitch) : start,
+                              exists ? 16 : 0);
         }
         skip();
         const int unit = unit_of(thread);
         if (!there(unit, k)) return;
         const i64 block = (own + move) >> max.block_shift;
-        if (max.absmax.at) waiting[AHEAD].code = __float_as_int(max.absmax.at[block * max.absmax.stride]);
-        else waiting[AHEAD] = {max.codes.at[block * max.codes.stride], max.nested.at[(block >> nested_shift) * max.nested.stride]};
+        if (max.absmax.at)
+            waiting[AHEAD].code = __float_as_int(max.absmax.at[block * max.absmax.stride]);
+        else
+            waiting[AHEAD] = {max.codes.at[block * max.codes.stride],
+                              max.nested.at[(block >> nested_shift) * max.nested.stride]};
     }
     __device__ __forceinline__ void skip() {
 #pragma unroll
@@ -226,10 +282,14 @@ template <class T, bool ACROSS> struct Nf4Source {
         const float scale = max.absmax.at ? __int_as_float(m.code) : there(unit, k) ? nested : 0.0f;
         u32 low[4], high[4];
 #pragma unroll
-        for (int q = 0; q < 4; ++q) nf4_plane_word<T>(Nf4Dtype<T>::NUMBER, ((const float4*)(table + 256))[q], scale, low[q], high[q]);
-        const uint4 lows = make_uint4(low[0], low[1], low[2], low[3]), highs = make_uint4(high[0], high[1], high[2], high[3]);
+        for (int q = 0; q < 4; ++q)
+            nf4_plane_word<T>(Nf4Dtype<T>::NUMBER, ((const float4*)(table + 256))[q], scale, low[q],
+                              high[q]);
+        const uint4 lows = make_uint4(low[0], low[1], low[2], low[3]),
+                    highs = make_uint4(high[0], high[1], high[2], high[3]);
         // A piece's place is the first one's with bits 4 to 6 turned over.
-        const u32 to = shared_address(stage) + (ACROSS ? across(unit % 64, unit / 64 * 8) : along(unit, 0));
+        const u32 to =
+            shared_address(stage) + (ACROSS ? across(unit % 64, unit / 64 * 8) : along(unit, 0));
 #pragma unroll
         for (int i = 0; i < 2 / PARTS; ++i) {
             const int half = PARTS == 1 ? i : thread % 2;
@@ -237,7 +297,8 @@ template <class T, bool ACROSS> struct Nf4Source {
             const u32 word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
             for (int c = 0; c < 4; ++c)
-                ptx_store_shared(to ^ (ACROSS ? (half * 4 + c) * 16 : along(0, half * 4 + c)), nf4_decode(lows, highs, word[c]));
+                ptx_store_shared(to ^ (ACROSS ? (half * 4 + c) * 16 : along(0, half * 4 + c)),
+                                 nf4_decode(lows, highs, word[c]));
         }
     }
 };

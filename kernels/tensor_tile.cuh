@@ -2,11 +2,11 @@
 //
 // sm_90a: a warpgroup fills stages (copies X, expands W), one warpgroup per 64 rows multiplies them
 // with wgmma, both operands from shared memory; six stages, barriers between the two sides. With a
-// cluster of 8 every block takes one chunk of the depth, and the chunks' sums meet over the cluster:
-// few tiles then still occupy the machine.
+// cluster of 8 every block takes one chunk of the depth, and the chunks' sums meet over the
+// cluster: few tiles then still occupy the machine.
 //
-// sm_80: eight warps fill a stage while they multiply the one before with mma.sync, each ROWS / 2 x 32
-// outputs.
+// sm_80: eight warps fill a stage while they multiply the one before with mma.sync, each ROWS / 2 x
+// 32 outputs.
 //
 // Sums leave through shared memory, in rows of 128.
 #pragma once
@@ -18,7 +18,8 @@ struct Steps {
     i64 begin;
     int count, per_chunk;
     int low_rank;  // stages of the low-rank chunk
-    template <class P> __device__ __forceinline__ Steps(const P& p, int rank, int stages_of_adapter) {
+    template <class P>
+    __device__ __forceinline__ Steps(const P& p, int rank, int stages_of_adapter) {
         const bool last = p.cluster == 1 || rank == p.chunks - 1;
         begin = (i64)rank * p.chunk;
         const i64 end = p.cluster > 1 && begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
@@ -37,8 +38,11 @@ struct Steps {
 struct TilePlace {
     int rank;
     i64 row0, column0;
-    template <class P> __device__ __forceinline__ TilePlace(const P& p, int rows, i64 tile)
-        : rank(p.cluster > 1 ? ptx_cluster_rank() : 0), row0(tile * rows), column0((i64)blockIdx.y * TILE_COLUMNS) {}
+    template <class P>
+    __device__ __forceinline__ TilePlace(const P& p, int rows, i64 tile)
+        : rank(p.cluster > 1 ? ptx_cluster_rank() : 0),
+          row0(tile * rows),
+          column0((i64)blockIdx.y * TILE_COLUMNS) {}
 };
 
 template <int ROWS> struct TileMemory {
@@ -48,9 +52,13 @@ template <int ROWS> struct TileMemory {
     char* at;
     __device__ __forceinline__ char* x(int stage) const { return at + stage * STAGE; }
     __device__ __forceinline__ char* w(int stage) const { return x(stage) + X; }
-    __device__ __forceinline__ char* ring(int count) const { return at + STAGES * STAGE + count % RINGS * RING; }
+    __device__ __forceinline__ char* ring(int count) const {
+        return at + STAGES * STAGE + count % RINGS * RING;
+    }
     // 256 nested maxima and 16 codes.
-    __device__ __forceinline__ float* table() const { return (float*)(at + STAGES * STAGE + RINGS * RING); }
+    __device__ __forceinline__ float* table() const {
+        return (float*)(at + STAGES * STAGE + RINGS * RING);
+    }
     __device__ __forceinline__ u64* barriers() const { return (u64*)(table() + 256 + 16); }
     // Parameters of the block's own, where it has some.
     __device__ __forceinline__ char* params() const { return (char*)(barriers() + 2 * STAGES); }
@@ -81,28 +89,38 @@ template <class T, int ROWS, bool ACROSS, class Source> struct Filler {
         if (i >= steps.all()) return;
         const int g = (i - steps.count) / low.stages, k = (i - steps.count) % low.stages * STEPS;
         const i64 depth = 3 * low.rank;
-        Input<T, ROWS>(parts + g * rows * depth, depth, row0, rows, depth).copy(m.x(stage), thread, k);
+        Input<T, ROWS>(parts + g * rows * depth, depth, row0, rows, depth)
+            .copy(m.x(stage), thread, k);
         low.copy(m.w(stage), thread, g, k);
     }
     // Finishes it.
     __device__ __forceinline__ void expand(int i, int thread) {
-        if (i < steps.count) w.expand(m.w(i % STAGES), m.ring(i), thread, steps.begin + (i64)i * STEPS);
+        if (i < steps.count)
+            w.expand(m.w(i % STAGES), m.ring(i), thread, steps.begin + (i64)i * STEPS);
     }
 };
 
 #if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ u64 matrix_descriptor(const char* at, u32 leading, u32 stride) {
-    return (u64)(shared_address(at) >> 4 & 0x3fff) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | 1ull << 62;
+    return (u64)(shared_address(at) >> 4 & 0x3fff) | (u64)(leading >> 4) << 16 |
+           (u64)(stride >> 4) << 32 | 1ull << 62;
 }
-template <int ACROSS> __device__ __forceinline__ void wgmma(float (&d)[64], u64 a, u64 b, int keep, bf16) { ptx_wgmma_bf16<ACROSS>(d, a, b, keep); }
-template <int ACROSS> __device__ __forceinline__ void wgmma(float (&d)[64], u64 a, u64 b, int keep, f16) { ptx_wgmma_f16<ACROSS>(d, a, b, keep); }
+template <int ACROSS>
+__device__ __forceinline__ void wgmma(float (&d)[64], u64 a, u64 b, int keep, bf16) {
+    ptx_wgmma_bf16<ACROSS>(d, a, b, keep);
+}
+template <int ACROSS>
+__device__ __forceinline__ void wgmma(float (&d)[64], u64 a, u64 b, int keep, f16) {
+    ptx_wgmma_f16<ACROSS>(d, a, b, keep);
+}
 
 template <int ROWS> static constexpr int TILE_THREADS = ROWS * 2 + WORKERS;
 
-// Stages are made visible to wgmma by those who wait for them: a fence here would wait for the copies
-// under way to the next stages as well.
-template <class Source, int ROWS, class Filler> __device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, Filler& filler, int thread) {
+// Stages are made visible to wgmma by those who wait for them: a fence here would wait for the
+// copies under way to the next stages as well.
+template <class Source, int ROWS, class Filler>
+__device__ __forceinline__ void fill_stages(const TileMemory<ROWS>& m, Filler& filler, int thread) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
     const int all = filler.steps.all();
     if (!Source::EXPANDS) {
@@ -131,7 +149,8 @@ template <class Source, int ROWS, class Filler> __device__ __forceinline__ void 
 
 // Starts the products of stage i; the first of a chunk starts from 0.
 template <class T, int ROWS, bool ACROSS>
-__device__ __forceinline__ void multiply_stage(float (&sum)[64], u64 a, u64 b, u32 full, int i, int keep) {
+__device__ __forceinline__ void multiply_stage(float (&sum)[64], u64 a, u64 b, u32 full, int i,
+                                               int keep) {
     const u32 stage = (u32)i % STAGES;
     ptx_barrier_wait(full + 8 * stage, (u32)i / STAGES % 2);
     ptx_fence_async();
@@ -140,7 +159,8 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[64], u64 a, u64 b, u
     a += at, b += at;
     ptx_wgmma_fence();
 #pragma unroll
-    for (int u = 0; u < 4; ++u) wgmma<ACROSS>(sum, a + u * 2, b + u * (ACROSS ? 128 : 2), u > 0 || keep, T{});
+    for (int u = 0; u < 4; ++u)
+        wgmma<ACROSS>(sum, a + u * 2, b + u * (ACROSS ? 128 : 2), u > 0 || keep, T{});
     ptx_wgmma_commit();
 }
 
@@ -150,16 +170,22 @@ __device__ __forceinline__ void release_stage(u32 empty, int i) {
 
 // The sums of a warpgroup's 64 rows: chunk after chunk, each from 0, one stage's products under way
 // while those of the next are started. Where every block has one chunk, those of the low-rank chunk
-// stay in `sum`. The loops are written so that ptxas sees where the sums are at rest: otherwise it runs the
-// products one by one (its remarks C7514 and C7515), as it does where `sum` does not begin as 0.
+// stay in `sum`. The loops are written so that ptxas sees where the sums are at rest: otherwise it
+// runs the products one by one (its remarks C7514 and C7515), as it does where `sum` does not begin
+// as 0.
 template <class T, int ROWS, bool ACROSS>
-__device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)[64], const TileMemory<ROWS>& m, const Steps& steps, bool clustered, int group) {
+__device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)[64],
+                                                const TileMemory<ROWS>& m, const Steps& steps,
+                                                bool clustered, int group) {
     const u32 full = shared_address(m.barriers()), empty = full + 8 * STAGES;
-    const u64 a = matrix_descriptor(m.x(0) + group * 8192, 16, 1024), b = matrix_descriptor(m.w(0), ACROSS ? 8192 : 16, 1024);
+    const u64 a = matrix_descriptor(m.x(0) + group * 8192, 16, 1024),
+              b = matrix_descriptor(m.w(0), ACROSS ? 8192 : 16, 1024);
     const int all = steps.all();
     for (int i = 0; i < all;) {
         const bool main = i < steps.count;
-        const int end = !main ? all : i + steps.per_chunk < steps.count ? i + steps.per_chunk : steps.count;
+        const int end = !main                               ? all
+                        : i + steps.per_chunk < steps.count ? i + steps.per_chunk
+                                                            : steps.count;
         multiply_stage<T, ROWS, ACROSS>(sum, a, b, full, i, 0);
         for (++i; i < end; ++i) {
             multiply_stage<T, ROWS, ACROSS>(sum, a, b, full, i, 1);
@@ -175,21 +201,26 @@ __device__ __forceinline__ void multiply_stages(float (&total)[64], float (&sum)
 }
 
 __device__ __forceinline__ void park(float* tile, const float (&sum)[64]) {
-    float* to = tile + (threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4) * PITCH + threadIdx.x % 4 * 2;
+    float* to =
+        tile + (threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4) * PITCH + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int e = 0; e < 64; e += 2) *(float2*)(to + e / 2 % 2 * 8 * PITCH + e / 4 * 8) = make_float2(sum[e], sum[e + 1]);
+    for (int e = 0; e < 64; e += 2)
+        *(float2*)(to + e / 2 % 2 * 8 * PITCH + e / 4 * 8) = make_float2(sum[e], sum[e + 1]);
 }
 
 // Sums of ROWS x 128 outputs in shared memory.
 template <class T, int ROWS, bool ACROSS, class P, class Source>
-__device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m, const TilePlace& place, Source& w) {
+__device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
+                                          const TilePlace& place, Source& w) {
     constexpr int GROUPS = ROWS / 64;
     const int group = threadIdx.x / 128;
     const LowRankSource<T, ACROSS> low(p, place.column0);
     const Steps steps(p, place.rank, low.stages);
     float total[64], sum[64];
     if (group == GROUPS) {
-        Filler<T, ROWS, ACROSS, Source> filler = {m, steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts, place.row0, p.rows};
+        Filler<T, ROWS, ACROSS, Source> filler = {
+            m,          steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts,
+            place.row0, p.rows};
         fill_stages<Source>(m, filler, threadIdx.x % 128);
     } else {
 #pragma unroll
@@ -202,7 +233,8 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
     if (p.cluster > 1 && steps.low_rank > 0) park(m.sums() + ROWS * PITCH, sum);
 }
 
-template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>& m, bool expands) {
+template <int ROWS>
+__device__ __forceinline__ void tile_begin(const TileMemory<ROWS>& m, bool expands) {
     if (threadIdx.x == 0) {
         // By each worker, and once more by its copies if it does not wait for them.
         const int arrivals = expands ? WORKERS : 2 * WORKERS;
@@ -238,7 +270,9 @@ __device__ __forceinline__ uint2 four_steps(const char* stage, int row, int u) {
 }
 
 // Right operands of columns column0..column0+32 for product u.
-template <bool ACROSS> __device__ __forceinline__ void right_operands(u32 (&b)[4][2], const char* stage, int column0, int u) {
+template <bool ACROSS>
+__device__ __forceinline__ void right_operands(u32 (&b)[4][2], const char* stage, int column0,
+                                               int u) {
     const int lane = threadIdx.x % WARP;
     if (!ACROSS) {
 #pragma unroll
@@ -260,7 +294,8 @@ template <bool ACROSS> __device__ __forceinline__ void right_operands(u32 (&b)[4
 }
 
 template <class T, bool ACROSS, int MT>
-__device__ __forceinline__ void multiply_stage(WarpTile<MT>& sum, const char* x, const char* w, int row0, int column0) {
+__device__ __forceinline__ void multiply_stage(WarpTile<MT>& sum, const char* x, const char* w,
+                                               int row0, int column0) {
     const int g = threadIdx.x % WARP / 4;
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
@@ -268,7 +303,8 @@ __device__ __forceinline__ void multiply_stage(WarpTile<MT>& sum, const char* x,
         right_operands<ACROSS>(b, w, column0, u);
 #pragma unroll
         for (int i = 0; i < MT; ++i) {
-            const uint2 upper = four_steps(x, row0 + 16 * i + g, u), lower = four_steps(x, row0 + 16 * i + g + 8, u);
+            const uint2 upper = four_steps(x, row0 + 16 * i + g, u),
+                        lower = four_steps(x, row0 + 16 * i + g + 8, u);
             const u32 a[4] = {upper.x, lower.x, upper.y, lower.y};
 #pragma unroll
             for (int j = 0; j < 4; ++j) Halves<T>::mma(sum.at[i][j], a, b[j]);
@@ -277,13 +313,16 @@ __device__ __forceinline__ void multiply_stage(WarpTile<MT>& sum, const char* x,
 }
 
 template <class T, int ROWS, bool ACROSS, class P, class Source>
-__device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m, const TilePlace& place, Source& w) {
+__device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
+                                          const TilePlace& place, Source& w) {
     constexpr int MT = ROWS / 32;
     const int thread = threadIdx.x, warp = thread / WARP;
     const int warp_row = warp / 4 * (ROWS / 2), warp_column = warp % 4 * 32;
     const LowRankSource<T, ACROSS> low(p, place.column0);
     const Steps steps(p, place.rank, low.stages);
-    Filler<T, ROWS, ACROSS, Source> filler = {m, steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts, place.row0, p.rows};
+    Filler<T, ROWS, ACROSS, Source> filler = {
+        m,          steps, {p.x, p.x_stride, place.row0, p.rows, p.depth}, w, low, p.parts,
+        place.row0, p.rows};
     WarpTile<MT> sum, total;
     sum.clear(), total.clear();
     filler.copy(0, thread);
@@ -312,7 +351,9 @@ __device__ __forceinline__ void tile_sums(const P& p, const TileMemory<ROWS>& m,
 #pragma unroll
         for (int j = 0; j < 4; ++j)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) *(float2*)(to + (16 * i + 8 * h) * PITCH + 8 * j) = make_float2(total.at[i][j][2 * h], total.at[i][j][2 * h + 1]);
+            for (int h = 0; h < 2; ++h)
+                *(float2*)(to + (16 * i + 8 * h) * PITCH + 8 * j) =
+                    make_float2(total.at[i][j][2 * h], total.at[i][j][2 * h + 1]);
 }
 
 template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<ROWS>&, bool) {}
@@ -323,9 +364,11 @@ template <int ROWS> __device__ __forceinline__ void tile_begin(const TileMemory<
 
 // Each block finishes a part of the rows, a warp 4 rows of 128 at a time.
 template <class T, int ROWS, class W>
-__device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const TileMemory<ROWS>& m, const TilePlace& place) {
+__device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const TileMemory<ROWS>& m,
+                                            const TilePlace& place) {
     constexpr int WARPS = TILE_THREADS<ROWS> / WARP;
-    const Partials<0, true> partials = {shared_address(m.sums()), p.chunks, p.lora.count > 0 ? ROWS * PITCH * 4 : 0};
+    const Partials<0, true> partials = {shared_address(m.sums()), p.chunks,
+                                        p.lora.count > 0 ? ROWS * PITCH * 4 : 0};
     const int rows = ROWS / (int)p.cluster, column = threadIdx.x % WARP * 4;
     for (int row = threadIdx.x / WARP * 4; row < rows; row += WARPS * 4) {
         const int first = place.rank * rows + row;
@@ -345,7 +388,8 @@ __device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const T
 }
 
 template <class T, int ROWS, class W>
-__device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const TileMemory<ROWS>& m, const TilePlace& place) {
+__device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const TileMemory<ROWS>& m,
+                                         const TilePlace& place) {
     __syncthreads();
     if (p.cluster > 1) ptx_cluster_sync();
     tile_finish(p, m, place);
@@ -353,7 +397,8 @@ __device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const Tile
     if (p.cluster > 1) ptx_cluster_sync();
 }
 
-template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul_tile(const TensorParams<T, Dense<T>>& p) {
+template <class T, int ROWS, bool ACROSS>
+__device__ __forceinline__ void matmul_tile(const TensorParams<T, Dense<T>>& p) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS, blockIdx.x / p.cluster);
     const bool pieces = in_pieces(p.right.at, ACROSS ? p.right.step : p.right.lane, 16);
@@ -369,7 +414,8 @@ template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void matmul
     tile_end(p, m, place);
 }
 
-template <class T, int ROWS, bool ACROSS> __device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p, i64 tile) {
+template <class T, int ROWS, bool ACROSS>
+__device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p, i64 tile) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS, tile);
     const bool regular = p.right.regular;

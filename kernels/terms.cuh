@@ -12,7 +12,9 @@ template <class R> struct LossTerms {
     u32* ticket;
     i64 count;
 
-    __device__ __forceinline__ double weigh(i64 i) const { return wide_or(weight, i, 1.0 / (double)count); }
+    __device__ __forceinline__ double weigh(i64 i) const {
+        return wide_or(weight, i, 1.0 / (double)count);
+    }
 
     // Adds the blocks' shares of the total; called by all threads of every block, each with its own
     // share. The tree depends on the number of terms alone.
@@ -35,7 +37,9 @@ __device__ __forceinline__ double sigmoid(double x) {
 }
 
 // log sigmoid(x) without overflow or cancellation.
-__device__ __forceinline__ double log_sigmoid(double x) { return fmin(x, 0.0) - log1p(exp(-fabs(x))); }
+__device__ __forceinline__ double log_sigmoid(double x) {
+    return fmin(x, 0.0) - log1p(exp(-fabs(x)));
+}
 
 // sigmoid'(x).
 __device__ __forceinline__ double bell(double x) { return sigmoid(x) * sigmoid(-x); }

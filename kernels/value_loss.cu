@@ -48,7 +48,8 @@ template <class R> __device__ __forceinline__ double one_token(const ValueLossPa
 
 template <class R> __device__ __forceinline__ void value_loss(const ValueLossParams<R>& p) {
     __shared__ double warps[THREADS / WARP];
-    const i64 first = (i64)blockIdx.x * TILE, last = first + TILE < p.tokens ? first + TILE : p.tokens;
+    const i64 first = (i64)blockIdx.x * TILE,
+              last = first + TILE < p.tokens ? first + TILE : p.tokens;
     double sum = 0.0;
     for (i64 t = first + threadIdx.x; t < last; t += THREADS) sum += one_token(p, t);
     sum = block_reduce<THREADS>(sum, 0.0, Sum(), warps);
@@ -60,5 +61,11 @@ template <class R> __device__ __forceinline__ void value_loss(const ValueLossPar
     if (threadIdx.x == 0) *p.loss = p.weight * sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) value_loss_f32(const ValueLossParams<float> p) { value_loss(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) value_loss_f64(const ValueLossParams<double> p) { value_loss(p); }
+extern "C" __global__ void __launch_bounds__(THREADS)
+    value_loss_f32(const ValueLossParams<float> p) {
+    value_loss(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    value_loss_f64(const ValueLossParams<double> p) {
+    value_loss(p);
+}

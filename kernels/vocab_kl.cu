@@ -85,10 +85,16 @@ template <class T> struct Rows {
     float shift;  // lse of q - lse of p
 
     __device__ __forceinline__ Rows(const VocabKlParams& params, int rank, i64 i, uint4* held)
-        : params(params), s(params.set), policy(s, (const T*)params.policy + i * params.policy_stride, rank),
+        : params(params),
+          s(params.set),
+          policy(s, (const T*)params.policy + i * params.policy_stride, rank),
           reference(s, (const T*)params.reference + i * params.reference_stride, rank),
-          guide(s, (const T*)(params.guide ? params.guide : params.reference) + i * params.guide_stride, rank),
-          held_policy(s.held ? held : nullptr), held_reference(s.held ? held + s.held : nullptr),
+          guide(
+              s,
+              (const T*)(params.guide ? params.guide : params.reference) + i * params.guide_stride,
+              rank),
+          held_policy(s.held ? held : nullptr),
+          held_reference(s.held ? held + s.held : nullptr),
           held_guide(s.held ? held + 2 * s.held : nullptr) {}
 
     // u + γ·(c - u); -inf on both sides stays -inf.
@@ -120,8 +126,12 @@ template <class T> struct Rows {
     }
 
     // A thread's vectors of columns are THREADS vectors apart.
-    __device__ __forceinline__ i64 first_column() const { return (policy.first * TILE + threadIdx.x) * N; }
-    __device__ __forceinline__ i64 end_column() const { return min(policy.end * TILE * N, s.vocab); }
+    __device__ __forceinline__ i64 first_column() const {
+        return (policy.first * TILE + threadIdx.x) * N;
+    }
+    __device__ __forceinline__ i64 end_column() const {
+        return min(policy.end * TILE * N, s.vocab);
+    }
 
     __device__ __forceinline__ void normalise(RowShared& shared) {
         if (held_policy) {
@@ -140,7 +150,9 @@ template <class T> struct Rows {
         const RowStats a = combine(oq, s, false, false, shared);
         const RowStats b = combine(op, s, false, false, shared);
         q = softmax(a), p = softmax(b);
-        shift = a.empty() || b.empty() ? 0.0f : (float)(s.k * ((double)a.top - (double)b.top) + (log(a.sum) - log(b.sum)));
+        shift = a.empty() || b.empty()
+                    ? 0.0f
+                    : (float)(s.k * ((double)a.top - (double)b.top) + (log(a.sum) - log(b.sum)));
     }
 
     __device__ __forceinline__ Pair pair(float tq, float tp) const {
@@ -154,9 +166,15 @@ template <class T> struct Rows {
     }
 
     // log(m/p) and log(m/q), m = β·p + (1 - β)·q.
-    __device__ __forceinline__ float mixture_to_p(Pair c) const { return log_one_plus((1.0f - params.beta) * exp_less_one(c.delta)); }
-    __device__ __forceinline__ float mixture_to_q(Pair c) const { return log_one_plus(params.beta * exp_less_one(-c.delta)); }
-    __device__ __forceinline__ float mixture(Pair c) const { return __fmaf_rn(params.beta, c.p, (1.0f - params.beta) * c.q); }
+    __device__ __forceinline__ float mixture_to_p(Pair c) const {
+        return log_one_plus((1.0f - params.beta) * exp_less_one(c.delta));
+    }
+    __device__ __forceinline__ float mixture_to_q(Pair c) const {
+        return log_one_plus(params.beta * exp_less_one(-c.delta));
+    }
+    __device__ __forceinline__ float mixture(Pair c) const {
+        return __fmaf_rn(params.beta, c.p, (1.0f - params.beta) * c.q);
+    }
 
     __device__ __forceinline__ float half_sign(Pair c) const {
         return c.delta > 0.0f ? 0.5f : c.delta < 0.0f ? -0.5f : 0.0f;
@@ -166,7 +184,8 @@ template <class T> struct Rows {
     template <bool VALUE> __device__ __forceinline__ float term(Pair c) const {
         if (params.kind == FORWARD_KL) return kl_term(c.p, c.q, c.delta);
         if (params.kind == REVERSE_KL) return kl_term(c.q, c.p, -c.delta);
-        if (params.kind == TOTAL_VARIATION) return VALUE ? 0.5f * fabsf(gap(c.p, c.q, c.delta)) : c.q * half_sign(c);
+        if (params.kind == TOTAL_VARIATION)
+            return VALUE ? 0.5f * fabsf(gap(c.p, c.q, c.delta)) : c.q * half_sign(c);
         const float m = mixture(c), from_q = kl_term(c.q, m, mixture_to_q(c));
         if (!VALUE) return from_q;
         return params.beta * kl_term(c.p, m, mixture_to_p(c)) + (1.0f - params.beta) * from_q;
@@ -181,8 +200,10 @@ template <class T> struct Rows {
 #pragma unroll
             for (int n = 0; n < N; ++n) sum[n % 4] += term<VALUE>(pair(tq[n], tp[n]));
         }
-        const double all = row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), s, shared);
-        if ((params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty)) return 0.0f;
+        const double all =
+            row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), s, shared);
+        if ((params.kind == FORWARD_KL && p.empty) || (params.kind == REVERSE_KL && q.empty))
+            return 0.0f;
         // Without p the mixture adds up to 1 - β only.
         return (float)(!VALUE && params.kind == JSD && p.empty ? all + (double)params.beta : all);
     }
@@ -234,9 +255,21 @@ template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlPar
     });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f32(const VocabKlParams p) { vocab_kl<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bf16(const VocabKlParams p) { vocab_kl<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f16(const VocabKlParams p) { vocab_kl<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f32(const VocabKlParams p) { vocab_kl_bwd<float>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_bf16(const VocabKlParams p) { vocab_kl_bwd<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f16(const VocabKlParams p) { vocab_kl_bwd<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f32(const VocabKlParams p) {
+    vocab_kl<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bf16(const VocabKlParams p) {
+    vocab_kl<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_f16(const VocabKlParams p) {
+    vocab_kl<f16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f32(const VocabKlParams p) {
+    vocab_kl_bwd<float>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_bf16(const VocabKlParams p) {
+    vocab_kl_bwd<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) vocab_kl_bwd_f16(const VocabKlParams p) {
+    vocab_kl_bwd<f16>(p);
+}
