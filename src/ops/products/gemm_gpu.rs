@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::Lora;
@@ -29,13 +29,13 @@ pub(super) struct Dense {
 
 impl Dense {
     /// Element (lane, step) is `matrix[lane][step]`.
-    pub fn rows<T: Element>(stage: &mut Stage<'_>, matrix: &View<'_, T>) -> Result<Dense> {
-        Ok(Dense { at: stage.input(matrix)?, lane: matrix.stride(0), step: 1 })
+    pub fn rows<T: Element>(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Dense> {
+        Ok(Dense { at: launch.input(matrix)?, lane: matrix.stride(0), step: 1 })
     }
 
     /// Element (lane, step) is `matrix[step][lane]`.
-    pub fn columns<T: Element>(stage: &mut Stage<'_>, matrix: &View<'_, T>) -> Result<Dense> {
-        Ok(Dense { at: stage.input(matrix)?, lane: 1, step: matrix.stride(0) })
+    pub fn columns<T: Element>(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Dense> {
+        Ok(Dense { at: launch.input(matrix)?, lane: 1, step: matrix.stride(0) })
     }
 
     /// Packed rows in scratch memory.
@@ -158,7 +158,7 @@ impl LowRank<'_> {
 
 /// low = scale·left·factorᵀ, every row with its adapter's factor; 0 in rows without one.
 pub(super) fn low_rank<T: Float>(
-    stage: &mut Stage<'_>,
+    launch: &mut LaunchArgs<'_>,
     gpu: &Gpu,
     op: &'static str,
     a: &LowRank<'_>,
@@ -167,7 +167,7 @@ pub(super) fn low_rank<T: Float>(
         let (count, rank, index) = (a.factors.len() as i64, a.rank, a.index);
         let params = LowParams {
             left: a.left,
-            lora: Adapters { list: stage.table(a.factors)?, count, rank, index },
+            lora: Adapters { list: launch.table(a.factors)?, count, rank, index },
             rows: a.rows,
             depth: a.depth,
             low: a.low,
@@ -201,13 +201,13 @@ pub(super) fn low_rank<T: Float>(
 
 /// (what multiplies the left side, what multiplies its result) of every adapter.
 pub(super) fn factors<T: Float>(
-    stage: &mut Stage<'_>,
+    launch: &mut LaunchArgs<'_>,
     way: Way,
     lora: &[Lora<'_, T>],
 ) -> Result<(Vec<Factor>, Vec<Factor>)> {
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for lora in lora {
-        let (a, b) = (Dense::rows(stage, &lora.a)?, Dense::rows(stage, &lora.b)?);
+        let (a, b) = (Dense::rows(launch, &lora.a)?, Dense::rows(launch, &lora.b)?);
         let (first, second) = match way {
             Way::Forward => (a, b),
             Way::Backward => (b.turned(), a.turned()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::{Attention, AttentionBwd, KvRows};
@@ -33,13 +33,13 @@ struct Heads {
 }
 
 impl Heads {
-    fn read<T: Element>(stage: &mut Stage<'_>, view: &View<'_, T>) -> Result<Heads> {
-        Ok(Heads { at: stage.input(view)?, row: view.stride(0), head: view.stride(1) })
+    fn read<T: Element>(launch: &mut LaunchArgs<'_>, view: &View<'_, T>) -> Result<Heads> {
+        Ok(Heads { at: launch.input(view)?, row: view.stride(0), head: view.stride(1) })
     }
 
-    fn written<'a, T: Element>(stage: &mut Stage<'a>, view: ViewMut<'a, T>) -> Result<Heads> {
+    fn written<'a, T: Element>(launch: &mut LaunchArgs<'a>, view: ViewMut<'a, T>) -> Result<Heads> {
         let (row, head) = (view.stride(0), view.stride(1));
-        Ok(Heads { at: stage.output(view)?, row, head })
+        Ok(Heads { at: launch.output(view)?, row, head })
     }
 }
 
@@ -67,9 +67,9 @@ struct Sequences {
 }
 
 impl Pages {
-    fn new(stage: &mut Stage<'_>, table: &View<'_, i32>, size: usize) -> Result<Pages> {
+    fn new(launch: &mut LaunchArgs<'_>, table: &View<'_, i32>, size: usize) -> Result<Pages> {
         Ok(Pages {
-            table: stage.input(table)?,
+            table: launch.input(table)?,
             stride: table.stride(0),
             width: table.extent(1) as i64,
             shift: size.trailing_zeros() as i64,
@@ -79,19 +79,19 @@ impl Pages {
 
 impl Sequences {
     fn new(
-        stage: &mut Stage<'_>,
+        launch: &mut LaunchArgs<'_>,
         [cu_seqlens, kv_len]: [&View<'_, i64>; 2],
         kv_rows: &KvRows<'_>,
         [tokens, rows]: [usize; 2],
     ) -> Result<Sequences> {
         let (kv_start, pages) = match kv_rows {
-            KvRows::From(start) => (stage.column(start)?, Pages::default()),
-            KvRows::Pages { table, size } => (Column::default(), Pages::new(stage, table, *size)?),
+            KvRows::From(start) => (launch.column(start)?, Pages::default()),
+            KvRows::Pages { table, size } => (Column::default(), Pages::new(launch, table, *size)?),
         };
         Ok(Sequences {
-            cu_seqlens: stage.column(cu_seqlens)?,
+            cu_seqlens: launch.column(cu_seqlens)?,
             kv_start,
-            kv_len: stage.column(kv_len)?,
+            kv_len: launch.column(kv_len)?,
             pages,
             count: kv_len.extent(0) as i64,
             tokens: tokens as i64,
@@ -147,23 +147,23 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
             ("attention", format!("attention_{dtype}"), grid)
         }
     };
-    let mut stage = Stage::new(gpu, op);
+    let mut launch = LaunchArgs::new(gpu, op);
     let tables = [&a.cu_seqlens, &a.kv_len];
     let params = Params {
-        q: Heads::read(&mut stage, &a.q)?,
-        k: Heads::read(&mut stage, &a.k)?,
-        v: Heads::read(&mut stage, &a.v)?,
-        o: Heads::written(&mut stage, a.o)?,
-        sequences: Sequences::new(&mut stage, tables, &a.kv_rows, [tokens, a.k.extent(0)])?,
+        q: Heads::read(&mut launch, &a.q)?,
+        k: Heads::read(&mut launch, &a.k)?,
+        v: Heads::read(&mut launch, &a.v)?,
+        o: Heads::written(&mut launch, a.o)?,
+        sequences: Sequences::new(&mut launch, tables, &a.kv_rows, [tokens, a.k.extent(0)])?,
         lse_stride: a.lse.as_ref().map_or(0, |lse| lse.stride(0)),
-        lse: stage.opt_output(a.lse)?,
+        lse: launch.opt_output(a.lse)?,
         heads: heads as i64,
         group: shape.group() as i64,
         d: d as i64,
         scale: a.scale * std::f64::consts::LOG2_E,
     };
-    stage.launch(&kernel, grid, &params)?;
-    stage.finish()
+    launch.start(&kernel, grid, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) -> Result<()> {
@@ -182,18 +182,18 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
             ("attention_bwd", dtype.to_string(), dq, dkv)
         }
     };
-    let mut stage = Stage::new(gpu, op);
-    let scratch = stage.scratch(tokens * heads * 3 * size_of::<f64>())?;
+    let mut launch = LaunchArgs::new(gpu, op);
+    let scratch = launch.scratch(tokens * heads * 3 * size_of::<f64>())?;
     let tables = [&a.cu_seqlens, &a.kv_len];
     let params = BwdParams {
-        q: Heads::read(&mut stage, &a.q)?,
-        k: Heads::read(&mut stage, &a.k)?,
-        v: Heads::read(&mut stage, &a.v)?,
-        dout: Heads::read(&mut stage, &a.dout)?,
-        dq: Heads::written(&mut stage, a.dq)?,
-        dk: Heads::written(&mut stage, a.dk)?,
-        dv: Heads::written(&mut stage, a.dv)?,
-        sequences: Sequences::new(&mut stage, tables, &kv_rows, [tokens, rows])?,
+        q: Heads::read(&mut launch, &a.q)?,
+        k: Heads::read(&mut launch, &a.k)?,
+        v: Heads::read(&mut launch, &a.v)?,
+        dout: Heads::read(&mut launch, &a.dout)?,
+        dq: Heads::written(&mut launch, a.dq)?,
+        dk: Heads::written(&mut launch, a.dk)?,
+        dv: Heads::written(&mut launch, a.dv)?,
+        sequences: Sequences::new(&mut launch, tables, &kv_rows, [tokens, rows])?,
         stats: scratch.ptr(),
         heads: heads as i64,
         group: shape.group() as i64,
@@ -202,9 +202,9 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
         scale2: a.scale * std::f64::consts::LOG2_E,
     };
     let family = op.trim_end_matches("_bwd");
-    stage.launch(&format!("{family}_dq_{suffix}"), dq_grid, &params)?;
-    stage.launch(&format!("{family}_dkv_{suffix}"), dkv_grid, &params)?;
-    stage.finish()
+    launch.start(&format!("{family}_dq_{suffix}"), dq_grid, &params)?;
+    launch.start(&format!("{family}_dkv_{suffix}"), dkv_grid, &params)?;
+    launch.finish()
 }
 
 /// The extents that choose a kernel.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Convert;
@@ -25,10 +25,10 @@ struct Params {
 }
 
 pub(crate) fn convert<S: Float, T: Float>(gpu: &Arc<Gpu>, a: Convert<'_, S, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "convert");
+    let mut launch = LaunchArgs::new(gpu, "convert");
     let n = a.x.numel();
-    let params = Params { x: stage.input(&a.x)?, y: stage.output(a.y)?, n };
+    let params = Params { x: launch.input(&a.x)?, y: launch.output(a.y)?, n };
     let grid = Grid::linear((n as u64).div_ceil(TILE) as u32, THREADS as u32);
-    stage.launch(&format!("convert_{}_{}", S::DTYPE.name(), T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("convert_{}_{}", S::DTYPE.name(), T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::CopyRows;
@@ -35,11 +35,11 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         return Ok(());
     }
     let lanes = lanes(&a);
-    let mut stage = Stage::new(gpu, "copy_rows");
+    let mut launch = LaunchArgs::new(gpu, "copy_rows");
     let params = Params {
-        x: stage.input(&a.x)?,
-        from: stage.opt_column(&a.from)?,
-        to: stage.opt_column(&a.to)?,
+        x: launch.input(&a.x)?,
+        from: launch.opt_column(&a.from)?,
+        to: launch.opt_column(&a.to)?,
         rows: rows as i64,
         x_rows: a.x.extent(0) as i64,
         y_rows: a.y.extent(0) as i64,
@@ -47,7 +47,7 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         x_stride: a.x.stride(0),
         y_stride: a.y.stride(0),
         // Rows that are not named keep their values.
-        y: stage.update(a.y)?,
+        y: launch.update(a.y)?,
         shift: lanes.trailing_zeros() as i64,
     };
     let blocks = rows.div_ceil(THREADS / lanes);
@@ -56,8 +56,8 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         return Err(Error::invalid("copy_rows", "to", format!("{rows} rows"), "fewer on a GPU"));
     };
     let kernel = format!("copy_rows_b{}", 8 * size_of::<T>());
-    stage.launch(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;
+    launch.finish()
 }
 
 /// Lanes that copy a row: one for every four moves, of 16 bytes where rows start at multiples of 16

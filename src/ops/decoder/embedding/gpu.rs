@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Embedding, EmbeddingBwd};
@@ -28,39 +28,39 @@ struct Params {
 }
 
 pub(crate) fn embedding<T: Float>(gpu: &Arc<Gpu>, a: Embedding<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "embedding");
+    let mut launch = LaunchArgs::new(gpu, "embedding");
     let tokens = a.ids.extent(0);
     let params = Params {
-        ids: stage.column(&a.ids)?,
-        table: stage.input(&a.table)?,
+        ids: launch.column(&a.ids)?,
+        table: launch.input(&a.table)?,
         tokens: tokens as i64,
         vocab: a.table.extent(0) as i64,
         columns: a.table.extent(1) as i64,
         table_stride: a.table.stride(0),
         y_stride: a.y.stride(0),
-        y: stage.output(a.y)?,
+        y: launch.output(a.y)?,
         ..Params::zeroed()
     };
     let kernel = format!("embedding_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(tokens as u32, 128), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.finish()
 }
 
 pub(crate) fn embedding_bwd<T: Float>(gpu: &Arc<Gpu>, a: EmbeddingBwd<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "embedding");
+    let mut launch = LaunchArgs::new(gpu, "embedding");
     let tokens = a.ids.extent(0);
     let params = Params {
-        ids: stage.column(&a.ids)?,
-        dy: stage.input(&a.dy)?,
+        ids: launch.column(&a.ids)?,
+        dy: launch.input(&a.dy)?,
         tokens: tokens as i64,
         vocab: a.dtable.extent(0) as i64,
         columns: a.dtable.extent(1) as i64,
         dy_stride: a.dy.stride(0),
         dtable_stride: a.dtable.stride(0),
-        dtable: stage.update(a.dtable)?,
+        dtable: launch.update(a.dtable)?,
         ..Params::zeroed()
     };
     let kernel = format!("embedding_bwd_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(tokens as u32, 128), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{RmsNorm, RmsNormBwd};
@@ -48,37 +48,38 @@ struct DweightParams {
 }
 
 pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "rmsnorm");
+    let mut launch = LaunchArgs::new(gpu, "rmsnorm");
     let (rows, columns) = (a.x.extent(0), a.x.extent(1));
     let params = Params {
-        x: stage.input(&a.x)?,
-        weight: stage.column(&a.weight)?,
+        x: launch.input(&a.x)?,
+        weight: launch.column(&a.weight)?,
         rows: rows as i64,
         columns: columns as i64,
         x_stride: a.x.stride(0),
         out_stride: a.y.stride(0),
-        out: stage.output(a.y)?,
-        rstd: stage.column_out(a.rstd)?,
+        out: launch.output(a.y)?,
+        rstd: launch.column_out(a.rstd)?,
         eps: a.eps,
         ..Params::zeroed()
     };
     let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
-    stage.launch(&format!("rmsnorm_{}", T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("rmsnorm_{}", T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "rmsnorm");
+    let mut launch = LaunchArgs::new(gpu, "rmsnorm");
     let (rows, columns) = (a.x.extent(0), a.x.extent(1));
     if rows == 0 {
         return Ok(());
     }
-    let scratch = a.dweight.as_ref().map(|_| stage.scratch(rows * size_of::<f64>())).transpose()?;
+    let scratch =
+        a.dweight.as_ref().map(|_| launch.scratch(rows * size_of::<f64>())).transpose()?;
     let params = Params {
-        x: stage.input(&a.x)?,
-        dy: stage.input(&a.dy)?,
-        residual: stage.opt_input(&a.residual)?,
-        weight: stage.column(&a.weight)?,
+        x: launch.input(&a.x)?,
+        dy: launch.input(&a.dy)?,
+        residual: launch.opt_input(&a.residual)?,
+        weight: launch.column(&a.weight)?,
         scale: scratch.as_ref().map_or(0, |s| s.ptr()),
         rows: rows as i64,
         columns: columns as i64,
@@ -86,25 +87,25 @@ pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Res
         dy_stride: a.dy.stride(0),
         residual_stride: a.residual.as_ref().map_or(0, |r| r.stride(0)),
         out_stride: a.dx.stride(0),
-        out: stage.output(a.dx)?,
+        out: launch.output(a.dx)?,
         eps: a.eps,
         ..Params::zeroed()
     };
     let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
-    stage.launch(&format!("rmsnorm_bwd_{}", T::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("rmsnorm_bwd_{}", T::DTYPE.name()), grid, &params)?;
     if let Some(dweight) = a.dweight {
         let params = DweightParams {
             x: params.x,
             dy: params.dy,
             scale: params.scale,
-            dweight: Column { stride: dweight.stride(0), at: stage.update(dweight)? },
+            dweight: Column { stride: dweight.stride(0), at: launch.update(dweight)? },
             rows: params.rows,
             columns: params.columns,
             x_stride: params.x_stride,
             dy_stride: params.dy_stride,
         };
         let grid = Grid::linear(columns.div_ceil(THREADS as usize) as u32, THREADS);
-        stage.launch(&format!("rmsnorm_dweight_{}", T::DTYPE.name()), grid, &params)?;
+        launch.start(&format!("rmsnorm_dweight_{}", T::DTYPE.name()), grid, &params)?;
     }
-    stage.finish()
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Rope;
@@ -28,23 +28,23 @@ struct Params {
 }
 
 pub(crate) fn rope<T: Float>(gpu: &Arc<Gpu>, a: Rope<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "rope");
+    let mut launch = LaunchArgs::new(gpu, "rope");
     let tokens = a.x.extent(0);
     let params = Params {
         token_stride: a.x.stride(0),
         head_stride: a.x.stride(1),
         heads: a.x.extent(1) as i64,
         half: a.x.extent(2) as i64 / 2,
-        x: stage.update(a.x)?,
+        x: launch.update(a.x)?,
         positions: a.cos.extent(0) as i64,
-        position: stage.column(&a.positions)?,
-        cos: stage.input(&a.cos)?,
-        sin: stage.input(&a.sin)?,
+        position: launch.column(&a.positions)?,
+        cos: launch.input(&a.cos)?,
+        sin: launch.input(&a.sin)?,
         cos_stride: a.cos.stride(0),
         sin_stride: a.sin.stride(0),
         sign: if a.inverse { -1.0 } else { 1.0 },
     };
     let kernel = format!("rope_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(tokens as u32, 128), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.finish()
 }

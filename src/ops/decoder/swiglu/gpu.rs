@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Swiglu, SwigluBwd};
@@ -32,41 +32,41 @@ struct Params {
 }
 
 pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "swiglu");
+    let mut launch = LaunchArgs::new(gpu, "swiglu");
     let params = Params {
-        gate: stage.input(&a.gate)?,
-        up: stage.input(&a.up)?,
+        gate: launch.input(&a.gate)?,
+        up: launch.input(&a.up)?,
         columns: a.gate.extent(1) as i64,
         gate_stride: a.gate.stride(0),
         up_stride: a.up.stride(0),
         y_stride: a.y.stride(0),
-        y: stage.output(a.y)?,
+        y: launch.output(a.y)?,
         ..Params::zeroed()
     };
     let grid = grid(a.gate.extent(0), a.gate.extent(1));
-    stage.launch(&format!("swiglu_{}", T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("swiglu_{}", T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "swiglu");
+    let mut launch = LaunchArgs::new(gpu, "swiglu");
     let params = Params {
-        gate: stage.input(&a.gate)?,
-        up: stage.input(&a.up)?,
-        dy: stage.input(&a.dy)?,
+        gate: launch.input(&a.gate)?,
+        up: launch.input(&a.up)?,
+        dy: launch.input(&a.dy)?,
         columns: a.gate.extent(1) as i64,
         gate_stride: a.gate.stride(0),
         up_stride: a.up.stride(0),
         dy_stride: a.dy.stride(0),
         dgate_stride: a.dgate.stride(0),
         dup_stride: a.dup.stride(0),
-        dgate: stage.output(a.dgate)?,
-        dup: stage.output(a.dup)?,
+        dgate: launch.output(a.dgate)?,
+        dup: launch.output(a.dup)?,
         ..Params::zeroed()
     };
     let grid = grid(a.gate.extent(0), a.gate.extent(1));
-    stage.launch(&format!("swiglu_bwd_{}", T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("swiglu_bwd_{}", T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }
 
 fn grid(rows: usize, columns: usize) -> Grid {

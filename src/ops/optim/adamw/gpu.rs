@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Gpu, Grid, LaunchArgs};
 use crate::error::Result;
 use crate::ops::optim::adamw::cpu::Coefficients;
 use crate::ops::optim::adamw::{AdamW, AdamW8bit, AdamWOutcome, AdamWSettings, DecayOrder};
@@ -44,45 +44,45 @@ struct Params {
 }
 
 pub(crate) fn adamw(gpu: &Arc<Gpu>, a: AdamW<'_>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "adamw");
+    let mut launch = LaunchArgs::new(gpu, "adamw");
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
         tensors.push(Tensor {
             count: t.grad.numel(),
-            grad: stage.input(&t.grad)?,
-            mask: stage.opt_input(&t.mask)?,
-            param: stage.update(t.param)?,
-            m: stage.update(t.m)?,
-            v: stage.update(t.v)?,
+            grad: launch.input(&t.grad)?,
+            mask: launch.opt_input(&t.mask)?,
+            param: launch.update(t.param)?,
+            m: launch.update(t.m)?,
+            v: launch.update(t.v)?,
             ..Tensor::default()
         });
     }
-    run(stage, "adamw", tensors, &[], &a.settings, a.outcome)
+    run(launch, "adamw", tensors, &[], &a.settings, a.outcome)
 }
 
 pub(crate) fn adamw_8bit(gpu: &Arc<Gpu>, a: AdamW8bit<'_>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "adamw");
+    let mut launch = LaunchArgs::new(gpu, "adamw");
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
         tensors.push(Tensor {
             count: t.grad.numel(),
-            grad: stage.input(&t.grad)?,
-            mask: stage.opt_input(&t.mask)?,
-            param: stage.update(t.param)?,
-            m: stage.update(t.m)?,
-            v: stage.update(t.v)?,
-            m_absmax: stage.update(t.m_absmax)?,
-            v_absmax: stage.update(t.v_absmax)?,
+            grad: launch.input(&t.grad)?,
+            mask: launch.opt_input(&t.mask)?,
+            param: launch.update(t.param)?,
+            m: launch.update(t.m)?,
+            v: launch.update(t.v)?,
+            m_absmax: launch.update(t.m_absmax)?,
+            v_absmax: launch.update(t.v_absmax)?,
             ..Tensor::default()
         });
     }
     let maps = [*dynamic_map(true), *dynamic_map(false)].concat();
-    run(stage, "adamw_8bit", tensors, &maps, &a.settings, a.outcome)
+    run(launch, "adamw_8bit", tensors, &maps, &a.settings, a.outcome)
 }
 
 /// Launches the check and `kernel`, and reads the outcome. A refused step brings nothing back.
 fn run(
-    mut stage: Stage<'_>,
+    mut launch: LaunchArgs<'_>,
     kernel: &str,
     mut tensors: Vec<Tensor>,
     maps: &[f32],
@@ -91,26 +91,30 @@ fn run(
 ) -> Result<()> {
     *outcome = AdamWOutcome::default();
     if tensors.iter().all(|t| t.count == 0) {
-        return stage.finish();
+        return launch.finish();
     }
-    let step = Step::new(&mut stage, maps, settings)?;
-    step.launch(&mut stage, &["adamw_check", kernel], &mut tensors)?;
-    *outcome = step.outcome(&stage)?;
+    let step = Step::new(&mut launch, maps, settings)?;
+    step.launch(&mut launch, &["adamw_check", kernel], &mut tensors)?;
+    *outcome = step.outcome(&launch)?;
     if outcome.non_finite.is_some() {
         return Ok(());
     }
-    stage.finish()
+    launch.finish()
 }
 
 /// One step: launches over lists of tensors that share coefficients and an outcome.
 pub(crate) struct Step(Params);
 
 impl Step {
-    pub fn new(stage: &mut Stage<'_>, maps: &[f32], settings: &AdamWSettings) -> Result<Step> {
+    pub fn new(
+        launch: &mut LaunchArgs<'_>,
+        maps: &[f32],
+        settings: &AdamWSettings,
+    ) -> Result<Step> {
         Ok(Step(Params {
             tensors: 0,
-            maps: if maps.is_empty() { 0 } else { stage.table(maps)? },
-            outcome: stage.state(&[u64::MAX, 0, 0, 0])?,
+            maps: if maps.is_empty() { 0 } else { launch.table(maps)? },
+            outcome: launch.state(&[u64::MAX, 0, 0, 0])?,
             tensor_count: 0,
             coefficients: Coefficients::new(settings).as_array(),
             decay_after: (settings.decay == DecayOrder::After) as i32,
@@ -120,7 +124,7 @@ impl Step {
     /// Starts the kernels one after another, each over all tensors.
     pub fn launch(
         &self,
-        stage: &mut Stage<'_>,
+        launch: &mut LaunchArgs<'_>,
         kernels: &[&str],
         tensors: &mut [Tensor],
     ) -> Result<()> {
@@ -133,15 +137,15 @@ impl Step {
         if blocks == 0 {
             return Ok(());
         }
-        let (tensors, tensor_count) = (stage.table(tensors)?, tensors.len() as i64);
+        let (tensors, tensor_count) = (launch.table(tensors)?, tensors.len() as i64);
         let params = Params { tensors, tensor_count, ..self.0 };
         let grid = Grid::linear(blocks as u32, THREADS);
-        kernels.iter().try_for_each(|kernel| stage.launch(kernel, grid, &params))
+        kernels.iter().try_for_each(|kernel| launch.start(kernel, grid, &params))
     }
 
     /// What the launches did; waits for them.
-    pub fn outcome(&self, stage: &Stage<'_>) -> Result<AdamWOutcome> {
-        let found = stage.fetch::<u64>(self.0.outcome, 4)?;
+    pub fn outcome(&self, launch: &LaunchArgs<'_>) -> Result<AdamWOutcome> {
+        let found = launch.fetch::<u64>(self.0.outcome, 4)?;
         if found[0] != u64::MAX {
             let (tensor, element) = (found[0] >> 40, found[0] & ((1 << 40) - 1));
             let non_finite = Some((tensor as usize, element as usize));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::grad_norm::{GlobalNorm, GradNorm};
@@ -38,31 +38,31 @@ struct Params {
 }
 
 pub(crate) fn grad_norm<T: Float>(gpu: &Arc<Gpu>, a: GradNorm<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "grad_norm");
+    let mut launch = LaunchArgs::new(gpu, "grad_norm");
     let (mut tensors, mut chunks) = (Vec::with_capacity(a.grads.len()), 0);
     for grad in a.grads.iter().filter(|grad| grad.numel() > 0) {
-        let (g, length) = (stage.input(grad)?, grad.numel());
+        let (g, length) = (launch.input(grad)?, grad.numel());
         tensors.push(Tensor { g, length, first_chunk: chunks as i64 });
         chunks += (length as u64).div_ceil(CHUNK);
     }
     let mut value = 0.0;
     if chunks > 0 {
         let blocks = chunks.div_ceil(CHUNKS);
-        let scratch = stage.scratch(blocks as usize * size_of::<f64>())?;
+        let scratch = launch.scratch(blocks as usize * size_of::<f64>())?;
         let params = Params {
-            tensors: stage.table(&tensors)?,
+            tensors: launch.table(&tensors)?,
             partial: scratch.ptr(),
-            norm: stage.values::<f64>(1)?,
+            norm: launch.values::<f64>(1)?,
             ticket: scratch.ticket(),
             count: tensors.len() as i64,
             chunks: chunks as i64,
         };
         let kernel = format!("grad_norm_{}", T::DTYPE.name());
-        stage.launch(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
+        launch.start(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
         drop(scratch);
-        value = stage.fetch::<f64>(params.norm, 1)?[0];
+        value = launch.fetch::<f64>(params.norm, 1)?[0];
     }
-    stage.finish()?;
+    launch.finish()?;
     *a.norm = GlobalNorm { value, finite: value.is_finite() };
     Ok(())
 }

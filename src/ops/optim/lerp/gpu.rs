@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, Stage};
+use crate::device::{Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::lerp::Lerp;
@@ -27,16 +27,16 @@ struct Params {
 }
 
 pub(crate) fn lerp<T: Float>(gpu: &Arc<Gpu>, args: Lerp<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "lerp");
+    let mut launch = LaunchArgs::new(gpu, "lerp");
     let n = args.a.numel() as u64;
     let params = Params {
-        a: stage.input(&args.a)?,
-        b: stage.input(&args.b)?,
-        y: stage.output(args.y)?,
+        a: launch.input(&args.a)?,
+        b: launch.input(&args.b)?,
+        y: launch.output(args.y)?,
         n: n as i64,
         lambda: args.lambda,
     };
     let grid = Grid::linear(n.div_ceil(TILE) as u32, THREADS as u32);
-    stage.launch(&format!("lerp_{}", T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("lerp_{}", T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{CopyStream, DeviceBuffer, Gpu, PinnedBuffer, Stage};
+use crate::device::{CopyStream, DeviceBuffer, Gpu, LaunchArgs, PinnedBuffer};
 use crate::error::Result;
 use crate::ops::optim::adamw::gpu::{Step, Tensor};
 use crate::ops::optim::adamw::{AdamWOutcome, AdamWSettings};
@@ -59,20 +59,20 @@ impl Paged {
         // A step that broke off may have left an update behind that uses a slot.
         self.copies.follow_gpu(SLOTS)?;
         let gpu = self.gpu.clone();
-        let mut stage = Stage::new(&gpu, "adamw");
-        let step = Step::new(&mut stage, &[], settings)?;
+        let mut launch = LaunchArgs::new(&gpu, "adamw");
+        let step = Step::new(&mut launch, &[], settings)?;
         let mut all = Vec::with_capacity(tensors.len());
         for t in tensors {
             all.push(Tensor {
                 count: t.grad.numel(),
-                grad: stage.input(&t.grad)?,
-                mask: stage.opt_input(&t.mask)?,
-                param: stage.update(t.param)?,
+                grad: launch.input(&t.grad)?,
+                mask: launch.opt_input(&t.mask)?,
+                param: launch.update(t.param)?,
                 ..Tensor::default()
             });
         }
         // No chunk is written unless all gradients may be used, which the kernels look at.
-        step.launch(&mut stage, &["adamw_check"], &mut all.clone())?;
+        step.launch(&mut launch, &["adamw_check"], &mut all.clone())?;
         let total = self.m.len();
         let chunks: Vec<Range<usize>> =
             (0..total).step_by(self.chunk).map(|at| at..total.min(at + self.chunk)).collect();
@@ -82,15 +82,15 @@ impl Paged {
         for (k, chunk) in chunks.iter().enumerate() {
             let (slot, mut parts) = (k % SLOTS, self.parts(&all, k % SLOTS, chunk)?);
             self.copies.hold_gpu(slot)?;
-            step.launch(&mut stage, &["adamw"], &mut parts)?;
+            step.launch(&mut launch, &["adamw"], &mut parts)?;
             self.copies.follow_gpu(SLOTS + slot)?;
             self.take_back(slot, chunk)?;
             if let Some(next) = chunks.get(k + SLOTS) {
                 self.bring(slot, next)?;
             }
         }
-        let outcome = step.outcome(&stage)?;
-        stage.finish().map(|()| outcome)
+        let outcome = step.outcome(&launch)?;
+        launch.finish().map(|()| outcome)
     }
 
     /// Addresses of a slot's first and second moments.

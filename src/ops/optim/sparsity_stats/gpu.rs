@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::{Element, Float};
 use crate::error::Result;
 use crate::ops::optim::sparsity_stats::{DeltaApply, DeltaEncode, SparsityStats, UpdateSparsity};
@@ -58,19 +58,19 @@ pub(crate) fn sparsity_stats<T: Float>(
     gpu: &Arc<Gpu>,
     a: SparsityStats<'_, T>,
 ) -> Result<std::result::Result<(), NotFinite>> {
-    let mut stage = Stage::new(gpu, "sparsity_stats");
+    let mut launch = LaunchArgs::new(gpu, "sparsity_stats");
     let (rows, columns) = (a.w0.extent(0) as u64, a.w0.extent(1));
     let filled = BLOCKS_PER_MULTIPROCESSOR * gpu.info().multiprocessors as u64;
     let blocks = rows.div_ceil(ROWS).min(filled.max(1));
     let mut counts = Counts { bad: NO_KEY, ..Counts::zeroed() };
     if blocks > 0 {
-        let scratch = stage.scratch(blocks as usize * size_of::<Counts>())?;
+        let scratch = launch.scratch(blocks as usize * size_of::<Counts>())?;
         let params = Params {
-            w0: stage.input(&a.w0)?,
-            w1: stage.input(&a.w1)?,
-            row_nnz: stage.column_out(a.row_nnz)?,
+            w0: launch.input(&a.w0)?,
+            w1: launch.input(&a.w1)?,
+            row_nnz: launch.column_out(a.row_nnz)?,
             partial: scratch.ptr(),
-            result: stage.values::<Counts>(1)?,
+            result: launch.values::<Counts>(1)?,
             ticket: scratch.ticket(),
             rows: rows as i64,
             columns: columns as i64,
@@ -79,14 +79,14 @@ pub(crate) fn sparsity_stats<T: Float>(
             tol: a.tol,
         };
         let kernel = format!("sparsity_stats_{}", T::DTYPE.name());
-        stage.launch(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
+        launch.start(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
         drop(scratch);
-        counts = stage.fetch::<Counts>(params.result, 1)?[0];
+        counts = launch.fetch::<Counts>(params.result, 1)?[0];
     }
     if counts.bad != NO_KEY {
         return Ok(Err(locate(counts.bad as usize, columns)));
     }
-    stage.finish()?;
+    launch.finish()?;
     *a.stats = UpdateSparsity {
         n: rows * columns as u64,
         equal_exact: counts.equal as u64,
@@ -127,9 +127,9 @@ pub(crate) fn delta_count<T: Element>(
     old: View<'_, T>,
     new: View<'_, T>,
 ) -> Result<usize> {
-    let mut stage = Stage::new(gpu, "delta");
-    let mut params = operands(&mut stage, &old, &new)?;
-    count(&mut stage, &mut params, bits::<T>())
+    let mut launch = LaunchArgs::new(gpu, "delta");
+    let mut params = operands(&mut launch, &old, &new)?;
+    count(&mut launch, &mut params, bits::<T>())
 }
 
 /// Encodes, or returns the number of changes if there is no room for them.
@@ -137,22 +137,22 @@ pub(crate) fn delta_encode<T: Element>(
     gpu: &Arc<Gpu>,
     a: DeltaEncode<'_, T>,
 ) -> Result<std::result::Result<(), usize>> {
-    let mut stage = Stage::new(gpu, "delta");
+    let mut launch = LaunchArgs::new(gpu, "delta");
     let capacity = a.index.extent(0);
-    let mut params = operands(&mut stage, &a.old, &a.new)?;
-    let changes = count(&mut stage, &mut params, bits::<T>())?;
+    let mut params = operands(&mut launch, &a.old, &a.new)?;
+    let changes = count(&mut launch, &mut params, bits::<T>())?;
     if changes > capacity {
         return Ok(Err(changes));
     }
     // What lies behind the changes keeps its content.
-    params.index = stage.update(a.index)?;
-    params.value = stage.update(a.value)?;
+    params.index = launch.update(a.index)?;
+    params.value = launch.update(a.value)?;
     params.capacity = capacity as i64;
     if changes > 0 {
         let kernel = format!("delta_encode_b{}", bits::<T>());
-        stage.launch(&kernel, chunks(params.n), &params)?;
+        launch.start(&kernel, chunks(params.n), &params)?;
     }
-    stage.finish()?;
+    launch.finish()?;
     *a.count = changes;
     Ok(Ok(()))
 }
@@ -166,28 +166,28 @@ fn chunks(n: i64) -> Grid {
 }
 
 fn operands<T: Element>(
-    stage: &mut Stage<'_>,
+    launch: &mut LaunchArgs<'_>,
     old: &View<'_, T>,
     new: &View<'_, T>,
 ) -> Result<DeltaParams> {
-    let (old, new, n) = (stage.input(old)?, stage.input(new)?, old.numel());
+    let (old, new, n) = (launch.input(old)?, launch.input(new)?, old.numel());
     Ok(DeltaParams { old, new, n, ..DeltaParams::zeroed() })
 }
 
 /// Counts the changes before each chunk and all of them.
-fn count(stage: &mut Stage<'_>, params: &mut DeltaParams, bits: usize) -> Result<usize> {
+fn count(launch: &mut LaunchArgs<'_>, params: &mut DeltaParams, bits: usize) -> Result<usize> {
     let grid = chunks(params.n);
     if params.n == 0 {
         return Ok(0);
     }
     let count = grid.blocks[0] as usize;
-    params.before = stage.values::<i64>(count + 1)?;
-    let scratch = stage.scratch(1)?;
+    params.before = launch.values::<i64>(count + 1)?;
+    let scratch = launch.scratch(1)?;
     params.ticket = scratch.ticket();
-    stage.launch(&format!("delta_count_b{bits}"), grid, params)?;
+    launch.start(&format!("delta_count_b{bits}"), grid, params)?;
     drop(scratch);
     let total = params.before + (count * size_of::<i64>()) as u64;
-    Ok(stage.fetch::<i64>(total, 1)?[0] as usize)
+    Ok(launch.fetch::<i64>(total, 1)?[0] as usize)
 }
 
 /// `DeltaApplyParams` of `kernels/delta.cu`.
@@ -202,19 +202,19 @@ struct DeltaApplyParams {
 }
 
 pub(crate) fn delta_apply<T: Element>(gpu: &Arc<Gpu>, a: DeltaApply<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "delta");
+    let mut launch = LaunchArgs::new(gpu, "delta");
     let params = DeltaApplyParams {
-        index: stage.input(&a.index)?,
-        value: stage.input(&a.value)?,
+        index: launch.input(&a.index)?,
+        value: launch.input(&a.value)?,
         n: a.target.numel(),
-        target: stage.update(a.target)?,
+        target: launch.update(a.target)?,
         count: a.index.numel(),
     };
     let blocks = (params.count as u64).div_ceil(THREADS as u64) as u32;
-    stage.launch(
+    launch.start(
         &format!("delta_apply_b{}", bits::<T>()),
         Grid::linear(blocks, THREADS),
         &params,
     )?;
-    stage.finish()
+    launch.finish()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::gae::{DiscountedReturn, Gae, KlReward, MaskedReturn, Whiten, WhitenStats};
@@ -33,21 +33,21 @@ struct GaeParams {
 }
 
 pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, "gae");
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = GaeParams {
-        reward: stage.column(&a.reward)?,
-        value: stage.column(&a.value)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
-        bootstrap: stage.opt_column(&a.bootstrap)?,
-        advantage: stage.column_out(a.advantage)?,
-        returns: stage.column_out(a.returns)?,
+        reward: launch.column(&a.reward)?,
+        value: launch.column(&a.value)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        bootstrap: launch.opt_column(&a.bootstrap)?,
+        advantage: launch.column_out(a.advantage)?,
+        returns: launch.column_out(a.returns)?,
         tokens: a.reward.numel(),
         gamma: a.gamma,
         lambda: a.lambda,
     };
-    per_sequence::<R>(stage, "gae", sequences, &params)
+    per_sequence::<R>(launch, "gae", sequences, &params)
 }
 
 /// `DiscountedReturnParams` of `kernels/gae.cu`.
@@ -65,19 +65,19 @@ struct DiscountedReturnParams {
 }
 
 pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, "gae");
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = DiscountedReturnParams {
-        reward: stage.column(&a.reward)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
-        baseline: stage.opt_column(&a.baseline)?,
-        returns: stage.column_out(a.returns)?,
+        reward: launch.column(&a.reward)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        baseline: launch.opt_column(&a.baseline)?,
+        returns: launch.column_out(a.returns)?,
         tokens: a.reward.numel(),
         gamma: a.gamma,
         reset: (a.masked == MaskedReturn::Reset) as i64,
     };
-    per_sequence::<R>(stage, "discounted_return", sequences, &params)
+    per_sequence::<R>(launch, "discounted_return", sequences, &params)
 }
 
 /// `KlRewardParams` of `kernels/gae.cu`.
@@ -97,33 +97,33 @@ struct KlRewardParams {
 }
 
 pub(crate) fn kl_reward<R: Real>(gpu: &Arc<Gpu>, a: KlReward<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, "gae");
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = KlRewardParams {
-        score: stage.column(&a.score)?,
-        logp: stage.column(&a.logp)?,
-        reference: stage.column(&a.reference)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
-        reward: stage.column_out(a.reward)?,
+        score: launch.column(&a.score)?,
+        logp: launch.column(&a.logp)?,
+        reference: launch.column(&a.reference)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        reward: launch.column_out(a.reward)?,
         tokens: a.logp.numel(),
         beta: a.beta,
         clamp: a.clamp,
         estimator: a.estimator as i64,
     };
-    per_sequence::<R>(stage, "kl_reward", sequences, &params)
+    per_sequence::<R>(launch, "kl_reward", sequences, &params)
 }
 
 /// One block a sequence, then the results go back.
 fn per_sequence<R: Real>(
-    stage: Stage<'_>,
+    launch: LaunchArgs<'_>,
     kernel: &str,
     sequences: usize,
     params: &impl Pod,
 ) -> Result<()> {
     let grid = Grid::linear(sequences as u32, THREADS);
-    stage.launch(&format!("{kernel}_{}", R::DTYPE.name()), grid, params)?;
-    stage.finish()
+    launch.start(&format!("{kernel}_{}", R::DTYPE.name()), grid, params)?;
+    launch.finish()
 }
 
 /// `WhitenParams` of `kernels/gae.cu`.
@@ -164,16 +164,16 @@ struct Totals {
 }
 
 pub(crate) fn whiten<R: Real>(gpu: &Arc<Gpu>, a: Whiten<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, "gae");
     let tokens = a.x.extent(0);
     let blocks = tokens.div_ceil(CHUNK);
     let s = a.settings;
-    let scratch = stage.scratch(blocks * size_of::<Chunk>() + size_of::<Totals>())?;
+    let scratch = launch.scratch(blocks * size_of::<Chunk>() + size_of::<Totals>())?;
     let totals = scratch.ptr();
     let params = WhitenParams {
-        x: stage.column(&a.x)?,
-        mask: stage.opt_column(&a.mask)?,
-        y: stage.column_out(a.y)?,
+        x: launch.column(&a.x)?,
+        mask: launch.opt_column(&a.mask)?,
+        y: launch.column_out(a.y)?,
         chunks: totals + size_of::<Totals>() as u64,
         totals,
         ticket: scratch.ticket(),
@@ -185,13 +185,13 @@ pub(crate) fn whiten<R: Real>(gpu: &Arc<Gpu>, a: Whiten<'_, R>) -> Result<()> {
         shift_mean: s.shift_mean as i64,
     };
     let grid = Grid::linear(blocks as u32, THREADS);
-    stage.launch(&format!("whiten_moments_{}", R::DTYPE.name()), grid, &params)?;
-    stage.launch(&format!("whiten_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("whiten_moments_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("whiten_{}", R::DTYPE.name()), grid, &params)?;
     // Device views may be empty: then there is nothing to fetch.
     let wanted = if a.stats.is_some() && blocks > 0 { 1 } else { 0 };
-    let measured = stage.fetch::<Totals>(totals, wanted)?;
+    let measured = launch.fetch::<Totals>(totals, wanted)?;
     drop(scratch);
-    stage.finish()?;
+    launch.finish()?;
     if let Some(stats) = a.stats {
         *stats = measured.first().map_or(WhitenStats::default(), |t| WhitenStats {
             count: t.count as usize,

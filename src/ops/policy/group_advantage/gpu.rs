@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::group_advantage::{
@@ -46,20 +46,20 @@ struct Stats {
 }
 
 pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "group_advantage");
+    let mut launch = LaunchArgs::new(gpu, "group_advantage");
     let s = &args.settings;
     let groups = args.offsets.extent(0) - 1;
     let params = Params {
-        reward: stage.column(&args.reward)?,
-        offsets: stage.column(&args.offsets)?,
-        length: stage.opt_column(&args.length)?,
+        reward: launch.column(&args.reward)?,
+        offsets: launch.column(&args.offsets)?,
+        length: launch.opt_column(&args.length)?,
         stats: match args.groups {
-            Some(_) => stage.values::<Stats>(groups)?,
+            Some(_) => launch.values::<Stats>(groups)?,
             None => 0,
         },
         samples: args.reward.numel(),
         groups: groups as i64,
-        advantage: stage.column_out(args.advantage)?,
+        advantage: launch.column_out(args.advantage)?,
         eps: s.eps,
         baseline: match s.baseline {
             GroupBaseline::None => 0,
@@ -85,10 +85,10 @@ pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, 
         compares: s.compares_in_group() as i32,
     };
     let grid = Grid::linear((groups as u64).div_ceil(GROUPS) as u32, 32 * GROUPS as u32);
-    stage.launch(&format!("group_advantage_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("group_advantage_{}", R::DTYPE.name()), grid, &params)?;
     let wanted = if args.groups.is_some() { groups } else { 0 };
-    let stats = stage.fetch::<Stats>(params.stats, wanted)?;
-    stage.finish()?;
+    let stats = launch.fetch::<Stats>(params.stats, wanted)?;
+    launch.finish()?;
     if let Some(out) = args.groups {
         out.clear();
         out.extend(stats.iter().map(|s| GroupStats {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::offpolicy_weight::{
@@ -47,22 +47,22 @@ struct Params {
 }
 
 pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "offpolicy_weight");
+    let mut launch = LaunchArgs::new(gpu, "offpolicy_weight");
     let s = &a.settings;
     let sequences = a.cu_seqlens.extent(0) - 1;
     if sequences == 0 {
         a.stats.into_iter().for_each(|stats| *stats = statistics(&[0.0; TOTALS]));
-        return stage.finish();
+        return launch.finish();
     }
-    let scratch = stage.scratch(sequences * TOTALS * size_of::<f64>())?;
+    let scratch = launch.scratch(sequences * TOTALS * size_of::<f64>())?;
     let mut params = Params {
-        old_logp: stage.column(&a.old_logp)?,
-        sampler_logp: stage.column(&a.sampler_logp)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
-        weight: stage.column_out(a.weight)?,
+        old_logp: launch.column(&a.old_logp)?,
+        sampler_logp: launch.column(&a.sampler_logp)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        weight: launch.column_out(a.weight)?,
         partial: scratch.ptr(),
-        totals: stage.values::<f64>(TOTALS)?,
+        totals: launch.values::<f64>(TOTALS)?,
         ticket: scratch.ticket(),
         tokens: a.old_logp.numel(),
         sequences: sequences as i64,
@@ -99,16 +99,16 @@ pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R
     }
     let kernel = format!("offpolicy_weight_{}", R::DTYPE.name());
     let grid = Grid::linear(sequences as u32, THREADS);
-    stage.launch(&kernel, grid, &params)?;
+    launch.start(&kernel, grid, &params)?;
     if s.normalize {
         (params.writes, params.divides) = (1, 1);
-        stage.launch(&kernel, grid, &params)?;
+        launch.start(&kernel, grid, &params)?;
     }
     drop(scratch);
     if let Some(out) = a.stats {
-        *out = statistics(&stage.fetch::<f64>(params.totals, TOTALS)?);
+        *out = statistics(&launch.fetch::<f64>(params.totals, TOTALS)?);
     }
-    stage.finish()
+    launch.finish()
 }
 
 fn statistics(t: &[f64]) -> OffPolicyStats {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::{
@@ -30,7 +30,7 @@ pub(crate) struct LossTerms {
 impl LossTerms {
     /// The terms of a launch whose blocks leave their shares at the start of `scratch`.
     pub fn new<'a, R: Real>(
-        stage: &mut Stage<'a>,
+        launch: &mut LaunchArgs<'a>,
         weight: &Option<View<'_, R>>,
         loss: ViewMut<'a, R>,
         total: Option<ViewMut<'a, f64>>,
@@ -38,9 +38,9 @@ impl LossTerms {
     ) -> Result<LossTerms> {
         Ok(LossTerms {
             count: loss.numel(),
-            weight: stage.opt_column(weight)?,
-            loss: stage.column_out(loss)?,
-            total: stage.opt_output(total)?,
+            weight: launch.opt_column(weight)?,
+            loss: launch.column_out(loss)?,
+            total: launch.opt_output(total)?,
             partial: scratch.ptr(),
             ticket: scratch.ticket(),
         })
@@ -71,8 +71,8 @@ pub(crate) fn preference_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PreferenceLoss<'_,
     if blocks == 0 {
         return no_terms(&mut a.total);
     }
-    let mut stage = Stage::new(gpu, "pair_loss");
-    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let (kind, x, y) = match a.kind {
         PreferenceKind::Sigmoid { label_smoothing, margin } => (0, label_smoothing, margin),
         PreferenceKind::Hinge => (1, 0.0, 0.0),
@@ -94,15 +94,15 @@ pub(crate) fn preference_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PreferenceLoss<'_,
         PreferenceScore::Alpha(alpha) => (2, alpha),
     };
     let params = PreferenceParams {
-        logp: [stage.column(&a.logp.chosen)?, stage.column(&a.logp.rejected)?],
-        reference: both(&a.reference, |v| stage.column(v))?,
-        length: both(&a.length, |v| stage.column(v))?,
-        d_logp: [stage.column_out(a.d_logp.chosen)?, stage.column_out(a.d_logp.rejected)?],
+        logp: [launch.column(&a.logp.chosen)?, launch.column(&a.logp.rejected)?],
+        reference: both(&a.reference, |v| launch.column(v))?,
+        length: both(&a.length, |v| launch.column(v))?,
+        d_logp: [launch.column_out(a.d_logp.chosen)?, launch.column_out(a.d_logp.rejected)?],
         reward: match a.reward {
-            Some(r) => [stage.column_out(r.chosen)?, stage.column_out(r.rejected)?],
+            Some(r) => [launch.column_out(r.chosen)?, launch.column_out(r.rejected)?],
             None => [Column::default(); 2],
         },
-        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
         likelihood: a.likelihood,
         alpha,
@@ -112,9 +112,9 @@ pub(crate) fn preference_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PreferenceLoss<'_,
         score,
     };
     let grid = Grid::linear(blocks as u32, THREADS as u32);
-    stage.launch(&format!("preference_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("preference_{}", R::DTYPE.name()), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }
 
 /// Both columns of an optional pair.
@@ -156,23 +156,23 @@ pub(crate) fn kto_loss<R: Real>(gpu: &Arc<Gpu>, mut a: KtoLoss<'_, R>) -> Result
     if blocks == 0 {
         return no_terms(&mut a.total);
     }
-    let mut stage = Stage::new(gpu, "pair_loss");
-    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = KtoParams {
-        logp: stage.column(&a.logp)?,
-        reference: stage.column(&a.reference)?,
-        desirable: stage.column(&a.desirable)?,
-        d_logp: stage.column_out(a.d_logp)?,
-        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        logp: launch.column(&a.logp)?,
+        reference: launch.column(&a.reference)?,
+        desirable: launch.column(&a.desirable)?,
+        d_logp: launch.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
         kl: a.kl,
         desirable_weight: a.desirable_weight,
         undesirable_weight: a.undesirable_weight,
     };
     let grid = Grid::linear(blocks as u32, THREADS as u32);
-    stage.launch(&format!("kto_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("kto_{}", R::DTYPE.name()), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }
 
 /// `PrdpParams` of `kernels/pair_loss.cu`.
@@ -202,21 +202,21 @@ pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Resu
     if sequences == 0 {
         return no_terms(&mut a.total);
     }
-    let mut stage = Stage::new(gpu, "pair_loss");
+    let mut launch = LaunchArgs::new(gpu, "pair_loss");
     let column = sequences * size_of::<f64>();
-    let scratch = stage.scratch(2 * column)?;
+    let scratch = launch.scratch(2 * column)?;
     let params = PrdpParams {
         tokens: a.logp.numel(),
-        logp: stage.column(&a.logp)?,
-        old: stage.column(&a.old)?,
-        reference: stage.column(&a.reference)?,
-        reward: stage.column(&a.reward)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
-        d_logp: stage.column_out(a.d_logp)?,
-        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        logp: launch.column(&a.logp)?,
+        old: launch.column(&a.old)?,
+        reference: launch.column(&a.reference)?,
+        reward: launch.column(&a.reward)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        d_logp: launch.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         pair_stride: a.pairs.stride(0),
-        pairs: stage.input(&a.pairs)?,
+        pairs: launch.input(&a.pairs)?,
         sequences: sequences as i64,
         free_sums: scratch.ptr(),
         bounded_sums: scratch.ptr() + column as u64,
@@ -225,8 +225,8 @@ pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Resu
     };
     let name = R::DTYPE.name();
     let grid = Grid::linear(sequences as u32, THREADS as u32);
-    stage.launch(&format!("prdp_{name}"), grid, &params)?;
-    stage.launch(&format!("prdp_grad_{name}"), grid, &params)?;
+    launch.start(&format!("prdp_{name}"), grid, &params)?;
+    launch.start(&format!("prdp_grad_{name}"), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }

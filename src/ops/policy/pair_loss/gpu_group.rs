@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::gpu::{LossTerms, no_terms};
@@ -34,46 +34,46 @@ pub(crate) fn copg_loss<R: Real>(gpu: &Arc<Gpu>, mut a: CopgLoss<'_, R>) -> Resu
     if a.loss.numel() == 0 {
         return no_terms(&mut a.total);
     }
-    let mut stage = Stage::new(gpu, "group_loss");
+    let mut launch = LaunchArgs::new(gpu, "group_loss");
     let blocks = a.loss.extent(0).div_ceil(GROUPS);
-    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = Params {
         samples: a.logp.numel(),
-        logp: stage.column(&a.logp)?,
-        reference: stage.opt_column(&a.reference)?,
-        reward: stage.column(&a.reward)?,
-        offsets: stage.column(&a.offsets)?,
-        d_logp: stage.column_out(a.d_logp)?,
-        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        logp: launch.column(&a.logp)?,
+        reference: launch.opt_column(&a.reference)?,
+        reward: launch.column(&a.reward)?,
+        offsets: launch.column(&a.offsets)?,
+        d_logp: launch.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
     };
     let grid = Grid::linear(blocks as u32, THREADS);
-    stage.launch(&format!("copg_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("copg_{}", R::DTYPE.name()), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }
 
 pub(crate) fn beta_mml_loss<R: Real>(gpu: &Arc<Gpu>, mut a: BetaMmlLoss<'_, R>) -> Result<()> {
     if a.loss.numel() == 0 {
         return no_terms(&mut a.total);
     }
-    let mut stage = Stage::new(gpu, "group_loss");
+    let mut launch = LaunchArgs::new(gpu, "group_loss");
     let blocks = a.loss.extent(0).div_ceil(GROUPS);
-    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = Params {
         samples: a.logp.numel(),
-        logp: stage.column(&a.logp)?,
+        logp: launch.column(&a.logp)?,
         reference: Column::default(),
         reward: Column::default(),
-        offsets: stage.column(&a.offsets)?,
-        d_logp: stage.column_out(a.d_logp)?,
-        terms: LossTerms::new(&mut stage, &a.weight, a.loss, a.total, &scratch)?,
+        offsets: launch.column(&a.offsets)?,
+        d_logp: launch.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
     };
     let grid = Grid::linear(blocks as u32, THREADS);
-    stage.launch(&format!("beta_mml_{}", R::DTYPE.name()), grid, &params)?;
+    launch.start(&format!("beta_mml_{}", R::DTYPE.name()), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }
 
 /// `InfoNceParams` of `kernels/group_loss.cu`.
@@ -97,18 +97,18 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
         a.loss.set(0, R::from_f64(0.0));
         return Ok(());
     }
-    let mut stage = Stage::new(gpu, "group_loss");
+    let mut launch = LaunchArgs::new(gpu, "group_loss");
     // A partial a block, the two normalisers of every row and column, and the total.
     let column = n * size_of::<f64>();
-    let scratch = stage.scratch(3 * column + size_of::<f64>())?;
+    let scratch = launch.scratch(3 * column + size_of::<f64>())?;
     let at = |i: usize| scratch.ptr() + (i * column) as u64;
     let mut params = InfoNceParams {
         row_stride: a.logp.stride(0),
-        logp: stage.input(&a.logp)?,
+        logp: launch.input(&a.logp)?,
         d_row_stride: a.d_logp.stride(0),
-        d_logp: stage.output(a.d_logp)?,
-        length: stage.opt_column(&a.length)?,
-        terms: LossTerms::new(&mut stage, &None, a.loss, None, &scratch)?,
+        d_logp: launch.output(a.d_logp)?,
+        length: launch.opt_column(&a.length)?,
+        terms: LossTerms::new(&mut launch, &None, a.loss, None, &scratch)?,
         row_lse: at(1),
         col_lse: at(2),
         n: n as i64,
@@ -116,8 +116,8 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
     params.terms.total = at(3);
     let name = R::DTYPE.name();
     let grid = Grid::linear(n as u32, THREADS);
-    stage.launch(&format!("info_nce_{name}"), grid, &params)?;
-    stage.launch(&format!("info_nce_grad_{name}"), grid, &params)?;
+    launch.start(&format!("info_nce_{name}"), grid, &params)?;
+    launch.start(&format!("info_nce_grad_{name}"), grid, &params)?;
     drop(scratch);
-    stage.finish()
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::policy_loss::{
@@ -59,44 +59,44 @@ struct Settings {
 }
 
 pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "policy_loss");
+    let mut launch = LaunchArgs::new(gpu, "policy_loss");
     let (tokens, sequences) = (a.logp.extent(0), a.seq_weight.extent(0));
     let (per_token, advantage) = match &a.advantage {
         Advantage::PerToken(x) => (true, x),
         Advantage::PerSequence(x) => (false, x),
     };
     let inputs = [
-        stage.column(&a.logp)?,
-        stage.opt_column(&a.old_logp)?,
-        stage.opt_column(&a.sampler_logp)?,
-        stage.opt_column(&a.ref_logp)?,
-        stage.opt_column(&a.ref2_logp)?,
-        stage.opt_column(&a.token_weight)?,
-        stage.opt_column(&a.is_weight)?,
-        stage.opt_column(&a.entropy)?,
-        stage.column(advantage)?,
-        stage.column(&a.seq_weight)?,
-        stage.opt_column(&a.mask)?,
-        stage.opt_column(&a.class)?,
-        stage.opt_column(&a.selected)?,
-        stage.column(&a.cu_seqlens)?,
+        launch.column(&a.logp)?,
+        launch.opt_column(&a.old_logp)?,
+        launch.opt_column(&a.sampler_logp)?,
+        launch.opt_column(&a.ref_logp)?,
+        launch.opt_column(&a.ref2_logp)?,
+        launch.opt_column(&a.token_weight)?,
+        launch.opt_column(&a.is_weight)?,
+        launch.opt_column(&a.entropy)?,
+        launch.column(advantage)?,
+        launch.column(&a.seq_weight)?,
+        launch.opt_column(&a.mask)?,
+        launch.opt_column(&a.class)?,
+        launch.opt_column(&a.selected)?,
+        launch.column(&a.cu_seqlens)?,
     ];
     let outputs = [
-        stage.column_out(a.dlogp)?,
-        stage.column_out(a.dentropy)?,
-        stage.column_out(a.token_loss)?,
+        launch.column_out(a.dlogp)?,
+        launch.column_out(a.dentropy)?,
+        launch.column_out(a.token_loss)?,
     ];
     if sequences == 0 {
         *a.loss = 0.0;
         a.stats.into_iter().for_each(|stats| *stats = PolicyStats::default());
-        return stage.finish();
+        return launch.finish();
     }
-    let scratch = stage.scratch(sequences * TOTALS * size_of::<f64>())?;
+    let scratch = launch.scratch(sequences * TOTALS * size_of::<f64>())?;
     let params = Params {
         inputs,
         outputs,
         partial: scratch.ptr(),
-        totals: stage.values::<f64>(TOTALS)?,
+        totals: launch.values::<f64>(TOTALS)?,
         ticket: scratch.ticket(),
         tokens: tokens as i64,
         sequences: sequences as i64,
@@ -104,12 +104,12 @@ pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Resu
         settings: lower(a.settings),
     };
     let kernel = format!("policy_loss_{}", R::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(sequences as u32, THREADS), &params)?;
+    launch.start(&kernel, Grid::linear(sequences as u32, THREADS), &params)?;
     drop(scratch);
-    let totals = stage.fetch::<f64>(params.totals, TOTALS)?;
+    let totals = launch.fetch::<f64>(params.totals, TOTALS)?;
     *a.loss = totals[0];
     a.stats.into_iter().for_each(|stats| *stats = statistics(&totals));
-    stage.finish()
+    launch.finish()
 }
 
 /// The settings in the kernel's numbers.

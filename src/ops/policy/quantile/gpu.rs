@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, KernelSet, Stage};
+use crate::device::{Column, Gpu, Grid, KernelSet, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::quantile::{OnNan, Quantile, QuantileMethod, QuantileScope, TopFraction};
@@ -40,14 +40,14 @@ const SHARED_TOKENS: i64 = 32 * THREADS as i64;
 const NONZERO: i32 = -1;
 
 pub(crate) fn quantile<R: Real>(gpu: &Arc<Gpu>, a: Quantile<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "quantile");
+    let mut launch = LaunchArgs::new(gpu, "quantile");
     let outputs = a.y.extent(0) as u32;
     let cluster = cluster(gpu, outputs, a.x.numel());
     let params = Params {
-        x: stage.column(&a.x)?,
-        class: stage.opt_column(&a.mask)?,
-        cu_seqlens: offsets(&mut stage, &a.scope)?,
-        y: stage.column_out(a.y)?,
+        x: launch.column(&a.x)?,
+        class: launch.opt_column(&a.mask)?,
+        cu_seqlens: offsets(&mut launch, &a.scope)?,
+        y: launch.column_out(a.y)?,
         tokens: a.x.numel(),
         q: a.q,
         method: a.method as i32,
@@ -57,23 +57,23 @@ pub(crate) fn quantile<R: Real>(gpu: &Arc<Gpu>, a: Quantile<'_, R>) -> Result<()
         ..Params::default()
     };
     let kernel = format!("quantile_{}", R::DTYPE.name());
-    stage.launch(&kernel, grid(outputs, cluster), &params)?;
-    stage.finish()
+    launch.start(&kernel, grid(outputs, cluster), &params)?;
+    launch.finish()
 }
 
 pub(crate) fn top_fraction<R: Real>(gpu: &Arc<Gpu>, a: TopFraction<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "quantile");
+    let mut launch = LaunchArgs::new(gpu, "quantile");
     let outputs = match &a.scope {
         QuantileScope::All => 1,
         QuantileScope::PerSequence(offsets) => offsets.extent(0) as u32 - 1,
     };
     let cluster = cluster(gpu, outputs, a.x.numel());
     let params = Params {
-        x: stage.column(&a.x)?,
-        class: stage.opt_column(&a.class.map(|c| c.class))?,
-        cu_seqlens: offsets(&mut stage, &a.scope)?,
-        y: stage.column_out(a.threshold)?,
-        keep: stage.column_out(a.keep)?,
+        x: launch.column(&a.x)?,
+        class: launch.opt_column(&a.class.map(|c| c.class))?,
+        cu_seqlens: offsets(&mut launch, &a.scope)?,
+        y: launch.column_out(a.threshold)?,
+        keep: launch.column_out(a.keep)?,
         tokens: a.x.numel(),
         q: 1.0 - a.fraction,
         method: QuantileMethod::Linear as i32,
@@ -84,8 +84,8 @@ pub(crate) fn top_fraction<R: Real>(gpu: &Arc<Gpu>, a: TopFraction<'_, R>) -> Re
         cluster: cluster as i32,
     };
     let kernel = format!("quantile_{}", R::DTYPE.name());
-    stage.launch(&kernel, grid(outputs, cluster), &params)?;
-    stage.finish()
+    launch.start(&kernel, grid(outputs, cluster), &params)?;
+    launch.finish()
 }
 
 /// Blocks of a scope: several only where a single one has many tokens.
@@ -98,9 +98,9 @@ fn grid(scopes: u32, cluster: u32) -> Grid {
     Grid { cluster, ..Grid::linear(scopes * cluster, THREADS) }
 }
 
-fn offsets(stage: &mut Stage<'_>, scope: &QuantileScope<'_>) -> Result<Column> {
+fn offsets(launch: &mut LaunchArgs<'_>, scope: &QuantileScope<'_>) -> Result<Column> {
     match scope {
         QuantileScope::All => Ok(Column::default()),
-        QuantileScope::PerSequence(offsets) => stage.column(offsets),
+        QuantileScope::PerSequence(offsets) => launch.column(offsets),
     }
 }

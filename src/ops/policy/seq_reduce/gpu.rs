@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::seq_reduce::{SeqBroadcast, SeqReduce, SeqReduction};
@@ -27,15 +27,15 @@ struct Params {
 }
 
 pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "seq_reduce");
+    let mut launch = LaunchArgs::new(gpu, "seq_reduce");
     let sequences = a.y.extent(0) as u32;
     let params = Params {
-        x: stage.column(&a.x)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
+        x: launch.column(&a.x)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
         tokens: a.x.numel(),
-        y: stage.column_out(a.y)?,
-        count: stage.column_out(a.count)?,
+        y: launch.column_out(a.y)?,
+        count: launch.column_out(a.count)?,
         reduction: match a.reduction {
             SeqReduction::Sum => 0,
             SeqReduction::Mean => 1,
@@ -45,23 +45,23 @@ pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result
         mean: 0,
     };
     let kernel = format!("seq_reduce_{}", R::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(sequences, THREADS), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(sequences, THREADS), &params)?;
+    launch.finish()
 }
 
 pub(crate) fn seq_broadcast<R: Real>(gpu: &Arc<Gpu>, a: SeqBroadcast<'_, R>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "seq_reduce");
+    let mut launch = LaunchArgs::new(gpu, "seq_reduce");
     let sequences = a.x.extent(0) as u32;
     let params = Params {
-        x: stage.column(&a.x)?,
-        mask: stage.opt_column(&a.mask)?,
-        cu_seqlens: stage.column(&a.cu_seqlens)?,
+        x: launch.column(&a.x)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
         tokens: a.y.numel(),
-        y: stage.column_out(a.y)?,
+        y: launch.column_out(a.y)?,
         mean: a.mean as i32,
         ..Params::default()
     };
     let kernel = format!("seq_broadcast_{}", R::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(sequences, THREADS), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(sequences, THREADS), &params)?;
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::value_loss::ValueLoss;
@@ -38,25 +38,25 @@ pub(crate) fn value_loss<R: Real>(gpu: &Arc<Gpu>, a: ValueLoss<'_, R>) -> Result
         *a.loss = 0.0;
         return Ok(());
     }
-    let mut stage = Stage::new(gpu, "value_loss");
+    let mut launch = LaunchArgs::new(gpu, "value_loss");
     let blocks = tokens.div_ceil(TILE);
-    let scratch = stage.scratch(blocks * size_of::<f64>())?;
+    let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = Params {
-        value: stage.column(&a.value)?,
-        returns: stage.column(&a.returns)?,
-        old_value: stage.opt_column(&a.old_value)?,
-        mask: stage.opt_column(&a.mask)?,
-        dvalue: stage.column_out(a.dvalue)?,
+        value: launch.column(&a.value)?,
+        returns: launch.column(&a.returns)?,
+        old_value: launch.opt_column(&a.old_value)?,
+        mask: launch.opt_column(&a.mask)?,
+        dvalue: launch.column_out(a.dvalue)?,
         partial: scratch.ptr(),
-        loss: stage.values::<f64>(1)?,
+        loss: launch.values::<f64>(1)?,
         ticket: scratch.ticket(),
         tokens: tokens as i64,
         clip: a.clip,
         weight: a.weight,
     };
     let kernel = format!("value_loss_{}", R::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
+    launch.start(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
     drop(scratch);
-    *a.loss = stage.fetch::<f64>(params.loss, 1)?[0];
-    stage.finish()
+    *a.loss = launch.fetch::<f64>(params.loss, 1)?[0];
+    launch.finish()
 }

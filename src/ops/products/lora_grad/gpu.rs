@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::LoraGrad;
@@ -101,17 +101,17 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     if m == 0 {
         return Ok(());
     }
-    let mut stage = Stage::new(gpu, "lora_grad");
+    let mut launch = LaunchArgs::new(gpu, "lora_grad");
     let pass = Pass::new::<T>([m, k, n], rank)?;
-    let ds = stage.scratch(m * rank * pass.size)?;
-    let gradient = Dense::rows(&mut stage, &dy)?;
+    let ds = launch.scratch(m * rank * pass.size)?;
+    let gradient = Dense::rows(&mut launch, &dy)?;
     let low = LowRank {
         way: Way::Backward,
         left: gradient,
         rows: m as i64,
         depth: n as i64,
         rank: rank as i64,
-        factors: &[Factor { side: Dense::columns(&mut stage, &lora.b)?, scale: lora.scale }],
+        factors: &[Factor { side: Dense::columns(&mut launch, &lora.b)?, scale: lora.scale }],
         index: Column::default(),
         low: ds.ptr(),
         low_stride: rank as i64,
@@ -119,49 +119,49 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
         s_stride: 0,
         parts: 0,
     };
-    low_rank::<T>(&mut stage, gpu, "lora_grad", &low)?;
-    let (picked, _list) = pick(&mut stage, &adapter, index, m)?;
-    let sums = stage.scratch((1 + pass.window()) * pass.slot())?;
+    low_rank::<T>(&mut launch, gpu, "lora_grad", &low)?;
+    let (picked, _list) = pick(&mut launch, &adapter, index, m)?;
+    let sums = launch.scratch((1 + pass.window()) * pass.slot())?;
     let first = Side {
         left: Dense::packed(ds.ptr(), rank as i64).turned(),
-        ..pass.right(stage.input(&x)?, &x, 0)
+        ..pass.right(launch.input(&x)?, &x, 0)
     };
     let second = Side {
-        left: Dense::columns(&mut stage, &s)?,
-        ..pass.right(stage.input(&dy)?, &dy, pass.second())
+        left: Dense::columns(&mut launch, &s)?,
+        ..pass.right(launch.input(&dy)?, &dy, pass.second())
     };
-    let [da, db] = [target(&mut stage, da, false)?, target(&mut stage, db, true)?];
-    pass.run(&stage, T::DTYPE, [first, second], [da, db], picked, sums.ptr())?;
-    stage.finish()
+    let [da, db] = [target(&mut launch, da, false)?, target(&mut launch, db, true)?];
+    pass.run(&launch, T::DTYPE, [first, second], [da, db], picked, sums.ptr())?;
+    launch.finish()
 }
 
 /// The rows that took the adapter, listed where not all did.
 fn pick<'a>(
-    stage: &mut Stage<'a>,
+    launch: &mut LaunchArgs<'a>,
     adapter: &Option<View<'_, i32>>,
     index: i32,
     rows: usize,
 ) -> Result<(Picked, Option<ScratchGuard<'a>>)> {
     let all = Picked { rows: rows as i64, ..Picked::zeroed() };
     let Some(adapter) = adapter else { return Ok((all, None)) };
-    let room = stage.scratch(8 + 4 * rows)?;
+    let room = launch.scratch(8 + 4 * rows)?;
     let picked = Picked { count: room.ptr(), list: room.ptr() + 8, ..all };
     let params = PickParams {
-        adapter: stage.column(adapter)?,
+        adapter: launch.column(adapter)?,
         index: index as i64,
         rows: rows as i64,
         count: picked.count,
         list: picked.list,
     };
-    stage.launch("lora_grad_pick", Grid::linear(1, PICKERS), &params)?;
+    launch.start("lora_grad_pick", Grid::linear(1, PICKERS), &params)?;
     Ok((picked, Some(room)))
 }
 
 /// A gradient that is added to; `turned` if its rows are columns of the product.
-fn target<'a>(stage: &mut Stage<'a>, out: ViewMut<'a, f32>, turned: bool) -> Result<Target> {
+fn target<'a>(launch: &mut LaunchArgs<'a>, out: ViewMut<'a, f32>, turned: bool) -> Result<Target> {
     let (rows, columns) = (out.extent(0) as i64, out.extent(1) as i64);
     let (row, column) = (out.stride(0), out.stride(1));
-    let out = stage.update(out)?;
+    let out = launch.update(out)?;
     let whole = Target { out, lane_stride: row, column_stride: column, columns, base: 0 };
     let across = Target { lane_stride: column, column_stride: row, columns: rows, ..whole };
     Ok(if turned { across } else { whole })
@@ -240,7 +240,7 @@ impl Pass {
 
     fn run(
         &self,
-        stage: &Stage<'_>,
+        launch: &LaunchArgs<'_>,
         dtype: DType,
         sides: [Side; 2],
         targets: [Target; 2],
@@ -268,7 +268,7 @@ impl Pass {
                 let params = GradParams { first, second, picked, rank, chunk, sums, line };
                 let blocks = self.grid(sides, THREADS * self.width, self.lanes, deep);
                 let grid = Grid { blocks, ..Grid::linear(1, THREADS as u32) };
-                stage.launch(kernel, grid, &params)?;
+                launch.start(kernel, grid, &params)?;
             }
             let params = AddParams {
                 first: Target { base: sides[0].base, ..targets[0] },
@@ -283,7 +283,7 @@ impl Pass {
                 line,
             };
             let blocks = self.grid(&sides, 64, 16, 1);
-            stage.launch(adder, Grid { blocks, ..Grid::linear(1, ADDERS) }, &params)?;
+            launch.start(adder, Grid { blocks, ..Grid::linear(1, ADDERS) }, &params)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, ScratchGuard, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{
@@ -42,9 +42,9 @@ pub(in crate::ops::products) struct Nf4Matrix {
 }
 
 impl Nf4Matrix {
-    pub fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
-        let max = BlockMax::new(stage, w)?;
-        let packed = stage.column(&w.packed)?;
+    pub fn new(launch: &mut LaunchArgs<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
+        let max = BlockMax::new(launch, w)?;
+        let packed = launch.column(&w.packed)?;
         let k = w.k as u64;
         let whole = packed.stride == 1 && packed.at.is_multiple_of(16) && k.is_multiple_of(64);
         let regular = whole && max.is_regular();
@@ -52,7 +52,7 @@ impl Nf4Matrix {
         let quads = regular && (k | chunk).is_multiple_of(256) && max.in_quads();
         Ok(Nf4Matrix {
             packed,
-            code: stage.column(&w.code)?,
+            code: launch.column(&w.code)?,
             max,
             columns: w.k as i64,
             dtype: BlockMax::dtype_code(w.dtype),
@@ -167,22 +167,22 @@ fn dense<T: Float>(
     pass: Pass<'_, T>,
     w: &View<'_, T>,
 ) -> Result<()> {
-    let mut stage = Stage::new(gpu, "matmul");
+    let mut launch = LaunchArgs::new(gpu, "matmul");
     let way = pass.way;
     let right = match way {
-        Way::Forward => Dense::rows(&mut stage, w)?,
-        Way::Backward => Dense::columns(&mut stage, w)?,
+        Way::Forward => Dense::rows(&mut launch, w)?,
+        Way::Backward => Dense::columns(&mut launch, w)?,
     };
     let tensor = is_half::<T>();
-    let Some(prepared) = prepare(&mut stage, gpu, op, pass, tensor)? else { return Ok(()) };
+    let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor)? else { return Ok(()) };
     if tensor {
         gemm_mma::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
         let (grid, product) = prepared.chain(op)?;
         let params = DenseParams { product, right };
-        stage.launch(&format!("matmul_{}", T::DTYPE.name()), grid, &params)?;
+        launch.start(&format!("matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
-    stage.finish()
+    launch.finish()
 }
 
 fn nf4<T: Float>(
@@ -191,19 +191,19 @@ fn nf4<T: Float>(
     pass: Pass<'_, T>,
     w: &Nf4View<'_>,
 ) -> Result<()> {
-    let mut stage = Stage::new(gpu, "nf4_matmul");
+    let mut launch = LaunchArgs::new(gpu, "nf4_matmul");
     let way = pass.way;
     let tensor = is_half::<T>() && w.dtype == T::DTYPE;
-    let Some(prepared) = prepare(&mut stage, gpu, op, pass, tensor)? else { return Ok(()) };
-    let right = Nf4Matrix::new(&mut stage, w, way)?;
+    let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor)? else { return Ok(()) };
+    let right = Nf4Matrix::new(&mut launch, w, way)?;
     if tensor {
         gemm_mma::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
         let (grid, product) = prepared.chain(op)?;
         let params = Nf4Params { product, right };
-        stage.launch(&format!("nf4_matmul_{}", T::DTYPE.name()), grid, &params)?;
+        launch.start(&format!("nf4_matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
-    stage.finish()
+    launch.finish()
 }
 
 /// A product but for its weight.
@@ -227,7 +227,7 @@ impl Prepared<'_> {
 /// Stages everything but the weight and computes the low-rank factor, for kernels that use tensor
 /// cores or not. `None` if there are no rows.
 fn prepare<'a, T: Float>(
-    stage: &mut Stage<'a>,
+    launch: &mut LaunchArgs<'a>,
     gpu: &'a Gpu,
     op: &'static str,
     pass: Pass<'a, T>,
@@ -241,9 +241,9 @@ fn prepare<'a, T: Float>(
     let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
     let low_bytes = (rows * rank * low_size).next_multiple_of(16);
     let parts_bytes = if tensor { LowRank::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
-    let scratch = if rank > 0 { Some(stage.scratch(low_bytes + parts_bytes)?) } else { None };
+    let scratch = if rank > 0 { Some(launch.scratch(low_bytes + parts_bytes)?) } else { None };
     let (mut low_at, mut low_stride) = (scratch.as_ref().map_or(0, |s| s.ptr()), rank as i64);
-    let left = Dense::rows(stage, &pass.left)?;
+    let left = Dense::rows(launch, &pass.left)?;
     let mut product = TensorProduct {
         x: left.at,
         x_stride: left.lane,
@@ -251,13 +251,13 @@ fn prepare<'a, T: Float>(
         columns: pass.out.extent(1) as i64,
         depth: depth as i64,
         parts: if tensor && rank > 0 { low_at + low_bytes as u64 } else { 0 },
-        bias: stage.opt_column(&pass.bias)?,
+        bias: launch.opt_column(&pass.bias)?,
         y_stride: pass.out.stride(0),
         ..TensorProduct::zeroed()
     };
     if rank > 0 {
-        let (down, up) = factors(stage, pass.way, pass.lora)?;
-        product.lora.index = stage.opt_column(&pass.adapter)?;
+        let (down, up) = factors(launch, pass.way, pass.lora)?;
+        product.lora.index = launch.opt_column(&pass.adapter)?;
         (product.lora.count, product.lora.rank) = (pass.lora.len() as i64, rank as i64);
         let mut low = LowRank {
             way: pass.way,
@@ -271,25 +271,25 @@ fn prepare<'a, T: Float>(
             low_stride,
             parts: product.parts,
             s_stride: pass.s.as_ref().map_or(0, |s| s.stride(0)),
-            s: stage.opt_output(pass.s)?,
+            s: launch.opt_output(pass.s)?,
         };
         if low_size == 4 && low.s != 0 {
             (low.low, low.low_stride) = (low.s, low.s_stride);
             (low_at, low_stride) = (low.s, low.s_stride);
         }
-        low_rank::<T>(stage, gpu, op, &low)?;
-        product.lora.list = stage.table(&up)?;
+        low_rank::<T>(launch, gpu, op, &low)?;
+        product.lora.list = launch.table(&up)?;
     }
     match pass.addend {
-        Addend::None => product.y = stage.output(pass.out)?,
+        Addend::None => product.y = launch.output(pass.out)?,
         Addend::Old => {
-            product.y = stage.update(pass.out)?;
+            product.y = launch.update(pass.out)?;
             (product.addend, product.addend_stride) = (product.y, product.y_stride);
         }
         Addend::Residual(residual) => {
-            product.addend = stage.input(&residual)?;
+            product.addend = launch.input(&residual)?;
             product.addend_stride = residual.stride(0);
-            product.y = stage.output(pass.out)?;
+            product.y = launch.output(pass.out)?;
         }
     }
     Ok(Some(Prepared { product, low: low_at, low_stride, _scratch: scratch }))
@@ -301,29 +301,29 @@ pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<
     if depth == 0 {
         return Ok(());
     }
-    let mut stage = Stage::new(gpu, "matmul");
+    let mut launch = LaunchArgs::new(gpu, "matmul");
     let params = DwParams {
-        left: Dense::columns(&mut stage, &dy)?,
-        right: Dense::columns(&mut stage, &x)?,
+        left: Dense::columns(&mut launch, &dy)?,
+        right: Dense::columns(&mut launch, &x)?,
         rows,
         columns,
         depth,
         row_stride: dw.stride(0),
-        dw: stage.update(dw)?,
+        dw: launch.update(dw)?,
     };
     let kernel = format!("matmul_dw_{}", T::DTYPE.name());
-    stage.launch(&kernel, grid("matmul_dw", rows, columns)?, &params)?;
+    launch.start(&kernel, grid("matmul_dw", rows, columns)?, &params)?;
     if let Some(dbias) = dbias {
         let params = DbiasParams {
             dy: params.left.at,
             rows: depth,
             columns: rows,
             row_stride: dy.stride(0),
-            dbias: Column { stride: dbias.stride(0), at: stage.update(dbias)? },
+            dbias: Column { stride: dbias.stride(0), at: launch.update(dbias)? },
         };
         let blocks = (rows as u64).div_ceil(THREADS as u64) as u32;
         let kernel = format!("matmul_dbias_{}", T::DTYPE.name());
-        stage.launch(&kernel, Grid::linear(blocks, THREADS), &params)?;
+        launch.start(&kernel, Grid::linear(blocks, THREADS), &params)?;
     }
-    stage.finish()
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Stage};
+use crate::device::{Column, Gpu, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::{Way, is_half};
@@ -83,11 +83,11 @@ fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
     if rows == 0 {
         return Ok(());
     }
-    let mut stage = Stage::new(gpu, "nf4_matmul_grouped");
+    let mut launch = LaunchArgs::new(gpu, "nf4_matmul_grouped");
     let list: Vec<Nf4Matrix> =
-        w.iter().map(|w| Nf4Matrix::new(&mut stage, w, way)).collect::<Result<_>>()?;
+        w.iter().map(|w| Nf4Matrix::new(&mut launch, w, way)).collect::<Result<_>>()?;
     let mut product = TensorProduct {
-        x: stage.input(&x)?,
+        x: launch.input(&x)?,
         x_stride: x.stride(0),
         rows: rows as i64,
         columns: columns as i64,
@@ -95,17 +95,17 @@ fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
         y_stride: y.stride(0),
         ..TensorProduct::zeroed()
     };
-    product.y = if accumulate { stage.update(y)? } else { stage.output(y)? };
+    product.y = if accumulate { launch.update(y)? } else { launch.output(y)? };
     if accumulate {
         (product.addend, product.addend_stride) = (product.y, product.y_stride);
     }
     let params = GroupedParams {
         all: Params { product: product.cut(1), right: Nf4Matrix::zeroed() },
-        offsets: stage.column(&offsets)?,
-        weights: stage.table(&list)?,
+        offsets: launch.column(&offsets)?,
+        weights: launch.table(&list)?,
         count: w.len() as i64,
     };
     let grid = grouped(gpu, op, [rows, columns], w.len())?;
-    stage.launch(&format!("{op}_{}", T::DTYPE.name()), grid, &params)?;
-    stage.finish()
+    launch.start(&format!("{op}_{}", T::DTYPE.name()), grid, &params)?;
+    launch.finish()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use crate::check::Check;
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::quantize::nf4_dequantize::Nf4Dequantize;
@@ -38,26 +38,26 @@ pub(crate) fn nf4_quantize<T: Float>(
     check: Check,
     a: Nf4Quantize<'_, T>,
 ) -> Result<()> {
-    let mut stage = Stage::new(gpu, "nf4_quantize");
+    let mut launch = LaunchArgs::new(gpu, "nf4_quantize");
     let numel = a.x.numel() as u64;
     let thresholds = a.quant_type.thresholds();
     let params = QuantizeParams {
         rows: a.x.extent(0) as i64,
         columns: a.x.extent(1) as i64,
         row_stride: a.x.stride(0),
-        x: stage.input(&a.x)?,
-        packed: stage.output(a.packed)?,
-        absmax: stage.column_out(a.absmax)?,
-        bad: stage.state(&[0u64])?,
+        x: launch.input(&a.x)?,
+        packed: launch.output(a.packed)?,
+        absmax: launch.column_out(a.absmax)?,
+        bad: launch.state(&[0u64])?,
         blocksize: a.blocksize as i64,
         bounds: thresholds.bounds,
         order: thresholds.order,
         unused: [0; 4],
     };
     let grid = Grid::linear(numel.div_ceil(GROUP) as u32, GROUP as u32 / 8);
-    stage.launch(&format!("nf4_quantize_{}", T::DTYPE.name()), grid, &params)?;
-    match stage.fetch::<u64>(params.bad, 1)?[0] {
-        0 => stage.finish(),
+    launch.start(&format!("nf4_quantize_{}", T::DTYPE.name()), grid, &params)?;
+    match launch.fetch::<u64>(params.bad, 1)?[0] {
+        0 => launch.finish(),
         found => Err(Error::NonFinite { op: check.0, arg: "x".into(), index: !found as usize }),
     }
 }
@@ -75,21 +75,21 @@ struct AbsmaxParams {
 }
 
 pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "nf4_quantize");
+    let mut launch = LaunchArgs::new(gpu, "nf4_quantize");
     let blocks = a.absmax.numel();
     let params = AbsmaxParams {
-        absmax: stage.column(&a.absmax)?,
-        table: stage.column(&a.table)?,
-        codes: stage.column_out(a.codes)?,
-        nested: stage.column_out(a.nested)?,
-        offset: stage.values::<f32>(1)?,
+        absmax: launch.column(&a.absmax)?,
+        table: launch.column(&a.table)?,
+        codes: launch.column_out(a.codes)?,
+        nested: launch.column_out(a.nested)?,
+        offset: launch.values::<f32>(1)?,
         blocks,
     };
     let nested = (blocks as u64).div_ceil(NESTED_BLOCKSIZE as u64) as u32;
-    stage.launch("nf4_absmax_mean", Grid::linear(1, 32), &params)?;
-    stage.launch("nf4_quantize_absmax", Grid::linear(nested, NESTED_BLOCKSIZE as u32), &params)?;
-    *a.offset = stage.fetch::<f32>(params.offset, 1)?[0];
-    stage.finish()
+    launch.start("nf4_absmax_mean", Grid::linear(1, 32), &params)?;
+    launch.start("nf4_quantize_absmax", Grid::linear(nested, NESTED_BLOCKSIZE as u32), &params)?;
+    *a.offset = launch.fetch::<f32>(params.offset, 1)?[0];
+    launch.finish()
 }
 
 /// Threads of a block in `kernels/nf4_dequantize.cu`, and the values they take at a time.
@@ -115,18 +115,18 @@ pub(crate) struct BlockMax {
 }
 
 impl BlockMax {
-    pub fn new(stage: &mut Stage<'_>, w: &Nf4View<'_>) -> Result<BlockMax> {
+    pub fn new(launch: &mut LaunchArgs<'_>, w: &Nf4View<'_>) -> Result<BlockMax> {
         let mut max = BlockMax {
             nested_blocksize: 1,
             block_shift: w.blocksize.trailing_zeros() as i32,
             ..BlockMax::zeroed()
         };
         match &w.absmax {
-            Absmax::F32(absmax) => max.absmax = stage.column(absmax)?,
+            Absmax::F32(absmax) => max.absmax = launch.column(absmax)?,
             Absmax::Nested { codes, nested, table, offset, nested_blocksize } => {
-                max.codes = stage.column(codes)?;
-                max.nested = stage.column(nested)?;
-                max.table = stage.column(table)?;
+                max.codes = launch.column(codes)?;
+                max.nested = launch.column(nested)?;
+                max.table = launch.column(table)?;
                 (max.offset, max.nested_blocksize) = (*offset, *nested_blocksize as i64);
             }
         }
@@ -177,14 +177,14 @@ struct DequantizeParams {
 }
 
 pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "nf4_dequantize");
+    let mut launch = LaunchArgs::new(gpu, "nf4_dequantize");
     let (w, dims) = (&a.w, *a.y.dims());
-    let (y, packed) = (stage.output(a.y)?, stage.input(&w.packed)?);
+    let (y, packed) = (launch.output(a.y)?, launch.input(&w.packed)?);
     let tiles = (w.n as u64 * w.k as u64).div_ceil(TILE);
     let params = DequantizeParams {
         packed,
-        code: stage.column(&w.code)?,
-        max: BlockMax::new(&mut stage, w)?,
+        code: launch.column(&w.code)?,
+        max: BlockMax::new(&mut launch, w)?,
         y,
         rows: w.n as i64,
         columns: w.k as i64,
@@ -195,6 +195,6 @@ pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>
     };
     let blocks = tiles.div_ceil(params.runs as u64) as u32;
     let kernel = format!("nf4_dequantize_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(blocks, THREADS), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(blocks, THREADS), &params)?;
+    launch.finish()
 }

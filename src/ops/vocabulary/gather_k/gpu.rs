@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Stage};
+use crate::device::{Column, Gpu, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
@@ -33,7 +33,7 @@ struct Params {
 
 pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()> {
     check_dtype::<T>("gather_k")?;
-    let mut stage = Stage::new(gpu, "gather_k");
+    let mut launch = LaunchArgs::new(gpu, "gather_k");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let whole = !a.renormalize || a.mass.is_some();
     let plan = plan::<T>(gpu, a.vocab, whole).streaming();
@@ -44,20 +44,20 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
         logp_stride: a.logp.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
-        logits: stage.input(&a.logits)?,
-        ids: stage.input(&a.ids)?,
-        logp: stage.output(a.logp)?,
-        mass: stage.column_out(a.mass)?,
+        logits: launch.input(&a.logits)?,
+        ids: launch.input(&a.ids)?,
+        logp: launch.output(a.logp)?,
+        mass: launch.column_out(a.mass)?,
         ..Params::zeroed()
     };
     let kernel = format!("gather_k_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("gather_k", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("gather_k", rows)?, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("gather_k_bwd")?;
-    let mut stage = Stage::new(gpu, "gather_k");
+    let mut launch = LaunchArgs::new(gpu, "gather_k");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab, !a.renormalize);
     let params = Params {
@@ -68,15 +68,15 @@ pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Re
         out_stride: a.dlogits.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
-        logits: stage.input(&a.logits)?,
-        ids: stage.input(&a.ids)?,
-        dlogp: stage.input(&a.dlogp)?,
-        dlogits: stage.output(a.dlogits)?,
+        logits: launch.input(&a.logits)?,
+        ids: launch.input(&a.ids)?,
+        dlogp: launch.input(&a.dlogp)?,
+        dlogits: launch.output(a.dlogits)?,
         ..Params::zeroed()
     };
     let kernel = format!("gather_k_bwd_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("gather_k_bwd", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("gather_k_bwd", rows)?, &params)?;
+    launch.finish()
 }
 
 /// The plan of `logprob`, so that entries have its bits; nothing is held if the row is not read.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, Stage};
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::ScoreScale;
@@ -22,17 +22,17 @@ struct Params {
 }
 
 pub(crate) fn score_scale<T: Float>(gpu: &Arc<Gpu>, a: ScoreScale<'_, T>) -> Result<()> {
-    let mut stage = Stage::new(gpu, "linear_logprob");
+    let mut launch = LaunchArgs::new(gpu, "linear_logprob");
     let (rows, columns) = (a.score.extent(0), a.score.extent(1));
     let params = Params {
-        score: stage.input(&a.score)?,
-        dlogp: stage.column(&a.dlogp)?,
+        score: launch.input(&a.score)?,
+        dlogp: launch.column(&a.dlogp)?,
         columns: columns as i64,
         score_stride: a.score.stride(0),
         dhidden_stride: a.dhidden.stride(0),
-        dhidden: stage.output(a.dhidden)?,
+        dhidden: launch.output(a.dhidden)?,
     };
     let kernel = format!("score_scale_{}", T::DTYPE.name());
-    stage.launch(&kernel, Grid::linear(rows as u32, 256), &params)?;
-    stage.finish()
+    launch.start(&kernel, Grid::linear(rows as u32, 256), &params)?;
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Stage};
+use crate::device::{Column, Gpu, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::logprob::{LogProb, LogProbBwd, LogProbFused};
@@ -44,71 +44,71 @@ struct BwdParams {
 
 pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob")?;
-    let mut stage = Stage::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, "logprob");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab).streaming();
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
-        logits: stage.input(&a.logits)?,
-        target: stage.column(&a.targets)?,
-        logp: stage.column_out(a.logp)?,
-        lse: stage.column_out(a.lse)?,
-        entropy: stage.column_out(a.entropy)?,
-        log_sum_sq: stage.column_out(a.log_sum_sq)?,
-        top1: stage.column_out(a.top1)?,
+        logits: launch.input(&a.logits)?,
+        target: launch.column(&a.targets)?,
+        logp: launch.column_out(a.logp)?,
+        lse: launch.column_out(a.lse)?,
+        entropy: launch.column_out(a.entropy)?,
+        log_sum_sq: launch.column_out(a.log_sum_sq)?,
+        top1: launch.column_out(a.top1)?,
     };
     let kernel = format!("logprob_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("logprob", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("logprob", rows)?, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob_bwd")?;
-    let mut stage = Stage::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, "logprob");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
     let params = BwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         out_stride: a.dlogits.stride(0),
-        logits: stage.input(&a.logits)?,
-        target: stage.column(&a.targets)?,
-        dlogp: stage.column(&a.dlogp)?,
-        dentropy: stage.opt_column(&a.dentropy)?,
-        dlse: stage.opt_column(&a.dlse)?,
-        dlogits: stage.output(a.dlogits)?,
+        logits: launch.input(&a.logits)?,
+        target: launch.column(&a.targets)?,
+        dlogp: launch.column(&a.dlogp)?,
+        dentropy: launch.opt_column(&a.dentropy)?,
+        dlse: launch.opt_column(&a.dlse)?,
+        dlogits: launch.output(a.dlogits)?,
         logp: Column::default(),
         entropy: Column::default(),
     };
     let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("logprob_bwd", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("logprob_bwd", rows)?, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob_fused")?;
-    let mut stage = Stage::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, "logprob");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
     let stride = a.logits.stride(0);
-    let logits = stage.update(a.logits)?;
+    let logits = launch.update(a.logits)?;
     let params = BwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: stride,
         out_stride: stride,
         logits,
         dlogits: logits,
-        target: stage.column(&a.targets)?,
-        dlogp: stage.column(&a.dlogp)?,
+        target: launch.column(&a.targets)?,
+        dlogp: launch.column(&a.dlogp)?,
         dentropy: Column::default(),
         dlse: Column::default(),
-        logp: stage.column_out(a.logp)?,
-        entropy: stage.column_out(a.entropy)?,
+        logp: launch.column_out(a.logp)?,
+        entropy: launch.column_out(a.entropy)?,
     };
     let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("logprob_fused", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("logprob_fused", rows)?, &params)?;
+    launch.finish()
 }
 
 fn plan<T: Float>(gpu: &Gpu, vocab: i64) -> Plan {

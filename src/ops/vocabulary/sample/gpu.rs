@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Stage};
+use crate::device::{Column, Gpu, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
@@ -38,7 +38,7 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
         let reason = format!("{} columns; the kernel's exact sums take {MAX_VOCAB}", a.vocab);
         return Err(Error::Unsupported { op: "sample", reason });
     }
-    let mut stage = Stage::new(gpu, "sample");
+    let mut launch = LaunchArgs::new(gpu, "sample");
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     // The plan of `logprob`, so that the token's log-prob has its bits.
     let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
@@ -47,24 +47,24 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
     let params = Params {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
-        logits: stage.input(&a.logits)?,
-        uniform: stage.column(&a.uniform)?,
-        token: stage.column_out(a.token)?,
-        logp: stage.column_out(a.logp)?,
-        logp_kept: stage.column_out(a.logp_kept)?,
-        kept_mass: stage.column_out(a.kept_mass)?,
-        entropy: stage.column_out(a.entropy)?,
+        logits: launch.input(&a.logits)?,
+        uniform: launch.column(&a.uniform)?,
+        token: launch.column_out(a.token)?,
+        logp: launch.column_out(a.logp)?,
+        logp_kept: launch.column_out(a.logp_kept)?,
+        kept_mass: launch.column_out(a.kept_mass)?,
+        entropy: launch.column_out(a.entropy)?,
         top_k: a.top_k,
         top_p: a.top_p,
         min_p: a.min_p as f32,
         greedy: a.greedy as i32,
     };
     let kernel = format!("sample_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("sample", rows)?, &params)?;
+    launch.start(&kernel, plan.grid("sample", rows)?, &params)?;
     if look && rows > 0 {
         let stride = params.token.stride as usize;
-        let tokens: Vec<i32> = stage.fetch(params.token.at, (rows - 1) * stride + 1)?;
+        let tokens: Vec<i32> = launch.fetch(params.token.at, (rows - 1) * stride + 1)?;
         check_drawn((0..rows).find(|t| tokens[t * stride] < 0))?;
     }
-    stage.finish()
+    launch.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Stage};
+use crate::device::{Column, Gpu, LaunchArgs};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
@@ -34,30 +34,32 @@ struct Params {
 
 pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()> {
     check_dtype::<T>("vocab_kl")?;
-    let mut stage = Stage::new(gpu, "vocab_kl");
+    let mut launch = LaunchArgs::new(gpu, "vocab_kl");
     let rows = a.policy.extent(0);
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
-    let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
-    params.value = stage.column_out(a.value)?;
+    let mut params =
+        params(&mut launch, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
+    params.value = launch.column_out(a.value)?;
     let kernel = format!("vocab_kl_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("vocab_kl", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("vocab_kl", rows)?, &params)?;
+    launch.finish()
 }
 
 pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("vocab_kl_bwd")?;
-    let mut stage = Stage::new(gpu, "vocab_kl");
+    let mut launch = LaunchArgs::new(gpu, "vocab_kl");
     let rows = a.policy.extent(0);
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
-    let mut params = params(&mut stage, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
-    params.dvalue = stage.column(&a.dvalue)?;
+    let mut params =
+        params(&mut launch, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
+    params.dvalue = launch.column(&a.dvalue)?;
     params.out_stride = a.dpolicy.stride(0);
-    params.dpolicy = stage.output(a.dpolicy)?;
+    params.dpolicy = launch.output(a.dpolicy)?;
     let kernel = format!("vocab_kl_bwd_{}", T::DTYPE.name());
-    stage.launch(&kernel, plan.grid("vocab_kl_bwd", rows)?, &params)?;
-    stage.finish()
+    launch.start(&kernel, plan.grid("vocab_kl_bwd", rows)?, &params)?;
+    launch.finish()
 }
 
 fn plan<T: Float>(gpu: &Gpu, vocab: i64, guidance: &Option<Guidance<'_, T>>) -> Plan {
@@ -67,7 +69,7 @@ fn plan<T: Float>(gpu: &Gpu, vocab: i64, guidance: &Option<Guidance<'_, T>>) -> 
 }
 
 fn params<T: Float>(
-    stage: &mut Stage<'_>,
+    launch: &mut LaunchArgs<'_>,
     set: RowSet,
     (policy, reference, guidance): (&View<'_, T>, &View<'_, T>, &Option<Guidance<'_, T>>),
     divergence: Divergence,
@@ -80,8 +82,8 @@ fn params<T: Float>(
     };
     let mut params = Params {
         set,
-        policy: stage.input(policy)?,
-        reference: stage.input(reference)?,
+        policy: launch.input(policy)?,
+        reference: launch.input(reference)?,
         policy_stride: policy.stride(0),
         reference_stride: reference.stride(0),
         beta,
@@ -90,7 +92,7 @@ fn params<T: Float>(
     };
     // γ = 1 is the reference itself: the second row is not read.
     if let Some(guidance) = guidance.filter(|g| g.gamma != 1.0) {
-        params.guide = stage.input(&guidance.logits)?;
+        params.guide = launch.input(&guidance.logits)?;
         params.guide_stride = guidance.logits.stride(0);
         params.gamma = guidance.gamma as f32;
     }

@@ -29,7 +29,7 @@ pub(crate) struct Column {
 }
 
 /// The operands of one op on their way.
-pub(crate) struct Stage<'a> {
+pub(crate) struct LaunchArgs<'a> {
     gpu: &'a Gpu,
     op: &'static str,
     staged: Vec<u64>,
@@ -46,10 +46,10 @@ struct Return {
     size: usize,
 }
 
-impl<'a> Stage<'a> {
-    pub fn new(gpu: &'a Gpu, op: &'static str) -> Stage<'a> {
+impl<'a> LaunchArgs<'a> {
+    pub fn new(gpu: &'a Gpu, op: &'static str) -> LaunchArgs<'a> {
         let (staged, returns) = (Vec::new(), Vec::new());
-        Stage { gpu, op, staged, returns, loan: None, outputs: PhantomData }
+        LaunchArgs { gpu, op, staged, returns, loan: None, outputs: PhantomData }
     }
 
     /// Device address of element 0 of an operand that is read.
@@ -108,7 +108,7 @@ impl<'a> Stage<'a> {
         Ok(device)
     }
 
-    /// Device memory for results that come back as plain values; see [`Stage::fetch`].
+    /// Device memory for results that come back as plain values; see [`LaunchArgs::fetch`].
     pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
         let bytes = count.saturating_mul(size_of::<P>());
         if self.staged.is_empty() {
@@ -122,7 +122,7 @@ impl<'a> Stage<'a> {
         self.loan.get_or_insert_with(|| Rc::new(gpu.lend_scratch())).clone()
     }
 
-    /// What the kernels left at an address that [`Stage::values`] gave; waits for them.
+    /// What the kernels left at an address that [`LaunchArgs::values`] gave; waits for them.
     pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
         let mut values = vec![P::zeroed(); count];
         self.gpu.link.outside(|| format!("{} has results for the host", self.op))?;
@@ -174,14 +174,14 @@ impl<'a> Stage<'a> {
         Ok(device)
     }
 
-    /// A ticket and `bytes` bytes that stay this op's until the stage and the guard fall. Their
+    /// A ticket and `bytes` bytes that stay this op's until the launch and the guard fall. Their
     /// content is whatever the last op left.
     pub fn scratch(&mut self, bytes: usize) -> Result<ScratchGuard<'a>> {
         ScratchGuard::new(self.loan(), bytes)
     }
 
     /// Starts a kernel of the op's source. A grid of no blocks starts nothing.
-    pub fn launch(&self, kernel: &str, grid: Grid, params: &impl Pod) -> Result<()> {
+    pub fn start(&self, kernel: &str, grid: Grid, params: &impl Pod) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
@@ -201,7 +201,7 @@ impl Return {
     fn copy(&self, gpu: &Gpu) -> Result<()> {
         for run in runs(&self.dims, self.size) {
             // SAFETY: `output` and `update` took the exclusive view of these elements for longer
-            // than the stage lives, and a run lies inside its span.
+            // than the launch lives, and a run lies inside its span.
             let bytes =
                 unsafe { std::slice::from_raw_parts_mut(self.host.add(run.start), run.len()) };
             gpu.call(|d| d.download(gpu.stream(), bytes, self.device + run.start as u64))?;
@@ -216,7 +216,7 @@ fn runs(dims: &Dims, size: usize) -> Vec<Range<usize>> {
     dims.run_offsets().into_iter().map(|o| o * size..o * size + length).collect()
 }
 
-impl Drop for Stage<'_> {
+impl Drop for LaunchArgs<'_> {
     fn drop(&mut self) {
         if !self.staged.is_empty() {
             let _ = self.gpu.synchronize();
