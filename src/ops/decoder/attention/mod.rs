@@ -12,12 +12,11 @@ mod cpu_lanes;
 pub(crate) mod gpu;
 
 use crate::alloc::{self, Gather};
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Rows of the largest page.
@@ -115,10 +114,7 @@ pub fn attention<T: Float>(device: &Device, args: Attention<'_, T>) -> Result<()
     let [tokens, heads, d] = extents(&args.q);
     check.shape(device, "o", &args.o, &[tokens, heads, d])?;
     check.opt_shape(device, "lse", &args.lse, &[tokens, heads])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::attention(args))?,
-        Device::Gpu(gpu) => gpu::attention(gpu, args),
-    }
+    on_device!(device, check, args: Attention<T: Float> => cpu::attention, gpu::attention)
 }
 
 /// Arguments of [`attention_bwd`]. The first seven are the forward pass's.
@@ -182,11 +178,7 @@ pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Re
     check.shape(device, "dq", &args.dq, &extents(&args.q))?;
     check.shape(device, "dk", &args.dk, &extents(&args.k))?;
     check.shape(device, "dv", &args.dv, &extents(&args.k))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::attention_bwd(args))?,
-        Device::Gpu(gpu) => return gpu::attention_bwd(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: AttentionBwd<T: Float> => cpu::attention_bwd, gpu::attention_bwd)
 }
 
 /// What forward and backward read.

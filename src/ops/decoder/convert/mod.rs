@@ -4,12 +4,10 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`convert`]. Both views have one shape, of any rank, and are contiguous.

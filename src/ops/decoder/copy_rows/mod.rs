@@ -5,12 +5,11 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`copy_rows`].
@@ -78,11 +77,7 @@ pub fn copy_rows<T: Float>(device: &Device, args: CopyRows<'_, T>) -> Result<()>
     check_table(check, "from", &args.from, sources, false)?;
     check_table(check, "to", &args.to, targets, true)?;
     check.disjoint(("y", &args.y), ("x", &args.x))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::copy_rows(args))?,
-        Device::Gpu(gpu) => return gpu::copy_rows(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: CopyRows<T: Float> => cpu::copy_rows, gpu::copy_rows)
 }
 
 /// A number of rows, for messages.

@@ -3,13 +3,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`embedding`].
@@ -51,11 +49,7 @@ pub fn embedding<T: Float>(device: &Device, args: Embedding<'_, T>) -> Result<()
     check.rank(device, "table", &args.table, 2)?;
     check.shape(device, "y", &args.y, &[args.ids.extent(0), args.table.extent(1)])?;
     check_ids(&check, &args.ids, args.table.extent(0))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::embedding(args))?,
-        Device::Gpu(gpu) => return gpu::embedding(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Embedding<T: Float> => cpu::embedding, gpu::embedding)
 }
 
 /// Arguments of [`embedding_bwd`].
@@ -84,11 +78,7 @@ pub fn embedding_bwd<T: Float>(device: &Device, args: EmbeddingBwd<'_, T>) -> Re
     check.rank(device, "dtable", &args.dtable, 2)?;
     check.shape(device, "dy", &args.dy, &[args.ids.extent(0), args.dtable.extent(1)])?;
     check_ids(&check, &args.ids, args.dtable.extent(0))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::embedding_bwd(args))?,
-        Device::Gpu(gpu) => return gpu::embedding_bwd(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: EmbeddingBwd<T: Float> => cpu::embedding_bwd, gpu::embedding_bwd)
 }
 
 fn check_ids(check: &Check, ids: &View<'_, i32>, rows: usize) -> Result<()> {

@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`rmsnorm`].
@@ -60,11 +58,7 @@ pub fn rmsnorm<T: Float>(device: &Device, args: RmsNorm<'_, T>) -> Result<()> {
     check.shape(device, "y", &args.y, &[rows, d])?;
     check.opt_shape(device, "rstd", &args.rstd, &[rows])?;
     check.non_negative("eps", args.eps)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rmsnorm(args))?,
-        Device::Gpu(gpu) => return gpu::rmsnorm(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: RmsNorm<T: Float> => cpu::rmsnorm, gpu::rmsnorm)
 }
 
 /// Arguments of [`rmsnorm_bwd`].
@@ -112,9 +106,5 @@ pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result
         check.disjoint(("dx", &args.dx), ("residual", residual))?;
     }
     check.non_negative("eps", args.eps)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rmsnorm_bwd(args))?,
-        Device::Gpu(gpu) => return gpu::rmsnorm_bwd(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: RmsNormBwd<T: Float> => cpu::rmsnorm_bwd, gpu::rmsnorm_bwd)
 }

@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`rope`].
@@ -65,11 +63,7 @@ pub fn rope<T: Float>(device: &Device, args: Rope<'_, T>) -> Result<()> {
     check.shape(device, "cos", &args.cos, &[rows, d / 2])?;
     check.shape(device, "sin", &args.sin, &[rows, d / 2])?;
     check_positions(check, &args.positions, rows)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::rope(args))?,
-        Device::Gpu(gpu) => return gpu::rope(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Rope<T: Float> => cpu::rope, gpu::rope)
 }
 
 /// Every token stands at a row of the tables. Positions in device memory cannot be looked at without

@@ -3,13 +3,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`swiglu`].
@@ -52,11 +50,7 @@ pub fn swiglu<T: Float>(device: &Device, args: Swiglu<'_, T>) -> Result<()> {
     let shape = [args.gate.extent(0), args.gate.extent(1)];
     check.shape(device, "up", &args.up, &shape)?;
     check.shape(device, "y", &args.y, &shape)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu(args))?,
-        Device::Gpu(gpu) => return gpu::swiglu(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Swiglu<T: Float> => cpu::swiglu, gpu::swiglu)
 }
 
 /// Arguments of [`swiglu_bwd`].
@@ -89,9 +83,5 @@ pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<(
     check.shape(device, "dy", &args.dy, &shape)?;
     check.shape(device, "dgate", &args.dgate, &shape)?;
     check.shape(device, "dup", &args.dup, &shape)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::swiglu_bwd(args))?,
-        Device::Gpu(gpu) => return gpu::swiglu_bwd(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: SwigluBwd<T: Float> => cpu::swiglu_bwd, gpu::swiglu_bwd)
 }

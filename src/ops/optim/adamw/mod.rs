@@ -5,12 +5,10 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::{Check, Operand};
 use crate::device::Device;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-
-use crate::check::{Check, Operand};
 use crate::view::{View, ViewMut};
 
 /// Elements per block of the 8-bit state.

@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::View;
 
 /// Arguments of [`grad_norm`].
@@ -76,9 +74,5 @@ pub fn grad_norm<T: Float>(device: &Device, args: GradNorm<'_, T>) -> Result<()>
         check.rank(device, &arg, grad, grad.rank())?;
         check.contiguous(&arg, grad)?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::grad_norm(args))?,
-        Device::Gpu(gpu) => gpu::grad_norm(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: GradNorm<T: Float> => cpu::grad_norm, gpu::grad_norm)
 }

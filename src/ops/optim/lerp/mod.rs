@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`lerp`]. All views have one shape, of any rank, and are contiguous.
@@ -56,9 +54,5 @@ pub fn lerp<T: Float>(device: &Device, args: Lerp<'_, T>) -> Result<()> {
     check.factor("lambda", args.lambda)?;
     check.disjoint(("y", &args.y), ("a", &args.a))?;
     check.disjoint(("y", &args.y), ("b", &args.b))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::lerp(args))?,
-        Device::Gpu(gpu) => gpu::lerp(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: Lerp<T: Float> => cpu::lerp, gpu::lerp)
 }

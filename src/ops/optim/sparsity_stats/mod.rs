@@ -5,12 +5,10 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
-
-use crate::check::Check;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`sparsity_stats`].

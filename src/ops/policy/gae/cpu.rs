@@ -14,7 +14,8 @@ use crate::view::{View, ViewMut};
 /// Rough scalar operations per token.
 const WORK: usize = 8;
 
-pub(crate) fn gae<R: Real>(check: Check, a: Gae<'_, R>) -> Result<()> {
+pub(crate) fn gae<R: Real>(a: Gae<'_, R>) -> Result<()> {
+    let check = Check("gae");
     let (gamma, decay) = (a.gamma, a.gamma * a.lambda);
     let advantage = per_sequence(&a.cu_seqlens, |i, start, out| {
         let mut next_value = a.bootstrap.as_ref().map_or(0.0, |b| b.at(i).to_f64());
@@ -43,7 +44,8 @@ pub(crate) fn gae<R: Real>(check: Check, a: Gae<'_, R>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn discounted_return<R: Real>(check: Check, a: DiscountedReturn<'_, R>) -> Result<()> {
+pub(crate) fn discounted_return<R: Real>(a: DiscountedReturn<'_, R>) -> Result<()> {
+    let check = Check("discounted_return");
     let returns = per_sequence(&a.cu_seqlens, |i, start, out| {
         let baseline = a.baseline.as_ref().map_or(0.0, |b| b.at(i).to_f64());
         let mut running = 0.0;
@@ -61,7 +63,8 @@ pub(crate) fn discounted_return<R: Real>(check: Check, a: DiscountedReturn<'_, R
     Ok(())
 }
 
-pub(crate) fn whiten<R: Real>(check: Check, a: Whiten<'_, R>) -> Result<()> {
+pub(crate) fn whiten<R: Real>(a: Whiten<'_, R>) -> Result<()> {
+    let check = Check("whiten");
     let s = a.settings;
     let used: Vec<usize> = (0..a.x.extent(0)).filter(|&t| is_action(&a.mask, t)).gathered();
     let values: Vec<f64> = used.iter().map(|&t| a.x.at(t).to_f64()).gathered();
@@ -96,7 +99,8 @@ fn padded_moments(values: &[f64], m: &Moments, ddof: u8, count_eps: f64) -> (f64
     (mean, squares / padded * (count / (count - ddof as f64)))
 }
 
-pub(crate) fn kl_reward<R: Real>(check: Check, a: KlReward<'_, R>) -> Result<()> {
+pub(crate) fn kl_reward<R: Real>(a: KlReward<'_, R>) -> Result<()> {
+    let check = Check("kl_reward");
     let reward = per_sequence(&a.cu_seqlens, |i, start, out| {
         let mut score = a.score.at(i).to_f64();
         for (j, out) in out.iter_mut().enumerate().rev() {

@@ -4,14 +4,12 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
 use crate::ops::policy::group_advantage::EpsForm;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`gae`].
@@ -84,11 +82,7 @@ pub fn gae<R: Real>(device: &Device, args: Gae<'_, R>) -> Result<()> {
     if let Some(bootstrap) = &args.bootstrap {
         finite(&check, "bootstrap", bootstrap, &None)?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gae(check, args))??,
-        Device::Gpu(gpu) => gpu::gae(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: Gae<R: Real> => cpu::gae, gpu::gae)
 }
 
 /// What [`discounted_return`] does at a token outside the mask.
@@ -137,11 +131,7 @@ pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>
     if let Some(baseline) = &args.baseline {
         finite(&check, "baseline", baseline, &None)?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::discounted_return(check, args))??,
-        Device::Gpu(gpu) => gpu::discounted_return(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: DiscountedReturn<R: Real> => cpu::discounted_return, gpu::discounted_return)
 }
 
 /// Settings of [`whiten`].
@@ -240,11 +230,7 @@ pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
             "at least 2 tokens to compare",
         )?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::whiten(check, args))??,
-        Device::Gpu(gpu) => gpu::whiten(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: Whiten<R: Real> => cpu::whiten, gpu::whiten)
 }
 
 /// Estimator of KL(π‖π_ref) at one token from d = log π − log π_ref (Schulman 2020, "Approximating
@@ -304,11 +290,7 @@ pub fn kl_reward<R: Real>(device: &Device, args: KlReward<'_, R>) -> Result<()> 
     finite(&check, "score", &args.score, &None)?;
     finite(&check, "logp", &args.logp, &args.mask)?;
     finite(&check, "reference", &args.reference, &args.mask)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::kl_reward(check, args))??,
-        Device::Gpu(gpu) => gpu::kl_reward(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: KlReward<R: Real> => cpu::kl_reward, gpu::kl_reward)
 }
 
 /// Extents of a packed batch.

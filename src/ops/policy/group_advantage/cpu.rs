@@ -13,7 +13,8 @@ use crate::view::View;
 /// Rough scalar operations per sample.
 const WORK: usize = 16;
 
-pub(crate) fn group_advantage<R: Real>(check: Check, a: GroupAdvantage<'_, R>) -> Result<()> {
+pub(crate) fn group_advantage<R: Real>(a: GroupAdvantage<'_, R>) -> Result<()> {
+    let check = Check("group_advantage");
     let reward: Vec<f64> = (0..a.reward.extent(0)).map(|i| a.reward.at(i).to_f64()).gathered();
     let groups = a.offsets.extent(0) - 1;
     let batch = Batch::of(&reward, &a.settings);

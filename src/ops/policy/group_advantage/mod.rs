@@ -6,13 +6,11 @@ pub(crate) mod gpu;
 
 use std::collections::HashMap;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Largest |reward|: squares and sums of up to 2^63 of them stay finite in f64.
@@ -213,11 +211,7 @@ pub fn group_advantage<R: Real>(device: &Device, args: GroupAdvantage<'_, R>) ->
     if let Some(length) = &args.length {
         check_lengths(&check, "length", length)?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::group_advantage(check, args))??,
-        Device::Gpu(gpu) => gpu::group_advantage(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: GroupAdvantage<R: Real> => cpu::group_advantage, gpu::group_advantage)
 }
 
 /// Rewards are NaN (abstain) or finite and small enough to square. Those in device memory cannot

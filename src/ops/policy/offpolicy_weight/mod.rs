@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// What the log-ratio D = ℓ_old − ℓ_sampler is taken over.
@@ -175,9 +173,5 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
         let got = format!("{}..{}", reject.lo, reject.hi);
         check.that(reject.lo <= reject.hi, "settings.reject", got, "an interval")?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::offpolicy_weight(args))?,
-        Device::Gpu(gpu) => gpu::offpolicy_weight(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: OffPolicyWeight<R: Real> => cpu::offpolicy_weight, gpu::offpolicy_weight)
 }

@@ -1,7 +1,5 @@
 //! Losses over the samples of a group: contrastive policy gradient and β-MML.
 
-use crate::alloc;
-
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
@@ -11,6 +9,7 @@ use crate::check::Check;
 use crate::ops::policy::gae::finite;
 use crate::ops::policy::group_advantage::check_rewards;
 use crate::ops::policy::pair_loss::check_terms;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`copg_loss`].
@@ -64,11 +63,7 @@ pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> 
         finite(&check, "reference", reference, &None)?;
     }
     check_rewards(&check, &args.reward)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::copg_loss(args))?,
-        Device::Gpu(gpu) => gpu_group::copg_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: CopgLoss<R: Real> => cpu::copg_loss, gpu_group::copg_loss)
 }
 
 /// Arguments of [`beta_mml_loss`].
@@ -108,9 +103,5 @@ pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Resu
     check.shape(device, "d_logp", &args.d_logp, &[samples])?;
     check.positive("beta", args.beta)?;
     finite(&check, "logp", &args.logp, &None)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::beta_mml_loss(args))?,
-        Device::Gpu(gpu) => gpu_group::beta_mml_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: BetaMmlLoss<R: Real> => cpu::beta_mml_loss, gpu_group::beta_mml_loss)
 }

@@ -1,7 +1,5 @@
 //! Contrast between contexts and completions.
 
-use crate::alloc;
-
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
@@ -9,6 +7,7 @@ use crate::error::{Error, Result};
 use super::{cpu, gpu_group};
 use crate::check::Check;
 use crate::ops::policy::group_advantage::check_lengths;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`info_nce_loss`].
@@ -53,9 +52,5 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
             return Err(Error::NonFinite { op: check.0, arg: "logp".into(), index: i * n + j });
         }
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::info_nce_loss(args))?,
-        Device::Gpu(gpu) => gpu_group::info_nce_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: InfoNceLoss<R: Real> => cpu::info_nce_loss, gpu_group::info_nce_loss)
 }

@@ -1,7 +1,6 @@
 //! Reward-difference prediction over pairs, with a proximal bound on every step.
 
 use crate::alloc::{self, Grow};
-
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
@@ -10,6 +9,7 @@ use super::{cpu, gpu};
 use crate::check::Check;
 use crate::ops::policy::gae::{Tokens, finite};
 use crate::ops::policy::pair_loss::check_terms;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`prdp_loss`].
@@ -85,11 +85,7 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     finite(&check, "old", &args.old, &args.mask)?;
     finite(&check, "reference", &args.reference, &args.mask)?;
     finite(&check, "reward", &args.reward, &None)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::prdp_loss(args))?,
-        Device::Gpu(gpu) => gpu::prdp_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: PrdpLoss<R: Real> => cpu::prdp_loss, gpu::prdp_loss)
 }
 
 /// All pairs of a group whose first reward is larger, as rows of [`PrdpLoss::pairs`]: `[P, 2]` in

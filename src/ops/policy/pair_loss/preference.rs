@@ -1,7 +1,5 @@
 //! Losses on a chosen and a rejected sequence, and KTO's on single ones.
 
-use crate::alloc;
-
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
@@ -11,6 +9,7 @@ use crate::check::Check;
 use crate::ops::policy::gae::finite;
 use crate::ops::policy::group_advantage::check_lengths;
 use crate::ops::policy::pair_loss::check_terms;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// The same quantity of the chosen and the rejected sequences.
@@ -189,11 +188,7 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
     check.positive("beta", args.beta)?;
     check.non_negative("likelihood", args.likelihood)?;
     check_kind(&check, &args)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::preference_loss(args))?,
-        Device::Gpu(gpu) => gpu::preference_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: PreferenceLoss<R: Real> => cpu::preference_loss, gpu::preference_loss)
 }
 
 fn check_kind<R: Real>(check: &Check, args: &PreferenceLoss<'_, R>) -> Result<()> {
@@ -284,9 +279,5 @@ pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     check.non_negative("undesirable_weight", args.undesirable_weight)?;
     finite(&check, "logp", &args.logp, &None)?;
     finite(&check, "reference", &args.reference, &None)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::kto_loss(args))?,
-        Device::Gpu(gpu) => gpu::kto_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: KtoLoss<R: Real> => cpu::kto_loss, gpu::kto_loss)
 }

@@ -14,13 +14,11 @@ pub use settings::{
     RatioLevel,
 };
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Advantages, one per sequence or one per token.
@@ -243,11 +241,7 @@ pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<
     check.opt_shape(device, "token_loss", &a.token_loss, &[n])?;
     a.settings.check(check)?;
     check_needed(check, a, n)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::policy_loss(args))?,
-        Device::Gpu(gpu) => gpu::policy_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: PolicyLoss<R: Real> => cpu::policy_loss, gpu::policy_loss)
 }
 
 /// Everything the settings read is there.

@@ -3,14 +3,12 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
 use crate::ops::policy::gae::is_action;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Which tokens one quantile is taken over. It decides the result: a quantile per micro-batch is
@@ -114,11 +112,7 @@ pub fn quantile<R: Real>(device: &Device, args: Quantile<'_, R>) -> Result<()> {
     if known && args.on_nan == OnNan::Error {
         no_nan(&check, &args.x, |t| is_action(&args.mask, t))?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::quantile(args))?,
-        Device::Gpu(gpu) => gpu::quantile(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: Quantile<R: Real> => cpu::quantile, gpu::quantile)
 }
 
 /// The tokens that [`top_fraction`] ranks.
@@ -174,11 +168,7 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
     if args.x.is_host() && args.class.as_ref().is_none_or(|c| c.class.is_host()) {
         no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::top_fraction(args))?,
-        Device::Gpu(gpu) => gpu::top_fraction(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: TopFraction<R: Real> => cpu::top_fraction, gpu::top_fraction)
 }
 
 /// True if token `t` takes part in the ranking.

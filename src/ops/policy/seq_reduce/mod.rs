@@ -3,14 +3,12 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::ops::policy::gae::Tokens;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// How the tokens of a sequence become one value.
@@ -73,11 +71,7 @@ pub fn seq_reduce<R: Real>(device: &Device, args: SeqReduce<'_, R>) -> Result<()
     let tokens = Tokens::of(&check, device, "x", &args.x, &args.mask, &args.cu_seqlens)?;
     check.shape(device, "y", &args.y, &[tokens.sequences])?;
     check.opt_shape(device, "count", &args.count, &[tokens.sequences])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::seq_reduce(args))?,
-        Device::Gpu(gpu) => gpu::seq_reduce(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: SeqReduce<R: Real> => cpu::seq_reduce, gpu::seq_reduce)
 }
 
 /// Arguments of [`seq_broadcast`].
@@ -108,9 +102,5 @@ pub fn seq_broadcast<R: Real>(device: &Device, args: SeqBroadcast<'_, R>) -> Res
     let (y, mask) = (args.y.as_view(), &args.mask);
     let tokens = Tokens::of(&check, device, "y", &y, mask, &args.cu_seqlens)?;
     check.shape(device, "x", &args.x, &[tokens.sequences])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::seq_broadcast(args))?,
-        Device::Gpu(gpu) => gpu::seq_broadcast(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: SeqBroadcast<R: Real> => cpu::seq_broadcast, gpu::seq_broadcast)
 }

@@ -3,13 +3,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`value_loss`].
@@ -55,9 +53,5 @@ pub fn value_loss<R: Real>(device: &Device, args: ValueLoss<'_, R>) -> Result<()
     let there = args.clip == f64::INFINITY || args.old_value.is_some();
     check.that(there, "old_value", "nothing", "the values the clip is around")?;
     check.factor("weight", args.weight)?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::value_loss(args))?,
-        Device::Gpu(gpu) => gpu::value_loss(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: ValueLoss<R: Real> => cpu::value_loss, gpu::value_loss)
 }

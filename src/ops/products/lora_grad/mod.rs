@@ -3,14 +3,12 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::ops::products::matmul::{Lora, check_adapter, check_pair};
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Arguments of [`lora_grad`].
@@ -82,9 +80,5 @@ pub fn lora_grad<T: Float>(device: &Device, args: LoraGrad<'_, T>) -> Result<()>
     check.shape(device, "s", &args.s, &[m, rank])?;
     check.shape(device, "da", &args.da, &[rank, k])?;
     check.shape(device, "db", &args.db, &[n, rank])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::lora_grad(args))?,
-        Device::Gpu(gpu) => return gpu::lora_grad(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: LoraGrad<T: Float> => cpu::lora_grad, gpu::lora_grad)
 }

@@ -12,13 +12,11 @@
 
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// A low-rank adapter: the layer's weight becomes W + scale·B·A.
@@ -99,13 +97,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
-    match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul(args))?
-        }
-        Device::Gpu(gpu) => return gpu::matmul(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Matmul<T: Float> => crate::ops::products::gemm_cpu::matmul, gpu::matmul)
 }
 
 /// Arguments of [`matmul_dx`].
@@ -143,13 +135,7 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check.shape(device, "w", &args.w, &[n, k])?;
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dx(args))?
-        }
-        Device::Gpu(gpu) => return gpu::matmul_dx(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: MatmulDx<T: Float> => crate::ops::products::gemm_cpu::matmul_dx, gpu::matmul_dx)
 }
 
 /// Arguments of [`matmul_dw`].
@@ -183,13 +169,7 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.shape(device, "x", &args.x, &[m, k])?;
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
-    match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || crate::ops::products::gemm_cpu::matmul_dw(args))?
-        }
-        Device::Gpu(gpu) => return gpu::matmul_dw(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: MatmulDw<T: Float> => crate::ops::products::gemm_cpu::matmul_dw, gpu::matmul_dw)
 }
 
 /// A weight has at least one element.

@@ -1,8 +1,6 @@
 //! dX = dY·deq(W) + scale·(dY·B)·A with W in 4 bits: the gradient of
 //! [`nf4_matmul`](crate::ops::nf4_matmul()) with respect to its input, on the same values of W.
 
-use crate::alloc;
-
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
@@ -11,6 +9,7 @@ use super::cpu;
 use crate::check::Check;
 use crate::ops::products::matmul::{Lora, check_lora};
 use crate::ops::products::nf4_matmul::check_nf4;
+use crate::ops::support::dispatch::on_device;
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -48,9 +47,5 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check.shape(device, "dy", &args.dy, &[m, n])?;
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_dx(args))?,
-        Device::Gpu(gpu) => return crate::ops::products::matmul::gpu::nf4_matmul_dx(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Nf4MatmulDx<T: Float> => cpu::nf4_matmul_dx, crate::ops::products::matmul::gpu::nf4_matmul_dx)
 }

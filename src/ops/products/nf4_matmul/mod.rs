@@ -8,14 +8,12 @@ mod dx;
 
 pub use dx::*;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::ops::products::matmul::{Lora, check_kept, check_lora, check_residual};
+use crate::ops::support::dispatch::on_device;
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -92,11 +90,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul(args))?,
-        Device::Gpu(gpu) => return crate::ops::products::matmul::gpu::nf4_matmul(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: Nf4Matmul<T: Float> => cpu::nf4_matmul, crate::ops::products::matmul::gpu::nf4_matmul)
 }
 
 /// The parts of a 4-bit weight fit together, and there is something to multiply with.

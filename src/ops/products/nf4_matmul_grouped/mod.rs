@@ -5,15 +5,13 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::ops::products::nf4_matmul::Nf4MatmulDx;
 use crate::ops::products::nf4_matmul::{Nf4Matmul, check_nf4};
+use crate::ops::support::dispatch::on_device;
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
@@ -96,10 +94,7 @@ pub fn nf4_matmul_grouped<T: Float>(device: &Device, args: Nf4MatmulGrouped<'_, 
     check.shape(device, "x", &args.x, &[m, k])?;
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "y", &args.y, &[m, n])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped(args))?,
-        Device::Gpu(gpu) => gpu::nf4_matmul_grouped(gpu, args),
-    }
+    on_device!(device, check, args: Nf4MatmulGrouped<T: Float> => cpu::nf4_matmul_grouped, gpu::nf4_matmul_grouped)
 }
 
 /// dx\[i\] = w\[e\]ᵀ·dy\[i\] for the expert e that row i belongs to: the bits of
@@ -121,10 +116,7 @@ pub fn nf4_matmul_grouped_dx<T: Float>(
     check.shape(device, "dy", &args.dy, &[m, n])?;
     check_offsets(check, device, &args.offsets, args.w.len(), m)?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::nf4_matmul_grouped_dx(args))?,
-        Device::Gpu(gpu) => gpu::nf4_matmul_grouped_dx(gpu, args),
-    }
+    on_device!(device, check, args: Nf4MatmulGroupedDx<T: Float> => cpu::nf4_matmul_grouped_dx, gpu::nf4_matmul_grouped_dx)
 }
 
 impl<T: Float> Nf4MatmulGrouped<'_, T> {

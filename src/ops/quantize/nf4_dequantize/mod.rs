@@ -1,12 +1,10 @@
 //! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::quant::Nf4View;
 use crate::view::ViewMut;
 
@@ -55,11 +53,5 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     args.w.check(check, device, "w")?;
     check.shape(device, "y", &args.y, &[args.w.n, args.w.k])?;
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || {
-            crate::ops::quantize::nf4_quantize::cpu::dequantize(args)
-        })?,
-        Device::Gpu(gpu) => crate::ops::quantize::nf4_quantize::gpu::nf4_dequantize(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: Nf4Dequantize<T: Float> => crate::ops::quantize::nf4_quantize::cpu::dequantize, crate::ops::quantize::nf4_quantize::gpu::nf4_dequantize)
 }

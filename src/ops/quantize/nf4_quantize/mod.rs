@@ -12,12 +12,10 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-
-use crate::check::Check;
 use crate::quant::QuantType;
 use crate::quant::nf4::{check_blocksize, check_geometry};
 use crate::view::{View, ViewMut};

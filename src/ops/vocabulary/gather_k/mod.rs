@@ -4,12 +4,11 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::ops::vocabulary::logprob::{IGNORE, LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
 
@@ -50,11 +49,7 @@ pub fn gather_k<T: Float>(device: &Device, args: GatherK<'_, T>) -> Result<()> {
     args.transform.check(check)?;
     check.shape(device, "logp", &args.logp, &[rows, k])?;
     check.opt_shape(device, "mass", &args.mass, &[rows])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gather_k(args))?,
-        Device::Gpu(gpu) => gpu::gather_k(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: GatherK<T: Float> => cpu::gather_k, gpu::gather_k)
 }
 
 /// Arguments of [`gather_k_bwd`].
@@ -90,11 +85,7 @@ pub fn gather_k_bwd<T: Float>(device: &Device, args: GatherKBwd<'_, T>) -> Resul
     args.transform.check(check)?;
     check.shape(device, "dlogp", &args.dlogp, &[rows, k])?;
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::gather_k_bwd(args))?,
-        Device::Gpu(gpu) => gpu::gather_k_bwd(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: GatherKBwd<T: Float> => cpu::gather_k_bwd, gpu::gather_k_bwd)
 }
 
 fn check_ids<T>(

@@ -5,14 +5,12 @@ pub(crate) mod cpu;
 mod fused;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
 use crate::ops::products::matmul::Lora;
+use crate::ops::support::dispatch::on_device;
 use crate::ops::vocabulary::logprob::{LogitTransform, check_targets, check_vocab};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
@@ -194,11 +192,7 @@ pub fn score_scale<T: Float>(device: &Device, args: ScoreScale<'_, T>) -> Result
     let (rows, h) = (args.score.extent(0), args.score.extent(1));
     check.shape(device, "dlogp", &args.dlogp, &[rows])?;
     check.shape(device, "dhidden", &args.dhidden, &[rows, h])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::score_scale(args))?,
-        Device::Gpu(gpu) => return gpu::score_scale(gpu, args),
-    }
-    Ok(())
+    on_device!(device, check, args: ScoreScale<T: Float> => cpu::score_scale, gpu::score_scale)
 }
 
 fn check_head<T: Float>(

@@ -5,7 +5,6 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::vocabulary::logprob::{IGNORE, LogProb, LogProbBwd, LogProbFused};
-
 use crate::ops::vocabulary::row_cpu::{RowGradient, row_gradient};
 pub(crate) use crate::ops::vocabulary::row_cpu::{RowStats, Sums, row_stats, slope, transformed};
 

@@ -5,13 +5,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::{Check, LARGEST};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-
-use crate::check::{Check, LARGEST};
+use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
 /// Target id of a row that is left out: it is not read, its outputs and gradients are 0.
@@ -124,11 +122,7 @@ pub fn logprob<T: Float>(device: &Device, args: LogProb<'_, T>) -> Result<()> {
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
     check.opt_shape(device, "log_sum_sq", &args.log_sum_sq, &[rows])?;
     check.opt_shape(device, "top1", &args.top1, &[rows])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob(args))?,
-        Device::Gpu(gpu) => gpu::logprob(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: LogProb<T: Float> => cpu::logprob, gpu::logprob)
 }
 
 /// Arguments of [`logprob_bwd`].
@@ -190,11 +184,7 @@ pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result
     check.opt_shape(device, "dentropy", &args.dentropy, &[rows])?;
     check.opt_shape(device, "dlse", &args.dlse, &[rows])?;
     check.shape(device, "dlogits", &args.dlogits, &[rows, args.logits.extent(1)])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob_bwd(args))?,
-        Device::Gpu(gpu) => gpu::logprob_bwd(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: LogProbBwd<T: Float> => cpu::logprob_bwd, gpu::logprob_bwd)
 }
 
 /// Arguments of [`logprob_fused`].
@@ -232,11 +222,7 @@ pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Re
     check.shape(device, "dlogp", &args.dlogp, &[rows])?;
     check.shape(device, "logp", &args.logp, &[rows])?;
     check.opt_shape(device, "entropy", &args.entropy, &[rows])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::logprob_fused(args))?,
-        Device::Gpu(gpu) => gpu::logprob_fused(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: LogProbFused<T: Float> => cpu::logprob_fused, gpu::logprob_fused)
 }
 
 /// The checks all row ops share; returns the number of rows.

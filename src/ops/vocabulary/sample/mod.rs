@@ -4,13 +4,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::ops::vocabulary::logprob::{LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
 
@@ -81,10 +79,7 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
             return Err(Error::invalid(check.0, "uniform", got, "numbers in [0, 1)"));
         }
     }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::sample(args))?,
-        Device::Gpu(gpu) => gpu::sample(gpu, args),
-    }
+    on_device!(device, check, args: Sample<T: Float> => cpu::sample, gpu::sample)
 }
 
 /// The error of [`sample()`] for the first row that nothing can be drawn from, if there is one: for callers that

@@ -3,13 +3,11 @@
 pub(crate) mod cpu;
 pub(crate) mod gpu;
 
-use crate::alloc;
-
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use crate::check::Check;
+use crate::ops::support::dispatch::on_device;
 use crate::ops::vocabulary::logprob::{LogitTransform, check_vocab};
 use crate::view::{View, ViewMut};
 
@@ -82,11 +80,7 @@ pub fn vocab_kl<T: Float>(device: &Device, args: VocabKl<'_, T>) -> Result<()> {
         args.divergence,
     )?;
     check.shape(device, "value", &args.value, &[rows])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::vocab_kl(args))?,
-        Device::Gpu(gpu) => gpu::vocab_kl(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: VocabKl<T: Float> => cpu::vocab_kl, gpu::vocab_kl)
 }
 
 /// Arguments of [`vocab_kl_bwd`].
@@ -131,11 +125,7 @@ pub fn vocab_kl_bwd<T: Float>(device: &Device, args: VocabKlBwd<'_, T>) -> Resul
     )?;
     check.shape(device, "dvalue", &args.dvalue, &[rows])?;
     check.shape(device, "dpolicy", &args.dpolicy, &[rows, args.policy.extent(1)])?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::vocab_kl_bwd(args))?,
-        Device::Gpu(gpu) => gpu::vocab_kl_bwd(gpu, args)?,
-    }
-    Ok(())
+    on_device!(device, check, args: VocabKlBwd<T: Float> => cpu::vocab_kl_bwd, gpu::vocab_kl_bwd)
 }
 
 fn check_pair<T: Float>(
