@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gathers what a GPU machine without Rust needs into target/gpu-bundle: the tests that run on a GPU
-# as one executable, the command line, the peers' data, and run.sh.
+# Gathers what a GPU machine without Rust needs into target/gpu-bundle: the test executables that ask
+# for a GPU, the command line, the peers' data, and run.sh.
 #
 #   tools/gpu-bundle/bundle.sh && scp -r target/gpu-bundle gpu-machine: && ssh gpu-machine gpu-bundle/run.sh
 set -euo pipefail
@@ -9,11 +9,13 @@ out=target/gpu-bundle
 rm -rf "$out" && mkdir -p "$out/golden"
 
 cargo build --release --bin gradus
-built=$(cargo test --release -p gradus-gpu-tests --test gpu_tests --no-run --message-format=json |
-  sed -n 's/.*"executable":"\([^"]*gpu_tests[^"]*\)".*/\1/p' | tail -1)
-cp "$built" "$out/gpu_tests"
+executables=$(tools/gpu-bundle/executables.sh --release)
+for path in $executables; do
+  # A name without the hash that cargo appends.
+  cp "$path" "$out/$(basename "${path%-*}")"
+done
 cp target/release/gradus "$out/"
-strip "$out/gpu_tests" "$out/gradus"
+strip "$out"/{ops,device,train,gradus}
 for family in nf4 logprob divergence models trl verl verl_adv verl_kl; do
   cp -r "tests/golden/$family" "$out/golden/"
 done
@@ -21,8 +23,8 @@ git rev-parse HEAD > "$out/COMMIT"
 
 cat > "$out/run.sh" <<'RUN'
 #!/usr/bin/env bash
-# Runs all GPU tests. GRADUS_REQUIRE_GPU=0 lets a machine without a GPU skip them. Logs go to
-# $OUT, or to ./out. The exit status is that of the tests.
+# Runs all GPU tests; arguments go to each executable. GRADUS_REQUIRE_GPU=0 lets a machine without a
+# GPU skip them. Logs go to $OUT, or to ./out. The exit status is 0 if all tests pass.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here/out}
@@ -31,8 +33,12 @@ export GRADUS_REQUIRE_GPU=${GRADUS_REQUIRE_GPU:-1} GRADUS_GOLDEN="$here/golden"
 { cat "$here/COMMIT"; nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv; } \
   > "$out/machine.txt" 2>&1
 "$here/gradus" doctor | tee "$out/doctor.txt"
-"$here/gpu_tests" "$@" 2>&1 | tee "$out/tests.txt"
-exit "${PIPESTATUS[0]}"
+status=0
+for tests in ops device train; do
+  "$here/$tests" "$@" 2>&1 | tee "$out/$tests.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] || status=1
+done
+exit "$status"
 RUN
-chmod +x "$out/run.sh" "$out/gpu_tests" "$out/gradus"
+chmod +x "$out"/{run.sh,ops,device,train,gradus}
 du -sh "$out"/* "$out" | sed "s#$out##"

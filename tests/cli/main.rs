@@ -1,0 +1,13 @@
+//! The binary `gradus`: what runs write, print and leave, and what stops them.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod runs;
+
+mod folder;
+mod kill;
+mod memory;
+mod model;
+mod processes;
+mod run;
+mod words;

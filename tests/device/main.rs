@@ -1,0 +1,13 @@
+//! What ops share on a device: faults, graphs, memory, the shipped kernels, the emulator beside hardware; and
+//! what the repository says about itself.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod conformance;
+mod faults;
+mod graph;
+mod kernels;
+mod memory;
+mod steady;
+mod tree;

@@ -1,0 +1,208 @@
+//! Lists that name what is in the tree, against the tree: what they lack is untested or unknown, and what they
+//! have too much never ran.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::common::root;
+
+type Names = BTreeSet<String>;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Files of a folder with this extension, by stem.
+fn stems(folder: &str, extension: &str) -> Names {
+    let files = std::fs::read_dir(root().join(folder)).unwrap().map(|f| f.unwrap().path());
+    let fits = |f: &PathBuf| f.extension().is_some_and(|e| e == extension);
+    files.filter(fits).map(|f| f.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+/// What stands between a start and the next end, everywhere in a text.
+fn between<'t>(text: &'t str, start: &'t str, end: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(start).skip(1).filter_map(move |rest| rest.split_once(end).map(|(inner, _)| inner))
+}
+
+fn same(what: &str, left: &Names, right: &Names) {
+    let only = |a: &Names, b: &Names| a.difference(b).cloned().collect::<Vec<_>>();
+    let (left_only, right_only) = (only(left, right), only(right, left));
+    assert!(
+        left_only.is_empty() && right_only.is_empty(),
+        "{what}: {left_only:?} | {right_only:?}"
+    );
+    assert!(!left.is_empty(), "{what}: nothing was found");
+}
+
+#[test]
+fn every_kernel_is_shipped_and_described() {
+    let sources = stems("kernels", "cu");
+    let module = read("src/device/module.rs");
+    let table = between(&module, "images! {", "};").next().expect("the table of images");
+    let shipped: Names = between(table, "    \"", "\"").map(String::from).collect();
+    same("kernels/*.cu and src/device/module.rs", &sources, &shipped);
+    for set in ["sm80", "sm90a"] {
+        let ptx = stems("kernels/ptx", "ptx");
+        let of_set = ptx.iter().filter_map(|name| name.strip_suffix(&format!(".{set}")));
+        same("kernels/*.cu and kernels/ptx", &sources, &of_set.map(String::from).collect());
+    }
+    let readme = read("kernels/README.md");
+    let (table, _) = readme.split_once("## Counted by the emulator").unwrap();
+    let of = |text: &str, end: &'static str| -> Names {
+        let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+        quoted.iter().filter_map(|q| q.strip_suffix(end)).map(String::from).collect()
+    };
+    same("kernels/*.cu and kernels/README.md", &sources, &of(table, ".cu"));
+    let (_, files) = readme.split_once("## Files").unwrap();
+    same("kernels/*.cuh and kernels/README.md", &stems("kernels", "cuh"), &of(files, ".cuh"));
+    for header in stems("kernels", "cuh") {
+        let lines =
+            files.lines().filter(|l| l.starts_with('|') && l.contains(&format!("`{header}.cuh`")));
+        assert_eq!(lines.count(), 1, "kernels/README.md on {header}.cuh");
+    }
+}
+
+/// Registers of the largest kernel that a source has for a target.
+fn registers(manifest: &serde_json::Value, source: &str, target: &str) -> u64 {
+    let sources = manifest["sources"].as_array().expect("the manifest's sources");
+    let source = sources.iter().find(|s| s["file"] == source).unwrap_or_else(|| panic!("{source}"));
+    let ptx = source["ptx"].as_array().unwrap().iter().find(|p| p["target"] == target).unwrap();
+    let kernels = ptx["kernels"].as_array().unwrap().iter();
+    kernels.map(|k| k["registers"].as_u64().unwrap()).max().unwrap()
+}
+
+#[test]
+fn registers_are_the_manifest_s() {
+    let manifest = serde_json::from_str(&read("kernels/manifest.json")).unwrap();
+    let readme = read("kernels/README.md");
+    let (table, _) = readme.split_once("## Counted by the emulator").unwrap();
+    let mut compared = 0;
+    for line in table.lines().filter(|line| line.contains(".cu`")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let sources = || cells[2].split('`').skip(1).step_by(2).filter(|q| q.ends_with(".cu"));
+        let most = |target| sources().map(|s| registers(&manifest, s, target)).max().unwrap();
+        let Some((sm80, sm90a)) = cells[6].split_once(" / ") else { continue };
+        // Ops with kernels for several sizes say more than one pair.
+        let (Ok(sm80), Ok(sm90a)) = (sm80.parse::<u64>(), sm90a.parse::<u64>()) else { continue };
+        assert_eq!((sm80, sm90a), (most("sm80"), most("sm90a")), "kernels/README.md: {}", cells[1]);
+        compared += 1;
+    }
+    assert!(compared > 20, "{compared} rows");
+}
+
+/// Ops of the C header: those whose struct is passed to a function.
+fn header_ops() -> Names {
+    let mut all = Names::new();
+    for header in ["vocabulary", "policy", "matrix"] {
+        let text = read(&format!("ffi/include/gradus/{header}.h"));
+        all.extend(between(&text, "typedef struct gradus_", "_args {").map(String::from));
+    }
+    // A struct that is no op's has another name: what is between then spans several lines.
+    all.into_iter()
+        .map(|name| name.rsplit("typedef struct gradus_").next().unwrap().to_string())
+        .map(|name| {
+            name.split_whitespace().last().unwrap().trim_start_matches("gradus_").to_string()
+        })
+        .collect()
+}
+
+/// Folders of ops: `logprob` for src/ops/vocabulary/logprob.
+fn rooms() -> Names {
+    let folders = |path: PathBuf| {
+        let inside = std::fs::read_dir(path).unwrap().map(|f| f.unwrap().path());
+        inside.filter(|f| f.is_dir())
+    };
+    let name = |f: PathBuf| f.file_name().unwrap().to_string_lossy().into_owned();
+    folders(root().join("src/ops")).flat_map(folders).map(name).collect()
+}
+
+#[test]
+fn one_list_of_ops() {
+    let ops = header_ops();
+    assert!(ops.len() >= 58, "{ops:?}");
+    let table = read("ffi/src/ops/mod.rs");
+    let table = between(&table, "exports! {\n", "\n}").next().unwrap();
+    let exported: Names = between(table, "    gradus_", "(").map(String::from).collect();
+    same("the header and ffi/src/ops/mod.rs", &ops, &exported);
+    let python = read("ffi/python/src/gradus/_table.py");
+    let (_, python) = python.split_once("OPS = {").unwrap();
+    let of_python = python.lines().filter_map(|line| line.strip_prefix("    \""));
+    let of_python = of_python.map(|line| line.split('"').next().unwrap().to_string()).collect();
+    same("the header and ffi/python's table", &ops, &of_python);
+    let tests = read("ffi/tests/common/mod.rs");
+    let tests = between(&tests, "by_name! {\n", "\n}").next().unwrap();
+    let called = tests.lines().filter_map(|l| l.split_whitespace().next()).map(String::from);
+    same("the header and ffi/tests/common/mod.rs", &ops, &called.collect());
+    // Names of ops in the README are ops, or files of ops.
+    let readme = read("README.md");
+    let (_, what) = readme.split_once("## What is in it").expect("the README's list");
+    let (what, _) = what.split_once("\n## ").unwrap();
+    let families =
+        ["vocabulary", "products", "tokens", "groups and pairs", "optimiser", "optimizer"];
+    let rooms = rooms();
+    let mut named = 0;
+    for line in what.lines().filter(|l| families.iter().any(|f| l.starts_with(&format!("| {f} |"))))
+    {
+        for name in line.split('`').skip(1).step_by(2) {
+            let known = ops.contains(name) || rooms.contains(name);
+            assert!(known, "README.md names the op `{name}`");
+            named += 1;
+        }
+    }
+    assert!(named > 12, "{named} ops named");
+}
+
+/// Markdown files of the repository.
+fn documents() -> Vec<PathBuf> {
+    let mut all = vec![
+        root().join("README.md"),
+        root().join("kernels/README.md"),
+        root().join("ffi/python/README.md"),
+    ];
+    for folder in ["docs", "tools/emu"] {
+        let files = std::fs::read_dir(root().join(folder)).unwrap().map(|f| f.unwrap().path());
+        all.extend(files.filter(|f| f.extension().is_some_and(|e| e == "md")));
+    }
+    all
+}
+
+#[test]
+fn numerics_names_tests_that_exist() {
+    let text = read("docs/NUMERICS.md");
+    let mut count = 0;
+    for name in
+        text.split('`').skip(1).step_by(2).filter(|q| q.ends_with(".rs") && !q.contains(' '))
+    {
+        let places = ["tests", "ffi/tests", "src", "tools/emu/tests", "."];
+        let found = places.iter().any(|place| root().join(place).join(name).is_file());
+        assert!(found, "docs/NUMERICS.md names `{name}`");
+        count += 1;
+    }
+    assert!(count > 10, "{count} tests named");
+}
+
+#[test]
+fn tables_are_tables() {
+    for path in documents() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let first = line.starts_with('|') && (i == 0 || !lines[i - 1].starts_with('|'));
+            let ruled = lines
+                .get(i + 1)
+                .is_some_and(|next| next.starts_with("|-") || next.starts_with("|:"));
+            assert!(!first || ruled, "{}:{}: a row without a table", path.display(), i + 1);
+        }
+    }
+}
+
+#[test]
+fn one_promise_of_what_a_failed_call_leaves() {
+    let promise = "has written nothing. A call that fails later leaves its outputs unspecified, and everything else as it was";
+    for path in ["src/error.rs", "src/lib.rs", "src/ops/mod.rs", "ffi/include/gradus.h"] {
+        let text = read(path).replace("(no memory, a driver) ", "");
+        let plain: Vec<&str> =
+            text.split_whitespace().filter(|w| !["///", "//!", "*"].contains(w)).collect();
+        assert!(plain.join(" ").contains(promise), "{path} promises something else");
+    }
+}

@@ -1,0 +1,4 @@
+//! Folders of models and adapters.
+
+mod folders;
+mod odd;

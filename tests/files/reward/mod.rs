@@ -1,0 +1,6 @@
+//! Rewards.
+
+mod builtin;
+mod cases;
+mod command;
+mod http;

@@ -1,0 +1,204 @@
+//! What the tests of attention share: packed sequences, and both passes over host memory.
+
+use gradus::dtype::Float;
+use gradus::ops::{Attention, AttentionBwd, KvRows, attention, attention_bwd};
+use gradus::{Device, View, ViewMut};
+
+use crate::common::normals;
+
+/// Packed sequences: lengths, heads, and where the keys lie.
+#[derive(Clone)]
+pub struct Layout {
+    pub queries: Vec<usize>,
+    pub keys: Vec<usize>,
+    pub start: Vec<usize>,
+    pub rows: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub d: usize,
+}
+
+impl Layout {
+    /// Sequences with as many keys as queries, packed.
+    pub fn packed(lens: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
+        Layout::with_keys(lens, lens, heads, kv_heads, d)
+    }
+
+    /// Keys packed one sequence after another.
+    pub fn with_keys(q: &[usize], k: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
+        let start = (0..k.len()).map(|b| k[..b].iter().sum()).collect();
+        let (queries, keys, rows) = (q.to_vec(), k.to_vec(), k.iter().sum());
+        Layout { queries, keys, start, rows, heads, kv_heads, d }
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.queries.iter().sum()
+    }
+
+    pub fn offsets(&self) -> [Vec<i64>; 3] {
+        let cu = (0..=self.queries.len()).map(|b| self.queries[..b].iter().sum::<usize>() as i64);
+        let i64s = |x: &[usize]| x.iter().map(|&x| x as i64).collect();
+        [cu.collect(), i64s(&self.start), i64s(&self.keys)]
+    }
+
+    pub fn q_shape(&self) -> [i64; 3] {
+        [self.tokens() as i64, self.heads as i64, self.d as i64]
+    }
+
+    pub fn k_shape(&self) -> [i64; 3] {
+        [self.rows as i64, self.kv_heads as i64, self.d as i64]
+    }
+
+    pub fn q_len(&self) -> usize {
+        self.tokens() * self.heads * self.d
+    }
+
+    pub fn k_len(&self) -> usize {
+        self.rows * self.kv_heads * self.d
+    }
+
+    pub fn scale(&self) -> f64 {
+        1.0 / (self.d as f64).sqrt()
+    }
+
+    pub fn random(&self, seed: u64) -> [Vec<f64>; 3] {
+        let k = || normals(seed + 1, self.k_len(), 1.0);
+        [normals(seed, self.q_len(), 1.0), k(), normals(seed + 2, self.k_len(), 1.0)]
+    }
+
+    /// (sequence, local query, q row, keys seen) of every token.
+    pub fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        let [cu, ..] = self.offsets();
+        (0..self.queries.len()).flat_map(move |b| {
+            let (first, hidden) = (cu[b] as usize, self.keys[b] - self.queries[b]);
+            (0..self.queries[b]).map(move |i| (b, first + i, hidden + i + 1))
+        })
+    }
+
+    pub fn q_row<'x, T>(&self, x: &'x [T], t: usize, h: usize) -> &'x [T] {
+        &x[(t * self.heads + h) * self.d..][..self.d]
+    }
+
+    pub fn k_row<'x, T>(&self, x: &'x [T], s: usize, h: usize) -> &'x [T] {
+        &x[(s * self.kv_heads + h / (self.heads / self.kv_heads)) * self.d..][..self.d]
+    }
+}
+
+/// The forward pass over keys that lie one after another.
+pub fn forward<T: Float>(device: &Device, l: &Layout, qkv: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
+    let [_, start, _] = l.offsets();
+    forward_from(device, l, KvRows::From((&start).into()), qkv)
+}
+
+/// The forward pass over keys that lie anywhere.
+pub fn forward_from<T: Float>(
+    device: &Device,
+    l: &Layout,
+    kv_rows: KvRows<'_>,
+    [q, k, v]: [&[T]; 3],
+) -> (Vec<T>, Vec<f32>) {
+    let [cu, _, len] = l.offsets();
+    let mut o = vec![T::from_f64(f64::NAN); l.q_len()];
+    let mut lse = vec![f32::NAN; l.tokens() * l.heads];
+    let args = Attention {
+        q: View::new(q, &l.q_shape()).unwrap(),
+        k: View::new(k, &l.k_shape()).unwrap(),
+        v: View::new(v, &l.k_shape()).unwrap(),
+        cu_seqlens: (&cu).into(),
+        kv_rows,
+        kv_len: (&len).into(),
+        scale: l.scale(),
+        o: ViewMut::new(&mut o, &l.q_shape()).unwrap(),
+        lse: Some(ViewMut::rows_of(&mut lse, l.heads).unwrap()),
+    };
+    attention(device, args).unwrap();
+    (o, lse)
+}
+
+pub fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
+    let [cu, start, len] = l.offsets();
+    let nan = |n: usize| vec![T::from_f64(f64::NAN); n];
+    let (mut dq, mut dk, mut dv) = (nan(l.q_len()), nan(l.k_len()), nan(l.k_len()));
+    let args = AttentionBwd {
+        q: View::new(q, &l.q_shape()).unwrap(),
+        k: View::new(k, &l.k_shape()).unwrap(),
+        v: View::new(v, &l.k_shape()).unwrap(),
+        cu_seqlens: (&cu).into(),
+        kv_start: (&start).into(),
+        kv_len: (&len).into(),
+        scale: l.scale(),
+        dout: View::new(dout, &l.q_shape()).unwrap(),
+        dq: ViewMut::new(&mut dq, &l.q_shape()).unwrap(),
+        dk: ViewMut::new(&mut dk, &l.k_shape()).unwrap(),
+        dv: ViewMut::new(&mut dv, &l.k_shape()).unwrap(),
+    };
+    attention_bwd(device, args).unwrap();
+    [dq, dk, dv]
+}
+
+/// One (query, head) in f64.
+pub struct Oracle {
+    /// Probabilities of the visible keys.
+    pub p: Vec<f64>,
+    pub lse: f64,
+    /// The largest Σ|q_d·k_jd| of a key, times the scale.
+    pub size: f64,
+}
+
+impl Oracle {
+    pub fn of(l: &Layout, [q, k]: [&[f64]; 2], at: (usize, usize, usize), seen: usize) -> Oracle {
+        let (b, t, h) = at;
+        let q = l.q_row(q, t, h);
+        let key = |j: usize| l.k_row(k, l.start[b] + j, h);
+        let dot = |j: usize| key(j).iter().zip(q).map(|(a, b)| a * b).sum::<f64>();
+        let dot_abs = |j: usize| key(j).iter().zip(q).map(|(a, b)| (a * b).abs()).sum::<f64>();
+        let scores: Vec<f64> = (0..seen).map(|j| l.scale() * dot(j)).collect();
+        let largest = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+        let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+        Oracle {
+            p: scores.iter().map(|s| (s - largest).exp() / sum).collect(),
+            lse: largest + sum.ln(),
+            size: (0..seen).map(|j| l.scale() * dot_abs(j)).fold(0.0, f64::max),
+        }
+    }
+}
+
+/// What errors of gradients are measured against.
+pub struct GradientSizes {
+    /// dq, dk and dv with every term replaced by its absolute value.
+    pub sizes: [Vec<f64>; 3],
+    /// The largest [`Oracle::size`].
+    pub score: f64,
+    /// The largest ds with every term replaced by its absolute value.
+    pub ds: f64,
+}
+
+impl GradientSizes {
+    pub fn of(l: &Layout, [q, k, v, dout]: [&[f64]; 4]) -> GradientSizes {
+        let mut sizes = [vec![0.0; l.q_len()], vec![0.0; l.k_len()], vec![0.0; l.k_len()]];
+        let (mut score, mut largest, d) = (0.0f64, 0.0f64, l.d);
+        for (b, t, seen) in l.each() {
+            for h in 0..l.heads {
+                let (q_row, dout) = (l.q_row(q, t, h), l.q_row(dout, t, h));
+                let Oracle { p, size, .. } = Oracle::of(l, [q, k], (b, t, h), seen);
+                score = score.max(size);
+                let dot_abs = |v: &[f64]| v.iter().zip(dout).map(|(a, b)| (a * b).abs()).sum();
+                let dp: Vec<f64> =
+                    (0..seen).map(|j| dot_abs(l.k_row(v, l.start[b] + j, h))).collect();
+                let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for j in 0..seen {
+                    let ds = l.scale() * p[j] * (dp[j] + delta);
+                    largest = largest.max(ds);
+                    let group = l.heads / l.kv_heads;
+                    let kv = ((l.start[b] + j) * l.kv_heads + h / group) * d;
+                    for c in 0..d {
+                        sizes[0][(t * l.heads + h) * d + c] += ds * k[kv + c].abs();
+                        sizes[1][kv + c] += ds * q_row[c].abs();
+                        sizes[2][kv + c] += p[j] * dout[c].abs();
+                    }
+                }
+            }
+        }
+        GradientSizes { sizes, score, ds: largest }
+    }
+}

@@ -1,0 +1,8 @@
+//! Attention and its gradients.
+
+mod layout;
+mod oracle;
+mod paged;
+mod refusals;
+mod tensor_cores;
+mod tensor_cores_bwd;

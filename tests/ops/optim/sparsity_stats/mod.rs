@@ -1,0 +1,4 @@
+//! Gradient norms, sparsity of updates, deltas.
+
+mod executors;
+mod oracle;

@@ -1,0 +1,546 @@
+//! Kernels of groups, scans and order statistics: long and odd extents against the CPU,
+//! bits that depend on nothing but the data, operands in device memory, offsets that make no sense,
+//! launches and traffic.
+
+use std::sync::Arc;
+
+use crate::common::devices::{close, emulated, gpu_of, placed, shared_gpus, traffic, vector};
+use crate::common::{bits_of, normals};
+use gradus::Device;
+use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
+use gradus::dtype::Real;
+use gradus::ops::*;
+
+const LENGTHS: [usize; 14] = [0, 1, 31, 32, 33, 0, 255, 256, 257, 511, 512, 513, 1021, 10_007];
+
+/// Values are of the order of 1 to 100 and computed in f64, in another order than on the CPU.
+fn agree<R: Real>(name: &str, cpu: &[R], gpu: &[R]) {
+    let wide = |x: &[R]| -> Vec<f64> { x.iter().map(|v| v.to_f64()).collect() };
+    let (relative, floor) = if size_of::<R>() == 4 { (1.2e-7, 1e-3) } else { (1e-12, 1.0) };
+    close(name, &wide(cpu), &wide(gpu), relative, floor);
+}
+
+/// Packed sequences; NaN stands where the mask forbids reading.
+struct Packed<R> {
+    cu_seqlens: Vec<i64>,
+    mask: Vec<u8>,
+    reward: Vec<R>,
+    value: Vec<R>,
+    per_sequence: Vec<R>,
+}
+
+impl<R: Real> Packed<R> {
+    /// `keep(t)` is the mask.
+    fn new(lengths: &[usize], keep: impl Fn(usize) -> bool) -> Packed<R> {
+        let mut cu_seqlens = vec![0i64];
+        lengths.iter().for_each(|&n| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + n as i64));
+        let n = lengths.iter().sum();
+        let mask: Vec<u8> = (0..n).map(|t| keep(t) as u8 * 3).collect();
+        let values = |seed| -> Vec<R> {
+            let hide = |(x, &m): (f64, &u8)| R::from_f64(if m == 0 { f64::NAN } else { x });
+            normals(seed, n, 1.0).into_iter().zip(&mask).map(hide).collect()
+        };
+        let (reward, value) = (values(1), values(2));
+        let per_sequence = normals(3, lengths.len(), 1.0).into_iter().map(R::from_f64).collect();
+        Packed { cu_seqlens, mask, reward, value, per_sequence }
+    }
+
+    fn nan(&self) -> Vec<R> {
+        vec![R::from_f64(f64::NAN); self.mask.len()]
+    }
+
+    /// Sequence `i` alone.
+    fn only(&self, i: usize) -> Packed<R> {
+        let range = self.cu_seqlens[i] as usize..self.cu_seqlens[i + 1] as usize;
+        Packed {
+            cu_seqlens: vec![0, range.len() as i64],
+            mask: self.mask[range.clone()].to_vec(),
+            reward: self.reward[range.clone()].to_vec(),
+            value: self.value[range].to_vec(),
+            per_sequence: vec![self.per_sequence[i]],
+        }
+    }
+
+    fn gae(&self, device: &Device) -> [Vec<R>; 2] {
+        let (mut advantage, mut returns) = (self.nan(), self.nan());
+        let args = Gae {
+            reward: (&self.reward).into(),
+            value: (&self.value).into(),
+            mask: Some((&self.mask).into()),
+            cu_seqlens: (&self.cu_seqlens).into(),
+            bootstrap: Some((&self.per_sequence).into()),
+            gamma: 0.99,
+            lambda: 0.95,
+            advantage: (&mut advantage).into(),
+            returns: Some((&mut returns).into()),
+        };
+        gae(device, args).unwrap();
+        [advantage, returns]
+    }
+
+    fn returns(&self, device: &Device, gamma: f64, masked: MaskedReturn) -> Vec<R> {
+        let mut returns = self.nan();
+        let args = DiscountedReturn {
+            reward: (&self.reward).into(),
+            mask: Some((&self.mask).into()),
+            cu_seqlens: (&self.cu_seqlens).into(),
+            gamma,
+            masked,
+            baseline: Some((&self.per_sequence).into()),
+            returns: (&mut returns).into(),
+        };
+        discounted_return(device, args).unwrap();
+        returns
+    }
+
+    fn kl_reward(&self, device: &Device, estimator: RewardKl, beta: f64) -> Vec<R> {
+        let mut reward = self.nan();
+        let args = KlReward {
+            score: (&self.per_sequence).into(),
+            logp: (&self.reward).into(),
+            reference: (&self.value).into(),
+            mask: Some((&self.mask).into()),
+            cu_seqlens: (&self.cu_seqlens).into(),
+            beta,
+            estimator,
+            clamp: 2.0,
+            reward: (&mut reward).into(),
+        };
+        kl_reward(device, args).unwrap();
+        reward
+    }
+
+    fn whiten(&self, device: &Device, settings: WhitenSettings) -> (Vec<R>, WhitenStats) {
+        let (mut y, mut stats) = (self.nan(), WhitenStats::default());
+        let args = Whiten {
+            x: (&self.reward).into(),
+            mask: Some((&self.mask).into()),
+            settings,
+            y: (&mut y).into(),
+            stats: Some(&mut stats),
+        };
+        whiten(device, args).unwrap();
+        (y, stats)
+    }
+
+    fn quantile(&self, device: &Device, q: f64, method: QuantileMethod, whole: bool) -> Vec<R> {
+        let outputs = if whole { 1 } else { self.per_sequence.len() };
+        let mut y = vec![R::from_f64(-1.0); outputs];
+        let args = Quantile {
+            x: (&self.reward).into(),
+            mask: Some((&self.mask).into()),
+            scope: self.scope(whole),
+            q,
+            method,
+            on_nan: OnNan::Skip,
+            y: (&mut y).into(),
+        };
+        quantile(device, args).unwrap();
+        y
+    }
+
+    fn scope(&self, whole: bool) -> QuantileScope<'_> {
+        if whole {
+            QuantileScope::All
+        } else {
+            QuantileScope::PerSequence((&self.cu_seqlens).into())
+        }
+    }
+
+    fn top(&self, device: &Device, fraction: f64, whole: bool) -> (Vec<u8>, Vec<R>) {
+        let outputs = if whole { 1 } else { self.per_sequence.len() };
+        let mut keep = vec![9u8; self.mask.len()];
+        let mut threshold = vec![R::from_f64(-1.0); outputs];
+        let class = RankedClass { class: (&self.mask).into(), ranked: 3, others: true };
+        let args = TopFraction {
+            x: (&self.reward).into(),
+            class: Some(class),
+            scope: self.scope(whole),
+            fraction,
+            keep: (&mut keep).into(),
+            threshold: Some((&mut threshold).into()),
+        };
+        top_fraction(device, args).unwrap();
+        (keep, threshold)
+    }
+}
+
+const MASKS: [fn(usize) -> bool; 4] =
+    [|_| true, |t| t % 7 != 3, |t| (t / 300) % 2 == 0, |t| t % 1000 == 999];
+
+const METHODS: [QuantileMethod; 3] =
+    [QuantileMethod::Linear, QuantileMethod::Lower, QuantileMethod::Higher];
+
+fn scans_agree<R: Real>() {
+    for (i, keep) in MASKS.into_iter().enumerate() {
+        let packed = Packed::<R>::new(&LENGTHS, keep);
+        let cpu = &Device::Cpu;
+        for executor in shared_gpus() {
+            let (device, name) = (&executor.device, &format!("{} mask {i}", executor.name));
+            for (c, g) in packed.gae(cpu).iter().zip(&packed.gae(device)) {
+                agree(name, c, g);
+            }
+            for masked in [MaskedReturn::Skip, MaskedReturn::Reset] {
+                for gamma in [0.0, 0.9, 1.0] {
+                    let run = |device| packed.returns(device, gamma, masked);
+                    agree(name, &run(cpu), &run(device));
+                }
+            }
+            for estimator in [RewardKl::K1, RewardKl::K2, RewardKl::K3, RewardKl::Abs] {
+                for beta in [0.0, 0.3] {
+                    let run = |device| packed.kl_reward(device, estimator, beta);
+                    agree(name, &run(cpu), &run(device));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scans_of_any_length_agree_with_the_cpu() {
+    scans_agree::<f32>();
+    scans_agree::<f64>();
+}
+
+fn whitening_agrees<R: Real>() {
+    let back = WhitenSettings { shift_mean: false, count_eps: 0.5, ..WhitenSettings::OPENRLHF };
+    for n in [2, 33, 4095, 4096, 4097, 50_021] {
+        let packed = Packed::<R>::new(&[n], |t| t % 5 != 4);
+        for settings in [WhitenSettings::VERL, WhitenSettings::OPENRLHF, back] {
+            let (want, stats) = packed.whiten(&Device::Cpu, settings);
+            for executor in shared_gpus() {
+                let (got, other) = packed.whiten(&executor.device, settings);
+                agree(&executor.name, &want, &got);
+                let figures = |s: &WhitenStats| [s.count as f64, s.mean, s.std];
+                close(&executor.name, &figures(&stats), &figures(&other), 1e-13, 1.0);
+            }
+        }
+    }
+    // Equal values in different chunks have no spread: exactly 0.
+    let mut packed = Packed::<R>::new(&[9000], |_| true);
+    packed.reward = vec![R::from_f64(1000.1); 9000];
+    for executor in shared_gpus() {
+        let (y, stats) = packed.whiten(&executor.device, WhitenSettings::VERL);
+        assert!(y.iter().all(|v| v.to_f64() == 0.0) && stats.std == 0.0, "{}", executor.name);
+    }
+}
+
+#[test]
+fn whitening_agrees_with_the_cpu() {
+    whitening_agrees::<f32>();
+    whitening_agrees::<f64>();
+}
+
+fn quantiles_agree<R: Real>() {
+    for (i, keep) in MASKS.into_iter().enumerate() {
+        let lengths = if i == 1 { &LENGTHS[..] } else { &LENGTHS[..13] };
+        let mut packed = Packed::<R>::new(lengths, keep);
+        // Ties, zeros of both signs, infinities, and NaN where it is skipped.
+        for (t, x) in packed.reward.iter_mut().enumerate().filter(|(t, _)| t % 3 == 0) {
+            let odd = [0.0, -0.0, 0.5, 0.5, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-42];
+            *x = R::from_f64(odd[t / 3 % 8]);
+        }
+        for executor in shared_gpus() {
+            for q in [0.0, 0.1, 0.8, 1.0] {
+                for (method, whole) in METHODS.into_iter().flat_map(|m| [(m, true), (m, false)]) {
+                    let run = |device| bits_of(&packed.quantile(device, q, method, whole));
+                    let name = format!("{} mask {i} q {q} {method:?}", executor.name);
+                    assert_eq!(run(&executor.device), run(&Device::Cpu), "{name}");
+                }
+            }
+        }
+        let packed = Packed::<R>::new(lengths, keep);
+        for executor in shared_gpus() {
+            for (fraction, whole) in [(0.0, true), (0.2, true), (0.2, false), (1.0, false)] {
+                let (keep, threshold) = packed.top(&executor.device, fraction, whole);
+                let want = packed.top(&Device::Cpu, fraction, whole);
+                assert_eq!(keep, want.0, "{} mask {i} top {fraction}", executor.name);
+                assert_eq!(bits_of(&threshold), bits_of(&want.1));
+            }
+        }
+    }
+}
+
+#[test]
+fn quantiles_have_the_bits_of_the_cpu() {
+    quantiles_agree::<f32>();
+    quantiles_agree::<f64>();
+}
+
+/// A scope of so many tokens that several blocks share it, its remainder unequal among them.
+#[test]
+fn a_large_scope_has_the_bits_of_the_cpu() {
+    fn check<R: Real>(n: usize, keep: fn(usize) -> bool) {
+        let packed = Packed::<R>::new(&[n], keep);
+        let devices = [emulated(KernelSet::Sm80, 0), emulated(KernelSet::Sm90a, 0)];
+        for device in devices.iter().chain([&emulated(KernelSet::Sm90a, 5)]) {
+            for (q, method) in [0.0, 0.317, 0.8, 1.0].into_iter().zip(METHODS.into_iter().cycle()) {
+                let run = |device| bits_of(&packed.quantile(device, q, method, true));
+                assert_eq!(run(device), run(&Device::Cpu), "{n} q {q} {method:?}");
+            }
+            let ((keep, threshold), want) =
+                (packed.top(device, 0.2, true), packed.top(&Device::Cpu, 0.2, true));
+            assert!(keep == want.0 && bits_of(&threshold) == bits_of(&want.1), "{n}");
+        }
+    }
+    check::<f32>(16_384, |_| true);
+    check::<f32>(20_011, |t| t % 7 != 3);
+    check::<f64>(30_000, |t| t > 25_000);
+    check::<f32>(17_000, |_| false);
+}
+
+/// A sequence alone, in a batch, and under any order of warps and blocks has the same bits.
+#[test]
+fn bits_depend_on_the_sequence_alone() {
+    let packed = Packed::<f64>::new(&LENGTHS, |t| t % 7 != 3);
+    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
+        let run = |device: &Device, packed: &Packed<f64>| {
+            let mut all = packed.gae(device).to_vec();
+            all.push(packed.returns(device, 0.99, MaskedReturn::Skip));
+            all.push(packed.kl_reward(device, RewardKl::K3, 0.1));
+            all.push(packed.quantile(device, 0.37, QuantileMethod::Linear, false));
+            all
+        };
+        let device = emulated(set, 0);
+        let whole = run(&device, &packed);
+        for i in [2, 6, 9, 13] {
+            let range = packed.cu_seqlens[i] as usize..packed.cu_seqlens[i + 1] as usize;
+            let alone = run(&device, &packed.only(i));
+            for k in 0..4 {
+                assert_eq!(bits_of(&alone[k]), bits_of(&whole[k][range.clone()]), "{set:?} {i}");
+            }
+            assert_eq!(alone[4][0].to_bits(), whole[4][i].to_bits());
+        }
+        let everything = |device: &Device| {
+            (
+                run(device, &packed).iter().map(|x| bits_of(x)).collect::<Vec<_>>(),
+                bits_of(&packed.whiten(device, WhitenSettings::VERL).0),
+                packed.top(device, 0.2, true).0,
+                groups_of(device, &packed),
+            )
+        };
+        let zero = everything(&device);
+        for seed in 1..4 {
+            assert!(everything(&emulated(set, seed)) == zero, "{set:?} seed {seed}");
+        }
+    }
+}
+
+fn groups_of(device: &Device, packed: &Packed<f64>) -> Vec<u64> {
+    let mut advantage = packed.nan();
+    let args = GroupAdvantage {
+        reward: (&packed.reward).into(),
+        offsets: (&packed.cu_seqlens).into(),
+        length: None,
+        settings: GroupSettings { scale: GroupScale::BatchStd, ..GroupSettings::default() },
+        advantage: (&mut advantage).into(),
+        groups: None,
+    };
+    group_advantage(device, args).unwrap();
+    bits_of(&advantage)
+}
+
+/// The operands of the token ops in device memory.
+struct Resident {
+    cu_seqlens: DeviceBuffer<i64>,
+    mask: DeviceBuffer<u8>,
+    reward: DeviceBuffer<f32>,
+    value: DeviceBuffer<f32>,
+    per_sequence: DeviceBuffer<f32>,
+}
+
+impl Resident {
+    fn new(gpu: &Arc<Gpu>, packed: &Packed<f32>) -> Resident {
+        Resident {
+            cu_seqlens: placed(gpu, &packed.cu_seqlens),
+            mask: placed(gpu, &packed.mask),
+            reward: placed(gpu, &packed.reward),
+            value: placed(gpu, &packed.value),
+            per_sequence: placed(gpu, &packed.per_sequence),
+        }
+    }
+
+    /// All token ops; their outputs.
+    fn run(&self, device: &Device, gpu: &Arc<Gpu>) -> Vec<Vec<f32>> {
+        let n = self.reward.len();
+        let mut out: Vec<DeviceBuffer<f32>> =
+            (0..6).map(|_| placed(gpu, &vec![7.5; n - 1])).collect();
+        let mut keep = placed(gpu, &vec![9u8; n - 1]);
+        let mut outputs = out.iter_mut().map(|b| b.view_mut(&[n as i64]).unwrap());
+        let mut views: Vec<_> = (0..6).map(|_| outputs.next().unwrap()).collect();
+        let mut views = views.iter_mut().map(|v| v.narrow(1, n - 1).unwrap());
+        let mut next = || views.next().unwrap();
+        let (reward, value) = (vector(&self.reward), vector(&self.value));
+        let (mask, cu_seqlens) = (Some(vector(&self.mask)), vector(&self.cu_seqlens));
+        let (bootstrap, settings) = (Some(vector(&self.per_sequence)), WhitenSettings::VERL);
+        let (advantage, returns) = (next(), Some(next()));
+        let (gamma, lambda, masked) = (0.99, 0.95, MaskedReturn::Skip);
+        gae(
+            device,
+            Gae { reward, value, mask, cu_seqlens, bootstrap, gamma, lambda, advantage, returns },
+        )
+        .unwrap();
+        let (baseline, returns) = (bootstrap, next());
+        discounted_return(
+            device,
+            DiscountedReturn { reward, mask, cu_seqlens, gamma, masked, baseline, returns },
+        )
+        .unwrap();
+        let args = KlReward {
+            score: vector(&self.per_sequence),
+            logp: reward,
+            reference: value,
+            mask,
+            cu_seqlens,
+            beta: 0.1,
+            estimator: RewardKl::K3,
+            clamp: 5.0,
+            reward: next(),
+        };
+        kl_reward(device, args).unwrap();
+        whiten(device, Whiten { x: reward, mask, settings, y: next(), stats: None }).unwrap();
+        let args = GroupAdvantage {
+            reward,
+            offsets: cu_seqlens,
+            length: None,
+            settings: GroupSettings::default(),
+            advantage: next(),
+            groups: None,
+        };
+        group_advantage(device, args).unwrap();
+        let mut whole = keep.view_mut(&[n as i64]).unwrap();
+        let args = TopFraction {
+            x: reward,
+            class: Some(RankedClass { class: vector(&self.mask), ranked: 3, others: false }),
+            scope: QuantileScope::PerSequence(cu_seqlens),
+            fraction: 0.25,
+            keep: whole.narrow(1, n - 1).unwrap(),
+            threshold: None,
+        };
+        top_fraction(device, args).unwrap();
+        drop(views);
+        let mut all: Vec<Vec<f32>> =
+            out.iter().map(|b| b.to_host().unwrap()[1..].to_vec()).collect();
+        all.push(keep.to_host().unwrap()[1..].iter().map(|&k| k as f32).collect());
+        all
+    }
+}
+
+/// Operands in device memory, off every alignment, give the bits of operands in host memory; the
+/// element in front of an output keeps its value.
+#[test]
+fn device_memory_gives_the_same_bits() {
+    let packed = Packed::<f32>::new(&LENGTHS[..12], |t| t % 7 != 3);
+    for executor in shared_gpus() {
+        let device = &executor.device;
+        let resident = Resident::new(gpu_of(device), &packed);
+        let got = resident.run(device, gpu_of(device));
+        let [advantage, returns] = packed.gae(device);
+        let want = [advantage, returns, packed.returns(device, 0.99, MaskedReturn::Skip)];
+        for (k, want) in want.iter().enumerate() {
+            assert_eq!(bits_of(&got[k]), bits_of(want), "{} output {k}", executor.name);
+        }
+        let whitened = packed.whiten(device, WhitenSettings::VERL).0;
+        assert_eq!(bits_of(&got[4]), bits_of(&whitened), "{}", executor.name);
+        let keep: Vec<f64> = got[6].iter().map(|&k| k as f64).collect();
+        assert!(keep.iter().zip(&packed.mask).all(|(&k, &m)| k <= m as f64), "others are not kept");
+    }
+}
+
+/// Offsets in device memory are not looked at before the launch. Whatever they hold, every access
+/// stays inside the operands: the emulator ends a launch that does not. Offsets that fall and rise
+/// again are left out, as then two sequences write the same tokens.
+#[test]
+fn senseless_offsets_stay_in_bounds() {
+    let mut packed = Packed::<f32>::new(&[40, 0, 300, 1], |_| true);
+    for wild in [
+        vec![-5, 100, 1 << 60, i64::MAX, i64::MIN],
+        vec![341, 12, 12, -1, 400],
+        vec![i64::MIN, i64::MIN, 50, 50, 1 << 40],
+    ] {
+        packed.cu_seqlens = wild;
+        for set in [KernelSet::Sm80, KernelSet::Sm90a] {
+            let device = emulated(set, 0);
+            Resident::new(gpu_of(&device), &packed).run(&device, gpu_of(&device));
+        }
+    }
+}
+
+/// A NaN in device memory makes a quantile that does not skip NaN a NaN.
+#[test]
+fn a_nan_on_the_device_is_a_result() {
+    for executor in shared_gpus() {
+        let x = placed(gpu_of(&executor.device), &[1f32, f32::NAN, 3.0]);
+        let mut y = [0f32];
+        let args = Quantile {
+            x: vector(&x),
+            mask: None,
+            scope: QuantileScope::All,
+            q: 0.5,
+            method: QuantileMethod::Linear,
+            on_nan: OnNan::Error,
+            y: (&mut y[..]).into(),
+        };
+        quantile(&executor.device, args).unwrap();
+        assert!(y[0].is_nan(), "{}", executor.name);
+    }
+}
+
+/// No tokens, no sequences: nothing is launched and nothing fails.
+#[test]
+fn nothing_to_do_is_no_launch() {
+    let driver = Arc::new(EmuDriver::new());
+    let device = Device::Gpu(Arc::new(Gpu::new(driver.clone()).unwrap()));
+    let none = Packed::<f32>::new(&[], |_| true);
+    none.gae(&device);
+    none.returns(&device, 1.0, MaskedReturn::Skip);
+    none.kl_reward(&device, RewardKl::K1, 0.0);
+    assert!(none.quantile(&device, 0.5, QuantileMethod::Linear, false).is_empty());
+    assert!(driver.take_launches().is_empty());
+    // One scope of no tokens has a result.
+    assert!(none.quantile(&device, 0.5, QuantileMethod::Linear, true)[0].is_nan());
+    let empty = Packed::<f32>::new(&[0, 0], |_| true);
+    empty.gae(&device);
+    assert!(empty.quantile(&device, 0.5, QuantileMethod::Linear, false).iter().all(|y| y.is_nan()));
+}
+
+/// One launch an op, two for whitening; what is read once is read once.
+#[test]
+fn launches_and_traffic() {
+    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
+        let driver = Arc::new(EmuDriver::new());
+        let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
+        let device = Device::Gpu(Arc::new(gpu));
+        let packed = Packed::<f32>::new(&[16_384; 4], |_| true);
+        let n = packed.reward.len();
+        packed.gae(&device);
+        // Reward, value, mask; advantage, returns.
+        let (launches, ratio) = traffic(&driver, 17 * n);
+        assert!(launches == 1 && ratio <= 1.01, "gae: {ratio}");
+        packed.returns(&device, 0.9, MaskedReturn::Reset);
+        let (launches, ratio) = traffic(&driver, 9 * n);
+        assert!(launches == 1 && ratio <= 1.01, "discounted_return: {ratio}");
+        packed.kl_reward(&device, RewardKl::K3, 0.1);
+        let (launches, ratio) = traffic(&driver, 13 * n);
+        assert!(launches == 1 && ratio <= 1.01, "kl_reward: {ratio}");
+        packed.whiten(&device, WhitenSettings::VERL);
+        assert_eq!(traffic(&driver, n).0, 2, "whiten");
+        packed.quantile(&device, 0.5, QuantileMethod::Lower, false);
+        // A count and four digits; the mask each time.
+        let (launches, ratio) = traffic(&driver, 5 * 5 * n);
+        assert!(launches == 1 && ratio <= 1.01, "quantile: {ratio}");
+        packed.top(&device, 0.2, true);
+        assert_eq!(traffic(&driver, n).0, 1, "top_fraction");
+        let mut advantage = packed.nan();
+        let args = GroupAdvantage {
+            reward: (&packed.reward).into(),
+            offsets: (&packed.cu_seqlens).into(),
+            length: None,
+            settings: GroupSettings { scale: GroupScale::BatchStd, ..GroupSettings::default() },
+            advantage: (&mut advantage).into(),
+            groups: None,
+        };
+        group_advantage(&device, args).unwrap();
+        assert_eq!(traffic(&driver, n).0, 1, "group_advantage");
+    }
+}

@@ -1,0 +1,4 @@
+//! Advantages of tokens.
+
+mod executors;
+mod oracle;

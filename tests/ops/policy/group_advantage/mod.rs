@@ -1,0 +1,5 @@
+//! Advantages of groups.
+
+mod oracle;
+mod peers;
+mod refusals;

@@ -1,0 +1,6 @@
+//! Losses of pairs and of groups.
+
+mod bandit;
+mod dtypes;
+mod groups;
+mod preference;

@@ -1,0 +1,6 @@
+//! Policy losses.
+
+mod executors;
+mod nan;
+mod oracle;
+mod peers;

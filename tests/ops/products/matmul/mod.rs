@@ -1,0 +1,5 @@
+//! Dense products.
+
+mod oracle;
+mod refusals;
+mod residual;

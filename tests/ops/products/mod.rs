@@ -1,0 +1,7 @@
+//! Matrix products, dense and of 4-bit weights, with adapters.
+
+mod lora_grad;
+mod matmul;
+mod nf4_matmul;
+mod nf4_matmul_grouped;
+pub mod support;

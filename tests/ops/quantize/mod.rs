@@ -1,0 +1,4 @@
+//! 4-bit weights.
+
+mod nf4_dequantize;
+mod nf4_quantize;

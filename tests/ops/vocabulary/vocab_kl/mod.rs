@@ -1,0 +1,4 @@
+//! Divergences over the whole vocabulary.
+
+mod executors;
+mod oracle;

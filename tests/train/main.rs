@@ -1,0 +1,10 @@
+//! Models, objectives, steps and checkpoints.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checkpoint;
+mod completions;
+mod learning;
+mod model;
+mod objective;

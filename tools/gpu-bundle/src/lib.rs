@@ -1,1 +1,0 @@
-//! Holds nothing: the package is its test executable.
