@@ -4,6 +4,7 @@
 //!     cargo run --release --features emu --example kernel_report
 
 mod decoder;
+mod rows;
 
 use std::sync::Arc;
 
@@ -50,29 +51,10 @@ impl Bench {
 
 fn main() -> Result<()> {
     let bench = Bench::new()?;
-    rows(&bench)?;
+    rows::report(&bench)?;
     tokens(&bench)?;
     weights(&bench)?;
     decoder::report(&bench)
-}
-
-fn rows(bench: &Bench) -> Result<()> {
-    let (t, v) = (4usize, 151_936usize);
-    let logits: Vec<bf16> = (0..t * v).map(|i| bf16::from_f32((i % 997) as f32 * 0.01)).collect();
-    let logits = DeviceBuffer::from_host(&bench.gpu, &logits)?;
-    let targets = DeviceBuffer::from_host(&bench.gpu, &[5i32, 70_000, 0, 151_935])?;
-    let mut logp = DeviceBuffer::<f32>::new(&bench.gpu, t)?;
-    let shape = [t as i64, v as i64];
-    let bytes = (2 * t * v) as u64;
-    bench.report("bf16 4 x 151,936", bytes, |d| {
-        logprob(d, LogProb::new(logits.view(&shape)?, targets.view(&[4])?, logp.view_mut(&[4])?))
-    })?;
-    let dlogp = DeviceBuffer::from_host(&bench.gpu, &[1f32; 4])?;
-    let mut dlogits = DeviceBuffer::<bf16>::new(&bench.gpu, t * v)?;
-    bench.report("bf16 4 x 151,936", 2 * bytes, |d| {
-        let (x, y) = (logits.view(&shape)?, targets.view(&[4])?);
-        logprob_bwd(d, LogProbBwd::new(x, y, dlogp.view(&[4])?, dlogits.view_mut(&shape)?))
-    })
 }
 
 fn tokens(bench: &Bench) -> Result<()> {
