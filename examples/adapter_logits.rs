@@ -22,9 +22,9 @@ fn main() -> Result<()> {
 
     let vocab = decoder.config.vocab;
     let ids: Vec<i32> = (0..48).map(|i| (i * 89 + 5) % vocab as i32).collect();
-    let batch = Packed::of([ids.as_slice()]).place(&decoder.space)?;
+    let batch = Packed::of([ids.as_slice()]).place(&decoder.allocator)?;
     let hidden = decoder.forward(&batch, true, None, None)?;
-    let logits = decoder.logits(&decoder.space, &hidden)?.to_host()?;
+    let logits = decoder.logits(&decoder.allocator, &hidden)?.to_host()?;
 
     let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
     let mut tensors = Tensors::new();

@@ -14,7 +14,7 @@ use std::fmt::Display;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-use crate::view::{Dims, Place};
+use crate::view::{Dims, Location};
 
 /// Largest magnitude of a factor.
 pub const LARGEST: f64 = 1e18;
@@ -26,14 +26,14 @@ pub struct Check(pub &'static str);
 /// What a check needs to know of a view: [`View`](crate::view::View) and [`ViewMut`](crate::view::ViewMut) have it.
 pub trait Operand {
     /// Extents and strides, and which memory they are in.
-    fn dims_place(&self) -> (&Dims, Place);
+    fn dims_location(&self) -> (&Dims, Location);
     /// Addresses from the first byte to the last.
     fn bytes(&self) -> std::ops::Range<usize>;
 }
 
 impl<T> Operand for crate::view::View<'_, T> {
-    fn dims_place(&self) -> (&Dims, Place) {
-        (self.dims(), self.place())
+    fn dims_location(&self) -> (&Dims, Location) {
+        (self.dims(), self.location())
     }
     fn bytes(&self) -> std::ops::Range<usize> {
         self.byte_range()
@@ -41,8 +41,8 @@ impl<T> Operand for crate::view::View<'_, T> {
 }
 
 impl<T> Operand for crate::view::ViewMut<'_, T> {
-    fn dims_place(&self) -> (&Dims, Place) {
-        (self.dims(), self.place())
+    fn dims_location(&self) -> (&Dims, Location) {
+        (self.dims(), self.location())
     }
     fn bytes(&self) -> std::ops::Range<usize> {
         self.byte_range()
@@ -59,7 +59,7 @@ impl Check {
         shape: &[usize],
     ) -> Result<()> {
         self.rank(device, arg, operand, shape.len())?;
-        let (dims, _) = operand.dims_place();
+        let (dims, _) = operand.dims_location();
         if dims.shape().iter().zip(shape).any(|(&got, &want)| got != want as i64) {
             return Err(Error::invalid(
                 self.0,
@@ -79,17 +79,17 @@ impl Check {
         operand: &impl Operand,
         rank: usize,
     ) -> Result<()> {
-        let (dims, place) = operand.dims_place();
+        let (dims, location) = operand.dims_location();
         let (reachable, expected) = match device {
-            Device::Cpu => (place == Place::Host, "host memory".to_string()),
+            Device::Cpu => (location == Location::Host, "host memory".to_string()),
             Device::Gpu(gpu) => {
                 let ordinal = gpu.info().ordinal;
-                let reachable = place == Place::Host || place == Place::Device(ordinal);
+                let reachable = location == Location::Host || location == Location::Device(ordinal);
                 (reachable, format!("host memory or memory of GPU {ordinal}"))
             }
         };
         if !reachable {
-            return Err(Error::invalid(self.0, arg, format!("{place:?} memory"), expected));
+            return Err(Error::invalid(self.0, arg, format!("{location:?} memory"), expected));
         }
         if dims.rank() != rank {
             let got = format!("rank {} ({dims:?})", dims.rank());
@@ -190,7 +190,7 @@ impl Check {
 
     /// `operand` has no gaps between its elements.
     pub fn contiguous(&self, arg: &str, operand: &impl Operand) -> Result<()> {
-        let (dims, _) = operand.dims_place();
+        let (dims, _) = operand.dims_location();
         self.that(dims.is_contiguous(), arg, format!("{dims:?}"), "contiguous memory")
     }
 }

@@ -1,5 +1,5 @@
 //! Borrowed, strided views: the currency of every op. A view is a pointer, up to four extents and
-//! strides (in elements, `i64`), and the place the memory lives in. It never owns and never copies.
+//! strides (in elements, `i64`), and the location the memory lives in. It never owns and never copies.
 //!
 //! Rules that all ops share: vectors (rank 1) may have any stride; in matrices and higher ranks
 //! the last dimension is contiguous (stride 1) and the outer strides are free. A view that breaks
@@ -17,7 +17,7 @@ pub const MAX_RANK: usize = 4;
 
 /// Where a view's memory lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// Host memory.
     Host,
     /// Memory of the GPU with this ordinal.
@@ -203,7 +203,7 @@ impl fmt::Debug for Dims {
 pub struct View<'a, T> {
     ptr: *const T,
     dims: Dims,
-    place: Place,
+    location: Location,
     life: PhantomData<&'a [T]>,
 }
 
@@ -211,7 +211,7 @@ pub struct View<'a, T> {
 pub struct ViewMut<'a, T> {
     ptr: *mut T,
     dims: Dims,
-    place: Place,
+    location: Location,
     life: PhantomData<&'a mut [T]>,
 }
 
@@ -238,14 +238,14 @@ impl<'a, T: Element> View<'a, T> {
     pub fn new(data: &'a [T], shape: &[i64]) -> Result<View<'a, T>> {
         let dims = Dims::contiguous(shape)?;
         check_fits(&dims, data.len())?;
-        Ok(View { ptr: data.as_ptr(), dims, place: Place::Host, life: PhantomData })
+        Ok(View { ptr: data.as_ptr(), dims, location: Location::Host, life: PhantomData })
     }
 
     /// View of `data` with explicit strides in elements. Stride 0 repeats (expanded view).
     pub fn strided(data: &'a [T], shape: &[i64], strides: &[i64]) -> Result<View<'a, T>> {
         let dims = Dims::strided(shape, strides)?;
         check_fits(&dims, data.len())?;
-        Ok(View { ptr: data.as_ptr(), dims, place: Place::Host, life: PhantomData })
+        Ok(View { ptr: data.as_ptr(), dims, location: Location::Host, life: PhantomData })
     }
 
     /// Contiguous matrix of `cols` columns; the rows follow from the length.
@@ -257,16 +257,16 @@ impl<'a, T: Element> View<'a, T> {
     /// View of foreign memory.
     ///
     /// # Safety
-    /// For the lifetime `'a` every element that `dims` reaches from `ptr` is readable in `place`
+    /// For the lifetime `'a` every element that `dims` reaches from `ptr` is readable in `location`
     /// and nobody writes it.
-    pub unsafe fn from_raw(ptr: *const T, dims: Dims, place: Place) -> Result<View<'a, T>> {
+    pub unsafe fn from_raw(ptr: *const T, dims: Dims, location: Location) -> Result<View<'a, T>> {
         check_raw(ptr as usize, std::mem::align_of::<T>(), &dims)?;
-        Ok(View { ptr, dims, place, life: PhantomData })
+        Ok(View { ptr, dims, location, life: PhantomData })
     }
 
     /// All elements, if the view is contiguous host memory.
     pub fn as_slice(&self) -> Option<&'a [T]> {
-        if self.place != Place::Host || !self.dims.is_contiguous() {
+        if self.location != Location::Host || !self.dims.is_contiguous() {
             return None;
         }
         if self.numel() == 0 {
@@ -334,7 +334,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
     pub fn new(data: &'a mut [T], shape: &[i64]) -> Result<ViewMut<'a, T>> {
         let dims = Dims::contiguous(shape)?;
         check_fits(&dims, data.len())?;
-        Ok(ViewMut { ptr: data.as_mut_ptr(), dims, place: Place::Host, life: PhantomData })
+        Ok(ViewMut { ptr: data.as_mut_ptr(), dims, location: Location::Host, life: PhantomData })
     }
 
     /// View of `data` with explicit strides in elements; strides under which two indices could
@@ -343,7 +343,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
         let dims = Dims::strided(shape, strides)?;
         check_fits(&dims, data.len())?;
         check_distinct(&dims)?;
-        Ok(ViewMut { ptr: data.as_mut_ptr(), dims, place: Place::Host, life: PhantomData })
+        Ok(ViewMut { ptr: data.as_mut_ptr(), dims, location: Location::Host, life: PhantomData })
     }
 
     /// Contiguous matrix of `cols` columns; the rows follow from the length.
@@ -356,16 +356,16 @@ impl<'a, T: Element> ViewMut<'a, T> {
     ///
     /// # Safety
     /// For the lifetime `'a` every element that `dims` reaches from `ptr` is readable and writable
-    /// in `place` and nobody else touches it.
-    pub unsafe fn from_raw(ptr: *mut T, dims: Dims, place: Place) -> Result<ViewMut<'a, T>> {
+    /// in `location` and nobody else touches it.
+    pub unsafe fn from_raw(ptr: *mut T, dims: Dims, location: Location) -> Result<ViewMut<'a, T>> {
         check_raw(ptr as usize, std::mem::align_of::<T>(), &dims)?;
         check_distinct(&dims)?;
-        Ok(ViewMut { ptr, dims, place, life: PhantomData })
+        Ok(ViewMut { ptr, dims, location, life: PhantomData })
     }
 
     /// A shared view of the same elements.
     pub fn as_view(&self) -> View<'_, T> {
-        View { ptr: self.ptr, dims: self.dims, place: self.place, life: PhantomData }
+        View { ptr: self.ptr, dims: self.dims, location: self.location, life: PhantomData }
     }
 
     /// Address of the first element.
@@ -375,12 +375,12 @@ impl<'a, T: Element> ViewMut<'a, T> {
 
     /// A shorter exclusive borrow of the same elements.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
-        ViewMut { ptr: self.ptr, dims: self.dims, place: self.place, life: PhantomData }
+        ViewMut { ptr: self.ptr, dims: self.dims, location: self.location, life: PhantomData }
     }
 
     /// All elements, if the view is contiguous host memory.
     pub fn as_mut_slice(&mut self) -> Option<&mut [T]> {
-        if self.place != Place::Host || !self.dims.is_contiguous() {
+        if self.location != Location::Host || !self.dims.is_contiguous() {
             return None;
         }
         if self.numel() == 0 {
@@ -429,7 +429,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
         // SAFETY: the entries lie inside this view, so the offset is inside its span; the result
         // borrows from self.
         let ptr = unsafe { self.ptr.offset(offset as isize) };
-        Ok(ViewMut { ptr, dims, place: self.place, life: PhantomData })
+        Ok(ViewMut { ptr, dims, location: self.location, life: PhantomData })
     }
 
     /// The innermost rows of a view of any rank, in row-major order, each an independent borrow:
@@ -486,17 +486,17 @@ macro_rules! accessors {
                 self.ptr
             }
             /// Where the memory lives.
-            pub fn place(&self) -> Place {
-                self.place
+            pub fn location(&self) -> Location {
+                self.location
             }
             /// True for host memory, whose elements can be looked at.
             pub fn is_host(&self) -> bool {
-                self.place == Place::Host
+                self.location == Location::Host
             }
             /// Reading device memory from the host would end the process.
             #[inline(always)]
             fn assert_host(&self) {
-                assert!(self.place == Place::Host, "{self:?} cannot be read on the host");
+                assert!(self.location == Location::Host, "{self:?} cannot be read on the host");
             }
             /// First byte and one past the last byte, for alias checks and launches.
             pub fn byte_range(&self) -> std::ops::Range<usize> {
@@ -508,7 +508,7 @@ macro_rules! accessors {
 
         impl<T> fmt::Debug for $view<'_, T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($view), "({:?}, {:?})"), self.dims, self.place)
+                write!(f, concat!(stringify!($view), "({:?}, {:?})"), self.dims, self.location)
             }
         }
     };

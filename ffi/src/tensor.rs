@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use gradus::device::Device;
 use gradus::dtype::Element;
-use gradus::view::{Dims, Place};
+use gradus::view::{Dims, Location};
 use gradus::{DType, Error, Result, View, ViewMut};
 
 use crate::memory::{add_room, refused};
@@ -28,7 +28,7 @@ pub(crate) struct Tensors<'a> {
 struct Seen {
     name: String,
     written: bool,
-    place: Place,
+    place: Location,
     start: usize,
     bytes: usize,
     /// Bytes from one index of the outermost dimension to the next, and what one index spans.
@@ -96,7 +96,7 @@ impl<'a> Tensors<'a> {
         if is_absent(t) { Ok(None) } else { self.write(name, t).map(Some) }
     }
 
-    fn layout<T: Element>(&self, name: &str, t: &gradus_tensor) -> Result<(Dims, Place)> {
+    fn layout<T: Element>(&self, name: &str, t: &gradus_tensor) -> Result<(Dims, Location)> {
         let found = self.dtype(name, t)?;
         if found != T::DTYPE {
             return Err(self.invalid(&format!("{name}.dtype"), found.name(), T::DTYPE.name()));
@@ -119,14 +119,14 @@ impl<'a> Tensors<'a> {
         Ok((dims, self.place(name, t.memory)?))
     }
 
-    fn place(&self, name: &str, memory: i32) -> Result<Place> {
+    fn place(&self, name: &str, memory: i32) -> Result<Location> {
         let name = format!("{name}.memory");
         match (memory as u32, self.device) {
-            (sys::GRADUS_DEVICE, Device::Gpu(gpu)) => Ok(Place::Device(gpu.info().ordinal)),
+            (sys::GRADUS_DEVICE, Device::Gpu(gpu)) => Ok(Location::Device(gpu.info().ordinal)),
             (sys::GRADUS_HOST, Device::Gpu(gpu)) if self.dry => {
-                Ok(Place::Device(gpu.info().ordinal))
+                Ok(Location::Device(gpu.info().ordinal))
             }
-            (sys::GRADUS_HOST, _) => Ok(Place::Host),
+            (sys::GRADUS_HOST, _) => Ok(Location::Host),
             (sys::GRADUS_DEVICE, _) => {
                 Err(self.invalid(&name, "GRADUS_DEVICE", "GRADUS_HOST on the CPU device"))
             }
@@ -148,7 +148,7 @@ impl<'a> Tensors<'a> {
         &self,
         name: &str,
         dims: &Dims,
-        place: Place,
+        place: Location,
         start: usize,
         written: bool,
     ) -> Result<()> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Device, Gpu, Memory};
+use crate::device::{Buffer, Device, Gpu};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 
@@ -25,15 +25,15 @@ pub struct Arena {
 }
 
 struct State {
-    block: Block,
-    /// Where the block is, once it is reserved.
+    ranges: FreeList,
+    /// Where the reserved allocation begins.
     base: Option<u64>,
     /// Before that: the offset of each allocation.
     offsets: HashMap<u64, usize>,
 }
 
 /// Free ranges by their offset, no two of them neighbours.
-struct Block {
+struct FreeList {
     free: BTreeMap<usize, usize>,
     /// Bytes that are out.
     live: usize,
@@ -41,9 +41,9 @@ struct Block {
     high: usize,
 }
 
-impl Block {
-    fn new(bytes: usize) -> Block {
-        Block { free: BTreeMap::from([(0, bytes)]), live: 0, high: 0 }
+impl FreeList {
+    fn new(bytes: usize) -> FreeList {
+        FreeList { free: BTreeMap::from([(0, bytes)]), live: 0, high: 0 }
     }
 
     /// The first range that is large enough, so that the same calls always get the same ranges.
@@ -76,8 +76,8 @@ impl Block {
 impl Arena {
     /// An arena that has reserved nothing.
     pub fn new(gpu: &Arc<Gpu>) -> Arc<Arena> {
-        let block = Block::new(usize::MAX / ALIGNMENT * ALIGNMENT);
-        let state = State { block, base: None, offsets: HashMap::new() };
+        let ranges = FreeList::new(usize::MAX / ALIGNMENT * ALIGNMENT);
+        let state = State { ranges, base: None, offsets: HashMap::new() };
         Arc::new(Arena { gpu: gpu.clone(), state: Mutex::new(state) })
     }
 
@@ -92,37 +92,37 @@ impl Arena {
     /// `OutOfMemory`; `InvalidArgument` if ranges are out or memory is reserved already.
     pub fn reserve(&self, bytes: usize) -> Result<()> {
         let mut state = self.lock();
-        if state.base.is_some() || state.block.live > 0 {
-            let got = format!("an arena with {} bytes in use", state.block.live);
+        if state.base.is_some() || state.ranges.live > 0 {
+            let got = format!("an arena with {} bytes in use", state.ranges.live);
             return Err(Error::invalid("arena", "bytes", got, "an arena that nothing is out of"));
         }
         let bytes = rounded(bytes);
         state.base = Some(self.gpu.alloc("arena", bytes)?);
-        state.block = Block::new(bytes);
+        state.ranges = FreeList::new(bytes);
         Ok(())
     }
 
     /// Bytes to reserve for everything that was done so far.
     pub fn peak(&self) -> usize {
-        self.lock().block.high
+        self.lock().ranges.high
     }
 
     /// Forgets the peak, if nothing is out: [`Arena::peak`] is of what is done from here on.
     pub fn restart(&self) {
-        let block = &mut self.lock().block;
-        if block.live == 0 {
-            block.high = 0;
+        let ranges = &mut self.lock().ranges;
+        if ranges.live == 0 {
+            ranges.high = 0;
         }
     }
 
     /// Bytes that are out.
     pub fn live(&self) -> usize {
-        self.lock().block.live
+        self.lock().ranges.live
     }
 
     pub(crate) fn take(&self, bytes: usize) -> Result<u64> {
         let mut state = self.lock();
-        let Some(at) = state.block.take(rounded(bytes)) else {
+        let Some(at) = state.ranges.take(rounded(bytes)) else {
             let what = "activations: the arena is full".to_string();
             return Err(Error::OutOfMemory { what, bytes: bytes as u64 });
         };
@@ -132,7 +132,7 @@ impl Arena {
         let ptr = self.gpu.alloc("activations", bytes.max(1));
         match &ptr {
             Ok(ptr) => drop(state.offsets.insert(*ptr, at)),
-            Err(_) => state.block.give(at, rounded(bytes)),
+            Err(_) => state.ranges.give(at, rounded(bytes)),
         }
         ptr
     }
@@ -149,7 +149,7 @@ impl Arena {
                 at
             }
         };
-        state.block.give(at, rounded(bytes));
+        state.ranges.give(at, rounded(bytes));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -174,50 +174,50 @@ impl Drop for Arena {
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        write!(f, "Arena({} bytes out, {} at most)", state.block.live, state.block.high)
+        write!(f, "Arena({} bytes out, {} at most)", state.ranges.live, state.ranges.high)
     }
 }
 
 /// Where results are put: host memory, or an arena of a GPU.
 #[derive(Clone, Debug)]
-pub enum Space {
+pub enum Allocator {
     /// Host memory.
     Host,
     /// An arena.
     Gpu(Arc<Arena>),
 }
 
-impl Space {
-    /// A space of its own on `device`.
-    pub fn new(device: &Device) -> Space {
+impl Allocator {
+    /// An allocator of its own on `device`.
+    pub fn new(device: &Device) -> Allocator {
         match device {
-            Device::Cpu => Space::Host,
-            Device::Gpu(gpu) => Space::Gpu(Arena::new(gpu)),
+            Device::Cpu => Allocator::Host,
+            Device::Gpu(gpu) => Allocator::Gpu(Arena::new(gpu)),
         }
     }
 
     /// The arena, on a GPU.
     pub fn arena(&self) -> Option<Arc<Arena>> {
         match self {
-            Space::Host => None,
-            Space::Gpu(arena) => Some(arena.clone()),
+            Allocator::Host => None,
+            Allocator::Gpu(arena) => Some(arena.clone()),
         }
     }
 
     /// Room for `len` elements: zeros in host memory, whatever was there on a GPU.
-    pub fn take<T: Element>(&self, len: usize) -> Result<Memory<T>> {
+    pub fn alloc<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         match self {
-            Space::Host => Memory::new(&Device::Cpu, len),
-            Space::Gpu(arena) => Memory::in_arena(arena, len),
+            Allocator::Host => Buffer::new(&Device::Cpu, len),
+            Allocator::Gpu(arena) => Buffer::in_arena(arena, len),
         }
     }
 
     /// A copy of host data.
-    pub fn copy_of<T: Element>(&self, data: &[T]) -> Result<Memory<T>> {
+    pub fn copy_of<T: Element>(&self, data: &[T]) -> Result<Buffer<T>> {
         match self {
-            Space::Host => Memory::of(&Device::Cpu, data),
-            Space::Gpu(arena) => {
-                let mut memory = Memory::in_arena(arena, data.len())?;
+            Allocator::Host => Buffer::of(&Device::Cpu, data),
+            Allocator::Gpu(arena) => {
+                let mut memory = Buffer::in_arena(arena, data.len())?;
                 memory.upload(data)?;
                 Ok(memory)
             }
@@ -225,9 +225,9 @@ impl Space {
     }
 
     /// Zeros.
-    pub fn zeros<T: Element>(&self, len: usize) -> Result<Memory<T>> {
-        let mut memory = self.take(len)?;
-        if matches!(self, Space::Gpu(_)) {
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let mut memory = self.alloc(len)?;
+        if matches!(self, Allocator::Gpu(_)) {
             memory.clear()?;
         }
         Ok(memory)
@@ -240,19 +240,19 @@ mod tests {
 
     #[test]
     fn ranges_are_reused_and_merged() {
-        let mut block = Block::new(1024);
-        let at: Vec<_> = (0..4).map(|_| block.take(256)).collect();
+        let mut ranges = FreeList::new(1024);
+        let at: Vec<_> = (0..4).map(|_| ranges.take(256)).collect();
         assert_eq!(at, [Some(0), Some(256), Some(512), Some(768)]);
-        assert_eq!(block.take(1), None);
-        block.give(256, 256);
-        block.give(768, 256);
-        assert_eq!(block.free, [(256, 256), (768, 256)].into());
-        assert_eq!(block.take(512), None, "two halves are no whole");
-        block.give(512, 256);
-        assert_eq!(block.free, [(256, 768)].into());
-        assert_eq!((block.take(768), block.high), (Some(256), 1024));
-        block.give(0, 256);
-        block.give(256, 768);
-        assert_eq!(block.free, [(0, 1024)].into());
+        assert_eq!(ranges.take(1), None);
+        ranges.give(256, 256);
+        ranges.give(768, 256);
+        assert_eq!(ranges.free, [(256, 256), (768, 256)].into());
+        assert_eq!(ranges.take(512), None, "two halves are no whole");
+        ranges.give(512, 256);
+        assert_eq!(ranges.free, [(256, 768)].into());
+        assert_eq!((ranges.take(768), ranges.high), (Some(256), 1024));
+        ranges.give(0, 256);
+        ranges.give(256, 768);
+        assert_eq!(ranges.free, [(0, 1024)].into());
     }
 }

@@ -1,137 +1,166 @@
-//! Device memory that frees itself.
+//! Elements in the memory of whichever device an op runs on.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::device::arena::Arena;
-use crate::device::gpu::Gpu;
+use crate::device::{Arena, Device, DeviceBuffer};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{Dims, Place, View, ViewMut};
+use crate::view::{View, ViewMut, rows_in};
 
-/// `len` elements of device memory.
+/// Elements in host memory for the CPU, in device memory for a GPU: results that stay where the
+/// next op reads them.
 #[derive(Debug)]
-pub struct DeviceBuffer<T> {
-    gpu: Arc<Gpu>,
-    /// Where the memory goes back to; without one, to the driver.
-    arena: Option<Arc<Arena>>,
-    ptr: u64,
-    len: usize,
-    element: PhantomData<T>,
+pub enum Buffer<T> {
+    /// Host memory.
+    Host(Vec<T>),
+    /// Memory of a GPU.
+    Gpu(DeviceBuffer<T>),
 }
 
-impl<T: Element> DeviceBuffer<T> {
-    /// Memory that holds nothing yet.
-    pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<DeviceBuffer<T>> {
-        let ptr = gpu.alloc("device buffer", bytes_of::<T>(len)?.max(1))?;
-        Ok(DeviceBuffer { gpu: gpu.clone(), arena: None, ptr, len, element: PhantomData })
-    }
-
-    /// Memory from an arena that holds whatever was there.
-    pub fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<DeviceBuffer<T>> {
-        let (gpu, ptr) = (arena.gpu().clone(), arena.take(bytes_of::<T>(len)?)?);
-        Ok(DeviceBuffer { gpu, arena: Some(arena.clone()), ptr, len, element: PhantomData })
+impl<T: Element> Buffer<T> {
+    /// Room for `len` elements: zeros on the CPU, whatever was there on a GPU.
+    pub fn new(device: &Device, len: usize) -> Result<Buffer<T>> {
+        Ok(match device {
+            Device::Cpu => Buffer::Host(zeros(len, "host memory of an op")?),
+            Device::Gpu(gpu) => Buffer::Gpu(DeviceBuffer::new(gpu, len)?),
+        })
     }
 
     /// A copy of host data.
-    pub fn from_host(gpu: &Arc<Gpu>, data: &[T]) -> Result<DeviceBuffer<T>> {
-        let mut buffer = DeviceBuffer::new(gpu, data.len())?;
-        buffer.upload(data)?;
-        Ok(buffer)
+    pub fn of(device: &Device, data: &[T]) -> Result<Buffer<T>> {
+        Ok(match device {
+            Device::Cpu => {
+                let mut copy = zeros(data.len(), "host memory of an op")?;
+                copy.copy_from_slice(data);
+                Buffer::Host(copy)
+            }
+            Device::Gpu(gpu) => Buffer::Gpu(DeviceBuffer::from_host(gpu, data)?),
+        })
     }
 
-    /// Overwrites the buffer with as many elements of host data.
-    pub fn upload(&mut self, data: &[T]) -> Result<()> {
-        if data.len() != self.len {
-            let got = format!("{} elements", data.len());
-            return Err(Error::invalid("upload", "data", got, format!("{} elements", self.len)));
-        }
-        if data.is_empty() {
-            return Ok(());
-        }
-        self.gpu.call(|d| d.upload(self.gpu.stream(), self.ptr, bytemuck::cast_slice(data)))
-    }
-
-    /// Sets the bytes of the first `len` elements to 0, in stream order.
-    pub(crate) fn clear_first(&mut self, len: usize) -> Result<()> {
-        match len.min(self.len) * size_of::<T>() {
-            0 => Ok(()),
-            bytes => self.gpu.call(|d| d.fill(self.gpu.stream(), self.ptr, 0, bytes)),
+    /// Host data where `device` reads it: moved on the CPU, copied to a GPU.
+    pub fn from_vec(device: &Device, data: Vec<T>) -> Result<Buffer<T>> {
+        match device {
+            Device::Cpu => Ok(Buffer::Host(data)),
+            Device::Gpu(_) => Buffer::of(device, &data),
         }
     }
 
-    /// A copy in host memory, after all earlier work of the stream.
-    pub fn to_host(&self) -> Result<Vec<T>> {
-        let mut data = vec![T::zeroed(); self.len];
-        if !data.is_empty() {
-            let bytes = bytemuck::cast_slice_mut(&mut data);
-            self.gpu.call(|d| d.download(self.gpu.stream(), bytes, self.ptr))?;
-        }
-        Ok(data)
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Room in an arena; see [`Allocator::alloc`](crate::device::Allocator::alloc).
+    pub(crate) fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<Buffer<T>> {
+        Ok(Buffer::Gpu(DeviceBuffer::in_arena(arena, len)?))
     }
 
     /// All elements as a vector.
     pub fn all(&self) -> View<'_, T> {
-        self.view(&[self.len as i64]).expect("a buffer is a valid vector")
+        match self {
+            Buffer::Host(data) => data.into(),
+            Buffer::Gpu(data) => data.all(),
+        }
     }
 
     /// All elements as a vector, exclusively.
     pub fn all_mut(&mut self) -> ViewMut<'_, T> {
-        let len = self.len as i64;
-        self.view_mut(&[len]).expect("a buffer is a valid vector")
+        match self {
+            Buffer::Host(data) => data.into(),
+            Buffer::Gpu(data) => data.all_mut(),
+        }
     }
 
-    /// Contiguous view with `shape`; the buffer may be longer.
+    /// Rows of `columns` elements.
+    pub fn rows(&self, columns: usize) -> Result<View<'_, T>> {
+        self.view(&[rows_in(self.len(), columns)?, columns as i64])
+    }
+
+    /// Rows of `columns` elements, exclusively.
+    pub fn rows_mut(&mut self, columns: usize) -> Result<ViewMut<'_, T>> {
+        let rows = rows_in(self.len(), columns)?;
+        self.view_mut(&[rows, columns as i64])
+    }
+
+    /// Contiguous view with `shape`; the memory may be longer.
     pub fn view(&self, shape: &[i64]) -> Result<View<'_, T>> {
-        let dims = self.dims(shape)?;
-        // SAFETY: the buffer is alive and shared for the view's lifetime and covers `dims`.
-        unsafe { View::from_raw(self.ptr as *const T, dims, self.place()) }
+        match self {
+            Buffer::Host(data) => View::new(data, shape),
+            Buffer::Gpu(data) => data.view(shape),
+        }
     }
 
-    /// Exclusive contiguous view with `shape`; the buffer may be longer.
+    /// Exclusive contiguous view with `shape`; the memory may be longer.
     pub fn view_mut(&mut self, shape: &[i64]) -> Result<ViewMut<'_, T>> {
-        let dims = self.dims(shape)?;
-        // SAFETY: the buffer is alive and exclusive for the view's lifetime and covers `dims`.
-        unsafe { ViewMut::from_raw(self.ptr as *mut T, dims, self.place()) }
-    }
-
-    fn dims(&self, shape: &[i64]) -> Result<Dims> {
-        let dims = Dims::contiguous(shape)?;
-        if dims.numel() as u64 > self.len as u64 {
-            let got = format!("{} elements", self.len);
-            return Err(Error::invalid("view", "data", got, format!("{dims:?}")));
+        match self {
+            Buffer::Host(data) => ViewMut::new(data, shape),
+            Buffer::Gpu(data) => data.view_mut(shape),
         }
-        Ok(dims)
     }
 
-    fn place(&self) -> Place {
-        Place::Device(self.gpu.info().ordinal)
+    /// A copy in host memory, after all earlier work.
+    pub fn to_host(&self) -> Result<Vec<T>> {
+        match self {
+            Buffer::Host(data) => Ok(data.clone()),
+            Buffer::Gpu(data) => data.to_host(),
+        }
     }
-}
 
-impl<T> Drop for DeviceBuffer<T> {
-    fn drop(&mut self) {
-        match &self.arena {
-            Some(arena) => arena.give(self.ptr, self.len * size_of::<T>()),
-            None => {
-                let _ = self.gpu.synchronize();
-                self.gpu.free(self.ptr);
+    /// Overwrites the memory with as many elements of host data.
+    pub fn upload(&mut self, data: &[T]) -> Result<()> {
+        match self {
+            Buffer::Host(to) if to.len() == data.len() => to.copy_from_slice(data),
+            Buffer::Host(to) => {
+                let (got, expected) = (data.len(), to.len());
+                return Err(Error::invalid("upload", "data", got, format!("{expected} elements")));
             }
+            Buffer::Gpu(to) => to.upload(data)?,
         }
+        Ok(())
+    }
+
+    /// Sets every element to 0.
+    pub fn clear(&mut self) -> Result<()> {
+        self.clear_first(self.len())
+    }
+
+    /// Sets the first `len` elements to 0.
+    pub fn clear_first(&mut self, len: usize) -> Result<()> {
+        match self {
+            Buffer::Host(data) => data[..len].fill(T::zeroed()),
+            Buffer::Gpu(data) => data.clear_first(len)?,
+        }
+        Ok(())
+    }
+
+    /// The elements, if they are in host memory.
+    pub fn host(&self) -> Option<&[T]> {
+        match self {
+            Buffer::Host(data) => Some(data),
+            Buffer::Gpu(_) => None,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Buffer::Host(data) => data.len(),
+            Buffer::Gpu(data) => data.len(),
+        }
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
-fn bytes_of<T>(len: usize) -> Result<usize> {
-    let bytes = len.checked_mul(size_of::<T>());
-    bytes.ok_or_else(|| Error::invalid("device_buffer", "len", len, "fewer than 2^64 bytes"))
+/// `len` zeros in host memory, or an error where `vec!` would abort. `what` names them in the error.
+///
+/// # Errors
+/// `OutOfMemory` with `what` and the bytes asked for.
+pub fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
+    values
+        .try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { what: what.to_string(), bytes })?;
+    values.resize(len, T::zeroed());
+    Ok(values)
 }

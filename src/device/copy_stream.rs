@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::device::driver::{Event, Stream};
 use crate::device::gpu::Gpu;
-use crate::device::pinned::{PinnedBlock, PinnedBuffer};
+use crate::device::pinned::{PinnedAllocation, PinnedBuffer};
 use crate::dtype::Element;
 use crate::error::Result;
 
@@ -14,7 +14,7 @@ pub(crate) struct CopyStream {
     stream: Stream,
     events: Vec<Event>,
     /// Pinned memory that copies may be under way from or to.
-    kept: Vec<Arc<PinnedBlock>>,
+    kept: Vec<Arc<PinnedAllocation>>,
 }
 
 impl CopyStream {
@@ -41,8 +41,8 @@ impl CopyStream {
         dst: u64,
     ) -> Result<()> {
         let (ptr, bytes) = (src.part(at, count)? as *const u8, count * size_of::<T>());
-        self.keep(src.block());
-        // SAFETY: inside the block, which is kept until the stream has passed.
+        self.keep(src.memory());
+        // SAFETY: inside the memory, which is kept until the stream has passed.
         self.gpu.call(|d| unsafe { d.upload_async(self.stream, dst, ptr, bytes) })
     }
 
@@ -57,7 +57,7 @@ impl CopyStream {
         src: u64,
     ) -> Result<()> {
         let (ptr, bytes) = (dst.part(at, count)? as *mut u8, count * size_of::<T>());
-        self.keep(dst.block());
+        self.keep(dst.memory());
         // SAFETY: as above; no reference into pinned memory exists.
         self.gpu.call(|d| unsafe { d.download_async(self.stream, ptr, src, bytes) })
     }
@@ -77,7 +77,7 @@ impl CopyStream {
     /// # Errors
     /// `Unsupported` while the GPU's stream is captured, which this one is not.
     pub fn follow_gpu(&self, event: usize) -> Result<()> {
-        self.gpu.link.outside(|| "a second stream waits for the first".to_string())?;
+        self.gpu.context.outside(|| "a second stream waits for the first".to_string())?;
         self.gpu.call(|d| d.record(self.events[event], self.gpu.stream()))?;
         self.gpu.call(|d| d.wait_event(self.stream, self.events[event]))
     }
@@ -87,9 +87,9 @@ impl CopyStream {
         self.gpu.call(|d| d.synchronize(self.stream))
     }
 
-    fn keep(&mut self, block: &Arc<PinnedBlock>) {
-        if !self.kept.iter().any(|kept| Arc::ptr_eq(kept, block)) {
-            self.kept.push(block.clone());
+    fn keep(&mut self, memory: &Arc<PinnedAllocation>) {
+        if !self.kept.iter().any(|kept| Arc::ptr_eq(kept, memory)) {
+            self.kept.push(memory.clone());
         }
     }
 }

@@ -11,7 +11,7 @@ use cust::memory::{DeviceCopy, DeviceSlice};
 use crate::device::{CudaDriver, Gpu, Stream};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{Dims, Place, View, ViewMut};
+use crate::view::{Dims, Location, View, ViewMut};
 
 /// The GPU whose work goes to a stream of `cust`, on the device with this ordinal.
 ///
@@ -37,7 +37,7 @@ pub fn view<'a, T: Element, U: DeviceCopy>(
     let dims = dims::<T, U>(slice, shape)?;
     let at = slice.as_device_ptr().as_raw() as *const T;
     // SAFETY: the slice covers `dims`, is device memory, and is borrowed for 'a.
-    unsafe { View::from_raw(at, dims, Place::Device(ordinal)) }
+    unsafe { View::from_raw(at, dims, Location::Device(ordinal)) }
 }
 
 /// The same for memory that an op writes.
@@ -52,7 +52,7 @@ pub fn view_mut<'a, T: Element, U: DeviceCopy>(
     let dims = dims::<T, U>(slice, shape)?;
     let at = slice.as_device_ptr().as_raw() as *mut T;
     // SAFETY: as above, and the borrow is exclusive.
-    unsafe { ViewMut::from_raw(at, dims, Place::Device(ordinal)) }
+    unsafe { ViewMut::from_raw(at, dims, Location::Device(ordinal)) }
 }
 
 fn dims<T: Element, U: DeviceCopy>(slice: &DeviceSlice<U>, shape: &[i64]) -> Result<Dims> {

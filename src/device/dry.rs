@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use crate::device::driver::*;
 use crate::device::gpu::lock;
-use crate::device::host::HostBlock;
+use crate::device::host::HostAllocation;
 
 /// First address that is handed out.
 const FIRST: u64 = 1 << 32;
@@ -39,7 +39,7 @@ struct Book {
     handles: u64,
     top: u64,
     allocated: HashMap<u64, u64>,
-    pinned: HashMap<usize, HostBlock>,
+    pinned: HashMap<usize, HostAllocation>,
     kernels: HashMap<Function, String>,
     capturing: HashMap<Stream, Vec<String>>,
     graphs: HashMap<Graph, Vec<String>>,
@@ -133,7 +133,7 @@ impl Driver for DryDriver {
     /// The memory is there, because the host looks at it; the system backs it at its first use.
     fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8> {
         let book = &mut *lock(&self.book);
-        let block = HostBlock::new(bytes).ok_or_else(|| DriverError {
+        let block = HostAllocation::new(bytes).ok_or_else(|| DriverError {
             code: DriverError::OUT_OF_MEMORY,
             ..invalid("cuMemHostAlloc", "no such amount of host memory")
         })?;

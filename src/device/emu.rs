@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gradus_emu::{Counters, Kind, Machine, Module as EmuModule, Options, Shape};
 
 use crate::device::driver::*;
-use crate::device::host::HostBlock;
+use crate::device::host::HostAllocation;
 
 mod streams;
 
@@ -35,7 +35,7 @@ struct State {
     broken: Option<DriverError>,
     streams: Streams,
     /// Pinned memory by its address.
-    pinned: BTreeMap<usize, HostBlock>,
+    pinned: BTreeMap<usize, HostAllocation>,
 }
 
 impl EmuDriver {
@@ -220,7 +220,7 @@ impl State {
 
     /// The bytes of pinned memory at `at`, which may have been freed since they were named.
     fn pinned(&self, call: &'static str, at: usize, bytes: usize) -> DriverResult<*mut u8> {
-        let inside = |found: &(&usize, &HostBlock)| {
+        let inside = |found: &(&usize, &HostAllocation)| {
             at.checked_add(bytes).is_some_and(|end| end <= found.0 + found.1.bytes())
         };
         let found = self.pinned.range(..=at).next_back().filter(inside);
@@ -313,7 +313,7 @@ impl Driver for EmuDriver {
     fn alloc_pinned(&self, bytes: usize) -> DriverResult<*mut u8> {
         let mut state = self.enter_outside("cuMemHostAlloc")?;
         let none = || error("cuMemHostAlloc", DriverError::OUT_OF_MEMORY, format!("{bytes} bytes"));
-        let block = HostBlock::new(bytes).ok_or_else(none)?;
+        let block = HostAllocation::new(bytes).ok_or_else(none)?;
         let ptr = block.ptr();
         state.pinned.insert(ptr as usize, block);
         Ok(ptr)

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
+use crate::device::context::{Allocation, Context};
 use crate::device::driver::{Driver, DriverInfo, DriverResult, Function, Grid, Module, Stream};
-use crate::device::link::{Block, Link};
 use crate::device::module::{self, KernelSet};
-use crate::device::scratch::{Loan, Reused};
+use crate::device::scratch::{PoolGuard, ScratchPool};
 use crate::error::{Error, Result};
 
 /// Bytes of scratch memory for results that go to the host.
@@ -18,34 +18,34 @@ const RESULTS: usize = 4096;
 /// A GPU with one stream. Launches never allocate once the scratch memory has its size, and never
 /// synchronise: only staging of host memory does.
 pub struct Gpu {
-    pub(super) link: Arc<Link>,
+    pub(super) context: Arc<Context>,
     owns_stream: bool,
     kernel_set: KernelSet,
     kernels: Arc<Kernels>,
     /// Memory of launches, and of ops that are made of other ops. Who holds both took the second
     /// first.
-    scratch: Mutex<Reused>,
-    workspace: Mutex<Reused>,
+    scratch: Mutex<ScratchPool>,
+    workspace: Mutex<ScratchPool>,
 }
 
 /// The kernels that were loaded, for all streams of a device.
 struct Kernels {
-    link: Arc<Link>,
+    context: Arc<Context>,
     functions: Mutex<HashMap<String, Function>>,
     modules: Mutex<Vec<Module>>,
 }
 
 impl Kernels {
-    fn new(link: &Arc<Link>) -> Arc<Kernels> {
+    fn new(context: &Arc<Context>) -> Arc<Kernels> {
         let (functions, modules) = (Mutex::default(), Mutex::default());
-        Arc::new(Kernels { link: link.clone(), functions, modules })
+        Arc::new(Kernels { context: context.clone(), functions, modules })
     }
 }
 
 impl Drop for Kernels {
     fn drop(&mut self) {
         for module in std::mem::take(&mut *lock(&self.modules)) {
-            let _ = self.link.call(|d| d.unload(module));
+            let _ = self.context.call(|d| d.unload(module));
         }
     }
 }
@@ -54,9 +54,9 @@ impl Gpu {
     /// A GPU on a stream of its own.
     pub fn new(driver: Arc<dyn Driver>) -> Result<Gpu> {
         KernelSet::for_capability(driver.info().capability)?;
-        let link = Link::new(driver, Stream(0));
-        let stream = link.call(|d| d.stream())?;
-        let mut gpu = Gpu::on_stream(link.driver, stream)?;
+        let context = Context::new(driver, Stream(0));
+        let stream = context.call(|d| d.stream())?;
+        let mut gpu = Gpu::on_stream(context.driver, stream)?;
         gpu.owns_stream = true;
         Ok(gpu)
     }
@@ -64,10 +64,10 @@ impl Gpu {
     /// A GPU whose work goes to a stream that somebody else owns.
     pub fn on_stream(driver: Arc<dyn Driver>, stream: Stream) -> Result<Gpu> {
         let kernel_set = KernelSet::for_capability(driver.info().capability)?;
-        let link = Arc::new(Link::new(driver, stream));
+        let context = Arc::new(Context::new(driver, stream));
         Ok(Gpu {
-            kernels: Kernels::new(&link),
-            link,
+            kernels: Kernels::new(&context),
+            context,
             owns_stream: false,
             kernel_set,
             scratch: Mutex::default(),
@@ -79,7 +79,7 @@ impl Gpu {
     /// launches reuse is not.
     pub fn for_stream(&self, stream: Stream) -> Gpu {
         Gpu {
-            link: Arc::new(Link::new(self.link.driver.clone(), stream)),
+            context: Arc::new(Context::new(self.context.driver.clone(), stream)),
             owns_stream: false,
             kernel_set: self.kernel_set,
             kernels: self.kernels.clone(),
@@ -90,15 +90,15 @@ impl Gpu {
 
     /// Runs the kernels of another set than the one that fits best, for tests of both.
     pub fn with_kernel_set(mut self, kernel_set: KernelSet) -> Result<Gpu> {
-        kernel_set.check(self.link.driver.info().capability)?;
+        kernel_set.check(self.context.driver.info().capability)?;
         self.kernel_set = kernel_set;
-        self.kernels = Kernels::new(&self.link);
+        self.kernels = Kernels::new(&self.context);
         Ok(self)
     }
 
     /// The device.
     pub fn info(&self) -> &DriverInfo {
-        self.link.driver.info()
+        self.context.driver.info()
     }
 
     /// Which PTX is loaded.
@@ -108,22 +108,22 @@ impl Gpu {
 
     /// The stream all work goes to.
     pub fn stream(&self) -> Stream {
-        self.link.stream
+        self.context.stream
     }
 
     /// One driver call. After a sticky error nothing reaches the driver any more.
     pub fn call<R>(&self, body: impl FnOnce(&dyn Driver) -> DriverResult<R>) -> Result<R> {
-        self.link.call(body)
+        self.context.call(body)
     }
 
     /// `bytes` bytes of device memory.
     pub(crate) fn alloc(&self, what: &str, bytes: usize) -> Result<u64> {
-        self.link.alloc(what, bytes)
+        self.context.alloc(what, bytes)
     }
 
     /// Gives memory back. A lost device has nothing to give it back to.
     pub(crate) fn free(&self, ptr: u64) {
-        self.link.free(ptr);
+        self.context.free(ptr);
     }
 
     /// Waits until all work of the stream is done.
@@ -131,28 +131,28 @@ impl Gpu {
     /// # Errors
     /// What the work failed with; `Unsupported` while the stream is captured.
     pub fn synchronize(&self) -> Result<()> {
-        self.link.synchronize()
+        self.context.synchronize()
     }
 
     /// Grows the scratch memory to `bytes` and what results for the host take, so that no launch
     /// that needs as much allocates.
     pub fn reserve_scratch(&self, bytes: usize) -> Result<()> {
-        self.lend_scratch().take(bytes.saturating_add(RESULTS)).map(|_| ())
+        self.lock_scratch().take(bytes.saturating_add(RESULTS)).map(|_| ())
     }
 
     /// The same for the memory of ops that are made of other ops, such as `linear_logprob`.
     pub fn reserve_workspace(&self, bytes: usize) -> Result<()> {
-        self.lend_workspace().take(bytes).map(|_| ())
+        self.lock_workspace().take(bytes).map(|_| ())
     }
 
     /// The scratch memory, for one op.
-    pub(super) fn lend_scratch(&self) -> Loan<'_> {
-        Loan::new(&self.link, &self.scratch)
+    pub(super) fn lock_scratch(&self) -> PoolGuard<'_> {
+        PoolGuard::new(&self.context, &self.scratch)
     }
 
     /// The workspace, for one op that is made of others.
-    pub(super) fn lend_workspace(&self) -> Loan<'_> {
-        Loan::new(&self.link, &self.workspace)
+    pub(super) fn lock_workspace(&self) -> PoolGuard<'_> {
+        PoolGuard::new(&self.context, &self.workspace)
     }
 
     /// Starts kernel `kernel` of `kernels/<op>.cu` with one parameter struct.
@@ -172,7 +172,7 @@ impl Gpu {
         if let Some(&function) = kernels.get(kernel) {
             return Ok(function);
         }
-        self.link.outside(|| format!("kernel `{kernel}` has to be loaded"))?;
+        self.context.outside(|| format!("kernel `{kernel}` has to be loaded"))?;
         let ptx = module::ptx(op, self.kernel_set)?;
         let file = format!("{op}.{}", self.kernel_set.name());
         let module = self.call(|d| d.load(&file, ptx))?;
@@ -188,16 +188,16 @@ impl Gpu {
     }
 
     /// The memory that launches reuse, for graphs that hold its addresses.
-    pub(super) fn reused_memory(&self) -> Vec<Arc<Block>> {
-        lock(&self.scratch).blocks().chain(lock(&self.workspace).blocks()).collect()
+    pub(super) fn pooled_memory(&self) -> Vec<Arc<Allocation>> {
+        lock(&self.scratch).allocations().chain(lock(&self.workspace).allocations()).collect()
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
         let _ = self.synchronize();
-        *lock(&self.scratch) = Reused::default();
-        *lock(&self.workspace) = Reused::default();
+        *lock(&self.scratch) = ScratchPool::default();
+        *lock(&self.workspace) = ScratchPool::default();
         if self.owns_stream {
             let _ = self.call(|d| d.destroy_stream(self.stream()));
         }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::device::context::Allocation;
 use crate::device::driver;
 use crate::device::gpu::Gpu;
-use crate::device::link::Block;
-use crate::device::pinned::PinnedBlock;
+use crate::device::pinned::PinnedAllocation;
 use crate::error::Result;
 
 /// Work of a GPU's stream that was recorded by [`Gpu::capture`] and can be started again and again.
@@ -16,8 +16,8 @@ use crate::error::Result;
 /// as the graph is launched; the GPU's own memory, pinned memory and kernels are kept by the graph.
 pub struct Graph {
     handle: driver::Graph,
-    pinned: Vec<Arc<PinnedBlock>>,
-    _memory: Vec<Arc<Block>>,
+    pinned: Vec<Arc<PinnedAllocation>>,
+    _memory: Vec<Arc<Allocation>>,
     gpu: Arc<Gpu>,
 }
 
@@ -25,7 +25,7 @@ pub struct Graph {
 #[derive(Default)]
 pub(super) struct Captured {
     /// Pinned memory that is copied from or to.
-    pub pinned: Vec<Arc<PinnedBlock>>,
+    pub pinned: Vec<Arc<PinnedAllocation>>,
     /// Device memory that was given back in the capture.
     pub freed: Vec<u64>,
 }
@@ -42,7 +42,7 @@ impl Gpu {
     /// The first error of `body`; `Unsupported` for what a capture cannot hold; `Driver` if the
     /// driver refuses. Nothing has run then, and the stream goes on as before.
     pub fn capture(self: &Arc<Gpu>, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        self.link.begin_capture()?;
+        self.context.begin_capture()?;
         let open = Open(self);
         let (done, graph) = (body(), open.end());
         done.and(graph)
@@ -68,9 +68,10 @@ impl Drop for Open<'_> {
 
 fn finish(gpu: &Arc<Gpu>) -> Result<Graph> {
     let handle = gpu.call(|d| d.end_capture(gpu.stream()));
-    let captured = gpu.link.leave_capture();
-    let freed = captured.freed.into_iter().map(|ptr| Arc::new(Block::adopt(&gpu.link, ptr)));
-    let memory = gpu.reused_memory().into_iter().chain(freed).collect();
+    let captured = gpu.context.leave_capture();
+    let freed =
+        captured.freed.into_iter().map(|ptr| Arc::new(Allocation::adopt(&gpu.context, ptr)));
+    let memory = gpu.pooled_memory().into_iter().chain(freed).collect();
     Ok(Graph { gpu: gpu.clone(), handle: handle?, pinned: captured.pinned, _memory: memory })
 }
 

@@ -4,21 +4,21 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 /// `bytes` zeroed bytes, aligned to 256.
 #[derive(Debug)]
-pub(super) struct HostBlock {
+pub(super) struct HostAllocation {
     at: *mut u8,
     layout: Layout,
 }
 
 // SAFETY: the block is owned memory without a reference into it.
-unsafe impl Send for HostBlock {}
+unsafe impl Send for HostAllocation {}
 
-impl HostBlock {
+impl HostAllocation {
     /// `None` for no bytes, or if there is no memory.
-    pub fn new(bytes: usize) -> Option<HostBlock> {
+    pub fn new(bytes: usize) -> Option<HostAllocation> {
         let layout = Layout::from_size_align(bytes, 256).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout has bytes.
         let at = unsafe { alloc_zeroed(layout) };
-        (!at.is_null()).then_some(HostBlock { at, layout })
+        (!at.is_null()).then_some(HostAllocation { at, layout })
     }
 
     pub fn ptr(&self) -> *mut u8 {
@@ -30,7 +30,7 @@ impl HostBlock {
     }
 }
 
-impl Drop for HostBlock {
+impl Drop for HostAllocation {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.at, self.layout) };

@@ -14,10 +14,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::driver::Grid;
 use crate::device::gpu::Gpu;
-use crate::device::scratch::{Loan, ScratchGuard};
+use crate::device::scratch::{PoolGuard, Scratch};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::view::{Dims, Place, View, ViewMut};
+use crate::view::{Dims, Location, View, ViewMut};
 
 /// A vector of any stride as kernels take it: `Column` of `kernels/common.cuh`. No address is no
 /// operand.
@@ -34,7 +34,7 @@ pub(crate) struct LaunchArgs<'a> {
     op: &'static str,
     staged: Vec<u64>,
     returns: Vec<Return>,
-    loan: Option<Rc<Loan<'a>>>,
+    guard: Option<Rc<PoolGuard<'a>>>,
     outputs: PhantomData<&'a mut ()>,
 }
 
@@ -49,12 +49,12 @@ struct Return {
 impl<'a> LaunchArgs<'a> {
     pub fn new(gpu: &'a Gpu, op: &'static str) -> LaunchArgs<'a> {
         let (staged, returns) = (Vec::new(), Vec::new());
-        LaunchArgs { gpu, op, staged, returns, loan: None, outputs: PhantomData }
+        LaunchArgs { gpu, op, staged, returns, guard: None, outputs: PhantomData }
     }
 
     /// Device address of element 0 of an operand that is read.
     pub fn input<T: Element>(&mut self, view: &View<'_, T>) -> Result<u64> {
-        if view.place() != Place::Host {
+        if view.location() != Location::Host {
             return Ok(view.as_ptr() as u64);
         }
         self.bring(view, true)
@@ -82,7 +82,7 @@ impl<'a> LaunchArgs<'a> {
 
     fn result<T: Element>(&mut self, view: ViewMut<'a, T>, filled: bool) -> Result<u64> {
         let shared = view.as_view();
-        if shared.place() != Place::Host {
+        if shared.location() != Location::Host {
             return Ok(shared.as_ptr() as u64);
         }
         let (device, dims) = (self.bring(&shared, filled)?, *shared.dims());
@@ -95,7 +95,7 @@ impl<'a> LaunchArgs<'a> {
     pub fn table<T: Pod>(&mut self, table: &[T]) -> Result<u64> {
         let bytes: &[u8] = bytemuck::cast_slice(table);
         if self.staged.is_empty() {
-            return self.loan().table(bytes);
+            return self.guard().table(bytes);
         }
         self.state(table)
     }
@@ -112,20 +112,20 @@ impl<'a> LaunchArgs<'a> {
     pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
         let bytes = count.saturating_mul(size_of::<P>());
         if self.staged.is_empty() {
-            return self.loan().take(bytes);
+            return self.guard().take(bytes);
         }
         self.alloc(bytes)
     }
 
-    fn loan(&mut self) -> Rc<Loan<'a>> {
+    fn guard(&mut self) -> Rc<PoolGuard<'a>> {
         let gpu = self.gpu;
-        self.loan.get_or_insert_with(|| Rc::new(gpu.lend_scratch())).clone()
+        self.guard.get_or_insert_with(|| Rc::new(gpu.lock_scratch())).clone()
     }
 
     /// What the kernels left at an address that [`LaunchArgs::values`] gave; waits for them.
     pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
         let mut values = vec![P::zeroed(); count];
-        self.gpu.link.outside(|| format!("{} has results for the host", self.op))?;
+        self.gpu.context.outside(|| format!("{} has results for the host", self.op))?;
         if count > 0 {
             let bytes = bytemuck::cast_slice_mut(&mut values);
             self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
@@ -176,8 +176,8 @@ impl<'a> LaunchArgs<'a> {
 
     /// A ticket and `bytes` bytes that stay this op's until the launch and the guard fall. Their
     /// content is whatever the last op left.
-    pub fn scratch(&mut self, bytes: usize) -> Result<ScratchGuard<'a>> {
-        ScratchGuard::new(self.loan(), bytes)
+    pub fn scratch(&mut self, bytes: usize) -> Result<Scratch<'a>> {
+        Scratch::new(self.guard(), bytes)
     }
 
     /// Starts a kernel of the op's source. A grid of no blocks starts nothing.

@@ -1,5 +1,20 @@
 //! Where ops run. The CPU is always there; a GPU is a [`Driver`], a stream and the PTX that is part
 //! of the crate. Everything above this module is the same for both.
+//!
+//! Who owns what:
+//!
+//! | type | what it is | owned by, freed when |
+//! |---|---|---|
+//! | [`Device`] | the CPU, or an `Arc` of a [`Gpu`] | whoever holds a clone |
+//! | [`Gpu`] | one stream of a driver, its loaded kernels and its scratch memory | the last `Arc`, which waits for the stream first |
+//! | [`Driver`] | memory, modules, launches, graphs, streams and events of one device | the `Gpu`s made from it |
+//! | [`Buffer`] | elements on either device: a `Vec`, or a [`DeviceBuffer`] | the caller |
+//! | [`DeviceBuffer`] | elements in device memory | the caller; memory goes back to the driver or to its [`Arena`] |
+//! | [`Allocator`] | makes buffers: host memory, or an [`Arena`] | the caller |
+//! | [`Arena`] | one allocation of device memory that is handed out in ranges, without driver calls | an `Arc` in each buffer that comes from it |
+//! | [`PinnedBuffer`] | host memory that the device copies without a wait | the caller, and each [`Graph`] that copies from it or to it |
+//! | [`View`](crate::View), [`ViewMut`](crate::ViewMut) | a pointer with shape, strides and [`Location`](crate::view::Location) | nobody: they borrow |
+//! | [`Graph`] | recorded launches | the caller; it keeps scratch memory, pinned memory and kernels alive, not the caller's buffers |
 
 use std::sync::Arc;
 
@@ -7,11 +22,13 @@ use crate::error::{Error, Result};
 
 mod arena;
 mod buffer;
+mod context;
 mod copy_stream;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cust")]
 pub mod cust;
+mod device_buffer;
 pub mod driver;
 mod dry;
 #[cfg(feature = "emu")]
@@ -22,8 +39,6 @@ mod gpu;
 mod graph;
 mod host;
 mod launch_args;
-mod link;
-mod memory;
 mod module;
 pub(crate) mod parallel;
 mod pinned;
@@ -33,11 +48,12 @@ mod scratch;
 pub(crate) mod team;
 mod workspace;
 
-pub use arena::{Arena, Space};
-pub use buffer::DeviceBuffer;
+pub use arena::{Allocator, Arena};
+pub use buffer::{Buffer, zeros};
 pub(crate) use copy_stream::CopyStream;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaDriver;
+pub use device_buffer::DeviceBuffer;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
@@ -45,12 +61,11 @@ pub use emu::EmuDriver;
 pub use gpu::Gpu;
 pub use graph::Graph;
 pub(crate) use launch_args::{Column, LaunchArgs};
-pub use memory::{Memory, zeros};
 pub use module::{KernelSet, shipped_ptx};
 pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
 pub use record::{Call, RecordingDriver};
-pub(crate) use scratch::ScratchGuard;
+pub(crate) use scratch::Scratch;
 pub use team::{Team, set_team};
 pub(crate) use workspace::Workspace;
 

@@ -8,20 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::device::gpu::Gpu;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{Dims, Place, View, ViewMut};
+use crate::view::{Dims, Location, View, ViewMut};
 
 /// `len` elements of pinned host memory, zeros at first.
 ///
 /// The host looks at it through copies only, which wait for the stream if the stream still uses the
 /// memory: one wait after a step serves all reads of its results and all writes of the next inputs.
 pub struct PinnedBuffer<T> {
-    block: Arc<PinnedBlock>,
+    memory: Arc<PinnedAllocation>,
     len: usize,
     element: PhantomData<T>,
 }
 
-/// The memory of a buffer, which graphs keep as well.
-pub(crate) struct PinnedBlock {
+/// The memory of a [`PinnedBuffer`]; a graph that copies from it or to it owns it, too.
+pub(crate) struct PinnedAllocation {
     gpu: Arc<Gpu>,
     ptr: *mut u8,
     /// The wait that ends the last use.
@@ -30,28 +30,28 @@ pub(crate) struct PinnedBlock {
 
 // SAFETY: no reference into the memory exists; it is copied from and to, by whoever holds the buffer
 // exclusively or by the stream.
-unsafe impl Send for PinnedBlock {}
+unsafe impl Send for PinnedAllocation {}
 // SAFETY: as above; the counter is atomic.
-unsafe impl Sync for PinnedBlock {}
+unsafe impl Sync for PinnedAllocation {}
 
-impl PinnedBlock {
+impl PinnedAllocation {
     /// The stream was given a copy from or to the memory.
     pub fn use_now(&self) {
-        self.used.store(self.gpu.link.next_wait(), Ordering::SeqCst);
+        self.used.store(self.gpu.context.next_wait(), Ordering::SeqCst);
     }
 
     /// Waits if the stream may still use the memory.
     fn settle(&self) -> Result<()> {
         let used = self.used.load(Ordering::SeqCst);
-        if used == 0 || self.gpu.link.has_waited(used) { Ok(()) } else { self.gpu.synchronize() }
+        if used == 0 || self.gpu.context.has_waited(used) { Ok(()) } else { self.gpu.synchronize() }
     }
 }
 
-impl Drop for PinnedBlock {
+impl Drop for PinnedAllocation {
     fn drop(&mut self) {
         // Memory that the device may still write to is not given back.
         if self.settle().is_ok() {
-            // SAFETY: the stream has passed, and graphs that use the memory would hold the block.
+            // SAFETY: the stream has passed, and graphs that use the memory would hold it.
             let _ = self.gpu.call(|d| unsafe { d.free_pinned(self.ptr) });
         }
     }
@@ -65,7 +65,7 @@ impl<T: Element> PinnedBuffer<T> {
     pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<PinnedBuffer<T>> {
         let bytes = (len as u64).saturating_mul(size_of::<T>() as u64).max(1);
         let what = "pinned host memory";
-        gpu.link.outside(|| format!("{what} of {bytes} bytes"))?;
+        gpu.context.outside(|| format!("{what} of {bytes} bytes"))?;
         let ptr = gpu.call(|d| d.alloc_pinned(bytes.min(isize::MAX as u64) as usize));
         let ptr = ptr.map_err(|error| match error {
             Error::Driver { code: crate::device::DriverError::OUT_OF_MEMORY, .. } => {
@@ -73,8 +73,8 @@ impl<T: Element> PinnedBuffer<T> {
             }
             other => other,
         })?;
-        let block = Arc::new(PinnedBlock { gpu: gpu.clone(), ptr, used: AtomicU64::new(0) });
-        Ok(PinnedBuffer { block, len, element: PhantomData })
+        let memory = Arc::new(PinnedAllocation { gpu: gpu.clone(), ptr, used: AtomicU64::new(0) });
+        Ok(PinnedBuffer { memory, len, element: PhantomData })
     }
 
     /// Number of elements.
@@ -93,7 +93,7 @@ impl<T: Element> PinnedBuffer<T> {
     /// `InvalidArgument` beyond the end; what a wait may return.
     pub fn write(&mut self, at: usize, data: &[T]) -> Result<()> {
         let ptr = self.part(at, data.len())?;
-        self.block.settle()?;
+        self.memory.settle()?;
         // SAFETY: inside the buffer, which is held exclusively; the stream has passed.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), ptr, data.len()) };
         Ok(())
@@ -105,7 +105,7 @@ impl<T: Element> PinnedBuffer<T> {
     /// As [`write`](PinnedBuffer::write).
     pub fn read(&self, at: usize, out: &mut [T]) -> Result<()> {
         let ptr = self.part(at, out.len())?;
-        self.block.settle()?;
+        self.memory.settle()?;
         // SAFETY: inside the buffer; any bytes are a valid element.
         unsafe { std::ptr::copy_nonoverlapping(ptr, out.as_mut_ptr(), out.len()) };
         Ok(())
@@ -123,12 +123,12 @@ impl<T: Element> PinnedBuffer<T> {
     /// # Errors
     /// `InvalidArgument` beyond the end, or for a view of other memory or with gaps.
     pub fn upload(&self, at: usize, dst: ViewMut<'_, T>) -> Result<()> {
-        let (src, bytes) = self.copied("upload", at, dst.dims(), dst.place())?;
+        let (src, bytes) = self.copied("upload", at, dst.dims(), dst.location())?;
         if bytes == 0 {
             return Ok(());
         }
-        let (gpu, dst) = (&self.block.gpu, dst.as_mut_ptr() as u64);
-        // SAFETY: the bytes are inside the block, which is kept until the stream has passed, and
+        let (gpu, dst) = (&self.memory.gpu, dst.as_mut_ptr() as u64);
+        // SAFETY: the bytes are inside the memory, which is kept until the stream has passed, and
         // by a capture's graph.
         self.given(gpu.call(|d| unsafe { d.upload_async(gpu.stream(), dst, src, bytes) }))
     }
@@ -138,25 +138,25 @@ impl<T: Element> PinnedBuffer<T> {
     /// # Errors
     /// As [`upload`](PinnedBuffer::upload).
     pub fn download(&mut self, at: usize, src: View<'_, T>) -> Result<()> {
-        let (dst, bytes) = self.copied("download", at, src.dims(), src.place())?;
+        let (dst, bytes) = self.copied("download", at, src.dims(), src.location())?;
         if bytes == 0 {
             return Ok(());
         }
-        let (gpu, src) = (&self.block.gpu, src.as_ptr() as u64);
+        let (gpu, src) = (&self.memory.gpu, src.as_ptr() as u64);
         // SAFETY: as above; no reference into pinned memory exists.
         self.given(gpu.call(|d| unsafe { d.download_async(gpu.stream(), dst, src, bytes) }))
     }
 
-    pub(super) fn block(&self) -> &Arc<PinnedBlock> {
-        &self.block
+    pub(super) fn memory(&self) -> &Arc<PinnedAllocation> {
+        &self.memory
     }
 
     fn given(&self, copy: Result<()>) -> Result<()> {
         copy?;
-        if self.block.gpu.link.is_capturing() {
-            self.block.gpu.link.keep_pinned(&self.block);
+        if self.memory.gpu.context.is_capturing() {
+            self.memory.gpu.context.keep_pinned(&self.memory);
         } else {
-            self.block.use_now();
+            self.memory.use_now();
         }
         Ok(())
     }
@@ -167,14 +167,14 @@ impl<T: Element> PinnedBuffer<T> {
         op: &'static str,
         at: usize,
         dims: &Dims,
-        place: Place,
+        location: Location,
     ) -> Result<(*mut u8, usize)> {
-        let here = Place::Device(self.block.gpu.info().ordinal);
-        if place != here {
+        let here = Location::Device(self.memory.gpu.info().ordinal);
+        if location != here {
             return Err(Error::invalid(
                 op,
                 "view",
-                format!("{place:?} memory"),
+                format!("{location:?} memory"),
                 format!("{here:?}"),
             ));
         }
@@ -192,8 +192,8 @@ impl<T: Element> PinnedBuffer<T> {
             let expected = format!("at most {} elements", self.len);
             return Err(Error::invalid("pinned_buffer", "data", got, expected));
         }
-        // SAFETY: inside the block.
-        Ok(unsafe { (self.block.ptr as *mut T).add(at) })
+        // SAFETY: inside the memory.
+        Ok(unsafe { (self.memory.ptr as *mut T).add(at) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Nf4Matrix`]: a 4-bit matrix in the memory of the device that multiplies with it.
 
-use crate::device::{Device, Memory};
+use crate::device::{Buffer, Device};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::quant::{Absmax, Nf4Parts, Nf4Tensor, Nf4View, OwnedAbsmax, QuantType};
@@ -9,9 +9,9 @@ use crate::quant::{Absmax, Nf4Parts, Nf4Tensor, Nf4View, OwnedAbsmax, QuantType}
 /// [`Nf4Tensor`] it was made of.
 #[derive(Debug)]
 pub struct Nf4Matrix {
-    packed: Memory<u8>,
+    packed: Buffer<u8>,
     absmax: Maxima,
-    code: Memory<f32>,
+    code: Buffer<f32>,
     n: usize,
     k: usize,
     blocksize: usize,
@@ -22,11 +22,11 @@ pub struct Nf4Matrix {
 /// Block maxima; see [`Absmax`].
 #[derive(Debug)]
 enum Maxima {
-    F32(Memory<f32>),
+    F32(Buffer<f32>),
     Nested {
-        codes: Memory<u8>,
-        nested: Memory<f32>,
-        table: Memory<f32>,
+        codes: Buffer<u8>,
+        nested: Buffer<f32>,
+        table: Buffer<f32>,
         offset: f32,
         nested_blocksize: usize,
     },
@@ -40,21 +40,21 @@ impl Nf4Matrix {
     pub fn new(device: &Device, tensor: Nf4Tensor) -> Result<Nf4Matrix> {
         let p = tensor.into_parts();
         let absmax = match p.absmax {
-            OwnedAbsmax::F32(absmax) => Maxima::F32(Memory::from_vec(device, absmax)?),
+            OwnedAbsmax::F32(absmax) => Maxima::F32(Buffer::from_vec(device, absmax)?),
             OwnedAbsmax::Nested { codes, nested, table, offset, nested_blocksize } => {
                 Maxima::Nested {
-                    codes: Memory::from_vec(device, codes)?,
-                    nested: Memory::from_vec(device, nested)?,
-                    table: Memory::from_vec(device, table)?,
+                    codes: Buffer::from_vec(device, codes)?,
+                    nested: Buffer::from_vec(device, nested)?,
+                    table: Buffer::from_vec(device, table)?,
                     offset,
                     nested_blocksize,
                 }
             }
         };
         Ok(Nf4Matrix {
-            packed: Memory::from_vec(device, p.packed)?,
+            packed: Buffer::from_vec(device, p.packed)?,
             absmax,
-            code: Memory::from_vec(device, p.code)?,
+            code: Buffer::from_vec(device, p.code)?,
             n: p.n,
             k: p.k,
             blocksize: p.blocksize,

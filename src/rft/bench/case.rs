@@ -1,6 +1,6 @@
 //! What a row of the table measures.
 
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::{Element, Float};
 use gradus::{DType, Device, Result};
 
@@ -74,7 +74,7 @@ pub fn products<T: Float>() -> Work {
 }
 
 /// `n` values from -1 to 1, the same again after 2003, which no tile or block divides.
-pub fn wave<T: Float>(device: &Device, n: usize, seed: usize) -> Result<Memory<T>> {
+pub fn wave<T: Float>(device: &Device, n: usize, seed: usize) -> Result<Buffer<T>> {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f64 / 1001.0 - 1.0;
     repeated(device, n, 2003, |i| T::from_f64(value(i)))
 }
@@ -86,19 +86,19 @@ pub fn repeated<T: Element>(
     n: usize,
     period: usize,
     f: impl Fn(usize) -> T,
-) -> Result<Memory<T>> {
+) -> Result<Buffer<T>> {
     let mut data: Vec<T> = (0..period.min(n)).map(f).collect();
     data.reserve_exact(n - data.len());
     while data.len() < n {
         // All but the last length are multiples of the period.
         data.extend_from_within(..data.len().min(n - data.len()));
     }
-    Memory::from_vec(device, data)
+    Buffer::from_vec(device, data)
 }
 
 /// `n` values of a function of the index.
-pub fn table<T: Element>(device: &Device, n: usize, f: impl Fn(usize) -> T) -> Result<Memory<T>> {
-    Memory::of(device, &(0..n).map(f).collect::<Vec<T>>())
+pub fn table<T: Element>(device: &Device, n: usize, f: impl Fn(usize) -> T) -> Result<Buffer<T>> {
+    Buffer::of(device, &(0..n).map(f).collect::<Vec<T>>())
 }
 
 /// A matrix's shape.

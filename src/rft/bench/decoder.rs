@@ -1,6 +1,6 @@
 //! The decoder's other ops.
 
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::ops::*;
 use gradus::{DType, bf16};
@@ -53,7 +53,7 @@ fn norm<F: Float>() -> Case {
     let costs = [size_of::<F>() * (2 * n + HIDDEN), 4 * n];
     Case::new::<F>("rmsnorm", tokens(HIDDEN), costs, Work::F64, move |device| {
         let (x, weight) = (wave::<F>(device, n, 1)?, wave::<F>(device, HIDDEN, 2)?);
-        let mut y = Memory::<F>::new(device, n)?;
+        let mut y = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
             let args = RmsNorm {
                 x: x.view(&shape(T, HIDDEN))?,
@@ -75,7 +75,7 @@ fn norm_gradient<F: Float>(residual: bool) -> Case {
     Case::new::<F>("rmsnorm_bwd", name, costs, Work::F64, move |device| {
         let (x, weight) = (wave::<F>(device, n, 1)?, wave::<F>(device, HIDDEN, 2)?);
         let (dy, past) = (wave::<F>(device, n, 3)?, wave::<F>(device, n, 4)?);
-        let mut dx = Memory::<F>::new(device, n)?;
+        let mut dx = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
             let args = RmsNormBwd {
                 x: x.view(&shape(T, HIDDEN))?,
@@ -120,7 +120,7 @@ fn gate<F: Float>() -> Case {
     let costs = [size_of::<F>() * 3 * n, 20 * n];
     Case::new::<F>("swiglu", tokens(FFN), costs, Work::F64, move |device| {
         let (gate, up) = (wave::<F>(device, n, 1)?, wave::<F>(device, n, 2)?);
-        let mut y = Memory::<F>::new(device, n)?;
+        let mut y = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
             let (gate, up) = (gate.view(&shape(T, FFN))?, up.view(&shape(T, FFN))?);
             swiglu(device, Swiglu { gate, up, y: y.view_mut(&shape(T, FFN))? })
@@ -135,7 +135,7 @@ fn gate_gradient<F: Float>() -> Case {
     Case::new::<F>("swiglu_bwd", tokens(FFN), costs, Work::F64, move |device| {
         let (gate, up) = (wave::<F>(device, n, 1)?, wave::<F>(device, n, 2)?);
         let dy = wave::<F>(device, n, 3)?;
-        let (mut dgate, mut dup) = (Memory::<F>::new(device, n)?, Memory::<F>::new(device, n)?);
+        let (mut dgate, mut dup) = (Buffer::<F>::new(device, n)?, Buffer::<F>::new(device, n)?);
         Ok(Box::new(move |device| {
             let args = SwigluBwd {
                 gate: gate.view(&shape(T, FFN))?,
@@ -155,7 +155,7 @@ fn embed<F: Float>() -> Case {
     Case::new::<F>("embedding", tokens(HIDDEN), costs, Work::F32, move |device| {
         let ids = table(device, T, |i| (i * 7919 % VOCAB) as i32)?;
         let weight = wave::<F>(device, VOCAB * HIDDEN, 1)?;
-        let mut y = Memory::<F>::new(device, T * HIDDEN)?;
+        let mut y = Buffer::<F>::new(device, T * HIDDEN)?;
         Ok(Box::new(move |device| {
             let args = Embedding {
                 ids: ids.view(&[T as i64])?,
@@ -206,7 +206,7 @@ fn attend<F: Float>(way: &str, [b, l, keys]: [usize; 3]) -> Case {
     Case::new::<F>("attention", name, costs, products::<F>(), move |device| {
         let q = wave::<F>(device, q_len, 1)?;
         let (k, v) = (wave::<F>(device, kv_len, 2)?, wave::<F>(device, kv_len, 3)?);
-        let mut o = Memory::<F>::new(device, q_len)?;
+        let mut o = Buffer::<F>::new(device, q_len)?;
         let cu = table(device, b + 1, |i| (i * l) as i64)?;
         let start = table(device, b, |i| (i * keys) as i64)?;
         let len = table(device, b, |_| keys as i64)?;
@@ -236,9 +236,9 @@ fn attend_gradient<F: Float>(l: usize) -> Case {
     Case::new::<F>("attention_bwd", name, costs, products::<F>(), move |device| {
         let (q, dout) = (wave::<F>(device, q_len, 1)?, wave::<F>(device, q_len, 4)?);
         let (k, v) = (wave::<F>(device, kv_len, 2)?, wave::<F>(device, kv_len, 3)?);
-        let mut dq = Memory::<F>::new(device, q_len)?;
+        let mut dq = Buffer::<F>::new(device, q_len)?;
         let (mut dk, mut dv) =
-            (Memory::<F>::new(device, kv_len)?, Memory::<F>::new(device, kv_len)?);
+            (Buffer::<F>::new(device, kv_len)?, Buffer::<F>::new(device, kv_len)?);
         let cu = table(device, 2, |i| (i * l) as i64)?;
         let len = table(device, 1, |_| l as i64)?;
         let wide = move |heads: usize| [l as i64, heads as i64, HEAD as i64];
@@ -269,8 +269,8 @@ fn conversion<F: Float>() -> Case {
     Case::new::<F>("convert", name, [6 * n, 0], Work::F32, move |device| {
         let x = wave::<F>(device, n, 1)?;
         let (mut wide, mut narrow) = (
-            Memory::<f32>::new(device, if back { n } else { 0 })?,
-            Memory::<bf16>::new(device, if back { 0 } else { n })?,
+            Buffer::<f32>::new(device, if back { n } else { 0 })?,
+            Buffer::<bf16>::new(device, if back { 0 } else { n })?,
         );
         let all = [n as i64];
         Ok(Box::new(move |device| match back {

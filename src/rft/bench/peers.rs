@@ -4,7 +4,7 @@
 //! Weights of 4 bits are as bitsandbytes stores them: maxima of 64 values, double-quantised 256 at
 //! a time (`dq` in a row's name).
 
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::ops::*;
 
@@ -125,10 +125,10 @@ fn head<T: Float>([rows, h, vocab]: [usize; 3], pass: Pass) -> Case {
         let (hidden, w) = (wave::<T>(device, hidden_len, 1)?, wave::<T>(device, weights, 2)?);
         let targets = table(device, rows, |i| (i * 4001 % vocab) as i32)?;
         let dlogp = wave::<f32>(device, rows, 3)?;
-        let mut logp = Memory::<f32>::new(device, rows)?;
+        let mut logp = Buffer::<f32>::new(device, rows)?;
         let given = |wanted: bool, len: usize| if wanted { len } else { 0 };
         // The scores, or the gradient of the hidden states.
-        let mut dhidden = Memory::<T>::new(device, given(gradients > 0, hidden_len))?;
+        let mut dhidden = Buffer::<T>::new(device, given(gradients > 0, hidden_len))?;
         let mut dw = repeated(device, given(pass == Pass::Train, weights), 1, |_| 0f32)?;
         let all = [rows as i64];
         Ok(Box::new(move |device| {

@@ -1,6 +1,6 @@
 //! Products and 4-bit weights on the shapes of a decoder of 1.5 billion parameters.
 
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::ops::*;
 use gradus::quant::{Absmax, Nf4View, QuantType, dynamic_map};
@@ -56,7 +56,7 @@ pub fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
     Case::new::<T>("matmul", name, costs, products::<T>(), move |device| {
         let (x, w) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, n * k, 2)?);
         let r = wave::<T>(device, if residual { m * n } else { 0 }, 3)?;
-        let mut y = Memory::<T>::new(device, m * n)?;
+        let mut y = Buffer::<T>::new(device, m * n)?;
         Ok(Box::new(move |device| {
             let args = Matmul {
                 x: x.view(&shape(m, k))?,
@@ -75,11 +75,11 @@ pub fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
 
 /// A 4-bit matrix on a device, in the bitsandbytes layout.
 pub struct Weight {
-    packed: Memory<u8>,
-    absmax: Memory<f32>,
+    packed: Buffer<u8>,
+    absmax: Buffer<f32>,
     /// Codes, maxima and table of double-quantised maxima.
-    nested: Option<(Memory<u8>, Memory<f32>, Memory<f32>)>,
-    code: Memory<f32>,
+    nested: Option<(Buffer<u8>, Buffer<f32>, Buffer<f32>)>,
+    code: Buffer<f32>,
     n: usize,
     k: usize,
     /// What the values are rounded to.
@@ -94,14 +94,14 @@ impl Weight {
             Ok((
                 repeated(device, blocks, 256, |i| (i * 151 % 256) as u8)?,
                 repeated(device, blocks.div_ceil(NESTED), 7, |i| 0.01 + i as f32 * 0.01)?,
-                Memory::of(device, dynamic_map(true))?,
+                Buffer::of(device, dynamic_map(true))?,
             ))
         };
         Ok(Weight {
             packed: repeated(device, n * k / 2, 256, |i| (i * 151 % 256) as u8)?,
             absmax: repeated(device, plain, 7, |i| 0.01 + i as f32 * 0.01)?,
             nested: nested.then(maxima).transpose()?,
-            code: Memory::of(device, QuantType::Nf4.code())?,
+            code: Buffer::of(device, QuantType::Nf4.code())?,
             n,
             k,
             dtype: DType::Bf16,
@@ -188,7 +188,7 @@ pub fn four_bit<T: Float>(product: FourBit) -> Case {
         let input = wave::<T>(device, m * if dx { n } else { k }, 1)?;
         let r = wave::<T>(device, if residual { m * n } else { 0 }, 2)?;
         let (a, b) = (wave::<T>(device, rank * k, 3)?, wave::<T>(device, rank * n, 4)?);
-        let mut out = Memory::<T>::new(device, m * if dx { k } else { n })?;
+        let mut out = Buffer::<T>::new(device, m * if dx { k } else { n })?;
         Ok(Box::new(move |device| {
             let pair =
                 Lora { a: a.view(&shape(rank, k))?, b: b.view(&shape(n, rank))?, scale: 0.5 };
@@ -283,7 +283,7 @@ pub fn dequantise_to<T: Float>([n, k]: [usize; 2], nested: bool, dtype: DType) -
     let name = format!("{n} x {k}") + if nested { " dq" } else { "" };
     Case::new::<T>("nf4_dequantize", name, costs, Work::F32, move |device| {
         let w = Weight::new(device, n, k, nested)?.of_dtype(dtype);
-        let mut y = Memory::<T>::new(device, n * k)?;
+        let mut y = Buffer::<T>::new(device, n * k)?;
         Ok(Box::new(move |device| {
             nf4_dequantize(device, Nf4Dequantize { w: w.view()?, y: y.view_mut(&shape(n, k))? })
         }))

@@ -1,6 +1,6 @@
 //! Vocabulary rows, losses, optimiser and weights.
 
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::ops::*;
 
@@ -39,7 +39,7 @@ pub fn logprobs<F: Float>(rows: usize) -> Case {
     let n = rows * VOCAB;
     let costs = [size_of::<F>() * n, 15 * n];
     Case::new::<F>("logprob", logits(rows), costs, Work::F32, move |device| {
-        let (x, mut logp) = (wave::<F>(device, n, 1)?, Memory::<f32>::new(device, rows)?);
+        let (x, mut logp) = (wave::<F>(device, n, 1)?, Buffer::<f32>::new(device, rows)?);
         let targets = table(device, rows, |i| (i * 4001 % VOCAB) as i32)?;
         let all = [rows as i64];
         Ok(Box::new(move |device| {
@@ -55,10 +55,10 @@ pub fn logprobs_train<F: Float>(rows: usize) -> Case {
     let costs = [size_of::<F>() * 3 * n, 45 * n];
     let name = logits(rows) + " train";
     Case::new::<F>("logprob", name, costs, Work::F32, move |device| {
-        let (x, mut dx) = (wave::<F>(device, n, 1)?, Memory::<F>::new(device, n)?);
+        let (x, mut dx) = (wave::<F>(device, n, 1)?, Buffer::<F>::new(device, n)?);
         let targets = table(device, rows, |i| (i * 4001 % VOCAB) as i32)?;
         let (dlogp, all) = (wave::<f32>(device, rows, 2)?, [rows as i64]);
-        let mut logp = Memory::<f32>::new(device, rows)?;
+        let mut logp = Buffer::<f32>::new(device, rows)?;
         Ok(Box::new(move |device| {
             let (x, targets) = (x.view(&shape(rows, VOCAB))?, targets.view(&all)?);
             logprob(device, LogProb::new(x, targets, logp.view_mut(&all)?))?;
@@ -73,7 +73,7 @@ fn logprobs_gradient<F: Float>() -> Case {
     let n = T * VOCAB;
     let costs = [size_of::<F>() * 2 * n, 30 * n];
     Case::new::<F>("logprob_bwd", logits(T), costs, Work::F32, move |device| {
-        let (x, mut dx) = (wave::<F>(device, n, 1)?, Memory::<F>::new(device, n)?);
+        let (x, mut dx) = (wave::<F>(device, n, 1)?, Buffer::<F>::new(device, n)?);
         let targets = table(device, T, |i| (i * 4001 % VOCAB) as i32)?;
         let dlogp = wave::<f32>(device, T, 2)?;
         Ok(Box::new(move |device| {
@@ -91,7 +91,7 @@ fn sampler() -> Case {
         let x = wave::<f32>(device, n, 1)?;
         let uniform = table(device, T, |i| (i as f64 + 0.5) / T as f64)?;
         let (mut token, mut logp) =
-            (Memory::<i32>::new(device, T)?, Memory::<f32>::new(device, T)?);
+            (Buffer::<i32>::new(device, T)?, Buffer::<f32>::new(device, T)?);
         Ok(Box::new(move |device| {
             let args = Sample {
                 logits: x.view(&shape(T, VOCAB))?,
@@ -121,7 +121,7 @@ fn scores<F: Float>() -> Case {
     let name = format!("{rows} x {HIDDEN}");
     Case::new::<F>("score_scale", name, costs, Work::F64, move |device| {
         let (score, dlogp) = (wave::<F>(device, n, 1)?, wave::<f32>(device, rows, 2)?);
-        let mut dhidden = Memory::<F>::new(device, n)?;
+        let mut dhidden = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
             let args = ScoreScale {
                 score: score.view(&shape(rows, HIDDEN))?,
@@ -152,7 +152,7 @@ fn interpolate() -> Case {
     let costs = [12 * n, 3 * n];
     Case::new::<f32>("lerp", format!("{n}"), costs, Work::F64, move |device| {
         let (a, b) = (wave::<f32>(device, n, 1)?, wave::<f32>(device, n, 2)?);
-        let mut y = Memory::<f32>::new(device, n)?;
+        let mut y = Buffer::<f32>::new(device, n)?;
         Ok(Box::new(move |device| {
             let (a, b) = (a.view(&[n as i64])?, b.view(&[n as i64])?);
             lerp(device, Lerp { a, b, lambda: 0.25, y: y.view_mut(&[n as i64])? })
@@ -173,7 +173,7 @@ pub fn policy([sequences, length]: [usize; 2], kl: bool) -> Case {
         let cu = table(device, sequences + 1, |i| (i * length) as i64)?;
         let weight = table(device, sequences, |_| 1.0 / n as f32)?;
         let advantage = wave::<f32>(device, sequences, 1)?;
-        let mut dlogp = Memory::<f32>::new(device, n)?;
+        let mut dlogp = Buffer::<f32>::new(device, n)?;
         let penalty = kl.then(|| Kl::k3(0.04));
         let settings = PolicySettings { kl: penalty, ..PolicySettings::default() };
         let (all, each) = ([n as i64], [sequences as i64]);
@@ -205,7 +205,7 @@ fn advantages() -> Case {
     Case::new::<f32>("group_advantage", name, costs, Work::F64, move |device| {
         let reward = table(device, n, |i| (i * 7 % 5) as f32)?;
         let offsets = table(device, SEQUENCES + 1, |i| (i * GROUP) as i64)?;
-        let mut advantage = Memory::<f32>::new(device, n)?;
+        let mut advantage = Buffer::<f32>::new(device, n)?;
         Ok(Box::new(move |device| {
             let args = GroupAdvantage {
                 reward: reward.view(&[n as i64])?,

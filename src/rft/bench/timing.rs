@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_gpu_is_timed_in_turns_and_from_a_graph() {
         use crate::bench::case::wave;
-        use gradus::device::{EmuDriver, Memory};
+        use gradus::device::{Buffer, EmuDriver};
         use gradus::ops::{Lerp, lerp};
         let gpu = Arc::new(Gpu::new(Arc::new(EmuDriver::new())).unwrap());
         let device = Device::Gpu(gpu.clone());
@@ -257,7 +257,7 @@ mod tests {
             let costs = [COLD as usize / 8, 0];
             let case = Case::new::<f32>("lerp", "8".into(), costs, Work::F64, move |device| {
                 let (a, b) = (wave::<f32>(device, 8, 1)?, wave::<f32>(device, 8, 2)?);
-                let mut y = Memory::<f32>::new(device, 8)?;
+                let mut y = Buffer::<f32>::new(device, 8)?;
                 Ok(Box::new(move |device| {
                     if waits {
                         a.to_host()?;

@@ -1,7 +1,7 @@
 //! What one call of the model works on: tokens, and where their keys are.
 
 use crate::model::kv_cache::{KvCache, PAGE};
-use gradus::device::{Memory, Space};
+use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::{CopyRows, KvRows, copy_rows};
@@ -53,23 +53,23 @@ impl Packed {
         self.cu_seqlens[i] as usize..self.cu_seqlens[i + 1] as usize
     }
 
-    /// The batch of whole sequences where the ops of `space` read it.
-    pub fn place(&self, space: &Space) -> Result<Batch> {
+    /// The batch of whole sequences where the ops of `allocator` read it.
+    pub fn place(&self, allocator: &Allocator) -> Result<Batch> {
         let lens: Vec<i64> = self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
         let keys = Keys::Own {
-            start: space.copy_of(&self.cu_seqlens[..self.sequences()])?,
-            len: space.copy_of(&lens)?,
+            start: allocator.copy_of(&self.cu_seqlens[..self.sequences()])?,
+            len: allocator.copy_of(&lens)?,
         };
-        self.with_keys(space, keys)
+        self.with_keys(allocator, keys)
     }
 
     /// The batch with keys elsewhere.
-    pub(crate) fn with_keys(&self, space: &Space, keys: Keys) -> Result<Batch> {
+    pub(crate) fn with_keys(&self, allocator: &Allocator, keys: Keys) -> Result<Batch> {
         Ok(Batch {
-            space: space.clone(),
-            ids: space.copy_of(&self.ids)?,
-            positions: space.copy_of(&self.positions)?,
-            cu_seqlens: space.copy_of(&self.cu_seqlens)?,
+            allocator: allocator.clone(),
+            ids: allocator.copy_of(&self.ids)?,
+            positions: allocator.copy_of(&self.positions)?,
+            cu_seqlens: allocator.copy_of(&self.cu_seqlens)?,
             keys,
         })
     }
@@ -78,10 +78,10 @@ impl Packed {
 /// A [`Packed`] batch in the memory of a device, and where its results go.
 #[derive(Debug)]
 pub struct Batch {
-    pub(crate) space: Space,
-    pub(crate) ids: Memory<i32>,
-    pub(crate) positions: Memory<i32>,
-    pub(crate) cu_seqlens: Memory<i64>,
+    pub(crate) allocator: Allocator,
+    pub(crate) ids: Buffer<i32>,
+    pub(crate) positions: Buffer<i32>,
+    pub(crate) cu_seqlens: Buffer<i64>,
     pub(crate) keys: Keys,
 }
 
@@ -89,15 +89,15 @@ pub struct Batch {
 #[derive(Debug)]
 pub(crate) enum Keys {
     /// Beside the queries.
-    Own { start: Memory<i64>, len: Memory<i64> },
+    Own { start: Buffer<i64>, len: Buffer<i64> },
     /// In the pages of a cache.
     Cached {
         /// `[B, pages]`.
-        table: Memory<i32>,
+        table: Buffer<i32>,
         /// `[B]` keys of each sequence, the new ones included.
-        len: Memory<i64>,
+        len: Buffer<i64>,
         /// `[T]` row of the cache that each new token's key goes to; -1: nowhere.
-        rows: Memory<i32>,
+        rows: Buffer<i32>,
     },
 }
 
@@ -124,8 +124,8 @@ impl Batch {
         &self,
         cache: &mut Option<&mut KvCache<T>>,
         layer: usize,
-        k: &Memory<T>,
-        v: &Memory<T>,
+        k: &Buffer<T>,
+        v: &Buffer<T>,
     ) -> Result<()> {
         let (Some(cache), Keys::Cached { rows, .. }) = (cache, &self.keys) else { return Ok(()) };
         let width = cache.width;

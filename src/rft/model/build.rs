@@ -7,7 +7,7 @@ use crate::model::layer::Layer;
 use crate::model::linear::{Linear, Weight};
 use crate::model::params::{ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
-use gradus::device::{Device, Space};
+use gradus::device::{Allocator, Device};
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::quant::{Nf4Matrix, Nf4Tensor};
@@ -85,8 +85,8 @@ impl<T: Float> Decoder<T> {
             config.rope_scaling,
         )?;
         let Builder { params, source, .. } = build;
-        let (config, space) = (config.clone(), Space::new(&device));
-        Ok((Decoder { config, params, device, space, embed, layers, norm, head, rope }, source))
+        let (config, allocator) = (config.clone(), Allocator::new(&device));
+        Ok((Decoder { config, params, device, allocator, embed, layers, norm, head, rope }, source))
     }
 }
 

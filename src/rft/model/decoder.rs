@@ -11,7 +11,7 @@ use crate::model::layer::{Context, LINEAR_NAMES, Layer, Tape};
 use crate::model::linear::{Linear, LoraAdapter, Site, Weight};
 use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
-use gradus::device::{Device, Memory, Space};
+use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{Embedding, EmbeddingBwd, embedding, embedding_bwd};
@@ -51,7 +51,7 @@ pub struct Decoder<T = f32> {
     /// Where it runs.
     pub device: Device,
     /// Where its results go, unless a batch brings its own place.
-    pub space: Space,
+    pub allocator: Allocator,
     pub(crate) embed: ParamId,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: ParamId,
@@ -79,7 +79,7 @@ impl<T: Float> Decoder<T> {
         adapt: bool,
         mut cache: Option<&mut KvCache<T>>,
         tape: Option<&mut Tape<T>>,
-    ) -> Result<Memory<T>> {
+    ) -> Result<Buffer<T>> {
         check_cache(batch, cache.is_some(), tape.is_some())?;
         let c = Context { keep: tape.is_some(), ..self.context(batch, adapt) };
         let mut x = self.embed(batch, adapt)?;
@@ -106,7 +106,7 @@ impl<T: Float> Decoder<T> {
         &self,
         batch: &Batch,
         tape: Tape<T>,
-        dhidden: Memory<T>,
+        dhidden: Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
         let c = self.context(batch, true);
@@ -132,9 +132,9 @@ impl<T: Float> Decoder<T> {
         Ok(())
     }
 
-    fn embed(&self, batch: &Batch, adapt: bool) -> Result<Memory<T>> {
+    fn embed(&self, batch: &Batch, adapt: bool) -> Result<Buffer<T>> {
         let d = self.config.hidden;
-        let mut x = batch.space.take(batch.tokens() * d)?;
+        let mut x = batch.allocator.alloc(batch.tokens() * d)?;
         let table = self.params.matrix(self.params.chosen(self.embed, adapt))?;
         let args = Embedding { ids: batch.ids.all(), table, y: x.rows_mut(d)? };
         embedding(&self.device, args)?;
@@ -143,7 +143,7 @@ impl<T: Float> Decoder<T> {
 
     fn context<'a>(&'a self, batch: &'a Batch, adapt: bool) -> Context<'a, T> {
         Context {
-            site: self.site(&batch.space),
+            site: self.site(&batch.allocator),
             config: &self.config,
             rope: &self.rope,
             batch,
@@ -152,8 +152,8 @@ impl<T: Float> Decoder<T> {
         }
     }
 
-    pub(crate) fn site<'a>(&'a self, space: &'a Space) -> Site<'a, T> {
-        Site { device: &self.device, space, params: &self.params }
+    pub(crate) fn site<'a>(&'a self, allocator: &'a Allocator) -> Site<'a, T> {
+        Site { device: &self.device, allocator, params: &self.params }
     }
 
     /// Replaces every block's dense weights by 4-bit ones and freezes all parameters. Embedding,

@@ -3,7 +3,7 @@
 
 use crate::model::batch::{Batch, Keys, Packed};
 use crate::model::config::ModelConfig;
-use gradus::device::{Device, Memory, Space};
+use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{CopyRows, copy_rows};
@@ -18,8 +18,8 @@ pub struct KvCache<T = f32> {
     /// Width of a row: all key/value heads.
     pub(crate) width: usize,
     /// `[pages · PAGE, width]` of each layer. Page 0 is nobody's and zero.
-    pub(crate) keys: Vec<Memory<T>>,
-    pub(crate) values: Vec<Memory<T>>,
+    pub(crate) keys: Vec<Buffer<T>>,
+    pub(crate) values: Vec<Buffer<T>>,
     max_len: usize,
     free: Vec<i32>,
     /// Slots that hold a page.
@@ -66,8 +66,8 @@ impl<T: Float> KvCache<T> {
     ) -> Result<KvCache<T>> {
         let width = config.kv_dim();
         let values = (pages + 1).checked_mul(PAGE).and_then(|n| n.checked_mul(width));
-        let buffer = |_| -> Result<Memory<T>> {
-            let mut rows = Memory::new(device, values.unwrap_or(usize::MAX / 8))?;
+        let buffer = |_| -> Result<Buffer<T>> {
+            let mut rows = Buffer::new(device, values.unwrap_or(usize::MAX / 8))?;
             rows.clear_first(PAGE * width)?;
             Ok(rows)
         };
@@ -115,14 +115,19 @@ impl<T: Float> KvCache<T> {
     /// # Errors
     /// `InvalidArgument` for another number of slots, slots that are named twice or not there, one
     /// that would grow past the cache's length, or pages that are used up; the cache is as it was.
-    pub fn batch(&mut self, space: &Space, packed: &Packed, slots: &[usize]) -> Result<Batch> {
+    pub fn batch(
+        &mut self,
+        allocator: &Allocator,
+        packed: &Packed,
+        slots: &[usize],
+    ) -> Result<Batch> {
         let placed = self.extend(packed, slots)?;
         let keys = Keys::Cached {
-            table: space.copy_of(&placed.table)?,
-            len: space.copy_of(&placed.len)?,
-            rows: space.copy_of(&placed.rows)?,
+            table: allocator.copy_of(&placed.table)?,
+            len: allocator.copy_of(&placed.len)?,
+            rows: allocator.copy_of(&placed.rows)?,
         };
-        packed.with_keys(space, keys)
+        packed.with_keys(allocator, keys)
     }
 
     /// The host's part of [`KvCache::batch`].
@@ -216,7 +221,7 @@ impl<T: Float> KvCache<T> {
     /// # Errors
     /// `InvalidArgument` if a slot is not there, in use or named twice, or pages are used up; the
     /// cache is as it was.
-    pub fn fork(&mut self, space: &Space, pairs: &[(usize, usize)]) -> Result<()> {
+    pub fn fork(&mut self, allocator: &Allocator, pairs: &[(usize, usize)]) -> Result<()> {
         self.check_slots(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>())?;
         if let Some(&(_, from)) = pairs.iter().find(|pair| pair.1 >= self.slots.len()) {
             let expected = format!("slots below {}", self.slots.len());
@@ -239,16 +244,16 @@ impl<T: Float> KvCache<T> {
                 to_rows.push(self.row(slot, at));
             }
         }
-        self.copy_tokens(space, &from_rows, &to_rows)
+        self.copy_tokens(allocator, &from_rows, &to_rows)
     }
 
     /// Copies rows of all layers within the cache.
-    fn copy_tokens(&mut self, space: &Space, from: &[i32], to: &[i32]) -> Result<()> {
+    fn copy_tokens(&mut self, allocator: &Allocator, from: &[i32], to: &[i32]) -> Result<()> {
         if from.is_empty() {
             return Ok(());
         }
-        let mut between = space.take::<T>(from.len() * self.width)?;
-        let (from, to) = (space.copy_of(from)?, space.copy_of(to)?);
+        let mut between = allocator.alloc::<T>(from.len() * self.width)?;
+        let (from, to) = (allocator.copy_of(from)?, allocator.copy_of(to)?);
         for pages in self.keys.iter_mut().chain(&mut self.values) {
             let (x, y) = (pages.rows(self.width)?, between.rows_mut(self.width)?);
             copy_rows(&self.device, CopyRows { x, from: Some(from.all()), to: None, y })?;

@@ -14,7 +14,7 @@ use crate::model::kv_cache::KvCache;
 use crate::model::linear::{Linear, Seen, Site, Through};
 use crate::model::params::{Gradients, ParamId};
 use crate::model::rope_table::RopeTable;
-use gradus::device::Memory;
+use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
@@ -25,38 +25,38 @@ use gradus::ops::{
 /// What a block computed on the way forward.
 #[derive(Debug)]
 pub struct LayerTape<T = f32> {
-    x: Memory<T>,
+    x: Buffer<T>,
     mixer: MixerTape<T>,
-    mid: Memory<T>,
+    mid: Buffer<T>,
     mlp: MlpTape<T>,
 }
 
 /// The attention half. `s` are scale·x·Aᵀ of q, k, v, o.
 #[derive(Debug)]
 struct MixerTape<T> {
-    h: Memory<T>,
+    h: Buffer<T>,
     q: Projected<T>,
     k: Projected<T>,
-    v: Memory<T>,
-    attn: Memory<T>,
-    s: [Option<Memory<f32>>; 4],
+    v: Buffer<T>,
+    attn: Buffer<T>,
+    s: [Option<Buffer<f32>>; 4],
 }
 
 /// Queries or keys as attention takes them, and before their norm, if they have one.
 #[derive(Debug)]
 struct Projected<T> {
-    raw: Option<Memory<T>>,
-    rotated: Memory<T>,
+    raw: Option<Buffer<T>>,
+    rotated: Buffer<T>,
 }
 
 /// The other half. `s` are those of gate, up, down.
 #[derive(Debug)]
 struct MlpTape<T> {
-    g: Memory<T>,
-    gate: Memory<T>,
-    up: Memory<T>,
-    act: Memory<T>,
-    s: [Option<Memory<f32>>; 3],
+    g: Buffer<T>,
+    gate: Buffer<T>,
+    up: Buffer<T>,
+    act: Buffer<T>,
+    s: [Option<Buffer<f32>>; 3],
 }
 
 /// All a backward pass needs.
@@ -64,7 +64,7 @@ struct MlpTape<T> {
 pub struct Tape<T = f32> {
     pub(crate) layers: Vec<LayerTape<T>>,
     /// Input of the final norm.
-    pub(crate) x: Option<Memory<T>>,
+    pub(crate) x: Option<Buffer<T>>,
 }
 
 impl<T> Default for Tape<T> {
@@ -102,11 +102,11 @@ pub(crate) struct Context<'a, T> {
 }
 
 impl<T: Float> Context<'_, T> {
-    pub fn norm(&self, x: &Memory<T>, weight: ParamId) -> Result<Memory<T>> {
+    pub fn norm(&self, x: &Buffer<T>, weight: ParamId) -> Result<Buffer<T>> {
         let params = self.site.params;
         let weight = params.vector(params.chosen(weight, self.adapt));
         let d = weight.extent(0);
-        let mut y = self.site.space.take(x.len())?;
+        let mut y = self.site.allocator.alloc(x.len())?;
         let (x, eps) = (x.rows(d)?, self.config.norm_eps);
         rmsnorm(self.site.device, RmsNorm { x, weight, eps, y: y.rows_mut(d)?, rstd: None })?;
         Ok(y)
@@ -115,15 +115,15 @@ impl<T: Float> Context<'_, T> {
     /// `residual` + the gradient of [`Context::norm`]; the gain's goes into `gradients`.
     pub fn norm_backward(
         &self,
-        x: &Memory<T>,
+        x: &Buffer<T>,
         weight: ParamId,
-        dy: &Memory<T>,
-        residual: Option<&Memory<T>>,
+        dy: &Buffer<T>,
+        residual: Option<&Buffer<T>>,
         gradients: &mut Gradients,
-    ) -> Result<Memory<T>> {
+    ) -> Result<Buffer<T>> {
         let gain = self.site.params.vector(weight);
         let d = gain.extent(0);
-        let mut dx = self.site.space.take(x.len())?;
+        let mut dx = self.site.allocator.alloc(x.len())?;
         let args = RmsNormBwd {
             x: x.rows(d)?,
             weight: gain,
@@ -131,23 +131,23 @@ impl<T: Float> Context<'_, T> {
             dy: dy.rows(d)?,
             residual: residual.map(|r| r.rows(d)).transpose()?,
             dx: dx.rows_mut(d)?,
-            dweight: gradients.get_mut(weight).map(Memory::all_mut),
+            dweight: gradients.get_mut(weight).map(Buffer::all_mut),
         };
         rmsnorm_bwd(self.site.device, args)?;
         Ok(dx)
     }
 
-    fn map(&self, linear: &Linear, x: &Memory<T>) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+    fn map(&self, linear: &Linear, x: &Buffer<T>) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
         self.map_onto(None, linear, x)
     }
 
     /// residual + linear(x).
     fn map_onto(
         &self,
-        residual: Option<&Memory<T>>,
+        residual: Option<&Buffer<T>>,
         linear: &Linear,
-        x: &Memory<T>,
-    ) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+        x: &Buffer<T>,
+    ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
         let through = Through { adapt: self.adapt, keep: self.keep, residual };
         linear.forward(self.site, x, through)
     }
@@ -157,16 +157,16 @@ impl<T: Float> Context<'_, T> {
         &self,
         linear: &Linear,
         seen: Seen<'_, T>,
-        dy: &Memory<T>,
+        dy: &Buffer<T>,
         gradients: &mut Gradients,
-    ) -> Result<Memory<T>> {
-        let mut dx = self.site.space.take(seen.x.len())?;
+    ) -> Result<Buffer<T>> {
+        let mut dx = self.site.allocator.alloc(seen.x.len())?;
         linear.parameter_gradients(self.site, seen, dy, gradients)?;
         linear.input_gradient(self.site, dy, false, &mut dx)?;
         Ok(dx)
     }
 
-    fn rotate(&self, x: &mut Memory<T>, heads: usize, inverse: bool) -> Result<()> {
+    fn rotate(&self, x: &mut Buffer<T>, heads: usize, inverse: bool) -> Result<()> {
         let half = self.rope.half;
         let shape = [self.batch.tokens() as i64, heads as i64, 2 * half as i64];
         let args = Rope {
@@ -185,8 +185,8 @@ impl<T: Float> Context<'_, T> {
         linear: &Linear,
         norm: Option<ParamId>,
         heads: usize,
-        h: &Memory<T>,
-    ) -> Result<(Projected<T>, Option<Memory<f32>>)> {
+        h: &Buffer<T>,
+    ) -> Result<(Projected<T>, Option<Buffer<f32>>)> {
         let (y, s) = self.map(linear, h)?;
         let (raw, mut rotated) = match norm {
             Some(norm) => {
@@ -239,8 +239,8 @@ impl Layer {
         c: &Context<'_, T>,
         index: usize,
         cache: &mut Option<&mut KvCache<T>>,
-        x: Memory<T>,
-    ) -> Result<(Memory<T>, Option<LayerTape<T>>)> {
+        x: Buffer<T>,
+    ) -> Result<(Buffer<T>, Option<LayerTape<T>>)> {
         let (mid, mixer) = self.mix(c, index, cache, &x)?;
         let mixer = c.keep.then_some(mixer);
         let (y, mlp) = self.mlp(c, &mid)?;
@@ -254,8 +254,8 @@ impl Layer {
         c: &Context<'_, T>,
         index: usize,
         cache: &mut Option<&mut KvCache<T>>,
-        x: &Memory<T>,
-    ) -> Result<(Memory<T>, MixerTape<T>)> {
+        x: &Buffer<T>,
+    ) -> Result<(Buffer<T>, MixerTape<T>)> {
         let h = c.norm(x, self.norm1)?;
         let (v, sv) = c.map(&self.v, &h)?;
         let (q, sq) = c.project(&self.q, self.q_norm, c.config.heads, &h)?;
@@ -271,14 +271,14 @@ impl Layer {
         c: &Context<'_, T>,
         index: usize,
         cache: &Option<&mut KvCache<T>>,
-        [q, k, v]: [&Memory<T>; 3],
-    ) -> Result<Memory<T>> {
+        [q, k, v]: [&Buffer<T>; 3],
+    ) -> Result<Buffer<T>> {
         let (k, v) = match (cache, &c.batch.keys) {
             (Some(cache), Keys::Cached { .. }) => (&cache.keys[index], &cache.values[index]),
             _ => (k, v),
         };
         let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
-        let mut o = c.site.space.take(q.len())?;
+        let mut o = c.site.allocator.alloc(q.len())?;
         let args = Attention {
             q: q.view(&c.heads(q.len(), heads))?,
             k: k.view(&c.heads(k.len(), kv_heads))?,
@@ -298,12 +298,12 @@ impl Layer {
     fn mlp<T: Float>(
         &self,
         c: &Context<'_, T>,
-        mid: &Memory<T>,
-    ) -> Result<(Memory<T>, MlpTape<T>)> {
+        mid: &Buffer<T>,
+    ) -> Result<(Buffer<T>, MlpTape<T>)> {
         let g = c.norm(mid, self.norm2)?;
         let (gate, sg) = c.map(&self.gate, &g)?;
         let (up, su) = c.map(&self.up, &g)?;
-        let mut act = c.site.space.take(gate.len())?;
+        let mut act = c.site.allocator.alloc(gate.len())?;
         let f = c.config.ffn;
         let args = Swiglu { gate: gate.rows(f)?, up: up.rows(f)?, y: act.rows_mut(f)? };
         swiglu(c.site.device, args)?;
@@ -317,10 +317,10 @@ impl Layer {
         &self,
         c: &Context<'_, T>,
         t: LayerTape<T>,
-        dy: Memory<T>,
+        dy: Buffer<T>,
         gradients: &mut Gradients,
         want_dx: bool,
-    ) -> Result<Option<Memory<T>>> {
+    ) -> Result<Option<Buffer<T>>> {
         let dmid = self.mlp_backward(c, &t.mid, t.mlp, dy, gradients)?;
         let m = &t.mixer;
         let dattn = c.back(&self.o, seen(&m.attn, &m.s[3]), &dmid, gradients)?;
@@ -332,7 +332,7 @@ impl Layer {
         if !want_dx {
             return Ok(None);
         }
-        let mut dh = c.site.space.take(m.h.len())?;
+        let mut dh = c.site.allocator.alloc(m.h.len())?;
         for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
             linear.input_gradient(c.site, &dqkv[i], i > 0, &mut dh)?;
         }
@@ -343,14 +343,14 @@ impl Layer {
     fn mlp_backward<T: Float>(
         &self,
         c: &Context<'_, T>,
-        mid: &Memory<T>,
+        mid: &Buffer<T>,
         t: MlpTape<T>,
-        dy: Memory<T>,
+        dy: Buffer<T>,
         gradients: &mut Gradients,
-    ) -> Result<Memory<T>> {
+    ) -> Result<Buffer<T>> {
         let dact = c.back(&self.down, seen(&t.act, &t.s[2]), &dy, gradients)?;
-        let space = c.site.space;
-        let (mut dgate, mut dup) = (space.take(dact.len())?, space.take(dact.len())?);
+        let allocator = c.site.allocator;
+        let (mut dgate, mut dup) = (allocator.alloc(dact.len())?, allocator.alloc(dact.len())?);
         let f = c.config.ffn;
         let args = SwigluBwd {
             gate: t.gate.rows(f)?,
@@ -372,19 +372,19 @@ impl Layer {
         &self,
         c: &Context<'_, T>,
         t: &MixerTape<T>,
-        dattn: &Memory<T>,
+        dattn: &Buffer<T>,
         gradients: &mut Gradients,
-    ) -> Result<[Memory<T>; 3]> {
+    ) -> Result<[Buffer<T>; 3]> {
         let Keys::Own { start, len } = &c.batch.keys else {
             let expected = "the batch that the tape was made with, without a cache";
             return Err(Error::invalid("backward", "batch", "keys in a cache", expected));
         };
         let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
-        let space = c.site.space;
+        let allocator = c.site.allocator;
         let (q, k, v) = (&t.q.rotated, &t.k.rotated, &t.v);
         let (wide, narrow) = (c.heads(q.len(), heads), c.heads(k.len(), kv_heads));
-        let mut dq = space.take(q.len())?;
-        let (mut dk, mut dv) = (space.take(k.len())?, space.take(v.len())?);
+        let mut dq = allocator.alloc(q.len())?;
+        let (mut dk, mut dv) = (allocator.alloc(k.len())?, allocator.alloc(v.len())?);
         let args = AttentionBwd {
             q: q.view(&wide)?,
             k: k.view(&narrow)?,
@@ -411,6 +411,6 @@ impl Layer {
     }
 }
 
-fn seen<'a, T>(x: &'a Memory<T>, s: &'a Option<Memory<f32>>) -> Seen<'a, T> {
+fn seen<'a, T>(x: &'a Buffer<T>, s: &'a Option<Buffer<f32>>) -> Seen<'a, T> {
     Seen { x, s: s.as_ref() }
 }

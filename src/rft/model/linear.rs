@@ -1,7 +1,7 @@
 //! A linear map y = x·Wᵀ (+ bias) (+ scale·(x·Aᵀ)·Bᵀ) whose weight is dense or 4-bit.
 
 use crate::model::params::{Gradients, ParamId, Parameters};
-use gradus::device::{Device, Memory, Space};
+use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::{
@@ -56,7 +56,7 @@ pub struct Linear {
 #[derive(Debug)]
 pub(crate) struct Site<'a, T> {
     pub device: &'a Device,
-    pub space: &'a Space,
+    pub allocator: &'a Allocator,
     pub params: &'a Parameters<T>,
 }
 
@@ -70,8 +70,8 @@ impl<T> Copy for Site<'_, T> {}
 
 /// The input of a linear map and, with an adapter, scale·x·Aᵀ: what its gradients need.
 pub(crate) struct Seen<'a, T> {
-    pub x: &'a Memory<T>,
-    pub s: Option<&'a Memory<f32>>,
+    pub x: &'a Buffer<T>,
+    pub s: Option<&'a Buffer<f32>>,
 }
 
 /// How a forward pass goes through a linear map.
@@ -81,7 +81,7 @@ pub(crate) struct Through<'a, T> {
     /// scale·x·Aᵀ is kept for the gradients.
     pub keep: bool,
     /// Added to the result.
-    pub residual: Option<&'a Memory<T>>,
+    pub residual: Option<&'a Buffer<T>>,
 }
 
 impl Linear {
@@ -99,15 +99,15 @@ impl Linear {
     pub(crate) fn forward<T: Float>(
         &self,
         at: Site<'_, T>,
-        x: &Memory<T>,
+        x: &Buffer<T>,
         through: Through<'_, T>,
-    ) -> Result<(Memory<T>, Option<Memory<f32>>)> {
+    ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
         let x = x.rows(self.k)?;
         let rows = x.extent(0);
         let lora = self.lora_view(at.params, through.adapt)?;
-        let mut out = at.space.take(rows * self.n)?;
+        let mut out = at.allocator.alloc(rows * self.n)?;
         let mut kept = match (&lora, self.lora) {
-            (Some(_), Some(lora)) if through.keep => Some(at.space.take(rows * lora.r)?),
+            (Some(_), Some(lora)) if through.keep => Some(at.allocator.alloc(rows * lora.r)?),
             _ => None,
         };
         let rank = self.lora.map_or(0, |lora| lora.r);
@@ -134,7 +134,7 @@ impl Linear {
         &self,
         at: Site<'_, T>,
         seen: Seen<'_, T>,
-        dy: &Memory<T>,
+        dy: &Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
         let (x, dy) = (seen.x.rows(self.k)?, dy.rows(self.n)?);
@@ -156,9 +156,9 @@ impl Linear {
     pub(crate) fn input_gradient<T: Float>(
         &self,
         at: Site<'_, T>,
-        dy: &Memory<T>,
+        dy: &Buffer<T>,
         accumulate: bool,
-        dx: &mut Memory<T>,
+        dx: &mut Buffer<T>,
     ) -> Result<()> {
         let (dy, dx) = (dy.rows(self.n)?, dx.rows_mut(self.k)?);
         let lora = self.lora_view(at.params, true)?;

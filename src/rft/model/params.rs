@@ -3,7 +3,7 @@
 
 use std::any::Any;
 
-use gradus::device::{Device, Memory, Space};
+use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::{DType, Float};
 use gradus::error::{Error, Result};
 use gradus::ops::{Convert, convert};
@@ -24,9 +24,9 @@ pub struct Parameter<T = f32> {
     /// Whether the optimiser moves it.
     pub trainable: bool,
     /// Values that ops read.
-    data: Memory<T>,
+    data: Buffer<T>,
     /// The f32 values behind `data` while the parameter trains; `data` itself if `T` is f32.
-    master: Option<Memory<f32>>,
+    master: Option<Buffer<f32>>,
     /// The parameter that the base model has in this one's place, if an adapter brought this one.
     original: Option<ParamId>,
 }
@@ -60,7 +60,7 @@ impl<T: Float> Parameter<T> {
     }
 
     /// The f32 values that the optimiser moves.
-    pub(crate) fn master_mut(&mut self) -> Option<&mut Memory<f32>> {
+    pub(crate) fn master_mut(&mut self) -> Option<&mut Buffer<f32>> {
         match &mut self.master {
             Some(master) => Some(master),
             None => (&mut self.data as &mut dyn Any).downcast_mut(),
@@ -107,13 +107,13 @@ impl<T: Float> Parameters<T> {
         let narrow = data.iter().map(|&x| T::from_f32(x)).collect();
         let master = match T::DTYPE {
             DType::F32 => None,
-            _ => Some(Memory::from_vec(&self.device, data)?),
+            _ => Some(Buffer::from_vec(&self.device, data)?),
         };
         self.items.push(Parameter {
             name: name.into(),
             shape: shape.to_vec(),
             trainable: true,
-            data: Memory::from_vec(&self.device, narrow)?,
+            data: Buffer::from_vec(&self.device, narrow)?,
             master,
             original: None,
         });
@@ -135,7 +135,7 @@ impl<T: Float> Parameters<T> {
             name: name.into(),
             shape: shape.to_vec(),
             trainable: false,
-            data: Memory::from_vec(&self.device, data)?,
+            data: Buffer::from_vec(&self.device, data)?,
             master: None,
             original: None,
         });
@@ -262,7 +262,7 @@ impl<T: Float> Parameters<T> {
     /// Frees the values of a parameter that a quantised copy replaces.
     pub(crate) fn release(&mut self, id: ParamId) -> Result<()> {
         let item = &mut self.items[id.0];
-        item.data = Memory::from_vec(&Device::Cpu, Vec::new())?;
+        item.data = Buffer::from_vec(&Device::Cpu, Vec::new())?;
         item.master = None;
         item.shape = vec![0];
         item.trainable = false;
@@ -275,7 +275,7 @@ impl<T: Float> Parameters<T> {
     /// `OutOfMemory`, or what the driver says.
     pub fn snapshot(&self) -> Result<Snapshot<T>> {
         let copy = |(i, p): (usize, &Parameter<T>)| {
-            Ok((ParamId(i), Memory::from_vec(&self.device, p.data.to_host()?)?))
+            Ok((ParamId(i), Buffer::from_vec(&self.device, p.data.to_host()?)?))
         };
         let trained = self.items.iter().enumerate().filter(|(_, p)| p.trainable);
         Ok(Snapshot { values: trained.map(copy).collect::<Result<_>>()? })
@@ -291,7 +291,7 @@ impl<T: Float> Parameters<T> {
     ) -> Result<Snapshot<T>> {
         let place = |(i, p): (usize, &Parameter<T>)| {
             let narrow = values(p)?.into_iter().map(T::from_f32).collect();
-            Ok((ParamId(i), Memory::from_vec(&self.device, narrow)?))
+            Ok((ParamId(i), Buffer::from_vec(&self.device, narrow)?))
         };
         let trained = self.items.iter().enumerate().filter(|(_, p)| p.trainable);
         Ok(Snapshot { values: trained.map(place).collect::<Result<_>>()? })
@@ -308,13 +308,13 @@ impl<T: Float> Parameters<T> {
 /// Values that parameters had.
 #[derive(Debug)]
 pub struct Snapshot<T = f32> {
-    values: Vec<(ParamId, Memory<T>)>,
+    values: Vec<(ParamId, Buffer<T>)>,
 }
 
 impl<T: Float> Snapshot<T> {
     /// Each parameter with a copy of its values in host memory.
     pub(crate) fn to_host(&self) -> Result<Vec<(ParamId, Vec<f32>)>> {
-        let copy = |(id, values): &(ParamId, Memory<T>)| {
+        let copy = |(id, values): &(ParamId, Buffer<T>)| {
             Ok((*id, values.to_host()?.into_iter().map(T::to_f32).collect()))
         };
         self.values.iter().map(copy).collect()
@@ -324,23 +324,24 @@ impl<T: Float> Snapshot<T> {
 /// One f32 buffer per trainable parameter.
 #[derive(Debug)]
 pub struct Gradients {
-    buffers: Vec<Option<Memory<f32>>>,
+    buffers: Vec<Option<Buffer<f32>>>,
 }
 
 impl Gradients {
     /// Zeros for every trainable parameter.
-    pub fn zeros<T: Float>(params: &Parameters<T>, space: &Space) -> Result<Gradients> {
-        let zeros = |p: &Parameter<T>| p.trainable.then(|| space.zeros::<f32>(p.len())).transpose();
+    pub fn zeros<T: Float>(params: &Parameters<T>, allocator: &Allocator) -> Result<Gradients> {
+        let zeros =
+            |p: &Parameter<T>| p.trainable.then(|| allocator.zeros::<f32>(p.len())).transpose();
         Ok(Gradients { buffers: params.iter().map(zeros).collect::<Result<_>>()? })
     }
 
     /// The buffer of parameter `id`, if it is trainable.
-    pub fn get(&self, id: ParamId) -> Option<&Memory<f32>> {
+    pub fn get(&self, id: ParamId) -> Option<&Buffer<f32>> {
         self.buffers[id.0].as_ref()
     }
 
     /// The buffer of parameter `id`, if it is trainable.
-    pub fn get_mut(&mut self, id: ParamId) -> Option<&mut Memory<f32>> {
+    pub fn get_mut(&mut self, id: ParamId) -> Option<&mut Buffer<f32>> {
         self.buffers[id.0].as_mut()
     }
 
@@ -349,7 +350,7 @@ impl Gradients {
         &mut self,
         a: ParamId,
         b: ParamId,
-    ) -> Option<(&mut Memory<f32>, &mut Memory<f32>)> {
+    ) -> Option<(&mut Buffer<f32>, &mut Buffer<f32>)> {
         let [a, b] = self.buffers.get_disjoint_mut([a.0, b.0]).ok()?;
         Some((a.as_mut()?, b.as_mut()?))
     }
@@ -359,7 +360,7 @@ impl Gradients {
     /// # Errors
     /// What the driver says.
     pub(crate) fn cleared(mut self) -> Result<Gradients> {
-        self.buffers.iter_mut().flatten().try_for_each(Memory::clear)?;
+        self.buffers.iter_mut().flatten().try_for_each(Buffer::clear)?;
         Ok(self)
     }
 
@@ -372,8 +373,8 @@ impl Gradients {
     pub(crate) fn add(&mut self, other: &Gradients) -> Result<()> {
         let pairs = || self.buffers.iter().zip(&other.buffers);
         let fits =
-            |(mine, theirs): (&Option<Memory<f32>>, &Option<Memory<f32>>)| match (mine, theirs) {
-                (Some(Memory::Host(mine)), Some(Memory::Host(theirs))) => {
+            |(mine, theirs): (&Option<Buffer<f32>>, &Option<Buffer<f32>>)| match (mine, theirs) {
+                (Some(Buffer::Host(mine)), Some(Buffer::Host(theirs))) => {
                     mine.len() == theirs.len()
                 }
                 (None, None) => true,
@@ -384,7 +385,7 @@ impl Gradients {
             return Err(Error::invalid("gradients", "other", "other buffers", expected));
         }
         for (mine, theirs) in self.buffers.iter_mut().zip(&other.buffers) {
-            if let (Some(Memory::Host(mine)), Some(Memory::Host(theirs))) = (mine, theirs) {
+            if let (Some(Buffer::Host(mine)), Some(Buffer::Host(theirs))) = (mine, theirs) {
                 mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
             }
         }
@@ -392,7 +393,7 @@ impl Gradients {
     }
 
     /// The buffers of all trainable parameters in order.
-    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Memory<f32>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Buffer<f32>)> {
         self.buffers.iter().enumerate().filter_map(|(i, b)| Some((ParamId(i), b.as_ref()?)))
     }
 }
@@ -409,7 +410,7 @@ mod tests {
         for (i, &n) in lengths.iter().enumerate() {
             params.push(format!("p{i}"), &[n], vec![0.0; n]).unwrap();
         }
-        Gradients::zeros(&params, &Space::new(device)).unwrap()
+        Gradients::zeros(&params, &Allocator::new(device)).unwrap()
     }
 
     #[test]

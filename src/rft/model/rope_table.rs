@@ -1,7 +1,7 @@
 //! Rotary position tables: cos and sin of `position · theta^(-2i/D)` (Su et al. 2021,
 //! arXiv:2104.09864, eq. 15), in f64 and rounded once.
 
-use gradus::device::{Device, Memory};
+use gradus::device::{Buffer, Device};
 use gradus::error::Result;
 
 /// Change of the rotary frequencies.
@@ -32,9 +32,9 @@ pub enum RopeScaling {
 #[derive(Debug)]
 pub struct RopeTable {
     /// Cosines, row-major.
-    pub cos: Memory<f32>,
+    pub cos: Buffer<f32>,
     /// Sines, row-major.
-    pub sin: Memory<f32>,
+    pub sin: Buffer<f32>,
     /// Pairs per head.
     pub half: usize,
 }
@@ -58,7 +58,7 @@ impl RopeTable {
             cos.push(c as f32);
             sin.push(s as f32);
         }
-        let (cos, sin) = (Memory::from_vec(device, cos)?, Memory::from_vec(device, sin)?);
+        let (cos, sin) = (Buffer::from_vec(device, cos)?, Buffer::from_vec(device, sin)?);
         Ok(RopeTable { cos, sin, half })
     }
 }

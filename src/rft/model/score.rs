@@ -3,7 +3,7 @@
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Through, Weight};
 use crate::model::params::Gradients;
-use gradus::device::{Memory, Space};
+use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
@@ -26,49 +26,49 @@ pub enum ScoreUse {
 #[derive(Debug)]
 pub struct ScoreGradients {
     /// `[R]` ∂loss/∂logp.
-    pub logp: Memory<f32>,
+    pub logp: Buffer<f32>,
     /// `[R]` ∂loss/∂entropy, if the loss depends on it.
-    pub entropy: Option<Memory<f32>>,
+    pub entropy: Option<Buffer<f32>>,
 }
 
 /// Log-probs of target tokens, with what the backward pass needs.
 #[derive(Debug)]
 pub struct Scores<T = f32> {
     /// `[R]` log-prob of each target at the scoring temperature.
-    pub logp: Memory<f32>,
+    pub logp: Buffer<f32>,
     /// `[R]` entropy of each row's distribution, in nats.
-    pub entropy: Memory<f32>,
+    pub entropy: Buffer<f32>,
     /// `[R, hidden]` ∂logp/∂hidden, kept only for a frozen head and log-probs alone.
-    score: Option<Memory<T>>,
+    score: Option<Buffer<T>>,
     temperature: f64,
 }
 
 impl<T: Float> Decoder<T> {
     /// `[R, vocab]` logits of `[R, hidden]` final hidden states.
-    pub fn logits(&self, space: &Space, hidden: &Memory<T>) -> Result<Memory<T>> {
+    pub fn logits(&self, allocator: &Allocator, hidden: &Buffer<T>) -> Result<Buffer<T>> {
         let through = Through { adapt: true, keep: false, residual: None };
-        Ok(self.head.forward(self.site(space), hidden, through)?.0)
+        Ok(self.head.forward(self.site(allocator), hidden, through)?.0)
     }
 
     /// Log-probs of `targets` (`[R]`) under the rows `hidden` (`[R, hidden]`). A target's log-prob
     /// has the bits the sampler reported for it.
     pub fn score(
         &self,
-        space: &Space,
-        hidden: &Memory<T>,
-        targets: &Memory<i32>,
+        allocator: &Allocator,
+        hidden: &Buffer<T>,
+        targets: &Buffer<i32>,
         temperature: f64,
         wanted: ScoreUse,
     ) -> Result<Scores<T>> {
-        self.score_as(space, hidden, targets, temperature, wanted, true)
+        self.score_as(allocator, hidden, targets, temperature, wanted, true)
     }
 
     /// The same with the head of the adapters, or without `adapt` with that of the base model.
     pub(crate) fn score_as(
         &self,
-        space: &Space,
-        hidden: &Memory<T>,
-        targets: &Memory<i32>,
+        allocator: &Allocator,
+        hidden: &Buffer<T>,
+        targets: &Buffer<i32>,
         temperature: f64,
         wanted: ScoreUse,
         adapt: bool,
@@ -76,9 +76,9 @@ impl<T: Float> Decoder<T> {
         let (n, d) = (targets.len(), self.config.hidden);
         let vector = wanted == ScoreUse::LogProbs && !self.head_trains();
         let mut scores = Scores {
-            logp: space.take(n)?,
-            entropy: space.take(n)?,
-            score: vector.then(|| space.take(hidden.len())).transpose()?,
+            logp: allocator.alloc(n)?,
+            entropy: allocator.alloc(n)?,
+            score: vector.then(|| allocator.alloc(hidden.len())).transpose()?,
             temperature,
         };
         let args = LinearLogProb {
@@ -103,15 +103,15 @@ impl<T: Float> Decoder<T> {
     /// `InvalidArgument` for entropies of scores that were not made for that; what the ops say.
     pub fn score_backward(
         &self,
-        space: &Space,
-        hidden: &Memory<T>,
-        targets: &Memory<i32>,
+        allocator: &Allocator,
+        hidden: &Buffer<T>,
+        targets: &Buffer<i32>,
         scores: &Scores<T>,
         gradient: &ScoreGradients,
         gradients: &mut Gradients,
-    ) -> Result<Memory<T>> {
+    ) -> Result<Buffer<T>> {
         let d = self.config.hidden;
-        let mut dhidden = space.take(hidden.len())?;
+        let mut dhidden = allocator.alloc(hidden.len())?;
         let (out, dlogp) = (dhidden.rows_mut(d)?, gradient.logp.all());
         if let Some(score) = &scores.score {
             if gradient.entropy.is_some() {
@@ -134,7 +134,7 @@ impl<T: Float> Decoder<T> {
             vocab: self.config.vocab as i64,
             transform: transform(scores.temperature),
             dlogp,
-            dentropy: gradient.entropy.as_ref().map(Memory::all),
+            dentropy: gradient.entropy.as_ref().map(Buffer::all),
             dhidden: out,
             dweight: dweight.map(|dweight| dweight.rows_mut(d)).transpose()?,
         };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::model::{Batch, Decoder, Keys, KvCache, Packed};
 use crate::train::rollout::Sampling;
-use gradus::device::{Arena, Device, Gpu, Graph, Memory, PinnedBuffer, Space};
+use gradus::device::{Allocator, Arena, Buffer, Device, Gpu, Graph, PinnedBuffer};
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::vocabulary::sample::check_drawn;
@@ -26,9 +26,9 @@ pub(crate) struct Draw {
 
 /// Where draws go.
 struct Drawn {
-    token: Memory<i32>,
-    logp: Memory<f32>,
-    entropy: Memory<f32>,
+    token: Buffer<i32>,
+    logp: Buffer<f32>,
+    entropy: Buffer<f32>,
 }
 
 /// The sequences of a step: their last tokens, their slots and their uniform draws.
@@ -55,9 +55,9 @@ impl Decode {
         most: usize,
     ) -> Result<Draw> {
         let Device::Gpu(gpu) = &model.device else {
-            let batch = cache.batch(&model.space, running.packed, running.slots)?;
+            let batch = cache.batch(&model.allocator, running.packed, running.slots)?;
             let logits = logits(model, cache, &batch)?;
-            return draw(model, &model.space, sampling, &logits, running.uniform);
+            return draw(model, &model.allocator, sampling, &logits, running.uniform);
         };
         let size = running.slots.len().next_power_of_two().min(most.max(running.slots.len()));
         let recorded = match self.recorded.entry(size) {
@@ -73,22 +73,26 @@ fn logits<T: Float>(
     model: &Decoder<T>,
     cache: &mut KvCache<T>,
     batch: &Batch,
-) -> Result<Memory<T>> {
+) -> Result<Buffer<T>> {
     let hidden = model.forward(batch, true, Some(cache), None)?;
-    model.logits(&batch.space, &hidden)
+    model.logits(&batch.allocator, &hidden)
 }
 
 /// Draws a token from every row of `logits`.
 pub(crate) fn draw<T: Float>(
     model: &Decoder<T>,
-    space: &Space,
+    allocator: &Allocator,
     sampling: &Sampling,
-    logits: &Memory<T>,
+    logits: &Buffer<T>,
     uniform: &[f64],
 ) -> Result<Draw> {
     let n = uniform.len();
-    let uniform = space.copy_of(uniform)?;
-    let mut drawn = Drawn { token: space.take(n)?, logp: space.take(n)?, entropy: space.take(n)? };
+    let uniform = allocator.copy_of(uniform)?;
+    let mut drawn = Drawn {
+        token: allocator.alloc(n)?,
+        logp: allocator.alloc(n)?,
+        entropy: allocator.alloc(n)?,
+    };
     sample_rows(model, sampling, logits, &uniform, &mut drawn)?;
     let (token, logp) = (drawn.token.to_host()?, drawn.logp.to_host()?);
     checked(Draw { token, logp, entropy: drawn.entropy.to_host()? })
@@ -97,8 +101,8 @@ pub(crate) fn draw<T: Float>(
 fn sample_rows<T: Float>(
     model: &Decoder<T>,
     s: &Sampling,
-    logits: &Memory<T>,
-    uniform: &Memory<f64>,
+    logits: &Buffer<T>,
+    uniform: &Buffer<f64>,
     drawn: &mut Drawn,
 ) -> Result<()> {
     let vocab = model.config.vocab;
@@ -132,7 +136,7 @@ struct Recorded {
     gpu: Arc<Gpu>,
     size: usize,
     batch: Batch,
-    uniform: Memory<f64>,
+    uniform: Buffer<f64>,
     drawn: Drawn,
     pinned: Pinned,
     stage: Stage,
@@ -164,15 +168,15 @@ impl Recorded {
         let device = Device::Gpu(gpu.clone());
         let offsets: Vec<i64> = (0..=size as i64).collect();
         let keys = Keys::Cached {
-            table: Memory::new(&device, size * pages)?,
-            len: Memory::new(&device, size)?,
-            rows: Memory::new(&device, size)?,
+            table: Buffer::new(&device, size * pages)?,
+            len: Buffer::new(&device, size)?,
+            rows: Buffer::new(&device, size)?,
         };
         let batch = Batch {
-            space: Space::new(&device),
-            ids: Memory::new(&device, size)?,
-            positions: Memory::new(&device, size)?,
-            cu_seqlens: Memory::of(&device, &offsets)?,
+            allocator: Allocator::new(&device),
+            ids: Buffer::new(&device, size)?,
+            positions: Buffer::new(&device, size)?,
+            cu_seqlens: Buffer::of(&device, &offsets)?,
             keys,
         };
         let pinned = Pinned {
@@ -186,9 +190,9 @@ impl Recorded {
             logp: PinnedBuffer::new(gpu, size)?,
             entropy: PinnedBuffer::new(gpu, size)?,
         };
-        let uniform = Memory::new(&device, size)?;
-        let (token, logp) = (Memory::new(&device, size)?, Memory::new(&device, size)?);
-        let drawn = Drawn { token, logp, entropy: Memory::new(&device, size)? };
+        let uniform = Buffer::new(&device, size)?;
+        let (token, logp) = (Buffer::new(&device, size)?, Buffer::new(&device, size)?);
+        let drawn = Drawn { token, logp, entropy: Buffer::new(&device, size)? };
         let gpu = gpu.clone();
         Ok(Recorded { gpu, size, batch, uniform, drawn, pinned, stage: Stage::Cold })
     }
@@ -214,7 +218,7 @@ impl Recorded {
                 Stage::Warm
             }
             Stage::Warm => {
-                self.batch.space = reserved(&self.gpu, &self.batch.space)?;
+                self.batch.allocator = reserved(&self.gpu, &self.batch.allocator)?;
                 let gpu = self.gpu.clone();
                 let graph = gpu.capture(|| self.run(model, cache, sampling))?;
                 graph.launch()?;
@@ -264,10 +268,10 @@ fn padded<E: Copy>(data: &[E], len: usize, rest: E) -> Vec<E> {
 }
 
 /// An arena as large as `measured` has to be.
-fn reserved(gpu: &Arc<Gpu>, measured: &Space) -> Result<Space> {
+fn reserved(gpu: &Arc<Gpu>, measured: &Allocator) -> Result<Allocator> {
     let arena = Arena::new(gpu);
-    if let Space::Gpu(measured) = measured {
+    if let Allocator::Gpu(measured) = measured {
         arena.reserve(measured.peak())?;
     }
-    Ok(Space::Gpu(arena))
+    Ok(Allocator::Gpu(arena))
 }

@@ -1,7 +1,7 @@
 //! AdamW over a model's trainable parameters, with global-norm clipping and a finite check.
 
 use crate::model::{Gradients, Parameter, Parameters};
-use gradus::device::{Device, Memory};
+use gradus::device::{Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
@@ -34,8 +34,8 @@ enum Moments {
 }
 
 struct Resident {
-    m: Memory<f32>,
-    v: Memory<f32>,
+    m: Buffer<f32>,
+    v: Buffer<f32>,
 }
 
 /// Settings of one update.
@@ -78,7 +78,7 @@ impl Optimizer {
         let counts: Vec<usize> =
             params.iter().filter(|p| p.trainable).map(Parameter::len).collect();
         let zeros = |&count: &usize| {
-            let (mut m, mut v) = (Memory::new(device, count)?, Memory::new(device, count)?);
+            let (mut m, mut v) = (Buffer::new(device, count)?, Buffer::new(device, count)?);
             m.clear()?;
             v.clear()?;
             Ok(Resident { m, v })
@@ -182,7 +182,7 @@ impl Optimizer {
     }
 }
 
-fn master<T: Float>(param: &mut Parameter<T>) -> Result<&mut Memory<f32>> {
+fn master<T: Float>(param: &mut Parameter<T>) -> Result<&mut Buffer<f32>> {
     let name = param.name.clone();
     param.master_mut().ok_or_else(|| {
         Error::invalid("optimizer", name, "a frozen parameter", "one that keeps f32 values")

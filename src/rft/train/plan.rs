@@ -200,7 +200,7 @@ impl Dry {
         // Nobody is asked about completions that were not written.
         trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
         trainer.verifier = trainer.reward.clone();
-        let arena = trainer.model.space.arena();
+        let arena = trainer.model.allocator.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
         let live = || driver.usage().live - ENDLESS as u64;
         let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
@@ -324,7 +324,7 @@ fn dry_update<T: Float>(
     mut records: Vec<Record>,
     settings: &PolicySettings,
 ) -> Result<UpdateNeeds> {
-    let arena = trainer.model.space.arena();
+    let arena = trainer.model.allocator.arena();
     arena.iter().for_each(|arena| arena.restart());
     let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
     records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));

@@ -14,7 +14,7 @@ use crate::io::interrupt;
 use crate::model::{Decoder, KvCache, Packed};
 use crate::train::decode::{Decode, Draw, Running, draw};
 use crate::train::step::gather_rows;
-use gradus::device::{Device, Memory};
+use gradus::device::{Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{CopyRows, copy_rows};
@@ -165,7 +165,7 @@ pub struct Sampler<T: Float> {
     slots: usize,
     cache: KvCache<T>,
     /// `[prompts, vocab]` logits behind each prompt.
-    first_logits: Memory<T>,
+    first_logits: Buffer<T>,
     decode: Decode,
     /// What recorded steps were made for.
     sampling: Sampling,
@@ -200,7 +200,7 @@ impl<T: Float> Sampler<T> {
             prompts,
             slots,
             cache: KvCache::new(&w.model.config, &w.model.device, prompts + slots, total)?,
-            first_logits: Memory::new(&w.model.device, prompts * w.model.config.vocab)?,
+            first_logits: Buffer::new(&w.model.device, prompts * w.model.config.vocab)?,
             decode: Decode::default(),
             sampling,
             weights,
@@ -260,7 +260,7 @@ impl<'a, T: Float> Lane<'a, T> {
     /// each prompt's last token.
     fn prefill(&mut self) -> Result<()> {
         let (model, prompts) = (self.work.model, self.work.prompts);
-        let (space, d, vocab) = (&model.space, model.config.hidden, model.config.vocab);
+        let (allocator, d, vocab) = (&model.allocator, model.config.hidden, model.config.vocab);
         let mut first = 0;
         while first < prompts.len() {
             interrupt::check()?;
@@ -273,13 +273,13 @@ impl<'a, T: Float> Lane<'a, T> {
             let packed = Packed::of(prompts[first..first + count].iter().map(Vec::as_slice));
             let slots: Vec<usize> = (first..first + count).collect();
             let cache = &mut self.sampler.cache;
-            let batch = cache.batch(space, &packed, &slots)?;
+            let batch = cache.batch(allocator, &packed, &slots)?;
             let hidden = model.forward(&batch, true, Some(cache), None)?;
             let last: Vec<i32> = packed.cu_seqlens[1..].iter().map(|&end| end as i32 - 1).collect();
-            let last = gather_rows(model, space, &hidden, d, &last)?;
-            let logits = model.logits(space, &last)?;
+            let last = gather_rows(model, allocator, &hidden, d, &last)?;
+            let logits = model.logits(allocator, &last)?;
             let to: Vec<i32> = slots.iter().map(|&slot| slot as i32).collect();
-            let to = space.copy_of(&to)?;
+            let to = allocator.copy_of(&to)?;
             let (x, y) = (logits.rows(vocab)?, self.sampler.first_logits.rows_mut(vocab)?);
             copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
             first += count;
@@ -302,11 +302,11 @@ impl<'a, T: Float> Lane<'a, T> {
             self.active.push(Active { prompt, sample, slot, rng });
         }
         let model = self.work.model;
-        self.sampler.cache.fork(&model.space, &pairs)?;
+        self.sampler.cache.fork(&model.allocator, &pairs)?;
         let (all, vocab) = (&self.sampler.first_logits, model.config.vocab);
-        let logits = gather_rows(model, &model.space, all, vocab, &rows)?;
+        let logits = gather_rows(model, &model.allocator, all, vocab, &rows)?;
         let uniform = self.uniform(begin);
-        let drawn = draw(model, &model.space, self.work.sampling, &logits, &uniform)?;
+        let drawn = draw(model, &model.allocator, self.work.sampling, &logits, &uniform)?;
         self.take(begin, drawn)
     }
 

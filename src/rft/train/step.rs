@@ -25,7 +25,7 @@ use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
 use crate::train::ordered::in_order;
 use crate::train::record::{Record, ScoredTokens};
-use gradus::device::{Device, Memory, Space};
+use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
@@ -102,7 +102,7 @@ pub fn forward_backward<T: Float>(
     objective: Objective<'_>,
 ) -> Result<Backward> {
     let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
-    let mut gradients = Gradients::zeros(&model.params, &model.space)?;
+    let mut gradients = Gradients::zeros(&model.params, &model.allocator)?;
     let mut figures = Figures::default();
     match model.device {
         Device::Gpu(_) => {
@@ -118,7 +118,7 @@ pub fn forward_backward<T: Float>(
                 let used = pool().pop();
                 let mut part = match used {
                     Some(part) => part.cleared()?,
-                    None => Gradients::zeros(&model.params, &Space::Host)?,
+                    None => Gradients::zeros(&model.params, &Allocator::Host)?,
                 };
                 let figures = micro_batch(model, batches[i], objective, &mut part)?;
                 Ok((part, figures))
@@ -173,30 +173,30 @@ fn micro_batch<T: Float>(
     gradients: &mut Gradients,
 ) -> Result<Figures> {
     interrupt::check()?;
-    let (space, d) = (&model.space, model.config.hidden);
+    let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = ScoredTokens::of(part.records);
-    let batch = scored.packed.place(space)?;
-    let targets = space.copy_of(&scored.targets)?;
+    let batch = scored.packed.place(allocator)?;
+    let targets = allocator.copy_of(&scored.targets)?;
 
     // 1. Policy: hidden states, then log-probs of the scored tokens.
     let mut tape = Tape::default();
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
-    let rows = gather_rows(model, space, &hidden, d, &scored.rows)?;
+    let rows = gather_rows(model, allocator, &hidden, d, &scored.rows)?;
     drop(hidden);
     let wanted = match objective.settings.entropy_coef > 0.0 {
         true => ScoreUse::WithEntropy,
         false => ScoreUse::LogProbs,
     };
-    let scores = model.score(space, &rows, &targets, objective.temperature, wanted)?;
+    let scores = model.score(allocator, &rows, &targets, objective.temperature, wanted)?;
 
     // 2. Loss and its gradient with respect to each log-prob, and to each entropy if it has a bonus.
     let logp = [&scores.logp, &scores.entropy];
     let (d, figures) = loss(model, part, &scored, logp, objective)?;
 
     // 3. Back through head and blocks.
-    let drows = model.score_backward(space, &rows, &targets, &scores, &d, gradients)?;
+    let drows = model.score_backward(allocator, &rows, &targets, &scores, &d, gradients)?;
     drop((rows, scores, d));
-    let dhidden = scatter_rows(model, space, &drows, &scored.rows, batch.tokens())?;
+    let dhidden = scatter_rows(model, allocator, &drows, &scored.rows, batch.tokens())?;
     drop(drows);
     model.backward(&batch, tape, dhidden, gradients)?;
     Ok(figures)
@@ -207,33 +207,33 @@ fn loss<T: Float>(
     model: &Decoder<T>,
     part: MicroBatch<'_>,
     scored: &ScoredTokens,
-    [logp, entropy]: [&Memory<f32>; 2],
+    [logp, entropy]: [&Buffer<f32>; 2],
     objective: Objective<'_>,
 ) -> Result<(ScoreGradients, Figures)> {
-    let (space, records) = (&model.space, part.records);
+    let (allocator, records) = (&model.allocator, part.records);
     let old = scored.gather(records, |r| &r.old_logp);
-    let old_logp = space.copy_of(&old)?;
+    let old_logp = allocator.copy_of(&old)?;
     let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
-    let ref_logp = ref_logp.map(|column| space.copy_of(&column)).transpose()?;
+    let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
     let token_weight = scored.gather_all(records, |r| &r.token_weight);
-    let token_weight = token_weight.map(|column| space.copy_of(&column)).transpose()?;
+    let token_weight = token_weight.map(|column| allocator.copy_of(&column)).transpose()?;
     let selected = scored.gather_all(records, |r| &r.selected);
-    let selected = selected.map(|column| space.copy_of(&column)).transpose()?;
-    let advantage = space.copy_of(part.advantage)?;
-    let cu_seqlens = space.copy_of(&scored.cu_seqlens)?;
-    let seq_weight = space.copy_of(part.seq_weight)?;
+    let selected = selected.map(|column| allocator.copy_of(&column)).transpose()?;
+    let advantage = allocator.copy_of(part.advantage)?;
+    let cu_seqlens = allocator.copy_of(&scored.cu_seqlens)?;
+    let seq_weight = allocator.copy_of(part.seq_weight)?;
     let mut figures = Figures { tokens: scored.len(), ..Figures::default() };
-    let mut d = ScoreGradients { logp: space.take(scored.len())?, entropy: None };
+    let mut d = ScoreGradients { logp: allocator.alloc(scored.len())?, entropy: None };
     if objective.settings.entropy_coef > 0.0 {
-        d.entropy = Some(space.take(scored.len())?);
+        d.entropy = Some(allocator.alloc(scored.len())?);
     }
     let args = PolicyLoss {
         old_logp: Some(old_logp.all()),
-        ref_logp: ref_logp.as_ref().map(Memory::all),
-        token_weight: token_weight.as_ref().map(Memory::all),
-        selected: selected.as_ref().map(Memory::all),
+        ref_logp: ref_logp.as_ref().map(Buffer::all),
+        token_weight: token_weight.as_ref().map(Buffer::all),
+        selected: selected.as_ref().map(Buffer::all),
         entropy: Some(entropy.all()),
-        dentropy: d.entropy.as_mut().map(Memory::all_mut),
+        dentropy: d.entropy.as_mut().map(Buffer::all_mut),
         stats: Some(&mut figures.stats),
         ..PolicyLoss::new(
             logp.all(),
@@ -267,11 +267,11 @@ pub fn score_records<T: Float>(
     let one = |records: &[Record]| {
         interrupt::check()?;
         let scored = ScoredTokens::of(records);
-        let space = &model.space;
+        let allocator = &model.allocator;
         let rows = hidden_rows(model, &scored, adapt)?;
-        let targets = space.copy_of(&scored.targets)?;
+        let targets = allocator.copy_of(&scored.targets)?;
         let scores =
-            model.score_as(space, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
+            model.score_as(allocator, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
         let logp = scores.logp.to_host()?;
         let column = |(i, record): (usize, &Record)| {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
@@ -294,10 +294,10 @@ pub(crate) fn hidden_rows<T: Float>(
     model: &Decoder<T>,
     scored: &ScoredTokens,
     adapt: bool,
-) -> Result<Memory<T>> {
-    let space = &model.space;
-    let hidden = model.forward(&scored.packed.place(space)?, adapt, None, None)?;
-    gather_rows(model, space, &hidden, model.config.hidden, &scored.rows)
+) -> Result<Buffer<T>> {
+    let allocator = &model.allocator;
+    let hidden = model.forward(&scored.packed.place(allocator)?, adapt, None, None)?;
+    gather_rows(model, allocator, &hidden, model.config.hidden, &scored.rows)
 }
 
 fn scored_offsets(records: &[Record]) -> Vec<usize> {
@@ -311,13 +311,13 @@ fn scored_offsets(records: &[Record]) -> Vec<usize> {
 /// Rows `rows` of a row-major matrix of `d` columns.
 pub(crate) fn gather_rows<T: Float>(
     model: &Decoder<T>,
-    space: &Space,
-    x: &Memory<T>,
+    allocator: &Allocator,
+    x: &Buffer<T>,
     d: usize,
     rows: &[i32],
-) -> Result<Memory<T>> {
-    let from = space.copy_of(rows)?;
-    let mut out = space.take(rows.len() * d)?;
+) -> Result<Buffer<T>> {
+    let from = allocator.copy_of(rows)?;
+    let mut out = allocator.alloc(rows.len() * d)?;
     let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
     copy_rows(&model.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
     Ok(out)
@@ -326,14 +326,14 @@ pub(crate) fn gather_rows<T: Float>(
 /// A matrix of `total` rows that are 0 but for `rows`.
 fn scatter_rows<T: Float>(
     model: &Decoder<T>,
-    space: &Space,
-    x: &Memory<T>,
+    allocator: &Allocator,
+    x: &Buffer<T>,
     rows: &[i32],
     total: usize,
-) -> Result<Memory<T>> {
+) -> Result<Buffer<T>> {
     let d = model.config.hidden;
-    let to = space.copy_of(rows)?;
-    let mut out = space.zeros(total * d)?;
+    let to = allocator.copy_of(rows)?;
+    let mut out = allocator.zeros(total * d)?;
     let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
     copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
     Ok(out)

@@ -45,9 +45,9 @@ fn tensors(path: &Path) -> Tensors {
 
 fn logits(model: &Decoder) -> Vec<f32> {
     let ids: Vec<i32> = (0..40).map(|i| i * 7 % 96).collect();
-    let batch = Packed::of([&ids[..]]).place(&model.space).unwrap();
+    let batch = Packed::of([&ids[..]]).place(&model.allocator).unwrap();
     let hidden = model.forward(&batch, true, None, None).unwrap();
-    model.logits(&model.space, &hidden).unwrap().to_host().unwrap()
+    model.logits(&model.allocator, &hidden).unwrap().to_host().unwrap()
 }
 
 fn quiet(_: usize, _: usize) {}

@@ -8,7 +8,7 @@ use crate::products::support::{Adapter, CPU, adapter, bits, dot, in_pool, random
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::{Element, Float};
 use gradus::ops::{Lora, LoraGrad, lora_grad};
-use gradus::view::{Dims, Place};
+use gradus::view::{Dims, Location};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use gradus_emu::Counters;
 
@@ -354,10 +354,12 @@ impl<T: Element> Rows<T> {
     fn view(&self) -> View<'_, T> {
         let all = self.buffer.all();
         // SAFETY: the rows lie in the buffer, which outlives the view.
-        unsafe { View::from_raw(all.as_ptr().add(self.shift), self.dims(), all.place()).unwrap() }
+        unsafe {
+            View::from_raw(all.as_ptr().add(self.shift), self.dims(), all.location()).unwrap()
+        }
     }
 
-    fn view_mut(&mut self, place: Place) -> ViewMut<'_, T> {
+    fn view_mut(&mut self, place: Location) -> ViewMut<'_, T> {
         let dims = self.dims();
         // SAFETY: as above.
         unsafe {
@@ -389,7 +391,7 @@ fn on_device<T: Float>(device: &Device, c: &Case<T>, place: [usize; 2]) -> [Vec<
     let index = c.index.as_ref().map(|index| DeviceBuffer::from_host(gpu, index).unwrap());
     let (mut da, mut db) =
         (Rows::new(gpu, &c.da, c.k, place, -9.0), Rows::new(gpu, &c.db, c.r, place, -9.0));
-    let here = Place::Device(gpu.info().ordinal);
+    let here = Location::Device(gpu.info().ordinal);
     let args = LoraGrad {
         x: x.view(),
         dy: dy.view(),

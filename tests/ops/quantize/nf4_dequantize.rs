@@ -9,7 +9,7 @@ use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::{Element, Float};
 use gradus::ops::{Nf4Dequantize, nf4_dequantize};
 use gradus::quant::{Absmax, FP4_CODE, NF4_CODE, Nf4View, dynamic_map};
-use gradus::view::{Dims, Place};
+use gradus::view::{Dims, Location};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use gradus_emu::Counters;
 use gradus_emu::report::H200;
@@ -130,7 +130,7 @@ fn on_device<T: Float>(gpu: &Arc<Gpu>, m: &Matrix, shift: usize, gap: usize) -> 
     // SAFETY: shift and rows lie in the buffer, which outlives the view.
     let view = unsafe {
         let start = y.all_mut().as_mut_ptr().add(shift);
-        ViewMut::from_raw(start, dims, Place::Device(gpu.info().ordinal)).unwrap()
+        ViewMut::from_raw(start, dims, Location::Device(gpu.info().ordinal)).unwrap()
     };
     let args = Nf4Dequantize { w: placed.view(m, shift), y: view };
     nf4_dequantize(&Device::Gpu(gpu.clone()), args).unwrap();

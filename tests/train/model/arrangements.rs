@@ -56,16 +56,17 @@ fn sequences() -> Vec<Vec<i32>> {
 /// Log-probs of the token behind each row of `hidden`: the trainer's, checked against the op that
 /// the sampler shares.
 fn scored<T: Float>(model: &Decoder<T>, hidden: Vec<T>, targets: &[i32]) -> Vec<f32> {
-    let space = &model.space;
-    let (hidden, placed) = (space.copy_of(&hidden).unwrap(), space.copy_of(targets).unwrap());
+    let allocator = &model.allocator;
+    let (hidden, placed) =
+        (allocator.copy_of(&hidden).unwrap(), allocator.copy_of(targets).unwrap());
     let scores = model
-        .score(space, &hidden, &placed, 0.7, ScoreUse::LogProbs)
+        .score(allocator, &hidden, &placed, 0.7, ScoreUse::LogProbs)
         .unwrap()
         .logp
         .to_host()
         .unwrap();
-    let logits = model.logits(space, &hidden).unwrap();
-    let mut logp = space.take::<f32>(targets.len()).unwrap();
+    let logits = model.logits(allocator, &hidden).unwrap();
+    let mut logp = allocator.alloc::<f32>(targets.len()).unwrap();
     let vocab = model.config.vocab;
     let mut args = LogProb::new(logits.rows(vocab).unwrap(), placed.all(), logp.all_mut());
     args.transform.temperature = 0.7;
@@ -112,7 +113,7 @@ fn collect<T: Float>(
 /// Whole sequences in one packed call, in this order.
 fn whole<T: Float>(model: &Decoder<T>, all: &[Vec<i32>], order: &[usize]) -> Vec<Vec<f32>> {
     let packed = Packed::of(order.iter().map(|&i| all[i].as_slice()));
-    let batch = packed.place(&model.space).unwrap();
+    let batch = packed.place(&model.allocator).unwrap();
     let hidden = model.forward(&batch, true, None, None).unwrap().to_host().unwrap();
     let rows: Vec<Rows> =
         order.iter().map(|&i| Rows { sequence: i, tokens: 0..all[i].len() }).collect();
@@ -141,7 +142,7 @@ fn pieces<T: Float>(
                 continue;
             }
             if done[i] > 0 && slot[i] == i && rng.below(8) == 0 {
-                cache.fork(&model.space, &[(all.len() + i, i)]).unwrap();
+                cache.fork(&model.allocator, &[(all.len() + i, i)]).unwrap();
                 cache.clear(i);
                 slot[i] = all.len() + i;
             }
@@ -155,7 +156,7 @@ fn pieces<T: Float>(
         if rows.is_empty() {
             continue;
         }
-        let batch = cache.batch(&model.space, &packed, &slots).unwrap();
+        let batch = cache.batch(&model.allocator, &packed, &slots).unwrap();
         let hidden = model.forward(&batch, true, Some(&mut cache), None).unwrap();
         collect(model, &hidden.to_host().unwrap(), &rows, all, &mut out);
     }
@@ -208,7 +209,7 @@ fn a_cache_refuses_what_it_cannot_hold() {
     let mut extend = |slots: &[usize], lens: &[usize]| {
         let mut packed = Packed::new();
         slots.iter().zip(lens).for_each(|(&s, &n)| packed.push(&vec![1; n], cache.len(s)));
-        let done = cache.batch(&model.space, &packed, slots).map(|_| ());
+        let done = cache.batch(&model.allocator, &packed, slots).map(|_| ());
         (done.map_err(|e| e.to_string()), [0, 1, 2].map(|slot| cache.len(slot)))
     };
     assert_eq!(extend(&[0, 1], &[17, 3]), (Ok(()), [17, 3, 0]));
@@ -225,7 +226,7 @@ fn a_cache_refuses_what_it_cannot_hold() {
         assert_eq!(lens, [17, 3, 0], "{text}");
     }
     let fork = |cache: &mut KvCache<f32>, slot, from| {
-        cache.fork(&model.space, &[(slot, from)]).map_err(|e| e.to_string())
+        cache.fork(&model.allocator, &[(slot, from)]).map_err(|e| e.to_string())
     };
     assert!(fork(&mut cache, 1, 0).unwrap_err().contains("not in use"));
     assert!(fork(&mut cache, 2, 7).unwrap_err().contains("slots below 3"));

@@ -27,7 +27,7 @@ fn recorded(config: RunConfig) -> (Trainer, Arc<RecordingDriver>) {
     let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(KernelSet::Sm80).unwrap();
     let plan = MemoryPlan::new::<f32>(&config, gpu.info()).unwrap();
     let mut trainer = Trainer::on(config, Device::Gpu(Arc::new(gpu))).unwrap();
-    trainer.model.space.arena().unwrap().reserve(plan.activations as usize).unwrap();
+    trainer.model.allocator.arena().unwrap().reserve(plan.activations as usize).unwrap();
     trainer.quantize().unwrap();
     (trainer, driver)
 }
@@ -124,9 +124,9 @@ fn the_plan_is_the_arena_that_a_run_needs() {
     println!("{plan}");
     let (_, records, _) = trainer.collect(0).unwrap();
     trainer.rl_step(0, records).unwrap();
-    let used = trainer.model.space.arena().unwrap().peak() as u64;
+    let used = trainer.model.allocator.arena().unwrap().peak() as u64;
     assert!(used <= plan.activations, "{used} of {}", plan.activations);
-    assert_eq!(trainer.model.space.arena().unwrap().live(), 0, "nothing stays out");
+    assert_eq!(trainer.model.allocator.arena().unwrap().live(), 0, "nothing stays out");
 }
 
 #[test]

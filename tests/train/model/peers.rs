@@ -40,9 +40,9 @@ fn batch(file: &Golden) -> Packed {
 
 /// Largest difference relative to the largest logit.
 fn logit_error(model: &Decoder, file: &Golden) -> f64 {
-    let batch = batch(file).place(&model.space).unwrap();
+    let batch = batch(file).place(&model.allocator).unwrap();
     let hidden = model.forward(&batch, true, None, None).unwrap();
-    let logits = model.logits(&model.space, &hidden).unwrap().to_host().unwrap();
+    let logits = model.logits(&model.allocator, &hidden).unwrap().to_host().unwrap();
     let want = file.f64("logits");
     let scale = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     logits.iter().zip(&want).map(|(&a, &b)| (a as f64 - b).abs() / scale).fold(0.0, f64::max)
@@ -148,20 +148,21 @@ fn gradients(
     weight: f32,
     temperature: f64,
 ) -> Gradients {
-    let (space, d) = (&model.space, model.config.hidden);
-    let batch = packed.place(space).unwrap();
+    let (allocator, d) = (&model.allocator, model.config.hidden);
+    let batch = packed.place(allocator).unwrap();
     let mut tape = Tape::default();
     let hidden = model.forward(&batch, true, None, Some(&mut tape)).unwrap().to_host().unwrap();
     let scored: Vec<f32> =
         rows.iter().flat_map(|&r| &hidden[r * d..(r + 1) * d]).copied().collect();
-    let (scored, targets) = (space.copy_of(&scored).unwrap(), space.copy_of(targets).unwrap());
-    let scores = model.score(space, &scored, &targets, temperature, ScoreUse::LogProbs);
+    let (scored, targets) =
+        (allocator.copy_of(&scored).unwrap(), allocator.copy_of(targets).unwrap());
+    let scores = model.score(allocator, &scored, &targets, temperature, ScoreUse::LogProbs);
     let scores = scores.unwrap();
-    let logp = space.copy_of(&vec![weight; targets.len()]).unwrap();
+    let logp = allocator.copy_of(&vec![weight; targets.len()]).unwrap();
     let slopes = ScoreGradients { logp, entropy: None };
-    let mut gradients = Gradients::zeros(&model.params, space).unwrap();
+    let mut gradients = Gradients::zeros(&model.params, allocator).unwrap();
     let drows = model
-        .score_backward(space, &scored, &targets, &scores, &slopes, &mut gradients)
+        .score_backward(allocator, &scored, &targets, &scores, &slopes, &mut gradients)
         .unwrap()
         .to_host()
         .unwrap();
@@ -169,7 +170,7 @@ fn gradients(
     for (i, &r) in rows.iter().enumerate() {
         dhidden[r * d..(r + 1) * d].copy_from_slice(&drows[i * d..(i + 1) * d]);
     }
-    let dhidden = space.copy_of(&dhidden).unwrap();
+    let dhidden = allocator.copy_of(&dhidden).unwrap();
     model.backward(&batch, tape, dhidden, &mut gradients).unwrap();
     gradients
 }
@@ -210,7 +211,7 @@ fn set_lora_b(model: &mut Decoder, values: impl Fn(usize, usize) -> Vec<f32>) {
 
 /// Final hidden states of whole sequences.
 fn hidden_states(model: &Decoder, packed: &Packed, adapt: bool) -> Vec<f32> {
-    let batch = packed.place(&model.space).unwrap();
+    let batch = packed.place(&model.allocator).unwrap();
     model.forward(&batch, adapt, None, None).unwrap().to_host().unwrap()
 }
 
@@ -255,7 +256,7 @@ fn hidden_states_do_not_depend_on_packing_chunking_or_batch() {
                     slots.push(i);
                 }
             }
-            let batch = cache.batch(&model.space, &packed, &slots).unwrap();
+            let batch = cache.batch(&model.allocator, &packed, &slots).unwrap();
             let hidden = model.forward(&batch, true, Some(&mut cache), None).unwrap();
             let hidden = hidden.to_host().unwrap();
             for (at, &i) in slots.iter().enumerate() {
@@ -286,11 +287,11 @@ fn dense_gradients_match_central_differences() {
         let packed = Packed::of(sequences(2, 4).iter().map(Vec::as_slice));
         let targets: Vec<i32> = packed.ids.iter().map(|id| (id * 7 + 3) % 19).collect();
         let objective = |model: &Decoder| -> f64 {
-            let space = &model.space;
-            let batch = packed.place(space).unwrap();
+            let allocator = &model.allocator;
+            let batch = packed.place(allocator).unwrap();
             let hidden = model.forward(&batch, true, None, None).unwrap();
-            let targets = space.copy_of(&targets).unwrap();
-            let scores = model.score(space, &hidden, &targets, 0.8, ScoreUse::Values).unwrap();
+            let targets = allocator.copy_of(&targets).unwrap();
+            let scores = model.score(allocator, &hidden, &targets, 0.8, ScoreUse::Values).unwrap();
             scores.logp.to_host().unwrap().iter().map(|&l| l as f64).sum()
         };
         let rows: Vec<usize> = (0..packed.tokens()).collect();

@@ -14,7 +14,7 @@ use super::{records, sharpen, trainer, value};
 /// The records as the oracle sees them.
 fn sequences(trainer: &Trainer, records: &[Record], reference: &[Vec<f32>]) -> Vec<Sequence> {
     let scored = ScoredTokens::of(records);
-    let batch = scored.packed.place(&trainer.model.space).unwrap();
+    let batch = scored.packed.place(&trainer.model.allocator).unwrap();
     let hidden = trainer.model.forward(&batch, true, None, None).unwrap().to_host().unwrap();
     let d = trainer.model.config.hidden;
     let row = |n: usize| {

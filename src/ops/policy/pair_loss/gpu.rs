@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::{
@@ -34,7 +34,7 @@ impl LossTerms {
         weight: &Option<View<'_, R>>,
         loss: ViewMut<'a, R>,
         total: Option<ViewMut<'a, f64>>,
-        scratch: &ScratchGuard<'_>,
+        scratch: &Scratch<'_>,
     ) -> Result<LossTerms> {
         Ok(LossTerms {
             count: loss.numel(),

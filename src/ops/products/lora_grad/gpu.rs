@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::LoraGrad;
@@ -141,7 +141,7 @@ fn pick<'a>(
     adapter: &Option<View<'_, i32>>,
     index: i32,
     rows: usize,
-) -> Result<(Picked, Option<ScratchGuard<'a>>)> {
+) -> Result<(Picked, Option<Scratch<'a>>)> {
     let all = Picked { rows: rows as i64, ..Picked::zeroed() };
     let Some(adapter) = adapter else { return Ok((all, None)) };
     let room = launch.scratch(8 + 4 * rows)?;

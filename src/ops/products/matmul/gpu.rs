@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, ScratchGuard};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{
@@ -213,7 +213,7 @@ struct Prepared<'a> {
     low: u64,
     low_stride: i64,
     /// Where they are.
-    _scratch: Option<ScratchGuard<'a>>,
+    _scratch: Option<Scratch<'a>>,
 }
 
 impl Prepared<'_> {

@@ -19,7 +19,7 @@ pub(crate) fn linear_logprob<T: Float>(device: &Device, mut a: LinearLogProb<'_,
     let (workspace, rows) = (Workspace::new(device), chunk(a.hidden.extent(0), columns));
     let scored = if a.score.is_some() { rows } else { 0 };
     let (mut logits, mut dlogits) =
-        (workspace.slot(rows * columns)?, workspace.slot(scored * columns)?);
+        (workspace.buffer(rows * columns)?, workspace.buffer(scored * columns)?);
     // Few lengths, so that few tables are kept.
     let ones = workspace.constant(1f32, scored.next_power_of_two())?;
     for (first, count) in chunks(a.hidden.extent(0), columns) {
@@ -56,7 +56,7 @@ pub(crate) fn linear_logprob_bwd<T: Float>(
     let columns = a.head.extents().0;
     let (workspace, rows) = (Workspace::new(device), chunk(a.hidden.extent(0), columns));
     let (mut logits, mut dlogits) =
-        (workspace.slot(rows * columns)?, workspace.slot(rows * columns)?);
+        (workspace.buffer(rows * columns)?, workspace.buffer(rows * columns)?);
     for (first, count) in chunks(a.hidden.extent(0), columns) {
         let (hidden, shape) = (a.hidden.narrow(first, count)?, [count as i64, columns as i64]);
         logits_of(device, hidden, &a.head, a.lora, logits.view_mut(&shape)?)?;

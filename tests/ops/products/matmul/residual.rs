@@ -7,7 +7,7 @@ use crate::products::support::*;
 use gradus::dtype::Float;
 use gradus::ops::{Matmul, Nf4Matmul, RmsNormBwd, matmul, nf4_matmul, rmsnorm_bwd};
 use gradus::quant::{Nf4Options, Nf4Tensor};
-use gradus::view::{Dims, Place};
+use gradus::view::{Dims, Location};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 
 /// Rows with `GAP` elements behind each.
@@ -190,8 +190,8 @@ fn a_residual_may_not_be_the_output() {
     let at = memory.as_mut_ptr();
     // SAFETY: the memory outlives both views, and the op refuses before it touches either.
     let (residual, y) = unsafe {
-        let residual = View::from_raw(at as *const f32, dims, Place::Host).unwrap();
-        (residual, ViewMut::from_raw(at, dims, Place::Host).unwrap())
+        let residual = View::from_raw(at as *const f32, dims, Location::Host).unwrap();
+        (residual, ViewMut::from_raw(at, dims, Location::Host).unwrap())
     };
     let args = Matmul {
         x: View::rows_of(&x, 2).unwrap(),

@@ -9,7 +9,7 @@ use gradus::dtype::Float;
 use gradus::ops::{
     LogProb, LogProbBwd, LogProbFused, LogitTransform, logprob, logprob_bwd, logprob_fused,
 };
-use gradus::view::{Dims, Place};
+use gradus::view::{Dims, Location};
 use gradus::{Device, View, ViewMut, bf16, f16};
 use std::sync::Arc;
 
@@ -287,7 +287,7 @@ fn placed<'a, T: Float>(
     let whole = buffer.view(&[buffer.len() as i64]).unwrap();
     assert!(offset + (shape[0] - 1) * stride + shape[1] <= buffer.len());
     let dims = Dims::strided(&shape.map(|n| n as i64), &[stride as i64, 1]).unwrap();
-    let place = Place::Device(gpu.info().ordinal);
+    let place = Location::Device(gpu.info().ordinal);
     // SAFETY: the assertion above keeps the rows inside the buffer, which outlives the view.
     unsafe { View::from_raw(whole.as_ptr().add(offset), dims, place).unwrap() }
 }
@@ -323,8 +323,9 @@ fn on_device<T: Float>(
     let out = DeviceBuffer::from_host(gpu, &data).unwrap();
     let view = placed(gpu, &out, offset, [n, r.vocab], stride);
     // SAFETY: nothing else uses `out` until the op is done.
-    let dlogits =
-        unsafe { ViewMut::from_raw(view.as_ptr() as *mut T, *view.dims(), view.place()).unwrap() };
+    let dlogits = unsafe {
+        ViewMut::from_raw(view.as_ptr() as *mut T, *view.dims(), view.location()).unwrap()
+    };
     let args = LogProbBwd {
         transform: r.transform,
         ..LogProbBwd::new(

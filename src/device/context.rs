@@ -1,4 +1,4 @@
-//! What everything that holds a piece of a device shares: the driver, the stream, whether the
+//! The state that every owner of device memory or kernels shares: the driver, the stream, whether the
 //! device is lost, and what cannot be done while the stream is captured.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crate::device::driver::{Driver, DriverError, DriverResult, Stream};
 use crate::device::gpu::lock;
 use crate::device::graph::Captured;
-use crate::device::pinned::PinnedBlock;
+use crate::device::pinned::PinnedAllocation;
 use crate::error::{Error, Result};
 
-/// The way to a device.
-pub(super) struct Link {
+/// One stream of one device.
+pub(super) struct Context {
     pub driver: Arc<dyn Driver>,
     pub stream: Stream,
     lost: OnceLock<String>,
@@ -22,9 +22,9 @@ pub(super) struct Link {
     ended: AtomicU64,
 }
 
-impl Link {
-    pub fn new(driver: Arc<dyn Driver>, stream: Stream) -> Link {
-        Link {
+impl Context {
+    pub fn new(driver: Arc<dyn Driver>, stream: Stream) -> Context {
+        Context {
             driver,
             stream,
             lost: OnceLock::new(),
@@ -124,33 +124,33 @@ impl Link {
     }
 
     /// Keeps pinned memory as long as the graph that copies from it or to it.
-    pub fn keep_pinned(&self, block: &Arc<PinnedBlock>) {
+    pub fn keep_pinned(&self, memory: &Arc<PinnedAllocation>) {
         if let Some(captured) = &mut *lock(&self.capture) {
-            captured.pinned.push(block.clone());
+            captured.pinned.push(memory.clone());
         }
     }
 }
 
-/// Device memory that has several owners.
-pub(super) struct Block {
-    link: Arc<Link>,
+/// Device memory that several owners share; it is freed with the last of them.
+pub(super) struct Allocation {
+    context: Arc<Context>,
     pub ptr: u64,
     pub bytes: usize,
 }
 
-impl Block {
-    pub fn new(link: &Arc<Link>, what: &str, bytes: usize) -> Result<Block> {
-        Ok(Block { ptr: link.alloc(what, bytes)?, link: link.clone(), bytes })
+impl Allocation {
+    pub fn new(context: &Arc<Context>, what: &str, bytes: usize) -> Result<Allocation> {
+        Ok(Allocation { ptr: context.alloc(what, bytes)?, context: context.clone(), bytes })
     }
 
-    /// Memory that is given back with the block.
-    pub fn adopt(link: &Arc<Link>, ptr: u64) -> Block {
-        Block { link: link.clone(), ptr, bytes: 0 }
+    /// Takes over memory that was allocated elsewhere.
+    pub fn adopt(context: &Arc<Context>, ptr: u64) -> Allocation {
+        Allocation { context: context.clone(), ptr, bytes: 0 }
     }
 }
 
-impl Drop for Block {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        self.link.free(self.ptr);
+        self.context.free(self.ptr);
     }
 }
