@@ -155,7 +155,7 @@ impl Gpu {
         PoolGuard::new(&self.context, &self.workspace)
     }
 
-    /// Starts kernel `kernel` of `kernels/<op>.cu` with one parameter struct.
+    /// Starts kernel `kernel` of `kernels/<family>/<op>.cu` with one parameter struct.
     pub(crate) fn launch(
         &self,
         op: &'static str,
@@ -183,7 +183,7 @@ impl Gpu {
         }
         kernels.get(kernel).copied().ok_or_else(|| Error::Unsupported {
             op,
-            reason: format!("kernels/{op}.cu has no kernel `{kernel}`"),
+            reason: format!("{op}.cu has no kernel `{kernel}`"),
         })
     }
 

@@ -2,61 +2,10 @@
 
 use crate::error::{Error, Result};
 
-/// The PTX of one `kernels/<op>.cu`.
-struct Image {
-    op: &'static str,
-    sm80: &'static str,
-    sm90a: &'static str,
-}
+#[path = "../../kernels/generated/images.rs"]
+mod images;
 
-macro_rules! images {
-    ($($op:literal),* $(,)?) => {
-        &[$(Image {
-            op: $op,
-            sm80: include_str!(concat!("../../kernels/ptx/", $op, ".sm80.ptx")),
-            sm90a: include_str!(concat!("../../kernels/ptx/", $op, ".sm90a.ptx")),
-        }),*]
-    };
-}
-
-/// One line per source, in the order of the alphabet.
-static IMAGES: &[Image] = images! {
-    "adamw",
-    "attention",
-    "attention_bwd",
-    "attention_mma",
-    "attention_mma_bwd",
-    "convert",
-    "copy_rows",
-    "delta",
-    "embedding",
-    "gae",
-    "gather_k",
-    "grad_norm",
-    "group_advantage",
-    "group_loss",
-    "lerp",
-    "linear_logprob",
-    "logprob",
-    "lora_grad",
-    "matmul",
-    "nf4_dequantize",
-    "nf4_matmul",
-    "nf4_matmul_grouped",
-    "nf4_quantize",
-    "offpolicy_weight",
-    "pair_loss",
-    "policy_loss",
-    "quantile",
-    "rmsnorm",
-    "rope",
-    "sample",
-    "seq_reduce",
-    "sparsity_stats",
-    "swiglu",
-    "value_loss",
-    "vocab_kl",
-};
+use images::IMAGES;
 
 /// A family of PTX files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,21 +47,18 @@ impl KernelSet {
 
 /// The PTX text of an op.
 pub(crate) fn ptx(op: &'static str, set: KernelSet) -> Result<&'static str> {
-    let image = IMAGES.iter().find(|image| image.op == op).ok_or_else(|| Error::Unsupported {
-        op,
-        reason: "there is no kernel for it".to_string(),
-    })?;
-    Ok(match set {
-        KernelSet::Sm80 => image.sm80,
-        KernelSet::Sm90a => image.sm90a,
-    })
+    let image = IMAGES.iter().find(|(source, target, _)| (*source, *target) == (op, set.name()));
+    let none = || Error::Unsupported { op, reason: "there is no kernel for it".to_string() };
+    image.map(|(_, _, text)| *text).ok_or_else(none)
 }
 
 /// Every shipped PTX text as (op, set, text), for tests and tools.
 pub fn shipped_ptx() -> impl Iterator<Item = (&'static str, KernelSet, &'static str)> {
-    IMAGES.iter().flat_map(|image| {
-        [(image.op, KernelSet::Sm80, image.sm80), (image.op, KernelSet::Sm90a, image.sm90a)]
-    })
+    let of = |set: KernelSet| {
+        let images = IMAGES.iter().filter(move |(_, target, _)| *target == set.name());
+        images.map(move |(op, _, text)| (*op, set, *text))
+    };
+    [KernelSet::Sm80, KernelSet::Sm90a].into_iter().flat_map(of)
 }
 
 /// Names of the kernels in PTX text.

@@ -4,7 +4,7 @@
     cargo build --release -p kernelc
     python3 tools/mutants/mutants.py [--count 50] [--seed 1] [--op policy_loss]
 
-Each mutant is a copy of one `kernels/<op>.cu` (or of a header it includes) with one token changed:
+Each mutant is a copy of one `kernels/<family>/<op>.cu` (or of a header it includes) with one token changed:
 an off-by-one, a comparison or a sign turned, operands swapped, a barrier or fence dropped. It is
 compiled by kernelc; one that does not compile, or compiles to the PTX that is shipped, is no mutant.
 The tests of the op then run on the emulator with that PTX in place of the shipped one
@@ -96,13 +96,22 @@ def sites(text):
     return found
 
 
+def in_families(extension):
+    """Files of the kernel tree by name: names are unique, families are folders."""
+    files = [p for p in KERNELS.rglob(f"*.{extension}") if p.parent.name != "generated"]
+    return {p.name: p for p in files}
+
+
+SOURCES, HEADERS = in_families("cu"), in_families("cuh")
+
+
 def headers_of(path):
     """Headers that a source includes, themselves included, except the one with instructions."""
     seen = []
     for name in re.findall(r'#include "([^"]+)"', path.read_text()):
         if name != "ptx.cuh" and name not in seen:
             seen.append(name)
-            seen += [h for h in headers_of(KERNELS / name) if h not in seen]
+            seen += [h for h in headers_of(HEADERS[name]) if h not in seen]
     return seen
 
 
@@ -111,9 +120,9 @@ def compile_mutant(op, file, text):
     folder = WORK / "kernels"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for header in KERNELS.glob("*.cuh"):
+    for header in HEADERS.values():
         shutil.copy(header, folder)
-    source = (KERNELS / f"{op}.cu").read_text()
+    source = SOURCES[f"{op}.cu"].read_text()
     (folder / f"{op}.cu").write_text(source)
     (folder / file).write_text(text)
     # Spills may be what the mutation causes: they are not what is tested here.
@@ -122,8 +131,9 @@ def compile_mutant(op, file, text):
     run = subprocess.run([ROOT / "target/release/kernelc", "--dir", folder], cwd=ROOT, capture_output=True)
     if run.returncode != 0:
         return None
-    same = all(p.read_text() == (KERNELS / "ptx" / p.name).read_text() for p in (folder / "ptx").glob("*.ptx"))
-    return None if same else folder / "ptx"
+    made = folder / "generated"
+    same = all(p.read_text() == (KERNELS / "generated" / p.name).read_text() for p in made.glob("*.ptx"))
+    return None if same else made
 
 
 def test_binaries():
@@ -162,7 +172,7 @@ def main():
     args = parser.parse_args()
     rng = random.Random(args.seed)
     binaries = test_binaries()
-    ops = sorted(p.stem for p in KERNELS.glob("*.cu"))
+    ops = sorted(p.stem for p in SOURCES.values())
     unknown = [op for op in TESTS if op not in ops] + [n for names in TESTS.values() for n in names if n not in binaries]
     if unknown:
         sys.exit(f"TESTS names what does not exist: {', '.join(unknown)}")
@@ -174,8 +184,8 @@ def main():
         op = rng.choice(ops)
         names = TESTS.get(op, binaries)
         # Three in four mutations are in the op's own file.
-        file = f"{op}.cu" if rng.random() < 0.75 else rng.choice(headers_of(KERNELS / f"{op}.cu"))
-        text = (KERNELS / file).read_text()
+        file = f"{op}.cu" if rng.random() < 0.75 else rng.choice(headers_of(SOURCES[f"{op}.cu"]))
+        text = (SOURCES | HEADERS)[file].read_text()
         candidates = sites(text)
         if not candidates:
             continue

@@ -1,5 +1,5 @@
 //! What all products share: sides, adapters, and the kernels that add one chain an output
-//! (`kernels/product.cuh`).
+//! (`kernels/products/product.cuh`).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,14 +11,14 @@ use crate::ops::products::gemm_mma;
 use crate::ops::products::gemm_mma::TensorProduct;
 use crate::view::View;
 
-/// Threads of a block in `kernels/product.cuh`.
+/// Threads of a block in `kernels/products/product.cuh`.
 pub(super) const THREADS: u32 = 128;
 
 /// Outputs of a block.
 const ROWS: u64 = 32;
 const COLUMNS: u64 = 64;
 
-/// A matrix as one side of a product: `Dense` of `kernels/product.cuh`.
+/// A matrix as one side of a product: `Dense` of `kernels/products/product.cuh`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Dense {
@@ -49,7 +49,7 @@ impl Dense {
     }
 }
 
-/// `Factor` of `kernels/product.cuh`.
+/// `Factor` of `kernels/products/product.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Factor {
@@ -57,7 +57,7 @@ pub(super) struct Factor {
     pub scale: f64,
 }
 
-/// `Adapters` of `kernels/product.cuh`.
+/// `Adapters` of `kernels/products/product.cuh`.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Adapters {
@@ -67,7 +67,7 @@ pub(super) struct Adapters {
     pub index: Column,
 }
 
-/// `ProductParams` of `kernels/product.cuh` up to the right side.
+/// `ProductParams` of `kernels/products/product.cuh` up to the right side.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct ChainProduct {
@@ -105,7 +105,7 @@ impl ChainProduct {
     }
 }
 
-/// `LowParams` of `kernels/matmul.cu`.
+/// `LowParams` of `kernels/products/matmul.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct LowParams {

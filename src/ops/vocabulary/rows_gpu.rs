@@ -1,4 +1,4 @@
-//! What the launches of all row kernels share (`kernels/rows.cuh`): the transform in the kernel's
+//! What the launches of all row kernels share (`kernels/vocabulary/rows.cuh`): the transform in the kernel's
 //! terms, and how a row is spread over blocks and held on chip.
 
 use bytemuck::{Pod, Zeroable};
@@ -8,7 +8,7 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::vocabulary::logprob::LogitTransform;
 
-/// `THREADS` of `kernels/rows.cuh`.
+/// `THREADS` of `kernels/vocabulary/rows.cuh`.
 pub(crate) const THREADS: u32 = 256;
 
 /// 16-byte words of a tile.
@@ -24,7 +24,7 @@ const MAX_CLUSTER: i64 = 8;
 /// Static shared memory of a row kernel, rounded up.
 const STATIC_SHARED: i64 = 4096;
 
-/// `RowSet` of `kernels/rows.cuh`.
+/// `RowSet` of `kernels/vocabulary/rows.cuh`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct RowSet {

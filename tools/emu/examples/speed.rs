@@ -3,7 +3,7 @@
 use gradus_emu::{Machine, Module, Shape};
 
 fn main() -> Result<(), String> {
-    let ptx = include_str!("../tests/kernels/ptx/logprob.sm80.ptx");
+    let ptx = include_str!("../tests/kernels/generated/logprob.sm80.ptx");
     let (rows, vocab) = (16u32, 151_936usize);
     let mut machine = Machine::default();
     let module = Module::load(ptx, &mut machine)?;

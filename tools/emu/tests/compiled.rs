@@ -4,9 +4,9 @@ mod common;
 
 use common::{Bench, Bits};
 
-const LOGPROB: &str = include_str!("kernels/ptx/logprob.sm80.ptx");
-const CLUSTER: &str = include_str!("kernels/ptx/cluster.sm90a.ptx");
-const ZOO: &str = include_str!("kernels/ptx/zoo.sm80.ptx");
+const LOGPROB: &str = include_str!("kernels/generated/logprob.sm80.ptx");
+const CLUSTER: &str = include_str!("kernels/generated/cluster.sm90a.ptx");
+const ZOO: &str = include_str!("kernels/generated/zoo.sm80.ptx");
 
 fn logprob(rows: usize, vocab: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
     let mut bits = Bits(1);

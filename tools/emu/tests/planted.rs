@@ -6,9 +6,9 @@ mod common;
 use common::{Bench, Bits};
 use gradus_emu::{Fault, Kind, Shape};
 
-const LOGPROB: &str = include_str!("kernels/ptx/logprob.sm80.ptx");
-const GEMM: &str = include_str!("kernels/ptx/gemm_mma.sm80.ptx");
-const CLUSTER: &str = include_str!("kernels/ptx/cluster.sm90a.ptx");
+const LOGPROB: &str = include_str!("kernels/generated/logprob.sm80.ptx");
+const GEMM: &str = include_str!("kernels/generated/gemm_mma.sm80.ptx");
+const CLUSTER: &str = include_str!("kernels/generated/cluster.sm90a.ptx");
 
 /// What a run gave.
 #[derive(Debug, PartialEq)]

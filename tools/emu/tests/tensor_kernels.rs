@@ -7,8 +7,8 @@ use gradus_emu::tensor::swizzle::Swizzle;
 use gradus_emu::tensor::tensor_map::{TensorElement, TensorMap, Tiled};
 use gradus_emu::{Counters, Fault, Kind, Numerics, Shape};
 
-const MMA: &str = include_str!("kernels/ptx/gemm_mma.sm80.ptx");
-const WGMMA: &str = include_str!("kernels/ptx/gemm_wgmma.sm90a.ptx");
+const MMA: &str = include_str!("kernels/generated/gemm_mma.sm80.ptx");
+const WGMMA: &str = include_str!("kernels/generated/gemm_wgmma.sm90a.ptx");
 
 /// Small multiples of 1/8, whose products add exactly in f32.
 fn matrix(bits: &mut Bits, elements: usize) -> Vec<u16> {

@@ -1,8 +1,8 @@
-//! kernelc: compiles every `<dir>/*.cu` to `<dir>/ptx/<op>.<target>.ptx` and writes
-//! `<dir>/manifest.json`.
+//! kernelc: compiles every `kernels/<family>/<op>.cu` to `kernels/generated/<op>.<target>.ptx`, and
+//! writes the manifest and the Rust table of PTX files beside them.
 //!
 //! No CUDA toolkit is needed: NVRTC and ptxas come from two PyPI wheels pinned by version and
-//! SHA-256, installed under `target/kernelc`. Headers (`<dir>/*.cuh`) are handed to NVRTC from
+//! SHA-256, installed under `target/kernelc`. Headers (`*.cuh`) are handed to NVRTC from
 //! memory, so no path of this machine reaches the PTX and two machines write the same bytes.
 //!
 //! A source chooses its targets and excuses local memory in comment lines of its own:
@@ -15,6 +15,8 @@
 mod manifest;
 mod nvrtc;
 mod ptxas;
+mod rust;
+mod tree;
 mod wheels;
 
 use std::fs;
@@ -23,9 +25,9 @@ use std::process::ExitCode;
 
 use manifest::{Kernel, Output, Source};
 
-const USAGE: &str =
-    "usage: kernelc [--dir kernels] [--check | --verify] [--nvrtc LIB] [--ptxas BIN]
-  (no flag)  compile and write the PTX and the manifest
+const USAGE: &str = "usage: kernelc [--dir DIR] [--check | --verify] [--nvrtc LIB] [--ptxas BIN]
+  (no flag)  compile `kernels`; write the PTX, the manifest and the Rust beside them
+  --dir      compile the sources of another folder; write the PTX and the manifest only
   --check    compile and compare with the committed files, byte for byte
   --verify   compare the files with the manifest's hashes; needs no compiler
   --nvrtc    libnvrtc to load in place of the pinned wheel's
@@ -47,6 +49,8 @@ enum Mode {
 
 struct Settings {
     dir: PathBuf,
+    /// The folder is the crate's own, which has Rust beside its PTX.
+    crate_own: bool,
     mode: Mode,
     nvrtc: Option<PathBuf>,
     ptxas: Option<PathBuf>,
@@ -66,13 +70,18 @@ fn main() -> ExitCode {
 }
 
 fn settings() -> Result<Settings, String> {
-    let mut s =
-        Settings { dir: PathBuf::from("kernels"), mode: Mode::Write, nvrtc: None, ptxas: None };
+    let mut s = Settings {
+        dir: PathBuf::from("kernels"),
+        crate_own: true,
+        mode: Mode::Write,
+        nvrtc: None,
+        ptxas: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut path = || args.next().map(PathBuf::from).ok_or(format!("{arg} needs a path"));
         match arg.as_str() {
-            "--dir" => s.dir = path()?,
+            "--dir" => (s.dir, s.crate_own) = (path()?, false),
             "--nvrtc" => s.nvrtc = Some(path()?),
             "--ptxas" => s.ptxas = Some(path()?),
             "--check" => s.mode = Mode::Check,
@@ -88,24 +97,17 @@ fn run(s: &Settings) -> Result<String, String> {
         let files = manifest::verify(&s.dir)?;
         return Ok(format!("{}: {files} files match the manifest", s.dir.display()));
     }
-    let sources = sources(&s.dir)?;
-    let mut files = Vec::new();
-    if !sources.is_empty() {
-        let tools = wheels::locate(Path::new("target/kernelc"), &s.nvrtc, &s.ptxas)?;
-        let nvrtc = nvrtc::Nvrtc::load(&tools.nvrtc)?;
-        let headers = headers(&s.dir)?;
-        let mut described = Vec::new();
-        for path in &sources {
-            described.push(compile(path, &headers, &nvrtc, &tools.ptxas, &mut files)?);
-        }
-        let text = manifest::render(&nvrtc.version, &headers, &described);
-        files.push((s.dir.join("manifest.json"), text));
+    let sources = tree::files(&s.dir, "cu")?;
+    if sources.is_empty() {
+        return Err(format!("{} has no `.cu` file", s.dir.display()));
     }
-    let stale = stale(&s.dir, &files)?;
+    let generated = s.dir.join("generated");
+    let files = compile_all(s, &sources, &generated)?;
+    let stale = stale(&generated, &files)?;
     if s.mode == Mode::Check {
         return check(&files, &stale);
     }
-    fs::create_dir_all(s.dir.join("ptx")).map_err(|e| format!("{}: {e}", s.dir.display()))?;
+    fs::create_dir_all(&generated).map_err(|e| format!("{}: {e}", generated.display()))?;
     for (path, text) in &files {
         fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     }
@@ -113,6 +115,31 @@ fn run(s: &Settings) -> Result<String, String> {
         fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(format!("{}: {} sources, {} files written", s.dir.display(), sources.len(), files.len()))
+}
+
+/// Every generated file of the folder: its path and its text.
+fn compile_all(
+    s: &Settings,
+    sources: &[tree::File],
+    generated: &Path,
+) -> Result<Vec<(PathBuf, String)>, String> {
+    let tools = wheels::locate(Path::new("target/kernelc"), &s.nvrtc, &s.ptxas)?;
+    let nvrtc = nvrtc::Nvrtc::load(&tools.nvrtc)?;
+    let headers = tree::files(&s.dir, "cuh")?;
+    let (mut files, mut described) = (Vec::new(), Vec::new());
+    for source in sources {
+        let (source, ptx) = compile(source, &headers, &nvrtc, &tools.ptxas)?;
+        for (output, text) in source.outputs.iter().zip(ptx) {
+            files.push((s.dir.join(&output.file), text));
+        }
+        described.push(source);
+    }
+    let manifest = manifest::render(&nvrtc.version, &headers, &described);
+    files.push((generated.join("manifest.json"), manifest));
+    if s.crate_own {
+        files.push((generated.join("images.rs"), rust::images(&described)));
+    }
+    Ok(files)
 }
 
 fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, String> {
@@ -128,74 +155,48 @@ fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, Strin
     Err(format!("{}\nrun `cargo run --release -p kernelc` and commit the result", wrong.join("\n")))
 }
 
-fn listed(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(format!("{}: {e}", dir.display())),
-    };
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == extension))
-        .collect();
-    paths.sort();
-    Ok(paths)
+/// Generated files that nothing produces any more.
+fn stale(generated: &Path, files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>, String> {
+    let mut there = tree::entries(generated)?;
+    there.retain(|p| !files.iter().any(|(path, _)| path == p));
+    Ok(there)
 }
 
-fn sources(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    if !dir.is_dir() {
-        return Err(format!("{} is not a directory", dir.display()));
-    }
-    listed(dir, "cu")
-}
-
-fn headers(dir: &Path) -> Result<Vec<(String, String)>, String> {
-    listed(dir, "cuh")?.iter().map(|p| Ok((name_of(p), read(p)?))).collect()
-}
-
-/// PTX files of the directory that no source produces any more.
-fn stale(dir: &Path, files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>, String> {
-    let mut ptx = listed(&dir.join("ptx"), "ptx")?;
-    ptx.retain(|p| !files.iter().any(|(path, _)| path == p));
-    Ok(ptx)
-}
-
+/// Compiles a source for its targets: what there is to say of it, and the PTX of each target.
 fn compile(
-    path: &Path,
-    headers: &[(String, String)],
+    file: &tree::File,
+    headers: &[tree::File],
     nvrtc: &nvrtc::Nvrtc,
     ptxas: &Path,
-    files: &mut Vec<(PathBuf, String)>,
-) -> Result<Source, String> {
-    let (name, text) = (name_of(path), read(path)?);
-    let stem = name.trim_end_matches(".cu").to_string();
-    let wanted = manifest::comment_values(&text, "targets").next().map(str::to_string);
-    let excuses: Vec<&str> = manifest::comment_values(&text, "local memory").collect();
-    let mut outputs = Vec::new();
+) -> Result<(Source, Vec<String>), String> {
+    let (name, text) = (&file.name, &file.text);
+    let wanted = manifest::comment_values(text, "targets").next();
+    let excuses: Vec<&str> = manifest::comment_values(text, "local memory").collect();
+    let mut source = Source::new(file);
+    let mut texts = Vec::new();
     for (suffix, nvrtc_arch, ptxas_arch) in TARGETS {
-        if wanted.as_ref().is_some_and(|w| !w.split_whitespace().any(|t| t == suffix)) {
+        if wanted.is_some_and(|w| !w.split_whitespace().any(|t| t == suffix)) {
             continue;
         }
-        let ptx = nvrtc.compile(&name, &text, headers, nvrtc_arch)?;
-        check_version(&name, &ptx)?;
-        let mut kernels = ptxas::inspect(ptxas, ptxas_arch, &ptx, &format!("{stem}.{suffix}"))?;
+        let ptx = nvrtc.compile(name, text, headers, nvrtc_arch)?;
+        check_version(name, &ptx)?;
+        let label = format!("{}.{suffix}", source.stem());
+        let mut kernels = ptxas::inspect(ptxas, ptxas_arch, &ptx, &label)?;
         for k in &mut kernels {
-            excuse(&name, k, &excuses)?;
+            excuse(name, k, &excuses)?;
         }
-        let file = format!("ptx/{stem}.{suffix}.ptx");
-        outputs.push(Output {
+        source.outputs.push(Output {
             target: suffix,
             sha256: manifest::sha256(ptx.as_bytes()),
-            file,
+            file: format!("generated/{label}.ptx"),
             kernels,
         });
-        let dir = path.parent().unwrap_or(Path::new("."));
-        files.push((dir.join("ptx").join(format!("{stem}.{suffix}.ptx")), ptx));
+        texts.push(ptx);
     }
-    if outputs.is_empty() {
+    if texts.is_empty() {
         return Err(format!("{name}: `// targets:` names none of sm80, sm90a"));
     }
-    Ok(Source { sha256: manifest::sha256(text.as_bytes()), name, outputs })
+    Ok((source, texts))
 }
 
 /// Local memory must be zero unless the source gives the reason.
@@ -225,12 +226,4 @@ fn check_version(name: &str, ptx: &str) -> Result<(), String> {
         Some(v) if v <= MAX_PTX_VERSION => Ok(()),
         _ => Err(format!("{name}: PTX version `{line}`, expected at most 8.4")),
     }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::tree::File;
+
 /// One kernel as ptxas sees it.
 #[derive(Default)]
 pub struct Kernel {
@@ -29,9 +31,24 @@ pub struct Output {
 
 /// One source and its PTX files.
 pub struct Source {
-    pub name: String,
+    /// Path below the kernel folder.
+    pub place: String,
     pub sha256: String,
     pub outputs: Vec<Output>,
+}
+
+impl Source {
+    /// A source that is not compiled yet.
+    pub fn new(file: &File) -> Source {
+        let (place, sha256) = (file.place.clone(), sha256(file.text.as_bytes()));
+        Source { place, sha256, outputs: Vec::new() }
+    }
+
+    /// The file's name without folder and extension.
+    pub fn stem(&self) -> &str {
+        let name = self.place.rsplit('/').next().unwrap_or(&self.place);
+        name.trim_end_matches(".cu")
+    }
 }
 
 /// Lower-case hexadecimal SHA-256.
@@ -49,11 +66,11 @@ pub fn comment_values<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a 
 }
 
 /// The manifest's text.
-pub fn render(nvrtc: &str, headers: &[(String, String)], sources: &[Source]) -> String {
+pub fn render(nvrtc: &str, headers: &[File], sources: &[Source]) -> String {
     let mut out = format!("{{\n  \"nvrtc\": \"{nvrtc}\",\n  \"headers\": [");
     let entries: Vec<String> = headers
         .iter()
-        .map(|(name, text)| file_entry("    ", name, &sha256(text.as_bytes())) + "}")
+        .map(|h| file_entry("    ", &h.place, &sha256(h.text.as_bytes())) + "}")
         .collect();
     out += &list(&entries, "  ");
     out += ",\n  \"sources\": [";
@@ -87,7 +104,7 @@ fn source_entry(source: &Source) -> String {
             )
         })
         .collect();
-    let head = file_entry("    ", &source.name, &source.sha256);
+    let head = file_entry("    ", &source.place, &source.sha256);
     format!("{head}, \"ptx\": [{}}}", list(&outputs, "    "))
 }
 
@@ -124,7 +141,7 @@ fn quoted(text: &str) -> String {
 /// Compares every file the manifest names with its hash; returns how many there are. It reads
 /// the layout [`render`] writes: `"file"` and `"sha256"` stand on one line.
 pub fn verify(dir: &Path) -> Result<usize, String> {
-    let path = dir.join("manifest.json");
+    let path = dir.join("generated/manifest.json");
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut files = 0;
     for line in text.lines() {
@@ -152,23 +169,26 @@ mod tests {
     #[test]
     fn a_changed_file_fails_verification() {
         let dir = std::env::temp_dir().join(format!("kernelc-test-{}", std::process::id()));
-        fs::create_dir_all(dir.join("ptx")).unwrap();
-        fs::write(dir.join("a.cu"), "source").unwrap();
-        fs::write(dir.join("ptx/a.sm80.ptx"), "text").unwrap();
+        fs::create_dir_all(dir.join("generated")).unwrap();
+        fs::create_dir_all(dir.join("family")).unwrap();
+        fs::write(dir.join("family/a.cu"), "source").unwrap();
+        fs::write(dir.join("generated/a.sm80.ptx"), "text").unwrap();
         let kernel = Kernel { name: "a\"b".into(), registers: 9, ..Kernel::default() };
         let output = Output {
             target: "sm80",
-            file: "ptx/a.sm80.ptx".into(),
+            file: "generated/a.sm80.ptx".into(),
             sha256: sha256(b"text"),
             kernels: vec![kernel],
         };
-        let source =
-            Source { name: "a.cu".into(), sha256: sha256(b"source"), outputs: vec![output] };
+        let (name, place) = ("a.cu".into(), "family/a.cu".into());
+        let mut source = Source::new(&File { name, place, text: "source".into() });
+        assert_eq!(source.stem(), "a");
+        source.outputs.push(output);
         let text = render("12.4", &[], &[source]);
         assert!(text.contains("\"name\": \"a\\\"b\", \"registers\": 9"), "{text}");
-        fs::write(dir.join("manifest.json"), text).unwrap();
+        fs::write(dir.join("generated/manifest.json"), text).unwrap();
         assert_eq!(verify(&dir), Ok(2));
-        fs::write(dir.join("ptx/a.sm80.ptx"), "other").unwrap();
+        fs::write(dir.join("generated/a.sm80.ptx"), "other").unwrap();
         let message = verify(&dir).unwrap_err();
         fs::remove_dir_all(&dir).unwrap();
         assert!(message.contains("a.sm80.ptx"), "{message}");

@@ -3,6 +3,8 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 
+use crate::tree::File;
+
 #[link(name = "dl")]
 unsafe extern "C" {
     fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
@@ -82,12 +84,12 @@ impl Nvrtc {
         &self,
         name: &str,
         text: &str,
-        headers: &[(String, String)],
+        headers: &[File],
         arch: &str,
     ) -> Result<String, String> {
         let (source, name_c) = (c_string(text)?, c_string(name)?);
-        let names = headers.iter().map(|(n, _)| c_string(n)).collect::<Result<Vec<_>, _>>()?;
-        let bodies = headers.iter().map(|(_, b)| c_string(b)).collect::<Result<Vec<_>, _>>()?;
+        let names = headers.iter().map(|h| c_string(&h.name)).collect::<Result<Vec<_>, _>>()?;
+        let bodies = headers.iter().map(|h| c_string(&h.text)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<*const c_char> = names.iter().map(|c| c.as_ptr()).collect();
         let bodies: Vec<*const c_char> = bodies.iter().map(|c| c.as_ptr()).collect();
         let options = [format!("--gpu-architecture={arch}"), "--std=c++17".into()];

@@ -17,13 +17,13 @@ const WARPS: u64 = 4;
 /// Rows of a tile of the tensor-core kernels: (query, head) pairs of one key/value head.
 const TILE: usize = 64;
 
-/// Bytes of `KeyTile` of `kernels/attention_mma_bwd.cu` behind its tiles.
+/// Bytes of `KeyTile` of `kernels/decoder/attention_mma_bwd.cu` behind its tiles.
 const KEY_TILE_TABLES: usize = 2 * 32 * 16 + TILE * 4 + 32;
 
-/// `LIMIT` of `kernels/attention_mma.cuh`: rows, keys and tiles that count in 32 bits.
+/// `LIMIT` of `kernels/decoder/attention_mma.cuh`: rows, keys and tiles that count in 32 bits.
 const LIMIT: usize = 0x7fff_ff00;
 
-/// `Heads` of `kernels/attention.cuh`.
+/// `Heads` of `kernels/decoder/attention.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Heads {
@@ -43,7 +43,7 @@ impl Heads {
     }
 }
 
-/// `Pages` of `kernels/attention.cuh`; no address if keys lie one after another.
+/// `Pages` of `kernels/decoder/attention.cuh`; no address if keys lie one after another.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 struct Pages {
@@ -53,7 +53,7 @@ struct Pages {
     shift: i64,
 }
 
-/// `Sequences` of `kernels/attention.cuh`.
+/// `Sequences` of `kernels/decoder/attention.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Sequences {
@@ -100,7 +100,7 @@ impl Sequences {
     }
 }
 
-/// `AttentionParams` of `kernels/attention.cu`.
+/// `AttentionParams` of `kernels/decoder/attention.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -117,7 +117,7 @@ struct Params {
     scale: f64,
 }
 
-/// `AttentionBwdParams` of `kernels/attention_bwd.cu`.
+/// `AttentionBwdParams` of `kernels/decoder/attention_bwd.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct BwdParams {

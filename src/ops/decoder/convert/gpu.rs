@@ -15,7 +15,7 @@ const THREADS: u64 = 256;
 /// Elements of a block, 16 a thread.
 const TILE: u64 = THREADS * 16;
 
-/// `ConvertParams` of `kernels/convert.cu`.
+/// `ConvertParams` of `kernels/decoder/convert.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -12,7 +12,7 @@ use crate::ops::CopyRows;
 /// Threads of a block.
 const THREADS: usize = 256;
 
-/// `CopyRowsParams` of `kernels/copy_rows.cu`.
+/// `CopyRowsParams` of `kernels/decoder/copy_rows.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -9,7 +9,7 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Embedding, EmbeddingBwd};
 
-/// `EmbeddingParams` of `kernels/embedding.cu`.
+/// `EmbeddingParams` of `kernels/decoder/embedding.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -13,7 +13,7 @@ use crate::ops::{RmsNorm, RmsNormBwd};
 const THREADS: u32 = 256;
 const ROWS: usize = 16;
 
-/// `RmsNormParams` of `kernels/rmsnorm.cu`.
+/// `RmsNormParams` of `kernels/decoder/rmsnorm.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -33,7 +33,7 @@ struct Params {
     eps: f64,
 }
 
-/// `DweightParams` of `kernels/rmsnorm.cu`.
+/// `DweightParams` of `kernels/decoder/rmsnorm.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DweightParams {

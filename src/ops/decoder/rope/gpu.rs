@@ -9,7 +9,7 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Rope;
 
-/// `RopeParams` of `kernels/rope.cu`.
+/// `RopeParams` of `kernels/decoder/rope.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -12,7 +12,7 @@ use crate::ops::{Swiglu, SwigluBwd};
 /// Columns of a block, 4 a thread.
 const COLUMNS: usize = 1024;
 
-/// `SwigluParams` of `kernels/swiglu.cu`.
+/// `SwigluParams` of `kernels/decoder/swiglu.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

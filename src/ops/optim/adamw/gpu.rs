@@ -16,7 +16,7 @@ const THREADS: u32 = 256;
 /// Elements of a block.
 const CHUNK: u64 = 4096;
 
-/// `AdamWTensor` of `kernels/adamw.cu`.
+/// `AdamWTensor` of `kernels/optim/adamw.cu`.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Tensor {
@@ -31,7 +31,7 @@ pub(crate) struct Tensor {
     pub first_block: i64,
 }
 
-/// `AdamWParams` of `kernels/adamw.cu`.
+/// `AdamWParams` of `kernels/optim/adamw.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

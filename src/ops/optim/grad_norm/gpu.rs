@@ -16,7 +16,7 @@ const CHUNK: u64 = 4096;
 /// Chunks of a block.
 const CHUNKS: u64 = 16;
 
-/// `GradTensor` of `kernels/grad_norm.cu`.
+/// `GradTensor` of `kernels/optim/grad_norm.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Tensor {
@@ -25,7 +25,7 @@ struct Tensor {
     first_chunk: i64,
 }
 
-/// `GradNormParams` of `kernels/grad_norm.cu`.
+/// `GradNormParams` of `kernels/optim/grad_norm.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

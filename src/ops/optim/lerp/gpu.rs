@@ -15,7 +15,7 @@ const THREADS: u64 = 256;
 /// Elements of a block, 4 times 16 bytes of bf16 a thread.
 const TILE: u64 = THREADS * 32;
 
-/// `LerpParams` of `kernels/lerp.cu`.
+/// `LerpParams` of `kernels/optim/lerp.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -19,7 +19,7 @@ const BLOCKS_PER_MULTIPROCESSOR: u64 = 4;
 /// Elements whose changes one block counts.
 const CHUNK: usize = 16384;
 
-/// `SparsityStatsParams` of `kernels/sparsity_stats.cu`.
+/// `SparsityStatsParams` of `kernels/optim/sparsity_stats.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -107,7 +107,7 @@ fn locate(key: usize, columns: usize) -> NotFinite {
     }
 }
 
-/// `DeltaParams` of `kernels/delta.cu`.
+/// `DeltaParams` of `kernels/optim/delta.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DeltaParams {
@@ -190,7 +190,7 @@ fn count(launch: &mut LaunchArgs<'_>, params: &mut DeltaParams, bits: usize) -> 
     Ok(launch.fetch::<i64>(total, 1)?[0] as usize)
 }
 
-/// `DeltaApplyParams` of `kernels/delta.cu`.
+/// `DeltaApplyParams` of `kernels/optim/delta.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DeltaApplyParams {

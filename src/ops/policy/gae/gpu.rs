@@ -16,7 +16,7 @@ const THREADS: u32 = 256;
 /// Tokens whose moments one block takes.
 const CHUNK: usize = 4096;
 
-/// `GaeParams` of `kernels/gae.cu`.
+/// `GaeParams` of `kernels/policy/gae.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct GaeParams {
@@ -50,7 +50,7 @@ pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
     per_sequence::<R>(launch, "gae", sequences, &params)
 }
 
-/// `DiscountedReturnParams` of `kernels/gae.cu`.
+/// `DiscountedReturnParams` of `kernels/policy/gae.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DiscountedReturnParams {
@@ -80,7 +80,7 @@ pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_,
     per_sequence::<R>(launch, "discounted_return", sequences, &params)
 }
 
-/// `KlRewardParams` of `kernels/gae.cu`.
+/// `KlRewardParams` of `kernels/policy/gae.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct KlRewardParams {
@@ -126,7 +126,7 @@ fn per_sequence<R: Real>(
     launch.finish()
 }
 
-/// `WhitenParams` of `kernels/gae.cu`.
+/// `WhitenParams` of `kernels/policy/gae.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct WhitenParams {

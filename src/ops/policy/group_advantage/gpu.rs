@@ -14,7 +14,7 @@ use crate::ops::policy::group_advantage::{
 /// Groups of a block.
 const GROUPS: u64 = 4;
 
-/// `GroupAdvantageParams` of `kernels/group_advantage.cu`.
+/// `GroupAdvantageParams` of `kernels/policy/group_advantage.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -17,7 +17,7 @@ const THREADS: u32 = 128;
 /// Values a block sums: `Total` of the kernel.
 const TOTALS: usize = 9;
 
-/// `OffPolicyParams` of `kernels/offpolicy_weight.cu`.
+/// `OffPolicyParams` of `kernels/policy/offpolicy_weight.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -15,7 +15,7 @@ use crate::view::{View, ViewMut};
 /// Threads of a block.
 const THREADS: usize = 128;
 
-/// `LossTerms` of `kernels/terms.cuh`.
+/// `LossTerms` of `kernels/policy/terms.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct LossTerms {
@@ -47,7 +47,7 @@ impl LossTerms {
     }
 }
 
-/// `PreferenceParams` of `kernels/pair_loss.cu`.
+/// `PreferenceParams` of `kernels/policy/pair_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct PreferenceParams {
@@ -136,7 +136,7 @@ pub(crate) fn no_terms(total: &mut Option<ViewMut<'_, f64>>) -> Result<()> {
     Ok(())
 }
 
-/// `KtoParams` of `kernels/pair_loss.cu`.
+/// `KtoParams` of `kernels/policy/pair_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct KtoParams {
@@ -175,7 +175,7 @@ pub(crate) fn kto_loss<R: Real>(gpu: &Arc<Gpu>, mut a: KtoLoss<'_, R>) -> Result
     launch.finish()
 }
 
-/// `PrdpParams` of `kernels/pair_loss.cu`.
+/// `PrdpParams` of `kernels/policy/pair_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct PrdpParams {

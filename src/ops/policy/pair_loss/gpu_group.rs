@@ -16,7 +16,7 @@ const THREADS: u32 = 128;
 /// Groups of a block: one a warp.
 const GROUPS: usize = 4;
 
-/// `GroupLossParams` of `kernels/group_loss.cu`.
+/// `GroupLossParams` of `kernels/policy/group_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -76,7 +76,7 @@ pub(crate) fn beta_mml_loss<R: Real>(gpu: &Arc<Gpu>, mut a: BetaMmlLoss<'_, R>) 
     launch.finish()
 }
 
-/// `InfoNceParams` of `kernels/group_loss.cu`.
+/// `InfoNceParams` of `kernels/policy/group_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct InfoNceParams {

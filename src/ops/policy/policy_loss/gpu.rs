@@ -18,7 +18,7 @@ const THREADS: u32 = 128;
 /// Values a block sums: `Total` of the kernel.
 const TOTALS: usize = 26;
 
-/// `PolicyLossParams` of `kernels/policy_loss.cu`.
+/// `PolicyLossParams` of `kernels/policy/policy_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -33,7 +33,7 @@ struct Params {
     settings: Settings,
 }
 
-/// `PolicySettings` of `kernels/policy_terms.cuh`.
+/// `PolicySettings` of `kernels/policy/policy_terms.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Settings {

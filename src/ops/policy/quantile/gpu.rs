@@ -12,7 +12,7 @@ use crate::ops::policy::quantile::{OnNan, Quantile, QuantileMethod, QuantileScop
 /// Threads of a block.
 const THREADS: u32 = 512;
 
-/// `QuantileParams` of `kernels/quantile.cu`.
+/// `QuantileParams` of `kernels/policy/quantile.cu`.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

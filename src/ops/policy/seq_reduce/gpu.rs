@@ -12,7 +12,7 @@ use crate::ops::policy::seq_reduce::{SeqBroadcast, SeqReduce, SeqReduction};
 /// Threads of a block.
 const THREADS: u32 = 128;
 
-/// `SeqReduceParams` of `kernels/seq_reduce.cu`.
+/// `SeqReduceParams` of `kernels/policy/seq_reduce.cu`.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

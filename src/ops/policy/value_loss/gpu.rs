@@ -15,7 +15,7 @@ const THREADS: u32 = 256;
 /// Tokens of a block.
 const TILE: usize = 4096;
 
-/// `ValueLossParams` of `kernels/value_loss.cu`.
+/// `ValueLossParams` of `kernels/policy/value_loss.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -11,7 +11,7 @@ use crate::ops::products::gemm_cpu::{
 use crate::ops::products::lora_grad::LoraGrad;
 
 /// Rows whose sums are one chain, counted among those that took the adapter: also `CHUNK` of
-/// `kernels/lora_grad.cu`. A function of nothing, so that an adapter's gradient depends on its own rows
+/// `kernels/products/lora_grad.cu`. A function of nothing, so that an adapter's gradient depends on its own rows
 /// only; 128 rows give a GPU enough to do side by side, and the sums of a chunk are few beside its rows.
 pub(crate) const CHUNK: usize = 128;
 

@@ -17,13 +17,13 @@ const WINDOW: usize = 32;
 /// Multiprocessors of an H200. Blocks of 16 lanes on less than half of them become twice as many of 8
 /// lanes, which take a fifth more instructions. No bit depends on it.
 const MULTIPROCESSORS: usize = 132;
-/// Threads of a block in `kernels/lora_grad.cu` that sum a chunk, those that add sums, and those that
+/// Threads of a block in `kernels/products/lora_grad.cu` that sum a chunk, those that add sums, and those that
 /// list rows.
 const THREADS: usize = 128;
 const ADDERS: u32 = 256;
 const PICKERS: u32 = 1024;
 
-/// `Side` of `kernels/lora_grad.cu`.
+/// `Side` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Side {
@@ -35,7 +35,7 @@ struct Side {
     whole: i64,
 }
 
-/// `Picked` of `kernels/lora_grad.cu`.
+/// `Picked` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Picked {
@@ -44,7 +44,7 @@ struct Picked {
     rows: i64,
 }
 
-/// `LoraGradParams` of `kernels/lora_grad.cu`.
+/// `LoraGradParams` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct GradParams {
@@ -57,7 +57,7 @@ struct GradParams {
     line: i64,
 }
 
-/// `LoraPickParams` of `kernels/lora_grad.cu`.
+/// `LoraPickParams` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct PickParams {
@@ -68,7 +68,7 @@ struct PickParams {
     list: u64,
 }
 
-/// `Target` of `kernels/lora_grad.cu`.
+/// `Target` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Target {
@@ -79,7 +79,7 @@ struct Target {
     base: i64,
 }
 
-/// `LoraAddParams` of `kernels/lora_grad.cu`.
+/// `LoraAddParams` of `kernels/products/lora_grad.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct AddParams {

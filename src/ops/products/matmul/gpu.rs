@@ -17,7 +17,7 @@ use crate::ops::{Lora, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
-/// `ProductParams<T, Dense<T>>` of `kernels/product.cuh`.
+/// `ProductParams<T, Dense<T>>` of `kernels/products/product.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DenseParams {
@@ -25,7 +25,7 @@ struct DenseParams {
     right: Dense,
 }
 
-/// `Nf4Matrix` of `kernels/tensor_nf4.cuh`.
+/// `Nf4Matrix` of `kernels/products/tensor_nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(in crate::ops::products) struct Nf4Matrix {
@@ -83,7 +83,7 @@ struct Nf4Params {
     right: Nf4Matrix,
 }
 
-/// `DwParams` of `kernels/matmul.cu`.
+/// `DwParams` of `kernels/products/matmul.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DwParams {
@@ -96,7 +96,7 @@ struct DwParams {
     row_stride: i64,
 }
 
-/// `DbiasParams` of `kernels/matmul.cu`.
+/// `DbiasParams` of `kernels/products/matmul.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DbiasParams {

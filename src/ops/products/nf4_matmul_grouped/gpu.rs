@@ -14,7 +14,7 @@ use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
 
-/// `GroupedParams` of `kernels/nf4_matmul_grouped.cu`.
+/// `GroupedParams` of `kernels/products/nf4_matmul_grouped.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct GroupedParams {

@@ -15,7 +15,7 @@ use crate::quant::{Absmax, Nf4View};
 /// Values of a block of threads.
 const GROUP: u64 = 4096;
 
-/// `Nf4QuantizeParams` of `kernels/nf4_quantize.cu`.
+/// `Nf4QuantizeParams` of `kernels/quantize/nf4_quantize.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct QuantizeParams {
@@ -62,7 +62,7 @@ pub(crate) fn nf4_quantize<T: Float>(
     }
 }
 
-/// `Nf4AbsmaxParams` of `kernels/nf4_quantize.cu`.
+/// `Nf4AbsmaxParams` of `kernels/quantize/nf4_quantize.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct AbsmaxParams {
@@ -92,7 +92,7 @@ pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> R
     launch.finish()
 }
 
-/// Threads of a block in `kernels/nf4_dequantize.cu`, and the values they take at a time.
+/// Threads of a block in `kernels/quantize/nf4_dequantize.cu`, and the values they take at a time.
 const THREADS: u32 = 256;
 const TILE: u64 = 8 * 1024;
 
@@ -101,7 +101,7 @@ const TILE: u64 = 8 * 1024;
 /// there are still four blocks for every multiprocessor of an H200.
 const ENOUGH_BLOCKS: u64 = 512;
 
-/// `BlockMax` of `kernels/nf4.cuh`.
+/// `BlockMax` of `kernels/quantize/nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct BlockMax {
@@ -160,7 +160,7 @@ impl BlockMax {
     }
 }
 
-/// `Nf4DequantizeParams` of `kernels/nf4_dequantize.cu`.
+/// `Nf4DequantizeParams` of `kernels/quantize/nf4_dequantize.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DequantizeParams {

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
 
-/// `GatherKParams` of `kernels/gather_k.cu`.
+/// `GatherKParams` of `kernels/vocabulary/gather_k.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -9,7 +9,7 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::ScoreScale;
 
-/// `ScoreScaleParams` of `kernels/linear_logprob.cu`.
+/// `ScoreScaleParams` of `kernels/vocabulary/linear_logprob.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

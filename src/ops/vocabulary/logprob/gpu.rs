@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ops::vocabulary::logprob::{LogProb, LogProbBwd, LogProbFused};
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
 
-/// `LogProbParams` of `kernels/logprob.cu`.
+/// `LogProbParams` of `kernels/vocabulary/logprob.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
@@ -25,7 +25,7 @@ struct Params {
     top1: Column,
 }
 
-/// `LogProbBwdParams` of `kernels/logprob.cu`.
+/// `LogProbBwdParams` of `kernels/vocabulary/logprob.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct BwdParams {

@@ -13,7 +13,7 @@ use crate::ops::vocabulary::sample::{Sample, check_drawn};
 /// Most columns whose weights of up to 2^40 sum below 2^63.
 const MAX_VOCAB: i64 = 1 << 23;
 
-/// `SampleParams` of `kernels/sample.cu`.
+/// `SampleParams` of `kernels/vocabulary/sample.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {

@@ -11,7 +11,7 @@ use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
 use crate::ops::vocabulary::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 use crate::view::View;
 
-/// `VocabKlParams` of `kernels/vocab_kl.cu`.
+/// `VocabKlParams` of `kernels/vocabulary/vocab_kl.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
