@@ -1,5 +1,6 @@
 //! The way to 4 bits and back.
 
+pub(crate) mod block_max_gpu;
 pub(crate) mod decode;
 mod tensor;
 

@@ -1,5 +1,4 @@
-//! How much of a weight an update changed (Mukherjee et al. 2025, arXiv:2505.11711, §3), and the
-//! update as a list of (index, value): lossless, for sending weights to a sampler.
+//! How much of a weight an update changed (Mukherjee et al. 2025, arXiv:2505.11711, §3).
 
 pub(crate) mod cpu;
 pub(crate) mod gpu;
@@ -7,7 +6,7 @@ pub(crate) mod gpu;
 use crate::alloc;
 use crate::check::Check;
 use crate::device::Device;
-use crate::dtype::{Element, Float};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::view::{View, ViewMut};
 
@@ -86,154 +85,4 @@ pub fn sparsity_stats<T: Float>(device: &Device, args: SparsityStats<'_, T>) -> 
         Device::Gpu(gpu) => gpu::sparsity_stats(gpu, args)?,
     }
     .map_err(|(arg, index)| Error::NonFinite { op: check.0, arg: arg.to_string(), index })
-}
-
-/// Arguments of [`delta_encode`]. `old` and `new` have one shape, of any rank, and are contiguous.
-#[derive(Debug)]
-pub struct DeltaEncode<'a, T> {
-    /// What the receiver has.
-    pub old: View<'a, T>,
-    /// What the receiver shall have.
-    pub new: View<'a, T>,
-    /// `[capacity]` ascending flat indices of elements whose bits differ; contiguous.
-    pub index: ViewMut<'a, i64>,
-    /// `[capacity]` their new values; contiguous.
-    pub value: ViewMut<'a, T>,
-    /// How many there are.
-    pub count: &'a mut usize,
-}
-
-/// Number of elements whose bits differ: the capacity that [`delta_encode`] needs.
-///
-/// # Errors
-/// `InvalidArgument` for shapes that differ or views with gaps.
-///
-/// # Cost
-/// Reads both operands once. On a GPU the call waits for the result.
-pub fn delta_count<T: Element>(
-    device: &Device,
-    old: View<'_, T>,
-    new: View<'_, T>,
-) -> Result<usize> {
-    let check = Check("delta_count");
-    check_pair(check, device, &old, &new)?;
-    match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::changed(old, new).iter().map(Vec::len).sum())
-        }
-        Device::Gpu(gpu) => gpu::delta_count(gpu, old, new),
-    }
-}
-
-/// `(index[j], value[j])` is the j-th `(i, new[i])` with `bits(new[i]) != bits(old[i])`. Comparing
-/// bits tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
-///
-/// # Errors
-/// `InvalidArgument` for shapes that differ, views with gaps, or a capacity below the count; the
-/// message says the count.
-///
-/// # Cost
-/// Reads both operands once; writes 8 bytes and an element per change. On a GPU the call waits for
-/// the count, then reads those stretches of 16,384 elements again in which something changed.
-///
-/// # Example
-/// ```
-/// use gradus::{Device, ops::{DeltaApply, DeltaEncode, delta_apply, delta_encode}};
-/// let (old, new) = (vec![1f32, 2.0, 0.0], vec![1f32, 2.5, -0.0]);
-/// let (mut index, mut value, mut count) = (vec![0i64; 2], vec![0f32; 2], 0);
-/// delta_encode(&Device::Cpu, DeltaEncode {
-///     old: (&old).into(),
-///     new: (&new).into(),
-///     index: (&mut index).into(),
-///     value: (&mut value).into(),
-///     count: &mut count,
-/// })?;
-/// assert_eq!((&index[..], count), (&[1i64, 2][..], 2));
-/// let mut target = old.clone();
-/// let (index, value) = (index[..count].into(), value[..count].into());
-/// delta_apply(&Device::Cpu, DeltaApply { index, value, target: (&mut target).into() })?;
-/// assert!(target.iter().zip(&new).all(|(a, b)| a.to_bits() == b.to_bits()));
-/// # Ok::<(), gradus::Error>(())
-/// ```
-pub fn delta_encode<T: Element>(device: &Device, args: DeltaEncode<'_, T>) -> Result<()> {
-    let check = Check("delta_encode");
-    check_pair(check, device, &args.old, &args.new)?;
-    check.rank(device, "index", &args.index, 1)?;
-    let capacity = args.index.extent(0);
-    check.shape(device, "value", &args.value, &[capacity])?;
-    check.contiguous("index", &args.index)?;
-    check.contiguous("value", &args.value)?;
-    check.disjoint(("index", &args.index), ("old", &args.old))?;
-    check.disjoint(("index", &args.index), ("new", &args.new))?;
-    check.disjoint(("value", &args.value), ("old", &args.old))?;
-    check.disjoint(("value", &args.value), ("new", &args.new))?;
-    check.disjoint(("value", &args.value), ("index", &args.index))?;
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::delta_encode(args))?,
-        Device::Gpu(gpu) => gpu::delta_encode(gpu, args)?,
-    }
-    .map_err(|count| {
-        let got = format!("room for {capacity}");
-        Error::invalid(check.0, "index", got, format!("room for the {count} changed elements"))
-    })
-}
-
-/// Arguments of [`delta_apply`].
-#[derive(Debug)]
-pub struct DeltaApply<'a, T> {
-    /// `[count]` strictly ascending flat indices.
-    pub index: View<'a, i64>,
-    /// `[count]` values.
-    pub value: View<'a, T>,
-    /// Weight of any shape, contiguous, updated.
-    pub target: ViewMut<'a, T>,
-}
-
-/// `target[index[j]] = value[j]`.
-///
-/// # Errors
-/// `InvalidArgument` for an index out of range or out of order, lengths that differ, or a target
-/// with gaps; then nothing was written. Indices in device memory are not looked at before the launch:
-/// those out of range are passed over, and of equal ones an arbitrary one counts.
-///
-/// # Cost
-/// Reads 8 bytes and an element per change and writes an element.
-pub fn delta_apply<T: Element>(device: &Device, args: DeltaApply<'_, T>) -> Result<()> {
-    let check = Check("delta_apply");
-    check.rank(device, "index", &args.index, 1)?;
-    let count = args.index.extent(0);
-    check.shape(device, "value", &args.value, &[count])?;
-    check.rank(device, "target", &args.target, args.target.rank())?;
-    check.contiguous("target", &args.target)?;
-    check.disjoint(("target", &args.target), ("index", &args.index))?;
-    check.disjoint(("target", &args.target), ("value", &args.value))?;
-    let (mut before, numel) = (-1, args.target.numel());
-    let known = if args.index.is_host() { count } else { 0 };
-    for j in 0..known {
-        let i = args.index.at(j);
-        if i <= before || i >= numel {
-            let got = format!("{i} at position {j}");
-            let expected = format!("strictly ascending indices in 0..{numel}");
-            return Err(Error::invalid(check.0, "index", got, expected));
-        }
-        before = i;
-    }
-    match device {
-        Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::delta_apply(args))?,
-        Device::Gpu(gpu) => gpu::delta_apply(gpu, args)?,
-    }
-    Ok(())
-}
-
-fn check_pair<T: Element>(
-    check: Check,
-    device: &Device,
-    old: &View<'_, T>,
-    new: &View<'_, T>,
-) -> Result<()> {
-    let shape: Vec<usize> = old.shape().iter().map(|&n| n as usize).collect();
-    check.shape(device, "old", old, &shape)?;
-    check.shape(device, "new", new, &shape)?;
-    check.contiguous("old", old)?;
-    check.contiguous("new", new)
 }

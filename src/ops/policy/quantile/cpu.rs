@@ -5,11 +5,11 @@ use std::ops::Range;
 use crate::alloc::Gather;
 use crate::device::parallel;
 use crate::dtype::Real;
-use crate::ops::policy::gae::is_action;
 use crate::ops::policy::quantile::{
     Quantile, QuantileMethod, QuantileScope, TopFraction, is_ranked,
 };
-use crate::ops::policy::seq_reduce::cpu::tokens;
+use crate::ops::policy::tokens::cpu::tokens;
+use crate::ops::policy::tokens::is_action;
 
 /// Rough scalar operations per token.
 const WORK: usize = 16;

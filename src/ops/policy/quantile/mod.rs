@@ -7,7 +7,7 @@ use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-use crate::ops::policy::gae::is_action;
+use crate::ops::policy::tokens::is_action;
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 

@@ -2,9 +2,10 @@
 
 use crate::device::parallel;
 use crate::dtype::Real;
-use crate::ops::policy::gae::is_action;
 use crate::ops::policy::seq_reduce::{SeqBroadcast, SeqReduce, SeqReduction};
-use crate::view::{View, ViewMut};
+use crate::ops::policy::tokens::cpu::tokens;
+use crate::ops::policy::tokens::is_action;
+use crate::view::ViewMut;
 
 /// Rough scalar operations per token.
 const WORK: usize = 4;
@@ -56,9 +57,4 @@ pub(crate) fn seq_broadcast<R: Real>(a: SeqBroadcast<'_, R>) {
             y.set(t, R::from_f64(if used(&t) { value } else { 0.0 }));
         }
     }
-}
-
-/// The tokens of sequence `i`.
-pub(crate) fn tokens(cu_seqlens: &View<'_, i64>, i: usize) -> std::ops::Range<usize> {
-    cu_seqlens.at(i) as usize..cu_seqlens.at(i + 1) as usize
 }

@@ -7,7 +7,7 @@ use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::gae::Tokens;
+use crate::ops::policy::tokens::Tokens;
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 

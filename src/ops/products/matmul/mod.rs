@@ -10,6 +10,7 @@
 //! bits of an addition afterwards. Nothing else enters, so a row's result has the same bits alone, in
 //! any batch, at any position, on any number of threads. f64 operands are accumulated in f64.
 
+pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::check::Check;
@@ -97,7 +98,7 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
-    on_device!(device, check, args: Matmul<T: Float> => crate::ops::products::gemm_cpu::matmul, gpu::matmul)
+    on_device!(device, check, args: Matmul<T: Float> => cpu::matmul, gpu::matmul)
 }
 
 /// Arguments of [`matmul_dx`].
@@ -135,7 +136,7 @@ pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()>
     check.shape(device, "w", &args.w, &[n, k])?;
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    on_device!(device, check, args: MatmulDx<T: Float> => crate::ops::products::gemm_cpu::matmul_dx, gpu::matmul_dx)
+    on_device!(device, check, args: MatmulDx<T: Float> => cpu::matmul_dx, gpu::matmul_dx)
 }
 
 /// Arguments of [`matmul_dw`].
@@ -169,7 +170,7 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.shape(device, "x", &args.x, &[m, k])?;
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
-    on_device!(device, check, args: MatmulDw<T: Float> => crate::ops::products::gemm_cpu::matmul_dw, gpu::matmul_dw)
+    on_device!(device, check, args: MatmulDw<T: Float> => cpu::matmul_dw, gpu::matmul_dw)
 }
 
 /// A weight has at least one element.

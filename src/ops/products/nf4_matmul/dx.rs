@@ -1,12 +1,11 @@
 //! dX = dY·deq(W) + scale·(dY·B)·A with W in 4 bits: the gradient of
 //! [`nf4_matmul`](crate::ops::nf4_matmul()) with respect to its input, on the same values of W.
 
+use super::{cpu, gpu};
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-
-use super::cpu;
-use crate::check::Check;
 use crate::ops::products::matmul::{Lora, check_lora};
 use crate::ops::products::nf4_matmul::check_nf4;
 use crate::ops::support::dispatch::on_device;
@@ -47,5 +46,5 @@ pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Res
     check.shape(device, "dy", &args.dy, &[m, n])?;
     check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
     check.shape(device, "dx", &args.dx, &[m, k])?;
-    on_device!(device, check, args: Nf4MatmulDx<T: Float> => cpu::nf4_matmul_dx, crate::ops::products::matmul::gpu::nf4_matmul_dx)
+    on_device!(device, check, args: Nf4MatmulDx<T: Float> => cpu::nf4_matmul_dx, gpu::nf4_matmul_dx)
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod cpu;
 mod dx;
+pub(crate) mod gpu;
 
 pub use dx::*;
 
@@ -90,7 +91,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
     check_kept(check, device, &args.s, m, rank)?;
     check.shape(device, "y", &args.y, &[m, n])?;
     check_residual(check, device, &args.residual, &args.y, [m, n])?;
-    on_device!(device, check, args: Nf4Matmul<T: Float> => cpu::nf4_matmul, crate::ops::products::matmul::gpu::nf4_matmul)
+    on_device!(device, check, args: Nf4Matmul<T: Float> => cpu::nf4_matmul, gpu::nf4_matmul)
 }
 
 /// The parts of a 4-bit weight fit together, and there is something to multiply with.

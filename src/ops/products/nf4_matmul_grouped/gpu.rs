@@ -9,7 +9,7 @@ use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::{Way, is_half};
 use crate::ops::products::gemm_mma::{Params, TensorProduct, grouped};
-use crate::ops::products::matmul::gpu::{Nf4Matrix, nf4_matmul, nf4_matmul_dx};
+use crate::ops::products::nf4_matmul::gpu::{Nf4Matrix, nf4_matmul, nf4_matmul_dx};
 use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};

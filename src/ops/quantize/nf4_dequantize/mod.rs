@@ -1,5 +1,8 @@
 //! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
 
+pub(crate) mod cpu;
+pub(crate) mod gpu;
+
 use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
@@ -53,5 +56,5 @@ pub fn nf4_dequantize<T: Float>(device: &Device, args: Nf4Dequantize<'_, T>) -> 
     args.w.check(check, device, "w")?;
     check.shape(device, "y", &args.y, &[args.w.n, args.w.k])?;
     check.disjoint(("y", &args.y), ("w.packed", &args.w.packed))?;
-    on_device!(device, check, args: Nf4Dequantize<T: Float> => crate::ops::quantize::nf4_quantize::cpu::dequantize, crate::ops::quantize::nf4_quantize::gpu::nf4_dequantize)
+    on_device!(device, check, args: Nf4Dequantize<T: Float> => cpu::nf4_dequantize, gpu::nf4_dequantize)
 }

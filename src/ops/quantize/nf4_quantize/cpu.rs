@@ -4,8 +4,6 @@
 use crate::alloc::Gather;
 use crate::device::parallel;
 use crate::dtype::Float;
-use crate::ops::quantize::decode::Nf4Reader;
-use crate::ops::quantize::nf4_dequantize::Nf4Dequantize;
 use crate::ops::quantize::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
 use crate::ops::support::math;
 use crate::quant::codebook::{Bounds, Thresholds};
@@ -194,12 +192,6 @@ fn grid_code(scaled: f32, bounds: &Bounds) -> u8 {
     let point = ((scaled.clamp(-1.0, 1.0) + 1.0) * 0.5).mul_add(LAST, 0.5) as u32;
     let value = 2.0 * point as f32 / LAST - 1.0;
     bounds.code(value)
-}
-
-/// One row is one item of work.
-pub(crate) fn dequantize<T: Float>(a: Nf4Dequantize<'_, T>) {
-    let (w, reader) = (a.w, Nf4Reader::new(&a.w));
-    parallel::for_each(a.y.into_rows(), w.k, |row, y| reader.read(row, 0, y));
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Preference losses: value and slopes of each published form, then the chain to log-probs.
 
-use crate::alloc::{self, Gather, Grow};
+use crate::alloc::{self, Grow};
 use crate::dtype::Real;
-use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
-use crate::ops::policy::pair_loss::{
-    KtoLoss, Pair, PreferenceKind, PreferenceLoss, PreferenceScore,
+use crate::ops::policy::pair_loss::preference_loss::{
+    Pair, PreferenceKind, PreferenceLoss, PreferenceScore,
 };
+use crate::ops::policy::pair_loss::terms_cpu::{store_losses, weight_of};
 use crate::ops::support::math::{exp, sigmoid};
 use crate::view::View;
 
@@ -178,31 +178,12 @@ fn orpo(beta: f64, w: f64, l: f64) -> (f64, Pair<f64>) {
     (-beta * log_sigmoid(ratio), Pair { chosen: slope * slope_w, rejected: -slope * slope_l })
 }
 
-pub(crate) fn kto_loss<R: Real>(a: KtoLoss<'_, R>) {
-    let count = a.logp.extent(0);
-    let mut d_logp = a.d_logp;
-    let losses: Vec<f64> = (0..count)
-        .map(|i| {
-            let ratio = a.logp.at(i).to_f64() - a.reference.at(i).to_f64();
-            let (sign, lambda) = match a.desirable.at(i) {
-                0 => (-1.0, a.undesirable_weight),
-                _ => (1.0, a.desirable_weight),
-            };
-            let z = sign * a.beta * (ratio - a.kl);
-            let slope = -lambda * sign * a.beta * bell(z);
-            d_logp.set(i, R::from_f64(weight_of(&a.weight, i, count) * slope));
-            lambda * sigmoid(-z)
-        })
-        .gathered();
-    store_losses(losses.into_iter(), &a.weight, a.loss, a.total);
-}
-
 /// log σ(x) without overflow or cancellation.
 fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - exp(-x.abs()).ln_1p()
 }
 
 /// σ'(x) = σ(x)·σ(−x).
-fn bell(x: f64) -> f64 {
+pub(in crate::ops::policy::pair_loss) fn bell(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x)
 }

@@ -1,11 +1,12 @@
 //! Contrast between contexts and completions.
 
+pub(crate) mod cpu;
+pub(crate) mod gpu;
+
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use super::{cpu, gpu_group};
-use crate::check::Check;
 use crate::ops::policy::group_advantage::check_lengths;
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
@@ -52,5 +53,5 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
             return Err(Error::NonFinite { op: check.0, arg: "logp".into(), index: i * n + j });
         }
     }
-    on_device!(device, check, args: InfoNceLoss<R: Real> => cpu::info_nce_loss, gpu_group::info_nce_loss)
+    on_device!(device, check, args: InfoNceLoss<R: Real> => cpu::info_nce_loss, gpu::info_nce_loss)
 }

@@ -1,8 +1,4 @@
-//! Pair losses on the CPU, in f64: sums in index order, no hot loop.
-
-pub(crate) use super::cpu_group::{beta_mml_loss, copg_loss, info_nce_loss};
-pub(crate) use super::cpu_prdp::prdp_loss;
-pub(crate) use super::cpu_preference::{kto_loss, preference_loss};
+//! Weights and totals of pair losses on the CPU, in f64: sums in index order, no hot loop.
 
 use crate::dtype::Real;
 use crate::view::{View, ViewMut};

@@ -1,6 +1,10 @@
 //! What all products share: sides, adapters, and the kernels that add one chain an output
 //! (`kernels/products/product.cuh`).
 
+mod pass;
+
+pub(super) use pass::{Addend, Pass, prepare};
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Column, Gpu, Grid, LaunchArgs};

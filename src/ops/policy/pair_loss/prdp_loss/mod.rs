@@ -1,14 +1,16 @@
 //! Reward-difference prediction over pairs, with a proximal bound on every step.
 
+pub(crate) mod cpu;
+pub(crate) mod gpu;
+
 use crate::alloc::{self, Grow};
+
+use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Real;
 use crate::error::{Error, Result};
-
-use super::{cpu, gpu};
-use crate::check::Check;
-use crate::ops::policy::gae::{Tokens, finite};
-use crate::ops::policy::pair_loss::check_terms;
+use crate::ops::policy::pair_loss::terms::check_terms;
+use crate::ops::policy::tokens::{Tokens, finite};
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 

@@ -3,10 +3,10 @@
 use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::Real;
-use crate::ops::policy::gae::is_action;
-use crate::ops::policy::pair_loss::PrdpLoss;
-use crate::ops::policy::pair_loss::cpu::{store_losses, weight_of};
-use crate::ops::policy::seq_reduce::cpu::tokens;
+use crate::ops::policy::pair_loss::prdp_loss::PrdpLoss;
+use crate::ops::policy::pair_loss::terms_cpu::{store_losses, weight_of};
+use crate::ops::policy::tokens::cpu::tokens;
+use crate::ops::policy::tokens::is_action;
 
 /// Rough scalar operations per token.
 const WORK: usize = 8;

@@ -1,0 +1,41 @@
+//! Discounted returns on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, LaunchArgs};
+use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::policy::discounted_return::{DiscountedReturn, MaskedReturn};
+use crate::ops::policy::tokens::gpu::per_sequence;
+
+/// `DiscountedReturnParams` of `kernels/policy/gae.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DiscountedReturnParams {
+    reward: Column,
+    mask: Column,
+    cu_seqlens: Column,
+    baseline: Column,
+    returns: Column,
+    tokens: i64,
+    gamma: f64,
+    reset: i64,
+}
+
+pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_, R>) -> Result<()> {
+    let mut launch = LaunchArgs::new(gpu, "gae");
+    let sequences = a.cu_seqlens.extent(0) - 1;
+    let params = DiscountedReturnParams {
+        reward: launch.column(&a.reward)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        baseline: launch.opt_column(&a.baseline)?,
+        returns: launch.column_out(a.returns)?,
+        tokens: a.reward.numel(),
+        gamma: a.gamma,
+        reset: (a.masked == MaskedReturn::Reset) as i64,
+    };
+    per_sequence::<R>(launch, "discounted_return", sequences, &params)
+}

@@ -1,0 +1,70 @@
+//! Reward-difference prediction on the GPU.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::dtype::Real;
+use crate::error::Result;
+use crate::ops::policy::pair_loss::prdp_loss::PrdpLoss;
+use crate::ops::policy::pair_loss::terms_gpu::{LossTerms, no_terms};
+
+/// Threads of a block.
+const THREADS: usize = 128;
+
+/// `PrdpParams` of `kernels/policy/pair_loss.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PrdpParams {
+    logp: Column,
+    old: Column,
+    reference: Column,
+    reward: Column,
+    mask: Column,
+    cu_seqlens: Column,
+    d_logp: Column,
+    terms: LossTerms,
+    pairs: u64,
+    pair_stride: i64,
+    tokens: i64,
+    sequences: i64,
+    free_sums: u64,
+    bounded_sums: u64,
+    beta: f64,
+    clip: f64,
+}
+
+pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Result<()> {
+    let sequences = a.cu_seqlens.extent(0) - 1;
+    if sequences == 0 {
+        return no_terms(&mut a.total);
+    }
+    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let column = sequences * size_of::<f64>();
+    let scratch = launch.scratch(2 * column)?;
+    let params = PrdpParams {
+        tokens: a.logp.numel(),
+        logp: launch.column(&a.logp)?,
+        old: launch.column(&a.old)?,
+        reference: launch.column(&a.reference)?,
+        reward: launch.column(&a.reward)?,
+        mask: launch.opt_column(&a.mask)?,
+        cu_seqlens: launch.column(&a.cu_seqlens)?,
+        d_logp: launch.column_out(a.d_logp)?,
+        terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
+        pair_stride: a.pairs.stride(0),
+        pairs: launch.input(&a.pairs)?,
+        sequences: sequences as i64,
+        free_sums: scratch.ptr(),
+        bounded_sums: scratch.ptr() + column as u64,
+        beta: a.beta,
+        clip: a.clip,
+    };
+    let name = R::DTYPE.name();
+    let grid = Grid::linear(sequences as u32, THREADS as u32);
+    launch.start(&format!("prdp_{name}"), grid, &params)?;
+    launch.start(&format!("prdp_grad_{name}"), grid, &params)?;
+    drop(scratch);
+    launch.finish()
+}

@@ -1,0 +1,73 @@
+//! Matrix products with dense weights on the CPU.
+
+use crate::alloc::{self, Gather};
+use crate::device::parallel;
+use crate::dtype::{DType, Float};
+use crate::ops::products::gemm_cpu::{
+    Adapters, Backward, Cells, Forward, Lane, Link, Operand, Right, Rows, backward, forward,
+    product,
+};
+use crate::ops::products::matmul::{Matmul, MatmulDw, MatmulDx};
+use crate::view::View;
+
+pub(crate) fn matmul<T: Float>(args: Matmul<'_, T>) {
+    let Matmul { x, w, bias, lora, adapter, s, residual, y } = args;
+    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, residual, y };
+    match T::DTYPE {
+        DType::F64 => forward::<T, f64>(pass, &w),
+        _ => forward::<T, f32>(pass, &w),
+    }
+}
+
+pub(crate) fn matmul_dx<T: Float>(args: MatmulDx<'_, T>) {
+    let MatmulDx { dy, w, lora, adapter, accumulate, dx } = args;
+    let pass = Backward { dy, adapters: Adapters { lora, adapter }, accumulate, dx };
+    match T::DTYPE {
+        DType::F64 => backward::<T, f64>(pass, &w),
+        _ => backward::<T, f32>(pass, &w),
+    }
+}
+
+pub(crate) fn matmul_dw<T: Float>(args: MatmulDw<'_, T>) {
+    match T::DTYPE {
+        DType::F64 => weight_gradient::<T, f64>(args),
+        _ => weight_gradient::<T, f32>(args),
+    }
+}
+
+/// dW += dYᵀ·X, dbias += Σ_rows dY.
+fn weight_gradient<T: Float, A: Lane>(args: MatmulDw<'_, T>) {
+    let MatmulDw { dy, x, dw, dbias } = args;
+    let (m, n, k) = (dy.extent(0), dy.extent(1), x.extent(1));
+    let left: Operand<'_, A> = Operand::Columns(&dy);
+    let chain = [Link { left, right: Right::Shared(Operand::Columns(&x)), depth: m }];
+    let cells = Cells::new(dw.into_rows(), k);
+    product(&Rows::all(n), k, &chain, &|place, sums| {
+        // SAFETY: the product hands over each element once.
+        unsafe {
+            cells.update(place.row, place.column, sums, |_, dw, sum| {
+                *dw = A::widen(*dw).plus(sum).narrow();
+            });
+        }
+    });
+    if let Some(mut dbias) = dbias {
+        let sums = column_sums(&dy);
+        for (column, sum) in sums.into_iter().enumerate() {
+            dbias.set(column, (dbias.at(column) as f64 + sum) as f32);
+        }
+    }
+}
+
+/// Σ_rows dy in f64, rows in order.
+fn column_sums<T: Float>(dy: &View<'_, T>) -> Vec<f64> {
+    const STRETCH: usize = 64;
+    let (m, n) = (dy.extent(0), dy.extent(1));
+    let mut sums = alloc::filled(0.0, n);
+    parallel::for_each(sums.chunks_mut(STRETCH).gathered(), m * STRETCH, |i, sums| {
+        for row in 0..m {
+            let dy = &dy.row(row)[i * STRETCH..][..sums.len()];
+            sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy.to_f64());
+        }
+    });
+    sums
+}
