@@ -82,8 +82,8 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     on_device!(device, check, args: Sample<T: Float> => cpu::sample, gpu::sample)
 }
 
-/// The error of [`sample()`] for the first row that nothing can be drawn from, if there is one: for callers that
-/// read [`Sample::undrawn`] later, after a graph.
+/// The error of [`sample()`] for the first row that nothing can be drawn from, if there is one. On a GPU such a row
+/// gets a token below 0. A caller whose tokens stay in device memory calls this when it reads them.
 ///
 /// # Errors
 /// `InvalidArgument` if `undrawn` names a row.
