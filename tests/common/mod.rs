@@ -158,9 +158,30 @@ pub fn f32s(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| x as f32).collect()
 }
 
+/// [`normals`] rounded to f32.
+pub fn normals_f32(seed: u64, n: usize, scale: f64) -> Vec<f32> {
+    f32s(&normals(seed, n, scale))
+}
+
 /// Widened to f64.
 pub fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| x as f64).collect()
+}
+
+/// The call was refused, and its message names `arg`. Returns the message.
+#[track_caller]
+pub fn refused(result: gradus::Result<()>, arg: &str) -> String {
+    let text = result.expect_err(arg).to_string();
+    assert!(text.contains(&format!("argument `{arg}`")), "`{arg}` is not named in: {text}");
+    text
+}
+
+/// The call was refused for an invalid `arg`, and its message holds `text`.
+#[track_caller]
+pub fn refused_with(result: gradus::Result<()>, arg: &str, text: &str) {
+    assert_eq!(result.as_ref().map_err(|e| e.code()), Err(1), "{arg}");
+    let message = refused(result, arg);
+    assert!(message.contains(text), "{text}: {message}");
 }
 
 /// Bit patterns, for equality that tells -0 from 0.
@@ -168,12 +189,16 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// `body` on a pool of so many threads.
+pub fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
+}
+
 /// `body` on pools of 1, 2, 4 and 7 threads gives the same bits; returns the result.
 pub fn same_on_any_pool(body: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
-    let on = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&body);
-    let one = on(1);
+    let one = in_pool(1, &body);
     for n in [2, 4, 7] {
-        assert_eq!(bits(&one), bits(&on(n)), "{n} threads");
+        assert_eq!(bits(&one), bits(&in_pool(n, &body)), "{n} threads");
     }
     one
 }

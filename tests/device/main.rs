@@ -5,9 +5,11 @@
 mod common;
 
 mod conformance;
+mod decode;
 mod faults;
 mod graph;
 mod kernels;
 mod memory;
 mod steady;
 mod tree;
+mod world;

@@ -1,30 +1,12 @@
 //! AdamW with 32-bit and with 8-bit state.
 
 use crate::common::devices::{executors, on_all};
-
-use crate::common::{max_rel, normals};
+use crate::common::{bits, in_pool, max_rel, normals_f32, refused};
 use gradus::ops::*;
 use gradus::quant::dynamic_map;
 use gradus::{Device, View, ViewMut, bf16};
 
 const CPU: Device = Device::Cpu;
-
-fn normals_f32(seed: u64, n: usize, scale: f64) -> Vec<f32> {
-    normals(seed, n, scale).into_iter().map(|x| x as f32).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-fn refused(result: gradus::Result<()>, arg: &str) {
-    let text = result.expect_err(arg).to_string();
-    assert!(text.contains(&format!("`{arg}`")), "`{arg}` not named: {text}");
-}
-
-fn on_threads<R: Send>(threads: usize, body: impl Fn() -> R + Send + Sync) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
-}
 
 /// One parameter with 32-bit state.
 #[derive(Clone, Debug, PartialEq)]
@@ -220,7 +202,7 @@ fn adamw_does_not_depend_on_company_or_threads() {
     let start: Vec<State> =
         sizes.iter().map(|&n| State::new(normals_f32(n as u64 + 50, n, 1.0))).collect();
     let together = |threads| {
-        on_threads(threads, || {
+        in_pool(threads, || {
             let on = |device: &Device| {
                 let (mut states, mut outcome) = (start.clone(), AdamWOutcome::default());
                 let pairs = states.iter_mut().zip(&grads);
@@ -421,7 +403,7 @@ fn adamw_8bit_masks_stops_and_is_thread_invariant() {
     let (n, start) = (5000, State8::new(normals_f32(41, 5000, 1.0)));
     let mut grad = normals_f32(42, n, 1.0);
     let run = |threads| {
-        on_threads(threads, || {
+        in_pool(threads, || {
             let mut state = start.clone();
             state.step(&grad, None, settings(1));
             state.step(&grad, None, settings(2));

@@ -4,16 +4,21 @@
 use std::sync::Arc;
 
 use crate::common::devices::{emulated, executors, gpu_of, gpus};
-use crate::products::support::{Adapter, CPU, adapter, bits, dot, in_pool, random};
+use crate::common::{bits, in_pool};
+use crate::products::arguments::{Changes, K, N, R, good_lora, ones, refused, transposed};
+use crate::products::support::{
+    Adapter, CPU, adapter, adapter_gradient, dot, random, weight_gradient,
+};
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::{Element, Float};
-use gradus::ops::{Lora, LoraGrad, lora_grad};
+use gradus::ops::*;
 use gradus::view::{Dims, Location};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use gradus_emu::Counters;
 
 /// Rows whose sums are one chain.
 const CHUNK: usize = 128;
+
 /// Rows around chunks, and more chunks than one launch takes.
 const ROWS: [usize; 6] = [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 33 * CHUNK + 7];
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -466,4 +471,59 @@ fn gradients_cost_what_they_should() {
             assert_eq!(c.shared_wavefronts, c.shared_wavefronts_ideal);
         }
     }
+}
+
+#[test]
+fn lora_grad_refuses_bad_input() {
+    let changes: Changes<'_, fn(&mut LoraGrad<'_, f32>)> = &[
+        ("x", |a| a.x = ones(&[96])),
+        ("x", |a| a.x = View::new(&[], &[3, 0]).unwrap()),
+        ("dy", |a| a.dy = ones(&[2, 4])),
+        ("dy", |a| a.dy = View::new(&[], &[3, 0]).unwrap()),
+        ("dy", |a| a.dy = transposed(3, 4)),
+        ("s", |a| a.s = ones(&[3, 3])),
+        ("s", |a| a.s = transposed(3, 2)),
+        ("lora.a", |a| a.lora.a = ones(&[2, 31])),
+        ("lora.b", |a| a.lora.b = ones(&[2, 4])),
+        ("lora.scale", |a| a.lora.scale = f64::NEG_INFINITY),
+        ("adapter", |a| a.adapter = Some(View::new(&[0, 0], &[2]).unwrap())),
+        ("adapter", |a| a.adapter = Some(View::new(&[0, -2, 0], &[3]).unwrap())),
+        ("index", |a| a.index = -1),
+        ("index", |a| a.index = 1),
+        ("da", |a| a.da = ViewMut::new(&mut [], &[0, 32]).unwrap()),
+        ("db", |a| a.db = ViewMut::new(&mut [], &[0, 2]).unwrap()),
+    ];
+    for (arg, change) in changes {
+        let (mut da, mut db) = ([5f32; R * K], [5f32; N * R]);
+        let mut args = LoraGrad {
+            x: ones(&[3, 32]),
+            dy: ones(&[3, 4]),
+            s: ones(&[3, 2]),
+            lora: good_lora(),
+            adapter: None,
+            index: 0,
+            da: ViewMut::rows_of(&mut da, K).unwrap(),
+            db: ViewMut::rows_of(&mut db, R).unwrap(),
+        };
+        change(&mut args);
+        refused(lora_grad(&CPU, args), "lora_grad", arg);
+        assert_eq!((da, db), ([5.0; R * K], [5.0; N * R]), "{arg}");
+    }
+}
+
+/// Bounds are those of the product tests.
+fn gradients<T: Float>() {
+    let [m, n, k, r] = [37, 9, 70, 3];
+    let (x, dy, s) = (random::<T>(8, m * k), random::<T>(9, m * n), random::<f32>(10, m * r));
+    weight_gradient([m, n, k], &dy, &x);
+    let adapter = Adapter { a: random::<T>(11, r * k), b: random::<T>(12, n * r), scale: 0.5 };
+    let index: Vec<i32> = (0..m).map(|i| (i % 3) as i32 - 1).collect();
+    adapter_gradient([m, n, k], &x, &dy, &s, adapter.view([n, k, r]), Some(&index), 0);
+}
+
+#[test]
+fn gradients_of_weights_and_adapters_in_other_dtypes() {
+    gradients::<f16>();
+    gradients::<bf16>();
+    gradients::<f64>();
 }

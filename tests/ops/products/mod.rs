@@ -1,5 +1,6 @@
 //! Matrix products, dense and of 4-bit weights, with adapters.
 
+mod arguments;
 mod lora_grad;
 mod matmul;
 mod nf4_matmul;

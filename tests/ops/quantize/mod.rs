@@ -2,3 +2,4 @@
 
 mod nf4_dequantize;
 mod nf4_quantize;
+mod tensors;

@@ -1,33 +1,18 @@
 //! 4-bit quantisation: golden files of bitsandbytes, nearest codes, layout, invariances, bad input.
 
-use crate::common::devices::{executors, on_all};
-use crate::common::{Golden, normals, same_parts};
+use crate::common::devices::executors;
+use crate::common::{Golden, bits, normals, normals_f32, refused};
+use crate::quantize::tensors::*;
 use gradus::dtype::Float;
 use gradus::ops::{
     Nf4Dequantize, Nf4Quantize, Nf4QuantizeAbsmax, nf4_dequantize, nf4_quantize,
     nf4_quantize_absmax,
 };
 use gradus::quant::{
-    Absmax, NF4_CODE, Nf4Options, Nf4Parts, Nf4Tensor, Nf4View, OwnedAbsmax, QuantType, dynamic_map,
+    NF4_CODE, Nf4Options, Nf4Parts, Nf4Tensor, OwnedAbsmax, QuantType, dynamic_map,
 };
 use gradus::{DType, Device, Error, View, ViewMut, bf16, f16};
 use proptest::prelude::*;
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-fn golden_options(golden: &Golden) -> Nf4Options {
-    Nf4Options {
-        quant_type: match golden.text("quant_type") {
-            Some("nf4") => QuantType::Nf4,
-            Some("fp4") => QuantType::Fp4,
-            other => panic!("{}: {other:?}", golden.name),
-        },
-        blocksize: golden.number("blocksize").unwrap() as usize,
-        double_quant: golden.has("nested_absmax"),
-    }
-}
 
 /// Codes, maxima, nested maxima, nested codes, tables and offset: all equal bit for bit.
 fn check_golden<T: Float>(golden: &Golden) {
@@ -69,133 +54,6 @@ fn nf4_quantize_equals_bitsandbytes_bit_for_bit() {
     }
 }
 
-/// The golden file's codes and maxima as a tensor, as a checkpoint loader would build it.
-fn golden_tensor(golden: &Golden) -> Nf4Tensor {
-    let (options, shape) = (golden_options(golden), golden.shape("weight"));
-    let absmax = if options.double_quant {
-        OwnedAbsmax::Nested {
-            codes: golden.raw("absmax"),
-            nested: golden.get("nested_absmax"),
-            table: golden.get("nested_code"),
-            offset: golden.get::<f32>("offset")[0],
-            nested_blocksize: golden.number("nested_blocksize").unwrap() as usize,
-        }
-    } else {
-        OwnedAbsmax::F32(golden.get("absmax"))
-    };
-    let dtype = match golden.dtype("weight") {
-        safetensors::Dtype::F32 => DType::F32,
-        safetensors::Dtype::F16 => DType::F16,
-        _ => DType::Bf16,
-    };
-    let (code, packed) = (golden.get("code"), golden.raw("packed"));
-    let (blocksize, quant_type) = (options.blocksize, options.quant_type);
-    let (n, k) = (shape[0], shape[1]);
-    Nf4Tensor::from_parts(Nf4Parts { packed, absmax, code, n, k, blocksize, dtype, quant_type })
-        .unwrap()
-}
-
-fn round_to(dtype: DType, x: f32) -> f32 {
-    match dtype {
-        DType::F16 => f16::from_f32(x).to_f32(),
-        DType::Bf16 => bf16::from_f32(x).to_f32(),
-        _ => x,
-    }
-}
-
-fn nibble(packed: &[u8], i: usize) -> usize {
-    (packed[i / 2] >> (4 * (1 - i % 2)) & 15) as usize
-}
-
-/// Dequantised values computed one by one from the layout.
-fn dequantized_by_rule(tensor: &Nf4Tensor) -> Vec<f32> {
-    let p = tensor.parts();
-    let absmax = |block: usize| match &p.absmax {
-        OwnedAbsmax::F32(absmax) => absmax[block],
-        OwnedAbsmax::Nested { codes, nested, table, offset, nested_blocksize } => {
-            let (value, scale) = (table[codes[block] as usize], nested[block / nested_blocksize]);
-            value * scale + offset
-        }
-    };
-    (0..p.n * p.k)
-        .map(|i| round_to(p.dtype, p.code[nibble(&p.packed, i)] * absmax(i / p.blocksize)))
-        .collect()
-}
-
-fn dequantize(tensor: &Nf4Tensor) -> Vec<f32> {
-    let run = |device: &Device| tensor.dequantize::<f32>(device).unwrap();
-    on_all(run, |name, cpu, gpu| assert_eq!(bits(cpu), bits(gpu), "{name}"))
-}
-
-#[test]
-fn nf4_dequantize_equals_the_rule_bit_for_bit() {
-    for golden in Golden::family("nf4") {
-        let tensor = golden_tensor(&golden);
-        let rule = dequantized_by_rule(&tensor);
-        assert_eq!(bits(&dequantize(&tensor)), bits(&rule), "{}", golden.name);
-    }
-}
-
-/// Wherever rows are whole blocks the dequantised values are bitsandbytes' own, bit for bit.
-#[test]
-fn nf4_dequantize_equals_bitsandbytes() {
-    let mut checked = 0;
-    for golden in Golden::family("nf4") {
-        let tensor = golden_tensor(&golden);
-        if tensor.k().is_multiple_of(tensor.parts().blocksize) {
-            let peer: Vec<f32> = golden.f64("dequantized").iter().map(|&x| x as f32).collect();
-            assert_eq!(bits(&dequantize(&tensor)), bits(&peer), "{}", golden.name);
-            checked += 1;
-        }
-    }
-    assert!(checked > 20, "{checked}");
-}
-
-/// Where K is not a multiple of the block size, bitsandbytes 0.50.2's AVX-512 dequantisation takes
-/// the wrong block's maximum. Half the widest gap of the code book (0.152) bounds |w − y| /
-/// absmax: our values keep the bound everywhere, the peer's break it by far.
-#[test]
-fn nf4_dequantize_is_right_where_the_peer_mixes_up_blocks() {
-    let mut checked = 0;
-    for golden in Golden::family("nf4") {
-        let tensor = golden_tensor(&golden);
-        let p = tensor.parts();
-        if p.k.is_multiple_of(p.blocksize) || golden.has("nested_absmax") {
-            continue;
-        }
-        let OwnedAbsmax::F32(absmax) = &p.absmax else { unreachable!() };
-        let (weight, ours) = (golden.f64("weight"), dequantize(&tensor));
-        let peer = golden.f64("dequantized");
-        let worst = |y: &dyn Fn(usize) -> f64| {
-            (0..weight.len()).fold(0.0, |worst, i| {
-                f64::max(worst, (weight[i] - y(i)).abs() / absmax[i / p.blocksize] as f64)
-            })
-        };
-        let slack = 0.004; // one bf16 rounding of a value up to the maximum
-        let ours = worst(&|i| ours[i] as f64);
-        assert!(ours <= 0.1520 + slack, "{}: {ours}", golden.name);
-        let theirs = worst(&|i| peer[i]);
-        assert!(theirs > 0.3, "{}: the peer is right now ({theirs})", golden.name);
-        checked += 1;
-    }
-    assert!(checked > 0);
-}
-
-fn quantize(x: &[f32], k: usize, options: &Nf4Options) -> Nf4Tensor {
-    let run = |device: &Device| {
-        Nf4Tensor::quantize(device, View::rows_of(x, k).unwrap(), options).unwrap()
-    };
-    on_all(run, |name, cpu, gpu| same_parts(name, cpu.parts(), gpu.parts()))
-}
-
-fn normals_f32(seed: u64, n: usize) -> Vec<f32> {
-    normals(seed, n, 1.0).into_iter().map(|x| x as f32).collect()
-}
-
-fn options(quant_type: QuantType, blocksize: usize) -> Nf4Options {
-    Nf4Options { quant_type, blocksize, double_quant: false }
-}
-
 /// Every block size, every kind of tail: codes are nearest in f64 up to f32 rounding of the scaled
 /// value, maxima exact.
 #[test]
@@ -203,7 +61,7 @@ fn nf4_codes_are_the_nearest_for_every_block_and_tail_size() {
     for quant_type in [QuantType::Nf4, QuantType::Fp4] {
         for blocksize in [32, 64, 128, 256, 512, 1024, 2048, 4096] {
             for n in [1, 2, 31, blocksize - 1, blocksize, blocksize + 1, 2 * blocksize + 17] {
-                let x = normals_f32(n as u64, n);
+                let x = normals_f32(n as u64, n, 1.0);
                 let tensor = quantize(&x, n, &options(quant_type, blocksize));
                 check_nearest(&x, &tensor);
             }
@@ -292,7 +150,7 @@ proptest! {
     /// Scaling by a power of two scales the maxima and leaves the codes.
     #[test]
     fn nf4_codes_do_not_change_with_a_power_of_two(seed in 0u64..1000, e in -20i32..20, n in 1usize..300) {
-        let x = normals_f32(seed, n);
+        let x = normals_f32(seed, n, 1.0);
         let scaled: Vec<f32> = x.iter().map(|v| v * 2f32.powi(e)).collect();
         for quant_type in [QuantType::Nf4, QuantType::Fp4] {
             let a = quantize(&x, n, &options(quant_type, 64));
@@ -307,7 +165,7 @@ proptest! {
     #[test]
     fn nf4_round_trip_is_idempotent(seed in 0u64..1000, n in 1usize..700, log in 5u32..10) {
         for quant_type in [QuantType::Nf4, QuantType::Fp4] {
-            let first = quantize(&normals_f32(seed, n), n, &options(quant_type, 1 << log));
+            let first = quantize(&normals_f32(seed, n, 1.0), n, &options(quant_type, 1 << log));
             let y = dequantize(&first);
             let second = quantize(&y, n, &options(quant_type, 1 << log));
             prop_assert_eq!(&first.parts().absmax, &second.parts().absmax);
@@ -336,7 +194,7 @@ proptest! {
 /// Blocks are independent: a block's codes are the same alone and inside a matrix.
 #[test]
 fn nf4_blocks_are_bitwise_independent_of_their_neighbours() {
-    let x = normals_f32(3, 64 * 40);
+    let x = normals_f32(3, 64 * 40, 1.0);
     let whole = quantize(&x, 64, &options(QuantType::Nf4, 64));
     for (i, block) in x.chunks(64).enumerate() {
         let alone = quantize(block, 64, &options(QuantType::Nf4, 64));
@@ -346,7 +204,7 @@ fn nf4_blocks_are_bitwise_independent_of_their_neighbours() {
 
 #[test]
 fn nf4_is_bitwise_the_same_for_every_thread_count() {
-    let x = normals_f32(4, 300 * 701);
+    let x = normals_f32(4, 300 * 701, 1.0);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -361,25 +219,11 @@ fn nf4_is_bitwise_the_same_for_every_thread_count() {
     }
 }
 
-/// The dequantised value passes through the original dtype, whatever type it is asked in.
-#[test]
-fn nf4_dequantize_rounds_to_the_original_dtype_first() {
-    let x: Vec<bf16> = normals(5, 330, 1.0).into_iter().map(bf16::from_f64).collect();
-    let opts = Nf4Options::default();
-    let t = Nf4Tensor::quantize(&Device::Cpu, View::rows_of(&x, 33).unwrap(), &opts).unwrap();
-    let same = |name: &str, ok: bool| assert!(ok, "{name}");
-    let narrow: Vec<bf16> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
-    let wide: Vec<f32> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
-    let widest: Vec<f64> = on_all(|d| t.dequantize(d).unwrap(), |n, a, b| same(n, a == b));
-    assert!(narrow.iter().zip(&wide).all(|(a, b)| a.to_f32() == *b));
-    assert!(wide.iter().zip(&widest).all(|(a, b)| *a as f64 == *b));
-}
-
 /// Strided output rows; the gaps between rows and the space around every output stay untouched.
 #[test]
 fn nf4_writes_its_outputs_and_nothing_else() {
     let (n, k, stride) = (7, 45, 50);
-    let x = normals_f32(6, n * k);
+    let x = normals_f32(6, n * k, 1.0);
     let tensor = quantize(&x, k, &options(QuantType::Nf4, 32));
     let mut y = vec![f32::NAN; n * stride + 3];
     let view = ViewMut::strided(&mut y[1..], &[n as i64, k as i64], &[stride as i64, 1]).unwrap();
@@ -412,7 +256,7 @@ fn nf4_writes_its_outputs_and_nothing_else() {
 /// Decoded maxima lie within half a table gap of the plain ones.
 #[test]
 fn nf4_double_quantisation_error_is_bounded() {
-    let x = normals_f32(7, 64 * 1000);
+    let x = normals_f32(7, 64 * 1000, 1.0);
     let plain = quantize(&x, 64, &options(QuantType::Nf4, 64));
     let nested = quantize(&x, 64, &Nf4Options::default());
     assert_eq!(plain.parts().packed, nested.parts().packed);
@@ -450,15 +294,10 @@ fn nf4_tensor_counts_its_bytes() {
     assert!((plain.bits_per_parameter() - 4.5).abs() < 0.01);
 }
 
-fn refused(result: gradus::Result<()>, arg: &str) {
-    let text = result.expect_err(arg).to_string();
-    assert!(text.contains(&format!("`{arg}`")), "`{arg}` not named: {text}");
-}
-
 /// Each argument of nf4_quantize wrong once; outputs keep their content.
 #[test]
 fn nf4_quantize_refuses_bad_arguments() {
-    let x = normals_f32(8, 96);
+    let x = normals_f32(8, 96, 1.0);
     let call = |x: View<'_, f32>, blocksize, packed: usize, absmax: usize, arg: &str| {
         let (mut p, mut a) = (vec![0xAAu8; packed], vec![f32::NAN; absmax]);
         let args = Nf4Quantize {
@@ -523,39 +362,8 @@ fn nf4_quantize_absmax_refuses_bad_arguments() {
 }
 
 #[test]
-fn nf4_dequantize_refuses_bad_arguments() {
-    let tensor = quantize(&normals_f32(8, 96), 32, &options(QuantType::Nf4, 32));
-    let good = tensor.view();
-    let call = |w: Nf4View<'_>, shape: [i64; 2], arg: &str| {
-        let mut y = vec![f32::NAN; 96];
-        let y_view = ViewMut::new(&mut y, &shape).unwrap();
-        refused(nf4_dequantize(&Device::Cpu, Nf4Dequantize { w, y: y_view }), arg);
-        assert!(y.iter().all(|v| v.is_nan()), "{arg}: written");
-    };
-    let (packed, floats, codes) = ([0u8; 47], [0f32; 255], [0u8; 3]);
-    call(Nf4View { packed: packed[..].into(), ..good }, [3, 32], "w.packed");
-    call(Nf4View { code: floats[..15].into(), ..good }, [3, 32], "w.code");
-    call(Nf4View { blocksize: 33, ..good }, [3, 32], "w.blocksize");
-    call(Nf4View { dtype: DType::F64, ..good }, [3, 32], "w.dtype");
-    call(Nf4View { n: usize::MAX, ..good }, [3, 32], "w");
-    call(Nf4View { absmax: Absmax::F32(floats[..2].into()), ..good }, [3, 32], "w.absmax");
-    call(good, [32, 3], "y");
-    let nested = |codes, nested, table, offset, nested_blocksize| Nf4View {
-        absmax: Absmax::Nested { codes, nested, table, offset, nested_blocksize },
-        ..good
-    };
-    let table = dynamic_map(true)[..].into();
-    let (c, one) = (View::from(&codes[..]), View::from(&floats[..1]));
-    call(nested(codes[..2].into(), one, table, 0.0, 256), [3, 32], "w.absmax.codes");
-    call(nested(c, floats[..2].into(), table, 0.0, 256), [3, 32], "w.absmax.nested");
-    call(nested(c, one, floats[..].into(), 0.0, 256), [3, 32], "w.absmax.table");
-    call(nested(c, one, table, f32::NAN, 256), [3, 32], "w.absmax.offset");
-    call(nested(c, one, table, 0.0, 0), [3, 32], "w.absmax.nested_blocksize");
-}
-
-#[test]
 fn nf4_tensor_refuses_parts_that_do_not_fit() {
-    let good = quantize(&normals_f32(8, 96), 32, &Nf4Options::default()).into_parts();
+    let good = quantize(&normals_f32(8, 96, 1.0), 32, &Nf4Options::default()).into_parts();
     assert!(Nf4Tensor::from_parts(good.clone()).is_ok());
     let call = |change: &dyn Fn(&mut Nf4Parts), arg: &str| {
         let mut parts = good.clone();

@@ -1,11 +1,16 @@
-//! What the fused head costs on tensor cores: products, launches and memory.
+//! The fused head beside the product and the log-prob that it is made of, and what it costs on tensor cores: products,
+//! launches and memory.
 
 use std::sync::Arc;
 
-use crate::common::normals;
+use super::logprob::oracle::{oracle, stats};
+use crate::common::devices::on_all;
+use crate::common::{bits_of, max_rel, normals};
+use crate::products::support::random;
 use gradus::device::{Call, DeviceBuffer, EmuDriver, Gpu, KernelSet, RecordingDriver};
+use gradus::dtype::Float;
 use gradus::ops::*;
-use gradus::{Device, bf16};
+use gradus::{Device, View, ViewMut, bf16, f16};
 use gradus_emu::Counters;
 
 /// Tokens, hidden size, vocabulary: whole tiles, so that no product multiplies padding.
@@ -127,4 +132,95 @@ fn the_workspace_is_known_beforehand() {
             assert_eq!(driver.take().iter().any(large), !reserved, "{gradients} {reserved}");
         }
     }
+}
+
+/// The fused head equals the product followed by the log-prob bit for bit; its score vector is the
+/// gradient, and scaling it gives the backward pass.
+#[test]
+fn linear_logprob_is_matmul_then_logprob() {
+    let (n, h, v) = (37, 24, 301);
+    let f = |seed, len, scale| -> Vec<f32> {
+        normals(seed, len, scale).iter().map(|&x| x as f32).collect()
+    };
+    let (hidden, w, g) = (f(1, n * h, 1.0), f(2, v * h, 0.3), f(3, n, 1.0));
+    let targets: Vec<i32> = (0..n as i32).map(|i| (i * 31) % v as i32).collect();
+    let (x, head) = (View::rows_of(&hidden, h).unwrap(), View::rows_of(&w, h).unwrap());
+    let mut logits = vec![0f32; n * v];
+    let y = ViewMut::rows_of(&mut logits, v).unwrap();
+    let product =
+        Matmul { x, w: head, bias: None, lora: &[], adapter: None, s: None, residual: None, y };
+    matmul(&Device::Cpu, product).unwrap();
+    let t = LogitTransform { temperature: 0.8, ..Default::default() };
+    let want = stats(&logits, v, &targets, t);
+    let (mut logp, mut score) = (vec![0f32; n], vec![0f32; n * h]);
+    let args = LinearLogProb {
+        transform: t,
+        score: Some(ViewMut::rows_of(&mut score, h).unwrap()),
+        ..LinearLogProb::new(x, Head::Dense(head), (&targets).into(), (&mut logp).into())
+    };
+    linear_logprob(&Device::Cpu, args).unwrap();
+    assert_eq!(logp, want.logp);
+    let (mut dhidden, mut dweight) = (vec![0f32; n * h], vec![0f32; v * h]);
+    let args = LinearLogProbBwd {
+        hidden: x,
+        head: Head::Dense(head),
+        lora: &[],
+        targets: (&targets).into(),
+        vocab: v as i64,
+        transform: t,
+        dlogp: (&g).into(),
+        dentropy: None,
+        dhidden: ViewMut::rows_of(&mut dhidden, h).unwrap(),
+        dweight: Some(ViewMut::rows_of(&mut dweight, h).unwrap()),
+    };
+    linear_logprob_bwd(&Device::Cpu, args).unwrap();
+    let mut scaled = vec![0f32; n * h];
+    let args = ScoreScale {
+        score: View::rows_of(&score, h).unwrap(),
+        dlogp: (&g).into(),
+        dhidden: ViewMut::rows_of(&mut scaled, h).unwrap(),
+    };
+    score_scale(&Device::Cpu, args).unwrap();
+    let wide = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
+    let (a, b) = (wide(&scaled), wide(&dhidden));
+    assert!(max_rel(&a, &b, 0.1) < 1e-5);
+    // Against the definition: dW[v] = Σ_t g_t (1[v = y] − q_v)/τ · h_t in f64.
+    for column in [0, 17, 300] {
+        for j in [0, h - 1] {
+            let exact: f64 = (0..n)
+                .map(|i| {
+                    let z: Vec<f64> =
+                        logits[i * v..(i + 1) * v].iter().map(|&x| x as f64 / 0.8).collect();
+                    let (logp, _, _) = oracle(&z, column);
+                    let hit = (targets[i] == column as i32) as u8 as f64;
+                    g[i] as f64 * (hit - logp.exp()) / 0.8 * hidden[i * h + j] as f64
+                })
+                .sum();
+            let got = dweight[column * h + j] as f64;
+            assert!((got - exact).abs() < 1e-5 * exact.abs().max(0.1), "{got} {exact}");
+        }
+    }
+}
+
+fn scales<T: Float>() {
+    let (t, d) = (7, 10);
+    let (score, held, dlogp) = (random::<T>(2, t * d), random::<T>(1, t * d), [0.5f32; 7]);
+    let run = |device: &Device| {
+        let mut dhidden = held.clone();
+        let args = ScoreScale {
+            score: View::rows_of(&score, d).unwrap(),
+            dlogp: dlogp[..].into(),
+            dhidden: ViewMut::rows_of(&mut dhidden, d).unwrap(),
+        };
+        score_scale(device, args).unwrap();
+        bits_of(&dhidden)
+    };
+    on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {}", T::DTYPE.name()));
+}
+
+#[test]
+fn scores_in_other_dtypes_have_the_bits_of_the_cpu() {
+    scales::<f16>();
+    scales::<bf16>();
+    scales::<f64>();
 }

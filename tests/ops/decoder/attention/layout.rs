@@ -1,10 +1,9 @@
 //! What the tests of attention share: packed sequences, and both passes over host memory.
 
+use crate::common::{bits, bits_of, normals};
 use gradus::dtype::Float;
 use gradus::ops::{Attention, AttentionBwd, KvRows, attention, attention_bwd};
 use gradus::{Device, View, ViewMut};
-
-use crate::common::normals;
 
 /// Packed sequences: lengths, heads, and where the keys lie.
 #[derive(Clone)]
@@ -200,5 +199,54 @@ impl GradientSizes {
             }
         }
         GradientSizes { sizes, score, ds: largest }
+    }
+}
+
+/// Chunks of queries of any size, down to one token at a time, against a cache give the bits of the
+/// whole sequences in one batch. The cache has `room` rows per slot, its slots are in another order,
+/// and its unused rows are NaN.
+pub fn check_chunks<T: Float>(
+    device: &Device,
+    [heads, kv_heads, d]: [usize; 3],
+    (lens, room): ([usize; 5], usize),
+    chunks: &[usize],
+) {
+    let l = Layout::packed(&lens, heads, kv_heads, d);
+    let [q, k, v] = l.random(d as u64).map(|x| x.into_iter().map(T::from_f64).collect::<Vec<T>>());
+    let (whole, whole_lse) = forward(device, &l, [&q, &k, &v]);
+    assert!(whole.iter().all(|x| x.to_f64().is_finite()));
+    let (slots, width) = ([2usize, 4, 0, 3, 1], kv_heads * d);
+    for &chunk in chunks {
+        let mut cache = [(); 2].map(|()| vec![T::from_f64(f64::NAN); 5 * room * width]);
+        let mut done = [0usize; 5];
+        while done != lens {
+            let step: Vec<usize> = (0..5).map(|b| chunk.min(lens[b] - done[b])).collect();
+            let mut part_q = Vec::new();
+            for b in 0..5 {
+                let from = l.start[b] + done[b];
+                part_q.extend(&q[from * heads * d..(from + step[b]) * heads * d]);
+                let (to, n) = ((slots[b] * room + done[b]) * width, step[b] * width);
+                for (cache, x) in cache.iter_mut().zip([&k, &v]) {
+                    cache[to..to + n].copy_from_slice(&x[from * width..][..n]);
+                }
+            }
+            let part = Layout {
+                queries: step.clone(),
+                keys: (0..5).map(|b| done[b] + step[b]).collect(),
+                start: slots.iter().map(|s| s * room).collect(),
+                rows: 5 * room,
+                ..l.clone()
+            };
+            let (o, lse) = forward(device, &part, [&part_q, &cache[0], &cache[1]]);
+            let mut at = 0;
+            for b in 0..5 {
+                let (from, n) = ((l.start[b] + done[b]) * heads, step[b] * heads);
+                let want = &whole[from * d..(from + n) * d];
+                assert_eq!(bits_of(&o[at * d..(at + n) * d]), bits_of(want), "chunk {chunk} d {d}");
+                assert_eq!(bits(&lse[at..at + n]), bits(&whole_lse[from..from + n]));
+                at += n;
+                done[b] += step[b];
+            }
+        }
     }
 }

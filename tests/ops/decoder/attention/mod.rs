@@ -1,5 +1,6 @@
 //! Attention and its gradients.
 
+mod dtypes;
 mod layout;
 mod oracle;
 mod paged;

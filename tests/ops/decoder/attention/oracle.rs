@@ -1,7 +1,7 @@
 //! Attention: f64 oracle within the documented bound, gradients, and the promise that a query
 //! row's bits do not depend on how it is computed.
 
-use super::layout::{GradientSizes, Layout, Oracle, backward, forward};
+use super::layout::{GradientSizes, Layout, Oracle, backward, check_chunks, forward};
 use crate::common::devices::executors;
 use crate::common::{bits, check_gradient, f32s, f64s, max_rel, normals, same_on_any_pool};
 use gradus::ops::{Attention, KvRows, attention};
@@ -129,54 +129,10 @@ fn check_gradients_in_f32_are_within_their_bound(device: &Device) {
 /// time, on any number of threads.
 #[test]
 fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
-    executors().iter().for_each(|executor| {
-        check_rows_have_the_same_bits_in_training_prefill_and_decoding(&executor.device)
-    });
-}
-
-fn check_rows_have_the_same_bits_in_training_prefill_and_decoding(device: &Device) {
-    for (heads, kv_heads, d) in [(4, 2, 16), (2, 2, 5), (3, 1, 24), (8, 2, 64), (33, 1, 32)] {
-        let lens = [3, 0, 21, 135, 1];
-        let l = Layout::packed(&lens, heads, kv_heads, d);
-        let [q, k, v] = l.random(d as u64).map(|x| f32s(&x));
-        let (whole, whole_lse) = forward(device, &l, [&q, &k, &v]);
-        // The cache: room for 140 rows in each slot, slots in another order, NaN where unused.
-        let slots = [2usize, 4, 0, 3, 1];
-        let width = kv_heads * d;
-        let mut cache = [vec![f32::NAN; 5 * 140 * width], vec![f32::NAN; 5 * 140 * width]];
-        for chunk in [1, 2, 7, 16, 64, 200] {
-            cache.iter_mut().for_each(|c| c.fill(f32::NAN));
-            let mut done = [0usize; 5];
-            while done != lens {
-                let step: Vec<usize> = (0..5).map(|b| chunk.min(lens[b] - done[b])).collect();
-                let mut part_q = Vec::new();
-                for b in 0..5 {
-                    let from = l.start[b] + done[b];
-                    part_q.extend(&q[from * heads * d..(from + step[b]) * heads * d]);
-                    let to = (slots[b] * 140 + done[b]) * width;
-                    for (cache, x) in cache.iter_mut().zip([&k, &v]) {
-                        let n = step[b] * width;
-                        cache[to..to + n].copy_from_slice(&x[from * width..][..n]);
-                    }
-                }
-                let part = Layout {
-                    queries: step.clone(),
-                    keys: (0..5).map(|b| done[b] + step[b]).collect(),
-                    start: slots.iter().map(|s| s * 140).collect(),
-                    rows: 5 * 140,
-                    ..l.clone()
-                };
-                let (o, lse) = forward(device, &part, [&part_q, &cache[0], &cache[1]]);
-                let mut at = 0;
-                for b in 0..5 {
-                    let (from, n) = ((l.start[b] + done[b]) * heads, step[b] * heads);
-                    let want = &whole[from * d..(from + n) * d];
-                    assert_eq!(bits(&o[at * d..(at + n) * d]), bits(want), "chunk {chunk} d {d}");
-                    assert_eq!(bits(&lse[at..at + n]), bits(&whole_lse[from..from + n]));
-                    at += n;
-                    done[b] += step[b];
-                }
-            }
+    for executor in executors() {
+        for shape in [[4, 2, 16], [2, 2, 5], [3, 1, 24], [8, 2, 64], [33, 1, 32]] {
+            let cache = ([3, 0, 21, 135, 1], 140);
+            check_chunks::<f32>(&executor.device, shape, cache, &[1, 2, 7, 16, 64, 200]);
         }
     }
 }

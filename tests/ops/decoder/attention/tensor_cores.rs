@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::layout::{Layout, Oracle, forward};
+use super::layout::{Layout, Oracle, check_chunks, forward};
 use crate::common::devices::{Executor, executors};
 use crate::common::{bits, bits_of, normals};
 use gradus::device::{EmuDriver, Gpu, KernelSet};
@@ -93,56 +93,15 @@ fn attention_in_halves_is_within_its_documented_bound() {
     }
 }
 
-/// Chunks of any size against a cache whose other rows are NaN, down to one token at a time, give the
-/// bits of the whole sequence in a batch.
-fn check_chunks<T: Float>(device: &Device, (heads, kv_heads, d): (usize, usize, usize)) {
-    let (lens, room) = ([3, 0, 21, 75, 1], 80);
-    let l = Layout::packed(&lens, heads, kv_heads, d);
-    let [q, k, v] = l.random(d as u64).map(|x| narrowed::<T>(&x));
-    let (whole, whole_lse) = forward(device, &l, [&q, &k, &v]);
-    assert!(whole.iter().all(|x| x.to_f64().is_finite()));
-    let (slots, width) = ([2usize, 4, 0, 3, 1], kv_heads * d);
-    for chunk in [1, 7, 64] {
-        let mut cache = [(); 2].map(|()| vec![T::from_f64(f64::NAN); 5 * room * width]);
-        let mut done = [0usize; 5];
-        while done != lens {
-            let step: Vec<usize> = (0..5).map(|b| chunk.min(lens[b] - done[b])).collect();
-            let mut part_q = Vec::new();
-            for b in 0..5 {
-                let from = l.start[b] + done[b];
-                part_q.extend(&q[from * heads * d..(from + step[b]) * heads * d]);
-                let (to, n) = ((slots[b] * room + done[b]) * width, step[b] * width);
-                for (cache, x) in cache.iter_mut().zip([&k, &v]) {
-                    cache[to..to + n].copy_from_slice(&x[from * width..][..n]);
-                }
-            }
-            let part = Layout {
-                queries: step.clone(),
-                keys: (0..5).map(|b| done[b] + step[b]).collect(),
-                start: slots.iter().map(|s| s * room).collect(),
-                rows: 5 * room,
-                ..l.clone()
-            };
-            let (o, lse) = forward(device, &part, [&part_q, &cache[0], &cache[1]]);
-            let mut at = 0;
-            for b in 0..5 {
-                let (from, n) = ((l.start[b] + done[b]) * heads, step[b] * heads);
-                let want = &whole[from * d..(from + n) * d];
-                assert_eq!(bits_of(&o[at * d..(at + n) * d]), bits_of(want), "chunk {chunk} d {d}");
-                assert_eq!(bits(&lse[at..at + n]), bits(&whole_lse[from..from + n]));
-                at += n;
-                done[b] += step[b];
-            }
-        }
-    }
-}
+/// Keys of five sequences, and rows of their slots in a cache.
+const CACHE: ([usize; 5], usize) = ([3, 0, 21, 75, 1], 80);
 
 #[test]
 fn attention_in_halves_has_the_same_bits_in_training_prefill_and_decoding() {
     for executor in executors() {
-        check_chunks::<bf16>(&executor.device, (4, 2, 64));
-        check_chunks::<bf16>(&executor.device, (17, 1, 16));
-        check_chunks::<f16>(&executor.device, (3, 1, 80));
+        check_chunks::<bf16>(&executor.device, [4, 2, 64], CACHE, &[1, 7, 64]);
+        check_chunks::<bf16>(&executor.device, [17, 1, 16], CACHE, &[1, 7, 64]);
+        check_chunks::<f16>(&executor.device, [3, 1, 80], CACHE, &[1, 7, 64]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Gradient norms, sparsity of updates, deltas.
+//! Sparsity of updates, deltas.
 
 mod executors;
 mod oracle;

@@ -1,103 +1,14 @@
-//! Gradient norm, update sparsity, deltas, interpolation.
+//! Sparsity of updates, and deltas.
 
 use crate::common::devices::{on_all, shared_gpus};
-use crate::common::normals;
+use crate::common::{bits, in_pool, normals, normals_f32, refused};
+use crate::optim::device_of;
 use gradus::dtype::Float;
 use gradus::ops::*;
-use gradus::{Device, Error, View, bf16, f16};
+use gradus::{Device, Error, View, bf16};
 use proptest::prelude::*;
 
 const CPU: Device = Device::Cpu;
-
-fn normals_f32(seed: u64, n: usize, scale: f64) -> Vec<f32> {
-    normals(seed, n, scale).into_iter().map(|x| x as f32).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-fn refused(result: gradus::Result<()>, arg: &str) {
-    let text = result.expect_err(arg).to_string();
-    assert!(text.contains(&format!("`{arg}`")), "`{arg}` not named: {text}");
-}
-
-fn on_threads<R: Send>(threads: usize, body: impl Fn() -> R + Send + Sync) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
-}
-
-fn norm_of<T: Float>(grads: &[View<'_, T>]) -> GlobalNorm {
-    let on = |device: &Device| {
-        let mut norm = GlobalNorm::default();
-        grad_norm(device, GradNorm { grads, norm: &mut norm }).unwrap();
-        norm
-    };
-    on_all(on, |name, cpu, gpu| {
-        let same = cpu.value.to_bits() == gpu.value.to_bits();
-        assert!(same || (cpu.value.is_nan() && gpu.value.is_nan()), "{name}: {gpu:?}, {cpu:?}");
-        assert_eq!(cpu.finite, gpu.finite, "{name}");
-    })
-}
-
-#[test]
-fn grad_norm_is_the_l2_norm_in_f64() {
-    for (n, m) in [(0, 0), (1, 0), (3, 4), (4096, 4097), (100_000, 17)] {
-        let (a, b) = (normals_f32(60, n, 3.0), normals_f32(61, m, 1e-3));
-        let got = norm_of(&[View::from(&a), View::from(&b)]);
-        let want = a.iter().chain(&b).map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
-        assert!(got.finite && (got.value - want).abs() <= 1e-13 * want, "{got:?} {want}");
-    }
-    // Squares far outside f32 are no overflow.
-    assert_eq!(norm_of::<f32>(&[[3e38f32, 0.0][..].into()]).value, 3e38f32 as f64);
-    let half: Vec<bf16> = [3.0f32, 4.0].map(bf16::from_f32).to_vec();
-    assert_eq!(norm_of(&[View::from(&half)]).value, 5.0);
-}
-
-/// More blocks than one level of the final tree takes: on a GPU the levels wait for each other.
-#[test]
-fn grad_norm_of_many_tensors() {
-    let data: Vec<f32> = (0..4300).map(|i| (i % 7) as f32 - 3.0).collect();
-    let grads: Vec<View<'_, f32>> =
-        data.chunks(1).map(|one| View::new(one, &[1]).unwrap()).collect();
-    let want = data.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt();
-    assert_eq!(norm_of(&grads).value, want, "sums of small integers are exact");
-}
-
-#[test]
-fn grad_norm_reports_what_is_not_finite_and_clips_like_torch() {
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut a = normals_f32(62, 5000, 1.0);
-        a[4999] = bad;
-        let norm = norm_of(&[View::from(&a)]);
-        assert!(!norm.finite && !norm.value.is_finite());
-        assert!(norm.clip_coefficient(1.0).unwrap_err().to_string().contains("`norm`"));
-    }
-    let norm = GlobalNorm { value: 4.0, finite: true };
-    assert_eq!(norm.clip_coefficient(1.0).unwrap(), 1.0 / (4.0 + 1e-6));
-    assert_eq!(norm.clip_coefficient(5.0).unwrap(), 1.0);
-    for bad in [f64::NAN, -1.0, f64::INFINITY] {
-        assert!(norm.clip_coefficient(bad).unwrap_err().to_string().contains("`max_norm`"));
-    }
-    let gaps = [0f32; 9];
-    let view = View::strided(&gaps, &[5], &[2]).unwrap();
-    let mut out = GlobalNorm::default();
-    refused(grad_norm(&CPU, GradNorm { grads: &[view], norm: &mut out }), "grads[0]");
-}
-
-/// Same bits on any number of threads, for any shape of the same tensor, and with empty company.
-#[test]
-fn grad_norm_is_bitwise_invariant() {
-    let (a, b) = (normals_f32(63, 70_001, 1.0), normals_f32(64, 12_288, 1.0));
-    let run = |threads| on_threads(threads, || norm_of(&[View::from(&a), View::from(&b)]).value);
-    let one = run(1);
-    for threads in [2, 4, 7] {
-        assert_eq!(one.to_bits(), run(threads).to_bits(), "{threads} threads");
-    }
-    let empty: &[f32] = &[];
-    let matrix = View::new(&b, &[3, 4096]).unwrap();
-    let company = norm_of(&[empty.into(), View::from(&a), empty.into(), matrix]);
-    assert_eq!(one.to_bits(), company.value.to_bits());
-}
 
 fn stats_of<T: Float>(w0: &[T], w1: &[T], k: usize, tol: f64) -> (UpdateSparsity, Vec<i64>) {
     let on = |device: &Device| {
@@ -109,14 +20,6 @@ fn stats_of<T: Float>(w0: &[T], w1: &[T], k: usize, tol: f64) -> (UpdateSparsity
         (stats, nnz)
     };
     on_all(on, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"))
-}
-
-/// The executor of a case: the CPU, then the GPUs, in turn.
-fn device_of(case: u64) -> &'static Device {
-    match case as usize % (1 + shared_gpus().len()) {
-        0 => &CPU,
-        i => &shared_gpus()[i - 1].device,
-    }
 }
 
 proptest! {
@@ -172,48 +75,16 @@ proptest! {
         delta_apply(device, DeltaApply { index, value, target: (&mut target).into() }).unwrap();
         prop_assert_eq!(bits(&target), bits(&new));
     }
-
-    /// Correctly rounded; symmetric where 1 − λ is exact; between equal ends it stays.
-    #[test]
-    fn lerp_is_rounded_once_and_symmetric(seed in 0u64..1000, n in 1usize..5000, eighths in 0i32..9) {
-        let (a, b) = (normals_f32(seed, n, 1.0), normals_f32(seed + 3, n, 100.0));
-        let lambda = eighths as f64 / 8.0;
-        let y = mix(&a, &b, lambda);
-        prop_assert_eq!(bits(&y), bits(&mix(&b, &a, 1.0 - lambda)));
-        prop_assert_eq!(bits(&mix(&a, &a, 0.3)), bits(&a));
-        for i in 0..n {
-            let exact = (1.0 - lambda) * a[i] as f64 + lambda * b[i] as f64;
-            prop_assert_eq!(y[i], exact as f32);
-        }
-    }
-}
-
-fn mix<T: Float>(a: &[T], b: &[T], lambda: f64) -> Vec<T> {
-    let mut y = vec![T::from_f64(f64::NAN); a.len()];
-    let args = Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() };
-    lerp(&CPU, args).unwrap();
-    y
 }
 
 #[test]
-fn lerp_ends_are_bit_identical() {
-    let a = [-0.0f32, 0.0, f32::from_bits(0x7FC0_0042), f32::INFINITY, 1e-45, 3.0];
-    let b = [f32::NAN, -0.0, 1.0, f32::NEG_INFINITY, f32::MAX, f32::from_bits(0xFFC0_0001)];
-    assert_eq!(bits(&mix(&a, &b, 0.0)), bits(&a));
-    assert_eq!(bits(&mix(&a, &b, -0.0)), bits(&a));
-    assert_eq!(bits(&mix(&a, &b, 1.0)), bits(&b));
-    let (a, b) = ([1.0f32, 2.0].map(f16::from_f32), [2.0f32, 4.0].map(f16::from_f32));
-    assert_eq!(mix(&a, &b, 2.0), [3.0f32, 6.0].map(f16::from_f32), "extrapolation");
-}
-
-#[test]
-fn lerp_and_deltas_are_thread_invariant() {
+fn deltas_are_thread_invariant() {
     let (a, b) = (normals_f32(70, 200_000, 1.0), normals_f32(71, 200_000, 1.0));
+    let y: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 0.7 * a + 0.3 * b).collect();
     let run = |threads| {
-        on_threads(threads, || {
-            let y = mix(&a, &b, 0.3);
+        in_pool(threads, || {
             let count = delta_count::<f32>(&CPU, (&a).into(), (&y).into()).unwrap();
-            (bits(&y), count, stats_of(&a, &y, 400, 1e-5))
+            (count, stats_of(&a, &y, 400, 1e-5))
         })
     };
     let one = run(1);
@@ -252,7 +123,7 @@ fn refuse_sparsity_on(device: &Device) {
 }
 
 #[test]
-fn deltas_and_lerp_refuse_bad_arguments() {
+fn deltas_refuse_bad_arguments() {
     (0..=shared_gpus().len()).for_each(|i| refuse_deltas_on(device_of(i as u64)));
 }
 
@@ -285,14 +156,4 @@ fn refuse_deltas_on(device: &Device) {
     apply(&[0, 4], &[1.0; 2], "index");
     apply(&[-1, 2], &[1.0; 2], "index");
     apply(&[2, 2], &[1.0; 2], "index");
-    let blend = |a: &[f32], b: &[f32], lambda: f64, y: usize, arg: &str| {
-        let mut y = vec![7f32; y];
-        let args = Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() };
-        refused(lerp(device, args), arg);
-        assert!(y.iter().all(|&v| v == 7.0));
-    };
-    blend(&old, &new[..3], 0.5, 4, "b");
-    blend(&old, &new, 0.5, 5, "y");
-    blend(&old, &new, f64::NAN, 4, "lambda");
-    blend(&old, &new, f64::INFINITY, 4, "lambda");
 }

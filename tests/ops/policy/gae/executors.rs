@@ -4,14 +4,13 @@
 
 use std::sync::Arc;
 
+use crate::common::bits_of;
 use crate::common::devices::{close, emulated, gpu_of, placed, shared_gpus, traffic, vector};
-use crate::common::{bits_of, normals};
+use crate::policy::sequences::*;
 use gradus::Device;
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::Real;
 use gradus::ops::*;
-
-const LENGTHS: [usize; 14] = [0, 1, 31, 32, 33, 0, 255, 256, 257, 511, 512, 513, 1021, 10_007];
 
 /// Values are of the order of 1 to 100 and computed in f64, in another order than on the CPU.
 fn agree<R: Real>(name: &str, cpu: &[R], gpu: &[R]) {
@@ -19,157 +18,6 @@ fn agree<R: Real>(name: &str, cpu: &[R], gpu: &[R]) {
     let (relative, floor) = if size_of::<R>() == 4 { (1.2e-7, 1e-3) } else { (1e-12, 1.0) };
     close(name, &wide(cpu), &wide(gpu), relative, floor);
 }
-
-/// Packed sequences; NaN stands where the mask forbids reading.
-struct Packed<R> {
-    cu_seqlens: Vec<i64>,
-    mask: Vec<u8>,
-    reward: Vec<R>,
-    value: Vec<R>,
-    per_sequence: Vec<R>,
-}
-
-impl<R: Real> Packed<R> {
-    /// `keep(t)` is the mask.
-    fn new(lengths: &[usize], keep: impl Fn(usize) -> bool) -> Packed<R> {
-        let mut cu_seqlens = vec![0i64];
-        lengths.iter().for_each(|&n| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + n as i64));
-        let n = lengths.iter().sum();
-        let mask: Vec<u8> = (0..n).map(|t| keep(t) as u8 * 3).collect();
-        let values = |seed| -> Vec<R> {
-            let hide = |(x, &m): (f64, &u8)| R::from_f64(if m == 0 { f64::NAN } else { x });
-            normals(seed, n, 1.0).into_iter().zip(&mask).map(hide).collect()
-        };
-        let (reward, value) = (values(1), values(2));
-        let per_sequence = normals(3, lengths.len(), 1.0).into_iter().map(R::from_f64).collect();
-        Packed { cu_seqlens, mask, reward, value, per_sequence }
-    }
-
-    fn nan(&self) -> Vec<R> {
-        vec![R::from_f64(f64::NAN); self.mask.len()]
-    }
-
-    /// Sequence `i` alone.
-    fn only(&self, i: usize) -> Packed<R> {
-        let range = self.cu_seqlens[i] as usize..self.cu_seqlens[i + 1] as usize;
-        Packed {
-            cu_seqlens: vec![0, range.len() as i64],
-            mask: self.mask[range.clone()].to_vec(),
-            reward: self.reward[range.clone()].to_vec(),
-            value: self.value[range].to_vec(),
-            per_sequence: vec![self.per_sequence[i]],
-        }
-    }
-
-    fn gae(&self, device: &Device) -> [Vec<R>; 2] {
-        let (mut advantage, mut returns) = (self.nan(), self.nan());
-        let args = Gae {
-            reward: (&self.reward).into(),
-            value: (&self.value).into(),
-            mask: Some((&self.mask).into()),
-            cu_seqlens: (&self.cu_seqlens).into(),
-            bootstrap: Some((&self.per_sequence).into()),
-            gamma: 0.99,
-            lambda: 0.95,
-            advantage: (&mut advantage).into(),
-            returns: Some((&mut returns).into()),
-        };
-        gae(device, args).unwrap();
-        [advantage, returns]
-    }
-
-    fn returns(&self, device: &Device, gamma: f64, masked: MaskedReturn) -> Vec<R> {
-        let mut returns = self.nan();
-        let args = DiscountedReturn {
-            reward: (&self.reward).into(),
-            mask: Some((&self.mask).into()),
-            cu_seqlens: (&self.cu_seqlens).into(),
-            gamma,
-            masked,
-            baseline: Some((&self.per_sequence).into()),
-            returns: (&mut returns).into(),
-        };
-        discounted_return(device, args).unwrap();
-        returns
-    }
-
-    fn kl_reward(&self, device: &Device, estimator: RewardKl, beta: f64) -> Vec<R> {
-        let mut reward = self.nan();
-        let args = KlReward {
-            score: (&self.per_sequence).into(),
-            logp: (&self.reward).into(),
-            reference: (&self.value).into(),
-            mask: Some((&self.mask).into()),
-            cu_seqlens: (&self.cu_seqlens).into(),
-            beta,
-            estimator,
-            clamp: 2.0,
-            reward: (&mut reward).into(),
-        };
-        kl_reward(device, args).unwrap();
-        reward
-    }
-
-    fn whiten(&self, device: &Device, settings: WhitenSettings) -> (Vec<R>, WhitenStats) {
-        let (mut y, mut stats) = (self.nan(), WhitenStats::default());
-        let args = Whiten {
-            x: (&self.reward).into(),
-            mask: Some((&self.mask).into()),
-            settings,
-            y: (&mut y).into(),
-            stats: Some(&mut stats),
-        };
-        whiten(device, args).unwrap();
-        (y, stats)
-    }
-
-    fn quantile(&self, device: &Device, q: f64, method: QuantileMethod, whole: bool) -> Vec<R> {
-        let outputs = if whole { 1 } else { self.per_sequence.len() };
-        let mut y = vec![R::from_f64(-1.0); outputs];
-        let args = Quantile {
-            x: (&self.reward).into(),
-            mask: Some((&self.mask).into()),
-            scope: self.scope(whole),
-            q,
-            method,
-            on_nan: OnNan::Skip,
-            y: (&mut y).into(),
-        };
-        quantile(device, args).unwrap();
-        y
-    }
-
-    fn scope(&self, whole: bool) -> QuantileScope<'_> {
-        if whole {
-            QuantileScope::All
-        } else {
-            QuantileScope::PerSequence((&self.cu_seqlens).into())
-        }
-    }
-
-    fn top(&self, device: &Device, fraction: f64, whole: bool) -> (Vec<u8>, Vec<R>) {
-        let outputs = if whole { 1 } else { self.per_sequence.len() };
-        let mut keep = vec![9u8; self.mask.len()];
-        let mut threshold = vec![R::from_f64(-1.0); outputs];
-        let class = RankedClass { class: (&self.mask).into(), ranked: 3, others: true };
-        let args = TopFraction {
-            x: (&self.reward).into(),
-            class: Some(class),
-            scope: self.scope(whole),
-            fraction,
-            keep: (&mut keep).into(),
-            threshold: Some((&mut threshold).into()),
-        };
-        top_fraction(device, args).unwrap();
-        (keep, threshold)
-    }
-}
-
-const MASKS: [fn(usize) -> bool; 4] =
-    [|_| true, |t| t % 7 != 3, |t| (t / 300) % 2 == 0, |t| t % 1000 == 999];
-
-const METHODS: [QuantileMethod; 3] =
-    [QuantileMethod::Linear, QuantileMethod::Lower, QuantileMethod::Higher];
 
 fn scans_agree<R: Real>() {
     for (i, keep) in MASKS.into_iter().enumerate() {
@@ -229,64 +77,6 @@ fn whitening_agrees<R: Real>() {
 fn whitening_agrees_with_the_cpu() {
     whitening_agrees::<f32>();
     whitening_agrees::<f64>();
-}
-
-fn quantiles_agree<R: Real>() {
-    for (i, keep) in MASKS.into_iter().enumerate() {
-        let lengths = if i == 1 { &LENGTHS[..] } else { &LENGTHS[..13] };
-        let mut packed = Packed::<R>::new(lengths, keep);
-        // Ties, zeros of both signs, infinities, and NaN where it is skipped.
-        for (t, x) in packed.reward.iter_mut().enumerate().filter(|(t, _)| t % 3 == 0) {
-            let odd = [0.0, -0.0, 0.5, 0.5, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-42];
-            *x = R::from_f64(odd[t / 3 % 8]);
-        }
-        for executor in shared_gpus() {
-            for q in [0.0, 0.1, 0.8, 1.0] {
-                for (method, whole) in METHODS.into_iter().flat_map(|m| [(m, true), (m, false)]) {
-                    let run = |device| bits_of(&packed.quantile(device, q, method, whole));
-                    let name = format!("{} mask {i} q {q} {method:?}", executor.name);
-                    assert_eq!(run(&executor.device), run(&Device::Cpu), "{name}");
-                }
-            }
-        }
-        let packed = Packed::<R>::new(lengths, keep);
-        for executor in shared_gpus() {
-            for (fraction, whole) in [(0.0, true), (0.2, true), (0.2, false), (1.0, false)] {
-                let (keep, threshold) = packed.top(&executor.device, fraction, whole);
-                let want = packed.top(&Device::Cpu, fraction, whole);
-                assert_eq!(keep, want.0, "{} mask {i} top {fraction}", executor.name);
-                assert_eq!(bits_of(&threshold), bits_of(&want.1));
-            }
-        }
-    }
-}
-
-#[test]
-fn quantiles_have_the_bits_of_the_cpu() {
-    quantiles_agree::<f32>();
-    quantiles_agree::<f64>();
-}
-
-/// A scope of so many tokens that several blocks share it, its remainder unequal among them.
-#[test]
-fn a_large_scope_has_the_bits_of_the_cpu() {
-    fn check<R: Real>(n: usize, keep: fn(usize) -> bool) {
-        let packed = Packed::<R>::new(&[n], keep);
-        let devices = [emulated(KernelSet::Sm80, 0), emulated(KernelSet::Sm90a, 0)];
-        for device in devices.iter().chain([&emulated(KernelSet::Sm90a, 5)]) {
-            for (q, method) in [0.0, 0.317, 0.8, 1.0].into_iter().zip(METHODS.into_iter().cycle()) {
-                let run = |device| bits_of(&packed.quantile(device, q, method, true));
-                assert_eq!(run(device), run(&Device::Cpu), "{n} q {q} {method:?}");
-            }
-            let ((keep, threshold), want) =
-                (packed.top(device, 0.2, true), packed.top(&Device::Cpu, 0.2, true));
-            assert!(keep == want.0 && bits_of(&threshold) == bits_of(&want.1), "{n}");
-        }
-    }
-    check::<f32>(16_384, |_| true);
-    check::<f32>(20_011, |t| t % 7 != 3);
-    check::<f64>(30_000, |t| t > 25_000);
-    check::<f32>(17_000, |_| false);
 }
 
 /// A sequence alone, in a batch, and under any order of warps and blocks has the same bits.
@@ -466,26 +256,6 @@ fn senseless_offsets_stay_in_bounds() {
     }
 }
 
-/// A NaN in device memory makes a quantile that does not skip NaN a NaN.
-#[test]
-fn a_nan_on_the_device_is_a_result() {
-    for executor in shared_gpus() {
-        let x = placed(gpu_of(&executor.device), &[1f32, f32::NAN, 3.0]);
-        let mut y = [0f32];
-        let args = Quantile {
-            x: vector(&x),
-            mask: None,
-            scope: QuantileScope::All,
-            q: 0.5,
-            method: QuantileMethod::Linear,
-            on_nan: OnNan::Error,
-            y: (&mut y[..]).into(),
-        };
-        quantile(&executor.device, args).unwrap();
-        assert!(y[0].is_nan(), "{}", executor.name);
-    }
-}
-
 /// No tokens, no sequences: nothing is launched and nothing fails.
 #[test]
 fn nothing_to_do_is_no_launch() {
@@ -504,7 +274,7 @@ fn nothing_to_do_is_no_launch() {
     assert!(empty.quantile(&device, 0.5, QuantileMethod::Linear, false).iter().all(|y| y.is_nan()));
 }
 
-/// One launch an op, two for whitening; what is read once is read once.
+/// One launch per op, two for whitening; what is read once is read once.
 #[test]
 fn launches_and_traffic() {
     for set in [KernelSet::Sm80, KernelSet::Sm90a] {
@@ -525,22 +295,5 @@ fn launches_and_traffic() {
         assert!(launches == 1 && ratio <= 1.01, "kl_reward: {ratio}");
         packed.whiten(&device, WhitenSettings::VERL);
         assert_eq!(traffic(&driver, n).0, 2, "whiten");
-        packed.quantile(&device, 0.5, QuantileMethod::Lower, false);
-        // A count and four digits; the mask each time.
-        let (launches, ratio) = traffic(&driver, 5 * 5 * n);
-        assert!(launches == 1 && ratio <= 1.01, "quantile: {ratio}");
-        packed.top(&device, 0.2, true);
-        assert_eq!(traffic(&driver, n).0, 1, "top_fraction");
-        let mut advantage = packed.nan();
-        let args = GroupAdvantage {
-            reward: (&packed.reward).into(),
-            offsets: (&packed.cu_seqlens).into(),
-            length: None,
-            settings: GroupSettings { scale: GroupScale::BatchStd, ..GroupSettings::default() },
-            advantage: (&mut advantage).into(),
-            groups: None,
-        };
-        group_advantage(&device, args).unwrap();
-        assert_eq!(traffic(&driver, n).0, 1, "group_advantage");
     }
 }

@@ -1,4 +1,6 @@
-//! Advantages of tokens.
+//! Advantages and returns of tokens, whitening, KL in the reward.
 
 mod executors;
 mod oracle;
+mod peers;
+mod refusals;

@@ -1,5 +1,6 @@
 //! Advantages of groups.
 
+mod executors;
 mod oracle;
 mod peers;
 mod refusals;

@@ -2,9 +2,10 @@
 
 use crate::common::devices::{close, executors, on_all};
 use crate::common::{max_rel, normals};
+use gradus::ops::GroupBaseline as Baseline;
+use gradus::ops::GroupScale as Scale;
 use gradus::ops::{
-    EpsForm, GroupAdvantage, GroupBaseline as Baseline, GroupScale as Scale, GroupSettings,
-    GroupStats, Grouping, OnSingle, group_advantage,
+    EpsForm, GroupAdvantage, GroupSettings, GroupStats, Grouping, OnSingle, group_advantage,
 };
 use gradus::{Device, View, ViewMut};
 use proptest::prelude::*;
@@ -16,6 +17,7 @@ const BASELINES: [Baseline; 5] = [
     Baseline::LengthWeighted,
     Baseline::Max2,
 ];
+
 const SCALES: [Scale; 5] =
     [Scale::None, Scale::GroupStd, Scale::BatchStd, Scale::LooStd, Scale::NonzeroShare];
 

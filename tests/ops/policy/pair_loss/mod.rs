@@ -3,4 +3,6 @@
 mod bandit;
 mod dtypes;
 mod groups;
+mod nan;
 mod preference;
+mod refusals;

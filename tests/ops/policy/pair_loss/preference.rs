@@ -3,10 +3,9 @@
 
 use crate::common::devices::{close, on_all};
 use crate::common::{check_gradient, max_rel, normals};
-use gradus::ops::{
-    KtoLoss, Pair, PreferenceKind as Kind, PreferenceLoss, PreferenceScore as Score, kto_loss,
-    preference_loss,
-};
+use gradus::ops::PreferenceKind as Kind;
+use gradus::ops::PreferenceScore as Score;
+use gradus::ops::{KtoLoss, Pair, PreferenceLoss, kto_loss, preference_loss};
 use gradus::{Device, View};
 
 const KINDS: [Kind; 13] = [
@@ -24,6 +23,7 @@ const KINDS: [Kind; 13] = [
     Kind::ApoDown,
     Kind::Discopop { temperature: 0.05 },
 ];
+
 const SCORES: [Score; 4] =
     [Score::ReverseKl, Score::ForwardKl, Score::JensenShannon, Score::Alpha(0.5)];
 

@@ -5,9 +5,7 @@ use crate::common::devices::{close, on_all};
 use crate::common::{check_gradient, normals, same_stats};
 use gradus::ops::{
     Advantage, Aggregation, ClipCenter, Denominator, Kl, KlEstimator, KlGradient, KlWeight, Loss,
-    OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyStats, OffPolicyWeight, PolicyLoss,
-    PolicySettings, PolicyStats, RatioLevel, Reject, RejectBy, RejectLevel, offpolicy_weight,
-    policy_loss, seq_weights,
+    PolicyLoss, PolicySettings, PolicyStats, RatioLevel, policy_loss, seq_weights,
 };
 use gradus::{Device, View, ViewMut};
 
@@ -320,68 +318,4 @@ fn policy_loss_refuses_bad_settings_and_missing_inputs() {
         assert!(text.contains(name), "{text} should name {name}");
     }
     assert_eq!((loss, d), (5.0, [7.0; 3]), "a refused call writes nothing");
-}
-
-fn weights(
-    settings: OffPolicySettings,
-    old: &[f64],
-    sampler: &[f64],
-) -> (Vec<f64>, OffPolicyStats) {
-    let (mut weight, mut stats) = (vec![f64::NAN; old.len()], OffPolicyStats::default());
-    let args = OffPolicyWeight {
-        old_logp: old.into(),
-        sampler_logp: sampler.into(),
-        mask: None,
-        cu_seqlens: (&[0i64, 2, 4][..]).into(),
-        settings,
-        weight: (&mut weight).into(),
-        stats: Some(&mut stats),
-    };
-    offpolicy_weight(&Device::Cpu, args).unwrap();
-    (weight, stats)
-}
-
-#[test]
-fn offpolicy_weights_by_hand() {
-    let ln = |x: f64| x.ln();
-    let (old, sampler) =
-        ([ln(0.5), ln(0.4), ln(0.9), ln(0.1)], [ln(0.25), ln(0.4), ln(0.3), ln(0.4)]);
-    // Ratios 2, 1 | 3, 1/4; sequence products 2 and 3/4.
-    let token = OffPolicySettings { level: OffPolicyLevel::Token, ..Default::default() };
-    let near = |got: &[f64], want: &[f64]| {
-        assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12), "{got:?} {want:?}");
-    };
-    let cut = OffPolicySettings { bound: OffPolicyBound::Truncate, max: 2.5, min: 0.5, ..token };
-    near(&weights(cut, &old, &sampler).0, &[2.0, 1.0, 2.5, 0.5]);
-    let mask = OffPolicySettings { bound: OffPolicyBound::Mask, max: 2.5, min: 0.5, ..token };
-    let (w, stats) = weights(mask, &old, &sampler);
-    near(&w, &[2.0, 1.0, 0.0, 0.0]);
-    assert_eq!((stats.tokens, stats.dropped), (4, 2));
-    assert!((stats.max - 3.0).abs() < 1e-12 && (stats.min - 0.25).abs() < 1e-12);
-    assert!((stats.mean - 6.25 / 4.0).abs() < 1e-12);
-    let sequence = OffPolicySettings { max: 1.5, ..Default::default() };
-    near(&weights(sequence, &old, &sampler).0, &[0.0, 0.0, 0.75, 0.75]);
-    let geometric = OffPolicySettings { bound: OffPolicyBound::SequenceMask, max: 1.2, ..token };
-    near(&weights(geometric, &old, &sampler).0, &[0.0, 0.0, 3.0, 0.25]);
-    let reject = Reject { by: RejectBy::K2, level: RejectLevel::SequenceMax, lo: 0.0, hi: 0.5 };
-    let rejecting = OffPolicySettings { reject: Some(reject), max: f64::INFINITY, ..token };
-    near(&weights(rejecting, &old, &sampler).0, &[2.0, 1.0, 0.0, 0.0]);
-    let normal = OffPolicySettings { normalize: true, ..mask };
-    near(&weights(normal, &old, &sampler).0, &[2.0 / 1.5, 1.0 / 1.5, 0.0, 0.0]);
-    let (w, stats) = weights(token, &old, &[f64::NAN, ln(0.4), ln(0.9), ln(0.1)]);
-    near(&w, &[1.0; 4]);
-    assert_eq!((stats.nan_sampler, stats.ess, stats.chi2), (1, 1.0, 0.0));
-    let bad = OffPolicySettings { min: 2.0, max: 1.0, ..token };
-    let (x, mut out) = ([0f64; 1], [0f64; 1]);
-    let args = OffPolicyWeight {
-        old_logp: (&x[..]).into(),
-        sampler_logp: (&x[..]).into(),
-        mask: None,
-        cu_seqlens: (&[0i64, 1][..]).into(),
-        settings: bad,
-        weight: (&mut out[..]).into(),
-        stats: None,
-    };
-    let text = offpolicy_weight(&Device::Cpu, args).unwrap_err().to_string();
-    assert!(text.contains("`settings.max`"), "{text}");
 }

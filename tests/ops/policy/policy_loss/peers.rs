@@ -2,10 +2,9 @@
 
 use crate::common::devices::{close, on_all};
 use crate::common::{Golden, max_rel, same_stats};
-use gradus::ops::presets;
 use gradus::ops::{
     Advantage, Aggregation, Kl, KlEstimator, KlGradient, Loss, PolicyLoss, PolicySettings,
-    PolicyStats, RatioLevel, policy_loss, seq_weights,
+    PolicyStats, RatioLevel, policy_loss, presets, seq_weights,
 };
 use gradus::{Device, View, ViewMut};
 

@@ -1,5 +1,4 @@
-//! Dense products.
+//! Dense products and their gradients.
 
 mod oracle;
 mod refusals;
-mod residual;

@@ -1,8 +1,8 @@
 //! Matrix products: an f64 oracle with the componentwise bound, one chain per element, gradients by
 //! central differences and by adjoints, strides, threads, bad input.
 
-use crate::common::check_gradient;
 use crate::common::devices::{executors, on_all};
+use crate::common::{bits, check_gradient, in_pool};
 use crate::products::support::*;
 use gradus::dtype::Float;
 use gradus::ops::{

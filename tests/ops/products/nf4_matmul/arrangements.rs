@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use crate::common::bits_of;
+use crate::common::{bits_of, in_pool};
 use crate::products::support::*;
 use gradus::dtype::Float;
 use gradus::ops::{CopyRows, Lora, Nf4Matmul, Nf4MatmulDx, copy_rows, nf4_matmul, nf4_matmul_dx};

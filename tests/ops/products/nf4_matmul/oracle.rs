@@ -1,8 +1,8 @@
 //! 4-bit products: the same bits as the dense product with an independently dequantised weight, for
 //! every layout a checkpoint may have; bitsandbytes' own dequantisation; batch and threads.
 
-use crate::common::Golden;
 use crate::common::devices::{executors, on_all, shared_gpus};
+use crate::common::{Golden, bits, in_pool};
 use crate::products::support::nf4::*;
 use crate::products::support::*;
 use gradus::dtype::Float;

@@ -2,14 +2,13 @@
 
 pub mod nf4;
 
+use crate::common::devices::on_all;
+use crate::common::{bits, normals};
 use gradus::dtype::Float;
 use gradus::ops::{
     Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, lora_grad, matmul, matmul_dw, matmul_dx,
 };
 use gradus::{DType, Device, View, ViewMut};
-
-use crate::common::devices::on_all;
-use crate::common::normals;
 
 pub const CPU: Device = Device::Cpu;
 
@@ -182,10 +181,6 @@ pub fn exact_bits<T: Float>(x: &[T]) -> Vec<u64> {
     x.iter().map(|x| x.to_f64().to_bits()).collect()
 }
 
-pub fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
-
 /// dW and dbias on every executor; returns the CPU's.
 pub fn weight_gradient<T: Float>([m, n, k]: [usize; 3], dy: &[T], x: &[T]) -> (Vec<f32>, Vec<f32>) {
     let run = |device: &Device| {
@@ -256,10 +251,6 @@ pub fn adapter_gradient<T: Float>(
             assert!((a - b).abs() as f64 <= bound, "{name}: {b:e} at {at}, the CPU has {a:e}");
         }
     })
-}
-
-pub fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
 }
 
 pub fn inner(a: &[f64], b: &[f64]) -> f64 {

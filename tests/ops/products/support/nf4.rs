@@ -1,11 +1,10 @@
 //! 4-bit matrices in every layout, for the tests of the products that read them.
 
+use crate::common::{Golden, normals};
 use gradus::dtype::Float;
 use gradus::ops::{Lora, Nf4Matmul, Nf4MatmulDx, nf4_matmul, nf4_matmul_dx};
 use gradus::quant::{Absmax, Nf4View};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
-
-use crate::common::{Golden, normals};
 
 /// Codes, nested maxima, table and offset of the block maxima, with maxima per nested block.
 pub type Nested = (Vec<u8>, Vec<f32>, Vec<f32>, f32, usize);

@@ -2,8 +2,11 @@
 //! themselves: a row has the same bits in host and device memory, alone and in a batch, at every
 //! alignment and under every schedule.
 
-use crate::common::devices::{emulated, gpus};
+use std::sync::Arc;
+
+use crate::common::devices::{emulated, gpu_of, gpus};
 use crate::common::{bits, normals, ulps_f32};
+use crate::vocabulary::{PLAIN, TRANSFORMS};
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::Float;
 use gradus::ops::{
@@ -11,17 +14,6 @@ use gradus::ops::{
 };
 use gradus::view::{Dims, Location};
 use gradus::{Device, View, ViewMut, bf16, f16};
-use std::sync::Arc;
-
-const PLAIN: LogitTransform =
-    LogitTransform { temperature: 1.0, scale: 1.0, softcap: f64::INFINITY };
-
-const TRANSFORMS: [LogitTransform; 4] = [
-    PLAIN,
-    LogitTransform { temperature: 0.7, ..PLAIN },
-    LogitTransform { temperature: 1.3, scale: -0.5, ..PLAIN },
-    LogitTransform { temperature: 0.9, scale: 1.5, softcap: 8.0 },
-];
 
 /// Rows of `columns` columns, of which `vocab` exist; the others are NaN, which nobody may read.
 #[derive(Clone)]
@@ -344,13 +336,6 @@ fn on_device<T: Float>(
         assert!(row[r.vocab..].iter().all(|x| x.is_nan()), "written between the rows");
     }
     (bits(&logp.to_host().unwrap()), gradients)
-}
-
-fn gpu_of(device: &Device) -> &Arc<Gpu> {
-    match device {
-        Device::Gpu(gpu) => gpu,
-        other => panic!("{other:?} is no GPU"),
-    }
 }
 
 /// Bits do not depend on where a row lies: memory of host or device, 16-byte alignment, gaps.

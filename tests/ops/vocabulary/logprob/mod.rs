@@ -1,4 +1,4 @@
 //! Log-probs, entropies and their gradients.
 
 mod executors;
-mod oracle;
+pub mod oracle;

@@ -5,23 +5,13 @@ use std::sync::Arc;
 
 use crate::common::devices::{emulated, gpus};
 use crate::common::{bits, normals, ulps_f32};
-use gradus::device::{EmuDriver, KernelSet};
+use crate::vocabulary::{PLAIN, SETS, TRANSFORMS, upstream, values, wide};
+use gradus::device::EmuDriver;
 use gradus::dtype::Float;
 use gradus::ops::{
-    Divergence, GatherK, GatherKBwd, Guidance, LogProb, LogitTransform, VocabKl, VocabKlBwd,
-    gather_k, gather_k_bwd, logprob, vocab_kl, vocab_kl_bwd,
+    Divergence, Guidance, LogitTransform, VocabKl, VocabKlBwd, vocab_kl, vocab_kl_bwd,
 };
 use gradus::{Device, View, ViewMut, bf16, f16};
-
-const PLAIN: LogitTransform =
-    LogitTransform { temperature: 1.0, scale: 1.0, softcap: f64::INFINITY };
-
-const TRANSFORMS: [LogitTransform; 4] = [
-    PLAIN,
-    LogitTransform { temperature: 0.7, ..PLAIN },
-    LogitTransform { temperature: 1.3, scale: -0.5, ..PLAIN },
-    LogitTransform { temperature: 0.9, scale: 1.5, softcap: 8.0 },
-];
 
 const KINDS: [Divergence; 4] = [
     Divergence::ForwardKl,
@@ -29,14 +19,6 @@ const KINDS: [Divergence; 4] = [
     Divergence::Jsd { beta: 0.3 },
     Divergence::TotalVariation,
 ];
-
-fn values<T: Float>(seed: u64, n: usize, scale: f64) -> Vec<T> {
-    normals(seed, n, scale).into_iter().map(T::from_f64).collect()
-}
-
-fn wide<T: Float>(x: &[T]) -> Vec<f64> {
-    x.iter().map(|x| x.to_f64()).collect()
-}
 
 /// Policy, reference and second reference, `pad` columns of NaN behind each row.
 #[derive(Clone)]
@@ -123,10 +105,6 @@ impl<T: Float> Pair<T> {
         vocab_kl_bwd(device, args).unwrap();
         out
     }
-}
-
-fn upstream(n: usize) -> Vec<f32> {
-    normals(9, n, 1.0).iter().map(|&g| g as f32).collect()
 }
 
 /// q, p, log q − log p of a row's columns in f64, and the size of guided logits.
@@ -286,8 +264,6 @@ fn broken_pairs_are_those_of_the_cpu() {
     }
 }
 
-const SETS: [KernelSet; 2] = [KernelSet::Sm80, KernelSet::Sm90a];
-
 /// A row alone, in a batch, with other paddings (which move it in memory), under every schedule.
 #[test]
 fn vocab_kl_bits_are_a_rows_own() {
@@ -386,181 +362,6 @@ fn vocab_kl_reads_both_rows_once() {
         for ((kernel, c), rows) in driver.take_launches().iter().zip([2.0, 3.0]) {
             let traffic = c.global_bytes() as f64 / (rows * bytes);
             assert!(traffic <= 1.05, "{kernel} V {v}: {traffic}");
-        }
-    }
-}
-
-/// Arguments of both passes of gather_k.
-struct Ids<T> {
-    logits: Vec<T>,
-    vocab: usize,
-    columns: usize,
-    ids: Vec<i32>,
-    k: usize,
-    transform: LogitTransform,
-    renormalize: bool,
-}
-
-impl<T: Float> Ids<T> {
-    fn new(seed: u64, rows: usize, vocab: usize, k: usize) -> Ids<T> {
-        let columns = vocab + 3;
-        let mut logits = values::<T>(seed, rows * columns, 2.0);
-        logits.chunks_mut(columns).for_each(|row| row[vocab..].fill(T::from_f32(f32::NAN)));
-        // Steps prime to any extent below 7919 name different ids.
-        let id =
-            |i: usize, j: usize| if j % 5 == 3 { -100 } else { ((i + 7919 * j) % vocab) as i32 };
-        let ids = (0..rows * k).map(|at| id(at / k, at % k)).collect();
-        Ids { logits, vocab, columns, ids, k, transform: PLAIN, renormalize: false }
-    }
-
-    fn rows(&self) -> usize {
-        self.logits.len() / self.columns
-    }
-
-    fn forward(&self, device: &Device) -> (Vec<f32>, Vec<f32>) {
-        let n = self.rows() as i64;
-        let (mut logp, mut mass) = (vec![f32::NAN; self.ids.len()], vec![f32::NAN; self.rows()]);
-        let args = GatherK {
-            logits: View::new(&self.logits, &[n, self.columns as i64]).unwrap(),
-            ids: View::new(&self.ids, &[n, self.k as i64]).unwrap(),
-            vocab: self.vocab as i64,
-            transform: self.transform,
-            renormalize: self.renormalize,
-            logp: ViewMut::new(&mut logp, &[n, self.k as i64]).unwrap(),
-            mass: Some((&mut mass).into()),
-        };
-        gather_k(device, args).unwrap();
-        (logp, mass)
-    }
-
-    fn backward(&self, device: &Device, g: &[f32]) -> Vec<T> {
-        let n = self.rows() as i64;
-        let mut d = vec![T::from_f32(f32::NAN); self.logits.len()];
-        let args = GatherKBwd {
-            logits: View::new(&self.logits, &[n, self.columns as i64]).unwrap(),
-            ids: View::new(&self.ids, &[n, self.k as i64]).unwrap(),
-            vocab: self.vocab as i64,
-            transform: self.transform,
-            renormalize: self.renormalize,
-            dlogp: View::new(g, &[n, self.k as i64]).unwrap(),
-            dlogits: ViewMut::new(&mut d, &[n, self.columns as i64]).unwrap(),
-        };
-        gather_k_bwd(device, args).unwrap();
-        d
-    }
-}
-
-fn check_ids<T: Float>(name: &str, device: &Device, x: &Ids<T>) {
-    let exact = Ids {
-        logits: wide(&x.logits),
-        ids: x.ids.clone(),
-        vocab: x.vocab,
-        columns: x.columns,
-        k: x.k,
-        transform: x.transform,
-        renormalize: x.renormalize,
-    };
-    let name = format!("{name} V {} K {}", x.vocab, x.k);
-    let ((logp, mass), (want, want_mass)) = (x.forward(device), exact.forward(&Device::Cpu));
-    for (at, (got, want)) in logp.iter().zip(&want).enumerate() {
-        // lse is at most |logp| plus the largest |z| of these rows.
-        let off = ulps_f32(*got, *want as f64, want.abs().max(8.0) as f64);
-        assert!(off <= 4.0, "{name}, {at}: {got} for {want}");
-    }
-    for (got, want) in mass.iter().zip(&want_mass) {
-        assert!((got - want).abs() <= 4e-6 * want, "{name}: mass {got} for {want}");
-    }
-    let mut g = upstream(x.ids.len());
-    g.iter_mut().zip(&x.ids).filter(|(_, id)| **id < 0).for_each(|(g, _)| *g = f32::NAN);
-    let (got, want) = (x.backward(device, &g), exact.backward(&Device::Cpu, &g));
-    for (i, (got, want)) in got.chunks(x.columns).zip(want.chunks(x.columns)).enumerate() {
-        let total: f64 =
-            g[i * x.k..][..x.k].iter().filter(|g| !g.is_nan()).map(|&g| g as f64).sum();
-        for (v, (got, want)) in got.iter().zip(want).enumerate() {
-            let neighbour = match size_of::<T>() {
-                2 => (want.abs() * 2f64.powi(-7)).max(2f64.powi(-24)),
-                _ => f32::MIN_POSITIVE as f64,
-            };
-            let bound = 2f64.powi(-20) * want.abs() + 2f64.powi(-21) * total.abs() + neighbour;
-            let off = (got.to_f64() - T::from_f64(*want).to_f64()).abs();
-            assert!(off <= bound, "{name}, row {i}, {v}: {got:?} for {want}");
-        }
-    }
-}
-
-#[test]
-fn gather_k_lattice() {
-    fn check<T: Float>(shapes: &[(usize, usize)]) {
-        for gpu in gpus() {
-            for (j, &(vocab, k)) in shapes.iter().enumerate() {
-                for renormalize in [false, true] {
-                    let mut x = Ids::<T>::new(vocab as u64, 3, vocab, k);
-                    (x.renormalize, x.transform) = (renormalize, TRANSFORMS[j % 4]);
-                    let name = format!("{} {} {renormalize}", gpu.name, T::DTYPE.name());
-                    check_ids(&name, &gpu.device, &x);
-                }
-            }
-        }
-    }
-    check::<f32>(&[(1, 1), (7, 3), (33, 8), (1000, 0), (1025, 300), (4099, 1000), (50_257, 64)]);
-    check::<bf16>(&[(2, 1), (31, 5), (255, 200), (3001, 40), (151_937, 20)]);
-    check::<f16>(&[(9, 2), (2055, 600)]);
-}
-
-/// An entry has the bits of `logprob` for the same token, a single kept id is certain, and
-/// neither depends on the schedule.
-#[test]
-fn gather_k_has_the_bits_of_logprob() {
-    for set in SETS {
-        for vocab in [45, 3001, 90_001] {
-            let mut x = Ids::<bf16>::new(3, 4, vocab, 1);
-            x.ids = vec![3, 44, 0, -100];
-            let device = emulated(set, 0);
-            let (logp, _) = x.forward(&device);
-            let mut want = vec![f32::NAN; 4];
-            let logits = View::new(&x.logits, &[4, x.columns as i64]).unwrap();
-            let args = LogProb {
-                vocab: vocab as i64,
-                ..LogProb::new(logits, (&x.ids).into(), (&mut want).into())
-            };
-            logprob(&device, args).unwrap();
-            assert_eq!(bits(&logp), bits(&want));
-            let d = x.backward(&device, &[1.0; 4]);
-            for seed in [1, 2] {
-                let device = emulated(set, seed);
-                assert_eq!(bits(&x.forward(&device).0), bits(&logp));
-                assert_eq!(x.backward(&device, &[1.0; 4]), d);
-            }
-            x.renormalize = true;
-            assert_eq!(x.forward(&device).0, [0.0; 4]);
-        }
-    }
-}
-
-/// Rows and kept sets without a token that can occur, and NaN.
-#[test]
-fn gather_k_of_broken_rows() {
-    let (inf, v) = (f32::INFINITY, 40);
-    let mut x = Ids::<f32>::new(3, 4, v, 2);
-    x.ids = vec![1, 2, 1, 2, 1, 2, -100, -100];
-    let columns = x.columns;
-    x.logits[..v].fill(-inf);
-    (x.logits[columns + 1], x.logits[columns + 2]) = (-inf, -inf);
-    x.logits[2 * columns + 9] = f32::NAN;
-    for renormalize in [false, true] {
-        x.renormalize = renormalize;
-        let (want, g) = (x.forward(&Device::Cpu), upstream(8));
-        let dwant = x.backward(&Device::Cpu, &g);
-        for gpu in gpus() {
-            let near = |a: &[f32], b: &[f32]| {
-                a.iter().zip(b).all(|(a, b)| {
-                    (a - b).abs() <= 1e-6 * b.abs().max(1.0) || a == b || (a.is_nan() && b.is_nan())
-                })
-            };
-            let got = x.forward(&gpu.device);
-            assert!(near(&got.0, &want.0), "{}: {:?} for {:?}", gpu.name, got.0, want.0);
-            assert!(near(&got.1, &want.1), "{}: {:?} for {:?}", gpu.name, got.1, want.1);
-            assert!(near(&x.backward(&gpu.device, &g), &dwant), "{} {renormalize}", gpu.name);
         }
     }
 }

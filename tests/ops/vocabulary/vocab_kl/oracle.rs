@@ -2,8 +2,7 @@
 
 use crate::common::{Golden, check_gradient, normals, ulps_f32};
 use gradus::ops::{
-    Divergence, GatherK, GatherKBwd, Guidance, LogProb, LogitTransform, VocabKl, VocabKlBwd,
-    gather_k, gather_k_bwd, logprob, vocab_kl, vocab_kl_bwd,
+    Divergence, Guidance, LogitTransform, VocabKl, VocabKlBwd, vocab_kl, vocab_kl_bwd,
 };
 use gradus::{Device, View, ViewMut};
 
@@ -155,112 +154,9 @@ fn guidance_at_its_ends() {
     }
 }
 
-fn gathered(x: &[f64], v: usize, ids: &[i32], k: usize, renormalize: bool) -> (Vec<f32>, Vec<f32>) {
-    let n = x.len() / v;
-    let (mut logp, mut mass) = (vec![f32::NAN; n * k], vec![f32::NAN; n]);
-    let args = GatherK {
-        logits: View::rows_of(x, v).unwrap(),
-        ids: View::rows_of(ids, k).unwrap(),
-        vocab: v as i64,
-        transform: LogitTransform::default(),
-        renormalize,
-        logp: ViewMut::rows_of(&mut logp, k).unwrap(),
-        mass: Some((&mut mass).into()),
-    };
-    gather_k(&Device::Cpu, args).unwrap();
-    (logp, mass)
-}
-
 #[test]
-fn gather_k_agrees_with_logprob_and_its_own_mass() {
-    let (v, k) = (50, 4);
-    let x = normals(7, 3 * v, 2.0);
-    let ids = [3, 9, -100, 40, 0, 1, 2, 49, 7, -100, -100, -100];
-    let (full, mass) = gathered(&x, v, &ids, k, false);
-    let (kept, _) = gathered(&x, v, &ids, k, true);
-    for t in 0..3 {
-        for (j, &id) in ids[t * k..(t + 1) * k].iter().enumerate() {
-            let at = t * k + j;
-            if id == -100 {
-                assert_eq!((full[at], kept[at]), (0.0, 0.0));
-                continue;
-            }
-            let mut logp = [0f32];
-            let row = View::new(&x[t * v..(t + 1) * v], &[1, v as i64]).unwrap();
-            let target = [id];
-            let args = LogProb::new(row, (&target[..]).into(), (&mut logp[..]).into());
-            logprob(&Device::Cpu, args).unwrap();
-            assert_eq!(full[at].to_bits(), logp[0].to_bits());
-            assert!((kept[at] as f64 - (full[at] as f64 - (mass[t] as f64).ln())).abs() < 1e-5);
-        }
-    }
-    assert_eq!(kept[8], 0.0, "a single kept id is certain");
-}
-
-#[test]
-fn gather_k_gradient_matches_central_differences() {
-    let (v, k) = (11, 3);
-    let x = normals(8, 2 * v, 1.5);
-    let ids = [4, 0, -100, 10, 2, 7];
-    let g = [0.5f32, -1.0, f32::NAN, 0.3, 2.0, -0.7];
-    for renormalize in [false, true] {
-        let mut dx = vec![f64::NAN; 2 * v];
-        let args = GatherKBwd {
-            logits: View::rows_of(&x, v).unwrap(),
-            ids: View::rows_of(&ids, k).unwrap(),
-            vocab: v as i64,
-            transform: LogitTransform::default(),
-            renormalize,
-            dlogp: View::rows_of(&g, k).unwrap(),
-            dlogits: ViewMut::rows_of(&mut dx, v).unwrap(),
-        };
-        gather_k_bwd(&Device::Cpu, args).unwrap();
-        let objective = |x: &[f64]| -> f64 {
-            let mut sum = 0.0;
-            for t in 0..2 {
-                let row = &x[t * v..(t + 1) * v];
-                let named: Vec<usize> = ids[t * k..(t + 1) * k]
-                    .iter()
-                    .filter(|&&i| i >= 0)
-                    .map(|&i| i as usize)
-                    .collect();
-                let lse = match renormalize {
-                    true => named.iter().map(|&i| row[i].exp()).sum::<f64>().ln(),
-                    false => row.iter().map(|x| x.exp()).sum::<f64>().ln(),
-                };
-                for (j, &id) in ids[t * k..(t + 1) * k].iter().enumerate() {
-                    if id >= 0 {
-                        sum += g[t * k + j] as f64 * (row[id as usize] - lse);
-                    }
-                }
-            }
-            sum
-        };
-        let worst = check_gradient(objective, &x, &dx, 1e-5);
-        assert!(worst < 1e-6, "renormalize {renormalize}: {worst}");
-    }
-}
-
-#[test]
-fn vocab_ops_refuse_bad_input_by_name() {
+fn vocab_kl_refuses_bad_input_by_name() {
     let x = vec![0f64; 8];
-    let call = |ids: &[i32], vocab: i64| {
-        let mut logp = vec![0f32; ids.len()];
-        let args = GatherK {
-            logits: View::rows_of(&x, 4).unwrap(),
-            ids: View::rows_of(ids, 2).unwrap(),
-            vocab,
-            transform: LogitTransform::default(),
-            renormalize: false,
-            logp: ViewMut::rows_of(&mut logp, 2).unwrap(),
-            mass: None,
-        };
-        gather_k(&Device::Cpu, args).unwrap_err().to_string()
-    };
-    assert!(call(&[0, 1, 2, 4], 4).contains("`ids`: got 4 in row 1"));
-    assert!(call(&[0, 1, 2, 2], 4).contains("`ids`: got 2 twice in row 1"));
-    assert!(call(&[0, 1], 4).contains("`ids`"));
-    assert!(call(&[0, 1, 2, 3], 9).contains("`vocab`"));
     let mut out = [0f32; 2];
     let args = VocabKl {
         policy: View::rows_of(&x, 4).unwrap(),

@@ -1,7 +1,7 @@
 //! RMSNorm: closed form, gradients by central differences, strides, bad input.
 
 use crate::common::devices::on_all;
-use crate::common::{bits_of, check_gradient, normals};
+use crate::common::{bits, bits_of, check_gradient, f32s, normals, same_on_any_pool, ulps_f32};
 use gradus::dtype::Float;
 use gradus::ops::{RmsNorm, RmsNormBwd, rmsnorm, rmsnorm_bwd};
 use gradus::{Device, View, ViewMut, bf16, f16};
@@ -110,4 +110,53 @@ fn rmsnorm_reads_strided_rows_and_refuses_strided_columns() {
     };
     let text = rmsnorm(&Device::Cpu, transposed).unwrap_err().to_string();
     assert!(text.contains("argument `x`") && text.contains("contiguous last dimension"), "{text}");
+}
+
+#[test]
+fn rmsnorm_does_not_depend_on_batch_or_threads() {
+    let (rows, d) = (600, 150);
+    let (x, dy) = (f32s(&normals(30, rows * d, 1.0)), f32s(&normals(31, rows * d, 1.0)));
+    let weight = f32s(&normals(32, d, 1.0));
+    let run_on = |device: &Device, x: &[f32], dy: &[f32]| {
+        let mut y = vec![f32::NAN; x.len()];
+        let (mut dx, mut dweight) = (y.clone(), vec![0f32; d]);
+        let args = RmsNorm {
+            x: View::rows_of(x, d).unwrap(),
+            weight: (&weight).into(),
+            eps: 1e-6,
+            y: ViewMut::rows_of(&mut y, d).unwrap(),
+            rstd: None,
+        };
+        rmsnorm(device, args).unwrap();
+        let args = RmsNormBwd {
+            x: View::rows_of(x, d).unwrap(),
+            weight: (&weight).into(),
+            eps: 1e-6,
+            dy: View::rows_of(dy, d).unwrap(),
+            residual: None,
+            dx: ViewMut::rows_of(&mut dx, d).unwrap(),
+            dweight: Some((&mut dweight).into()),
+        };
+        rmsnorm_bwd(device, args).unwrap();
+        [y, dx, dweight]
+    };
+    let run = |x: &[f32], dy: &[f32]| run_on(&Device::Cpu, x, dy);
+    on_all(
+        |device| run_on(device, &x, &dy).concat(),
+        |name, cpu, gpu| {
+            assert_eq!(bits(cpu), bits(gpu), "{name}");
+        },
+    );
+    let all = same_on_any_pool(|| run(&x, &dy).concat());
+    for i in [0, 77, 599] {
+        let [y, dx, _] = run(&x[i * d..][..d], &dy[i * d..][..d]);
+        assert_eq!(bits(&y), bits(&all[i * d..][..d]));
+        assert_eq!(bits(&dx), bits(&all[(rows + i) * d..][..d]));
+    }
+    for (i, y) in all[..rows * d].iter().enumerate() {
+        let row = &x[i / d * d..][..d];
+        let mean = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>() / d as f64;
+        let want = x[i] as f64 / (mean + 1e-6).sqrt() * weight[i % d] as f64;
+        assert!(ulps_f32(*y, want, want) <= 0.500_001);
+    }
 }

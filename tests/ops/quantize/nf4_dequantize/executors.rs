@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::common::devices::{executors, gpu_of, gpus};
+use crate::common::devices::{executors, gpu_of, gpus, on_all};
 use crate::common::normals;
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::{Element, Float};
 use gradus::ops::{Nf4Dequantize, nf4_dequantize};
-use gradus::quant::{Absmax, FP4_CODE, NF4_CODE, Nf4View, dynamic_map};
+use gradus::quant::{Absmax, FP4_CODE, NF4_CODE, Nf4Options, Nf4Tensor, Nf4View, dynamic_map};
 use gradus::view::{Dims, Location};
 use gradus::{DType, Device, View, ViewMut, bf16, f16};
 use gradus_emu::Counters;
@@ -322,4 +322,15 @@ fn dequantisation_is_bound_by_memory() {
 fn dequantisation_with_nested_maxima_is_bound_by_memory() {
     check_budget::<bf16>(&Matrix::random(6, [512, 4096], 64, 256), 1.075, 0.6, 1.05);
     check_budget::<bf16>(&Matrix::random(7, [4095, 4099], 64, 256), 1.02, 0.6, 1.05);
+}
+
+#[test]
+fn nf4_dequantizes_to_f16() {
+    for shape in [(1, 1), (3, 7), (5, 64), (9, 130)] {
+        let w: Vec<f32> = normals(21, shape.0 * shape.1, 1.0).iter().map(|&x| x as f32).collect();
+        let rows = View::rows_of(&w, shape.1).unwrap();
+        let t = Nf4Tensor::quantize(&Device::Cpu, rows, &Nf4Options::default()).unwrap();
+        let dequantize = |device: &Device| t.dequantize::<f16>(device).unwrap();
+        on_all(dequantize, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {shape:?}"));
+    }
 }

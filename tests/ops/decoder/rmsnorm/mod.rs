@@ -1,0 +1,4 @@
+//! RMSNorm and its gradient.
+
+mod oracle;
+mod residual;

@@ -1,0 +1,4 @@
+//! Values of 4-bit weights.
+
+mod bitsandbytes;
+mod executors;

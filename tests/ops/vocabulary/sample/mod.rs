@@ -1,0 +1,4 @@
+//! The sampler.
+
+mod dtypes;
+mod oracle;
