@@ -92,33 +92,41 @@ fn spawn(worker: ThreadBuilder) -> io::Result<()> {
     std::thread::Builder::new().spawn(|| worker.run()).map(drop)
 }
 
-/// Runs a parallel loop on the pool of [`start`] if there is one and the caller is in none.
-pub(crate) fn on_pool<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-    match POOL.get() {
-        Some(pool) if rayon::current_thread_index().is_none() => pool.install(body),
-        _ => body(),
+/// `body(i)` once for each `i` in `0..count`, on the threads of the team or of rayon. Not generic, so that
+/// what it takes to share a loop is compiled once and not for every loop.
+fn run(count: usize, work: usize, team: Option<Team>, body: &(dyn Fn(usize) + Sync)) {
+    let grain = (SERIAL_WORK / work.max(1)).clamp(1, count);
+    if let Some(team) = team {
+        return team::run(team, count, grain, body);
     }
+    let share = || (0..count).into_par_iter().with_min_len(grain).for_each(body);
+    match POOL.get() {
+        // The pool of [`start`], unless the caller is in one.
+        Some(pool) if rayon::current_thread_index().is_none() => pool.install(share),
+        _ => share(),
+    }
+}
+
+/// One copy of a loop's body, however many paths lead to it.
+#[inline(never)]
+fn call<R>(body: impl FnOnce() -> R) -> R {
+    body()
 }
 
 /// Runs `body(i, item)` for each item; `work` is the rough number of scalar operations per item.
 pub(crate) fn for_each<T: Send>(items: Vec<T>, work: usize, body: impl Fn(usize, T) + Sync + Send) {
-    let team = team::team();
+    let (team, body) = (team::team(), |i, item| call(|| body(i, item)));
     if is_small(items.len(), work, team) {
         items.into_iter().enumerate().for_each(|(i, item)| body(i, item));
         return;
     }
-    let grain = (SERIAL_WORK / work.max(1)).clamp(1, items.len());
-    if let Some(team) = team {
-        let (count, items) = (items.len(), Items::new(items.into_iter().map(Some)));
-        team::run(team, count, grain, &|i| {
-            if let Some(item) = items.take(i) {
-                body(i, item);
-            }
-        });
-    } else {
-        let items = items.into_par_iter().enumerate().with_min_len(grain);
-        on_pool(|| items.for_each(|(i, item)| body(i, item)));
-    }
+    let (count, items) = (items.len(), Items::new(items.into_iter().map(Some)));
+    run(count, work, team, &|i| {
+        // SAFETY: `run` has each index once.
+        if let Some(item) = unsafe { items.take(i) } {
+            body(i, item);
+        }
+    });
 }
 
 /// `body(i)` for `i` in `0..n`, results in index order.
@@ -127,21 +135,14 @@ pub(crate) fn map<R: Send>(
     work: usize,
     body: impl Fn(usize) -> R + Sync + Send,
 ) -> Vec<R> {
-    let team = team::team();
+    let (team, body) = (team::team(), |i| call(|| body(i)));
     if is_small(n, work, team) {
         return (0..n).map(body).gathered();
     }
-    let grain = (SERIAL_WORK / work.max(1)).clamp(1, n);
-    if let Some(team) = team {
-        let results = Items::new((0..n).map(|_| None));
-        team::run(team, n, grain, &|i| results.put(i, body(i)));
-        results.into_vec()
-    } else {
-        let mut results = alloc::room(n);
-        let items = (0..n).into_par_iter().with_min_len(grain).map(body);
-        on_pool(|| items.collect_into_vec(&mut results));
-        results
-    }
+    let results = Items::new((0..n).map(|_| None));
+    // SAFETY: `run` has each index once.
+    run(n, work, team, &|i| unsafe { results.put(i, body(i)) });
+    results.into_vec()
 }
 
 #[cfg(test)]

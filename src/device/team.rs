@@ -2,6 +2,7 @@
 //! whose threads would else compete with ours for the cores.
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::ffi::{c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -111,25 +112,33 @@ pub(crate) fn run(team: Team, count: usize, grain: usize, body: &(dyn Fn(usize) 
 }
 
 /// Places for items, each of which one thread fills or empties.
-pub(crate) struct Items<T>(Vec<Mutex<Option<T>>>);
+pub(crate) struct Items<T>(Vec<UnsafeCell<Option<T>>>);
+
+// SAFETY: no two threads are at one place: the callers of `take` and `put` promise it.
+unsafe impl<T: Send> Sync for Items<T> {}
 
 impl<T> Items<T> {
     pub fn new(items: impl Iterator<Item = Option<T>>) -> Items<T> {
-        Items(items.map(Mutex::new).gathered())
+        Items(items.map(UnsafeCell::new).gathered())
     }
 
-    pub fn take(&self, i: usize) -> Option<T> {
-        self.0[i].lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// # Safety
+    /// No other call for `i` runs meanwhile.
+    pub unsafe fn take(&self, i: usize) -> Option<T> {
+        // SAFETY: nobody else is at this place.
+        unsafe { &mut *self.0[i].get() }.take()
     }
 
-    pub fn put(&self, i: usize, item: T) {
-        *self.0[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(item);
+    /// # Safety
+    /// No other call for `i` runs meanwhile.
+    pub unsafe fn put(&self, i: usize, item: T) {
+        // SAFETY: nobody else is at this place.
+        unsafe { *self.0[i].get() = Some(item) };
     }
 
     /// Those that are there, in order.
     pub fn into_vec(self) -> Vec<T> {
-        let inner = |place: Mutex<_>| place.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.0.into_iter().filter_map(inner).gathered()
+        self.0.into_iter().filter_map(UnsafeCell::into_inner).gathered()
     }
 }
 
