@@ -82,7 +82,7 @@ fn update() -> Case {
         let advantage: Vec<f32> = (0..records.len()).map(|i| (i % 2) as f32 - 0.5).collect();
         let weight = vec![1.0 / records.len() as f32; records.len()];
         let settings = presets::by_name("grpo", COMPLETION as f64)?.settings;
-        let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0)? };
+        let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0) };
         Ok(Box::new(move |_| {
             let objective = trainer.rl_objective(&settings);
             let advantage = Advantage::PerSequence(View::from(&advantage));

@@ -53,7 +53,7 @@ impl Base {
 
     /// Whether the weights are read once, frozen, and never move.
     pub fn is_frozen(&self, config: &RunConfig) -> bool {
-        self.folder.is_some() && config.phases.first().is_some_and(|p| p == Phase::Quantize.name())
+        self.folder.is_some() && config.phases.first() == Some(&Phase::Quantize)
     }
 
     /// The model on `device`: that of the folder, 4-bit at once if that is the first phase, or a
@@ -85,7 +85,7 @@ impl Base {
             );
             return Err(Error::config("rl.max_new_tokens", reason));
         }
-        let learnt = match config.phases.iter().any(|phase| phase == Phase::Sft.name()) {
+        let learnt = match config.phases.contains(&Phase::Sft) {
             true => self.task.longest_demo()?,
             false => 0,
         };
@@ -101,7 +101,7 @@ impl Base {
             return Err(Error::config("phases", reason));
         }
         let options = LoadOptions {
-            quantize: config.nf4_options()?.filter(|_| frozen),
+            quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
             // Prompts of one's own may be as long as those of a data set.
             max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2).max(learnt)),

@@ -12,7 +12,7 @@ use crate::io::interrupt;
 use crate::reward::Reward;
 use crate::reward::spec::gold_field;
 use crate::text::{ChatOptions, ChatTemplate, Codec};
-use crate::train::config::{DataConfig, RunConfig};
+use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
 use crate::train::task::{Demo, Prompt, Task, last_content};
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
@@ -49,15 +49,15 @@ impl PromptWriter {
     /// Through the chat template of `folder`, if the configuration wants it to.
     pub fn new(config: &DataConfig, folder: &Path) -> Result<PromptWriter> {
         let template = ChatTemplate::load(folder)?;
-        let template = match (config.chat.as_str(), template) {
-            ("off", _) => None,
-            ("on", None) => {
+        let template = match (config.chat, template) {
+            (ChatSetting::Off, _) => None,
+            (ChatSetting::On, None) => {
                 return Err(Error::config("data.chat", "`on`, but the model has no chat template"));
             }
-            (_, template) => template,
+            (ChatSetting::On | ChatSetting::Auto, template) => template,
         };
         let format = PromptFormat {
-            source: source(config)?,
+            source: source(config),
             system: (!config.system.is_empty()).then(|| config.system.clone()),
             chat: chat_options(),
         };
@@ -86,22 +86,17 @@ fn chat_options() -> ChatOptions {
 }
 
 /// `data.template`, or else `data.format`.
-fn source(config: &DataConfig) -> Result<PromptSource> {
+fn source(config: &DataConfig) -> PromptSource {
     if !config.template.is_empty() {
-        return Ok(PromptSource::Template(config.template.clone()));
+        return PromptSource::Template(config.template.clone());
     }
-    Ok(match config.format.as_str() {
-        "auto" => PromptSource::Auto,
-        "gsm8k" => PromptSource::Gsm8k,
-        "countdown" => PromptSource::Countdown,
-        "messages" => PromptSource::Messages("messages".into()),
-        "prompt" => PromptSource::Prompt("prompt".into()),
-        other => {
-            let known = "auto, prompt, messages, gsm8k, countdown";
-            let reason = format!("`{other}` is not one of {known}");
-            return Err(Error::config("data.format", reason));
-        }
-    })
+    match config.format {
+        DataFormat::Auto => PromptSource::Auto,
+        DataFormat::Gsm8k => PromptSource::Gsm8k,
+        DataFormat::Countdown => PromptSource::Countdown,
+        DataFormat::Messages => PromptSource::Messages("messages".into()),
+        DataFormat::Prompt => PromptSource::Prompt("prompt".into()),
+    }
 }
 
 impl DataTask {

@@ -12,14 +12,14 @@ use crate::pretrained::Generation;
 use crate::reward::{RewardOutcome, finite};
 use crate::text::Codec;
 use crate::train::checkpoint;
-use crate::train::config::RunConfig;
+use crate::train::config::{ModelDtype, QuantizeType, RunConfig};
 use crate::train::eval::Evaluation;
 use crate::train::progress::line;
 use crate::train::rollout::Sampling;
 use crate::train::summary::SampleLine;
 use crate::train::task::Prompt;
 use crate::train::trainer::Trainer;
-use gradus::dtype::{DType, Float, bf16};
+use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
 use gradus::escape::escaped;
 
@@ -97,7 +97,7 @@ pub struct Ask {
 /// `Io` or `Format` for a file that cannot be read.
 pub fn model_defaults(folder: &Path) -> Result<(RunConfig, Option<f64>, Vec<String>)> {
     let mut config = RunConfig::pretrained();
-    config.quantize.r#type = "none".into();
+    config.quantize.r#type = QuantizeType::None;
     let Some(generation) = Generation::load(folder)? else { return Ok((config, None, Vec::new())) };
     let rl = &mut config.rl;
     (rl.top_k, rl.top_p, rl.min_p) = (generation.top_k, generation.top_p, generation.min_p);
@@ -163,9 +163,9 @@ pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
 /// What opening, sampling and the reward say.
 pub fn evaluate(what: &Opened, temperature: Option<f64>) -> Result<Evaluation> {
     let config = what.config()?;
-    match config.dtype()? {
-        DType::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
-        _ => scores(what.trainer::<f32>(config)?, temperature),
+    match config.model.dtype {
+        ModelDtype::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
+        ModelDtype::F32 => scores(what.trainer::<f32>(config)?, temperature),
     }
 }
 
@@ -192,9 +192,9 @@ pub fn sample(what: &Opened, ask: &Ask) -> Result<Vec<SampleLine>> {
     // A run's rewards want a data row, which a prompt of one's own does not have.
     let named = of_model && !config.reward.functions.is_empty();
     let judged = ask.prompt.is_none() || config.model.path.is_empty() || named;
-    match config.dtype()? {
-        DType::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
-        _ => lines(&what.trainer::<f32>(config)?, ask, judged),
+    match config.model.dtype {
+        ModelDtype::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
+        ModelDtype::F32 => lines(&what.trainer::<f32>(config)?, ask, judged),
     }
 }
 
@@ -236,9 +236,9 @@ pub fn chat(
     print: impl Fn(&str) -> Result<()> + Sync,
 ) -> Result<()> {
     let config = what.config()?;
-    match config.dtype()? {
-        DType::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, print),
-        _ => talk(&what.trainer::<f32>(config)?, temperature, print),
+    match config.model.dtype {
+        ModelDtype::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, print),
+        ModelDtype::F32 => talk(&what.trainer::<f32>(config)?, temperature, print),
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `rl` | rollouts, rewards, advantages, policy updates |
 
 use crate::reward::{Scores, score};
-use crate::train::config::{Control, Schedule};
+use crate::train::config::{Control, choice};
 use crate::train::optimizer::Update;
 use crate::train::record::{Record, TokenClass};
 use crate::train::step::Objective;
@@ -22,41 +22,19 @@ use gradus::ops::{Advantage, GroupStats, PolicySettings};
 use gradus::rng::{Purpose, Rng};
 use gradus::view::View;
 
-/// A phase of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Supervised warm-up.
-    Sft,
-    /// 4-bit weights and adapters.
-    Quantize,
-    /// Rollouts without updates.
-    Collect,
-    /// Critic warm-up.
-    ValueFit,
-    /// Reinforcement fine-tuning.
-    Rl,
-}
-
-impl Phase {
-    /// The phase's name in configurations, metrics and checkpoints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Sft => "sft",
-            Phase::Quantize => "quantize",
-            Phase::Collect => "collect",
-            Phase::ValueFit => "value_fit",
-            Phase::Rl => "rl",
-        }
-    }
-
-    /// The phase called `name`.
-    pub fn parse(name: &str) -> Result<Phase> {
-        use Phase::*;
-        let all = [Sft, Quantize, Collect, ValueFit, Rl];
-        all.into_iter().find(|p| p.name() == name).ok_or_else(|| {
-            let known = all.map(Phase::name).join(", ");
-            Error::config("phases", format!("`{name}` is not one of {known}"))
-        })
+choice! {
+    /// A phase of a run.
+    Phase {
+        /// Cross-entropy on demonstrations.
+        Sft = "sft",
+        /// 4-bit weights, frozen, with adapters.
+        Quantize = "quantize",
+        /// Rollouts without updates.
+        Collect = "collect",
+        /// The critic learns from them.
+        ValueFit = "value_fit",
+        /// Rollouts, rewards, advantages, policy updates.
+        Rl = "rl",
     }
 }
 
@@ -87,8 +65,7 @@ impl<T: Float> Trainer<T> {
         let advantage = vec![1.0; records.len()];
         let settings = presets::sft().settings;
         let sft = &self.config.sft;
-        let schedule = Schedule::parse("sft.lr_schedule", &sft.lr_schedule)?;
-        let decay = schedule.factor(step, self.sft_steps());
+        let decay = sft.lr_schedule.factor(step, self.sft_steps());
         // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
         let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
         let update = Update {
@@ -144,7 +121,7 @@ impl<T: Float> Trainer<T> {
             (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
         let sampled = self.sample(prompts, rl.group, step)?;
         let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
-        if Control::parse("rl.control", &rl.control)? == Control::ShuffledRewards {
+        if rl.control == Control::ShuffledRewards {
             let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
             rng.shuffle(&mut scores.rewards);
         }
@@ -154,24 +131,23 @@ impl<T: Float> Trainer<T> {
     }
 
     /// Settings of the updates of RL step `step`.
-    pub(crate) fn rl_update(&self, step: u64) -> Result<Update> {
+    pub(crate) fn rl_update(&self, step: u64) -> Update {
         let rl = &self.config.rl;
-        let schedule = Schedule::parse("rl.lr_schedule", &rl.lr_schedule)?;
         // TRL 1.16's GRPOConfig for whole weights; adapters take ten times that (Schulman et al. 2025,
         // "LoRA Without Regret").
         let fitting = if self.model.has_adapters() { 1e-5 } else { 1e-6 };
-        let peak = match Control::parse("rl.control", &rl.control)? {
+        let peak = match rl.control {
             Control::ZeroLr => 0.0,
             Control::None | Control::ShuffledRewards => rl.learning_rate.or(fitting),
         };
-        let rate = peak * schedule.factor(step, rl.steps as u64);
-        Ok(Update {
+        let rate = peak * rl.lr_schedule.factor(step, rl.steps as u64);
+        Update {
             learning_rate: warmed_up(rate, step, rl.warmup_steps),
             beta1: rl.beta1,
             beta2: rl.beta2,
             weight_decay: rl.weight_decay,
             grad_clip: rl.grad_clip,
-        })
+        }
     }
 
     /// What demonstrations are scored under: the model's own distribution, whatever rollouts are

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::io::host::Room;
 use crate::model::Parameter;
 use crate::reward::{RewardInput, RewardOutcome};
-use crate::train::config::{RlConfig, RunConfig};
+use crate::train::config::{OptimizerKey, RlConfig, RunConfig};
 use crate::train::ordered::window;
 use crate::train::phases::Phase;
 use crate::train::record::Record;
@@ -165,7 +165,7 @@ impl MemoryPlan {
             return Ok(plan);
         }
         let mut smaller = config.clone();
-        smaller.rl.optim = "paged_adamw".into();
+        smaller.rl.optim = OptimizerKey::PagedAdamW;
         let text = "rl.optim=paged_adamw ";
         let paged = MemoryPlan::new::<T>(&smaller, info)?;
         let advice = match paged.fits() {
@@ -215,7 +215,7 @@ impl Dry {
         rollouts = peak().max(rollouts);
         grown(&mut plan.sampler);
         for phase in &config.phases {
-            match Phase::parse(phase)? {
+            match phase {
                 Phase::Sft => {
                     let records = trainer.demonstrations(0)?;
                     updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
@@ -275,7 +275,7 @@ impl UpdateNeeds {
 /// `collect` gathers. Vectors that grow hold up to twice what is in them.
 fn critic_states<T: Float>(trainer: &Trainer<T>) -> Result<u64> {
     let config = &trainer.config;
-    let collects = |phase: &String| phase == "collect" || phase == "value_fit";
+    let collects = |phase: &Phase| matches!(phase, Phase::Collect | Phase::ValueFit);
     let mut batches = (trainer.recipe()?.estimator == Estimator::Gae) as u64;
     if config.phases.iter().any(collects) {
         batches += config.value.collect_steps as u64;
@@ -334,7 +334,7 @@ fn dry_update<T: Float>(
     let objective = trainer.rl_objective(settings);
     let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
     let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
-    trainer.optim_step(&backward, trainer.rl_update(0)?)?;
+    trainer.optim_step(&backward, trainer.rl_update(0))?;
     drop(backward);
     let arena = arena.map_or(0, |arena| arena.peak() as u64);
     Ok(UpdateNeeds { arena, gradients, micro_batches })

@@ -35,7 +35,7 @@ impl Recipe {
         let rl = &config.rl;
         let mut preset = preset(config, longest)?;
         let beta = rl.beta.or(preset.kl.coef);
-        let place = match KlKey::parse("rl.kl", &rl.kl)? {
+        let place = match rl.kl {
             KlKey::Auto => preset.kl_place,
             KlKey::Loss => KlPlace::Loss,
             KlKey::Reward => KlPlace::Reward,
@@ -94,14 +94,13 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
         Estimator::Group(group) => group,
         Estimator::Gae => GroupSettings::default(),
     };
-    let advantage = AdvantageKey::parse("rl.advantage", &rl.advantage)?;
-    let baseline = match (advantage, preset) {
+    let baseline = match (rl.advantage, preset) {
         (AdvantageKey::Gae, _) | (AdvantageKey::Auto, Estimator::Gae) => None,
         (AdvantageKey::Auto, Estimator::Group(group)) => Some(group.baseline),
         (AdvantageKey::Group, _) => Some(GroupBaseline::Mean),
         (AdvantageKey::Loo, _) => Some(GroupBaseline::LeaveOneOut),
     };
-    let scale = match ScaleKey::parse("rl.scale", &rl.scale)? {
+    let scale = match rl.scale {
         ScaleKey::Auto => None,
         ScaleKey::Group => Some(GroupScale::GroupStd),
         ScaleKey::Batch => Some(GroupScale::BatchStd),
@@ -113,7 +112,7 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
             Some(_) => {
                 let reason = format!(
                     "`{}` divides group advantages, and rl.advantage = gae has none; leave it at auto",
-                    rl.scale
+                    rl.scale.name()
                 );
                 Err(Error::config("rl.scale", reason))
             }

@@ -125,7 +125,7 @@ impl<T: Float> Trainer<T> {
         if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
             batch.keep_moving();
         }
-        let update = self.rl_update(step)?;
+        let update = self.rl_update(step);
         let (mut first_deviation, mut last, mut fitted) = (0.0, None, None);
         // Once the policy has moved, the step is finished before a signal is heard.
         let mut moved = None;

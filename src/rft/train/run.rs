@@ -10,7 +10,7 @@ use crate::io::host;
 use crate::pretrained::Adapter;
 use crate::train::advice::FlatSteps;
 use crate::train::checkpoint::{self, Checkpoint};
-use crate::train::config::RunConfig;
+use crate::train::config::{ModelDtype, RunConfig};
 use crate::train::identity::Identity;
 use crate::train::interrupt;
 use crate::train::metrics::{COLUMNS, MetricsWriter, Row};
@@ -21,7 +21,7 @@ use crate::train::progress::{Progress, line};
 use crate::train::run_folder::{self, RunFolder};
 use crate::train::summary::Summary;
 use crate::train::trainer::Trainer;
-use gradus::dtype::{DType, Float, bf16};
+use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
 use gradus::escape::escaped;
 
@@ -110,9 +110,9 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
         Error::config("threads", format!("{threads} threads cannot be started: {e}"))
     })?;
-    pool.install(|| match config.dtype()? {
-        DType::Bf16 => Run::<bf16>::open(config, resume)?.run(),
-        _ => Run::<f32>::open(config, resume)?.run(),
+    pool.install(|| match config.model.dtype {
+        ModelDtype::Bf16 => Run::<bf16>::open(config, resume)?.run(),
+        ModelDtype::F32 => Run::<f32>::open(config, resume)?.run(),
     })
 }
 
@@ -121,7 +121,7 @@ type Place = (usize, u64, bool, bool, bool);
 
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
-        let phases = config.phases.iter().map(|p| Phase::parse(p)).collect::<Result<Vec<_>>>()?;
+        let phases = config.phases.clone();
         let device = config.open_device()?;
         let identity = Identity::of(&config, &device)?;
         let begun = find_run(resume, &config, &identity)?;
@@ -441,7 +441,7 @@ impl<T: Float> Run<T> {
         let curve = Curve {
             title: format!(
                 "{}: held-out score {} after SFT, {} at the end",
-                config.task.name,
+                config.task.name.name(),
                 shown(f.sft_accuracy),
                 shown(summary.final_accuracy)
             ),

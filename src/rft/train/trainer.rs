@@ -104,9 +104,12 @@ impl<T: Float> Trainer<T> {
 
     fn build(config: RunConfig, device: Device, outline: bool) -> Result<Trainer<T>> {
         config.validate()?;
-        if config.dtype()? != T::DTYPE {
-            let reason =
-                format!("{}, but this trainer computes in {}", config.model.dtype, T::DTYPE.name());
+        if config.model.dtype.dtype() != T::DTYPE {
+            let reason = format!(
+                "{}, but this trainer computes in {}",
+                config.model.dtype.name(),
+                T::DTYPE.name()
+            );
             return Err(Error::config("model.dtype", reason));
         }
         lora_options(&config).check()?;
@@ -119,7 +122,7 @@ impl<T: Float> Trainer<T> {
             notes.push(format!("    reft the critic is a head of its own: {trunk}"));
         }
         let model = base.model(&config, device, outline)?;
-        let optimizer = Optimizer::new(&model.device, &model.params, config.residence()?)?;
+        let optimizer = Optimizer::new(&model.device, &model.params, config.rl.optim.residence())?;
         Ok(Trainer {
             config,
             model,
@@ -250,7 +253,7 @@ impl<T: Float> Trainer<T> {
     }
 
     pub(crate) fn fresh_optimizer(&self) -> Result<Optimizer> {
-        Optimizer::new(&self.model.device, &self.model.params, self.config.residence()?)
+        Optimizer::new(&self.model.device, &self.model.params, self.config.rl.optim.residence())
     }
 
     /// Quantises the blocks' weights that are not 4-bit yet, freezes the model, attaches adapters,
@@ -261,7 +264,7 @@ impl<T: Float> Trainer<T> {
     /// What [`Decoder::quantize`] and [`Adapter::attach`] refuse; `OutOfMemory`.
     pub fn quantize(&mut self) -> Result<u64> {
         let mut bytes = 0;
-        if let Some(options) = self.config.nf4_options()? {
+        if let Some(options) = self.config.nf4_options() {
             bytes = self.model.quantize(&options)?;
         }
         let (options, model) = (lora_options(&self.config), &self.config.model);

@@ -1,6 +1,8 @@
 //! Lists of phases, before anything runs.
 
 use gradus::device::DriverInfo;
+use gradus_rft::train::config::Schedule;
+use gradus_rft::train::phases::Phase;
 use gradus_rft::train::{MemoryPlan, Resume, RunConfig, train};
 
 fn checked(settings: &[&str]) -> Result<(), String> {
@@ -59,7 +61,7 @@ fn the_memory_plan_counts_the_reference() {
         |settings: &[&str]| MemoryPlan::new::<f32>(&super::config(settings), &info).unwrap().state;
     let trained = |settings: &[&str]| {
         let mut trainer = super::trainer(settings);
-        if trainer.config.phases.iter().any(|p| p == "quantize") {
+        if trainer.config.phases.contains(&Phase::Quantize) {
             trainer.quantize().unwrap();
         }
         let trained = trainer.model.params.iter().filter(|p| p.trainable);
@@ -133,7 +135,7 @@ fn a_model_from_disk_is_not_trained_like_the_demo() {
         (sft.demos, sft.epochs, sft.batch, sft.beta2, sft.grad_clip),
         (0, 3, 16, 0.999, 0.3)
     );
-    assert_eq!((&*sft.lr_schedule, rl.steps, rl.beta2), ("constant", 200, 0.999));
+    assert_eq!((sft.lr_schedule, rl.steps, rl.beta2), (Schedule::Constant, 200, 0.999));
     let rates = |adapters: bool| {
         let mut trainer = super::trainer(&[
             "sft.learning_rate=auto",

@@ -1,26 +1,125 @@
 //! Keys that name one of a few things.
 
-use gradus::error::{Error, Result};
+use crate::train::config::section::Choice;
 
+/// Declares an enum whose variants a configuration names: each variant once, with its documentation and
+/// its name.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $(#[doc = $doc:literal] $variant:ident = $text:literal,)* }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum $name { $($(#[$doc])* $variant),* }
+        pub enum $name { $(#[doc = $doc] $variant,)* }
 
         impl $name {
-            /// What `text`, the value of `key`, stands for.
-            pub fn parse(key: &str, text: &str) -> Result<$name> {
-                match text {
-                    $($text => Ok($name::$variant),)*
-                    other => {
-                        let known = [$($text),*].join(", ");
-                        Err(Error::config(key, format!("`{other}` is not one of {known}")))
-                    }
+            /// Its name in a configuration.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)*
                 }
             }
         }
+
+        impl $crate::train::config::section::Setting for $name {
+            const CHOICES: &'static [$crate::train::config::section::Choice] =
+                &[$(($text, $doc)),*];
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> std::result::Result<$name, String> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    other => Err($crate::train::config::choice::refusal(
+                        other,
+                        <$name as $crate::train::config::section::Setting>::CHOICES,
+                    )),
+                }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+                to.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<$name, D::Error> {
+                let text = String::deserialize(from)?;
+                text.parse().map_err(<D::Error as serde::de::Error>::custom)
+            }
+        }
     };
+}
+
+pub(crate) use choice;
+
+/// Why `text` is none of `choices`.
+pub(crate) fn refusal(text: &str, choices: &[Choice]) -> String {
+    let known: Vec<&str> = choices.iter().map(|choice| choice.0).collect();
+    format!("`{text}` is not one of {}", known.join(", "))
+}
+
+choice! {
+    /// `task.name`.
+    TaskName {
+        /// Countdown-lite, from digits and operators.
+        Countdown = "countdown",
+    }
+}
+
+choice! {
+    /// `data.format`.
+    DataFormat {
+        /// By the columns of the first row.
+        Auto = "auto",
+        /// The column `prompt`, a text or messages.
+        Prompt = "prompt",
+        /// The column `messages`, whose last answer is the demonstration.
+        Messages = "messages",
+        /// The columns `question` and `answer`, with the number behind `####`.
+        Gsm8k = "gsm8k",
+        /// The columns `nums` and `target`.
+        Countdown = "countdown",
+    }
+}
+
+choice! {
+    /// `data.chat`.
+    ChatSetting {
+        /// If the model has one.
+        Auto = "auto",
+        /// Always.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// `model.dtype`.
+    ModelDtype {
+        /// 32-bit floats.
+        F32 = "f32",
+        /// 16-bit floats with the exponent of f32.
+        Bf16 = "bf16",
+    }
+}
+
+choice! {
+    /// `quantize.type`.
+    QuantizeType {
+        /// 4-bit NormalFloat.
+        Nf4 = "nf4",
+        /// 4-bit floats.
+        Fp4 = "fp4",
+        /// Adapters on weights as they are.
+        None = "none",
+    }
 }
 
 choice! {
@@ -28,9 +127,9 @@ choice! {
     AdvantageKey {
         /// The preset's.
         Auto = "auto",
-        /// Against the mean of the group.
+        /// Against the mean of the prompt's group.
         Group = "group",
-        /// Against the mean of the others.
+        /// Against the mean of the group's others, leave one out.
         Loo = "loo",
         /// By a critic.
         Gae = "gae",
@@ -46,7 +145,7 @@ choice! {
         Group = "group",
         /// The batch's standard deviation.
         Batch = "batch",
-        /// 1.
+        /// By nothing.
         None = "none",
     }
 }
@@ -60,6 +159,16 @@ choice! {
         Loss = "loss",
         /// Taken off the reward.
         Reward = "reward",
+    }
+}
+
+choice! {
+    /// `rl.optim`.
+    OptimizerKey {
+        /// Moments beside the parameters.
+        AdamW = "adamw",
+        /// Moments in host memory, brought to the GPU in chunks.
+        PagedAdamW = "paged_adamw",
     }
 }
 
@@ -78,7 +187,7 @@ choice! {
 choice! {
     /// `rl.control`.
     Control {
-        /// No control: the run itself.
+        /// The run itself.
         None = "none",
         /// Rewards are dealt out at random.
         ShuffledRewards = "shuffled_rewards",

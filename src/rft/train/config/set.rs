@@ -1,6 +1,6 @@
 //! `--set section.key=value`.
 
-use crate::train::config::RunConfig;
+use crate::train::config::{RunConfig, check};
 use gradus::error::{Error, Result};
 
 impl RunConfig {
@@ -27,6 +27,7 @@ impl RunConfig {
             };
             at = inner;
         }
+        check::choices(&table)?;
         *self = table.try_into().map_err(|e: toml::de::Error| Error::config(key, e.message()))?;
         Ok(())
     }
@@ -35,9 +36,9 @@ impl RunConfig {
 fn unknown_key(part: &str, known: &[String]) -> String {
     let near: Vec<&str> =
         known.iter().map(String::as_str).filter(|k| distance(k, part) <= 3).collect();
-    match near.as_slice() {
-        [] => format!("no key `{part}`; known are {}", known.join(", ")),
-        _ => format!("no key `{part}`; did you mean {}?", near.join(" or ")),
+    match near.is_empty() {
+        true => format!("no key `{part}`; known are {}", known.join(", ")),
+        false => format!("no key `{part}`; did you mean {}?", near.join(" or ")),
     }
 }
 
@@ -75,6 +76,7 @@ fn parse_like(key: &str, like: &toml::Value, text: &str) -> Result<toml::Value> 
                 items.filter(|item| !item.is_empty()).map(|i| Value::String(i.into())).collect(),
             )
         }
-        _ => return Err(wrong("a value; this key is a section")),
+        Value::Table(_) => return Err(wrong("a value; this key is a section")),
+        Value::Datetime(_) => return Err(wrong("a value; no key is a date")),
     })
 }

@@ -1,0 +1,320 @@
+//! Every key: what it means, its default, what it may be, and where the default is from.
+//!
+//! "pilot" is the demo's own tuning (docs/LOG.md), "ours" a choice of this project.
+
+use crate::train::config::auto::Auto;
+use crate::train::config::choice::{
+    AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
+    ScaleKey, Schedule, TaskName,
+};
+use crate::train::config::section::{AtLeast, Positive, PowersOfTwo, TextBytes, section};
+use crate::train::phases::Phase;
+
+/// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
+/// token.
+const STOP_LIMIT: usize = 256;
+
+/// Largest decay of a moment: 1 would never forget.
+const MOST_DECAY: f64 = 1.0 - 1e-12;
+
+section! {
+    /// A whole run.
+    RunConfig {
+        /// Names every random draw of the run.
+        seed: u64 = 0; source "ours",
+        /// Folder that holds the run folders.
+        out: String = "runs".into(); source "ours" neutral,
+        /// First part of the run folder's name.
+        name: String = "demo".into(); folder "rft".into(); source "ours" neutral,
+        /// Worker threads, 0 = one per core; results do not depend on it.
+        threads: usize = 0; range 0..=1 << 12; source "ours" neutral,
+        /// cpu, cuda, cuda:N, or auto: a CUDA device if there is a driver.
+        device: String = "auto".into(); source "ours",
+        /// Phases in order.
+        phases: Vec<Phase> = vec![Phase::Sft, Phase::Quantize, Phase::Rl];
+            folder vec![Phase::Quantize, Phase::Rl];
+            source "ReFT (2401.08967): SFT, then RL",
+    }
+    sections {
+        /// What is learned, without data.
+        task: TaskConfig,
+        /// Prompts from a file.
+        data: DataConfig,
+        /// How completions are scored.
+        reward: RewardConfig,
+        /// The decoder.
+        model: ModelSection,
+        /// Supervised warm-up.
+        sft: SftConfig,
+        /// 4-bit weights.
+        quantize: QuantizeConfig,
+        /// Adapters.
+        lora: LoraConfig,
+        /// Reinforcement fine-tuning.
+        rl: RlConfig,
+        /// The critic, for `rl.advantage = "gae"`.
+        value: ValueConfig,
+        /// Held-out accuracy.
+        eval: EvalConfig,
+        /// Saved states.
+        checkpoint: CheckpointConfig,
+    }
+}
+
+section! {
+    /// The task that needs no data.
+    TaskConfig {
+        /// Which one.
+        name: TaskName = TaskName::Countdown; source "ours",
+        /// Digits in a prompt.
+        digits: usize = 3; source "pilot, docs/LOG.md",
+        /// Operators an answer may use, out of +-*.
+        operators: String = "+-".into(); source "pilot",
+        /// Smallest target.
+        min_target: u32 = 0; source "pilot",
+        /// Largest target.
+        max_target: u32 = 30; source "pilot",
+    }
+}
+
+section! {
+    /// Prompts from a file.
+    DataConfig {
+        /// Prompts: a .jsonl, .json or .parquet file, or a folder of them; empty: the task's own.
+        path: String = String::new(); source "ours",
+        /// Held-out prompts; empty: a share of data.path.
+        heldout: String = String::new(); source "ours",
+        /// Share of data.path that is held out, by a hash of the prompt.
+        heldout_share: f64 = 0.1; range 0.0..=1.0; source "ours",
+        /// How a row becomes a prompt.
+        format: DataFormat = DataFormat::Auto; source "ours",
+        /// A template (minijinja) over the row's fields that writes the prompt, instead of data.format.
+        template: String = String::new(); source "ours",
+        /// System message of chat prompts.
+        system: String = String::new(); source "ours",
+        /// Whether prompts go through the model's chat template.
+        chat: ChatSetting = ChatSetting::Auto; source "ours",
+        /// Prompts with more tokens are left out.
+        max_prompt_tokens: usize = 512; range 1..=1 << 20; source "TRL: 512",
+    }
+}
+
+section! {
+    /// How completions are scored.
+    RewardConfig {
+        /// Rewards that are added up: names, WEIGHT*NAME, cmd:COMMAND or a URL; empty: the task's
+        /// verifier.
+        functions: Vec<String> = Vec::new(); source "ours",
+        /// Column or dotted path of the right answers; empty: each reward's own column.
+        answer: String = String::new(); source "verl: reward_model.ground_truth",
+        /// Leave special tokens out of the text that is scored.
+        skip_special_tokens: bool = true; source "TRL: true",
+        /// Processes of a cmd: reward, 0 = one per thread.
+        workers: usize = 0; range 0..=1 << 10; source "ours" neutral,
+        /// Seconds a sample may take, with all its tests where a program is judged.
+        timeout: f64 = 30.0; range 1e-3..=86_400.0; source "ours" neutral,
+        /// Further seconds until a cmd: first answers, for example to load a model; 0 = twice
+        /// reward.timeout.
+        startup: f64 = 0.0; range 0.0..=86_400.0; source "ours" neutral,
+        /// Further tries of a failed call.
+        retries: usize = 1; range 0..=100; source "ours" neutral,
+    }
+}
+
+section! {
+    /// The decoder: a folder, or the shape of a fresh one (Llama).
+    ModelSection {
+        /// A Hugging Face folder; the shape is then its own.
+        path: String = String::new(); source "ours",
+        /// A PEFT adapter to go on from.
+        adapter: String = String::new(); source "ours",
+        /// Width of the residual stream.
+        hidden: usize = 96; source "pilot",
+        /// Blocks.
+        layers: usize = 2; source "pilot",
+        /// Query heads.
+        heads: usize = 4; source "pilot",
+        /// Key/value heads, a divisor of heads.
+        kv_heads: usize = 4; source "pilot",
+        /// Width of a head, even.
+        head_dim: usize = 24; source "pilot",
+        /// Width of the gated MLP.
+        ffn: usize = 288; source "pilot",
+        /// eps of the RMSNorms.
+        norm_eps: f64 = 1e-5; source "Llama: 1e-5",
+        /// Base of the rotary frequencies.
+        rope_theta: f64 = 10_000.0; source "RoFormer: 10000",
+        /// The head shares the embedding's matrix.
+        tie_embeddings: bool = false; source "Llama: false",
+        /// Weights and activations; what trains is f32 either way.
+        dtype: ModelDtype = ModelDtype::F32; source "ours",
+    }
+}
+
+section! {
+    /// Supervised warm-up.
+    SftConfig {
+        /// Passes over the demonstrations.
+        epochs: usize = 6; folder 3; range 0..=1 << 16; source "pilot; model folder: TRL 3",
+        /// Demonstrations, 0 = every training row once, 4,000 where they never end.
+        demos: usize = 4_000; folder 0; range 0..=1 << 24;
+            source "pilot; model folder: all rows",
+        /// Demonstrations per step.
+        batch: usize = 64; folder 16; range 1..=1 << 16; source "pilot; model folder: QLoRA 16",
+        /// Peak learning rate; auto: 2e-4 for adapters, 2e-5 for whole weights.
+        learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
+            source "pilot; model folder: QLoRA 2e-4, TRL 2e-5",
+        /// Decay of AdamW's second moment.
+        beta2: f64 = 0.95; folder 0.999; range 0.0..=MOST_DECAY;
+            source "pilot; model folder: QLoRA 0.999",
+        /// Decoupled weight decay.
+        weight_decay: f64 = 0.0; range 0.0..=1e3; source "ours",
+        /// Steps of linear warm-up.
+        warmup_steps: usize = 20; folder 10; source "pilot; model folder: QLoRA 3 % of a run",
+        /// Learning rate over the phase.
+        lr_schedule: Schedule = Schedule::Linear; folder Schedule::Constant;
+            source "pilot; model folder: QLoRA constant",
+        /// Largest global gradient norm.
+        grad_clip: f64 = 1.0; folder 0.3; range Positive(f64::INFINITY);
+            source "TRL: 1.0; model folder: QLoRA 0.3",
+    }
+}
+
+section! {
+    /// 4-bit weights.
+    QuantizeConfig {
+        /// What the blocks' weights become.
+        r#type: QuantizeType = QuantizeType::Nf4; source "QLoRA (2305.14314): nf4",
+        /// Values per block.
+        blocksize: usize = 64; range PowersOfTwo(32, 4096); source "QLoRA: 64",
+        /// Quantize the block maxima too.
+        double_quant: bool = true; source "QLoRA: true",
+    }
+}
+
+section! {
+    /// Adapters.
+    LoraConfig {
+        /// Rank of the adapters.
+        rank: usize = 16; range 1..=1 << 12; source "pilot",
+        /// The update is scaled by alpha / rank.
+        alpha: f64 = 32.0; range Positive(1e6); source "pilot",
+        /// all-linear, or names such as q_proj,v_proj.
+        targets: String = "all-linear".into(); source "QLoRA: all linear layers",
+        /// Scale by alpha / sqrt(rank).
+        rslora: bool = false; source "PEFT use_rslora: false",
+    }
+}
+
+section! {
+    /// Reinforcement fine-tuning.
+    RlConfig {
+        /// Steps.
+        steps: usize = 600; folder 200; source "pilot; model folder: ours",
+        /// Prompts per step.
+        prompts: usize = 64; folder 8; range 1..=1 << 16;
+            source "pilot; model folder: 8 of 8 samples, TRL's sizes",
+        /// Samples per prompt.
+        group: usize = 8; range 1..=1 << 12; source "TRL: 8",
+        /// Updates per batch of rollouts.
+        updates_per_batch: usize = 1; range 1..=1 << 10; source "TRL num_iterations: 1",
+        /// Sequences per micro-batch; changes rounding, not meaning.
+        micro_batch: usize = 32; folder 4; range 1..=1 << 16; source "ours",
+        /// Sampling temperature; log-probs are of that distribution.
+        temperature: f64 = 1.0; range 1e-3..=1e3; source "TRL: 1.0",
+        /// Nucleus of the sampler.
+        top_p: f64 = 1.0; range Positive(1.0); source "TRL: 1.0",
+        /// Largest k of the sampler, 0 = off.
+        top_k: i64 = 0; range AtLeast(0); source "TRL: 0",
+        /// Sequences decoded together, per thread on the CPU and in all on a GPU; 0 = what fits the
+        /// device.
+        slots: usize = 0; range 0..=1 << 16; source "ours" neutral,
+        /// Smallest relative probability of the sampler, 0 = off.
+        min_p: f64 = 0.0; range 0.0..=1.0; source "TRL: off",
+        /// Longest completion, 0 = what the task needs.
+        max_new_tokens: usize = 0; folder 128; range 0..=1 << 20; source "ours",
+        /// Texts that end a completion, which keeps them.
+        stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); source "ours: none",
+        /// Completions that were cut off carry no loss.
+        mask_truncated_completions: bool = false; source "TRL: false; DAPO (2503.14476): true",
+        /// Preset of the loss; what the next six keys leave at auto is the preset's.
+        loss: String = "grpo".into(); source "DeepSeekMath (2402.03300): grpo",
+        /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1.
+        clip_low: Auto = Auto::Auto; range 0.0..=1.0; source "auto: the preset's",
+        /// Upper clip bound, likewise.
+        clip_high: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's",
+        /// Weight of the KL to the policy that RL began with, 0 = none.
+        beta: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's; TRL: 0.0",
+        /// Where that KL is put.
+        kl: KlKey = KlKey::Auto; source "auto: the preset's; GRPO: loss, ReFT: reward",
+        /// How advantages are estimated.
+        advantage: AdvantageKey = AdvantageKey::Auto;
+            source "auto: the preset's; GRPO: group, ReFT: gae",
+        /// What group advantages are divided by.
+        scale: ScaleKey = ScaleKey::Auto;
+            source "auto: the preset's; TRL: group, Dr. GRPO: none",
+        /// Peak learning rate; auto: 1e-5 for adapters, 1e-6 for whole weights.
+        learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
+            source "pilot; model folder: TRL GRPO 1e-6, adapters ten times that (LoRA Without Regret)",
+        /// The optimizer; paged_adamw needs a GPU.
+        optim: OptimizerKey = OptimizerKey::AdamW; source "QLoRA: paged",
+        /// Decay of AdamW's first moment.
+        beta1: f64 = 0.9; range 0.0..=MOST_DECAY; source "AdamW: 0.9",
+        /// Decay of AdamW's second moment.
+        beta2: f64 = 0.95; folder 0.999; range 0.0..=MOST_DECAY;
+            source "pilot; model folder: AdamW 0.999",
+        /// Decoupled weight decay.
+        weight_decay: f64 = 0.0; range 0.0..=1e3; source "TRL: 0.0",
+        /// Largest global gradient norm.
+        grad_clip: f64 = 1.0; range Positive(f64::INFINITY); source "TRL: 1.0",
+        /// Learning rate over the phase.
+        lr_schedule: Schedule = Schedule::Linear; source "TRL: linear",
+        /// Steps of linear warm-up.
+        warmup_steps: usize = 10; source "pilot",
+        /// Negative control.
+        control: Control = Control::None; source "ours",
+    }
+}
+
+section! {
+    /// The critic of `rl.advantage = "gae"`.
+    ValueConfig {
+        /// Rollout batches of the collect phase.
+        collect_steps: usize = 4; source "VLA-RL (2505.18719)",
+        /// Critic updates of the value_fit phase.
+        fit_steps: usize = 50; source "VLA-RL: 5; pilot",
+        /// Critic learning rate.
+        learning_rate: f64 = 1e-2; range 0.0..=1e3; source "pilot",
+        /// Clip of the critic's change in a batch, inf = off.
+        clip: Auto = Auto::Auto; range Positive(f64::INFINITY);
+            source "auto: the preset's; ReFT: 0.2",
+        /// Discount.
+        gamma: f64 = 1.0; range 0.0..=1.0; source "ReFT: 1.0",
+        /// GAE's lambda.
+        lambda: f64 = 0.95; range 0.0..=1.0; source "ReFT: 0.95",
+    }
+}
+
+section! {
+    /// Held-out accuracy.
+    EvalConfig {
+        /// RL steps between evaluations.
+        every: usize = 100; folder 20; range AtLeast(1); source "ours",
+        /// Held-out prompts.
+        max_prompts: usize = 256; folder 32; range 1..=1 << 20; source "ours",
+        /// Completions per held-out prompt.
+        samples: usize = 2; folder 1; range 1..=1 << 12; source "ours",
+        /// Sampling temperature of evaluations, 0 = greedy.
+        temperature: f64 = 1.0; range 0.0..=1e3; source "ours",
+    }
+}
+
+section! {
+    /// Saved states.
+    CheckpointConfig {
+        /// Steps between checkpoints.
+        every: usize = 100; folder 20; range AtLeast(1); source "ours" neutral,
+        /// Checkpoints kept.
+        keep: usize = 2; range 1..=1 << 16; source "ours" neutral,
+    }
+}
