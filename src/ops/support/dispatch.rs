@@ -4,9 +4,6 @@
 //! that calls it. [`on_device`] ends that: behind the checks, an op goes through one plain function per dtype,
 //! which is compiled here, once.
 
-use std::any::TypeId;
-use std::mem::ManuallyDrop;
-
 use crate::error::Result;
 
 /// What the CPU side of an op returns: nothing where it cannot fail.
@@ -30,9 +27,13 @@ impl Outcome for Result<()> {
 ///
 /// # Safety
 /// `A` is some `Args<'_, T>` and `B` is `Args<'_, U>` with the same lifetime.
+#[cfg(not(test))]
 pub(crate) unsafe fn of_type<T: 'static, U: 'static, A, B>(args: A) -> B {
-    assert!(TypeId::of::<T>() == TypeId::of::<U>(), "a dtype belongs to one type");
-    let args = ManuallyDrop::new(args);
+    assert!(
+        std::any::TypeId::of::<T>() == std::any::TypeId::of::<U>(),
+        "a dtype belongs to one type"
+    );
+    let args = std::mem::ManuallyDrop::new(args);
     // SAFETY: T is U, so A is B; `args` is not dropped, its copy is.
     unsafe { std::mem::transmute_copy(&args) }
 }
@@ -56,7 +57,17 @@ macro_rules! on_device {
     }};
 }
 
+/// The call `run::<T>(…)` itself: the library's own unit tests need few dtypes of few ops, and compiling all of them
+/// once more would take longer than all that they do.
+#[cfg(test)]
+macro_rules! per_dtype {
+    ($Bound:ident, $T:ident, $Args:ident, $run:ident($device:expr, $op:expr, $args:ident)) => {
+        $run::<$T>($device, $op, $args)
+    };
+}
+
 /// The call `run::<T>(…)` through a function that is not generic.
+#[cfg(not(test))]
 macro_rules! per_dtype {
     (Float, $($rest:tt)*) => {
         $crate::ops::support::dispatch::per_dtype!(
