@@ -3,9 +3,11 @@
 pub mod codebook;
 mod matrix;
 pub mod nf4;
+mod parts;
 mod tensor;
 
 pub use codebook::{FP4_CODE, NF4_CODE, dynamic_map};
 pub use matrix::Nf4Matrix;
-pub use nf4::{Absmax, Nf4Options, Nf4View, QuantType};
-pub use tensor::{Nf4Parts, Nf4Tensor, OwnedAbsmax};
+pub use nf4::{Nf4Options, Nf4View, QuantType};
+pub use parts::{Absmax, BlockAbsmax, Nf4Parts, OwnedAbsmax};
+pub use tensor::Nf4Tensor;

@@ -11,6 +11,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::view::View;
 
+use super::Absmax;
+
 /// The code book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantType {
@@ -37,27 +39,6 @@ impl Default for Nf4Options {
     }
 }
 
-/// Block maxima, plain or double-quantised.
-#[derive(Clone, Copy, Debug)]
-pub enum Absmax<'a> {
-    /// `[ceil(N·K / blocksize)]`, one per block.
-    F32(View<'a, f32>),
-    /// `absmax[i] = table[codes[i]] · nested[i / nested_blocksize] + offset`, product and sum each
-    /// rounded to f32, as bitsandbytes' own dequantisation does.
-    Nested {
-        /// `[blocks]` 8-bit codes.
-        codes: View<'a, u8>,
-        /// `[ceil(blocks / nested_blocksize)]` maxima of the maxima.
-        nested: View<'a, f32>,
-        /// `[256]` code book of the maxima.
-        table: View<'a, f32>,
-        /// Mean that was taken off before quantising.
-        offset: f32,
-        /// Maxima per nested block; bitsandbytes fixes it at 256.
-        nested_blocksize: usize,
-    },
-}
-
 /// A borrowed 4-bit matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Nf4View<'a> {
@@ -78,6 +59,17 @@ pub struct Nf4View<'a> {
 }
 
 impl Nf4View<'_> {
+    /// Bytes of all parts: codes, maxima, tables and offset.
+    pub(super) fn bytes(&self) -> usize {
+        let absmax = match &self.absmax {
+            Absmax::F32(absmax) => 4 * absmax.numel(),
+            Absmax::Nested { codes, nested, table, .. } => {
+                codes.numel() + 4 * (nested.numel() + table.numel() + 1)
+            }
+        };
+        (self.packed.numel() + absmax + 4 * self.code.numel()) as usize
+    }
+
     /// Maximum of block `i`, decoded. Panics out of range.
     #[inline]
     pub(crate) fn absmax_at(&self, i: usize) -> f32 {

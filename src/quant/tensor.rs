@@ -5,48 +5,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
-use super::{Absmax, Nf4View, QuantType};
-
-/// Block maxima of an [`Nf4Tensor`]; see [`Absmax`] for the meaning of the fields.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OwnedAbsmax {
-    /// One f32 per block.
-    F32(Vec<f32>),
-    /// 8 bits per block, one f32 per `nested_blocksize` blocks.
-    Nested {
-        /// One per block.
-        codes: Vec<u8>,
-        /// One per `nested_blocksize` blocks.
-        nested: Vec<f32>,
-        /// 256 values of the codes.
-        table: Vec<f32>,
-        /// Added to every decoded maximum.
-        offset: f32,
-        /// Maxima per nested block.
-        nested_blocksize: usize,
-    },
-}
-
-/// The fields of an [`Nf4Tensor`], as a checkpoint stores them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Nf4Parts {
-    /// `ceil(n·k / 2)` bytes, the first of two elements in the high nibble.
-    pub packed: Vec<u8>,
-    /// Block maxima.
-    pub absmax: OwnedAbsmax,
-    /// 16 values of the codes.
-    pub code: Vec<f32>,
-    /// Rows (output features).
-    pub n: usize,
-    /// Columns (input features).
-    pub k: usize,
-    /// Values per block.
-    pub blocksize: usize,
-    /// Dtype of the original weight.
-    pub dtype: DType,
-    /// Code book.
-    pub quant_type: QuantType,
-}
+use super::{Nf4Parts, Nf4View, OwnedAbsmax, parts};
 
 /// An owned 4-bit matrix on the host. Its parts are known to fit together.
 ///
@@ -100,28 +59,7 @@ impl Nf4Tensor {
 
     /// The matrix as ops take it.
     pub fn view(&self) -> Nf4View<'_> {
-        let p = &self.parts;
-        let absmax = match &p.absmax {
-            OwnedAbsmax::F32(absmax) => Absmax::F32(absmax.into()),
-            OwnedAbsmax::Nested { codes, nested, table, offset, nested_blocksize } => {
-                Absmax::Nested {
-                    codes: codes.into(),
-                    nested: nested.into(),
-                    table: table.into(),
-                    offset: *offset,
-                    nested_blocksize: *nested_blocksize,
-                }
-            }
-        };
-        Nf4View {
-            packed: (&p.packed).into(),
-            absmax,
-            code: (&p.code).into(),
-            n: p.n,
-            k: p.k,
-            blocksize: p.blocksize,
-            dtype: p.dtype,
-        }
+        parts::view(&self.parts)
     }
 
     /// Rows (output features).
@@ -141,13 +79,7 @@ impl Nf4Tensor {
 
     /// Bytes held: codes, maxima and tables.
     pub fn bytes(&self) -> usize {
-        let absmax = match &self.parts.absmax {
-            OwnedAbsmax::F32(absmax) => 4 * absmax.len(),
-            OwnedAbsmax::Nested { codes, nested, table, .. } => {
-                codes.len() + 4 * (nested.len() + table.len() + 1)
-            }
-        };
-        self.parts.packed.len() + absmax + 4 * self.parts.code.len()
+        self.view().bytes()
     }
 
     /// `8 · bytes / (n · k)`; 0 for an empty matrix.
