@@ -3,10 +3,12 @@
 pub(crate) mod gemm_cpu;
 pub(crate) mod gemm_gpu;
 pub(crate) mod gemm_mma;
+mod product;
 
 pub mod lora_grad;
 pub mod matmul;
 pub mod nf4_matmul;
 pub mod nf4_matmul_grouped;
 
+pub use product::{Lora, Product, ProductDx};
 pub use {lora_grad::*, matmul::*, nf4_matmul::*, nf4_matmul_grouped::*};

@@ -14,14 +14,40 @@ pub(crate) use scratch::Scratch;
 pub(crate) use tile::Lane;
 
 use crate::alloc::{Gather, Grow};
-use crate::dtype::Float;
-use crate::ops::products::matmul::Lora;
-use crate::view::{View, ViewMut};
+use crate::dtype::{DType, Float};
+use crate::ops::products::product::{Lora, Product, ProductDx};
+use crate::view::View;
+
+/// A weight as the CPU reads it.
+pub(crate) trait CpuWeight: Copy {
+    /// Reads rows of the weight as f32 or f64.
+    type Reader: Matrix<f32> + Matrix<f64>;
+
+    fn reader(self) -> Self::Reader;
+}
+
+/// Y = X·Wᵀ with any weight, in f32 or for f64 operands in f64.
+pub(crate) fn product_forward<T: Float, W: CpuWeight>(args: Product<'_, T, W>) {
+    let w = args.w.reader();
+    match T::DTYPE {
+        DType::F64 => forward::<T, W, f64>(args, &w),
+        _ => forward::<T, W, f32>(args, &w),
+    }
+}
+
+/// dX = dY·W with any weight, in f32 or for f64 operands in f64.
+pub(crate) fn product_backward<T: Float, W: CpuWeight>(args: ProductDx<'_, T, W>) {
+    let w = args.w.reader();
+    match T::DTYPE {
+        DType::F64 => backward::<T, W, f64>(args, &w),
+        _ => backward::<T, W, f32>(args, &w),
+    }
+}
 
 /// Adapters and which row takes which.
-pub(crate) struct Adapters<'a, T> {
-    pub lora: &'a [Lora<'a, T>],
-    pub adapter: Option<View<'a, i32>>,
+struct Adapters<'a, T> {
+    lora: &'a [Lora<'a, T>],
+    adapter: Option<View<'a, i32>>,
 }
 
 impl<T: Float> Adapters<'_, T> {
@@ -49,19 +75,10 @@ impl<A: Lane> Matrix<A> for Buffer<'_, A> {
     }
 }
 
-/// A forward product with any weight.
-pub(crate) struct Forward<'a, T> {
-    pub x: View<'a, T>,
-    pub bias: Option<View<'a, T>>,
-    pub adapters: Adapters<'a, T>,
-    pub s: Option<ViewMut<'a, f32>>,
-    pub residual: Option<View<'a, T>>,
-    pub y: ViewMut<'a, T>,
-}
-
 /// Y = X·Wᵀ, then S·Bᵀ with S = scale·X·Aᵀ as further steps, then the bias, then the residual.
-pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>) {
-    let Forward { x, bias, adapters, s, residual, y } = pass;
+fn forward<T: Float, W: CpuWeight, A: Lane>(a: Product<'_, T, W>, w: &dyn Matrix<A>) {
+    let Product { x, bias, lora, adapter, s, residual, y, .. } = a;
+    let adapters = Adapters { lora, adapter };
     let (m, k, n) = (x.extent(0), x.extent(1), y.extent(1));
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
@@ -99,7 +116,7 @@ pub(crate) fn forward<T: Float, A: Lane>(pass: Forward<'_, T>, w: &dyn Matrix<A>
 }
 
 /// `low[row] = scale · (link's product)` for rows with an adapter and 0 for the others.
-pub(crate) fn low_rank<T: Float, A: Lane>(
+fn low_rank<T: Float, A: Lane>(
     rows: &Rows,
     link: Link<'_, A>,
     adapters: &Adapters<'_, T>,
@@ -120,17 +137,10 @@ pub(crate) fn low_rank<T: Float, A: Lane>(
     });
 }
 
-/// A backward product with any weight.
-pub(crate) struct Backward<'a, T> {
-    pub dy: View<'a, T>,
-    pub adapters: Adapters<'a, T>,
-    pub accumulate: bool,
-    pub dx: ViewMut<'a, T>,
-}
-
 /// dX = dY·W, then dS·A with dS = scale·dY·B as further steps.
-pub(crate) fn backward<T: Float, A: Lane>(pass: Backward<'_, T>, w: &dyn Matrix<A>) {
-    let Backward { dy, adapters, accumulate, dx } = pass;
+fn backward<T: Float, W: CpuWeight, A: Lane>(a: ProductDx<'_, T, W>, w: &dyn Matrix<A>) {
+    let ProductDx { dy, lora, adapter, accumulate, dx, .. } = a;
+    let adapters = Adapters { lora, adapter };
     let (m, n, k) = (dy.extent(0), dy.extent(1), dx.extent(1));
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);

@@ -7,7 +7,7 @@ use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::matmul::{Lora, check_adapter, check_pair};
+use crate::ops::products::product::{Lora, check_adapter, check_pair};
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 

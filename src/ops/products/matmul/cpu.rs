@@ -4,28 +4,25 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Adapters, Backward, Cells, Forward, Lane, Link, Operand, Right, Rows, backward, forward,
-    product,
+    Cells, CpuWeight, Lane, Link, Operand, Right, Rows, product, product_backward, product_forward,
 };
 use crate::ops::products::matmul::{Matmul, MatmulDw, MatmulDx};
 use crate::view::View;
 
-pub(crate) fn matmul<T: Float>(args: Matmul<'_, T>) {
-    let Matmul { x, w, bias, lora, adapter, s, residual, y } = args;
-    let pass = Forward { x, bias, adapters: Adapters { lora, adapter }, s, residual, y };
-    match T::DTYPE {
-        DType::F64 => forward::<T, f64>(pass, &w),
-        _ => forward::<T, f32>(pass, &w),
+impl<T: Float> CpuWeight for View<'_, T> {
+    type Reader = Self;
+
+    fn reader(self) -> Self {
+        self
     }
 }
 
+pub(crate) fn matmul<T: Float>(args: Matmul<'_, T>) {
+    product_forward(args);
+}
+
 pub(crate) fn matmul_dx<T: Float>(args: MatmulDx<'_, T>) {
-    let MatmulDx { dy, w, lora, adapter, accumulate, dx } = args;
-    let pass = Backward { dy, adapters: Adapters { lora, adapter }, accumulate, dx };
-    match T::DTYPE {
-        DType::F64 => backward::<T, f64>(pass, &w),
-        _ => backward::<T, f32>(pass, &w),
-    }
+    product_backward(args);
 }
 
 pub(crate) fn matmul_dw<T: Float>(args: MatmulDw<'_, T>) {

@@ -17,41 +17,42 @@ use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
+use crate::ops::products::product::{Product, ProductDx, Weight, check_product, check_product_dx};
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
-/// A low-rank adapter: the layer's weight becomes W + scale·B·A.
-#[derive(Clone, Copy, Debug)]
-pub struct Lora<'a, T> {
-    /// `[r, K]` down projection.
-    pub a: View<'a, T>,
-    /// `[N, r]` up projection.
-    pub b: View<'a, T>,
-    /// Usually alpha / r; finite.
-    pub scale: f64,
+/// Arguments of [`matmul`].
+pub type Matmul<'a, T> = Product<'a, T, View<'a, T>>;
+
+/// Arguments of [`matmul_dx`].
+pub type MatmulDx<'a, T> = ProductDx<'a, T, View<'a, T>>;
+
+impl<T: Float> Weight<T> for View<'_, T> {
+    fn check(&self, check: Check, device: &Device, x: &View<'_, T>) -> Result<[usize; 3]> {
+        check.rank(device, "x", x, 2)?;
+        check.rank(device, "w", self, 2)?;
+        let [m, n, k] = [x.extent(0), self.extent(0), x.extent(1)];
+        check_dense(check, device, self, [n, k]).map(|()| [m, n, k])
+    }
+
+    fn check_dx(&self, check: Check, device: &Device, dy: &View<'_, T>) -> Result<[usize; 3]> {
+        check.rank(device, "dy", dy, 2)?;
+        check.rank(device, "w", self, 2)?;
+        let [m, n, k] = [dy.extent(0), dy.extent(1), self.extent(1)];
+        check_dense(check, device, self, [n, k]).map(|()| [m, n, k])
+    }
 }
 
-/// Arguments of [`matmul`].
-#[derive(Debug)]
-pub struct Matmul<'a, T> {
-    /// `[M, K]` input.
-    pub x: View<'a, T>,
-    /// `[N, K]` weight.
-    pub w: View<'a, T>,
-    /// `[N]` added to each row.
-    pub bias: Option<View<'a, T>>,
-    /// Adapters, all of the same rank; empty for none.
-    pub lora: &'a [Lora<'a, T>],
-    /// `[M]` index into `lora` of each row's adapter, -1 for the base weight alone. `None` gives
-    /// every row adapter 0.
-    pub adapter: Option<View<'a, i32>>,
-    /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
-    /// an adapter.
-    pub s: Option<ViewMut<'a, f32>>,
-    /// `[M, N]` added last; may not be `y`.
-    pub residual: Option<View<'a, T>>,
-    /// `[M, N]` output.
-    pub y: ViewMut<'a, T>,
+/// The weight has the shape `[n, k]`, and at least one element.
+fn check_dense<T: Float>(
+    check: Check,
+    device: &Device,
+    w: &View<'_, T>,
+    [n, k]: [usize; 2],
+) -> Result<()> {
+    let expected = "at least one row and column";
+    check.that(n > 0 && k > 0, "w", format!("shape [{n}, {k}]"), expected)?;
+    check.shape(device, "w", w, &[n, k])
 }
 
 /// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] + residual\[i, j\] with
@@ -88,34 +89,8 @@ pub struct Matmul<'a, T> {
 /// ```
 pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
     let check = Check("matmul");
-    check.rank(device, "x", &args.x, 2)?;
-    check.rank(device, "w", &args.w, 2)?;
-    let (m, k, n) = (args.x.extent(0), args.x.extent(1), args.w.extent(0));
-    check_extents(check, n, k)?;
-    check.shape(device, "w", &args.w, &[n, k])?;
-    check.opt_shape(device, "bias", &args.bias, &[n])?;
-    let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
-    check_kept(check, device, &args.s, m, rank)?;
-    check.shape(device, "y", &args.y, &[m, n])?;
-    check_residual(check, device, &args.residual, &args.y, [m, n])?;
+    check_product(check, device, &args)?;
     on_device!(device, check, args: Matmul<T: Float> => cpu::matmul, gpu::matmul)
-}
-
-/// Arguments of [`matmul_dx`].
-#[derive(Debug)]
-pub struct MatmulDx<'a, T> {
-    /// `[M, N]` gradient of the output.
-    pub dy: View<'a, T>,
-    /// `[N, K]` weight.
-    pub w: View<'a, T>,
-    /// As in the forward pass.
-    pub lora: &'a [Lora<'a, T>],
-    /// As in the forward pass.
-    pub adapter: Option<View<'a, i32>>,
-    /// Add to `dx` instead of overwriting it.
-    pub accumulate: bool,
-    /// `[M, K]` gradient of the input.
-    pub dx: ViewMut<'a, T>,
 }
 
 /// dx\[i, k\] = Σ_j dy\[i, j\]·w\[j, k\] + Σ_q ds\[i, q\]·a\[q, k\] with
@@ -129,13 +104,7 @@ pub struct MatmulDx<'a, T> {
 /// That of [`matmul`], plus reading dX when accumulating.
 pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()> {
     let check = Check("matmul_dx");
-    check.rank(device, "dy", &args.dy, 2)?;
-    check.rank(device, "w", &args.w, 2)?;
-    let (m, n, k) = (args.dy.extent(0), args.dy.extent(1), args.w.extent(1));
-    check_extents(check, n, k)?;
-    check.shape(device, "w", &args.w, &[n, k])?;
-    check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
-    check.shape(device, "dx", &args.dx, &[m, k])?;
+    check_product_dx(check, device, &args)?;
     on_device!(device, check, args: MatmulDx<T: Float> => cpu::matmul_dx, gpu::matmul_dx)
 }
 
@@ -171,90 +140,4 @@ pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()>
     check.shape(device, "dw", &args.dw, &[n, k])?;
     check.opt_shape(device, "dbias", &args.dbias, &[n])?;
     on_device!(device, check, args: MatmulDw<T: Float> => cpu::matmul_dw, gpu::matmul_dw)
-}
-
-/// A weight has at least one element.
-pub(crate) fn check_extents(check: Check, n: usize, k: usize) -> Result<()> {
-    check.that(n > 0 && k > 0, "w", format!("shape [{n}, {k}]"), "at least one row and column")
-}
-
-/// Adapters of a `[n, k]` weight for `m` rows: one rank, finite scales, indices in range.
-/// Returns the rank, 0 without adapters.
-pub(crate) fn check_lora<T: Float>(
-    check: Check,
-    device: &Device,
-    lora: &[Lora<'_, T>],
-    adapter: &Option<View<'_, i32>>,
-    [m, n, k]: [usize; 3],
-) -> Result<usize> {
-    let mut rank = None;
-    for (i, lora) in lora.iter().enumerate() {
-        rank = Some(check_pair(check, device, &format!("lora[{i}]"), lora, rank, [n, k])?);
-    }
-    check_adapter(check, device, adapter, m, lora.len())?;
-    Ok(rank.unwrap_or(0))
-}
-
-/// One adapter of a `[n, k]` weight, of the given rank if there is one; returns its rank.
-pub(crate) fn check_pair<T: Float>(
-    check: Check,
-    device: &Device,
-    name: &str,
-    lora: &Lora<'_, T>,
-    rank: Option<usize>,
-    [n, k]: [usize; 2],
-) -> Result<usize> {
-    let a = format!("{name}.a");
-    check.rank(device, &a, &lora.a, 2)?;
-    let rank = rank.unwrap_or(lora.a.extent(0));
-    check.that(rank > 0, &a, "rank 0", "at least one row")?;
-    check.shape(device, &a, &lora.a, &[rank, k])?;
-    check.shape(device, &format!("{name}.b"), &lora.b, &[n, rank])?;
-    check.factor(&format!("{name}.scale"), lora.scale)?;
-    Ok(rank)
-}
-
-/// Every row names one of `count` adapters or -1.
-pub(crate) fn check_adapter(
-    check: Check,
-    device: &Device,
-    adapter: &Option<View<'_, i32>>,
-    rows: usize,
-    count: usize,
-) -> Result<()> {
-    check.opt_shape(device, "adapter", adapter, &[rows])?;
-    let Some(adapter) = adapter.as_ref().filter(|a| a.is_host()) else { return Ok(()) };
-    for row in 0..rows {
-        let index = adapter.at(row);
-        if index != -1 && usize::try_from(index).map_or(true, |i| i >= count) {
-            let expected = format!("-1 or the index of one of {count} adapters");
-            return check.that(false, "adapter", format!("{index} in row {row}"), &expected);
-        }
-    }
-    Ok(())
-}
-
-/// The residual has the output's shape and memory of its own.
-pub(crate) fn check_residual<T: Float>(
-    check: Check,
-    device: &Device,
-    residual: &Option<View<'_, T>>,
-    y: &ViewMut<'_, T>,
-    shape: [usize; 2],
-) -> Result<()> {
-    check.opt_shape(device, "residual", residual, &shape)?;
-    residual.as_ref().map_or(Ok(()), |r| check.disjoint(("y", y), ("residual", r)))
-}
-
-/// `s` has the adapters' rank, and there are adapters.
-pub(crate) fn check_kept(
-    check: Check,
-    device: &Device,
-    s: &Option<ViewMut<'_, f32>>,
-    m: usize,
-    rank: usize,
-) -> Result<()> {
-    let missing = s.is_some() && rank == 0;
-    check.that(!missing, "s", "an output without adapters", "None, or at least one adapter")?;
-    check.opt_shape(device, "s", s, &[m, rank])
 }

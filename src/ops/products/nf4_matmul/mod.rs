@@ -4,41 +4,44 @@
 //! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
 
 pub(crate) mod cpu;
-mod dx;
 pub(crate) mod gpu;
-
-pub use dx::*;
 
 use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::matmul::{Lora, check_kept, check_lora, check_residual};
+use crate::ops::products::product::{Product, ProductDx, Weight, check_product, check_product_dx};
 use crate::ops::support::dispatch::on_device;
 use crate::quant::Nf4View;
-use crate::view::{View, ViewMut};
+use crate::view::View;
 
 /// Arguments of [`nf4_matmul`].
-#[derive(Debug)]
-pub struct Nf4Matmul<'a, T> {
-    /// `[M, K]` input.
-    pub x: View<'a, T>,
-    /// `[N, K]` 4-bit weight.
-    pub w: Nf4View<'a>,
-    /// `[N]` added to each row.
-    pub bias: Option<View<'a, T>>,
-    /// Adapters, all of the same rank; empty for none.
-    pub lora: &'a [Lora<'a, T>],
-    /// `[M]` index into `lora` of each row's adapter, -1 for the base weight alone. `None` gives
-    /// every row adapter 0.
-    pub adapter: Option<View<'a, i32>>,
-    /// `[M, r]` scale·X·Aᵀ, if wanted for [`lora_grad`](crate::ops::lora_grad()); 0 in rows without
-    /// an adapter.
-    pub s: Option<ViewMut<'a, f32>>,
-    /// `[M, N]` added last; may not be `y`.
-    pub residual: Option<View<'a, T>>,
-    /// `[M, N]` output.
-    pub y: ViewMut<'a, T>,
+pub type Nf4Matmul<'a, T> = Product<'a, T, Nf4View<'a>>;
+
+/// Arguments of [`nf4_matmul_dx`].
+pub type Nf4MatmulDx<'a, T> = ProductDx<'a, T, Nf4View<'a>>;
+
+impl<T: Float> Weight<T> for Nf4View<'_> {
+    fn check(&self, check: Check, device: &Device, x: &View<'_, T>) -> Result<[usize; 3]> {
+        check_nf4(check, device, self)?;
+        check.rank(device, "x", x, 2)?;
+        let m = x.extent(0);
+        check.shape(device, "x", x, &[m, self.k]).map(|()| [m, self.n, self.k])
+    }
+
+    fn check_dx(&self, check: Check, device: &Device, dy: &View<'_, T>) -> Result<[usize; 3]> {
+        check_nf4(check, device, self)?;
+        check.rank(device, "dy", dy, 2)?;
+        let m = dy.extent(0);
+        check.shape(device, "dy", dy, &[m, self.n]).map(|()| [m, self.n, self.k])
+    }
+}
+
+/// The parts of a 4-bit weight fit together, and there is something to multiply with.
+pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Result<()> {
+    let shape = format!("shape [{}, {}]", w.n, w.k);
+    check.that(w.n > 0 && w.k > 0, "w", &shape, "at least one row and column")?;
+    w.check(check, device, "w")
 }
 
 /// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] + residual\[i, j\] with
@@ -82,21 +85,21 @@ pub struct Nf4Matmul<'a, T> {
 /// ```
 pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<()> {
     let check = Check("nf4_matmul");
-    check_nf4(check, device, &args.w)?;
-    check.rank(device, "x", &args.x, 2)?;
-    let (m, n, k) = (args.x.extent(0), args.w.n, args.w.k);
-    check.shape(device, "x", &args.x, &[m, k])?;
-    check.opt_shape(device, "bias", &args.bias, &[n])?;
-    let rank = check_lora(check, device, args.lora, &args.adapter, [m, n, k])?;
-    check_kept(check, device, &args.s, m, rank)?;
-    check.shape(device, "y", &args.y, &[m, n])?;
-    check_residual(check, device, &args.residual, &args.y, [m, n])?;
+    check_product(check, device, &args)?;
     on_device!(device, check, args: Nf4Matmul<T: Float> => cpu::nf4_matmul, gpu::nf4_matmul)
 }
 
-/// The parts of a 4-bit weight fit together, and there is something to multiply with.
-pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Result<()> {
-    let shape = format!("shape [{}, {}]", w.n, w.k);
-    check.that(w.n > 0 && w.k > 0, "w", &shape, "at least one row and column")?;
-    w.check(check, device, "w")
+/// dx\[i, k\] = Σ_j dy\[i, j\]·w\[j, k\] + Σ_q ds\[i, q\]·a\[q, k\] with
+/// ds\[i, q\] = scale·Σ_j dy\[i, j\]·b\[j, q\]. Bit for bit the result of dequantising W and calling
+/// [`matmul_dx`](crate::ops::matmul_dx).
+///
+/// # Errors
+/// As [`nf4_matmul`](crate::ops::nf4_matmul()).
+///
+/// # Cost
+/// That of [`nf4_matmul`](crate::ops::nf4_matmul()), plus reading dX when accumulating.
+pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Result<()> {
+    let check = Check("nf4_matmul_dx");
+    check_product_dx(check, device, &args)?;
+    on_device!(device, check, args: Nf4MatmulDx<T: Float> => cpu::nf4_matmul_dx, gpu::nf4_matmul_dx)
 }

@@ -9,7 +9,7 @@ use crate::check::Check;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::matmul::Lora;
+use crate::ops::Lora;
 use crate::ops::support::dispatch::on_device;
 use crate::ops::vocabulary::logprob::{LogitTransform, check_targets, check_vocab};
 use crate::quant::Nf4View;
