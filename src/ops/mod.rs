@@ -6,6 +6,23 @@
 //! Extents: `T` tokens, `V` vocabulary, `B` sequences, `M N K` matrix products (`Y[M, N] = X[M, K]
 //! · W[N, K]ᵀ`), `H` heads, `D` head dimension. Packed sequences are described by `cu_seqlens`:
 //! `B + 1` offsets, `cu_seqlens[i]..cu_seqlens[i + 1]` being the tokens of sequence `i`.
+//!
+//! # Where an op is
+//! An op is a folder in one of six families: `mod.rs` holds arguments, documentation and checks, `cpu.rs` the
+//! reference, `gpu.rs` the launch. Its name is the folder's, with these exceptions:
+//!
+//! | ops | folder |
+//! |---|---|
+//! | `*_bwd`, `*_dx`, `*_dw` | that of the forward op |
+//! | [`logprob_fused`], [`score_scale`] | `vocabulary/logprob`, `vocabulary/linear_logprob` |
+//! | [`top_fraction`], [`seq_broadcast`], [`seq_weights`] | `policy/quantile`, `policy/seq_reduce`, `policy/policy_loss` |
+//! | [`preference_loss()`], [`kto_loss()`], [`copg_loss()`], [`beta_mml_loss()`], [`prdp_loss()`], [`info_nce_loss()`] | `policy/pair_loss/*` |
+//! | [`nf4_quantize_absmax`] | `quantize/nf4_quantize` |
+//! | [`delta_count`], [`delta_encode`], [`delta_apply`] | `optim/delta` |
+//! | [`adamw_8bit`] | `optim/adamw` |
+//!
+//! What the ops of a family share lies beside their folders, what all share in `support`. A new op is a folder,
+//! and in its family's `mod.rs` one `pub mod` and one `pub use` line.
 
 pub mod decoder;
 pub mod optim;

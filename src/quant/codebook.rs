@@ -52,10 +52,10 @@ const NF4_ORDER: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1
 /// code 0; both decode to zero.
 const FP4_ORDER: [u8; 16] = [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3];
 
-/// What the quantiser needs: a value that exceeds `r` of the bounds has the code `order[r]`.
+/// What the quantizer needs: a value that exceeds `r` of the bounds has the code `order[r]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Thresholds {
-    /// f32 midpoints of neighbouring codes, ascending.
+    /// f32 midpoints of neighboring codes, ascending.
     pub bounds: [f32; 15],
     /// Code of each rank.
     pub order: [u8; 16],
@@ -147,7 +147,7 @@ fn tenth_to_one(i: usize, intervals: usize) -> f32 {
 }
 
 /// The upper bounds of the 256 codes of an ascending table: a value has the code `c` if it exceeds
-/// exactly `c` of them. f32 midpoints of neighbours; the last is infinite.
+/// exactly `c` of them. f32 midpoints of neighbors; the last is infinite.
 pub(crate) struct Bounds([f32; 256]);
 
 impl Bounds {

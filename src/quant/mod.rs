@@ -1,4 +1,4 @@
-//! Quantised weights: the bitsandbytes 4-bit layout, byte for byte, as the only copy in memory.
+//! Quantized weights: the bitsandbytes 4-bit layout, byte for byte, as the only copy in memory.
 
 pub mod codebook;
 mod matrix;

@@ -1,9 +1,9 @@
-//! 4-bit block-quantised matrices in the bitsandbytes layout.
+//! 4-bit block-quantized matrices in the bitsandbytes layout.
 //!
 //! A matrix `[N, K]` is flattened row-major and cut into blocks of `blocksize` consecutive values
 //! (blocks may cross rows, the last may be short). Element `2i` is the high nibble of byte `i`,
 //! element `2i + 1` the low one. `w = code[nibble] · absmax[block]` in f32, rounded once to
-//! the dtype that was quantised.
+//! the dtype that was quantized.
 
 use crate::check::Check;
 use crate::device::Device;
@@ -22,14 +22,14 @@ pub enum QuantType {
     Fp4,
 }
 
-/// How to quantise.
+/// How to quantize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nf4Options {
     /// Code book.
     pub quant_type: QuantType,
     /// Values per block: a power of two, 32 to 4096.
     pub blocksize: usize,
-    /// Quantise the block maxima too, to 8 bits in blocks of 256 (QLoRA §3).
+    /// Quantize the block maxima too, to 8 bits in blocks of 256 (QLoRA §3).
     pub double_quant: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct Nf4View<'a> {
     pub k: usize,
     /// Values per block.
     pub blocksize: usize,
-    /// Dtype of the original weight: dequantised values are rounded to it.
+    /// Dtype of the original weight: dequantized values are rounded to it.
     pub dtype: DType,
 }
 

@@ -14,9 +14,9 @@ use super::{Nf4Parts, Nf4View, OwnedAbsmax, parts};
 /// use gradus::{Device, View, quant::{Nf4Options, Nf4Tensor}};
 /// let weight: Vec<f32> = (0..128).map(|i| (i as f32 * 0.7).sin()).collect();
 /// let options = Nf4Options { double_quant: false, ..Nf4Options::default() };
-/// let quantised = Nf4Tensor::quantize(&Device::Cpu, View::rows_of(&weight, 32)?, &options)?;
-/// assert_eq!((quantised.n(), quantised.k()), (4, 32));
-/// let back: Vec<f32> = quantised.dequantize(&Device::Cpu)?;
+/// let quantized = Nf4Tensor::quantize(&Device::Cpu, View::rows_of(&weight, 32)?, &options)?;
+/// assert_eq!((quantized.n(), quantized.k()), (4, 32));
+/// let back: Vec<f32> = quantized.dequantize(&Device::Cpu)?;
 /// assert!(weight.iter().zip(&back).all(|(w, q)| (w - q).abs() < 0.16));
 /// # Ok::<(), gradus::Error>(())
 /// ```

@@ -8,4 +8,10 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;
 
-pub use {attention::*, convert::*, copy_rows::*, embedding::*, rmsnorm::*, rope::*, swiglu::*};
+pub use attention::*;
+pub use convert::*;
+pub use copy_rows::*;
+pub use embedding::*;
+pub use rmsnorm::*;
+pub use rope::*;
+pub use swiglu::*;

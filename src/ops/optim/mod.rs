@@ -7,4 +7,9 @@ pub mod lerp;
 pub mod paged_adamw;
 pub mod sparsity_stats;
 
-pub use {adamw::*, delta::*, grad_norm::*, lerp::*, paged_adamw::*, sparsity_stats::*};
+pub use adamw::*;
+pub use delta::*;
+pub use grad_norm::*;
+pub use lerp::*;
+pub use paged_adamw::*;
+pub use sparsity_stats::*;

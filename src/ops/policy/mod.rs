@@ -15,8 +15,15 @@ pub mod seq_reduce;
 pub mod value_loss;
 pub mod whiten;
 
+pub use discounted_return::*;
+pub use gae::*;
+pub use group_advantage::*;
+pub use kl_reward::*;
+pub use offpolicy_weight::*;
+pub use pair_loss::*;
 pub use policy_loss::presets;
-pub use {
-    discounted_return::*, gae::*, group_advantage::*, kl_reward::*, offpolicy_weight::*,
-    pair_loss::*, policy_loss::*, quantile::*, seq_reduce::*, value_loss::*, whiten::*,
-};
+pub use policy_loss::*;
+pub use quantile::*;
+pub use seq_reduce::*;
+pub use value_loss::*;
+pub use whiten::*;

@@ -10,5 +10,8 @@ pub mod matmul;
 pub mod nf4_matmul;
 pub mod nf4_matmul_grouped;
 
+pub use lora_grad::*;
+pub use matmul::*;
+pub use nf4_matmul::*;
+pub use nf4_matmul_grouped::*;
 pub use product::{Lora, Product, ProductDx};
-pub use {lora_grad::*, matmul::*, nf4_matmul::*, nf4_matmul_grouped::*};

@@ -7,4 +7,5 @@ mod tensor;
 pub mod nf4_dequantize;
 pub mod nf4_quantize;
 
-pub use {nf4_dequantize::*, nf4_quantize::*};
+pub use nf4_dequantize::*;
+pub use nf4_quantize::*;

@@ -14,7 +14,7 @@ use crate::quant::{Nf4Options, Nf4Parts, Nf4Tensor, OwnedAbsmax, dynamic_map};
 use crate::view::{View, ViewMut};
 
 impl Nf4Tensor {
-    /// Quantises `x` `[N, K]`.
+    /// Quantizes `x` `[N, K]`.
     ///
     /// # Errors
     /// `NonFinite` with the flat index of the first NaN or infinity; `InvalidArgument` for a bad
@@ -57,7 +57,7 @@ impl Nf4Tensor {
     /// `OutOfMemory`.
     pub fn dequantize<T: Float>(&self, device: &Device) -> Result<Vec<T>> {
         let (n, k) = (self.parts.n, self.parts.k);
-        let mut y = zeros::<T>(n * k, "dequantised weight")?;
+        let mut y = zeros::<T>(n * k, "dequantized weight")?;
         let view = ViewMut::new(&mut y, &[n as i64, k as i64])?;
         nf4_dequantize(device, Nf4Dequantize { w: self.view(), y: view })?;
         Ok(y)

@@ -1,5 +1,5 @@
 //! Elementary functions with fixed bits: the same polynomial on every machine, written so that
-//! the compiler can vectorise a loop over them. The platform's libm is not used on hot paths.
+//! the compiler can vectorize a loop over them. The platform's libm is not used on hot paths.
 
 /// Compiles `$body` (an `#[inline(always)]` function) for the vector units this machine has and
 /// calls the widest. All versions round identically: they are the same scalar operations, with
@@ -176,7 +176,7 @@ pub(crate) fn sigmoid(x: f64) -> f64 {
 }
 
 /// e^x in f32 with at most 1 ulp error for finite x; 0 below the normal range (x < -87.33),
-/// infinity above 88.72, NaN for NaN. The same steps as [`exp`] with a polynomial of degree 7
+/// infinity above 88.72, NaN for NaN. It takes the steps of [`exp`] with a polynomial of degree 7
 /// (remainder < 2^-27).
 #[inline(always)]
 pub(crate) fn exp_f32(x: f32) -> f32 {

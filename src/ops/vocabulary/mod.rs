@@ -9,4 +9,8 @@ pub mod logprob;
 pub mod sample;
 pub mod vocab_kl;
 
-pub use {gather_k::*, linear_logprob::*, logprob::*, sample::*, vocab_kl::*};
+pub use gather_k::*;
+pub use linear_logprob::*;
+pub use logprob::*;
+pub use sample::*;
+pub use vocab_kl::*;

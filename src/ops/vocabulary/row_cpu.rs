@@ -269,7 +269,7 @@ fn top_f64<K: Kind, T: Float>(row: &[T], t: &LogitTransform) -> f64 {
     top
 }
 
-/// The same of logits that f32 holds.
+/// Maximum of a row of untransformed logits that f32 holds exactly.
 #[inline(always)]
 fn top_f32<T: Float>(row: &[T]) -> f64 {
     let mut max = [f32::NEG_INFINITY; LANES];

@@ -2,7 +2,7 @@
 //! writer and its sum one order.
 
 use super::cpu::{KeyRows, Rows, into_rows};
-use super::cpu_lanes::{LANES, Lane, combine, dots, load, softmax, softmax_bwd, store};
+use super::cpu_lanes::{Accumulator, LANES, combine, dots, load, softmax, softmax_bwd, store};
 use crate::alloc::{self, Gather, Grow};
 use crate::device::parallel;
 use crate::dtype::Float;
@@ -35,7 +35,7 @@ struct Shared<'a, T, A> {
     group: usize,
 }
 
-pub(super) fn run<T: Float, A: Lane>(mut a: AttentionBwd<'_, T>) {
+pub(super) fn run<T: Float, A: Accumulator>(mut a: AttentionBwd<'_, T>) {
     let group = a.q.extent(1) / a.k.extent(1);
     let shared =
         Shared { q: a.q, k: a.k, v: a.v, dout: a.dout, scale: A::from_f64(a.scale), group };
@@ -121,7 +121,7 @@ struct Tile<A> {
     dq: Vec<[A; LANES]>,
 }
 
-impl<A: Lane> Tile<A> {
+impl<A: Accumulator> Tile<A> {
     fn new(rows: usize, keys: usize, chunks: usize) -> Tile<A> {
         let stride = keys.next_multiple_of(LANES);
         let scores = || alloc::filled(A::ZERO, rows * stride);
@@ -153,11 +153,11 @@ impl<A: Lane> Tile<A> {
 }
 
 dispatch_simd! {
-    fn propagate<T: Float, A: Lane>(share: Share<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
+    fn propagate<T: Float, A: Accumulator>(share: Share<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
 }
 
 #[inline(always)]
-fn propagate_body<T: Float, A: Lane>(mut share: Share<'_, T>, shared: &Shared<'_, T, A>) {
+fn propagate_body<T: Float, A: Accumulator>(mut share: Share<'_, T>, shared: &Shared<'_, T, A>) {
     if share.queries == 0 {
         share.dkv.iter_mut().flatten().for_each(|row| row.fill(T::from_f32(0.0)));
         return;

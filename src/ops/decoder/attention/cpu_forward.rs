@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::cpu::{KeyRows, Rows, into_rows, probe};
-use super::cpu_lanes::{BLOCK, LANES, Lane, combine, dots, load, softmax, store};
+use super::cpu_lanes::{Accumulator, BLOCK, LANES, combine, dots, load, softmax, store};
 use crate::alloc::{self, Gather, Grow};
 use crate::device::parallel;
 use crate::dtype::Float;
@@ -54,7 +54,7 @@ struct Scratch<T, A> {
     values: Vec<T>,
 }
 
-pub(super) fn run<T: Float, A: Lane>(mut a: Attention<'_, T>) -> Result<()> {
+pub(super) fn run<T: Float, A: Accumulator>(mut a: Attention<'_, T>) -> Result<()> {
     let (heads, d) = (a.q.extent(1), a.q.extent(2));
     let group = heads / a.k.extent(1);
     let keys = (0..a.kv_len.extent(0)).map(|b| a.kv_len.at(b) as usize).max().unwrap_or(0);
@@ -115,11 +115,11 @@ fn cut<'p, 'o, 'a, T: Float, A>(
 }
 
 dispatch_simd! {
-    fn attend_all<T: Float, A: Lane>(pieces: &mut [Piece<'_, '_, '_, T>], shared: &Shared<'_, T, A>) = attend_all_body
+    fn attend_all<T: Float, A: Accumulator>(pieces: &mut [Piece<'_, '_, '_, T>], shared: &Shared<'_, T, A>) = attend_all_body
 }
 
 #[inline(always)]
-fn attend_all_body<T: Float, A: Lane>(
+fn attend_all_body<T: Float, A: Accumulator>(
     pieces: &mut [Piece<'_, '_, '_, T>],
     shared: &Shared<'_, T, A>,
 ) {
@@ -138,7 +138,7 @@ fn attend_all_body<T: Float, A: Lane>(
 }
 
 #[inline(always)]
-fn attend<T: Float, A: Lane>(
+fn attend<T: Float, A: Accumulator>(
     piece: &mut Piece<'_, '_, '_, T>,
     shared: &Shared<'_, T, A>,
     scratch: &mut Scratch<T, A>,

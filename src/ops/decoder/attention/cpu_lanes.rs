@@ -13,7 +13,7 @@ pub(super) const BLOCK: usize = 64;
 pub(super) const GROUP: usize = 8;
 
 /// The type sums are kept in.
-pub(super) trait Lane: Float {
+pub(super) trait Accumulator: Float {
     const ZERO: Self;
     /// Below every score.
     const LOWEST: Self;
@@ -34,7 +34,7 @@ pub(super) trait Lane: Float {
 
 macro_rules! lane {
     ($t:ty, $of:ident, $exp:path $(, $fold4:path)?) => {
-        impl Lane for $t {
+        impl Accumulator for $t {
             const ZERO: $t = 0.0;
             const LOWEST: $t = <$t>::NEG_INFINITY;
             #[inline(always)]
@@ -80,13 +80,13 @@ lane!(f64, to_f64, exp);
 
 /// Sum of the lanes: halves onto each other, four times.
 #[inline(always)]
-fn fold<A: Lane>(x: [A; LANES]) -> A {
+fn fold<A: Accumulator>(x: [A; LANES]) -> A {
     let x: [A; 4] = std::array::from_fn(|i| x[i].add(x[i + 8]).add(x[i + 4].add(x[i + 12])));
     x[0].add(x[2]).add(x[1].add(x[3]))
 }
 
 /// [`fold`] of four at a time, the same additions. LLVM 21 builds the transposition from blends
-/// and gathers (107 ns for 24 rows of 16); spelt out it takes 58 ns. SSE2 belongs to the target.
+/// and gathers (107 ns for 24 rows of 16); written out it takes 58 ns. SSE2 belongs to the target.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn fold4_sse(x: [[f32; LANES]; 4]) -> [f32; 4] {
@@ -107,7 +107,7 @@ fn fold4_sse(x: [[f32; LANES]; 4]) -> [f32; 4] {
 }
 
 #[inline(always)]
-fn fma<T: Float, A: Lane>(a: &[A; LANES], b: &[T; LANES], c: [A; LANES]) -> [A; LANES] {
+fn fma<T: Float, A: Accumulator>(a: &[A; LANES], b: &[T; LANES], c: [A; LANES]) -> [A; LANES] {
     let mut r = c;
     for l in 0..LANES {
         r[l] = a[l].fma(A::of(b[l]), c[l]);
@@ -118,7 +118,7 @@ fn fma<T: Float, A: Lane>(a: &[A; LANES], b: &[T; LANES], c: [A; LANES]) -> [A; 
 /// out[j] = x · rows[first + j] for `n` rows; `out` is whole groups, what lies behind `n` in the
 /// last is unspecified.
 #[inline(always)]
-pub(super) fn dots<T: Float, A: Lane>(
+pub(super) fn dots<T: Float, A: Accumulator>(
     x: &[[A; LANES]],
     rows: Rows<'_, T>,
     first: usize,
@@ -147,7 +147,7 @@ pub(super) fn dots<T: Float, A: Lane>(
 /// total += Σ_j weights[j · step] · rows[first + j] for `n` rows, in blocks; a block is the sum of
 /// its even and its odd rows.
 #[inline(always)]
-pub(super) fn combine<T: Float, A: Lane>(
+pub(super) fn combine<T: Float, A: Accumulator>(
     weights: &[A],
     step: usize,
     rows: Rows<'_, T>,
@@ -174,7 +174,7 @@ pub(super) fn combine<T: Float, A: Lane>(
 
 /// The chunks `c..c + C` of one block.
 #[inline(always)]
-fn combine_chunks<T: Float, A: Lane, const C: usize>(
+fn combine_chunks<T: Float, A: Accumulator, const C: usize>(
     (weights, step): (&[A], usize),
     rows: Rows<'_, T>,
     (first, n): (usize, usize),
@@ -204,7 +204,7 @@ fn combine_chunks<T: Float, A: Lane, const C: usize>(
 
 /// acc += w · row.
 #[inline(always)]
-fn add_row<T: Float, A: Lane, const C: usize>(
+fn add_row<T: Float, A: Accumulator, const C: usize>(
     (w, row): (A, &[[T; LANES]; C]),
     acc: &mut [[A; LANES]; C],
 ) {
@@ -216,8 +216,8 @@ fn add_row<T: Float, A: Lane, const C: usize>(
 /// The first `n` s ← exp(scale·s − m) with m the largest scaled score, the rest of the last lanes
 /// 0; returns m and the sum, the sum in f64 with key j in lane j mod 16.
 #[inline(always)]
-pub(super) fn softmax<A: Lane>(scores: &mut [A], n: usize, scale: A) -> (A, f64) {
-    // Elementwise passes run over flat slices, reductions over lanes: LLVM vectorises each so.
+pub(super) fn softmax<A: Accumulator>(scores: &mut [A], n: usize, scale: A) -> (A, f64) {
+    // Elementwise passes run over flat slices, reductions over lanes: LLVM vectorizes each so.
     let scores = &mut scores[..n.next_multiple_of(LANES)];
     for s in scores.iter_mut() {
         *s = s.mul(scale);
@@ -245,10 +245,16 @@ pub(super) fn softmax<A: Lane>(scores: &mut [A], n: usize, scale: A) -> (A, f64)
     (largest, fold(sums))
 }
 
-/// Given unnormalised probabilities p with inverse sum `inverse` and dp: p ← p·inverse and
+/// Given unnormalized probabilities p with inverse sum `inverse` and dp: p ← p·inverse and
 /// dp ← scale·p·(dp − Σ p·dp).
 #[inline(always)]
-pub(super) fn softmax_bwd<A: Lane>(p: &mut [A], dp: &mut [A], n: usize, inverse: f64, scale: A) {
+pub(super) fn softmax_bwd<A: Accumulator>(
+    p: &mut [A],
+    dp: &mut [A],
+    n: usize,
+    inverse: f64,
+    scale: A,
+) {
     let whole = n.next_multiple_of(LANES);
     // What lies behind n is unspecified in dp and 0 in p: cleared, so that 0 · 0 is added.
     dp[n..whole].fill(A::ZERO);
@@ -270,7 +276,7 @@ pub(super) fn softmax_bwd<A: Lane>(p: &mut [A], dp: &mut [A], n: usize, inverse:
 
 /// The row `x` in lanes, zeros behind its end.
 #[inline(always)]
-pub(super) fn load<T: Float, A: Lane>(x: &[T], lanes: &mut [[A; LANES]]) {
+pub(super) fn load<T: Float, A: Accumulator>(x: &[T], lanes: &mut [[A; LANES]]) {
     let (whole, rest) = x.as_chunks::<LANES>();
     for (x, lanes) in whole.iter().zip(&mut *lanes) {
         for l in 0..LANES {
@@ -286,7 +292,7 @@ pub(super) fn load<T: Float, A: Lane>(x: &[T], lanes: &mut [[A; LANES]]) {
 
 /// row ← factor · total, rounded once.
 #[inline(always)]
-pub(super) fn store<T: Float, A: Lane>(total: &[[A; LANES]], factor: f64, row: &mut [T]) {
+pub(super) fn store<T: Float, A: Accumulator>(total: &[[A; LANES]], factor: f64, row: &mut [T]) {
     let (whole, rest) = row.as_chunks_mut::<LANES>();
     for (row, total) in whole.iter_mut().zip(total) {
         for l in 0..LANES {
@@ -309,7 +315,7 @@ mod tests {
         for _ in 0..1000 {
             let mut x = [[0f32; LANES]; 4];
             x.as_flattened_mut().iter_mut().for_each(|x| *x = rng.normal() as f32);
-            let got = <f32 as Lane>::fold4(x);
+            let got = <f32 as Accumulator>::fold4(x);
             for j in 0..4 {
                 assert_eq!(got[j].to_bits(), fold(x[j]).to_bits());
             }

@@ -63,7 +63,7 @@ pub struct Attention<'a, T> {
 
 /// o[i, h] = Σ_j softmax_j(scale · q[i, h]·k[j, g]) · v[j, g] over the visible keys j, g = h / (Hq / Hkv).
 ///
-/// f64 views are computed in f64, all others in f32 with the normaliser in f64. With u = 2⁻²⁴, n
+/// f64 views are computed in f64, all others in f32 with the normalizer in f64. With u = 2⁻²⁴, n
 /// visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ_d|q_d·k_jd|, an output is within
 /// (2·ε + (40 + n/64)·u)·Σ_j p_j·|v_j| of exact, p being the exact probabilities. On a GPU bf16 and
 /// f16 with `D` a multiple of 16 up to 128 run on tensor cores and round the weights to their dtype
@@ -161,6 +161,29 @@ pub struct AttentionBwd<'a, T> {
 /// # Cost
 /// `10·D` flops and one exponential per visible (query, head, key). Workspace per thread: 64 rows
 /// of scores and twice the keys of one head.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{AttentionBwd, attention_bwd}};
+/// // Query 0 sees key 0, query 1 both keys alike.
+/// let (q, k, v, dout) = ([1f32, 1.0], [0f32, 0.0], [2f32, 4.0], [1f32, 1.0]);
+/// let (mut dq, mut dk, mut dv) = ([0f32; 2], [0f32; 2], [0f32; 2]);
+/// attention_bwd(&Device::Cpu, AttentionBwd {
+///     q: View::new(&q, &[2, 1, 1])?,
+///     k: View::new(&k, &[2, 1, 1])?,
+///     v: View::new(&v, &[2, 1, 1])?,
+///     cu_seqlens: View::new(&[0, 2], &[2])?,
+///     kv_start: View::new(&[0], &[1])?,
+///     kv_len: View::new(&[2], &[1])?,
+///     scale: 1.0,
+///     dout: View::new(&dout, &[2, 1, 1])?,
+///     dq: ViewMut::new(&mut dq, &[2, 1, 1])?,
+///     dk: ViewMut::new(&mut dk, &[2, 1, 1])?,
+///     dv: ViewMut::new(&mut dv, &[2, 1, 1])?,
+/// })?;
+/// assert_eq!((dq, dk, dv), ([0.0, 0.0], [-0.5, 0.5], [1.5, 0.5]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Result<()> {
     let check = Check("attention_bwd");
     let inputs = Inputs {

@@ -72,6 +72,19 @@ pub struct EmbeddingBwd<'a, T> {
 /// # Cost
 /// Reads dy, reads and writes the rows that occur: at most `3·T·D` elements, `T·D` flops; a sort
 /// of T ids and `16·T` bytes of workspace.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{EmbeddingBwd, embedding_bwd}};
+/// let (dy, mut dtable) = ([1f32, 10.0, 3.0], [0f32; 3]);
+/// embedding_bwd(&Device::Cpu, EmbeddingBwd {
+///     ids: View::new(&[2, 0, 2], &[3])?,
+///     dy: View::new(&dy, &[3, 1])?,
+///     dtable: ViewMut::new(&mut dtable, &[3, 1])?,
+/// })?;
+/// assert_eq!(dtable, [10.0, 0.0, 4.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn embedding_bwd<T: Float>(device: &Device, args: EmbeddingBwd<'_, T>) -> Result<()> {
     let check = Check("embedding_bwd");
     check.rank(device, "ids", &args.ids, 1)?;

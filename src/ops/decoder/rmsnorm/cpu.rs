@@ -23,7 +23,7 @@ pub(crate) fn rmsnorm<T: Float>(a: RmsNorm<'_, T>) {
     let items: Vec<_> = a.y.into_rows().into_iter().zip(&mut scales).gathered();
     parallel::for_each(items, d * WORK, |i, (y, scale)| {
         *scale = inverse_rms(x.row(i), eps);
-        normalise(x.row(i), &weight, *scale, y);
+        normalize(x.row(i), &weight, *scale, y);
     });
     if let Some(mut rstd) = a.rstd {
         scales.iter().enumerate().for_each(|(i, &s)| rstd.set(i, s as f32));
@@ -87,11 +87,11 @@ fn fold(mut lanes: [f64; LANES]) -> f64 {
 }
 
 dispatch_simd! {
-    fn normalise<T: Float>(x: &[T], weight: &[f64], scale: f64, y: &mut [T]) = normalise_body
+    fn normalize<T: Float>(x: &[T], weight: &[f64], scale: f64, y: &mut [T]) = normalize_body
 }
 
 #[inline(always)]
-fn normalise_body<T: Float>(x: &[T], weight: &[f64], scale: f64, y: &mut [T]) {
+fn normalize_body<T: Float>(x: &[T], weight: &[f64], scale: f64, y: &mut [T]) {
     for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
         *y = T::from_f64(x.to_f64() * scale * w);
     }

@@ -92,6 +92,24 @@ pub struct RmsNormBwd<'a, T> {
 ///
 /// # Cost
 /// Reads x and dy, writes dx: `3·T·D` elements, `T·D` more with a residual; `8·T·D` flops.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{RmsNormBwd, rmsnorm_bwd}};
+/// let (x, weight, dy) = ([1f32, 1.0], [2f32, 2.0], [1f32, -1.0]);
+/// let (mut dx, mut dweight) = ([0f32; 2], [0f32; 2]);
+/// rmsnorm_bwd(&Device::Cpu, RmsNormBwd {
+///     x: View::new(&x, &[1, 2])?,
+///     weight: View::new(&weight, &[2])?,
+///     eps: 0.0,
+///     dy: View::new(&dy, &[1, 2])?,
+///     residual: None,
+///     dx: ViewMut::new(&mut dx, &[1, 2])?,
+///     dweight: Some(ViewMut::new(&mut dweight, &[2])?),
+/// })?;
+/// assert_eq!((dx, dweight), ([2.0, -2.0], [1.0, -1.0]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn rmsnorm_bwd<T: Float>(device: &Device, args: RmsNormBwd<'_, T>) -> Result<()> {
     let check = Check("rmsnorm_bwd");
     check.rank(device, "x", &args.x, 2)?;

@@ -29,7 +29,7 @@ pub struct Swiglu<'a, T> {
 /// `InvalidArgument` for shapes that differ or a non-contiguous last dimension.
 ///
 /// # Cost
-/// Reads gate and up, writes y: `3·T·F` elements; one exponential and one division an element.
+/// Reads gate and up, writes y: `3·T·F` elements; one exponential and one division per element.
 ///
 /// # Example
 /// ```
@@ -75,6 +75,22 @@ pub struct SwigluBwd<'a, T> {
 ///
 /// # Cost
 /// Reads gate, up and dy, writes dgate and dup: `5·T·F` elements.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{SwigluBwd, swiglu_bwd}};
+/// let (gate, up, dy) = ([0f32], [2f32], [1f32]);
+/// let (mut dgate, mut dup) = ([0f32], [0f32]);
+/// swiglu_bwd(&Device::Cpu, SwigluBwd {
+///     gate: View::new(&gate, &[1, 1])?,
+///     up: View::new(&up, &[1, 1])?,
+///     dy: View::new(&dy, &[1, 1])?,
+///     dgate: ViewMut::new(&mut dgate, &[1, 1])?,
+///     dup: ViewMut::new(&mut dup, &[1, 1])?,
+/// })?;
+/// assert_eq!((dgate, dup), ([1.0], [0.0]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn swiglu_bwd<T: Float>(device: &Device, args: SwigluBwd<'_, T>) -> Result<()> {
     let check = Check("swiglu_bwd");
     check.rank(device, "gate", &args.gate, 2)?;

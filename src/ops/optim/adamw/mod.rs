@@ -209,6 +209,32 @@ pub struct AdamW8bit<'a> {
 ///
 /// # Cost
 /// 16 bytes per element and 16 per block; 16 comparisons and 15 flops per element.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, adamw_8bit}};
+/// let (mut param, grad) = (vec![1f32, 2.0], vec![0.5f32, -0.5]);
+/// let (mut m, mut v) = (vec![0u8; 2], vec![0u8; 2]);
+/// let (mut m_absmax, mut v_absmax) = (vec![0f32], vec![0f32]);
+/// let mut outcome = AdamWOutcome::default();
+/// adamw_8bit(&Device::Cpu, AdamW8bit {
+///     tensors: vec![AdamW8bitTensor {
+///         param: (&mut param).into(),
+///         grad: (&grad).into(),
+///         m: (&mut m).into(),
+///         v: (&mut v).into(),
+///         m_absmax: (&mut m_absmax).into(),
+///         v_absmax: (&mut v_absmax).into(),
+///         mask: None,
+///     }],
+///     settings: AdamWSettings { lr: 0.25, ..AdamWSettings::default() },
+///     outcome: &mut outcome,
+/// })?;
+/// assert_eq!(outcome.non_finite, None);
+/// assert!((param[0] - 0.75).abs() < 1e-6 && (param[1] - 2.25).abs() < 1e-6);
+/// assert!((m_absmax[0] - 0.05).abs() < 1e-7);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn adamw_8bit(device: &Device, args: AdamW8bit<'_>) -> Result<()> {
     let check = Check("adamw_8bit");
     check_settings(check, &args.settings)?;

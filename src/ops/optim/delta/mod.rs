@@ -32,6 +32,14 @@ pub struct DeltaEncode<'a, T> {
 ///
 /// # Cost
 /// Reads both operands once. On a GPU the call waits for the result.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::delta_count};
+/// let (old, new) = (vec![1f32, 2.0, 0.0], vec![1f32, 2.5, -0.0]);
+/// assert_eq!(delta_count(&Device::Cpu, (&old).into(), (&new).into())?, 2);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn delta_count<T: Element>(
     device: &Device,
     old: View<'_, T>,
@@ -120,6 +128,20 @@ pub struct DeltaApply<'a, T> {
 ///
 /// # Cost
 /// Reads 8 bytes and an element per change and writes an element.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{DeltaApply, delta_apply}};
+/// let (index, value, mut target) = (vec![0i64, 2], vec![5f32, 7.0], vec![1f32, 2.0, 3.0]);
+/// let args = DeltaApply {
+///     index: (&index).into(),
+///     value: (&value).into(),
+///     target: (&mut target).into(),
+/// };
+/// delta_apply(&Device::Cpu, args)?;
+/// assert_eq!(target, [5.0, 2.0, 7.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn delta_apply<T: Element>(device: &Device, args: DeltaApply<'_, T>) -> Result<()> {
     let check = Check("delta_apply");
     check.rank(device, "index", &args.index, 1)?;

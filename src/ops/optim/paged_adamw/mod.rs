@@ -19,7 +19,7 @@ use crate::view::{View, ViewMut};
 /// [`adamw`](crate::ops::adamw()) with resident moments.
 ///
 /// # Cost
-/// As [`adamw`](crate::ops::adamw()), and 16 bytes an element over the bus, half of them each way.
+/// As [`adamw`](crate::ops::adamw()), and 16 bytes per element over the bus, half of them each way.
 /// Device memory: [`device_bytes`](PagedAdamW::device_bytes), whatever the size of the model.
 pub struct PagedAdamW {
     device: Device,

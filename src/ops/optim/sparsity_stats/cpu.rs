@@ -83,7 +83,7 @@ impl Lanes {
 }
 
 /// True if two values that are not NaN round to the same bf16: nearest, ties to even, in integer
-/// arithmetic that the compiler vectorises.
+/// arithmetic that the compiler vectorizes.
 #[inline(always)]
 pub(crate) fn same_bf16(a: f32, b: f32) -> bool {
     let upper_half = |bits: u32| bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;

@@ -47,6 +47,24 @@ pub struct DiscountedReturn<'a, R> {
 ///
 /// # Cost
 /// Reads rewards and writes returns: `2·T` elements.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{DiscountedReturn, MaskedReturn, discounted_return}};
+/// let (reward, cu_seqlens) = (vec![1f32, 0.0, 4.0], vec![0i64, 3]);
+/// let mut returns = vec![0f32; 3];
+/// discounted_return(&Device::Cpu, DiscountedReturn {
+///     reward: (&reward).into(),
+///     mask: None,
+///     cu_seqlens: (&cu_seqlens).into(),
+///     gamma: 0.5,
+///     masked: MaskedReturn::Skip,
+///     baseline: None,
+///     returns: (&mut returns).into(),
+/// })?;
+/// assert_eq!(returns, [2.0, 2.0, 4.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn discounted_return<R: Real>(device: &Device, args: DiscountedReturn<'_, R>) -> Result<()> {
     let check = Check("discounted_return");
     let tokens = Tokens::of(&check, device, "reward", &args.reward, &args.mask, &args.cu_seqlens)?;

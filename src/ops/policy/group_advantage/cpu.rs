@@ -98,11 +98,11 @@ fn differences(
     m: &Moments,
 ) -> Vec<f64> {
     let n = m.count as f64;
-    let centred = |factor: f64| reward.iter().map(|r| (r - m.min - m.rise) * factor).gathered();
+    let centered = |factor: f64| reward.iter().map(|r| (r - m.min - m.rise) * factor).gathered();
     match baseline {
         GroupBaseline::None => alloc::copied(reward),
-        GroupBaseline::Mean => centred(1.0),
-        GroupBaseline::LeaveOneOut => centred(n / (n - 1.0)),
+        GroupBaseline::Mean => centered(1.0),
+        GroupBaseline::LeaveOneOut => centered(n / (n - 1.0)),
         GroupBaseline::LengthWeighted => {
             let len = |i: usize| length.map_or(0.0, |l| l.at(start + i) as f64);
             let scorable = || (0..reward.len()).filter(|&i| !reward[i].is_nan());

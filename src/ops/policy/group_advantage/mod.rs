@@ -27,7 +27,7 @@ pub enum GroupBaseline {
     LeaveOneOut,
     /// Mean weighted by completion length, Σ len·R / Σ len (OPO, arXiv:2505.23585).
     LengthWeighted,
-    /// The best sample gets best − second best, all others 0 (pass@k policy optimisation,
+    /// The best sample gets best − second best, all others 0 (pass@k policy optimization,
     /// arXiv:2503.19595). The first of equal samples counts as the best; the result is then 0.
     Max2,
 }

@@ -16,8 +16,8 @@ pub(crate) fn kl_reward<R: Real>(a: KlReward<'_, R>) -> Result<()> {
             if is_action(&a.mask, t) {
                 let d = a.logp.at(t).to_f64() - a.reference.at(t).to_f64();
                 // An estimator may overflow; a penalty of weight 0 must not turn that into NaN.
-                let penalise = a.beta > 0.0;
-                let kl = if penalise { a.estimator.value(d.clamp(-a.clamp, a.clamp)) } else { 0.0 };
+                let penalize = a.beta > 0.0;
+                let kl = if penalize { a.estimator.value(d.clamp(-a.clamp, a.clamp)) } else { 0.0 };
                 *out = score - a.beta * kl;
                 score = 0.0;
             }

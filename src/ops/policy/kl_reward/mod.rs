@@ -57,6 +57,26 @@ pub struct KlReward<'a, R> {
 ///
 /// # Cost
 /// Reads two log-probabilities and writes a reward per token: `3·T` elements.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{KlReward, RewardKl, kl_reward}};
+/// let (logp, reference) = (vec![-1f32, -2.0], vec![-1.5f32, -2.0]);
+/// let (score, cu_seqlens, mut reward) = (vec![1f32], vec![0i64, 2], vec![0f32; 2]);
+/// kl_reward(&Device::Cpu, KlReward {
+///     score: (&score).into(),
+///     logp: (&logp).into(),
+///     reference: (&reference).into(),
+///     mask: None,
+///     cu_seqlens: (&cu_seqlens).into(),
+///     beta: 0.5,
+///     estimator: RewardKl::K1,
+///     clamp: f64::INFINITY,
+///     reward: (&mut reward).into(),
+/// })?;
+/// assert_eq!(reward, [-0.25, 1.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn kl_reward<R: Real>(device: &Device, args: KlReward<'_, R>) -> Result<()> {
     let check = Check("kl_reward");
     let tokens = Tokens::of(&check, device, "logp", &args.logp, &args.mask, &args.cu_seqlens)?;

@@ -151,6 +151,32 @@ pub struct OffPolicyWeight<'a, R> {
 ///
 /// # Cost
 /// O(N), one exponential per token.
+///
+/// # Example
+/// ```
+/// use gradus::Device;
+/// use gradus::ops::{
+///     OffPolicyBound, OffPolicyLevel, OffPolicySettings, OffPolicyWeight, offpolicy_weight,
+/// };
+/// let (old, sampler) = (vec![-1f32, -1.0], vec![-1f32, -3.0]);
+/// let (cu_seqlens, mut weight) = (vec![0i64, 2], vec![0f32; 2]);
+/// offpolicy_weight(&Device::Cpu, OffPolicyWeight {
+///     old_logp: (&old).into(),
+///     sampler_logp: (&sampler).into(),
+///     mask: None,
+///     cu_seqlens: (&cu_seqlens).into(),
+///     settings: OffPolicySettings {
+///         level: OffPolicyLevel::Token,
+///         bound: OffPolicyBound::Truncate,
+///         max: 2.0,
+///         ..OffPolicySettings::default()
+///     },
+///     weight: (&mut weight).into(),
+///     stats: None,
+/// })?;
+/// assert_eq!(weight, [1.0, 2.0]); // e^0, and e^2 bounded
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) -> Result<()> {
     let check = Check("offpolicy_weight");
     check.rank(device, "old_logp", &args.old_logp, 1)?;

@@ -1,5 +1,5 @@
 //! Losses on sequence log-probabilities that compare sequences with each other: preference pairs
-//! ([`preference_loss()`]), labelled single sequences ([`kto_loss()`]), all pairs of a group
+//! ([`preference_loss()`]), labeled single sequences ([`kto_loss()`]), all pairs of a group
 //! ([`copg_loss()`], [`prdp_loss()`]), soft maxima over a group ([`beta_mml_loss()`]) and over a matrix
 //! of contexts ([`info_nce_loss()`]).
 //!

@@ -39,6 +39,15 @@ pub enum Aggregation {
 ///
 /// # Errors
 /// `InvalidArgument` for a negative length or a count that is not a positive number.
+///
+/// # Example
+/// ```
+/// use gradus::ops::{Aggregation, seq_weights};
+/// assert_eq!(seq_weights(Aggregation::TokenMean, &[3, 1, 0])?, [0.25, 0.25, 0.0]);
+/// let per_sequence = Aggregation::SequenceMeanTokenMean { count_empty: false };
+/// assert_eq!(seq_weights(per_sequence, &[2, 1, 0])?, [0.25, 0.5, 0.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn seq_weights(aggregation: Aggregation, lengths: &[i64]) -> Result<Vec<f64>> {
     if let Some(i) = lengths.iter().position(|&n| n < 0) {
         let got = format!("{} at index {i}", lengths[i]);

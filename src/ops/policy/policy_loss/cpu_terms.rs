@@ -37,7 +37,7 @@ pub(super) struct Token {
     pub log_ratio: f64,
     /// exp of it.
     pub ratio: f64,
-    /// Centre of the clip interval.
+    /// Center of the clip interval.
     pub center: f64,
     /// VESPO's log φ for A >= 0 and A < 0.
     pub log_phi: (f64, f64),
@@ -116,7 +116,7 @@ fn ppo(a: f64, r: f64, lo: f64, hi: f64, dual: f64) -> (Term, Clipped) {
         Clipped::No
     };
     let (free, bounded) = (at_most(r, dual) * a, within(r, lo, hi) * a);
-    // `bounded` alone may be NaN, where the centre is.
+    // `bounded` alone may be NaN, where the center is.
     let value = -if bounded.is_nan() { bounded } else { at_most(free, bounded) };
     let by_ratio = if clipped == Clipped::No { poisoned(-r * a, value) } else { 0.0 };
     (Term { value, by_ratio, by_logp: 0.0 }, clipped)
@@ -138,7 +138,7 @@ fn tv_keeps(t: &Token, lo: f64, hi: f64) -> bool {
     if t.advantage > 0.0 { rise <= hi } else { rise >= -lo }
 }
 
-/// The same with KL(Bernoulli(π_base) ‖ Bernoulli(π)).
+/// KL(Bernoulli(π_base) ‖ Bernoulli(π)) stays within bounds on the side the advantage pushes to.
 fn kl_keeps(t: &Token, lo: f64, hi: f64) -> bool {
     const EPS: f64 = 1e-8;
     let (p, q) = (t.logp.exp(), t.base.exp());

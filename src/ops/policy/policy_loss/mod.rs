@@ -37,7 +37,7 @@ pub struct PolicyLoss<'a, R> {
     pub logp: View<'a, R>,
     /// `[N]` ℓ_old. `None` = the policy itself: every ratio is 1, with its gradient.
     pub old_logp: Option<View<'a, R>>,
-    /// `[N]` ℓ_sampler, for [`Denominator::Sampler`], the clip centre and OPSM (which falls back to
+    /// `[N]` ℓ_sampler, for [`Denominator::Sampler`], the clip center and OPSM (which falls back to
     /// `old_logp`).
     pub sampler_logp: Option<View<'a, R>>,
     /// `[N]` ℓ_ref, for the KL.
@@ -211,6 +211,32 @@ impl PolicyStats {
 ///
 /// # Cost
 /// O(N); a few exponentials per token. On a GPU one launch, and a wait for `loss` and `stats`.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{Advantage, PolicyLoss, policy_loss, presets, seq_weights}};
+/// // Two completions of two tokens and of one; the first was better than the second.
+/// let (logp, cu_seqlens) = (vec![-0.5f32, -1.0, -2.0], vec![0i64, 2, 3]);
+/// let advantage = vec![1f32, -1.0];
+/// let dapo = presets::by_name("dapo", 256.0)?;
+/// let weights = seq_weights(dapo.aggregation, &[2, 1])?;
+/// let seq_weight: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+/// let (mut loss, mut dlogp) = (0.0, vec![0f32; 3]);
+/// policy_loss(&Device::Cpu, PolicyLoss::new(
+///     (&logp).into(),
+///     Advantage::PerSequence((&advantage).into()),
+///     (&cu_seqlens).into(),
+///     (&seq_weight).into(),
+///     &dapo.settings,
+///     &mut loss,
+///     (&mut dlogp).into(),
+/// ))?;
+/// // On-policy every ratio is 1: -(1 + 1 - 1) / 3, and each token's gradient is -advantage / 3.
+/// assert!((loss + 1.0 / 3.0).abs() < 1e-7);
+/// let third = 1f32 / 3.0;
+/// assert_eq!(dlogp, [-third, -third, third]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<()> {
     let check = Check("policy_loss");
     let a = &args;
@@ -252,7 +278,7 @@ fn check_needed<R>(check: Check, a: &PolicyLoss<'_, R>, n: usize) -> Result<()> 
         needed(a.sampler_logp.is_some(), "sampler_logp", "log-probs of the sampler")?;
     }
     if s.center == ClipCenter::OldOverSampler {
-        needed(a.old_logp.is_some(), "old_logp", "log-probs of the clip centre")?;
+        needed(a.old_logp.is_some(), "old_logp", "log-probs of the clip center")?;
     }
     if let Some(kl) = &s.kl {
         needed(a.ref_logp.is_some(), "ref_logp", "log-probs of the reference, for the KL")?;

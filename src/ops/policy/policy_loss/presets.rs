@@ -370,6 +370,15 @@ pub const VERL: &[&str] = &[
 
 /// A preset by the name configurations use: one of [`NAMES`], or a framework's as `trl/dapo`,
 /// `verl/gpg`. `length` is the longest completion.
+///
+/// # Example
+/// ```
+/// use gradus::ops::{Loss, presets};
+/// let dapo = presets::by_name("dapo", 1024.0)?;
+/// assert_eq!(dapo.settings.loss, Loss::PpoClip { lo: 0.8, hi: 1.28, dual: f64::INFINITY });
+/// assert!(presets::by_name("trl/nothing", 1024.0).is_err());
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn by_name(name: &str, length: f64) -> Result<Preset> {
     match name {
         // GRPO as TRL and verl default to it: no KL unless asked for, and then DeepSeekMath's.

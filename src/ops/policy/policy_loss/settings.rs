@@ -64,7 +64,8 @@ pub enum Loss {
         /// Largest ratio.
         cap: f64,
     },
-    /// The same with the binary KL of the token's probability as the measure.
+    /// −A·sg[min(r, cap)]·ℓ where the binary KL of the token's probability stays within bounds on the side A
+    /// pushes to (DPPO).
     DppoKl {
         /// Bound for A <= 0.
         lo: f64,
@@ -111,7 +112,7 @@ pub enum Denominator {
     Sampler,
 }
 
-/// Where the clip interval of [`Loss::PpoClip`] is centred.
+/// Where the clip interval of [`Loss::PpoClip`] is centered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipCenter {
     /// At 1.
@@ -202,7 +203,7 @@ pub struct PolicySettings {
     pub ratio: RatioLevel,
     /// Denominator of the ratio.
     pub denominator: Denominator,
-    /// Centre of the clip interval.
+    /// Center of the clip interval.
     pub center: ClipCenter,
     /// The token's log-ratio is clamped to ± this before exp, gradient 0 outside; infinity = off.
     pub log_ratio_clamp: f64,

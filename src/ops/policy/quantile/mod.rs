@@ -153,6 +153,22 @@ pub struct TopFraction<'a, R> {
 ///
 /// # Cost
 /// As [`quantile`], and one pass to write the mask.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{QuantileScope, TopFraction, top_fraction}};
+/// let (entropy, mut keep) = (vec![0.1f32, 0.9, 0.5, 0.7, 0.3], vec![0u8; 5]);
+/// top_fraction(&Device::Cpu, TopFraction {
+///     x: (&entropy).into(),
+///     class: None,
+///     scope: QuantileScope::All,
+///     fraction: 0.4,
+///     keep: (&mut keep).into(),
+///     threshold: None,
+/// })?;
+/// assert_eq!(keep, [0, 1, 0, 1, 0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Result<()> {
     let check = Check("top_fraction");
     check.rank(device, "x", &args.x, 1)?;

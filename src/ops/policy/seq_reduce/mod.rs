@@ -97,6 +97,21 @@ pub struct SeqBroadcast<'a, R> {
 ///
 /// # Cost
 /// Writes `T` elements.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{SeqBroadcast, seq_broadcast}};
+/// let (x, cu_seqlens, mut y) = (vec![2f32, -1.0], vec![0i64, 2, 3], vec![0f32; 3]);
+/// seq_broadcast(&Device::Cpu, SeqBroadcast {
+///     x: (&x).into(),
+///     mask: None,
+///     cu_seqlens: (&cu_seqlens).into(),
+///     mean: false,
+///     y: (&mut y).into(),
+/// })?;
+/// assert_eq!(y, [2.0, 2.0, -1.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn seq_broadcast<R: Real>(device: &Device, args: SeqBroadcast<'_, R>) -> Result<()> {
     let check = Check("seq_broadcast");
     let (y, mask) = (args.y.as_view(), &args.mask);

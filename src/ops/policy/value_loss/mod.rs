@@ -41,6 +41,25 @@ pub struct ValueLoss<'a, R> {
 ///
 /// # Cost
 /// O(N).
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{ValueLoss, value_loss}};
+/// let (value, returns) = (vec![1f32], vec![3f32]);
+/// let (mut loss, mut dvalue) = (0.0, vec![0f32]);
+/// value_loss(&Device::Cpu, ValueLoss {
+///     value: (&value).into(),
+///     returns: (&returns).into(),
+///     old_value: None,
+///     mask: None,
+///     clip: f64::INFINITY,
+///     weight: 1.0,
+///     loss: &mut loss,
+///     dvalue: (&mut dvalue).into(),
+/// })?;
+/// assert_eq!((loss, dvalue[0]), (2.0, -2.0));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn value_loss<R: Real>(device: &Device, args: ValueLoss<'_, R>) -> Result<()> {
     let check = Check("value_loss");
     check.rank(device, "value", &args.value, 1)?;

@@ -17,8 +17,8 @@ pub(crate) fn whiten<R: Real>(a: Whiten<'_, R>) -> Result<()> {
     let (mean, variance) = padded_moments(&values, &m, s.ddof, s.count_eps);
     let divisor = s.eps_form.divisor(variance, s.eps);
     let whitened = |value: f64| {
-        let centred = value - m.min - mean;
-        let whitened = if m.equal || divisor == 0.0 { 0.0 } else { centred / divisor };
+        let centered = value - m.min - mean;
+        let whitened = if m.equal || divisor == 0.0 { 0.0 } else { centered / divisor };
         whitened + if s.shift_mean { 0.0 } else { m.min + mean }
     };
     check.in_range::<R>("y", values.iter().map(|&value| whitened(value)))?;
@@ -32,7 +32,7 @@ pub(crate) fn whiten<R: Real>(a: Whiten<'_, R>) -> Result<()> {
 }
 
 /// Mean above the smallest value and variance, with `count_eps` added to the count in both means:
-/// a mean over `n + eps` also draws the mean itself towards 0 by `eps / (n + eps)`.
+/// a mean over `n + eps` also draws the mean itself toward 0 by `eps / (n + eps)`.
 fn padded_moments(values: &[f64], m: &Moments, ddof: u8, count_eps: f64) -> (f64, f64) {
     if count_eps == 0.0 || m.equal {
         return (m.rise, m.variance);

@@ -36,7 +36,7 @@ impl WhitenSettings {
         count_eps: 1e-8,
         shift_mean: true,
     };
-    /// Advantage normalisation of OpenRLHF.
+    /// Advantage normalization of OpenRLHF.
     pub const OPENRLHF: WhitenSettings = WhitenSettings {
         ddof: 0,
         eps: 1e-8,
@@ -88,6 +88,21 @@ pub struct Whiten<'a, R> {
 /// # Cost
 /// Reads x four times and writes y; sequential on the CPU and in fixed chunks on a GPU, so that the
 /// sums have one order. Asking for the statistics makes the call wait for a GPU.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{Whiten, WhitenSettings, whiten}};
+/// let (x, mut y) = (vec![1f32, 3.0], vec![0f32; 2]);
+/// whiten(&Device::Cpu, Whiten {
+///     x: (&x).into(),
+///     mask: None,
+///     settings: WhitenSettings { ddof: 0, eps: 0.0, ..WhitenSettings::OPENRLHF },
+///     y: (&mut y).into(),
+///     stats: None,
+/// })?;
+/// assert_eq!(y, [-1.0, 1.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn whiten<R: Real>(device: &Device, args: Whiten<'_, R>) -> Result<()> {
     let check = Check("whiten");
     check.rank(device, "x", &args.x, 1)?;

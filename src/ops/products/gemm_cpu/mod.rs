@@ -9,9 +9,9 @@ mod tile;
 mod transpose;
 
 pub(crate) use operand::{Matrix, Operand};
-pub(crate) use product::{Cells, Link, Right, Rows, product};
+pub(crate) use product::{Cells, Right, RowOrder, Segment, product};
 pub(crate) use scratch::Scratch;
-pub(crate) use tile::Lane;
+pub(crate) use tile::Accumulator;
 
 use crate::alloc::{Gather, Grow};
 use crate::dtype::{DType, Float};
@@ -51,10 +51,10 @@ struct Adapters<'a, T> {
 }
 
 impl<T: Float> Adapters<'_, T> {
-    fn rows(&self, count: usize) -> Rows {
+    fn rows(&self, count: usize) -> RowOrder {
         match &self.adapter {
-            Some(adapter) if !self.lora.is_empty() => Rows::grouped(adapter),
-            _ => Rows::all(count),
+            Some(adapter) if !self.lora.is_empty() => RowOrder::grouped(adapter),
+            _ => RowOrder::all(count),
         }
     }
 
@@ -69,14 +69,14 @@ pub(crate) struct Buffer<'s, A> {
     pub columns: usize,
 }
 
-impl<A: Lane> Matrix<A> for Buffer<'_, A> {
+impl<A: Accumulator> Matrix<A> for Buffer<'_, A> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         out.copy_from_slice(&self.data[row * self.columns + first..][..out.len()]);
     }
 }
 
 /// Y = X·Wᵀ, then S·Bᵀ with S = scale·X·Aᵀ as further steps, then the bias, then the residual.
-fn forward<T: Float, W: CpuWeight, A: Lane>(a: Product<'_, T, W>, w: &dyn Matrix<A>) {
+fn forward<T: Float, W: CpuWeight, A: Accumulator>(a: Product<'_, T, W>, w: &dyn Matrix<A>) {
     let Product { x, bias, lora, adapter, s, residual, y, .. } = a;
     let adapters = Adapters { lora, adapter };
     let (m, k, n) = (x.extent(0), x.extent(1), y.extent(1));
@@ -84,8 +84,8 @@ fn forward<T: Float, W: CpuWeight, A: Lane>(a: Product<'_, T, W>, w: &dyn Matrix
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
         let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.a)).gathered();
-        let link = Link { left: Operand::Rows(&x), right: Right::PerGroup(right), depth: k };
-        low_rank(&rows, link, &adapters, &mut low);
+        let segment = Segment { left: Operand::Rows(&x), right: Right::PerGroup(right), depth: k };
+        low_rank(&rows, segment, &adapters, &mut low);
         if let Some(s) = s {
             let from = low.chunks_exact(rank);
             s.into_rows().into_iter().zip(from).for_each(|(to, from)| {
@@ -95,19 +95,19 @@ fn forward<T: Float, W: CpuWeight, A: Lane>(a: Product<'_, T, W>, w: &dyn Matrix
     }
     let low = Buffer { data: &low, columns: rank };
     let right = Right::Shared(Operand::Rows(w));
-    let mut chain = vec![Link { left: Operand::Rows(&x), right, depth: k }];
+    let mut chain = vec![Segment { left: Operand::Rows(&x), right, depth: k }];
     if rank > 0 {
         let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.b)).gathered();
         let left = Operand::Rows(&low);
-        chain.put(Link { left, right: Right::PerGroup(right), depth: rank });
+        chain.put(Segment { left, right: Right::PerGroup(right), depth: rank });
     }
     let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).gathered());
     let cells = Cells::new(y.into_rows(), n);
-    product(&rows, n, &chain, &|place, sums| {
-        let residual = residual.as_ref().map(|residual| residual.row(place.row));
+    product(&rows, n, &chain, &|position, sums| {
+        let residual = residual.as_ref().map(|residual| residual.row(position.row));
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(place.row, place.column, sums, |column, y, sum| {
+            cells.update(position.row, position.column, sums, |column, y, sum| {
                 let sum = bias.as_ref().map_or(sum, |bias| sum.plus(bias[column]));
                 *y = residual.map_or(sum, |row| A::widen(row[column]).plus(sum)).narrow();
             });
@@ -115,22 +115,22 @@ fn forward<T: Float, W: CpuWeight, A: Lane>(a: Product<'_, T, W>, w: &dyn Matrix
     });
 }
 
-/// `low[row] = scale · (link's product)` for rows with an adapter and 0 for the others.
-fn low_rank<T: Float, A: Lane>(
-    rows: &Rows,
-    link: Link<'_, A>,
+/// `low[row] = scale · (segment's product)` for rows with an adapter and 0 for the others.
+fn low_rank<T: Float, A: Accumulator>(
+    rows: &RowOrder,
+    segment: Segment<'_, A>,
     adapters: &Adapters<'_, T>,
     low: &mut [A],
 ) {
     let rank = adapters.rank();
     low.fill(A::ZERO);
     let cells = Cells::new(low.chunks_exact_mut(rank), rank);
-    product(rows, rank, &[link], &|place, sums| {
-        let Some(group) = place.group else { return };
+    product(rows, rank, &[segment], &|position, sums| {
+        let Some(group) = position.group else { return };
         let scale = adapters.lora[group].scale;
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(place.row, place.column, sums, |_, low, sum| {
+            cells.update(position.row, position.column, sums, |_, low, sum| {
                 *low = A::from_f64(scale * sum.to_f64());
             });
         }
@@ -138,7 +138,7 @@ fn low_rank<T: Float, A: Lane>(
 }
 
 /// dX = dY·W, then dS·A with dS = scale·dY·B as further steps.
-fn backward<T: Float, W: CpuWeight, A: Lane>(a: ProductDx<'_, T, W>, w: &dyn Matrix<A>) {
+fn backward<T: Float, W: CpuWeight, A: Accumulator>(a: ProductDx<'_, T, W>, w: &dyn Matrix<A>) {
     let ProductDx { dy, lora, adapter, accumulate, dx, .. } = a;
     let adapters = Adapters { lora, adapter };
     let (m, n, k) = (dy.extent(0), dy.extent(1), dx.extent(1));
@@ -146,22 +146,22 @@ fn backward<T: Float, W: CpuWeight, A: Lane>(a: ProductDx<'_, T, W>, w: &dyn Mat
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
         let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.b)).gathered();
-        let link = Link { left: Operand::Rows(&dy), right: Right::PerGroup(right), depth: n };
-        low_rank(&rows, link, &adapters, &mut low);
+        let segment = Segment { left: Operand::Rows(&dy), right: Right::PerGroup(right), depth: n };
+        low_rank(&rows, segment, &adapters, &mut low);
     }
     let low = Buffer { data: &low, columns: rank };
     let right = Right::Shared(Operand::Columns(w));
-    let mut chain = vec![Link { left: Operand::Rows(&dy), right, depth: n }];
+    let mut chain = vec![Segment { left: Operand::Rows(&dy), right, depth: n }];
     if rank > 0 {
         let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.a)).gathered();
         let left = Operand::Rows(&low);
-        chain.put(Link { left, right: Right::PerGroup(right), depth: rank });
+        chain.put(Segment { left, right: Right::PerGroup(right), depth: rank });
     }
     let cells = Cells::new(dx.into_rows(), k);
-    product(&rows, k, &chain, &|place, sums| {
+    product(&rows, k, &chain, &|position, sums| {
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(place.row, place.column, sums, |_, dx, sum| {
+            cells.update(position.row, position.column, sums, |_, dx, sum| {
                 *dx = if accumulate { A::widen(*dx).plus(sum) } else { sum }.narrow();
             });
         }

@@ -1,7 +1,7 @@
 //! Operands of a product and how they are packed: the left one in tiles `[step][row]`, the right
 //! one in panels `[step][32 columns]`. A matrix only has to read stretches of its rows.
 
-use super::tile::{HEIGHT, Lane, Tile, WIDTH};
+use super::tile::{Accumulator, HEIGHT, Tile, WIDTH};
 use super::transpose::ROWS;
 use crate::alloc::Grow;
 use crate::dtype::Float;
@@ -19,13 +19,13 @@ pub(crate) trait Matrix<A>: Sync {
     /// Elements `first ..` of a row, as many as `out` takes.
     fn read(&self, row: usize, first: usize, out: &mut [A]);
 
-    /// The same elements where they lie, if they lie somewhere as `A`.
+    /// Elements `first .. first + len` of a row in place, if they lie in memory as `A`.
     fn lend(&self, _row: usize, _first: usize, _len: usize) -> Option<&[A]> {
         None
     }
 }
 
-impl<A: Lane, T: Float> Matrix<A> for View<'_, T> {
+impl<A: Accumulator, T: Float> Matrix<A> for View<'_, T> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         let from = &self.row(row)[first..][..out.len()];
         // The next piece of this row is read after as many of other rows.
@@ -38,16 +38,16 @@ impl<A: Lane, T: Float> Matrix<A> for View<'_, T> {
     }
 }
 
-dispatch_simd!(fn widen<T: Float, A: Lane>(from: &[T], out: &mut [A]) = widen_body);
+dispatch_simd!(fn widen<T: Float, A: Accumulator>(from: &[T], out: &mut [A]) = widen_body);
 
 #[inline(always)]
-fn widen_body<T: Float, A: Lane>(from: &[T], out: &mut [A]) {
+fn widen_body<T: Float, A: Accumulator>(from: &[T], out: &mut [A]) {
     for (out, &x) in out.iter_mut().zip(from) {
         *out = A::widen(x);
     }
 }
 
-/// One side of a product. "Lane" is a row of the left side or a column of the right side.
+/// One of the two operands of a product. A lane is a row of the left operand or a column of the right one.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'s, A> {
     /// Element (lane, step) is `matrix[lane][step]`.
@@ -58,7 +58,7 @@ pub(crate) enum Operand<'s, A> {
     Picked(&'s dyn Matrix<A>, &'s [usize]),
 }
 
-impl<A: Lane> Operand<'_, A> {
+impl<A: Accumulator> Operand<'_, A> {
     /// Packs columns `column .. column + count` (at most [`STRIP`]) of `steps` steps from `first`
     /// on (at most [`DEPTH`]) into panels `[steps][WIDTH]`, one after another. What lies beyond
     /// `count` is left as it is; nobody reads what comes of it.
@@ -114,12 +114,12 @@ impl<A: Lane> Operand<'_, A> {
         true
     }
 
-    /// True if neighbouring columns lie side by side in memory.
+    /// True if neighboring columns lie side by side in memory.
     pub(crate) fn has_contiguous_columns(&self) -> bool {
         !matches!(self, Operand::Rows(_))
     }
 
-    /// Packs `depth` steps of neighbouring tiles; `order` names the matrix row of a packed row.
+    /// Packs `depth` steps of neighboring tiles; `order` names the matrix row of a packed row.
     pub(crate) fn pack_tiles(&self, tiles: &[Tile], order: &[usize], depth: usize, out: &mut [A]) {
         match self {
             Operand::Rows(matrix) => {
@@ -142,7 +142,7 @@ impl<A: Lane> Operand<'_, A> {
 }
 
 /// Columns `column .. column + count` of matrix row `row_of(step)` become step `step` of the panels.
-fn pack_stretches<A: Lane>(
+fn pack_stretches<A: Accumulator>(
     matrix: &dyn Matrix<A>,
     row_of: impl Fn(usize) -> usize,
     (column, count): (usize, usize),
@@ -171,7 +171,7 @@ fn pack_stretches<A: Lane>(
 }
 
 /// One tile whose rows are rows of the matrix.
-fn pack_tile<A: Lane>(matrix: &dyn Matrix<A>, rows: &[usize], depth: usize, out: &mut [A]) {
+fn pack_tile<A: Accumulator>(matrix: &dyn Matrix<A>, rows: &[usize], depth: usize, out: &mut [A]) {
     match rows.len() {
         1 => matrix.read(rows[0], 0, &mut out[..depth]),
         2 => pack_tall::<A, 2>(matrix, rows, depth, out),
@@ -182,7 +182,7 @@ fn pack_tile<A: Lane>(matrix: &dyn Matrix<A>, rows: &[usize], depth: usize, out:
     }
 }
 
-fn pack_tall<A: Lane, const H: usize>(
+fn pack_tall<A: Accumulator, const H: usize>(
     matrix: &dyn Matrix<A>,
     rows: &[usize],
     depth: usize,
@@ -201,7 +201,7 @@ fn pack_tall<A: Lane, const H: usize>(
 
 /// Tiles whose rows are columns of the matrix: one stretch of a matrix row serves all of them.
 /// Packed order is the matrix's own here.
-fn pack_across<A: Lane>(
+fn pack_across<A: Accumulator>(
     matrix: &dyn Matrix<A>,
     row_of: impl Fn(usize) -> usize,
     tiles: &[Tile],
@@ -229,11 +229,11 @@ pub(crate) const TILES_PER_JOB: usize = 16;
 /// Steps of rows that cannot be lent which are read at a time: 16 rows of them stay in the first-level
 /// cache until they are transposed.
 const READ: usize = 256;
-/// From one of those rows to the next: a cache line more, so that neighbouring rows share no set.
+/// From one of those rows to the next: a cache line more, so that neighboring rows share no set.
 const PITCH: usize = READ + 16;
 
 /// `panel[step · WIDTH + lane + i] = matrix[rows[i]][first + step]` for as many steps as the panel holds.
-fn pack_lanes<A: Lane>(
+fn pack_lanes<A: Accumulator>(
     matrix: &dyn Matrix<A>,
     rows: [usize; ROWS],
     lane: usize,
@@ -262,7 +262,7 @@ fn pack_lanes<A: Lane>(
 
 /// `out[step · P + lane + i] = matrix[rows[i]][first + step]` for the first `count` of four rows and
 /// as many steps (at most [`DEPTH`]) as `out` holds. `room` takes rows that cannot be lent.
-fn pack_rows<A: Lane, const P: usize>(
+fn pack_rows<A: Accumulator, const P: usize>(
     matrix: &dyn Matrix<A>,
     rows: [usize; 4],
     (lane, count): (usize, usize),
@@ -288,7 +288,7 @@ fn pack_rows<A: Lane, const P: usize>(
 }
 
 #[inline(always)]
-fn interleave<A: Lane, const P: usize, const L: usize>(
+fn interleave<A: Accumulator, const P: usize, const L: usize>(
     from: [&[A]; 4],
     lane: usize,
     out: &mut [A],

@@ -1,12 +1,12 @@
 //! C[i, j] = Σ_p L[i, p] · R[p, j], the one loop behind every matrix op. The right side is packed a
-//! panel at a time by whoever uses the panel, so a quantised matrix is only ever expanded into
+//! panel at a time by whoever uses the panel, so a quantized matrix is only ever expanded into
 //! 16 KiB; the left side is packed once per call.
 
 use std::marker::PhantomData;
 
 use super::operand::{DEPTH, Operand, STRIP, TILES_PER_JOB};
 use super::scratch::Scratch;
-use super::tile::{HEIGHT, Lane, Sweep, Tile, WIDTH, sweep};
+use super::tile::{Accumulator, HEIGHT, Sweep, Tile, WIDTH, sweep};
 use crate::alloc::{self, Gather, Grow};
 use crate::device::parallel;
 use crate::view::View;
@@ -32,14 +32,14 @@ impl Grain {
     /// Panels of 16 KiB of f32 stay in the first-level cache. When few rows share the cost of
     /// fetching long matrix rows, long stretches of memory matter more: at 4096 columns, 2 KiB at
     /// a time take 7.4 ms and 512 bytes 10.
-    fn of<A: Lane>(chain: &[Link<'_, A>], rows: usize, columns: usize) -> Grain {
+    fn of<A: Accumulator>(chain: &[Segment<'_, A>], rows: usize, columns: usize) -> Grain {
         let few = rows <= 2 * HEIGHT;
-        let across = chain.iter().all(|link| match &link.right {
+        let across = chain.iter().all(|segment| match &segment.right {
             Right::Shared(right) => right.has_contiguous_columns(),
             Right::PerGroup(rights) => rights.iter().all(Operand::has_contiguous_columns),
         });
         if !across {
-            let long = few && chain.iter().any(|link| link.depth >= 2 * DEPTH);
+            let long = few && chain.iter().any(|segment| segment.depth >= 2 * DEPTH);
             return Grain { columns: WIDTH, depth: if long { DEPTH } else { DEPTH / 4 } };
         }
         let (widest, len) = if few { (STRIP, 1 << 14) } else { (4 * WIDTH, 1 << 13) };
@@ -50,26 +50,26 @@ impl Grain {
 }
 
 /// The rows of a product in packed order, cut into register tiles. Rows of one group lie together.
-pub(crate) struct Rows {
+pub(crate) struct RowOrder {
     order: Vec<usize>,
     tiles: Vec<Tile>,
 }
 
-impl Rows {
+impl RowOrder {
     /// Rows `0 .. count`, all of group 0.
-    pub(crate) fn all(count: usize) -> Rows {
-        Rows::picked((0..count).gathered())
+    pub(crate) fn all(count: usize) -> RowOrder {
+        RowOrder::picked((0..count).gathered())
     }
 
     /// These rows, all of group 0.
-    pub(crate) fn picked(order: Vec<usize>) -> Rows {
+    pub(crate) fn picked(order: Vec<usize>) -> RowOrder {
         let mut tiles = alloc::room(order.len().div_ceil(HEIGHT));
         cut(0, order.len(), Some(0), &mut tiles);
-        Rows { order, tiles }
+        RowOrder { order, tiles }
     }
 
     /// Row `i` in group `group[i]`, or in none if that is -1.
-    pub(crate) fn grouped(group: &View<'_, i32>) -> Rows {
+    pub(crate) fn grouped(group: &View<'_, i32>) -> RowOrder {
         let group = group.to_vec();
         let mut order: Vec<usize> = (0..group.len()).gathered();
         // Unstable sorting takes no memory; the row makes it stable.
@@ -79,7 +79,7 @@ impl Rows {
             cut(start, run.len(), usize::try_from(group[run[0]]).ok(), &mut tiles);
             start += run.len();
         }
-        Rows { order, tiles }
+        RowOrder { order, tiles }
     }
 }
 
@@ -92,30 +92,30 @@ fn cut(start: usize, count: usize, group: Option<usize>, tiles: &mut Vec<Tile>) 
     }
 }
 
-/// A stretch of the chain: `depth` steps of L · R.
-pub(crate) struct Link<'s, A> {
-    /// Left side, a lane per row.
+/// Part of the chain that every output sums: `depth` steps of L · R.
+pub(crate) struct Segment<'s, A> {
+    /// Left operand, one lane per row.
     pub left: Operand<'s, A>,
-    /// Right side, a lane per column.
+    /// Right operand, one lane per column.
     pub right: Right<'s, A>,
     /// Steps.
     pub depth: usize,
 }
 
-/// The right side of a link.
+/// The right side of a segment.
 pub(crate) enum Right<'s, A> {
     /// One for all rows.
     Shared(Operand<'s, A>),
-    /// One per group; rows of no group skip the link.
+    /// One per group; rows of no group skip the segment.
     PerGroup(Vec<Operand<'s, A>>),
 }
 
 /// Where a stretch of finished sums belongs.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     /// Row of the product.
     pub row: usize,
-    /// The same row in packed order.
+    /// Number of that row in packed order.
     pub packed: usize,
     /// The row's group.
     pub group: Option<usize>,
@@ -125,23 +125,23 @@ pub(crate) struct Place {
 
 /// Takes finished sums. Every element of the product is handed over once; calls for different
 /// elements run side by side.
-pub(crate) type Sink<'s, A> = dyn Fn(Place, &[A]) + Sync + 's;
+pub(crate) type Sink<'s, A> = dyn Fn(Position, &[A]) + Sync + 's;
 
 /// Sums the chain for every row and column and hands the sums to `sink`.
-pub(crate) fn product<A: Lane>(
-    rows: &Rows,
+pub(crate) fn product<A: Accumulator>(
+    rows: &RowOrder,
     columns: usize,
-    chain: &[Link<'_, A>],
+    chain: &[Segment<'_, A>],
     sink: &Sink<'_, A>,
 ) {
-    let depth: usize = chain.iter().map(|link| link.depth).sum();
+    let depth: usize = chain.iter().map(|segment| segment.depth).sum();
     let limit = (CHUNK_LEN / depth.max(1)).clamp(JOBS * HEIGHT, CHUNK_ROWS);
     let mut tiles = rows.tiles.as_slice();
     while let Some(head) = tiles.first() {
         let taken = tiles.partition_point(|t| t.start + t.height - head.start <= limit);
         let (now, later) = tiles.split_at(taken);
         let lefts: Vec<Scratch<A>> =
-            chain.iter().map(|link| pack_left(link, now, &rows.order)).gathered();
+            chain.iter().map(|segment| pack_left(segment, now, &rows.order)).gathered();
         let grain = Grain::of(chain, now.len() * HEIGHT, columns);
         let strips = columns.div_ceil(grain.columns);
         let splits = JOBS.div_ceil(strips).min(now.len().div_ceil(2 * HEIGHT));
@@ -157,33 +157,37 @@ pub(crate) fn product<A: Lane>(
     }
 }
 
-fn pack_left<A: Lane>(link: &Link<'_, A>, tiles: &[Tile], order: &[usize]) -> Scratch<A> {
+fn pack_left<A: Accumulator>(
+    segment: &Segment<'_, A>,
+    tiles: &[Tile],
+    order: &[usize],
+) -> Scratch<A> {
     let count: usize = tiles.iter().map(|t| t.height).sum();
-    let mut packed = Scratch::take(count * link.depth);
+    let mut packed = Scratch::take(count * segment.depth);
     let (mut jobs, mut rest) = (Vec::new(), &mut packed[..]);
     for tiles in tiles.chunks(TILES_PER_JOB) {
         let count: usize = tiles.iter().map(|t| t.height).sum();
-        let (out, after) = rest.split_at_mut(count * link.depth);
+        let (out, after) = rest.split_at_mut(count * segment.depth);
         jobs.put((tiles, out));
         rest = after;
     }
-    parallel::for_each(jobs, TILES_PER_JOB * HEIGHT * link.depth, |_, (tiles, out)| {
-        link.left.pack_tiles(tiles, order, link.depth, out);
+    parallel::for_each(jobs, TILES_PER_JOB * HEIGHT * segment.depth, |_, (tiles, out)| {
+        segment.left.pack_tiles(tiles, order, segment.depth, out);
     });
     packed
 }
 
 /// Some tiles and columns of a product, swept by one thread.
 struct Part<'s, A> {
-    rows: &'s Rows,
+    rows: &'s RowOrder,
     tiles: &'s [Tile],
     /// Packed row at which the packed left sides begin.
     packed_from: usize,
-    chain: &'s [Link<'s, A>],
+    chain: &'s [Segment<'s, A>],
     grain: Grain,
 }
 
-impl<A: Lane> Part<'_, A> {
+impl<A: Accumulator> Part<'_, A> {
     fn run(&self, lefts: &[Scratch<A>], columns: (usize, usize), sink: &Sink<'_, A>) {
         let (Some(head), Some(tail)) = (self.tiles.first(), self.tiles.last()) else { return };
         let (start, count) = (head.start, tail.start + tail.height - head.start);
@@ -193,15 +197,15 @@ impl<A: Lane> Part<'_, A> {
         let (sums, room) = scratch.split_at_mut(len);
         sums.fill(A::ZERO);
         let mut strip = Strip { start, count, columns, sums };
-        for (link, left) in self.chain.iter().zip(lefts) {
-            match &link.right {
+        for (segment, left) in self.chain.iter().zip(lefts) {
+            match &segment.right {
                 Right::Shared(right) => {
-                    self.follow(link.depth, right, left, self.tiles, room, &mut strip);
+                    self.follow(segment.depth, right, left, self.tiles, room, &mut strip);
                 }
                 Right::PerGroup(rights) => {
                     for tiles in self.tiles.chunk_by(|a, b| a.group == b.group) {
                         let Some(group) = tiles[0].group else { continue };
-                        self.follow(link.depth, &rights[group], left, tiles, room, &mut strip);
+                        self.follow(segment.depth, &rights[group], left, tiles, room, &mut strip);
                     }
                 }
             }
@@ -213,13 +217,13 @@ impl<A: Lane> Part<'_, A> {
                     let column = columns.0 + i * WIDTH;
                     let sums = &sums[(packed - start) * WIDTH..];
                     let sums = &sums[..WIDTH.min(columns.1 - i * WIDTH)];
-                    sink(Place { row, packed, group, column }, sums);
+                    sink(Position { row, packed, group, column }, sums);
                 }
             }
         }
     }
 
-    /// Carries `tiles` through `depth` steps of one link.
+    /// Carries `tiles` through `depth` steps of one segment.
     fn follow(
         &self,
         depth: usize,

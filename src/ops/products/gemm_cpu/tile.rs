@@ -18,7 +18,7 @@ pub(crate) const HEIGHT: usize = 6;
 const VECTOR: usize = 16;
 
 /// What a product is accumulated in: f32, or f64 for f64 operands.
-pub(crate) trait Lane: Float + Stored {
+pub(crate) trait Accumulator: Float + Stored {
     /// 0.
     const ZERO: Self;
     /// `self · b + c`, rounded once.
@@ -33,7 +33,7 @@ pub(crate) trait Lane: Float + Stored {
     fn transpose_rows(from: &[&[Self]; ROWS], lane: usize, panel: &mut [Self]) {
         transpose::each(from, lane, 0, panel);
     }
-    /// True if [`Lane::carry_rows`] is worth calling here.
+    /// True if [`Accumulator::carry_rows`] is worth calling here.
     fn carries_rows() -> bool {
         false
     }
@@ -47,7 +47,7 @@ pub(crate) trait Lane: Float + Stored {
     }
 }
 
-impl Lane for f32 {
+impl Accumulator for f32 {
     const ZERO: f32 = 0.0;
     #[inline(always)]
     fn fma(self, b: f32, c: f32) -> f32 {
@@ -96,7 +96,7 @@ impl Lane for f32 {
     }
 }
 
-impl Lane for f64 {
+impl Accumulator for f64 {
     const ZERO: f64 = 0.0;
     #[inline(always)]
     fn fma(self, b: f64, c: f64) -> f64 {
@@ -148,7 +148,7 @@ pub(crate) struct Sweep<'s, A> {
 }
 
 /// Carries every tile's sums through the steps of one panel.
-pub(crate) fn sweep<A: Lane>(block: Sweep<'_, A>) {
+pub(crate) fn sweep<A: Accumulator>(block: Sweep<'_, A>) {
     let pair = has_32_registers();
     let steps = block.panel.len() / WIDTH;
     for tile in block.tiles {
@@ -172,7 +172,7 @@ fn has_32_registers() -> bool {
     false
 }
 
-fn carry_tile<A: Lane>(
+fn carry_tile<A: Accumulator>(
     (height, both): (usize, bool),
     left: &[A],
     panel: &[A],
@@ -198,7 +198,7 @@ fn carry_tile<A: Lane>(
 // One function per shape: in a function that holds several, the compiler keeps the accumulators
 // in memory (6 instead of 113 GFLOP/s).
 dispatch_simd!(
-    fn carry<A: Lane, S: Shape>(
+    fn carry<A: Accumulator, S: Shape>(
         shape: S,
         left: &[A],
         panel: &[A],
@@ -208,7 +208,13 @@ dispatch_simd!(
 );
 
 #[inline(always)]
-fn carry_body<A: Lane, S: Shape>(_: S, left: &[A], panel: &[A], column: usize, sums: &mut [A]) {
+fn carry_body<A: Accumulator, S: Shape>(
+    _: S,
+    left: &[A],
+    panel: &[A],
+    column: usize,
+    sums: &mut [A],
+) {
     S::carry(left, panel, column, sums);
 }
 
@@ -218,14 +224,14 @@ struct Grid<const H: usize, const V: usize>;
 trait Shape {
     /// Carries `sums` from `column` on through all steps: `left` is `[steps][rows]`, `panel`
     /// `[steps][WIDTH]`.
-    fn carry<A: Lane>(left: &[A], panel: &[A], column: usize, sums: &mut [A]);
+    fn carry<A: Accumulator>(left: &[A], panel: &[A], column: usize, sums: &mut [A]);
 }
 
 impl<const H: usize, const V: usize> Shape for Grid<H, V> {
     /// The accumulators are a fixed-size array that only unrolled loops index, so they live in
     /// registers.
     #[inline(always)]
-    fn carry<A: Lane>(left: &[A], panel: &[A], column: usize, sums: &mut [A]) {
+    fn carry<A: Accumulator>(left: &[A], panel: &[A], column: usize, sums: &mut [A]) {
         let mut c = [[[A::ZERO; VECTOR]; V]; H];
         for i in 0..H {
             for v in 0..V {

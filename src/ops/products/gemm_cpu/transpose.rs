@@ -3,13 +3,13 @@
 //! long as a cache line, which is read once: rows that lie a power of two apart share a few lines of the
 //! first-level cache, which would not keep it for a second reading.
 
-use super::tile::{Lane, WIDTH};
+use super::tile::{Accumulator, WIDTH};
 
 /// Rows that are packed side by side.
 pub(crate) const ROWS: usize = 16;
 
 /// `panel[step · WIDTH + lane + i] = from[i][step]` from a step on, one after another.
-pub(crate) fn each<A: Lane>(from: &[&[A]; ROWS], lane: usize, step: usize, panel: &mut [A]) {
+pub(crate) fn each<A: Accumulator>(from: &[&[A]; ROWS], lane: usize, step: usize, panel: &mut [A]) {
     for (step, lanes) in panel.chunks_exact_mut(WIDTH).enumerate().skip(step) {
         for (to, row) in lanes[lane..][..ROWS].iter_mut().zip(from) {
             *to = row[step];
@@ -17,7 +17,7 @@ pub(crate) fn each<A: Lane>(from: &[&[A]; ROWS], lane: usize, step: usize, panel
     }
 }
 
-/// The same of f32, from the first step on.
+/// [`each`] for f32 from the first step on, with vectors where the machine has them.
 pub(crate) fn f32(from: &[&[f32]; ROWS], lane: usize, panel: &mut [f32]) {
     let steps = panel.len() / WIDTH;
     assert!(lane + ROWS <= WIDTH && from.iter().all(|row| row.len() == steps));
@@ -52,7 +52,12 @@ pub(crate) fn carries_f32() -> bool {
 }
 
 /// `sums[i] = fma(x[step], from[i][step], sums[i])` from a step on, in order.
-pub(crate) fn carry_each<A: Lane>(from: &[&[A]; WIDTH], step: usize, x: &[A], sums: &mut [A]) {
+pub(crate) fn carry_each<A: Accumulator>(
+    from: &[&[A]; WIDTH],
+    step: usize,
+    x: &[A],
+    sums: &mut [A],
+) {
     for (step, x) in x.iter().enumerate().skip(step) {
         for (sum, row) in sums.iter_mut().zip(from) {
             *sum = x.fma(row[step], *sum);
@@ -60,7 +65,7 @@ pub(crate) fn carry_each<A: Lane>(from: &[&[A]; WIDTH], step: usize, x: &[A], su
     }
 }
 
-/// The same of f32, from the first step on: tiles are multiplied where they were transposed.
+/// [`carry_each`] for f32 from the first step on: tiles are multiplied in the registers that they were transposed in.
 pub(crate) fn carry_f32(from: &[&[f32]; WIDTH], x: &[f32], sums: &mut [f32]) {
     assert!(sums.len() >= WIDTH && from.iter().all(|row| row.len() == x.len()));
     let mut done = 0;
@@ -152,7 +157,7 @@ mod x86 {
         }
     }
 
-    /// The same with four tiles of 8 rows.
+    /// As [`carry_avx512`], in four tiles of 8 rows.
     ///
     /// # Safety
     /// As there.

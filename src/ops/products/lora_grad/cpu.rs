@@ -6,7 +6,7 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Buffer, Cells, Lane, Link, Matrix, Operand, Right, Rows, Scratch, product,
+    Accumulator, Buffer, Cells, Matrix, Operand, Right, RowOrder, Scratch, Segment, product,
 };
 use crate::ops::products::lora_grad::LoraGrad;
 
@@ -22,7 +22,7 @@ pub(crate) fn lora_grad<T: Float>(args: LoraGrad<'_, T>) {
     }
 }
 
-fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
+fn gradients<T: Float, A: Accumulator>(args: LoraGrad<'_, T>) {
     let LoraGrad { x, dy, s, lora, adapter, index, da, db } = args;
     let (m, k, n, rank) = (x.extent(0), x.extent(1), dy.extent(1), s.extent(1));
     let picked: Vec<usize> =
@@ -32,12 +32,12 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     // dS = scale·dY·B, one packed row per picked row.
     let mut ds = Scratch::<A>::take(count * rank);
     let right = Right::Shared(Operand::Columns(&lora.b));
-    let link: Link<'_, A> = Link { left: Operand::Rows(&dy), right, depth: n };
+    let segment: Segment<'_, A> = Segment { left: Operand::Rows(&dy), right, depth: n };
     let cells = Cells::new(ds.chunks_exact_mut(rank), rank);
-    product(&Rows::picked(alloc::copied(&picked)), rank, &[link], &|place, sums| {
+    product(&RowOrder::picked(alloc::copied(&picked)), rank, &[segment], &|position, sums| {
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(place.packed, place.column, sums, |_, ds, sum| {
+            cells.update(position.packed, position.column, sums, |_, ds, sum| {
                 *ds = A::from_f64(lora.scale * sum.to_f64());
             });
         }
@@ -50,8 +50,8 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     for (part, rows) in parts(&picked) {
         let ds = Buffer { data: &ds[part.start * rank..part.end * rank], columns: rank };
         let right = Right::Shared(Operand::Picked(&x, rows));
-        let link = Link { left: Operand::Columns(&ds), right, depth: rows.len() };
-        sums.add(part, link, &|row, column, sums| {
+        let segment = Segment { left: Operand::Columns(&ds), right, depth: rows.len() };
+        sums.add(part, segment, &|row, column, sums| {
             // SAFETY: the product hands over each element once.
             unsafe { cells.update(row, column, sums, |_, da, sum| add(da, sum)) };
         });
@@ -63,8 +63,8 @@ fn gradients<T: Float, A: Lane>(args: LoraGrad<'_, T>) {
     for (part, rows) in parts(&picked) {
         let left: Operand<'_, A> = Operand::Picked(&s as &dyn Matrix<A>, rows);
         let right = Right::Shared(Operand::Picked(&dy, rows));
-        let link = Link { left, right, depth: rows.len() };
-        sums.add(part, link, &|row, column, sums| {
+        let segment = Segment { left, right, depth: rows.len() };
+        sums.add(part, segment, &|row, column, sums| {
             for (i, sum) in sums.iter().enumerate() {
                 let sum = std::slice::from_ref(sum);
                 // SAFETY: the product hands over each element once.
@@ -83,7 +83,7 @@ fn parts(picked: &[usize]) -> impl Iterator<Item = (Range<usize>, &[usize])> {
 }
 
 /// The sums of a product over rows, chunk by chunk.
-struct Chunks<A: Lane> {
+struct Chunks<A: Accumulator> {
     extents: [usize; 2],
     steps: usize,
     /// Sums of the chunks before, added up in order.
@@ -93,7 +93,7 @@ struct Chunks<A: Lane> {
 /// Takes the sums from (row, column) on.
 type Done<'s, A> = dyn Fn(usize, usize, &[A]) + Sync + 's;
 
-impl<A: Lane> Chunks<A> {
+impl<A: Accumulator> Chunks<A> {
     fn new(extents: [usize; 2], steps: usize) -> Chunks<A> {
         // One chunk needs no memory.
         let len = if steps > CHUNK { extents[0] * extents[1] } else { 0 };
@@ -101,18 +101,18 @@ impl<A: Lane> Chunks<A> {
     }
 
     /// Adds the chunk's sums to the total, and hands the last total to `done`.
-    fn add(&mut self, part: Range<usize>, link: Link<'_, A>, done: &Done<'_, A>) {
+    fn add(&mut self, part: Range<usize>, segment: Segment<'_, A>, done: &Done<'_, A>) {
         let ([rows, columns], first) = (self.extents, part.start == 0);
         if self.steps <= CHUNK {
-            return product(&Rows::all(rows), columns, &[link], &|place, sums| {
-                done(place.row, place.column, sums);
+            return product(&RowOrder::all(rows), columns, &[segment], &|position, sums| {
+                done(position.row, position.column, sums);
             });
         }
         let cells = Cells::new(self.total.chunks_exact_mut(columns), columns);
-        product(&Rows::all(rows), columns, &[link], &|place, sums| {
+        product(&RowOrder::all(rows), columns, &[segment], &|position, sums| {
             // SAFETY: the product hands over each element once.
             unsafe {
-                cells.update(place.row, place.column, sums, |_, total, sum| {
+                cells.update(position.row, position.column, sums, |_, total, sum| {
                     *total = if first { sum } else { total.plus(sum) };
                 });
             }
@@ -125,6 +125,6 @@ impl<A: Lane> Chunks<A> {
     }
 }
 
-fn add<A: Lane>(gradient: &mut f32, sum: A) {
+fn add<A: Accumulator>(gradient: &mut f32, sum: A) {
     *gradient = A::widen(*gradient).plus(sum).narrow();
 }

@@ -4,7 +4,8 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Cells, CpuWeight, Lane, Link, Operand, Right, Rows, product, product_backward, product_forward,
+    Accumulator, Cells, CpuWeight, Operand, Right, RowOrder, Segment, product, product_backward,
+    product_forward,
 };
 use crate::ops::products::matmul::{Matmul, MatmulDw, MatmulDx};
 use crate::view::View;
@@ -33,16 +34,16 @@ pub(crate) fn matmul_dw<T: Float>(args: MatmulDw<'_, T>) {
 }
 
 /// dW += dYᵀ·X, dbias += Σ_rows dY.
-fn weight_gradient<T: Float, A: Lane>(args: MatmulDw<'_, T>) {
+fn weight_gradient<T: Float, A: Accumulator>(args: MatmulDw<'_, T>) {
     let MatmulDw { dy, x, dw, dbias } = args;
     let (m, n, k) = (dy.extent(0), dy.extent(1), x.extent(1));
     let left: Operand<'_, A> = Operand::Columns(&dy);
-    let chain = [Link { left, right: Right::Shared(Operand::Columns(&x)), depth: m }];
+    let chain = [Segment { left, right: Right::Shared(Operand::Columns(&x)), depth: m }];
     let cells = Cells::new(dw.into_rows(), k);
-    product(&Rows::all(n), k, &chain, &|place, sums| {
+    product(&RowOrder::all(n), k, &chain, &|position, sums| {
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(place.row, place.column, sums, |_, dw, sum| {
+            cells.update(position.row, position.column, sums, |_, dw, sum| {
                 *dw = A::widen(*dw).plus(sum).narrow();
             });
         }

@@ -102,6 +102,22 @@ pub fn matmul<T: Float>(device: &Device, args: Matmul<'_, T>) -> Result<()> {
 ///
 /// # Cost
 /// That of [`matmul`], plus reading dX when accumulating.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{MatmulDx, matmul_dx}};
+/// let (dy, w, mut dx) = ([1f32, 2.0], [3f32, 4.0, 5.0, 6.0], [0f32; 2]);
+/// matmul_dx(&Device::Cpu, MatmulDx {
+///     dy: View::new(&dy, &[1, 2])?,
+///     w: View::new(&w, &[2, 2])?,
+///     lora: &[],
+///     adapter: None,
+///     accumulate: false,
+///     dx: ViewMut::new(&mut dx, &[1, 2])?,
+/// })?;
+/// assert_eq!(dx, [13.0, 16.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn matmul_dx<T: Float>(device: &Device, args: MatmulDx<'_, T>) -> Result<()> {
     let check = Check("matmul_dx");
     check_product_dx(check, device, &args)?;
@@ -129,6 +145,20 @@ pub struct MatmulDw<'a, T> {
 ///
 /// # Cost
 /// Reads dY and X, reads and writes dW: `M·(N + K) + 2·N·K` elements, `2·M·N·K` flops.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{MatmulDw, matmul_dw}};
+/// let (dy, x, mut dw, mut dbias) = ([1f32, 2.0], [3f32, 4.0], [0f32; 4], [0f32; 2]);
+/// matmul_dw(&Device::Cpu, MatmulDw {
+///     dy: View::new(&dy, &[1, 2])?,
+///     x: View::new(&x, &[1, 2])?,
+///     dw: ViewMut::new(&mut dw, &[2, 2])?,
+///     dbias: Some(ViewMut::new(&mut dbias, &[2])?),
+/// })?;
+/// assert_eq!((dw, dbias), ([3.0, 4.0, 6.0, 8.0], [1.0, 2.0]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn matmul_dw<T: Float>(device: &Device, args: MatmulDw<'_, T>) -> Result<()> {
     let check = Check("matmul_dw");
     check.rank(device, "dy", &args.dy, 2)?;

@@ -2,7 +2,9 @@
 //! of its rows when they are packed.
 
 use crate::dtype::Float;
-use crate::ops::products::gemm_cpu::{CpuWeight, Lane, Matrix, product_backward, product_forward};
+use crate::ops::products::gemm_cpu::{
+    Accumulator, CpuWeight, Matrix, product_backward, product_forward,
+};
 use crate::ops::products::nf4_matmul::{Nf4Matmul, Nf4MatmulDx};
 use crate::ops::quantize::decode::Nf4Reader;
 use crate::quant::Nf4View;
@@ -16,7 +18,7 @@ impl<'a> CpuWeight for Nf4View<'a> {
 }
 
 /// A 4-bit matrix that reads as the floats it stands for.
-impl<A: Lane> Matrix<A> for Nf4Reader<'_> {
+impl<A: Accumulator> Matrix<A> for Nf4Reader<'_> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         Nf4Reader::read(self, row, first, out);
     }

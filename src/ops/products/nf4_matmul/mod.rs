@@ -1,6 +1,6 @@
 //! Y = R + X·deq(W)ᵀ + bias + scale·(X·Aᵀ)·Bᵀ with W in 4 bits (Dettmers et al. 2023, QLoRA,
 //! arXiv:2305.14314, eq. 5). The packed bytes are the only copy of W: they are expanded a panel at
-//! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantised, at every number
+//! a time into `w = RN(code · absmax)`, rounded to the dtype that was quantized, at every number
 //! of rows. The product has the numerics of [`matmul`](crate::ops::matmul()).
 
 pub(crate) mod cpu;
@@ -46,7 +46,7 @@ pub(crate) fn check_nf4(check: Check, device: &Device, w: &Nf4View<'_>) -> Resul
 
 /// y\[i, j\] = Σ_k x\[i, k\]·w\[j, k\] + Σ_q s\[i, q\]·b\[j, q\] + bias\[j\] + residual\[i, j\] with
 /// s\[i, q\] = scale·Σ_k x\[i, k\]·a\[q, k\] and w\[j, k\] = RN(code\[nibble\]·absmax\[block\]). Bit for bit
-/// the result of dequantising W and calling [`matmul`](crate::ops::matmul()).
+/// the result of dequantizing W and calling [`matmul`](crate::ops::matmul()).
 ///
 /// # Errors
 /// As [`matmul`](crate::ops::matmul()), and for a weight whose parts do not fit together.
@@ -90,7 +90,7 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
 }
 
 /// dx\[i, k\] = Σ_j dy\[i, j\]·w\[j, k\] + Σ_q ds\[i, q\]·a\[q, k\] with
-/// ds\[i, q\] = scale·Σ_j dy\[i, j\]·b\[j, q\]. Bit for bit the result of dequantising W and calling
+/// ds\[i, q\] = scale·Σ_j dy\[i, j\]·b\[j, q\]. Bit for bit the result of dequantizing W and calling
 /// [`matmul_dx`](crate::ops::matmul_dx).
 ///
 /// # Errors
@@ -98,6 +98,33 @@ pub fn nf4_matmul<T: Float>(device: &Device, args: Nf4Matmul<'_, T>) -> Result<(
 ///
 /// # Cost
 /// That of [`nf4_matmul`](crate::ops::nf4_matmul()), plus reading dX when accumulating.
+///
+/// # Example
+/// ```
+/// use gradus::{DType, Device, View, ViewMut, ops::{Nf4MatmulDx, nf4_matmul_dx}};
+/// use gradus::quant::{Absmax, Nf4View};
+/// let code: [f32; 16] = std::array::from_fn(|i| i as f32 - 8.0);
+/// let (packed, absmax) = ([0x9A_u8, 0x7C], [0.5f32]); // w = [[0.5, 1], [-0.5, 2]]
+/// let (dy, mut dx) = ([1f32, 2.0], [0f32; 2]);
+/// nf4_matmul_dx(&Device::Cpu, Nf4MatmulDx {
+///     dy: View::new(&dy, &[1, 2])?,
+///     w: Nf4View {
+///         packed: View::new(&packed, &[2])?,
+///         absmax: Absmax::F32(View::new(&absmax, &[1])?),
+///         code: View::new(&code, &[16])?,
+///         n: 2,
+///         k: 2,
+///         blocksize: 64,
+///         dtype: DType::Bf16,
+///     },
+///     lora: &[],
+///     adapter: None,
+///     accumulate: false,
+///     dx: ViewMut::new(&mut dx, &[1, 2])?,
+/// })?;
+/// assert_eq!(dx, [-0.5, 5.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn nf4_matmul_dx<T: Float>(device: &Device, args: Nf4MatmulDx<'_, T>) -> Result<()> {
     let check = Check("nf4_matmul_dx");
     check_product_dx(check, device, &args)?;

@@ -53,7 +53,7 @@ pub struct Nf4MatmulGroupedDx<'a, T> {
 /// `InvalidArgument` for no weights, weights of different shapes or whose parts do not fit together,
 /// offsets in host memory that fall or do not end at M, or other shapes that do not fit.
 /// `Unsupported` for offsets in device memory with operands that tensor cores do not multiply: f32,
-/// f64, or a weight that was quantised from another dtype.
+/// f64, or a weight that was quantized from another dtype.
 ///
 /// # Cost
 /// `2·M·N·K` flops; W of every expert that has rows is read as in
@@ -105,6 +105,35 @@ pub fn nf4_matmul_grouped<T: Float>(device: &Device, args: Nf4MatmulGrouped<'_, 
 ///
 /// # Cost
 /// That of [`nf4_matmul_grouped`], plus reading dX when accumulating.
+///
+/// # Example
+/// ```
+/// use gradus::{DType, Device, View, ViewMut, ops::{Nf4MatmulGroupedDx, nf4_matmul_grouped_dx}};
+/// use gradus::quant::{Absmax, Nf4View};
+/// let code: [f32; 16] = std::array::from_fn(|i| i as f32 - 8.0);
+/// let (ones, twos, absmax) = ([0x99_u8], [0xAA_u8], [1.0f32]);
+/// let expert = |packed| -> gradus::Result<Nf4View<'_>> {
+///     Ok(Nf4View {
+///         packed: View::new(packed, &[1])?,
+///         absmax: Absmax::F32(View::new(&absmax, &[1])?),
+///         code: View::new(&code, &[16])?,
+///         n: 1,
+///         k: 2,
+///         blocksize: 64,
+///         dtype: DType::F32,
+///     })
+/// };
+/// let (dy, mut dx) = ([1f32, 2.0, 3.0], [0f32; 6]);
+/// nf4_matmul_grouped_dx(&Device::Cpu, Nf4MatmulGroupedDx {
+///     dy: View::new(&dy, &[3, 1])?,
+///     offsets: View::new(&[0, 1, 3], &[3])?,
+///     w: &[expert(&ones)?, expert(&twos)?],
+///     accumulate: false,
+///     dx: ViewMut::new(&mut dx, &[3, 2])?,
+/// })?;
+/// assert_eq!(dx, [1.0, 1.0, 4.0, 4.0, 6.0, 6.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn nf4_matmul_grouped_dx<T: Float>(
     device: &Device,
     args: Nf4MatmulGroupedDx<'_, T>,
@@ -133,7 +162,7 @@ impl<T: Float> Nf4MatmulGrouped<'_, T> {
 }
 
 impl<T: Float> Nf4MatmulGroupedDx<'_, T> {
-    /// The same for the gradient.
+    /// One gradient after another, for offsets in host memory.
     pub(crate) fn each(mut self, one: impl Fn(Nf4MatmulDx<'_, T>) -> Result<()>) -> Result<()> {
         for (e, &w) in self.w.iter().enumerate() {
             let (first, count) = rows(&self.offsets, e);
@@ -153,7 +182,7 @@ fn rows(offsets: &View<'_, i64>, e: usize) -> (usize, usize) {
 
 /// The experts' common shape.
 fn check_experts(check: Check, device: &Device, w: &[Nf4View<'_>]) -> Result<[usize; 2]> {
-    check.that(!w.is_empty(), "w", "no weights", "one weight an expert")?;
+    check.that(!w.is_empty(), "w", "no weights", "one weight per expert")?;
     let shape = [w[0].n, w[0].k];
     for (e, w) in w.iter().enumerate() {
         check_nf4(check, device, w)?;

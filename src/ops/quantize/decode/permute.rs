@@ -125,7 +125,8 @@ mod x86 {
         }
     }
 
-    /// The same with quadwords of two doublewords; four bits of each choose.
+    /// A byte becomes a quadword whose two doublewords end in its nibbles; the permutation looks at four
+    /// bits of each.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     fn doublewords_avx512(bytes: &[u8], [low, high]: [__m256; 2], out: *mut __m512) {

@@ -1,4 +1,4 @@
-//! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantised.
+//! `w[i] = code[nibble i] · absmax[i / blocksize]`, rounded once to the dtype that was quantized.
 
 pub(crate) mod cpu;
 pub(crate) mod gpu;
@@ -23,7 +23,7 @@ pub struct Nf4Dequantize<'a, T> {
 /// `y[n, k] = RN_T(RN_dtype(code[nibble(n·K + k)] · absmax[(n·K + k) / blocksize]))`, the product
 /// in f32. With `T` the matrix's own dtype, or a wider one, the second rounding is exact.
 ///
-/// Double-quantised maxima are decoded as `table[c] · nested + offset` with both operations rounded
+/// Double-quantized maxima are decoded as `table[c] · nested + offset` with both operations rounded
 /// to f32: the bits of bitsandbytes' `dequantize_4bit`.
 ///
 /// # Errors

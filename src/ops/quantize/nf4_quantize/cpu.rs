@@ -1,4 +1,4 @@
-//! 4-bit quantisation on the CPU: groups of whole blocks are gathered into f32 first, so that blocks
+//! 4-bit quantization on the CPU: groups of whole blocks are gathered into f32 first, so that blocks
 //! which cross strided rows and all dtypes share one path.
 
 use crate::alloc::Gather;
@@ -17,7 +17,7 @@ const TINY: f32 = 1e-38;
 /// Bits of f32 infinity: magnitudes from here on are not finite.
 const INFINITY_BITS: u32 = 0x7F80_0000;
 
-/// Quantises, or returns the flat index of the first value that is not finite.
+/// Quantizes, or returns the flat index of the first value that is not finite.
 pub(crate) fn quantize<T: Float>(a: Nf4Quantize<'_, T>) -> Result<(), usize> {
     let (x, mut absmax, mut packed) = (a.x, a.absmax, a.packed);
     let (numel, blocksize) = (x.extent(0) * x.extent(1), a.blocksize);
@@ -174,11 +174,11 @@ pub(crate) fn quantize_absmax(a: Nf4QuantizeAbsmax<'_>) {
     let table: [f32; 256] = std::array::from_fn(|i| a.table.at(i));
     let bounds = Bounds::new(&table);
     for (block, values) in absmax.chunks(NESTED_BLOCKSIZE).enumerate() {
-        let centred = values.iter().map(|v| v - offset);
-        let max = centred.clone().fold(0f32, |max, v| max.max(v.abs()));
+        let centered = values.iter().map(|v| v - offset);
+        let max = centered.clone().fold(0f32, |max, v| max.max(v.abs()));
         nested.set(block, max);
         let inverse = 1.0 / max;
-        for (i, v) in centred.enumerate() {
+        for (i, v) in centered.enumerate() {
             let code = if max == 0.0 { 0 } else { grid_code(v * inverse, &bounds) };
             codes.set(block * NESTED_BLOCKSIZE + i, code);
         }

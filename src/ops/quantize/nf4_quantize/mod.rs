@@ -1,11 +1,11 @@
 //! `code[i] = argmin_c |x[i] / absmax[block] − book[c]|`, `absmax[block] = max |x|` over a block
-//! (Dettmers et al. 2023, QLoRA, arXiv:2305.14314, eq. 1 and §3), and the second quantisation of
+//! (Dettmers et al. 2023, QLoRA, arXiv:2305.14314, eq. 1 and §3), and the second quantization of
 //! the block maxima.
 //!
 //! Codes and maxima equal those of bitsandbytes 0.50.2 on the CPU bit for bit:
 //! * a full block is scaled by the f32 reciprocal of its maximum, a short last block by division;
-//! * the code changes where the scaled value exceeds the f32 midpoint of two neighbours, a tie
-//!   takes the lower neighbour;
+//! * the code changes where the scaled value exceeds the f32 midpoint of two neighbors, a tie
+//!   takes the lower neighbor;
 //! * a maximum below 1e-38 counts as 1e-38 for the scaling; only a short last block stores it so.
 
 pub(crate) mod cpu;
@@ -20,7 +20,7 @@ use crate::quant::QuantType;
 use crate::quant::nf4::{check_blocksize, check_geometry};
 use crate::view::{View, ViewMut};
 
-/// Maxima per block of the second quantisation.
+/// Maxima per block of the second quantization.
 pub(crate) const NESTED_BLOCKSIZE: usize = 256;
 
 /// Arguments of [`nf4_quantize`].
@@ -113,6 +113,22 @@ pub struct Nf4QuantizeAbsmax<'a> {
 ///
 /// # Cost
 /// 6 bytes per block; 8 comparisons per block.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{Nf4QuantizeAbsmax, nf4_quantize_absmax}, quant::dynamic_map};
+/// let absmax = vec![1f32, 3.0];
+/// let (mut codes, mut nested, mut offset) = (vec![0u8; 2], vec![0f32], 0.0);
+/// nf4_quantize_absmax(&Device::Cpu, Nf4QuantizeAbsmax {
+///     absmax: (&absmax).into(),
+///     table: dynamic_map(true)[..].into(),
+///     codes: (&mut codes).into(),
+///     nested: (&mut nested).into(),
+///     offset: &mut offset,
+/// })?;
+/// assert_eq!((&codes[..], nested[0], offset), (&[0, 255][..], 1.0, 2.0));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn nf4_quantize_absmax(device: &Device, args: Nf4QuantizeAbsmax<'_>) -> Result<()> {
     let check = Check("nf4_quantize_absmax");
     check.rank(device, "absmax", &args.absmax, 1)?;

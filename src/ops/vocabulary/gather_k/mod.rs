@@ -1,4 +1,4 @@
-//! Log-probs of K tokens per row, over the full vocabulary or renormalised over the K.
+//! Log-probs of K tokens per row, over the full vocabulary or renormalized over the K.
 
 pub(crate) mod cpu;
 pub(crate) mod gpu;
@@ -23,7 +23,7 @@ pub struct GatherK<'a, T> {
     pub vocab: i64,
     /// From stored logits to z.
     pub transform: LogitTransform,
-    /// Normalise over the row's ids alone: the distribution a top-k or top-p sampler drew from.
+    /// Normalize over the row's ids alone: the distribution a top-k or top-p sampler drew from.
     pub renormalize: bool,
     /// `[T, K]` log-probs; 0 for entries left out.
     pub logp: ViewMut<'a, f32>,
@@ -42,7 +42,26 @@ pub struct GatherK<'a, T> {
 ///
 /// # Cost
 /// One pass over the logits, one exponential each; without reading the rest of the row when
-/// renormalised and `mass` is not wanted.
+/// renormalized and `mass` is not wanted.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{GatherK, LogitTransform, gather_k}};
+/// let (logits, ids, mut logp) = ([0f32; 4], [1, 3], [0f32; 2]);
+/// let mut mass = vec![0f32];
+/// gather_k(&Device::Cpu, GatherK {
+///     logits: View::new(&logits, &[1, 4])?,
+///     ids: View::new(&ids, &[1, 2])?,
+///     vocab: 4,
+///     transform: LogitTransform::default(),
+///     renormalize: true,
+///     logp: ViewMut::new(&mut logp, &[1, 2])?,
+///     mass: Some((&mut mass).into()),
+/// })?;
+/// assert!(logp.iter().all(|&l| (l - 0.5f32.ln()).abs() < 1e-6));
+/// assert!((mass[0] - 0.5).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn gather_k<T: Float>(device: &Device, args: GatherK<'_, T>) -> Result<()> {
     let check = Check("gather_k");
     let (rows, k) = check_ids(check, device, &args.logits, &args.ids, args.vocab)?;
@@ -63,7 +82,7 @@ pub struct GatherKBwd<'a, T> {
     pub vocab: i64,
     /// Transform of the forward pass.
     pub transform: LogitTransform,
-    /// Normalisation of the forward pass.
+    /// Normalization of the forward pass.
     pub renormalize: bool,
     /// `[T, K]` gradient of each log-prob; entries left out are not read.
     pub dlogp: View<'a, f32>,
@@ -79,6 +98,23 @@ pub struct GatherKBwd<'a, T> {
 ///
 /// # Cost
 /// Reads the logits, writes as many gradients.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{GatherKBwd, LogitTransform, gather_k_bwd}};
+/// let (logits, ids, dlogp, mut dlogits) = ([0f32; 4], [1, 3], [1f32, 0.0], [0f32; 4]);
+/// gather_k_bwd(&Device::Cpu, GatherKBwd {
+///     logits: View::new(&logits, &[1, 4])?,
+///     ids: View::new(&ids, &[1, 2])?,
+///     vocab: 4,
+///     transform: LogitTransform::default(),
+///     renormalize: true,
+///     dlogp: View::new(&dlogp, &[1, 2])?,
+///     dlogits: ViewMut::new(&mut dlogits, &[1, 4])?,
+/// })?;
+/// assert!(dlogits.iter().zip([0.0, 0.5, 0.0, -0.5]).all(|(d, want)| (d - want).abs() < 1e-6));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn gather_k_bwd<T: Float>(device: &Device, args: GatherKBwd<'_, T>) -> Result<()> {
     let check = Check("gather_k_bwd");
     let (rows, k) = check_ids(check, device, &args.logits, &args.ids, args.vocab)?;

@@ -94,6 +94,21 @@ impl<'a, T> LinearLogProb<'a, T> {
 ///
 /// # Cost
 /// `2·T·H·V` flops, `4·T·H·V` with `score`. Workspace: logits of up to 2^22 elements at a time.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ops::{Head, LinearLogProb, linear_logprob}};
+/// let (hidden, head, targets) = ([1f32, 0.0], [0f32; 4], vec![1]);
+/// let mut logp = vec![0f32];
+/// let head = Head::Dense(View::new(&head, &[2, 2])?);
+/// let hidden = View::new(&hidden, &[1, 2])?;
+/// linear_logprob(
+///     &Device::Cpu,
+///     LinearLogProb::new(hidden, head, (&targets).into(), (&mut logp).into()),
+/// )?;
+/// assert!((logp[0] - 0.5f32.ln()).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> Result<()> {
     let check = Check("linear_logprob");
     let (rows, h) = check_head(check, device, &args.hidden, &args.head, args.vocab)?;
@@ -112,6 +127,14 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
 /// [`Gpu::reserve_workspace`](crate::device::Gpu::reserve_workspace) beforehand, no call allocates it.
 ///
 /// Logits of up to 2^22 elements, and of one row in any case, at a time; their gradients besides.
+///
+/// # Example
+/// ```
+/// use gradus::ops::linear_logprob_workspace;
+/// // One row of four logits in f32, in whole blocks of 256 bytes; gradients take as much again.
+/// assert_eq!(linear_logprob_workspace::<f32>(1, 4, false), 256);
+/// assert_eq!(linear_logprob_workspace::<f32>(1, 4, true), 512);
+/// ```
 pub fn linear_logprob_workspace<T: Float>(rows: usize, v_alloc: usize, gradients: bool) -> usize {
     fused::workspace_bytes(rows, v_alloc, size_of::<T>(), if gradients { 2 } else { 1 })
 }
@@ -148,6 +171,29 @@ pub struct LinearLogProbBwd<'a, T> {
 ///
 /// # Cost
 /// `6·T·H·V` flops with `dweight`, `4·T·H·V` without.
+///
+/// # Example
+/// ```
+/// use gradus::ops::{Head, LinearLogProbBwd, LogitTransform, linear_logprob_bwd};
+/// use gradus::{Device, View, ViewMut};
+/// let (hidden, weight, targets, dlogp) = ([1f32, 1.0], [1f32, 0.0, 0.0, 1.0], vec![0], vec![1f32]);
+/// let (mut dhidden, mut dweight) = ([0f32; 2], [0f32; 4]);
+/// linear_logprob_bwd(&Device::Cpu, LinearLogProbBwd {
+///     hidden: View::new(&hidden, &[1, 2])?,
+///     head: Head::Dense(View::new(&weight, &[2, 2])?),
+///     lora: &[],
+///     targets: (&targets).into(),
+///     vocab: 2,
+///     transform: LogitTransform::default(),
+///     dlogp: (&dlogp).into(),
+///     dentropy: None,
+///     dhidden: ViewMut::new(&mut dhidden, &[1, 2])?,
+///     dweight: Some(ViewMut::new(&mut dweight, &[2, 2])?),
+/// })?;
+/// let near = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6);
+/// assert!(near(&dhidden, &[0.5, -0.5]) && near(&dweight, &[0.5, 0.5, -0.5, -0.5]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn linear_logprob_bwd<T: Float>(device: &Device, args: LinearLogProbBwd<'_, T>) -> Result<()> {
     let check = Check("linear_logprob_bwd");
     let (rows, h) = check_head(check, device, &args.hidden, &args.head, args.vocab)?;
@@ -186,6 +232,19 @@ pub struct ScoreScale<'a, T> {
 ///
 /// # Cost
 /// `2·T·H` elements moved.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{ScoreScale, score_scale}};
+/// let (score, dlogp, mut dhidden) = ([1f32, 2.0], vec![3f32], [0f32; 2]);
+/// score_scale(&Device::Cpu, ScoreScale {
+///     score: View::new(&score, &[1, 2])?,
+///     dlogp: (&dlogp).into(),
+///     dhidden: ViewMut::new(&mut dhidden, &[1, 2])?,
+/// })?;
+/// assert_eq!(dhidden, [3.0, 6.0]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn score_scale<T: Float>(device: &Device, args: ScoreScale<'_, T>) -> Result<()> {
     let check = Check("score_scale");
     check.rank(device, "score", &args.score, 2)?;

@@ -169,7 +169,7 @@ impl<'a, T> LogProbBwd<'a, T> {
 
 /// dx_v = [g·1[v = y] + q_v·(g_lse − g + g_H·(E − z_v))]·∂z/∂x, q = softmax(z), E = Σ q·z.
 ///
-/// One pass serves log-prob, entropy and lse together. The normaliser is recomputed in f64, so the
+/// One pass serves log-prob, entropy and lse together. The normalizer is recomputed in f64, so the
 /// gradient is not limited by the rounding of a stored lse. Rows with target [`IGNORE`] get 0.
 ///
 /// # Errors
@@ -177,6 +177,20 @@ impl<'a, T> LogProbBwd<'a, T> {
 ///
 /// # Cost
 /// Reads the logits (twice from cache), writes as many gradients; two exponentials per logit.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{LogProbBwd, logprob_bwd}};
+/// let (logits, targets, dlogp, mut dlogits) = ([0f32; 2], vec![0], vec![1f32], [0f32; 2]);
+/// logprob_bwd(&Device::Cpu, LogProbBwd::new(
+///     View::new(&logits, &[1, 2])?,
+///     (&targets).into(),
+///     (&dlogp).into(),
+///     ViewMut::new(&mut dlogits, &[1, 2])?,
+/// ))?;
+/// assert!((dlogits[0] - 0.5).abs() < 1e-6 && (dlogits[1] + 0.5).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn logprob_bwd<T: Float>(device: &Device, args: LogProbBwd<'_, T>) -> Result<()> {
     let check = Check("logprob_bwd");
     let rows = check_rows(check, device, &args.logits, &args.targets, args.vocab, &args.transform)?;
@@ -215,6 +229,24 @@ pub struct LogProbFused<'a, T> {
 ///
 /// # Cost
 /// Reads and writes each row once; a row is held in a buffer meanwhile.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ViewMut, ops::{LogProbFused, LogitTransform, logprob_fused}};
+/// let (mut logits, targets, dlogp, mut logp) = ([0f32; 2], vec![0], vec![1f32], vec![0f32]);
+/// logprob_fused(&Device::Cpu, LogProbFused {
+///     logits: ViewMut::new(&mut logits, &[1, 2])?,
+///     targets: (&targets).into(),
+///     vocab: 2,
+///     transform: LogitTransform::default(),
+///     dlogp: (&dlogp).into(),
+///     logp: (&mut logp).into(),
+///     entropy: None,
+/// })?;
+/// assert!((logp[0] - 0.5f32.ln()).abs() < 1e-6);
+/// assert!((logits[0] - 0.5).abs() < 1e-6 && (logits[1] + 0.5).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn logprob_fused<T: Float>(device: &Device, args: LogProbFused<'_, T>) -> Result<()> {
     let check = Check("logprob_fused");
     let logits = args.logits.as_view();

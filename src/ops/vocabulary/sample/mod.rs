@@ -57,6 +57,31 @@ pub struct Sample<'a, T> {
 ///
 /// # Cost
 /// Two passes over a row; sorting only the candidates when `top_k` or `top_p` filter.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ops::{LogitTransform, Sample, sample}};
+/// let (logits, uniform) = ([0f32; 2], vec![0.75]);
+/// let (mut token, mut logp) = (vec![0], vec![0f32]);
+/// sample(&Device::Cpu, Sample {
+///     logits: View::new(&logits, &[1, 2])?,
+///     vocab: 2,
+///     transform: LogitTransform::default(),
+///     top_k: 0,
+///     top_p: 1.0,
+///     min_p: 0.0,
+///     greedy: false,
+///     uniform: (&uniform).into(),
+///     token: (&mut token).into(),
+///     logp: (&mut logp).into(),
+///     logp_kept: None,
+///     kept_mass: None,
+///     entropy: None,
+/// })?;
+/// assert_eq!(token, [1]); // 0.75 is in the upper half of the mass
+/// assert!((logp[0] - 0.5f32.ln()).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
     let check = Check("sample");
     check.rank(device, "logits", &args.logits, 2)?;
@@ -87,6 +112,14 @@ pub fn sample<T: Float>(device: &Device, args: Sample<'_, T>) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidArgument` if `undrawn` names a row.
+///
+/// # Example
+/// ```
+/// use gradus::ops::check_drawn;
+/// let tokens = [4, -1];
+/// let error = check_drawn(tokens.iter().position(|&token| token < 0)).unwrap_err();
+/// assert!(error.to_string().contains("row 1"), "{error}");
+/// ```
 pub fn check_drawn(undrawn: Option<usize>) -> Result<()> {
     let got =
         undrawn.map_or(String::new(), |t| format!("row {t} without a finite maximum or with NaN"));

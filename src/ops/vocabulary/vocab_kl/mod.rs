@@ -69,6 +69,25 @@ pub struct VocabKl<'a, T> {
 ///
 /// # Cost
 /// Reads both rows; two exponentials per column (three for JSD).
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ops::{Divergence, LogitTransform, VocabKl, vocab_kl}};
+/// // Reference p = (3/4, 1/4), policy q = (1/2, 1/2).
+/// let (policy, reference, mut value) = ([0f32; 2], [3f32.ln(), 0.0], vec![0f32]);
+/// vocab_kl(&Device::Cpu, VocabKl {
+///     policy: View::new(&policy, &[1, 2])?,
+///     reference: View::new(&reference, &[1, 2])?,
+///     guidance: None,
+///     vocab: 2,
+///     transform: LogitTransform::default(),
+///     divergence: Divergence::ForwardKl,
+///     value: (&mut value).into(),
+/// })?;
+/// let want = 0.75 * 1.5f32.ln() + 0.25 * 0.5f32.ln();
+/// assert!((value[0] - want).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn vocab_kl<T: Float>(device: &Device, args: VocabKl<'_, T>) -> Result<()> {
     let check = Check("vocab_kl");
     let rows = check_pair(
@@ -113,6 +132,26 @@ pub struct VocabKlBwd<'a, T> {
 ///
 /// # Cost
 /// Reads both rows, writes one.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{Divergence, LogitTransform, VocabKlBwd, vocab_kl_bwd}};
+/// // Reference p = (3/4, 1/4), policy q = (1/2, 1/2): the gradient is q - p.
+/// let (policy, reference) = ([0f32; 2], [3f32.ln(), 0.0]);
+/// let (dvalue, mut dpolicy) = (vec![1f32], [0f32; 2]);
+/// vocab_kl_bwd(&Device::Cpu, VocabKlBwd {
+///     policy: View::new(&policy, &[1, 2])?,
+///     reference: View::new(&reference, &[1, 2])?,
+///     guidance: None,
+///     vocab: 2,
+///     transform: LogitTransform::default(),
+///     divergence: Divergence::ForwardKl,
+///     dvalue: (&dvalue).into(),
+///     dpolicy: ViewMut::new(&mut dpolicy, &[1, 2])?,
+/// })?;
+/// assert!((dpolicy[0] + 0.25).abs() < 1e-6 && (dpolicy[1] - 0.25).abs() < 1e-6);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn vocab_kl_bwd<T: Float>(device: &Device, args: VocabKlBwd<'_, T>) -> Result<()> {
     let check = Check("vocab_kl_bwd");
     let rows = check_pair(

@@ -18,7 +18,7 @@ pub struct BetaMmlLoss<'a, R> {
     pub logp: View<'a, R>,
     /// `[G + 1]` offsets of the groups.
     pub offsets: View<'a, i64>,
-    /// β > 0: 1 is the marginal likelihood, towards 0 all solutions weigh the same.
+    /// β > 0: 1 is the marginal likelihood, toward 0 all solutions weigh the same.
     pub beta: f64,
     /// `[G]` weights of the groups in the total; 1/G without.
     pub weight: Option<View<'a, R>>,
@@ -39,6 +39,25 @@ pub struct BetaMmlLoss<'a, R> {
 ///
 /// # Cost
 /// `O(B)`.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{BetaMmlLoss, beta_mml_loss}};
+/// let (logp, offsets) = (vec![0.25f64.ln(); 2], vec![0i64, 2]);
+/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// beta_mml_loss(&Device::Cpu, BetaMmlLoss {
+///     logp: (&logp).into(),
+///     offsets: (&offsets).into(),
+///     beta: 1.0,
+///     weight: None,
+///     loss: (&mut loss).into(),
+///     d_logp: (&mut d_logp).into(),
+///     total: None,
+/// })?;
+/// assert!((loss[0] - 2f64.ln()).abs() < 1e-15); // -log(1/4 + 1/4)
+/// assert_eq!(d_logp, [-0.5, -0.5]);
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Result<()> {
     let (check, args) = (Check("beta_mml_loss"), GroupLoss::from(args));
     args.check(&check, device)?;

@@ -38,7 +38,7 @@ pub struct CopgLoss<'a, R> {
 ///
 /// Contrastive policy gradient (Flet-Berliac et al. 2024, arXiv:2406.19185). For K samples the
 /// pairs collapse: L = Σ(R_β − mean)² / (β·(K−1)) and ∂L/∂log π_i = −2/(K−1)·(R_β,i − mean), in
-/// `O(K)`. The samples may come from any distribution; the minimiser is π_ref·e^{R/β}, normalised.
+/// `O(K)`. The samples may come from any distribution; the minimizer is π_ref·e^{R/β}, normalized.
 /// With K = 2 and rewards ±¼ it is β/2 times IPO.
 ///
 /// # Errors
@@ -46,7 +46,27 @@ pub struct CopgLoss<'a, R> {
 /// 1e140; `NonFinite` for an infinite reward or a log-prob or weight that is not finite.
 ///
 /// # Cost
-/// `O(B)`: three reads and a write a sample.
+/// `O(B)`: three reads and one write per sample.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{CopgLoss, copg_loss}};
+/// let (logp, reward, offsets) = (vec![0f64; 2], vec![1f64, 0.0], vec![0i64, 2]);
+/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// copg_loss(&Device::Cpu, CopgLoss {
+///     logp: (&logp).into(),
+///     reference: None,
+///     reward: (&reward).into(),
+///     offsets: (&offsets).into(),
+///     beta: 0.5,
+///     weight: None,
+///     loss: (&mut loss).into(),
+///     d_logp: (&mut d_logp).into(),
+///     total: None,
+/// })?;
+/// assert_eq!((loss[0], &d_logp[..]), (1.0, &[-1.0, 1.0][..]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> {
     let (check, args) = (Check("copg_loss"), GroupLoss::from(args));
     args.check(&check, device)?;

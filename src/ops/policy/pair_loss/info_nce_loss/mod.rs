@@ -35,6 +35,20 @@ pub struct InfoNceLoss<'a, R> {
 ///
 /// # Cost
 /// `O(n²)`, `8·n²` bytes of scratch.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ViewMut, ops::{InfoNceLoss, info_nce_loss}};
+/// let (logp, mut loss, mut d_logp) = ([0f64; 4], vec![0f64], [0f64; 4]);
+/// info_nce_loss(&Device::Cpu, InfoNceLoss {
+///     logp: View::new(&logp, &[2, 2])?,
+///     length: None,
+///     loss: (&mut loss).into(),
+///     d_logp: ViewMut::new(&mut d_logp, &[2, 2])?,
+/// })?;
+/// assert_eq!((loss[0], d_logp), (2f64.ln(), [-0.25, 0.25, 0.25, -0.25]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Result<()> {
     let check = Check("info_nce_loss");
     check.rank(device, "logp", &args.logp, 2)?;

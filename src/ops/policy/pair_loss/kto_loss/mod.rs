@@ -47,6 +47,28 @@ pub struct KtoLoss<'a, R> {
 ///
 /// # Cost
 /// `O(B)`.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, ops::{KtoLoss, kto_loss}};
+/// let (logp, reference, desirable) = (vec![-3f64], vec![-3f64], vec![1u8]);
+/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64]);
+/// kto_loss(&Device::Cpu, KtoLoss {
+///     logp: (&logp).into(),
+///     reference: (&reference).into(),
+///     desirable: (&desirable).into(),
+///     beta: 1.0,
+///     kl: 0.0,
+///     desirable_weight: 1.0,
+///     undesirable_weight: 1.0,
+///     weight: None,
+///     loss: (&mut loss).into(),
+///     d_logp: (&mut d_logp).into(),
+///     total: None,
+/// })?;
+/// assert_eq!((loss[0], d_logp[0]), (0.5, -0.25));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     let check = Check("kto_loss");
     check.rank(device, "logp", &args.logp, 1)?;

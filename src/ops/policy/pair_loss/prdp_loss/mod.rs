@@ -19,7 +19,7 @@ use crate::view::{View, ViewMut};
 pub struct PrdpLoss<'a, R> {
     /// `[T]` log π of the tokens.
     pub logp: View<'a, R>,
-    /// `[T]` log π when they were sampled, the centre of the bound.
+    /// `[T]` log π when they were sampled, the center of the bound.
     pub old: View<'a, R>,
     /// `[T]` log π_ref.
     pub reference: View<'a, R>,
@@ -61,6 +61,32 @@ pub struct PrdpLoss<'a, R> {
 ///
 /// # Cost
 /// `O(T + P)`: the pairs act on sequences, not on tokens.
+///
+/// # Example
+/// ```
+/// use gradus::{Device, View, ops::{PrdpLoss, pairs_by_reward, prdp_loss}};
+/// // Two sequences of one token each; the first has the larger reward.
+/// let (logp, reward, cu_seqlens) = (vec![-1f64, -1.0], vec![1f64, 0.0], vec![0i64, 1, 2]);
+/// let pairs = pairs_by_reward(&reward, &[0, 2])?;
+/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// prdp_loss(&Device::Cpu, PrdpLoss {
+///     logp: (&logp).into(),
+///     old: (&logp).into(),
+///     reference: (&logp).into(),
+///     mask: None,
+///     cu_seqlens: (&cu_seqlens).into(),
+///     reward: (&reward).into(),
+///     pairs: View::rows_of(&pairs, 2)?,
+///     beta: 1.0,
+///     clip: f64::INFINITY,
+///     weight: None,
+///     loss: (&mut loss).into(),
+///     d_logp: (&mut d_logp).into(),
+///     total: None,
+/// })?;
+/// assert_eq!((loss[0], &d_logp[..]), (1.0, &[-2.0, 2.0][..]));
+/// # Ok::<(), gradus::Error>(())
+/// ```
 pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> {
     let check = Check("prdp_loss");
     let tokens = Tokens::of(&check, device, "logp", &args.logp, &args.mask, &args.cu_seqlens)?;

@@ -13,7 +13,7 @@ use crate::ops::policy::tokens::finite;
 use crate::ops::support::dispatch::on_device;
 use crate::view::{View, ViewMut};
 
-/// The same quantity of the chosen and the rejected sequences.
+/// A quantity of the chosen and of the rejected sequences.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<T> {
     /// Of the preferred sequences.
@@ -123,7 +123,7 @@ pub struct PreferenceLoss<'a, R> {
 /// | published as | kind | reference | lengths | other settings |
 /// |---|---|---|---|---|
 /// | DPO; cDPO | `Sigmoid` | yes | no | label_smoothing 0; > 0 |
-/// | length-normalised DPO (TRL `sigmoid_norm`) | `Sigmoid` | yes | yes | |
+/// | length-normalized DPO (TRL `sigmoid_norm`) | `Sigmoid` | yes | yes | |
 /// | SimPO | `Sigmoid` | no | yes | margin γ > 0 |
 /// | CPO | `Sigmoid` | no | no | likelihood > 0 |
 /// | IPO; as in TRL | `Ipo` | yes | no; yes | |
@@ -136,7 +136,7 @@ pub struct PreferenceLoss<'a, R> {
 /// `ReverseKl`; `NonFinite` for a log-prob or weight that is not finite.
 ///
 /// # Cost
-/// `O(P)`: up to 7 reads and 5 writes a pair.
+/// `O(P)`: up to 7 reads and 5 writes per pair.
 ///
 /// # Example
 /// ```
