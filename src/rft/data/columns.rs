@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use super::Row;
 use super::jsonl::kind;
-use super::{Row, wide};
-use crate::text::ChatOptions;
+use crate::text::{ChatOptions, wide};
 
 /// A list or an object that may be given as a JSON text of one: files whose columns have one type
 /// hold such texts.

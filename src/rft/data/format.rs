@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::columns;
 use super::jsonl::kind;
-use super::{Dataset, Row, wide};
-use crate::text::{self, ChatOptions, ChatTemplate};
+use super::{Dataset, Row};
+use crate::text::{self, ChatOptions, ChatTemplate, wide};
 use gradus::error::{Error, Result};
 
 /// Which part of a row the prompt is.

@@ -11,8 +11,9 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::{Row, wide};
+use super::Row;
 use crate::io::json;
+use crate::text::wide;
 use gradus::error::{Error, Result};
 
 /// Longest line, in bytes.

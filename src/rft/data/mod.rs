@@ -18,7 +18,6 @@ mod format;
 pub mod jsonl;
 mod pages;
 pub mod parquet;
-pub(crate) mod wide;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -47,7 +47,7 @@ struct Kind {
     make: fn(Option<&str>, &str, &SpecOptions) -> Made,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: &[Kind] = &[
     Kind {
         name: "numeric",
         usage: "numeric[:TOLERANCE]",
@@ -216,7 +216,8 @@ fn term(spec: &str, options: &SpecOptions) -> Result<Term> {
         None => (part, None),
     };
     let kind = KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
-        let known = KINDS.map(|kind| kind.usage).join(", ");
+        let known: Vec<&str> = KINDS.iter().map(|kind| kind.usage).collect();
+        let known = known.join(", ");
         Error::config("reward", format!("`{}` is not one of {known}", redacted(part)))
     })?;
     let reward = (kind.make)(argument.filter(|a| !a.is_empty()), part, options)?;

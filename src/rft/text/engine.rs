@@ -19,8 +19,7 @@ use serde_json::Value as Json;
 
 use super::methods::{self, Raised};
 use super::python::{self, WideInteger};
-use super::{checked, files, filters};
-use crate::data::wide;
+use super::{checked, files, filters, wide};
 use gradus::error::{Error, Result};
 
 /// Limit for a template's source, in bytes. The longest known ones have 30 kB.

@@ -36,6 +36,8 @@ mod python;
 #[cfg(feature = "hf")]
 mod tokenizer;
 #[cfg(feature = "hf")]
+pub(crate) mod wide;
+#[cfg(feature = "hf")]
 mod wrap;
 
 pub use bytes::Bytes;

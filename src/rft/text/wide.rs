@@ -6,8 +6,6 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::Row;
-
 /// The key of an object that stands for an integer. No text file holds it by accident.
 const MARK: &str = "\u{0}integer";
 
@@ -23,7 +21,7 @@ fn is_integer(text: &str) -> bool {
 }
 
 /// The value of `text`, or `None` if it is no JSON.
-pub(super) fn parse(text: &str) -> Option<Value> {
+pub(crate) fn parse(text: &str) -> Option<Value> {
     match suspected(text.as_bytes()) {
         true => marked(&serde_json::from_str::<Box<RawValue>>(text).ok()?).ok(),
         false => serde_json::from_str(text).ok(),
@@ -31,7 +29,7 @@ pub(super) fn parse(text: &str) -> Option<Value> {
 }
 
 /// Whether `text` may hold an integer of more than 64 bits: 19 digits in a row.
-pub(super) fn suspected(text: &[u8]) -> bool {
+pub(crate) fn suspected(text: &[u8]) -> bool {
     let mut run = 0;
     text.iter().any(|byte| {
         run = if byte.is_ascii_digit() { run + 1 } else { 0 };
@@ -40,7 +38,7 @@ pub(super) fn suspected(text: &[u8]) -> bool {
 }
 
 /// The value of `text`, which is JSON, with its wide integers marked.
-pub(super) fn marked(text: &RawValue) -> serde_json::Result<Value> {
+pub(crate) fn marked(text: &RawValue) -> serde_json::Result<Value> {
     let text = text.get();
     Ok(match text.as_bytes().first() {
         Some(b'{') => {
@@ -84,7 +82,7 @@ fn fields(text: &str) -> serde_json::Result<Vec<(String, Box<RawValue>)>> {
 }
 
 /// A row with the digits of marked integers as texts.
-pub(super) fn plain(row: Row) -> Row {
+pub(crate) fn plain(row: Map<String, Value>) -> Map<String, Value> {
     row.into_iter().map(|(name, value)| (name, unmarked(value))).collect()
 }
 
