@@ -213,7 +213,7 @@ impl State {
         let done = self.machine.memory.host_read(src, data);
         done.map_err(|f| match f.kind {
             // Bytes that no kernel wrote are a kernel's fault, found late.
-            Kind::Uninitialised => error(call, DriverError::LAUNCH_FAILED, f.message),
+            Kind::Uninitialized => error(call, DriverError::LAUNCH_FAILED, f.message),
             _ => error(call, DriverError::INVALID_VALUE, f.message),
         })
     }

@@ -87,10 +87,10 @@ def weight_calls(row: Row) -> dict:
         return {"torch F.linear": lambda: linear(o.x, o.dense)}
     if row.op == "nf4_dequantize":
         if "dq" not in row.words:
-            o.packed, o.state = functional.quantize_4bit(o.dequantised(), blocksize=64, quant_type="nf4")
+            o.packed, o.state = functional.quantize_4bit(o.dequantized(), blocksize=64, quant_type="nf4")
         # bitsandbytes 0.50.2 has no `out=` on the CPU: each call allocates its result.
-        return {"bitsandbytes": lambda: o.dequantised()}
-    dense = o.dequantised()
+        return {"bitsandbytes": lambda: o.dequantized()}
+    dense = o.dequantized()
     return {
         "torch F.linear, dense weight": lambda: linear(o.x, dense),
         "bitsandbytes": lambda: bnb.matmul_4bit(o.x, o.packed, quant_state=o.state),

@@ -1,5 +1,5 @@
 """Logits of the 4-bit golden models computed in f32, by transformers over the weights that
-bitsandbytes dequantises.
+bitsandbytes dequantizes.
 
     python golden_dense_logits.py tests/golden/models
 

@@ -4,7 +4,7 @@
 
 * llama3-sharded: Llama 3's rope scaling, tied head, bf16 in three shards, config.json as transformers 4
   spelled it.
-* llama/adapter-patterns: a rank-stabilised adapter with rank and alpha patterns, targets by regular
+* llama/adapter-patterns: a rank-stabilized adapter with rank and alpha patterns, targets by regular
   expression, and a whole copy of the head.
 * llama3-sharded/adapter-{embed,head,both}: adapters of a model with a tied head that hold the embedding, the
   head, or each of them whole. PEFT keeps the head that the adapter does not hold, and unties it on merging.

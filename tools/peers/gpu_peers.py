@@ -66,7 +66,7 @@ class Operands:
     def _weight(self, n: int, k: int):
         import bitsandbytes.functional as bnb
 
-        # bitsandbytes quantises itself: the same layout as gradus' rows marked `dq`.
+        # bitsandbytes quantizes itself: the same layout as gradus' rows marked `dq`.
         weight = self._uniform(n, k)
         self.packed, self.state = bnb.quantize_4bit(
             weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
@@ -94,7 +94,7 @@ class Operands:
         for tensor in self.wanted:
             tensor.requires_grad_()
 
-    def dequantised(self):
+    def dequantized(self):
         import bitsandbytes.functional as bnb
 
         return bnb.dequantize_4bit(self.packed, self.state)
@@ -117,7 +117,7 @@ class Operands:
             hidden, targets = f32(self.hidden[:CHECKED_ROWS]), self.targets[:CHECKED_ROWS]
             dhidden = weight[targets] - torch.softmax(hidden @ weight.T, -1) @ weight
             return [torch.cat(logp), dhidden][: 1 + len(self.wanted[:1])]
-        weight = f32(self.dense if row.op == "matmul" else self.dequantised())
+        weight = f32(self.dense if row.op == "matmul" else self.dequantized())
         if row.op == "nf4_dequantize":
             return [weight[:CHECKED_ROWS]]
         if row.op == "nf4_matmul_dx":
@@ -145,7 +145,7 @@ Call = Callable[[], tuple]
 
 
 def linear(o: Operands) -> Call:
-    weight = o.dense if o.row.op == "matmul" else o.dequantised()
+    weight = o.dense if o.row.op == "matmul" else o.dequantized()
     return lambda: (with_lora(o, o.torch.nn.functional.linear(o.x, weight)),)
 
 
@@ -159,7 +159,7 @@ def bitsandbytes(o: Operands) -> Call:
     import bitsandbytes as bnb
 
     if o.row.op == "nf4_dequantize":
-        return lambda: (o.dequantised(),)
+        return lambda: (o.dequantized(),)
     multiply = lambda: bnb.matmul_4bit(o.x, o.packed, quant_state=o.state)
     if o.row.op == "nf4_matmul":
         return lambda: (with_lora(o, multiply()),)
@@ -172,7 +172,7 @@ _compiled: dict = {}
 
 
 def compiled(name: str, function: Callable) -> Callable:
-    """One compiled function for all sets of operands, specialised to each shape."""
+    """One compiled function for all sets of operands, specialized to each shape."""
     import torch
 
     if name not in _compiled:
@@ -182,7 +182,7 @@ def compiled(name: str, function: Callable) -> Callable:
     return _compiled[name]
 
 
-def dequantise(packed, codes, nested, table, offset, code, like):
+def dequantize(packed, codes, nested, table, offset, code, like):
     """Plain torch for Inductor to fuse."""
     import torch
 
@@ -196,7 +196,7 @@ def compile_four_bit(o: Operands) -> Call:
     parts = (o.packed, state.absmax, state.state2.absmax, state.state2.code, state.offset, state.code)
 
     def function(parts, x, a, b):
-        weight = dequantise(*parts, dtype).view(shape)
+        weight = dequantize(*parts, dtype).view(shape)
         if op == "nf4_dequantize":
             return weight
         if op == "nf4_matmul_dx":
@@ -303,7 +303,7 @@ PEERS = (
     Peer("torch F.linear", "torch", ("matmul",), linear),
     Peer("torch F.linear, dense weight", "torch", ("nf4_matmul",), linear),
     Peer("bitsandbytes", "bitsandbytes", FOUR_BIT, bitsandbytes),
-    Peer("torch.compile of dequantise + matmul", "torch", FOUR_BIT, compile_four_bit),
+    Peer("torch.compile of dequantize + matmul", "torch", FOUR_BIT, compile_four_bit),
     Peer("torch", "torch", HEAD, head(lambda o: torch_head)),
     Peer("torch.compile", "torch", HEAD, head(lambda o: compiled("head", torch_head))),
     Peer("TRL ChunkedLogProb", "trl.kernels", HEAD, head(trl)),

@@ -2,7 +2,7 @@
 
     python half_billion.py [--work DIR] [--gradus target/release/gradus] [--threads N]
 
-Makes a folder of Qwen2.5-0.5B's shape with random weights and a small tokenizer, then lets gradus quantise
+Makes a folder of Qwen2.5-0.5B's shape with random weights and a small tokenizer, then lets gradus quantize
 it, sample from it and take one GRPO step, and TRL take the same step with PEFT (f32, dense base: TRL has no
 4-bit base without a GPU library). Same prompts, group, completion length, rank and threads. Prints seconds
 and the peak resident memory of each process. The step's reward is a hash of the completion, so that

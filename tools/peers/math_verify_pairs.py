@@ -4,7 +4,7 @@
     math_verify_pairs.py target/release/examples/judge [pairs]
 
 Values are drawn, each is spelled in several ways, and pairs are made of two spellings of one value or
-of neighbouring values. So the truth is known: `numeric` must say it, always. math-verify may say
+of neighboring values. So the truth is known: `numeric` must say it, always. math-verify may say
 something else only where EXPLAINED gives the reason; a reason that nothing needs is an error too.
 """
 

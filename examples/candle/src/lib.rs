@@ -122,7 +122,7 @@ impl CustomOp2 for RowLogProbBwd {
     }
 }
 
-/// A 4-bit weight `[N, K]` in the layout of bitsandbytes, double-quantised.
+/// A 4-bit weight `[N, K]` in the layout of bitsandbytes, double-quantized.
 pub fn quantize(weight: &[f32], columns: usize) -> Result<Nf4Tensor> {
     let view = View::rows_of(weight, columns).map_err(from_gradus)?;
     Nf4Tensor::quantize(&Device::Cpu, view, &Nf4Options::default()).map_err(from_gradus)

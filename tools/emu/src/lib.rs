@@ -1,4 +1,4 @@
-//! Executes PTX on the CPU and checks it as it goes: exact bounds, uninitialised reads, races in
+//! Executes PTX on the CPU and checks it as it goes: exact bounds, uninitialized reads, races in
 //! shared and global memory, missing waits, divergent barriers. Traffic is counted exactly.
 //!
 //! ```

@@ -34,7 +34,7 @@ fn odd(hi: f64, lo: f64) -> f64 {
     if lo == 0.0 || !hi.is_finite() || hi.to_bits() & 1 == 1 {
         return hi;
     }
-    // hi is even and inexact: one of its neighbours, on the side of lo, is odd.
+    // hi is even and inexact: one of its neighbors, on the side of lo, is odd.
     let away = (lo > 0.0) == (hi > 0.0);
     if hi == 0.0 {
         return lo;
@@ -197,7 +197,7 @@ pub fn sqrt64(a: f64, round: Round) -> f64 {
     direct(r, f64::mul_add(-r, r, a), round)
 }
 
-/// 2^x to about 2^-50, in arithmetic the compiler vectorises.
+/// 2^x to about 2^-50, in arithmetic the compiler vectorizes.
 #[inline(always)]
 pub fn exp2(x: f64) -> f64 {
     if x.is_nan() {

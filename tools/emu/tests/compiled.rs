@@ -64,7 +64,7 @@ fn the_last_block_sees_what_the_others_wrote() {
 }
 
 #[test]
-fn groups_are_centred() {
+fn groups_are_centered() {
     let reward: Vec<f32> = (0..40).map(|i| (i * i % 11) as f32).collect();
     let offsets = [0i32, 1, 33, 40];
     let mut bench = Bench::new(LOGPROB);

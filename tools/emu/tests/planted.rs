@@ -81,7 +81,7 @@ fn last_block(ptx: &str, seed: u64) -> Outcome {
     }))
 }
 
-fn centre(ptx: &str) -> Outcome {
+fn center(ptx: &str) -> Outcome {
     let reward: Vec<f32> = (0..40).map(|i| (i * i % 11) as f32).collect();
     let offsets = [0i32, 1, 33, 40];
     let mut bench = Bench::new(ptx);
@@ -160,7 +160,7 @@ fn the_unchanged_kernels_are_clean() {
         assert_eq!(logprob(LOGPROB, seed), Right);
         assert_eq!(last_block(LOGPROB, seed), Right);
     }
-    assert_eq!(centre(LOGPROB), Right);
+    assert_eq!(center(LOGPROB), Right);
     let (result, took, ideal) = gemm(GEMM);
     assert_eq!((result, took), (Right, ideal));
     assert_eq!(cluster(CLUSTER), Right);
@@ -170,7 +170,7 @@ fn the_unchanged_kernels_are_clean() {
 fn bugs_in_a_row_kernel() {
     let p = |from: &str, nth: usize, to: &str| logprob(&plant(LOGPROB, from, nth, to), 0);
     // The barrier between the warps' partial results and their reader.
-    assert_eq!(p("bar.sync \t0;", 0, ""), Found(Kind::Uninitialised));
+    assert_eq!(p("bar.sync \t0;", 0, ""), Found(Kind::Uninitialized));
     // A loop bound off by one: past the row, and past the buffer in the last row.
     assert_eq!(p("setp.ge.s32 \t%p1, %r103, %r14;", 0, "setp.gt.s32 \t%p1, %r103, %r14;"), Right);
     // The step of the unrolled loop: the bound check is for a step of 1,024.
@@ -214,13 +214,13 @@ fn bugs_between_blocks() {
     // Every block believes that it is the last.
     assert_eq!(
         p("setp.eq.s32 \t%p10, %r39, %r41;", 0, "setp.ne.s32 \t%p10, %r39, %r41;", 0),
-        Found(Kind::Uninitialised)
+        Found(Kind::Uninitialized)
     );
     // A partial sum left out, and a lane's.
     assert_eq!(p("_ZZ14last_block_sumE5lanes+12", 0, "_ZZ14last_block_sumE5lanes+8", 0), Wrong);
     assert_eq!(
         p("_ZZ14last_block_sumE5lanes+12", 0, "_ZZ14last_block_sumE5lanes+16", 0),
-        Found(Kind::Uninitialised)
+        Found(Kind::Uninitialized)
     );
     assert_eq!(
         p("_ZZ14last_block_sumE5lanes+12", 0, "_ZZ14last_block_sumE5lanes+14", 0),
@@ -231,8 +231,8 @@ fn bugs_between_blocks() {
         Found(Kind::OutOfBounds)
     );
     let barrier = LOGPROB.match_indices("bar.sync \t0;").count();
-    assert_eq!(p("bar.sync \t0;", barrier - 2, "", 0), Found(Kind::Uninitialised));
-    assert_eq!(p("bar.sync \t0;", barrier - 1, "", 0), Found(Kind::Uninitialised));
+    assert_eq!(p("bar.sync \t0;", barrier - 2, "", 0), Found(Kind::Uninitialized));
+    assert_eq!(p("bar.sync \t0;", barrier - 1, "", 0), Found(Kind::Uninitialized));
     assert_eq!(p("bar.sync \t0;", barrier - 1, "bar.sync 0, 160;", 0), Found(Kind::Deadlock));
     assert_eq!(p("bar.sync \t0;", barrier - 1, "bar.sync 16;", 0), Found(Kind::Misuse));
     assert_eq!(p("bar.sync \t0;", barrier - 1, "trap;", 0), Found(Kind::Trap));
@@ -241,7 +241,7 @@ fn bugs_between_blocks() {
 
 #[test]
 fn bugs_in_a_ragged_kernel() {
-    let p = |from: &str, nth: usize, to: &str| centre(&plant(LOGPROB, from, nth, to));
+    let p = |from: &str, nth: usize, to: &str| center(&plant(LOGPROB, from, nth, to));
     assert_eq!(
         p(
             "shfl.sync.down.b32 \t%r33|%p6, %r28, %r31",
@@ -319,13 +319,13 @@ fn bugs_in_a_pipelined_matrix_product() {
 fn bugs_in_a_cluster() {
     let p = |from: &str, nth: usize, to: &str| cluster(&plant(CLUSTER, from, nth, to));
     let wait = "barrier.cluster.wait.acquire.aligned;";
-    assert_eq!(p(wait, 0, ""), Found(Kind::Uninitialised));
-    assert_eq!(p("barrier.cluster.arrive.release.aligned;", 0, ""), Found(Kind::Uninitialised));
-    assert_eq!(p("mapa.shared::cluster.u32 ", 0, "add.u32 "), Found(Kind::Uninitialised));
-    assert_eq!(p("bar.sync \t0;", 0, ""), Found(Kind::Uninitialised));
+    assert_eq!(p(wait, 0, ""), Found(Kind::Uninitialized));
+    assert_eq!(p("barrier.cluster.arrive.release.aligned;", 0, ""), Found(Kind::Uninitialized));
+    assert_eq!(p("mapa.shared::cluster.u32 ", 0, "add.u32 "), Found(Kind::Uninitialized));
+    assert_eq!(p("bar.sync \t0;", 0, ""), Found(Kind::Uninitialized));
 }
 
-/// A lane reads what its neighbour stored: in order only behind a warp barrier, in either memory.
+/// A lane reads what its neighbor stored: in order only behind a warp barrier, in either memory.
 #[test]
 fn lanes_wait_for_each_other() {
     let global = ["st.global.u64 [%rd0], %rd1;", "ld.global.u64 %rd4, [%rd6];"];
@@ -344,7 +344,7 @@ fn lanes_wait_for_each_other() {
     }
 }
 
-/// Blocks of two: each writes to a shared address and reads it back, or its neighbour's.
+/// Blocks of two: each writes to a shared address and reads it back, or its neighbor's.
 fn windows(address: &str, load: &str) -> Outcome {
     let ptx = format!(
         ".version 8.4\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out)\n{{\n\

@@ -84,7 +84,7 @@ fn matrix_instructions_check_their_rows_and_lanes() {
     );
     assert_eq!(run(&beyond, "product", &sizes).0, Kind::OutOfBounds);
     let undefined = with(MATRIX, "mov.f32 %f3, %f0;", "");
-    assert_eq!(run(&undefined, "product", &sizes).0, Kind::Uninitialised);
+    assert_eq!(run(&undefined, "product", &sizes).0, Kind::Uninitialized);
     let half = with(
         MATRIX,
         "mma.sync.aligned.m16n8k16",
@@ -189,9 +189,9 @@ fn misuse_of_an_mbarrier_is_found() {
     };
     let unwaited = with(BARRIER, "@!%p2 bra WAIT;\n  xor.b32", "xor.b32");
     let early = kinds(&unwaited);
-    assert!(early.contains(&Kind::Race) || early.contains(&Kind::Uninitialised), "{early:?}");
+    assert!(early.contains(&Kind::Race) || early.contains(&Kind::Uninitialized), "{early:?}");
     let early = kinds(&with(BARRIER, "bar.sync 0;", ""));
-    assert!(early.iter().all(|k| matches!(k, Kind::Race | Kind::Uninitialised)), "{early:?}");
+    assert!(early.iter().all(|k| matches!(k, Kind::Race | Kind::Uninitialized)), "{early:?}");
     assert_eq!(kinds(&with(BARRIER, "[%r2], 64;\nREADY", "[%r2], 65;\nREADY")), [Kind::Deadlock]);
     assert_eq!(kinds(&with(BARRIER, "[%r2], 64;\nREADY", "[%r2], 0;\nREADY")), [Kind::Misuse]);
     assert_eq!(
@@ -207,7 +207,7 @@ fn misuse_of_an_mbarrier_is_found() {
     // With 32 arrivals to a phase, the other warp's words may not be there yet, or a token grows stale.
     let narrow = kinds(&with(BARRIER, "[%r2], 64;\nREADY", "[%r2], 32;\nREADY"));
     assert!(
-        narrow.iter().all(|k| matches!(k, Kind::Race | Kind::Uninitialised | Kind::Misuse)),
+        narrow.iter().all(|k| matches!(k, Kind::Race | Kind::Uninitialized | Kind::Misuse)),
         "{narrow:?}"
     );
 }
@@ -237,13 +237,13 @@ fn copies_of_threads_arrive_at_an_mbarrier() {
         Ok(bench.read::<u32>(out, 256))
     };
     let got: Result<Vec<u32>, Box<Fault>> = run(BARRIER);
-    // Chunks of four words change places with their neighbour; of the second half, two words came.
+    // Chunks of four words change places with their neighbor; of the second half, two words came.
     let want: Vec<u32> =
         (0..256).map(|i| if i >= 128 && i % 4 >= 2 { 0 } else { (i ^ 4) + 1 }).collect();
     assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
     // What the threads copied is theirs, of the generic proxy: the copy engine needs a fence.
     let engine = "cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r4], 16;";
-    let unfenced = with(BARRIER, "// The neighbour's bytes.", engine);
+    let unfenced = with(BARRIER, "// The neighbor's bytes.", engine);
     assert_eq!(fault(run(&unfenced)).0, Kind::MissingProxyFence);
     let counted = BARRIER.replace(".noinc", "");
     assert_eq!(fault(run(&counted)).0, Kind::Deadlock, "32 lanes leave 32 arrivals pending");
@@ -374,7 +374,7 @@ fn misuse_of_a_bulk_store_is_found() {
     let order = "fence.proxy.async.shared::cta;\n  bar.sync 0;\n  setp.ne.u32 %p1, %r3, 0;";
     let kind =
         run(&with(BULK, order, "fence.proxy.async.shared::cta;\n  setp.ne.u32 %p1, %r3, 0;"));
-    assert!(matches!(kind, Kind::Race | Kind::Uninitialised), "{kind:?}");
+    assert!(matches!(kind, Kind::Race | Kind::Uninitialized), "{kind:?}");
     // Not committed, not waited for, or overwritten before the wait.
     let last = "cp.async.bulk.commit_group;\n  cp.async.bulk.wait_group.read 0;\nDONE:\n  ret;\n}\n\n// out[i]";
     assert_eq!(run(&with(BULK, last, "DONE:\n  ret;\n}\n\n// out[i]")), Kind::InFlight);
@@ -432,7 +432,7 @@ fn reductions_are_checked_like_atomics() {
     let got: Result<Vec<u32>, Box<Fault>> = run(BULK, Some(&[7; 128]));
     let want: Vec<u32> = (0..128).map(|i| 7 + 4 * i).collect();
     assert_eq!(got.unwrap_or_else(|f| panic!("{f}")), want);
-    assert_eq!(fault(run(BULK, None)).0, Kind::Uninitialised);
+    assert_eq!(fault(run(BULK, None)).0, Kind::Uninitialized);
     let add = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32";
     let stored = with(BULK, add, "cp.async.bulk.global.shared::cta.bulk_group");
     assert_eq!(fault(run(&stored, None)).0, Kind::Race);

@@ -112,7 +112,7 @@ fn bugs_planted_in_the_mma_kernel_are_found() {
     assert_eq!(found(run(&none)).0, Kind::InFlight);
     let unordered = MMA.replace("bar.sync \t0;", "");
     assert_ne!(unordered, MMA);
-    assert!(matches!(found(run(&unordered)).0, Kind::Race | Kind::InFlight | Kind::Uninitialised));
+    assert!(matches!(found(run(&unordered)).0, Kind::Race | Kind::InFlight | Kind::Uninitialized));
 }
 
 /// A map of a row-major bf16 matrix, box 64 x 64, 128-byte swizzle.
@@ -238,7 +238,7 @@ fn missing_waits_for_mbarriers_are_found() {
     let early = kinds(&unwaited(|n| n > 0));
     assert!(early.contains(&Kind::InFlight), "{early:?}");
     assert!(
-        early.iter().all(|kind| matches!(kind, Kind::InFlight | Kind::Uninitialised)),
+        early.iter().all(|kind| matches!(kind, Kind::InFlight | Kind::Uninitialized)),
         "{early:?}"
     );
     // Nobody gives slots back; bytes are announced that never come, or that come unannounced.
@@ -249,7 +249,7 @@ fn missing_waits_for_mbarriers_are_found() {
     let unordered = WGMMA.replacen("bar.sync \t0;", "", 1);
     let early = kinds(&unordered);
     assert!(early.contains(&Kind::Race), "{early:?}");
-    assert!(early.iter().all(|kind| matches!(kind, Kind::Race | Kind::Uninitialised)), "{early:?}");
+    assert!(early.iter().all(|kind| matches!(kind, Kind::Race | Kind::Uninitialized)), "{early:?}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ fn objects_survive_shared_memory() {
     barrier.complete_tx(MAX_COUNT).unwrap();
     assert_eq!(barrier.outstanding_bytes(), -(MAX_COUNT as i32));
     assert_eq!(Mbarrier::unpack(barrier.pack()), Ok(barrier));
-    assert!(Mbarrier::unpack(Mbarrier::INVALID).unwrap_err().contains("not initialised"));
-    assert!(Mbarrier::unpack(0x1234).unwrap_err().contains("not initialised"));
+    assert!(Mbarrier::unpack(Mbarrier::INVALID).unwrap_err().contains("not initialized"));
+    assert!(Mbarrier::unpack(0x1234).unwrap_err().contains("not initialized"));
 }
 
 #[test]

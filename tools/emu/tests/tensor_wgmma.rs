@@ -32,7 +32,7 @@ impl SharedRead for Shared {
     fn read(&mut self, address: u32, bytes: &mut [u8]) -> Result<(), String> {
         for (i, byte) in bytes.iter_mut().enumerate() {
             let at = address + i as u32;
-            *byte = *self.0.get(&at).ok_or_else(|| format!("uninitialised byte at {at:#x}"))?;
+            *byte = *self.0.get(&at).ok_or_else(|| format!("uninitialized byte at {at:#x}"))?;
         }
         Ok(())
     }
@@ -360,7 +360,7 @@ fn errors_of_memory_and_of_the_instruction() {
         Descriptor { start: 0, leading: 16, stride: 256, base_offset: 0, swizzle: Swizzle::B32 };
     let wgmma = Wgmma::new(64, bf16, bf16, F32).unwrap();
     let error = wgmma.b_from_shared(&descriptor, Take::PLAIN, &mut empty).unwrap_err();
-    assert_eq!(error, "uninitialised byte at 0x0");
+    assert_eq!(error, "uninitialized byte at 0x0");
     let wide = Wgmma::new(64, tf32, tf32, F32).unwrap();
     let transposed = Take { negate: false, major: Major::Mn };
     let error = wide.b_from_shared(&descriptor, transposed, &mut empty).unwrap_err();

@@ -1,4 +1,4 @@
-//! The quantisation state of a bitsandbytes checkpoint.
+//! The quantization state of a bitsandbytes checkpoint.
 #![no_main]
 
 use gradus_c::sys;

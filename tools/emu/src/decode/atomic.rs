@@ -104,7 +104,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         let addresses = address.resolve(c, mask)?;
         if c.warp.registers.known(class, b) & c.warp.registers.known(class, c2) & mask != mask {
             return Err(Fault::new(
-                Kind::Uninitialised,
+                Kind::Uninitialized,
                 "an atomic with a value that was never computed",
             ));
         }
@@ -182,7 +182,7 @@ fn exchange(
             if buffer.first_unwritten(at, bytes).is_some() {
                 let message =
                     format!("an atomic on memory of `{}` that was never written", buffer.name);
-                return Err(Fault::new(Kind::Uninitialised, message));
+                return Err(Fault::new(Kind::Uninitialized, message));
             }
             let old = value(&buffer.data[at..at + bytes]);
             buffer.data[at..at + bytes].copy_from_slice(&f(old).to_le_bytes()[..bytes]);

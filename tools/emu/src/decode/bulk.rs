@@ -367,7 +367,7 @@ enum Side {
     Reduced,
 }
 
-/// Bounds, initialisation, races and traffic of the global side.
+/// Bounds, initialization, races and traffic of the global side.
 fn check_global(c: &mut Context<'_>, pieces: &[Piece], side: Side) -> Step<()> {
     let store = side != Side::Read;
     for piece in pieces {
@@ -387,7 +387,7 @@ fn check_global(c: &mut Context<'_>, pieces: &[Piece], side: Side) -> Step<()> {
                     "byte {bad} of `{}` is read by a bulk copy and was never written",
                     buffer.name
                 );
-                return Err(Fault::new(Kind::Uninitialised, message));
+                return Err(Fault::new(Kind::Uninitialized, message));
             }
         }
         // A piece can be longer than the sectors one call takes.

@@ -163,7 +163,7 @@ fn deliver(c: &mut Context<'_>, group: Vec<PendingCopy>) -> Step<()> {
             if let Some(bad) = buffer.first_unwritten(offset, source) {
                 let message =
                     format!("byte {bad} of `{}` is copied and was never written", buffer.name);
-                return Err(Fault::new(Kind::Uninitialised, message));
+                return Err(Fault::new(Kind::Uninitialized, message));
             }
             data[..source].copy_from_slice(&buffer.data[offset..offset + source]);
         }

@@ -63,7 +63,7 @@ pub(super) fn rows(r: &Registers, indices: &[usize]) -> Step<Vec<Row>> {
             let lane = (!r.known(Class::Narrow, index)).trailing_zeros();
             let message =
                 format!("register {i} of a matrix fragment is not defined in lane {lane}");
-            return Err(Fault::new(Kind::Uninitialised, message));
+            return Err(Fault::new(Kind::Uninitialized, message));
         }
     }
     Ok(indices.iter().map(|&index| r.narrow[index]).collect())

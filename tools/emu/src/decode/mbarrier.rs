@@ -58,7 +58,7 @@ fn form(ops: &Ops<'_, '_, '_, '_>) -> Result<Form, String> {
 pub(super) fn defined(r: &Registers, index: usize, lane: usize) -> Step<u32> {
     if r.known(Class::Narrow, index) >> lane & 1 == 0 {
         return Err(Fault::new(
-            Kind::Uninitialised,
+            Kind::Uninitialized,
             format!("an operand in lane {lane} was never set"),
         ));
     }
@@ -73,7 +73,7 @@ fn init(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         for lane in lanes(mask) {
             let place = places[lane];
             let count = defined(&c.warp.registers, count, lane)?;
-            c.initialise_barrier(place, count, lane as u8)?;
+            c.initialize_barrier(place, count, lane as u8)?;
         }
         Ok(Flow::Next)
     }))
@@ -206,7 +206,7 @@ fn completed(c: &Context<'_>, place: (usize, usize), awaited: Awaited, lane: usi
 pub(super) fn defined_wide(r: &Registers, index: usize, lane: usize) -> Step<u64> {
     if r.known(Class::Wide, index) >> lane & 1 == 0 {
         return Err(Fault::new(
-            Kind::Uninitialised,
+            Kind::Uninitialized,
             format!("an operand in lane {lane} was never set"),
         ));
     }
@@ -260,7 +260,7 @@ fn take_copies(c: &mut Context<'_>, lane: u8) -> Step<Vec<(usize, usize, Payload
             if let Some(bad) = buffer.first_unwritten(offset, source) {
                 let message =
                     format!("byte {bad} of `{}` is copied and was never written", buffer.name);
-                return Err(Fault::new(Kind::Uninitialised, message));
+                return Err(Fault::new(Kind::Uninitialized, message));
             }
             pieces.push((at, source, Payload::Global(copy.global)));
         }

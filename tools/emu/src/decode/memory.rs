@@ -85,7 +85,7 @@ impl Address {
         };
         let r = &c.warp.registers;
         if r.known(class, index) & mask != mask {
-            return Err(Fault::new(Kind::Uninitialised, "an address that was never computed"));
+            return Err(Fault::new(Kind::Uninitialized, "an address that was never computed"));
         }
         Ok(match class {
             Class::Wide => r.wide[index].map(|a| a.wrapping_add(offset)),
@@ -267,7 +267,7 @@ fn store(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
                     return Err(Fault::new(Kind::InFlight, message));
                 }
                 return Err(Fault::new(
-                    Kind::Uninitialised,
+                    Kind::Uninitialized,
                     "a value that was never computed is stored",
                 ));
             }
@@ -339,7 +339,7 @@ pub(crate) fn fetch(
                 let at = local(c, addresses[lane], lane, bytes)?;
                 if !c.warp.local_written[at..at + bytes].iter().all(|&w| w) {
                     return Err(Fault::new(
-                        Kind::Uninitialised,
+                        Kind::Uninitialized,
                         "local memory that was never written is read",
                     ));
                 }
@@ -456,7 +456,7 @@ fn fetch_global(
             if let Some(bad) = buffer.first_unwritten(offsets[lane], bytes) {
                 let message =
                     format!("byte {bad} of `{}` is read and was never written", buffer.name);
-                return Err(Fault::new(Kind::Uninitialised, message));
+                return Err(Fault::new(Kind::Uninitialized, message));
             }
             if order.read_only && buffer.written_in_launch(offsets[lane], bytes) {
                 let message =

@@ -121,7 +121,7 @@ impl Special {
 
 impl Program {
     /// Registers of a new warp: nothing is defined but constants and special registers.
-    pub(crate) fn initialise(
+    pub(crate) fn initialize(
         &self,
         registers: &mut Registers,
         shared_base: u64,

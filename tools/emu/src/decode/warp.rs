@@ -47,7 +47,7 @@ fn together(c: &Context<'_>, members: usize, mask: u32) -> Step<Result<u32, u32>
 }
 
 /// Runs a body with all named lanes, or waits for them.
-fn synchronised(
+fn synchronized(
     members: usize,
     body: impl Fn(&mut Registers, u32) -> Step<()> + Send + Sync + 'static,
 ) -> Execute {
@@ -73,7 +73,7 @@ fn shuffle(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         _ => (Some(ops.dst(0, Class::Narrow)?), None),
     };
     let (a, b, clamp, members) = (ops.narrow(1)?, ops.narrow(2)?, ops.narrow(3)?, ops.narrow(4)?);
-    Ok(synchronised(members, move |r, mask| {
+    Ok(synchronized(members, move |r, mask| {
         let (value, known) = (r.narrow[a], r.known(Class::Narrow, a));
         let (mut out, mut inside, mut out_known) = ([0u32; 32], 0u32, 0u32);
         for lane in lanes(mask) {
@@ -119,11 +119,11 @@ fn vote(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     if !matches!(mode.as_str(), "ballot" | "all" | "any" | "uni") {
         return ops.unknown();
     }
-    Ok(synchronised(members, move |r, mask| {
+    Ok(synchronized(members, move |r, mask| {
         let value = if negated { !r.predicate[p] } else { r.predicate[p] };
         if r.known(Class::Predicate, p) & mask != mask {
             return Err(Fault::new(
-                Kind::Uninitialised,
+                Kind::Uninitialized,
                 "a vote on a predicate that was never set",
             ));
         }
@@ -153,7 +153,7 @@ fn matching(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     };
     let a = if wide { ops.wide(1)? } else { ops.narrow(1)? };
     let members = ops.narrow(2)?;
-    Ok(synchronised(members, move |r, mask| {
+    Ok(synchronized(members, move |r, mask| {
         let value = |lane: usize| if wide { r.wide[a][lane] } else { r.narrow[a][lane] as u64 };
         let mut out = [0u32; 32];
         for lane in lanes(mask) {
@@ -188,7 +188,7 @@ fn redux(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         _ => return ops.unknown(),
     };
     let (d, a, members) = (ops.dst(0, Class::Narrow)?, ops.narrow(1)?, ops.narrow(2)?);
-    Ok(synchronised(members, move |r, mask| {
+    Ok(synchronized(members, move |r, mask| {
         let row: Row = r.narrow[a];
         let known = if r.known(Class::Narrow, a) & mask == mask { mask } else { 0 };
         let total = lanes(mask).map(|lane| row[lane]).reduce(combine).unwrap_or(0);
@@ -202,7 +202,7 @@ fn elect(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     let Operand::Pair(d, Some(p)) = ops.operand(0)?.clone() else { return ops.unknown() };
     let d = d.map(|d| ops.reg(d, Class::Narrow)).transpose()?;
     let (p, members) = (ops.reg(p, Class::Predicate)?, ops.narrow(1)?);
-    Ok(synchronised(members, move |r, mask| {
+    Ok(synchronized(members, move |r, mask| {
         let leader = mask.trailing_zeros();
         if let Some(d) = d {
             r.set_narrow(d, &[leader; 32], mask, mask);

@@ -172,7 +172,7 @@ impl Reader<'_, '_> {
 fn uniform(c: &Context<'_>, register: usize) -> Step<Descriptor> {
     let row = &c.warp.registers.wide[register];
     if c.warp.registers.known(Class::Wide, register) != ALL {
-        return Err(Fault::new(Kind::Uninitialised, "a matrix descriptor that was never computed"));
+        return Err(Fault::new(Kind::Uninitialized, "a matrix descriptor that was never computed"));
     }
     if row.iter().any(|bits| *bits != row[0]) {
         return Err(misuse("lanes name different matrix descriptors".into()));
@@ -205,7 +205,7 @@ fn before(c: &Context<'_>, accumulators: &[usize], scale_d: bool) -> Step<Vec<Ro
         if products.in_flight(register) {
             products.untouched(registers, register)?;
         } else if scale_d && known != ALL {
-            return Err(Fault::new(Kind::Uninitialised, "an accumulator that was never set"));
+            return Err(Fault::new(Kind::Uninitialized, "an accumulator that was never set"));
         }
     }
     Ok(accumulators.iter().map(|&register| registers.narrow[register]).collect())
@@ -266,7 +266,7 @@ fn issue(
     Ok(())
 }
 
-/// Bank passes of an operand: eight chunks of neighbouring rows, or of neighbouring k, at a time.
+/// Bank passes of an operand: eight chunks of neighboring rows, or of neighboring k, at a time.
 fn count_banks(counters: &mut Counters, values: &Values, major: Major) {
     for block in values.chunks.chunks(16) {
         for half in 0..2 {

@@ -12,7 +12,7 @@ pub enum Kind {
     /// An address that is not a multiple of the access size.
     Misaligned,
     /// Memory or a register that was never written is used.
-    Uninitialised,
+    Uninitialized,
     /// Two accesses without an order between them, one of them a write.
     Race,
     /// Data of an asynchronous copy or matrix product is used before it was waited for.

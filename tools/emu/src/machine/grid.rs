@@ -238,7 +238,7 @@ impl Grid<'_> {
             ..Warp::default()
         };
         warp.clock[index] = 1;
-        self.program.initialise(&mut warp.registers, shared_base(rank), |special| {
+        self.program.initialize(&mut warp.registers, shared_base(rank), |special| {
             self.special(special, block, rank, first)
         });
     }
@@ -392,7 +392,7 @@ impl Grid<'_> {
         if let Some((guard, negated)) = instruction.guard {
             let value = w.registers.predicate[guard as usize];
             if w.registers.defined[2][guard as usize] & mask != mask {
-                return Err(Fault::new(Kind::Uninitialised, "the guard predicate was never set"));
+                return Err(Fault::new(Kind::Uninitialized, "the guard predicate was never set"));
             }
             active &= if negated { !value } else { value };
         }

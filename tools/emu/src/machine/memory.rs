@@ -128,7 +128,7 @@ impl Memory {
         let (mut seen, mut count, mut fresh) = ([0u64; 128], 0usize, 0u64);
         for &offset in offsets {
             for sector in offset / 32..=(offset + bytes - 1) / 32 {
-                // Neighbouring lanes mostly share a sector or take the next.
+                // Neighboring lanes mostly share a sector or take the next.
                 let known =
                     count > 0 && (seen[count - 1] == sector || seen[..count].contains(&sector));
                 if known {
@@ -181,7 +181,7 @@ impl Memory {
         if let Some(bad) = buffer.first_unwritten(offset, out.len()) {
             let message =
                 format!("the host reads byte {bad} of `{}`, which was never written", buffer.name);
-            return Err(Fault::new(Kind::Uninitialised, message));
+            return Err(Fault::new(Kind::Uninitialized, message));
         }
         out.copy_from_slice(&buffer.data[offset..offset + out.len()]);
         Ok(())

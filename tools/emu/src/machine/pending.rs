@@ -246,9 +246,9 @@ pub struct BarrierClocks {
     /// what is visible to the async proxy.
     arriving: (Vec<u32>, Vec<u32>),
     completed: (Vec<u32>, Vec<u32>),
-    /// Who initialised it.
-    initialised: Mark,
-    /// The initialisation was fenced for the async proxy.
+    /// Who initialized it.
+    initialized: Mark,
+    /// The initialization was fenced for the async proxy.
     visible: bool,
 }
 
@@ -352,7 +352,7 @@ impl Context<'_> {
     }
 
     /// `mbarrier.init`.
-    pub fn initialise_barrier(&mut self, place: BarrierPlace, count: u32, lane: u8) -> Step<()> {
+    pub fn initialize_barrier(&mut self, place: BarrierPlace, count: u32, lane: u8) -> Step<()> {
         let barrier = Mbarrier::init(count).map_err(|message| Fault::new(Kind::Misuse, message))?;
         if !place.1.is_multiple_of(8) {
             let message =
@@ -366,7 +366,7 @@ impl Context<'_> {
         }
         self.write_barrier(place, barrier.pack(), lane)?;
         let sync =
-            BarrierClocks { initialised: self.warp_who().mark(), ..BarrierClocks::default() };
+            BarrierClocks { initialized: self.warp_who().mark(), ..BarrierClocks::default() };
         self.cluster.barriers.insert(place, sync);
         Ok(())
     }
@@ -391,11 +391,11 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// An error unless the initialisation of the mbarrier happened before.
+    /// An error unless the initialization of the mbarrier happened before.
     pub fn reach_barrier(&self, place: BarrierPlace) -> Step<()> {
         self.cluster.barrier(place)?;
         match self.cluster.barriers.get(&place) {
-            Some(sync) if self.warp_who().follows(sync.initialised) => Ok(()),
+            Some(sync) if self.warp_who().follows(sync.initialized) => Ok(()),
             Some(_) => {
                 let message = format!(
                     "the mbarrier at shared offset {} is used before its mbarrier.init is ordered",
@@ -420,11 +420,11 @@ impl Context<'_> {
         Err(Fault::new(Kind::MissingProxyFence, message))
     }
 
-    /// A fence that makes the mbarriers initialised until now visible to the async proxy.
+    /// A fence that makes the mbarriers initialized until now visible to the async proxy.
     pub fn show_barriers(&mut self) {
         let (who, mut seen) = (self.warp_who(), Vec::new());
         for (place, sync) in &self.cluster.barriers {
-            if !sync.visible && who.follows(sync.initialised) {
+            if !sync.visible && who.follows(sync.initialized) {
                 seen.push(*place);
             }
         }
@@ -502,11 +502,11 @@ impl Landing {
             }
             total += bytes as u32;
         }
-        let signalled = match self.signal {
+        let signaled = match self.signal {
             Signal::Bytes(place) => cluster.update_barrier(place, |b| b.complete_tx(total)),
             Signal::Arrival(place) => cluster.update_barrier(place, |b| b.arrive(1).map(drop)),
         };
-        signalled.map_err(|mut fault| {
+        signaled.map_err(|mut fault| {
             fault.message = format!("{} (the copy of PTX line {})", fault.message, self.line);
             fault
         })

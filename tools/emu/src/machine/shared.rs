@@ -56,7 +56,7 @@ impl Shared {
                 format!("shared byte {at} is read before its asynchronous copy was waited for");
             return Fault::new(Kind::InFlight, message);
         }
-        Fault::new(Kind::Uninitialised, format!("shared byte {at} is read and was never written"))
+        Fault::new(Kind::Uninitialized, format!("shared byte {at} is read and was never written"))
     }
 
     /// An error if an asynchronous copy is about to write into the range.

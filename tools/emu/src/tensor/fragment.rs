@@ -2,7 +2,7 @@
 //!
 //! With `g = lane / 4` and `t = lane % 4`, and `p` elements in a 32-bit register (1 for tf32, 2 for
 //! 16-bit, 4 for 8-bit formats; the lowest bits hold the lowest k), a *chunk* is the 16 bytes of k
-//! that four neighbouring lanes hold. One rule covers every `mma` shape:
+//! that four neighboring lanes hold. One rule covers every `mma` shape:
 //!
 //! | fragment | register | element `i` of the register |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | C and D, 16 x 8, 32-bit | `2 half + i` | row `g + 8 half`, column `2t + i` |
 //! | C and D, 16 x 8, f16 | `half` | row `g + 8 half`, column `2t + i` |
 //!
-//! The accumulators of two neighbouring 16 x 8 tiles, rounded and packed in pairs, are therefore
+//! The accumulators of two neighboring 16 x 8 tiles, rounded and packed in pairs, are therefore
 //! the A fragment of a following k16 product: chained products need no shared memory.
 
 use super::Row;

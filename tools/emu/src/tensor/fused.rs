@@ -2,7 +2,7 @@
 //!
 //! In units of the last kept bit, `2^(E-F)`, a term is its value times `2^(F-E)`: exact in f64,
 //! and truncated there to an integer below `2^28`. Up to 33 such integers add exactly, so the
-//! hardware's integer adder needs no integers here, and the loops over columns vectorise.
+//! hardware's integer adder needs no integers here, and the loops over columns vectorize.
 
 use super::numerics::{
     Float, Output, TileA, TileB, TileC, Truncation, f16_from_f64, f16_to_f32, power_of_two,

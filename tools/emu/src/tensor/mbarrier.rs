@@ -10,7 +10,7 @@
 //! | 20..40 | expected arrivals of the next phase |
 //! | 40..61 | bytes announced and not yet delivered (tx-count), two's complement |
 //! | 61..63 | phase number modulo 4 |
-//! | 63 | 1: the object is initialised |
+//! | 63 | 1: the object is initialized |
 //!
 //! The device's encoding is opaque; this one is ours. A state token, which `mbarrier.arrive`
 //! returns, is the object as it was before the arrival.
@@ -58,7 +58,7 @@ impl Mbarrier {
     ///
     /// # Errors
     ///
-    /// The 64 bits are not an initialised barrier.
+    /// The 64 bits are not an initialized barrier.
     pub fn unpack(bits: u64) -> Result<Self, String> {
         let field = |low: u32, width: u32| (bits >> low & ((1 << width) - 1)) as u32;
         let barrier = Self {
@@ -68,7 +68,7 @@ impl Mbarrier {
             phase: field(61, 2) as u8,
         };
         if bits >> 63 == 0 {
-            return Err("the mbarrier is not initialised, or was invalidated".into());
+            return Err("the mbarrier is not initialized, or was invalidated".into());
         }
         Ok(barrier)
     }

@@ -17,7 +17,7 @@
 //! # Truncated sums
 //!
 //! Every term is a significand times a power of two: `a b` has the significand product in
-//! `[1, 4)`, not normalised, and the sum of the two exponents; `c` has its own. The largest
+//! `[1, 4)`, not normalized, and the sum of the two exponents; `c` has its own. The largest
 //! exponent `E` is found, every term is truncated toward zero to a multiple of `2^(E-F)`, and
 //! those multiples are added as integers. Subnormal operands have the smallest normal exponent of
 //! their format; `E` is at least -132 (Ampere) or -133 (Hopper) for f32 results, -20 or -21 for
@@ -247,7 +247,7 @@ impl Product {
         let sums = exact::sums(a, b, c, formats);
         for (row, sum) in c.iter_mut().zip(&sums) {
             for n in 0..8 {
-                // Adding +0 turns the -0 of an all-negative-zero sum into the +0 of a cancelled one.
+                // Adding +0 turns the -0 of an all-negative-zero sum into the +0 of a canceled one.
                 row[n] = match self.accumulator {
                     FloatAccumulator::F32 => (sum[n] + 0.0) as f32,
                     FloatAccumulator::F16 => f16_to_f32(f16_from_f64(sum[n] + 0.0)),

@@ -82,7 +82,7 @@ pub struct Tiled<'a> {
     pub address: u64,
     /// Extent of each dimension.
     pub dims: &'a [u64],
-    /// Bytes between neighbours along dimension 1, 2, ..: one fewer than `dims`.
+    /// Bytes between neighbors along dimension 1, 2, ..: one fewer than `dims`.
     pub strides: &'a [u64],
     /// Extent of the box along each dimension.
     pub extents: &'a [u32],

@@ -52,7 +52,7 @@ pub trait SharedRead {
     ///
     /// # Errors
     ///
-    /// The bytes may not be read: out of bounds, not initialised, in flight.
+    /// The bytes may not be read: out of bounds, not initialized, in flight.
     fn read(&mut self, address: u32, bytes: &mut [u8]) -> Result<(), String>;
 }
 

@@ -205,7 +205,7 @@ impl Parser {
         v.size = element * self.extents()?;
         v.dynamic = v.size == 0;
         if self.accept('=') {
-            self.initialiser(&mut v, (bits / 8) as usize)?;
+            self.initializer(&mut v, (bits / 8) as usize)?;
         }
         self.accept(';');
         Ok(v)
@@ -221,7 +221,7 @@ impl Parser {
         Ok(product)
     }
 
-    fn initialiser(&mut self, v: &mut Variable, element: usize) -> Result<(), String> {
+    fn initializer(&mut self, v: &mut Variable, element: usize) -> Result<(), String> {
         let mut depth = 0;
         loop {
             match self.next()? {
@@ -235,7 +235,7 @@ impl Parser {
                 Token::Int(n) => v.init.extend_from_slice(&n.to_le_bytes()[..element]),
                 Token::F32(n) => v.init.extend_from_slice(&n.to_le_bytes()),
                 Token::F64(n) => v.init.extend_from_slice(&n.to_le_bytes()),
-                other => return self.fail(format!("initialiser with {other:?}")),
+                other => return self.fail(format!("initializer with {other:?}")),
             }
             if depth == 0 {
                 return Ok(());

@@ -100,7 +100,7 @@ fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
-/// The neighbour of a nearest-rounded f32 on the wanted side of an exact value given as a sign.
+/// The neighbor of a nearest-rounded f32 on the wanted side of an exact value given as a sign.
 fn toward(nearest: f32, exact_minus_nearest: f64, up: bool) -> f32 {
     if nearest.is_nan() {
         return nearest;
