@@ -9,6 +9,7 @@ mod decode;
 mod faults;
 mod graph;
 mod kernels;
+mod layers;
 mod memory;
 mod steady;
 mod tree;

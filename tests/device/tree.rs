@@ -143,8 +143,7 @@ fn one_list_of_ops() {
     let readme = read("README.md");
     let (_, what) = readme.split_once("## What is in it").expect("the README's list");
     let (what, _) = what.split_once("\n## ").unwrap();
-    let families =
-        ["vocabulary", "products", "tokens", "groups and pairs", "optimiser", "optimizer"];
+    let families = ["vocabulary", "policy", "products", "quantize", "decoder", "optim"];
     let rooms = rooms();
     let mut named = 0;
     for line in what.lines().filter(|l| families.iter().any(|f| l.starts_with(&format!("| {f} |"))))
@@ -162,10 +161,13 @@ fn one_list_of_ops() {
 fn documents() -> Vec<PathBuf> {
     let mut all = vec![
         root().join("README.md"),
+        root().join("CONTRIBUTING.md"),
+        root().join("SECURITY.md"),
+        root().join("CHANGELOG.md"),
         root().join("kernels/README.md"),
         root().join("ffi/python/README.md"),
     ];
-    for folder in ["docs", "tools/emu"] {
+    for folder in ["docs", "docs/design", "tools/emu"] {
         let files = std::fs::read_dir(root().join(folder)).unwrap().map(|f| f.unwrap().path());
         all.extend(files.filter(|f| f.extension().is_some_and(|e| e == "md")));
     }
