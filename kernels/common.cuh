@@ -1,7 +1,7 @@
 // Types, 16-byte access and reductions that all kernels share.
 //
-// Conventions. A kernel is `extern "C" __global__ void <op>_<dtype>(const <Op>Params p)`: one
-// parameter struct, mirrored by `#[repr(C)] struct Params` in `src/gpu/<op>.rs`. A null pointer is
+// Conventions. A kernel is `KERNEL(<op>_<dtype>, (<threads>), <Op>Params) { ... }` and has one
+// parameter struct, mirrored by `#[repr(C)] struct Params` in the op's `gpu.rs`. A null pointer is
 // an operand that was not given. Extents, strides (in elements) and offsets are i64. Rows stand on
 // grid.x. A reduction is a fixed tree that depends on the extents of its row alone, so a row has
 // the same bits alone and in any batch.
@@ -29,6 +29,11 @@ struct f16 {
 #define NAN_F32 __int_as_float(0x7fffffff)
 #define INF_F64 __longlong_as_double(0x7ff0000000000000ll)
 #define NAN_F64 __longlong_as_double(0x7fffffffffffffffll)
+
+// One entry point of a PTX file. `bounds` is (threads per block) or (threads per block, blocks that
+// a multiprocessor must hold); the body reads its parameter struct as `p`.
+#define KERNEL(name, bounds, ...) \
+    extern "C" __global__ void __launch_bounds__ bounds name(const __VA_ARGS__ p)
 
 static constexpr int WARP = 32;
 static constexpr u32 ALL_LANES = 0xffffffffu;

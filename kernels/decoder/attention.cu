@@ -54,12 +54,7 @@ template <class T, class A> __device__ __forceinline__ void attention(const Atte
         p.lse[t * p.lse_stride + h] = (float)(((double)reference.m + log2(total)) * ln2);
 }
 
-#define ENTRY(T, A, suffix)                               \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        attention_##suffix(const AttentionParams<T> p) {  \
-        attention<T, A>(p);                               \
-    }
-ENTRY(float, float, f32)
-ENTRY(bf16, float, bf16)
-ENTRY(f16, float, f16)
-ENTRY(double, double, f64)
+KERNEL(attention_f32, (THREADS), AttentionParams<float>) { attention<float, float>(p); }
+KERNEL(attention_bf16, (THREADS), AttentionParams<bf16>) { attention<bf16, float>(p); }
+KERNEL(attention_f16, (THREADS), AttentionParams<f16>) { attention<f16, float>(p); }
+KERNEL(attention_f64, (THREADS), AttentionParams<double>) { attention<double, double>(p); }

@@ -120,16 +120,13 @@ __device__ __forceinline__ void attention_dkv(const AttentionBwdParams<T>& p) {
     }
 }
 
-#define ENTRIES(T, A, suffix)                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)       \
-        attention_dq_##suffix(const AttentionBwdParams<T> p) {  \
-        attention_dq<T, A>(p);                                  \
-    }                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS)       \
-        attention_dkv_##suffix(const AttentionBwdParams<T> p) { \
-        attention_dkv<T, A>(p);                                 \
-    }
-ENTRIES(float, float, f32)
-ENTRIES(bf16, float, bf16)
-ENTRIES(f16, float, f16)
-ENTRIES(double, double, f64)
+KERNEL(attention_dq_f32, (THREADS), AttentionBwdParams<float>) { attention_dq<float, float>(p); }
+KERNEL(attention_dkv_f32, (THREADS), AttentionBwdParams<float>) { attention_dkv<float, float>(p); }
+KERNEL(attention_dq_bf16, (THREADS), AttentionBwdParams<bf16>) { attention_dq<bf16, float>(p); }
+KERNEL(attention_dkv_bf16, (THREADS), AttentionBwdParams<bf16>) { attention_dkv<bf16, float>(p); }
+KERNEL(attention_dq_f16, (THREADS), AttentionBwdParams<f16>) { attention_dq<f16, float>(p); }
+KERNEL(attention_dkv_f16, (THREADS), AttentionBwdParams<f16>) { attention_dkv<f16, float>(p); }
+KERNEL(attention_dq_f64, (THREADS), AttentionBwdParams<double>) { attention_dq<double, double>(p); }
+KERNEL(attention_dkv_f64, (THREADS), AttentionBwdParams<double>) {
+    attention_dkv<double, double>(p);
+}

@@ -158,14 +158,11 @@ __device__ __forceinline__ void attention_mma(const AttentionParams<T>& p) {
         rows_aligned(p.o));
 }
 
-#define ENTRY(T, D, blocks, suffix)                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks)   \
-        attention_mma_##suffix##_d##D(const AttentionParams<T> p) { \
-        attention_mma<T, D>(p);                                     \
-    }
-ENTRY(bf16, 64, 3, bf16)
-ENTRY(bf16, 96, 2, bf16)
-ENTRY(bf16, 128, 2, bf16)
-ENTRY(f16, 64, 3, f16)
-ENTRY(f16, 96, 2, f16)
-ENTRY(f16, 128, 2, f16)
+KERNEL(attention_mma_bf16_d64, (THREADS, 3), AttentionParams<bf16>) { attention_mma<bf16, 64>(p); }
+KERNEL(attention_mma_bf16_d96, (THREADS, 2), AttentionParams<bf16>) { attention_mma<bf16, 96>(p); }
+KERNEL(attention_mma_bf16_d128, (THREADS, 2), AttentionParams<bf16>) {
+    attention_mma<bf16, 128>(p);
+}
+KERNEL(attention_mma_f16_d64, (THREADS, 3), AttentionParams<f16>) { attention_mma<f16, 64>(p); }
+KERNEL(attention_mma_f16_d96, (THREADS, 2), AttentionParams<f16>) { attention_mma<f16, 96>(p); }
+KERNEL(attention_mma_f16_d128, (THREADS, 2), AttentionParams<f16>) { attention_mma<f16, 128>(p); }

@@ -363,18 +363,39 @@ __device__ __forceinline__ void attention_mma_dkv(const AttentionBwdParams<T>& p
         [&](int r) { return r < rows ? p.dv.of(row0 + r, g) : nullptr; }, d, rows_aligned(p.dv));
 }
 
-#define ENTRIES(T, D, suffix)                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)               \
-        attention_mma_dq_##suffix##_d##D(const AttentionBwdParams<T> p) {  \
-        attention_mma_dq<T, D>(p);                                         \
-    }                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)               \
-        attention_mma_dkv_##suffix##_d##D(const AttentionBwdParams<T> p) { \
-        attention_mma_dkv<T, D>(p);                                        \
-    }
-ENTRIES(bf16, 64, bf16)
-ENTRIES(bf16, 96, bf16)
-ENTRIES(bf16, 128, bf16)
-ENTRIES(f16, 64, f16)
-ENTRIES(f16, 96, f16)
-ENTRIES(f16, 128, f16)
+KERNEL(attention_mma_dq_bf16_d64, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dq<bf16, 64>(p);
+}
+KERNEL(attention_mma_dkv_bf16_d64, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dkv<bf16, 64>(p);
+}
+KERNEL(attention_mma_dq_bf16_d96, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dq<bf16, 96>(p);
+}
+KERNEL(attention_mma_dkv_bf16_d96, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dkv<bf16, 96>(p);
+}
+KERNEL(attention_mma_dq_bf16_d128, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dq<bf16, 128>(p);
+}
+KERNEL(attention_mma_dkv_bf16_d128, (THREADS, 2), AttentionBwdParams<bf16>) {
+    attention_mma_dkv<bf16, 128>(p);
+}
+KERNEL(attention_mma_dq_f16_d64, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dq<f16, 64>(p);
+}
+KERNEL(attention_mma_dkv_f16_d64, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dkv<f16, 64>(p);
+}
+KERNEL(attention_mma_dq_f16_d96, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dq<f16, 96>(p);
+}
+KERNEL(attention_mma_dkv_f16_d96, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dkv<f16, 96>(p);
+}
+KERNEL(attention_mma_dq_f16_d128, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dq<f16, 128>(p);
+}
+KERNEL(attention_mma_dkv_f16_d128, (THREADS, 2), AttentionBwdParams<f16>) {
+    attention_mma_dkv<f16, 128>(p);
+}

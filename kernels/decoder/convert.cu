@@ -61,15 +61,19 @@ template <class S, class T> __device__ __forceinline__ void convert(const Conver
     }
 }
 
-#define ENTRY(S, T, from, to)                             \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        convert_##from##_##to(const ConvertParams p) {    \
-        convert<S, T>(p);                                 \
-    }
-#define ENTRIES(S, from)       \
-    ENTRY(S, float, from, f32) \
-    ENTRY(S, bf16, from, bf16) ENTRY(S, f16, from, f16) ENTRY(S, double, from, f64)
-ENTRIES(float, f32)
-ENTRIES(bf16, bf16)
-ENTRIES(f16, f16)
-ENTRIES(double, f64)
+KERNEL(convert_f32_f32, (THREADS), ConvertParams) { convert<float, float>(p); }
+KERNEL(convert_f32_bf16, (THREADS), ConvertParams) { convert<float, bf16>(p); }
+KERNEL(convert_f32_f16, (THREADS), ConvertParams) { convert<float, f16>(p); }
+KERNEL(convert_f32_f64, (THREADS), ConvertParams) { convert<float, double>(p); }
+KERNEL(convert_bf16_f32, (THREADS), ConvertParams) { convert<bf16, float>(p); }
+KERNEL(convert_bf16_bf16, (THREADS), ConvertParams) { convert<bf16, bf16>(p); }
+KERNEL(convert_bf16_f16, (THREADS), ConvertParams) { convert<bf16, f16>(p); }
+KERNEL(convert_bf16_f64, (THREADS), ConvertParams) { convert<bf16, double>(p); }
+KERNEL(convert_f16_f32, (THREADS), ConvertParams) { convert<f16, float>(p); }
+KERNEL(convert_f16_bf16, (THREADS), ConvertParams) { convert<f16, bf16>(p); }
+KERNEL(convert_f16_f16, (THREADS), ConvertParams) { convert<f16, f16>(p); }
+KERNEL(convert_f16_f64, (THREADS), ConvertParams) { convert<f16, double>(p); }
+KERNEL(convert_f64_f32, (THREADS), ConvertParams) { convert<double, float>(p); }
+KERNEL(convert_f64_bf16, (THREADS), ConvertParams) { convert<double, bf16>(p); }
+KERNEL(convert_f64_f16, (THREADS), ConvertParams) { convert<double, f16>(p); }
+KERNEL(convert_f64_f64, (THREADS), ConvertParams) { convert<double, double>(p); }

@@ -61,11 +61,6 @@ template <class T> __device__ __forceinline__ void copy_rows(const CopyRowsParam
     copy(source ? source + done : 0, target + done, p.columns - done, lane, lanes, T(0));
 }
 
-#define ENTRY(T, width)                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        copy_rows_b##width(const CopyRowsParams<T> p) {   \
-        copy_rows(p);                                     \
-    }
-ENTRY(u16, 16)
-ENTRY(u32, 32)
-ENTRY(u64, 64)
+KERNEL(copy_rows_b16, (THREADS), CopyRowsParams<u16>) { copy_rows(p); }
+KERNEL(copy_rows_b32, (THREADS), CopyRowsParams<u32>) { copy_rows(p); }
+KERNEL(copy_rows_b64, (THREADS), CopyRowsParams<u64>) { copy_rows(p); }

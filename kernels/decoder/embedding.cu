@@ -48,16 +48,11 @@ template <class T> __device__ __forceinline__ void embedding_bwd(const Embedding
     }
 }
 
-#define ENTRIES(T, suffix)                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)    \
-        embedding_##suffix(const EmbeddingParams<T> p) {     \
-        embedding(p);                                        \
-    }                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS)    \
-        embedding_bwd_##suffix(const EmbeddingParams<T> p) { \
-        embedding_bwd(p);                                    \
-    }
-ENTRIES(float, f32)
-ENTRIES(bf16, bf16)
-ENTRIES(f16, f16)
-ENTRIES(double, f64)
+KERNEL(embedding_f32, (THREADS), EmbeddingParams<float>) { embedding(p); }
+KERNEL(embedding_bwd_f32, (THREADS), EmbeddingParams<float>) { embedding_bwd(p); }
+KERNEL(embedding_bf16, (THREADS), EmbeddingParams<bf16>) { embedding(p); }
+KERNEL(embedding_bwd_bf16, (THREADS), EmbeddingParams<bf16>) { embedding_bwd(p); }
+KERNEL(embedding_f16, (THREADS), EmbeddingParams<f16>) { embedding(p); }
+KERNEL(embedding_bwd_f16, (THREADS), EmbeddingParams<f16>) { embedding_bwd(p); }
+KERNEL(embedding_f64, (THREADS), EmbeddingParams<double>) { embedding(p); }
+KERNEL(embedding_bwd_f64, (THREADS), EmbeddingParams<double>) { embedding_bwd(p); }

@@ -142,20 +142,15 @@ template <class T> __device__ __forceinline__ void rmsnorm_dweight(const Dweight
     p.dweight.set(j, (float)((double)p.dweight.get(j) + sum));
 }
 
-#define ENTRIES(T, suffix)                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)    \
-        rmsnorm_##suffix(const RmsNormParams<T> p) {         \
-        rmsnorm(p);                                          \
-    }                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS)    \
-        rmsnorm_bwd_##suffix(const RmsNormParams<T> p) {     \
-        rmsnorm_bwd(p);                                      \
-    }                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS)    \
-        rmsnorm_dweight_##suffix(const DweightParams<T> p) { \
-        rmsnorm_dweight(p);                                  \
-    }
-ENTRIES(float, f32)
-ENTRIES(bf16, bf16)
-ENTRIES(f16, f16)
-ENTRIES(double, f64)
+KERNEL(rmsnorm_f32, (THREADS), RmsNormParams<float>) { rmsnorm(p); }
+KERNEL(rmsnorm_bwd_f32, (THREADS), RmsNormParams<float>) { rmsnorm_bwd(p); }
+KERNEL(rmsnorm_dweight_f32, (THREADS), DweightParams<float>) { rmsnorm_dweight(p); }
+KERNEL(rmsnorm_bf16, (THREADS), RmsNormParams<bf16>) { rmsnorm(p); }
+KERNEL(rmsnorm_bwd_bf16, (THREADS), RmsNormParams<bf16>) { rmsnorm_bwd(p); }
+KERNEL(rmsnorm_dweight_bf16, (THREADS), DweightParams<bf16>) { rmsnorm_dweight(p); }
+KERNEL(rmsnorm_f16, (THREADS), RmsNormParams<f16>) { rmsnorm(p); }
+KERNEL(rmsnorm_bwd_f16, (THREADS), RmsNormParams<f16>) { rmsnorm_bwd(p); }
+KERNEL(rmsnorm_dweight_f16, (THREADS), DweightParams<f16>) { rmsnorm_dweight(p); }
+KERNEL(rmsnorm_f64, (THREADS), RmsNormParams<double>) { rmsnorm(p); }
+KERNEL(rmsnorm_bwd_f64, (THREADS), RmsNormParams<double>) { rmsnorm_bwd(p); }
+KERNEL(rmsnorm_dweight_f64, (THREADS), DweightParams<double>) { rmsnorm_dweight(p); }

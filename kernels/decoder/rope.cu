@@ -41,11 +41,7 @@ template <class T> __device__ __forceinline__ void rope(const RopeParams<T>& p) 
     }
 }
 
-#define ENTRY(T, suffix)                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) rope_##suffix(const RopeParams<T> p) { \
-        rope(p);                                                                                 \
-    }
-ENTRY(float, f32)
-ENTRY(bf16, bf16)
-ENTRY(f16, f16)
-ENTRY(double, f64)
+KERNEL(rope_f32, (THREADS), RopeParams<float>) { rope(p); }
+KERNEL(rope_bf16, (THREADS), RopeParams<bf16>) { rope(p); }
+KERNEL(rope_f16, (THREADS), RopeParams<f16>) { rope(p); }
+KERNEL(rope_f64, (THREADS), RopeParams<double>) { rope(p); }

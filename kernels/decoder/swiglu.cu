@@ -46,16 +46,11 @@ template <class T, bool BACKWARD> __device__ __forceinline__ void swiglu(const S
     }
 }
 
-#define ENTRIES(T, suffix)                                \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        swiglu_##suffix(const SwigluParams<T> p) {        \
-        swiglu<T, false>(p);                              \
-    }                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        swiglu_bwd_##suffix(const SwigluParams<T> p) {    \
-        swiglu<T, true>(p);                               \
-    }
-ENTRIES(float, f32)
-ENTRIES(bf16, bf16)
-ENTRIES(f16, f16)
-ENTRIES(double, f64)
+KERNEL(swiglu_f32, (THREADS), SwigluParams<float>) { swiglu<float, false>(p); }
+KERNEL(swiglu_bwd_f32, (THREADS), SwigluParams<float>) { swiglu<float, true>(p); }
+KERNEL(swiglu_bf16, (THREADS), SwigluParams<bf16>) { swiglu<bf16, false>(p); }
+KERNEL(swiglu_bwd_bf16, (THREADS), SwigluParams<bf16>) { swiglu<bf16, true>(p); }
+KERNEL(swiglu_f16, (THREADS), SwigluParams<f16>) { swiglu<f16, false>(p); }
+KERNEL(swiglu_bwd_f16, (THREADS), SwigluParams<f16>) { swiglu<f16, true>(p); }
+KERNEL(swiglu_f64, (THREADS), SwigluParams<double>) { swiglu<double, false>(p); }
+KERNEL(swiglu_bwd_f64, (THREADS), SwigluParams<double>) { swiglu<double, true>(p); }

@@ -63,7 +63,7 @@ __device__ __forceinline__ const AdamWTensor& find(const AdamWParams& p, i64* in
 
 __device__ __forceinline__ bool is_finite(float x) { return x - x == 0.0f; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_check(const AdamWParams p) {
+KERNEL(adamw_check, (THREADS), AdamWParams) {
     i64 index, first;
     const AdamWTensor& t = find(p, &index, &first);
     for (i64 i = first + threadIdx.x; i < first + CHUNK && i < t.count; i += THREADS) {
@@ -108,7 +108,7 @@ struct Counts {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) adamw(const AdamWParams p) {
+KERNEL(adamw, (THREADS), AdamWParams) {
     if (p.outcome[BAD] != NONE) return;
     i64 index, first;
     const AdamWTensor& t = find(p, &index, &first);
@@ -146,7 +146,7 @@ struct Map {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_8bit(const AdamWParams p) {
+KERNEL(adamw_8bit, (THREADS), AdamWParams) {
     __shared__ Map signed_map, unsigned_map;
     __shared__ float warps[THREADS / WARP];
     if (p.outcome[BAD] != NONE) return;

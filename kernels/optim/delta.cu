@@ -134,20 +134,15 @@ template <class T> __device__ __forceinline__ void delta_apply(const DeltaApplyP
     if (i >= 0 && i < p.n) ((T*)p.target)[i] = ((const T*)p.value)[j];
 }
 
-#define DELTA_KERNELS(BITS, T)                            \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        delta_count_b##BITS(const DeltaParams p) {        \
-        delta_count<T>(p);                                \
-    }                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        delta_encode_b##BITS(const DeltaParams p) {       \
-        delta_encode<T>(p);                               \
-    }                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        delta_apply_b##BITS(const DeltaApplyParams p) {   \
-        delta_apply<T>(p);                                \
-    }
-DELTA_KERNELS(8, u8)
-DELTA_KERNELS(16, u16)
-DELTA_KERNELS(32, u32)
-DELTA_KERNELS(64, u64)
+KERNEL(delta_count_b8, (THREADS), DeltaParams) { delta_count<u8>(p); }
+KERNEL(delta_encode_b8, (THREADS), DeltaParams) { delta_encode<u8>(p); }
+KERNEL(delta_apply_b8, (THREADS), DeltaApplyParams) { delta_apply<u8>(p); }
+KERNEL(delta_count_b16, (THREADS), DeltaParams) { delta_count<u16>(p); }
+KERNEL(delta_encode_b16, (THREADS), DeltaParams) { delta_encode<u16>(p); }
+KERNEL(delta_apply_b16, (THREADS), DeltaApplyParams) { delta_apply<u16>(p); }
+KERNEL(delta_count_b32, (THREADS), DeltaParams) { delta_count<u32>(p); }
+KERNEL(delta_encode_b32, (THREADS), DeltaParams) { delta_encode<u32>(p); }
+KERNEL(delta_apply_b32, (THREADS), DeltaApplyParams) { delta_apply<u32>(p); }
+KERNEL(delta_count_b64, (THREADS), DeltaParams) { delta_count<u64>(p); }
+KERNEL(delta_encode_b64, (THREADS), DeltaParams) { delta_encode<u64>(p); }
+KERNEL(delta_apply_b64, (THREADS), DeltaApplyParams) { delta_apply<u64>(p); }

@@ -100,15 +100,7 @@ template <class T> __device__ __forceinline__ void grad_norm(const GradNormParam
     if (threadIdx.x == 0) *p.norm = sqrt(p.partial[0]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f32(const GradNormParams p) {
-    grad_norm<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_bf16(const GradNormParams p) {
-    grad_norm<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f16(const GradNormParams p) {
-    grad_norm<f16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_f64(const GradNormParams p) {
-    grad_norm<double>(p);
-}
+KERNEL(grad_norm_f32, (THREADS), GradNormParams) { grad_norm<float>(p); }
+KERNEL(grad_norm_bf16, (THREADS), GradNormParams) { grad_norm<bf16>(p); }
+KERNEL(grad_norm_f16, (THREADS), GradNormParams) { grad_norm<f16>(p); }
+KERNEL(grad_norm_f64, (THREADS), GradNormParams) { grad_norm<double>(p); }

@@ -52,13 +52,7 @@ template <class T> __device__ __forceinline__ void lerp(const LerpParams& p) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_f32(const LerpParams p) {
-    lerp<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_bf16(const LerpParams p) {
-    lerp<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_f16(const LerpParams p) { lerp<f16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) lerp_f64(const LerpParams p) {
-    lerp<double>(p);
-}
+KERNEL(lerp_f32, (THREADS), LerpParams) { lerp<float>(p); }
+KERNEL(lerp_bf16, (THREADS), LerpParams) { lerp<bf16>(p); }
+KERNEL(lerp_f16, (THREADS), LerpParams) { lerp<f16>(p); }
+KERNEL(lerp_f64, (THREADS), LerpParams) { lerp<double>(p); }

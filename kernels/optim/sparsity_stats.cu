@@ -153,19 +153,7 @@ template <class T> __device__ __forceinline__ void sparsity_stats(const Sparsity
     if (threadIdx.x == 0) *p.result = c;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sparsity_stats_f32(const SparsityStatsParams p) {
-    sparsity_stats<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sparsity_stats_bf16(const SparsityStatsParams p) {
-    sparsity_stats<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sparsity_stats_f16(const SparsityStatsParams p) {
-    sparsity_stats<f16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sparsity_stats_f64(const SparsityStatsParams p) {
-    sparsity_stats<double>(p);
-}
+KERNEL(sparsity_stats_f32, (THREADS), SparsityStatsParams) { sparsity_stats<float>(p); }
+KERNEL(sparsity_stats_bf16, (THREADS), SparsityStatsParams) { sparsity_stats<bf16>(p); }
+KERNEL(sparsity_stats_f16, (THREADS), SparsityStatsParams) { sparsity_stats<f16>(p); }
+KERNEL(sparsity_stats_f64, (THREADS), SparsityStatsParams) { sparsity_stats<double>(p); }

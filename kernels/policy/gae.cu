@@ -146,12 +146,8 @@ template <class R> __device__ __forceinline__ void gae(const GaeParams<R>& p) {
     backward(GaeOp<R>{p}, span(p.cu_seqlens, b, p.tokens), wide_or(p.bootstrap, b, 0.0));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) gae_f32(const GaeParams<float> p) {
-    gae<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) gae_f64(const GaeParams<double> p) {
-    gae<double>(p);
-}
+KERNEL(gae_f32, (THREADS), GaeParams<float>) { gae<float>(p); }
+KERNEL(gae_f64, (THREADS), GaeParams<double>) { gae<double>(p); }
 
 // ---- discounted_return ------------------------------------------------------------------------
 
@@ -181,12 +177,10 @@ __device__ __forceinline__ void discounted_return(const DiscountedReturnParams<R
     backward(ReturnOp<R>{p, wide_or(p.baseline, b, 0.0)}, span(p.cu_seqlens, b, p.tokens), 0.0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    discounted_return_f32(const DiscountedReturnParams<float> p) {
+KERNEL(discounted_return_f32, (THREADS), DiscountedReturnParams<float>) {
     discounted_return<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(THREADS)
-    discounted_return_f64(const DiscountedReturnParams<double> p) {
+KERNEL(discounted_return_f64, (THREADS), DiscountedReturnParams<double>) {
     discounted_return<double>(p);
 }
 
@@ -229,13 +223,8 @@ template <class R> __device__ __forceinline__ void kl_reward(const KlRewardParam
     backward(KlOp<R>{p, wide(p.score, b)}, span(p.cu_seqlens, b, p.tokens), 0.0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) kl_reward_f32(const KlRewardParams<float> p) {
-    kl_reward<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    kl_reward_f64(const KlRewardParams<double> p) {
-    kl_reward<double>(p);
-}
+KERNEL(kl_reward_f32, (THREADS), KlRewardParams<float>) { kl_reward<float>(p); }
+KERNEL(kl_reward_f64, (THREADS), KlRewardParams<double>) { kl_reward<double>(p); }
 
 // ---- whiten -----------------------------------------------------------------------------------
 
@@ -339,17 +328,7 @@ template <class R> __device__ __forceinline__ void whiten(const WhitenParams<R>&
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    whiten_moments_f32(const WhitenParams<float> p) {
-    whiten_moments<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    whiten_moments_f64(const WhitenParams<double> p) {
-    whiten_moments<double>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_f32(const WhitenParams<float> p) {
-    whiten<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) whiten_f64(const WhitenParams<double> p) {
-    whiten<double>(p);
-}
+KERNEL(whiten_moments_f32, (THREADS), WhitenParams<float>) { whiten_moments<float>(p); }
+KERNEL(whiten_moments_f64, (THREADS), WhitenParams<double>) { whiten_moments<double>(p); }
+KERNEL(whiten_f32, (THREADS), WhitenParams<float>) { whiten<float>(p); }
+KERNEL(whiten_f64, (THREADS), WhitenParams<double>) { whiten<double>(p); }

@@ -185,11 +185,5 @@ __device__ __forceinline__ void group_advantage(const GroupAdvantageParams<R>& p
     if (g < p.groups) one_group<R>(p, g, batch);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    group_advantage_f32(const GroupAdvantageParams<float> p) {
-    group_advantage<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    group_advantage_f64(const GroupAdvantageParams<double> p) {
-    group_advantage<double>(p);
-}
+KERNEL(group_advantage_f32, (THREADS), GroupAdvantageParams<float>) { group_advantage<float>(p); }
+KERNEL(group_advantage_f64, (THREADS), GroupAdvantageParams<double>) { group_advantage<double>(p); }

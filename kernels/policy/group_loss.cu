@@ -156,15 +156,11 @@ template <class R> __device__ __forceinline__ void info_nce_grad(const InfoNcePa
     if (i == 0 && threadIdx.x == 0) p.terms.loss.set(0, from_f64<R>(*p.terms.total));
 }
 
-#define ENTRY(name, R, suffix, Params)                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { \
-        name(p);                                                                               \
-    }
-ENTRY(copg, float, f32, GroupLossParams)
-ENTRY(copg, double, f64, GroupLossParams)
-ENTRY(beta_mml, float, f32, GroupLossParams)
-ENTRY(beta_mml, double, f64, GroupLossParams)
-ENTRY(info_nce, float, f32, InfoNceParams)
-ENTRY(info_nce, double, f64, InfoNceParams)
-ENTRY(info_nce_grad, float, f32, InfoNceParams)
-ENTRY(info_nce_grad, double, f64, InfoNceParams)
+KERNEL(copg_f32, (THREADS), GroupLossParams<float>) { copg(p); }
+KERNEL(copg_f64, (THREADS), GroupLossParams<double>) { copg(p); }
+KERNEL(beta_mml_f32, (THREADS), GroupLossParams<float>) { beta_mml(p); }
+KERNEL(beta_mml_f64, (THREADS), GroupLossParams<double>) { beta_mml(p); }
+KERNEL(info_nce_f32, (THREADS), InfoNceParams<float>) { info_nce(p); }
+KERNEL(info_nce_f64, (THREADS), InfoNceParams<double>) { info_nce(p); }
+KERNEL(info_nce_grad_f32, (THREADS), InfoNceParams<float>) { info_nce_grad(p); }
+KERNEL(info_nce_grad_f64, (THREADS), InfoNceParams<double>) { info_nce_grad(p); }

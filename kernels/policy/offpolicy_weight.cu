@@ -185,11 +185,5 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
     combine(sum, p.totals, warps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    offpolicy_weight_f32(const OffPolicyParams<float> p) {
-    offpolicy_weight(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    offpolicy_weight_f64(const OffPolicyParams<double> p) {
-    offpolicy_weight(p);
-}
+KERNEL(offpolicy_weight_f32, (THREADS), OffPolicyParams<float>) { offpolicy_weight(p); }
+KERNEL(offpolicy_weight_f64, (THREADS), OffPolicyParams<double>) { offpolicy_weight(p); }

@@ -283,15 +283,11 @@ template <class R> __device__ __forceinline__ void prdp_grad(const PrdpParams<R>
     }
 }
 
-#define ENTRY(name, R, suffix, Params)                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) name##_##suffix(const Params<R> p) { \
-        name(p);                                                                               \
-    }
-ENTRY(preference, float, f32, PreferenceParams)
-ENTRY(preference, double, f64, PreferenceParams)
-ENTRY(kto, float, f32, KtoParams)
-ENTRY(kto, double, f64, KtoParams)
-ENTRY(prdp, float, f32, PrdpParams)
-ENTRY(prdp, double, f64, PrdpParams)
-ENTRY(prdp_grad, float, f32, PrdpParams)
-ENTRY(prdp_grad, double, f64, PrdpParams)
+KERNEL(preference_f32, (THREADS), PreferenceParams<float>) { preference(p); }
+KERNEL(preference_f64, (THREADS), PreferenceParams<double>) { preference(p); }
+KERNEL(kto_f32, (THREADS), KtoParams<float>) { kto(p); }
+KERNEL(kto_f64, (THREADS), KtoParams<double>) { kto(p); }
+KERNEL(prdp_f32, (THREADS), PrdpParams<float>) { prdp(p); }
+KERNEL(prdp_f64, (THREADS), PrdpParams<double>) { prdp(p); }
+KERNEL(prdp_grad_f32, (THREADS), PrdpParams<float>) { prdp_grad(p); }
+KERNEL(prdp_grad_f64, (THREADS), PrdpParams<double>) { prdp_grad(p); }

@@ -340,11 +340,5 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     combine(sum, p.totals, warps);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    policy_loss_f32(const PolicyLossParams<float> p) {
-    policy_loss<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    policy_loss_f64(const PolicyLossParams<double> p) {
-    policy_loss<double>(p);
-}
+KERNEL(policy_loss_f32, (THREADS), PolicyLossParams<float>) { policy_loss<float>(p); }
+KERNEL(policy_loss_f64, (THREADS), PolicyLossParams<double>) { policy_loss<double>(p); }

@@ -239,11 +239,5 @@ template <class R> __device__ __forceinline__ void quantile(const QuantileParams
 }
 
 // One block a multiprocessor: up to 90 registers a thread; two would make it 64, and spill.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    quantile_f32(const QuantileParams<float> p) {
-    quantile<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    quantile_f64(const QuantileParams<double> p) {
-    quantile<double>(p);
-}
+KERNEL(quantile_f32, (THREADS, 1), QuantileParams<float>) { quantile<float>(p); }
+KERNEL(quantile_f64, (THREADS, 1), QuantileParams<double>) { quantile<double>(p); }

@@ -78,19 +78,7 @@ template <class R> __device__ __forceinline__ void seq_broadcast(const SeqReduce
         p.y.set(t, from_f64<R>(p.mask.get_or(t, 1) != 0 ? value : 0.0));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    seq_reduce_f32(const SeqReduceParams<float> p) {
-    seq_reduce(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    seq_reduce_f64(const SeqReduceParams<double> p) {
-    seq_reduce(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    seq_broadcast_f32(const SeqReduceParams<float> p) {
-    seq_broadcast(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    seq_broadcast_f64(const SeqReduceParams<double> p) {
-    seq_broadcast(p);
-}
+KERNEL(seq_reduce_f32, (THREADS), SeqReduceParams<float>) { seq_reduce(p); }
+KERNEL(seq_reduce_f64, (THREADS), SeqReduceParams<double>) { seq_reduce(p); }
+KERNEL(seq_broadcast_f32, (THREADS), SeqReduceParams<float>) { seq_broadcast(p); }
+KERNEL(seq_broadcast_f64, (THREADS), SeqReduceParams<double>) { seq_broadcast(p); }

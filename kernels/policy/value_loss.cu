@@ -61,11 +61,5 @@ template <class R> __device__ __forceinline__ void value_loss(const ValueLossPar
     if (threadIdx.x == 0) *p.loss = p.weight * sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    value_loss_f32(const ValueLossParams<float> p) {
-    value_loss(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS)
-    value_loss_f64(const ValueLossParams<double> p) {
-    value_loss(p);
-}
+KERNEL(value_loss_f32, (THREADS), ValueLossParams<float>) { value_loss(p); }
+KERNEL(value_loss_f64, (THREADS), ValueLossParams<double>) { value_loss(p); }

@@ -216,18 +216,16 @@ __device__ __forceinline__ void lora_grad(const LoraGradParams<T, S, A>& p) {
     chunk_sums<T, S, A, RANKS, WIDTH>(p, side, second ? blockIdx.x - tiles : blockIdx.x);
 }
 
-#define ENTRY(name, T, S, A, RANKS, WIDTH)                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const LoraGradParams<T, S, A> p) { \
-        lora_grad<RANKS, WIDTH>(p);                                                               \
-    }
-ENTRY(lora_grad_f32, float, float, float, 16, 4)
-ENTRY(lora_grad_bf16, bf16, float, float, 16, 4)
-ENTRY(lora_grad_f16, f16, float, float, 16, 4)
-ENTRY(lora_grad_8_f32, float, float, float, 8, 4)
-ENTRY(lora_grad_8_bf16, bf16, float, float, 8, 4)
-ENTRY(lora_grad_8_f16, f16, float, float, 8, 4)
-ENTRY(lora_grad_f64, double, double, double, 16, 2)
-ENTRY(lora_grad_kept_f64, double, float, double, 16, 2)
+KERNEL(lora_grad_f32, (THREADS), LoraGradParams<float, float, float>) { lora_grad<16, 4>(p); }
+KERNEL(lora_grad_bf16, (THREADS), LoraGradParams<bf16, float, float>) { lora_grad<16, 4>(p); }
+KERNEL(lora_grad_f16, (THREADS), LoraGradParams<f16, float, float>) { lora_grad<16, 4>(p); }
+KERNEL(lora_grad_8_f32, (THREADS), LoraGradParams<float, float, float>) { lora_grad<8, 4>(p); }
+KERNEL(lora_grad_8_bf16, (THREADS), LoraGradParams<bf16, float, float>) { lora_grad<8, 4>(p); }
+KERNEL(lora_grad_8_f16, (THREADS), LoraGradParams<f16, float, float>) { lora_grad<8, 4>(p); }
+KERNEL(lora_grad_f64, (THREADS), LoraGradParams<double, double, double>) { lora_grad<16, 2>(p); }
+KERNEL(lora_grad_kept_f64, (THREADS), LoraGradParams<double, float, double>) {
+    lora_grad<16, 2>(p);
+}
 
 // ---- the rows that took the adapter -------------------------------------------------------------
 
@@ -241,7 +239,7 @@ struct LoraPickParams {
 static constexpr int PICKERS = 1024;
 
 // One block, 1,024 rows at a time: a row's place is the number of picked ones before it.
-extern "C" __global__ void __launch_bounds__(PICKERS) lora_grad_pick(const LoraPickParams p) {
+KERNEL(lora_grad_pick, (PICKERS), LoraPickParams) {
     __shared__ i32 found[PICKERS / WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     i64 total = 0;
@@ -339,11 +337,5 @@ template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParam
     }
 }
 
-extern "C" __global__ void __launch_bounds__(ADDERS)
-    lora_grad_add_f32(const LoraAddParams<float> p) {
-    add_chunks(p);
-}
-extern "C" __global__ void __launch_bounds__(ADDERS)
-    lora_grad_add_f64(const LoraAddParams<double> p) {
-    add_chunks(p);
-}
+KERNEL(lora_grad_add_f32, (ADDERS), LoraAddParams<float>) { add_chunks(p); }
+KERNEL(lora_grad_add_f64, (ADDERS), LoraAddParams<double>) { add_chunks(p); }

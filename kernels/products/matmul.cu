@@ -93,56 +93,51 @@ template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParam
     p.dbias.set(column, (float)((double)p.dbias.get(column) + sum));
 }
 
-#define CHAIN(T, A, suffix)                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS)        \
-        matmul_##suffix(const ProductParams<T, Dense<T>, A> p) { \
-        linear<Chain<A>>(p, p.right);                            \
-    }                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)     \
-        matmul_low_##suffix(const LowParams<T, A> p) {           \
-        matmul_low<T>(p);                                        \
-    }
-CHAIN(float, float, f32)
-CHAIN(double, double, f64)
+KERNEL(matmul_f32, (THREADS), ProductParams<float, Dense<float>, float>) {
+    linear<Chain<float>>(p, p.right);
+}
+KERNEL(matmul_low_f32, (THREADS, 2), LowParams<float, float>) { matmul_low<float>(p); }
+KERNEL(matmul_f64, (THREADS), ProductParams<double, Dense<double>, double>) {
+    linear<Chain<double>>(p, p.right);
+}
+KERNEL(matmul_low_f64, (THREADS, 2), LowParams<double, double>) { matmul_low<double>(p); }
 
-#define TENSOR(T, suffix)                                               \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS)           \
-        matmul_few8_##suffix(const TensorParams<T, Dense<T>> p) {       \
-        matmul_few<T, 1>(p);                                            \
-    }                                                                   \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS)           \
-        matmul_few16_##suffix(const TensorParams<T, Dense<T>> p) {      \
-        matmul_few<T, 2>(p);                                            \
-    }                                                                   \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)   \
-        matmul_tile64_##suffix(const TensorParams<T, Dense<T>> p) {     \
-        matmul_tile<T, 64, false>(p);                                   \
-    }                                                                   \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)  \
-        matmul_tile128_##suffix(const TensorParams<T, Dense<T>> p) {    \
-        matmul_tile<T, 128, false>(p);                                  \
-    }                                                                   \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)   \
-        matmul_dx_tile64_##suffix(const TensorParams<T, Dense<T>> p) {  \
-        matmul_tile<T, 64, true>(p);                                    \
-    }                                                                   \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)  \
-        matmul_dx_tile128_##suffix(const TensorParams<T, Dense<T>> p) { \
-        matmul_tile<T, 128, true>(p);                                   \
-    }
-TENSOR(bf16, bf16)
-TENSOR(f16, f16)
+KERNEL(matmul_few8_bf16, (FEW_THREADS), TensorParams<bf16, Dense<bf16>>) { matmul_few<bf16, 1>(p); }
+KERNEL(matmul_few16_bf16, (FEW_THREADS), TensorParams<bf16, Dense<bf16>>) {
+    matmul_few<bf16, 2>(p);
+}
+KERNEL(matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf16>>) {
+    matmul_tile<bf16, 64, false>(p);
+}
+KERNEL(matmul_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Dense<bf16>>) {
+    matmul_tile<bf16, 128, false>(p);
+}
+KERNEL(matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf16>>) {
+    matmul_tile<bf16, 64, true>(p);
+}
+KERNEL(matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Dense<bf16>>) {
+    matmul_tile<bf16, 128, true>(p);
+}
+KERNEL(matmul_few8_f16, (FEW_THREADS), TensorParams<f16, Dense<f16>>) { matmul_few<f16, 1>(p); }
+KERNEL(matmul_few16_f16, (FEW_THREADS), TensorParams<f16, Dense<f16>>) { matmul_few<f16, 2>(p); }
+KERNEL(matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Dense<f16>>) {
+    matmul_tile<f16, 64, false>(p);
+}
+KERNEL(matmul_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Dense<f16>>) {
+    matmul_tile<f16, 128, false>(p);
+}
+KERNEL(matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Dense<f16>>) {
+    matmul_tile<f16, 64, true>(p);
+}
+KERNEL(matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Dense<f16>>) {
+    matmul_tile<f16, 128, true>(p);
+}
 
-#define GRADIENTS(T, suffix)                              \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        matmul_dw_##suffix(const DwParams<T> p) {         \
-        matmul_dw(p);                                     \
-    }                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) \
-        matmul_dbias_##suffix(const DbiasParams<T> p) {   \
-        matmul_dbias(p);                                  \
-    }
-GRADIENTS(float, f32)
-GRADIENTS(bf16, bf16)
-GRADIENTS(f16, f16)
-GRADIENTS(double, f64)
+KERNEL(matmul_dw_f32, (THREADS), DwParams<float>) { matmul_dw(p); }
+KERNEL(matmul_dbias_f32, (THREADS), DbiasParams<float>) { matmul_dbias(p); }
+KERNEL(matmul_dw_bf16, (THREADS), DwParams<bf16>) { matmul_dw(p); }
+KERNEL(matmul_dbias_bf16, (THREADS), DbiasParams<bf16>) { matmul_dbias(p); }
+KERNEL(matmul_dw_f16, (THREADS), DwParams<f16>) { matmul_dw(p); }
+KERNEL(matmul_dbias_f16, (THREADS), DbiasParams<f16>) { matmul_dbias(p); }
+KERNEL(matmul_dw_f64, (THREADS), DwParams<double>) { matmul_dw(p); }
+KERNEL(matmul_dbias_f64, (THREADS), DbiasParams<double>) { matmul_dbias(p); }

@@ -38,40 +38,42 @@ __device__ __forceinline__ void nf4_matmul(const ProductParams<T, Nf4Matrix, A>&
     linear<Chain<A>>(p, Nf4Side{p.right, book});
 }
 
-#define CHAIN(T, A, suffix)                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS)             \
-        nf4_matmul_##suffix(const ProductParams<T, Nf4Matrix, A> p) { \
-        nf4_matmul<A>(p);                                             \
-    }
-CHAIN(float, float, f32)
-CHAIN(bf16, float, bf16)
-CHAIN(f16, float, f16)
-CHAIN(double, double, f64)
+KERNEL(nf4_matmul_f32, (THREADS), ProductParams<float, Nf4Matrix, float>) { nf4_matmul<float>(p); }
+KERNEL(nf4_matmul_bf16, (THREADS), ProductParams<bf16, Nf4Matrix, float>) { nf4_matmul<float>(p); }
+KERNEL(nf4_matmul_f16, (THREADS), ProductParams<f16, Nf4Matrix, float>) { nf4_matmul<float>(p); }
+KERNEL(nf4_matmul_f64, (THREADS), ProductParams<double, Nf4Matrix, double>) {
+    nf4_matmul<double>(p);
+}
 
-#define TENSOR(T, suffix)                                                    \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2)             \
-        nf4_matmul_few8_##suffix(const TensorParams<T, Nf4Matrix> p) {       \
-        nf4_few<T, 1>(p);                                                    \
-    }                                                                        \
-    extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2)             \
-        nf4_matmul_few16_##suffix(const TensorParams<T, Nf4Matrix> p) {      \
-        nf4_few<T, 2>(p);                                                    \
-    }                                                                        \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)        \
-        nf4_matmul_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) {     \
-        nf4_matmul_tile<T, 64, false>(p, blockIdx.x / p.cluster);            \
-    }                                                                        \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)       \
-        nf4_matmul_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) {    \
-        nf4_matmul_tile<T, 128, false>(p, blockIdx.x / p.cluster);           \
-    }                                                                        \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<64>, 1)        \
-        nf4_matmul_dx_tile64_##suffix(const TensorParams<T, Nf4Matrix> p) {  \
-        nf4_matmul_tile<T, 64, true>(p, blockIdx.x / p.cluster);             \
-    }                                                                        \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<128>, 1)       \
-        nf4_matmul_dx_tile128_##suffix(const TensorParams<T, Nf4Matrix> p) { \
-        nf4_matmul_tile<T, 128, true>(p, blockIdx.x / p.cluster);            \
-    }
-TENSOR(bf16, bf16)
-TENSOR(f16, f16)
+KERNEL(nf4_matmul_few8_bf16, (FEW_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+    nf4_few<bf16, 1>(p);
+}
+KERNEL(nf4_matmul_few16_bf16, (FEW_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+    nf4_few<bf16, 2>(p);
+}
+KERNEL(nf4_matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_tile<bf16, 64, false>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_tile<bf16, 128, false>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_tile<bf16, 64, true>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_tile<bf16, 128, true>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_few8_f16, (FEW_THREADS, 2), TensorParams<f16, Nf4Matrix>) { nf4_few<f16, 1>(p); }
+KERNEL(nf4_matmul_few16_f16, (FEW_THREADS, 2), TensorParams<f16, Nf4Matrix>) { nf4_few<f16, 2>(p); }
+KERNEL(nf4_matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_tile<f16, 64, false>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_tile<f16, 128, false>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_tile<f16, 64, true>(p, blockIdx.x / p.cluster);
+}
+KERNEL(nf4_matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_tile<f16, 128, true>(p, blockIdx.x / p.cluster);
+}

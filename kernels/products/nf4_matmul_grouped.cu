@@ -74,12 +74,15 @@ __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
     nf4_matmul_tile<T, GROUPED_ROWS, ACROSS>(mine, tile);
 }
 
-#define ENTRY(name, T, ACROSS)                                                  \
-    extern "C" __global__ void __launch_bounds__(TILE_THREADS<GROUPED_ROWS>, 1) \
-        name(const GroupedParams<T> p) {                                        \
-        nf4_matmul_grouped<T, ACROSS>(p);                                       \
-    }
-ENTRY(nf4_matmul_grouped_bf16, bf16, false)
-ENTRY(nf4_matmul_grouped_f16, f16, false)
-ENTRY(nf4_matmul_grouped_dx_bf16, bf16, true)
-ENTRY(nf4_matmul_grouped_dx_f16, f16, true)
+KERNEL(nf4_matmul_grouped_bf16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<bf16>) {
+    nf4_matmul_grouped<bf16, false>(p);
+}
+KERNEL(nf4_matmul_grouped_f16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<f16>) {
+    nf4_matmul_grouped<f16, false>(p);
+}
+KERNEL(nf4_matmul_grouped_dx_bf16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<bf16>) {
+    nf4_matmul_grouped<bf16, true>(p);
+}
+KERNEL(nf4_matmul_grouped_dx_f16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<f16>) {
+    nf4_matmul_grouped<f16, true>(p);
+}

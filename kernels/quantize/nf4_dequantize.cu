@@ -177,12 +177,7 @@ template <class T> __device__ __forceinline__ void nf4_dequantize(const Nf4Dequa
     for (i64 i = first + threadIdx.x % WARP; i < stop; i += WARP) one_value(p, i, shared);
 }
 
-#define ENTRY(T, suffix)                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS)         \
-        nf4_dequantize_##suffix(const Nf4DequantizeParams<T> p) { \
-        nf4_dequantize(p);                                        \
-    }
-ENTRY(float, f32)
-ENTRY(bf16, bf16)
-ENTRY(f16, f16)
-ENTRY(double, f64)
+KERNEL(nf4_dequantize_f32, (THREADS), Nf4DequantizeParams<float>) { nf4_dequantize(p); }
+KERNEL(nf4_dequantize_bf16, (THREADS), Nf4DequantizeParams<bf16>) { nf4_dequantize(p); }
+KERNEL(nf4_dequantize_f16, (THREADS), Nf4DequantizeParams<f16>) { nf4_dequantize(p); }
+KERNEL(nf4_dequantize_f64, (THREADS), Nf4DequantizeParams<double>) { nf4_dequantize(p); }

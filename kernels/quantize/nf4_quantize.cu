@@ -119,14 +119,9 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
     }
 }
 
-#define ENTRY(T, suffix)                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS)     \
-        nf4_quantize_##suffix(const Nf4QuantizeParams<T> p) { \
-        nf4_quantize(p);                                      \
-    }
-ENTRY(float, f32)
-ENTRY(bf16, bf16)
-ENTRY(f16, f16)
+KERNEL(nf4_quantize_f32, (THREADS), Nf4QuantizeParams<float>) { nf4_quantize(p); }
+KERNEL(nf4_quantize_bf16, (THREADS), Nf4QuantizeParams<bf16>) { nf4_quantize(p); }
+KERNEL(nf4_quantize_f16, (THREADS), Nf4QuantizeParams<f16>) { nf4_quantize(p); }
 
 // ---- the maxima ---------------------------------------------------------------------------------
 
@@ -146,7 +141,7 @@ __device__ __forceinline__ int ceil_log2(i64 n) { return n <= 2 ? 1 : 64 - __clz
 // The f32 mean in the order of torch on one thread: vectors of `width` values go to 4 accumulators
 // in turn, lane = accumulator·width + place; every 2^power rounds a chain is emptied into the next
 // of 4 levels. Lane 0 adds what is left over, the accumulators and the places in order.
-extern "C" __global__ void __launch_bounds__(WARP) nf4_absmax_mean(const Nf4AbsmaxParams p) {
+KERNEL(nf4_absmax_mean, (WARP), Nf4AbsmaxParams) {
     __shared__ float chains[WARP];
     const i64 n = p.blocks;
     const int width = n < 8 ? 1 : 8, lane = threadIdx.x;
@@ -194,7 +189,7 @@ __device__ __forceinline__ u8 grid_code(float scaled, const float* bounds) {
 }
 
 // 8-bit codes of absmax - offset in blocks of 256.
-extern "C" __global__ void __launch_bounds__(NESTED) nf4_quantize_absmax(const Nf4AbsmaxParams p) {
+KERNEL(nf4_quantize_absmax, (NESTED), Nf4AbsmaxParams) {
     __shared__ float warps[NESTED / WARP];
     __shared__ float bounds[256];
     const int t = threadIdx.x;

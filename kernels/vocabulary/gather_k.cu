@@ -1,4 +1,34 @@
-#include "rows.cuh"
+// logp[t, k] = z[t, ids[t, k]] - lse over the whole row or over the row's K ids, and its gradient:
+// what distillation and replay of a sampler's top-k or top-p set need.
+//
+//     mass[t] = Σ_k p[t, ids[t, k]]
+//     dx_v    = [Σ_k g_k·1[v = ids_k] - q_v·Σ_k g_k]·dz/dx,   q over the row, or over the ids
+//
+// | operand     | shape        | dtype          | layout                                       |
+// |-------------|--------------|----------------|----------------------------------------------|
+// | logits      | [T, V_alloc] | f32, bf16, f16 | rows contiguous; V exist                     |
+// | ids         | [T, K]       | i32            | contiguous; distinct per row; -100: left out |
+// | logp, dlogp | [T, K]       | f32            | rows contiguous                              |
+// | mass        | [T]          | f32            | any stride, may be missing                   |
+// | dlogits     | [T, V_alloc] | as logits      | rows contiguous                              |
+//
+// Mapping: one block or cluster per row (rows.cuh); thread i has ids i, 256 + i, ... The sums over
+// the ids are small, so every block of a cluster forms them for itself. Block 0 writes logp; each
+// block writes the gradient of its slice, then the ids' own entries that lie in it.
+// Traffic: T·V elements once, or T·K of them where only the kept set counts; the gradient writes
+// T·V more. Counted by the emulator (bf16, 4 x 151,936, 64 ids): bytes 1.006 and 1.012 of the
+// least, 12.2 and 30.8 warp instructions per 32 logits. Not yet measured on hardware.
+//
+// 1. The kept set alone (`renormalize` without `mass`) never reads the row: 9,800 instructions
+//    where the whole row takes 232,104. Its gradient is a row of zeros and K entries: 95,408, not
+//    584,712.
+// 2. The gradient first treats every column as not chosen, then K threads overwrite their entries:
+//    no logit is compared with K ids (predicted: K comparisons per logit otherwise).
+//
+// Numerics: the plan of the row is that of logprob, so over the whole row an entry has logprob's
+// bits. Sums as in row_sums.cuh; Σ g and the ids' own entries in f64, rounded once. An id that is
+// out of range is NaN, -100 is 0; `mass` is at most 1.
+#include "row_sums.cuh"
 
 struct GatherKParams {
     RowSet set;
@@ -20,34 +50,36 @@ __device__ __forceinline__ RowStats kept_stats(const GatherKParams& p, const T* 
                                                RowShared& shared) {
     RowSet alone = p.set;
     alone.cluster = 1;
-    Online o;
+    OnlineSums o;
 #pragma unroll 1
     for (i64 j = threadIdx.x; j < p.count; j += THREADS) {
         const i32 id = ids[j];
-        const float t[1] = {id >= 0 && id < p.set.vocab ? bend(p.set, to_f32(row[id])) : -INF_F32};
-        add<1, false>(o, t, p.set.c, -2);
+        const float t[1] = {id >= 0 && id < p.set.vocab ? transform(p.set, to_f32(row[id]))
+                                                        : -INF_F32};
+        accumulate<1, false>(o, t, p.set.c, -2);
     }
-    return combine(o, alone, false, false, shared);
+    return reduce_stats(o, alone, false, false, shared);
 }
 
 template <class T> __device__ __forceinline__ void gather_k(const GatherKParams& p) {
     __shared__ RowShared shared;
     const RowSet& s = p.set;
-    const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x >> s.shift;
-    const Part<T> part(s, (const T*)p.logits + i * p.row_stride, rank);
+    const RowBlock block(s);
+    const i64 i = block.row;
+    const RowSlice<T> slice(s, (const T*)p.logits + i * p.row_stride, block.rank);
     const i32* ids = p.ids + i * p.ids_stride;
     RowStats full = {}, kept = {};
-    if (!p.renormalize || p.mass.at) full = row_stats(part, s, -1, false, nullptr, shared);
-    if (rank != 0) return;
-    if (p.renormalize || p.mass.at) kept = kept_stats(p, part.row, ids, shared);
+    if (!p.renormalize || p.mass.at) full = row_stats(slice, s, -1, false, nullptr, shared);
+    if (block.rank != 0) return;
+    if (p.renormalize || p.mass.at) kept = kept_stats(p, slice.row, ids, shared);
     RowStats used = full;
     if (p.renormalize) used = kept;
 #pragma unroll 1
     for (i64 j = threadIdx.x; j < p.count; j += THREADS) {
         const i32 id = ids[j];
         float logp = id == IGNORE ? 0.0f : NAN_F32;
-        if (id >= 0 && id < s.vocab) logp = (float)row_logp(s, used, bend(s, to_f32(part.row[id])));
+        if (id >= 0 && id < s.vocab)
+            logp = (float)row_logp(s, used, transform(s, to_f32(slice.row[id])));
         p.logp[i * p.logp_stride + j] = logp;
     }
     if (p.mass.at && threadIdx.x == 0) {
@@ -61,11 +93,11 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
     __shared__ RowShared shared;
     extern __shared__ uint4 row_on_chip[];
     const RowSet& s = p.set;
-    const int rank = s.cluster == 1 ? 0 : ptx_cluster_rank();
-    const i64 i = blockIdx.x >> s.shift;
-    const Part<T> part(s, (const T*)p.logits + i * p.row_stride, rank);
+    const RowBlock block(s);
+    const i64 i = block.row;
+    const RowSlice<T> slice(s, (const T*)p.logits + i * p.row_stride, block.rank);
     T* out = (T*)p.dlogits + i * p.out_stride;
-    uint4* held = s.held ? row_on_chip : nullptr;
+    uint4* staged = s.held ? row_on_chip : nullptr;
     const i32* ids = p.ids + i * p.ids_stride;
     const float* g = p.dlogp + i * p.dlogp_stride;
 
@@ -76,50 +108,38 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
     total = block_reduce<THREADS>(total, 0.0, Sum(), shared.partial);
     RowStats r;
     if (p.renormalize) {
-        r = kept_stats(p, part.row, ids, shared);
-        write_part(part, s, out, rank, held, false, [](Vec16<T>&, i64) {});
+        r = kept_stats(p, slice.row, ids, shared);
+        write_slice(slice, s, out, block.rank, staged, false, [](Vec16<T>&, i64) {});
     } else {
-        r = row_stats(part, s, -1, false, held, shared);
+        r = row_stats(slice, s, -1, false, staged, shared);
         const float others = (float)(r.empty() ? 0.0 : -total / r.sum * s.k);
-        write_part(part, s, out, rank, held, true, [&](Vec16<T>& v, i64) {
+        write_slice(slice, s, out, block.rank, staged, true, [&](Vec16<T>& v, i64) {
             float t[N], dz[N];
             widen(v, t);
-            bend_all(s, t);
+            transform_all(s, t);
 #pragma unroll
             for (int k = 0; k < N; ++k) dz[k] = ptx_ex2(log2_weight(t[k], r.top, s.c)) * others;
-            times_slope(s, v, dz);
+            times_derivative(s, v, dz);
 #pragma unroll
             for (int k = 0; k < N; ++k) v.at[k] = from_f32<T>(dz[k]);
         });
     }
     const double inverse = r.empty() ? 0.0 : 1.0 / r.sum;
     __syncthreads();
-    const i64 from = part.first * TILE * N, to = part.end * TILE * N;
+    const i64 from = slice.first * TILE * N, to = slice.end * TILE * N;
 #pragma unroll 1
     for (i64 j = threadIdx.x; j < p.count; j += THREADS) {
         const i32 id = ids[j];
         if (id < from || id >= to || id >= s.vocab) continue;
-        const float x = to_f32(part.row[id]);
-        const double q = (double)ptx_ex2(log2_weight(bend(s, x), r.top, s.c)) * inverse;
-        out[id] = from_f64<T>((g[j] - q * total) * s.k * (double)slope(s, x));
+        const float x = to_f32(slice.row[id]);
+        const double q = (double)ptx_ex2(log2_weight(transform(s, x), r.top, s.c)) * inverse;
+        out[id] = from_f64<T>((g[j] - q * total) * s.k * (double)transform_derivative(s, x));
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f32(const GatherKParams p) {
-    gather_k<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_bf16(const GatherKParams p) {
-    gather_k<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 3) gather_k_f16(const GatherKParams p) {
-    gather_k<f16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f32(const GatherKParams p) {
-    gather_k_bwd<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_bf16(const GatherKParams p) {
-    gather_k_bwd<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 2) gather_k_bwd_f16(const GatherKParams p) {
-    gather_k_bwd<f16>(p);
-}
+KERNEL(gather_k_f32, (THREADS, 3), GatherKParams) { gather_k<float>(p); }
+KERNEL(gather_k_bf16, (THREADS, 3), GatherKParams) { gather_k<bf16>(p); }
+KERNEL(gather_k_f16, (THREADS, 3), GatherKParams) { gather_k<f16>(p); }
+KERNEL(gather_k_bwd_f32, (THREADS, 2), GatherKParams) { gather_k_bwd<float>(p); }
+KERNEL(gather_k_bwd_bf16, (THREADS, 2), GatherKParams) { gather_k_bwd<bf16>(p); }
+KERNEL(gather_k_bwd_f16, (THREADS, 2), GatherKParams) { gather_k_bwd<f16>(p); }

@@ -26,12 +26,7 @@ template <class T> __device__ __forceinline__ void score_scale(const ScoreScaleP
             from_f64<T>(g * to_f64(p.score[t * p.score_stride + j]));
 }
 
-#define ENTRY(T, suffix)                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS)   \
-        score_scale_##suffix(const ScoreScaleParams<T> p) { \
-        score_scale(p);                                     \
-    }
-ENTRY(float, f32)
-ENTRY(bf16, bf16)
-ENTRY(f16, f16)
-ENTRY(double, f64)
+KERNEL(score_scale_f32, (THREADS), ScoreScaleParams<float>) { score_scale(p); }
+KERNEL(score_scale_bf16, (THREADS), ScoreScaleParams<bf16>) { score_scale(p); }
+KERNEL(score_scale_f16, (THREADS), ScoreScaleParams<f16>) { score_scale(p); }
+KERNEL(score_scale_f64, (THREADS), ScoreScaleParams<double>) { score_scale(p); }

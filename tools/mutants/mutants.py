@@ -86,7 +86,7 @@ def sites(text):
     offset = 0
     for line in text.splitlines(keepends=True):
         code = line.split("//")[0]
-        skip = code.lstrip().startswith(("#", "template <", "static constexpr", "static_assert", "enum", "extern", "ENTRY"))
+        skip = code.lstrip().startswith(("#", "template <", "static constexpr", "static_assert", "enum", "extern", "KERNEL"))
         if not skip and "asm" not in code:
             for what, pattern, replacement in OPERATORS:
                 for m in re.finditer(pattern, code):
