@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use gradus::Device;
 use gradus_rft::reward::{RewardInput, RewardOutcome};
+use gradus_rft::train::metrics::Metric;
 use gradus_rft::train::{RunConfig, Trainer};
 use serde_json::{Map, Value, json};
 
@@ -119,14 +120,7 @@ fn truncated_completions_can_be_masked() {
         records.retain(|r| !r.finished);
         assert!(records.len() > 4 && finished < 32);
         // Groups of what is left have rewards that differ.
-        trainer
-            .rl_step(0, records)
-            .unwrap()
-            .0
-            .iter()
-            .find(|(name, _)| *name == "grad_norm")
-            .unwrap()
-            .1
+        trainer.rl_step(0, records).unwrap().get(Metric::GradNorm).unwrap()
     };
     assert!(moved("rl.mask_truncated_completions=false") > 0.0);
     assert_eq!(moved("rl.mask_truncated_completions=true"), 0.0);

@@ -3,9 +3,9 @@
 //! Flops are those of the products, 2 a weight and token forward and 2 more for the input's
 //! gradient; bytes are the weights as stored, once for every pass over them.
 
-use crate::train::optimizer::Update;
-use crate::train::record::{Record, TokenClass};
 use crate::train::rollout::{Hooks, RolloutKey, Sampling, rollout_with};
+use crate::train::update::optimizer::Update;
+use crate::train::update::record::{Record, TokenClass};
 use crate::train::{RunConfig, Trainer};
 use gradus::device::Device;
 use gradus::error::Result;

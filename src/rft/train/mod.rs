@@ -1,43 +1,35 @@
 //! The trainer: prompts, rollouts, rewards, records, advantages, updates; and what a run leaves
-//! behind. [`run::train`] is the whole; [`trainer::Trainer`] holds the verbs, [`step`] one update.
+//! behind. [`run::train`] is the whole; [`Trainer`] holds the verbs.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`config`] | the settings of a run: every key, once |
+//! | [`phase`] | what a run goes through: a file per phase; [`phase::rl`] is the RL step, top to bottom |
+//! | [`rollout`] | completions, drawn with continuous batching |
+//! | [`update`] | one update: records, loss and gradients ([`step`]), optimizer |
+//! | [`run`] | from the configuration to the summary: checkpoints, metrics, memory, the run's folder |
+//! | [`infer`] | asking a run or a model: samples, scores, talk |
+//! | [`task`] | where prompts come from |
 
-mod advice;
-mod base;
-pub mod checkpoint;
-mod chosen;
 pub mod config;
 pub mod critic;
-#[cfg(feature = "hf")]
-mod dataset;
-mod decode;
-pub mod eval;
-mod identity;
-pub mod inference;
-pub mod metrics;
-pub mod optimizer;
-mod ordered;
-pub mod phases;
-pub mod plan;
-pub mod plot;
-pub mod progress;
-pub mod recipe;
-pub mod record;
-pub mod reference;
-mod rl;
+pub mod infer;
+mod inputs;
+pub mod phase;
 pub mod rollout;
 pub mod run;
-mod run_folder;
 pub mod state;
-pub mod step;
-pub mod summary;
 pub mod task;
-pub mod tensorboard;
 pub mod trainer;
+pub mod update;
 
 pub use crate::io::interrupt;
 pub use config::{RunConfig, explain};
-pub use inference::{Ask, Opened, chat, evaluate, model_defaults, open_run, sample};
-pub use plan::MemoryPlan;
+pub use infer::eval;
+pub use infer::{Ask, Opened, chat, evaluate, model_defaults, open_run, sample};
+pub use run::memory_plan::MemoryPlan;
+pub use run::summary::Summary;
 pub use run::{Resume, train};
-pub use summary::Summary;
+pub use run::{checkpoint, metrics, plot, progress, summary, tensorboard};
 pub use trainer::Trainer;
+pub use update::{optimizer, recipe, record, reference, step};

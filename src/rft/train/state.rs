@@ -5,8 +5,8 @@
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::model::{Parameter, ValueHead, Weight};
 use crate::train::critic::Critic;
-use crate::train::reference::Reference;
 use crate::train::trainer::Trainer;
+use crate::train::update::reference::Reference;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::quant::{Nf4Matrix, Nf4Tensor, OwnedAbsmax};

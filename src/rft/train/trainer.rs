@@ -2,7 +2,7 @@
 //!
 //! The verbs are the ones users of training services know: [`Trainer::sample`],
 //! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
-//! [`Trainer::load_state`]. The phases in [`crate::train::phases`] are loops over these verbs.
+//! [`Trainer::load_state`]. The phases in [`crate::train::phase`] are loops over these verbs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,18 +10,18 @@ use crate::model::{Decoder, LoraOptions};
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::text::Codec;
-use crate::train::base::Base;
 use crate::train::config::RunConfig;
-use crate::train::critic::{Critic, States};
-use crate::train::eval::Evaluation;
-use crate::train::optimizer::{Optimizer, Update, Updated};
-use crate::train::recipe::Recipe;
-use crate::train::record::{Record, TokenClass};
-use crate::train::reference::Reference;
+use crate::train::critic::{Critic, CriticBatch};
+use crate::train::infer::eval::Evaluation;
+use crate::train::inputs::Base;
 use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
-use crate::train::step::{self, Backward, Objective};
-use crate::train::summary::SampleLine;
+use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
+use crate::train::update::optimizer::{Optimizer, Update, Updated};
+use crate::train::update::recipe::Recipe;
+use crate::train::update::record::{Record, TokenClass};
+use crate::train::update::reference::Reference;
+use crate::train::update::step::{self, Backward, Objective};
 use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -42,7 +42,7 @@ pub struct Trainer<T: Float = f32> {
     /// The critic and its optimiser's state, if the run has one.
     pub critic: Option<Critic>,
     /// What the collect phase gathered for the critic, since this trainer was made.
-    pub states: Option<States>,
+    pub collected: Option<CriticBatch>,
     /// How often the running phase has run before: it goes on in the stream of prompts and draws.
     pub pass: u64,
     /// Prompts, demonstrations, verifier.
@@ -128,7 +128,7 @@ impl<T: Float> Trainer<T> {
             model,
             optimizer,
             critic: None,
-            states: None,
+            collected: None,
             pass: 0,
             task,
             skipped: 0,

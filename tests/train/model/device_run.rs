@@ -10,6 +10,7 @@ use gradus::ops::Advantage;
 use gradus::ops::presets;
 use gradus::view::View;
 use gradus_rft::io::safetensors::Tensors;
+use gradus_rft::train::metrics::Metric;
 use gradus_rft::train::record::Record;
 use gradus_rft::train::step::Backward;
 use gradus_rft::train::{RunConfig, Trainer};
@@ -132,9 +133,9 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
     let steps = [sft(&cpu, &records), sft(&gpu, &records), sft(&exact(&cpu), &records)];
     assert_same_step(&format!("{name}, sft"), &cpu, steps.each_ref());
     let (a, b) = (cpu.sft_step(0).unwrap(), gpu.sft_step(0).unwrap());
-    for ((key, a), (_, b)) in a.iter().zip(&b) {
+    for ((metric, a), (_, b)) in a.iter().zip(b.iter()) {
         let bound = if T::DTYPE == DType::Bf16 { 0.02 } else { F32 };
-        assert!((a - b).abs() <= bound * a.abs(), "{name}: sft {key}: {a} and {b}");
+        assert!((a - b).abs() <= bound * a.abs(), "{name}: sft {metric:?}: {a} and {b}");
     }
     assert_same_update(&name, cpu.config.sft.learning_rate.or(f64::NAN) / 20.0, &cpu, &gpu);
 
@@ -149,7 +150,7 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
     for (a, b) in records.iter().zip(&own) {
         let same = a.ids.iter().zip(&b.ids).take_while(|(a, b)| a == b).count();
         assert!(T::DTYPE == DType::Bf16 || a.ids == b.ids, "{name}: other tokens");
-        let pairs = a.old_logp.iter().zip(&b.old_logp).take(same);
+        let pairs = a.sampler_logp.iter().zip(&b.sampler_logp).take(same);
         let off = pairs.fold(0f64, |m, (a, b)| m.max((a - b).abs() as f64));
         let bound = if T::DTYPE == DType::Bf16 { 2f64.powi(-5) } else { F32 };
         assert!(off <= bound, "{name}: log-probs apart by {off:e}");
@@ -164,11 +165,13 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
     assert_eq!(on_policy.figures.stats.max_ratio, 1.0, "{name}");
     own.iter_mut().enumerate().for_each(|(i, record)| record.reward = (i % 2) as f32);
     let before = gpu.save_state().unwrap();
-    let (values, deviation) = gpu.rl_step(0, own).unwrap();
-    assert_eq!(deviation, 0.0, "{name}");
+    let metrics = gpu.rl_step(0, own).unwrap();
+    assert_eq!(metrics.get(Metric::RatioMaxAbsDev), Some(0.0), "{name}");
     assert_ne!(gpu.save_state().unwrap(), before, "{name}: rewards move the adapters");
-    let value = |key: &str| values.iter().find(|v| v.0 == key).map_or(f64::NAN, |v| v.1);
-    assert!(value("kl").abs() < 1e-9, "{name}: the KL of a fresh adapter to its base");
+    assert!(
+        metrics.get(Metric::Kl).unwrap().abs() < 1e-9,
+        "{name}: the KL of a fresh adapter to its base"
+    );
 
     // 5. What the device saved goes on, on the CPU and on a fresh device.
     let state = gpu.save_state().unwrap();

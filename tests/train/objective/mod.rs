@@ -6,6 +6,7 @@ mod phases;
 mod settings;
 mod steps;
 
+use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
 use gradus_rft::train::step::score_records;
 use gradus_rft::train::{RunConfig, Trainer};
@@ -68,13 +69,13 @@ fn records(trainer: &Trainer, apart: f32) -> Vec<Record> {
     for (record, now) in records.iter_mut().zip(now) {
         for t in record.scored().collect::<Vec<_>>() {
             let offset = [-0.22, 0.26, -0.3, 0.1, -0.45, 0.5, 0.04][k % 7];
-            record.old_logp[t] = now[t] + apart * offset;
+            record.sampler_logp[t] = now[t] + apart * offset;
             k += 1;
         }
     }
     records
 }
 
-fn value(values: &[(&'static str, f64)], key: &str) -> f64 {
-    values.iter().find(|v| v.0 == key).unwrap_or_else(|| panic!("no {key} in {values:?}")).1
+fn value(metrics: &Metrics, key: &str) -> f64 {
+    metrics.get(key.parse().unwrap()).unwrap_or_else(|| panic!("no {key} in {metrics:?}"))
 }

@@ -4,7 +4,7 @@
 use gradus::Device;
 use gradus::ops::presets;
 use gradus_rft::train::Trainer;
-use gradus_rft::train::critic::{Critic, States};
+use gradus_rft::train::critic::{Critic, CriticBatch};
 use gradus_rft::train::record::{Record, ScoredTokens};
 use gradus_rft::train::step::score_records;
 
@@ -30,7 +30,7 @@ fn sequences(trainer: &Trainer, records: &[Record], reference: &[Vec<f32>]) -> V
             .map(|t| Token {
                 target: record.ids[t] as usize,
                 hidden: row(n.next().unwrap()),
-                old: record.old_logp[t] as f64,
+                old: record.sampler_logp[t] as f64,
                 reference: reference[t] as f64,
             })
             .collect(),
@@ -105,7 +105,7 @@ struct Marks {
 /// Loss and gradient of the head, as a step of the trainer has them: AdamW's first moment after its
 /// first update is a tenth of the gradient.
 fn step(trainer: &mut Trainer, records: Vec<Record>) -> (f64, Vec<f64>) {
-    let (values, _) = trainer.rl_step(0, records).unwrap();
+    let values = trainer.rl_step(0, records).unwrap();
     let trained = trainer.model.params.iter().filter(|p| p.trainable);
     let index = trained.map(|p| &p.name).position(|name| name == "lm_head.weight").unwrap();
     let [m, _] = trainer.optimizer.moments(index).unwrap();
@@ -363,13 +363,16 @@ fn a_critic_learns_nothing_from_an_abstained_reward() {
 /// was and the clipped error is the larger one, a state has no gradient (PPO's code base).
 #[test]
 fn the_critic_is_clipped_around_what_it_was() {
-    let states =
-        States { hidden: vec![1.0, 0.0, 0.0, 1.0], returns: vec![1.0, 0.002], value: vec![0.0; 2] };
+    let states = CriticBatch {
+        hidden: vec![1.0, 0.0, 0.0, 1.0],
+        returns: vec![1.0, 0.002],
+        value: vec![0.0; 2],
+    };
     let rate = 0.01;
     for clip in [f64::INFINITY, 0.005] {
         let mut critic = Critic::new(2);
         let loss = |critic: &mut Critic| {
-            critic.update(&Device::Cpu, &states, rate, clip).unwrap().unwrap().0
+            critic.update(&Device::Cpu, &states, rate, clip).unwrap().unwrap().loss
         };
         let first = loss(&mut critic);
         assert!((first - 0.25 * (1.0 + 0.002f64.powi(2))).abs() < 1e-7, "½·mean (0 − R)²: {first}");
@@ -438,7 +441,8 @@ fn a_step_without_a_gradient_is_reported_as_one() {
         assert!((*own as f64 - want).abs() < 1e-4, "the sampler's entropy {own}, {want}");
     }
     records.iter_mut().for_each(|r| r.reward = 1.0);
-    let (values, deviation) = trainer.rl_step(0, records.clone()).unwrap();
+    let values = trainer.rl_step(0, records.clone()).unwrap();
+    let deviation = value(&values, "ratio_max_abs_dev");
     let got = value(&values, "entropy");
     assert!((got - entropy).abs() < 1e-4, "{got} {entropy}");
     assert_eq!(value(&values, "clip_ratio/region_mean"), 0.0);
@@ -449,7 +453,7 @@ fn a_step_without_a_gradient_is_reported_as_one() {
     // One record in six moves: TRL's means are over all, the update's over its own.
     records[0].reward = 2.0;
     records[1..3].iter_mut().for_each(|r| r.reward = 1.0);
-    let (values, _) = trainer.rl_step(0, records.clone()).unwrap();
+    let values = trainer.rl_step(0, records.clone()).unwrap();
     let tokens = |r: &[Record]| r.iter().map(|r| r.scored().count()).sum::<usize>() as f64;
     assert_eq!(value(&values, "update/tokens"), tokens(&records[..3]), "its group of three");
     assert!((value(&values, "entropy") - entropy).abs() < 1e-4);
@@ -473,7 +477,7 @@ fn a_reference_survives_a_resume() {
             let batch = records(&whole, 0.0);
             whole.rl_step(0, batch.clone()).unwrap();
             let saved = whole.save_state().unwrap();
-            let kl = |t: &mut Trainer| value(&t.rl_step(1, batch.clone()).unwrap().0, "kl");
+            let kl = |t: &mut Trainer| value(&t.rl_step(1, batch.clone()).unwrap(), "kl");
             let mut again = trainer(&settings);
             again.load_state(&saved).unwrap();
             assert_eq!(again.save_state().unwrap(), saved);

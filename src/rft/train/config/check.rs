@@ -3,10 +3,9 @@
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
 use crate::train::config::{RunConfig, keys};
-use crate::train::phases::Phase;
-use crate::train::recipe::Recipe;
+use crate::train::phase::{Neighbors, Phase};
+use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
-use gradus::ops::presets::Estimator;
 
 /// Refuses a text in `table` that is none of its key's choices, naming the key.
 ///
@@ -51,45 +50,16 @@ impl RunConfig {
     /// # Errors
     /// `Config`, with the phase and what it needs.
     pub fn validate_phases(&self) -> Result<()> {
-        let refused = |reason: String| Err(Error::config("phases", reason));
         let phases = &self.phases;
         if phases.is_empty() {
-            return refused("empty: name at least one phase".into());
+            return Err(Error::config("phases", "empty: name at least one phase"));
         }
-        let count = |phase| phases.iter().filter(|&&p| p == phase).count();
-        match count(Phase::Quantize) {
-            0 if !self.model.adapter.is_empty() => {
-                let reason = "is attached by the phase `quantize`, which `phases` does not have";
-                return Err(Error::config("model.adapter", reason));
-            }
-            0 | 1 => {}
-            n => return refused(format!("`quantize` {n} times: weights are quantized once")),
+        if !phases.contains(&Phase::Quantize) && !self.model.adapter.is_empty() {
+            let reason = "is attached by the phase `quantize`, which `phases` does not have";
+            return Err(Error::config("model.adapter", reason));
         }
-        for (i, phase) in phases.iter().enumerate() {
-            let (before, after) = (i.checked_sub(1).map(|i| phases[i]), phases.get(i + 1));
-            match (phase, before, after) {
-                (Phase::ValueFit, Some(Phase::Collect), _) => {}
-                (Phase::ValueFit, _, _) => {
-                    let needs = "fits what the phase `collect` right before it gathered";
-                    return refused(format!("`value_fit` {needs}; put `collect` before it"));
-                }
-                (Phase::Collect, _, Some(Phase::ValueFit)) => {}
-                (Phase::Collect, _, _) => {
-                    let needs = "gathers for `value_fit`, which does not follow";
-                    return refused(format!("`collect` {needs}"));
-                }
-                (Phase::Sft | Phase::Quantize | Phase::Rl, _, _) => {}
-            }
-        }
-        if count(Phase::Collect) > 0 && self.value.collect_steps == 0 {
-            let reason = "0, so the phase `collect` would gather nothing";
-            return Err(Error::config("value.collect_steps", reason));
-        }
-        let critic = Recipe::of(self, 1.0)?.estimator == Estimator::Gae;
-        if count(Phase::ValueFit) > 0 && !critic {
-            return refused("`value_fit` fits the critic that only rl.advantage = gae has".into());
-        }
-        Ok(())
+        (0..phases.len())
+            .try_for_each(|index| phases[index].check(&Neighbors { config: self, index }))
     }
 
     /// The name is the first part of a folder's name, and stays in `out`.

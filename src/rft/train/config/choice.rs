@@ -14,7 +14,10 @@ macro_rules! choice {
         pub enum $name { $(#[doc = $doc] $variant,)* }
 
         impl $name {
-            /// Its name in a configuration.
+            /// All of them, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
+            /// Its name in files.
             pub fn name(self) -> &'static str {
                 match self {
                     $($name::$variant => $text,)*

@@ -8,7 +8,7 @@ use crate::train::config::choice::{
     ScaleKey, Schedule, TaskName,
 };
 use crate::train::config::section::{AtLeast, Positive, PowersOfTwo, TextBytes, section};
-use crate::train::phases::Phase;
+use crate::train::phase::Phase;
 
 /// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
 /// token.

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::io::json;
 use crate::train::config::section::{Key, Section};
-use crate::train::optimizer::Residence;
+use crate::train::update::optimizer::Residence;
 use gradus::device::Device;
 use gradus::dtype::DType;
 use gradus::error::{Error, Result};

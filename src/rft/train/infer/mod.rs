@@ -1,5 +1,7 @@
 //! Asking a run or a model: samples, scores, talk.
 
+pub mod eval;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -11,12 +13,12 @@ use crate::model::Weight;
 use crate::pretrained::Generation;
 use crate::reward::{RewardOutcome, finite};
 use crate::text::Codec;
-use crate::train::checkpoint;
 use crate::train::config::{ModelDtype, QuantizeType, RunConfig};
-use crate::train::eval::Evaluation;
-use crate::train::progress::line;
+use crate::train::infer::eval::Evaluation;
 use crate::train::rollout::Sampling;
-use crate::train::summary::SampleLine;
+use crate::train::run::checkpoint;
+use crate::train::run::progress::line;
+use crate::train::run::summary::SampleLine;
 use crate::train::task::Prompt;
 use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use crate::io::atomic::{self, TemporaryFolder};
 use crate::train::config::RunConfig;
-use crate::train::identity::Identity;
-use crate::train::progress::line;
+use crate::train::run::identity::Identity;
+use crate::train::run::progress::line;
 use gradus::error::{Error, Result};
 
 const LOCK: &str = ".lock";

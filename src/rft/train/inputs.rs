@@ -12,7 +12,7 @@ use crate::reward::http::HttpOptions;
 use crate::reward::spec::{SpecOptions, parse_all};
 use crate::text::{Bytes, Codec};
 use crate::train::config::RunConfig;
-use crate::train::phases::Phase;
+use crate::train::phase::Phase;
 use crate::train::task::{Countdown, Task};
 use gradus::device::Device;
 use gradus::dtype::Float;
@@ -170,7 +170,7 @@ fn on_folder(
     reward: Option<Arc<dyn Reward>>,
     notes: &mut Vec<String>,
 ) -> Result<Arc<dyn Task>> {
-    use crate::train::dataset::{DataTask, PromptWriter};
+    use crate::train::task::dataset::{DataTask, PromptWriter};
     let writer = PromptWriter::new(&config.data, folder.files.folder())?;
     if config.data.path.is_empty() {
         let converse = Arc::new(move |messages: &[serde_json::Value]| writer.converse(messages));

@@ -1,27 +1,71 @@
 //! Tokens that a loss treats by the covariance of their advantage with their log-prob.
 
+use crate::train::phase::rl::Batch;
+use crate::train::trainer::Trainer;
+use crate::train::update::recipe::Recipe;
+use crate::train::update::step::score_records;
+use gradus::dtype::Float;
+use gradus::error::Result;
 use gradus::ops::Loss;
 use gradus::ops::presets::Covariance;
-use gradus::rng::Rng;
+use gradus::rng::{Purpose, Rng};
 
 /// A token as the choice sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate {
+struct Candidate {
     /// A.
-    pub advantage: f64,
+    advantage: f64,
     /// ℓ under the policy that is updated.
-    pub logp: f64,
+    logp: f64,
     /// ℓ of the sampler.
-    pub old_logp: f64,
+    sampler_logp: f64,
+}
+
+impl<T: Float> Trainer<T> {
+    /// Marks the tokens that the loss treats by their covariance, which is the one under the policy
+    /// that is about to be updated.
+    pub(super) fn choose_tokens(
+        &self,
+        rule: Covariance,
+        recipe: &Recipe,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        let rl = &self.config.rl;
+        let columns =
+            score_records(&self.model, &batch.records, true, rl.temperature, rl.micro_batch)?;
+        let mut advantage = batch.advantages.of_tokens(&batch.records).into_iter();
+        let mut tokens = Vec::new();
+        for (record, column) in batch.records.iter().zip(&columns) {
+            for (t, a) in record.scored().zip(advantage.by_ref()) {
+                let (logp, sampler_logp) = (column[t] as f64, record.sampler_logp[t] as f64);
+                tokens.push(Candidate { advantage: a as f64, logp, sampler_logp });
+            }
+        }
+        // Updates are counted, so that each draws its own tokens, also after a resume.
+        let t = self.optimizer.t;
+        let words = [1 << 31, t as u32, (t >> 32) as u32];
+        let mut rng = Rng::new(self.config.seed, Purpose::Control, words);
+        let mut chosen = choose(rule, &recipe.settings.loss, &tokens, &mut rng).into_iter();
+        for record in &mut batch.records {
+            let scored: Vec<usize> = record.scored().collect();
+            let marks = scored.into_iter().zip(chosen.by_ref());
+            match rule {
+                Covariance::Clip { .. } => {
+                    record.token_weight = vec![1.0; record.ids.len()];
+                    marks.for_each(|(t, chosen)| record.token_weight[t] = !chosen as u8 as f32);
+                }
+                Covariance::Kl { .. } => {
+                    record.selected = vec![0; record.ids.len()];
+                    marks.for_each(|(t, chosen)| record.selected[t] = chosen as u8);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Which of the batch's tokens are chosen; `rng` draws where the rule is a random one.
-pub(crate) fn choose(
-    rule: Covariance,
-    loss: &Loss,
-    tokens: &[Candidate],
-    rng: &mut Rng,
-) -> Vec<bool> {
+fn choose(rule: Covariance, loss: &Loss, tokens: &[Candidate], rng: &mut Rng) -> Vec<bool> {
     let mean =
         |of: fn(&Candidate) -> f64| tokens.iter().map(of).sum::<f64>() / tokens.len().max(1) as f64;
     let (advantage, logp) = (mean(|t| t.advantage), mean(|t| t.logp));
@@ -49,18 +93,20 @@ pub(crate) fn choose(
 /// Whether PPO's clip takes the token's gradient.
 fn clipped(loss: &Loss, t: &Candidate) -> bool {
     let Loss::PpoClip { lo, hi, .. } = loss else { return false };
-    let ratio = (t.logp - t.old_logp).exp();
+    let ratio = (t.logp - t.sampler_logp).exp();
     -t.advantage * ratio.clamp(*lo, *hi) > -t.advantage * ratio
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gradus::rng::Purpose;
-
     /// Means are 0 but for the two that are asked for, so that cov = A·ℓ by hand.
     fn tokens() -> Vec<Candidate> {
-        let of = |advantage: f64, logp: f64, old_logp: f64| Candidate { advantage, logp, old_logp };
+        let of = |advantage: f64, logp: f64, sampler_logp: f64| Candidate {
+            advantage,
+            logp,
+            sampler_logp,
+        };
         vec![
             of(2.0, 1.0, 1.0),    // cov 2
             of(-2.0, -1.0, 0.0),  // cov 2, clipped from below

@@ -1,5 +1,8 @@
 //! Tasks that need no download: prompts, demonstrations and a verifier, generated from the seed.
 
+#[cfg(feature = "hf")]
+pub(crate) mod dataset;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -10,15 +10,14 @@ use crate::io::host::Room;
 use crate::model::Parameter;
 use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::config::{OptimizerKey, RlConfig, RunConfig};
-use crate::train::ordered::window;
-use crate::train::phases::Phase;
-use crate::train::record::Record;
-use crate::train::reference::Reference;
+use crate::train::phase::Phase;
 use crate::train::trainer::{SLOTS, Trainer};
+use crate::train::update::ordered::window;
+use crate::train::update::record::Record;
+use crate::train::update::reference::Reference;
 use gradus::device::{Device, DriverInfo, DryDriver};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
-use gradus::ops::presets;
 use gradus::ops::presets::Estimator;
 use gradus::ops::{Advantage, PolicySettings};
 use gradus::view::View;
@@ -194,6 +193,37 @@ impl MemoryPlan {
 impl Dry {
     /// Goes through the phases of `config` on a device like `info` that executes nothing.
     fn run<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<Dry> {
+        let mut probe = Probe::<T>::new(config, info)?;
+        probe.trainer.evaluate()?;
+        probe.count_rollouts();
+        let mut saved = 0;
+        for phase in &config.phases {
+            phase.probe(&mut probe)?;
+            saved = checkpoint_bytes(&probe.trainer).max(saved);
+        }
+        let states = critic_states(&probe.trainer)?;
+        let Probe { driver, mut plan, updates, rollouts, .. } = probe;
+        let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
+        plan.activations = updated.unwrap_or(0).max(rollouts);
+        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
+        Ok(Dry { plan, updates, rollouts, saved, states })
+    }
+}
+
+/// A trainer on a device that executes nothing, and what it has asked for.
+pub(crate) struct Probe<T: Float> {
+    pub trainer: Trainer<T>,
+    driver: Arc<DryDriver>,
+    plan: MemoryPlan,
+    /// Bytes in use when the plan was last added to.
+    counted: u64,
+    updates: Vec<UpdateNeeds>,
+    /// Most of the arena beside updates.
+    rollouts: u64,
+}
+
+impl<T: Float> Probe<T> {
+    fn new(config: &RunConfig, info: &DriverInfo) -> Result<Probe<T>> {
         let driver = Arc::new(DryDriver::new(info.clone()));
         let device = Device::gpu(driver.clone())?;
         let mut trainer = Trainer::<T>::outline(config.clone(), device)?;
@@ -202,62 +232,60 @@ impl Dry {
         trainer.verifier = trainer.reward.clone();
         let arena = trainer.model.allocator.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
-        let live = || driver.usage().live - ENDLESS as u64;
-        let mut plan = MemoryPlan { state: live(), device: info.memory, ..Default::default() };
-        let mut before = live();
-        let mut grown = |part: &mut u64| {
-            *part += live().saturating_sub(before);
-            before = live();
-        };
-        let (mut updates, mut rollouts, mut saved) = (Vec::new(), 0, 0);
-        let peak = || arena.as_ref().map_or(0, |arena| arena.peak() as u64);
-        trainer.evaluate()?;
-        rollouts = peak().max(rollouts);
-        grown(&mut plan.sampler);
-        for phase in &config.phases {
-            match phase {
-                Phase::Sft => {
-                    let records = trainer.demonstrations(0)?;
-                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
-                    // Nothing was computed, but adapters count as moved from here on.
-                    trainer.optimizer.t = trainer.optimizer.t.max(1);
-                    grown(&mut plan.scratch);
-                }
-                Phase::Quantize => {
-                    trainer.quantize()?;
-                    grown(&mut plan.state);
-                }
-                Phase::Collect | Phase::ValueFit => {
-                    let (_, records, _) = trainer.collect(0)?;
-                    rollouts = peak().max(rollouts);
-                    grown(&mut plan.sampler);
-                    updates.push(dry_update(&mut trainer, records, &presets::sft().settings)?);
-                    grown(&mut plan.scratch);
-                }
-                Phase::Rl => {
-                    let (_, mut records, _) = trainer.collect(0)?;
-                    rollouts = peak().max(rollouts);
-                    grown(&mut plan.sampler);
-                    let recipe = trainer.recipe()?;
-                    if recipe.needs_reference() {
-                        trainer.hold_reference()?;
-                        grown(&mut plan.state);
-                    }
-                    for record in &mut records {
-                        record.ref_logp = vec![0.0; record.ids.len()];
-                        record.selected = vec![0; record.ids.len()];
-                    }
-                    updates.push(dry_update(&mut trainer, records, &recipe.settings)?);
-                    grown(&mut plan.scratch);
-                }
-            }
-            saved = checkpoint_bytes(&trainer).max(saved);
-        }
-        let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
-        plan.activations = updated.unwrap_or(0).max(rollouts);
-        plan.total = driver.usage().peak - ENDLESS as u64 + plan.activations;
-        let states = critic_states(&trainer)?;
-        Ok(Dry { plan, updates, rollouts, saved, states })
+        let counted = driver.usage().live - ENDLESS as u64;
+        let plan = MemoryPlan { state: counted, device: info.memory, ..Default::default() };
+        Ok(Probe { trainer, driver, plan, counted, updates: Vec::new(), rollouts: 0 })
+    }
+
+    /// What is in use and was not when this was last asked.
+    fn grown(&mut self) -> u64 {
+        let live = self.driver.usage().live - ENDLESS as u64;
+        live.saturating_sub(std::mem::replace(&mut self.counted, live))
+    }
+
+    /// Counts what was asked for since the last count as state: weights, adapters, moments.
+    pub fn count_state(&mut self) {
+        self.plan.state += self.grown();
+    }
+
+    fn count_rollouts(&mut self) {
+        let peak = self.trainer.model.allocator.arena().map_or(0, |arena| arena.peak() as u64);
+        self.rollouts = self.rollouts.max(peak);
+        self.plan.sampler += self.grown();
+    }
+
+    /// Rollouts of an RL step.
+    ///
+    /// # Errors
+    /// What the trainer refuses.
+    pub fn rollouts(&mut self) -> Result<Vec<Record>> {
+        let (_, records, _) = self.trainer.collect(0)?;
+        self.count_rollouts();
+        Ok(records)
+    }
+
+    /// An update on the longest records there may be: one micro-batch of them.
+    ///
+    /// # Errors
+    /// What the trainer refuses.
+    pub fn update(&mut self, mut records: Vec<Record>, settings: &PolicySettings) -> Result<()> {
+        let trainer = &mut self.trainer;
+        let arena = trainer.model.allocator.arena();
+        arena.iter().for_each(|arena| arena.restart());
+        let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
+        records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
+        records.truncate(trainer.config.rl.micro_batch);
+        let ones = vec![1.0; records.len()];
+        let advantage = Advantage::PerSequence(View::from(&ones));
+        let objective = trainer.rl_objective(settings);
+        let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
+        let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
+        trainer.optim_step(&backward, trainer.rl_update(0))?;
+        drop(backward);
+        let arena = arena.map_or(0, |arena| arena.peak() as u64);
+        self.updates.push(UpdateNeeds { arena, gradients, micro_batches });
+        self.plan.scratch += self.grown();
+        Ok(())
     }
 }
 
@@ -316,28 +344,6 @@ fn fitting_settings(
         }
         smaller.rl = halved(&smaller, slots);
     }
-}
-
-/// An update on the longest records there may be: one micro-batch of them.
-fn dry_update<T: Float>(
-    trainer: &mut Trainer<T>,
-    mut records: Vec<Record>,
-    settings: &PolicySettings,
-) -> Result<UpdateNeeds> {
-    let arena = trainer.model.allocator.arena();
-    arena.iter().for_each(|arena| arena.restart());
-    let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
-    records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
-    records.truncate(trainer.config.rl.micro_batch);
-    let ones = vec![1.0; records.len()];
-    let advantage = Advantage::PerSequence(View::from(&ones));
-    let objective = trainer.rl_objective(settings);
-    let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
-    let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
-    trainer.optim_step(&backward, trainer.rl_update(0))?;
-    drop(backward);
-    let arena = arena.map_or(0, |arena| arena.peak() as u64);
-    Ok(UpdateNeeds { arena, gradients, micro_batches })
 }
 
 /// Bytes of a checkpoint: what moves with its moments, what it is held to, and the base unless it is

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::train::run::metrics::Metrics;
 use gradus::error::{Error, Result};
 
 /// An event file that grows.
@@ -52,12 +53,12 @@ impl EventWriter {
     ///
     /// # Errors
     /// `Io`.
-    pub fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+    pub fn write(&mut self, step: u64, metrics: &Metrics) -> Result<()> {
         let mut summary = Message::new();
-        for (tag, value) in values.iter().filter(|v| v.1.is_finite()) {
+        for (metric, value) in metrics.iter().filter(|(_, value)| value.is_finite()) {
             let mut entry = Message::new();
-            entry.bytes(1, tag.as_bytes());
-            summary.bytes(1, &entry.float(2, *value as f32).0);
+            entry.bytes(1, metric.name().as_bytes());
+            summary.bytes(1, &entry.float(2, value as f32).0);
         }
         let mut event = Message::new().double(1, since_epoch()).int(2, step);
         event.bytes(5, &summary.0);

@@ -4,26 +4,37 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use crate::io::host;
+use crate::io::{host, interrupt};
 use crate::pretrained::Adapter;
-use crate::train::advice::FlatSteps;
-use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::config::{ModelDtype, RunConfig};
-use crate::train::identity::Identity;
-use crate::train::interrupt;
-use crate::train::metrics::{COLUMNS, MetricsWriter, Row};
-use crate::train::phases::{Phase, Values};
-use crate::train::plan::MemoryPlan;
-use crate::train::plot::{self, Curve};
-use crate::train::progress::{Progress, line};
-use crate::train::run_folder::{self, RunFolder};
-use crate::train::summary::Summary;
+use crate::train::phase::Phase;
 use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
 use gradus::escape::escaped;
+
+mod advice;
+pub mod checkpoint;
+mod figures;
+mod folder;
+mod identity;
+pub mod memory_plan;
+pub mod metrics;
+pub mod plot;
+pub mod progress;
+pub mod summary;
+pub mod tensorboard;
+
+use advice::FlatSteps;
+use checkpoint::Checkpoint;
+use figures::{Position, RunFigures};
+use folder::RunFolder;
+use identity::Identity;
+use memory_plan::MemoryPlan;
+use metrics::{Metric, Metrics, MetricsWriter, Row};
+use plot::Curve;
+use progress::{Progress, line};
+use summary::Summary;
 
 /// Where a run starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,54 +48,20 @@ pub enum Resume {
     From(PathBuf),
 }
 
-/// Running figures, saved with every checkpoint.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Figures {
-    phase: usize,
-    step: u64,
-    global: u64,
-    elapsed: f64,
-    rollout_tokens: f64,
-    rollout_seconds: f64,
-    first_ratio_max_abs_dev: f64,
-    base_accuracy: Option<f64>,
-    sft_accuracy: Option<f64>,
-    quantized_accuracy: Option<f64>,
-    rl_steps: u64,
-    flat_steps: u64,
-    weights_before: u64,
-    base: String,
-    rl_start: f64,
-    reward: Vec<(f64, f64)>,
-    accuracy: Vec<(f64, f64)>,
-    /// What the phase begins with is done.
-    #[serde(default)]
-    entered: bool,
-    /// What the phase ends with is done, but for its evaluation.
-    #[serde(default)]
-    left: bool,
-    /// What a step reports whose update is done and whose evaluation is not; null is not finite.
-    #[serde(default)]
-    updated: Option<Vec<(String, Option<f64>)>>,
-}
-
-impl Figures {
-    fn place(&self) -> Place {
-        (self.phase, self.step, self.entered, self.left, self.updated.is_some())
-    }
-}
-
-struct Run<T: Float> {
-    trainer: Trainer<T>,
+/// A run under way.
+pub(crate) struct Run<T: Float> {
+    pub trainer: Trainer<T>,
+    pub figures: RunFigures,
+    /// Watches for steps that teach nothing.
+    pub flat: FlatSteps,
     folder: RunFolder,
     metrics: MetricsWriter,
-    figures: Figures,
     phases: Vec<Phase>,
-    flat: FlatSteps,
     begun: Instant,
+    /// Seconds of training before this process.
     before: f64,
     /// Where the newest checkpoint stands.
-    saved: Option<Place>,
+    saved: Option<Position>,
 }
 
 /// Runs `config` to its end and returns the summary. Everything it writes is under
@@ -103,7 +80,7 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
         return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
     }
     if !matches!(resume, Resume::From(_)) {
-        run_folder::check_place(config.out.as_ref())?;
+        folder::check_place(config.out.as_ref())?;
     }
     let _listening = interrupt::listen()?;
     let threads = config.threads;
@@ -115,9 +92,6 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
         ModelDtype::F32 => Run::<f32>::open(config, resume)?.run(),
     })
 }
-
-/// What of a run's position a checkpoint depends on.
-type Place = (usize, u64, bool, bool, bool);
 
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
@@ -133,7 +107,7 @@ impl<T: Float> Run<T> {
         if let (Some(plan), Some(arena)) = (plan, trainer.model.allocator.arena()) {
             arena.reserve(plan.activations as usize)?;
         }
-        let fresh = || Figures { base: trainer.base.clone(), ..Figures::default() };
+        let fresh = || RunFigures { base: trainer.base.clone(), ..RunFigures::default() };
         let (folder, figures, saved) = match begun {
             None => {
                 let out = trainer.config.out.as_ref();
@@ -142,7 +116,7 @@ impl<T: Float> Run<T> {
             Some((folder, None)) => (folder, fresh(), None),
             Some((folder, Some(checkpoint))) => {
                 let figures = go_on(&mut trainer, &folder, checkpoint)?;
-                let saved = figures.place();
+                let saved = figures.position();
                 (folder, figures, Some(saved))
             }
         };
@@ -156,7 +130,7 @@ impl<T: Float> Run<T> {
     fn run(mut self) -> Result<Summary> {
         let done = self.run_phases().and_then(|()| self.finish());
         if let Err(Error::Interrupted { .. }) = done {
-            if self.saved != Some(self.figures.place()) {
+            if self.saved != Some(self.figures.position()) {
                 self.save().map_err(|error| self.explained(error))?;
             }
             line(&format!("stopped; resume with --resume {}", self.folder.path().display()));
@@ -179,7 +153,7 @@ impl<T: Float> Run<T> {
     }
 
     fn run_phases(&mut self) -> Result<()> {
-        if self.figures.place() == Figures::default().place() {
+        if self.figures.position() == RunFigures::default().position() {
             self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
                 self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
@@ -190,9 +164,9 @@ impl<T: Float> Run<T> {
         }
         while self.figures.phase < self.phases.len() {
             let phase = self.phases[self.figures.phase];
-            self.enter(phase);
-            self.run_phase(phase)?;
-            self.leave(phase)?;
+            phase.enter(self);
+            self.run_steps(phase)?;
+            phase.finish(self)?;
             let f = &mut self.figures;
             (f.phase, f.step, f.entered, f.left) = (f.phase + 1, 0, false, false);
             self.save()?;
@@ -200,56 +174,35 @@ impl<T: Float> Run<T> {
         Ok(())
     }
 
-    /// Readies the trainer for a phase: a repeated one goes on in the stream of prompts and draws,
-    /// and the critic learns from rollouts of the last `collect` alone.
-    fn enter(&mut self, phase: Phase) {
-        let drawing = if phase == Phase::ValueFit { Phase::Collect } else { phase };
-        let earlier = self.phases[..self.figures.phase].iter().filter(|p| **p == drawing).count();
-        let own = usize::from(phase == Phase::ValueFit);
-        self.trainer.pass = earlier.saturating_sub(own) as u64;
-        if phase != Phase::ValueFit {
-            self.trainer.states = None;
-        }
+    /// The phase that runs.
+    pub(super) fn phase(&self) -> Phase {
+        self.phases[self.figures.phase]
     }
 
-    fn steps(&self, phase: Phase) -> u64 {
-        let config = &self.trainer.config;
-        match phase {
-            Phase::Sft => self.trainer.sft_steps(),
-            Phase::Quantize => 0,
-            Phase::Collect => config.value.collect_steps as u64,
-            Phase::ValueFit => config.value.fit_steps as u64,
-            Phase::Rl => config.rl.steps as u64,
-        }
+    /// How often `phase` stands before the one that runs.
+    pub(super) fn ran_before(&self, phase: Phase) -> u64 {
+        self.phases[..self.figures.phase].iter().filter(|&&p| p == phase).count() as u64
     }
 
-    fn run_phase(&mut self, phase: Phase) -> Result<()> {
-        let total = self.steps(phase);
+    fn run_steps(&mut self, phase: Phase) -> Result<()> {
+        let total = phase.steps(&self.trainer);
         let begins = !std::mem::replace(&mut self.figures.entered, true);
-        if phase == Phase::Rl && self.figures.step == 0 && begins {
-            self.figures.rl_start = self.elapsed();
-            let f = &self.figures;
-            let before = f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy);
-            let now = self.elapsed();
-            self.figures.accuracy.extend(before.map(|accuracy| (now, accuracy)));
+        if self.figures.step == 0 && begins {
+            phase.begin(self);
         }
         let mut progress = Progress::new(phase.name(), self.figures.step, total);
         let every = self.trainer.config.checkpoint.every as u64;
         while self.figures.step < total {
             let begun = Instant::now();
-            let mut values = self.one_step(phase)?;
-            values.push(("time/step_time", begun.elapsed().as_secs_f64()));
-            let row = Row {
-                global: self.figures.global,
-                phase: phase.name().into(),
-                step: self.figures.step,
-                values,
-            };
+            let mut metrics = phase.step(self, self.figures.step)?;
+            metrics.push(Metric::StepTime, begun.elapsed().as_secs_f64());
+            let (global, step) = (self.figures.global, self.figures.step);
+            let row = Row { global, phase, step, metrics };
             self.folder.check()?;
             self.metrics.write(&row)?;
             self.figures.step += 1;
             self.figures.global += 1;
-            progress.update(self.figures.step, || message(&row.values));
+            progress.update(self.figures.step, || message(&row.metrics));
             if self.figures.global.is_multiple_of(every) {
                 self.save()?;
             }
@@ -259,95 +212,8 @@ impl<T: Float> Run<T> {
         Ok(())
     }
 
-    /// One step. An `Interrupted` one has moved nothing, or is in `figures.updated`.
-    fn one_step(&mut self, phase: Phase) -> Result<Values> {
-        let step = self.figures.step;
-        match phase {
-            Phase::Sft => self.trainer.sft_step(step),
-            Phase::Quantize => Ok(Values::new()),
-            Phase::Collect => self.trainer.collect_step(step),
-            Phase::ValueFit => self.trainer.value_fit_step(),
-            Phase::Rl => self.rl_step(step),
-        }
-    }
-
-    fn rl_step(&mut self, step: u64) -> Result<Values> {
-        let mut values = match self.figures.updated.take() {
-            Some(values) => restored(values, self.folder.path())?,
-            None => self.rl_update(step)?,
-        };
-        let rl = &self.trainer.config.rl;
-        let (done, every) = (step + 1, self.trainer.config.eval.every as u64);
-        if done.is_multiple_of(every) || done == rl.steps as u64 {
-            let evaluation = self.trainer.evaluate();
-            if let Err(Error::Interrupted { .. }) = evaluation {
-                let keep = |&(name, value): &(&str, f64)| (name.into(), Some(value));
-                self.figures.updated = Some(values.iter().map(keep).collect());
-            }
-            let accuracy = evaluation?.accuracy;
-            // A score over nothing is null in the metrics files.
-            values.push(("eval/accuracy", accuracy.unwrap_or(f64::NAN)));
-            let now = self.elapsed();
-            self.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
-        }
-        Ok(values)
-    }
-
-    fn rl_update(&mut self, step: u64) -> Result<Values> {
-        let begun = Instant::now();
-        let drawn = self.trainer.pass * self.trainer.config.rl.steps as u64 + step;
-        let (sampled, records, scores) = self.trainer.collect(drawn)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
-        let (mut values, deviation) = self.trainer.rl_step(step, records)?;
-        let figures = &mut self.figures;
-        figures.rollout_tokens += tokens as f64;
-        figures.rollout_seconds += seconds;
-        figures.first_ratio_max_abs_dev = figures.first_ratio_max_abs_dev.max(deviation);
-        values.push(("ratio_max_abs_dev", deviation));
-        values.push(("rewards_failed", scores.failed as f64));
-        values.push(("time/tokens_per_second", tokens as f64 / seconds.max(1e-9)));
-        let value = |name| values.iter().find(|v| v.0 == name).map_or(f64::NAN, |v| v.1);
-        let (reward, flat_share) = (value("reward"), value("frac_reward_zero_std"));
-        let now = self.elapsed();
-        // A step whose rewards all failed has no mean.
-        self.figures.reward.extend((!reward.is_nan()).then_some((now, reward)));
-        self.figures.rl_steps += 1;
-        self.figures.flat_steps += (flat_share >= 1.0) as u64;
-        if let Some(advice) = self.flat.see(flat_share, reward) {
-            line(&advice);
-        }
-        Ok(values)
-    }
-
-    /// What stands between two phases.
-    fn leave(&mut self, phase: Phase) -> Result<()> {
-        match phase {
-            Phase::Sft => {
-                let accuracy = self.trainer.evaluate()?.accuracy;
-                line(&format!("     sft held-out score {}", shown(accuracy)));
-                self.figures.sft_accuracy = accuracy;
-                let now = self.elapsed();
-                let points = [(0.0, self.figures.base_accuracy), (now, accuracy)];
-                let points = points.into_iter().filter_map(|(time, score)| Some((time, score?)));
-                self.figures.accuracy.extend(points);
-            }
-            Phase::Quantize => {
-                if !self.figures.left {
-                    self.trainer.quantize()?;
-                    self.figures.left = true;
-                }
-                let accuracy = self.trainer.evaluate()?.accuracy;
-                self.figures.quantized_accuracy = accuracy;
-                let weights = self.trainer.model.weight_parts();
-                line(&format!("quantize {weights}; held-out score {}", shown(accuracy)));
-            }
-            Phase::Collect | Phase::ValueFit | Phase::Rl => {}
-        }
-        Ok(())
-    }
-
-    fn elapsed(&self) -> f64 {
+    /// Seconds of training.
+    pub(super) fn elapsed(&self) -> f64 {
         self.before + self.begun.elapsed().as_secs_f64()
     }
 
@@ -365,7 +231,7 @@ impl<T: Float> Run<T> {
             tensors: self.trainer.save_state()?,
         };
         checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
-        self.saved = Some(self.figures.place());
+        self.saved = Some(self.figures.position());
         self.export()
     }
 
@@ -448,7 +314,7 @@ impl<T: Float> Run<T> {
             reward: f.reward.clone(),
             accuracy: f.accuracy.clone(),
             rl_start: f.rl_start,
-            before_rl: f.quantized_accuracy.or(f.sft_accuracy).or(f.base_accuracy),
+            before_rl: f.before_rl(),
         };
         plot::draw(&self.folder.path().join("curve.svg"), &curve)?;
         summary.write(self.folder.path())?;
@@ -457,16 +323,6 @@ impl<T: Float> Run<T> {
         let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
     }
-}
-
-/// Values as a checkpoint keeps them.
-fn restored(values: Vec<(String, Option<f64>)>, folder: &Path) -> Result<Values> {
-    let value = |(name, value): (String, Option<f64>)| {
-        let column = COLUMNS.into_iter().find(|column| *column == name);
-        let unknown = || Error::format(folder, format!("checkpoint figures: no column `{name}`"));
-        Ok((column.ok_or_else(unknown)?, value.unwrap_or(f64::NAN)))
-    };
-    values.into_iter().map(value).collect()
 }
 
 /// The run to go on with, taken over for this process, and its newest checkpoint if it has one. With
@@ -532,12 +388,12 @@ fn go_on<T: Float>(
     trainer: &mut Trainer<T>,
     folder: &RunFolder,
     checkpoint: Checkpoint,
-) -> Result<Figures> {
+) -> Result<RunFigures> {
     let wrong = |reason: String| Error::format(folder.path(), reason);
     if checkpoint.fingerprint != trainer.config.fingerprint() {
         return Err(wrong("its newest checkpoint is that of a run of other settings".into()));
     }
-    let figures: Figures = serde_json::from_value(checkpoint.meta)
+    let figures: RunFigures = serde_json::from_value(checkpoint.meta)
         .map_err(|e| wrong(format!("checkpoint figures: {e}")))?;
     if figures.base != trainer.base {
         let reason = "the weights in `model.path` are others than when this run began";
@@ -551,34 +407,34 @@ fn go_on<T: Float>(
 }
 
 /// A score with three places, or that there is none.
-fn shown(score: Option<f64>) -> String {
+pub(crate) fn shown(score: Option<f64>) -> String {
     score.map_or("none".into(), |score| format!("{score:.3}"))
 }
 
 /// The text behind the progress bar. What was not measured in this step is left out.
-fn message(values: &Values) -> String {
+fn message(metrics: &Metrics) -> String {
     let shown = [
-        ("reward", "reward"),
-        ("eval/accuracy", "held-out"),
-        ("loss", "loss"),
-        ("kl", "kl"),
-        ("entropy", "entropy"),
-        ("clip_ratio/region_mean", "clip"),
+        (Metric::Reward, "reward"),
+        (Metric::EvalAccuracy, "held-out"),
+        (Metric::Loss, "loss"),
+        (Metric::Kl, "kl"),
+        (Metric::Entropy, "entropy"),
+        (Metric::ClipRegion, "clip"),
     ];
     let mut text = String::new();
-    for (column, label) in shown {
-        if let Some((_, value)) = values.iter().find(|v| v.0 == column && v.1.is_finite()) {
+    for (metric, label) in shown {
+        if let Some(value) = metrics.get(metric).filter(|value| value.is_finite()) {
             // A loss just below 0 is shown as 0.
             text += &format!("{label} {:.3} ", (value * 1e3).round() / 1e3 + 0.0);
         }
     }
-    if values.iter().any(|&(name, value)| name == "frac_reward_zero_std" && value >= 1.0) {
+    if metrics.get(Metric::FracRewardZeroStd).is_some_and(|share| share >= 1.0) {
         text += "all rewards equal ";
     }
-    if let Some((_, rate)) = values.iter().find(|v| v.0 == "time/tokens_per_second") {
-        text += &match rate {
-            r if *r < 1e3 => format!("{r:.0} tok/s"),
-            r => format!("{:.1}k tok/s", r / 1e3),
+    if let Some(rate) = metrics.get(Metric::TokensPerSecond) {
+        text += &match rate < 1e3 {
+            true => format!("{rate:.0} tok/s"),
+            false => format!("{:.1}k tok/s", rate / 1e3),
         };
     }
     text

@@ -23,8 +23,8 @@ use rayon::prelude::*;
 
 use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
-use crate::train::ordered::in_order;
-use crate::train::record::{Record, ScoredTokens};
+use crate::train::update::ordered::in_order;
+use crate::train::update::record::{Record, ScoredTokens};
 use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -52,12 +52,12 @@ pub struct Backward {
     /// Gradients of all trainable parameters.
     pub gradients: Gradients,
     /// Loss and statistics.
-    pub figures: Figures,
+    pub figures: BatchFigures,
 }
 
 /// What a batch, or a micro-batch of it, amounts to.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
+pub struct BatchFigures {
     /// Σ_i w_i Σ_t L.
     pub loss: f64,
     /// Ratios, clips, KL and entropy, summed over tokens.
@@ -68,8 +68,8 @@ pub struct Figures {
     pub tokens: usize,
 }
 
-impl Figures {
-    fn merge(&mut self, other: &Figures) {
+impl BatchFigures {
+    fn merge(&mut self, other: &BatchFigures) {
         self.loss += other.loss;
         self.stats.merge(&other.stats);
         self.ratio_max_abs_dev = self.ratio_max_abs_dev.max(other.ratio_max_abs_dev);
@@ -103,7 +103,7 @@ pub fn forward_backward<T: Float>(
 ) -> Result<Backward> {
     let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
     let mut gradients = Gradients::zeros(&model.params, &model.allocator)?;
-    let mut figures = Figures::default();
+    let mut figures = BatchFigures::default();
     match model.device {
         Device::Gpu(_) => {
             for batch in batches {
@@ -171,7 +171,7 @@ fn micro_batch<T: Float>(
     part: MicroBatch<'_>,
     objective: Objective<'_>,
     gradients: &mut Gradients,
-) -> Result<Figures> {
+) -> Result<BatchFigures> {
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = ScoredTokens::of(part.records);
@@ -209,9 +209,9 @@ fn loss<T: Float>(
     scored: &ScoredTokens,
     [logp, entropy]: [&Buffer<f32>; 2],
     objective: Objective<'_>,
-) -> Result<(ScoreGradients, Figures)> {
+) -> Result<(ScoreGradients, BatchFigures)> {
     let (allocator, records) = (&model.allocator, part.records);
-    let old = scored.gather(records, |r| &r.old_logp);
+    let old = scored.gather(records, |r| &r.sampler_logp);
     let old_logp = allocator.copy_of(&old)?;
     let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
     let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
@@ -222,7 +222,7 @@ fn loss<T: Float>(
     let advantage = allocator.copy_of(part.advantage)?;
     let cu_seqlens = allocator.copy_of(&scored.cu_seqlens)?;
     let seq_weight = allocator.copy_of(part.seq_weight)?;
-    let mut figures = Figures { tokens: scored.len(), ..Figures::default() };
+    let mut figures = BatchFigures { tokens: scored.len(), ..BatchFigures::default() };
     let mut d = ScoreGradients { logp: allocator.alloc(scored.len())?, entropy: None };
     if objective.settings.entropy_coef > 0.0 {
         d.entropy = Some(allocator.alloc(scored.len())?);

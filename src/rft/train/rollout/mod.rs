@@ -5,6 +5,8 @@
 //! split over the threads. Rows do not depend on the batch, so neither the split nor the number of
 //! slots changes a token or a log-prob.
 
+mod graph;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -12,8 +14,8 @@ use rayon::prelude::*;
 
 use crate::io::interrupt;
 use crate::model::{Decoder, KvCache, Packed};
-use crate::train::decode::{Decode, Draw, Running, draw};
-use crate::train::step::gather_rows;
+use crate::train::rollout::graph::{Decode, Draw, Running, draw};
+use crate::train::update::step::gather_rows;
 use gradus::device::{Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};

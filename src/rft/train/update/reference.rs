@@ -3,9 +3,9 @@
 //! copy of what trains.
 
 use crate::model::Snapshot;
-use crate::train::record::Record;
-use crate::train::step::score_records;
 use crate::train::trainer::Trainer;
+use crate::train::update::record::Record;
+use crate::train::update::step::score_records;
 use gradus::dtype::Float;
 use gradus::error::Result;
 

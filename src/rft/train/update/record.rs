@@ -31,7 +31,7 @@ pub struct Record {
     pub class: Vec<TokenClass>,
     /// Log-prob under the policy that sampled the token, which the ratio is taken against; 0 where
     /// nobody did.
-    pub old_logp: Vec<f32>,
+    pub sampler_logp: Vec<f32>,
     /// Entropy, in nats, of the distribution the token was drawn from; 0 where nobody drew.
     pub entropy: Vec<f32>,
     /// Log-prob under the reference; empty if no KL is asked for.
@@ -54,8 +54,8 @@ impl Record {
         debug_assert!(logp.is_empty() || logp.len() == ids.len());
         self.ids.extend_from_slice(ids);
         self.class.resize(self.ids.len(), class);
-        self.old_logp.extend_from_slice(logp);
-        self.old_logp.resize(self.ids.len(), 0.0);
+        self.sampler_logp.extend_from_slice(logp);
+        self.sampler_logp.resize(self.ids.len(), 0.0);
         self.entropy.resize(self.ids.len(), 0.0);
     }
 
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(scored.rows, vec![1, 2, 4]);
         assert_eq!(scored.targets, vec![7, 8, 2]);
         assert_eq!(scored.cu_seqlens, vec![0, 2, 3]);
-        assert_eq!(scored.gather(&records, |r| &r.old_logp), vec![-1.0, -2.0, 0.0]);
+        assert_eq!(scored.gather(&records, |r| &r.sampler_logp), vec![-1.0, -2.0, 0.0]);
         assert_eq!(scored.gather_all(&records, |r| &r.ref_logp), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Scores on held-out prompts.
 
 use crate::reward::{Reward, score};
-use crate::train::summary::SampleLine;
+use crate::train::run::summary::SampleLine;
 use crate::train::trainer::Sampled;
 use gradus::error::{Error, Result};
 

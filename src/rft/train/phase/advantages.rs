@@ -1,0 +1,205 @@
+//! Advantages of a batch: against a group's other completions, or by the critic.
+
+use crate::train::critic::{Critic, CriticBatch};
+use crate::train::trainer::Trainer;
+use crate::train::update::ordered::in_order;
+use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::step::hidden_rows;
+use gradus::device::Device;
+use gradus::dtype::Float;
+use gradus::error::Result;
+use gradus::ops::{
+    Advantage, Gae, GroupAdvantage, GroupSettings, GroupStats, KlReward, RewardKl, Whiten,
+    WhitenSettings, gae, group_advantage, kl_reward, whiten,
+};
+use gradus::view::{View, ViewMut};
+
+/// Advantages of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Advantages {
+    /// One for each record.
+    PerSequence(Vec<f32>),
+    /// One for each scored token.
+    PerToken(Vec<f32>),
+}
+
+impl Advantages {
+    /// As the loss takes them.
+    pub fn view(&self) -> Advantage<'_, f32> {
+        match self {
+            Advantages::PerSequence(a) => Advantage::PerSequence(View::from(a)),
+            Advantages::PerToken(a) => Advantage::PerToken(View::from(a)),
+        }
+    }
+
+    /// The advantage of each scored token.
+    pub fn of_tokens(&self, records: &[Record]) -> Vec<f32> {
+        match self {
+            Advantages::PerToken(a) => a.clone(),
+            Advantages::PerSequence(a) => {
+                let each = |(r, &a): (&Record, &f32)| std::iter::repeat_n(a, r.scored().count());
+                records.iter().zip(a).flat_map(each).collect()
+            }
+        }
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// One advantage per record from the group's rewards, less `beta` times the sequence's KL.
+    pub(super) fn group_advantages(
+        &self,
+        records: &[Record],
+        settings: GroupSettings,
+        beta: f64,
+    ) -> Result<(Vec<f32>, Vec<GroupStats>)> {
+        let held = |r: &Record| match beta > 0.0 {
+            true => (r.reward as f64 - beta * sequence_kl(r)) as f32,
+            false => r.reward,
+        };
+        let rewards: Vec<f32> = records.iter().map(held).collect();
+        let mut offsets = vec![0i64];
+        for (i, record) in records.iter().enumerate() {
+            if i + 1 == records.len() || records[i + 1].group != record.group {
+                offsets.push(i as i64 + 1);
+            }
+        }
+        let (mut advantage, mut groups) = (vec![0f32; rewards.len()], Vec::new());
+        let args = GroupAdvantage {
+            reward: View::from(&rewards),
+            offsets: View::from(&offsets),
+            length: None,
+            settings,
+            advantage: ViewMut::from(&mut advantage),
+            groups: Some(&mut groups),
+        };
+        group_advantage(&self.model.device, args)?;
+        Ok((advantage, groups))
+    }
+
+    /// GAE advantages, one per scored token, whitened over the batch, and the states the critic
+    /// learns from afterwards. A record without a reward has no part in either: its tokens have
+    /// advantage 0.
+    pub(super) fn gae_advantages(
+        &mut self,
+        records: &[Record],
+        beta: f64,
+    ) -> Result<(Vec<f32>, CriticBatch)> {
+        let device = self.model.device.clone();
+        let hidden = self.model.config.hidden;
+        let known = &rewarded(records);
+        let scored = ScoredTokens::of(known);
+        let rewards = match beta > 0.0 {
+            true => rewards_less_kl(&device, known, &scored, beta)?,
+            false => token_rewards(known, &scored),
+        };
+        let rows = self.hidden_states(known)?;
+        let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
+        let value = critic.head.forward(&rows)?;
+        let (mut advantage, mut returns) = (vec![0f32; value.len()], vec![0f32; value.len()]);
+        let args = Gae {
+            reward: (&rewards).into(),
+            value: (&value).into(),
+            mask: None,
+            cu_seqlens: (&scored.cu_seqlens).into(),
+            bootstrap: None,
+            gamma: self.config.value.gamma,
+            lambda: self.config.value.lambda,
+            advantage: ViewMut::from(&mut advantage),
+            returns: Some(ViewMut::from(&mut returns)),
+        };
+        gae(&device, args)?;
+        let mut white = vec![0f32; advantage.len()];
+        // One token has nothing to be compared with: its advantage is 0.
+        if advantage.len() > 1 {
+            let args = Whiten {
+                x: (&advantage).into(),
+                mask: None,
+                settings: WhitenSettings::VERL,
+                y: ViewMut::from(&mut white),
+                stats: None,
+            };
+            whiten(&device, args)?;
+        }
+        let batch = CriticBatch { hidden: rows, returns, value };
+        Ok((of_all(records, white), batch))
+    }
+
+    /// Hidden states before each scored token, in host memory. A micro-batch at a time goes through
+    /// the model, which changes no bit.
+    pub(super) fn hidden_states(&self, records: &[Record]) -> Result<Vec<f32>> {
+        let parts: Vec<&[Record]> = records.chunks(self.config.rl.micro_batch.max(1)).collect();
+        let mut all = Vec::new();
+        let one = |i: usize| hidden_rows(&self.model, &ScoredTokens::of(parts[i]), true)?.to_host();
+        let mut add = |rows: Vec<T>| {
+            all.extend(rows.into_iter().map(T::to_f32));
+            Ok(())
+        };
+        match self.model.device {
+            Device::Gpu(_) => (0..parts.len()).try_for_each(|i| add(one(i)?))?,
+            Device::Cpu => in_order(parts.len(), one, add)?,
+        }
+        Ok(all)
+    }
+}
+
+/// Σ log π − log π_ref over the scored tokens, as they were sampled.
+fn sequence_kl(record: &Record) -> f64 {
+    record.scored().map(|t| record.sampler_logp[t] as f64 - record.ref_logp[t] as f64).sum()
+}
+
+/// The records that have a reward.
+pub(super) fn rewarded(records: &[Record]) -> Vec<Record> {
+    records.iter().filter(|r| !r.reward.is_nan()).cloned().collect()
+}
+
+/// Advantages of the rewarded records' tokens with 0 for those of the others between them.
+fn of_all(records: &[Record], rewarded: Vec<f32>) -> Vec<f32> {
+    let mut known = rewarded.into_iter();
+    let mut all = Vec::new();
+    for record in records {
+        let tokens = record.scored().count();
+        match record.reward.is_nan() {
+            true => all.extend(std::iter::repeat_n(0.0, tokens)),
+            false => all.extend(known.by_ref().take(tokens)),
+        }
+    }
+    all
+}
+
+/// The sequence's reward on its last scored token, 0 before.
+pub(super) fn token_rewards(records: &[Record], scored: &ScoredTokens) -> Vec<f32> {
+    let mut rewards = vec![0f32; scored.len()];
+    for (record, end) in records.iter().zip(&scored.cu_seqlens[1..]) {
+        if record.scored().next().is_some() {
+            rewards[*end as usize - 1] = record.reward;
+        }
+    }
+    rewards
+}
+
+/// The sequence's reward on its last scored token, less β times the log-ratio to the reference at every
+/// token.
+fn rewards_less_kl(
+    device: &Device,
+    records: &[Record],
+    scored: &ScoredTokens,
+    beta: f64,
+) -> Result<Vec<f32>> {
+    let score: Vec<f32> = records.iter().map(|r| r.reward).collect();
+    let logp = scored.gather(records, |r| &r.sampler_logp);
+    let reference = scored.gather(records, |r| &r.ref_logp);
+    let mut reward = vec![0f32; scored.len()];
+    let args = KlReward {
+        score: (&score).into(),
+        logp: (&logp).into(),
+        reference: (&reference).into(),
+        mask: None,
+        cu_seqlens: (&scored.cu_seqlens).into(),
+        beta,
+        estimator: RewardKl::K1,
+        clamp: f64::INFINITY,
+        reward: ViewMut::from(&mut reward),
+    };
+    kl_reward(device, args)?;
+    Ok(reward)
+}

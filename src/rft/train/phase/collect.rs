@@ -1,0 +1,89 @@
+//! The phase `collect`: rollouts with the policy as it is, for the critic to learn from.
+
+use crate::train::critic::CriticBatch;
+use crate::train::phase::advantages::{rewarded, token_rewards};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, refused};
+use crate::train::run::Run;
+use crate::train::run::memory_plan::Probe;
+use crate::train::run::metrics::{Metric, Metrics};
+use crate::train::trainer::Trainer;
+use crate::train::update::record::{Record, ScoredTokens};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::presets;
+use gradus::ops::{DiscountedReturn, MaskedReturn, discounted_return};
+use gradus::view::ViewMut;
+
+/// Rollouts of the collect phase draw from steps that RL never reaches.
+const COLLECT_STEPS: u64 = 1 << 40;
+
+pub(crate) struct Collect;
+
+impl PhaseSpec for Collect {
+    fn check(at: &Neighbors<'_>) -> Result<()> {
+        if at.after() != Some(Phase::ValueFit) {
+            return refused("`collect` gathers for `value_fit`, which does not follow");
+        }
+        if at.config.value.collect_steps == 0 {
+            let reason = "0, so the phase `collect` would gather nothing";
+            return Err(Error::config("value.collect_steps", reason));
+        }
+        Ok(())
+    }
+
+    fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
+        trainer.config.value.collect_steps as u64
+    }
+
+    fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
+        run.trainer.collect_step(step)
+    }
+
+    fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
+        let records = probe.rollouts()?;
+        probe.update(records, &presets::sft().settings)
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// Collect step `step`: rollouts of the policy as it is. What earlier steps gathered is not in
+    /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
+    /// is a function of the seed.
+    pub(crate) fn collect_step(&mut self, step: u64) -> Result<Metrics> {
+        if step == 0 {
+            // What an earlier phase gathered was another policy's.
+            self.collected = None;
+        } else if self.collected.is_none() {
+            self.collect_step(step - 1)?;
+        }
+        let first = self.pass * self.config.value.collect_steps as u64;
+        let (_, records, scores) = self.collect(COLLECT_STEPS + first + step)?;
+        let batch = self.critic_batch(&records)?;
+        let all = self.collected.get_or_insert_default();
+        all.hidden.extend(batch.hidden);
+        all.returns.extend(batch.returns);
+        let mut metrics = batch_metrics(&records, &[]);
+        metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        Ok(metrics)
+    }
+
+    /// States and returns of the records that have a reward. A policy that has not moved is its own
+    /// reference, so that a KL in the reward is 0 here.
+    fn critic_batch(&self, records: &[Record]) -> Result<CriticBatch> {
+        let records = &rewarded(records);
+        let scored = ScoredTokens::of(records);
+        let rewards = token_rewards(records, &scored);
+        let mut returns = vec![0f32; scored.len()];
+        let args = DiscountedReturn {
+            reward: (&rewards).into(),
+            mask: None,
+            cu_seqlens: (&scored.cu_seqlens).into(),
+            gamma: self.config.value.gamma,
+            masked: MaskedReturn::Skip,
+            baseline: None,
+            returns: ViewMut::from(&mut returns),
+        };
+        discounted_return(&self.model.device, args)?;
+        Ok(CriticBatch { hidden: self.hidden_states(records)?, returns, value: Vec::new() })
+    }
+}

@@ -1,0 +1,365 @@
+//! The phase `rl`, a step from top to bottom: sample, reward, advantages, updates, metrics.
+//!
+//! [`Trainer::collect`] draws completions and asks the reward, [`Trainer::rl_step`] learns from them.
+//! What one update computes is in [`crate::train::update::step`].
+
+use std::time::Instant;
+
+use crate::io::interrupt;
+use crate::reward::{Scores, score};
+use crate::train::config::Control;
+use crate::train::critic::CriticBatch;
+use crate::train::phase::advantages::Advantages;
+use crate::train::phase::{PhaseSpec, batch_metrics, warmed_up};
+use crate::train::run::Run;
+use crate::train::run::memory_plan::Probe;
+use crate::train::run::metrics::{Metric, Metrics};
+use crate::train::run::progress::line;
+use crate::train::trainer::{Sampled, Trainer};
+use crate::train::update::optimizer::{Update, Updated};
+use crate::train::update::recipe::Recipe;
+use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::step::{BatchFigures, Objective};
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::presets::Estimator;
+use gradus::ops::{GroupSettings, GroupStats, PolicySettings, seq_weights};
+use gradus::rng::{Purpose, Rng};
+
+pub(crate) struct Rl;
+
+impl PhaseSpec for Rl {
+    fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
+        trainer.config.rl.steps as u64
+    }
+
+    fn begin<T: Float>(run: &mut Run<T>) {
+        let now = run.elapsed();
+        run.figures.rl_start = now;
+        run.figures.accuracy.extend(run.figures.before_rl().map(|accuracy| (now, accuracy)));
+    }
+
+    /// A step, and an evaluation now and then. If that is interrupted, the metrics of the step, whose
+    /// update is done, wait in the run's figures.
+    fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
+        let mut metrics = match run.figures.updated.take() {
+            Some(metrics) => metrics,
+            None => run.rl_step(step)?,
+        };
+        let config = &run.trainer.config;
+        let (done, every) = (step + 1, config.eval.every as u64);
+        if done.is_multiple_of(every) || done == config.rl.steps as u64 {
+            let evaluation = run.trainer.evaluate();
+            if let Err(Error::Interrupted { .. }) = evaluation {
+                run.figures.updated = Some(metrics.clone());
+            }
+            let accuracy = evaluation?.accuracy;
+            // A score over nothing is null in the metrics files.
+            metrics.push(Metric::EvalAccuracy, accuracy.unwrap_or(f64::NAN));
+            let now = run.elapsed();
+            run.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
+        }
+        Ok(metrics)
+    }
+
+    fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
+        let mut records = probe.rollouts()?;
+        let recipe = probe.trainer.recipe()?;
+        if recipe.needs_reference() {
+            probe.trainer.hold_reference()?;
+            probe.count_state();
+        }
+        for record in &mut records {
+            record.ref_logp = vec![0.0; record.ids.len()];
+            record.selected = vec![0; record.ids.len()];
+        }
+        probe.update(records, &recipe.settings)
+    }
+}
+
+impl<T: Float> Run<T> {
+    /// RL step `step` with what the run keeps of it.
+    fn rl_step(&mut self, step: u64) -> Result<Metrics> {
+        let begun = Instant::now();
+        let drawn = self.trainer.pass * self.trainer.config.rl.steps as u64 + step;
+        let (sampled, records, scores) = self.trainer.collect(drawn)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
+        let mut metrics = self.trainer.rl_step(step, records)?;
+        metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        metrics.push(Metric::TokensPerSecond, tokens as f64 / seconds.max(1e-9));
+        let value = |metric| metrics.get(metric).unwrap_or(f64::NAN);
+        let (reward, flat_share) = (value(Metric::Reward), value(Metric::FracRewardZeroStd));
+        let deviation = value(Metric::RatioMaxAbsDev);
+        let now = self.elapsed();
+        let figures = &mut self.figures;
+        figures.rollout_tokens += tokens as f64;
+        figures.rollout_seconds += seconds;
+        figures.first_ratio_max_abs_dev = figures.first_ratio_max_abs_dev.max(deviation);
+        // A step whose rewards all failed has no mean.
+        figures.reward.extend((!reward.is_nan()).then_some((now, reward)));
+        figures.rl_steps += 1;
+        figures.flat_steps += (flat_share >= 1.0) as u64;
+        if let Some(advice) = self.flat.see(flat_share, reward) {
+            line(&advice);
+        }
+        Ok(metrics)
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// Rollouts of RL step `step`, scored. The control `shuffled_rewards` deals the rewards out at
+    /// random: a policy must not learn from them.
+    pub fn collect(&self, step: u64) -> Result<(Sampled, Vec<Record>, Scores)> {
+        let rl = &self.config.rl;
+        let first = step * rl.prompts as u64;
+        let prompts =
+            (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
+        let sampled = self.sample(prompts, rl.group, step)?;
+        let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
+        if rl.control == Control::ShuffledRewards {
+            let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
+            rng.shuffle(&mut scores.rewards);
+        }
+        let mut records = sampled.records();
+        records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);
+        Ok((sampled, records, scores))
+    }
+
+    /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.
+    ///
+    /// # Errors
+    /// `Training` after repeated steps that are not finite; what the model and the device say.
+    pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<Metrics> {
+        let recipe = self.recipe()?;
+        // 1. The reference's log-probs, if a KL is measured to it.
+        if recipe.needs_reference() {
+            self.score_reference(&mut records)?;
+        }
+
+        // 2. Advantages.
+        let estimated = self.advantages(&records, &recipe)?;
+        let mut metrics = batch_metrics(&records, &estimated.groups);
+        let sampled = SampledTotals::of(&records);
+
+        // 3. Weights of the sequences, and the records that an update can learn from.
+        let mut batch = self.batch(records, estimated.advantages, &recipe)?;
+
+        // 4. Updates of the policy, and of the critic if there is one. Once the policy has moved, the
+        //    step is finished before a signal is heard.
+        let update = self.rl_update(step);
+        let (mut first_deviation, mut last, mut fitted) = (0.0, None, None);
+        let mut moved = None;
+        for m in 0..self.config.rl.updates_per_batch {
+            let (figures, updated) =
+                self.update_policy(&recipe, &mut batch, step, update, &mut moved)?;
+            if m == 0 {
+                first_deviation = figures.ratio_max_abs_dev;
+            }
+            last = Some((figures, updated));
+            if let (Some(critic), Some(batch)) = (&mut self.critic, &estimated.critic_batch) {
+                let (device, rate) = (&self.model.device, self.config.value.learning_rate);
+                fitted = critic.update(device, batch, rate, recipe.value_clip)?.or(fitted);
+            }
+        }
+
+        // 5. Metrics.
+        if let Some(fit) = fitted {
+            metrics.push(Metric::ValueLoss, fit.loss);
+            metrics.push(Metric::ExplainedVariance, fit.explained_variance);
+        }
+        if let Some((figures, updated)) = last {
+            metrics.extend(policy_metrics(&figures, &sampled, &recipe));
+            metrics.push(Metric::GradNorm, updated.grad_norm);
+            metrics.push(Metric::LearningRate, update.learning_rate);
+        }
+        metrics.push(Metric::RatioMaxAbsDev, first_deviation);
+        Ok(metrics)
+    }
+
+    /// Advantages of `records`, and what else is known of them then.
+    fn advantages(&mut self, records: &[Record], recipe: &Recipe) -> Result<Estimated> {
+        // Statistics of the groups are of interest whoever the advantages come from.
+        let settings = match recipe.estimator {
+            Estimator::Group(settings) => settings,
+            Estimator::Gae => GroupSettings::default(),
+        };
+        let (grouped, groups) = self.group_advantages(records, settings, recipe.reward_beta)?;
+        let (advantages, critic_batch) = match recipe.estimator {
+            Estimator::Group(_) => (Advantages::PerSequence(grouped), None),
+            Estimator::Gae => {
+                let (tokens, batch) = self.gae_advantages(records, recipe.reward_beta)?;
+                (Advantages::PerToken(tokens), Some(batch))
+            }
+        };
+        Ok(Estimated { advantages, groups, critic_batch })
+    }
+
+    /// The batch of an update: records with weights, without those that it cannot learn from.
+    fn batch(
+        &self,
+        records: Vec<Record>,
+        advantages: Advantages,
+        recipe: &Recipe,
+    ) -> Result<Batch> {
+        // A masked completion counts as a sequence, and its tokens do not.
+        let masks = self.config.rl.mask_truncated_completions;
+        let length = |r: &Record| if masks && !r.finished { 0 } else { r.scored().count() as i64 };
+        let lengths: Vec<i64> = records.iter().map(length).collect();
+        let weight = seq_weights(recipe.aggregation, &lengths)?;
+        let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
+        let mut batch = Batch { records, advantages, weight };
+        if masks {
+            let finished: Vec<bool> = batch.records.iter().map(|r| r.finished).collect();
+            batch.keep(&finished);
+        }
+        if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
+            batch.drop_zero_advantage();
+        }
+        Ok(batch)
+    }
+
+    /// One update of the policy on the batch; `moved` holds signals back from there on.
+    fn update_policy(
+        &mut self,
+        recipe: &Recipe,
+        batch: &mut Batch,
+        step: u64,
+        update: Update,
+        moved: &mut Option<interrupt::Held>,
+    ) -> Result<(BatchFigures, Updated)> {
+        if let Some(rule) = recipe.covariance {
+            self.choose_tokens(rule, recipe, batch)?;
+        }
+        let (records, advantage) = (&batch.records, batch.advantages.view());
+        let objective = self.rl_objective(&recipe.settings);
+        let backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
+        moved.get_or_insert_with(interrupt::hold);
+        let updated = self.optim_step(&backward, update)?;
+        self.guard(updated.applied, step)?;
+        Ok((backward.figures, updated))
+    }
+
+    /// Settings of the updates of RL step `step`.
+    pub(crate) fn rl_update(&self, step: u64) -> Update {
+        let rl = &self.config.rl;
+        // TRL 1.16's GRPOConfig for whole weights; adapters take ten times that (Schulman et al. 2025,
+        // "LoRA Without Regret").
+        let fitting = if self.model.has_adapters() { 1e-5 } else { 1e-6 };
+        let peak = match rl.control {
+            Control::ZeroLr => 0.0,
+            Control::None | Control::ShuffledRewards => rl.learning_rate.or(fitting),
+        };
+        let rate = peak * rl.lr_schedule.factor(step, rl.steps as u64);
+        Update {
+            learning_rate: warmed_up(rate, step, rl.warmup_steps),
+            beta1: rl.beta1,
+            beta2: rl.beta2,
+            weight_decay: rl.weight_decay,
+            grad_clip: rl.grad_clip,
+        }
+    }
+
+    /// What rollouts are scored under: the distribution they were sampled from.
+    pub fn rl_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
+        let rl = &self.config.rl;
+        Objective { settings, temperature: rl.temperature, micro_batch: rl.micro_batch }
+    }
+}
+
+/// What an estimator makes of a batch.
+struct Estimated {
+    advantages: Advantages,
+    groups: Vec<GroupStats>,
+    /// What the critic learns from, if there is one.
+    critic_batch: Option<CriticBatch>,
+}
+
+/// Records with what goes with them.
+pub(super) struct Batch {
+    pub records: Vec<Record>,
+    pub advantages: Advantages,
+    /// One for each record; they hold the normalizer of the whole batch.
+    weight: Vec<f32>,
+}
+
+impl Batch {
+    /// Leaves out the records whose advantages are all 0: under a loss that vanishes there their
+    /// gradient is 0. The weights, which hold the normalizer, were made from all of them.
+    fn drop_zero_advantage(&mut self) {
+        let tokens = self.advantages.of_tokens(&self.records);
+        let (mut kept, mut first) = (Vec::new(), 0);
+        for record in &self.records {
+            let end = first + record.scored().count();
+            kept.push(tokens[first..end].iter().any(|&a| a != 0.0));
+            first = end;
+        }
+        self.keep(&kept);
+    }
+
+    /// Leaves out the records whose flag is not set.
+    fn keep(&mut self, kept: &[bool]) {
+        let spread = |r: (&Record, &bool)| std::iter::repeat_n(*r.1, r.0.scored().count());
+        let of_tokens: Vec<bool> = self.records.iter().zip(kept).flat_map(spread).collect();
+        match &mut self.advantages {
+            Advantages::PerSequence(a) => retain(a, kept),
+            Advantages::PerToken(a) => retain(a, &of_tokens),
+        }
+        retain(&mut self.weight, kept);
+        retain(&mut self.records, kept);
+    }
+}
+
+fn retain<E>(of: &mut Vec<E>, kept: &[bool]) {
+    let mut flags = kept.iter();
+    of.retain(|_| *flags.next().unwrap_or(&true));
+}
+
+/// Sums over all scored tokens of all completions, as they were sampled.
+struct SampledTotals {
+    tokens: usize,
+    entropy: f64,
+    /// k3 to the reference; none without one.
+    kl: Option<f64>,
+}
+
+impl SampledTotals {
+    fn of(records: &[Record]) -> SampledTotals {
+        let scored = ScoredTokens::of(records);
+        let entropy = scored.gather(records, |r| &r.entropy).into_iter().map(f64::from).sum();
+        let sampler = scored.gather(records, |r| &r.sampler_logp);
+        let k3 = |(sampler, reference): (&f32, f32)| {
+            let k = reference as f64 - *sampler as f64;
+            k.exp_m1() - k
+        };
+        let kl = scored.gather_all(records, |r| &r.ref_logp);
+        let kl = kl.map(|column| sampler.iter().zip(column).map(k3).sum());
+        SampledTotals { tokens: scored.len(), entropy, kl }
+    }
+}
+
+/// Means over the tokens of all completions, under TRL's names, and over those of the update. A mean
+/// over nothing is NaN, and the metrics files hold null.
+fn policy_metrics(figures: &BatchFigures, sampled: &SampledTotals, recipe: &Recipe) -> Metrics {
+    let (s, n, all) = (&figures.stats, figures.tokens as f64, sampled.tokens as f64);
+    // Tokens that are left out have advantage 0 and are clipped on neither side.
+    let (low, high) = (s.n_clip_lo as f64, s.n_clip_hi as f64);
+    // A KL in the loss leaves nothing out, so that the update has seen every token.
+    let kl = match recipe.settings.needs_reference() {
+        true => s.sum_kl[2] / all,
+        false => sampled.kl.map_or(f64::NAN, |sum| sum / all),
+    };
+    let moved_kl = if sampled.kl.is_some() { s.sum_kl[2] / n } else { f64::NAN };
+    Metrics::from([
+        (Metric::Loss, figures.loss),
+        (Metric::Kl, kl),
+        (Metric::Entropy, sampled.entropy / all),
+        (Metric::ClipLow, low / all),
+        (Metric::ClipHigh, high / all),
+        (Metric::ClipRegion, (low + high) / all),
+        (Metric::UpdateTokens, n),
+        (Metric::UpdateKl, moved_kl),
+        (Metric::UpdateEntropy, s.sum_entropy / n),
+        (Metric::UpdateClip, (low + high) / n),
+    ])
+}

@@ -1,0 +1,129 @@
+//! The phase `sft`: masked cross-entropy on demonstrations.
+
+use crate::train::phase::{PhaseSpec, warmed_up};
+use crate::train::run::memory_plan::Probe;
+use crate::train::run::metrics::{Metric, Metrics};
+use crate::train::run::progress::line;
+use crate::train::run::{Run, shown};
+use crate::train::trainer::Trainer;
+use crate::train::update::optimizer::Update;
+use crate::train::update::record::{Record, TokenClass};
+use crate::train::update::step::Objective;
+use gradus::dtype::Float;
+use gradus::error::Result;
+use gradus::ops::presets;
+use gradus::ops::{Advantage, PolicySettings};
+use gradus::rng::{Purpose, Rng};
+use gradus::view::View;
+
+/// Demonstrations of an epoch where the task never runs out of them.
+const ENDLESS_DEMOS: usize = 4_000;
+
+pub(crate) struct Sft;
+
+impl PhaseSpec for Sft {
+    fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
+        trainer.sft_steps()
+    }
+
+    fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
+        run.trainer.sft_step(step)
+    }
+
+    fn finish<T: Float>(run: &mut Run<T>) -> Result<()> {
+        let accuracy = run.trainer.evaluate()?.accuracy;
+        line(&format!("     sft held-out score {}", shown(accuracy)));
+        run.figures.sft_accuracy = accuracy;
+        let now = run.elapsed();
+        let points = [(0.0, run.figures.base_accuracy), (now, accuracy)];
+        let points = points.into_iter().filter_map(|(time, score)| Some((time, score?)));
+        run.figures.accuracy.extend(points);
+        Ok(())
+    }
+
+    fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
+        let records = probe.trainer.demonstrations(0)?;
+        probe.update(records, &presets::sft().settings)?;
+        // Nothing was computed, but adapters count as moved from here on.
+        probe.trainer.optimizer.t = probe.trainer.optimizer.t.max(1);
+        Ok(())
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// SFT steps per epoch and in total.
+    pub fn sft_steps(&self) -> u64 {
+        let sft = &self.config.sft;
+        (self.demos().div_ceil(sft.batch) * sft.epochs) as u64
+    }
+
+    /// Demonstrations of an epoch.
+    fn demos(&self) -> usize {
+        match self.config.sft.demos {
+            0 => self.task.demos().unwrap_or(ENDLESS_DEMOS),
+            n => n,
+        }
+    }
+
+    /// SFT step `step`: cross-entropy on one batch of demonstrations, averaged over its tokens.
+    pub fn sft_step(&mut self, step: u64) -> Result<Metrics> {
+        let records = self.demonstrations(self.pass * self.sft_steps() + step)?;
+        let lengths: Vec<usize> = records.iter().map(|r| r.scored().count()).collect();
+        let tokens: usize = lengths.iter().sum();
+        let weight = vec![1.0 / tokens.max(1) as f32; records.len()];
+        let advantage = vec![1.0; records.len()];
+        let settings = presets::sft().settings;
+        let sft = &self.config.sft;
+        let decay = sft.lr_schedule.factor(step, self.sft_steps());
+        // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
+        let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
+        let update = Update {
+            learning_rate: warmed_up(peak * decay, step, sft.warmup_steps),
+            beta1: 0.9,
+            beta2: sft.beta2,
+            weight_decay: sft.weight_decay,
+            grad_clip: sft.grad_clip,
+        };
+        let advantage = Advantage::PerSequence(View::from(&advantage));
+        let objective = self.sft_objective(&settings);
+        let backward = self.forward_backward(&records, advantage, &weight, objective)?;
+        let updated = self.optim_step(&backward, update)?;
+        self.guard(updated.applied, step)?;
+        Ok(Metrics::from([
+            (Metric::Loss, backward.figures.loss),
+            (Metric::GradNorm, updated.grad_norm),
+            (Metric::LearningRate, update.learning_rate),
+            (Metric::NumTokens, tokens as f64),
+        ]))
+    }
+
+    /// The demonstrations of SFT step `step`: a fresh shuffle of the demo set each epoch.
+    pub fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
+        let sft = &self.config.sft;
+        let demos = self.demos();
+        let per_epoch = demos.div_ceil(sft.batch) as u64;
+        let (epoch, batch) = (step / per_epoch, (step % per_epoch) as usize);
+        let mut order: Vec<u64> = (0..demos as u64).collect();
+        Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
+        let chosen = &order[batch * sft.batch..demos.min((batch + 1) * sft.batch)];
+        let codec = self.task.codec();
+        chosen
+            .iter()
+            .map(|&index| {
+                let demo = self.task.demo(index)?;
+                let mut record = Record::default();
+                let mut answer = codec.encode_rendered(&demo.answer)?;
+                answer.extend(codec.stops().first());
+                record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
+                record.push(&answer, TokenClass::Demo, &[]);
+                Ok(record)
+            })
+            .collect()
+    }
+
+    /// What demonstrations are scored under: the model's own distribution, whatever rollouts are
+    /// sampled at.
+    pub fn sft_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
+        Objective { settings, temperature: 1.0, micro_batch: self.config.rl.micro_batch }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a run counts and measures on its way. It is saved with every checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::train::run::metrics::Metrics;
+
+/// Running figures.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RunFigures {
+    /// Place of the phase that runs in the list of phases.
+    pub phase: usize,
+    /// Steps done in it.
+    pub step: u64,
+    /// Steps done over all phases.
+    pub global: u64,
+    /// Seconds of training.
+    pub elapsed: f64,
+    /// Tokens that RL sampled.
+    pub rollout_tokens: f64,
+    /// Seconds it sampled and scored them in.
+    pub rollout_seconds: f64,
+    /// Largest |ratio − 1| over every token of every first update.
+    pub first_ratio_max_abs_dev: f64,
+    /// Held-out score of the model as it came.
+    pub base_accuracy: Option<f64>,
+    /// Held-out score after `sft`.
+    pub sft_accuracy: Option<f64>,
+    /// Held-out score after `quantize`.
+    pub quantized_accuracy: Option<f64>,
+    /// RL steps done.
+    pub rl_steps: u64,
+    /// RL steps in which all samples of every prompt had the same reward.
+    pub flat_steps: u64,
+    /// Bytes of the weights as the run began.
+    pub weights_before: u64,
+    /// What tells the base weights from others.
+    pub base: String,
+    /// Time at which RL began.
+    pub rl_start: f64,
+    /// (time, mean reward) of each RL step.
+    pub reward: Vec<(f64, f64)>,
+    /// (time, held-out score) of each evaluation.
+    pub accuracy: Vec<(f64, f64)>,
+    /// What the phase begins with is done.
+    #[serde(default)]
+    pub entered: bool,
+    /// What the phase ends with is done, but for its evaluation.
+    #[serde(default)]
+    pub left: bool,
+    /// The metrics of a step whose update is done and whose evaluation is not.
+    #[serde(default)]
+    pub updated: Option<Metrics>,
+}
+
+/// What of a run's place a checkpoint depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    phase: usize,
+    step: u64,
+    entered: bool,
+    left: bool,
+    updated: bool,
+}
+
+impl RunFigures {
+    /// Where the run stands.
+    pub fn position(&self) -> Position {
+        let &RunFigures { phase, step, entered, left, .. } = self;
+        Position { phase, step, entered, left, updated: self.updated.is_some() }
+    }
+
+    /// The newest held-out score before RL, if there is one.
+    pub fn before_rl(&self) -> Option<f64> {
+        self.quantized_accuracy.or(self.sft_accuracy).or(self.base_accuracy)
+    }
+}

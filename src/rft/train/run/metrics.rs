@@ -1,0 +1,219 @@
+//! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: one row per step, TRL's names. Columns under `time/` are
+//! wall-clock readings; all others are a function of the configuration alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use crate::io::atomic;
+use crate::io::json::read_text;
+use crate::train::config::choice;
+use crate::train::phase::Phase;
+use crate::train::run::progress;
+use crate::train::run::tensorboard::EventWriter;
+use gradus::error::{Error, Result};
+
+/// Most bytes of rows that a resumed run reads again.
+const LIMIT: u64 = 1 << 32;
+
+choice! {
+    /// What a step may report: a column of the CSV file, in order. JSON rows hold those that were
+    /// measured.
+    Metric {
+        /// Loss of the last update.
+        Loss = "loss",
+        /// Mean reward of the completions that have one.
+        Reward = "reward",
+        /// Mean over the groups of the rewards' standard deviation.
+        RewardStd = "reward_std",
+        /// Share of groups whose rewards are all equal.
+        FracRewardZeroStd = "frac_reward_zero_std",
+        /// Mean k3 estimate of the KL to the reference, per token.
+        Kl = "kl",
+        /// Mean entropy of the sampler, per token, in nats.
+        Entropy = "entropy",
+        /// Share of tokens that the lower bound clips.
+        ClipLow = "clip_ratio/low_mean",
+        /// Share of tokens that the upper bound clips.
+        ClipHigh = "clip_ratio/high_mean",
+        /// Share of tokens that either bound clips.
+        ClipRegion = "clip_ratio/region_mean",
+        /// Tokens that the last update learned from.
+        UpdateTokens = "update/tokens",
+        /// As `kl`, over those tokens.
+        UpdateKl = "update/kl",
+        /// As `entropy`, over those tokens, under the policy that is updated.
+        UpdateEntropy = "update/entropy",
+        /// As `clip_ratio/region_mean`, over those tokens.
+        UpdateClip = "update/clip_ratio",
+        /// Mean number of a completion's tokens.
+        MeanLength = "completions/mean_length",
+        /// Share of completions that were cut off.
+        ClippedRatio = "completions/clipped_ratio",
+        /// Global gradient norm before clipping.
+        GradNorm = "grad_norm",
+        /// Learning rate of the step.
+        LearningRate = "learning_rate",
+        /// Tokens of the step: all of the sequences in RL, the scored ones in SFT.
+        NumTokens = "num_tokens",
+        /// Kept for readers of older files; nothing writes it.
+        SkippedSteps = "skipped_steps",
+        /// Completions for which the reward failed.
+        RewardsFailed = "rewards_failed",
+        /// Loss of the critic.
+        ValueLoss = "value_loss",
+        /// 1 − Var(return − V) / Var(return) of the critic.
+        ExplainedVariance = "explained_variance",
+        /// Held-out score.
+        EvalAccuracy = "eval/accuracy",
+        /// Largest |ratio − 1| in the step's first update.
+        RatioMaxAbsDev = "ratio_max_abs_dev",
+        /// Seconds of the step.
+        StepTime = "time/step_time",
+        /// Sampled tokens per second of sampling and scoring.
+        TokensPerSecond = "time/tokens_per_second",
+    }
+}
+
+/// What a step reports, in the order in which it was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(Vec<(Metric, f64)>);
+
+impl Metrics {
+    /// Adds one that is not there yet.
+    pub fn push(&mut self, metric: Metric, value: f64) {
+        debug_assert!(self.get(metric).is_none(), "{} twice", metric.name());
+        self.0.push((metric, value));
+    }
+
+    /// The value of one, if it was measured.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        self.0.iter().find(|(known, _)| *known == metric).map(|(_, value)| *value)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Metric, f64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Adds others behind these.
+    pub fn extend(&mut self, others: Metrics) {
+        others.iter().for_each(|(metric, value)| self.push(metric, value));
+    }
+}
+
+impl<const N: usize> From<[(Metric, f64); N]> for Metrics {
+    fn from(values: [(Metric, f64); N]) -> Metrics {
+        Metrics(values.into())
+    }
+}
+
+/// In a checkpoint: pairs of a name and a value, where null is not finite.
+impl Serialize for Metrics {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter().map(|(metric, value)| (metric, Some(value))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Metrics, D::Error> {
+        let values = Vec::<(Metric, Option<f64>)>::deserialize(from)?;
+        let value = |(metric, value): (Metric, Option<f64>)| (metric, value.unwrap_or(f64::NAN));
+        Ok(Metrics(values.into_iter().map(value).collect()))
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Steps done in the whole run.
+    pub global: u64,
+    /// Phase of the step.
+    pub phase: Phase,
+    /// Step within the phase.
+    pub step: u64,
+    /// What was measured.
+    pub metrics: Metrics,
+}
+
+/// Writes rows to all files as they come.
+pub struct MetricsWriter {
+    events: EventWriter,
+    json: (PathBuf, File),
+    csv: (PathBuf, File),
+}
+
+impl MetricsWriter {
+    /// Opens the files of `folder`, keeping the rows of the first `keep` steps: 0 for a new run, a
+    /// checkpoint's step for a resumed one.
+    pub fn open(folder: &Path, keep: u64) -> Result<MetricsWriter> {
+        let (json, csv) = (folder.join("metrics.jsonl"), folder.join("metrics.csv"));
+        let mut kept = 0;
+        let mut rows = String::new();
+        let columns: Vec<&str> = Metric::ALL.iter().map(|metric| metric.name()).collect();
+        let mut lines = format!("global,phase,step,{}\n", columns.join(","));
+        if keep > 0 && json.exists() {
+            for line in read_text(&json, LIMIT)?.lines() {
+                // A kill can leave half a line at the end; it belongs to a step that is redone.
+                let Ok(Value::Object(row)) = serde_json::from_str(line) else { continue };
+                if row.get("global").and_then(Value::as_u64).is_some_and(|g| g < keep) {
+                    kept += 1;
+                    rows.push_str(line);
+                    rows.push('\n');
+                    lines.push_str(&csv_line(&row));
+                }
+            }
+        }
+        if kept != keep {
+            progress::line(&format!("  {}: {kept} of {keep} rows are there", json.display()));
+        }
+        atomic::write(&json, rows.as_bytes())?;
+        atomic::write(&csv, lines.as_bytes())?;
+        let append = |path: PathBuf| -> Result<(PathBuf, File)> {
+            let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+            Ok((path, file))
+        };
+        let events = EventWriter::create(folder, keep)?;
+        Ok(MetricsWriter { events, json: append(json)?, csv: append(csv)? })
+    }
+
+    /// Appends a row to all files.
+    pub fn write(&mut self, row: &Row) -> Result<()> {
+        let mut object = Map::new();
+        object.insert("global".into(), json!(row.global));
+        object.insert("phase".into(), json!(row.phase.name()));
+        object.insert("step".into(), json!(row.step));
+        for (metric, value) in row.metrics.iter() {
+            let value = if value.is_finite() { json!(value) } else { Value::Null };
+            object.insert(metric.name().into(), value);
+        }
+        let csv = csv_line(&object);
+        let line = Value::Object(object).to_string() + "\n";
+        for ((path, file), text) in [(&mut self.json, line), (&mut self.csv, csv)] {
+            file.write_all(text.as_bytes()).map_err(Error::io(path.clone()))?;
+        }
+        self.events.write(row.global, &row.metrics)
+    }
+
+    /// Waits until all rows are on the disk, as a checkpoint that counts on them will be.
+    pub fn sync(&self) -> Result<()> {
+        for (path, file) in [&self.json, &self.csv] {
+            file.sync_data().map_err(Error::io(path))?;
+        }
+        self.events.sync()
+    }
+}
+
+fn csv_line(row: &Map<String, Value>) -> String {
+    let cell = |name: &str| match row.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(value) => value.to_string(),
+    };
+    let columns = Metric::ALL.iter().map(|metric| metric.name());
+    let cells = ["global", "phase", "step"].into_iter().chain(columns).map(cell);
+    cells.collect::<Vec<_>>().join(",") + "\n"
+}

@@ -1,0 +1,8 @@
+//! One update of the policy: records in, loss and gradients, AdamW.
+
+pub mod optimizer;
+pub(crate) mod ordered;
+pub mod recipe;
+pub mod record;
+pub mod reference;
+pub mod step;
