@@ -168,6 +168,20 @@ pub(crate) fn within(x: f64, lo: f64, hi: f64) -> f64 {
     if lo.is_nan() || hi.is_nan() { f64::NAN } else { at_most(at_least(x, lo), hi) }
 }
 
+/// Bits of the largest magnitude: for non-negative floats, and NaN above infinity, integer order
+/// is float order.
+pub(crate) fn max_magnitude(values: &[f32]) -> u32 {
+    values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF))
+}
+
+/// True if two values that are not NaN round to the same bf16: nearest, ties to even, in integer
+/// arithmetic that the compiler vectorizes.
+#[inline(always)]
+pub(crate) fn same_bf16(a: f32, b: f32) -> bool {
+    let upper_half = |bits: u32| bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    upper_half(a.to_bits()) == upper_half(b.to_bits())
+}
+
 /// 1 / (1 + e^-x) without overflow.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f64) -> f64 {

@@ -79,16 +79,16 @@ pub(crate) fn transformed(x: f64, t: &LogitTransform) -> f64 {
 
 /// ∂z/∂x at one stored logit.
 #[inline(always)]
-pub(crate) fn slope(x: f64, t: &LogitTransform) -> f64 {
-    if t.softcap.is_finite() { Capped::slope(x, t) } else { Linear::slope(x, t) }
+pub(crate) fn dz_dx(x: f64, t: &LogitTransform) -> f64 {
+    if t.softcap.is_finite() { Capped::dz_dx(x, t) } else { Linear::dz_dx(x, t) }
 }
 
-/// A kind of transform.
-trait Kind {
+/// z as a function of a stored logit, one type per kind so that hot loops hold only what they need.
+trait Transform {
     /// True if z is the logit.
     const PLAIN: bool = false;
     fn z(x: f64, t: &LogitTransform) -> f64;
-    fn slope(x: f64, t: &LogitTransform) -> f64;
+    fn dz_dx(x: f64, t: &LogitTransform) -> f64;
 }
 
 /// z = x: scale and temperature are 1, which multiply and divide exactly.
@@ -98,45 +98,45 @@ struct Linear;
 /// With a softcap.
 struct Capped;
 
-impl Kind for Plain {
+impl Transform for Plain {
     const PLAIN: bool = true;
     #[inline(always)]
     fn z(x: f64, _: &LogitTransform) -> f64 {
         x
     }
     #[inline(always)]
-    fn slope(_: f64, _: &LogitTransform) -> f64 {
+    fn dz_dx(_: f64, _: &LogitTransform) -> f64 {
         1.0
     }
 }
 
-impl Kind for Linear {
+impl Transform for Linear {
     #[inline(always)]
     fn z(x: f64, t: &LogitTransform) -> f64 {
         let z = x * t.scale / t.temperature;
         if x == f64::NEG_INFINITY { x } else { z }
     }
     #[inline(always)]
-    fn slope(_: f64, t: &LogitTransform) -> f64 {
+    fn dz_dx(_: f64, t: &LogitTransform) -> f64 {
         t.scale / t.temperature
     }
 }
 
-impl Kind for Capped {
+impl Transform for Capped {
     #[inline(always)]
     fn z(x: f64, t: &LogitTransform) -> f64 {
         let z = t.softcap * (x * t.scale / t.softcap).tanh() / t.temperature;
         if x == f64::NEG_INFINITY { x } else { z }
     }
     #[inline(always)]
-    fn slope(x: f64, t: &LogitTransform) -> f64 {
+    fn dz_dx(x: f64, t: &LogitTransform) -> f64 {
         let tanh = (x * t.scale / t.softcap).tanh();
         t.scale / t.temperature * (1.0 - tanh * tanh)
     }
 }
 
 /// Calls `$f` with the transform's kind as its first argument.
-macro_rules! by_kind {
+macro_rules! by_transform {
     ($t:expr, $f:ident($($arg:expr),*)) => {
         if $t.softcap.is_finite() {
             $f(Capped, $($arg),*)
@@ -151,23 +151,23 @@ macro_rules! by_kind {
 /// Statistics of a row. NaN and +∞ logits make the sums NaN.
 pub(crate) fn row_stats<T: Float>(row: &[T], t: &LogitTransform, wanted: Sums) -> RowStats {
     match wanted {
-        Sums::All => by_kind!(t, all_sums(row, t)),
-        Sums::One => by_kind!(t, one_sum(row, t)),
+        Sums::All => by_transform!(t, all_sums(row, t)),
+        Sums::One => by_transform!(t, one_sum(row, t)),
     }
 }
 
 math::dispatch_simd! {
-    fn all_sums<K: Kind, T: Float>(kind: K, row: &[T], t: &LogitTransform) -> RowStats = all_sums_body
+    fn all_sums<K: Transform, T: Float>(kind: K, row: &[T], t: &LogitTransform) -> RowStats = all_sums_body
 }
 math::dispatch_simd! {
-    fn one_sum<K: Kind, T: Float>(kind: K, row: &[T], t: &LogitTransform) -> RowStats = one_sum_body
+    fn one_sum<K: Transform, T: Float>(kind: K, row: &[T], t: &LogitTransform) -> RowStats = one_sum_body
 }
 
 // Plain loops: a closure around a hot loop is a function of its own, and would be compiled without
 // the vector units that the function around it was dispatched to.
 
 #[inline(always)]
-fn all_sums_body<K: Kind, T: Float>(_: K, row: &[T], t: &LogitTransform) -> RowStats {
+fn all_sums_body<K: Transform, T: Float>(_: K, row: &[T], t: &LogitTransform) -> RowStats {
     let (max, shift) = top::<K, T>(row, t);
     let (mut sum, mut weighted, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
     let mut terms = Terms::new();
@@ -188,7 +188,7 @@ fn all_sums_body<K: Kind, T: Float>(_: K, row: &[T], t: &LogitTransform) -> RowS
 }
 
 #[inline(always)]
-fn one_sum_body<K: Kind, T: Float>(_: K, row: &[T], t: &LogitTransform) -> RowStats {
+fn one_sum_body<K: Transform, T: Float>(_: K, row: &[T], t: &LogitTransform) -> RowStats {
     let (max, shift) = top::<K, T>(row, t);
     let (mut sum, mut terms) = ([0.0; LANES], Terms::new());
     for part in row.chunks(EXPS) {
@@ -217,7 +217,7 @@ impl Terms {
     }
 
     #[inline(always)]
-    fn set<K: Kind, T: Float>(&mut self, row: &[T], t: &LogitTransform, shift: f64) {
+    fn set<K: Transform, T: Float>(&mut self, row: &[T], t: &LogitTransform, shift: f64) {
         for (d, x) in self.d.iter_mut().zip(row) {
             *d = K::z(x.to_f64(), t) - shift;
         }
@@ -241,7 +241,7 @@ fn prefetch_next<T>(part: &[T], columns: usize) {
 
 /// The largest z, and what is subtracted from every z.
 #[inline(always)]
-fn top<K: Kind, T: Float>(row: &[T], t: &LogitTransform) -> (f64, f64) {
+fn top<K: Transform, T: Float>(row: &[T], t: &LogitTransform) -> (f64, f64) {
     let top =
         if K::PLAIN && T::DTYPE != DType::F64 { top_f32(row) } else { top_f64::<K, T>(row, t) };
     // A row of −∞ has no maximum; any finite number keeps exp(−∞ − m) = 0.
@@ -249,7 +249,7 @@ fn top<K: Kind, T: Float>(row: &[T], t: &LogitTransform) -> (f64, f64) {
 }
 
 #[inline(always)]
-fn top_f64<K: Kind, T: Float>(row: &[T], t: &LogitTransform) -> f64 {
+fn top_f64<K: Transform, T: Float>(row: &[T], t: &LogitTransform) -> f64 {
     let mut max = [f64::NEG_INFINITY; LANES];
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
@@ -343,24 +343,24 @@ pub(crate) fn row_gradient<T: Float>(
     // E − z = mean(d) − d.
     let b = g.dlse - g.dlogp + g.dentropy * stats.weighted * scale;
     let line = Line { shift, scale, b, c: -g.dentropy };
-    by_kind!(t, gradients(row, t, line, out));
+    by_transform!(t, gradients(row, t, line, out));
     // The target's own logit: a + q·(b + c·d) in one expression, so that p → 1 does not cancel
     // after a rounding to T.
     let x = row[target].to_f64();
     let d = transformed(x, t) - shift;
     let q = math::exp(d) * scale;
     let dz = g.dlogp + if q == 0.0 { 0.0 } else { q * line.c.mul_add(d, b) };
-    out[target] = T::from_f64(dz * slope(x, t));
+    out[target] = T::from_f64(dz * dz_dx(x, t));
 }
 
 math::dispatch_simd! {
-    fn gradients<K: Kind, T: Float>(
+    fn gradients<K: Transform, T: Float>(
         kind: K, row: &[T], t: &LogitTransform, line: Line, out: &mut [T],
     ) = gradients_body
 }
 
 #[inline(always)]
-fn gradients_body<K: Kind, T: Float>(
+fn gradients_body<K: Transform, T: Float>(
     _: K,
     row: &[T],
     t: &LogitTransform,
@@ -374,7 +374,7 @@ fn gradients_body<K: Kind, T: Float>(
             let e = terms.exps.poly[j] * terms.exps.two_to_k[j];
             let q = e * line.scale;
             let dz = if q == 0.0 { 0.0 } else { q * line.c.mul_add(terms.d[j], line.b) };
-            *out = T::from_f64(dz * K::slope(x.to_f64(), t));
+            *out = T::from_f64(dz * K::dz_dx(x.to_f64(), t));
         }
     }
 }

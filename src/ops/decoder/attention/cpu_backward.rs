@@ -14,7 +14,7 @@ use crate::view::View;
 const TILE: usize = 32;
 
 /// All queries and keys of one sequence for one key/value head.
-struct Share<'o, T> {
+struct HeadTask<'o, T> {
     query: usize,
     queries: usize,
     key: usize,
@@ -39,26 +39,26 @@ pub(super) fn run<T: Float, A: Accumulator>(mut a: AttentionBwd<'_, T>) {
     let group = a.q.extent(1) / a.k.extent(1);
     let shared =
         Shared { q: a.q, k: a.k, v: a.v, dout: a.dout, scale: A::from_f64(a.scale), group };
-    let mut shares = shares(&a.cu_seqlens, &a.kv_start, &a.kv_len, a.k.extent(1));
-    hand_out(&mut shares, group, into_rows(&mut a.dq));
+    let mut tasks = tasks(&a.cu_seqlens, &a.kv_start, &a.kv_len, a.k.extent(1));
+    hand_out(&mut tasks, group, into_rows(&mut a.dq));
     let dkv = into_rows(&mut a.dk).into_iter().zip(into_rows(&mut a.dv));
-    hand_out_keys(&mut shares, a.k.extent(1), dkv.map(|(dk, dv)| [dk, dv]));
-    let pairs = shares.iter().fold(0usize, |sum, s| sum.saturating_add(s.queries * s.keys));
-    let work = (pairs / shares.len().max(1)).saturating_mul(group * a.q.extent(2) * 5);
-    parallel::for_each(shares, work, |_, share| propagate(share, &shared));
+    hand_out_keys(&mut tasks, a.k.extent(1), dkv.map(|(dk, dv)| [dk, dv]));
+    let pairs = tasks.iter().fold(0usize, |sum, s| sum.saturating_add(s.queries * s.keys));
+    let work = (pairs / tasks.len().max(1)).saturating_mul(group * a.q.extent(2) * 5);
+    parallel::for_each(tasks, work, |_, task| propagate(task, &shared));
 }
 
-fn shares<'o, T>(
+fn tasks<'o, T>(
     cu_seqlens: &View<'_, i64>,
     kv_start: &View<'_, i64>,
     kv_len: &View<'_, i64>,
     kv_heads: usize,
-) -> Vec<Share<'o, T>> {
-    let mut shares = alloc::room(kv_start.extent(0) * kv_heads);
+) -> Vec<HeadTask<'o, T>> {
+    let mut tasks = alloc::room(kv_start.extent(0) * kv_heads);
     for b in 0..kv_start.extent(0) {
         for head in 0..kv_heads {
             let (query, end) = (cu_seqlens.at(b) as usize, cu_seqlens.at(b + 1) as usize);
-            shares.put(Share {
+            tasks.put(HeadTask {
                 query,
                 queries: end - query,
                 key: kv_start.at(b) as usize,
@@ -69,41 +69,41 @@ fn shares<'o, T>(
             });
         }
     }
-    shares
+    tasks
 }
 
-/// Gives each share its rows of dq; rows come in the order (query, head), shares in the order
+/// Gives each task its rows of dq; rows come in the order (query, head), tasks in the order
 /// (sequence, head).
-fn hand_out<'o, T>(shares: &mut [Share<'o, T>], group: usize, rows: Vec<&'o mut [T]>) {
+fn hand_out<'o, T>(tasks: &mut [HeadTask<'o, T>], group: usize, rows: Vec<&'o mut [T]>) {
     let mut rows = rows.into_iter();
-    for sequence in shares.chunk_by_mut(|a, b| a.head < b.head) {
+    for sequence in tasks.chunk_by_mut(|a, b| a.head < b.head) {
         for _ in 0..sequence[0].queries {
-            for share in sequence.iter_mut() {
-                share.dq.put_all(rows.by_ref().take(group));
+            for task in sequence.iter_mut() {
+                task.dq.put_all(rows.by_ref().take(group));
             }
         }
     }
 }
 
-/// Gives each share its rows of dk and dv and clears the rows of no sequence.
+/// Gives each task its rows of dk and dv and clears the rows of no sequence.
 fn hand_out_keys<'o, T: Float>(
-    shares: &mut [Share<'o, T>],
+    tasks: &mut [HeadTask<'o, T>],
     kv_heads: usize,
     mut rows: impl Iterator<Item = [&'o mut [T]; 2]>,
 ) {
     let clear = |rows: &mut dyn Iterator<Item = [&'o mut [T]; 2]>| {
         rows.flatten().for_each(|row| row.fill(T::from_f32(0.0)));
     };
-    let mut order: Vec<usize> = (0..shares.len()).step_by(kv_heads).gathered();
-    order.retain(|&s| shares[s].keys > 0);
-    order.sort_unstable_by_key(|&s| shares[s].key);
+    let mut order: Vec<usize> = (0..tasks.len()).step_by(kv_heads).gathered();
+    order.retain(|&s| tasks[s].keys > 0);
+    order.sort_unstable_by_key(|&s| tasks[s].key);
     let mut next = 0;
     for s in order {
-        let sequence = &mut shares[s..s + kv_heads];
+        let sequence = &mut tasks[s..s + kv_heads];
         let gap = (sequence[0].key - next) * kv_heads;
         clear(&mut rows.by_ref().take(gap));
         for _ in 0..sequence[0].keys {
-            sequence.iter_mut().for_each(|share| share.dkv.put_all(rows.next()));
+            sequence.iter_mut().for_each(|task| task.dkv.put_all(rows.next()));
         }
         next = sequence[0].key + sequence[0].keys;
     }
@@ -153,16 +153,16 @@ impl<A: Accumulator> Tile<A> {
 }
 
 dispatch_simd! {
-    fn propagate<T: Float, A: Accumulator>(share: Share<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
+    fn propagate<T: Float, A: Accumulator>(task: HeadTask<'_, T>, shared: &Shared<'_, T, A>) = propagate_body
 }
 
 #[inline(always)]
-fn propagate_body<T: Float, A: Accumulator>(mut share: Share<'_, T>, shared: &Shared<'_, T, A>) {
-    if share.queries == 0 {
-        share.dkv.iter_mut().flatten().for_each(|row| row.fill(T::from_f32(0.0)));
+fn propagate_body<T: Float, A: Accumulator>(mut task: HeadTask<'_, T>, shared: &Shared<'_, T, A>) {
+    if task.queries == 0 {
+        task.dkv.iter_mut().flatten().for_each(|row| row.fill(T::from_f32(0.0)));
         return;
     }
-    let Share { query, queries, key, keys, head, .. } = share;
+    let HeadTask { query, queries, key, keys, head, .. } = task;
     let (group, chunks) = (shared.group, shared.q.extent(2).div_ceil(LANES));
     let mut dk = alloc::filled([A::ZERO; LANES], keys * chunks);
     let mut dv = alloc::copied(&dk);
@@ -178,7 +178,7 @@ fn propagate_body<T: Float, A: Accumulator>(mut share: Share<'_, T>, shared: &Sh
             let at = query + first + r;
             let x = [shared.q.row2(at, h), shared.dout.row2(at, h)];
             tile.fill(r, x, [k, v], seen + r, shared.scale);
-            store(&tile.dq, 1.0, share.dq[(first + r) * group + g]);
+            store(&tile.dq, 1.0, task.dq[(first + r) * group + g]);
         }
         let q = Rows::new(shared.q, h, KeyRows::From(query + first), count, &mut pad_q);
         let dout = Rows::new(shared.dout, h, KeyRows::From(query + first), count, &mut pad_dout);
@@ -191,7 +191,7 @@ fn propagate_body<T: Float, A: Accumulator>(mut share: Share<'_, T>, shared: &Sh
         }
     }
     let totals = dk.chunks(chunks).zip(dv.chunks(chunks));
-    for ([dk_row, dv_row], (dk, dv)) in share.dkv.iter_mut().zip(totals) {
+    for ([dk_row, dv_row], (dk, dv)) in task.dkv.iter_mut().zip(totals) {
         store(dk, 1.0, dk_row);
         store(dv, 1.0, dv_row);
     }

@@ -7,8 +7,6 @@ use crate::ops::optim::adamw::{
     AdamW, AdamW8bit, AdamW8bitTensor, AdamWOutcome, AdamWSettings, AdamWTensor, DecayOrder,
     STATE_BLOCK,
 };
-use crate::ops::optim::sparsity_stats::cpu::same_bf16;
-use crate::ops::quantize::nf4_quantize::cpu::max_magnitude;
 use crate::ops::support::math;
 use crate::quant::codebook::Bounds;
 use crate::quant::dynamic_map;
@@ -238,7 +236,7 @@ fn update_vector(
         let same = param[l] == p1;
         lanes.updated[l] += on[l] as u32;
         lanes.unchanged[l] += (on[l] & same) as u32;
-        lanes.absorbed[l] += (on[l] & !same & same_bf16(param[l], p1)) as u32;
+        lanes.absorbed[l] += (on[l] & !same & math::same_bf16(param[l], p1)) as u32;
         // Selected, not multiplied: a masked gradient may be NaN.
         param[l] = if on[l] { p1 } else { param[l] };
         m[l] = if on[l] { m1 } else { m[l] };
@@ -366,7 +364,7 @@ fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>
         counts: block.counts,
     };
     update_chunk(c, state);
-    let largest = |values: &[f32]| f32::from_bits(max_magnitude(values));
+    let largest = |values: &[f32]| f32::from_bits(math::max_magnitude(values));
     (*block.m_absmax, *block.v_absmax) = (largest(&m[..n]), largest(&v[..n]));
     let mut codes = [0; STATE_BLOCK];
     encode(&m, *block.m_absmax, signed, &mut codes);

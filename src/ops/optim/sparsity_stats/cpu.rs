@@ -75,19 +75,11 @@ impl Lanes {
         let equal = delta == 0.0;
         self.equal[l] += equal as u64;
         self.within[l] += (delta <= tol) as u64;
-        self.absorbed[l] += (!equal & same_bf16(old.to_f32(), new.to_f32())) as u64;
+        self.absorbed[l] += (!equal & math::same_bf16(old.to_f32(), new.to_f32())) as u64;
         // NaN counts as infinity.
         let size = if delta < f64::INFINITY { delta } else { f64::INFINITY };
         self.max_delta[l] = if size > self.max_delta[l] { size } else { self.max_delta[l] };
     }
-}
-
-/// True if two values that are not NaN round to the same bf16: nearest, ties to even, in integer
-/// arithmetic that the compiler vectorizes.
-#[inline(always)]
-pub(crate) fn same_bf16(a: f32, b: f32) -> bool {
-    let upper_half = |bits: u32| bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
-    upper_half(a.to_bits()) == upper_half(b.to_bits())
 }
 
 math::dispatch_simd!(

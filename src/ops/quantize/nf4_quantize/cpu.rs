@@ -24,7 +24,7 @@ pub(crate) fn quantize<T: Float>(a: Nf4Quantize<'_, T>) -> Result<(), usize> {
     let maxima = parallel::map(numel.div_ceil(GROUP), GROUP, |group| {
         let mut values = [0.0; GROUP];
         let len = gather(x, group * GROUP, &mut values);
-        values[..len].chunks(blocksize).map(max_magnitude).gathered()
+        values[..len].chunks(blocksize).map(math::max_magnitude).gathered()
     });
     if let Some(group) = maxima.iter().position(|g| g.iter().any(|&m| m >= INFINITY_BITS)) {
         let k = x.extent(1);
@@ -62,12 +62,6 @@ fn gather<T: Float>(x: View<'_, T>, first: usize, values: &mut [f32]) -> usize {
         done += part;
     }
     len
-}
-
-/// Bits of the largest magnitude: for non-negative floats, and NaN above infinity, integer order
-/// is float order.
-pub(crate) fn max_magnitude(values: &[f32]) -> u32 {
-    values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF))
 }
 
 /// Divides each block by its maximum: full blocks by the reciprocal, as the peer does.

@@ -5,7 +5,7 @@ use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::support::math;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
-use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, row_stats, slope, transformed};
+use crate::ops::vocabulary::logprob::cpu::{RowStats, Sums, WORK, dz_dx, row_stats, transformed};
 use crate::ops::vocabulary::logprob::{IGNORE, LogitTransform};
 
 /// Statistics over the row's ids alone, in the order they are named.
@@ -61,12 +61,12 @@ pub(crate) fn gather_k_bwd<T: Float>(a: GatherKBwd<'_, T>) {
         if !a.renormalize {
             for (out, x) in out.iter_mut().zip(row) {
                 let x = x.to_f64();
-                *out = T::from_f64(-q(x) * total * slope(x, &t));
+                *out = T::from_f64(-q(x) * total * dz_dx(x, &t));
             }
         }
         for (&id, &g) in named() {
             let x = row[id as usize].to_f64();
-            out[id as usize] = T::from_f64((g as f64 - q(x) * total) * slope(x, &t));
+            out[id as usize] = T::from_f64((g as f64 - q(x) * total) * dz_dx(x, &t));
         }
     });
 }

@@ -6,7 +6,7 @@ use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::vocabulary::logprob::{IGNORE, LogProb, LogProbBwd, LogProbFused};
 use crate::ops::vocabulary::row_cpu::{RowGradient, row_gradient};
-pub(crate) use crate::ops::vocabulary::row_cpu::{RowStats, Sums, row_stats, slope, transformed};
+pub(crate) use crate::ops::vocabulary::row_cpu::{RowStats, Sums, dz_dx, row_stats, transformed};
 
 /// Rough scalar operations per logit.
 pub(crate) const WORK: usize = 24;

@@ -6,7 +6,7 @@ use crate::device::parallel;
 use crate::dtype::Float;
 use crate::ops::support::math;
 use crate::ops::vocabulary::logprob::LogitTransform;
-use crate::ops::vocabulary::logprob::cpu::{WORK, slope, transformed};
+use crate::ops::vocabulary::logprob::cpu::{WORK, dz_dx, transformed};
 use crate::ops::vocabulary::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 
 /// log p and log q of one row.
@@ -146,7 +146,7 @@ pub(crate) fn vocab_kl_bwd<T: Float>(a: VocabKlBwd<'_, T>) {
         let g = a.dvalue.at(t) as f64;
         out[vocab..].fill(T::from_f32(0.0));
         for ((out, dz), x) in out.iter_mut().zip(gradient).zip(policy) {
-            *out = T::from_f64(weighted(g, dz) * slope(x.to_f64(), &a.transform));
+            *out = T::from_f64(weighted(g, dz) * dz_dx(x.to_f64(), &a.transform));
         }
     });
 }

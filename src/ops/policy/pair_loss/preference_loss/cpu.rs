@@ -15,7 +15,7 @@ const EXPONENT_CAP: f64 = 80.0;
 const CERTAIN: f64 = -1e-7;
 
 /// A value and its derivative.
-type Jet = (f64, f64);
+type ValueAndSlope = (f64, f64);
 
 pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
     let pairs = a.logp.chosen.extent(0);
@@ -24,8 +24,8 @@ pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
     for p in 0..pairs {
         let (reference, length) = (a.reference.as_ref(), a.length.as_ref());
         let w =
-            Side::at(p, &a.logp.chosen, reference.map(|r| &r.chosen), length.map(|l| &l.chosen));
-        let l = Side::at(
+            Scored::at(p, &a.logp.chosen, reference.map(|r| &r.chosen), length.map(|l| &l.chosen));
+        let l = Scored::at(
             p,
             &a.logp.rejected,
             reference.map(|r| &r.rejected),
@@ -36,9 +36,9 @@ pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
         let (value, slopes) = pair(a.kind, a.beta, score_w, score_l);
         losses.put(value - a.likelihood * w.logp);
         let weight = weight_of(&a.weight, p, pairs);
-        let chosen = (slopes.chosen * slope_w - a.likelihood) * w.share;
+        let chosen = (slopes.chosen * slope_w - a.likelihood) * w.inverse_length;
         d_logp.chosen.set(p, R::from_f64(weight * chosen));
-        d_logp.rejected.set(p, R::from_f64(weight * slopes.rejected * slope_l * l.share));
+        d_logp.rejected.set(p, R::from_f64(weight * slopes.rejected * slope_l * l.inverse_length));
         if let Some(reward) = &mut reward {
             reward.chosen.set(p, R::from_f64(a.beta * score_w));
             reward.rejected.set(p, R::from_f64(a.beta * score_l));
@@ -47,33 +47,37 @@ pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
     store_losses(losses.into_iter(), &a.weight, a.loss, a.total);
 }
 
-/// One sequence of a pair: log-prob and log-ratio, both times `share` (1 or 1 / length).
-struct Side {
+/// One sequence of a pair: log-prob and log-ratio, both times `inverse_length` (1 or 1 / length).
+struct Scored {
     logp: f64,
     ratio: f64,
-    share: f64,
+    inverse_length: f64,
 }
 
-impl Side {
+impl Scored {
     fn at<R: Real>(
         p: usize,
         logp: &View<'_, R>,
         reference: Option<&View<'_, R>>,
         length: Option<&View<'_, i64>>,
-    ) -> Side {
-        let share = match length.map(|l| l.at(p)) {
+    ) -> Scored {
+        let inverse_length = match length.map(|l| l.at(p)) {
             None => 1.0,
             Some(0) => 0.0,
             Some(n) => 1.0 / n as f64,
         };
         let logp = logp.at(p).to_f64();
         let reference = reference.map_or(0.0, |r| r.at(p).to_f64());
-        Side { logp: logp * share, ratio: (logp - reference) * share, share }
+        Scored {
+            logp: logp * inverse_length,
+            ratio: (logp - reference) * inverse_length,
+            inverse_length,
+        }
     }
 }
 
 /// Score of a log-ratio.
-fn score(kind: PreferenceScore, a: f64) -> Jet {
+fn score(kind: PreferenceScore, a: f64) -> ValueAndSlope {
     let alpha = match kind {
         PreferenceScore::ReverseKl => return (a, 1.0),
         PreferenceScore::JensenShannon => {
@@ -97,8 +101,9 @@ fn score(kind: PreferenceScore, a: f64) -> Jet {
 fn pair(kind: PreferenceKind, beta: f64, w: f64, l: f64) -> (f64, Pair<f64>) {
     let (r_w, r_l) = (beta * w, beta * l);
     let half = 0.5 / beta;
-    let of_margin =
-        |(value, slope): Jet| (value, Pair { chosen: beta * slope, rejected: -beta * slope });
+    let of_margin = |(value, slope): ValueAndSlope| {
+        (value, Pair { chosen: beta * slope, rejected: -beta * slope })
+    };
     match kind {
         PreferenceKind::Ipo => {
             let gap = w - l - half;
@@ -144,20 +149,20 @@ fn pair(kind: PreferenceKind, beta: f64, w: f64, l: f64) -> (f64, Pair<f64>) {
     }
 }
 
-fn robust(d: f64, e: f64) -> Jet {
+fn robust(d: f64, e: f64) -> ValueAndSlope {
     let value = e * log_sigmoid(-d) - (1.0 - e) * log_sigmoid(d);
     let slope = -(1.0 - e) * sigmoid(-d) - e * sigmoid(d);
     (value / (1.0 - 2.0 * e), slope / (1.0 - 2.0 * e))
 }
 
-fn exo(d: f64, e: f64) -> Jet {
+fn exo(d: f64, e: f64) -> ValueAndSlope {
     let (up, down) = (sigmoid(d), sigmoid(-d));
     let (log_keep, log_flip) = ((-e).ln_1p(), e.ln());
     let value = up * (log_sigmoid(d) - log_keep) + down * (log_sigmoid(-d) - log_flip);
     (value, up * down * (d - log_keep + log_flip))
 }
 
-fn discopop(d: f64, temperature: f64) -> Jet {
+fn discopop(d: f64, temperature: f64) -> ValueAndSlope {
     let (keep, mix) = (sigmoid(-d / temperature), sigmoid(d / temperature));
     // m·e^−Δ through the logarithm: e^−Δ alone overflows where m vanishes faster.
     let mixed = exp(log_sigmoid(d / temperature) - d);
@@ -167,7 +172,7 @@ fn discopop(d: f64, temperature: f64) -> Jet {
 }
 
 fn orpo(beta: f64, w: f64, l: f64) -> (f64, Pair<f64>) {
-    let odds = |x: f64| -> Jet {
+    let odds = |x: f64| -> ValueAndSlope {
         let capped = x.min(CERTAIN);
         let slope = if x > CERTAIN { 0.0 } else { -1.0 / capped.exp_m1() };
         (capped - (-capped.exp_m1()).ln(), slope)
