@@ -44,6 +44,7 @@ class Field:
     pointer: bool
     count: int
     comment: str
+    constant: bool = False
 
 
 @dataclasses.dataclass
@@ -67,7 +68,7 @@ class Function:
 class Header:
     version: tuple[int, int, int]
     constants: dict[str, int]
-    enums: list[tuple[str, list[str]]]  # (fields that take it, names)
+    enums: dict[str, list[str]]  # enumerators, by the name of the enum
     structs: list[Struct]
     functions: list[Function]
 
@@ -89,13 +90,13 @@ def parse(text: str) -> Header:
         name: int(value.strip("()"))
         for name, value in re.findall(r"^#define (GRADUS_\w+) (\(?-?\d+\)?)$", text, re.MULTILINE)
     }
-    enums = []
-    pattern = r"^enum \{(?: /\*(.*?)\*/)?(.*?)\};(?: */\* (.*?) \*/)?"
-    for before, body, after in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
-        title = before or after
+    enums = {}
+    for enum, body in re.findall(r"^enum (gradus_\w+ )?\{(.*?)\};", text, re.MULTILINE | re.DOTALL):
         items = re.findall(r"(GRADUS_\w+) = (-?\d+)", body)
         constants.update((name, int(value)) for name, value in items)
-        enums.append((prose(title), [name for name, _ in items]))
+        # The numbers of statuses have no field and no name.
+        if enum:
+            enums[enum.strip()] = [name for name, _ in items]
     version = tuple(constants[f"GRADUS_VERSION_{part}"] for part in ("MAJOR", "MINOR", "PATCH"))
     return Header(version, constants, enums, parse_structs(text), parse_functions(text))
 
@@ -111,14 +112,14 @@ def parse_structs(text: str) -> list[Struct]:
 def parse_fields(struct: str, body: str) -> list[Field]:
     fields = []
     for line in body.split("\n"):
-        m = re.fullmatch(r"\s*(?:const )?(\w+) ([^;]+);(?:\s*/\* (.*?) \*/)?", line)
+        m = re.fullmatch(r"\s*(const )?(\w+) ([^;]+);(?:\s*/\* (.*?) \*/)?", line)
         if m is None:
             raise ValueError(f"{struct}: `{line}` is not understood")
-        for name in m[2].split(","):
+        for name in m[3].split(","):
             part = re.fullmatch(r"\s*(\*?)(\w+)(?:\[(\d+)\])?", name)
             if part is None:
                 raise ValueError(f"{struct}: `{name}` is not understood")
-            fields.append(Field(part[2], m[1], bool(part[1]), int(part[3] or 0), m[3] or ""))
+            fields.append(Field(part[2], m[2], bool(part[1]), int(part[3] or 0), m[4] or "", bool(m[1])))
     return fields
 
 
@@ -238,7 +239,7 @@ def spec(field: Field) -> tuple[str, str, list[str], bool]:
     return m["direction"].removeprefix("or "), dtype, shapes, optional
 
 
-def kind_of(field: Field, fields: list[Field], ops: set[str]) -> str:
+def kind_of(field: Field, fields: list[Field]) -> str:
     """How the caller gives a field: see the docstring of _table.py."""
     if field.name in ("struct_size", "reserved"):
         return "hidden"
@@ -248,28 +249,18 @@ def kind_of(field: Field, fields: list[Field], ops: set[str]) -> str:
         return "tensor"
     many = any(f.name == field.name + "_count" for f in fields)
     if field.pointer:
-        given = field.type in ("gradus_nf4", "gradus_lora", "gradus_tensor") or field.type.endswith("adamw_tensor")
-        given = given or field.type.endswith("_8bit_tensor")
-        return ("list" if many else "pointer") if given else "result"
+        return ("list" if many else "pointer") if field.constant else "result"
     return "struct" if field.type.startswith("gradus_") else "scalar"
 
 
 def choices(field: Field, header: Header) -> str:
-    """Enumerators of an int32_t: those of the enum whose comment names the field, or that holds its
-    default, or whose names begin with the field's."""
-    if field.type != "int32_t" or field.count or field.name.startswith("use_") or field.name == "reserved":
+    """Enumerators of a number: its comment begins with the enum's name, and an argument of a function has it."""
+    enum = re.match(r"gradus_\w+", field.comment) if field.type == "int32_t" else None
+    if enum is None:
         return ""
-    default = re.search(r"default (?:GRADUS_)?([A-Z]\w+)", field.comment)
-    last = field.name.split("_")[-1]
-    for title, names in header.enums:
-        titled = re.findall(r"\w+", re.split(r"[;:]", title)[0])
-        if field.name in titled or (last in titled and len(titled) <= 3):
-            return shown(names)
-        if not titled and default and f"GRADUS_{default[1]}" in names:
-            return shown(names)
-        if names[0].startswith((f"GRADUS_{field.name.upper()}_", f"GRADUS_{last.upper()}_")):
-            return shown(names)
-    return ""
+    if enum[0] not in header.enums:
+        raise ValueError(f"{field.name}: the header has no enum {enum[0]}")
+    return shown(header.enums[enum[0]])
 
 
 def shown(names: list[str]) -> str:
@@ -287,6 +278,12 @@ Shapes are as the header spells them, alternatives in order, "*" any.
 """
 
 
+def given_structs(header: Header) -> set[str]:
+    """Structs that a caller fills, rather than the library: those that arguments hold or point to as constant."""
+    held = [f for s in header.structs for f in s.fields if f.type.startswith("gradus_")]
+    return {bare(f.type) for f in held if f.constant or not f.pointer}
+
+
 def op_rows(header: Header) -> dict[str, tuple[str, list[tuple]]]:
     """Of every op what it computes and its fields, as in the docstring of _table.py."""
     ops = {s.name.removesuffix("_args") for s in header.structs if s.name.endswith("_args")}
@@ -299,13 +296,13 @@ def op_rows(header: Header) -> dict[str, tuple[str, list[tuple]]]:
             raise ValueError(f"{struct.name}: no comment above it says what the op computes")
         rows = []
         for field, after in zip(struct.fields, [*struct.fields[1:], None]):
-            kind = kind_of(field, struct.fields, ops)
+            kind = kind_of(field, struct.fields)
             if kind != "hidden":
                 direction, dtype, shapes, optional = spec(field) if kind != "scalar" else ("in", "", [], True)
                 # Of two that exclude each other the second says so.
                 optional = optional or (after is not None and after.comment.startswith("or "))
                 # Adapters may be none.
-                optional = optional or (kind == "list" and field.type == "gradus_lora")
+                optional = optional or (kind == "list" and "may be NULL" in field.comment)
                 where, type_ = direction or "in", bare(field.type)
                 rows.append((field.name, kind, type_, where, dtype, tuple(shapes), optional, field.comment))
         found[op] = (struct.doc, rows)
@@ -322,8 +319,9 @@ def all_choices(header: Header) -> dict[tuple[str, str], str]:
                 seen[(bare(struct.name).removesuffix("_args"), field.name)] = names
     for function in header.functions:
         for kind, stars, name in function.arguments:
-            names = choices(Field(name, kind, bool(stars), 0, ""), header)
-            if names and not stars:
+            enum = f"gradus_{name}" if f"gradus_{name}" in header.enums and not stars else ""
+            names = choices(Field(name, kind, False, 0, enum), header)
+            if names:
                 seen[(bare(function.name), name)] = names
     return seen
 
@@ -361,7 +359,7 @@ def main() -> int:
         "_sys.py": render_sys(header),
         "_table.py": render_table(header),
         "_sys.pyi": stubs.render_sys(header),
-        "__init__.pyi": stubs.render_package(header, op_rows(header), all_choices(header)),
+        "__init__.pyi": stubs.render_package(header, op_rows(header), all_choices(header), given_structs(header)),
     }
     stale = []
     for path, text in ((PACKAGE / name, text) for name, text in written.items()):

@@ -147,11 +147,10 @@ def own_module() -> tuple[list[str], list[str], list[str]]:
     return imports, functions, names
 
 
-def render_package(header, ops: dict[str, tuple[str, list[tuple]]], choices: dict) -> str:
+def render_package(header, ops: dict[str, tuple[str, list[tuple]]], choices: dict, given: set[str]) -> str:
     """__init__.pyi."""
     imports, functions, names = own_module()
     structs = [s for s in header.structs if not s.name.endswith("_args") and s.name not in ("tensor", "nf4", "lora")]
-    given = {"logit_transform", "policy_settings", "adamw_settings", "adamw_tensor", "adamw_8bit_tensor"}
     constants = {name.removeprefix("GRADUS_"): value for name, value in header.constants.items()}
     out = [HEAD, *imports, ARRAYS]
     for struct in structs:

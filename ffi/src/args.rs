@@ -25,7 +25,7 @@ pub(crate) unsafe trait Args: Copy {
 /// What an op does with its struct.
 pub(crate) trait Op: Args {
     /// Sets fields whose default is not zero.
-    fn defaults(&mut self);
+    fn defaults(&mut self) {}
     /// Validates and computes.
     fn run(&self, tensors: &Tensors<'_>) -> Result<()>;
 }
@@ -81,13 +81,17 @@ fn store<A: Op>(args: *mut c_void, size: usize) -> Result<()> {
     Ok(())
 }
 
+fn run<A: Op>(args: &A, device: &Device, dry: bool) -> Result<()> {
+    args.run(&Tensors::new(A::NAME, device, dry)).map_err(of_header)
+}
+
 /// The body of an op's export.
 pub(crate) fn call<A: Op>(ctx: u64, stream: *mut c_void, args: *const A) -> sys::gradus_status {
     guard(|| {
         let context = handle::get(ctx)?;
         let args = load::<A>(args as *const c_void)?;
         let device = context.device(A::NAME, stream)?;
-        Ok(args.run(&Tensors::new(A::NAME, &device, false)).map_err(of_header)?)
+        Ok(run(&args, &device, false)?)
     })
 }
 
@@ -105,7 +109,7 @@ impl Entry {
             name: A::NAME,
             size: size_of::<A>(),
             init: store::<A>,
-            run: |args, device| load::<A>(args)?.run(&Tensors::new(A::NAME, device, true)),
+            run: |args, device| run(&load::<A>(args)?, device, true),
         }
     }
 }

@@ -1,80 +1,69 @@
-//! Names in error texts: the header's, where Rust nests or calls a field otherwise.
+//! Names in error texts. Rust ops nest some settings that the header has flat, so an argument's path is looked up
+//! among the fields of the op's struct.
 
 use gradus::Error;
 
-/// (op or "" for all, Rust's beginning of the name, the header's). The first that fits is taken.
-const NAMES: &[(&str, &str, &str)] = &[
-    ("group_advantage", "settings.", ""),
-    ("whiten", "settings.", ""),
-    ("offpolicy_weight", "settings.reject.", "reject_"),
-    ("offpolicy_weight", "settings.", ""),
-    ("policy_loss", "settings.kl.", "settings.kl_"),
+use crate::registry::FIELDS;
+
+/// (op or "" for all, Rust's word, the header's).
+const WORDS: &[(&str, &str, &str)] = &[
     ("policy_loss", "class", "class_ids"),
-    ("top_fraction", "class.class", "class_ids"),
-    ("top_fraction", "class.", ""),
     ("top_fraction", "class", "class_ids"),
     ("gae", "lambda", "gae_lambda"),
     ("lerp", "lambda", "weight"),
     ("copy_rows", "from", "from_rows"),
     ("copy_rows", "to", "to_rows"),
-    ("nf4_quantize_absmax", "table", "nested_quant_map"),
-    ("nf4_quantize_absmax", "nested", "nested_absmax"),
+    ("", "table", "nested_quant_map"),
+    ("", "nested", "nested_absmax"),
+    ("", "code", "quant_map"),
     ("delta_", "old", "old_value"),
     ("delta_", "new", "new_value"),
-    ("seq_weights", "length", "value"),
-    ("seq_weights", "tokens", "value"),
-    ("vocab_kl", "divergence.beta", "beta"),
-    ("vocab_kl", "guidance.logits", "guidance"),
-    ("vocab_kl", "guidance.gamma", "gamma"),
-    ("preference_loss", "kind.", ""),
-    ("preference_loss", "score.", ""),
-    ("preference_loss", "logp.", "logp_"),
-    ("preference_loss", "reference.", "reference_"),
-    ("preference_loss", "length.", "length_"),
-    ("preference_loss", "reward.", "reward_"),
-    ("preference_loss", "d_logp.", "dlogp_"),
     ("", "d_logp", "dlogp"),
-];
-
-/// Parts of 4-bit weights, wherever they stand in a name.
-const PARTS: &[(&str, &str)] = &[
-    (".absmax.codes", ".absmax"),
-    (".absmax.nested_blocksize", ".nested_blocksize"),
-    (".absmax.nested", ".nested_absmax"),
-    (".absmax.table", ".nested_quant_map"),
-    (".absmax.offset", ".offset"),
-    (".code", ".quant_map"),
 ];
 
 /// The same error with the header's name of the argument.
 pub(crate) fn of_header(error: Error) -> Error {
     match error {
         Error::InvalidArgument { op, arg, got, expected } => {
-            Error::InvalidArgument { op, arg: renamed(op, &arg), got, expected }
+            Error::InvalidArgument { op, arg: renamed(op, arg), got, expected }
         }
         Error::NonFinite { op, arg, index } => {
-            Error::NonFinite { op, arg: renamed(op, &arg), index }
+            Error::NonFinite { op, arg: renamed(op, arg), index }
         }
         other => other,
     }
 }
 
-fn renamed(op: &str, arg: &str) -> String {
-    let ends = |rest: &str| {
-        rest.is_empty() || !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+fn renamed(op: &str, arg: String) -> String {
+    let word = |part: &str| {
+        let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let found = WORDS.iter().find(|(of, rust, _)| op.starts_with(of) && *rust == name);
+        format!("{}{index}", found.map_or(name, |(_, _, header)| header))
     };
-    for (of, rust, header) in NAMES {
-        let fits = |rest: &&str| rust.ends_with('.') || ends(rest);
-        if let Some(rest) = arg.strip_prefix(rust).filter(fits).filter(|_| op.starts_with(of)) {
-            return format!("{header}{rest}");
-        }
-    }
-    for (rust, header) in PARTS {
-        if let Some((before, rest)) = arg.split_once(rust).filter(|(_, rest)| ends(rest)) {
-            return format!("{before}{header}{rest}");
-        }
-    }
-    arg.to_string()
+    let path: Vec<String> = arg.split('.').map(word).collect();
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    spelled(&format!("{op}_args"), &path).unwrap_or(arg)
+}
+
+/// How the header spells a path of Rust, in a struct of the header.
+fn spelled(of: &str, path: &[&str]) -> Option<String> {
+    let (&first, rest) = path.split_first()?;
+    let name = first.split('[').next().unwrap_or(first);
+    let (_, fields) = FIELDS.iter().find(|(kind, _)| *kind == of)?;
+    let field = fields.iter().find(|(field, _)| *field == name);
+    let Some((&second, further)) = rest.split_first() else {
+        return field.map(|_| first.to_string());
+    };
+    // The header nests too.
+    let nested = field.and_then(|(_, kind)| spelled(kind, rest));
+    // The header joins the two words: kl.coef is kl_coef.
+    let joined = || spelled(of, &[&[format!("{first}_{second}").as_str()], further].concat());
+    // The header has no struct there: settings.eps is eps.
+    let flat = || spelled(of, rest);
+    // The header does not have the part: guidance.logits is guidance.
+    let whole = || field.map(|_| first.to_string());
+    let nested = nested.map(|rest| format!("{first}.{rest}"));
+    nested.or_else(joined).or_else(flat).or_else(whole)
 }
 
 #[cfg(test)]
@@ -85,20 +74,29 @@ mod tests {
     fn names_are_the_headers() {
         for (op, rust, header) in [
             ("policy_loss", "settings.kl.coef", "settings.kl_coef"),
-            ("policy_loss", "class", "class_ids"),
+            ("policy_loss", "settings.class_weight[3]", "settings.class_weight[3]"),
+            ("policy_loss", "class_ids", "class_ids"),
             ("policy_loss", "class_weight", "class_weight"),
             ("group_advantage", "settings.eps", "eps"),
-            ("gae", "lambda", "gae_lambda"),
+            ("offpolicy_weight", "settings.reject.lo", "reject_lo"),
+            ("gae", "gae_lambda", "gae_lambda"),
             ("vocab_kl_bwd", "divergence.beta", "beta"),
-            ("nf4_matmul", "w.absmax.nested", "w.nested_absmax"),
+            ("vocab_kl", "guidance.logits", "guidance"),
+            ("vocab_kl", "guidance.gamma", "gamma"),
+            ("nf4_matmul", "w.absmax.nested_absmax", "w.nested_absmax"),
             ("nf4_matmul", "w.absmax.nested_blocksize", "w.nested_blocksize"),
-            ("nf4_matmul_grouped", "w[1].code", "w[1].quant_map"),
+            ("nf4_matmul", "w.absmax.codes", "w.absmax"),
+            ("nf4_matmul_grouped", "w[1].quant_map", "w[1].quant_map"),
+            ("nf4_matmul_grouped", "w[1].absmax.offset", "w[1].offset"),
+            ("adamw", "tensors[2].grad.shape", "tensors[2].grad.shape"),
             ("copy_rows", "from_rows.dtype", "from_rows.dtype"),
-            ("preference_loss", "d_logp.chosen", "dlogp_chosen"),
-            ("kto_loss", "d_logp", "dlogp"),
+            ("preference_loss", "dlogp.chosen", "dlogp_chosen"),
+            ("preference_loss", "kind.margin", "margin"),
+            ("top_fraction", "class_ids.ranked", "ranked"),
             ("logprob", "transform.temperature", "transform.temperature"),
+            ("logprob", "something", "something"),
         ] {
-            assert_eq!(renamed(op, rust), header, "{op} {rust}");
+            assert_eq!(renamed(op, rust.to_string()), header, "{op} {rust}");
         }
     }
 }

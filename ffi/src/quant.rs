@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::memory::room;
 use crate::status::{flag, given_mut, guard, list};
-use crate::sys::{self, gradus_lora, gradus_nf4};
-use crate::tensor::{Tensors, dtype_of, is_absent};
+use crate::sys::{self, gradus_dtype, gradus_lora, gradus_nf4, gradus_quant_type};
+use crate::tensor::{Tensors, dtype_of, enumerator, is_absent};
 
 /// A 4-bit matrix.
 pub(crate) fn nf4<'a>(t: &Tensors<'a>, name: &str, w: &gradus_nf4) -> Result<Nf4View<'a>> {
@@ -106,9 +106,9 @@ fn parse(bytes: &[u8], w: &mut gradus_nf4) -> Result<()> {
         return Err(bad(format!("`quant_type` is {}, expected nf4 or fp4", state["quant_type"])));
     }
     let dtype = match field("dtype")?.as_str() {
-        Some("float32") => sys::GRADUS_F32,
-        Some("bfloat16") => sys::GRADUS_BF16,
-        Some("float16") => sys::GRADUS_F16,
+        Some("float32") => gradus_dtype::GRADUS_F32,
+        Some("bfloat16") => gradus_dtype::GRADUS_BF16,
+        Some("float16") => gradus_dtype::GRADUS_F16,
         _ => {
             let got = &state["dtype"];
             return Err(bad(format!("`dtype` is {got}, expected float32, bfloat16 or float16")));
@@ -120,7 +120,7 @@ fn parse(bytes: &[u8], w: &mut gradus_nf4) -> Result<()> {
             "`blocksize` is {blocksize}, expected a power of two, 32 to 4096"
         )));
     }
-    // Only double quantisation has these two.
+    // Only double quantization has these two.
     let nested = state.get("nested_blocksize").is_some();
     let nested_blocksize = if nested { number("nested_blocksize")? } else { 0 };
     if nested && nested_blocksize <= 0 {
@@ -160,15 +160,12 @@ pub unsafe extern "C" fn gradus_nf4_parse(
 pub unsafe extern "C" fn gradus_nf4_code(quant_type: i32, values: *mut f32) -> sys::gradus_status {
     guard(|| {
         let to = given_mut("gradus_nf4_code", "values", values as *mut [f32; 16])?;
-        *to = match quant_type as u32 {
-            sys::GRADUS_NF4 => NF4_CODE,
-            sys::GRADUS_FP4 => FP4_CODE,
-            _ => {
-                let expected = "GRADUS_NF4 (0) or GRADUS_FP4 (1)";
-                return Err(
-                    Error::invalid("gradus_nf4_code", "quant_type", quant_type, expected).into()
-                );
-            }
+        let expected = "GRADUS_NF4 (0) or GRADUS_FP4 (1)";
+        let found = enumerator(quant_type)
+            .ok_or_else(|| Error::invalid("gradus_nf4_code", "quant_type", quant_type, expected))?;
+        *to = match found {
+            gradus_quant_type::GRADUS_NF4 => NF4_CODE,
+            gradus_quant_type::GRADUS_FP4 => FP4_CODE,
         };
         Ok(())
     })

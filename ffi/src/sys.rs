@@ -12,30 +12,6 @@ pub type gradus_team = ::core::option::Option<
         flags: ::core::ffi::c_uint,
     ),
 >;
-pub type _bindgen_ty_2 = ::core::ffi::c_uint;
-pub type _bindgen_ty_3 = ::core::ffi::c_uint;
-pub type _bindgen_ty_4 = ::core::ffi::c_uint;
-pub type _bindgen_ty_5 = ::core::ffi::c_uint;
-pub type _bindgen_ty_6 = ::core::ffi::c_uint;
-pub type _bindgen_ty_7 = ::core::ffi::c_uint;
-pub type _bindgen_ty_8 = ::core::ffi::c_uint;
-pub type _bindgen_ty_9 = ::core::ffi::c_uint;
-pub type _bindgen_ty_10 = ::core::ffi::c_uint;
-pub type _bindgen_ty_11 = ::core::ffi::c_uint;
-pub type _bindgen_ty_12 = ::core::ffi::c_uint;
-pub type _bindgen_ty_13 = ::core::ffi::c_uint;
-pub type _bindgen_ty_14 = ::core::ffi::c_uint;
-pub type _bindgen_ty_15 = ::core::ffi::c_uint;
-pub type _bindgen_ty_16 = ::core::ffi::c_uint;
-pub type _bindgen_ty_17 = ::core::ffi::c_uint;
-pub type _bindgen_ty_18 = ::core::ffi::c_uint;
-pub type _bindgen_ty_19 = ::core::ffi::c_uint;
-pub type _bindgen_ty_20 = ::core::ffi::c_uint;
-pub type _bindgen_ty_21 = ::core::ffi::c_uint;
-pub type _bindgen_ty_22 = ::core::ffi::c_uint;
-pub type _bindgen_ty_23 = ::core::ffi::c_uint;
-pub type _bindgen_ty_24 = ::core::ffi::c_uint;
-pub type _bindgen_ty_25 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct gradus_tensor {
@@ -598,31 +574,39 @@ pub struct gradus_top_fraction_args {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct gradus_nf4_quantize_args {
+pub struct gradus_matmul_args {
     pub struct_size: usize,
     pub x: gradus_tensor,
-    pub quant_type: i32,
-    pub reserved: i32,
-    pub blocksize: i64,
-    pub packed: gradus_tensor,
-    pub absmax: gradus_tensor,
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct gradus_nf4_quantize_absmax_args {
-    pub struct_size: usize,
-    pub absmax: gradus_tensor,
-    pub nested_quant_map: gradus_tensor,
-    pub codes: gradus_tensor,
-    pub nested_absmax: gradus_tensor,
-    pub offset: *mut f64,
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct gradus_nf4_dequantize_args {
-    pub struct_size: usize,
-    pub w: *const gradus_nf4,
+    pub w: gradus_tensor,
+    pub bias: gradus_tensor,
+    pub lora: *const gradus_lora,
+    pub lora_count: i64,
+    pub adapter: gradus_tensor,
+    pub s: gradus_tensor,
+    pub residual: gradus_tensor,
     pub y: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct gradus_matmul_dx_args {
+    pub struct_size: usize,
+    pub dy: gradus_tensor,
+    pub w: gradus_tensor,
+    pub lora: *const gradus_lora,
+    pub lora_count: i64,
+    pub adapter: gradus_tensor,
+    pub accumulate: i32,
+    pub reserved: i32,
+    pub dx: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct gradus_matmul_dw_args {
+    pub struct_size: usize,
+    pub dy: gradus_tensor,
+    pub x: gradus_tensor,
+    pub dw: gradus_tensor,
+    pub dbias: gradus_tensor,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -675,42 +659,6 @@ pub struct gradus_nf4_matmul_grouped_dx_args {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct gradus_matmul_args {
-    pub struct_size: usize,
-    pub x: gradus_tensor,
-    pub w: gradus_tensor,
-    pub bias: gradus_tensor,
-    pub lora: *const gradus_lora,
-    pub lora_count: i64,
-    pub adapter: gradus_tensor,
-    pub s: gradus_tensor,
-    pub residual: gradus_tensor,
-    pub y: gradus_tensor,
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct gradus_matmul_dx_args {
-    pub struct_size: usize,
-    pub dy: gradus_tensor,
-    pub w: gradus_tensor,
-    pub lora: *const gradus_lora,
-    pub lora_count: i64,
-    pub adapter: gradus_tensor,
-    pub accumulate: i32,
-    pub reserved: i32,
-    pub dx: gradus_tensor,
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct gradus_matmul_dw_args {
-    pub struct_size: usize,
-    pub dy: gradus_tensor,
-    pub x: gradus_tensor,
-    pub dw: gradus_tensor,
-    pub dbias: gradus_tensor,
-}
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
 pub struct gradus_lora_grad_args {
     pub struct_size: usize,
     pub x: gradus_tensor,
@@ -722,6 +670,34 @@ pub struct gradus_lora_grad_args {
     pub reserved: i32,
     pub da: gradus_tensor,
     pub db: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct gradus_nf4_quantize_args {
+    pub struct_size: usize,
+    pub x: gradus_tensor,
+    pub quant_type: i32,
+    pub reserved: i32,
+    pub blocksize: i64,
+    pub packed: gradus_tensor,
+    pub absmax: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct gradus_nf4_quantize_absmax_args {
+    pub struct_size: usize,
+    pub absmax: gradus_tensor,
+    pub nested_quant_map: gradus_tensor,
+    pub codes: gradus_tensor,
+    pub nested_absmax: gradus_tensor,
+    pub offset: *mut f64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct gradus_nf4_dequantize_args {
+    pub struct_size: usize,
+    pub w: *const gradus_nf4,
+    pub y: gradus_tensor,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -970,106 +946,202 @@ pub const GRADUS_DRIVER: _bindgen_ty_1 = 12;
 pub const GRADUS_UNSUPPORTED: _bindgen_ty_1 = 13;
 pub const GRADUS_BAD_HANDLE: _bindgen_ty_1 = 14;
 pub const GRADUS_PANIC: _bindgen_ty_1 = 15;
-pub const GRADUS_U8: _bindgen_ty_2 = 0;
-pub const GRADUS_I32: _bindgen_ty_2 = 1;
-pub const GRADUS_I64: _bindgen_ty_2 = 2;
-pub const GRADUS_F16: _bindgen_ty_2 = 3;
-pub const GRADUS_BF16: _bindgen_ty_2 = 4;
-pub const GRADUS_F32: _bindgen_ty_2 = 5;
-pub const GRADUS_F64: _bindgen_ty_2 = 6;
-pub const GRADUS_HOST: _bindgen_ty_3 = 0;
-pub const GRADUS_DEVICE: _bindgen_ty_3 = 1;
-pub const GRADUS_NF4: _bindgen_ty_4 = 0;
-pub const GRADUS_FP4: _bindgen_ty_4 = 1;
-pub const GRADUS_FORWARD_KL: _bindgen_ty_5 = 0;
-pub const GRADUS_REVERSE_KL: _bindgen_ty_5 = 1;
-pub const GRADUS_JSD: _bindgen_ty_5 = 2;
-pub const GRADUS_TOTAL_VARIATION: _bindgen_ty_5 = 3;
-pub const GRADUS_CROSS_ENTROPY: _bindgen_ty_6 = 0;
-pub const GRADUS_REINFORCE: _bindgen_ty_6 = 1;
-pub const GRADUS_PPO_CLIP: _bindgen_ty_6 = 2;
-pub const GRADUS_CISPO: _bindgen_ty_6 = 3;
-pub const GRADUS_SAPO: _bindgen_ty_6 = 4;
-pub const GRADUS_VESPO: _bindgen_ty_6 = 5;
-pub const GRADUS_GMPO: _bindgen_ty_6 = 6;
-pub const GRADUS_DRO: _bindgen_ty_6 = 7;
-pub const GRADUS_DPPO_TV: _bindgen_ty_6 = 8;
-pub const GRADUS_DPPO_KL: _bindgen_ty_6 = 9;
-pub const GRADUS_PRIME: _bindgen_ty_6 = 10;
-pub const GRADUS_KL_COV: _bindgen_ty_6 = 11;
-pub const GRADUS_RATIO_TOKEN: _bindgen_ty_7 = 0;
-pub const GRADUS_RATIO_SEQUENCE_MEAN: _bindgen_ty_7 = 1;
-pub const GRADUS_RATIO_SEQUENCE_MEAN_TOKEN: _bindgen_ty_7 = 2;
-pub const GRADUS_RATIO_SEQUENCE_SUM: _bindgen_ty_7 = 3;
-pub const GRADUS_DENOMINATOR_OLD: _bindgen_ty_8 = 0;
-pub const GRADUS_DENOMINATOR_SAMPLER: _bindgen_ty_8 = 1;
-pub const GRADUS_CENTER_ONE: _bindgen_ty_9 = 0;
-pub const GRADUS_CENTER_OLD_OVER_SAMPLER: _bindgen_ty_9 = 1;
-pub const GRADUS_K1: _bindgen_ty_10 = 0;
-pub const GRADUS_K2: _bindgen_ty_10 = 1;
-pub const GRADUS_K3: _bindgen_ty_10 = 2;
-pub const GRADUS_KL_ABS: _bindgen_ty_10 = 3;
-pub const GRADUS_KL_GRADIENT_SAME: _bindgen_ty_11 = 0;
-pub const GRADUS_KL_GRADIENT_K2: _bindgen_ty_11 = 1;
-pub const GRADUS_KL_GRADIENT_NONE: _bindgen_ty_11 = 2;
-pub const GRADUS_KL_WEIGHT_ONE: _bindgen_ty_12 = 0;
-pub const GRADUS_KL_WEIGHT_RATIO: _bindgen_ty_12 = 1;
-pub const GRADUS_KL_WEIGHT_RATIO_DETACHED: _bindgen_ty_12 = 2;
-pub const GRADUS_PER_SEQUENCE: _bindgen_ty_13 = 0;
-pub const GRADUS_PER_TOKEN: _bindgen_ty_13 = 1;
-pub const GRADUS_TOKEN_MEAN: _bindgen_ty_14 = 0;
-pub const GRADUS_TOKEN_MEAN_OF: _bindgen_ty_14 = 1;
-pub const GRADUS_SEQUENCE_MEAN_TOKEN_MEAN: _bindgen_ty_14 = 2;
-pub const GRADUS_SEQUENCE_MEAN_TOKEN_SUM: _bindgen_ty_14 = 3;
-pub const GRADUS_CONSTANT: _bindgen_ty_14 = 4;
-pub const GRADUS_TOKEN_SUM: _bindgen_ty_14 = 5;
-pub const GRADUS_BASELINE_NONE: _bindgen_ty_15 = 0;
-pub const GRADUS_BASELINE_MEAN: _bindgen_ty_15 = 1;
-pub const GRADUS_BASELINE_LEAVE_ONE_OUT: _bindgen_ty_15 = 2;
-pub const GRADUS_BASELINE_LENGTH_WEIGHTED: _bindgen_ty_15 = 3;
-pub const GRADUS_BASELINE_MAX2: _bindgen_ty_15 = 4;
-pub const GRADUS_SCALE_NONE: _bindgen_ty_16 = 0;
-pub const GRADUS_SCALE_GROUP_STD: _bindgen_ty_16 = 1;
-pub const GRADUS_SCALE_BATCH_STD: _bindgen_ty_16 = 2;
-pub const GRADUS_SCALE_LOO_STD: _bindgen_ty_16 = 3;
-pub const GRADUS_SCALE_NONZERO_SHARE: _bindgen_ty_16 = 4;
-pub const GRADUS_ADD_TO_STD: _bindgen_ty_17 = 0;
-pub const GRADUS_ADD_TO_VARIANCE: _bindgen_ty_17 = 1;
-pub const GRADUS_FLOOR_VARIANCE: _bindgen_ty_17 = 2;
-pub const GRADUS_SINGLE_ZERO: _bindgen_ty_18 = 0;
-pub const GRADUS_SINGLE_RAW: _bindgen_ty_18 = 1;
-pub const GRADUS_LEVEL_TOKEN: _bindgen_ty_19 = 0;
-pub const GRADUS_LEVEL_SEQUENCE_SUM: _bindgen_ty_19 = 1;
-pub const GRADUS_LEVEL_SEQUENCE_MEAN: _bindgen_ty_19 = 2;
-pub const GRADUS_LEVEL_SEQUENCE_MAX: _bindgen_ty_19 = 3;
-pub const GRADUS_TRUNCATE: _bindgen_ty_20 = 0;
-pub const GRADUS_MASK: _bindgen_ty_20 = 1;
-pub const GRADUS_SEQUENCE_MASK: _bindgen_ty_20 = 2;
-pub const GRADUS_DPO: _bindgen_ty_21 = 0;
-pub const GRADUS_HINGE: _bindgen_ty_21 = 1;
-pub const GRADUS_IPO: _bindgen_ty_21 = 2;
-pub const GRADUS_ROBUST: _bindgen_ty_21 = 3;
-pub const GRADUS_EXO: _bindgen_ty_21 = 4;
-pub const GRADUS_NCA: _bindgen_ty_21 = 5;
-pub const GRADUS_BCO: _bindgen_ty_21 = 6;
-pub const GRADUS_SPPO_HARD: _bindgen_ty_21 = 7;
-pub const GRADUS_APO_ZERO: _bindgen_ty_21 = 8;
-pub const GRADUS_APO_DOWN: _bindgen_ty_21 = 9;
-pub const GRADUS_DISCOPOP: _bindgen_ty_21 = 10;
-pub const GRADUS_ORPO: _bindgen_ty_21 = 11;
-pub const GRADUS_SCORE_REVERSE_KL: _bindgen_ty_22 = 0;
-pub const GRADUS_SCORE_FORWARD_KL: _bindgen_ty_22 = 1;
-pub const GRADUS_SCORE_JENSEN_SHANNON: _bindgen_ty_22 = 2;
-pub const GRADUS_SCORE_ALPHA: _bindgen_ty_22 = 3;
-pub const GRADUS_SUM: _bindgen_ty_23 = 0;
-pub const GRADUS_MEAN: _bindgen_ty_23 = 1;
-pub const GRADUS_MAX: _bindgen_ty_23 = 2;
-pub const GRADUS_MIN: _bindgen_ty_23 = 3;
-pub const GRADUS_LINEAR: _bindgen_ty_24 = 0;
-pub const GRADUS_LOWER: _bindgen_ty_24 = 1;
-pub const GRADUS_HIGHER: _bindgen_ty_24 = 2;
-pub const GRADUS_DECAY_BEFORE: _bindgen_ty_25 = 0;
-pub const GRADUS_DECAY_AFTER: _bindgen_ty_25 = 1;
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_dtype {
+    GRADUS_U8 = 0,
+    GRADUS_I32 = 1,
+    GRADUS_I64 = 2,
+    GRADUS_F16 = 3,
+    GRADUS_BF16 = 4,
+    GRADUS_F32 = 5,
+    GRADUS_F64 = 6,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_memory {
+    GRADUS_HOST = 0,
+    GRADUS_DEVICE = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_quant_type {
+    GRADUS_NF4 = 0,
+    GRADUS_FP4 = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_divergence {
+    GRADUS_FORWARD_KL = 0,
+    GRADUS_REVERSE_KL = 1,
+    GRADUS_JSD = 2,
+    GRADUS_TOTAL_VARIATION = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_loss {
+    GRADUS_CROSS_ENTROPY = 0,
+    GRADUS_REINFORCE = 1,
+    GRADUS_PPO_CLIP = 2,
+    GRADUS_CISPO = 3,
+    GRADUS_SAPO = 4,
+    GRADUS_VESPO = 5,
+    GRADUS_GMPO = 6,
+    GRADUS_DRO = 7,
+    GRADUS_DPPO_TV = 8,
+    GRADUS_DPPO_KL = 9,
+    GRADUS_PRIME = 10,
+    GRADUS_KL_COV = 11,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_ratio {
+    GRADUS_RATIO_TOKEN = 0,
+    GRADUS_RATIO_SEQUENCE_MEAN = 1,
+    GRADUS_RATIO_SEQUENCE_MEAN_TOKEN = 2,
+    GRADUS_RATIO_SEQUENCE_SUM = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_denominator {
+    GRADUS_DENOMINATOR_OLD = 0,
+    GRADUS_DENOMINATOR_SAMPLER = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_center {
+    GRADUS_CENTER_ONE = 0,
+    GRADUS_CENTER_OLD_OVER_SAMPLER = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_kl_estimator {
+    GRADUS_K1 = 0,
+    GRADUS_K2 = 1,
+    GRADUS_K3 = 2,
+    GRADUS_KL_ABS = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_kl_gradient {
+    GRADUS_KL_GRADIENT_SAME = 0,
+    GRADUS_KL_GRADIENT_K2 = 1,
+    GRADUS_KL_GRADIENT_NONE = 2,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_kl_weight {
+    GRADUS_KL_WEIGHT_ONE = 0,
+    GRADUS_KL_WEIGHT_RATIO = 1,
+    GRADUS_KL_WEIGHT_RATIO_DETACHED = 2,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_advantage_level {
+    GRADUS_PER_SEQUENCE = 0,
+    GRADUS_PER_TOKEN = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_aggregation {
+    GRADUS_TOKEN_MEAN = 0,
+    GRADUS_TOKEN_MEAN_OF = 1,
+    GRADUS_SEQUENCE_MEAN_TOKEN_MEAN = 2,
+    GRADUS_SEQUENCE_MEAN_TOKEN_SUM = 3,
+    GRADUS_CONSTANT = 4,
+    GRADUS_TOKEN_SUM = 5,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_baseline {
+    GRADUS_BASELINE_NONE = 0,
+    GRADUS_BASELINE_MEAN = 1,
+    GRADUS_BASELINE_LEAVE_ONE_OUT = 2,
+    GRADUS_BASELINE_LENGTH_WEIGHTED = 3,
+    GRADUS_BASELINE_MAX2 = 4,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_scale {
+    GRADUS_SCALE_NONE = 0,
+    GRADUS_SCALE_GROUP_STD = 1,
+    GRADUS_SCALE_BATCH_STD = 2,
+    GRADUS_SCALE_LOO_STD = 3,
+    GRADUS_SCALE_NONZERO_SHARE = 4,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_eps_form {
+    GRADUS_ADD_TO_STD = 0,
+    GRADUS_ADD_TO_VARIANCE = 1,
+    GRADUS_FLOOR_VARIANCE = 2,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_on_single {
+    GRADUS_SINGLE_ZERO = 0,
+    GRADUS_SINGLE_RAW = 1,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_level {
+    GRADUS_LEVEL_TOKEN = 0,
+    GRADUS_LEVEL_SEQUENCE_SUM = 1,
+    GRADUS_LEVEL_SEQUENCE_MEAN = 2,
+    GRADUS_LEVEL_SEQUENCE_MAX = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_bound {
+    GRADUS_TRUNCATE = 0,
+    GRADUS_MASK = 1,
+    GRADUS_SEQUENCE_MASK = 2,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_preference_kind {
+    GRADUS_DPO = 0,
+    GRADUS_HINGE = 1,
+    GRADUS_IPO = 2,
+    GRADUS_ROBUST = 3,
+    GRADUS_EXO = 4,
+    GRADUS_NCA = 5,
+    GRADUS_BCO = 6,
+    GRADUS_SPPO_HARD = 7,
+    GRADUS_APO_ZERO = 8,
+    GRADUS_APO_DOWN = 9,
+    GRADUS_DISCOPOP = 10,
+    GRADUS_ORPO = 11,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_preference_score {
+    GRADUS_SCORE_REVERSE_KL = 0,
+    GRADUS_SCORE_FORWARD_KL = 1,
+    GRADUS_SCORE_JENSEN_SHANNON = 2,
+    GRADUS_SCORE_ALPHA = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_reduction {
+    GRADUS_SUM = 0,
+    GRADUS_MEAN = 1,
+    GRADUS_MAX = 2,
+    GRADUS_MIN = 3,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_quantile_method {
+    GRADUS_LINEAR = 0,
+    GRADUS_LOWER = 1,
+    GRADUS_HIGHER = 2,
+}
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum gradus_decay {
+    GRADUS_DECAY_BEFORE = 0,
+    GRADUS_DECAY_AFTER = 1,
+}
 unsafe extern "C" {
     pub fn gradus_version() -> i32;
     pub fn gradus_build_info() -> *const ::core::ffi::c_char;
@@ -1295,20 +1367,20 @@ unsafe extern "C" {
         stream: *mut ::core::ffi::c_void,
         args: *const gradus_top_fraction_args,
     ) -> gradus_status;
-    pub fn gradus_nf4_quantize(
+    pub fn gradus_matmul(
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
-        args: *const gradus_nf4_quantize_args,
+        args: *const gradus_matmul_args,
     ) -> gradus_status;
-    pub fn gradus_nf4_quantize_absmax(
+    pub fn gradus_matmul_dx(
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
-        args: *const gradus_nf4_quantize_absmax_args,
+        args: *const gradus_matmul_dx_args,
     ) -> gradus_status;
-    pub fn gradus_nf4_dequantize(
+    pub fn gradus_matmul_dw(
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
-        args: *const gradus_nf4_dequantize_args,
+        args: *const gradus_matmul_dw_args,
     ) -> gradus_status;
     pub fn gradus_nf4_matmul(
         ctx: gradus_context,
@@ -1330,25 +1402,25 @@ unsafe extern "C" {
         stream: *mut ::core::ffi::c_void,
         args: *const gradus_nf4_matmul_grouped_dx_args,
     ) -> gradus_status;
-    pub fn gradus_matmul(
-        ctx: gradus_context,
-        stream: *mut ::core::ffi::c_void,
-        args: *const gradus_matmul_args,
-    ) -> gradus_status;
-    pub fn gradus_matmul_dx(
-        ctx: gradus_context,
-        stream: *mut ::core::ffi::c_void,
-        args: *const gradus_matmul_dx_args,
-    ) -> gradus_status;
-    pub fn gradus_matmul_dw(
-        ctx: gradus_context,
-        stream: *mut ::core::ffi::c_void,
-        args: *const gradus_matmul_dw_args,
-    ) -> gradus_status;
     pub fn gradus_lora_grad(
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
         args: *const gradus_lora_grad_args,
+    ) -> gradus_status;
+    pub fn gradus_nf4_quantize(
+        ctx: gradus_context,
+        stream: *mut ::core::ffi::c_void,
+        args: *const gradus_nf4_quantize_args,
+    ) -> gradus_status;
+    pub fn gradus_nf4_quantize_absmax(
+        ctx: gradus_context,
+        stream: *mut ::core::ffi::c_void,
+        args: *const gradus_nf4_quantize_absmax_args,
+    ) -> gradus_status;
+    pub fn gradus_nf4_dequantize(
+        ctx: gradus_context,
+        stream: *mut ::core::ffi::c_void,
+        args: *const gradus_nf4_dequantize_args,
     ) -> gradus_status;
     pub fn gradus_rmsnorm(
         ctx: gradus_context,

@@ -8,8 +8,9 @@ use gradus::view::{Dims, Location};
 use gradus::{DType, Error, Result, View, ViewMut};
 
 use crate::memory::{add_room, refused};
+use crate::registry::Enumeration;
 use crate::status::{flag, given, given_mut, list};
-use crate::sys::{self, gradus_tensor};
+use crate::sys::{gradus_dtype, gradus_memory, gradus_tensor};
 
 /// One past the last address that a program can have: 57 bits with five levels of page tables.
 const ADDRESSES: usize = 1 << 57;
@@ -121,16 +122,20 @@ impl<'a> Tensors<'a> {
 
     fn place(&self, name: &str, memory: i32) -> Result<Location> {
         let name = format!("{name}.memory");
-        match (memory as u32, self.device) {
-            (sys::GRADUS_DEVICE, Device::Gpu(gpu)) => Ok(Location::Device(gpu.info().ordinal)),
-            (sys::GRADUS_HOST, Device::Gpu(gpu)) if self.dry => {
+        let Some(memory) = enumerator(memory) else {
+            return Err(self.invalid(&name, memory, "GRADUS_HOST (0) or GRADUS_DEVICE (1)"));
+        };
+        match (memory, self.device) {
+            (gradus_memory::GRADUS_DEVICE, Device::Gpu(gpu)) => {
                 Ok(Location::Device(gpu.info().ordinal))
             }
-            (sys::GRADUS_HOST, _) => Ok(Location::Host),
-            (sys::GRADUS_DEVICE, _) => {
+            (gradus_memory::GRADUS_HOST, Device::Gpu(gpu)) if self.dry => {
+                Ok(Location::Device(gpu.info().ordinal))
+            }
+            (gradus_memory::GRADUS_HOST, _) => Ok(Location::Host),
+            (gradus_memory::GRADUS_DEVICE, Device::Cpu) => {
                 Err(self.invalid(&name, "GRADUS_DEVICE", "GRADUS_HOST on the CPU device"))
             }
-            _ => Err(self.invalid(&name, memory, "GRADUS_HOST (0) or GRADUS_DEVICE (1)")),
         }
     }
 
@@ -225,7 +230,13 @@ impl<'a> Tensors<'a> {
         flag(self.op, name, value)
     }
 
-    /// One of an enumeration that is numbered from 0.
+    /// One of an enum of the header.
+    pub fn enumerator<E: Enumeration>(&self, name: &str, number: i32) -> Result<E> {
+        let expected = || format!("0 to {}", E::ALL.len() - 1);
+        enumerator(number).ok_or_else(|| self.invalid(name, number, &expected()))
+    }
+
+    /// One of what 0, 1, ... stand for.
     pub fn choice<E: Copy>(&self, name: &str, value: i32, of: &[E]) -> Result<E> {
         let found = usize::try_from(value).ok().and_then(|value| of.get(value).copied());
         found.ok_or_else(|| self.invalid(name, value, &format!("0 to {}", of.len() - 1)))
@@ -284,63 +295,10 @@ fn pointer<T>(t: &gradus_tensor) -> *mut T {
 }
 
 pub(crate) fn dtype_of(number: i32) -> Option<DType> {
-    Some(match number as u32 {
-        sys::GRADUS_U8 => DType::U8,
-        sys::GRADUS_I32 => DType::I32,
-        sys::GRADUS_I64 => DType::I64,
-        sys::GRADUS_F16 => DType::F16,
-        sys::GRADUS_BF16 => DType::Bf16,
-        sys::GRADUS_F32 => DType::F32,
-        sys::GRADUS_F64 => DType::F64,
-        _ => return None,
-    })
+    enumerator::<gradus_dtype>(number).map(DType::from)
 }
 
-/// Runs a body for the dtype of a tensor, any float, as type `$t`.
-macro_rules! for_float {
-    ($tensors:ident, $name:literal, $tensor:expr, $t:ident, $body:expr) => {{
-        use gradus::{DType, bf16, f16};
-        match $tensors.dtype($name, $tensor)? {
-            DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            DType::Bf16 => {
-                type $t = bf16;
-                $body
-            }
-            DType::F16 => {
-                type $t = f16;
-                $body
-            }
-            DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            other => Err($tensors.invalid(
-                concat!($name, ".dtype"),
-                other.name(),
-                "f32, bf16, f16 or f64",
-            )),
-        }
-    }};
+/// The enumerator of a number.
+pub(crate) fn enumerator<E: Enumeration>(number: i32) -> Option<E> {
+    usize::try_from(number).ok().and_then(|number| E::ALL.get(number).copied())
 }
-
-/// The same for f32 and f64.
-macro_rules! for_real {
-    ($tensors:ident, $name:literal, $tensor:expr, $t:ident, $body:expr) => {
-        match $tensors.dtype($name, $tensor)? {
-            gradus::DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            gradus::DType::F64 => {
-                type $t = f64;
-                $body
-            }
-            other => Err($tensors.invalid(concat!($name, ".dtype"), other.name(), "f32 or f64")),
-        }
-    };
-}
-
-pub(crate) use {for_float, for_real};

@@ -1,6 +1,8 @@
-//! Writes `ffi/src/sys.rs` from `ffi/include/gradus.h`; with `--check`, fails where the committed file
-//! is another. Needs libclang: `LIBCLANG_PATH=$(python3 -c 'import clang.native as n; print(n.__path__[0])')`
+//! Writes `ffi/src/sys.rs` and `ffi/src/registry.rs` from `ffi/include/gradus.h`; with `--check`, fails where a
+//! committed file differs. Needs libclang: `LIBCLANG_PATH=$(python3 -c 'import clang.native as n; print(n.__path__[0])')`
 //! after `pip install libclang`. Users of the crates never run this.
+
+mod registry;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -14,7 +16,7 @@ fn own_headers() -> Result<String, String> {
     String::from_utf8(output.stdout).map(|path| path.trim().to_string()).map_err(|e| e.to_string())
 }
 
-fn generate(ffi: &Path) -> Result<String, String> {
+fn bindings(ffi: &Path) -> Result<String, String> {
     let header = ffi.join("include/gradus.h");
     let bindings = bindgen::Builder::default()
         .header(header.display().to_string())
@@ -23,6 +25,8 @@ fn generate(ffi: &Path) -> Result<String, String> {
         .allowlist_item("GRADUS_.*")
         // Inline helpers have no symbol.
         .blocklist_function("gradus_(matrix|vector)")
+        // An enum with a name becomes an enum, so that a `match` has to be complete.
+        .rustified_enum("gradus_.*")
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate_comments(false)
@@ -35,21 +39,23 @@ fn generate(ffi: &Path) -> Result<String, String> {
         .formatter(bindgen::Formatter::Rustfmt)
         .generate()
         .map_err(|e| e.to_string())?;
-    Ok(format!("{HEAD}{bindings}"))
+    Ok(bindings.to_string())
 }
 
 fn run() -> Result<(), String> {
-    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let (file, text) = (ffi.join("src/sys.rs"), generate(&ffi)?);
-    if std::env::args().any(|argument| argument == "--check") {
-        let committed = std::fs::read_to_string(&file).map_err(|e| format!("{file:?}: {e}"))?;
-        return if committed == text {
-            Ok(())
-        } else {
-            Err(format!("{file:?} is not what the header gives"))
-        };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let bindings = bindings(&source.join(".."))?;
+    let registry = registry::render(&bindings).map_err(|e| format!("not understood: {e}"))?;
+    let check = std::env::args().any(|argument| argument == "--check");
+    for (file, text) in [("sys.rs", bindings), ("registry.rs", registry)] {
+        let (file, text) = (source.join(file), format!("{HEAD}{text}"));
+        if !check {
+            std::fs::write(&file, text).map_err(|e| format!("{file:?}: {e}"))?;
+        } else if std::fs::read_to_string(&file).map_err(|e| format!("{file:?}: {e}"))? != text {
+            return Err(format!("{file:?} is not what the header gives"));
+        }
     }
-    std::fs::write(&file, text).map_err(|e| format!("{file:?}: {e}"))
+    Ok(())
 }
 
 fn main() -> ExitCode {

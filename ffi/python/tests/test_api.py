@@ -465,7 +465,7 @@ def test_errors_are_pythons_too(name, bases):
 def test_help_teaches():
     text = gradus.policy_loss.__doc__
     for part in (
-        "in R [T], optional: for the KL",
+        "in R [T], optional: needed for the KL penalty",
         "one of PER_SEQUENCE, PER_TOKEN",
         "PPO_CLIP",
         "kl_coef",
@@ -482,7 +482,7 @@ def test_help_begins_with_what_the_op_computes():
     assert len(set(first.values())) == len(first)
     assert "advantage" in first["gae"] and "mean" in first["whiten"] and "quantile" in first["quantile"]
     for name, line in first.items():
-        assert "gradient by" in line or not name.endswith(("_dx", "_dw")), name
+        assert "the gradient of" in line or not name.endswith(("_dx", "_dw")), name
 
 
 class Other:

@@ -28,7 +28,7 @@ def close(got, want, tolerance):
 
 
 def layer(x_dtype, a_dtype, b_dtype, bias_dtype):
-    """Leaves with a gradient each, and a weight that was quantised in bf16, as transformers loads one."""
+    """Leaves with a gradient each, and a weight that was quantized in bf16, as transformers loads one."""
     w = gradus.quantize_4bit(normal(0, 24, 64, dtype=BF16), double_quant=True)
     shapes = [(2, 3, 64), (24,), (4, 64), (24, 4)]
     dtypes = [x_dtype, bias_dtype, a_dtype, b_dtype]

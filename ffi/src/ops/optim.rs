@@ -1,13 +1,14 @@
-//! Optimisers and statistics of weights: `include/gradus/matrix.h`.
+//! Optimizers and statistics of weights and gradients: `include/gradus/optim.h`.
 
 use gradus::Error;
 use gradus::Result;
 use gradus::ops::*;
 
 use crate::args::Op;
+use crate::field::{Field, call, for_dtype, impl_op};
 use crate::memory::room;
 use crate::sys::*;
-use crate::tensor::{Tensors, for_float, is_absent};
+use crate::tensor::{Tensors, is_absent};
 
 impl gradus_adamw_settings {
     fn set_defaults(&mut self) {
@@ -19,7 +20,6 @@ impl gradus_adamw_settings {
     }
 
     fn get(&self, t: &Tensors<'_>) -> Result<AdamWSettings> {
-        let decays = [DecayOrder::Before, DecayOrder::After];
         Ok(AdamWSettings {
             lr: self.lr,
             beta1: self.beta1,
@@ -27,7 +27,7 @@ impl gradus_adamw_settings {
             eps: self.eps,
             weight_decay: self.weight_decay,
             step: t.size("settings.step", self.step)? as u64,
-            decay: t.choice("settings.decay", self.decay, &decays)?,
+            decay: Field::get(t, "settings.decay", &self.decay)?,
             grad_scale: self.grad_scale,
         })
     }
@@ -116,7 +116,6 @@ impl Op for gradus_adamw_8bit_args {
 }
 
 impl Op for gradus_grad_norm_args {
-    fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let place = t.result("norm", self.norm)?;
         let grads = t.list("grads", self.grads, self.grads_count)?;
@@ -125,7 +124,7 @@ impl Op for gradus_grad_norm_args {
             place.set(0.0);
             return Ok(());
         };
-        for_float!(t, "grads[0]", first, T, {
+        for_dtype!(float t, "grads[0]", first, T, {
             let mut views = room(t.op, grads.len())?;
             for (i, grad) in grads.iter().enumerate() {
                 views.push(t.read::<T>(&format!("grads[{i}]"), grad)?);
@@ -137,23 +136,11 @@ impl Op for gradus_grad_norm_args {
     }
 }
 
-impl Op for gradus_lerp_args {
-    fn defaults(&mut self) {
-        self.weight = 0.5;
-    }
-    fn run(&self, t: &Tensors<'_>) -> Result<()> {
-        for_float!(t, "a", &self.a, T, {
-            let args = Lerp::<T> {
-                a: t.read("a", &self.a)?,
-                b: t.read("b", &self.b)?,
-                lambda: self.weight,
-                y: t.write("y", &self.y)?,
-            };
-            t.disjoint()?;
-            lerp(t.device, args)
-        })
-    }
-}
+impl_op!(gradus_lerp_args {
+    float a,
+    defaults { weight: 0.5 },
+    |args, t| lerp(Lerp { a, b, lambda: args.weight, y })
+});
 
 impl Op for gradus_sparsity_stats_args {
     fn defaults(&mut self) {
@@ -162,16 +149,11 @@ impl Op for gradus_sparsity_stats_args {
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let place = t.result("stats", self.stats)?;
         let mut found = UpdateSparsity::default();
-        for_float!(t, "w0", &self.w0, T, {
-            let args = SparsityStats::<T> {
-                w0: t.read("w0", &self.w0)?,
-                w1: t.read("w1", &self.w1)?,
-                tol: self.tol,
-                row_nnz: t.opt_write("row_nnz", &self.row_nnz)?,
+        for_dtype!(float t, "w0", &self.w0, T, {
+            call!(self, t, sparsity_stats(SparsityStats::<T> {
+                w0, w1, tol, row_nnz,
                 stats: &mut found,
-            };
-            t.disjoint()?;
-            sparsity_stats(t.device, args)
+            }))
         })?;
         place.set(gradus_update_sparsity {
             n: found.n as i64,
@@ -185,12 +167,11 @@ impl Op for gradus_sparsity_stats_args {
 }
 
 impl Op for gradus_delta_encode_args {
-    fn defaults(&mut self) {}
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
         let place = t.result("count", self.count)?;
         let only_count = is_absent(&self.index) && is_absent(&self.value);
         let mut count = 0;
-        for_float!(t, "old_value", &self.old_value, T, {
+        for_dtype!(float t, "old_value", &self.old_value, T, {
             let (old, new) =
                 (t.read::<T>("old_value", &self.old_value)?, t.read("new_value", &self.new_value)?);
             if only_count {
@@ -208,26 +189,7 @@ impl Op for gradus_delta_encode_args {
     }
 }
 
-impl Op for gradus_delta_apply_args {
-    fn defaults(&mut self) {}
-    fn run(&self, t: &Tensors<'_>) -> Result<()> {
-        for_float!(t, "value", &self.value, T, {
-            let args = DeltaApply::<T> {
-                index: t.read("index", &self.index)?,
-                value: t.read("value", &self.value)?,
-                target: t.write("target", &self.target)?,
-            };
-            t.disjoint()?;
-            delta_apply(t.device, args)
-        })
-    }
-}
-
-/// Sizes of this part's other structs.
-pub(super) const STRUCTS: [(&str, usize); 5] = [
-    ("adamw_settings", size_of::<gradus_adamw_settings>()),
-    ("adamw_outcome", size_of::<gradus_adamw_outcome>()),
-    ("adamw_tensor", size_of::<gradus_adamw_tensor>()),
-    ("adamw_8bit_tensor", size_of::<gradus_adamw_8bit_tensor>()),
-    ("update_sparsity", size_of::<gradus_update_sparsity>()),
-];
+impl_op!(gradus_delta_apply_args {
+    float value,
+    |args, t| delta_apply(DeltaApply { index, value, target })
+});

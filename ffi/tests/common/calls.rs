@@ -217,7 +217,11 @@ impl Call {
                         self.tensor(piece, field, rng, how.0);
                     }
                 }
-                Kind::Pointer(to) => self.pointer(piece, field, to, structs, rng, how),
+                Kind::Given(to) => self.given(piece, (s, field), to, structs, rng, how),
+                Kind::Result(_) => {
+                    let target = self.piece(512, true);
+                    self.point(piece, field, target);
+                }
                 Kind::Struct(inner) => {
                     let inner = structs.iter().find(|s| s.name == *inner).unwrap();
                     for f in &inner.fields {
@@ -241,52 +245,48 @@ impl Call {
             "n" => 8 * factors().1,
             "k" | "blocksize" => 64,
             "nested_blocksize" => 256,
-            "tensors_count" | "grads_count" => 1,
-            "w_count" => 2,
             "dtype" => return self.put(piece, field.offset, 4i32),
             _ => return,
         };
         self.put(piece, field.offset, value);
     }
 
-    fn pointer(
+    /// A struct that the op reads, or a list of them with its count.
+    fn given(
         &mut self,
         piece: usize,
-        field: &Field,
+        (holder, field): (&Struct, &Field),
         to: &str,
         structs: &[Struct],
         rng: &mut Rng,
         how: (i32, bool),
     ) {
-        let optional = field.name == "head_nf4" || (to == "lora" && self.op != "lora_grad");
-        if optional {
+        if field.note.starts_with("or ") || field.note.contains("may be NULL") {
             return;
         }
-        let target = match structs.iter().find(|s| s.name == to) {
-            Some(s) if matches!(to, "nf4" | "lora" | "adamw_tensor" | "adamw_8bit_tensor") => {
-                let count = if field.name == "w" && self.op.contains("grouped") { 2 } else { 1 };
-                let target = self.piece(count * s.size / 8 + 8, false);
-                for i in 0..count {
-                    let moved = s
-                        .fields
-                        .iter()
-                        .map(|f| Field { offset: f.offset + i * s.size, ..f.clone() });
-                    let one = Struct { fields: moved.collect(), ..s.clone() };
-                    self.fill(target, &one, structs, rng, how);
-                }
-                target
+        let counter = holder.fields.iter().find(|f| f.name == format!("{}_count", field.name));
+        let count = if counter.is_some() && to == "nf4" { 2 } else { 1 };
+        let s = structs.iter().find(|s| s.name == to).expect("a struct of the header");
+        let target = self.piece(count * s.size / 8 + 8, false);
+        if to == "tensor" {
+            let (name, note) = (field.name.clone(), "in F [T, D]".to_string());
+            let one = Field { name, kind: Kind::Tensor, offset: 0, count: 1, place: 0, note };
+            self.tensor(target, &one, rng, how.0);
+        } else {
+            for i in 0..count {
+                let moved =
+                    s.fields.iter().map(|f| Field { offset: f.offset + i * s.size, ..f.clone() });
+                let one = Struct { fields: moved.collect(), ..s.clone() };
+                self.fill(target, &one, structs, rng, how);
             }
-            _ if to == "tensor" => {
-                let target = self.piece(88 / 8 + 8, false);
-                let note = "in F [T, D]".to_string();
-                let field =
-                    Field { name: "grads".into(), kind: Kind::Tensor, offset: 0, count: 1, note };
-                self.tensor(target, &field, rng, how.0);
-                target
-            }
-            // A result.
-            _ => self.piece(512, true),
-        };
+        }
+        if let Some(counter) = counter {
+            self.put(piece, counter.offset, count as i64);
+        }
+        self.point(piece, field, target);
+    }
+
+    fn point(&mut self, piece: usize, field: &Field, target: usize) {
         // As a pointer: Miri follows where it may point.
         let at = self.at(target);
         self.put(piece, field.offset, at);

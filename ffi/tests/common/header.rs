@@ -11,6 +11,8 @@ pub struct Field {
     pub offset: usize,
     /// Elements of an array, 1 otherwise.
     pub count: usize,
+    /// Position in its line, of several that one comment is about.
+    pub place: usize,
     /// The comment behind it.
     pub note: String,
 }
@@ -24,8 +26,10 @@ pub enum Kind {
     Tensor,
     /// A struct of the header, in place.
     Struct(String),
-    /// A pointer to what it names.
-    Pointer(String),
+    /// A pointer to what the op reads.
+    Given(String),
+    /// A pointer to what the op writes.
+    Result(String),
 }
 
 #[derive(Clone, Debug)]
@@ -35,18 +39,37 @@ pub struct Struct {
     pub size: usize,
 }
 
-const FILES: [&str; 4] = [
-    include_str!("../../include/gradus.h"),
-    include_str!("../../include/gradus/vocabulary.h"),
-    include_str!("../../include/gradus/policy.h"),
-    include_str!("../../include/gradus/matrix.h"),
-];
+/// The header itself, and its parts by name.
+const HEADER: &str = include_str!("../../include/gradus.h");
+macro_rules! parts {
+    ($($name:literal),*) => {
+        [$(($name, include_str!(concat!("../../include/gradus/", $name, ".h")))),*]
+    };
+}
+const PARTS: [(&str, &str); 6] =
+    parts!["vocabulary", "policy", "products", "quantize", "decoder", "optim"];
+
+/// The texts in the order in which the header includes them.
+fn texts() -> Vec<&'static str> {
+    let names =
+        HEADER.split("#include \"gradus/").skip(1).map(|rest| rest.split_once(".h").unwrap().0);
+    let of = |name| PARTS.iter().find(|(part, _)| *part == name).expect("a part of the header").1;
+    std::iter::once(HEADER).chain(names.map(of)).collect()
+}
+
+/// The number of an enumerator.
+pub fn number(enumerator: &str) -> i64 {
+    let start = format!("{enumerator} = ");
+    let text = texts().into_iter().find_map(|text| text.split_once(&start));
+    let (_, rest) = text.unwrap_or_else(|| panic!("no enumerator {enumerator}"));
+    rest.split([',', ' ', '\n']).next().unwrap().parse().expect("a number")
+}
 
 /// All structs, in the order of the header.
 pub fn structs() -> Vec<Struct> {
     let mut all = Vec::new();
     let mut sizes = HashMap::new();
-    for text in FILES {
+    for text in texts() {
         for body in text.split("typedef struct gradus_").skip(1) {
             let (name, rest) = body.split_once(" {\n").expect("a struct has a body");
             let (body, _) = rest.split_once("\n} gradus_").expect("a struct ends");
@@ -72,29 +95,34 @@ fn layout(name: &str, body: &str, sizes: &HashMap<String, usize>) -> Struct {
         if code.is_empty() {
             continue;
         }
-        let code = code.trim_start_matches("const ");
+        let (code, constant) = match code.strip_prefix("const ") {
+            Some(code) => (code, true),
+            None => (code, false),
+        };
         let (ty, names) = code.split_once(' ').expect("a type and names");
-        for item in names.split(',') {
+        for (place, item) in names.split(',').enumerate() {
             let item = item.trim();
             let (item, count) = match item.split_once('[') {
                 Some((item, count)) => (item, count.trim_end_matches(']').parse().unwrap()),
                 None => (item, 1),
             };
-            let kind = kind(ty, item.starts_with('*'));
+            let kind = kind(ty, item.starts_with('*').then_some(constant));
             let (size, align) = extent(&kind, sizes);
             let offset = end.next_multiple_of(align);
             (end, most) = (offset + size * count, most.max(align));
             let name = item.trim_start_matches('*').to_string();
-            fields.push(Field { name, kind, offset, count, note: note.to_string() });
+            fields.push(Field { name, kind, offset, count, place, note: note.to_string() });
         }
     }
     Struct { name: name.to_string(), fields, size: end.next_multiple_of(most) }
 }
 
-fn kind(ty: &str, pointer: bool) -> Kind {
+/// Of a type, or of a pointer to it that is constant or not.
+fn kind(ty: &str, pointer: Option<bool>) -> Kind {
     let named = ty.trim_start_matches("gradus_");
     match (ty, pointer) {
-        (_, true) => Kind::Pointer(named.to_string()),
+        (_, Some(true)) => Kind::Given(named.to_string()),
+        (_, Some(false)) => Kind::Result(named.to_string()),
         ("size_t", _) => Kind::Size,
         ("int32_t", _) => Kind::I32,
         ("int64_t", _) => Kind::I64,
@@ -109,7 +137,7 @@ fn kind(ty: &str, pointer: bool) -> Kind {
 fn extent(kind: &Kind, sizes: &HashMap<String, usize>) -> (usize, usize) {
     match kind {
         Kind::I32 => (4, 4),
-        Kind::Size | Kind::I64 | Kind::F64 | Kind::Pointer(_) => (8, 8),
+        Kind::Size | Kind::I64 | Kind::F64 | Kind::Given(_) | Kind::Result(_) => (8, 8),
         Kind::Tensor => (88, 8),
         Kind::Struct(name) => (sizes[name], 8),
     }

@@ -1,4 +1,4 @@
-"""gradus: kernels for reinforcement fine-tuning of quantised language models.
+"""gradus: kernels for reinforcement fine-tuning of quantized language models.
 
     import numpy, gradus
     logits = numpy.random.randn(4, 32000).astype("float32")

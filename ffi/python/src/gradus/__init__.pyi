@@ -49,12 +49,13 @@ class _Stream(Protocol):
 _Array = _Dlpack | _ArrayInterface | Bf16 | DeviceArray
 
 class _LogitTransform(TypedDict, total=False):
-    """From stored logits x to z = softcap(scale x) / temperature."""
+    """The ops compute with z = softcap(scale x) / temperature, where x are the stored logits."""
     temperature: SupportsFloat
     scale: SupportsFloat
     softcap: SupportsFloat
 
 class _PolicySettings(TypedDict, total=False):
+    """The loss of a token; see gradus_policy_preset for those of published methods."""
     loss: SupportsIndex | str
     ratio: SupportsIndex | str
     denominator: SupportsIndex | str
@@ -87,6 +88,7 @@ class _PolicySettings(TypedDict, total=False):
     class_self_ratio: Sequence[SupportsIndex]
 
 class _PolicyStats(TypedDict):
+    """What policy_loss counted and summed over the tokens of the mask."""
     n_tokens: int
     n_sequences: int
     n_empty: int
@@ -105,6 +107,7 @@ class _PolicyStats(TypedDict):
     grad2_by_class: list[float]
 
 class _GroupStats(TypedDict):
+    """What group_advantage found in a group."""
     size: int
     scorable: int
     mean: float
@@ -112,11 +115,13 @@ class _GroupStats(TypedDict):
     degenerate: int
 
 class _WhitenStats(TypedDict):
+    """Number, mean and standard deviation of the tokens that whiten read."""
     count: int
     mean: float
     std: float
 
 class _OffpolicyStats(TypedDict):
+    """Counts and moments of the weights, before they are truncated."""
     tokens: int
     dropped: int
     nan_sampler: int
@@ -127,6 +132,7 @@ class _OffpolicyStats(TypedDict):
     chi2: float
 
 class _AdamwSettings(TypedDict, total=False):
+    """Settings of a step of AdamW."""
     lr: SupportsFloat
     beta1: SupportsFloat
     beta2: SupportsFloat
@@ -137,6 +143,9 @@ class _AdamwSettings(TypedDict, total=False):
     decay: SupportsIndex | str
 
 class _AdamwOutcome(TypedDict):
+    """What a step did. If a gradient is not finite, nothing is written and the call fails with
+    GRADUS_NON_FINITE.
+    """
     non_finite_tensor: int
     non_finite_element: int
     updated: int
@@ -144,6 +153,7 @@ class _AdamwOutcome(TypedDict):
     absorbed_bf16: int
 
 class _AdamwTensor(TypedDict, total=False):
+    """A tensor of adamw with its moments."""
     param: _Array
     grad: _Array
     m: _Array
@@ -151,6 +161,7 @@ class _AdamwTensor(TypedDict, total=False):
     mask: _Array
 
 class _Adamw8bitTensor(TypedDict, total=False):
+    """A tensor of adamw_8bit with its moments."""
     param: _Array
     grad: _Array
     m: _Array
@@ -160,6 +171,7 @@ class _Adamw8bitTensor(TypedDict, total=False):
     mask: _Array
 
 class _UpdateSparsity(TypedDict):
+    """What sparsity_stats counted. absorbed_bf16: elements that differ in F and round to one bf16."""
     n: int
     equal_exact: int
     within_tol: int
@@ -317,12 +329,12 @@ def logprob(
 
         logits: in F [T, V_alloc]
         targets: in i32 [T], 0..vocab or GRADUS_IGNORE
-        vocab: V: columns that exist; those behind are never read
+        vocab: V: columns in use; padding columns from V on are never read
         logp: out f32 [T]
         lse: out f32 [T], optional
         entropy: out f32 [T], optional: in nats
         log_sum_sq: out f32 [T], optional: log sum p^2
-        top1: out u8 [T], optional: 1 where the target is the row's first maximum
+        top1: out u8 [T], optional: 1 where the target is the first maximum of its row
     """
     ...
 
@@ -371,7 +383,7 @@ def logprob_fused(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _LogprobFusedResult:
-    """logprob and logprob_bwd in place, where dlogp is known beforehand.
+    """logprob and logprob_bwd in one call and in place, for a dlogp that is known before.
 
         logits: inout F [T, V_alloc]: logits, then their gradient
         targets: in i32 [T]
@@ -404,17 +416,17 @@ def linear_logprob(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _LinearLogprobResult:
-    """logprob of hidden head^T without storing the logits. Exactly one of head and head_nf4 is given.
+    """logprob of the logits hidden head^T, which are never stored. Give exactly one of head and head_nf4.
 
         hidden: in F [T, H]
         head: in F [V_alloc, H]
         head_nf4: or in [V_alloc, H]
-        lora: adapters on the head, lora_count of them; may be NULL
+        lora: lora_count adapters of the head; may be NULL
         targets: in i32 [T]
         logp: out f32 [T]
         lse: out f32 [T], optional
         entropy: out f32 [T], optional
-        score: out F [T, H], optional: dlogp/dhidden, all that a frozen head's backward needs
+        score: out F [T, H], optional: dlogp/dhidden, for the backward pass of a frozen head
     """
     ...
 
@@ -439,11 +451,12 @@ def linear_logprob_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _LinearLogprobBwdResult:
-    """dhidden and dweight, the head's, of sum dlogp logp + dentropy entropy; the logits are formed again.
+    """Gradients of sum dlogp logp + dentropy entropy by hidden and the head. Computes the logits again.
 
         hidden: in F [T, H]
         head: in F [V_alloc, H]
         head_nf4: or in [V_alloc, H]
+        lora: lora_count adapters; may be NULL
         targets: in i32 [T]
         dlogp: in f32 [T]
         dentropy: in f32 [T], optional
@@ -489,13 +502,13 @@ def gather_k(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _GatherKResult:
-    """Log-probs of K ids a row.
+    """Log-probs of K ids per row.
 
         logits: in F [T, V_alloc]
         ids: in i32 [T, K], different within a row, or GRADUS_IGNORE
-        renormalize: 1: over the row's ids alone
+        renormalize: 1: normalize over the ids of the row only
         logp: out f32 [T, K]
-        mass: out f32 [T], optional: share of the full vocabulary's mass that the ids hold
+        mass: out f32 [T], optional: probability of all ids of the row together
     """
     ...
 
@@ -515,7 +528,7 @@ def gather_k_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _GatherKBwdResult:
-    """dlogits of sum dlogp logp.
+    """dlogits = d(sum dlogp logp) / dlogits.
 
         logits: in F [T, V_alloc]
         ids: in i32 [T, K]
@@ -542,14 +555,15 @@ def vocab_kl(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _VocabKlResult:
-    """A divergence over the whole vocabulary, a value a row.
+    """Divergence of two distributions over the whole vocabulary: one value per row.
 
         policy: in F [T, V_alloc] logits
         reference: in F [T, V_alloc] logits
         guidance: in F [T, V_alloc], optional: logits u; the reference is u + gamma (reference - u)
         gamma: default 1
-        transform: of all three
-        beta: of GRADUS_JSD, in (0, 1); default 0.5
+        transform: applies to all three
+        divergence: gradus_divergence, default GRADUS_FORWARD_KL
+        beta: for GRADUS_JSD, in (0, 1); default 0.5
         value: out f32 [T]
     """
     ...
@@ -573,11 +587,14 @@ def vocab_kl_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _VocabKlBwdResult:
-    """dpolicy of sum dvalue value.
+    """dpolicy = d(sum dvalue value) / dpolicy.
 
         policy: in F [T, V_alloc]
         reference: in F [T, V_alloc]
         guidance: in F [T, V_alloc], optional
+        gamma: default 1
+        divergence: gradus_divergence, default GRADUS_FORWARD_KL
+        beta: for GRADUS_JSD, in (0, 1); default 0.5
         dvalue: in f32 [T]
         dpolicy: out F [T, V_alloc]; 0 from column V on
     """
@@ -607,14 +624,15 @@ def sample(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SampleResult:
-    """Draws a token a row by one uniform number: top-k, then top-p, then min-p. logp has the bits of logprob.
+    """Draws one token per row from one uniform number: top-k, then top-p, then min-p. logp has the bits of
+    logprob.
 
         logits: in F [T, V_alloc]
         transform: its temperature is the sampling temperature
-        top_k: 0: all
+        top_k: default 0: all tokens
         top_p: in (0, 1]; default 1
         min_p: in [0, 1]; default 0
-        greedy: 1: the likeliest token
+        greedy: 1: take the most likely token
         uniform: in f64 [T], in [0, 1)
         token: out i32 [T]
         logp: out f32 [T], over the full vocabulary
@@ -660,24 +678,24 @@ def policy_loss(
     """loss = sum_i seq_weight_i sum_t L_t over packed sequences, its gradient and statistics, in one pass.
 
         logp: in R [T]
-        old_logp: in R [T], optional: without, every ratio is 1, with its gradient
+        old_logp: in R [T], optional: without it every ratio is 1, with its gradient
         sampler_logp: in R [T], optional
-        ref_logp: in R [T], optional: for the KL
-        ref2_logp: in R [T], optional: for kl_mix < 1
+        ref_logp: in R [T], optional: needed for the KL penalty
+        ref2_logp: in R [T], optional: needed for kl_mix < 1
         advantage: in R [B] or [T], by advantage_level
-        advantage_level: default GRADUS_PER_SEQUENCE
-        mask: in u8 [T], optional: 0 is not there, never read
-        class_ids: in u8 [T], optional: below 8
-        token_weight: in R [T], optional: detached
-        selected: in u8 [T], optional: for KL_COV
+        advantage_level: gradus_advantage_level, default GRADUS_PER_SEQUENCE
+        mask: in u8 [T], optional: a token with 0 does not exist for the op
+        class_ids: in u8 [T], optional: 0 to 7
+        token_weight: in R [T], optional: factor of the loss, detached
+        selected: in u8 [T], optional: needed for GRADUS_KL_COV
         is_weight: in R [T], optional: importance weights, detached
         entropy: in R [T], optional
         cu_seqlens: in i64 [B + 1]
-        seq_weight: in R [B], see gradus_seq_weights
+        seq_weight: in R [B]: see gradus_seq_weights
         loss: out
         dlogp: out R [T]; 0 where masked
         dentropy: out R [T], optional
-        token_loss: out R [T], optional: without the sequence's weight
+        token_loss: out R [T], optional: not multiplied by the weight of its sequence
         stats: out, may be NULL
     """
     ...
@@ -703,17 +721,18 @@ def group_advantage(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _GroupAdvantageResult:
-    """(R - baseline) / scale over ragged groups. NaN rewards abstain: advantage 0.
+    """advantage = (reward - baseline) / scale, over groups of any size. A NaN reward is left out: its advantage
+    is 0.
 
-        reward: in R [B], groups one after another
+        reward: in R [B]: the groups one after another
         offsets: in i64 [G + 1]
         length: in i64 [B], optional
-        baseline: default MEAN
-        scale: default GROUP_STD
+        baseline: gradus_baseline, default GRADUS_BASELINE_MEAN
+        scale: gradus_scale, default GRADUS_SCALE_GROUP_STD
         ddof: 0 or 1; default 1
-        eps_form: default ADD_TO_STD
+        eps_form: gradus_eps_form, default GRADUS_ADD_TO_STD
         eps: default 1e-4
-        on_single: default ZERO
+        on_single: gradus_on_single, default GRADUS_SINGLE_ZERO
         advantage: out R [B]
         groups: out [G], may be NULL
     """
@@ -738,11 +757,11 @@ def gae(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _GaeResult:
-    """Generalized advantage estimates of token rewards and values, and returns advantage + value.
+    """Generalized advantage estimation from token rewards and values; returns = advantage + value.
 
         reward: in R [T]
         value: in R [T]
-        mask: in u8 [T], optional: other tokens are skipped and get 0
+        mask: in u8 [T], optional: tokens with 0 are skipped and get 0
         cu_seqlens: in i64 [B + 1]
         bootstrap: in R [B], optional: value after a truncated end
         gamma: in [0, 1]; default 1, 0.95
@@ -768,13 +787,13 @@ def discounted_return(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _DiscountedReturnResult:
-    """Sums of a sequence's rewards from each token on, discounted by gamma.
+    """For each token the sum of the rewards from it to the end of its sequence, discounted by gamma.
 
         reward: in R [T]
         mask: in u8 [T], optional
         cu_seqlens: in i64 [B + 1]
         gamma: in [0, 1]; default 1
-        reset: a token outside the mask: 0 is passed over, 1 starts anew (verl)
+        reset: at a token outside the mask: 0 skips it, 1 starts the sum again, as verl does
         baseline: in R [B], optional: subtracted (ReMax)
         returns: out R [T]
     """
@@ -804,10 +823,10 @@ def whiten(
         x: in R [T]
         mask: in u8 [T], optional
         eps: default 1e-8
-        count_eps: added to counts; default 0, verl 1e-8
+        count_eps: added to the count; default 0, in verl 1e-8
         ddof: default 1
-        eps_form: default ADD_TO_VARIANCE
-        shift_mean: default 1; 0 adds the mean back
+        eps_form: gradus_eps_form, default GRADUS_ADD_TO_VARIANCE
+        shift_mean: default 1; 0 adds the mean back at the end
         y: out R [T]
         stats: out, may be NULL
     """
@@ -831,7 +850,7 @@ def kl_reward(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _KlRewardResult:
-    """Token rewards: -beta KL a token, the sequence's score on its last action.
+    """Token rewards: -beta KL for every token, plus the score of the sequence at its last token of the mask.
 
         score: in R [B]
         logp: in R [T]
@@ -839,7 +858,7 @@ def kl_reward(
         mask: in u8 [T], optional
         cu_seqlens: in i64 [B + 1]
         clamp: of |logp - reference|; default infinity
-        estimator: default GRADUS_K1
+        estimator: gradus_kl_estimator, default GRADUS_K1
         reward: out R [T]
     """
     ...
@@ -871,21 +890,23 @@ def offpolicy_weight(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _OffpolicyWeightResult:
-    """Importance weights exp(old - sampler), truncated, masked or rejected.
+    """Importance weights exp(old_logp - sampler_logp), truncated, masked or rejected.
 
         old_logp: in R [T]
         sampler_logp: in R [T]
         mask: in u8 [T], optional
         cu_seqlens: in i64 [B + 1]
-        level: default SEQUENCE_SUM; not SEQUENCE_MAX
-        bound: default MASK
+        level: gradus_level, default GRADUS_LEVEL_SEQUENCE_SUM; not SEQUENCE_MAX
+        bound: gradus_bound, default GRADUS_MASK
         min: default 0, 3
         max: default 0, 3
         clamp: of a token's difference; default infinity
         normalize: 1: divide by the mean over kept tokens
-        use_reject: 1: with the fields reject_*
-        reject_by: GRADUS_K1, K2, K3
-        reject_level: a token or its sequence
+        use_reject: 1: reject tokens or sequences by the fields reject_*
+        reject_by: gradus_kl_estimator, default GRADUS_K1; not KL_ABS
+        reject_level: gradus_level, default GRADUS_LEVEL_TOKEN
+        reject_lo: default -infinity, infinity
+        reject_hi: default -infinity, infinity
         weight: out R [T]
         stats: out, may be NULL
     """
@@ -909,7 +930,7 @@ def value_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _ValueLossResult:
-    """weight sum 1/2 max((v - R)^2, (clip(v, old +- clip) - R)^2).
+    """loss = weight sum 1/2 max((v - R)^2, (clip(v, old +- clip) - R)^2), with v the value and R the return.
 
         value: in R [T]
         returns: in R [T]
@@ -958,26 +979,26 @@ def preference_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _PreferenceLossResult:
-    """Losses of pairs of sequences: DPO and its family.
+    """Losses over pairs of a chosen and a rejected sequence: DPO and its family.
 
         logp_chosen: in R [P]: sums of token log-probs
         logp_rejected: in R [P]: sums of token log-probs
-        reference_chosen: in R [P], optional: both or none
-        reference_rejected: in R [P], optional: both or none
+        reference_chosen: in R [P], optional: both or neither
+        reference_rejected: in R [P], optional: both or neither
         length_chosen: in i64 [P], optional: divide the sums
         length_rejected: in i64 [P], optional: divide the sums
-        kind: default GRADUS_DPO
-        score: default SCORE_REVERSE_KL
+        kind: gradus_preference_kind, default GRADUS_DPO
+        score: gradus_preference_score, default GRADUS_SCORE_REVERSE_KL
         beta: default 0.1
         temperature: default 0.05
-        alpha: of SCORE_ALPHA; default 1
+        alpha: for GRADUS_SCORE_ALPHA; default 1
         likelihood: weight of -logp_chosen
-        weight: in R [P], optional: 1/P without
+        weight: in R [P], optional: 1/P if absent
         loss: out R [P]
         dlogp_chosen: out R [P]
         dlogp_rejected: out R [P]
-        reward_chosen: out R [P], optional: both or none
-        reward_rejected: out R [P], optional: both or none
+        reward_chosen: out R [P], optional: both or neither
+        reward_rejected: out R [P], optional: both or neither
         total: out f64 [1], optional
     """
     ...
@@ -1004,16 +1025,16 @@ def kto_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _KtoLossResult:
-    """KTO: sequences that are desirable or not, without pairs.
+    """KTO: a loss over single sequences, each of which is desirable or undesirable.
 
         logp: in R [B]
         reference: in R [B]
         desirable: in u8 [B]
         beta: default 0.1
-        kl: z0 >= 0
+        kl: the reference point z0 >= 0
         desirable_weight: default 1
         undesirable_weight: default 1
-        weight: in R [B], optional: 1/B without
+        weight: in R [B], optional: 1/B if absent
         loss: out R [B]
         dlogp: out R [B]
         total: out f64 [1], optional
@@ -1040,14 +1061,14 @@ def copg_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _CopgLossResult:
-    """CoPG: squared differences of regularized rewards over the pairs within a group.
+    """CoPG: squared differences of regularized rewards, over all pairs within a group.
 
         logp: in R [B]
         reference: in R [B], optional
         reward: in R [B]
         offsets: in i64 [G + 1]
         beta: default 0.1
-        weight: in R [G], optional: 1/G without
+        weight: in R [G], optional: 1/G if absent
         loss: out R [G]
         dlogp: out R [B]
         total: out f64 [1], optional
@@ -1072,7 +1093,7 @@ def beta_mml_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _BetaMmlLossResult:
-    """Marginal likelihood of correct solutions.
+    """Marginal likelihood of the correct solutions of a group.
 
         logp: in R [B]
         offsets: in i64 [G + 1]
@@ -1131,7 +1152,7 @@ def prdp_loss(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _PrdpLossResult:
-    """PRDP: differences of rewards regressed on differences of log-ratios, over pairs of sequences.
+    """PRDP: regression of reward differences on log-ratio differences, over pairs of sequences.
 
         logp: in R [T]
         old: in R [T]
@@ -1165,12 +1186,12 @@ def seq_reduce(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SeqReduceResult:
-    """One number a sequence: the sum, mean, maximum or minimum over its tokens.
+    """One number per sequence: the sum, mean, maximum or minimum over its tokens.
 
         x: in R [T]
         mask: in u8 [T], optional
         cu_seqlens: in i64 [B + 1]
-        reduction: default GRADUS_SUM
+        reduction: gradus_reduction, default GRADUS_SUM
         y: out R [B]
         count: out i64 [B], optional
     """
@@ -1190,12 +1211,12 @@ def seq_broadcast(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SeqBroadcastResult:
-    """One number a sequence, to each of its tokens.
+    """Writes one number per sequence to each of its tokens.
 
         x: in R [B]
-        mask: in u8 [T], optional: others get 0
+        mask: in u8 [T], optional: tokens with 0 get 0
         cu_seqlens: in i64 [B + 1]
-        mean: 1: divided by the tokens that count
+        mean: 1: divide by the number of tokens that count
         y: out R [T]
     """
     ...
@@ -1216,14 +1237,14 @@ def quantile(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _QuantileResult:
-    """The q-quantile of the tokens of the mask, over all or of each sequence.
+    """The q-quantile over the tokens of the mask: of all of them, or of each sequence.
 
         x: in R [T]
         mask: in u8 [T], optional
-        cu_seqlens: in i64 [B + 1], optional: each sequence by itself
+        cu_seqlens: in i64 [B + 1], optional: one quantile per sequence
         q: in [0, 1]; default 0.5
-        method: default GRADUS_LINEAR
-        skip_nan: 0: refuse NaN
+        method: gradus_quantile_method, default GRADUS_LINEAR
+        skip_nan: 0: NaN is an error; 1: NaN is skipped
         y: out R [1] or [B]
     """
     ...
@@ -1246,184 +1267,15 @@ def top_fraction(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _TopFractionResult:
-    """Marks the share of tokens with the largest x.
+    """Marks the given fraction of tokens, those with the largest x.
 
         x: in R [T]
-        class_ids: in u8 [T], optional: only tokens of class `ranked` are ranked
-        others: what tokens of other classes get
+        class_ids: in u8 [T], optional: only tokens of class `ranked` are compared
+        others: 0 or 1: what tokens of other classes get
         cu_seqlens: in i64 [B + 1], optional
         fraction: in [0, 1]; default 1
         keep: out u8 [T]
         threshold: out R [1] or [B], optional
-    """
-    ...
-
-
-class _Nf4QuantizeResult(NamedTuple):
-    packed: Any
-    absmax: Any
-
-def nf4_quantize(
-    x: _Array,
-    *,
-    quant_type: SupportsIndex | str = ...,
-    blocksize: SupportsIndex = ...,
-    packed: _Array | bool | None = None,
-    absmax: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4QuantizeResult:
-    """Codes and maxima with the bits of bitsandbytes.
-
-        x: in f32, bf16 or f16 [N, K]
-        quant_type: default GRADUS_NF4
-        blocksize: default 64
-        packed: out u8 [ceil(N K / 2)]
-        absmax: out f32 [ceil(N K / blocksize)]
-    """
-    ...
-
-
-class _Nf4QuantizeAbsmaxResult(NamedTuple):
-    codes: Any
-    nested_absmax: Any
-    offset: float
-
-def nf4_quantize_absmax(
-    absmax: _Array,
-    nested_quant_map: _Array,
-    *,
-    codes: _Array | bool | None = None,
-    nested_absmax: _Array | bool | None = None,
-    offset: bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4QuantizeAbsmaxResult:
-    """Double quantisation of maxima, 256 at a time.
-
-        absmax: in f32 [blocks]
-        nested_quant_map: in f32 [256]: gradus_dynamic_map(1, ...)
-        codes: out u8 [blocks]
-        nested_absmax: out f32 [ceil(blocks / 256)]
-        offset: out
-    """
-    ...
-
-
-class _Nf4DequantizeResult(NamedTuple):
-    y: Any
-
-def nf4_dequantize(
-    w: Nf4Weight,
-    *,
-    y: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4DequantizeResult:
-    """The values that 4-bit codes stand for.
-
-        w: in [N, K]
-        y: out F [N, K]
-    """
-    ...
-
-
-class _Nf4MatmulResult(NamedTuple):
-    s: Any
-    y: Any
-
-def nf4_matmul(
-    x: _Array,
-    w: Nf4Weight,
-    *,
-    bias: _Array | None = None,
-    lora: Lora | Sequence[Lora] | None = None,
-    adapter: _Array | None = None,
-    s: _Array | bool | None = None,
-    residual: _Array | None = None,
-    y: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4MatmulResult:
-    """Y = X W^T + bias + scale (X A^T) B^T + residual; the bits of dequantising W and calling matmul.
-
-        x: in F [M, K]
-        w: in [N, K]
-        bias: in F [N], optional
-        lora: lora_count adapters of one rank; may be NULL
-        adapter: in i32 [M], optional: each row's adapter, -1 for none; without, 0
-        s: out f32 [M, r], optional: scale X A^T, for lora_grad
-        residual: in F [M, N], optional
-        y: out F [M, N]
-    """
-    ...
-
-
-class _Nf4MatmulDxResult(NamedTuple):
-    dx: Any
-
-def nf4_matmul_dx(
-    dy: _Array,
-    w: Nf4Weight,
-    *,
-    lora: Lora | Sequence[Lora] | None = None,
-    adapter: _Array | None = None,
-    accumulate: SupportsIndex = ...,
-    dx: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4MatmulDxResult:
-    """dX = dY W + scale (dY B) A: nf4_matmul's gradient by x.
-
-        dy: in F [M, N]
-        w: in [N, K]
-        adapter: in i32 [M], optional
-        accumulate: 1: added to dx
-        dx: out F [M, K]
-    """
-    ...
-
-
-class _Nf4MatmulGroupedResult(NamedTuple):
-    y: Any
-
-def nf4_matmul_grouped(
-    x: _Array,
-    offsets: _Array,
-    w: Nf4Weight | Sequence[Nf4Weight],
-    *,
-    y: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4MatmulGroupedResult:
-    """Y = X W^T with each row's expert: rows sorted by expert, a weight each, in one launch.
-
-        x: in F [M, K]
-        offsets: in i64 [E + 1]
-        w: in [E] weights of one shape [N, K]
-        y: out F [M, N]
-    """
-    ...
-
-
-class _Nf4MatmulGroupedDxResult(NamedTuple):
-    dx: Any
-
-def nf4_matmul_grouped_dx(
-    dy: _Array,
-    offsets: _Array,
-    w: Nf4Weight | Sequence[Nf4Weight],
-    *,
-    accumulate: SupportsIndex = ...,
-    dx: _Array | bool | None = None,
-    device: Device | str | None = None,
-    stream: int | _Stream | None = None,
-) -> _Nf4MatmulGroupedDxResult:
-    """dX = dY W of each row's expert: nf4_matmul_grouped's gradient by x.
-
-        dy: in F [M, N]
-        offsets: in i64 [E + 1]
-        dx: out F [M, K]
     """
     ...
 
@@ -1450,6 +1302,7 @@ def matmul(
         x: in F [M, K]
         w: in F [N, K]
         bias: in F [N], optional
+        lora: lora_count adapters; may be NULL
         adapter: in i32 [M], optional
         s: out f32 [M, r], optional
         residual: in F [M, N], optional
@@ -1472,11 +1325,13 @@ def matmul_dx(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _MatmulDxResult:
-    """dX = dY W + scale (dY B) A: matmul's gradient by x.
+    """dX = dY W + scale (dY B) A: the gradient of matmul by x.
 
         dy: in F [M, N]
         w: in F [N, K]
+        lora: lora_count adapters; may be NULL
         adapter: in i32 [M], optional
+        accumulate: 1: add to dx
         dx: out F [M, K]
     """
     ...
@@ -1495,12 +1350,114 @@ def matmul_dw(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _MatmulDwResult:
-    """dW += dY^T X and dbias += the sum of dY's rows: matmul's gradient by weight and bias.
+    """dW += dY^T X and dbias += the sum over the rows of dY: the gradient of matmul by weight and bias.
 
         dy: in F [M, N]
         x: in F [M, K]
         dw: inout f32 [N, K]: added to
         dbias: inout f32 [N], optional: added to
+    """
+    ...
+
+
+class _Nf4MatmulResult(NamedTuple):
+    s: Any
+    y: Any
+
+def nf4_matmul(
+    x: _Array,
+    w: Nf4Weight,
+    *,
+    bias: _Array | None = None,
+    lora: Lora | Sequence[Lora] | None = None,
+    adapter: _Array | None = None,
+    s: _Array | bool | None = None,
+    residual: _Array | None = None,
+    y: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4MatmulResult:
+    """Y = X W^T + bias + scale (X A^T) B^T + residual, with the bits of dequantizing W and calling matmul.
+
+        x: in F [M, K]
+        w: in [N, K]
+        bias: in F [N], optional
+        lora: lora_count adapters of one rank; may be NULL
+        adapter: in i32 [M], optional: the adapter of each row, -1 for none; if absent, adapter 0
+        s: out f32 [M, r], optional: scale X A^T, for lora_grad
+        residual: in F [M, N], optional
+        y: out F [M, N]
+    """
+    ...
+
+
+class _Nf4MatmulDxResult(NamedTuple):
+    dx: Any
+
+def nf4_matmul_dx(
+    dy: _Array,
+    w: Nf4Weight,
+    *,
+    lora: Lora | Sequence[Lora] | None = None,
+    adapter: _Array | None = None,
+    accumulate: SupportsIndex = ...,
+    dx: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4MatmulDxResult:
+    """dX = dY W + scale (dY B) A: the gradient of nf4_matmul by x.
+
+        dy: in F [M, N]
+        w: in [N, K]
+        lora: lora_count adapters; may be NULL
+        adapter: in i32 [M], optional
+        accumulate: 1: add to dx
+        dx: out F [M, K]
+    """
+    ...
+
+
+class _Nf4MatmulGroupedResult(NamedTuple):
+    y: Any
+
+def nf4_matmul_grouped(
+    x: _Array,
+    offsets: _Array,
+    w: Nf4Weight | Sequence[Nf4Weight],
+    *,
+    y: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4MatmulGroupedResult:
+    """Y = X W^T, where each row has the weight of its expert. Rows are sorted by expert; one launch does all.
+
+        x: in F [M, K]
+        offsets: in i64 [E + 1]
+        w: in [E]: weights of one shape [N, K]
+        y: out F [M, N]
+    """
+    ...
+
+
+class _Nf4MatmulGroupedDxResult(NamedTuple):
+    dx: Any
+
+def nf4_matmul_grouped_dx(
+    dy: _Array,
+    offsets: _Array,
+    w: Nf4Weight | Sequence[Nf4Weight],
+    *,
+    accumulate: SupportsIndex = ...,
+    dx: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4MatmulGroupedDxResult:
+    """dX = dY W with the weight of the expert of each row: the gradient of nf4_matmul_grouped by x.
+
+        dy: in F [M, N]
+        offsets: in i64 [E + 1]
+        accumulate: 1: add to dx
+        dx: out F [M, K]
     """
     ...
 
@@ -1522,16 +1479,85 @@ def lora_grad(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _LoraGradResult:
-    """dA and dB of an adapter, of a product with s kept: da += scale (dY B)^T X, db += dY^T s.
+    """The gradient of an adapter: da += scale (dY B)^T X, db += dY^T s, where s is an output of the product.
 
         x: in F [M, K]
         dy: in F [M, N]
-        s: in f32 [M, r] as the forward pass kept it
+        s: in f32 [M, r]: as the forward pass wrote it
         lora: the adapter
         adapter: in i32 [M], optional
-        index: only rows that took this adapter count; default 0
+        index: only rows whose adapter is this one count; default 0
         da: inout f32 [r, K]: added to
         db: inout f32 [N, r]: added to
+    """
+    ...
+
+
+class _Nf4QuantizeResult(NamedTuple):
+    packed: Any
+    absmax: Any
+
+def nf4_quantize(
+    x: _Array,
+    *,
+    quant_type: SupportsIndex | str = ...,
+    blocksize: SupportsIndex = ...,
+    packed: _Array | bool | None = None,
+    absmax: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4QuantizeResult:
+    """Quantizes a weight block by block. Codes and absolute maxima have the bits of bitsandbytes.
+
+        x: in f32, bf16 or f16 [N, K]
+        quant_type: gradus_quant_type, default GRADUS_NF4
+        blocksize: default 64
+        packed: out u8 [ceil(N K / 2)]
+        absmax: out f32 [ceil(N K / blocksize)]
+    """
+    ...
+
+
+class _Nf4QuantizeAbsmaxResult(NamedTuple):
+    codes: Any
+    nested_absmax: Any
+    offset: float
+
+def nf4_quantize_absmax(
+    absmax: _Array,
+    nested_quant_map: _Array,
+    *,
+    codes: _Array | bool | None = None,
+    nested_absmax: _Array | bool | None = None,
+    offset: bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4QuantizeAbsmaxResult:
+    """Double quantization: quantizes the absolute maxima themselves, in blocks of 256.
+
+        absmax: in f32 [blocks]
+        nested_quant_map: in f32 [256]: gradus_dynamic_map(1, ...)
+        codes: out u8 [blocks]
+        nested_absmax: out f32 [ceil(blocks / 256)]
+        offset: out: the mean of absmax
+    """
+    ...
+
+
+class _Nf4DequantizeResult(NamedTuple):
+    y: Any
+
+def nf4_dequantize(
+    w: Nf4Weight,
+    *,
+    y: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _Nf4DequantizeResult:
+    """The values of a 4-bit weight.
+
+        w: in [N, K]
+        y: out F [N, K]
     """
     ...
 
@@ -1550,7 +1576,7 @@ def rmsnorm(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _RmsnormResult:
-    """y = weight x / sqrt(mean x^2 + eps), row by row.
+    """y = weight x / sqrt(mean x^2 + eps) for each row.
 
         x: in F [T, D]
         weight: in F [D]
@@ -1577,13 +1603,13 @@ def rmsnorm_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _RmsnormBwdResult:
-    """rmsnorm's gradient by x and weight.
+    """The gradient of rmsnorm by x and weight.
 
         x: in F [T, D]
         weight: in F [D]
         eps: default 1e-6
         dy: in F [T, D]
-        residual: in F [T, D], optional: gradient past the norm, added
+        residual: in F [T, D], optional: added to dx; the gradient of a residual connection
         dx: out F [T, D]
         dweight: inout f32 [D], optional: added to
     """
@@ -1603,13 +1629,13 @@ def rope(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _RopeResult:
-    """Rotates halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
+    """Rotary embedding in place. x1 and x2 are the halves of a head: (x1 cos - x2 sin, x2 cos + x1 sin).
 
         x: inout F [T, H, D]
         positions: in i32 [T], 0..P
         cos: in f32 [P, D / 2]
         sin: in f32 [P, D / 2]
-        inverse: 1: by the negative angle, the gradient
+        inverse: 1: rotate by the negative angle, which gives the gradient
     """
     ...
 
@@ -1634,15 +1660,16 @@ def attention(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _AttentionResult:
-    """Causal attention over packed sequences; the keys of sequence b are kv_len[b] rows, the last of which
-    belong to its queries. They lie at kv_start[b] and on, or in pages; exactly one of both is given.
+    """Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its
+    queries. The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start
+    and pages.
 
         q: in F [T, Hq, D]
-        k: in F [S, Hkv, D], Hq a multiple of Hkv
-        v: in F [S, Hkv, D], Hq a multiple of Hkv
+        k: in F [S, Hkv, D]; Hq is a multiple of Hkv
+        v: in F [S, Hkv, D]; Hq is a multiple of Hkv
         cu_seqlens: in i64 [B + 1], of q
         kv_start: in i64 [B]
-        pages: or in i32 [B, P]: key j lies in row pages[b, j / page_size] page_size + j % page_size
+        pages: or in i32 [B, P]: key j is row pages[b, j / page_size] page_size + j % page_size
         page_size: a power of two
         kv_len: in i64 [B]
         scale: default 0: 1 / sqrt(D)
@@ -1673,19 +1700,19 @@ def attention_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _AttentionBwdResult:
-    """attention's gradient by q, k and v, from ranges of keys.
+    """The gradient of attention by q, k and v, for keys given by kv_start.
 
         q: in F [T, Hq, D]
         k: in F [S, Hkv, D]
         v: in F [S, Hkv, D]
         cu_seqlens: in i64 [B + 1]
-        kv_start: in i64 [B]; ranges of keys do not overlap
+        kv_start: in i64 [B]; the keys of two sequences do not overlap
         kv_len: in i64 [B]
         scale: default 0: 1 / sqrt(D)
         dout: in F [T, Hq, D]
         dq: out F [T, Hq, D]
-        dk: out F [S, Hkv, D]; 0 in rows of no sequence
-        dv: out F [S, Hkv, D]; 0 in rows of no sequence
+        dk: out F [S, Hkv, D]; 0 in rows that belong to no sequence
+        dv: out F [S, Hkv, D]; 0 in rows that belong to no sequence
     """
     ...
 
@@ -1701,7 +1728,7 @@ def swiglu(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SwigluResult:
-    """y = silu(gate) up
+    """y = silu(gate) up.
 
         gate: in F [T, D]
         up: in F [T, D]
@@ -1724,7 +1751,7 @@ def swiglu_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SwigluBwdResult:
-    """swiglu's gradient by gate and up.
+    """The gradient of swiglu by gate and up.
 
         gate: in F [T, D]
         up: in F [T, D]
@@ -1766,7 +1793,7 @@ def embedding_bwd(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _EmbeddingBwdResult:
-    """dtable[ids[t]] += dy[t].
+    """dtable[ids[t]] += dy[t]: the gradient of embedding by table.
 
         ids: in i32 [T]
         dy: in F [T, D]
@@ -1787,12 +1814,12 @@ def copy_rows(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _CopyRowsResult:
-    """y[to_rows[i]] = x[from_rows[i]] for R rows.
+    """y[to_rows[i]] = x[from_rows[i]] for R pairs of rows.
 
         x: in F [S, D]
-        from_rows: in i32 [R], optional: row i; -1 gives zeros
-        to_rows: in i32 [R], optional: row i; -1 copies nothing
-        y: out F [Q, D]; rows that are not named keep their values
+        from_rows: in i32 [R], optional: if absent, row i; -1 reads zeros
+        to_rows: in i32 [R], optional: if absent, row i; -1 writes nothing
+        y: out F [Q, D]; rows not in to_rows keep their values
     """
     ...
 
@@ -1807,7 +1834,7 @@ def convert(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _ConvertResult:
-    """From one dtype to another, rounded once.
+    """Converts from one dtype to another, rounding once.
 
         x: in F, any shape
         y: out, any of f32, bf16, f16, f64, the same shape
@@ -1826,7 +1853,7 @@ def adamw(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _AdamwResult:
-    """A step of AdamW over all tensors, or none where a gradient is not finite.
+    """One step of AdamW over all tensors; no tensor changes if a gradient is not finite.
 
         outcome: out, may be NULL
     """
@@ -1844,7 +1871,7 @@ def adamw_8bit(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _Adamw8bitResult:
-    """A step of AdamW with both moments in 8 bits, in blocks of 256.
+    """One step of AdamW with both moments in 8 bits, in blocks of 256.
 
         outcome: out, may be NULL
     """
@@ -1861,7 +1888,7 @@ def grad_norm(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _GradNormResult:
-    """L2 norm of all gradients together; not finite if an element is not.
+    """L2 norm over all gradients together; not finite if an element is not finite.
 
         grads: in F, contiguous, any shape
         norm: out
@@ -1881,7 +1908,7 @@ def lerp(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _LerpResult:
-    """y = a + weight (b - a)
+    """y = a + weight (b - a).
 
         a: in F, any shape
         b: in F, any shape
@@ -1905,7 +1932,8 @@ def sparsity_stats(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _SparsityStatsResult:
-    """How much an update changed a weight: elements that are equal, within tol, absorbed by bf16.
+    """How much an update changed a weight: counts elements that are equal, that differ by at most tol, and whose
+    difference bf16 absorbs.
 
         w0: in F [N, K]: before, after
         w1: in F [N, K]: before, after
@@ -1931,11 +1959,11 @@ def delta_encode(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _DeltaEncodeResult:
-    """Elements whose bits differ: with index and value absent only their count, else both hold at least so many.
+    """Finds the elements whose bits differ. With index and value absent it only counts them.
 
         old_value: in F, contiguous, any shape
         new_value: in F, contiguous, any shape
-        index: out i64 [capacity], optional: ascending flat indices
+        index: out i64 [capacity], optional: ascending flat indices; capacity >= count
         value: out F [capacity], optional
         count: out
     """
@@ -1953,7 +1981,7 @@ def delta_apply(
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _DeltaApplyResult:
-    """Writes back what delta_encode found.
+    """target[index[i]] = value[i]: applies what delta_encode found.
 
         index: in i64 [count], strictly ascending
         value: in F [count]
@@ -2021,17 +2049,17 @@ __all__ = [
     "seq_broadcast",
     "quantile",
     "top_fraction",
-    "nf4_quantize",
-    "nf4_quantize_absmax",
-    "nf4_dequantize",
+    "matmul",
+    "matmul_dx",
+    "matmul_dw",
     "nf4_matmul",
     "nf4_matmul_dx",
     "nf4_matmul_grouped",
     "nf4_matmul_grouped_dx",
-    "matmul",
-    "matmul_dx",
-    "matmul_dw",
     "lora_grad",
+    "nf4_quantize",
+    "nf4_quantize_absmax",
+    "nf4_dequantize",
     "rmsnorm",
     "rmsnorm_bwd",
     "rope",

@@ -40,8 +40,8 @@ class Nf4Weight:
     """A 4-bit matrix [n, k]. Fields are those of gradus_nf4:
 
     packed u8 [ceil(n k / 2)] (any shape of that many elements), absmax f32 [blocks] or u8 [blocks] with double
-    quantisation, quant_map f32 [16], nested_absmax f32 [ceil(blocks / nested_blocksize)], nested_quant_map f32
-    [256]. `dtype` is what was quantised and what weights are rounded to: "float32", "bfloat16" or "float16".
+    quantization, quant_map f32 [16], nested_absmax f32 [ceil(blocks / nested_blocksize)], nested_quant_map f32
+    [256]. `dtype` is what was quantized and what weights are rounded to: "float32", "bfloat16" or "float16".
     """
 
     packed: Any

@@ -485,26 +485,27 @@ class top_fraction_args(Struct):
     ]
 
 
-class nf4_quantize_args(Struct):
+class matmul_args(Struct):
     __slots__ = ()
     _fields_ = [
-        ("struct_size", c_size_t), ("x", tensor), ("quant_type", c_int32), ("reserved", c_int32),
-        ("blocksize", c_int64), ("packed", tensor), ("absmax", tensor),
+        ("struct_size", c_size_t), ("x", tensor), ("w", tensor), ("bias", tensor), ("lora", POINTER(lora)),
+        ("lora_count", c_int64), ("adapter", tensor), ("s", tensor), ("residual", tensor), ("y", tensor),
     ]
 
 
-class nf4_quantize_absmax_args(Struct):
+class matmul_dx_args(Struct):
     __slots__ = ()
     _fields_ = [
-        ("struct_size", c_size_t), ("absmax", tensor), ("nested_quant_map", tensor), ("codes", tensor),
-        ("nested_absmax", tensor), ("offset", POINTER(c_double)),
+        ("struct_size", c_size_t), ("dy", tensor), ("w", tensor), ("lora", POINTER(lora)),
+        ("lora_count", c_int64), ("adapter", tensor), ("accumulate", c_int32), ("reserved", c_int32),
+        ("dx", tensor),
     ]
 
 
-class nf4_dequantize_args(Struct):
+class matmul_dw_args(Struct):
     __slots__ = ()
     _fields_ = [
-        ("struct_size", c_size_t), ("w", POINTER(nf4)), ("y", tensor),
+        ("struct_size", c_size_t), ("dy", tensor), ("x", tensor), ("dw", tensor), ("dbias", tensor),
     ]
 
 
@@ -542,35 +543,34 @@ class nf4_matmul_grouped_dx_args(Struct):
     ]
 
 
-class matmul_args(Struct):
-    __slots__ = ()
-    _fields_ = [
-        ("struct_size", c_size_t), ("x", tensor), ("w", tensor), ("bias", tensor), ("lora", POINTER(lora)),
-        ("lora_count", c_int64), ("adapter", tensor), ("s", tensor), ("residual", tensor), ("y", tensor),
-    ]
-
-
-class matmul_dx_args(Struct):
-    __slots__ = ()
-    _fields_ = [
-        ("struct_size", c_size_t), ("dy", tensor), ("w", tensor), ("lora", POINTER(lora)),
-        ("lora_count", c_int64), ("adapter", tensor), ("accumulate", c_int32), ("reserved", c_int32),
-        ("dx", tensor),
-    ]
-
-
-class matmul_dw_args(Struct):
-    __slots__ = ()
-    _fields_ = [
-        ("struct_size", c_size_t), ("dy", tensor), ("x", tensor), ("dw", tensor), ("dbias", tensor),
-    ]
-
-
 class lora_grad_args(Struct):
     __slots__ = ()
     _fields_ = [
         ("struct_size", c_size_t), ("x", tensor), ("dy", tensor), ("s", tensor), ("lora", POINTER(lora)),
         ("adapter", tensor), ("index", c_int32), ("reserved", c_int32), ("da", tensor), ("db", tensor),
+    ]
+
+
+class nf4_quantize_args(Struct):
+    __slots__ = ()
+    _fields_ = [
+        ("struct_size", c_size_t), ("x", tensor), ("quant_type", c_int32), ("reserved", c_int32),
+        ("blocksize", c_int64), ("packed", tensor), ("absmax", tensor),
+    ]
+
+
+class nf4_quantize_absmax_args(Struct):
+    __slots__ = ()
+    _fields_ = [
+        ("struct_size", c_size_t), ("absmax", tensor), ("nested_quant_map", tensor), ("codes", tensor),
+        ("nested_absmax", tensor), ("offset", POINTER(c_double)),
+    ]
+
+
+class nf4_dequantize_args(Struct):
+    __slots__ = ()
+    _fields_ = [
+        ("struct_size", c_size_t), ("w", POINTER(nf4)), ("y", tensor),
     ]
 
 
@@ -769,18 +769,18 @@ STRUCTS = {
     "copg_loss_args": copg_loss_args, "beta_mml_loss_args": beta_mml_loss_args,
     "info_nce_loss_args": info_nce_loss_args, "prdp_loss_args": prdp_loss_args,
     "seq_reduce_args": seq_reduce_args, "seq_broadcast_args": seq_broadcast_args,
-    "quantile_args": quantile_args, "top_fraction_args": top_fraction_args,
-    "nf4_quantize_args": nf4_quantize_args, "nf4_quantize_absmax_args": nf4_quantize_absmax_args,
-    "nf4_dequantize_args": nf4_dequantize_args, "nf4_matmul_args": nf4_matmul_args,
+    "quantile_args": quantile_args, "top_fraction_args": top_fraction_args, "matmul_args": matmul_args,
+    "matmul_dx_args": matmul_dx_args, "matmul_dw_args": matmul_dw_args, "nf4_matmul_args": nf4_matmul_args,
     "nf4_matmul_dx_args": nf4_matmul_dx_args, "nf4_matmul_grouped_args": nf4_matmul_grouped_args,
-    "nf4_matmul_grouped_dx_args": nf4_matmul_grouped_dx_args, "matmul_args": matmul_args,
-    "matmul_dx_args": matmul_dx_args, "matmul_dw_args": matmul_dw_args, "lora_grad_args": lora_grad_args,
-    "rmsnorm_args": rmsnorm_args, "rmsnorm_bwd_args": rmsnorm_bwd_args, "rope_args": rope_args,
-    "attention_args": attention_args, "attention_bwd_args": attention_bwd_args, "swiglu_args": swiglu_args,
-    "swiglu_bwd_args": swiglu_bwd_args, "embedding_args": embedding_args,
-    "embedding_bwd_args": embedding_bwd_args, "copy_rows_args": copy_rows_args, "convert_args": convert_args,
-    "adamw_settings": adamw_settings, "adamw_outcome": adamw_outcome, "adamw_tensor": adamw_tensor,
-    "adamw_args": adamw_args, "adamw_8bit_tensor": adamw_8bit_tensor, "adamw_8bit_args": adamw_8bit_args,
+    "nf4_matmul_grouped_dx_args": nf4_matmul_grouped_dx_args, "lora_grad_args": lora_grad_args,
+    "nf4_quantize_args": nf4_quantize_args, "nf4_quantize_absmax_args": nf4_quantize_absmax_args,
+    "nf4_dequantize_args": nf4_dequantize_args, "rmsnorm_args": rmsnorm_args,
+    "rmsnorm_bwd_args": rmsnorm_bwd_args, "rope_args": rope_args, "attention_args": attention_args,
+    "attention_bwd_args": attention_bwd_args, "swiglu_args": swiglu_args, "swiglu_bwd_args": swiglu_bwd_args,
+    "embedding_args": embedding_args, "embedding_bwd_args": embedding_bwd_args,
+    "copy_rows_args": copy_rows_args, "convert_args": convert_args, "adamw_settings": adamw_settings,
+    "adamw_outcome": adamw_outcome, "adamw_tensor": adamw_tensor, "adamw_args": adamw_args,
+    "adamw_8bit_tensor": adamw_8bit_tensor, "adamw_8bit_args": adamw_8bit_args,
     "grad_norm_args": grad_norm_args, "lerp_args": lerp_args, "update_sparsity": update_sparsity,
     "sparsity_stats_args": sparsity_stats_args, "delta_encode_args": delta_encode_args,
     "delta_apply_args": delta_apply_args,
@@ -839,17 +839,17 @@ FUNCTIONS = {
     "seq_broadcast": (c_int32, [c_uint64, c_void_p, POINTER(seq_broadcast_args)]),
     "quantile": (c_int32, [c_uint64, c_void_p, POINTER(quantile_args)]),
     "top_fraction": (c_int32, [c_uint64, c_void_p, POINTER(top_fraction_args)]),
-    "nf4_quantize": (c_int32, [c_uint64, c_void_p, POINTER(nf4_quantize_args)]),
-    "nf4_quantize_absmax": (c_int32, [c_uint64, c_void_p, POINTER(nf4_quantize_absmax_args)]),
-    "nf4_dequantize": (c_int32, [c_uint64, c_void_p, POINTER(nf4_dequantize_args)]),
+    "matmul": (c_int32, [c_uint64, c_void_p, POINTER(matmul_args)]),
+    "matmul_dx": (c_int32, [c_uint64, c_void_p, POINTER(matmul_dx_args)]),
+    "matmul_dw": (c_int32, [c_uint64, c_void_p, POINTER(matmul_dw_args)]),
     "nf4_matmul": (c_int32, [c_uint64, c_void_p, POINTER(nf4_matmul_args)]),
     "nf4_matmul_dx": (c_int32, [c_uint64, c_void_p, POINTER(nf4_matmul_dx_args)]),
     "nf4_matmul_grouped": (c_int32, [c_uint64, c_void_p, POINTER(nf4_matmul_grouped_args)]),
     "nf4_matmul_grouped_dx": (c_int32, [c_uint64, c_void_p, POINTER(nf4_matmul_grouped_dx_args)]),
-    "matmul": (c_int32, [c_uint64, c_void_p, POINTER(matmul_args)]),
-    "matmul_dx": (c_int32, [c_uint64, c_void_p, POINTER(matmul_dx_args)]),
-    "matmul_dw": (c_int32, [c_uint64, c_void_p, POINTER(matmul_dw_args)]),
     "lora_grad": (c_int32, [c_uint64, c_void_p, POINTER(lora_grad_args)]),
+    "nf4_quantize": (c_int32, [c_uint64, c_void_p, POINTER(nf4_quantize_args)]),
+    "nf4_quantize_absmax": (c_int32, [c_uint64, c_void_p, POINTER(nf4_quantize_absmax_args)]),
+    "nf4_dequantize": (c_int32, [c_uint64, c_void_p, POINTER(nf4_dequantize_args)]),
     "rmsnorm": (c_int32, [c_uint64, c_void_p, POINTER(rmsnorm_args)]),
     "rmsnorm_bwd": (c_int32, [c_uint64, c_void_p, POINTER(rmsnorm_bwd_args)]),
     "rope": (c_int32, [c_uint64, c_void_p, POINTER(rope_args)]),
@@ -894,10 +894,10 @@ __all__ = [
     "group_advantage_args", "gae_args", "discounted_return_args", "whiten_stats", "whiten_args",
     "kl_reward_args", "offpolicy_stats", "offpolicy_weight_args", "value_loss_args", "preference_loss_args",
     "kto_loss_args", "copg_loss_args", "beta_mml_loss_args", "info_nce_loss_args", "prdp_loss_args",
-    "seq_reduce_args", "seq_broadcast_args", "quantile_args", "top_fraction_args", "nf4_quantize_args",
-    "nf4_quantize_absmax_args", "nf4_dequantize_args", "nf4_matmul_args", "nf4_matmul_dx_args",
-    "nf4_matmul_grouped_args", "nf4_matmul_grouped_dx_args", "matmul_args", "matmul_dx_args",
-    "matmul_dw_args", "lora_grad_args", "rmsnorm_args", "rmsnorm_bwd_args", "rope_args", "attention_args",
+    "seq_reduce_args", "seq_broadcast_args", "quantile_args", "top_fraction_args", "matmul_args",
+    "matmul_dx_args", "matmul_dw_args", "nf4_matmul_args", "nf4_matmul_dx_args", "nf4_matmul_grouped_args",
+    "nf4_matmul_grouped_dx_args", "lora_grad_args", "nf4_quantize_args", "nf4_quantize_absmax_args",
+    "nf4_dequantize_args", "rmsnorm_args", "rmsnorm_bwd_args", "rope_args", "attention_args",
     "attention_bwd_args", "swiglu_args", "swiglu_bwd_args", "embedding_args", "embedding_bwd_args",
     "copy_rows_args", "convert_args", "adamw_settings", "adamw_outcome", "adamw_tensor", "adamw_args",
     "adamw_8bit_tensor", "adamw_8bit_args", "grad_norm_args", "lerp_args", "update_sparsity",

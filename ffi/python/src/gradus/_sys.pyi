@@ -609,27 +609,35 @@ class top_fraction_args(Struct):
     keep: tensor
     threshold: tensor
 
-class nf4_quantize_args(Struct):
+class matmul_args(Struct):
     struct_size: int
     x: tensor
-    quant_type: int
-    reserved: int
-    blocksize: int
-    packed: tensor
-    absmax: tensor
-
-class nf4_quantize_absmax_args(Struct):
-    struct_size: int
-    absmax: tensor
-    nested_quant_map: tensor
-    codes: tensor
-    nested_absmax: tensor
-    offset: Any
-
-class nf4_dequantize_args(Struct):
-    struct_size: int
-    w: Any
+    w: tensor
+    bias: tensor
+    lora: Any
+    lora_count: int
+    adapter: tensor
+    s: tensor
+    residual: tensor
     y: tensor
+
+class matmul_dx_args(Struct):
+    struct_size: int
+    dy: tensor
+    w: tensor
+    lora: Any
+    lora_count: int
+    adapter: tensor
+    accumulate: int
+    reserved: int
+    dx: tensor
+
+class matmul_dw_args(Struct):
+    struct_size: int
+    dy: tensor
+    x: tensor
+    dw: tensor
+    dbias: tensor
 
 class nf4_matmul_args(Struct):
     struct_size: int
@@ -672,36 +680,6 @@ class nf4_matmul_grouped_dx_args(Struct):
     reserved: int
     dx: tensor
 
-class matmul_args(Struct):
-    struct_size: int
-    x: tensor
-    w: tensor
-    bias: tensor
-    lora: Any
-    lora_count: int
-    adapter: tensor
-    s: tensor
-    residual: tensor
-    y: tensor
-
-class matmul_dx_args(Struct):
-    struct_size: int
-    dy: tensor
-    w: tensor
-    lora: Any
-    lora_count: int
-    adapter: tensor
-    accumulate: int
-    reserved: int
-    dx: tensor
-
-class matmul_dw_args(Struct):
-    struct_size: int
-    dy: tensor
-    x: tensor
-    dw: tensor
-    dbias: tensor
-
 class lora_grad_args(Struct):
     struct_size: int
     x: tensor
@@ -713,6 +691,28 @@ class lora_grad_args(Struct):
     reserved: int
     da: tensor
     db: tensor
+
+class nf4_quantize_args(Struct):
+    struct_size: int
+    x: tensor
+    quant_type: int
+    reserved: int
+    blocksize: int
+    packed: tensor
+    absmax: tensor
+
+class nf4_quantize_absmax_args(Struct):
+    struct_size: int
+    absmax: tensor
+    nested_quant_map: tensor
+    codes: tensor
+    nested_absmax: tensor
+    offset: Any
+
+class nf4_dequantize_args(Struct):
+    struct_size: int
+    w: Any
+    y: tensor
 
 class rmsnorm_args(Struct):
     struct_size: int
@@ -1060,17 +1060,17 @@ __all__ = [
     "seq_broadcast_args",
     "quantile_args",
     "top_fraction_args",
-    "nf4_quantize_args",
-    "nf4_quantize_absmax_args",
-    "nf4_dequantize_args",
+    "matmul_args",
+    "matmul_dx_args",
+    "matmul_dw_args",
     "nf4_matmul_args",
     "nf4_matmul_dx_args",
     "nf4_matmul_grouped_args",
     "nf4_matmul_grouped_dx_args",
-    "matmul_args",
-    "matmul_dx_args",
-    "matmul_dw_args",
     "lora_grad_args",
+    "nf4_quantize_args",
+    "nf4_quantize_absmax_args",
+    "nf4_dequantize_args",
     "rmsnorm_args",
     "rmsnorm_bwd_args",
     "rope_args",

@@ -188,7 +188,7 @@ def nf4_matmul(
 ) -> Tensor:
     """Y = X W^T + bias + scale (X A^T) B^T: x F [..., K], w a frozen [N, K], bias F [N], a F [r, K], b F [N, r].
 
-    Differentiable by x, bias, a and b, whose gradients have their dtypes. The values are those of dequantising W
+    Differentiable by x, bias, a and b, whose gradients have their dtypes. The values are those of dequantizing W
     and multiplying, bit for bit. Under autocast all operands are cast as those of torch.nn.functional.linear;
     without, y has the dtype of x, and an adapter of a wider one (PEFT's f32 beside bf16) is multiplied in its own.
     """

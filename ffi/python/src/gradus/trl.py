@@ -136,7 +136,7 @@ def settings_of(trainer: Any) -> str:
 
 
 def normalizer_of(trainer: Any, mode: str) -> float:
-    """Micro-batches that an optimiser step adds up."""
+    """Micro-batches that an optimizer step adds up."""
     return trainer.current_gradient_accumulation_steps if mode == "train" else 1.0
 
 

@@ -93,7 +93,7 @@ def seq_weight(
 
 
 def covariance(advantages: Tensor, logp: Tensor, mask: Tensor) -> Tensor:
-    """Of every token's advantage with its log-prob, centred over the batch."""
+    """Of every token's advantage with its log-prob, centered over the batch."""
     return (advantages - masked_mean(advantages, mask)) * (logp - masked_mean(logp, mask))
 
 
@@ -319,9 +319,9 @@ def reinforce_plus_plus(token_level_rewards, response_mask, config=None, **_):
 
 @torch.no_grad()
 def reinforce_plus_plus_baseline(token_level_rewards, response_mask, index, **_):
-    """Group-centred scores, whitened over the batch's tokens."""
-    centred, _ = by_group(token_level_rewards, response_mask, index, scale="none")
-    advantage = whitened(centred, response_mask)
+    """Group-centered scores, whitened over the batch's tokens."""
+    centered, _ = by_group(token_level_rewards, response_mask, index, scale="none")
+    advantage = whitened(centered, response_mask)
     return advantage, advantage
 
 
@@ -334,7 +334,7 @@ def remax(token_level_rewards, reward_baselines, response_mask, **_):
 
 @torch.no_grad()
 def gae(token_level_rewards, values, response_mask, gamma, lam, **_):
-    """Generalised advantages, whitened, and returns. verl's trainer hands values to its own `gae` only."""
+    """Generalized advantages, whitened, and returns. verl's trainer hands values to its own `gae` only."""
     out = call(
         "gae",
         reward=token_level_rewards.contiguous().view(-1),

@@ -36,7 +36,7 @@ def same(name: str, got: np.ndarray, want: np.ndarray) -> None:
 
 
 def nf4(abi: Abi, f: Tensors) -> str:
-    """Codes, maxima, nested maxima and tables have the bits of bitsandbytes; dequantised values those of the
+    """Codes, maxima, nested maxima and tables have the bits of bitsandbytes; dequantized values those of the
     layout's rule, and of bitsandbytes wherever rows are whole blocks (docs/LOG.md says why only there)."""
     f.only("weight", "packed", "absmax", "code", "dequantized", "nested_absmax", "nested_code", "offset")
     f.settled("quant_type", "blocksize", "compress_statistics", "nested_blocksize")
@@ -72,11 +72,11 @@ def nf4(abi: Abi, f: Tensors) -> str:
     whole = k % blocksize == 0
     if whole:
         same(f"{f.name} dequantized", y.view(np.ndarray), f["dequantized"].view(np.ndarray))
-    return "bits" if whole else "bits; rows are not whole blocks: dequantised by the rule only"
+    return "bits" if whole else "bits; rows are not whole blocks: dequantized by the rule only"
 
 
 def nested(abi: Abi, f: Tensors, w: Any, absmax: np.ndarray) -> np.ndarray:
-    """Double quantisation; returns the decoded maxima."""
+    """Double quantization; returns the decoded maxima."""
     group = f.settings["nested_blocksize"]
     assert group == 256, f"{f.name}: bitsandbytes nests 256 maxima, not {group}"
     table, offset = abi.dynamic_map(), ctypes.c_double()

@@ -39,7 +39,7 @@ class Linear:
     ) -> None:
         self.abi, self.name, self.bias, self.as_bnb = abi, name, weights.get(f"{name}.bias"), as_bnb
         self.packed = next((key for key in weights if key.startswith(f"{name}.weight.quant_state.")), None) is not None
-        self.w = quantised(abi, weights, f"{name}.weight") if self.packed else weights[f"{name}.weight"]
+        self.w = quantized(abi, weights, f"{name}.weight") if self.packed else weights[f"{name}.weight"]
         self.n, self.k = (self.w.n, self.w.k) if self.packed else self.w.shape
         if as_bnb and self.packed:
             self.w = rounded_parts(abi, self.w)
@@ -77,7 +77,7 @@ class Linear:
         return dx
 
 
-def quantised(abi: Abi, weights: Tensors, name: str) -> Any:
+def quantized(abi: Abi, weights: Tensors, name: str) -> Any:
     """gradus_nf4 of a checkpoint's entries."""
     import ctypes
 
@@ -292,18 +292,18 @@ def quantised_matches(model: Decoder, folder: pathlib.Path, file: Tensors) -> st
     weights; with the kernel's roundings in place what is left are roundings of sums that fall to the other side."""
     dense = Decoder(model.abi, folder)
     for linear in (x for layer in dense.layers for x in layer.linear.values() if x.packed):
-        linear.w, linear.packed = dequantised(linear.w), False
+        linear.w, linear.packed = dequantized(linear.w), False
     ids = file["input_ids"]
     packed, plain = (m.logits(m.forward(ids)) for m in (model, dense))
     own = np.abs(packed - plain).max() / np.abs(plain).max()
-    assert own < 1e-5, f"4-bit logits are {own} from those of the dequantised weights"
+    assert own < 1e-5, f"4-bit logits are {own} from those of the dequantized weights"
     codes = same_codes(model, folder)
     off = distance(model, file)
     if off < 1e-5:
         return f"logits {off:.1e} of their scale, {codes}"
     as_bnb = distance(Decoder(model.abi, folder, as_bnb=True), file)
     assert as_bnb < 1e-2 and as_bnb < off / 2, f"logits off by {off}, by {as_bnb} with the peer's bf16 roundings"
-    return f"{own:.1e} from dequantised weights; the peer multiplied in bf16: {off:.1e}, with its roundings {as_bnb:.1e}; {codes}"
+    return f"{own:.1e} from dequantized weights; the peer multiplied in bf16: {off:.1e}, with its roundings {as_bnb:.1e}; {codes}"
 
 
 def maxima(w: Any) -> np.ndarray:
@@ -315,7 +315,7 @@ def maxima(w: Any) -> np.ndarray:
     return parts["nested_quant_map"][absmax] * outer + F32(w.offset)
 
 
-def dequantised(w: Any) -> np.ndarray:
+def dequantized(w: Any) -> np.ndarray:
     """f32 [n, k] by the rule of the layout."""
     packed = w.keep["packed"]
     nibbles = np.stack([packed >> 4, packed & 15], 1).ravel()[: w.n * w.k]
@@ -324,7 +324,7 @@ def dequantised(w: Any) -> np.ndarray:
 
 
 def same_codes(model: Decoder, folder: pathlib.Path) -> str:
-    """Where the folder of the dense weights is beside this one, its matrices quantise to these codes."""
+    """Where the folder of the dense weights is beside this one, its matrices quantize to these codes."""
     beside = folder.parent / folder.name.removesuffix("-bnb-4bit") / "model.safetensors"
     if not beside.exists():
         return "no dense weights beside it"
@@ -335,7 +335,7 @@ def same_codes(model: Decoder, folder: pathlib.Path) -> str:
         model.abi.run("nf4_quantize", x=x, blocksize=w.blocksize, packed=packed, absmax=absmax)
         assert (packed == w.keep["packed"]).all(), f"{linear.name}: other codes"
         count += 1
-    return f"{count} matrices quantise to these codes"
+    return f"{count} matrices quantize to these codes"
 
 
 def adapter_matches(abi: Abi, folder: pathlib.Path) -> str:

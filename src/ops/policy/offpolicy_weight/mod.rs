@@ -197,7 +197,7 @@ pub fn offpolicy_weight<R: Real>(device: &Device, args: OffPolicyWeight<'_, R>) 
     check.that(s.clamp > 0.0, "settings.clamp", s.clamp, "a number > 0 (infinity = off)")?;
     if let Some(reject) = &s.reject {
         let got = format!("{}..{}", reject.lo, reject.hi);
-        check.that(reject.lo <= reject.hi, "settings.reject", got, "an interval")?;
+        check.that(reject.lo <= reject.hi, "settings.reject.lo", got, "an interval")?;
     }
     on_device!(device, check, args: OffPolicyWeight<R: Real> => cpu::offpolicy_weight, gpu::offpolicy_weight)
 }

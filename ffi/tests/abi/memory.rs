@@ -2,9 +2,6 @@
 //! same bits or returns OUT_OF_MEMORY, touches nothing that is not its output, and the context works on.
 //!
 //! The allocator is `shim.c`, compiled and preloaded into a second run of this executable.
-#![cfg(all(target_os = "linux", target_env = "gnu"))]
-
-mod common;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::path::Path;
@@ -12,8 +9,8 @@ use std::process::Command;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
 
-use common::calls::{Call, LONG, Rng, WIDE, last_error};
-use common::parsed::{Struct, ops, structs};
+use crate::common::calls::{Call, LONG, Rng, WIDE, last_error};
+use crate::common::parsed::{Struct, ops, structs};
 use gradus_c::sys;
 
 const OUT_OF_MEMORY: i32 = sys::GRADUS_OUT_OF_MEMORY as i32;
@@ -21,7 +18,7 @@ const OUT_OF_MEMORY: i32 = sys::GRADUS_OUT_OF_MEMORY as i32;
 #[test]
 fn every_failed_allocation_is_a_status() {
     let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libgradus_shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi/shim.c");
     let compiled = Command::new("cc")
         .args(["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fno-builtin", "-o"])
         .args([&shim, &source])
@@ -30,7 +27,7 @@ fn every_failed_allocation_is_a_status() {
     assert!(compiled.success());
     for test in ["creating", "ops_of_the_abi", "functions_of_the_abi"] {
         let run = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("shimmed::{test}"), "--ignored", "--nocapture"])
+            .args(["--exact", &format!("memory::shimmed::{test}"), "--ignored", "--nocapture"])
             .args(["--test-threads", "1"])
             .env("LD_PRELOAD", &shim)
             .env("RAYON_NUM_THREADS", "3")
@@ -108,7 +105,7 @@ fn attack(shim: &Shim, ctx: u64, op: &Struct, structs: &[Struct], optional: bool
         call.run_with(|op, args| {
             // SAFETY: the call's own struct and memory.
             shim.with((span.0, span.1, false), || unsafe {
-                common::dispatch(op, ctx, null_mut(), args)
+                crate::common::dispatch(op, ctx, null_mut(), args)
             })
         })
     };

@@ -6,30 +6,24 @@ use gradus::ops::presets;
 use gradus::ops::*;
 use gradus::{Error, Result};
 
-use crate::names::of_header;
+use crate::field::Field;
+use crate::registry::Enumeration;
 use crate::status::{flag, given_mut, guard, list, text};
 use crate::sys::{self, *};
-use crate::tensor::Tensors;
-
-pub(super) const EPS_FORMS: [EpsForm; 3] =
-    [EpsForm::AddToStd, EpsForm::AddToVariance, EpsForm::FloorVariance];
+use crate::tensor::{Tensors, enumerator};
 
 impl gradus_policy_settings {
     pub(super) fn get(&self, t: &Tensors<'_>) -> Result<PolicySettings> {
-        use RatioLevel as R;
-        let ratios = [R::Token, R::SequenceMean, R::SequenceMeanToken, R::SequenceSum];
-        let denominators = [Denominator::Old, Denominator::Sampler];
-        let centers = [ClipCenter::One, ClipCenter::OldOverSampler];
         let use_kl = t.flag("settings.use_kl", self.use_kl)?;
         let mut class_self_ratio = [false; 8];
         for (i, flag) in class_self_ratio.iter_mut().enumerate() {
             *flag = t.flag(&format!("settings.class_self_ratio[{i}]"), self.class_self_ratio[i])?;
         }
         Ok(PolicySettings {
-            loss: t.choice("settings.loss", self.loss, &self.losses())?,
-            ratio: t.choice("settings.ratio", self.ratio, &ratios)?,
-            denominator: t.choice("settings.denominator", self.denominator, &denominators)?,
-            center: t.choice("settings.center", self.center, &centers)?,
+            loss: self.loss(t)?,
+            ratio: Field::get(t, "settings.ratio", &self.ratio)?,
+            denominator: Field::get(t, "settings.denominator", &self.denominator)?,
+            center: Field::get(t, "settings.center", &self.center)?,
             log_ratio_clamp: self.log_ratio_clamp,
             seq_log_ratio_max: self.seq_log_ratio_max,
             kl: if use_kl { Some(self.kl(t)?) } else { None },
@@ -40,43 +34,34 @@ impl gradus_policy_settings {
         })
     }
 
-    /// In the order of the header.
-    fn losses(&self) -> [Loss; 12] {
-        let (lo, hi, cap, kappa) = (self.lo, self.hi, self.cap, self.kappa);
-        [
-            Loss::CrossEntropy,
-            Loss::Reinforce,
-            Loss::PpoClip { lo, hi, dual: self.dual },
-            Loss::Cispo { lo, hi },
-            Loss::Sapo { tau_pos: self.tau_pos, tau_neg: self.tau_neg },
-            Loss::Vespo {
+    fn loss(&self, t: &Tensors<'_>) -> Result<Loss> {
+        use gradus_loss::*;
+        let &gradus_policy_settings { lo, hi, dual, cap, kappa, tau_pos, tau_neg, .. } = self;
+        Ok(match t.enumerator("settings.loss", self.loss)? {
+            GRADUS_CROSS_ENTROPY => Loss::CrossEntropy,
+            GRADUS_REINFORCE => Loss::Reinforce,
+            GRADUS_PPO_CLIP => Loss::PpoClip { lo, hi, dual },
+            GRADUS_CISPO => Loss::Cispo { lo, hi },
+            GRADUS_SAPO => Loss::Sapo { tau_pos, tau_neg },
+            GRADUS_VESPO => Loss::Vespo {
                 pos: (self.kappa_pos, self.lambda_pos),
                 neg: (self.kappa_neg, self.lambda_neg),
             },
-            Loss::Gmpo { lo, hi },
-            Loss::Dro { beta: self.dro_beta },
-            Loss::DppoTv { lo, hi, cap },
-            Loss::DppoKl { lo, hi, cap },
-            Loss::Prime { lo, hi, kappa },
-            Loss::KlCov { kappa },
-        ]
+            GRADUS_GMPO => Loss::Gmpo { lo, hi },
+            GRADUS_DRO => Loss::Dro { beta: self.dro_beta },
+            GRADUS_DPPO_TV => Loss::DppoTv { lo, hi, cap },
+            GRADUS_DPPO_KL => Loss::DppoKl { lo, hi, cap },
+            GRADUS_PRIME => Loss::Prime { lo, hi, kappa },
+            GRADUS_KL_COV => Loss::KlCov { kappa },
+        })
     }
 
     fn kl(&self, t: &Tensors<'_>) -> Result<Kl> {
-        use KlEstimator as E;
-        use KlGradient as G;
-        use KlWeight as W;
-        let estimators = [E::K1, E::K2, E::K3, E::Abs];
-        let weights = [W::One, W::Ratio, W::RatioDetached];
         Ok(Kl {
             coef: self.kl_coef,
-            estimator: t.choice("settings.kl_estimator", self.kl_estimator, &estimators)?,
-            gradient: t.choice(
-                "settings.kl_gradient",
-                self.kl_gradient,
-                &[G::Same, G::K2, G::None],
-            )?,
-            weight: t.choice("settings.kl_weight", self.kl_weight, &weights)?,
+            estimator: Field::get(t, "settings.kl_estimator", &self.kl_estimator)?,
+            gradient: Field::get(t, "settings.kl_gradient", &self.kl_gradient)?,
+            weight: Field::get(t, "settings.kl_weight", &self.kl_weight)?,
             clamp_in: self.kl_clamp_in,
             clamp_out: self.kl_clamp_out,
             mix: self.kl_mix,
@@ -84,7 +69,8 @@ impl gradus_policy_settings {
     }
 
     fn set_loss(&mut self, loss: Loss) {
-        let (kind, lo, hi) = match loss {
+        use gradus_loss::*;
+        let (number, lo, hi) = match loss {
             Loss::CrossEntropy => (GRADUS_CROSS_ENTROPY, 0.0, 0.0),
             Loss::Reinforce => (GRADUS_REINFORCE, 0.0, 0.0),
             Loss::PpoClip { lo, hi, dual } => {
@@ -123,16 +109,16 @@ impl gradus_policy_settings {
                 (GRADUS_KL_COV, 0.0, 0.0)
             }
         };
-        (self.loss, self.lo, self.hi) = (kind as i32, lo, hi);
+        (self.loss, self.lo, self.hi) = (number as i32, lo, hi);
     }
 
     fn set_kl(&mut self, kl: Option<Kl>) {
         let kl_or_default = kl.unwrap_or(Kl::k3(0.0));
         self.use_kl = kl.is_some() as i32;
         self.kl_coef = kl_or_default.coef;
-        self.kl_estimator = kl_or_default.estimator as i32;
-        self.kl_gradient = kl_or_default.gradient as i32;
-        self.kl_weight = kl_or_default.weight as i32;
+        self.kl_estimator = gradus_kl_estimator::from(kl_or_default.estimator) as i32;
+        self.kl_gradient = gradus_kl_gradient::from(kl_or_default.gradient) as i32;
+        self.kl_weight = gradus_kl_weight::from(kl_or_default.weight) as i32;
         self.kl_clamp_in = kl_or_default.clamp_in;
         self.kl_clamp_out = kl_or_default.clamp_out;
         self.kl_mix = kl_or_default.mix;
@@ -146,8 +132,9 @@ impl From<&PolicySettings> for gradus_policy_settings {
         (flat.dual, flat.cap) = (f64::INFINITY, f64::INFINITY);
         flat.set_loss(s.loss);
         flat.set_kl(s.kl);
-        (flat.ratio, flat.denominator, flat.center) =
-            (s.ratio as i32, s.denominator as i32, s.center as i32);
+        flat.ratio = gradus_ratio::from(s.ratio) as i32;
+        flat.denominator = gradus_denominator::from(s.denominator) as i32;
+        flat.center = gradus_center::from(s.center) as i32;
         (flat.log_ratio_clamp, flat.seq_log_ratio_max) = (s.log_ratio_clamp, s.seq_log_ratio_max);
         (flat.entropy_coef, flat.opsm) = (s.entropy_coef, s.opsm);
         flat.class_weight = s.class_weight;
@@ -157,17 +144,19 @@ impl From<&PolicySettings> for gradus_policy_settings {
 }
 
 fn aggregation(kind: i32, count_empty: i32, value: f64) -> Result<Aggregation> {
+    use gradus_aggregation::*;
     let count_empty = flag("gradus_seq_weights", "count_empty", count_empty)?;
-    let all = [
-        Aggregation::TokenMean,
-        Aggregation::TokenMeanOf { tokens: value },
-        Aggregation::SequenceMeanTokenMean { count_empty },
-        Aggregation::SequenceMeanTokenSum { count_empty },
-        Aggregation::Constant { length: value, count_empty },
-        Aggregation::TokenSum,
-    ];
-    let found = usize::try_from(kind).ok().and_then(|kind| all.get(kind).copied());
-    found.ok_or_else(|| Error::invalid("gradus_seq_weights", "aggregation", kind, "0 to 5"))
+    let expected = format!("0 to {}", gradus_aggregation::ALL.len() - 1);
+    let number = enumerator(kind)
+        .ok_or_else(|| Error::invalid("gradus_seq_weights", "aggregation", kind, expected))?;
+    Ok(match number {
+        GRADUS_TOKEN_MEAN => Aggregation::TokenMean,
+        GRADUS_TOKEN_MEAN_OF => Aggregation::TokenMeanOf { tokens: value },
+        GRADUS_SEQUENCE_MEAN_TOKEN_MEAN => Aggregation::SequenceMeanTokenMean { count_empty },
+        GRADUS_SEQUENCE_MEAN_TOKEN_SUM => Aggregation::SequenceMeanTokenSum { count_empty },
+        GRADUS_CONSTANT => Aggregation::Constant { length: value, count_empty },
+        GRADUS_TOKEN_SUM => Aggregation::TokenSum,
+    })
 }
 
 /// What no preset is called, whichever part of the name is unknown.
@@ -182,6 +171,7 @@ fn no_preset(name: &str, error: Error) -> Error {
 
 /// Number, whether empty sequences count, and the value, as the header has them.
 fn flat(aggregation: Aggregation) -> (i32, i32, f64) {
+    use gradus_aggregation::*;
     let (kind, count_empty, value) = match aggregation {
         Aggregation::TokenMean => (GRADUS_TOKEN_MEAN, false, 0.0),
         Aggregation::TokenMeanOf { tokens } => (GRADUS_TOKEN_MEAN_OF, false, tokens),
@@ -228,6 +218,16 @@ pub unsafe extern "C" fn gradus_policy_preset(
     })
 }
 
+/// The number of an aggregation is `value` in the header, whichever it has.
+fn named_value(error: Error) -> Error {
+    match error {
+        Error::InvalidArgument { op, arg, got, expected } if arg != "lengths" => {
+            Error::InvalidArgument { op, arg: "value".to_string(), got, expected }
+        }
+        other => other,
+    }
+}
+
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
@@ -243,7 +243,7 @@ pub unsafe extern "C" fn gradus_seq_weights(
     guard(|| {
         let aggregation = aggregation(aggregation_kind, count_empty, value)?;
         let lengths = list(OP, "lengths", lengths, count)?;
-        let found = seq_weights(aggregation, lengths).map_err(of_header)?;
+        let found = seq_weights(aggregation, lengths).map_err(named_value)?;
         if let Some(first) = found.first() {
             given_mut(OP, "weights", weights)?;
             // SAFETY: the caller gave `count` places, and there are as many weights as lengths.

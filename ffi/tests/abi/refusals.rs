@@ -1,12 +1,10 @@
 //! Every required tensor of every op, broken in every way that can be seen: an error that names it, and
-//! nothing written. Small enough for Miri: `cargo +nightly miri test -p gradus-c --test refusals`.
-
-mod common;
+//! nothing written. Small enough for Miri: `cargo +nightly miri test -p gradus-c --test abi refusals`.
 
 use std::ptr::null_mut;
 
-use common::calls::{BREAKS, Call, Rng, create, last_error};
-use common::parsed::{ops, structs};
+use crate::common::calls::{BREAKS, Call, Rng, create, last_error};
+use crate::common::parsed::{ops, structs};
 use gradus_c::sys;
 
 #[test]
@@ -41,7 +39,7 @@ fn a_broken_tensor_is_named() {
 
 /// Contexts and memory, used after they were given back.
 #[test]
-fn what_was_given_back_is_recognised() {
+fn what_was_given_back_is_recognized() {
     let bad = sys::GRADUS_BAD_HANDLE as i32;
     let ctx = create("cpu");
     let other = create("cpu");

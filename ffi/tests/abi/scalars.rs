@@ -1,14 +1,12 @@
 //! Every scalar of every struct at values that no formula likes: the call is refused with the argument's name, or
 //! its outputs are as finite as without. Nothing is NaN because a setting was.
 
-mod common;
-
 use std::ffi::CStr;
 use std::ptr::null_mut;
 
-use common::calls::{Call, Rng, create, last_error};
-use common::parsed::{ops, structs};
-use common::settings::Scalar;
+use crate::common::calls::{Call, Rng, create, last_error};
+use crate::common::parsed::{ops, structs};
+use crate::common::settings::Scalar;
 use gradus_c::sys;
 
 const REALS: [f64; 10] =

@@ -11,7 +11,7 @@ fn library_folder() -> PathBuf {
 }
 
 fn block(language: &str) -> String {
-    let text = include_str!("../../README.md");
+    let text = include_str!("../../../README.md");
     let (_, rest) =
         text.split_once(&format!("```{language}\n")).expect("the README has such a block");
     rest.split_once("```").unwrap().0.to_string()

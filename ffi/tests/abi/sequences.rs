@@ -1,13 +1,11 @@
 //! Random calls of every op. Each outcome keeps the header's promises: no panic, nothing written by a refused
 //! call, nothing outside an output by any, texts that name the argument.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::ptr::null_mut;
 
-use common::calls::{Call, Rng, create, last_error};
-use common::parsed::{Struct, ops, structs};
+use crate::common::calls::{Call, Rng, create, last_error};
+use crate::common::parsed::{Struct, ops, structs};
 use gradus_c::sys;
 use proptest::prelude::*;
 
