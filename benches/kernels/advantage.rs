@@ -48,7 +48,7 @@ fn groups(c: &mut Criterion) {
     let (count, size) = (4096, 16);
     let (logp, reward, offsets) =
         (values(count * size), values(count * size), offsets(count, size));
-    let (mut loss, mut d_logp) = (vec![0f32; count], vec![0f32; count * size]);
+    let (mut loss, mut dlogp) = (vec![0f32; count], vec![0f32; count * size]);
     group.throughput(Throughput::Elements((count * size) as u64));
     group.bench_function(BenchmarkId::new("copg", format!("{count}x{size}")), |b| {
         b.iter(|| {
@@ -60,7 +60,7 @@ fn groups(c: &mut Criterion) {
                 beta: 0.1,
                 weight: None,
                 loss: (&mut loss).into(),
-                d_logp: (&mut d_logp).into(),
+                dlogp: (&mut dlogp).into(),
                 total: None,
             };
             copg_loss(&Device::Cpu, args).unwrap();
@@ -86,7 +86,7 @@ fn tokens(c: &mut Criterion) {
                 cu_seqlens: (&cu_seqlens).into(),
                 bootstrap: None,
                 gamma: 1.0,
-                lambda: 0.95,
+                gae_lambda: 0.95,
                 advantage: (&mut advantage).into(),
                 returns: None,
             };

@@ -27,7 +27,7 @@ pub fn bench(c: &mut Criterion) {
     group.bench_function("lerp", |b| {
         b.iter(|| {
             let (a, b) = ((&w0).into(), (&w1).into());
-            lerp(&Device::Cpu, Lerp { a, b, lambda: 0.3, y: (&mut y).into() }).unwrap();
+            lerp(&Device::Cpu, Lerp { a, b, weight: 0.3, y: (&mut y).into() }).unwrap();
         })
     });
     group.finish();

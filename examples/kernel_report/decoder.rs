@@ -211,7 +211,7 @@ fn rows(bench: &Bench) -> Result<()> {
     })?;
     bench.report(&name, (4 * T * D) as u64, |d| {
         let (x, y) = (table.view(&shape(vocab, D))?, y.view_mut(&all)?);
-        copy_rows(d, CopyRows { x, from: Some(of_ids), to: None, y })
+        copy_rows(d, CopyRows { x, from_rows: Some(of_ids), to_rows: None, y })
     })?;
     let mut dtable = bench.zeros_f32(vocab * D)?;
     bench.report(&name, (2 * T * D + 8 * T * D) as u64, |d| {

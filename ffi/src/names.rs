@@ -5,21 +5,9 @@ use gradus::Error;
 
 use crate::registry::FIELDS;
 
-/// (op or "" for all, Rust's word, the header's).
-const WORDS: &[(&str, &str, &str)] = &[
-    ("policy_loss", "class", "class_ids"),
-    ("top_fraction", "class", "class_ids"),
-    ("gae", "lambda", "gae_lambda"),
-    ("lerp", "lambda", "weight"),
-    ("copy_rows", "from", "from_rows"),
-    ("copy_rows", "to", "to_rows"),
-    ("", "table", "nested_quant_map"),
-    ("", "nested", "nested_absmax"),
-    ("", "code", "quant_map"),
-    ("delta_", "old", "old_value"),
-    ("delta_", "new", "new_value"),
-    ("", "d_logp", "dlogp"),
-];
+/// Parts of 4-bit weights, Rust's word and the header's: the header has the keys that a checkpoint of bitsandbytes has.
+const WORDS: [(&str, &str); 3] =
+    [("code", "quant_map"), ("nested", "nested_absmax"), ("table", "nested_quant_map")];
 
 /// The same error with the header's name of the argument.
 pub(crate) fn of_header(error: Error) -> Error {
@@ -37,8 +25,8 @@ pub(crate) fn of_header(error: Error) -> Error {
 fn renamed(op: &str, arg: String) -> String {
     let word = |part: &str| {
         let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
-        let found = WORDS.iter().find(|(of, rust, _)| op.starts_with(of) && *rust == name);
-        format!("{}{index}", found.map_or(name, |(_, _, header)| header))
+        let found = WORDS.iter().find(|(rust, _)| *rust == name);
+        format!("{}{index}", found.map_or(name, |(_, header)| header))
     };
     let path: Vec<String> = arg.split('.').map(word).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -83,16 +71,16 @@ mod tests {
             ("vocab_kl_bwd", "divergence.beta", "beta"),
             ("vocab_kl", "guidance.logits", "guidance"),
             ("vocab_kl", "guidance.gamma", "gamma"),
-            ("nf4_matmul", "w.absmax.nested_absmax", "w.nested_absmax"),
+            ("nf4_matmul", "w.absmax.nested", "w.nested_absmax"),
             ("nf4_matmul", "w.absmax.nested_blocksize", "w.nested_blocksize"),
             ("nf4_matmul", "w.absmax.codes", "w.absmax"),
-            ("nf4_matmul_grouped", "w[1].quant_map", "w[1].quant_map"),
+            ("nf4_matmul_grouped", "w[1].code", "w[1].quant_map"),
             ("nf4_matmul_grouped", "w[1].absmax.offset", "w[1].offset"),
             ("adamw", "tensors[2].grad.shape", "tensors[2].grad.shape"),
             ("copy_rows", "from_rows.dtype", "from_rows.dtype"),
             ("preference_loss", "dlogp.chosen", "dlogp_chosen"),
             ("preference_loss", "kind.margin", "margin"),
-            ("top_fraction", "class_ids.ranked", "ranked"),
+            ("top_fraction", "class.class_ids", "class_ids"),
             ("logprob", "transform.temperature", "transform.temperature"),
             ("logprob", "something", "something"),
         ] {

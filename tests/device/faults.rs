@@ -18,7 +18,7 @@ struct Case {
 
 fn lerp_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
     let (a, b) = ([1f32; 40], [2f32; 40]);
-    lerp(device, Lerp { a: a[..].into(), b: b[..].into(), lambda: 0.5, y: out.into() })
+    lerp(device, Lerp { a: a[..].into(), b: b[..].into(), weight: 0.5, y: out.into() })
 }
 
 fn advantage_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
@@ -92,8 +92,8 @@ fn grad_norm_case(device: &Device, _: &mut Vec<f32>) -> Result<()> {
 fn delta_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
     let (old, new, mut index, mut count) = ([0f32; 3], [0f32, 1.0, 2.0], [7i64; 2], 99);
     let args = DeltaEncode {
-        old: old[..].into(),
-        new: new[..].into(),
+        old_value: old[..].into(),
+        new_value: new[..].into(),
         index: (&mut index[..]).into(),
         value: out.into(),
         count: &mut count,
@@ -238,7 +238,7 @@ fn a_warm_launch_does_nothing_but_launch() {
         let args = Lerp {
             a: a.view(&[100]).unwrap(),
             b: b.view(&[100]).unwrap(),
-            lambda: 0.5,
+            weight: 0.5,
             y: y.view_mut(&[100]).unwrap(),
         };
         lerp(&device, args).unwrap();

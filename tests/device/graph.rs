@@ -121,7 +121,7 @@ impl Mean {
         let args = Lerp {
             a: self.a.view(&[40])?,
             b: self.b.view(&[40])?,
-            lambda: 0.5,
+            weight: 0.5,
             y: self.y.view_mut(&[40])?,
         };
         lerp(&Device::Gpu(self.gpu.clone()), args)

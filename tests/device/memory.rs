@@ -117,7 +117,7 @@ fn groups_and_sequences_stay_in_bounds() {
                     beta: 0.5,
                     weight: None,
                     loss: vector_mut(&mut losses),
-                    d_logp: vector_mut(&mut out),
+                    dlogp: vector_mut(&mut out),
                     total: None,
                 },
             )
@@ -160,7 +160,7 @@ fn pairs_out_of_range_are_nan() {
         let (x, old, cu) = (memory.of(&logp), memory.of(&logp), memory.of(&[0i64, 2, 4, 6]));
         let (reward, pairs) =
             (memory.of(&[1.0f64, 0.0, 2.0]), memory.of(&[0i64, 1, -1, 2, 2, 1 << 50, 1, 1]));
-        let (mut loss, mut d_logp) = (memory.empty::<f64>(4), memory.empty::<f64>(6));
+        let (mut loss, mut dlogp) = (memory.empty::<f64>(4), memory.empty::<f64>(6));
         prdp_loss(
             device,
             PrdpLoss {
@@ -175,14 +175,14 @@ fn pairs_out_of_range_are_nan() {
                 clip: 0.2,
                 weight: None,
                 loss: vector_mut(&mut loss),
-                d_logp: vector_mut(&mut d_logp),
+                dlogp: vector_mut(&mut dlogp),
                 total: None,
             },
         )
         .unwrap();
         let loss = loss.to_host().unwrap();
         assert!(loss[0].is_finite() && loss[1..].iter().all(|l| l.is_nan()), "{loss:?}");
-        assert!(d_logp.to_host().unwrap()[4..].iter().all(|&d| d == 0.0));
+        assert!(dlogp.to_host().unwrap()[4..].iter().all(|&d| d == 0.0));
     });
 }
 
@@ -230,7 +230,7 @@ fn nf4_in_device_memory() {
 fn foreign_memory_is_refused() {
     each_gpu(|_, memory| {
         let (x, mut y) = (memory.of(&[1f32; 4]), memory.empty::<f32>(4));
-        let args = Lerp { a: vector(&x), b: vector(&x), lambda: 0.5, y: vector_mut(&mut y) };
+        let args = Lerp { a: vector(&x), b: vector(&x), weight: 0.5, y: vector_mut(&mut y) };
         let text = lerp(&Device::Cpu, args).unwrap_err().to_string();
         assert!(text.contains("argument `a`") && text.contains("host memory"), "{text}");
     });

@@ -90,12 +90,7 @@ impl_op!(gradus_embedding_bwd_args {
 
 impl_op!(gradus_copy_rows_args {
     float x,
-    |args, t| copy_rows(CopyRows {
-        x,
-        from: t.opt_read("from_rows", &args.from_rows)?,
-        to: t.opt_read("to_rows", &args.to_rows)?,
-        y,
-    })
+    |args, t| copy_rows(CopyRows { x, from_rows, to_rows, y })
 });
 
 impl Op for gradus_convert_args {

@@ -139,7 +139,7 @@ impl Op for gradus_grad_norm_args {
 impl_op!(gradus_lerp_args {
     float a,
     defaults { weight: 0.5 },
-    |args, t| lerp(Lerp { a, b, lambda: args.weight, y })
+    |args, t| lerp(Lerp { a, b, weight, y })
 });
 
 impl Op for gradus_sparsity_stats_args {
@@ -172,16 +172,15 @@ impl Op for gradus_delta_encode_args {
         let only_count = is_absent(&self.index) && is_absent(&self.value);
         let mut count = 0;
         for_dtype!(float t, "old_value", &self.old_value, T, {
-            let (old, new) =
-                (t.read::<T>("old_value", &self.old_value)?, t.read("new_value", &self.new_value)?);
             if only_count {
+                let old = t.read::<T>("old_value", &self.old_value)?;
+                let new = t.read("new_value", &self.new_value)?;
                 delta_count(t.device, old, new).map(|n| count = n)
             } else {
-                let (index, value) =
-                    (t.write("index", &self.index)?, t.write("value", &self.value)?);
-                let args = DeltaEncode::<T> { old, new, index, value, count: &mut count };
-                t.disjoint()?;
-                delta_encode(t.device, args)
+                call!(self, t, delta_encode(DeltaEncode::<T> {
+                    old_value, new_value, index, value,
+                    count: &mut count,
+                }))
             }
         })?;
         place.set(count as i64);

@@ -183,8 +183,8 @@ fn copies<F: Float>(way: &'static str) -> Case {
             let ids = ids.view(&[T as i64])?;
             let args = CopyRows {
                 x: x.view(&shape(rows, columns))?,
-                from: gather.then_some(ids),
-                to: (!gather).then_some(ids),
+                from_rows: gather.then_some(ids),
+                to_rows: (!gather).then_some(ids),
                 y: y.view_mut(&shape(target, columns))?,
             };
             copy_rows(device, args)

@@ -155,7 +155,7 @@ fn interpolate() -> Case {
         let mut y = Buffer::<f32>::new(device, n)?;
         Ok(Box::new(move |device| {
             let (a, b) = (a.view(&[n as i64])?, b.view(&[n as i64])?);
-            lerp(device, Lerp { a, b, lambda: 0.25, y: y.view_mut(&[n as i64])? })
+            lerp(device, Lerp { a, b, weight: 0.25, y: y.view_mut(&[n as i64])? })
         }))
     })
 }

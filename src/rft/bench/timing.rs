@@ -263,7 +263,7 @@ mod tests {
                         a.to_host()?;
                     }
                     let (a, b) = (a.view(&[8])?, b.view(&[8])?);
-                    lerp(device, Lerp { a, b, lambda: 0.5, y: y.view_mut(&[8])? })
+                    lerp(device, Lerp { a, b, weight: 0.5, y: y.view_mut(&[8])? })
                 }))
             });
             timed(&device, &gpu, &case, [1e-3, 0.0]).unwrap()

@@ -132,7 +132,7 @@ impl Batch {
         let device = cache.device.clone();
         for (new, pages) in [(k, &mut cache.keys[layer]), (v, &mut cache.values[layer])] {
             let (x, y) = (new.rows(width)?, pages.rows_mut(width)?);
-            copy_rows(&device, CopyRows { x, from: None, to: Some(rows.all()), y })?;
+            copy_rows(&device, CopyRows { x, from_rows: None, to_rows: Some(rows.all()), y })?;
         }
         Ok(())
     }

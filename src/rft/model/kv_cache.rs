@@ -256,9 +256,9 @@ impl<T: Float> KvCache<T> {
         let (from, to) = (allocator.copy_of(from)?, allocator.copy_of(to)?);
         for pages in self.keys.iter_mut().chain(&mut self.values) {
             let (x, y) = (pages.rows(self.width)?, between.rows_mut(self.width)?);
-            copy_rows(&self.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
+            copy_rows(&self.device, CopyRows { x, from_rows: Some(from.all()), to_rows: None, y })?;
             let (x, y) = (between.rows(self.width)?, pages.rows_mut(self.width)?);
-            copy_rows(&self.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+            copy_rows(&self.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
         }
         Ok(())
     }

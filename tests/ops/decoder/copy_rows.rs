@@ -34,8 +34,8 @@ fn check_copy<T: Float>(x: &Rows, y: &Rows, from: Option<&[i32]>, to: Option<&[i
         let ((x_shape, x_strides), (y_shape, y_strides)) = (x.shape(), y.shape());
         let args = CopyRows {
             x: View::strided(&data, &x_shape, &x_strides).unwrap(),
-            from: from.map(View::from),
-            to: to.map(View::from),
+            from_rows: from.map(View::from),
+            to_rows: to.map(View::from),
             y: ViewMut::strided(&mut out, &y_shape, &y_strides).unwrap(),
         };
         copy_rows(device, args).unwrap();
@@ -90,7 +90,8 @@ fn copies_keep_every_bit() {
     for executor in executors() {
         let mut y = vec![0f32; 4];
         let (x, y_out) = (View::rows_of(&x, 4).unwrap(), ViewMut::rows_of(&mut y, 4).unwrap());
-        copy_rows(&executor.device, CopyRows { x, from: None, to: None, y: y_out }).unwrap();
+        copy_rows(&executor.device, CopyRows { x, from_rows: None, to_rows: None, y: y_out })
+            .unwrap();
         let got = y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
         assert_eq!(got, [0x7fc0_1234, 0xff80_0001, 0x8000_0000, 1], "{}", executor.name);
     }
@@ -107,10 +108,10 @@ proptest! {
             let (mut there, mut back) = (vec![bf16::NAN; 23 * d], vec![bf16::NAN; 23 * d]);
             let (from, to) = (None, Some((&order).into()));
             let y = ViewMut::rows_of(&mut there, d).unwrap();
-            copy_rows(device, CopyRows { x: View::rows_of(&x, d).unwrap(), from, to, y }).unwrap();
+            copy_rows(device, CopyRows { x: View::rows_of(&x, d).unwrap(), from_rows: from, to_rows: to, y }).unwrap();
             let (from, to) = (Some((&order).into()), None);
             let y = ViewMut::rows_of(&mut back, d).unwrap();
-            copy_rows(device, CopyRows { x: View::rows_of(&there, d).unwrap(), from, to, y }).unwrap();
+            copy_rows(device, CopyRows { x: View::rows_of(&there, d).unwrap(), from_rows: from, to_rows: to, y }).unwrap();
             back
         };
         let back = on_all(run, |name, cpu, gpu| assert_eq!(bits_of(cpu), bits_of(gpu), "{name}"));
@@ -131,8 +132,8 @@ fn tables_in_device_memory_may_hold_anything() {
         let mut y = DeviceBuffer::from_host(gpu, &[7f32; 12]).unwrap();
         let args = CopyRows {
             x: source.view(&[5, 3]).unwrap(),
-            from: Some(from.view(&[5]).unwrap()),
-            to: Some(to.view(&[5]).unwrap()),
+            from_rows: Some(from.view(&[5]).unwrap()),
+            to_rows: Some(to.view(&[5]).unwrap()),
             y: y.view_mut(&[4, 3]).unwrap(),
         };
         copy_rows(&executor.device, args).unwrap();
@@ -147,7 +148,10 @@ fn copy_rows_refuses_bad_input_and_writes_nothing() {
     let mut out = vec![7f32; 12];
     let mut run = |x: View<'_, f32>, from: Option<&[i32]>, to: Option<&[i32]>, y: &[i64]| {
         let (from, to) = (from.map(View::from), to.map(View::from));
-        copy_rows(&CPU, CopyRows { x, from, to, y: ViewMut::new(&mut out, y).unwrap() })
+        copy_rows(
+            &CPU,
+            CopyRows { x, from_rows: from, to_rows: to, y: ViewMut::new(&mut out, y).unwrap() },
+        )
     };
     let right = || View::new(&x, &[4, 3]).unwrap();
     refused_with(run(View::from(&x), None, None, &[4, 3]), "x", "rank 2");
@@ -164,12 +168,16 @@ fn copy_rows_refuses_bad_input_and_writes_nothing() {
     );
     refused_with(run(right(), None, Some(&[0, 1]), &[3, 3]), "x", "or a table `from`");
     refused_with(run(right(), Some(&[0, 1]), None, &[3, 3]), "y", "2 rows");
-    refused_with(run(right(), Some(&[0, 1]), Some(&[0]), &[3, 3]), "to", "[2]");
-    refused_with(run(right(), Some(&[0, 4]), Some(&[0, 1]), &[3, 3]), "from", "4 at index 1");
-    refused_with(run(right(), Some(&[0, -2]), Some(&[0, 1]), &[3, 3]), "from", "0..4");
-    refused_with(run(right(), Some(&[0, 1]), Some(&[0, 3]), &[3, 3]), "to", "3 at index 1");
-    refused_with(run(right(), Some(&[0, 1]), Some(&[-9, 2]), &[3, 3]), "to", "-9 at index 0");
-    refused_with(run(right(), Some(&[0, 1, 2]), Some(&[2, -1, 2]), &[3, 3]), "to", "row 2 twice");
+    refused_with(run(right(), Some(&[0, 1]), Some(&[0]), &[3, 3]), "to_rows", "[2]");
+    refused_with(run(right(), Some(&[0, 4]), Some(&[0, 1]), &[3, 3]), "from_rows", "4 at index 1");
+    refused_with(run(right(), Some(&[0, -2]), Some(&[0, 1]), &[3, 3]), "from_rows", "0..4");
+    refused_with(run(right(), Some(&[0, 1]), Some(&[0, 3]), &[3, 3]), "to_rows", "3 at index 1");
+    refused_with(run(right(), Some(&[0, 1]), Some(&[-9, 2]), &[3, 3]), "to_rows", "-9 at index 0");
+    refused_with(
+        run(right(), Some(&[0, 1, 2]), Some(&[2, -1, 2]), &[3, 3]),
+        "to_rows",
+        "row 2 twice",
+    );
     run(right(), Some(&[]), Some(&[]), &[3, 3]).unwrap();
     run(right(), Some(&[3, 1]), Some(&[-1, -1]), &[3, 3]).unwrap();
     run(View::new(&[], &[0, 3]).unwrap(), None, None, &[0, 3]).unwrap();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 fn run<T: Float>(device: &Device, a: &[T], b: &[T], lambda: f64) -> Vec<T> {
     let mut y = vec![T::from_f64(f64::NAN); a.len()];
-    lerp(device, Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() }).unwrap();
+    lerp(device, Lerp { a: a.into(), b: b.into(), weight: lambda, y: (&mut y).into() }).unwrap();
     y
 }
 
@@ -58,7 +58,7 @@ proptest! {
 
 fn mix<T: Float>(a: &[T], b: &[T], lambda: f64) -> Vec<T> {
     let mut y = vec![T::from_f64(f64::NAN); a.len()];
-    let args = Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() };
+    let args = Lerp { a: a.into(), b: b.into(), weight: lambda, y: (&mut y).into() };
     lerp(&Device::Cpu, args).unwrap();
     y
 }
@@ -91,12 +91,12 @@ fn refuse_on(device: &Device) {
     let (old, new) = (vec![0f32; 4], vec![0f32, 1.0, 2.0, 0.0]);
     let blend = |a: &[f32], b: &[f32], lambda: f64, y: usize, arg: &str| {
         let mut y = vec![7f32; y];
-        let args = Lerp { a: a.into(), b: b.into(), lambda, y: (&mut y).into() };
+        let args = Lerp { a: a.into(), b: b.into(), weight: lambda, y: (&mut y).into() };
         refused(lerp(device, args), arg);
         assert!(y.iter().all(|&v| v == 7.0));
     };
     blend(&old, &new[..3], 0.5, 4, "b");
     blend(&old, &new, 0.5, 5, "y");
-    blend(&old, &new, f64::NAN, 4, "lambda");
-    blend(&old, &new, f64::INFINITY, 4, "lambda");
+    blend(&old, &new, f64::NAN, 4, "weight");
+    blend(&old, &new, f64::INFINITY, 4, "weight");
 }

@@ -62,7 +62,7 @@ impl Packed {
             cu_seqlens: (&self.cu_seqlens).into(),
             bootstrap: bootstrap.map(View::from),
             gamma,
-            lambda,
+            gae_lambda: lambda,
             advantage: (&mut advantage).into(),
             returns: Some((&mut returns).into()),
         };

@@ -48,8 +48,8 @@ fn quantiles_refuse() {
     refused(ranked(|a| a.y = output(2)), "y");
     top(|_| ()).unwrap();
     refused(top(|a| a.x = view(&[1.0, f64::NAN])), "x");
-    let class = RankedClass { class: view(&[1]), ranked: 1, others: true };
-    refused(top(|a| a.class = Some(class)), "class");
+    let class = RankedClass { class_ids: view(&[1]), ranked: 1, others: true };
+    refused(top(|a| a.class = Some(class)), "class.class_ids");
     refused(top(|a| a.scope = QuantileScope::PerSequence(view(&[]))), "scope");
     refused(top(|a| a.fraction = -0.2), "fraction");
     refused(top(|a| a.threshold = Some(output(2))), "threshold");
@@ -169,7 +169,7 @@ fn the_top_fraction_ranks_one_class_in_its_scope() {
             |name, cpu, gpu| assert_eq!(cpu, gpu, "{name}"),
         )
     };
-    let prefix = |others| Some(RankedClass { class: (&class).into(), ranked: 2, others });
+    let prefix = |others| Some(RankedClass { class_ids: (&class).into(), ranked: 2, others });
     let (keep, threshold) = run(prefix(true), QuantileScope::All, 0.4, 1);
     // Ranked: 0.9 0.1 0.5 0.2 0.3 0.7; the quantile 0.6 stands at rank 3 of 0 to 5.
     assert!((threshold[0] - 0.5).abs() < 1e-15);

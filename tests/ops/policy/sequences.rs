@@ -57,7 +57,7 @@ impl<R: Real> Packed<R> {
             cu_seqlens: (&self.cu_seqlens).into(),
             bootstrap: Some((&self.per_sequence).into()),
             gamma: 0.99,
-            lambda: 0.95,
+            gae_lambda: 0.95,
             advantage: (&mut advantage).into(),
             returns: Some((&mut returns).into()),
         };
@@ -138,7 +138,7 @@ impl<R: Real> Packed<R> {
         let outputs = if whole { 1 } else { self.per_sequence.len() };
         let mut keep = vec![9u8; self.mask.len()];
         let mut threshold = vec![R::from_f64(-1.0); outputs];
-        let class = RankedClass { class: (&self.mask).into(), ranked: 3, others: true };
+        let class = RankedClass { class_ids: (&self.mask).into(), ranked: 3, others: true };
         let args = TopFraction {
             x: (&self.reward).into(),
             class: Some(class),

@@ -65,9 +65,7 @@ impl_op!(gradus_gae_args {
     real reward,
     defaults { gamma: 1.0, gae_lambda: 0.95 },
     |args, t| gae(Gae {
-        reward, value, mask, cu_seqlens, bootstrap, gamma,
-        lambda: args.gae_lambda,
-        advantage, returns,
+        reward, value, mask, cu_seqlens, bootstrap, gamma, gae_lambda, advantage, returns,
     })
 });
 

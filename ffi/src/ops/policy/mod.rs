@@ -36,7 +36,7 @@ impl Op for gradus_policy_loss_args {
                     gradus_advantage_level::GRADUS_PER_TOKEN => Advantage::PerToken(advantage),
                 },
                 mask,
-                class: t.opt_read("class_ids", &self.class_ids)?,
+                class_ids,
                 token_weight,
                 selected,
                 is_weight,

@@ -98,7 +98,7 @@ impl Op for gradus_preference_loss_args {
                 likelihood,
                 weight,
                 loss,
-                d_logp: pair(t, gradients.0, gradients.1)?,
+                dlogp: pair(t, gradients.0, gradients.1)?,
                 reward: reward,
                 total,
             }))
@@ -110,9 +110,7 @@ impl_op!(gradus_kto_loss_args {
     real logp,
     defaults { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 },
     |args, t| kto_loss(KtoLoss {
-        logp, reference, desirable, beta, kl, desirable_weight, undesirable_weight, weight, loss,
-        d_logp: t.write("dlogp", &args.dlogp)?,
-        total,
+        logp, reference, desirable, beta, kl, desirable_weight, undesirable_weight, weight, loss, dlogp, total,
     })
 });
 
@@ -120,9 +118,7 @@ impl_op!(gradus_copg_loss_args {
     real logp,
     defaults { beta: 0.1 },
     |args, t| copg_loss(CopgLoss {
-        logp, reference, reward, offsets, beta, weight, loss,
-        d_logp: t.write("dlogp", &args.dlogp)?,
-        total,
+        logp, reference, reward, offsets, beta, weight, loss, dlogp, total,
     })
 });
 
@@ -130,26 +126,19 @@ impl_op!(gradus_beta_mml_loss_args {
     real logp,
     defaults { beta: 1.0 },
     |args, t| beta_mml_loss(BetaMmlLoss {
-        logp, offsets, beta, weight, loss,
-        d_logp: t.write("dlogp", &args.dlogp)?,
-        total,
+        logp, offsets, beta, weight, loss, dlogp, total,
     })
 });
 
 impl_op!(gradus_info_nce_loss_args {
     real logp,
-    |args, t| info_nce_loss(InfoNceLoss {
-        logp, length, loss,
-        d_logp: t.write("dlogp", &args.dlogp)?,
-    })
+    |args, t| info_nce_loss(InfoNceLoss { logp, length, loss, dlogp })
 });
 
 impl_op!(gradus_prdp_loss_args {
     real logp,
     defaults { beta: 0.1, clip: f64::INFINITY },
     |args, t| prdp_loss(PrdpLoss {
-        logp, old, reference, mask, cu_seqlens, reward, pairs, beta, clip, weight, loss,
-        d_logp: t.write("dlogp", &args.dlogp)?,
-        total,
+        logp, old, reference, mask, cu_seqlens, reward, pairs, beta, clip, weight, loss, dlogp, total,
     })
 });

@@ -53,7 +53,7 @@ impl gradus_top_fraction_args {
         }
         let ranked = u8::try_from(self.ranked);
         Ok(Some(RankedClass {
-            class: t.read("class_ids", &self.class_ids)?,
+            class_ids: t.read("class_ids", &self.class_ids)?,
             ranked: ranked.map_err(|_| t.invalid("ranked", self.ranked, "0 to 255"))?,
             others: t.flag("others", self.others)?,
         }))

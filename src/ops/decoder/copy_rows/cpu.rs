@@ -13,16 +13,16 @@ pub(crate) fn copy_rows<T: Float>(mut a: CopyRows<'_, T>) {
     // To hand out all rows of y costs about as much as to copy this many elements.
     if rows * d < count {
         for i in 0..rows {
-            if let Ok(to) = usize::try_from(row_of(&a.to, i)) {
-                copy(&a.x, row_of(&a.from, i), a.y.row_mut(to));
+            if let Ok(to) = usize::try_from(row_of(&a.to_rows, i)) {
+                copy(&a.x, row_of(&a.from_rows, i), a.y.row_mut(to));
             }
         }
         return;
     }
     let mut source = alloc::filled(None, count);
     for i in 0..rows {
-        if let Ok(to) = usize::try_from(row_of(&a.to, i)) {
-            source[to] = Some(row_of(&a.from, i));
+        if let Ok(to) = usize::try_from(row_of(&a.to_rows, i)) {
+            source[to] = Some(row_of(&a.from_rows, i));
         }
     }
     let named = a.y.into_rows().into_iter().zip(source);

@@ -38,8 +38,8 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
     let mut launch = LaunchArgs::new(gpu, "copy_rows");
     let params = Params {
         x: launch.input(&a.x)?,
-        from: launch.opt_column(&a.from)?,
-        to: launch.opt_column(&a.to)?,
+        from: launch.opt_column(&a.from_rows)?,
+        to: launch.opt_column(&a.to_rows)?,
         rows: rows as i64,
         x_rows: a.x.extent(0) as i64,
         y_rows: a.y.extent(0) as i64,
@@ -53,7 +53,12 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
     let blocks = rows.div_ceil(THREADS / lanes);
     let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= i32::MAX as u32);
     let Some(blocks) = blocks else {
-        return Err(Error::invalid("copy_rows", "to", format!("{rows} rows"), "fewer on a GPU"));
+        return Err(Error::invalid(
+            "copy_rows",
+            "to_rows",
+            format!("{rows} rows"),
+            "fewer on a GPU",
+        ));
     };
     let kernel = format!("copy_rows_b{}", 8 * size_of::<T>());
     launch.start(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;

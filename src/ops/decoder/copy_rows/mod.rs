@@ -1,4 +1,4 @@
-//! Rows of a matrix gathered, scattered, or both: y\[to\[i\]\] = x\[from\[i\]\]. Hidden states of the
+//! Rows of a matrix gathered, scattered, or both: y\[to_rows\[i\]\] = x\[from_rows\[i\]\]. Hidden states of the
 //! tokens that are scored, their gradients on the way back, keys and values into a paged cache.
 
 pub(crate) mod cpu;
@@ -18,10 +18,10 @@ pub struct CopyRows<'a, T> {
     /// `[S, D]` rows to choose from.
     pub x: View<'a, T>,
     /// `[R]` row of `x`; -1 gives zeros. `None` takes row i, and then R = S.
-    pub from: Option<View<'a, i32>>,
+    pub from_rows: Option<View<'a, i32>>,
     /// `[R]` row of `y`; -1 copies nothing. `None` writes row i, and then R = Q. The rows that are
     /// named must be distinct.
-    pub to: Option<View<'a, i32>>,
+    pub to_rows: Option<View<'a, i32>>,
     /// `[Q, D]` output; rows that are not named keep their values.
     pub y: ViewMut<'a, T>,
 }
@@ -29,12 +29,12 @@ pub struct CopyRows<'a, T> {
 impl<T: Float> CopyRows<'_, T> {
     /// R.
     pub(crate) fn rows(&self) -> usize {
-        let table = self.from.as_ref().or(self.to.as_ref());
+        let table = self.from_rows.as_ref().or(self.to_rows.as_ref());
         table.map_or(self.x.extent(0), |table| table.extent(0))
     }
 }
 
-/// y\[to\[i\]\] = x\[from\[i\]\] for i in 0..R, bit for bit.
+/// y\[to_rows\[i\]\] = x\[from_rows\[i\]\] for i in 0..R, bit for bit.
 ///
 /// Tables in device memory are not looked at by the host: there a row of `x` that does not exist
 /// is zeros, a row of `y` that does not exist is not written, and which of two rows with one target
@@ -55,8 +55,8 @@ impl<T: Float> CopyRows<'_, T> {
 /// let mut y = [9f32; 6];
 /// copy_rows(&Device::Cpu, CopyRows {
 ///     x: View::new(&x, &[2, 2])?,
-///     from: Some(View::new(&[1, -1], &[2])?),
-///     to: Some(View::new(&[2, 0], &[2])?),
+///     from_rows: Some(View::new(&[1, -1], &[2])?),
+///     to_rows: Some(View::new(&[2, 0], &[2])?),
 ///     y: ViewMut::new(&mut y, &[3, 2])?,
 /// })?;
 /// assert_eq!(y, [0.0, 0.0, 9.0, 9.0, 3.0, 4.0]);
@@ -69,13 +69,23 @@ pub fn copy_rows<T: Float>(device: &Device, args: CopyRows<'_, T>) -> Result<()>
     let (sources, targets) = (args.x.extent(0), args.y.extent(0));
     check.shape(device, "y", &args.y, &[targets, args.x.extent(1)])?;
     let rows = args.rows();
-    check.opt_shape(device, "from", &args.from, &[rows])?;
-    check.opt_shape(device, "to", &args.to, &[rows])?;
+    check.opt_shape(device, "from_rows", &args.from_rows, &[rows])?;
+    check.opt_shape(device, "to_rows", &args.to_rows, &[rows])?;
     let all = |given: bool, extent: usize| given || extent == rows;
-    check.that(all(args.from.is_some(), sources), "x", Rows(sources), &whole("from", rows))?;
-    check.that(all(args.to.is_some(), targets), "y", Rows(targets), &whole("to", rows))?;
-    check_table(check, "from", &args.from, sources, false)?;
-    check_table(check, "to", &args.to, targets, true)?;
+    check.that(
+        all(args.from_rows.is_some(), sources),
+        "x",
+        Rows(sources),
+        &whole("from_rows", rows),
+    )?;
+    check.that(
+        all(args.to_rows.is_some(), targets),
+        "y",
+        Rows(targets),
+        &whole("to_rows", rows),
+    )?;
+    check_table(check, "from_rows", &args.from_rows, sources, false)?;
+    check_table(check, "to_rows", &args.to_rows, targets, true)?;
     check.disjoint(("y", &args.y), ("x", &args.x))?;
     on_device!(device, check, args: CopyRows<T: Float> => cpu::copy_rows, gpu::copy_rows)
 }

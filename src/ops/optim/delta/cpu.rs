@@ -22,12 +22,12 @@ pub(crate) fn changed<T: Element>(old: View<'_, T>, new: View<'_, T>) -> Vec<Vec
 /// Encodes, or returns the number of changes if there is no room for them.
 pub(crate) fn delta_encode<T: Element>(a: DeltaEncode<'_, T>) -> Result<(), usize> {
     let (mut index, mut value) = (a.index, a.value);
-    let changes = changed(a.old, a.new);
+    let changes = changed(a.old_value, a.new_value);
     let count = changes.iter().map(Vec::len).sum();
     if count > index.extent(0) {
         return Err(count);
     }
-    let new = a.new.as_slice().unwrap_or(&[]);
+    let new = a.new_value.as_slice().unwrap_or(&[]);
     for (j, &i) in changes.iter().flatten().enumerate() {
         index.set(j, i as i64);
         value.set(j, new[i]);

@@ -47,7 +47,7 @@ pub(crate) fn delta_encode<T: Element>(
 ) -> Result<std::result::Result<(), usize>> {
     let mut launch = LaunchArgs::new(gpu, "delta");
     let capacity = a.index.extent(0);
-    let mut params = operands(&mut launch, &a.old, &a.new)?;
+    let mut params = operands(&mut launch, &a.old_value, &a.new_value)?;
     let changes = count(&mut launch, &mut params, bits::<T>())?;
     if changes > capacity {
         return Ok(Err(changes));

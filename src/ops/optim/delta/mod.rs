@@ -10,13 +10,13 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::view::{View, ViewMut};
 
-/// Arguments of [`delta_encode`]. `old` and `new` have one shape, of any rank, and are contiguous.
+/// Arguments of [`delta_encode`]. `old_value` and `new_value` have one shape, of any rank, and are contiguous.
 #[derive(Debug)]
 pub struct DeltaEncode<'a, T> {
     /// What the receiver has.
-    pub old: View<'a, T>,
+    pub old_value: View<'a, T>,
     /// What the receiver shall have.
-    pub new: View<'a, T>,
+    pub new_value: View<'a, T>,
     /// `[capacity]` ascending flat indices of elements whose bits differ; contiguous.
     pub index: ViewMut<'a, i64>,
     /// `[capacity]` their new values; contiguous.
@@ -42,21 +42,21 @@ pub struct DeltaEncode<'a, T> {
 /// ```
 pub fn delta_count<T: Element>(
     device: &Device,
-    old: View<'_, T>,
-    new: View<'_, T>,
+    old_value: View<'_, T>,
+    new_value: View<'_, T>,
 ) -> Result<usize> {
     let check = Check("delta_count");
-    check_pair(check, device, &old, &new)?;
+    check_pair(check, device, &old_value, &new_value)?;
     match device {
-        Device::Cpu => {
-            alloc::or_out_of_memory(check.0, || cpu::changed(old, new).iter().map(Vec::len).sum())
-        }
-        Device::Gpu(gpu) => gpu::delta_count(gpu, old, new),
+        Device::Cpu => alloc::or_out_of_memory(check.0, || {
+            cpu::changed(old_value, new_value).iter().map(Vec::len).sum()
+        }),
+        Device::Gpu(gpu) => gpu::delta_count(gpu, old_value, new_value),
     }
 }
 
-/// `(index[j], value[j])` is the j-th `(i, new[i])` with `bits(new[i]) != bits(old[i])`. Comparing
-/// bits tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new` exactly.
+/// `(index[j], value[j])` is the j-th `(i, new_value[i])` with `bits(new_value[i]) != bits(old_value[i])`. Comparing
+/// bits tells -0 from +0 and keeps NaN payloads, so [`delta_apply`] restores `new_value` exactly.
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that differ, views with gaps, or a capacity below the count; the
@@ -72,8 +72,8 @@ pub fn delta_count<T: Element>(
 /// let (old, new) = (vec![1f32, 2.0, 0.0], vec![1f32, 2.5, -0.0]);
 /// let (mut index, mut value, mut count) = (vec![0i64; 2], vec![0f32; 2], 0);
 /// delta_encode(&Device::Cpu, DeltaEncode {
-///     old: (&old).into(),
-///     new: (&new).into(),
+///     old_value: (&old).into(),
+///     new_value: (&new).into(),
 ///     index: (&mut index).into(),
 ///     value: (&mut value).into(),
 ///     count: &mut count,
@@ -87,16 +87,16 @@ pub fn delta_count<T: Element>(
 /// ```
 pub fn delta_encode<T: Element>(device: &Device, args: DeltaEncode<'_, T>) -> Result<()> {
     let check = Check("delta_encode");
-    check_pair(check, device, &args.old, &args.new)?;
+    check_pair(check, device, &args.old_value, &args.new_value)?;
     check.rank(device, "index", &args.index, 1)?;
     let capacity = args.index.extent(0);
     check.shape(device, "value", &args.value, &[capacity])?;
     check.contiguous("index", &args.index)?;
     check.contiguous("value", &args.value)?;
-    check.disjoint(("index", &args.index), ("old", &args.old))?;
-    check.disjoint(("index", &args.index), ("new", &args.new))?;
-    check.disjoint(("value", &args.value), ("old", &args.old))?;
-    check.disjoint(("value", &args.value), ("new", &args.new))?;
+    check.disjoint(("index", &args.index), ("old_value", &args.old_value))?;
+    check.disjoint(("index", &args.index), ("new_value", &args.new_value))?;
+    check.disjoint(("value", &args.value), ("old_value", &args.old_value))?;
+    check.disjoint(("value", &args.value), ("new_value", &args.new_value))?;
     check.disjoint(("value", &args.value), ("index", &args.index))?;
     match device {
         Device::Cpu => alloc::or_out_of_memory(check.0, || cpu::delta_encode(args))?,
@@ -175,8 +175,8 @@ fn check_pair<T: Element>(
     new: &View<'_, T>,
 ) -> Result<()> {
     let shape: Vec<usize> = old.shape().iter().map(|&n| n as usize).collect();
-    check.shape(device, "old", old, &shape)?;
-    check.shape(device, "new", new, &shape)?;
-    check.contiguous("old", old)?;
-    check.contiguous("new", new)
+    check.shape(device, "old_value", old, &shape)?;
+    check.shape(device, "new_value", new, &shape)?;
+    check.contiguous("old_value", old)?;
+    check.contiguous("new_value", new)
 }

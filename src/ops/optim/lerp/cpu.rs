@@ -11,7 +11,7 @@ const CHUNK: usize = 4096;
 
 pub(crate) fn lerp<T: Float>(mut args: Lerp<'_, T>) {
     let (a, b) = (args.a.as_slice().unwrap_or(&[]), args.b.as_slice().unwrap_or(&[]));
-    let (y, lambda) = (args.y.as_mut_slice().unwrap_or(&mut []), args.lambda);
+    let (y, lambda) = (args.y.as_mut_slice().unwrap_or(&mut []), args.weight);
     parallel::for_each(y.chunks_mut(CHUNK).gathered(), CHUNK, |i, y| {
         let part = i * CHUNK..i * CHUNK + y.len();
         match lambda {

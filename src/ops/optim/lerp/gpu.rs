@@ -34,7 +34,7 @@ pub(crate) fn lerp<T: Float>(gpu: &Arc<Gpu>, args: Lerp<'_, T>) -> Result<()> {
         b: launch.input(&args.b)?,
         y: launch.output(args.y)?,
         n: n as i64,
-        lambda: args.lambda,
+        lambda: args.weight,
     };
     let grid = Grid::linear(n.div_ceil(TILE) as u32, THREADS as u32);
     launch.start(&format!("lerp_{}", T::DTYPE.name()), grid, &params)?;

@@ -19,7 +19,7 @@ pub struct Lerp<'a, T> {
     /// Value at λ = 1.
     pub b: View<'a, T>,
     /// Finite; outside [0, 1] it extrapolates.
-    pub lambda: f64,
+    pub weight: f64,
     /// Output.
     pub y: ViewMut<'a, T>,
 }
@@ -37,7 +37,7 @@ pub struct Lerp<'a, T> {
 /// ```
 /// use gradus::{Device, ops::{Lerp, lerp}};
 /// let (a, b, mut y) = (vec![0f32, 8.0], vec![4f32, 4.0], vec![0f32; 2]);
-/// let args = Lerp { a: (&a).into(), b: (&b).into(), lambda: 0.25, y: (&mut y).into() };
+/// let args = Lerp { a: (&a).into(), b: (&b).into(), weight: 0.25, y: (&mut y).into() };
 /// lerp(&Device::Cpu, args)?;
 /// assert_eq!(y, [1.0, 7.0]);
 /// # Ok::<(), gradus::Error>(())
@@ -51,7 +51,7 @@ pub fn lerp<T: Float>(device: &Device, args: Lerp<'_, T>) -> Result<()> {
     check.contiguous("a", &args.a)?;
     check.contiguous("b", &args.b)?;
     check.contiguous("y", &args.y)?;
-    check.factor("lambda", args.lambda)?;
+    check.factor("weight", args.weight)?;
     check.disjoint(("y", &args.y), ("a", &args.a))?;
     check.disjoint(("y", &args.y), ("b", &args.b))?;
     on_device!(device, check, args: Lerp<T: Float> => cpu::lerp, gpu::lerp)

@@ -9,7 +9,7 @@ use crate::ops::policy::tokens::is_action;
 
 pub(crate) fn gae<R: Real>(a: Gae<'_, R>) -> Result<()> {
     let check = Check("gae");
-    let (gamma, decay) = (a.gamma, a.gamma * a.lambda);
+    let (gamma, decay) = (a.gamma, a.gamma * a.gae_lambda);
     let advantage = per_sequence(&a.cu_seqlens, |i, start, out| {
         let mut next_value = a.bootstrap.as_ref().map_or(0.0, |b| b.at(i).to_f64());
         let mut running = 0.0;

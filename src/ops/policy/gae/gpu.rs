@@ -39,7 +39,7 @@ pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
         returns: launch.column_out(a.returns)?,
         tokens: a.reward.numel(),
         gamma: a.gamma,
-        lambda: a.lambda,
+        lambda: a.gae_lambda,
     };
     per_sequence::<R>(launch, "gae", sequences, &params)
 }

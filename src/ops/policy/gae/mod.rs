@@ -27,7 +27,7 @@ pub struct Gae<'a, R> {
     /// Discount γ in [0, 1].
     pub gamma: f64,
     /// λ in [0, 1]: 0 is one-step TD, 1 the discounted return minus the value.
-    pub lambda: f64,
+    pub gae_lambda: f64,
     /// `[T]` advantage.
     pub advantage: ViewMut<'a, R>,
     /// `[T]` advantage + value, the critic's target, if wanted.
@@ -60,7 +60,7 @@ pub struct Gae<'a, R> {
 ///     cu_seqlens: (&cu_seqlens).into(),
 ///     bootstrap: None,
 ///     gamma: 1.0,
-///     lambda: 1.0,
+///     gae_lambda: 1.0,
 ///     advantage: (&mut advantage).into(),
 ///     returns: None,
 /// })?;
@@ -75,7 +75,7 @@ pub fn gae<R: Real>(device: &Device, args: Gae<'_, R>) -> Result<()> {
     check.shape(device, "advantage", &args.advantage, &[tokens.count])?;
     check.opt_shape(device, "returns", &args.returns, &[tokens.count])?;
     unit_interval(&check, "gamma", args.gamma)?;
-    unit_interval(&check, "lambda", args.lambda)?;
+    unit_interval(&check, "gae_lambda", args.gae_lambda)?;
     finite(&check, "reward", &args.reward, &args.mask)?;
     finite(&check, "value", &args.value, &args.mask)?;
     if let Some(bootstrap) = &args.bootstrap {

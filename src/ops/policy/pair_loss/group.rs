@@ -19,23 +19,23 @@ pub(crate) struct GroupLoss<'a, R> {
     pub beta: f64,
     pub weight: Option<View<'a, R>>,
     pub loss: ViewMut<'a, R>,
-    pub d_logp: ViewMut<'a, R>,
+    pub dlogp: ViewMut<'a, R>,
     pub total: Option<ViewMut<'a, f64>>,
 }
 
 impl<'a, R> From<CopgLoss<'a, R>> for GroupLoss<'a, R> {
     fn from(a: CopgLoss<'a, R>) -> GroupLoss<'a, R> {
-        let CopgLoss { logp, reference, reward, offsets, beta, weight, loss, d_logp, total } = a;
+        let CopgLoss { logp, reference, reward, offsets, beta, weight, loss, dlogp, total } = a;
         let reward = Some(reward);
-        GroupLoss { logp, reference, reward, offsets, beta, weight, loss, d_logp, total }
+        GroupLoss { logp, reference, reward, offsets, beta, weight, loss, dlogp, total }
     }
 }
 
 impl<'a, R> From<BetaMmlLoss<'a, R>> for GroupLoss<'a, R> {
     fn from(a: BetaMmlLoss<'a, R>) -> GroupLoss<'a, R> {
-        let BetaMmlLoss { logp, offsets, beta, weight, loss, d_logp, total } = a;
+        let BetaMmlLoss { logp, offsets, beta, weight, loss, dlogp, total } = a;
         let (reference, reward) = (None, None);
-        GroupLoss { logp, reference, reward, offsets, beta, weight, loss, d_logp, total }
+        GroupLoss { logp, reference, reward, offsets, beta, weight, loss, dlogp, total }
     }
 }
 
@@ -47,7 +47,7 @@ impl<R: Real> GroupLoss<'_, R> {
         check.opt_shape(device, "reward", &self.reward, &[samples])?;
         let groups = check.cu_seqlens(device, "offsets", &self.offsets, samples)?;
         check_terms(check, device, groups, &self.weight, &self.loss, &self.total)?;
-        check.shape(device, "d_logp", &self.d_logp, &[samples])?;
+        check.shape(device, "dlogp", &self.dlogp, &[samples])?;
         check.positive("beta", self.beta)?;
         finite(check, "logp", &self.logp, &None)?;
         if let Some(reference) = &self.reference {

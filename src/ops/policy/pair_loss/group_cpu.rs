@@ -21,11 +21,11 @@ pub(super) fn run<R: Real>(
     let groups = a.offsets.extent(0) - 1;
     let mean_size = a.offsets.at(groups) as usize / groups.max(1) + 1;
     let terms = parallel::map(groups, mean_size * WORK, |g| one_group(&a, tokens(&a.offsets, g)));
-    let mut d_logp = a.d_logp;
+    let mut dlogp = a.dlogp;
     for (g, (_, slopes)) in terms.iter().enumerate() {
         let weight = weight_of(&a.weight, g, terms.len());
         for (i, slope) in tokens(&a.offsets, g).zip(slopes) {
-            d_logp.set(i, R::from_f64(weight * slope));
+            dlogp.set(i, R::from_f64(weight * slope));
         }
     }
     store_losses(terms.iter().map(|term| term.0), &a.weight, a.loss, a.total);

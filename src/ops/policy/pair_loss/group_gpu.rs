@@ -44,7 +44,7 @@ pub(super) fn run<R: Real>(gpu: &Arc<Gpu>, mut a: GroupLoss<'_, R>, kernel: &str
         reference: launch.opt_column(&a.reference)?,
         reward: launch.opt_column(&a.reward)?,
         offsets: launch.column(&a.offsets)?,
-        d_logp: launch.column_out(a.d_logp)?,
+        d_logp: launch.column_out(a.dlogp)?,
         terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
     };

@@ -185,7 +185,8 @@ fn gather<R: Real>(a: &PolicyLoss<'_, R>, i: usize, range: Range<usize>, active:
     let (logps, olds) = (column(&a.logp, r), given(&a.old_logp, r));
     let (samplers, entropies) = (given(&a.sampler_logp, r), given(&a.entropy, r));
     let (rhos, weights) = (given(&a.is_weight, r), given(&a.token_weight, r));
-    let (masks, classes, marks) = (given(&a.mask, r), given(&a.class, r), given(&a.selected, r));
+    let (masks, classes, marks) =
+        (given(&a.mask, r), given(&a.class_ids, r), given(&a.selected, r));
     let (shared, advantages) = match (&s.loss, &a.advantage) {
         (Loss::CrossEntropy, _) => (1.0, None),
         (_, Advantage::PerSequence(x)) => (x.at(i).to_f64(), None),

@@ -77,7 +77,7 @@ pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Resu
         launch.column(advantage)?,
         launch.column(&a.seq_weight)?,
         launch.opt_column(&a.mask)?,
-        launch.opt_column(&a.class)?,
+        launch.opt_column(&a.class_ids)?,
         launch.opt_column(&a.selected)?,
         launch.column(&a.cu_seqlens)?,
     ];

@@ -49,7 +49,7 @@ pub struct PolicyLoss<'a, R> {
     /// `[N]` 0 = not there: never read.
     pub mask: Option<View<'a, u8>>,
     /// `[N]` class of each token, below [`CLASSES`].
-    pub class: Option<View<'a, u8>>,
+    pub class_ids: Option<View<'a, u8>>,
     /// `[N]` detached weight of each token's surrogate (GOLD, entropy masks, ...).
     pub token_weight: Option<View<'a, R>>,
     /// `[N]` 1 = the extra term of [`Loss::KlCov`] applies.
@@ -95,7 +95,7 @@ impl<'a, R> PolicyLoss<'a, R> {
             ref2_logp: None,
             advantage,
             mask: None,
-            class: None,
+            class_ids: None,
             token_weight: None,
             selected: None,
             is_weight: None,
@@ -254,7 +254,9 @@ pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<
     ] {
         check.opt_shape(device, name, column, &[n])?;
     }
-    for (name, column) in [("mask", &a.mask), ("class", &a.class), ("selected", &a.selected)] {
+    for (name, column) in
+        [("mask", &a.mask), ("class_ids", &a.class_ids), ("selected", &a.selected)]
+    {
         check.opt_shape(device, name, column, &[n])?;
     }
     match &a.advantage {
@@ -291,11 +293,11 @@ fn check_needed<R>(check: Check, a: &PolicyLoss<'_, R>, n: usize) -> Result<()> 
     if matches!(s.loss, Loss::KlCov { .. }) {
         needed(a.selected.is_some(), "selected", "the tokens the penalty applies to")?;
     }
-    if let Some(class) = a.class.as_ref().filter(|class| class.is_host()) {
+    if let Some(class) = a.class_ids.as_ref().filter(|class| class.is_host()) {
         for t in 0..n {
             if class.at(t) as usize >= CLASSES {
                 let got = format!("{} at index {t}", class.at(t));
-                return Err(Error::invalid(check.0, "class", got, "classes below 8"));
+                return Err(Error::invalid(check.0, "class_ids", got, "classes below 8"));
             }
         }
     }

@@ -70,7 +70,7 @@ pub(crate) fn top_fraction<R: Real>(gpu: &Arc<Gpu>, a: TopFraction<'_, R>) -> Re
     let cluster = cluster(gpu, outputs, a.x.numel());
     let params = Params {
         x: launch.column(&a.x)?,
-        class: launch.opt_column(&a.class.map(|c| c.class))?,
+        class: launch.opt_column(&a.class.map(|c| c.class_ids))?,
         cu_seqlens: offsets(&mut launch, &a.scope)?,
         y: launch.column_out(a.threshold)?,
         keep: launch.column_out(a.keep)?,

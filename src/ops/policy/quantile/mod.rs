@@ -119,7 +119,7 @@ pub fn quantile<R: Real>(device: &Device, args: Quantile<'_, R>) -> Result<()> {
 #[derive(Clone, Copy, Debug)]
 pub struct RankedClass<'a> {
     /// `[T]` class of each token.
-    pub class: View<'a, u8>,
+    pub class_ids: View<'a, u8>,
     /// The class that is ranked; tokens of other classes are left to `others`.
     pub ranked: u8,
     /// What tokens of other classes get in the mask: true keeps them.
@@ -174,14 +174,14 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
     check.rank(device, "x", &args.x, 1)?;
     let tokens = args.x.extent(0);
     if let Some(class) = &args.class {
-        check.shape(device, "class", &class.class, &[tokens])?;
+        check.shape(device, "class.class_ids", &class.class_ids, &[tokens])?;
     }
     let outputs = args.scope.check(&check, device, tokens)?;
     check.shape(device, "keep", &args.keep, &[tokens])?;
     check.opt_shape(device, "threshold", &args.threshold, &[outputs])?;
     let fraction = args.fraction;
     check.that((0.0..=1.0).contains(&fraction), "fraction", fraction, "a number in [0, 1]")?;
-    if args.x.is_host() && args.class.as_ref().is_none_or(|c| c.class.is_host()) {
+    if args.x.is_host() && args.class.as_ref().is_none_or(|c| c.class_ids.is_host()) {
         no_nan(&check, &args.x, |t| is_ranked(&args.class, t))?;
     }
     on_device!(device, check, args: TopFraction<R: Real> => cpu::top_fraction, gpu::top_fraction)
@@ -189,7 +189,7 @@ pub fn top_fraction<R: Real>(device: &Device, args: TopFraction<'_, R>) -> Resul
 
 /// True if token `t` takes part in the ranking.
 pub(crate) fn is_ranked(class: &Option<RankedClass<'_>>, t: usize) -> bool {
-    class.as_ref().is_none_or(|c| c.class.at(t) == c.ranked)
+    class.as_ref().is_none_or(|c| c.class_ids.at(t) == c.ranked)
 }
 
 fn no_nan<R: Real>(check: &Check, x: &View<'_, R>, used: impl Fn(usize) -> bool) -> Result<()> {

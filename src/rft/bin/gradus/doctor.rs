@@ -92,7 +92,7 @@ fn launches(device: &Device) -> String {
     let (a, b) = ([1f32; 1000], [3f32; 1000]);
     let run = |device: &Device| {
         let mut y = vec![0f32; 1000];
-        lerp(device, Lerp { a: a[..].into(), b: b[..].into(), lambda: 0.25, y: (&mut y).into() })
+        lerp(device, Lerp { a: a[..].into(), b: b[..].into(), weight: 0.25, y: (&mut y).into() })
             .map(|()| y)
     };
     match (run(device), run(&Device::Cpu)) {

@@ -103,7 +103,7 @@ impl<T: Float> Trainer<T> {
             cu_seqlens: (&scored.cu_seqlens).into(),
             bootstrap: None,
             gamma: self.config.value.gamma,
-            lambda: self.config.value.lambda,
+            gae_lambda: self.config.value.lambda,
             advantage: ViewMut::from(&mut advantage),
             returns: Some(ViewMut::from(&mut returns)),
         };

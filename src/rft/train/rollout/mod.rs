@@ -283,7 +283,7 @@ impl<'a, T: Float> Lane<'a, T> {
             let to: Vec<i32> = slots.iter().map(|&slot| slot as i32).collect();
             let to = allocator.copy_of(&to)?;
             let (x, y) = (logits.rows(vocab)?, self.sampler.first_logits.rows_mut(vocab)?);
-            copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+            copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
             first += count;
         }
         Ok(())

@@ -319,7 +319,7 @@ pub(crate) fn gather_rows<T: Float>(
     let from = allocator.copy_of(rows)?;
     let mut out = allocator.alloc(rows.len() * d)?;
     let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
-    copy_rows(&model.device, CopyRows { x, from: Some(from.all()), to: None, y })?;
+    copy_rows(&model.device, CopyRows { x, from_rows: Some(from.all()), to_rows: None, y })?;
     Ok(out)
 }
 
@@ -335,6 +335,6 @@ fn scatter_rows<T: Float>(
     let to = allocator.copy_of(rows)?;
     let mut out = allocator.zeros(total * d)?;
     let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
-    copy_rows(&model.device, CopyRows { x, from: None, to: Some(to.all()), y })?;
+    copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
     Ok(out)
 }

@@ -16,8 +16,8 @@ fn deltas_of(device: &Device, old: &[f64]) -> (Vec<i64>, Vec<u64>) {
     let count = delta_count::<f64>(device, old.into(), (&new).into()).unwrap();
     let (mut index, mut value, mut got) = (vec![-1; count], vec![f64::NAN; count], 0);
     let args = DeltaEncode {
-        old: old.into(),
-        new: (&new).into(),
+        old_value: old.into(),
+        new_value: (&new).into(),
         index: (&mut index).into(),
         value: (&mut value).into(),
         count: &mut got,
@@ -114,8 +114,8 @@ fn deltas_restore_every_bit() {
                 let (mut index, mut values, mut got) =
                     (vec![-7i64; count + 2], vec![value(0); count + 2], 0);
                 let args = DeltaEncode {
-                    old: old.into(),
-                    new: new.into(),
+                    old_value: old.into(),
+                    new_value: new.into(),
                     index: (&mut index).into(),
                     value: (&mut values).into(),
                     count: &mut got,
@@ -210,8 +210,8 @@ fn reads_of_weights(driver: &EmuDriver, device: &Device) {
     new[100_000] = bf16::from_f32(77.0);
     let (mut index, mut value, mut count) = ([0i64], [bf16::ZERO], 0);
     let args = DeltaEncode {
-        old: (&w).into(),
-        new: (&new).into(),
+        old_value: (&w).into(),
+        new_value: (&new).into(),
         index: (&mut index[..]).into(),
         value: (&mut value[..]).into(),
         count: &mut count,

@@ -63,8 +63,8 @@ proptest! {
         prop_assert_eq!(count, old.iter().zip(&new).filter(|(a, b)| a.to_bits() != b.to_bits()).count());
         let (mut index, mut value, mut got) = (vec![-7i64; count + 1], vec![9f32; count + 1], 0);
         delta_encode(device, DeltaEncode {
-            old: (&old).into(),
-            new: (&new).into(),
+            old_value: (&old).into(),
+            new_value: (&new).into(),
             index: (&mut index).into(),
             value: (&mut value).into(),
             count: &mut got,
@@ -132,8 +132,8 @@ fn refuse_deltas_on(device: &Device) {
     let encode = |old: &[f32], index: usize, value: usize, arg: &str| {
         let (mut index, mut value, mut count) = (vec![-7i64; index], vec![9f32; value], 99);
         let args = DeltaEncode {
-            old: old.into(),
-            new: (&new).into(),
+            old_value: old.into(),
+            new_value: (&new).into(),
             index: (&mut index).into(),
             value: (&mut value).into(),
             count: &mut count,
@@ -142,7 +142,7 @@ fn refuse_deltas_on(device: &Device) {
         assert!(count == 99 && index.iter().all(|&i| i == -7) && value.iter().all(|&v| v == 9.0));
         refused(error, arg);
     };
-    encode(&old[..3], 2, 2, "new");
+    encode(&old[..3], 2, 2, "new_value");
     encode(&old, 2, 3, "value");
     encode(&old, 1, 1, "index");
     let apply = |index: &[i64], value: &[f32], arg: &str| {

@@ -167,7 +167,17 @@ impl Resident {
         let (gamma, lambda, masked) = (0.99, 0.95, MaskedReturn::Skip);
         gae(
             device,
-            Gae { reward, value, mask, cu_seqlens, bootstrap, gamma, lambda, advantage, returns },
+            Gae {
+                reward,
+                value,
+                mask,
+                cu_seqlens,
+                bootstrap,
+                gamma,
+                gae_lambda: lambda,
+                advantage,
+                returns,
+            },
         )
         .unwrap();
         let (baseline, returns) = (bootstrap, next());
@@ -201,7 +211,7 @@ impl Resident {
         let mut whole = keep.view_mut(&[n as i64]).unwrap();
         let args = TopFraction {
             x: reward,
-            class: Some(RankedClass { class: vector(&self.mask), ranked: 3, others: false }),
+            class: Some(RankedClass { class_ids: vector(&self.mask), ranked: 3, others: false }),
             scope: QuantileScope::PerSequence(cu_seqlens),
             fraction: 0.25,
             keep: whole.narrow(1, n - 1).unwrap(),

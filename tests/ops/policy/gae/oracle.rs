@@ -217,7 +217,7 @@ fn strides_on(device: &Device) {
         cu_seqlens: (&packed.cu_seqlens).into(),
         bootstrap: None,
         gamma: 0.9,
-        lambda: 0.8,
+        gae_lambda: 0.8,
         advantage: ViewMut::strided(&mut advantage, &shape, &stride).unwrap(),
         returns: Some(ViewMut::strided(&mut returns, &shape, &stride).unwrap()),
     };
@@ -248,7 +248,7 @@ fn f32_on(device: &Device) {
         cu_seqlens: (&packed.cu_seqlens).into(),
         bootstrap: None,
         gamma: 0.97,
-        lambda: 0.95,
+        gae_lambda: 0.95,
         advantage: (&mut advantage).into(),
         returns: Some((&mut returns).into()),
     };

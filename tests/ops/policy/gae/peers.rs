@@ -26,7 +26,7 @@ fn gae_matches_verl() {
             cu_seqlens: (&batch.cu_seqlens).into(),
             bootstrap: None,
             gamma: batch.file.number("gamma").unwrap(),
-            lambda: batch.file.number("lam").unwrap(),
+            gae_lambda: batch.file.number("lam").unwrap(),
             advantage: (&mut advantage).into(),
             returns: Some((&mut returns).into()),
         };

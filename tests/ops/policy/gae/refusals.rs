@@ -14,7 +14,7 @@ fn token(edit: impl FnOnce(&mut Gae<'_, f64>)) -> Result<()> {
         cu_seqlens: view(&[0, 2, 3]),
         bootstrap: Some(view(&[0.0, 1.0])),
         gamma: 1.0,
-        lambda: 0.95,
+        gae_lambda: 0.95,
         advantage: (&mut advantage).into(),
         returns: Some((&mut returns).into()),
     };
@@ -39,7 +39,7 @@ fn gae_refuses() {
     refused(token(|a| a.bootstrap = Some(view(&[0.0]))), "bootstrap");
     refused(token(|a| a.bootstrap = Some(view(&[0.0, f64::NAN]))), "bootstrap");
     refused(token(|a| a.gamma = 1.1), "gamma");
-    refused(token(|a| a.lambda = f64::NAN), "lambda");
+    refused(token(|a| a.gae_lambda = f64::NAN), "gae_lambda");
     refused(token(|a| a.advantage = output(2)), "advantage");
     refused(token(|a| a.returns = Some(output(5))), "returns");
 }

@@ -35,7 +35,7 @@ fn copg(pairs: &[Sample], logp: [f64; 3]) -> Vec<[f64; 2]> {
     let (of_policy, of_reward) = (flat(|arm, logp| logp[arm]), flat(|arm, _| REWARD[arm]));
     let of_reference = flat(|_, _| REFERENCE.ln());
     let offsets: Vec<i64> = (0..=pairs.len()).map(|p| 2 * p as i64).collect();
-    let (mut loss, mut d_logp) = (vec![0.0; pairs.len()], vec![0.0; 2 * pairs.len()]);
+    let (mut loss, mut dlogp) = (vec![0.0; pairs.len()], vec![0.0; 2 * pairs.len()]);
     let args = CopgLoss {
         logp: (&of_policy).into(),
         reference: Some((&of_reference).into()),
@@ -44,11 +44,11 @@ fn copg(pairs: &[Sample], logp: [f64; 3]) -> Vec<[f64; 2]> {
         beta: BETA,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: None,
     };
     copg_loss(&Device::Cpu, args).unwrap();
-    d_logp.chunks(2).map(|d| [d[0], d[1]]).collect()
+    dlogp.chunks(2).map(|d| [d[0], d[1]]).collect()
 }
 
 fn ipo(pairs: &[Sample], logp: [f64; 3]) -> Vec<[f64; 2]> {
@@ -69,7 +69,7 @@ fn ipo(pairs: &[Sample], logp: [f64; 3]) -> Vec<[f64; 2]> {
         likelihood: 0.0,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
+        dlogp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
         reward: None,
         total: None,
     };

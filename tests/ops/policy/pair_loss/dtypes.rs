@@ -23,7 +23,7 @@ fn preference<R: Real>(device: &Device) -> Vec<f64> {
         likelihood: 0.25,
         weight: Some((&weight).into()),
         loss: (&mut loss).into(),
-        d_logp: Pair { chosen: (&mut chosen).into(), rejected: (&mut rejected).into() },
+        dlogp: Pair { chosen: (&mut chosen).into(), rejected: (&mut rejected).into() },
         reward: None,
         total: Some((&mut total[..]).into()),
     };
@@ -35,7 +35,7 @@ fn kto<R: Real>(device: &Device) -> Vec<f64> {
     let n = 37;
     let (logp, reference) = (values::<R>(6, n, 2.0), values::<R>(7, n, 2.0));
     let desirable: Vec<u8> = (0..n).map(|i| (i % 3 == 0) as u8).collect();
-    let (mut loss, mut d_logp) = (nan::<R>(n), nan::<R>(n));
+    let (mut loss, mut dlogp) = (nan::<R>(n), nan::<R>(n));
     let args = KtoLoss {
         logp: (&logp).into(),
         reference: (&reference).into(),
@@ -46,11 +46,11 @@ fn kto<R: Real>(device: &Device) -> Vec<f64> {
         undesirable_weight: 1.5,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: None,
     };
     kto_loss(device, args).unwrap();
-    wide(&[&loss, &d_logp])
+    wide(&[&loss, &dlogp])
 }
 
 fn prdp<R: Real>(device: &Device) -> Vec<f64> {
@@ -58,7 +58,7 @@ fn prdp<R: Real>(device: &Device) -> Vec<f64> {
     let [logp, old, reference] = [8, 9, 10].map(|seed| values::<R>(seed, 51, 0.1));
     let reward = values::<R>(11, 5, 1.0);
     let pairs = [0i64, 2, 2, 4, 3, 0];
-    let (mut loss, mut d_logp) = (nan::<R>(3), nan::<R>(51));
+    let (mut loss, mut dlogp) = (nan::<R>(3), nan::<R>(51));
     let args = PrdpLoss {
         logp: (&logp).into(),
         old: (&old).into(),
@@ -71,18 +71,18 @@ fn prdp<R: Real>(device: &Device) -> Vec<f64> {
         clip: 10.0,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: None,
     };
     prdp_loss(device, args).unwrap();
-    wide(&[&loss, &d_logp])
+    wide(&[&loss, &dlogp])
 }
 
 const GROUPS: [i64; 6] = [0, 4, 4, 5, 11, 40];
 
 fn copg<R: Real>(device: &Device) -> Vec<f64> {
     let [logp, reference, reward] = [12, 13, 14].map(|seed| values::<R>(seed, 40, 1.0));
-    let (mut loss, mut d_logp) = (nan::<R>(5), nan::<R>(40));
+    let (mut loss, mut dlogp) = (nan::<R>(5), nan::<R>(40));
     let args = CopgLoss {
         logp: (&logp).into(),
         reference: Some((&reference).into()),
@@ -91,41 +91,41 @@ fn copg<R: Real>(device: &Device) -> Vec<f64> {
         beta: 0.4,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: None,
     };
     copg_loss(device, args).unwrap();
-    wide(&[&loss, &d_logp])
+    wide(&[&loss, &dlogp])
 }
 
 fn beta_mml<R: Real>(device: &Device) -> Vec<f64> {
     let logp = values::<R>(15, 40, 2.0);
-    let (mut loss, mut d_logp) = (nan::<R>(5), nan::<R>(40));
+    let (mut loss, mut dlogp) = (nan::<R>(5), nan::<R>(40));
     let args = BetaMmlLoss {
         logp: (&logp).into(),
         offsets: GROUPS[..].into(),
         beta: 0.5,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: None,
     };
     beta_mml_loss(device, args).unwrap();
-    wide(&[&loss, &d_logp])
+    wide(&[&loss, &dlogp])
 }
 
 fn info_nce<R: Real>(device: &Device) -> Vec<f64> {
     let n = 23;
     let logp = values::<R>(16, n * n, 2.0);
-    let (mut loss, mut d_logp) = (nan::<R>(1), nan::<R>(n * n));
+    let (mut loss, mut dlogp) = (nan::<R>(1), nan::<R>(n * n));
     let args = InfoNceLoss {
         logp: View::rows_of(&logp, n).unwrap(),
         length: None,
         loss: (&mut loss).into(),
-        d_logp: ViewMut::rows_of(&mut d_logp, n).unwrap(),
+        dlogp: ViewMut::rows_of(&mut dlogp, n).unwrap(),
     };
     info_nce_loss(device, args).unwrap();
-    wide(&[&loss, &d_logp])
+    wide(&[&loss, &dlogp])
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn copg_on(
     reward: &[f64],
     offsets: &[i64],
 ) -> Terms {
-    let (mut loss, mut d_logp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
+    let (mut loss, mut dlogp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
     let mut total = vec![f64::NAN];
     let weight = vec![1.0; loss.len()];
     let args = CopgLoss {
@@ -45,11 +45,11 @@ fn copg_on(
         beta: BETA,
         weight: Some((&weight).into()),
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: Some((&mut total).into()),
     };
     copg_loss(device, args).unwrap();
-    (loss, d_logp, total[0])
+    (loss, dlogp, total[0])
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn copg_is_the_mean_over_ordered_pairs() {
     let offsets = [0i64, 4, 4, 5, 11];
     let (logp, reference) = (normals(1, 11, 3.0), normals(2, 11, 3.0));
     let reward = normals(3, 11, 2.0);
-    let (loss, d_logp, total) = copg(&logp, &reference, &reward, &offsets);
+    let (loss, dlogp, total) = copg(&logp, &reference, &reward, &offsets);
     let r: Vec<f64> = (0..11).map(|i| reward[i] - BETA * (logp[i] - reference[i])).collect();
     for (g, ends) in offsets.windows(2).enumerate() {
         let members: Vec<usize> = (ends[0] as usize..ends[1] as usize).collect();
@@ -70,13 +70,13 @@ fn copg_is_the_mean_over_ordered_pairs() {
         }
         let want = sum / pairs.max(1.0);
         assert!((loss[g] - want).abs() < 1e-12 * want.max(1.0), "{} against {want}", loss[g]);
-        let slopes: f64 = members.iter().map(|&i| d_logp[i]).sum();
+        let slopes: f64 = members.iter().map(|&i| dlogp[i]).sum();
         assert!(slopes.abs() < 1e-12, "the gradient of a group sums to {slopes}");
     }
     assert!((total - loss.iter().sum::<f64>()).abs() < 1e-12);
-    assert_eq!(d_logp[4], 0.0, "a group of one compares nothing");
+    assert_eq!(dlogp[4], 0.0, "a group of one compares nothing");
     let total = |x: &[f64]| copg(x, &reference, &reward, &offsets).2;
-    assert!(check_gradient(total, &logp, &d_logp, 1e-4) < 1e-7);
+    assert!(check_gradient(total, &logp, &dlogp, 1e-4) < 1e-7);
 }
 
 /// The gradient is −2/K times the leave-one-out advantage (RLOO) of the regularised reward; for a pair
@@ -86,7 +86,7 @@ fn copg_is_leave_one_out_on_the_regularised_reward() {
     let offsets = vec![0i64, 2, 7];
     let (logp, reference) = (normals(4, 7, 3.0), normals(5, 7, 3.0));
     let reward = normals(6, 7, 2.0);
-    let d_logp = copg(&logp, &reference, &reward, &offsets).1;
+    let dlogp = copg(&logp, &reference, &reward, &offsets).1;
     let regularised: Vec<f64> =
         (0..7).map(|i| reward[i] - BETA * (logp[i] - reference[i])).collect();
     let mut advantage = vec![0.0; 7];
@@ -106,9 +106,9 @@ fn copg_is_leave_one_out_on_the_regularised_reward() {
     group_advantage(&Device::Cpu, args).unwrap();
     let want: Vec<f64> =
         (0..7).map(|i| -2.0 / if i < 2 { 2.0 } else { 5.0 } * advantage[i]).collect();
-    assert!(max_rel(&d_logp, &want, 1e-3) < 1e-13);
+    assert!(max_rel(&dlogp, &want, 1e-3) < 1e-13);
     let pair = regularised[0] - regularised[1];
-    assert!((d_logp[0] + pair).abs() < 1e-13 && (d_logp[1] - pair).abs() < 1e-13);
+    assert!((dlogp[0] + pair).abs() < 1e-13 && (dlogp[1] - pair).abs() < 1e-13);
 }
 
 #[test]
@@ -116,9 +116,9 @@ fn copg_vanishes_at_its_optimum_for_any_samples() {
     let (reward, reference) = (normals(7, 6, 2.0), normals(8, 6, 1.0));
     // log π = log π_ref + R/β − log Z
     let logp: Vec<f64> = (0..6).map(|i| reference[i] + reward[i] / BETA - 3.7).collect();
-    let (loss, d_logp, _) = copg(&logp, &reference, &reward, &[0, 6]);
+    let (loss, dlogp, _) = copg(&logp, &reference, &reward, &[0, 6]);
     assert!(loss[0] < 1e-28, "{}", loss[0]);
-    assert!(d_logp.iter().all(|d| d.abs() < 1e-14), "{d_logp:?}");
+    assert!(dlogp.iter().all(|d| d.abs() < 1e-14), "{dlogp:?}");
 }
 
 #[test]
@@ -133,17 +133,17 @@ fn copg_ignores_a_shift_of_rewards_and_abstaining_samples() {
     assert_eq!(base, copg(&logp, &reference, &shifted, &[0, 5]));
 
     let with_nan = [&reward[..2], &[f64::NAN], &reward[2..]].concat();
-    let (loss, d_logp, _) = copg(&[0.0; 6], &[0.0; 6], &with_nan, &[0, 6]);
+    let (loss, dlogp, _) = copg(&[0.0; 6], &[0.0; 6], &with_nan, &[0, 6]);
     assert_eq!(loss, base.0);
-    assert_eq!([&d_logp[..2], &d_logp[3..]].concat(), base.1);
-    assert_eq!(d_logp[2], 0.0);
+    assert_eq!([&dlogp[..2], &dlogp[3..]].concat(), base.1);
+    assert_eq!(dlogp[2], 0.0);
 }
 
 /// With rewards ±¼ a pair's CoPG loss is β/2 times IPO's, gradient included.
 #[test]
 fn copg_with_a_half_reward_gap_is_ipo() {
     let (logp, reference) = (normals(10, 2, 3.0), normals(11, 2, 3.0));
-    let (loss, d_logp, _) = copg(&logp, &reference, &[0.25, -0.25], &[0, 2]);
+    let (loss, dlogp, _) = copg(&logp, &reference, &[0.25, -0.25], &[0, 2]);
     let one = |x: f64| vec![x];
     let (w, l) = (one(logp[0]), one(logp[1]));
     let (ref_w, ref_l) = (one(reference[0]), one(reference[1]));
@@ -158,14 +158,14 @@ fn copg_with_a_half_reward_gap_is_ipo() {
         likelihood: 0.0,
         weight: None,
         loss: (&mut ipo).into(),
-        d_logp: Pair { chosen: (&mut d_w).into(), rejected: (&mut d_l).into() },
+        dlogp: Pair { chosen: (&mut d_w).into(), rejected: (&mut d_l).into() },
         reward: None,
         total: None,
     };
     preference_loss(&Device::Cpu, args).unwrap();
     assert!((loss[0] - BETA / 2.0 * ipo[0]).abs() < 1e-12 * loss[0]);
     let want = [BETA / 2.0 * d_w[0], BETA / 2.0 * d_l[0]];
-    assert!(max_rel(&d_logp, &want, 1e-6) < 1e-12);
+    assert!(max_rel(&dlogp, &want, 1e-6) < 1e-12);
 }
 
 /// Packed tokens with a mask for PRDP.
@@ -199,7 +199,7 @@ impl Packed {
 
     fn run_on(&self, device: &Device, logp: &[f64]) -> Terms {
         let pairs = self.pairs.len() / 2;
-        let (mut loss, mut d_logp) = (vec![f64::NAN; pairs], vec![f64::NAN; logp.len()]);
+        let (mut loss, mut dlogp) = (vec![f64::NAN; pairs], vec![f64::NAN; logp.len()]);
         let mut total = vec![f64::NAN];
         let weight = vec![1.0; pairs];
         let args = PrdpLoss {
@@ -214,11 +214,11 @@ impl Packed {
             clip: self.clip,
             weight: Some((&weight).into()),
             loss: (&mut loss).into(),
-            d_logp: (&mut d_logp).into(),
+            dlogp: (&mut dlogp).into(),
             total: Some((&mut total).into()),
         };
         prdp_loss(device, args).unwrap();
-        (loss, d_logp, total[0])
+        (loss, dlogp, total[0])
     }
 
     /// Σ_t f(t) over the counted tokens of sequence i.
@@ -232,7 +232,7 @@ impl Packed {
 fn prdp_matches_its_definition_and_gradient() {
     for clip in [0.1, 0.35, f64::INFINITY] {
         let (packed, logp) = Packed::random(clip);
-        let (loss, d_logp, _) = packed.run(&logp);
+        let (loss, dlogp, _) = packed.run(&logp);
         let mut clamped_branch = 0;
         for (p, pair) in packed.pairs.chunks(2).enumerate() {
             let (i, j) = (pair[0] as usize, pair[1] as usize);
@@ -249,10 +249,10 @@ fn prdp_matches_its_definition_and_gradient() {
             assert!((loss[p] - want).abs() < 1e-12 * want.max(1.0), "{} against {want}", loss[p]);
         }
         assert_eq!(clamped_branch > 0, clip.is_finite(), "both branches must be exercised");
-        assert_eq!([d_logp[1], d_logp[9]], [0.0, 0.0]);
+        assert_eq!([dlogp[1], dlogp[9]], [0.0, 0.0]);
         let (mask, keep) = (&packed.mask, |x: &[f64]| packed.run(x).2);
         assert!(mask.iter().filter(|&&m| m == 0).count() == 2);
-        let worst = check_gradient(keep, &logp, &d_logp, 1e-6);
+        let worst = check_gradient(keep, &logp, &dlogp, 1e-6);
         assert!(worst < 1e-6, "clip {clip}: {worst:e}");
     }
 }
@@ -277,7 +277,7 @@ fn mml(logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
 }
 
 fn mml_on(device: &Device, logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
-    let (mut loss, mut d_logp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
+    let (mut loss, mut dlogp) = (vec![f64::NAN; offsets.len() - 1], vec![f64::NAN; logp.len()]);
     let mut total = vec![f64::NAN];
     let args = BetaMmlLoss {
         logp: logp.into(),
@@ -285,36 +285,36 @@ fn mml_on(device: &Device, logp: &[f64], offsets: &[i64], beta: f64) -> Terms {
         beta,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: (&mut d_logp).into(),
+        dlogp: (&mut dlogp).into(),
         total: Some((&mut total).into()),
     };
     beta_mml_loss(device, args).unwrap();
-    (loss, d_logp, total[0])
+    (loss, dlogp, total[0])
 }
 
 #[test]
 fn beta_mml_matches_its_definition_and_limits() {
     let offsets = [0i64, 3, 3, 4, 8];
     let logp = normals(30, 8, 2.0);
-    let (loss, d_logp, _) = mml(&logp, &offsets, 0.25);
+    let (loss, dlogp, _) = mml(&logp, &offsets, 0.25);
     for (g, ends) in offsets.windows(2).enumerate() {
         let group = &logp[ends[0] as usize..ends[1] as usize];
         let sum: f64 = group.iter().map(|x| (0.25 * x).exp()).sum();
         let want = if group.is_empty() { 0.0 } else { -sum.ln() / 0.25 };
         assert!((loss[g] - want).abs() < 1e-12, "{} against {want}", loss[g]);
-        let slopes: f64 = d_logp[ends[0] as usize..ends[1] as usize].iter().sum();
+        let slopes: f64 = dlogp[ends[0] as usize..ends[1] as usize].iter().sum();
         let want = if group.is_empty() { 0.0 } else { -0.25 }; // −1 over four groups
         assert!((slopes - want).abs() < 1e-15);
     }
-    assert!(check_gradient(|x| mml(x, &offsets, 0.25).2, &logp, &d_logp, 1e-5) < 1e-8);
+    assert!(check_gradient(|x| mml(x, &offsets, 0.25).2, &logp, &dlogp, 1e-5) < 1e-8);
 
-    let (loss, d_logp, _) = mml(&[-12.5], &[0, 1], 0.7);
-    assert_eq!((loss[0], d_logp[0]), (12.5, -1.0), "one solution is cross-entropy");
-    let d_logp = mml(&logp[..4], &[0, 4], 1e-9).1;
-    assert!(d_logp.iter().all(|d| (d + 0.25).abs() < 1e-8), "towards β = 0 all weigh the same");
-    let (loss, d_logp, _) = mml(&[-20_000.0, -20_001.0], &[0, 2], 1.0);
+    let (loss, dlogp, _) = mml(&[-12.5], &[0, 1], 0.7);
+    assert_eq!((loss[0], dlogp[0]), (12.5, -1.0), "one solution is cross-entropy");
+    let dlogp = mml(&logp[..4], &[0, 4], 1e-9).1;
+    assert!(dlogp.iter().all(|d| (d + 0.25).abs() < 1e-8), "towards β = 0 all weigh the same");
+    let (loss, dlogp, _) = mml(&[-20_000.0, -20_001.0], &[0, 2], 1.0);
     assert!((loss[0] - (20_000.0 - (1.0 + (-1f64).exp()).ln())).abs() < 1e-10);
-    assert!((d_logp[0] + 1.0 / (1.0 + (-1f64).exp())).abs() < 1e-15);
+    assert!((dlogp[0] + 1.0 / (1.0 + (-1f64).exp())).abs() < 1e-15);
 }
 
 fn nce(logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
@@ -328,15 +328,15 @@ fn nce(logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
 }
 
 fn nce_on(device: &Device, logp: &[f64], length: Option<&Vec<i64>>, n: usize) -> (f64, Vec<f64>) {
-    let (mut loss, mut d_logp) = (vec![f64::NAN], vec![f64::NAN; n * n]);
+    let (mut loss, mut dlogp) = (vec![f64::NAN], vec![f64::NAN; n * n]);
     let args = InfoNceLoss {
         logp: View::new(logp, &[n as i64; 2]).unwrap(),
         length: length.map(View::from),
         loss: (&mut loss).into(),
-        d_logp: ViewMut::new(&mut d_logp, &[n as i64; 2]).unwrap(),
+        dlogp: ViewMut::new(&mut dlogp, &[n as i64; 2]).unwrap(),
     };
     info_nce_loss(device, args).unwrap();
-    (loss[0], d_logp)
+    (loss[0], dlogp)
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn info_nce_matches_its_definition_and_gradient() {
     let n = 5;
     let logp = normals(40, n * n, 6.0);
     let length = vec![3i64, 1, 4, 2, 7];
-    let (loss, d_logp) = nce(&logp, Some(&length), n);
+    let (loss, dlogp) = nce(&logp, Some(&length), n);
     let score = |i: usize, j: usize| logp[i * n + j] / length[j] as f64;
     let mut want = 0.0;
     for i in 0..n {
@@ -353,7 +353,7 @@ fn info_nce_matches_its_definition_and_gradient() {
         want -= ((score(i, i).exp() / row).ln() + (score(i, i).exp() / col).ln()) / (2 * n) as f64;
     }
     assert!((loss - want).abs() < 1e-13, "{loss} against {want}");
-    assert!(check_gradient(|x| nce(x, Some(&length), n).0, &logp, &d_logp, 1e-5) < 1e-7);
+    assert!(check_gradient(|x| nce(x, Some(&length), n).0, &logp, &dlogp, 1e-5) < 1e-7);
 
     let sum: f64 = nce(&logp, None, n).1.iter().sum();
     assert!(sum.abs() < 1e-15, "the gradient's entries sum to {sum}");

@@ -43,7 +43,7 @@ fn run_preference(device: &Device, columns: &Columns, kind: PreferenceKind) -> O
         likelihood: 0.0,
         weight: None,
         loss: (&mut loss).into(),
-        d_logp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
+        dlogp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
         reward: None,
         total: Some((&mut total).into()),
     };
@@ -102,7 +102,7 @@ fn nan_stays_in_group_losses() {
         let held = |name: &str| placed(gpu, columns.get(name));
         let (logp, reference, reward) = (held("logp"), held("reference"), held("reward"));
         let (offsets, mut loss) = (OFFSETS, vec![0.0; groups]);
-        let (mut d_logp, mut total) = (vec![0.0; TOKENS], vec![0.0]);
+        let (mut dlogp, mut total) = (vec![0.0; TOKENS], vec![0.0]);
         if copg {
             let args = CopgLoss {
                 logp: vector(&logp),
@@ -112,7 +112,7 @@ fn nan_stays_in_group_losses() {
                 beta: 0.3,
                 weight: None,
                 loss: (&mut loss).into(),
-                d_logp: (&mut d_logp).into(),
+                dlogp: (&mut dlogp).into(),
                 total: Some((&mut total).into()),
             };
             copg_loss(device, args).unwrap();
@@ -123,12 +123,12 @@ fn nan_stays_in_group_losses() {
                 beta: 0.3,
                 weight: None,
                 loss: (&mut loss).into(),
-                d_logp: (&mut d_logp).into(),
+                dlogp: (&mut dlogp).into(),
                 total: Some((&mut total).into()),
             };
             beta_mml_loss(device, args).unwrap();
         }
-        vec![("loss", loss), ("d_logp", d_logp), ("total", total)]
+        vec![("loss", loss), ("dlogp", dlogp), ("total", total)]
     };
     for executor in shared_gpus() {
         for (copg, column) in [(true, "logp"), (true, "reference"), (false, "logp")] {
@@ -137,7 +137,7 @@ fn nan_stays_in_group_losses() {
             let dirty = run(&executor.device, &columns.poisoned(column, POISONED), copg);
             check(&what, &clean, &dirty, |out, i| match out {
                 "loss" => i == 1,
-                "d_logp" => SECOND.contains(&i),
+                "dlogp" => SECOND.contains(&i),
                 _ => true,
             });
         }
@@ -158,7 +158,7 @@ fn nan_stays_in_prdp() {
         let (logp, old, reference) = (held("logp"), held("old"), held("reference"));
         let (offsets, mask, reward) = (OFFSETS, mask(), [1.0, 0.0, 0.5]);
         let pairs = [0i64, 1, 1, 2, 2, 0];
-        let (mut loss, mut d_logp, mut total) = (vec![0.0; 3], vec![0.0; TOKENS], vec![0.0]);
+        let (mut loss, mut dlogp, mut total) = (vec![0.0; 3], vec![0.0; TOKENS], vec![0.0]);
         let args = PrdpLoss {
             logp: vector(&logp),
             old: vector(&old),
@@ -171,11 +171,11 @@ fn nan_stays_in_prdp() {
             clip,
             weight: None,
             loss: (&mut loss).into(),
-            d_logp: (&mut d_logp).into(),
+            dlogp: (&mut dlogp).into(),
             total: Some((&mut total).into()),
         };
         prdp_loss(device, args).unwrap();
-        vec![("loss", loss), ("d_logp", d_logp), ("total", total)]
+        vec![("loss", loss), ("dlogp", dlogp), ("total", total)]
     };
     for executor in shared_gpus() {
         for clip in [0.01, 10.0] {
@@ -186,7 +186,7 @@ fn nan_stays_in_prdp() {
                 check(&what, &clean, &dirty, |out, i| match out {
                     // The third pair is without the second sequence.
                     "loss" => i != 2,
-                    "d_logp" => i != MASKED,
+                    "dlogp" => i != MASKED,
                     _ => true,
                 });
                 let masked = run(&executor.device, &columns.poisoned(column, MASKED), clip);

@@ -42,7 +42,7 @@ struct Pairs {
 
 struct Output {
     loss: Vec<f64>,
-    d_logp: Pair<Vec<f64>>,
+    dlogp: Pair<Vec<f64>>,
     reward: Pair<Vec<f64>>,
     total: f64,
 }
@@ -85,7 +85,7 @@ impl Pairs {
             likelihood: self.likelihood,
             weight: self.weight.as_ref().map(View::from),
             loss: (&mut loss).into(),
-            d_logp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
+            dlogp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
             reward: Some(Pair {
                 chosen: (&mut r_chosen).into(),
                 rejected: (&mut r_rejected).into(),
@@ -93,9 +93,9 @@ impl Pairs {
             total: Some((&mut total).into()),
         };
         preference_loss(device, args)?;
-        let d_logp = Pair { chosen: d_chosen, rejected: d_rejected };
+        let dlogp = Pair { chosen: d_chosen, rejected: d_rejected };
         let reward = Pair { chosen: r_chosen, rejected: r_rejected };
-        Ok(Output { loss, d_logp, reward, total: total[0] })
+        Ok(Output { loss, dlogp, reward, total: total[0] })
     }
 
     /// On every executor; the CPU's result is returned.
@@ -106,7 +106,7 @@ impl Pairs {
                 let name = format!("{name} {:?} {:?}", self.kind, self.score);
                 close(&name, &cpu.loss, &gpu.loss, 1e-12, 1.0);
                 close(&name, &[cpu.total], &[gpu.total], 1e-12, 1.0);
-                let pairs = [(&cpu.d_logp, &gpu.d_logp), (&cpu.reward, &gpu.reward)];
+                let pairs = [(&cpu.dlogp, &gpu.dlogp), (&cpu.reward, &gpu.reward)];
                 for (want, got) in pairs {
                     close(&name, &want.chosen, &got.chosen, 1e-12, 0.1);
                     close(&name, &want.rejected, &got.rejected, 1e-12, 0.1);
@@ -128,7 +128,7 @@ impl Pairs {
 
     fn gradient_error(&self) -> f64 {
         let out = self.run();
-        let gradient = [out.d_logp.chosen, out.d_logp.rejected].concat();
+        let gradient = [out.dlogp.chosen, out.dlogp.rejected].concat();
         check_gradient(|x| self.at(x).run().total, &self.flat(), &gradient, 1e-5)
     }
 }
@@ -241,7 +241,7 @@ fn orpo_matches_the_formula_and_survives_certainty() {
 
     pairs.logp = Pair { chosen: vec![0.0; 4], rejected: vec![0.0, -1e4, -1e-12, -3.0] };
     let out = pairs.run();
-    let values = [out.loss, out.d_logp.chosen, out.d_logp.rejected].concat();
+    let values = [out.loss, out.dlogp.chosen, out.dlogp.rejected].concat();
     assert!(values.iter().all(|x| x.is_finite()), "{values:?}");
 }
 
@@ -252,7 +252,7 @@ fn preference_losses_reduce_to_each_other() {
     let same = |other: Pairs, name: &str| {
         let out = other.run();
         assert!(max_rel(&out.loss, &dpo.loss, 1e-9) < 1e-13, "{name}");
-        assert!(max_rel(&out.d_logp.chosen, &dpo.d_logp.chosen, 1e-9) < 1e-13, "{name}");
+        assert!(max_rel(&out.dlogp.chosen, &dpo.dlogp.chosen, 1e-9) < 1e-13, "{name}");
     };
     same(Pairs { kind: Kind::Robust { label_smoothing: 0.0 }, ..base.clone() }, "robust, 0");
     same(Pairs { score: Score::Alpha(1.0), ..base.clone() }, "alpha = 1");
@@ -271,7 +271,7 @@ fn preference_losses_reduce_to_each_other() {
         let out = Pairs { score, ..start.clone() }.run();
         assert!(out.loss.iter().all(|&l| (l - 2f64.ln()).abs() < 1e-15));
         let slope = if score == Score::JensenShannon { 0.5 } else { 1.0 };
-        assert!(out.d_logp.chosen.iter().all(|&d| (d + slope * 0.2 / 6.0).abs() < 1e-15));
+        assert!(out.dlogp.chosen.iter().all(|&d| (d + slope * 0.2 / 6.0).abs() < 1e-15));
     }
 }
 
@@ -284,7 +284,7 @@ fn preference_losses_stay_finite_far_out() {
             pairs.logp = Pair { chosen: far.clone(), rejected: far.iter().map(|x| -x).collect() };
             pairs.reference = None;
             let out = pairs.run();
-            let values = [out.loss, out.d_logp.chosen, out.d_logp.rejected].concat();
+            let values = [out.loss, out.dlogp.chosen, out.dlogp.rejected].concat();
             assert!(values.iter().all(|x| x.is_finite()), "{kind:?} {score:?}: {values:?}");
         }
     }
@@ -295,9 +295,9 @@ fn an_empty_completion_has_mean_and_gradient_zero() {
     let mut pairs = Pairs::random(70, 1, KINDS[0], Score::ReverseKl);
     pairs.length = Some(Pair { chosen: vec![0], rejected: vec![4] });
     let out = pairs.run();
-    assert_eq!(out.d_logp.chosen, [0.0]);
+    assert_eq!(out.dlogp.chosen, [0.0]);
     assert_eq!(out.reward.chosen, [0.0]);
-    assert!(out.d_logp.rejected[0].abs() > 0.0);
+    assert!(out.dlogp.rejected[0].abs() > 0.0);
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn kto_matches_the_formula_and_its_gradient() {
     let desirable = vec![1u8, 0, 1, 1, 0, 0, 1, 0];
     let weight = normals(82, 8, 1.0);
     let run_on = |device: &Device, logp: &[f64]| {
-        let (mut loss, mut d_logp) = (vec![f64::NAN; 8], vec![f64::NAN; 8]);
+        let (mut loss, mut dlogp) = (vec![f64::NAN; 8], vec![f64::NAN; 8]);
         let mut total = vec![f64::NAN];
         let args = KtoLoss {
             logp: logp.into(),
@@ -318,11 +318,11 @@ fn kto_matches_the_formula_and_its_gradient() {
             undesirable_weight: 1.33,
             weight: Some((&weight).into()),
             loss: (&mut loss).into(),
-            d_logp: (&mut d_logp).into(),
+            dlogp: (&mut dlogp).into(),
             total: Some((&mut total).into()),
         };
         kto_loss(device, args).unwrap();
-        (loss, d_logp, total[0])
+        (loss, dlogp, total[0])
     };
     let run = |logp: &[f64]| {
         on_all(
@@ -334,12 +334,12 @@ fn kto_matches_the_formula_and_its_gradient() {
             },
         )
     };
-    let (loss, d_logp, _) = run(&logp);
+    let (loss, dlogp, _) = run(&logp);
     for i in 0..8 {
         let z = 0.3 * (logp[i] - reference[i] - 0.7);
         let want = if desirable[i] == 1 { 1.0 - sigma(z) } else { 1.33 * (1.0 - sigma(-z)) };
         assert!((loss[i] - want).abs() < 1e-14);
     }
-    let worst = check_gradient(|x| run(x).2, &logp, &d_logp, 1e-5);
+    let worst = check_gradient(|x| run(x).2, &logp, &dlogp, 1e-5);
     assert!(worst < 1e-7, "{worst:e}");
 }

@@ -18,7 +18,7 @@ fn preference(edit: impl FnOnce(&mut PreferenceLoss<'_, f64>)) -> Result<()> {
         likelihood: 0.0,
         weight: Some(view(&[1.0; 2])),
         loss: (&mut loss).into(),
-        d_logp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
+        dlogp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
         reward: Some(Pair { chosen: output(2), rejected: output(2) }),
         total: Some(output(1)),
     };
@@ -50,8 +50,8 @@ fn preference_loss_refuses() {
     refused(preference(|a| a.weight = Some(nan())), "weight");
     refused(preference(|a| a.loss = output(3)), "loss");
     refused(preference(|a| a.total = Some(output(2))), "total");
-    refused(preference(|a| a.d_logp.chosen = output(3)), "d_logp.chosen");
-    refused(preference(|a| a.d_logp.rejected = output(1)), "d_logp.rejected");
+    refused(preference(|a| a.dlogp.chosen = output(3)), "dlogp.chosen");
+    refused(preference(|a| a.dlogp.rejected = output(1)), "dlogp.rejected");
     let reward =
         |chosen, rejected| Some(Pair { chosen: output(chosen), rejected: output(rejected) });
     refused(preference(|a| a.reward = reward(1, 2)), "reward.chosen");
@@ -94,7 +94,7 @@ fn kto(edit: impl FnOnce(&mut KtoLoss<'_, f64>)) -> Result<()> {
         undesirable_weight: 1.0,
         weight: None,
         loss: output(2),
-        d_logp: output(2),
+        dlogp: output(2),
         total: None,
     };
     edit(&mut args);
@@ -110,7 +110,7 @@ fn contrast(edit: impl FnOnce(&mut CopgLoss<'_, f64>)) -> Result<()> {
         beta: 0.1,
         weight: None,
         loss: output(1),
-        d_logp: output(2),
+        dlogp: output(2),
         total: None,
     };
     edit(&mut args);
@@ -130,7 +130,7 @@ fn proximal(edit: impl FnOnce(&mut PrdpLoss<'_, f64>)) -> Result<()> {
         clip: 0.1,
         weight: None,
         loss: output(1),
-        d_logp: output(2),
+        dlogp: output(2),
         total: None,
     };
     edit(&mut args);
@@ -149,7 +149,7 @@ fn sequence_losses_refuse() {
     refused(kto(|a| a.undesirable_weight = f64::INFINITY), "undesirable_weight");
     refused(kto(|a| a.weight = Some(view(&[1.0]))), "weight");
     refused(kto(|a| a.loss = output(1)), "loss");
-    refused(kto(|a| a.d_logp = output(1)), "d_logp");
+    refused(kto(|a| a.dlogp = output(1)), "dlogp");
     contrast(|_| ()).unwrap();
     refused(contrast(|a| a.logp = view(&[f64::NEG_INFINITY, 0.0])), "logp");
     refused(contrast(|a| a.reference = Some(view(&[0.0]))), "reference");
@@ -159,7 +159,7 @@ fn sequence_losses_refuse() {
     refused(contrast(|a| a.beta = -1.0), "beta");
     refused(contrast(|a| a.weight = Some(view(&[1.0; 2]))), "weight");
     refused(contrast(|a| a.loss = output(2)), "loss");
-    refused(contrast(|a| a.d_logp = output(1)), "d_logp");
+    refused(contrast(|a| a.dlogp = output(1)), "dlogp");
     proximal(|_| ()).unwrap();
     refused(proximal(|a| a.logp = view(&[f64::NAN, 0.0])), "logp");
     refused(proximal(|a| a.old = view(&[0.0])), "old");
@@ -174,7 +174,7 @@ fn sequence_losses_refuse() {
     refused(proximal(|a| a.beta = 0.0), "beta");
     refused(proximal(|a| a.clip = -0.1), "clip");
     refused(proximal(|a| a.loss = output(2)), "loss");
-    refused(proximal(|a| a.d_logp = output(1)), "d_logp");
+    refused(proximal(|a| a.dlogp = output(1)), "dlogp");
     refused(pairs_by_reward(&[1.0f64], &[0, 2]).map(|_| ()), "offsets");
 }
 
@@ -185,7 +185,7 @@ fn mml(edit: impl FnOnce(&mut BetaMmlLoss<'_, f64>)) -> Result<()> {
         beta: 0.1,
         weight: None,
         loss: output(1),
-        d_logp: output(2),
+        dlogp: output(2),
         total: None,
     };
     edit(&mut args);
@@ -193,9 +193,9 @@ fn mml(edit: impl FnOnce(&mut BetaMmlLoss<'_, f64>)) -> Result<()> {
 }
 
 fn nce(edit: impl FnOnce(&mut InfoNceLoss<'_, f64>)) -> Result<()> {
-    let d_logp = ViewMut::rows_of(Box::leak(vec![HELD; 4].into_boxed_slice()), 2).unwrap();
+    let dlogp = ViewMut::rows_of(Box::leak(vec![HELD; 4].into_boxed_slice()), 2).unwrap();
     let (logp, loss) = (matrix(&[-1.0; 4], [2, 2]), output(1));
-    let mut args = InfoNceLoss { logp, length: None, loss, d_logp };
+    let mut args = InfoNceLoss { logp, length: None, loss, dlogp };
     edit(&mut args);
     info_nce_loss(&Device::Cpu, args)
 }
@@ -208,7 +208,7 @@ fn soft_maxima_refuse() {
     refused(mml(|a| a.beta = 0.0), "beta");
     refused(mml(|a| a.weight = Some(view(&[f64::NAN]))), "weight");
     refused(mml(|a| a.loss = output(2)), "loss");
-    refused(mml(|a| a.d_logp = output(1)), "d_logp");
+    refused(mml(|a| a.dlogp = output(1)), "dlogp");
     refused(mml(|a| a.total = Some(output(0))), "total");
     nce(|_| ()).unwrap();
     refused(nce(|a| a.logp = matrix(&[-1.0; 6], [2, 3])), "logp");
@@ -217,5 +217,5 @@ fn soft_maxima_refuse() {
     refused(nce(|a| a.length = Some(view(&[1, -4]))), "length");
     refused(nce(|a| a.loss = output(2)), "loss");
     let wide = ViewMut::rows_of(Box::leak(vec![HELD; 6].into_boxed_slice()), 3).unwrap();
-    refused(nce(|a| a.d_logp = wide), "d_logp");
+    refused(nce(|a| a.dlogp = wide), "dlogp");
 }

@@ -101,7 +101,7 @@ fn policy_on<R: Real>(
         ref_logp: Some(view(3)),
         ref2_logp: Some(view(4)),
         mask: Some((&batch.mask).into()),
-        class: Some((&class).into()),
+        class_ids: Some((&class).into()),
         selected: Some((&selected).into()),
         token_weight: Some((&rho).into()),
         is_weight: Some((&rho).into()),

@@ -86,8 +86,8 @@ impl<T: Float> Layer<T> {
         let mut picked = vec![T::from_f64(f64::NAN); rows.len() * width];
         let args = CopyRows {
             x: View::rows_of(data, width).unwrap(),
-            from: Some(rows.into()),
-            to: None,
+            from_rows: Some(rows.into()),
+            to_rows: None,
             y: ViewMut::rows_of(&mut picked, width).unwrap(),
         };
         copy_rows(&CPU, args).unwrap();

@@ -25,7 +25,7 @@ pub struct BetaMmlLoss<'a, R> {
     /// `[G]` loss of each group; 0 for an empty one.
     pub loss: ViewMut<'a, R>,
     /// `[B]` gradient of the total with respect to `logp`.
-    pub d_logp: ViewMut<'a, R>,
+    pub dlogp: ViewMut<'a, R>,
     /// `[1]` weighted total, if wanted.
     pub total: Option<ViewMut<'a, f64>>,
 }

@@ -19,7 +19,7 @@ pub(crate) fn info_nce_loss<R: Real>(a: InfoNceLoss<'_, R>) {
     for i in 0..n {
         sum += (rows[i].0 - score(i, i)) + (cols[i].0 - score(i, i));
     }
-    parallel::for_each(a.d_logp.into_rows(), n * 4, |i, out| {
+    parallel::for_each(a.dlogp.into_rows(), n * 4, |i, out| {
         for (j, out) in out.iter_mut().enumerate() {
             let target = if i == j { 2.0 } else { 0.0 };
             let slope = (rows[i].1[j] + cols[j].1[i] - target) * scale;

@@ -42,8 +42,8 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
     let mut params = InfoNceParams {
         row_stride: a.logp.stride(0),
         logp: launch.input(&a.logp)?,
-        d_row_stride: a.d_logp.stride(0),
-        d_logp: launch.output(a.d_logp)?,
+        d_row_stride: a.dlogp.stride(0),
+        d_logp: launch.output(a.dlogp)?,
         length: launch.opt_column(&a.length)?,
         terms: LossTerms::new(&mut launch, &None, a.loss, None, &scratch)?,
         row_lse: at(1),

@@ -22,7 +22,7 @@ pub struct InfoNceLoss<'a, R> {
     /// `[1]` loss.
     pub loss: ViewMut<'a, R>,
     /// `[n, n]` gradient of the loss with respect to `logp`.
-    pub d_logp: ViewMut<'a, R>,
+    pub dlogp: ViewMut<'a, R>,
 }
 
 /// L = −(1/2n)·Σ_i (log softmax_j S_ij at j = i + log softmax_j S_ji at j = i), S being the
@@ -59,7 +59,7 @@ pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Resu
         check_lengths(&check, "length", length)?;
     }
     check.shape(device, "loss", &args.loss, &[1])?;
-    check.shape(device, "d_logp", &args.d_logp, &[n, n])?;
+    check.shape(device, "dlogp", &args.dlogp, &[n, n])?;
     let known = if args.logp.is_host() { n } else { 0 };
     for i in 0..known {
         let bad = args.logp.row(i).iter().position(|s| !s.to_f64().is_finite());

@@ -9,7 +9,7 @@ use crate::ops::support::math::sigmoid;
 
 pub(crate) fn kto_loss<R: Real>(a: KtoLoss<'_, R>) {
     let count = a.logp.extent(0);
-    let mut d_logp = a.d_logp;
+    let mut dlogp = a.dlogp;
     let losses: Vec<f64> = (0..count)
         .map(|i| {
             let ratio = a.logp.at(i).to_f64() - a.reference.at(i).to_f64();
@@ -19,7 +19,7 @@ pub(crate) fn kto_loss<R: Real>(a: KtoLoss<'_, R>) {
             };
             let z = sign * a.beta * (ratio - a.kl);
             let slope = -lambda * sign * a.beta * bell(z);
-            d_logp.set(i, R::from_f64(weight_of(&a.weight, i, count) * slope));
+            dlogp.set(i, R::from_f64(weight_of(&a.weight, i, count) * slope));
             lambda * sigmoid(-z)
         })
         .gathered();

@@ -39,7 +39,7 @@ pub(crate) fn kto_loss<R: Real>(gpu: &Arc<Gpu>, mut a: KtoLoss<'_, R>) -> Result
         logp: launch.column(&a.logp)?,
         reference: launch.column(&a.reference)?,
         desirable: launch.column(&a.desirable)?,
-        d_logp: launch.column_out(a.d_logp)?,
+        d_logp: launch.column_out(a.dlogp)?,
         terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         beta: a.beta,
         kl: a.kl,

@@ -34,7 +34,7 @@ pub struct KtoLoss<'a, R> {
     /// `[B]` loss of each sequence.
     pub loss: ViewMut<'a, R>,
     /// `[B]` gradient of the total with respect to `logp`.
-    pub d_logp: ViewMut<'a, R>,
+    pub dlogp: ViewMut<'a, R>,
     /// `[1]` weighted total, if wanted.
     pub total: Option<ViewMut<'a, f64>>,
 }
@@ -76,7 +76,7 @@ pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {
     check.shape(device, "reference", &args.reference, &[count])?;
     check.shape(device, "desirable", &args.desirable, &[count])?;
     check_terms(&check, device, count, &args.weight, &args.loss, &args.total)?;
-    check.shape(device, "d_logp", &args.d_logp, &[count])?;
+    check.shape(device, "dlogp", &args.dlogp, &[count])?;
     check.positive("beta", args.beta)?;
     check.non_negative("kl", args.kl)?;
     check.non_negative("desirable_weight", args.desirable_weight)?;

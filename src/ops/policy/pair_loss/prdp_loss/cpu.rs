@@ -53,7 +53,7 @@ pub(crate) fn prdp_loss<R: Real>(a: PrdpLoss<'_, R>) {
             bounded * bounded
         })
         .gathered();
-    let mut d_logp = a.d_logp;
+    let mut dlogp = a.dlogp;
     for (i, slopes) in slopes.iter().enumerate() {
         for t in tokens(&a.cu_seqlens, i) {
             let mut slope = 0.0;
@@ -61,7 +61,7 @@ pub(crate) fn prdp_loss<R: Real>(a: PrdpLoss<'_, R>) {
                 let inside = (a.logp.at(t).to_f64() - a.old.at(t).to_f64()).abs() <= a.clip;
                 slope = slopes.all + if inside { slopes.inside } else { 0.0 };
             }
-            d_logp.set(t, R::from_f64(slope));
+            dlogp.set(t, R::from_f64(slope));
         }
     }
     store_losses(losses.into_iter(), &a.weight, a.loss, a.total);

@@ -51,7 +51,7 @@ pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Resu
         reward: launch.column(&a.reward)?,
         mask: launch.opt_column(&a.mask)?,
         cu_seqlens: launch.column(&a.cu_seqlens)?,
-        d_logp: launch.column_out(a.d_logp)?,
+        d_logp: launch.column_out(a.dlogp)?,
         terms: LossTerms::new(&mut launch, &a.weight, a.loss, a.total, &scratch)?,
         pair_stride: a.pairs.stride(0),
         pairs: launch.input(&a.pairs)?,

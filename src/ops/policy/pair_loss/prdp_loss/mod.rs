@@ -41,7 +41,7 @@ pub struct PrdpLoss<'a, R> {
     /// `[P]` loss of each pair.
     pub loss: ViewMut<'a, R>,
     /// `[T]` gradient of the total with respect to `logp`.
-    pub d_logp: ViewMut<'a, R>,
+    pub dlogp: ViewMut<'a, R>,
     /// `[1]` weighted total, if wanted.
     pub total: Option<ViewMut<'a, f64>>,
 }
@@ -93,7 +93,7 @@ pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> 
     check.shape(device, "old", &args.old, &[tokens.count])?;
     check.shape(device, "reference", &args.reference, &[tokens.count])?;
     check.shape(device, "reward", &args.reward, &[tokens.sequences])?;
-    check.shape(device, "d_logp", &args.d_logp, &[tokens.count])?;
+    check.shape(device, "dlogp", &args.dlogp, &[tokens.count])?;
     check.rank(device, "pairs", &args.pairs, 2)?;
     let pairs = args.pairs.extent(0);
     check.shape(device, "pairs", &args.pairs, &[pairs, 2])?;

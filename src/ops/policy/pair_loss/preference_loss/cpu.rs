@@ -19,7 +19,7 @@ type ValueAndSlope = (f64, f64);
 
 pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
     let pairs = a.logp.chosen.extent(0);
-    let (mut d_logp, mut reward) = (a.d_logp, a.reward);
+    let (mut dlogp, mut reward) = (a.dlogp, a.reward);
     let mut losses = alloc::room(pairs);
     for p in 0..pairs {
         let (reference, length) = (a.reference.as_ref(), a.length.as_ref());
@@ -37,8 +37,8 @@ pub(crate) fn preference_loss<R: Real>(a: PreferenceLoss<'_, R>) {
         losses.put(value - a.likelihood * w.logp);
         let weight = weight_of(&a.weight, p, pairs);
         let chosen = (slopes.chosen * slope_w - a.likelihood) * w.inverse_length;
-        d_logp.chosen.set(p, R::from_f64(weight * chosen));
-        d_logp.rejected.set(p, R::from_f64(weight * slopes.rejected * slope_l * l.inverse_length));
+        dlogp.chosen.set(p, R::from_f64(weight * chosen));
+        dlogp.rejected.set(p, R::from_f64(weight * slopes.rejected * slope_l * l.inverse_length));
         if let Some(reward) = &mut reward {
             reward.chosen.set(p, R::from_f64(a.beta * score_w));
             reward.rejected.set(p, R::from_f64(a.beta * score_l));

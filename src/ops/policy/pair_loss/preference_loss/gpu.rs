@@ -65,7 +65,7 @@ pub(crate) fn preference_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PreferenceLoss<'_,
         logp: [launch.column(&a.logp.chosen)?, launch.column(&a.logp.rejected)?],
         reference: both(&a.reference, |v| launch.column(v))?,
         length: both(&a.length, |v| launch.column(v))?,
-        d_logp: [launch.column_out(a.d_logp.chosen)?, launch.column_out(a.d_logp.rejected)?],
+        d_logp: [launch.column_out(a.dlogp.chosen)?, launch.column_out(a.dlogp.rejected)?],
         reward: match a.reward {
             Some(r) => [launch.column_out(r.chosen)?, launch.column_out(r.rejected)?],
             None => [Column::default(); 2],

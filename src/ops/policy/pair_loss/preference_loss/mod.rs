@@ -111,7 +111,7 @@ pub struct PreferenceLoss<'a, R> {
     /// `[P]` loss of each pair.
     pub loss: ViewMut<'a, R>,
     /// `[P]` gradient of the total with respect to `logp`.
-    pub d_logp: Pair<ViewMut<'a, R>>,
+    pub dlogp: Pair<ViewMut<'a, R>>,
     /// `[P]` implicit rewards β·s, if wanted.
     pub reward: Option<Pair<ViewMut<'a, R>>>,
     /// `[1]` weighted total, if wanted.
@@ -153,7 +153,7 @@ pub struct PreferenceLoss<'a, R> {
 ///     likelihood: 0.0,
 ///     weight: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
+///     dlogp: Pair { chosen: (&mut d_chosen).into(), rejected: (&mut d_rejected).into() },
 ///     reward: None,
 ///     total: None,
 /// })?;
@@ -180,8 +180,8 @@ pub fn preference_loss<R: Real>(device: &Device, args: PreferenceLoss<'_, R>) ->
         check_lengths(&check, "length.rejected", &length.rejected)?;
     }
     check_terms(&check, device, pairs, &args.weight, &args.loss, &args.total)?;
-    check.shape(device, "d_logp.chosen", &args.d_logp.chosen, &[pairs])?;
-    check.shape(device, "d_logp.rejected", &args.d_logp.rejected, &[pairs])?;
+    check.shape(device, "dlogp.chosen", &args.dlogp.chosen, &[pairs])?;
+    check.shape(device, "dlogp.rejected", &args.dlogp.rejected, &[pairs])?;
     if let Some(reward) = &args.reward {
         check.shape(device, "reward.chosen", &reward.chosen, &[pairs])?;
         check.shape(device, "reward.rejected", &reward.rejected, &[pairs])?;
