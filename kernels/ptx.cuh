@@ -232,12 +232,12 @@ __device__ __forceinline__ void ptx_store_stream(void* p, uint4 v) {
 }
 
 // 16 bytes in one instruction, where the compiler makes several of a vector's store.
-__device__ __forceinline__ void ptx_store_few(float* p, const float* v) {
+__device__ __forceinline__ void ptx_store16(float* p, const float* v) {
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]),
                  "f"(v[2]), "f"(v[3])
                  : "memory");
 }
-__device__ __forceinline__ void ptx_store_few(double* p, const double* v) {
+__device__ __forceinline__ void ptx_store16(double* p, const double* v) {
     asm volatile("st.global.v2.f64 [%0], {%1, %2};" ::"l"(p), "d"(v[0]), "d"(v[1]) : "memory");
 }
 
@@ -360,8 +360,8 @@ template <int PENDING> __device__ __forceinline__ void ptx_wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// d[64, 128] = (keep ? d : 0) + a[64, 16]·b[16, 128]. `ACROSS`: b's columns are contiguous, not its
-// depth.
+// d[64, 128] = (keep ? d : 0) + a[64, 16]·b[16, 128]. `N_MAJOR`: b's columns are contiguous, not
+// its depth.
 #define PTX_F8(d, i)                                                                            \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
         "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -377,13 +377,13 @@ template <int PENDING> __device__ __forceinline__ void ptx_wgmma_wait() {
         "%64, %65, p, 1, 1, 0, %67;\n}"                                                           \
         : PTX_F8(d, 0), PTX_F8(d, 8), PTX_F8(d, 16), PTX_F8(d, 24), PTX_F8(d, 32), PTX_F8(d, 40), \
           PTX_F8(d, 48), PTX_F8(d, 56)                                                            \
-        : "l"(a), "l"(b), "r"(keep), "n"(ACROSS))
-template <int ACROSS>
+        : "l"(a), "l"(b), "r"(keep), "n"(N_MAJOR))
+template <int N_MAJOR>
 __device__ __forceinline__ void ptx_wgmma_bf16(float (&d)[64], unsigned long long a,
                                                unsigned long long b, int keep) {
     PTX_WGMMA("bf16");
 }
-template <int ACROSS>
+template <int N_MAJOR>
 __device__ __forceinline__ void ptx_wgmma_f16(float (&d)[64], unsigned long long a,
                                               unsigned long long b, int keep) {
     PTX_WGMMA("f16");

@@ -67,12 +67,12 @@ template <class T, class S, class A> struct LoraGradParams {
 // ---- sums of a chunk ----------------------------------------------------------------------------
 
 // N neighbouring elements, 8 or 16 bytes, in registers.
-template <class T, int N> struct Few {
+template <class T, int N> struct Elements {
     union {
         u32 word[N * sizeof(T) / 4];
         T at[N];
     };
-    __device__ __forceinline__ Few() {}
+    __device__ __forceinline__ Elements() {}
     __device__ __forceinline__ void load(const T* p) {
         if (sizeof(word) == 16) *(uint4*)word = *(const uint4*)p;
         else *(uint2*)word = *(const uint2*)p;
@@ -81,27 +81,27 @@ template <class T, int N> struct Few {
 
 // Element j as what is added up. Halves of bf16 are whole instructions on their word, not
 // conversions.
-template <int N> __device__ __forceinline__ float widened(const Few<bf16, N>& x, int j) {
+template <int N> __device__ __forceinline__ float widened(const Elements<bf16, N>& x, int j) {
     return __int_as_float(j % 2 ? x.word[j / 2] & 0xffff0000u : x.word[j / 2] << 16);
 }
-template <int N> __device__ __forceinline__ float widened(const Few<f16, N>& x, int j) {
+template <int N> __device__ __forceinline__ float widened(const Elements<f16, N>& x, int j) {
     return to_f32(x.at[j]);
 }
-template <int N> __device__ __forceinline__ float widened(const Few<float, N>& x, int j) {
+template <int N> __device__ __forceinline__ float widened(const Elements<float, N>& x, int j) {
     return x.at[j];
 }
-template <int N> __device__ __forceinline__ double widened(const Few<double, N>& x, int j) {
+template <int N> __device__ __forceinline__ double widened(const Elements<double, N>& x, int j) {
     return x.at[j];
 }
 
-// The left side of a chunk and where the rows of the right one begin. Up to a whole number of AHEAD
-// the left side goes on with -0: times +0 and added to a sum that leaves every bit.
+// The left side of a chunk and where the rows of the right one begin. Up to a whole number of
+// ROWS_AHEAD the left side goes on with -0: times +0 and added to a sum that leaves every bit.
 template <class A, int RANKS> struct Chunk {
     A left[CHUNK][RANKS];
     i64 start[CHUNK];
 };
 
-template <int AHEAD, class T, class S, class A, int RANKS>
+template <int ROWS_AHEAD, class T, class S, class A, int RANKS>
 __device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p,
                                       const Side<T, S>& side, i64 first, int rows) {
     const int lane = threadIdx.x % RANKS;
@@ -109,7 +109,7 @@ __device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T
     const S* left = side.left + (lane0 + lane) * side.left_lane;
     const bool there = lane0 + lane < p.rank;
 #pragma unroll 4
-    for (int i = threadIdx.x / RANKS; i < (rows + AHEAD - 1) / AHEAD * AHEAD;
+    for (int i = threadIdx.x / RANKS; i < (rows + ROWS_AHEAD - 1) / ROWS_AHEAD * ROWS_AHEAD;
          i += THREADS / RANKS) {
         const i64 row = i < rows ? p.picked.of(first + i) : 0;
         if (lane == 0) c.start[i] = row * side.right_row;
@@ -124,25 +124,25 @@ template <class T, int WIDTH> struct Strip {
     i64 left;
     bool whole;
 
-    // AHEAD rows from `from` on; what is not there is 0.
-    template <int AHEAD>
-    __device__ __forceinline__ void fetch(Few<T, WIDTH> (&to)[AHEAD], const i64* start, int from,
-                                          int rows) const {
-        if (whole && from + AHEAD <= rows) {
+    // ROWS_AHEAD rows from `from` on; what is not there is 0.
+    template <int ROWS_AHEAD>
+    __device__ __forceinline__ void fetch(Elements<T, WIDTH> (&to)[ROWS_AHEAD], const i64* start,
+                                          int from, int rows) const {
+        if (whole && from + ROWS_AHEAD <= rows) {
 #pragma unroll
-            for (int k = 0; k < AHEAD; ++k) to[k].load(at + start[from + k]);
+            for (int k = 0; k < ROWS_AHEAD; ++k) to[k].load(at + start[from + k]);
             return;
         }
         // A row at a time comes in at the end and moves up: little text.
 #pragma unroll 1
-        for (int k = 0; k < AHEAD; ++k) {
-            Few<T, WIDTH> v;
+        for (int k = 0; k < ROWS_AHEAD; ++k) {
+            Elements<T, WIDTH> v;
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j)
                 v.at[j] = from + k < rows && j < left ? at[start[from + k] + j] : T{};
 #pragma unroll
-            for (int i = 0; i + 1 < AHEAD; ++i) to[i] = to[i + 1];
-            to[AHEAD - 1] = v;
+            for (int i = 0; i + 1 < ROWS_AHEAD; ++i) to[i] = to[i + 1];
+            to[ROWS_AHEAD - 1] = v;
         }
     }
 };
@@ -150,7 +150,7 @@ template <class T, int WIDTH> struct Strip {
 // One more step of all chains.
 template <class T, class A, int RANKS, int WIDTH>
 __device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[RANKS],
-                                        const Few<T, WIDTH>& right) {
+                                        const Elements<T, WIDTH>& right) {
     A x[WIDTH];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) x[j] = widened(right, j);
@@ -163,12 +163,13 @@ __device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[
 template <class T, class S, class A, int RANKS, int WIDTH>
 __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, const Side<T, S>& side,
                                            i64 tile) {
-    constexpr int AHEAD = sizeof(T) == 2 ? 8 : 4;  // rows that are asked for while others are added
+    constexpr int ROWS_AHEAD =
+        sizeof(T) == 2 ? 8 : 4;  // rows that are asked for while others are added
     __shared__ __align__(16) Chunk<A, RANKS> c;
     const i64 count = p.picked.size(), first = (p.chunk + blockIdx.z) * CHUNK;
     if (first >= count && first > 0) return;
     const int rows = count - first < CHUNK ? (int)(count - first) : CHUNK;
-    stage<AHEAD>(c, p, side, first, rows);
+    stage<ROWS_AHEAD>(c, p, side, first, rows);
     const i64 column = (tile * THREADS + threadIdx.x) * WIDTH;
     if (column >= side.columns) return;
     const Strip<T, WIDTH> strip = {side.right + column, side.columns - column,
@@ -178,13 +179,13 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
     for (int q = 0; q < RANKS; ++q)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) sum[q][j] = 0;
-    Few<T, WIDTH> now[AHEAD], next[AHEAD];
+    Elements<T, WIDTH> now[ROWS_AHEAD], next[ROWS_AHEAD];
     strip.fetch(now, c.start, 0, rows);
 #pragma unroll 1
-    for (int from = 0; from < rows; from += AHEAD) {
-        if (from + AHEAD < rows) strip.fetch(next, c.start, from + AHEAD, rows);
+    for (int from = 0; from < rows; from += ROWS_AHEAD) {
+        if (from + ROWS_AHEAD < rows) strip.fetch(next, c.start, from + ROWS_AHEAD, rows);
 #pragma unroll
-        for (int k = 0; k < AHEAD; ++k) {
+        for (int k = 0; k < ROWS_AHEAD; ++k) {
             add_row(sum, c.left[from + k], now[k]);
             now[k] = next[k];
         }
@@ -195,7 +196,7 @@ __device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, con
     for (int q = 0; q < RANKS; ++q, line += p.line) {
         if ((i64)blockIdx.y * RANKS + q >= p.rank) break;
 #pragma unroll
-        for (int j = 0; j < WIDTH; j += Vec16<A>::N) ptx_store_few(line + j, sum[q] + j);
+        for (int j = 0; j < WIDTH; j += Vec16<A>::N) ptx_store16(line + j, sum[q] + j);
     }
 }
 
@@ -313,8 +314,8 @@ template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParam
         for (i64 i = 0; i < end; ++i)
             add_four(total, p.sums + i * p.rank * p.line + place, columns - column0 - c);
         if (p.chunk + end < all) {
-            ptx_store_few(p.carry + place, total);
-            if (Vec16<A>::N == 2) ptx_store_few(p.carry + place + 2, total + 2);
+            ptx_store16(p.carry + place, total);
+            if (Vec16<A>::N == 2) ptx_store16(p.carry + place + 2, total + 2);
         }
     }
     if (p.chunk + end < all) return;

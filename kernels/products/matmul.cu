@@ -13,14 +13,14 @@
 // | residual | [M, N]      | as x                | rows contiguous, any row stride               |
 // | dw, dbias | [N, K], [N] | f32                | any row stride, any stride                    |
 //
-// Mapping. bf16 and f16 go through tensor cores: `matmul_few*` up to 16 rows (tensor_few.cuh),
-// `matmul_tile*` and `matmul_dx_tile*` otherwise (tensor_tile.cuh); S of the adapters is such a
+// Mapping. bf16 and f16 go through tensor cores: `matmul_few*` up to 16 rows (mma_gemm_skinny.cuh),
+// `matmul_tile*` and `matmul_dx_tile*` otherwise (mma_gemm_tile.cuh); S of the adapters is such a
 // product itself. f32, f64 and dW are product.cuh's, S of f32 and f64 is `matmul_low`.
 // Traffic: M·K·ceil(N/128) + N·K·ceil(M/128) + M·N elements at most, the re-reads from L2, and M·N
 // more for a residual or an old value; 2·M·N·K + 2·M·r·(K + N) flops.
-// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of tensor.cuh, with
-// f32 sums; bias and residual or old value are added in f32, and the sum is rounded once.
-#include "tensor_tile.cuh"
+// Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of mma_gemm.cuh,
+// with f32 sums; bias and residual or old value are added in f32, and the sum is rounded once.
+#include "mma_gemm_tile.cuh"
 
 template <class T, class A> struct LowParams {
     Dense<T> left;
@@ -102,9 +102,11 @@ KERNEL(matmul_f64, (THREADS), ProductParams<double, Dense<double>, double>) {
 }
 KERNEL(matmul_low_f64, (THREADS, 2), LowParams<double, double>) { matmul_low<double>(p); }
 
-KERNEL(matmul_few8_bf16, (FEW_THREADS), TensorParams<bf16, Dense<bf16>>) { matmul_few<bf16, 1>(p); }
-KERNEL(matmul_few16_bf16, (FEW_THREADS), TensorParams<bf16, Dense<bf16>>) {
-    matmul_few<bf16, 2>(p);
+KERNEL(matmul_few8_bf16, (SKINNY_THREADS), TensorParams<bf16, Dense<bf16>>) {
+    matmul_skinny<bf16, 1>(p);
+}
+KERNEL(matmul_few16_bf16, (SKINNY_THREADS), TensorParams<bf16, Dense<bf16>>) {
+    matmul_skinny<bf16, 2>(p);
 }
 KERNEL(matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf16>>) {
     matmul_tile<bf16, 64, false>(p);
@@ -118,8 +120,12 @@ KERNEL(matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf
 KERNEL(matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Dense<bf16>>) {
     matmul_tile<bf16, 128, true>(p);
 }
-KERNEL(matmul_few8_f16, (FEW_THREADS), TensorParams<f16, Dense<f16>>) { matmul_few<f16, 1>(p); }
-KERNEL(matmul_few16_f16, (FEW_THREADS), TensorParams<f16, Dense<f16>>) { matmul_few<f16, 2>(p); }
+KERNEL(matmul_few8_f16, (SKINNY_THREADS), TensorParams<f16, Dense<f16>>) {
+    matmul_skinny<f16, 1>(p);
+}
+KERNEL(matmul_few16_f16, (SKINNY_THREADS), TensorParams<f16, Dense<f16>>) {
+    matmul_skinny<f16, 2>(p);
+}
 KERNEL(matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Dense<f16>>) {
     matmul_tile<f16, 64, false>(p);
 }

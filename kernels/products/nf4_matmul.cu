@@ -10,9 +10,9 @@
 // | y, residual, dx | [M, N], [M, N], [M, K] | as x | rows contiguous, any row stride          |
 //
 // Mapping. bf16 and f16 with a weight that was quantised from them go through tensor cores:
-// `nf4_matmul_few*` up to 16 rows (tensor_few.cuh, tensor_nf4.cuh), `nf4_matmul_tile*` and
-// `nf4_matmul_dx_tile*` for more, for dX, and for layouts that are not regular (tensor_tile.cuh,
-// tensor_stage.cuh). One order of sums for all of them: tensor.cuh. Other dtypes are chains of
+// `nf4_matmul_few*` up to 16 rows (mma_gemm_skinny.cuh, mma_gemm_nf4.cuh), `nf4_matmul_tile*` and
+// `nf4_matmul_dx_tile*` for more, for dX, and for layouts that are not regular (mma_gemm_tile.cuh,
+// mma_gemm_stage.cuh). One order of sums for all of them: mma_gemm.cuh. Other dtypes are chains of
 // fused multiply-adds, an element of W at a time (product.cuh).
 // Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once a
 // tile of columns. 2·M·N·K flops.
@@ -28,14 +28,14 @@
 // 4. A cluster's size known when compiled, sums at fixed offsets: 0.2 less.
 // In all 5.0 at first, 3.7 now with one row, 4.2 with 16; 3.4 and 3.65 at K = 14,336. The loop
 // alone has 2.95 and 3.15.
-#include "tensor_tile.cuh"
+#include "mma_gemm_tile.cuh"
 
 template <class A, class T>
 __device__ __forceinline__ void nf4_matmul(const ProductParams<T, Nf4Matrix, A>& p) {
     __shared__ float book[16];
     if (threadIdx.x < 16) book[threadIdx.x] = p.right.code.get(threadIdx.x);
     __syncthreads();
-    linear<Chain<A>>(p, Nf4Side{p.right, book});
+    linear<Chain<A>>(p, Nf4Operand{p.right, book});
 }
 
 KERNEL(nf4_matmul_f32, (THREADS), ProductParams<float, Nf4Matrix, float>) { nf4_matmul<float>(p); }
@@ -45,11 +45,11 @@ KERNEL(nf4_matmul_f64, (THREADS), ProductParams<double, Nf4Matrix, double>) {
     nf4_matmul<double>(p);
 }
 
-KERNEL(nf4_matmul_few8_bf16, (FEW_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
-    nf4_few<bf16, 1>(p);
+KERNEL(nf4_matmul_few8_bf16, (SKINNY_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_skinny<bf16, 1>(p);
 }
-KERNEL(nf4_matmul_few16_bf16, (FEW_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
-    nf4_few<bf16, 2>(p);
+KERNEL(nf4_matmul_few16_bf16, (SKINNY_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+    nf4_matmul_skinny<bf16, 2>(p);
 }
 KERNEL(nf4_matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 64, false>(p, blockIdx.x / p.cluster);
@@ -63,8 +63,12 @@ KERNEL(nf4_matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4M
 KERNEL(nf4_matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 128, true>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_few8_f16, (FEW_THREADS, 2), TensorParams<f16, Nf4Matrix>) { nf4_few<f16, 1>(p); }
-KERNEL(nf4_matmul_few16_f16, (FEW_THREADS, 2), TensorParams<f16, Nf4Matrix>) { nf4_few<f16, 2>(p); }
+KERNEL(nf4_matmul_few8_f16, (SKINNY_THREADS, 2), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_skinny<f16, 1>(p);
+}
+KERNEL(nf4_matmul_few16_f16, (SKINNY_THREADS, 2), TensorParams<f16, Nf4Matrix>) {
+    nf4_matmul_skinny<f16, 2>(p);
+}
 KERNEL(nf4_matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Nf4Matrix>) {
     nf4_matmul_tile<f16, 64, false>(p, blockIdx.x / p.cluster);
 }

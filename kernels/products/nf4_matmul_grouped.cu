@@ -11,14 +11,14 @@
 // | weights | [E]            | 4-bit [N, K] each | a list in device memory; as in nf4_matmul    |
 // | y, dx   | [M, N], [M, K] | as x      | rows contiguous, any row stride                      |
 //
-// Mapping: tiles of 64 rows x 128 columns (tensor_tile.cuh). No more than ceil(M / 64) + E tiles of
-// rows exist whatever the offsets are; a block finds its expert by a prefix sum over tiles, 32
+// Mapping: tiles of 64 rows x 128 columns (mma_gemm_tile.cuh). No more than ceil(M / 64) + E tiles
+// of rows exist whatever the offsets are; a block finds its expert by a prefix sum over tiles, 32
 // experts at a time, and works on a copy of the parameters with that expert's rows and weight. The
 // host never looks at the offsets.
 // Traffic: W of every expert that has rows, ceil(rows / 64) times, from L2 but for the first; X and
 // Y once a tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
 // Numerics: a row has the bits that nf4_matmul gives it with its expert's weight.
-#include "tensor_tile.cuh"
+#include "mma_gemm_tile.cuh"
 
 static constexpr int GROUPED_ROWS = 64;
 
@@ -55,7 +55,7 @@ __device__ __forceinline__ int find_expert(const GroupedParams<T>& p, i64 slot, 
     return -1;
 }
 
-template <class T, bool ACROSS>
+template <class T, bool N_MAJOR>
 __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
     typedef TensorParams<T, Nf4Matrix> Params;
     Params& mine = *(Params*)TileMemory<GROUPED_ROWS>{shared}.params();
@@ -71,7 +71,7 @@ __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
         mine.right = p.weights[expert];
     }
     __syncthreads();
-    nf4_matmul_tile<T, GROUPED_ROWS, ACROSS>(mine, tile);
+    nf4_matmul_tile<T, GROUPED_ROWS, N_MAJOR>(mine, tile);
 }
 
 KERNEL(nf4_matmul_grouped_bf16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<bf16>) {

@@ -11,7 +11,7 @@
 //            of the CPU
 //     Mma    dW of bf16 and f16: mma.m16n8k16 with f32 sums, steps of 16 ascending from 0
 //
-// Y and dX of bf16 and f16 have kernels of their own: tensor.cuh.
+// Y and dX of bf16 and f16 have kernels of their own: mma_gemm.cuh.
 //
 // An output's operations depend on its own operands and on the depth only, whatever the number of
 // rows: a row has the same bits alone and in any batch.

@@ -1,4 +1,4 @@
-//! Products of bf16 and f16 on tensor cores: which kernel of `kernels/products/tensor.cuh` a shape takes. All
+//! Products of bf16 and f16 on tensor cores: which kernel of `kernels/products/mma_gemm.cuh` a shape takes. All
 //! of them add in the same order, so the choice changes speed, never bits.
 
 use bytemuck::{Pod, Zeroable};
@@ -26,7 +26,7 @@ const GROUPED_WEIGHT: u32 = 256;
 /// Tiles from which on a launch fills a large GPU by itself: half the multiprocessors of an H100.
 const ENOUGH_TILES: u64 = 66;
 
-/// `TensorParams` of `kernels/products/tensor.cuh` up to the weight.
+/// `TensorParams` of `kernels/products/mma_gemm.cuh` up to the weight.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct TensorProduct {

@@ -5,7 +5,7 @@
 //! On the CPU, and for f32 and f64 on a GPU, each output element is one chain of fused multiply-adds,
 //! started from 0: K steps of the weight in increasing k, then the r steps of the row's adapter on
 //! S = scale·X·Aᵀ, which is itself such a chain rounded to f32. Products of bf16 and f16 on a GPU go
-//! through tensor cores in the one order that `kernels/products/tensor.cuh` begins with. Then the bias is
+//! through tensor cores in the one order that `kernels/products/mma_gemm.cuh` begins with. Then the bias is
 //! added, then the residual, and the sum is rounded once to the output's dtype: in f32 those are the
 //! bits of an addition afterwards. Nothing else enters, so a row's result has the same bits alone, in
 //! any batch, at any position, on any number of threads. f64 operands are accumulated in f64.

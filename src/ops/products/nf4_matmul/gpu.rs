@@ -13,7 +13,7 @@ use crate::ops::quantize::block_max_gpu::BlockMax;
 use crate::ops::{Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 
-/// `Nf4Matrix` of `kernels/products/tensor_nf4.cuh`.
+/// `Nf4Matrix` of `kernels/products/mma_gemm_nf4.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(in crate::ops::products) struct Nf4Matrix {

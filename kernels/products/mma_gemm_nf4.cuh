@@ -3,7 +3,7 @@
 #pragma once
 
 #include "nf4_decode.cuh"
-#include "tensor_few.cuh"
+#include "mma_gemm_skinny.cuh"
 
 struct Nf4Matrix {
     Column<const u8> packed;
@@ -20,7 +20,7 @@ struct Nf4Matrix {
 };
 
 // The matrix as a side, its code book at hand: any layout, an element at a time.
-struct Nf4Side {
+struct Nf4Operand {
     const Nf4Matrix& w;
     const float* book;
 
@@ -74,21 +74,21 @@ __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
 
 // Maxima of a warp's 32 rows in segments of 8 blocks of 64 steps. Lane l looks after row l: it
 // reads the codes of the next segment while this one is in use.
-struct FewMaxima {
+struct SkinnyMaxima {
     const BlockMax& max;
     i64 first;  // the row's first block of 64 steps in this chunk
     u32 codes[2];
     float scale[2];
     const Nf4Matrix& w;
 
-    __device__ __forceinline__ FewMaxima(const Nf4Matrix& w, i64 row, i64 begin)
+    __device__ __forceinline__ SkinnyMaxima(const Nf4Matrix& w, i64 row, i64 begin)
         : max(w.max), w(w) {
         first = (i64)((u64)(row * w.columns + begin) / STEPS);
     }
-    // Shared address of [FEW_SEGMENT][32] maxima.
+    // Shared address of [SKINNY_SEGMENT][32] maxima.
     static __device__ __forceinline__ u32 stage() {
         return shared_window() + TABLE + TABLE_BYTES +
-               threadIdx.x / WARP * (FEW_SEGMENT * WARP * 4);
+               threadIdx.x / WARP * (SKINNY_SEGMENT * WARP * 4);
     }
     __device__ __forceinline__ void fetch(int block, int count) {
 #pragma unroll
@@ -105,13 +105,13 @@ struct FewMaxima {
         if (w.quads) {
             const u32 copy = shared_window() + 128 + lane;
 #pragma unroll
-            for (int j = 0; j < FEW_SEGMENT; ++j) {
+            for (int j = 0; j < SKINNY_SEGMENT; ++j) {
                 const float code =
                     ptx_load_one<TABLE>(__byte_perm(codes[j / 4], copy, 0x7604 | j % 4 << 4));
                 ptx_store_one(to + j * (WARP * 4), max.of_nested(code, scale[j / 4]));
             }
         } else {
-            for (int j = 0; j < FEW_SEGMENT && block + j < count; ++j)
+            for (int j = 0; j < SKINNY_SEGMENT && block + j < count; ++j)
                 ptx_store_one(to + j * (WARP * 4), max.of((first + block + j) * STEPS));
         }
         __syncwarp();
@@ -120,9 +120,9 @@ struct FewMaxima {
 
 // A matrix whose rows are whole blocks of 64 steps, packed without gaps, 16-byte aligned. Lanes 2i
 // and 2i+1 read the same 16 bytes; lane t takes bytes 2·(t % 2) and the next of each word.
-template <class T> struct FewNf4 {
+template <class T> struct SkinnyNf4 {
     const u8* at[2][2];
-    FewMaxima maxima;
+    SkinnyMaxima maxima;
     float scale[2][2];
     u32 copy, first, second;  // lane's copy in the table, permutations that take its bytes
     u32 block;                // the maximum of lane g's first row in the next block
@@ -130,7 +130,8 @@ template <class T> struct FewNf4 {
         uint4 at[2][2];
     };
 
-    __device__ __forceinline__ FewNf4(const Nf4Matrix& w, i64 row0, i64 rows, i64 begin, int count)
+    __device__ __forceinline__ SkinnyNf4(const Nf4Matrix& w, i64 row0, i64 rows, i64 begin,
+                                         int count)
         : maxima(w, row0 + threadIdx.x % WARP < rows ? row0 + threadIdx.x % WARP : rows - 1,
                  begin) {
         const u64 pitch = (u64)w.columns / 2;
@@ -139,7 +140,8 @@ template <class T> struct FewNf4 {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) at[i][h] = from + (u32)few_inside(row0, rows, i, h) * pitch;
+            for (int h = 0; h < 2; ++h)
+                at[i][h] = from + (u32)skinny_row_inside(row0, rows, i, h) * pitch;
         copy = ptx_keep(shared_window() + threadIdx.x % 16 * 8);
         first = ptx_keep(0x7604 | threadIdx.x % 2 * 0x20), second = ptx_keep(first + 0x10);
         maxima.fetch(0, count);
@@ -150,8 +152,8 @@ template <class T> struct FewNf4 {
     }
     __device__ __forceinline__ void segment(int first_block, int count) {
         maxima.write(first_block, count);
-        maxima.fetch(first_block + FEW_SEGMENT, count);
-        block = FewMaxima::stage() + few_row(0, 0) * 4;
+        maxima.fetch(first_block + SKINNY_SEGMENT, count);
+        block = SkinnyMaxima::stage() + skinny_row(0, 0) * 4;
     }
     __device__ __forceinline__ void next() {
         scale[0][0] = ptx_load_one<0>(block), scale[0][1] = ptx_load_one<32>(block);
@@ -177,11 +179,12 @@ template <class T> struct FewNf4 {
 };
 
 template <class T, int N>
-__device__ __forceinline__ void nf4_few(const TensorParams<T, Nf4Matrix>& p) {
+__device__ __forceinline__ void nf4_matmul_skinny(const TensorParams<T, Nf4Matrix>& p) {
     nf4_fill_table(p.right);
     __syncthreads();
-    few<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))),
-              [&](i64 row0, i64 begin, i64 end) {
-                  return FewNf4<T>(p.right, row0, p.columns, begin, (int)(end - begin) / STEPS);
-              });
+    skinny<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))),
+                 [&](i64 row0, i64 begin, i64 end) {
+                     return SkinnyNf4<T>(p.right, row0, p.columns, begin,
+                                         (int)(end - begin) / STEPS);
+                 });
 }

@@ -13,11 +13,13 @@
 // over 3·rank steps of every adapter, in blocks of 64 as above. In bf16 the parts are exact.
 //
 // The 16 steps of a product come from the two halves of a block of 64 because a lane then reads its
-// part of a 4-bit row with one 16-byte load (tensor_few.cuh), and because 8 neighbouring steps are
-// the smallest piece that wgmma can take from shared memory.
+// part of a 4-bit row with one 16-byte load (mma_gemm_skinny.cuh), and because 8 neighbouring steps
+// are the smallest piece that wgmma can take from shared memory.
 //
-//     tensor_few.cuh     up to 16 rows: weights from global memory to registers, split over chunks
-//     tensor_tile.cuh    more: tiles of 64 or 128 rows x 128 columns; mma.sync, or wgmma on sm_90a
+//     mma_gemm_skinny.cuh   up to 16 rows: weights from global memory to registers, split over
+//                           chunks; mma_gemm_nf4.cuh: 4-bit weights for them
+//     mma_gemm_tile.cuh     more: tiles of 64 or 128 rows x 128 columns; mma_gemm_stage.cuh: their
+//                           operands; mma_gemm_wgmma.cuh (sm_90a) and mma_gemm_sync.cuh (sm_80)
 #pragma once
 
 #include "product.cuh"

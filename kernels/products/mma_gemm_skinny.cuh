@@ -11,48 +11,50 @@
 // 32·(t / 2).
 #pragma once
 
-#include "tensor.cuh"
+#include "mma_gemm.cuh"
 
-static constexpr int FEW_THREADS = 256;
-static constexpr int FEW_ROWS = 32;
+static constexpr int SKINNY_THREADS = 256;
+static constexpr int SKINNY_ROWS = 32;
 // Groups of rows, or chunks, that the warps of a block have.
 #if __CUDA_ARCH__ >= 900
-static constexpr int FEW_GROUPS = CHUNKS, FEW_INNER = 1;
+static constexpr int SKINNY_GROUPS = CHUNKS, SKINNY_INNER = 1;
 #else
-static constexpr int FEW_GROUPS = 1, FEW_INNER = CHUNKS;
+static constexpr int SKINNY_GROUPS = 1, SKINNY_INNER = CHUNKS;
 #endif
 
 // Where lane t's 4 steps of product 0 begin.
-__device__ __forceinline__ int few_step() { return threadIdx.x % 2 * 4 + threadIdx.x % 4 / 2 * 32; }
+__device__ __forceinline__ int skinny_step() {
+    return threadIdx.x % 2 * 4 + threadIdx.x % 4 / 2 * 32;
+}
 // Row of W of lane g in half `h` of tile `i`.
-__device__ __forceinline__ int few_row(int i, int h) {
+__device__ __forceinline__ int skinny_row(int i, int h) {
     return threadIdx.x % WARP / 4 + 16 * i + 8 * h;
 }
 
 // The same; beyond the end the last one, whose sums nobody wants.
-__device__ __forceinline__ int few_inside(i64 row0, i64 rows, int i, int h) {
+__device__ __forceinline__ int skinny_row_inside(i64 row0, i64 rows, int i, int h) {
     const int last = (int)(rows - 1 - row0);
-    return few_row(i, h) < last ? few_row(i, h) : last;
+    return skinny_row(i, h) < last ? skinny_row(i, h) : last;
 }
 
 // A weight has `load<BLOCK>`, which fetches block BLOCK of 64 steps from where it stands;
 // `segment`, called before every 8 blocks, and `next`, before each; and `advance`, two blocks on.
-static constexpr int FEW_SEGMENT = 8;
+static constexpr int SKINNY_SEGMENT = 8;
 
 // A matrix whose rows can be read in pieces of 8 bytes.
-template <class T> struct FewDense {
+template <class T> struct SkinnyDense {
     const T* at[2][2];
     struct Raw {
         uint2 at[2][2][4];
     };
 
-    __device__ __forceinline__ FewDense(const Dense<T>& w, i64 row0, i64 rows, i64 begin) {
+    __device__ __forceinline__ SkinnyDense(const Dense<T>& w, i64 row0, i64 rows, i64 begin) {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h)
-                at[i][h] =
-                    w.at + (row0 + few_inside(row0, rows, i, h)) * w.lane + begin + few_step();
+                at[i][h] = w.at + (row0 + skinny_row_inside(row0, rows, i, h)) * w.lane + begin +
+                           skinny_step();
     }
     template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
 #pragma unroll
@@ -78,17 +80,17 @@ template <class T> struct FewDense {
 };
 
 // Rows of X as right operands, N tiles of 8 rows; readable in pieces of 8 bytes.
-template <class T, int N> struct FewInput {
+template <class T, int N> struct SkinnyInput {
     const T* at[N];
     struct Raw {
         uint2 at[N][4];
     };
 
-    __device__ __forceinline__ FewInput(const T* x, i64 stride, i64 rows, i64 begin) {
+    __device__ __forceinline__ SkinnyInput(const T* x, i64 stride, i64 rows, i64 begin) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             const int row = threadIdx.x % WARP / 4 + 8 * n, last = (int)rows - 1;
-            at[n] = x + begin + few_step() + (row < last ? row : last) * stride;
+            at[n] = x + begin + skinny_step() + (row < last ? row : last) * stride;
         }
     }
     // The part of product U of this block.
@@ -105,16 +107,16 @@ template <class T, int N> struct FewInput {
 };
 
 // The sums of a warp: 32 rows of W, 8·N rows of X.
-template <int N> struct FewSums {
+template <int N> struct SkinnySums {
     float at[2][N][4];
 };
 
 // Product U of a block, and its part of the next block of X on its way.
 template <int U, class T, int N, class Weight>
-__device__ __forceinline__ void few_product(FewSums<N>& sums, const Weight& w,
-                                            const typename Weight::Raw& raw,
-                                            const FewInput<T, N>& x,
-                                            typename FewInput<T, N>::Raw& in) {
+__device__ __forceinline__ void skinny_product(SkinnySums<N>& sums, const Weight& w,
+                                               const typename Weight::Raw& raw,
+                                               const SkinnyInput<T, N>& x,
+                                               typename SkinnyInput<T, N>::Raw& in) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         u32 a[4];
@@ -130,39 +132,39 @@ __device__ __forceinline__ void few_product(FewSums<N>& sums, const Weight& w,
 
 // A block, BLOCK from where w stands, with `left` blocks from it to the end of the chunk.
 template <int BLOCK, class T, int N, class Weight>
-__device__ __forceinline__ void few_block(FewSums<N>& sums, Weight& w, typename Weight::Raw& raw,
-                                          FewInput<T, N>& x, typename FewInput<T, N>::Raw& in,
-                                          int left) {
+__device__ __forceinline__ void skinny_block(SkinnySums<N>& sums, Weight& w,
+                                             typename Weight::Raw& raw, SkinnyInput<T, N>& x,
+                                             typename SkinnyInput<T, N>::Raw& in, int left) {
     x.advance(left > 1);
     w.next();
-    few_product<0>(sums, w, raw, x, in), few_product<1>(sums, w, raw, x, in);
-    few_product<2>(sums, w, raw, x, in), few_product<3>(sums, w, raw, x, in);
+    skinny_product<0>(sums, w, raw, x, in), skinny_product<1>(sums, w, raw, x, in);
+    skinny_product<2>(sums, w, raw, x, in), skinny_product<3>(sums, w, raw, x, in);
     w.template load<BLOCK + 2>(raw, left > 2);
 }
 
 // sums += w·x over `count` > 0 blocks of 64 steps. Two blocks of W and one of X are on their way:
 // registers are filled again as soon as they are used.
 template <class T, int N, class Weight>
-__device__ __forceinline__ void few_chain(FewSums<N>& sums, Weight& w, FewInput<T, N> x,
-                                          int count) {
+__device__ __forceinline__ void skinny_chain(SkinnySums<N>& sums, Weight& w, SkinnyInput<T, N> x,
+                                             int count) {
     typename Weight::Raw raw[2];
-    typename FewInput<T, N>::Raw in;
+    typename SkinnyInput<T, N>::Raw in;
     w.template load<0>(raw[0], true), w.template load<1>(raw[1], count > 1);
     x.template load<0>(in), x.template load<1>(in), x.template load<2>(in), x.template load<3>(in);
     int left = count;
     do {
         w.segment(count - left, count);
-        const int last = left > FEW_SEGMENT ? left - FEW_SEGMENT : 0;
+        const int last = left > SKINNY_SEGMENT ? left - SKINNY_SEGMENT : 0;
         do {
-            few_block<0>(sums, w, raw[0], x, in, left);
-            if (left > 1) few_block<1>(sums, w, raw[1], x, in, left - 1);
+            skinny_block<0>(sums, w, raw[0], x, in, left);
+            if (left > 1) skinny_block<1>(sums, w, raw[1], x, in, left - 1);
             w.advance();
             left -= 2;
         } while (left > last);
     } while (left > 0);
 }
 
-template <int N> __device__ __forceinline__ void clear(FewSums<N>& sums) {
+template <int N> __device__ __forceinline__ void clear(SkinnySums<N>& sums) {
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -173,22 +175,23 @@ template <int N> __device__ __forceinline__ void clear(FewSums<N>& sums) {
 
 // The sums of a chunk as [row of X][row of W]; a pitch of 4 more words puts a warp's stores into 32
 // banks.
-static constexpr int FEW_PITCH = FEW_ROWS * FEW_GROUPS + 4;
+static constexpr int SKINNY_PITCH = SKINNY_ROWS * SKINNY_GROUPS + 4;
 
-template <int N> __device__ __forceinline__ void few_park(float* tile, const FewSums<N>& sums) {
-    float* to = tile + threadIdx.x % 4 * 2 * FEW_PITCH + few_row(0, 0);
+template <int N>
+__device__ __forceinline__ void skinny_store_sums(float* tile, const SkinnySums<N>& sums) {
+    float* to = tile + threadIdx.x % 4 * 2 * SKINNY_PITCH + skinny_row(0, 0);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e)
-                to[(8 * n + e % 2) * FEW_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
+                to[(8 * n + e % 2) * SKINNY_PITCH + 16 * i + e / 2 * 8] = sums.at[i][n][e];
 }
 
 // PRODUCTS products of a block of 64 of the 3·rank steps of an adapter: element by element, because
 // it is little.
-template <class T, int N, int PRODUCTS> struct FewLowRank {
+template <class T, int N, int PRODUCTS> struct SkinnyLowRank {
     T w[PRODUCTS][2][2][4], x[PRODUCTS][N][4];
 
     // The steps from `at` on. All loads are on their way before the first value is used: 8.6 us of
@@ -201,7 +204,7 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
         for (int u = 0; u < PRODUCTS; ++u)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int step = at + 8 * u + few_step() + e;
+                const int step = at + 8 * u + skinny_step() + e;
                 const bool there = step < steps;
                 // step % rank of a step below 3·rank.
                 const int once = step < rank ? step : step - rank,
@@ -209,9 +212,10 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
                     w[u][i / 2][i % 2][e] =
-                        there ? factor.at[factor.place(
-                                    row0 + few_inside(row0, p.columns, i / 2, i % 2), column)]
-                              : T{};
+                        there
+                            ? factor.at[factor.place(
+                                  row0 + skinny_row_inside(row0, p.columns, i / 2, i % 2), column)]
+                            : T{};
 #pragma unroll
                 for (int n = 0; n < N; ++n)
                     x[u][n][e] =
@@ -219,7 +223,7 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
             }
     }
     // sums += product u.
-    __device__ __forceinline__ void multiply(FewSums<N>& sums, int u) const {
+    __device__ __forceinline__ void multiply(SkinnySums<N>& sums, int u) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const u32 a[4] = {
@@ -236,8 +240,8 @@ template <class T, int N, int PRODUCTS> struct FewLowRank {
 
 // sums += parts·factor over 3·rank steps of every adapter.
 template <class T, int N, class W>
-__device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParams<T, W>& p,
-                                             i64 row0) {
+__device__ __forceinline__ void skinny_low_rank(SkinnySums<N>& sums, const TensorParams<T, W>& p,
+                                                i64 row0) {
     constexpr int PRODUCTS = N == 1 ? 2 : 1;  // what registers hold
     const int steps = 3 * (int)p.lora.rank;
     for (i64 g = 0; g < p.lora.count; ++g) {
@@ -246,7 +250,7 @@ __device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParam
         // A block of 64 steps is 4 products.
         for (int at = 0; at < steps;
              at = at % STEPS + 8 * PRODUCTS < 32 ? at + 8 * PRODUCTS : at - at % STEPS + STEPS) {
-            FewLowRank<T, N, PRODUCTS> some;
+            SkinnyLowRank<T, N, PRODUCTS> some;
             some.load(p, factor, p.parts + g * p.rows * steps, row0, at);
 #pragma unroll
             for (int u = 0; u < PRODUCTS; ++u)
@@ -258,49 +262,49 @@ __device__ __forceinline__ void few_low_rank(FewSums<N>& sums, const TensorParam
 // `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps.
 // `tiles` may be memory that the weight uses until then.
 template <class T, int N, class W, class Make>
-__device__ __forceinline__ void few(const TensorParams<T, W>& p, float* tiles, Make make) {
-    constexpr int SIZE = 8 * N * FEW_PITCH;
-    const int rank = FEW_GROUPS > 1 ? ptx_cluster_rank() : 0, warp = threadIdx.x / WARP;
-    const int group = warp % FEW_GROUPS, inner = warp / FEW_GROUPS;
-    const i64 column0 = (i64)(blockIdx.x / FEW_GROUPS) * (FEW_GROUPS * FEW_ROWS);
+__device__ __forceinline__ void skinny(const TensorParams<T, W>& p, float* tiles, Make make) {
+    constexpr int SIZE = 8 * N * SKINNY_PITCH;
+    const int rank = SKINNY_GROUPS > 1 ? ptx_cluster_rank() : 0, warp = threadIdx.x / WARP;
+    const int group = warp % SKINNY_GROUPS, inner = warp / SKINNY_GROUPS;
+    const i64 column0 = (i64)(blockIdx.x / SKINNY_GROUPS) * (SKINNY_GROUPS * SKINNY_ROWS);
     const i64 begin = (i64)(rank + inner) * p.chunk;
     const i64 end = begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
-    const bool works = begin < end && column0 + group * FEW_ROWS < p.columns;
-    FewSums<N> sums;
+    const bool works = begin < end && column0 + group * SKINNY_ROWS < p.columns;
+    SkinnySums<N> sums;
     if (works) {
         clear(sums);
-        auto w = make(column0 + group * FEW_ROWS, begin, end);
-        few_chain<T, N>(sums, w, FewInput<T, N>(p.x, p.x_stride, p.rows, begin),
-                        (int)(end - begin) / STEPS);
+        auto w = make(column0 + group * SKINNY_ROWS, begin, end);
+        skinny_chain<T, N>(sums, w, SkinnyInput<T, N>(p.x, p.x_stride, p.rows, begin),
+                           (int)(end - begin) / STEPS);
     }
     __syncthreads();
-    if (works) few_park<N>(tiles + inner * SIZE + group * FEW_ROWS, sums);
+    if (works) skinny_store_sums<N>(tiles + inner * SIZE + group * SKINNY_ROWS, sums);
     if (works && p.lora.count > 0 && end == p.depth) {
         clear(sums);
-        few_low_rank(sums, p, column0 + group * FEW_ROWS);
-        few_park<N>(tiles + FEW_INNER * SIZE + group * FEW_ROWS, sums);
+        skinny_low_rank(sums, p, column0 + group * SKINNY_ROWS);
+        skinny_store_sums<N>(tiles + SKINNY_INNER * SIZE + group * SKINNY_ROWS, sums);
     }
     __syncthreads();
-    if (FEW_GROUPS > 1) ptx_cluster_sync();
-    const int row = threadIdx.x / (FEW_ROWS / 2),
-              column = rank * FEW_ROWS + threadIdx.x % (FEW_ROWS / 2) * 2;
+    if (SKINNY_GROUPS > 1) ptx_cluster_sync();
+    const int row = threadIdx.x / (SKINNY_ROWS / 2),
+              column = rank * SKINNY_ROWS + threadIdx.x % (SKINNY_ROWS / 2) * 2;
     if (row < p.rows && column0 + column < p.columns) {
         // The last chunk's sums are those of this block's first warps, or of one of its own.
         const int extra =
-            p.lora.count > 0 ? (FEW_GROUPS > 1 ? 1 : FEW_INNER + 1 - p.chunks) * SIZE * 4 : 0;
-        const Partials<SIZE * 4, (FEW_GROUPS > 1)> partials = {shared_address(tiles), p.chunks,
-                                                               extra};
+            p.lora.count > 0 ? (SKINNY_GROUPS > 1 ? 1 : SKINNY_INNER + 1 - p.chunks) * SIZE * 4 : 0;
+        const Partials<SIZE * 4, (SKINNY_GROUPS > 1)> partials = {shared_address(tiles), p.chunks,
+                                                                  extra};
         float sum[1][2];
-        partials.template total<2>(row * FEW_PITCH + column, sum[0]);
+        partials.template total<2>(row * SKINNY_PITCH + column, sum[0]);
         finish<1, 2>(p, row, column0 + column, sum);
     }
     __syncwarp();
-    if (FEW_GROUPS > 1) ptx_cluster_sync();
+    if (SKINNY_GROUPS > 1) ptx_cluster_sync();
 }
 
 template <class T, int N>
-__device__ __forceinline__ void matmul_few(const TensorParams<T, Dense<T>>& p) {
-    few<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) {
-        return FewDense<T>(p.right, row0, p.columns, begin);
+__device__ __forceinline__ void matmul_skinny(const TensorParams<T, Dense<T>>& p) {
+    skinny<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) {
+        return SkinnyDense<T>(p.right, row0, p.columns, begin);
     });
 }
