@@ -158,6 +158,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::run::metrics::Metric;
 
     #[test]
     fn checksums_are_castagnolis() {
@@ -169,7 +170,7 @@ mod tests {
     fn frames_hold_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = EventWriter::create(folder.path(), 7).unwrap();
-        writer.write(300, &[("reward", 0.5), ("kl", f64::NAN)]).unwrap();
+        writer.write(300, &Metrics::from([(Metric::Reward, 0.5), (Metric::Kl, f64::NAN)])).unwrap();
         let bytes = std::fs::read(&writer.path).unwrap();
         let (mut at, mut payloads) = (0, Vec::new());
         while at < bytes.len() {
