@@ -14,8 +14,8 @@
  * Rules
  *  - Errors: every function returns a status, or a version, a size or a text. No function aborts, exits, prints
  *    or unwinds. After a failure gradus_last_error() names the argument, what it got and what was expected.
- *  - A call that returns GRADUS_INVALID_ARGUMENT has written nothing. A call that fails later leaves its
- *    outputs unspecified and everything else unchanged.
+ *  - A refused call (GRADUS_INVALID_ARGUMENT) has written nothing. A call that fails later leaves its outputs
+ *    unspecified, and everything else as it was.
  *  - Calls: gradus_NAME(ctx, stream, args) runs op NAME. Fill args with gradus_init("NAME", &args, sizeof args),
  *    which sets struct_size and every default. A tensor that stays all zero is absent. A field must be given
  *    unless its comment says "optional" or has a default; a number without a default starts at 0.

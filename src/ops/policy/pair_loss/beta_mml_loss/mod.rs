@@ -44,18 +44,18 @@ pub struct BetaMmlLoss<'a, R> {
 /// ```
 /// use gradus::{Device, ops::{BetaMmlLoss, beta_mml_loss}};
 /// let (logp, offsets) = (vec![0.25f64.ln(); 2], vec![0i64, 2]);
-/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// let (mut loss, mut dlogp) = (vec![0f64], vec![0f64; 2]);
 /// beta_mml_loss(&Device::Cpu, BetaMmlLoss {
 ///     logp: (&logp).into(),
 ///     offsets: (&offsets).into(),
 ///     beta: 1.0,
 ///     weight: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: (&mut d_logp).into(),
+///     dlogp: (&mut dlogp).into(),
 ///     total: None,
 /// })?;
 /// assert!((loss[0] - 2f64.ln()).abs() < 1e-15); // -log(1/4 + 1/4)
-/// assert_eq!(d_logp, [-0.5, -0.5]);
+/// assert_eq!(dlogp, [-0.5, -0.5]);
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn beta_mml_loss<R: Real>(device: &Device, args: BetaMmlLoss<'_, R>) -> Result<()> {

@@ -52,7 +52,7 @@ pub struct CopgLoss<'a, R> {
 /// ```
 /// use gradus::{Device, ops::{CopgLoss, copg_loss}};
 /// let (logp, reward, offsets) = (vec![0f64; 2], vec![1f64, 0.0], vec![0i64, 2]);
-/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// let (mut loss, mut dlogp) = (vec![0f64], vec![0f64; 2]);
 /// copg_loss(&Device::Cpu, CopgLoss {
 ///     logp: (&logp).into(),
 ///     reference: None,
@@ -61,10 +61,10 @@ pub struct CopgLoss<'a, R> {
 ///     beta: 0.5,
 ///     weight: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: (&mut d_logp).into(),
+///     dlogp: (&mut dlogp).into(),
 ///     total: None,
 /// })?;
-/// assert_eq!((loss[0], &d_logp[..]), (1.0, &[-1.0, 1.0][..]));
+/// assert_eq!((loss[0], &dlogp[..]), (1.0, &[-1.0, 1.0][..]));
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn copg_loss<R: Real>(device: &Device, args: CopgLoss<'_, R>) -> Result<()> {

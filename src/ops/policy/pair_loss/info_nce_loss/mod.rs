@@ -39,14 +39,14 @@ pub struct InfoNceLoss<'a, R> {
 /// # Example
 /// ```
 /// use gradus::{Device, View, ViewMut, ops::{InfoNceLoss, info_nce_loss}};
-/// let (logp, mut loss, mut d_logp) = ([0f64; 4], vec![0f64], [0f64; 4]);
+/// let (logp, mut loss, mut dlogp) = ([0f64; 4], vec![0f64], [0f64; 4]);
 /// info_nce_loss(&Device::Cpu, InfoNceLoss {
 ///     logp: View::new(&logp, &[2, 2])?,
 ///     length: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: ViewMut::new(&mut d_logp, &[2, 2])?,
+///     dlogp: ViewMut::new(&mut dlogp, &[2, 2])?,
 /// })?;
-/// assert_eq!((loss[0], d_logp), (2f64.ln(), [-0.25, 0.25, 0.25, -0.25]));
+/// assert_eq!((loss[0], dlogp), (2f64.ln(), [-0.25, 0.25, 0.25, -0.25]));
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn info_nce_loss<R: Real>(device: &Device, args: InfoNceLoss<'_, R>) -> Result<()> {

@@ -52,7 +52,7 @@ pub struct KtoLoss<'a, R> {
 /// ```
 /// use gradus::{Device, ops::{KtoLoss, kto_loss}};
 /// let (logp, reference, desirable) = (vec![-3f64], vec![-3f64], vec![1u8]);
-/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64]);
+/// let (mut loss, mut dlogp) = (vec![0f64], vec![0f64]);
 /// kto_loss(&Device::Cpu, KtoLoss {
 ///     logp: (&logp).into(),
 ///     reference: (&reference).into(),
@@ -63,10 +63,10 @@ pub struct KtoLoss<'a, R> {
 ///     undesirable_weight: 1.0,
 ///     weight: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: (&mut d_logp).into(),
+///     dlogp: (&mut dlogp).into(),
 ///     total: None,
 /// })?;
-/// assert_eq!((loss[0], d_logp[0]), (0.5, -0.25));
+/// assert_eq!((loss[0], dlogp[0]), (0.5, -0.25));
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn kto_loss<R: Real>(device: &Device, args: KtoLoss<'_, R>) -> Result<()> {

@@ -68,7 +68,7 @@ pub struct PrdpLoss<'a, R> {
 /// // Two sequences of one token each; the first has the larger reward.
 /// let (logp, reward, cu_seqlens) = (vec![-1f64, -1.0], vec![1f64, 0.0], vec![0i64, 1, 2]);
 /// let pairs = pairs_by_reward(&reward, &[0, 2])?;
-/// let (mut loss, mut d_logp) = (vec![0f64], vec![0f64; 2]);
+/// let (mut loss, mut dlogp) = (vec![0f64], vec![0f64; 2]);
 /// prdp_loss(&Device::Cpu, PrdpLoss {
 ///     logp: (&logp).into(),
 ///     old: (&logp).into(),
@@ -81,10 +81,10 @@ pub struct PrdpLoss<'a, R> {
 ///     clip: f64::INFINITY,
 ///     weight: None,
 ///     loss: (&mut loss).into(),
-///     d_logp: (&mut d_logp).into(),
+///     dlogp: (&mut dlogp).into(),
 ///     total: None,
 /// })?;
-/// assert_eq!((loss[0], &d_logp[..]), (1.0, &[-2.0, 2.0][..]));
+/// assert_eq!((loss[0], &dlogp[..]), (1.0, &[-2.0, 2.0][..]));
 /// # Ok::<(), gradus::Error>(())
 /// ```
 pub fn prdp_loss<R: Real>(device: &Device, args: PrdpLoss<'_, R>) -> Result<()> {
