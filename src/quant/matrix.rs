@@ -40,8 +40,8 @@ impl Nf4Matrix {
     }
 
     /// Addresses of the codes of the maxima (or 0), the maxima, the packed codes and the code book. Two matrices
-    /// with equal addresses are one. A recorded [`Graph`](crate::device::Graph) holds addresses: whoever keeps one
-    /// compares these before it runs it again.
+    /// with equal addresses are one. A recorded [`Graph`](crate::device::Graph) holds addresses: compare these
+    /// before running it again.
     pub fn addresses(&self) -> [usize; 4] {
         let view = self.view();
         let [codes, maxima] = match view.absmax {

@@ -1,4 +1,4 @@
-//! The way to 4 bits and back.
+//! Quantization to 4 bits and dequantization.
 
 pub(crate) mod block_max_gpu;
 pub(crate) mod decode;

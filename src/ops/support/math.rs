@@ -96,9 +96,9 @@ pub(crate) const EXPS: usize = 128;
 /// [`exp`] of numbers that are not above 0, or NaN, with the same bits, as `poly[j] · two_to_k[j]`: one
 /// factor for 2^k, as the product is a normal number from -708.39 on, and nothing is clamped.
 ///
-/// In one loop the compiler runs out of registers and puts the polynomials one behind the other,
-/// where each multiply-add waits for the last. So there are two, and in the second 4 vectors go side by
-/// side. The product is left to whoever reads it, who has the next loop.
+/// There are two loops, because in a single one the compiler runs out of registers and computes one polynomial
+/// after another, where each multiply-add waits for the one before it. In the second loop the polynomials of 4
+/// vectors are interleaved. The caller multiplies the factors in its own loop.
 #[repr(align(64))]
 pub(crate) struct Exps {
     pub poly: [f64; EXPS],

@@ -3,9 +3,9 @@
 //! A row is read in blocks of 16 columns; lane j sums columns j, 16 + j, 32 + j, ... in f64 and the
 //! lanes are folded by a fixed tree: the order depends on V alone.
 //!
-//! What keeps the loops in vector registers: a function for each kind of transform, so that the hot
-//! ones hold no call of `tanh`; exponentials of what cannot be positive, 256 at a time; and sums
-//! that nobody asked for are left out. The operations that are left are the same, so are the bits.
+//! Three things keep the loops in vector registers. Each kind of transform has a function of its own, so that
+//! the hot ones hold no call of `tanh`. Exponentials are taken of numbers that are not positive, 256 at a time.
+//! Sums that were not requested are left out; the other operations stay the same, and so do their bits.
 
 use crate::dtype::{DType, Float};
 use crate::ops::support::math;

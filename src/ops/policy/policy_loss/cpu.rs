@@ -166,7 +166,7 @@ enum Spread {
     All(f64),
 }
 
-/// A vector's elements in a range, where they lie if they lie side by side.
+/// A vector's elements in a range: borrowed if they are contiguous, else copied.
 fn column<'a, T: Element>(view: &View<'a, T>, range: &Range<usize>) -> Cow<'a, [T]> {
     match view.as_slice() {
         Some(all) => Cow::Borrowed(&all[range.clone()]),

@@ -123,7 +123,7 @@ fn ppo(a: f64, r: f64, lo: f64, hi: f64, dual: f64) -> (Term, Clipped) {
 }
 
 fn trust_region(a: f64, r: f64, logp: f64, cap: f64, keep: bool) -> (Term, Clipped) {
-    // Whether NaN is inside the region is unknown, so NaN is what becomes of it.
+    // Whether NaN is inside the region is unknown, so the term becomes NaN.
     if !keep && !r.is_nan() && !a.is_nan() {
         let side = if a > 0.0 { Clipped::High } else { Clipped::Low };
         return (Term::default(), side);

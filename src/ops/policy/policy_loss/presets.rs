@@ -107,8 +107,8 @@ fn undivided() -> Estimator {
 }
 
 impl Preset {
-    /// A loss with GRPO's advantages as TRL computes them, and a k3 in the loss that nobody has
-    /// weighed.
+    /// A loss with GRPO's advantages as TRL computes them, and a k3 term in the loss whose
+    /// weight is 0.
     fn new(settings: PolicySettings, aggregation: Aggregation) -> Preset {
         let bounds = match settings.loss {
             Loss::PpoClip { lo, hi, .. } if (lo, hi) == (0.0, OFF) => Bounds::None,

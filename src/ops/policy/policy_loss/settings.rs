@@ -108,7 +108,7 @@ pub enum RatioLevel {
 pub enum Denominator {
     /// `old_logp`: the policy before this batch's updates.
     Old,
-    /// `sampler_logp`: whoever sampled the token.
+    /// `sampler_logp`: the policy that sampled the token.
     Sampler,
 }
 

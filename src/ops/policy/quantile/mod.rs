@@ -77,7 +77,7 @@ pub struct Quantile<'a, R> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes and offsets that do not fit or `q` outside [0, 1]; `NonFinite` for a
-/// NaN under [`OnNan::Error`]; a NaN in device memory, which nobody looks at before the launch, makes
+/// NaN under [`OnNan::Error`]; a NaN in device memory, which is not looked at before the launch, makes
 /// the result NaN.
 ///
 /// # Cost

@@ -60,8 +60,8 @@ pub(crate) enum Operand<'s, A> {
 
 impl<A: Accumulator> Operand<'_, A> {
     /// Packs columns `column .. column + count` (at most [`STRIP`]) of `steps` steps from `first`
-    /// on (at most [`DEPTH`]) into panels `[steps][WIDTH]`, one after another. What lies beyond
-    /// `count` is left as it is; nobody reads what comes of it.
+    /// on (at most [`DEPTH`]) into panels `[steps][WIDTH]`, one after another. Columns
+    /// beyond `count` keep what the panel held; their sums are never read.
     pub(crate) fn pack_panels(
         &self,
         (column, count): (usize, usize),
@@ -90,8 +90,8 @@ impl<A: Accumulator> Operand<'_, A> {
     }
 
     /// `sums[i] = fma(x[step], (column + i, first + step), sums[i])` for up to [`WIDTH`] columns and all
-    /// steps of `x` in order, without a panel: with one row a panel would be read once. False where there
-    /// is no such way. Sums beyond `count` hold nothing that anybody reads.
+    /// steps of `x` in order, without packing a panel, which one row would read only once. Returns false
+    /// where the operand or the machine does not allow it. Sums beyond `count` are not defined.
     pub(crate) fn carry_row(
         &self,
         (column, count): (usize, usize),

@@ -1,5 +1,5 @@
-//! C[i, j] = Σ_p L[i, p] · R[p, j], the one loop behind every matrix op. The right side is packed a
-//! panel at a time by whoever uses the panel, so a quantized matrix is only ever expanded into
+//! C[i, j] = Σ_p L[i, p] · R[p, j], the one loop behind every matrix op. The right operand is packed one
+//! panel at a time by the job that uses it, so a quantized matrix is only ever expanded into
 //! 16 KiB; the left side is packed once per call.
 
 use std::marker::PhantomData;

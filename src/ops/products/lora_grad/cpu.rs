@@ -11,8 +11,8 @@ use crate::ops::products::gemm_cpu::{
 use crate::ops::products::lora_grad::LoraGrad;
 
 /// Rows whose sums are one chain, counted among those that took the adapter: also `CHUNK` of
-/// `kernels/products/lora_grad.cu`. A function of nothing, so that an adapter's gradient depends on its own rows
-/// only; 128 rows give a GPU enough to do side by side, and the sums of a chunk are few beside its rows.
+/// `kernels/products/lora_grad.cu`. A constant, so that an adapter's gradient depends on its own rows
+/// only. Chunks of 128 rows give a GPU enough independent work, and their sums are small beside their rows.
 pub(crate) const CHUNK: usize = 128;
 
 pub(crate) fn lora_grad<T: Float>(args: LoraGrad<'_, T>) {

@@ -1,9 +1,9 @@
 //! Reading 4-bit matrices: stretches of values in flattened order, in any float type.
 //!
-//! A block has 16 values, code · absmax rounded to the original dtype, and 2 to 256 times as many
-//! elements. So 16 products are rounded once a block and its elements looked up among them, by a
-//! permutation of a vector register that holds all 16. Blocks that a stretch has whole go through
-//! one loop together with their maxima; the rest, at its ends, element by element.
+//! A block has only 16 different values, code · absmax rounded to the original dtype, but 2 to 256 times as many
+//! elements. So the 16 products are computed once per block, and elements are looked up among them by a
+//! permutation of a vector register that holds all 16. Whole blocks go through one loop together with their
+//! maxima; parts of blocks at the ends of a stretch are read element by element.
 
 mod permute;
 
