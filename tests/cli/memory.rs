@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gradus_rft::io::host::Room;
+use gradus_rft::io::system_memory::Room;
 use gradus_rft::train::{MemoryPlan, RunConfig};
 
 const MIB: u64 = 1 << 20;

@@ -35,7 +35,7 @@ use serde_json::{Map, Number, Value};
 use super::Row;
 use super::pages::{self, Budget, Pages};
 use crate::io::json;
-use crate::text::files;
+use crate::text::untrusted;
 use gradus::error::{Error, Result};
 
 /// Most rows of a file.
@@ -64,7 +64,7 @@ pub fn parse(bytes: Vec<u8>, path: &Path) -> Result<Vec<Row>> {
 }
 
 fn contained<R: ChunkReader + 'static>(path: &Path, source: R) -> Result<Vec<Row>> {
-    files::contained(path, "the Parquet reader", move || rows(path, source))?
+    untrusted::contained(path, "the Parquet reader", move || rows(path, source))?
 }
 
 /// A file that several readers share.
@@ -103,7 +103,7 @@ fn rows<R: ChunkReader + 'static>(path: &Path, source: R) -> Result<Vec<Row>> {
     let limit = limit(source.len());
     let reader = SerializedFileReader::new(Shared(source.0.clone())).map_err(wrong)?;
     check(path, reader.metadata())?;
-    let (mut rows, mut room) = (Vec::new(), Room { left: limit, limit });
+    let (mut rows, mut room) = (Vec::new(), MemoryBudget { left: limit, limit });
     let budget = Mutex::new(Budget { bytes: limit, values: limit / COLUMN_VALUE });
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     for group in 0..reader.num_row_groups() {
@@ -234,13 +234,13 @@ impl PageReader for CheckedPages {
 }
 
 /// What the rows may still take, of so many bytes.
-struct Room {
+struct MemoryBudget {
     left: u64,
     limit: u64,
 }
 
 /// Takes `bytes` off what is left.
-fn charge(room: &mut Room, bytes: usize) -> std::result::Result<(), String> {
+fn charge(room: &mut MemoryBudget, bytes: usize) -> std::result::Result<(), String> {
     let too_large = || {
         format!("the rows take more than {} bytes, the most for a file of this size", room.limit)
     };
@@ -248,7 +248,10 @@ fn charge(room: &mut Room, bytes: usize) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn object(record: &Record, room: &mut Room) -> std::result::Result<Map<String, Value>, String> {
+fn object(
+    record: &Record,
+    room: &mut MemoryBudget,
+) -> std::result::Result<Map<String, Value>, String> {
     let mut fields = Map::new();
     for (name, field) in record.get_column_iter() {
         charge(room, name.len() + FIELD_SIZE)?;
@@ -259,7 +262,7 @@ fn object(record: &Record, room: &mut Room) -> std::result::Result<Map<String, V
     Ok(fields)
 }
 
-fn json(field: &Field, room: &mut Room) -> std::result::Result<Value, String> {
+fn json(field: &Field, room: &mut MemoryBudget) -> std::result::Result<Value, String> {
     charge(room, VALUE_SIZE)?;
     Ok(match field {
         Field::Null => Value::Null,
@@ -303,7 +306,10 @@ fn text_or_hex(bytes: &[u8]) -> String {
     std::str::from_utf8(bytes).map(str::to_owned).unwrap_or_else(hex)
 }
 
-fn pairs(entries: &[(Field, Field)], room: &mut Room) -> std::result::Result<Value, String> {
+fn pairs(
+    entries: &[(Field, Field)],
+    room: &mut MemoryBudget,
+) -> std::result::Result<Value, String> {
     if entries.iter().all(|(key, _)| matches!(key, Field::Str(_))) {
         let mut fields = Map::new();
         for (key, value) in entries {

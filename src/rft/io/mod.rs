@@ -2,9 +2,9 @@
 //! by signals.
 
 pub mod atomic;
-pub mod host;
 pub mod interrupt;
 pub mod json;
-pub mod python;
+pub mod python_json;
 pub mod safetensors;
+pub mod system_memory;
 pub mod tensor_file;

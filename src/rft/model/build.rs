@@ -24,7 +24,7 @@ pub(crate) enum Start {
 }
 
 /// Where the parameters of a new decoder come from.
-pub(crate) trait Source {
+pub(crate) trait WeightSource {
     /// Whether the dense parameters are to be trained, and so need their f32 values.
     fn trains(&self) -> bool;
 
@@ -57,7 +57,7 @@ struct Builder<'a, T, S> {
 
 impl<T: Float> Decoder<T> {
     /// A decoder of `config` on `device` with the weights of `source`, which comes back.
-    pub(crate) fn build<S: Source>(
+    pub(crate) fn build<S: WeightSource>(
         config: &ModelConfig,
         device: Device,
         source: S,
@@ -95,7 +95,7 @@ fn deviation(k: usize) -> f64 {
     1.0 / (k as f64).sqrt()
 }
 
-impl<T: Float, S: Source> Builder<'_, T, S> {
+impl<T: Float, S: WeightSource> Builder<'_, T, S> {
     fn parameter(&mut self, name: String, shape: &[usize], start: Start) -> Result<ParamId> {
         if self.source.trains() {
             let values = self.source.values(&name, shape, start)?;

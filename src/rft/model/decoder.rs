@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::batch::{Batch, Keys};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
-use crate::model::layer::{Context, LINEAR_NAMES, Layer, Tape};
-use crate::model::linear::{Linear, LoraAdapter, Site, Weight};
+use crate::model::layer::{BlockContext, LINEAR_NAMES, Layer, Tape};
+use crate::model::linear::{LayerContext, Linear, LoraAdapter, Weight};
 use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
 use gradus::device::{Allocator, Buffer, Device};
@@ -81,7 +81,7 @@ impl<T: Float> Decoder<T> {
         tape: Option<&mut Tape<T>>,
     ) -> Result<Buffer<T>> {
         check_cache(batch, cache.is_some(), tape.is_some())?;
-        let c = Context { keep: tape.is_some(), ..self.context(batch, adapt) };
+        let c = BlockContext { keep: tape.is_some(), ..self.context(batch, adapt) };
         let mut x = self.embed(batch, adapt)?;
         let mut tapes = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -141,9 +141,9 @@ impl<T: Float> Decoder<T> {
         Ok(x)
     }
 
-    fn context<'a>(&'a self, batch: &'a Batch, adapt: bool) -> Context<'a, T> {
-        Context {
-            site: self.site(&batch.allocator),
+    fn context<'a>(&'a self, batch: &'a Batch, adapt: bool) -> BlockContext<'a, T> {
+        BlockContext {
+            cx: self.layer_context(&batch.allocator),
             config: &self.config,
             rope: &self.rope,
             batch,
@@ -152,8 +152,8 @@ impl<T: Float> Decoder<T> {
         }
     }
 
-    pub(crate) fn site<'a>(&'a self, allocator: &'a Allocator) -> Site<'a, T> {
-        Site { device: &self.device, allocator, params: &self.params }
+    pub(crate) fn layer_context<'a>(&'a self, allocator: &'a Allocator) -> LayerContext<'a, T> {
+        LayerContext { device: &self.device, allocator, params: &self.params }
     }
 
     /// Replaces every block's dense weights by 4-bit ones and freezes all parameters. Embedding,

@@ -1,6 +1,6 @@
 //! Random weights.
 
-use crate::model::build::{Source, Start};
+use crate::model::build::{Start, WeightSource};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use gradus::device::Device;
@@ -14,7 +14,7 @@ struct Random {
     stream: u32,
 }
 
-impl Source for Random {
+impl WeightSource for Random {
     fn trains(&self) -> bool {
         true
     }

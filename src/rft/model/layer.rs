@@ -11,7 +11,7 @@
 use crate::model::batch::{Batch, Keys};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
-use crate::model::linear::{Linear, Seen, Site, Through};
+use crate::model::linear::{LayerContext, Linear, LinearCall, SavedInput};
 use crate::model::params::{Gradients, ParamId};
 use crate::model::rope_table::RopeTable;
 use gradus::device::Buffer;
@@ -26,14 +26,14 @@ use gradus::ops::{
 #[derive(Debug)]
 pub struct LayerTape<T = f32> {
     x: Buffer<T>,
-    mixer: MixerTape<T>,
+    attention: AttentionTape<T>,
     mid: Buffer<T>,
     mlp: MlpTape<T>,
 }
 
 /// The attention half. `s` are scale·x·Aᵀ of q, k, v, o.
 #[derive(Debug)]
-struct MixerTape<T> {
+struct AttentionTape<T> {
     h: Buffer<T>,
     q: Projected<T>,
     k: Projected<T>,
@@ -90,8 +90,8 @@ pub(crate) struct Layer {
 }
 
 /// What a block needs to know of its model and of the pass.
-pub(crate) struct Context<'a, T> {
-    pub site: Site<'a, T>,
+pub(crate) struct BlockContext<'a, T> {
+    pub cx: LayerContext<'a, T>,
     pub config: &'a ModelConfig,
     pub rope: &'a RopeTable,
     pub batch: &'a Batch,
@@ -101,18 +101,18 @@ pub(crate) struct Context<'a, T> {
     pub keep: bool,
 }
 
-impl<T: Float> Context<'_, T> {
+impl<T: Float> BlockContext<'_, T> {
     pub fn norm(&self, x: &Buffer<T>, weight: ParamId) -> Result<Buffer<T>> {
-        let params = self.site.params;
+        let params = self.cx.params;
         let weight = params.vector(params.chosen(weight, self.adapt));
         let d = weight.extent(0);
-        let mut y = self.site.allocator.alloc(x.len())?;
+        let mut y = self.cx.allocator.alloc(x.len())?;
         let (x, eps) = (x.rows(d)?, self.config.norm_eps);
-        rmsnorm(self.site.device, RmsNorm { x, weight, eps, y: y.rows_mut(d)?, rstd: None })?;
+        rmsnorm(self.cx.device, RmsNorm { x, weight, eps, y: y.rows_mut(d)?, rstd: None })?;
         Ok(y)
     }
 
-    /// `residual` + the gradient of [`Context::norm`]; the gain's goes into `gradients`.
+    /// `residual` + the gradient of [`BlockContext::norm`]; the gain's goes into `gradients`.
     pub fn norm_backward(
         &self,
         x: &Buffer<T>,
@@ -121,9 +121,9 @@ impl<T: Float> Context<'_, T> {
         residual: Option<&Buffer<T>>,
         gradients: &mut Gradients,
     ) -> Result<Buffer<T>> {
-        let gain = self.site.params.vector(weight);
+        let gain = self.cx.params.vector(weight);
         let d = gain.extent(0);
-        let mut dx = self.site.allocator.alloc(x.len())?;
+        let mut dx = self.cx.allocator.alloc(x.len())?;
         let args = RmsNormBwd {
             x: x.rows(d)?,
             weight: gain,
@@ -133,36 +133,36 @@ impl<T: Float> Context<'_, T> {
             dx: dx.rows_mut(d)?,
             dweight: gradients.get_mut(weight).map(Buffer::all_mut),
         };
-        rmsnorm_bwd(self.site.device, args)?;
+        rmsnorm_bwd(self.cx.device, args)?;
         Ok(dx)
     }
 
-    fn map(&self, linear: &Linear, x: &Buffer<T>) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
-        self.map_onto(None, linear, x)
+    fn linear(&self, linear: &Linear, x: &Buffer<T>) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
+        self.linear_add(None, linear, x)
     }
 
     /// residual + linear(x).
-    fn map_onto(
+    fn linear_add(
         &self,
         residual: Option<&Buffer<T>>,
         linear: &Linear,
         x: &Buffer<T>,
     ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
-        let through = Through { adapt: self.adapt, keep: self.keep, residual };
-        linear.forward(self.site, x, through)
+        let call = LinearCall { adapt: self.adapt, keep: self.keep, residual };
+        linear.forward(self.cx, x, call)
     }
 
     /// Gradient of a linear map's input; its parameters' go into `gradients`.
-    fn back(
+    fn linear_backward(
         &self,
         linear: &Linear,
-        seen: Seen<'_, T>,
+        saved: SavedInput<'_, T>,
         dy: &Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<Buffer<T>> {
-        let mut dx = self.site.allocator.alloc(seen.x.len())?;
-        linear.parameter_gradients(self.site, seen, dy, gradients)?;
-        linear.input_gradient(self.site, dy, false, &mut dx)?;
+        let mut dx = self.cx.allocator.alloc(saved.x.len())?;
+        linear.parameter_gradients(self.cx, saved, dy, gradients)?;
+        linear.input_gradient(self.cx, dy, false, &mut dx)?;
         Ok(dx)
     }
 
@@ -176,7 +176,7 @@ impl<T: Float> Context<'_, T> {
             sin: self.rope.sin.rows(half)?,
             inverse,
         };
-        rope(self.site.device, args)
+        rope(self.cx.device, args)
     }
 
     /// Queries or keys of `h`, normalised and rotated, and the projection's s.
@@ -187,7 +187,7 @@ impl<T: Float> Context<'_, T> {
         heads: usize,
         h: &Buffer<T>,
     ) -> Result<(Projected<T>, Option<Buffer<f32>>)> {
-        let (y, s) = self.map(linear, h)?;
+        let (y, s) = self.linear(linear, h)?;
         let (raw, mut rotated) = match norm {
             Some(norm) => {
                 let normed = self.norm(&y, norm)?;
@@ -236,49 +236,49 @@ impl Layer {
     /// Runs the block number `index` on `x`; returns its output and, if one is wanted, its tape.
     pub fn forward<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         index: usize,
         cache: &mut Option<&mut KvCache<T>>,
         x: Buffer<T>,
     ) -> Result<(Buffer<T>, Option<LayerTape<T>>)> {
-        let (mid, mixer) = self.mix(c, index, cache, &x)?;
-        let mixer = c.keep.then_some(mixer);
+        let (mid, attention) = self.attention_block(c, index, cache, &x)?;
+        let kept = c.keep.then_some(attention);
         let (y, mlp) = self.mlp(c, &mid)?;
-        let tape = mixer.map(|mixer| LayerTape { x, mixer, mid, mlp });
+        let tape = kept.map(|attention| LayerTape { x, attention, mid, mlp });
         Ok((y, tape))
     }
 
     /// x + Wo·attention(q, k, v).
-    fn mix<T: Float>(
+    fn attention_block<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         index: usize,
         cache: &mut Option<&mut KvCache<T>>,
         x: &Buffer<T>,
-    ) -> Result<(Buffer<T>, MixerTape<T>)> {
+    ) -> Result<(Buffer<T>, AttentionTape<T>)> {
         let h = c.norm(x, self.norm1)?;
-        let (v, sv) = c.map(&self.v, &h)?;
+        let (v, sv) = c.linear(&self.v, &h)?;
         let (q, sq) = c.project(&self.q, self.q_norm, c.config.heads, &h)?;
         let (k, sk) = c.project(&self.k, self.k_norm, c.config.kv_heads, &h)?;
         c.batch.store(cache, index, &k.rotated, &v)?;
         let attn = self.attend(c, index, cache, [&q.rotated, &k.rotated, &v])?;
-        let (mid, so) = c.map_onto(Some(x), &self.o, &attn)?;
-        Ok((mid, MixerTape { h, q, k, v, attn, s: [sq, sk, sv, so] }))
+        let (mid, so) = c.linear_add(Some(x), &self.o, &attn)?;
+        Ok((mid, AttentionTape { h, q, k, v, attn, s: [sq, sk, sv, so] }))
     }
 
     fn attend<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         index: usize,
         cache: &Option<&mut KvCache<T>>,
         [q, k, v]: [&Buffer<T>; 3],
     ) -> Result<Buffer<T>> {
         let (k, v) = match (cache, &c.batch.keys) {
             (Some(cache), Keys::Cached { .. }) => (&cache.keys[index], &cache.values[index]),
-            _ => (k, v),
+            (None, Keys::Cached { .. } | Keys::Own { .. }) | (Some(_), Keys::Own { .. }) => (k, v),
         };
         let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
-        let mut o = c.site.allocator.alloc(q.len())?;
+        let mut o = c.cx.allocator.alloc(q.len())?;
         let args = Attention {
             q: q.view(&c.heads(q.len(), heads))?,
             k: k.view(&c.heads(k.len(), kv_heads))?,
@@ -290,24 +290,24 @@ impl Layer {
             o: o.view_mut(&c.heads(q.len(), heads))?,
             lse: None,
         };
-        attention(c.site.device, args)?;
+        attention(c.cx.device, args)?;
         Ok(o)
     }
 
     /// m + Wd·(silu(Wg·g) ⊙ Wu·g).
     fn mlp<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         mid: &Buffer<T>,
     ) -> Result<(Buffer<T>, MlpTape<T>)> {
         let g = c.norm(mid, self.norm2)?;
-        let (gate, sg) = c.map(&self.gate, &g)?;
-        let (up, su) = c.map(&self.up, &g)?;
-        let mut act = c.site.allocator.alloc(gate.len())?;
+        let (gate, sg) = c.linear(&self.gate, &g)?;
+        let (up, su) = c.linear(&self.up, &g)?;
+        let mut act = c.cx.allocator.alloc(gate.len())?;
         let f = c.config.ffn;
         let args = Swiglu { gate: gate.rows(f)?, up: up.rows(f)?, y: act.rows_mut(f)? };
-        swiglu(c.site.device, args)?;
-        let (y, sd) = c.map_onto(Some(mid), &self.down, &act)?;
+        swiglu(c.cx.device, args)?;
+        let (y, sd) = c.linear_add(Some(mid), &self.down, &act)?;
         Ok((y, MlpTape { g, gate, up, act, s: [sg, su, sd] }))
     }
 
@@ -315,26 +315,26 @@ impl Layer {
     /// gradients. With `want_dx` false (nothing below is trainable) the input's is not computed.
     pub fn backward<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         t: LayerTape<T>,
         dy: Buffer<T>,
         gradients: &mut Gradients,
         want_dx: bool,
     ) -> Result<Option<Buffer<T>>> {
         let dmid = self.mlp_backward(c, &t.mid, t.mlp, dy, gradients)?;
-        let m = &t.mixer;
-        let dattn = c.back(&self.o, seen(&m.attn, &m.s[3]), &dmid, gradients)?;
+        let m = &t.attention;
+        let dattn = c.linear_backward(&self.o, saved(&m.attn, &m.s[3]), &dmid, gradients)?;
         let dqkv = self.attention_backward(c, m, &dattn, gradients)?;
         drop(dattn);
         for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
-            linear.parameter_gradients(c.site, seen(&m.h, &m.s[i]), &dqkv[i], gradients)?;
+            linear.parameter_gradients(c.cx, saved(&m.h, &m.s[i]), &dqkv[i], gradients)?;
         }
         if !want_dx {
             return Ok(None);
         }
-        let mut dh = c.site.allocator.alloc(m.h.len())?;
+        let mut dh = c.cx.allocator.alloc(m.h.len())?;
         for (i, linear) in [&self.q, &self.k, &self.v].into_iter().enumerate() {
-            linear.input_gradient(c.site, &dqkv[i], i > 0, &mut dh)?;
+            linear.input_gradient(c.cx, &dqkv[i], i > 0, &mut dh)?;
         }
         drop(dqkv);
         c.norm_backward(&t.x, self.norm1, &dh, Some(&dmid), gradients).map(Some)
@@ -342,14 +342,14 @@ impl Layer {
 
     fn mlp_backward<T: Float>(
         &self,
-        c: &Context<'_, T>,
+        c: &BlockContext<'_, T>,
         mid: &Buffer<T>,
         t: MlpTape<T>,
         dy: Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<Buffer<T>> {
-        let dact = c.back(&self.down, seen(&t.act, &t.s[2]), &dy, gradients)?;
-        let allocator = c.site.allocator;
+        let dact = c.linear_backward(&self.down, saved(&t.act, &t.s[2]), &dy, gradients)?;
+        let allocator = c.cx.allocator;
         let (mut dgate, mut dup) = (allocator.alloc(dact.len())?, allocator.alloc(dact.len())?);
         let f = c.config.ffn;
         let args = SwigluBwd {
@@ -359,19 +359,19 @@ impl Layer {
             dgate: dgate.rows_mut(f)?,
             dup: dup.rows_mut(f)?,
         };
-        swiglu_bwd(c.site.device, args)?;
+        swiglu_bwd(c.cx.device, args)?;
         drop(dact);
-        let mut dg = c.back(&self.gate, seen(&t.g, &t.s[0]), &dgate, gradients)?;
-        self.up.parameter_gradients(c.site, seen(&t.g, &t.s[1]), &dup, gradients)?;
-        self.up.input_gradient(c.site, &dup, true, &mut dg)?;
+        let mut dg = c.linear_backward(&self.gate, saved(&t.g, &t.s[0]), &dgate, gradients)?;
+        self.up.parameter_gradients(c.cx, saved(&t.g, &t.s[1]), &dup, gradients)?;
+        self.up.input_gradient(c.cx, &dup, true, &mut dg)?;
         c.norm_backward(mid, self.norm2, &dg, Some(&dy), gradients)
     }
 
     /// Gradients of the projections' results q, k, v.
     fn attention_backward<T: Float>(
         &self,
-        c: &Context<'_, T>,
-        t: &MixerTape<T>,
+        c: &BlockContext<'_, T>,
+        t: &AttentionTape<T>,
         dattn: &Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<[Buffer<T>; 3]> {
@@ -380,7 +380,7 @@ impl Layer {
             return Err(Error::invalid("backward", "batch", "keys in a cache", expected));
         };
         let (heads, kv_heads) = (c.config.heads, c.config.kv_heads);
-        let allocator = c.site.allocator;
+        let allocator = c.cx.allocator;
         let (q, k, v) = (&t.q.rotated, &t.k.rotated, &t.v);
         let (wide, narrow) = (c.heads(q.len(), heads), c.heads(k.len(), kv_heads));
         let mut dq = allocator.alloc(q.len())?;
@@ -398,7 +398,7 @@ impl Layer {
             dk: dk.view_mut(&narrow)?,
             dv: dv.view_mut(&narrow)?,
         };
-        attention_bwd(c.site.device, args)?;
+        attention_bwd(c.cx.device, args)?;
         c.rotate(&mut dq, heads, true)?;
         c.rotate(&mut dk, kv_heads, true)?;
         if let (Some(norm), Some(raw)) = (self.q_norm, &t.q.raw) {
@@ -411,6 +411,6 @@ impl Layer {
     }
 }
 
-fn seen<'a, T>(x: &'a Buffer<T>, s: &'a Option<Buffer<f32>>) -> Seen<'a, T> {
-    Seen { x, s: s.as_ref() }
+fn saved<'a, T>(x: &'a Buffer<T>, s: &'a Option<Buffer<f32>>) -> SavedInput<'a, T> {
+    SavedInput { x, s: s.as_ref() }
 }

@@ -52,30 +52,30 @@ pub struct Linear {
     pub keep_dense: bool,
 }
 
-/// Where a layer works: its device, the memory of its results, the parameters.
+/// What every layer works with: the device, the memory of its results, the parameters.
 #[derive(Debug)]
-pub(crate) struct Site<'a, T> {
+pub(crate) struct LayerContext<'a, T> {
     pub device: &'a Device,
     pub allocator: &'a Allocator,
     pub params: &'a Parameters<T>,
 }
 
-impl<T> Clone for Site<'_, T> {
+impl<T> Clone for LayerContext<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Site<'_, T> {}
+impl<T> Copy for LayerContext<'_, T> {}
 
 /// The input of a linear map and, with an adapter, scale·x·Aᵀ: what its gradients need.
-pub(crate) struct Seen<'a, T> {
+pub(crate) struct SavedInput<'a, T> {
     pub x: &'a Buffer<T>,
     pub s: Option<&'a Buffer<f32>>,
 }
 
 /// How a forward pass goes through a linear map.
-pub(crate) struct Through<'a, T> {
+pub(crate) struct LinearCall<'a, T> {
     /// With the adapter, or as the base model (the reference policy).
     pub adapt: bool,
     /// scale·x·Aᵀ is kept for the gradients.
@@ -98,27 +98,27 @@ impl Linear {
     /// y = self(x) for `[rows, k]` input, and s = scale·x·Aᵀ if it is kept.
     pub(crate) fn forward<T: Float>(
         &self,
-        at: Site<'_, T>,
+        at: LayerContext<'_, T>,
         x: &Buffer<T>,
-        through: Through<'_, T>,
+        call: LinearCall<'_, T>,
     ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
         let x = x.rows(self.k)?;
         let rows = x.extent(0);
-        let lora = self.lora_view(at.params, through.adapt)?;
+        let lora = self.lora_view(at.params, call.adapt)?;
         let mut out = at.allocator.alloc(rows * self.n)?;
         let mut kept = match (&lora, self.lora) {
-            (Some(_), Some(lora)) if through.keep => Some(at.allocator.alloc(rows * lora.r)?),
+            (Some(_), Some(lora)) if call.keep => Some(at.allocator.alloc(rows * lora.r)?),
             _ => None,
         };
         let rank = self.lora.map_or(0, |lora| lora.r);
         let s = kept.as_mut().map(|s| s.rows_mut(rank)).transpose()?;
-        let residual = through.residual.map(|x| x.rows(self.n)).transpose()?;
+        let residual = call.residual.map(|x| x.rows(self.n)).transpose()?;
         let y = out.rows_mut(self.n)?;
         let bias = self.bias.map(|id| at.params.vector(id));
         let (lora, adapter) = (lora.as_slice(), None);
         match &self.weight {
             Weight::Dense(id) => {
-                let w = at.params.matrix(at.params.chosen(*id, through.adapt))?;
+                let w = at.params.matrix(at.params.chosen(*id, call.adapt))?;
                 matmul(at.device, Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
             Weight::Nf4(w) => {
@@ -132,14 +132,14 @@ impl Linear {
     /// Adds the gradients of the parameters, given the gradient `dy` of the output.
     pub(crate) fn parameter_gradients<T: Float>(
         &self,
-        at: Site<'_, T>,
-        seen: Seen<'_, T>,
+        at: LayerContext<'_, T>,
+        saved: SavedInput<'_, T>,
         dy: &Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        let (x, dy) = (seen.x.rows(self.k)?, dy.rows(self.n)?);
+        let (x, dy) = (saved.x.rows(self.k)?, dy.rows(self.n)?);
         if let (Some(adapter), Some(lora), Some(s)) =
-            (self.lora, self.lora_view(at.params, true)?, seen.s)
+            (self.lora, self.lora_view(at.params, true)?, saved.s)
             && let Some((da, db)) = gradients.pair_mut(adapter.a, adapter.b)
         {
             let (da, db) = (da.rows_mut(self.k)?, db.rows_mut(adapter.r)?);
@@ -155,7 +155,7 @@ impl Linear {
     /// Writes, or with `accumulate` adds, the gradient of the input to `dx`.
     pub(crate) fn input_gradient<T: Float>(
         &self,
-        at: Site<'_, T>,
+        at: LayerContext<'_, T>,
         dy: &Buffer<T>,
         accumulate: bool,
         dx: &mut Buffer<T>,

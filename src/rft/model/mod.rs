@@ -22,7 +22,7 @@ mod value_head;
 
 pub(crate) use batch::Keys;
 pub use batch::{Batch, Packed};
-pub(crate) use build::{Source, Start};
+pub(crate) use build::{Start, WeightSource};
 pub use config::ModelConfig;
 pub use decoder::{Decoder, LoraOptions, WeightBytes};
 pub(crate) use decoder::{HEAD, NewLora};

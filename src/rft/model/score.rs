@@ -1,7 +1,7 @@
 //! The head: logits for the sampler, log-probs with gradients for the trainer.
 
 use crate::model::decoder::Decoder;
-use crate::model::linear::{Through, Weight};
+use crate::model::linear::{LinearCall, Weight};
 use crate::model::params::Gradients;
 use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
@@ -46,8 +46,8 @@ pub struct Scores<T = f32> {
 impl<T: Float> Decoder<T> {
     /// `[R, vocab]` logits of `[R, hidden]` final hidden states.
     pub fn logits(&self, allocator: &Allocator, hidden: &Buffer<T>) -> Result<Buffer<T>> {
-        let through = Through { adapt: true, keep: false, residual: None };
-        Ok(self.head.forward(self.site(allocator), hidden, through)?.0)
+        let call = LinearCall { adapt: true, keep: false, residual: None };
+        Ok(self.head.forward(self.layer_context(allocator), hidden, call)?.0)
     }
 
     /// Log-probs of `targets` (`[R]`) under the rows `hidden` (`[R, hidden]`). A target's log-prob

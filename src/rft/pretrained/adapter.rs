@@ -34,7 +34,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const LIMIT: u64 = 16 << 30;
 
 /// The update of one module.
-pub(crate) struct Update {
+pub(crate) struct LoraUpdate {
     pub a: Vec<f32>,
     pub b: Vec<f32>,
     pub r: usize,
@@ -42,14 +42,14 @@ pub(crate) struct Update {
 }
 
 /// An adapter held against the modules of a model.
-pub(crate) struct Plan<'a> {
-    updates: BTreeMap<String, Update>,
+pub(crate) struct MergePlan<'a> {
+    updates: BTreeMap<String, LoraUpdate>,
     replaced: BTreeMap<String, &'a TensorData>,
 }
 
-impl Plan<'_> {
+impl MergePlan<'_> {
     /// The update of `module`.
-    pub fn update(&self, module: &str) -> Option<&Update> {
+    pub fn update(&self, module: &str) -> Option<&LoraUpdate> {
         self.updates.get(module)
     }
 
@@ -139,9 +139,9 @@ impl Adapter {
     }
 
     /// Holds the adapter against `modules`, the names and shapes of a model's weights.
-    pub(crate) fn plan(&self, modules: &[(String, Vec<usize>)]) -> Result<Plan<'_>> {
+    pub(crate) fn plan(&self, modules: &[(String, Vec<usize>)]) -> Result<MergePlan<'_>> {
         let wrong = |reason: String| Error::format(&self.path, reason);
-        let mut plan = Plan { updates: BTreeMap::new(), replaced: BTreeMap::new() };
+        let mut plan = MergePlan { updates: BTreeMap::new(), replaced: BTreeMap::new() };
         let mut used = BTreeSet::new();
         for (module, shape) in modules {
             if self.config.saves(module) {
@@ -165,7 +165,7 @@ impl Adapter {
             let keys = ["A", "B"].map(|m| format!("{PREFIX}{module}.lora_{m}.weight"));
             let a = self.values(&keys[0], self.tensor(&keys[0], &[r, shape[1]])?)?;
             let b = self.values(&keys[1], self.tensor(&keys[1], &[shape[0], r])?)?;
-            plan.updates.insert(module.clone(), Update { a, b, r, scale });
+            plan.updates.insert(module.clone(), LoraUpdate { a, b, r, scale });
             used.extend(keys);
         }
         if let Some(left) = self.tensors.keys().find(|key| !used.contains(*key)) {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, HEAD, ORIGINAL, Parameter, Weight};
-use crate::pretrained::adapter::{Adapter, Plan, Update};
+use crate::pretrained::adapter::{Adapter, LoraUpdate, MergePlan};
 use crate::pretrained::config::HfConfig;
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{EMBED, Pretrained, finite, floats, non_finite, quantize};
@@ -154,7 +154,7 @@ impl Pretrained {
     fn merged(
         &mut self,
         name: &str,
-        plan: &Plan<'_>,
+        plan: &MergePlan<'_>,
         done: &mut Converted,
     ) -> Result<(Vec<usize>, Vec<f32>)> {
         done.expanded += quantized::shape(&mut self.files, name)?.is_some() as usize;
@@ -271,8 +271,8 @@ fn insert_dtype(config: &mut Map<String, Value>, dtype: DType) {
 }
 
 /// W += scale·B·A, every sum over the rank in f64.
-fn add_update(w: &mut [f32], update: &Update) {
-    let Update { a, b, r, scale } = update;
+fn add_update(w: &mut [f32], update: &LoraUpdate) {
+    let LoraUpdate { a, b, r, scale } = update;
     let k = a.len() / r;
     if k == 0 {
         return;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::io::atomic::{self, TemporaryFolder};
-use crate::io::python;
+use crate::io::python_json;
 use crate::io::safetensors::{TensorData, Tensors, write_pt};
 use crate::pretrained::quantized;
 use gradus::error::{Error, Result};
@@ -155,5 +155,5 @@ fn part(index: usize) -> String {
 
 /// JSON as transformers and PEFT write it: sorted keys, two spaces, a newline at the end.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    atomic::write_synced(path, (python::pretty(value) + "\n").as_bytes())
+    atomic::write_synced(path, (python_json::pretty(value) + "\n").as_bytes())
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::io::interrupt;
 use crate::io::safetensors::TensorData;
-use crate::model::{Decoder, ModelConfig, Source, Start};
+use crate::model::{Decoder, ModelConfig, Start, WeightSource};
 use crate::pretrained::config::HfConfig;
 use crate::pretrained::quantized;
 use crate::pretrained::weights::WeightFiles;
@@ -168,7 +168,7 @@ impl FolderSource<'_> {
     }
 }
 
-impl Source for FolderSource<'_> {
+impl WeightSource for FolderSource<'_> {
     fn trains(&self) -> bool {
         self.options.trainable
     }
@@ -216,7 +216,7 @@ impl Source for FolderSource<'_> {
 /// The shapes of the files, without their values.
 struct Outline<'a>(FolderSource<'a>);
 
-impl Source for Outline<'_> {
+impl WeightSource for Outline<'_> {
     fn trains(&self) -> bool {
         self.0.trains()
     }

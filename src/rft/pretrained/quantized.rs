@@ -14,7 +14,7 @@
 use serde_json::{Map, Value};
 
 use crate::io::json;
-use crate::io::python;
+use crate::io::python_json;
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::pretrained::weights::WeightFiles;
 use gradus::check::Check;
@@ -209,7 +209,7 @@ impl State {
             parts.k
         );
         if let OwnedAbsmax::Nested { offset, nested_blocksize, .. } = &parts.absmax {
-            let offset = python::float(*offset as f64);
+            let offset = python_json::float(*offset as f64);
             text += &format!(
                 r#", "nested_blocksize": {nested_blocksize}, "nested_dtype": "float32", "nested_offset": {offset}"#
             );

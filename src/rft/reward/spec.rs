@@ -34,21 +34,21 @@ pub struct SpecOptions {
     pub code_time: Option<Duration>,
 }
 
-type Made = Result<Arc<dyn Reward>>;
+type ParsedReward = Result<Arc<dyn Reward>>;
 
 /// A name, what may follow it, and what it does.
-struct Kind {
+struct RewardKind {
     name: &'static str,
     usage: &'static str,
     help: &'static str,
     /// The row's field it compares with, if there is one that it cannot do without.
     gold: Option<&'static str>,
     /// Makes the reward of the argument, the whole part and the options.
-    make: fn(Option<&str>, &str, &SpecOptions) -> Made,
+    make: fn(Option<&str>, &str, &SpecOptions) -> ParsedReward,
 }
 
-const KINDS: &[Kind] = &[
-    Kind {
+const KINDS: &[RewardKind] = &[
+    RewardKind {
         name: "numeric",
         usage: "numeric[:TOLERANCE]",
         help: "the answer is the row's `answer`: numbers, fractions, roots, constants, units, percent, \
@@ -58,14 +58,14 @@ const KINDS: &[Kind] = &[
             Ok(Arc::new(numeric(argument).ok_or_else(|| wrong(part, "a number or a percentage"))?))
         },
     },
-    Kind {
+    RewardKind {
         name: "exact",
         usage: "exact",
         help: "the answer is the row's `answer`, case and spacing aside",
         gold: Some("answer"),
         make: |argument, part, _| plain(argument, part, Exact::default()),
     },
-    Kind {
+    RewardKind {
         name: "format",
         usage: "format[:REGEX]",
         help: "the shape <think>…</think><answer>…</answer>, without <think> where the prompt ends \
@@ -75,14 +75,14 @@ const KINDS: &[Kind] = &[
             Ok(Arc::new(argument.map_or_else(|| Ok(Format::think_answer()), Format::new)?))
         },
     },
-    Kind {
+    RewardKind {
         name: "json",
         usage: "json[:KEY,KEY…]",
         help: "JSON with these keys that satisfies the row's `schema`, if there is one",
         gold: None,
         make: |argument, _, _| Ok(Arc::new(json(argument))),
     },
-    Kind {
+    RewardKind {
         name: "tool-call",
         usage: "tool-call",
         help: "share of the row's `tool_calls` that are made, and no others; null arguments are \
@@ -90,7 +90,7 @@ const KINDS: &[Kind] = &[
         gold: Some("tool_calls"),
         make: |argument, part, _| plain(argument, part, ToolCall::default()),
     },
-    Kind {
+    RewardKind {
         name: "iou",
         usage: "iou[:THRESHOLD]",
         help: "overlap with the row's `boxes` of [x1,y1,x2,y2], [x1,y1,x2,y2,score] or \
@@ -100,7 +100,7 @@ const KINDS: &[Kind] = &[
             Ok(Arc::new(iou(argument).ok_or_else(|| wrong(part, "a threshold above 0, up to 1"))?))
         },
     },
-    Kind {
+    RewardKind {
         name: "countdown",
         usage: "countdown[:all][,PARTIAL]",
         help: "an expression over the row's `numbers` makes its `target`; `all`: uses all of them; \
@@ -113,7 +113,7 @@ const KINDS: &[Kind] = &[
             ))
         },
     },
-    Kind {
+    RewardKind {
         name: "code",
         usage: "code[:INTERPRETER]",
         help: "share of the row's `tests` that the last code block passes; python3 by default; \
@@ -121,21 +121,21 @@ const KINDS: &[Kind] = &[
         gold: Some("tests"),
         make: |argument, part, options| code(argument, part, options),
     },
-    Kind {
+    RewardKind {
         name: "cmd",
         usage: "cmd:PROGRAM ARGUMENTS",
         help: "a command that reads a JSON line per sample and writes one; no shell, but its quotes",
         gold: None,
         make: |argument, part, options| command(argument, part, options),
     },
-    Kind {
+    RewardKind {
         name: "http",
         usage: "http://HOST/PATH",
         help: "a service that samples are posted to; secrets as variables: http://$USER:$PASS@HOST/",
         gold: None,
         make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
     },
-    Kind {
+    RewardKind {
         name: "https",
         usage: "https://HOST/PATH",
         help: "the same; needs the cargo feature `tls`",
@@ -148,7 +148,7 @@ const KINDS: &[Kind] = &[
 ///
 /// # Errors
 /// `Config` with what is wrong and what is allowed.
-pub fn parse(spec: &str) -> Made {
+pub fn parse(spec: &str) -> ParsedReward {
     parse_all(&[spec], &SpecOptions::default())
 }
 
@@ -156,7 +156,7 @@ pub fn parse(spec: &str) -> Made {
 ///
 /// # Errors
 /// `Config` if there is none, or for the first that is wrong.
-pub fn parse_all<S: AsRef<str>>(specs: &[S], options: &SpecOptions) -> Made {
+pub fn parse_all<S: AsRef<str>>(specs: &[S], options: &SpecOptions) -> ParsedReward {
     let mut terms = Vec::new();
     for spec in specs {
         terms.push(term(spec.as_ref(), options)?);
@@ -193,7 +193,7 @@ pub fn gold_field(spec: &str) -> Option<&'static str> {
 /// What there is, one line each, for help texts.
 pub fn help() -> String {
     let width = KINDS.iter().map(|kind| kind.usage.chars().count()).max().unwrap_or(0);
-    let line = |kind: &Kind| format!("{:width$}  {}\n", kind.usage, kind.help);
+    let line = |kind: &RewardKind| format!("{:width$}  {}\n", kind.usage, kind.help);
     KINDS.iter().map(line).collect()
 }
 
@@ -244,7 +244,7 @@ fn wrong(part: &str, expected: &str) -> Error {
     Error::config("reward", format!("`{part}`, expected {expected} after the colon"))
 }
 
-fn plain(argument: Option<&str>, part: &str, reward: impl Reward + 'static) -> Made {
+fn plain(argument: Option<&str>, part: &str, reward: impl Reward + 'static) -> ParsedReward {
     match argument {
         None => Ok(Arc::new(reward)),
         Some(_) => Err(wrong(part, "nothing")),
@@ -297,7 +297,7 @@ fn words(argument: &str, part: &str) -> Result<Vec<String>> {
         .map_err(|error| Error::config("reward", format!("`{}`: {error}", redacted(part))))
 }
 
-fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> Made {
+fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> ParsedReward {
     let mut code = Code::default();
     if let Some(interpreter) = argument {
         code.interpreter = words(interpreter, part)?;
@@ -312,7 +312,7 @@ fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> Made {
     Ok(Arc::new(code))
 }
 
-fn command(argument: Option<&str>, part: &str, options: &SpecOptions) -> Made {
+fn command(argument: Option<&str>, part: &str, options: &SpecOptions) -> ParsedReward {
     let argv = words(argument.unwrap_or(""), part)?;
     Ok(Arc::new(CommandReward::new(argv, options.command.clone())?))
 }

@@ -15,7 +15,7 @@ use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 
 use super::engine::{SOURCE_LIMIT, compile, environment, render, value};
-use super::{continued, files, methods};
+use super::{continued, jinja_builtins, untrusted};
 use gradus::error::{Error, Result};
 
 /// How to render.
@@ -72,11 +72,11 @@ impl ChatTemplate {
         let tokens = special_tokens(dir)?;
         let path = dir.join("chat_template.jinja");
         if path.exists() {
-            let source = files::read_text(&path, SOURCE_LIMIT as u64)?;
+            let source = untrusted::read_text(&path, SOURCE_LIMIT as u64)?;
             return ChatTemplate::new(path, source, tokens).map(Some);
         }
         let path = dir.join("tokenizer_config.json");
-        let config = files::read_json(&path)?;
+        let config = untrusted::read_json(&path)?;
         match &config["chat_template"] {
             Json::Null => Ok(None),
             Json::String(source) => ChatTemplate::new(path, source.clone(), tokens).map(Some),
@@ -128,7 +128,8 @@ impl ChatTemplate {
         let now = options.now.unwrap_or_else(SystemTime::now);
         let mut vars: BTreeMap<&str, Value> = BTreeMap::new();
         vars.extend(self.tokens.iter().map(|(k, v)| (k.as_str(), value(v))));
-        let strftime_now = Value::from_function(move |format: &str| methods::strftime(now, format));
+        let strftime_now =
+            Value::from_function(move |format: &str| jinja_builtins::strftime(now, format));
         vars.insert("strftime_now", strftime_now);
         vars.extend(options.extra.iter().map(|(k, v)| (k.as_str(), value(v))));
         vars.insert("messages", messages.iter().map(value).collect());
@@ -149,7 +150,7 @@ const TOKENS: [&str; 7] =
 fn special_tokens(dir: &Path) -> Result<Map<String, Json>> {
     let mut tokens = Map::new();
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
-        let config = files::read_json(&dir.join(file))?;
+        let config = untrusted::read_json(&dir.join(file))?;
         for name in TOKENS {
             if let Some(text) = token_text(&config[name]) {
                 tokens.insert(name.into(), Json::from(text));

@@ -17,9 +17,9 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
-use super::methods::{self, Raised};
+use super::jinja_builtins::{self, Raised};
 use super::python::{self, WideInteger};
-use super::{checked, files, filters, wide};
+use super::{checked, filters, untrusted, wide};
 use gradus::error::{Error, Result};
 
 /// Limit for a template's source, in bytes. The longest known ones have 30 kB.
@@ -39,7 +39,7 @@ pub(crate) fn render(
     what: &str,
     path: &Path,
 ) -> Result<String> {
-    let bytes = files::contained(path, "the template engine", move || {
+    let bytes = untrusted::contained(path, "the template engine", move || {
         let mut out = Bounded(Vec::new());
         let done = env.get_template(name)?.render_captured_to(Value::from_pairs(vars), &mut out);
         done.map(|_| out.0)
@@ -61,7 +61,7 @@ pub(crate) fn compile(
         return Err(Error::format(path, reason));
     }
     let compile = move || env.add_template_owned(name, checked::rewritten(&source, name)?);
-    files::contained(path, "the template engine", compile)?.map_err(|e| explain(path, what, &e))
+    untrusted::contained(path, "the template engine", compile)?.map_err(|e| explain(path, what, &e))
 }
 
 /// JSON as the engine's value; objects keep their order.
@@ -118,7 +118,7 @@ pub(crate) fn environment() -> Environment<'static> {
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(200);
-    env.set_unknown_method_callback(methods::call);
+    env.set_unknown_method_callback(jinja_builtins::call);
     env.set_formatter(|out, state, value| {
         if value.is_undefined() && state.undefined_behavior() == UndefinedBehavior::Strict {
             return Err(minijinja::Error::from(ErrorKind::UndefinedError));
@@ -129,7 +129,7 @@ pub(crate) fn environment() -> Environment<'static> {
     });
     env.remove_global("debug");
     filters::install(&mut env);
-    env.add_function("raise_exception", methods::raise_exception);
+    env.add_function("raise_exception", jinja_builtins::raise_exception);
     env
 }
 

@@ -47,7 +47,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
         None => python::str(state, &value).map(Value::from),
     });
     env.add_filter("join", join);
-    env.add_filter("tojson", super::dumps::tojson);
+    env.add_filter("tojson", super::python_json::tojson);
     env.add_filter("center", |state: &State, value: Value, width: Option<i64>| {
         padded(state, &python::str(state, &value)?, width.unwrap_or(80), ' ', Side::Both)
     });

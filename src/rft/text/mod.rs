@@ -18,23 +18,23 @@ mod checked;
 #[cfg(feature = "hf")]
 mod continued;
 #[cfg(feature = "hf")]
-mod dumps;
-#[cfg(feature = "hf")]
 mod engine;
-#[cfg(feature = "hf")]
-pub(crate) mod files;
 #[cfg(feature = "hf")]
 mod filters;
 #[cfg(feature = "hf")]
 mod growth;
 #[cfg(feature = "hf")]
-mod methods;
+mod jinja_builtins;
 #[cfg(feature = "hf")]
 mod operators;
 #[cfg(feature = "hf")]
 mod python;
 #[cfg(feature = "hf")]
+mod python_json;
+#[cfg(feature = "hf")]
 mod tokenizer;
+#[cfg(feature = "hf")]
+pub(crate) mod untrusted;
 #[cfg(feature = "hf")]
 pub(crate) mod wide;
 #[cfg(feature = "hf")]

@@ -13,7 +13,7 @@ pub(super) fn float(x: f64) -> String {
     match x {
         x if x.is_nan() => "nan".into(),
         x if x.is_infinite() => (if x > 0.0 { "inf" } else { "-inf" }).into(),
-        x => crate::io::python::float(x),
+        x => crate::io::python_json::float(x),
     }
 }
 

@@ -7,7 +7,7 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use super::chat::token_text;
 use super::growth::{self, Growth};
-use super::{Codec, files};
+use super::{Codec, untrusted};
 use crate::io::json;
 use gradus::error::{Error, Result};
 
@@ -62,7 +62,7 @@ struct Neighbours {
 
 impl Neighbours {
     fn read(dir: &Path) -> Result<Neighbours> {
-        let read = |name: &str| files::read_json(&dir.join(name));
+        let read = |name: &str| untrusted::read_json(&dir.join(name));
         Ok(Neighbours {
             tokenizer: read("tokenizer_config.json")?,
             special: read("special_tokens_map.json")?,
@@ -138,7 +138,7 @@ impl Tokenizer {
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
         let growth = growth::of(path, bytes)?;
         let mut inner =
-            files::guarded(path, "the tokenizer's reader", || Inner::from_bytes(bytes))?
+            untrusted::guarded(path, "the tokenizer's reader", || Inner::from_bytes(bytes))?
                 .map_err(|e| Error::format(path, format!("not a tokenizer: {e}")))?;
         inner.with_padding(None);
         inner
@@ -205,7 +205,7 @@ impl Tokenizer {
         }
         let specials = specials && self.add_bos != Some(false);
         let encoding =
-            files::guarded(&self.path, "the tokenizer", || self.inner.encode(text, specials))?;
+            untrusted::guarded(&self.path, "the tokenizer", || self.inner.encode(text, specials))?;
         let encoding = encoding.map_err(|e| Error::invalid("encode", "text", e, "known text"))?;
         let mut ids: Vec<i32> = encoding.get_ids().iter().map(|&id| id as i32).collect();
         if specials {
@@ -238,7 +238,7 @@ impl Tokenizer {
     }
 
     fn text(&self, ids: &[u32], skip_specials: bool) -> Result<String> {
-        files::guarded(&self.path, "the tokenizer", || self.inner.decode(ids, skip_specials))?
+        untrusted::guarded(&self.path, "the tokenizer", || self.inner.decode(ids, skip_specials))?
             .map_err(|e| Error::invalid("decode", "ids", e, "ids the decoder takes"))
     }
 }
@@ -309,7 +309,7 @@ fn add_tokens(inner: &mut Inner, decoder: &Json, path: &Path) -> Result<()> {
     let fresh = listed.iter().filter(|(_, content, _)| inner.token_to_id(content).is_none());
     // All at once: each call builds the searcher for all of them anew.
     let fresh: Vec<AddedToken> = fresh.map(added).collect();
-    files::guarded(path, "the tokenizer", || inner.add_tokens(fresh))?
+    untrusted::guarded(path, "the tokenizer", || inner.add_tokens(fresh))?
         .map_err(|e| Error::format(path, format!("`added_tokens_decoder`: {e}")))?;
     for (id, content, _) in listed {
         let got = inner.token_to_id(content);

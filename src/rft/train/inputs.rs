@@ -18,20 +18,20 @@ use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 
-/// The beginning of a run; no weight has been read.
-pub(crate) struct Base {
+/// What a run reads before its weights: the task, and the model's folder.
+pub(crate) struct RunInputs {
     pub task: Arc<dyn Task>,
     /// What a person should know about it.
     pub notes: Vec<String>,
     folder: Option<Pretrained>,
 }
 
-impl Base {
+impl RunInputs {
     /// Opens what `config` names.
     ///
     /// # Errors
     /// `Config`, `Format` or `Io` for a folder, a tokenizer, data or a reward that cannot be had.
-    pub fn open(config: &RunConfig) -> Result<Base> {
+    pub fn open(config: &RunConfig) -> Result<RunInputs> {
         let folder = match config.model.path.as_str() {
             "" => None,
             path => Some(Pretrained::open(path.as_ref())?),
@@ -39,11 +39,11 @@ impl Base {
         let mut notes = Vec::new();
         let codec = folder.as_ref().map(|folder| codec(folder, &mut notes)).transpose()?;
         let reward = reward(config)?;
-        let task: Arc<dyn Task> = match (codec, &folder) {
-            (Some(codec), Some(folder)) => on_folder(config, folder, codec, reward, &mut notes)?,
-            _ => Arc::new(countdown(config)?.with(None, reward, None)),
+        let task: Arc<dyn Task> = match codec.zip(folder.as_ref()) {
+            Some((codec, folder)) => on_folder(config, folder, codec, reward, &mut notes)?,
+            None => Arc::new(countdown(config)?.with(None, reward, None)),
         };
-        Ok(Base { task, notes, folder })
+        Ok(RunInputs { task, notes, folder })
     }
 
     /// What tells the folder's weights from others; empty without a folder.
@@ -85,13 +85,13 @@ impl Base {
             );
             return Err(Error::config("rl.max_new_tokens", reason));
         }
-        let learnt = match config.phases.contains(&Phase::Sft) {
+        let longest_demo = match config.phases.contains(&Phase::Sft) {
             true => self.task.longest_demo()?,
             false => 0,
         };
-        if learnt > most {
+        if longest_demo > most {
             let reason = format!(
-                "the longest demonstration for `sft` has {learnt} tokens, the model has {most} \
+                "the longest demonstration for `sft` has {longest_demo} tokens, the model has {most} \
                  positions"
             );
             return Err(Error::config("data.path", reason));
@@ -104,7 +104,9 @@ impl Base {
             quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
             // Prompts of one's own may be as long as those of a data set.
-            max_positions: Some(positions.max(config.data.max_prompt_tokens + new + 2).max(learnt)),
+            max_positions: Some(
+                positions.max(config.data.max_prompt_tokens + new + 2).max(longest_demo),
+            ),
         };
         match outline {
             true => folder.outline(device, &options),

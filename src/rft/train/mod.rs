@@ -26,7 +26,7 @@ pub mod update;
 pub use crate::io::interrupt;
 pub use config::{RunConfig, explain};
 pub use infer::eval;
-pub use infer::{Ask, Opened, chat, evaluate, model_defaults, open_run, sample};
+pub use infer::{Ask, ModelDefaults, RunOrModel, chat, evaluate, model_defaults, open_run, sample};
 pub use run::memory_plan::MemoryPlan;
 pub use run::summary::Summary;
 pub use run::{Resume, train};

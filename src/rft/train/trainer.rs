@@ -13,8 +13,8 @@ use crate::text::Codec;
 use crate::train::config::RunConfig;
 use crate::train::critic::{Critic, CriticBatch};
 use crate::train::infer::eval::Evaluation;
-use crate::train::inputs::Base;
-use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampler, Sampling, Watch, rollout_with};
+use crate::train::inputs::RunInputs;
+use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
 use crate::train::update::optimizer::{Optimizer, Update, Updated};
@@ -28,8 +28,11 @@ use gradus::error::{Error, Result};
 use gradus::ops::Advantage;
 use gradus::rng::Purpose;
 
-/// Sequences decoded together: per thread on the CPU, in all on a GPU.
-pub(crate) const SLOTS: (usize, usize) = (128, 512);
+/// Sequences that a thread of the CPU decodes together, if `rl.slots` does not say.
+pub(crate) const CPU_SLOTS: usize = 128;
+
+/// Sequences that a GPU decodes together, if `rl.slots` does not say.
+const GPU_SLOTS: usize = 512;
 
 /// Everything a run moves.
 pub struct Trainer<T: Float = f32> {
@@ -113,15 +116,15 @@ impl<T: Float> Trainer<T> {
             return Err(Error::config("model.dtype", reason));
         }
         lora_options(&config).check()?;
-        let base = Base::open(&config)?;
-        let task = base.task.clone();
-        let (verifier, frozen_base) = (task.verifier(), base.is_frozen(&config));
-        let (fingerprint, mut notes) = (base.fingerprint(), base.notes.clone());
+        let inputs = RunInputs::open(&config)?;
+        let task = inputs.task.clone();
+        let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen(&config));
+        let (fingerprint, mut notes) = (inputs.fingerprint(), inputs.notes.clone());
         if config.rl.loss == "reft" {
             let trunk = "its loss does not move the policy's weights, as the paper's does";
             notes.push(format!("    reft the critic is a head of its own: {trunk}"));
         }
-        let model = base.model(&config, device, outline)?;
+        let model = inputs.model(&config, device, outline)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.rl.optim.residence())?;
         Ok(Trainer {
             config,
@@ -169,8 +172,8 @@ impl<T: Float> Trainer<T> {
             max_new_tokens: self.max_new_tokens(),
             stops: self.task.codec().stops().into(),
             slots: match (self.config.rl.slots, &self.model.device) {
-                (0, Device::Cpu) => SLOTS.0,
-                (0, _) => SLOTS.1,
+                (0, Device::Cpu) => CPU_SLOTS,
+                (0, Device::Gpu(_)) => GPU_SLOTS,
                 (n, _) => n,
             },
         }
@@ -188,7 +191,7 @@ impl<T: Float> Trainer<T> {
         self.sample_as(&self.sampling(), prompts, samples, step, None)
     }
 
-    /// `samples` completions of each prompt, drawn as `sampling` says; `watch` sees tokens as they
+    /// `samples` completions of each prompt, drawn as `sampling` says; `on_token` sees tokens as they
     /// are drawn.
     pub(crate) fn sample_as(
         &self,
@@ -196,10 +199,10 @@ impl<T: Float> Trainer<T> {
         prompts: Vec<Prompt>,
         samples: usize,
         step: u64,
-        watch: Option<Watch<'_>>,
+        on_token: Option<OnToken<'_>>,
     ) -> Result<Sampled> {
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        self.sample_with(prompts, samples, sampling, key, watch)
+        self.sample_with(prompts, samples, sampling, key, on_token)
     }
 
     fn sample_with(
@@ -208,12 +211,12 @@ impl<T: Float> Trainer<T> {
         samples: usize,
         sampling: &Sampling,
         key: RolloutKey,
-        watch: Option<Watch<'_>>,
+        on_token: Option<OnToken<'_>>,
     ) -> Result<Sampled> {
         let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
         let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
         let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
-        let hooks = Hooks { watch, ends: (!stop.is_empty()).then_some(&ends) };
+        let hooks = Hooks { on_token, ends: (!stop.is_empty()).then_some(&ends) };
         let rollouts = self.rollout(&prompt_ids, samples, sampling, key, hooks)?;
         let decode = |r: &Rollout| match self.config.reward.skip_special_tokens {
             true => codec.decode(&r.tokens),

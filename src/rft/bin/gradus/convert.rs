@@ -6,7 +6,7 @@ use std::time::Instant;
 use gradus::escape::escaped;
 use gradus::quant::{Nf4Options, QuantType};
 use gradus::{DType, Error, Result};
-use gradus_rft::io::host;
+use gradus_rft::io::system_memory;
 use gradus_rft::pretrained::{Adapter, Converted, Pretrained};
 use gradus_rft::train::progress::{Progress, line};
 
@@ -118,7 +118,7 @@ fn convert(
         bar.finish();
     }
     let done = done?;
-    let held = host::peak_memory().unwrap_or(0);
+    let held = system_memory::peak_memory().unwrap_or(0);
     let (name, took) =
         (escaped(&out.display().to_string()).to_string(), begun.elapsed().as_secs_f64());
     line(&format!("  {name}: {}", what(&done)));

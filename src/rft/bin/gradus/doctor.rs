@@ -4,8 +4,8 @@ use gradus::Device;
 use gradus::device::{GpuProbe, probe_gpu, shipped_ptx};
 use gradus::ops::{Lerp, lerp};
 use gradus_rft::bench::cpu_name;
-use gradus_rft::io::host;
-use gradus_rft::io::host::Room;
+use gradus_rft::io::system_memory;
+use gradus_rft::io::system_memory::Room;
 
 /// The report, one finding per line.
 pub fn report() -> String {
@@ -54,7 +54,7 @@ fn vector_units() -> String {
 
 fn memory() -> String {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    match (Room::now(), host::total_memory()) {
+    match (Room::now(), system_memory::total_memory()) {
         (Some(room), Some(total)) => {
             let (free, total) = (gib(room.bytes), gib(total));
             format!("{free:.1} of {total:.1} GiB available ({})", room.limit)

@@ -13,7 +13,8 @@ use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
-    Ask, Opened, Resume, RunConfig, chat, evaluate, explain, model_defaults, sample, train,
+    Ask, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain, model_defaults,
+    sample, train,
 };
 
 mod convert;
@@ -220,7 +221,7 @@ fn run(command: Command) -> Result<()> {
         Command::Eval { source, heat } => {
             let defaults = |folder: &Path| {
                 // A file that is given to an evaluation is evaluated as a whole.
-                let mut defaults = model_defaults(folder)?.0;
+                let mut defaults = model_defaults(folder)?.config;
                 (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
                 Ok(defaults)
             };
@@ -259,15 +260,18 @@ fn run(command: Command) -> Result<()> {
 }
 
 /// The run or the model that is asked for; `defaults` are those of a model's folder.
-fn opened(source: &Source, defaults: impl FnOnce(&Path) -> Result<RunConfig>) -> Result<Opened> {
+fn opened(
+    source: &Source,
+    defaults: impl FnOnce(&Path) -> Result<RunConfig>,
+) -> Result<RunOrModel> {
     match &source.model.model {
-        Some(folder) => Ok(Opened::Model(applied(&source.model, None, defaults(folder)?)?)),
-        None => Ok(Opened::Run(source.run.clone())),
+        Some(folder) => Ok(RunOrModel::Model(applied(&source.model, None, defaults(folder)?)?)),
+        None => Ok(RunOrModel::Run(source.run.clone())),
     }
 }
 
 /// What is sampled from, and the temperature if it is another than the configuration's.
-fn asked(source: &Source, heat: &Heat) -> Result<(Opened, Option<f64>)> {
+fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
     let key = |set: &String| set.split('=').next().unwrap_or("").trim().to_string();
     let keys: Vec<String> = source.model.set.iter().map(key).collect();
     // A key that says how to train or to evaluate would be taken and have no effect.
@@ -280,7 +284,7 @@ fn asked(source: &Source, heat: &Heat) -> Result<(Opened, Option<f64>)> {
     }
     let mut greedy = None;
     let what = opened(source, |folder| {
-        let (config, temperature, ignored) = model_defaults(folder)?;
+        let ModelDefaults { config, temperature, ignored } = model_defaults(folder)?;
         greedy = temperature;
         for setting in ignored {
             line(&format!("  generation_config.json: {setting} is not applied"));

@@ -27,18 +27,18 @@ use gradus::escape::escaped;
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub enum Opened {
+pub enum RunOrModel {
     /// The newest state of the run in this folder.
     Run(PathBuf),
     /// The model, and the adapter if there is one, that a configuration names.
     Model(RunConfig),
 }
 
-impl Opened {
+impl RunOrModel {
     fn config(&self) -> Result<RunConfig> {
         let config = match self {
-            Opened::Run(folder) => RunConfig::load(&folder.join("config.toml"))?,
-            Opened::Model(config) => config.clone(),
+            RunOrModel::Run(folder) => RunConfig::load(&folder.join("config.toml"))?,
+            RunOrModel::Model(config) => config.clone(),
         };
         config.validate()?;
         Ok(config)
@@ -46,8 +46,8 @@ impl Opened {
 
     fn trainer<T: Float>(&self, config: RunConfig) -> Result<Trainer<T>> {
         let trainer = match self {
-            Opened::Run(folder) => open_run(folder)?,
-            Opened::Model(_) => {
+            RunOrModel::Run(folder) => open_run(folder)?,
+            RunOrModel::Model(_) => {
                 let device = config.open_device()?;
                 let adapted = !config.model.adapter.is_empty();
                 let mut trainer = Trainer::on(config, device)?;
@@ -91,23 +91,34 @@ pub struct Ask {
     pub temperature: Option<f64>,
 }
 
-/// Defaults for asking the model in `folder`: weights as they are stored, sampling settings of its
-/// `generation_config.json`. Also the temperature, if the file wants the most likely tokens, and what
-/// of the file is not applied.
+/// How a model is asked unless the caller says otherwise.
+#[derive(Clone, Debug)]
+pub struct ModelDefaults {
+    /// Weights as they are stored, and the sampling settings of the folder's `generation_config.json`.
+    pub config: RunConfig,
+    /// 0 if that file wants the most likely tokens.
+    pub temperature: Option<f64>,
+    /// What of that file is not applied.
+    pub ignored: Vec<String>,
+}
+
+/// Defaults for asking the model in `folder`.
 ///
 /// # Errors
 /// `Io` or `Format` for a file that cannot be read.
-pub fn model_defaults(folder: &Path) -> Result<(RunConfig, Option<f64>, Vec<String>)> {
+pub fn model_defaults(folder: &Path) -> Result<ModelDefaults> {
     let mut config = RunConfig::pretrained();
     config.quantize.r#type = QuantizeType::None;
-    let Some(generation) = Generation::load(folder)? else { return Ok((config, None, Vec::new())) };
+    let Some(generation) = Generation::load(folder)? else {
+        return Ok(ModelDefaults { config, temperature: None, ignored: Vec::new() });
+    };
     let rl = &mut config.rl;
     (rl.top_k, rl.top_p, rl.min_p) = (generation.top_k, generation.top_p, generation.min_p);
     if generation.temperature > 0.0 {
         rl.temperature = generation.temperature;
     }
-    let greedy = (generation.temperature == 0.0).then_some(0.0);
-    Ok((config, greedy, generation.ignored))
+    let temperature = (generation.temperature == 0.0).then_some(0.0);
+    Ok(ModelDefaults { config, temperature, ignored: generation.ignored })
 }
 
 /// Sampling as `trainer`'s configuration has it, at another temperature if one is given.
@@ -163,7 +174,7 @@ pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
 ///
 /// # Errors
 /// What opening, sampling and the reward say.
-pub fn evaluate(what: &Opened, temperature: Option<f64>) -> Result<Evaluation> {
+pub fn evaluate(what: &RunOrModel, temperature: Option<f64>) -> Result<Evaluation> {
     let config = what.config()?;
     match config.model.dtype {
         ModelDtype::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
@@ -184,9 +195,9 @@ fn scores<T: Float>(mut trainer: Trainer<T>, temperature: Option<f64>) -> Result
 ///
 /// # Errors
 /// As [`evaluate`]; `Config` for a model without a prompt and without data.
-pub fn sample(what: &Opened, ask: &Ask) -> Result<Vec<SampleLine>> {
+pub fn sample(what: &RunOrModel, ask: &Ask) -> Result<Vec<SampleLine>> {
     let config = what.config()?;
-    let of_model = matches!(what, Opened::Model(_));
+    let of_model = matches!(what, RunOrModel::Model(_));
     if of_model && config.data.path.is_empty() && ask.prompt.is_none() {
         let reason = "there is nothing to ask: give --prompt TEXT, --chat or --data FILE";
         return Err(Error::config("data.path", reason));
@@ -233,7 +244,7 @@ fn message(role: &str, content: &str) -> Value {
 /// # Errors
 /// `Config` for a temperature that is none; what opening and sampling say.
 pub fn chat(
-    what: &Opened,
+    what: &RunOrModel,
     temperature: Option<f64>,
     print: impl Fn(&str) -> Result<()> + Sync,
 ) -> Result<()> {
@@ -283,13 +294,13 @@ fn streamed<T: Float>(
     print: &(impl Fn(&str) -> Result<()> + Sync),
 ) -> Result<String> {
     let shown = Mutex::new(Shown::default());
-    let watch = |_: usize, _: usize, token: i32| {
+    let on_token = |_: usize, _: usize, token: i32| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         // What cannot be shown now is shown at the end.
         let _ = print(&escaped(&shown.next(trainer.task.codec(), token)).to_string());
         let _ = std::io::stdout().flush();
     };
-    let sampled = trainer.sample_as(sampling, vec![prompt], 1, step, Some(&watch))?;
+    let sampled = trainer.sample_as(sampling, vec![prompt], 1, step, Some(&on_token))?;
     let answer = sampled.texts.into_iter().next().unwrap_or_default();
     let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
     let rest = answer.get(shown.bytes..).unwrap_or("");

@@ -201,14 +201,14 @@ impl<T: Float> Trainer<T> {
         records: Vec<Record>,
         advantages: Advantages,
         recipe: &Recipe,
-    ) -> Result<Batch> {
+    ) -> Result<RlBatch> {
         // A masked completion counts as a sequence, and its tokens do not.
         let masks = self.config.rl.mask_truncated_completions;
         let length = |r: &Record| if masks && !r.finished { 0 } else { r.scored().count() as i64 };
         let lengths: Vec<i64> = records.iter().map(length).collect();
         let weight = seq_weights(recipe.aggregation, &lengths)?;
         let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
-        let mut batch = Batch { records, advantages, weight };
+        let mut batch = RlBatch { records, advantages, weight };
         if masks {
             let finished: Vec<bool> = batch.records.iter().map(|r| r.finished).collect();
             batch.keep(&finished);
@@ -223,7 +223,7 @@ impl<T: Float> Trainer<T> {
     fn update_policy(
         &mut self,
         recipe: &Recipe,
-        batch: &mut Batch,
+        batch: &mut RlBatch,
         step: u64,
         update: Update,
         moved: &mut Option<interrupt::Held>,
@@ -276,14 +276,14 @@ struct Estimated {
 }
 
 /// Records with what goes with them.
-pub(super) struct Batch {
+pub(super) struct RlBatch {
     pub records: Vec<Record>,
     pub advantages: Advantages,
     /// One for each record; they hold the normalizer of the whole batch.
     weight: Vec<f32>,
 }
 
-impl Batch {
+impl RlBatch {
     /// Leaves out the records whose advantages are all 0: under a loss that vanishes there their
     /// gradient is 0. The weights, which hold the normalizer, were made from all of them.
     fn drop_zero_advantage(&mut self) {

@@ -18,21 +18,21 @@ use gradus::ops::vocabulary::sample::check_drawn;
 use gradus::ops::{LogitTransform, Sample, sample};
 
 /// Tokens drawn, with their log-probs under the full vocabulary and its entropies.
-pub(crate) struct Draw {
+pub(crate) struct SampledTokens {
     pub token: Vec<i32>,
     pub logp: Vec<f32>,
     pub entropy: Vec<f32>,
 }
 
 /// Where draws go.
-struct Drawn {
+struct TokenBuffers {
     token: Buffer<i32>,
     logp: Buffer<f32>,
     entropy: Buffer<f32>,
 }
 
 /// The sequences of a step: their last tokens, their slots and their uniform draws.
-pub(crate) struct Running<'a> {
+pub(crate) struct ActiveBatch<'a> {
     pub packed: &'a Packed,
     pub slots: &'a [usize],
     pub uniform: &'a [f64],
@@ -40,20 +40,20 @@ pub(crate) struct Running<'a> {
 
 /// What decode steps keep from one to the next: nothing on the CPU.
 #[derive(Default)]
-pub(crate) struct Decode {
-    recorded: BTreeMap<usize, Recorded>,
+pub(crate) struct DecodeGraphs {
+    recorded: BTreeMap<usize, DecodeGraph>,
 }
 
-impl Decode {
+impl DecodeGraphs {
     /// The next token of the running sequences, at most `most` of them.
     pub fn step<T: Float>(
         &mut self,
         model: &Decoder<T>,
         cache: &mut KvCache<T>,
         sampling: &Sampling,
-        running: Running<'_>,
+        running: ActiveBatch<'_>,
         most: usize,
-    ) -> Result<Draw> {
+    ) -> Result<SampledTokens> {
         let Device::Gpu(gpu) = &model.device else {
             let batch = cache.batch(&model.allocator, running.packed, running.slots)?;
             let logits = logits(model, cache, &batch)?;
@@ -62,7 +62,7 @@ impl Decode {
         let size = running.slots.len().next_power_of_two().min(most.max(running.slots.len()));
         let recorded = match self.recorded.entry(size) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Recorded::new(gpu, size, cache.table_width())?),
+            Entry::Vacant(entry) => entry.insert(DecodeGraph::new(gpu, size, cache.table_width())?),
         };
         recorded.step(model, cache, sampling, running)
     }
@@ -85,17 +85,17 @@ pub(crate) fn draw<T: Float>(
     sampling: &Sampling,
     logits: &Buffer<T>,
     uniform: &[f64],
-) -> Result<Draw> {
+) -> Result<SampledTokens> {
     let n = uniform.len();
     let uniform = allocator.copy_of(uniform)?;
-    let mut drawn = Drawn {
+    let mut drawn = TokenBuffers {
         token: allocator.alloc(n)?,
         logp: allocator.alloc(n)?,
         entropy: allocator.alloc(n)?,
     };
     sample_rows(model, sampling, logits, &uniform, &mut drawn)?;
     let (token, logp) = (drawn.token.to_host()?, drawn.logp.to_host()?);
-    checked(Draw { token, logp, entropy: drawn.entropy.to_host()? })
+    checked(SampledTokens { token, logp, entropy: drawn.entropy.to_host()? })
 }
 
 fn sample_rows<T: Float>(
@@ -103,7 +103,7 @@ fn sample_rows<T: Float>(
     s: &Sampling,
     logits: &Buffer<T>,
     uniform: &Buffer<f64>,
-    drawn: &mut Drawn,
+    drawn: &mut TokenBuffers,
 ) -> Result<()> {
     let vocab = model.config.vocab;
     let args = Sample {
@@ -125,21 +125,21 @@ fn sample_rows<T: Float>(
 }
 
 /// On a GPU a row that nothing can be drawn from shows as a negative token.
-fn checked(draw: Draw) -> Result<Draw> {
+fn checked(draw: SampledTokens) -> Result<SampledTokens> {
     check_drawn(draw.token.iter().position(|&t| t < 0))?;
     Ok(draw)
 }
 
 /// A decode step of one batch size. What it reads and leaves has its place for good; the results in
 /// between come from an arena of its own, so that a recorded step never writes what others hold.
-struct Recorded {
+struct DecodeGraph {
     gpu: Arc<Gpu>,
     size: usize,
     batch: Batch,
     uniform: Buffer<f64>,
-    drawn: Drawn,
+    drawn: TokenBuffers,
     pinned: Pinned,
-    stage: Stage,
+    state: GraphState,
 }
 
 /// The host's side of a step's inputs and results.
@@ -157,14 +157,14 @@ struct Pinned {
 
 /// The first step of a size runs as it is: it loads kernels, gives the scratch memory its size and
 /// measures what the results in between need. The second is recorded.
-enum Stage {
+enum GraphState {
     Cold,
     Warm,
     Graph(Graph),
 }
 
-impl Recorded {
-    fn new(gpu: &Arc<Gpu>, size: usize, pages: usize) -> Result<Recorded> {
+impl DecodeGraph {
+    fn new(gpu: &Arc<Gpu>, size: usize, pages: usize) -> Result<DecodeGraph> {
         let device = Device::Gpu(gpu.clone());
         let offsets: Vec<i64> = (0..=size as i64).collect();
         let keys = Keys::Cached {
@@ -192,9 +192,9 @@ impl Recorded {
         };
         let uniform = Buffer::new(&device, size)?;
         let (token, logp) = (Buffer::new(&device, size)?, Buffer::new(&device, size)?);
-        let drawn = Drawn { token, logp, entropy: Buffer::new(&device, size)? };
+        let drawn = TokenBuffers { token, logp, entropy: Buffer::new(&device, size)? };
         let gpu = gpu.clone();
-        Ok(Recorded { gpu, size, batch, uniform, drawn, pinned, stage: Stage::Cold })
+        Ok(DecodeGraph { gpu, size, batch, uniform, drawn, pinned, state: GraphState::Cold })
     }
 
     fn step<T: Float>(
@@ -202,8 +202,8 @@ impl Recorded {
         model: &Decoder<T>,
         cache: &mut KvCache<T>,
         sampling: &Sampling,
-        running: Running<'_>,
-    ) -> Result<Draw> {
+        running: ActiveBatch<'_>,
+    ) -> Result<SampledTokens> {
         let keys = cache.extend(running.packed, running.slots)?;
         let (n, pinned) = (self.size, &mut self.pinned);
         pinned.ids.write(0, &padded(&running.packed.ids, n, 0))?;
@@ -212,26 +212,26 @@ impl Recorded {
         pinned.len.write(0, &padded(&keys.len, n, 1))?;
         pinned.rows.write(0, &padded(&keys.rows, n, -1))?;
         pinned.uniform.write(0, &padded(running.uniform, n, 0.0))?;
-        self.stage = match std::mem::replace(&mut self.stage, Stage::Cold) {
-            Stage::Cold => {
+        self.state = match std::mem::replace(&mut self.state, GraphState::Cold) {
+            GraphState::Cold => {
                 self.run(model, cache, sampling)?;
-                Stage::Warm
+                GraphState::Warm
             }
-            Stage::Warm => {
+            GraphState::Warm => {
                 self.batch.allocator = reserved(&self.gpu, &self.batch.allocator)?;
                 let gpu = self.gpu.clone();
                 let graph = gpu.capture(|| self.run(model, cache, sampling))?;
                 graph.launch()?;
-                Stage::Graph(graph)
+                GraphState::Graph(graph)
             }
-            Stage::Graph(graph) => {
+            GraphState::Graph(graph) => {
                 graph.launch()?;
-                Stage::Graph(graph)
+                GraphState::Graph(graph)
             }
         };
         let count = running.slots.len();
         let (token, logp) = (vec![0; count], vec![0.0; count]);
-        let mut draw = Draw { token, logp, entropy: vec![0.0; count] };
+        let mut draw = SampledTokens { token, logp, entropy: vec![0.0; count] };
         self.pinned.token.read(0, &mut draw.token)?;
         self.pinned.logp.read(0, &mut draw.logp)?;
         self.pinned.entropy.read(0, &mut draw.entropy)?;

@@ -6,12 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::io::host::Room;
+use crate::io::system_memory::Room;
 use crate::model::Parameter;
 use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::config::{OptimizerKey, RlConfig, RunConfig};
 use crate::train::phase::Phase;
-use crate::train::trainer::{SLOTS, Trainer};
+use crate::train::trainer::{CPU_SLOTS, Trainer};
 use crate::train::update::ordered::window;
 use crate::train::update::record::Record;
 use crate::train::update::reference::Reference;
@@ -102,7 +102,7 @@ impl MemoryPlan {
     pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, room: &Room) -> Result<MemoryPlan> {
         let mut config = config.clone();
         if config.rl.slots == 0 {
-            config.rl.slots = SLOTS.0;
+            config.rl.slots = CPU_SLOTS;
         }
         config.rl.slots *= threads;
         let name = "host".to_string();
@@ -142,7 +142,7 @@ impl MemoryPlan {
         if plan.fits() {
             return Ok(plan);
         }
-        let smaller = RunConfig { rl: halved(config, SLOTS.0), ..config.clone() };
+        let smaller = RunConfig { rl: halved(config, CPU_SLOTS), ..config.clone() };
         let mut advice = fitting_settings(&smaller, "", |config| {
             MemoryPlan::on_cpu::<T>(config, threads, room)
         })?;

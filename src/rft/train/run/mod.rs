@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::io::{host, interrupt};
+use crate::io::{interrupt, system_memory};
 use crate::pretrained::Adapter;
 use crate::train::config::{ModelDtype, RunConfig};
 use crate::train::phase::Phase;
@@ -297,7 +297,7 @@ impl<T: Float> Run<T> {
             first_ratio_max_abs_dev: f.first_ratio_max_abs_dev,
             weights_before: f.weights_before,
             weights: self.trainer.model.weight_parts(),
-            peak_memory: host::peak_memory().unwrap_or(0),
+            peak_memory: system_memory::peak_memory().unwrap_or(0),
             folder: self.folder.path().to_string_lossy().into_owned(),
             model: config.model.path.clone(),
             adapter,

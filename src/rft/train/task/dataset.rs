@@ -23,7 +23,7 @@ pub(crate) struct DataTask {
     writer: PromptWriter,
     reward: Arc<dyn Reward>,
     seed: u64,
-    train: Vec<Asked>,
+    train: Vec<DataPrompt>,
     heldout: Vec<Prompt>,
     /// Longest prompt in tokens.
     longest: usize,
@@ -34,7 +34,7 @@ pub(crate) struct DataTask {
 }
 
 /// A prompt, and what would answer it.
-struct Asked {
+struct DataPrompt {
     prompt: Prompt,
     demo: Option<String>,
 }
@@ -150,7 +150,7 @@ impl DataTask {
         data: &DataConfig,
         path: &str,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<Asked>> {
+    ) -> Result<Vec<DataPrompt>> {
         let writer = &self.writer;
         let rows = Dataset::load(path.as_ref())?;
         let (mut examples, mut dropped, mut unfit) = (Vec::new(), 0, Unfit::default());
@@ -169,7 +169,7 @@ impl DataTask {
             }
             self.longest = self.longest.max(tokens);
             unfit.check(row, self.reward.as_ref(), &prompt.fields);
-            examples.push(Asked { prompt, demo });
+            examples.push(DataPrompt { prompt, demo });
         }
         unfit.refuse(path)?;
         if dropped > 0 {
@@ -180,7 +180,7 @@ impl DataTask {
     }
 
     /// Number `index` of an endless stream of examples.
-    fn example(&self, index: u64) -> &Asked {
+    fn example(&self, index: u64) -> &DataPrompt {
         let n = self.train.len() as u64;
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if order.0 != index / n {
@@ -220,7 +220,7 @@ impl Task for DataTask {
             return Err(unanswered(missing, self.train.len()));
         }
         let mut longest = 0;
-        for Asked { prompt, demo } in &self.train {
+        for DataPrompt { prompt, demo } in &self.train {
             let answer = self.codec.encode_rendered(demo.as_deref().unwrap_or_default())?;
             longest = longest.max(self.encode(prompt)?.len() + answer.len() + 1);
         }
@@ -336,7 +336,7 @@ fn is_held(text: &str, share: f64) -> bool {
 }
 
 /// Each prompt once.
-fn distinct(examples: Vec<Asked>) -> Vec<Prompt> {
+fn distinct(examples: Vec<DataPrompt>) -> Vec<Prompt> {
     let mut seen = HashSet::new();
     let prompts = examples.into_iter().map(|e| e.prompt);
     prompts.filter(|p| seen.insert(p.text.clone())).collect()

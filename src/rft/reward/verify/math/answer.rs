@@ -3,7 +3,7 @@
 use super::super::ratio::Ratio;
 use super::expression::Parser;
 use super::quantity::Quantity;
-use super::token::Kind;
+use super::token::TokenKind;
 use super::value::Value;
 
 /// What a text can answer.
@@ -105,31 +105,31 @@ impl Parser<'_> {
                 return None;
             }
             match &self.token(0)?.kind {
-                Kind::Word(_) if self.conjunction(0) => return None,
-                Kind::Word(_) => named = true,
-                Kind::Command(name) if greek(name) || function(name) => named = true,
-                Kind::Command(name) if decorates(name) => {
+                TokenKind::Word(_) if self.conjunction(0) => return None,
+                TokenKind::Word(_) => named = true,
+                TokenKind::Command(name) if greek(name) || function(name) => named = true,
+                TokenKind::Command(name) if decorates(name) => {
                     self.at += 1;
                     self.skip_argument()?;
                     named = true;
                     continue;
                 }
                 // `m + n`, `[ABC]`: no number may be among them.
-                Kind::Sign('∠' | '\'' | '|' | '°' | '+' | '-' | '*' | '/' | '[' | ']') => {}
+                TokenKind::Sign('∠' | '\'' | '|' | '°' | '+' | '-' | '*' | '/' | '[' | ']') => {}
                 // `f(x)`, and `(x, y)` by itself.
-                Kind::Sign('(')
+                TokenKind::Sign('(')
                     if !named && self.word(1).is_some() && self.sign(2) == Some(',') =>
                 {
                     self.skip_argument()?;
                     named = true;
                     continue;
                 }
-                Kind::Sign('_' | '(') if named => {
+                TokenKind::Sign('_' | '(') if named => {
                     self.skip_argument()?;
                     continue;
                 }
-                Kind::Sign('=' | '≈' | '∈' | ':') if named => break,
-                Kind::Number(_) | Kind::Command(_) | Kind::Sign(_) => return None,
+                TokenKind::Sign('=' | '≈' | '∈' | ':') if named => break,
+                TokenKind::Number(_) | TokenKind::Command(_) | TokenKind::Sign(_) => return None,
             }
             self.at += 1;
         }
@@ -330,7 +330,7 @@ impl Parser<'_> {
         Some(Answer::Group { open, close, items: items.into_iter().map(|i| i.answer).collect() })
     }
 
-    /// Kind and end of the brackets that open here, if they make a group. An interval may be open
+    /// TokenKind and end of the brackets that open here, if they make a group. An interval may be open
     /// by brackets that look away from it, as in `]0, 1[`.
     fn brackets(&self) -> Option<(char, char, usize)> {
         let opening = self.sign(0)?;
@@ -338,8 +338,8 @@ impl Parser<'_> {
         loop {
             ahead += 1;
             let sign = match self.token(ahead)?.kind {
-                Kind::Sign(sign) => sign,
-                Kind::Number(_) | Kind::Word(_) | Kind::Command(_) => continue,
+                TokenKind::Sign(sign) => sign,
+                TokenKind::Number(_) | TokenKind::Word(_) | TokenKind::Command(_) => continue,
             };
             let away = comma
                 && depth == 0
@@ -528,10 +528,10 @@ fn greek(name: &str) -> bool {
 
 fn spelling(token: &super::token::Token) -> String {
     match &token.kind {
-        Kind::Word(word) => word.clone(),
-        Kind::Command(name) => format!("\\{name}"),
-        Kind::Sign('{' | '}') => String::new(),
-        Kind::Sign(sign) => sign.to_string(),
-        Kind::Number(number) => number.digits.clone().unwrap_or_default(),
+        TokenKind::Word(word) => word.clone(),
+        TokenKind::Command(name) => format!("\\{name}"),
+        TokenKind::Sign('{' | '}') => String::new(),
+        TokenKind::Sign(sign) => sign.to_string(),
+        TokenKind::Number(number) => number.digits.clone().unwrap_or_default(),
     }
 }

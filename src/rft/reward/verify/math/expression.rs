@@ -3,7 +3,7 @@
 
 use super::super::ratio::Ratio;
 use super::sum::{Fuel, Sum};
-use super::token::{Kind, Number, Token};
+use super::token::{Number, Token, TokenKind};
 use super::value::Value;
 
 /// Deepest nesting of brackets, fractions and roots.
@@ -44,29 +44,29 @@ impl<'a> Parser<'a> {
 
     pub fn sign(&self, ahead: usize) -> Option<char> {
         match self.token(ahead)?.kind {
-            Kind::Sign(sign) => Some(sign),
-            Kind::Number(_) | Kind::Word(_) | Kind::Command(_) => None,
+            TokenKind::Sign(sign) => Some(sign),
+            TokenKind::Number(_) | TokenKind::Word(_) | TokenKind::Command(_) => None,
         }
     }
 
     pub fn word(&self, ahead: usize) -> Option<&str> {
         match &self.token(ahead)?.kind {
-            Kind::Word(word) => Some(word),
-            Kind::Number(_) | Kind::Sign(_) | Kind::Command(_) => None,
+            TokenKind::Word(word) => Some(word),
+            TokenKind::Number(_) | TokenKind::Sign(_) | TokenKind::Command(_) => None,
         }
     }
 
     pub fn command(&self, ahead: usize) -> Option<&str> {
         match &self.token(ahead)?.kind {
-            Kind::Command(name) => Some(name),
-            Kind::Number(_) | Kind::Sign(_) | Kind::Word(_) => None,
+            TokenKind::Command(name) => Some(name),
+            TokenKind::Number(_) | TokenKind::Sign(_) | TokenKind::Word(_) => None,
         }
     }
 
     pub fn number(&self, ahead: usize) -> Option<&Number> {
         match &self.token(ahead)?.kind {
-            Kind::Number(number) => Some(number),
-            Kind::Command(_) | Kind::Sign(_) | Kind::Word(_) => None,
+            TokenKind::Number(number) => Some(number),
+            TokenKind::Command(_) | TokenKind::Sign(_) | TokenKind::Word(_) => None,
         }
     }
 
@@ -196,15 +196,15 @@ impl<'a> Parser<'a> {
     fn starts_factor(&self) -> bool {
         let Some(token) = self.token(0) else { return false };
         match &token.kind {
-            Kind::Number(_) => false,
-            Kind::Sign('π' | '√') => true,
-            Kind::Sign('(') => !token.spaced || !self.prose,
-            Kind::Sign('{') => !token.spaced,
-            Kind::Sign(_) => false,
-            Kind::Word(_) => {
+            TokenKind::Number(_) => false,
+            TokenKind::Sign('π' | '√') => true,
+            TokenKind::Sign('(') => !token.spaced || !self.prose,
+            TokenKind::Sign('{') => !token.spaced,
+            TokenKind::Sign(_) => false,
+            TokenKind::Word(_) => {
                 self.constant() && !(self.prose && token.spaced && self.sign(1) != Some('^'))
             }
-            Kind::Command(name) => function(name),
+            TokenKind::Command(name) => function(name),
         }
     }
 
@@ -329,8 +329,8 @@ impl<'a> Parser<'a> {
                 p.at += 3;
                 let at = |ahead: usize| p.tokens.get(p.at - ahead);
                 let value = |token: Option<&Token>| match &token?.kind {
-                    Kind::Number(number) => number.value.clone(),
-                    Kind::Word(_) | Kind::Command(_) | Kind::Sign(_) => None,
+                    TokenKind::Number(number) => number.value.clone(),
+                    TokenKind::Word(_) | TokenKind::Command(_) | TokenKind::Sign(_) => None,
                 };
                 (value(at(3))?, value(at(1))?)
             };
@@ -359,7 +359,7 @@ impl<'a> Parser<'a> {
             let value = Ratio::decimal(rest, 0).map(Value::rational);
             let digits = Some(rest.to_string());
             let number = Number { value, digits, vulgar: false, decimal: false };
-            self.tokens.get_mut(self.at)?.kind = Kind::Number(number);
+            self.tokens.get_mut(self.at)?.kind = TokenKind::Number(number);
         }
         Some(Value::integer(first.into()))
     }

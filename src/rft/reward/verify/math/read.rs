@@ -7,7 +7,7 @@ use super::compare::{Tolerance, same};
 use super::expression::Parser;
 use super::quantity::operates;
 use super::sum::Fuel;
-use super::token::{Kind, tokens};
+use super::token::{TokenKind, tokens};
 
 /// An answer as it was read; of an ambiguous spelling (`(1,234)`) each reading.
 #[derive(Clone, Debug)]
@@ -163,8 +163,8 @@ fn content(inside: &str) -> Place {
 /// Whether there are words, as opposed to variables.
 fn has_prose(text: &str) -> bool {
     let word = |token: &super::token::Token| match &token.kind {
-        Kind::Word(word) => word.chars().count() > 3 || token.text && word.len() > 1,
-        Kind::Number(_) | Kind::Command(_) | Kind::Sign(_) => false,
+        TokenKind::Word(word) => word.chars().count() > 3 || token.text && word.len() > 1,
+        TokenKind::Number(_) | TokenKind::Command(_) | TokenKind::Sign(_) => false,
     };
     text.len() <= LENGTH && tokens(text, true).all.iter().any(word)
 }
@@ -201,12 +201,12 @@ fn sentence(line: &str, words: bool) -> Place {
             return Place::Answer(Read { readings: vec![answer] });
         }
         let skip = match &parser.tokens[start].kind {
-            Kind::Word(word) if words && negates(word) => return Place::Denial,
-            Kind::Word(word) if words && calculates(word) => return Place::Unreadable,
-            Kind::Word(_) => words,
-            Kind::Sign(sign) => words && ":*,'_-".contains(*sign),
-            Kind::Number(_) => return Place::Unreadable,
-            Kind::Command(_) => false,
+            TokenKind::Word(word) if words && negates(word) => return Place::Denial,
+            TokenKind::Word(word) if words && calculates(word) => return Place::Unreadable,
+            TokenKind::Word(_) => words,
+            TokenKind::Sign(sign) => words && ":*,'_-".contains(*sign),
+            TokenKind::Number(_) => return Place::Unreadable,
+            TokenKind::Command(_) => false,
         };
         if !skip {
             return Place::Nothing;
@@ -249,11 +249,13 @@ fn heading(parser: &Parser<'_>) -> bool {
         && parser.tokens[0].kind.short_integer()
 }
 
-impl Kind {
+impl TokenKind {
     fn short_integer(&self) -> bool {
         match self {
-            Kind::Number(number) => number.digits.as_ref().is_some_and(|digits| digits.len() <= 2),
-            Kind::Word(_) | Kind::Command(_) | Kind::Sign(_) => false,
+            TokenKind::Number(number) => {
+                number.digits.as_ref().is_some_and(|digits| digits.len() <= 2)
+            }
+            TokenKind::Word(_) | TokenKind::Command(_) | TokenKind::Sign(_) => false,
         }
     }
 }
@@ -264,29 +266,29 @@ fn clean_end(parser: &Parser<'_>) -> bool {
     let pause = |ahead: usize| {
         parser
             .token(ahead)
-            .is_none_or(|token| token.spaced || !matches!(token.kind, Kind::Number(_)))
+            .is_none_or(|token| token.spaced || !matches!(token.kind, TokenKind::Number(_)))
     };
     match &token.kind {
-        Kind::Sign('.' | ',' | ';' | ':' | '?' | '!') => pause(1),
-        Kind::Sign(')' | ']' | '}' | '\'' | '→' | '⏎') => true,
-        Kind::Sign('(') => token.spaced,
+        TokenKind::Sign('.' | ',' | ';' | ':' | '?' | '!') => pause(1),
+        TokenKind::Sign(')' | ']' | '}' | '\'' | '→' | '⏎') => true,
+        TokenKind::Sign('(') => token.spaced,
         // Emphasis ends, or a dash begins an aside.
-        Kind::Sign('*' | '_') => {
+        TokenKind::Sign('*' | '_') => {
             !token.spaced
                 && parser
                     .token(1)
-                    .is_none_or(|next| next.spaced || matches!(next.kind, Kind::Sign(_)))
+                    .is_none_or(|next| next.spaced || matches!(next.kind, TokenKind::Sign(_)))
         }
-        Kind::Sign('-') => {
+        TokenKind::Sign('-') => {
             token.spaced && parser.spaced(1) && parser.word(1).is_some_and(|w| w.len() > 1)
         }
-        Kind::Word(word) if !word.is_ascii() => true,
-        Kind::Word(word) => {
+        TokenKind::Word(word) if !word.is_ascii() => true,
+        TokenKind::Word(word) => {
             let letters = word.len() > 1 || matches!(word.as_str(), "a" | "A" | "I");
             let calculates = operates(word) && operand_follows(parser);
             (token.spaced || token.text) && letters && !calculates
         }
-        Kind::Sign(_) | Kind::Command(_) | Kind::Number(_) => false,
+        TokenKind::Sign(_) | TokenKind::Command(_) | TokenKind::Number(_) => false,
     }
 }
 
@@ -300,24 +302,28 @@ fn operand_follows(parser: &Parser<'_>) -> bool {
 fn more_numbers(parser: &Parser<'_>) -> bool {
     let rest = &parser.tokens[parser.at..];
     let stop = |i: &usize| {
-        matches!(rest[*i].kind, Kind::Sign('.' | '?' | '!'))
+        matches!(rest[*i].kind, TokenKind::Sign('.' | '?' | '!'))
             && rest.get(i + 1).is_none_or(|t| t.spaced)
     };
     let end = (0..rest.len()).find(stop).unwrap_or(rest.len());
-    rest[..end].iter().any(|token| matches!(token.kind, Kind::Number(_)))
+    rest[..end].iter().any(|token| matches!(token.kind, TokenKind::Number(_)))
 }
 
 /// What an answer that starts at `start` hangs on, if it does on something.
 fn attached(parser: &Parser<'_>, start: usize) -> Option<()> {
     let before = &parser.tokens.get(start.checked_sub(1)?)?.kind;
     let spaced = parser.tokens[start].spaced;
-    let signed = matches!(parser.tokens[start].kind, Kind::Sign('+' | '-'));
+    let signed = matches!(parser.tokens[start].kind, TokenKind::Sign('+' | '-'));
     match before {
-        Kind::Sign('+' | '/' | '^' | '_') => Some(()),
-        Kind::Sign('-' | '*') if !spaced => Some(()),
-        Kind::Sign(')') if signed => Some(()),
-        Kind::Word(word) if word.is_ascii() && (!spaced || signed && word.len() == 1) => Some(()),
-        Kind::Sign(_) | Kind::Word(_) | Kind::Command(_) | Kind::Number(_) => None,
+        TokenKind::Sign('+' | '/' | '^' | '_') => Some(()),
+        TokenKind::Sign('-' | '*') if !spaced => Some(()),
+        TokenKind::Sign(')') if signed => Some(()),
+        TokenKind::Word(word) if word.is_ascii() && (!spaced || signed && word.len() == 1) => {
+            Some(())
+        }
+        TokenKind::Sign(_) | TokenKind::Word(_) | TokenKind::Command(_) | TokenKind::Number(_) => {
+            None
+        }
     }
 }
 
@@ -359,10 +365,10 @@ fn last_number(line: &str) -> Option<Read> {
     let mut parser = Parser::new(tokens.all, true, &mut fuel);
     let mut last = None;
     while let Some(token) = parser.token(0) {
-        let (start, word) = (parser.at, matches!(token.kind, Kind::Word(_)));
+        let (start, word) = (parser.at, matches!(token.kind, TokenKind::Word(_)));
         // A dash between a word and a number is no sign.
-        let dash = matches!(token.kind, Kind::Sign('-')) && token.spaced && parser.spaced(1);
-        let dash = dash && start > 0 && matches!(parser.tokens[start - 1].kind, Kind::Word(_));
+        let dash = matches!(token.kind, TokenKind::Sign('-')) && token.spaced && parser.spaced(1);
+        let dash = dash && start > 0 && matches!(parser.tokens[start - 1].kind, TokenKind::Word(_));
         let answer = match word || dash {
             true => None,
             false => parser.attempt(|p| p.list(false)),
@@ -373,7 +379,7 @@ fn last_number(line: &str) -> Option<Read> {
                 last = Some((answer, whole));
             }
             None => {
-                if matches!(parser.tokens[start].kind, Kind::Number(_)) {
+                if matches!(parser.tokens[start].kind, TokenKind::Number(_)) {
                     last = None;
                 }
                 parser.at = start + 1;

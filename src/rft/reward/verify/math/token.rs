@@ -8,7 +8,7 @@ use super::value::Value;
 /// A word, number or sign.
 #[derive(Clone, Debug)]
 pub struct Token {
-    pub kind: Kind,
+    pub kind: TokenKind,
     /// Whether white space stands before it.
     pub spaced: bool,
     /// Whether it is prose within LaTeX: the content of `\text{…}`.
@@ -16,7 +16,7 @@ pub struct Token {
 }
 
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub enum TokenKind {
     Number(Number),
     /// Letters in a row.
     Word(String),
@@ -142,14 +142,14 @@ impl Lexer<'_> {
         self.peek(ahead).is_ascii_digit()
     }
 
-    fn push(&mut self, kind: Kind) {
+    fn push(&mut self, kind: TokenKind) {
         let text = !self.text_depths.is_empty();
         self.out.all.push(Token { kind, spaced: self.spaced, text });
         self.spaced = false;
     }
 
     fn sign(&mut self, sign: char) {
-        self.push(Kind::Sign(sign));
+        self.push(TokenKind::Sign(sign));
     }
 
     /// Whether the sequence is here; if so it is taken.
@@ -174,7 +174,12 @@ impl Lexer<'_> {
         } else if let Some(value) = vulgar(c) {
             self.at += 1;
             let value = Some(Value::rational(value));
-            self.push(Kind::Number(Number { value, digits: None, vulgar: true, decimal: false }));
+            self.push(TokenKind::Number(Number {
+                value,
+                digits: None,
+                vulgar: true,
+                decimal: false,
+            }));
         } else if let Some((sign, digit)) = raised(c) {
             self.raised(sign, digit);
         } else {
@@ -193,7 +198,7 @@ impl Lexer<'_> {
             "π" => self.sign('π'),
             "pi" | "Pi" if self.text_depths.is_empty() => self.sign('π'),
             "infinity" | "inf" => self.sign('∞'),
-            _ => self.push(Kind::Word(word)),
+            _ => self.push(TokenKind::Word(word)),
         }
     }
 
@@ -218,7 +223,7 @@ impl Lexer<'_> {
         let value = Ratio::decimal(&digits, 0).map(Value::rational);
         let value = value.filter(|_| !digits.is_empty());
         let digits = Some(digits);
-        self.push(Kind::Number(Number { value, digits, vulgar: false, decimal: false }));
+        self.push(TokenKind::Number(Number { value, digits, vulgar: false, decimal: false }));
         self.sign('}');
     }
 
@@ -316,7 +321,7 @@ impl Lexer<'_> {
             "text" | "textbf" | "textit" | "textrm" | "textsf" | "texttt" | "mbox" | "hbox"
             | "mathrm" | "mathbf" | "mathsf" | "mathit" | "mathtt" | "operatorname"
             | "textnormal" | "emph" | "underline" | "mathnormal" => return self.text_starts(),
-            _ => return self.push(Kind::Command(name)),
+            _ => return self.push(TokenKind::Command(name)),
         };
         self.sign(sign);
     }
@@ -352,7 +357,7 @@ impl Lexer<'_> {
             '_' | '*' | '#' | '&' => {}
             '|' => self.sign('‖'),
             '\0' => {}
-            c => self.push(Kind::Command(c.to_string())),
+            c => self.push(TokenKind::Command(c.to_string())),
         }
     }
 
@@ -381,7 +386,7 @@ impl Lexer<'_> {
                 .and_then(|r| r.checked_mul(&Ratio::decimal("1", exponent)?)),
         };
         let is_plain = !separated && decimals == 0 && end - start == plain.len();
-        self.push(Kind::Number(Number {
+        self.push(TokenKind::Number(Number {
             value: value.map(Value::rational),
             digits: is_plain.then_some(plain),
             vulgar: false,

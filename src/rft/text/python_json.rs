@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::python::WideInteger;
-use crate::io::python;
+use crate::io::python_json;
 
 /// Deeper values are refused: the writer is recursive, and nothing a model reads nests so far.
 const MAX_DEPTH: usize = 128;
@@ -80,11 +80,11 @@ impl Style {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => write!(out, "{value}").expect("a string"),
-            ValueKind::Number => out.push_str(&python::float(f64::try_from(value.clone())?)),
+            ValueKind::Number => out.push_str(&python_json::float(f64::try_from(value.clone())?)),
             ValueKind::String => {
                 let text = value.as_str().unwrap_or_default();
                 state.consume_fuel((text.len() / 64) as u64)?;
-                python::string(text, self.ensure_ascii, out);
+                python_json::string(text, self.ensure_ascii, out);
             }
             ValueKind::Seq | ValueKind::Iterable => self.list(state, value, depth, out)?,
             ValueKind::Map => self.object(state, value, depth, out)?,
@@ -152,10 +152,10 @@ impl Style {
             ValueKind::None => "null".to_owned(),
             ValueKind::Bool => key.is_true().to_string(),
             ValueKind::Number if key.is_integer() => key.to_string(),
-            ValueKind::Number => python::float(f64::try_from(key.clone())?),
+            ValueKind::Number => python_json::float(f64::try_from(key.clone())?),
             other => return Err(invalid(format!("a key of kind {other} has no JSON"))),
         };
-        python::string(&text, self.ensure_ascii, out);
+        python_json::string(&text, self.ensure_ascii, out);
         Ok(())
     }
 
