@@ -1,6 +1,7 @@
 //! One GPU as ops see it: a driver, a stream, the loaded kernels and the scratch memory.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +9,7 @@ use bytemuck::Pod;
 
 use crate::device::context::{Allocation, Context};
 use crate::device::driver::{Driver, DriverInfo, DriverResult, Function, Grid, Module, Stream};
-use crate::device::module::{self, KernelSet};
+use crate::device::kernels::{self, KernelSet, Kernels};
 use crate::device::scratch::{PoolGuard, ScratchPool};
 use crate::error::{Error, Result};
 
@@ -21,7 +22,7 @@ pub struct Gpu {
     pub(super) context: Arc<Context>,
     owns_stream: bool,
     kernel_set: KernelSet,
-    kernels: Arc<Kernels>,
+    kernels: Arc<Loaded>,
     /// Memory of launches, and of ops that are made of other ops. Who holds both took the second
     /// first.
     scratch: Mutex<ScratchPool>,
@@ -29,20 +30,32 @@ pub struct Gpu {
 }
 
 /// The kernels that were loaded, for all streams of a device.
-struct Kernels {
+struct Loaded {
     context: Arc<Context>,
-    functions: Mutex<HashMap<String, Function>>,
+    /// The kernels of each PTX text, by its address: texts live as long as the program.
+    sources: Mutex<HashMap<usize, Source>>,
     modules: Mutex<Vec<Module>>,
 }
 
-impl Kernels {
-    fn new(context: &Arc<Context>) -> Arc<Kernels> {
-        let (functions, modules) = (Mutex::default(), Mutex::default());
-        Arc::new(Kernels { context: context.clone(), functions, modules })
+/// The kernels of one PTX text by name.
+type Source = HashMap<&'static str, Kernel>;
+
+/// A loaded kernel.
+#[derive(Clone, Copy)]
+struct Kernel {
+    function: Function,
+    /// Bytes of its parameter struct; `None` if it takes anything else.
+    params: Option<usize>,
+}
+
+impl Loaded {
+    fn new(context: &Arc<Context>) -> Arc<Loaded> {
+        let (sources, modules) = (Mutex::default(), Mutex::default());
+        Arc::new(Loaded { context: context.clone(), sources, modules })
     }
 }
 
-impl Drop for Kernels {
+impl Drop for Loaded {
     fn drop(&mut self) {
         for module in std::mem::take(&mut *lock(&self.modules)) {
             let _ = self.context.call(|d| d.unload(module));
@@ -66,7 +79,7 @@ impl Gpu {
         let kernel_set = KernelSet::for_capability(driver.info().capability)?;
         let context = Arc::new(Context::new(driver, stream));
         Ok(Gpu {
-            kernels: Kernels::new(&context),
+            kernels: Loaded::new(&context),
             context,
             owns_stream: false,
             kernel_set,
@@ -92,7 +105,7 @@ impl Gpu {
     pub fn with_kernel_set(mut self, kernel_set: KernelSet) -> Result<Gpu> {
         kernel_set.check(self.context.driver.info().capability)?;
         self.kernel_set = kernel_set;
-        self.kernels = Kernels::new(&self.context);
+        self.kernels = Loaded::new(&self.context);
         Ok(self)
     }
 
@@ -155,36 +168,57 @@ impl Gpu {
         PoolGuard::new(&self.context, &self.workspace)
     }
 
-    /// Starts kernel `kernel` of `kernels/<family>/<op>.cu` with one parameter struct.
+    /// Starts a kernel with one parameter struct, whose size has to be the kernel's.
     pub(crate) fn launch(
         &self,
-        op: &'static str,
+        kernels: &Kernels,
         kernel: &str,
         grid: Grid,
         params: &impl Pod,
     ) -> Result<()> {
-        let function = self.kernel(op, kernel)?;
-        self.call(|d| d.launch(self.stream(), function, &grid, bytemuck::bytes_of(params)))
+        let found = self.kernel(kernels, kernel)?;
+        let bytes = bytemuck::bytes_of(params);
+        let op = kernels.name();
+        let Some(expected) = found.params else {
+            let reason = format!("kernel `{kernel}` does not take exactly one parameter struct");
+            return Err(Error::Unsupported { op, reason });
+        };
+        if bytes.len() != expected {
+            let expected = format!("{expected} bytes, as kernel `{kernel}` takes");
+            return Err(Error::invalid(op, "params", format!("{} bytes", bytes.len()), expected));
+        }
+        self.call(|d| d.launch(self.stream(), found.function, &grid, bytes))
     }
 
-    fn kernel(&self, op: &'static str, kernel: &str) -> Result<Function> {
-        let mut kernels = lock(&self.kernels.functions);
-        if let Some(&function) = kernels.get(kernel) {
-            return Ok(function);
-        }
-        self.context.outside(|| format!("kernel `{kernel}` has to be loaded"))?;
-        let ptx = module::ptx(op, self.kernel_set)?;
-        let file = format!("{op}.{}", self.kernel_set.name());
-        let module = self.call(|d| d.load(&file, ptx))?;
-        lock(&self.kernels.modules).push(module);
-        for name in module::kernel_names(ptx) {
-            let function = self.call(|d| d.function(module, name))?;
-            kernels.insert(name.to_string(), function);
-        }
-        kernels.get(kernel).copied().ok_or_else(|| Error::Unsupported {
-            op,
-            reason: format!("{op}.cu has no kernel `{kernel}`"),
+    fn kernel(&self, kernels: &Kernels, kernel: &str) -> Result<Kernel> {
+        let mut sources = lock(&self.kernels.sources);
+        let (set, ptx) = kernels.ptx(self.kernel_set)?;
+        let source = match sources.entry(ptx.as_ptr() as usize) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(place) => place.insert(self.load(kernels.name(), kernel, set, ptx)?),
+        };
+        source.get(kernel).copied().ok_or_else(|| Error::Unsupported {
+            op: kernels.name(),
+            reason: format!("its PTX for {} has no kernel `{kernel}`", set.name()),
         })
+    }
+
+    /// Loads a PTX text because `kernel` is wanted.
+    fn load(
+        &self,
+        op: &'static str,
+        kernel: &str,
+        set: KernelSet,
+        ptx: &'static str,
+    ) -> Result<Source> {
+        self.context.outside(|| format!("kernel `{kernel}` has to be loaded"))?;
+        let module = self.call(|d| d.load(&format!("{op}.{}", set.name()), ptx))?;
+        lock(&self.kernels.modules).push(module);
+        let load = |entry: kernels::Entry| {
+            let function = self.call(|d| d.function(module, entry.name))?;
+            Ok((entry.name, Kernel { function, params: entry.params }))
+        };
+        kernels::entries(ptx).map(load).collect()
     }
 
     /// The memory that launches reuse, for graphs that hold its addresses.

@@ -1,10 +1,4 @@
-//! Brings the operands of one op to the device and its results back. Views of device memory are
-//! passed through untouched. Views of host memory are copied over before the launch and back
-//! after it; such a call waits for the device, so it suits tests, set-up and small data.
-//!
-//! An op without views of host memory neither allocates nor waits, unless it hands out values: its
-//! tables, values and scratch memory are the GPU's own. Beside views of host memory, tables and
-//! values are allocations like those views, with bounds of their own.
+//! The operands of one launch on their way to the device, and its results on their way back.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -14,26 +8,73 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::driver::Grid;
 use crate::device::gpu::Gpu;
+use crate::device::kernels::Kernels;
 use crate::device::scratch::{PoolGuard, Scratch};
 use crate::dtype::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::view::{Dims, Location, View, ViewMut};
 
-/// A vector of any stride as kernels take it: `Column` of `kernels/common.cuh`. No address is no
-/// operand.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+/// A vector of any stride as kernels take it: `Column` of `kernels/common.cuh`. Address 0 is an
+/// operand that was not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub(crate) struct Column {
+pub struct Column {
+    /// Device address of element 0.
     pub at: u64,
+    /// Elements from one to the next.
     pub stride: i64,
 }
 
-/// The operands of one op on their way.
-pub(crate) struct LaunchArgs<'a> {
+/// Turns the operands of one op into device addresses, starts its kernels, and brings results back.
+///
+/// * A view of device memory is passed through: its address is what the kernel gets.
+/// * A view of host memory is copied to the device before the launch and, if it is an output, back by
+///   [`finish`](LaunchArgs::finish). Such a call waits for the device, so it suits tests, set-up and
+///   small data.
+///
+/// An op writes one parameter struct, gives it to [`start`](LaunchArgs::start) for each kernel, and
+/// ends with [`finish`](LaunchArgs::finish). After an error it just returns: the drop frees what was
+/// allocated, and outputs in host memory keep what they held.
+///
+/// # Cost
+/// With all operands in device memory a launch is one driver call. Nothing is allocated once the
+/// GPU's scratch memory has its size, and nobody waits unless values are
+/// [fetched](LaunchArgs::fetch).
+///
+/// # Example
+/// `examples/own_op` is a whole op outside this crate: CUDA source, CPU side, GPU side and tests.
+///
+/// ```
+/// use bytemuck::{Pod, Zeroable};
+/// use gradus::device::{Column, Gpu, Grid, Kernels, LaunchArgs};
+/// use gradus::{Result, View, ViewMut};
+///
+/// /// `HalveParams` of `kernels/halve.cu`.
+/// #[derive(Clone, Copy, Pod, Zeroable)]
+/// #[repr(C)]
+/// struct Params {
+///     x: Column,
+///     y: Column,
+///     n: i64,
+/// }
+///
+/// fn halve(gpu: &Gpu, kernels: &Kernels, x: View<f32>, y: ViewMut<f32>) -> Result<()> {
+///     let n = x.numel();
+///     let mut launch = LaunchArgs::new(gpu, kernels);
+///     let params = Params { x: launch.column(&x)?, y: launch.column_out(y)?, n };
+///     launch.start("halve_f32", Grid::linear((n as u64).div_ceil(256) as u32, 256), &params)?;
+///     launch.finish()
+/// }
+/// ```
+#[must_use = "results in host memory are there after `finish`"]
+pub struct LaunchArgs<'a> {
     gpu: &'a Gpu,
-    op: &'static str,
+    kernels: &'a Kernels,
+    /// Copies of host memory, to be freed.
     staged: Vec<u64>,
     returns: Vec<Return>,
+    /// Device memory that [`LaunchArgs::fetch`] may read.
+    known: Vec<Range<u64>>,
     guard: Option<Rc<PoolGuard<'a>>>,
     outputs: PhantomData<&'a mut ()>,
 }
@@ -47,103 +88,73 @@ struct Return {
 }
 
 impl<'a> LaunchArgs<'a> {
-    pub fn new(gpu: &'a Gpu, op: &'static str) -> LaunchArgs<'a> {
-        let (staged, returns) = (Vec::new(), Vec::new());
-        LaunchArgs { gpu, op, staged, returns, guard: None, outputs: PhantomData }
+    /// The operands of one call of an op, none yet. Errors name the op as `kernels` does.
+    pub fn new(gpu: &'a Gpu, kernels: &'a Kernels) -> LaunchArgs<'a> {
+        let (staged, returns, known) = (Vec::new(), Vec::new(), Vec::new());
+        LaunchArgs { gpu, kernels, staged, returns, known, guard: None, outputs: PhantomData }
     }
 
     /// Device address of element 0 of an operand that is read.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for memory of another device; `OutOfMemory`, `Driver` or `DeviceLost` where
+    /// a copy of host memory fails.
     pub fn input<T: Element>(&mut self, view: &View<'_, T>) -> Result<u64> {
-        if view.location() != Location::Host {
-            return Ok(view.as_ptr() as u64);
-        }
-        self.bring(view, true)
+        if self.is_host(view)? { self.bring(view, true) } else { Ok(self.know(view)) }
     }
 
-    /// The same for an optional operand; 0 if there is none.
+    /// Device address of an optional operand that is read; 0 if there is none.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn opt_input<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<u64> {
         view.as_ref().map_or(Ok(0), |view| self.input(view))
     }
 
-    /// Device address of a result of which every element is written and none is read.
+    /// Device address of a result of which the kernel writes every element and reads none.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn output<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<u64> {
         self.result(view, false)
     }
 
-    /// The same for an optional result; 0 if it is not wanted.
+    /// Device address of an optional result; 0 if it is not wanted.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn opt_output<T: Element>(&mut self, view: Option<ViewMut<'a, T>>) -> Result<u64> {
         view.map_or(Ok(0), |view| self.output(view))
     }
 
-    /// Device address of an operand that is read and written.
+    /// Device address of an operand that is read and written, or written in part.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn update<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<u64> {
         self.result(view, true)
     }
 
-    fn result<T: Element>(&mut self, view: ViewMut<'a, T>, filled: bool) -> Result<u64> {
-        let shared = view.as_view();
-        if shared.location() != Location::Host {
-            return Ok(shared.as_ptr() as u64);
-        }
-        let (device, dims) = (self.bring(&shared, filled)?, *shared.dims());
-        let host = view.as_mut_ptr() as *mut u8;
-        self.returns.push(Return { device, host, dims, size: size_of::<T>() });
-        Ok(device)
-    }
-
-    /// A table of the op's own that kernels read, such as a list of pointers, in device memory.
-    pub fn table<T: Pod>(&mut self, table: &[T]) -> Result<u64> {
-        let bytes: &[u8] = bytemuck::cast_slice(table);
-        if self.staged.is_empty() {
-            return self.guard().table(bytes);
-        }
-        self.state(table)
-    }
-
-    /// Values that kernels read and write, in device memory.
-    pub fn state<T: Pod>(&mut self, initial: &[T]) -> Result<u64> {
-        let device = self.values::<T>(initial.len())?;
-        let bytes = bytemuck::cast_slice(initial);
-        self.gpu.call(|d| d.upload(self.gpu.stream(), device, bytes))?;
-        Ok(device)
-    }
-
-    /// Device memory for results that come back as plain values; see [`LaunchArgs::fetch`].
-    pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
-        let bytes = count.saturating_mul(size_of::<P>());
-        if self.staged.is_empty() {
-            return self.guard().take(bytes);
-        }
-        self.alloc(bytes)
-    }
-
-    fn guard(&mut self) -> Rc<PoolGuard<'a>> {
-        let gpu = self.gpu;
-        self.guard.get_or_insert_with(|| Rc::new(gpu.lock_scratch())).clone()
-    }
-
-    /// What the kernels left at an address that [`LaunchArgs::values`] gave; waits for them.
-    pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
-        let mut values = vec![P::zeroed(); count];
-        self.gpu.context.outside(|| format!("{} has results for the host", self.op))?;
-        if count > 0 {
-            let bytes = bytemuck::cast_slice_mut(&mut values);
-            self.gpu.call(|d| d.download(self.gpu.stream(), bytes, device))?;
-        }
-        Ok(values)
-    }
-
-    /// A vector that is read, as kernels take vectors of any stride.
+    /// A vector that is read, of any stride.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column> {
         Ok(Column { stride: view.stride(0), at: self.input(view)? })
     }
 
-    /// The same for an optional vector.
+    /// An optional vector that is read; address 0 if there is none.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn opt_column<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<Column> {
         view.as_ref().map_or(Ok(Column::default()), |view| self.column(view))
     }
 
-    /// A vector that is written, or one that is not wanted.
+    /// A vector that is written, or address 0 for one that is not wanted.
+    ///
+    /// # Errors
+    /// As [`input`](LaunchArgs::input).
     pub fn column_out<T: Element>(
         &mut self,
         view: impl Into<Option<ViewMut<'a, T>>>,
@@ -154,9 +165,144 @@ impl<'a> LaunchArgs<'a> {
         }
     }
 
+    /// Device address of a table of the op's own that kernels only read, such as a list of pointers.
+    /// A table is uploaded once; later calls with the same content find it on the device.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Driver` or `DeviceLost` where it cannot be uploaded; `Unsupported` for a new
+    /// table while the stream is captured.
+    pub fn table<T: Pod>(&mut self, table: &[T]) -> Result<u64> {
+        let bytes: &[u8] = bytemuck::cast_slice(table);
+        if self.staged.is_empty() {
+            return self.guard().table(bytes);
+        }
+        self.state(table)
+    }
+
+    /// Device address of values that kernels read and write; see [`fetch`](LaunchArgs::fetch).
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Driver` or `DeviceLost` where they cannot be uploaded.
+    pub fn state<T: Pod>(&mut self, initial: &[T]) -> Result<u64> {
+        let device = self.values::<T>(initial.len())?;
+        let bytes = bytemuck::cast_slice(initial);
+        self.gpu.call(|d| d.upload(self.gpu.stream(), device, bytes))?;
+        Ok(device)
+    }
+
+    /// Device address of room for `count` values that kernels write; see
+    /// [`fetch`](LaunchArgs::fetch). They hold whatever the last op left.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Driver` or `DeviceLost` where there is no memory.
+    pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
+        let bytes = count.saturating_mul(size_of::<P>());
+        let device = match self.staged.is_empty() {
+            true => self.guard().take(bytes)?,
+            false => self.alloc(bytes)?,
+        };
+        self.known.push(device..device + bytes as u64);
+        Ok(device)
+    }
+
+    /// `count` values from a device address on: of [`values`](LaunchArgs::values), of
+    /// [`state`](LaunchArgs::state) or inside an operand. Waits for the kernels.
+    ///
+    /// # Errors
+    /// `InvalidArgument` beyond the memory of this launch; `Unsupported` while the stream is
+    /// captured; `Driver` or `DeviceLost` if a kernel failed.
+    pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
+        let op = self.kernels.name();
+        self.gpu.context.outside(|| format!("{op} has results for the host"))?;
+        let bytes = count.saturating_mul(size_of::<P>()) as u64;
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let end = device.saturating_add(bytes);
+        if !self.known.iter().any(|range| range.start <= device && end <= range.end) {
+            let got = format!("{bytes} bytes at {device:#x}");
+            return Err(Error::invalid(op, "fetch", got, "memory of this launch"));
+        }
+        let mut values = vec![P::zeroed(); count];
+        let host = bytemuck::cast_slice_mut(&mut values);
+        self.gpu.call(|d| d.download(self.gpu.stream(), host, device))?;
+        Ok(values)
+    }
+
+    /// `bytes` bytes of scratch memory and a ticket for the kernels of this op.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Driver` or `DeviceLost` where the GPU's scratch memory has to grow and cannot.
+    pub fn scratch(&mut self, bytes: usize) -> Result<Scratch<'a>> {
+        Scratch::new(self.guard(), bytes)
+    }
+
+    /// Starts a kernel with one parameter struct. A grid of no blocks starts nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the struct has another size than the kernel's. `Unsupported` if the PTX
+    /// has no such kernel, the kernel takes anything else than one struct, or the stream is captured
+    /// and the PTX is not loaded yet. `Driver` or `DeviceLost` if the driver refuses the PTX or the
+    /// launch.
+    pub fn start(&self, kernel: &str, grid: Grid, params: &impl Pod) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.gpu.launch(self.kernels, kernel, grid, params)
+    }
+
+    /// Brings the results to outputs in host memory. Without such outputs it returns at once.
+    ///
+    /// # Errors
+    /// `Driver` or `DeviceLost` if a kernel or a copy failed.
+    pub fn finish(self) -> Result<()> {
+        for back in &self.returns {
+            back.copy(self.gpu)?;
+        }
+        Ok(())
+    }
+
+    fn result<T: Element>(&mut self, view: ViewMut<'a, T>, filled: bool) -> Result<u64> {
+        let shared = view.as_view();
+        if !self.is_host(&shared)? {
+            return Ok(self.know(&shared));
+        }
+        let (device, dims) = (self.bring(&shared, filled)?, *shared.dims());
+        let host = view.as_mut_ptr() as *mut u8;
+        self.returns.push(Return { device, host, dims, size: size_of::<T>() });
+        Ok(device)
+    }
+
+    /// Whether the view is host memory; what is neither there nor on this GPU is refused.
+    fn is_host<T>(&self, view: &View<'_, T>) -> Result<bool> {
+        let here = self.gpu.info().ordinal;
+        match view.location() {
+            Location::Host => Ok(true),
+            Location::Device(ordinal) if ordinal == here => Ok(false),
+            other @ Location::Device(_) => {
+                let expected = format!("host memory or memory of GPU {here}");
+                let got = format!("{other:?} memory");
+                Err(Error::invalid(self.kernels.name(), "operand", got, expected))
+            }
+        }
+    }
+
+    /// Device address of a view of device memory.
+    fn know<T>(&mut self, view: &View<'_, T>) -> u64 {
+        let bytes = view.byte_range();
+        self.known.push(bytes.start as u64..bytes.end as u64);
+        bytes.start as u64
+    }
+
+    fn guard(&mut self) -> Rc<PoolGuard<'a>> {
+        let gpu = self.gpu;
+        self.guard.get_or_insert_with(|| Rc::new(gpu.lock_scratch())).clone()
+    }
+
     fn bring<T: Element>(&mut self, view: &View<'_, T>, filled: bool) -> Result<u64> {
         let (dims, host) = (*view.dims(), view.as_ptr() as *const u8);
         let device = self.alloc(dims.span().unwrap_or(0) as usize * size_of::<T>())?;
+        self.known.push(device..device + view.byte_range().len() as u64);
         if filled {
             for run in runs(&dims, size_of::<T>()) {
                 // SAFETY: a run lies inside the span that the view's constructor checked.
@@ -169,31 +315,9 @@ impl<'a> LaunchArgs<'a> {
 
     /// Exactly as many bytes as asked for, so that the emulator's bounds are those of the view.
     fn alloc(&mut self, bytes: usize) -> Result<u64> {
-        let device = self.gpu.alloc(self.op, bytes.max(1))?;
+        let device = self.gpu.alloc(self.kernels.name(), bytes.max(1))?;
         self.staged.push(device);
         Ok(device)
-    }
-
-    /// A ticket and `bytes` bytes that stay this op's until the launch and the guard fall. Their
-    /// content is whatever the last op left.
-    pub fn scratch(&mut self, bytes: usize) -> Result<Scratch<'a>> {
-        Scratch::new(self.guard(), bytes)
-    }
-
-    /// Starts a kernel of the op's source. A grid of no blocks starts nothing.
-    pub fn start(&self, kernel: &str, grid: Grid, params: &impl Pod) -> Result<()> {
-        if grid.blocks.contains(&0) {
-            return Ok(());
-        }
-        self.gpu.launch(self.op, kernel, grid, params)
-    }
-
-    /// Brings the results back, if any operand came from the host.
-    pub fn finish(self) -> Result<()> {
-        for back in &self.returns {
-            back.copy(self.gpu)?;
-        }
-        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, KernelSet};
+use crate::device::{Column, Gpu, Grid, KernelSet, Kernels, shipped};
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::{Adapters, Dense, Way};
 
@@ -82,8 +82,8 @@ unsafe impl<W: Pod> Pod for Params<W> {}
 
 /// A weight of a tensor-core product.
 pub(super) trait TensorWeight: Pod {
-    /// Name of the op's kernels and of the PTX they are in.
-    const OP: &'static str;
+    /// The PTX that its kernels are in; their names begin with that of the PTX.
+    const KERNELS: &'static Kernels;
     /// Whether the kernels for few rows can read it along a depth.
     fn suits_few_rows(&self, depth: u64) -> bool;
     /// Shared memory that the kernels for few rows need beside the sums.
@@ -91,7 +91,7 @@ pub(super) trait TensorWeight: Pod {
 }
 
 impl TensorWeight for Dense {
-    const OP: &'static str = "matmul";
+    const KERNELS: &'static Kernels = &shipped::MATMUL;
     const FEW_SHARED: u64 = 0;
 
     fn suits_few_rows(&self, depth: u64) -> bool {
@@ -211,8 +211,8 @@ pub(super) fn launch<W: TensorWeight>(
     };
     let product = product.cut(grid.cluster);
     let across = if way == Way::Backward { "dx_" } else { "" };
-    let kernel = format!("{}_{across}{kernel}_{dtype}", W::OP);
-    gpu.launch(W::OP, &kernel, grid, &Params { product, right })
+    let kernel = format!("{}_{across}{kernel}_{dtype}", W::KERNELS.name());
+    gpu.launch(W::KERNELS, &kernel, grid, &Params { product, right })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::{Attention, AttentionBwd, KvRows};
@@ -140,14 +140,16 @@ struct BwdParams {
 pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result<()> {
     let shape = Shape::of(&a.q, &a.k, &a.kv_rows, a.kv_len.extent(0));
     let (dtype, &Shape { tokens, heads, d, .. }) = (T::DTYPE.name(), &shape);
-    let (op, kernel, grid) = match shape.tensor_width::<T>() {
-        Some(width) => ("attention_mma", format!("attention_mma_{dtype}_d{width}"), shape.tiles()),
+    let (kernels, kernel, grid) = match shape.tensor_width::<T>() {
+        Some(width) => {
+            (&shipped::ATTENTION_MMA, format!("attention_mma_{dtype}_d{width}"), shape.tiles())
+        }
         None => {
             let grid = grid::<T>(gpu, "attention", tokens * heads, d, 2)?;
-            ("attention", format!("attention_{dtype}"), grid)
+            (&shipped::ATTENTION, format!("attention_{dtype}"), grid)
         }
     };
-    let mut launch = LaunchArgs::new(gpu, op);
+    let mut launch = LaunchArgs::new(gpu, kernels);
     let tables = [&a.cu_seqlens, &a.kv_len];
     let params = Params {
         q: Heads::read(&mut launch, &a.q)?,
@@ -171,18 +173,18 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
     let shape = Shape::of(&a.q, &a.k, &kv_rows, a.kv_len.extent(0));
     let (dtype, &Shape { tokens, heads, d, .. }) = (T::DTYPE.name(), &shape);
     let rows = a.k.extent(0);
-    let (op, suffix, dq_grid, dkv_grid) = match shape.tensor_width::<T>() {
+    let (kernels, suffix, dq_grid, dkv_grid) = match shape.tensor_width::<T>() {
         Some(width) => {
             let suffix = format!("{dtype}_d{width}");
-            ("attention_mma_bwd", suffix, shape.tiles(), shape.key_tiles(rows, width))
+            (&shipped::ATTENTION_MMA_BWD, suffix, shape.tiles(), shape.key_tiles(rows, width))
         }
         None => {
             let dq = grid::<T>(gpu, "attention_bwd", tokens * heads, d, 3)?;
             let dkv = grid::<T>(gpu, "attention_bwd", rows * shape.kv_heads, d, 4)?;
-            ("attention_bwd", dtype.to_string(), dq, dkv)
+            (&shipped::ATTENTION_BWD, dtype.to_string(), dq, dkv)
         }
     };
-    let mut launch = LaunchArgs::new(gpu, op);
+    let mut launch = LaunchArgs::new(gpu, kernels);
     let scratch = launch.scratch(tokens * heads * 3 * size_of::<f64>())?;
     let tables = [&a.cu_seqlens, &a.kv_len];
     let params = BwdParams {
@@ -201,7 +203,7 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
         scale: a.scale,
         scale2: a.scale * std::f64::consts::LOG2_E,
     };
-    let family = op.trim_end_matches("_bwd");
+    let family = kernels.name().trim_end_matches("_bwd");
     launch.start(&format!("{family}_dq_{suffix}"), dq_grid, &params)?;
     launch.start(&format!("{family}_dkv_{suffix}"), dkv_grid, &params)?;
     launch.finish()

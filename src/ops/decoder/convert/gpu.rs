@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Convert;
@@ -25,7 +25,7 @@ struct Params {
 }
 
 pub(crate) fn convert<S: Float, T: Float>(gpu: &Arc<Gpu>, a: Convert<'_, S, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "convert");
+    let mut launch = LaunchArgs::new(gpu, &shipped::CONVERT);
     let n = a.x.numel();
     let params = Params { x: launch.input(&a.x)?, y: launch.output(a.y)?, n };
     let grid = Grid::linear((n as u64).div_ceil(TILE) as u32, THREADS as u32);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::CopyRows;
@@ -35,7 +35,7 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         return Ok(());
     }
     let lanes = lanes(&a);
-    let mut launch = LaunchArgs::new(gpu, "copy_rows");
+    let mut launch = LaunchArgs::new(gpu, &shipped::COPY_ROWS);
     let params = Params {
         x: launch.input(&a.x)?,
         from: launch.opt_column(&a.from_rows)?,

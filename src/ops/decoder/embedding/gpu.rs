@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Embedding, EmbeddingBwd};
@@ -28,7 +28,7 @@ struct Params {
 }
 
 pub(crate) fn embedding<T: Float>(gpu: &Arc<Gpu>, a: Embedding<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "embedding");
+    let mut launch = LaunchArgs::new(gpu, &shipped::EMBEDDING);
     let tokens = a.ids.extent(0);
     let params = Params {
         ids: launch.column(&a.ids)?,
@@ -47,7 +47,7 @@ pub(crate) fn embedding<T: Float>(gpu: &Arc<Gpu>, a: Embedding<'_, T>) -> Result
 }
 
 pub(crate) fn embedding_bwd<T: Float>(gpu: &Arc<Gpu>, a: EmbeddingBwd<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "embedding");
+    let mut launch = LaunchArgs::new(gpu, &shipped::EMBEDDING);
     let tokens = a.ids.extent(0);
     let params = Params {
         ids: launch.column(&a.ids)?,

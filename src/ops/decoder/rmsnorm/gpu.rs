@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{RmsNorm, RmsNormBwd};
@@ -48,7 +48,7 @@ struct DweightParams {
 }
 
 pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "rmsnorm");
+    let mut launch = LaunchArgs::new(gpu, &shipped::RMSNORM);
     let (rows, columns) = (a.x.extent(0), a.x.extent(1));
     let params = Params {
         x: launch.input(&a.x)?,
@@ -68,7 +68,7 @@ pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()>
 }
 
 pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "rmsnorm");
+    let mut launch = LaunchArgs::new(gpu, &shipped::RMSNORM);
     let (rows, columns) = (a.x.extent(0), a.x.extent(1));
     if rows == 0 {
         return Ok(());

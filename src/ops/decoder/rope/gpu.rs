@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Rope;
@@ -28,7 +28,7 @@ struct Params {
 }
 
 pub(crate) fn rope<T: Float>(gpu: &Arc<Gpu>, a: Rope<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "rope");
+    let mut launch = LaunchArgs::new(gpu, &shipped::ROPE);
     let tokens = a.x.extent(0);
     let params = Params {
         token_stride: a.x.stride(0),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Swiglu, SwigluBwd};
@@ -32,7 +32,7 @@ struct Params {
 }
 
 pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "swiglu");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SWIGLU);
     let params = Params {
         gate: launch.input(&a.gate)?,
         up: launch.input(&a.up)?,
@@ -49,7 +49,7 @@ pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
 }
 
 pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "swiglu");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SWIGLU);
     let params = Params {
         gate: launch.input(&a.gate)?,
         up: launch.input(&a.up)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::error::Result;
 use crate::ops::optim::adamw::cpu::Coefficients;
 use crate::ops::optim::adamw::{AdamW, AdamW8bit, AdamWOutcome, AdamWSettings, DecayOrder};
@@ -44,7 +44,7 @@ struct Params {
 }
 
 pub(crate) fn adamw(gpu: &Arc<Gpu>, a: AdamW<'_>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "adamw");
+    let mut launch = LaunchArgs::new(gpu, &shipped::ADAMW);
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
         tensors.push(Tensor {
@@ -61,7 +61,7 @@ pub(crate) fn adamw(gpu: &Arc<Gpu>, a: AdamW<'_>) -> Result<()> {
 }
 
 pub(crate) fn adamw_8bit(gpu: &Arc<Gpu>, a: AdamW8bit<'_>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "adamw");
+    let mut launch = LaunchArgs::new(gpu, &shipped::ADAMW);
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
         tensors.push(Tensor {

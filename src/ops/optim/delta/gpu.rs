@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::optim::delta::{DeltaApply, DeltaEncode};
@@ -35,7 +35,7 @@ pub(crate) fn delta_count<T: Element>(
     old: View<'_, T>,
     new: View<'_, T>,
 ) -> Result<usize> {
-    let mut launch = LaunchArgs::new(gpu, "delta");
+    let mut launch = LaunchArgs::new(gpu, &shipped::DELTA);
     let mut params = operands(&mut launch, &old, &new)?;
     count(&mut launch, &mut params, bits::<T>())
 }
@@ -45,7 +45,7 @@ pub(crate) fn delta_encode<T: Element>(
     gpu: &Arc<Gpu>,
     a: DeltaEncode<'_, T>,
 ) -> Result<std::result::Result<(), usize>> {
-    let mut launch = LaunchArgs::new(gpu, "delta");
+    let mut launch = LaunchArgs::new(gpu, &shipped::DELTA);
     let capacity = a.index.extent(0);
     let mut params = operands(&mut launch, &a.old_value, &a.new_value)?;
     let changes = count(&mut launch, &mut params, bits::<T>())?;
@@ -110,7 +110,7 @@ struct DeltaApplyParams {
 }
 
 pub(crate) fn delta_apply<T: Element>(gpu: &Arc<Gpu>, a: DeltaApply<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "delta");
+    let mut launch = LaunchArgs::new(gpu, &shipped::DELTA);
     let params = DeltaApplyParams {
         index: launch.input(&a.index)?,
         value: launch.input(&a.value)?,

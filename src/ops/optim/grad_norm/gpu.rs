@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::grad_norm::{GlobalNorm, GradNorm};
@@ -38,7 +38,7 @@ struct Params {
 }
 
 pub(crate) fn grad_norm<T: Float>(gpu: &Arc<Gpu>, a: GradNorm<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "grad_norm");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GRAD_NORM);
     let (mut tensors, mut chunks) = (Vec::with_capacity(a.grads.len()), 0);
     for grad in a.grads.iter().filter(|grad| grad.numel() > 0) {
         let (g, length) = (launch.input(grad)?, grad.numel());

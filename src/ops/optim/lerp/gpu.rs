@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Gpu, Grid, LaunchArgs};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::lerp::Lerp;
@@ -27,7 +27,7 @@ struct Params {
 }
 
 pub(crate) fn lerp<T: Float>(gpu: &Arc<Gpu>, args: Lerp<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "lerp");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LERP);
     let n = args.a.numel() as u64;
     let params = Params {
         a: launch.input(&args.a)?,

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{CopyStream, DeviceBuffer, Gpu, LaunchArgs, PinnedBuffer};
+use crate::device::{CopyStream, DeviceBuffer, Gpu, LaunchArgs, PinnedBuffer, shipped};
 use crate::error::Result;
 use crate::ops::optim::adamw::gpu::{Step, Tensor};
 use crate::ops::optim::adamw::{AdamWOutcome, AdamWSettings};
@@ -59,7 +59,7 @@ impl Paged {
         // A step that broke off may have left an update behind that uses a slot.
         self.copies.follow_gpu(SLOTS)?;
         let gpu = self.gpu.clone();
-        let mut launch = LaunchArgs::new(&gpu, "adamw");
+        let mut launch = LaunchArgs::new(&gpu, &shipped::ADAMW);
         let step = Step::new(&mut launch, &[], settings)?;
         let mut all = Vec::with_capacity(tensors.len());
         for t in tensors {

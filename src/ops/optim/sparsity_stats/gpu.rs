@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::sparsity_stats::{SparsityStats, UpdateSparsity};
@@ -55,7 +55,7 @@ pub(crate) fn sparsity_stats<T: Float>(
     gpu: &Arc<Gpu>,
     a: SparsityStats<'_, T>,
 ) -> Result<std::result::Result<(), NotFinite>> {
-    let mut launch = LaunchArgs::new(gpu, "sparsity_stats");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SPARSITY_STATS);
     let (rows, columns) = (a.w0.extent(0) as u64, a.w0.extent(1));
     let filled = BLOCKS_PER_MULTIPROCESSOR * gpu.info().multiprocessors as u64;
     let blocks = rows.div_ceil(ROWS).min(filled.max(1));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::discounted_return::{DiscountedReturn, MaskedReturn};
@@ -25,7 +25,7 @@ struct DiscountedReturnParams {
 }
 
 pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GAE);
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = DiscountedReturnParams {
         reward: launch.column(&a.reward)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::gae::Gae;
@@ -27,7 +27,7 @@ struct GaeParams {
 }
 
 pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GAE);
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = GaeParams {
         reward: launch.column(&a.reward)?,

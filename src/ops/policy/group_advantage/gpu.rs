@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::group_advantage::{
@@ -46,7 +46,7 @@ struct Stats {
 }
 
 pub(crate) fn group_advantage<R: Real>(gpu: &Arc<Gpu>, args: GroupAdvantage<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "group_advantage");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GROUP_ADVANTAGE);
     let s = &args.settings;
     let groups = args.offsets.extent(0) - 1;
     let params = Params {

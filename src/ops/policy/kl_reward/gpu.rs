@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::kl_reward::KlReward;
@@ -27,7 +27,7 @@ struct KlRewardParams {
 }
 
 pub(crate) fn kl_reward<R: Real>(gpu: &Arc<Gpu>, a: KlReward<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GAE);
     let sequences = a.cu_seqlens.extent(0) - 1;
     let params = KlRewardParams {
         score: launch.column(&a.score)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::offpolicy_weight::{
@@ -47,7 +47,7 @@ struct Params {
 }
 
 pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "offpolicy_weight");
+    let mut launch = LaunchArgs::new(gpu, &shipped::OFFPOLICY_WEIGHT);
     let s = &a.settings;
     let sequences = a.cu_seqlens.extent(0) - 1;
     if sequences == 0 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::group::GroupLoss;
@@ -35,7 +35,7 @@ pub(super) fn run<R: Real>(gpu: &Arc<Gpu>, mut a: GroupLoss<'_, R>, kernel: &str
     if a.loss.numel() == 0 {
         return no_terms(&mut a.total);
     }
-    let mut launch = LaunchArgs::new(gpu, "group_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GROUP_LOSS);
     let blocks = a.loss.extent(0).div_ceil(GROUPS);
     let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = Params {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::policy_loss::{
@@ -59,7 +59,7 @@ struct Settings {
 }
 
 pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "policy_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::POLICY_LOSS);
     let (tokens, sequences) = (a.logp.extent(0), a.seq_weight.extent(0));
     let (per_token, advantage) = match &a.advantage {
         Advantage::PerToken(x) => (true, x),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, KernelSet, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, KernelSet, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::quantile::{OnNan, Quantile, QuantileMethod, QuantileScope, TopFraction};
@@ -40,7 +40,7 @@ const SHARED_TOKENS: i64 = 32 * THREADS as i64;
 const NONZERO: i32 = -1;
 
 pub(crate) fn quantile<R: Real>(gpu: &Arc<Gpu>, a: Quantile<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "quantile");
+    let mut launch = LaunchArgs::new(gpu, &shipped::QUANTILE);
     let outputs = a.y.extent(0) as u32;
     let cluster = cluster(gpu, outputs, a.x.numel());
     let params = Params {
@@ -62,7 +62,7 @@ pub(crate) fn quantile<R: Real>(gpu: &Arc<Gpu>, a: Quantile<'_, R>) -> Result<()
 }
 
 pub(crate) fn top_fraction<R: Real>(gpu: &Arc<Gpu>, a: TopFraction<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "quantile");
+    let mut launch = LaunchArgs::new(gpu, &shipped::QUANTILE);
     let outputs = match &a.scope {
         QuantileScope::All => 1,
         QuantileScope::PerSequence(offsets) => offsets.extent(0) as u32 - 1,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::seq_reduce::{SeqBroadcast, SeqReduce, SeqReduction};
@@ -27,7 +27,7 @@ struct Params {
 }
 
 pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "seq_reduce");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SEQ_REDUCE);
     let sequences = a.y.extent(0) as u32;
     let params = Params {
         x: launch.column(&a.x)?,
@@ -50,7 +50,7 @@ pub(crate) fn seq_reduce<R: Real>(gpu: &Arc<Gpu>, a: SeqReduce<'_, R>) -> Result
 }
 
 pub(crate) fn seq_broadcast<R: Real>(gpu: &Arc<Gpu>, a: SeqBroadcast<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "seq_reduce");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SEQ_REDUCE);
     let sequences = a.x.extent(0) as u32;
     let params = Params {
         x: launch.column(&a.x)?,

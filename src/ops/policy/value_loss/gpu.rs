@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::value_loss::ValueLoss;
@@ -38,7 +38,7 @@ pub(crate) fn value_loss<R: Real>(gpu: &Arc<Gpu>, a: ValueLoss<'_, R>) -> Result
         *a.loss = 0.0;
         return Ok(());
     }
-    let mut launch = LaunchArgs::new(gpu, "value_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::VALUE_LOSS);
     let blocks = tokens.div_ceil(TILE);
     let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = Params {

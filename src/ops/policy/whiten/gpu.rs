@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::whiten::{Whiten, WhitenStats};
@@ -53,7 +53,7 @@ struct Totals {
 }
 
 pub(crate) fn whiten<R: Real>(gpu: &Arc<Gpu>, a: Whiten<'_, R>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "gae");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GAE);
     let tokens = a.x.extent(0);
     let blocks = tokens.div_ceil(CHUNK);
     let s = a.settings;

@@ -7,7 +7,7 @@ pub(super) use pass::{Addend, Pass, prepare};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::Lora;
@@ -180,7 +180,7 @@ pub(super) fn low_rank<T: Float>(
             s_stride: a.s_stride,
         };
         let kernel = format!("matmul_low_{}", T::DTYPE.name());
-        return gpu.launch("matmul", &kernel, grid(op, a.rows, a.rank)?, &params);
+        return gpu.launch(&shipped::MATMUL, &kernel, grid(op, a.rows, a.rank)?, &params);
     }
     for (only, factor) in a.factors.iter().enumerate() {
         let before = LowRank::parts_bytes(a.rows as usize, a.rank as usize, only) as u64;

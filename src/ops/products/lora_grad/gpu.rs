@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::LoraGrad;
@@ -101,7 +101,7 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     if m == 0 {
         return Ok(());
     }
-    let mut launch = LaunchArgs::new(gpu, "lora_grad");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LORA_GRAD);
     let pass = Pass::new::<T>([m, k, n], rank)?;
     let ds = launch.scratch(m * rank * pass.size)?;
     let gradient = Dense::rows(&mut launch, &dy)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{
@@ -66,7 +66,7 @@ fn dense<T: Float>(
     pass: Pass<'_, T>,
     w: &View<'_, T>,
 ) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "matmul");
+    let mut launch = LaunchArgs::new(gpu, &shipped::MATMUL);
     let way = pass.way;
     let right = match way {
         Way::Forward => Dense::rows(&mut launch, w)?,
@@ -90,7 +90,7 @@ pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<
     if depth == 0 {
         return Ok(());
     }
-    let mut launch = LaunchArgs::new(gpu, "matmul");
+    let mut launch = LaunchArgs::new(gpu, &shipped::MATMUL);
     let params = DwParams {
         left: Dense::columns(&mut launch, &dy)?,
         right: Dense::columns(&mut launch, &x)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, Kernels, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{Addend, ChainProduct, Pass, Way, is_half, prepare};
@@ -54,7 +54,7 @@ impl Nf4Matrix {
 }
 
 impl TensorWeight for Nf4Matrix {
-    const OP: &'static str = "nf4_matmul";
+    const KERNELS: &'static Kernels = &shipped::NF4_MATMUL;
     /// The table of code pairs with what may precede it, and 8 maxima of every row.
     const FEW_SHARED: u64 = 4096 + 65_536 + 8 * 8 * 32 * 4;
 
@@ -91,7 +91,7 @@ fn nf4<T: Float>(
     pass: Pass<'_, T>,
     w: &Nf4View<'_>,
 ) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "nf4_matmul");
+    let mut launch = LaunchArgs::new(gpu, &shipped::NF4_MATMUL);
     let way = pass.way;
     let tensor = is_half::<T>() && w.dtype == T::DTYPE;
     let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor)? else { return Ok(()) };

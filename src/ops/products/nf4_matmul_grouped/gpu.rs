@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::{Way, is_half};
@@ -83,7 +83,7 @@ fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
     if rows == 0 {
         return Ok(());
     }
-    let mut launch = LaunchArgs::new(gpu, "nf4_matmul_grouped");
+    let mut launch = LaunchArgs::new(gpu, &shipped::NF4_MATMUL_GROUPED);
     let list: Vec<Nf4Matrix> =
         w.iter().map(|w| Nf4Matrix::new(&mut launch, w, way)).collect::<Result<_>>()?;
     let mut product = TensorProduct {

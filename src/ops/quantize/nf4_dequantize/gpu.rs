@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::quantize::block_max_gpu::BlockMax;
@@ -36,7 +36,7 @@ struct DequantizeParams {
 }
 
 pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "nf4_dequantize");
+    let mut launch = LaunchArgs::new(gpu, &shipped::NF4_DEQUANTIZE);
     let (w, dims) = (&a.w, *a.y.dims());
     let (y, packed) = (launch.output(a.y)?, launch.input(&w.packed)?);
     let tiles = (w.n as u64 * w.k as u64).div_ceil(TILE);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use crate::check::Check;
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::quantize::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
@@ -36,7 +36,7 @@ pub(crate) fn nf4_quantize<T: Float>(
     check: Check,
     a: Nf4Quantize<'_, T>,
 ) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "nf4_quantize");
+    let mut launch = LaunchArgs::new(gpu, &shipped::NF4_QUANTIZE);
     let numel = a.x.numel() as u64;
     let thresholds = a.quant_type.thresholds();
     let params = QuantizeParams {
@@ -73,7 +73,7 @@ struct AbsmaxParams {
 }
 
 pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "nf4_quantize");
+    let mut launch = LaunchArgs::new(gpu, &shipped::NF4_QUANTIZE);
     let blocks = a.absmax.numel();
     let params = AbsmaxParams {
         absmax: launch.column(&a.absmax)?,

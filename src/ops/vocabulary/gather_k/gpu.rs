@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
@@ -33,7 +33,7 @@ struct Params {
 
 pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()> {
     check_dtype::<T>("gather_k")?;
-    let mut launch = LaunchArgs::new(gpu, "gather_k");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GATHER_K);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let whole = !a.renormalize || a.mass.is_some();
     let plan = plan::<T>(gpu, a.vocab, whole).streaming();
@@ -57,7 +57,7 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
 
 pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("gather_k_bwd")?;
-    let mut launch = LaunchArgs::new(gpu, "gather_k");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GATHER_K);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab, !a.renormalize);
     let params = Params {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::ScoreScale;
@@ -22,7 +22,7 @@ struct Params {
 }
 
 pub(crate) fn score_scale<T: Float>(gpu: &Arc<Gpu>, a: ScoreScale<'_, T>) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, "linear_logprob");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LINEAR_LOGPROB);
     let (rows, columns) = (a.score.extent(0), a.score.extent(1));
     let params = Params {
         score: launch.input(&a.score)?,

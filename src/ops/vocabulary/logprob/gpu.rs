@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::logprob::{LogProb, LogProbBwd, LogProbFused};
@@ -44,7 +44,7 @@ struct BwdParams {
 
 pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob")?;
-    let mut launch = LaunchArgs::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LOGPROB);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab).streaming();
     let params = Params {
@@ -65,7 +65,7 @@ pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()>
 
 pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob_bwd")?;
-    let mut launch = LaunchArgs::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LOGPROB);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
     let params = BwdParams {
@@ -88,7 +88,7 @@ pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Res
 
 pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob_fused")?;
-    let mut launch = LaunchArgs::new(gpu, "logprob");
+    let mut launch = LaunchArgs::new(gpu, &shipped::LOGPROB);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
     let stride = a.logits.stride(0);

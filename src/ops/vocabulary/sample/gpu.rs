@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
@@ -38,7 +38,7 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
         let reason = format!("{} columns; the kernel's exact sums take {MAX_VOCAB}", a.vocab);
         return Err(Error::Unsupported { op: "sample", reason });
     }
-    let mut launch = LaunchArgs::new(gpu, "sample");
+    let mut launch = LaunchArgs::new(gpu, &shipped::SAMPLE);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     // The plan of `logprob`, so that the token's log-prob has its bits.
     let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, LaunchArgs};
+use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
@@ -34,7 +34,7 @@ struct Params {
 
 pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()> {
     check_dtype::<T>("vocab_kl")?;
-    let mut launch = LaunchArgs::new(gpu, "vocab_kl");
+    let mut launch = LaunchArgs::new(gpu, &shipped::VOCAB_KL);
     let rows = a.policy.extent(0);
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);
@@ -48,7 +48,7 @@ pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()
 
 pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Result<()> {
     check_dtype::<T>("vocab_kl_bwd")?;
-    let mut launch = LaunchArgs::new(gpu, "vocab_kl");
+    let mut launch = LaunchArgs::new(gpu, &shipped::VOCAB_KL);
     let rows = a.policy.extent(0);
     let plan = plan::<T>(gpu, a.vocab, &a.guidance);
     let set = plan.row_set(a.vocab, a.policy.extent(1), &a.transform);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::info_nce_loss::InfoNceLoss;
@@ -34,7 +34,7 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
         a.loss.set(0, R::from_f64(0.0));
         return Ok(());
     }
-    let mut launch = LaunchArgs::new(gpu, "group_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::GROUP_LOSS);
     // A partial a block, the two normalisers of every row and column, and the total.
     let column = n * size_of::<f64>();
     let scratch = launch.scratch(3 * column + size_of::<f64>())?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::kto_loss::KtoLoss;
@@ -33,7 +33,7 @@ pub(crate) fn kto_loss<R: Real>(gpu: &Arc<Gpu>, mut a: KtoLoss<'_, R>) -> Result
     if blocks == 0 {
         return no_terms(&mut a.total);
     }
-    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::PAIR_LOSS);
     let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let params = KtoParams {
         logp: launch.column(&a.logp)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::prdp_loss::PrdpLoss;
@@ -40,7 +40,7 @@ pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Resu
     if sequences == 0 {
         return no_terms(&mut a.total);
     }
-    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::PAIR_LOSS);
     let column = sequences * size_of::<f64>();
     let scratch = launch.scratch(2 * column)?;
     let params = PrdpParams {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::preference_loss::{
@@ -39,7 +39,7 @@ pub(crate) fn preference_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PreferenceLoss<'_,
     if blocks == 0 {
         return no_terms(&mut a.total);
     }
-    let mut launch = LaunchArgs::new(gpu, "pair_loss");
+    let mut launch = LaunchArgs::new(gpu, &shipped::PAIR_LOSS);
     let scratch = launch.scratch(blocks * size_of::<f64>())?;
     let (kind, x, y) = match a.kind {
         PreferenceKind::Sigmoid { label_smoothing, margin } => (0, label_smoothing, margin),
