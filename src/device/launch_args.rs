@@ -201,12 +201,12 @@ impl<'a> LaunchArgs<'a> {
             true => self.guard().take(bytes)?,
             false => self.alloc(bytes)?,
         };
-        self.known.push(device..device + bytes as u64);
+        self.known.push(device..device.saturating_add(bytes as u64));
         Ok(device)
     }
 
     /// `count` values from a device address on: of [`values`](LaunchArgs::values), of
-    /// [`state`](LaunchArgs::state) or inside an operand. Waits for the kernels.
+    /// [`state`](LaunchArgs::state), in scratch memory or in an operand. Waits for the kernels.
     ///
     /// # Errors
     /// `InvalidArgument` beyond the memory of this launch; `Unsupported` while the stream is
@@ -234,7 +234,9 @@ impl<'a> LaunchArgs<'a> {
     /// # Errors
     /// `OutOfMemory`, `Driver` or `DeviceLost` where the GPU's scratch memory has to grow and cannot.
     pub fn scratch(&mut self, bytes: usize) -> Result<Scratch<'a>> {
-        Scratch::new(self.guard(), bytes)
+        let scratch = Scratch::new(self.guard(), bytes)?;
+        self.known.push(scratch.ptr()..scratch.ptr().saturating_add(bytes as u64));
+        Ok(scratch)
     }
 
     /// Starts a kernel with one parameter struct. A grid of no blocks starts nothing.
