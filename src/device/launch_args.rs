@@ -14,14 +14,14 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::view::{Dims, Location, View, ViewMut};
 
-/// A vector of any stride as kernels take it: `Column` of `kernels/common.cuh`. Address 0 is an
-/// operand that was not given.
+/// A vector of any stride, or a matrix with contiguous rows, as kernels take it: `Column` of
+/// `kernels/common.cuh`. Address 0 is an operand that was not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Column {
     /// Device address of element 0.
     pub at: u64,
-    /// Elements from one to the next.
+    /// Elements from one element of the vector, or row of the matrix, to the next.
     pub stride: i64,
 }
 
@@ -135,18 +135,20 @@ impl<'a> LaunchArgs<'a> {
         self.result(view, true)
     }
 
-    /// A vector that is read, of any stride.
+    /// A vector of any stride that is read, or a matrix with contiguous rows, whose stride is from one
+    /// row to the next.
     ///
     /// # Errors
-    /// As [`input`](LaunchArgs::input).
+    /// As [`input`](LaunchArgs::input), and `InvalidArgument` for a view of higher rank.
     pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column> {
+        self.check_column(view.dims())?;
         Ok(Column { stride: view.stride(0), at: self.input(view)? })
     }
 
     /// An optional vector that is read; address 0 if there is none.
     ///
     /// # Errors
-    /// As [`input`](LaunchArgs::input).
+    /// As [`column`](LaunchArgs::column).
     pub fn opt_column<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<Column> {
         view.as_ref().map_or(Ok(Column::default()), |view| self.column(view))
     }
@@ -154,13 +156,16 @@ impl<'a> LaunchArgs<'a> {
     /// A vector that is written, or address 0 for one that is not wanted.
     ///
     /// # Errors
-    /// As [`input`](LaunchArgs::input).
+    /// As [`column`](LaunchArgs::column).
     pub fn column_out<T: Element>(
         &mut self,
         view: impl Into<Option<ViewMut<'a, T>>>,
     ) -> Result<Column> {
         match view.into() {
-            Some(view) => Ok(Column { stride: view.stride(0), at: self.output(view)? }),
+            Some(view) => {
+                self.check_column(view.dims())?;
+                Ok(Column { stride: view.stride(0), at: self.output(view)? })
+            }
             None => Ok(Column::default()),
         }
     }
@@ -273,6 +278,14 @@ impl<'a> LaunchArgs<'a> {
         let host = view.as_mut_ptr() as *mut u8;
         self.returns.push(Return { device, host, dims, size: size_of::<T>() });
         Ok(device)
+    }
+
+    fn check_column(&self, dims: &Dims) -> Result<()> {
+        if dims.rank() == 1 || (dims.rank() == 2 && dims.has_unit_rows()) {
+            return Ok(());
+        }
+        let (got, expected) = (format!("{dims:?}"), "a vector, or a matrix with contiguous rows");
+        Err(Error::invalid(self.kernels.name(), "operand", got, expected))
     }
 
     /// Whether the view is host memory; what is neither there nor on this GPU is refused.

@@ -9,6 +9,8 @@ use gradus::device::{Driver, DriverError, EmuDriver, Gpu};
 use gradus::ops::*;
 use gradus::{Device, Error, Result};
 
+use crate::door::clamp_abs::clamp_abs;
+
 /// An op on small host data; `out` is what it writes.
 struct Case {
     name: &'static str,
@@ -103,7 +105,12 @@ fn delta_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
     result
 }
 
-const CASES: [Case; 8] = [
+/// An op from outside the crate, with a kernel of its own.
+fn own_op_case(device: &Device, out: &mut Vec<f32>) -> Result<()> {
+    clamp_abs(device, [3f32, -0.5, -9.0][..].into(), 2.0, out.into()).map(|cut| assert_eq!(cut, 2))
+}
+
+const CASES: [Case; 9] = [
     Case { name: "lerp", run: lerp_case, outputs: 40 },
     Case { name: "group_advantage", run: advantage_case, outputs: 4 },
     Case { name: "policy_loss", run: policy_case, outputs: 6 },
@@ -112,6 +119,7 @@ const CASES: [Case; 8] = [
     Case { name: "whiten", run: whiten_case, outputs: 4 },
     Case { name: "grad_norm", run: grad_norm_case, outputs: 1 },
     Case { name: "delta_encode", run: delta_case, outputs: 2 },
+    Case { name: "clamp_abs of examples/own_op", run: own_op_case, outputs: 3 },
 ];
 
 const STICKY: [i32; 3] = [DriverError::ILLEGAL_ADDRESS, DriverError::LAUNCH_FAILED, 999];

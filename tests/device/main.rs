@@ -6,6 +6,7 @@ mod common;
 
 mod conformance;
 mod decode;
+mod door;
 mod faults;
 mod graph;
 mod kernels;

@@ -312,8 +312,8 @@ fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool>
 }
 
 impl Sampled {
-    /// The completions as rewards see them.
-    pub(crate) fn inputs(&self) -> Vec<RewardInput<'_>> {
+    /// The completions as rewards see them, prompt by prompt.
+    pub fn inputs(&self) -> Vec<RewardInput<'_>> {
         let each = self.prompts.iter().zip(&self.rollouts);
         let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
         each.zip(&self.texts)
