@@ -4,6 +4,7 @@
 //! implements `Reward`, and it is tried by hand before a model learns from it.
 
 use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, no_fields, score};
+use gradus_rft::train::metrics::Metric;
 use gradus_rft::train::{RunConfig, Trainer};
 
 /// Wants a sum that ends by itself and is short.
@@ -73,10 +74,10 @@ fn main() -> Result<(), gradus::Error> {
         scores.abstained
     );
     println!("the first answers: {:?}", &sampled.texts[..4]);
-    let (values, _) = trainer.rl_step(0, records)?;
-    for (name, value) in values.iter().filter(|(name, _)| ["reward", "grad_norm"].contains(name)) {
-        println!("{name} {value:.4}");
-        assert!(value.is_finite());
+    let metrics = trainer.rl_step(0, records)?;
+    for (metric, value) in metrics.iter() {
+        println!("{:30} {value:.4}", metric.name());
     }
+    assert!(metrics.get(Metric::GradNorm).is_some_and(f64::is_finite));
     Ok(())
 }
