@@ -294,7 +294,8 @@ impl Pages {
             Compression::BROTLI(_) => {
                 brotli::Decompressor::new(bytes, 4096).take(room).read_to_end(&mut out)?;
             }
-            _ => zstd(bytes, size, &mut out)?,
+            Compression::ZSTD(_) => zstd(bytes, size, &mut out)?,
+            other => return wrong(format!("{other} is not decoded here")),
         }
         if out.len() != size {
             return wrong(format!("a page does not decode to the {size} bytes it claims"));

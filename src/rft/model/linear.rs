@@ -108,7 +108,7 @@ impl Linear {
         let mut out = at.allocator.alloc(rows * self.n)?;
         let mut kept = match (&lora, self.lora) {
             (Some(_), Some(lora)) if call.keep => Some(at.allocator.alloc(rows * lora.r)?),
-            _ => None,
+            (Some(_), Some(_) | None) | (None, Some(_) | None) => None,
         };
         let rank = self.lora.map_or(0, |lora| lora.r);
         let s = kept.as_mut().map(|s| s.rows_mut(rank)).transpose()?;

@@ -96,15 +96,29 @@ fn ids(file: &Fields, name: &str) -> Result<Vec<i32>> {
     }
 }
 
-const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+/// A family of models, which `model_type` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+}
+
+const FAMILIES: [(&str, Family); 4] = [
+    ("llama", Family::Llama),
+    ("mistral", Family::Mistral),
+    ("qwen2", Family::Qwen2),
+    ("qwen3", Family::Qwen3),
+];
 
 fn model_config(file: &Fields) -> Result<ModelConfig> {
-    let family: String = file.need("model_type")?;
-    if !FAMILIES.contains(&family.as_str()) {
-        let known = FAMILIES.join(", ");
-        return file.refuse(format!("`model_type` = `{family}` is not one of {known}"));
-    }
-    refuse_unsupported(file, &family)?;
+    let name: String = file.need("model_type")?;
+    let Some((_, family)) = FAMILIES.into_iter().find(|family| family.0 == name) else {
+        let known = FAMILIES.map(|family| family.0).join(", ");
+        return file.refuse(format!("`model_type` = `{name}` is not one of {known}"));
+    };
+    refuse_unsupported(file, family)?;
     let (hidden, heads) = (file.need("hidden_size")?, file.need("num_attention_heads")?);
     let (rope_theta, rope_scaling) = rope(file)?;
     let model = ModelConfig {
@@ -112,15 +126,15 @@ fn model_config(file: &Fields) -> Result<ModelConfig> {
         hidden,
         layers: file.need("num_hidden_layers")?,
         heads,
-        kv_heads: kv_heads(file, &family, heads)?,
-        head_dim: head_dim(file, &family, hidden, heads)?,
+        kv_heads: kv_heads(file, family, heads)?,
+        head_dim: head_dim(file, family, hidden, heads)?,
         ffn: file.need("intermediate_size")?,
         norm_eps: file.or("rms_norm_eps", 1e-6)?,
         rope_theta,
         rope_scaling,
         max_positions: file.need("max_position_embeddings")?,
-        qkv_bias: family == "qwen2",
-        qk_norm: family == "qwen3",
+        qkv_bias: family == Family::Qwen2,
+        qk_norm: family == Family::Qwen3,
         tie_embeddings: file.or("tie_word_embeddings", false)?,
     };
     model.validate().map_err(|e| Error::format(&file.path, e.to_string()))?;
@@ -129,19 +143,20 @@ fn model_config(file: &Fields) -> Result<ModelConfig> {
 
 /// Heads of keys and values. A file without them means what its family's class in transformers falls
 /// back to, null as many as there are heads.
-fn kv_heads(file: &Fields, family: &str, heads: usize) -> Result<usize> {
+fn kv_heads(file: &Fields, family: Family, heads: usize) -> Result<usize> {
     match (file.raw.contains_key("num_key_value_heads"), family) {
-        (false, "mistral") => Ok(8),
-        (false, "qwen2" | "qwen3") => Ok(32),
-        _ => file.or("num_key_value_heads", heads),
+        (false, Family::Mistral) => Ok(8),
+        (false, Family::Qwen2 | Family::Qwen3) => Ok(32),
+        (false, Family::Llama) => Ok(heads),
+        (true, _) => file.or("num_key_value_heads", heads),
     }
 }
 
 /// Width of a head; a file without it means what its family's class in transformers falls back to.
-fn head_dim(file: &Fields, family: &str, hidden: usize, heads: usize) -> Result<usize> {
+fn head_dim(file: &Fields, family: Family, hidden: usize, heads: usize) -> Result<usize> {
     match file.get("head_dim")? {
         Some(width) => Ok(width),
-        None if family == "qwen3" => Ok(128),
+        None if family == Family::Qwen3 => Ok(128),
         None if heads > 0 && hidden.is_multiple_of(heads) => Ok(hidden / heads),
         None => {
             let reason = format!("{heads} `num_attention_heads` do not divide {hidden}");
@@ -151,7 +166,7 @@ fn head_dim(file: &Fields, family: &str, hidden: usize, heads: usize) -> Result<
 }
 
 /// Settings of the supported families that change the computation.
-fn refuse_unsupported(file: &Fields, family: &str) -> Result<()> {
+fn refuse_unsupported(file: &Fields, family: Family) -> Result<()> {
     file.only("hidden_act", &["silu".into(), "swish".into()])?;
     for bias in ["attention_bias", "mlp_bias", "use_bias"] {
         file.only(bias, &[false.into()])?;
@@ -163,9 +178,9 @@ fn refuse_unsupported(file: &Fields, family: &str) -> Result<()> {
     let slides = match family {
         // Mistral's window is on unless the file says null, Llama's wherever it is given, Qwen's
         // behind a switch.
-        "mistral" => file.raw.get("sliding_window").is_none_or(|w| !w.is_null()),
-        "llama" => file.raw.get("sliding_window").is_some_and(|w| !w.is_null()),
-        _ => file.or("use_sliding_window", false)?,
+        Family::Mistral => file.raw.get("sliding_window").is_none_or(|w| !w.is_null()),
+        Family::Llama => file.raw.get("sliding_window").is_some_and(|w| !w.is_null()),
+        Family::Qwen2 | Family::Qwen3 => file.or("use_sliding_window", false)?,
     };
     if slides {
         let reason =
@@ -373,7 +388,7 @@ mod tests {
                 RopeScaling::Linear { factor: 2.0 },
             ),
         ] {
-            for family in FAMILIES {
+            for (family, _) in FAMILIES {
                 let got = config(family, extra.clone()).unwrap();
                 assert_eq!((got.rope_theta, got.rope_scaling), (theta, scaling), "{extra}");
             }

@@ -326,7 +326,9 @@ fn rounded(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
     match dtype {
         DType::Bf16 => to::<bf16>(shape, values),
         DType::F16 => to::<f16>(shape, values),
-        _ => TensorData::new(shape, values),
+        DType::F32 | DType::F64 | DType::U8 | DType::I32 | DType::I64 => {
+            TensorData::new(shape, values)
+        }
     }
 }
 

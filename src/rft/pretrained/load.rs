@@ -279,7 +279,7 @@ pub(super) fn quantize(data: &TensorData, options: &Nf4Options) -> Result<Nf4Ten
     match data.dtype {
         DType::Bf16 => from::<bf16>(data, options),
         DType::F16 => from::<f16>(data, options),
-        _ => from::<f32>(data, options),
+        DType::F32 | DType::F64 | DType::U8 | DType::I32 | DType::I64 => from::<f32>(data, options),
     }
 }
 

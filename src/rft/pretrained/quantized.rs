@@ -224,7 +224,7 @@ pub(super) fn torch_name(dtype: DType) -> &'static str {
         DType::F16 => "float16",
         DType::Bf16 => "bfloat16",
         DType::F64 => "float64",
-        _ => "float32",
+        DType::F32 | DType::U8 | DType::I32 | DType::I64 => "float32",
     }
 }
 

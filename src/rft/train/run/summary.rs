@@ -121,6 +121,15 @@ impl SampleLine {
     }
 }
 
+/// A state of the model that was scored.
+struct Stage {
+    /// Its name in the table.
+    name: &'static str,
+    /// What it is, in a sentence.
+    model: &'static str,
+    score: f64,
+}
+
 impl Summary {
     /// Writes `summary.json`.
     ///
@@ -160,18 +169,21 @@ impl Summary {
     }
 
     /// The stages that were scored, in order, and the end.
-    fn stages(&self) -> Vec<(&'static str, f64)> {
+    fn stages(&self) -> Vec<Stage> {
         let (base, quantized) = match self.model.is_empty() {
             true => ("untrained", "4-bit"),
             false => ("as stored", "before RL"),
         };
+        let end = if self.rl_steps > 0 { "RL" } else { "end" };
         let stages = [
-            (base, self.base_accuracy),
-            ("SFT", self.sft_accuracy),
-            (quantized, self.quantized_accuracy),
-            (if self.rl_steps > 0 { "RL" } else { "end" }, self.final_accuracy),
+            (base, "the model as it was", self.base_accuracy),
+            ("SFT", "the model after SFT", self.sft_accuracy),
+            (quantized, "the model that RL began with", self.quantized_accuracy),
+            (end, "the model at the end", self.final_accuracy),
         ];
-        stages.into_iter().filter_map(|(name, score)| Some((name, score?))).collect()
+        let stage =
+            |(name, model, score): (_, _, Option<f64>)| Some(Stage { name, model, score: score? });
+        stages.into_iter().filter_map(stage).collect()
     }
 
     /// A score as it is shown: the built-in task's is a share of right answers.
@@ -187,22 +199,18 @@ impl Summary {
         if stages.is_empty() {
             return "held-out score   none: no held-out completion was scored".into();
         }
-        let one = |&(name, score): &(&str, f64)| format!("   {name} {}", self.shown(score));
+        let one = |stage: &Stage| format!("   {} {}", stage.name, self.shown(stage.score));
         format!("held-out score{}", stages.iter().map(one).collect::<String>())
     }
 
     /// What the run did to the score, in a sentence, and whether chance would do as much.
     fn gain(&self) -> String {
         let stages = self.stages();
-        let [.., (from, before), (_, after)] = stages.as_slice() else {
+        let [.., before, after] = stages.as_slice() else {
             return "there is nothing to compare the final score with".into();
         };
-        let from = match *from {
-            "4-bit" | "before RL" => "the model that RL began with",
-            "SFT" => "the model after SFT",
-            _ => "the model as it was",
-        };
-        let gain = after - before;
+        let from = before.model;
+        let gain = after.score - before.score;
         // Two standard errors of the difference of two means with the final score's error.
         let chance = 2.0 * 2f64.sqrt() * self.final_error;
         let difference = |size: f64| self.shown(size).replace(" %", " points");
@@ -253,9 +261,9 @@ impl Summary {
             text += &format!("  model    {}   (the weights moved)\n", self.exported_model);
         }
         text += &format!("  curve    {run}/curve.svg\n");
-        text += &match self.model.as_str() {
-            "" => format!("  next     gradus sample --run {run}\n"),
-            _ => format!("  next     gradus sample --run {run} --chat\n"),
+        text += &match self.model.is_empty() {
+            true => format!("  next     gradus sample --run {run}\n"),
+            false => format!("  next     gradus sample --run {run} --chat\n"),
         };
         if !self.adapter.is_empty() {
             let moved = !self.exported_model.is_empty();
