@@ -1,4 +1,4 @@
-//! JSON rows: one object a line, or one array of objects.
+//! JSON rows: one object per line, or one array of objects.
 //!
 //! Stricter than most readers where leniency hides mistakes: a key that appears twice is an error
 //! (others keep one of the two), and so is a line that is no object. Every error names its line.

@@ -91,7 +91,8 @@ impl TemporaryFolder {
         TemporaryFolder::beside(target, held.is_some())
     }
 
-    /// The same; `alone`: this process holds the folder that `target` lies in.
+    /// An empty folder beside `target`. If this process is `alone` in the folder that `target` lies in,
+    /// what killed processes left on their way to the same place is removed.
     pub(crate) fn beside(target: &Path, alone: bool) -> Result<TemporaryFolder> {
         let stem = stem(target);
         if alone {

@@ -80,7 +80,7 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// The text of a file of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`read_limited`]; `Format` for anything but UTF-8.
+/// `Io`; `Format` for a longer file, one that is not regular, and anything but UTF-8; `OutOfMemory`.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     let text = String::from_utf8(read_limited(path, limit)?);
     text.map_err(|e| Error::format(path, format!("is not UTF-8: {}", e.utf8_error())))

@@ -47,7 +47,7 @@ pub type Tensors = BTreeMap<String, TensorData>;
 /// The file's bytes for `tensors`.
 pub fn serialize(tensors: &Tensors) -> Result<Vec<u8>> {
     let done = safetensors::serialize(views(tensors)?, None);
-    done.map_err(|e| Error::invalid("safetensors", "tensors", e, "serialisable tensors"))
+    done.map_err(|e| Error::invalid("safetensors", "tensors", e, "serializable tensors"))
 }
 
 /// Writes `tensors` to a new file that torch's readers take for one of theirs: `format` is `pt`.

@@ -21,7 +21,7 @@ impl Room {
         Room::under(Path::new("/"))
     }
 
-    /// The same with the system's files under `root`.
+    /// What [`Room::now`] says, read from the system's files under `root`.
     pub fn under(root: &Path) -> Option<Room> {
         let machine = kib(&root.join("proc/meminfo"), "MemAvailable:");
         let machine =
@@ -268,7 +268,7 @@ mod tests {
             ("sys/fs/cgroup/slice/memory.current", "492830720\n"),
         ];
         let (_, room) = system(&[&own[..], &parent].concat());
-        assert_eq!(mib(&room), 30, "neighbours in the parent have used the rest");
+        assert_eq!(mib(&room), 30, "neighbors in the parent have used the rest");
         assert_eq!(room.limit, "memory.max of the control group /slice");
     }
 

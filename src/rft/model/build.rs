@@ -12,7 +12,7 @@ use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::quant::{Nf4Matrix, Nf4Tensor};
 
-/// What a parameter starts from if nothing was learnt yet.
+/// What a parameter starts from if nothing was learned yet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Start {
     /// Normal draws of this standard deviation.
@@ -32,7 +32,7 @@ pub(crate) trait WeightSource {
     fn values<F: Float>(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<F>>;
 
     /// The 4-bit form of the `[n, k]` weight `name`, if that is what the decoder is to hold.
-    /// `block`: the weight is one of a block's, which may be quantised while they are read.
+    /// `block`: the weight is one of a block's, which may be quantized while they are read.
     fn quantized(
         &mut self,
         name: &str,
@@ -43,7 +43,7 @@ pub(crate) trait WeightSource {
         Ok(None)
     }
 
-    /// Whether weights that are dense stay dense when the model is quantised.
+    /// Whether weights that are dense stay dense when the model is quantized.
     fn keeps_dense(&self) -> bool {
         false
     }

@@ -229,7 +229,7 @@ impl<T: Float> Decoder<T> {
         Ok(())
     }
 
-    /// Puts `values` in the place of the dense parameter `name`, for the optimiser to move; the base
+    /// Puts `values` in the place of the dense parameter `name`, for the optimizer to move; the base
     /// model, which forward passes without adapters are of, keeps its own. A head that is tied to
     /// the embedding stays what it was when only the embedding is replaced, as in PEFT.
     ///
@@ -291,7 +291,7 @@ impl<T: Float> Decoder<T> {
         self.weight_parts().total()
     }
 
-    /// The same by what they are.
+    /// Bytes of all weights as stored, by what they are: 4-bit, dense, trained.
     pub fn weight_parts(&self) -> WeightBytes {
         let mut bytes = WeightBytes::default();
         for p in self.params.iter() {
@@ -314,7 +314,7 @@ pub struct WeightBytes {
     pub dense: u64,
     /// 4-bit weights with their maxima and tables.
     pub packed: u64,
-    /// What the optimiser moves: adapters, or all of a model that trains whole; beside 16-bit values
+    /// What the optimizer moves: adapters, or all of a model that trains whole; beside 16-bit values
     /// their f32 ones.
     pub trained: u64,
 }

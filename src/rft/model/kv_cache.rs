@@ -56,7 +56,7 @@ impl<T: Float> KvCache<T> {
         KvCache::with_pages(config, device, slots, max_len, slots * max_len.div_ceil(PAGE))
     }
 
-    /// The same with room for `pages` pages in all.
+    /// A cache of `slots` sequences of up to `max_len` tokens, with room for `pages` pages in all.
     pub fn with_pages(
         config: &ModelConfig,
         device: &Device,

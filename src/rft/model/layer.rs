@@ -179,7 +179,7 @@ impl<T: Float> BlockContext<'_, T> {
         rope(self.cx.device, args)
     }
 
-    /// Queries or keys of `h`, normalised and rotated, and the projection's s.
+    /// Queries or keys of `h`, normalized and rotated, and the projection's s.
     fn project(
         &self,
         linear: &Linear,

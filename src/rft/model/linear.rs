@@ -48,7 +48,7 @@ pub struct Linear {
     pub bias: Option<ParamId>,
     /// The adapter, if any.
     pub lora: Option<LoraAdapter>,
-    /// Stays dense when the model is quantised: its folder says so.
+    /// Stays dense when the model is quantized: its folder says so.
     pub keep_dense: bool,
 }
 

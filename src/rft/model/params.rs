@@ -1,5 +1,5 @@
 //! All trainable and frozen float tensors of a model in one list, and gradients beside it. A layer
-//! holds [`ParamId`]s; the optimiser, checkpoints and gradient sums walk the list.
+//! holds [`ParamId`]s; the optimizer, checkpoints and gradient sums walk the list.
 
 use std::any::Any;
 
@@ -14,14 +14,14 @@ use gradus::view::View;
 pub struct ParamId(pub usize);
 
 /// One named tensor in the memory of the model's device. What ops read has the model's dtype `T`;
-/// what the optimiser moves is f32.
+/// what the optimizer moves is f32.
 #[derive(Debug)]
 pub struct Parameter<T = f32> {
     /// Name in the Hugging Face convention.
     pub name: String,
     /// Extents, row-major.
     pub shape: Vec<usize>,
-    /// Whether the optimiser moves it.
+    /// Whether the optimizer moves it.
     pub trainable: bool,
     /// Values that ops read.
     data: Buffer<T>,
@@ -32,12 +32,12 @@ pub struct Parameter<T = f32> {
 }
 
 impl<T: Float> Parameter<T> {
-    /// Number of values; 0 if a quantised copy replaced them.
+    /// Number of values; 0 if a quantized copy replaced them.
     pub fn len(&self) -> usize {
         self.data.len()
     }
 
-    /// Whether a quantised copy replaced the values.
+    /// Whether a quantized copy replaced the values.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
@@ -59,7 +59,7 @@ impl<T: Float> Parameter<T> {
         self.data.all().as_ptr() as usize
     }
 
-    /// The f32 values that the optimiser moves.
+    /// The f32 values that the optimizer moves.
     pub(crate) fn master_mut(&mut self) -> Option<&mut Buffer<f32>> {
         match &mut self.master {
             Some(master) => Some(master),
@@ -123,7 +123,7 @@ impl<T: Float> Parameters<T> {
     /// Appends a parameter that does not train: it has no f32 values beside those that ops read.
     ///
     /// # Errors
-    /// As [`Parameters::push`].
+    /// `OutOfMemory`, or what the driver says.
     pub fn push_frozen(
         &mut self,
         name: impl Into<String>,
@@ -210,7 +210,7 @@ impl<T: Float> Parameters<T> {
         item.set(values)
     }
 
-    /// Puts `values` in the place of parameter `id`, for the optimiser to move. The base model keeps
+    /// Puts `values` in the place of parameter `id`, for the optimizer to move. The base model keeps
     /// its own, frozen, as a parameter beside it.
     ///
     /// # Errors
@@ -228,7 +228,7 @@ impl<T: Float> Parameters<T> {
         Ok(())
     }
 
-    /// Appends the parameter `name` for the optimiser to move, where the base model has `original`.
+    /// Appends the parameter `name` for the optimizer to move, where the base model has `original`.
     pub(crate) fn push_beside(
         &mut self,
         name: &str,
@@ -249,7 +249,7 @@ impl<T: Float> Parameters<T> {
         }
     }
 
-    /// Rounds the f32 values that the optimiser moved to what ops read.
+    /// Rounds the f32 values that the optimizer moved to what ops read.
     pub(crate) fn refresh(&mut self) -> Result<()> {
         for item in &mut self.items {
             if let (true, Some(master)) = (item.trainable, &item.master) {
@@ -259,7 +259,7 @@ impl<T: Float> Parameters<T> {
         Ok(())
     }
 
-    /// Frees the values of a parameter that a quantised copy replaces.
+    /// Frees the values of a parameter that a quantized copy replaces.
     pub(crate) fn release(&mut self, id: ParamId) -> Result<()> {
         let item = &mut self.items[id.0];
         item.data = Buffer::from_vec(&Device::Cpu, Vec::new())?;
@@ -355,7 +355,7 @@ impl Gradients {
         Some((a.as_mut()?, b.as_mut()?))
     }
 
-    /// The same buffers with zeros in them.
+    /// Sets every gradient to 0 and keeps the memory.
     ///
     /// # Errors
     /// What the driver says.

@@ -63,7 +63,8 @@ impl<T: Float> Decoder<T> {
         self.score_as(allocator, hidden, targets, temperature, wanted, true)
     }
 
-    /// The same with the head of the adapters, or without `adapt` with that of the base model.
+    /// Scores `hidden` as [`Decoder::score`] does, with the head of the adapters, or without `adapt` with
+    /// that of the base model.
     pub(crate) fn score_as(
         &self,
         allocator: &Allocator,

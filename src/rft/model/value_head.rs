@@ -3,7 +3,7 @@
 
 use gradus::error::{Error, Result};
 
-/// Weights of the head, and nothing else: it is trained by its own optimiser state.
+/// Weights of the head, and nothing else: it is trained by its own optimizer state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueHead {
     /// `[hidden + 1]`: the weight, then the bias. Zero at the start: V = 0.

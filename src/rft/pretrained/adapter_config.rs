@@ -116,7 +116,7 @@ impl AdapterConfig {
         })
     }
 
-    /// The same for a model from `base`, a folder or a name.
+    /// Names `base`, a folder or a name, as the model that the adapter goes with.
     pub fn on_base(mut self, base: &str) -> AdapterConfig {
         self.raw.insert("base_model_name_or_path".into(), base.into());
         self

@@ -28,7 +28,7 @@ pub struct Converted {
     pub from: u64,
     /// Bytes of the weights that were written.
     pub to: u64,
-    /// Weights that changed: quantised, or with an adapter merged in.
+    /// Weights that changed: quantized, or with an adapter merged in.
     pub changed: usize,
     /// Weights that have the values they had.
     pub kept: usize,
@@ -59,7 +59,7 @@ impl Pretrained {
         on_tensor: OnTensor<'_>,
     ) -> Result<Converted> {
         if self.config.quantized {
-            let reason = "the model is 4-bit already; quantising again would lose more";
+            let reason = "the model is 4-bit already; quantizing again would lose more";
             return Err(Error::config("model", reason));
         }
         check_blocksize(Check("quantize"), "blocksize", options.blocksize)?;
@@ -94,8 +94,8 @@ impl Pretrained {
     }
 
     /// Writes the model to `out` with `adapter` added to its weights, W + scale·B·A in f32, rounded
-    /// once to `dtype`. 4-bit weights are expanded first and stay expanded: quantising the sum again
-    /// would lose most of what was learnt. A head that is tied to the embedding is untied where the
+    /// once to `dtype`. 4-bit weights are expanded first and stay expanded: quantizing the sum again
+    /// would lose most of what was learned. A head that is tied to the embedding is untied where the
     /// adapter holds one of both: it is written beside it.
     ///
     /// # Errors
@@ -332,7 +332,7 @@ fn rounded(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
     }
 }
 
-/// Whether `name` is the weight of a linear map of a block: what bitsandbytes quantises.
+/// Whether `name` is the weight of a linear map of a block: what bitsandbytes quantizes.
 fn is_block_linear(name: &str) -> bool {
     let part = |p: &str| name.ends_with(&format!(".{p}_proj.weight"));
     name.starts_with("model.layers.")

@@ -19,7 +19,7 @@ use gradus::view::View;
 /// How a folder is loaded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// Quantise the blocks' weights while they are read, each from the dtype it has in the file, as
+    /// Quantize the blocks' weights while they are read, each from the dtype it has in the file, as
     /// bitsandbytes does. A folder that is 4-bit stays as it is: also what its
     /// `llm_int8_skip_modules` left dense.
     pub quantize: Option<Nf4Options>,
@@ -55,7 +55,7 @@ impl Pretrained {
     }
 
     /// Reads the weights into a decoder on `device`. Beside the decoder at most one tensor is in
-    /// memory: its bytes in the file, its values in `T` and, quantising, its 4-bit form.
+    /// memory: its bytes in the file, its values in `T` and, quantizing, its 4-bit form.
     ///
     /// # Errors
     /// `Format` for a weight that is missing, has another shape, is no float or holds NaN or
@@ -162,7 +162,7 @@ impl FolderSource<'_> {
         Err(Error::format(self.files.folder(), reason))
     }
 
-    /// How a dense weight is quantised while it is read, if it is.
+    /// How a dense weight is quantized while it is read, if it is.
     fn on_load(&self, block: bool) -> Option<&Nf4Options> {
         self.options.quantize.as_ref().filter(|_| block && !self.quantized)
     }
@@ -269,7 +269,7 @@ pub(super) fn non_finite(path: &Path, name: &str, shape: &[usize], index: usize)
     Error::format(path, format!("`{name}` holds NaN or infinity at {place}"))
 }
 
-/// Quantises a matrix from the dtype it is stored in.
+/// Quantizes a matrix from the dtype it is stored in.
 pub(super) fn quantize(data: &TensorData, options: &Nf4Options) -> Result<Nf4Tensor> {
     fn from<T: Float>(data: &TensorData, options: &Nf4Options) -> Result<Nf4Tensor> {
         let values = data.to_vec::<T>()?;

@@ -66,7 +66,7 @@ impl Pattern {
     /// The first match in `name`.
     ///
     /// # Errors
-    /// As [`Pattern::matches`].
+    /// `Format` if that takes more steps back than it may, as for [`Pattern::matches`].
     pub fn captures<'n>(&self, name: &'n str) -> Result<Option<Captures<'n>>> {
         self.regex.captures(name).map_err(|e| self.failed(name, e))
     }

@@ -4,9 +4,9 @@
 //! | key | dtype, shape |
 //! |---|---|
 //! | `W` | u8 `[ceil(n·k / 2), 1]`, the first of two codes in the high nibble |
-//! | `W.absmax` | f32 `[blocks]`; double-quantised u8 `[blocks]` |
+//! | `W.absmax` | f32 `[blocks]`; double-quantized u8 `[blocks]` |
 //! | `W.quant_map` | f32 `[16]` |
-//! | `W.nested_absmax`, `W.nested_quant_map` | f32 `[ceil(blocks / 256)]`, `[256]`; only double-quantised |
+//! | `W.nested_absmax`, `W.nested_quant_map` | f32 `[ceil(blocks / 256)]`, `[256]`; only double-quantized |
 //! | `W.quant_state.bitsandbytes__nf4` (or `__fp4`) | u8: JSON |
 //!
 //! Reading and writing are inverse, byte for byte.
@@ -102,7 +102,7 @@ pub(super) fn outline(files: &mut WeightFiles, name: &str) -> Result<Option<Nf4T
         .map_err(|e| Error::format(files.folder(), format!("`{name}`: {e}")))
 }
 
-/// What quantising a weight of `dtype` with `options` gives, with zeros for values.
+/// What quantizing a weight of `dtype` with `options` gives, with zeros for values.
 pub(super) fn zeros(shape: [usize; 2], options: &Nf4Options, dtype: DType) -> Result<Nf4Tensor> {
     let nested = options.double_quant.then_some(256);
     of_zeros(shape, options.blocksize, nested, dtype, options.quant_type)
@@ -161,7 +161,7 @@ struct State {
     blocksize: usize,
     dtype: DType,
     shape: [usize; 2],
-    /// Offset and block size of the maxima's own quantisation.
+    /// Offset and block size of the maxima's own quantization.
     nested: Option<(f32, usize)>,
 }
 

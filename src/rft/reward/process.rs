@@ -41,7 +41,7 @@ impl Group {
         Group::adopt(command)
     }
 
-    /// The same with a command that makes itself the leader.
+    /// Starts a `command` that makes itself the leader of its group.
     pub fn adopt(command: &mut Command) -> io::Result<Group> {
         let number = keeper::announce(command);
         match command.spawn() {

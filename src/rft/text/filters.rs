@@ -306,7 +306,7 @@ pub(super) enum Side {
     Both,
 }
 
-/// `text` filled up to `width` characters. Centred as Python's `str.center`: of an odd number the
+/// `text` filled up to `width` characters. Centered as Python's `str.center`: of an odd number the
 /// larger part is on the left if `width` is odd.
 pub(super) fn padded(
     state: &State,

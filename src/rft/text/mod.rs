@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Codec`] | what a trainer or sampler needs to know about a vocabulary |
 //! | [`Bytes`] | UTF-8 as it is |
-//! | `Tokenizer` (feature `hf`) | `tokenizer.json` with the special tokens its neighbours name |
+//! | `Tokenizer` (feature `hf`) | `tokenizer.json` with the special tokens its neighbors name |
 //! | `ChatTemplate` (feature `hf`) | messages to one prompt, as the model was taught to read them |
 //!
 //! A model folder is foreign input: sizes are bounded, templates run on a budget, and whatever is
@@ -73,7 +73,7 @@ pub trait Codec: Send + Sync {
     /// Text of `ids` before the first id of [`stops`](Codec::stops); special tokens are left out.
     fn decode(&self, ids: &[i32]) -> Result<String>;
 
-    /// The same with special tokens spelled out.
+    /// Text of `ids` before the first id of [`stops`](Codec::stops); special tokens are spelled out.
     fn decode_spelled(&self, ids: &[i32]) -> Result<String> {
         self.decode(ids)
     }

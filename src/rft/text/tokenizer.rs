@@ -53,17 +53,17 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 /// The configuration files of a folder; `Null` for those it lacks.
-struct Neighbours {
+struct Neighbors {
     tokenizer: Json,
     special: Json,
     generation: Json,
     model: Json,
 }
 
-impl Neighbours {
-    fn read(dir: &Path) -> Result<Neighbours> {
+impl Neighbors {
+    fn read(dir: &Path) -> Result<Neighbors> {
         let read = |name: &str| untrusted::read_json(&dir.join(name));
-        Ok(Neighbours {
+        Ok(Neighbors {
             tokenizer: read("tokenizer_config.json")?,
             special: read("special_tokens_map.json")?,
             generation: read("generation_config.json")?,
@@ -122,14 +122,14 @@ impl Tokenizer {
         }
         let bytes = json::read_limited(&path, FILE_LIMIT)?;
         let mut tokenizer = Tokenizer::from_bytes(&path, &bytes)?;
-        let neighbours = Neighbours::read(dir)?;
+        let neighbors = Neighbors::read(dir)?;
         let config = dir.join("tokenizer_config.json");
-        add_tokens(&mut tokenizer.inner, &neighbours.tokenizer["added_tokens_decoder"], &config)?;
+        add_tokens(&mut tokenizer.inner, &neighbors.tokenizer["added_tokens_decoder"], &config)?;
         tokenizer.len = id_count(&tokenizer.inner, &path)?;
-        tokenizer.bos = neighbours.token(&tokenizer.inner, "bos_token");
-        tokenizer.pad = neighbours.token(&tokenizer.inner, "pad_token");
-        tokenizer.stops = neighbours.stops(&tokenizer.inner, dir)?;
-        tokenizer.add_bos = neighbours.tokenizer["add_bos_token"].as_bool();
+        tokenizer.bos = neighbors.token(&tokenizer.inner, "bos_token");
+        tokenizer.pad = neighbors.token(&tokenizer.inner, "pad_token");
+        tokenizer.stops = neighbors.stops(&tokenizer.inner, dir)?;
+        tokenizer.add_bos = neighbors.tokenizer["add_bos_token"].as_bool();
         Ok(tokenizer)
     }
 

@@ -176,7 +176,7 @@ fn save_nf4(tensors: &mut Tensors, name: &str, w: &Nf4Matrix) -> Result<()> {
     Ok(())
 }
 
-/// The saved form of a matrix that was quantised like `like`.
+/// The saved form of a matrix that was quantized like `like`.
 fn load_nf4(tensors: &Tensors, name: &str, like: &Nf4Matrix) -> Result<Nf4Tensor> {
     let get = |part: &str| find(tensors, &format!("nf4/{name}.{part}"));
     let mut parts = like.to_parts()?;

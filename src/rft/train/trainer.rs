@@ -1,4 +1,4 @@
-//! A run: the model, its optimiser, and the phases it goes through.
+//! A run: the model, its optimizer, and the phases it goes through.
 //!
 //! The verbs are the ones users of training services know: [`Trainer::sample`],
 //! [`Trainer::forward_backward`], [`Trainer::optim_step`], [`Trainer::save_state`],
@@ -40,9 +40,9 @@ pub struct Trainer<T: Float = f32> {
     pub config: RunConfig,
     /// The policy.
     pub model: Decoder<T>,
-    /// State of the policy's optimiser.
+    /// State of the policy's optimizer.
     pub optimizer: Optimizer,
-    /// The critic and its optimiser's state, if the run has one.
+    /// The critic and its optimizer's state, if the run has one.
     pub critic: Option<Critic>,
     /// What the collect phase gathered for the critic, since this trainer was made.
     pub collected: Option<CriticBatch>,
@@ -95,12 +95,17 @@ impl Trainer {
 }
 
 impl<T: Float> Trainer<T> {
-    /// The same on `device`, in the dtype `T`, which is the configuration's `model.dtype`.
+    /// A fresh model for `config`'s task, or the one of `model.path`, on `device`. `T` has to be the
+    /// configuration's `model.dtype`.
+    ///
+    /// # Errors
+    /// `Config` for whatever the configuration asks for and cannot be had, before anything runs; what
+    /// reading the model's folder meets.
     pub fn on(config: RunConfig, device: Device) -> Result<Trainer<T>> {
         Trainer::build(config, device, false)
     }
 
-    /// The same for a memory plan, with zeros in the place of a folder's weights.
+    /// A trainer for a memory plan, with zeros in the place of a folder's weights.
     pub(crate) fn outline(config: RunConfig, device: Device) -> Result<Trainer<T>> {
         Trainer::build(config, device, true)
     }
@@ -259,9 +264,9 @@ impl<T: Float> Trainer<T> {
         Optimizer::new(&self.model.device, &self.model.params, self.config.rl.optim.residence())
     }
 
-    /// Quantises the blocks' weights that are not 4-bit yet, freezes the model, attaches adapters,
-    /// fresh ones or those of `model.adapter`, and starts an optimiser for them. Returns the bytes
-    /// of the weights that were quantised.
+    /// Quantizes the blocks' weights that are not 4-bit yet, freezes the model, attaches adapters,
+    /// fresh ones or those of `model.adapter`, and starts an optimizer for them. Returns the bytes
+    /// of the weights that were quantized.
     ///
     /// # Errors
     /// What [`Decoder::quantize`] and [`Adapter::attach`] refuse; `OutOfMemory`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gradus_rft::reward::command::parse_reply;
 use gradus_rft::reward::spec::{SpecOptions, help, parse, parse_all};
 use gradus_rft::reward::verify::{
-    Code, Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalise, parse_boxes,
+    Code, Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalize, parse_boxes,
     parse_calls, tagged,
 };
 use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, score};
@@ -314,7 +314,7 @@ proptest! {
                 other => prop_assert!(false, "{spec}: {other:?}"),
             }
         }
-        let _ = (code_block(&text), tagged(&text, "x"), normalise(&text), parse_reply(text.as_bytes(), 1));
+        let _ = (code_block(&text), tagged(&text, "x"), normalize(&text), parse_reply(text.as_bytes(), 1));
         // As a gold, any text is a number or a failure.
         let _ = ask(&*parse("numeric").unwrap(), "1", &json!({"answer": text}));
     }

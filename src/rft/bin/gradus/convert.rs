@@ -49,7 +49,7 @@ pub fn quantize(args: &QuantizeArgs) -> Result<()> {
     };
     let (blocksize, double_quant) = (args.blocksize, !args.no_double_quant);
     let options = Nf4Options { quant_type, blocksize, double_quant };
-    let blocks = if double_quant { "double-quantised" } else { "maxima in f32" };
+    let blocks = if double_quant { "double-quantized" } else { "maxima in f32" };
     let what = |done: &Converted| {
         let (dense, packed) = (size(done.to - done.packed), size(done.packed));
         format!(

@@ -20,7 +20,7 @@ use gradus_rft::train::{
 mod convert;
 mod doctor;
 
-/// Reinforcement fine-tuning of quantised language models.
+/// Reinforcement fine-tuning of quantized language models.
 #[derive(Parser)]
 #[command(name = "gradus", version, about, after_help = EXIT_CODES)]
 struct Cli {
@@ -34,7 +34,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 the run failed, 2 wrong usage or
 
 #[derive(Subcommand)]
 enum Command {
-    /// Warm up, quantise, attach adapters and run GRPO; without options, the built-in demo.
+    /// Warm up, quantize, attach adapters and run GRPO; without options, the built-in demo.
     Train(TrainArgs),
     /// Sample completions from a run, or from a model.
     Sample {

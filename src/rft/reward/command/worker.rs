@@ -192,7 +192,7 @@ fn write_requests(mut stdin: ChildStdin, inbox: Receiver<String>) {
 /// a guest in a program that did not ask to ignore the signal.
 fn mask_sigpipe() {
     #[cfg(unix)]
-    // SAFETY: the set lives here and is initialised before it is used; the mask is this thread's.
+    // SAFETY: the set lives here and is initialized before it is used; the mask is this thread's.
     unsafe {
         let mut signals: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut signals);

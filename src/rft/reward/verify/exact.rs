@@ -6,7 +6,7 @@ use super::answer::final_answer;
 use super::{conclusion, golds, verdict};
 use crate::reward::{Outcome, RewardInput};
 
-/// 1 if the answer is one of the golds after [`normalise`], else 0. The answer is the content of
+/// 1 if the answer is one of the golds after [`normalize`], else 0. The answer is the content of
 /// the last answer tag or box; without one, the whole completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exact {
@@ -30,8 +30,8 @@ impl Exact {
             return verdict(false);
         }
         let Some(answer) = conclusion(input.completion) else { return verdict(false) };
-        let said = normalise(final_answer(answer).unwrap_or(answer));
-        verdict(golds.iter().any(|gold| normalise(gold) == said))
+        let said = normalize(final_answer(answer).unwrap_or(answer));
+        verdict(golds.iter().any(|gold| normalize(gold) == said))
     }
 
     /// Whether a row has golds.
@@ -41,7 +41,7 @@ impl Exact {
 }
 
 /// `text` in lower case, without spaces around it and with one space between words.
-pub fn normalise(text: &str) -> String {
+pub fn normalize(text: &str) -> String {
     let lower = text.to_lowercase();
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
 }

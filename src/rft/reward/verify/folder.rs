@@ -230,7 +230,7 @@ fn allow(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     Ok(chmodat(CWD, path, Mode::RWXU, AtFlags::empty())?)
 }
 
-/// The same where the system can leave links alone.
+/// Gives the owner every right to the folder `name`, where the system call itself leaves links alone.
 #[cfg(not(target_os = "linux"))]
 fn allow(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     Ok(chmodat(parent, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?)

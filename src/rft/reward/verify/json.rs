@@ -61,7 +61,7 @@ pub(super) fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// The same for the entries of an object.
+/// The entries of an object without those that are null, at any depth.
 pub(super) fn entries_without_nulls(map: &Map<String, Value>) -> Map<String, Value> {
     let entries = map.iter().filter(|(_, value)| !value.is_null());
     entries.map(|(key, value)| (key.clone(), without_nulls(value))).collect()

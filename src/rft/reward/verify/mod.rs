@@ -46,7 +46,7 @@ use super::{Outcome, Reward, RewardInput, RewardOutcome, guarded};
 pub use answer::{boxed, final_answer, tagged};
 pub use code::{Code, code_block};
 pub use countdown::{Countdown, evaluate};
-pub use exact::{Exact, normalise};
+pub use exact::{Exact, normalize};
 pub use format::Format;
 pub use iou::{BoundingBox, Iou, parse_boxes};
 pub use json::{Json, canonical};

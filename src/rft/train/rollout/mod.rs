@@ -68,7 +68,7 @@ pub struct Rollout {
 }
 
 /// Weights beyond this many bytes are in no core's cache: all threads then go through them together,
-/// once a step, instead of each for its own prompts.
+/// once per step, instead of each for its own prompts.
 const CACHE: u64 = 32 << 20;
 
 /// `samples` completions of each prompt, in order.
@@ -105,7 +105,8 @@ pub struct Hooks<'a> {
 /// memory and its recorded steps serve the next call as well, if they fit.
 ///
 /// # Errors
-/// As [`rollout`].
+/// `InvalidArgument` for an empty prompt or sequences longer than the model's positions; what the
+/// model and the device say; `Interrupted` between two tokens, once a signal asks for a stop.
 pub fn rollout_with<T: Float>(
     sampler: &mut Option<Sampler<T>>,
     model: &Decoder<T>,

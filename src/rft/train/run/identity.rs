@@ -42,7 +42,7 @@ struct Sealed {
 }
 
 impl Identity {
-    /// That of a run of `config` on `device`, as its files are now. A file that is not there is not
+    /// The identity of a run of `config` on `device`, as its files are now. A file that is not there is not
     /// in it; opening the run says what it needs.
     ///
     /// # Errors

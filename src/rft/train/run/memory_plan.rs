@@ -25,7 +25,7 @@ use gradus::view::View;
 /// Bytes of a run by what they hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights, adapters, their f32 values and the optimiser's moments, at their most.
+    /// Weights, adapters, their f32 values and the optimizer's moments, at their most.
     pub state: u64,
     /// Keys and values, first logits and decode steps of the sampler.
     pub sampler: u64,
@@ -94,11 +94,11 @@ impl MemoryPlan {
     }
 
     /// The plan of `config` on the CPU with `threads` threads: what a device would need, with the
-    /// sampler's slots and a micro-batch's activations once a thread, gradients for those that wait
+    /// sampler's slots and a micro-batch's activations once per thread, gradients for those that wait
     /// for their turn, what the critic learns from, and the copies of a checkpoint.
     ///
     /// # Errors
-    /// As [`MemoryPlan::new`].
+    /// `Config` for what the trainer refuses.
     pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, room: &Room) -> Result<MemoryPlan> {
         let mut config = config.clone();
         if config.rl.slots == 0 {
@@ -132,7 +132,8 @@ impl MemoryPlan {
     /// The plan on the CPU, if it fits.
     ///
     /// # Errors
-    /// As [`MemoryPlan::fitting`]; smaller micro-batches, then fewer threads.
+    /// `Config` for what the trainer refuses; `OutOfMemory` that says what would fit: smaller
+    /// micro-batches, then fewer threads.
     pub fn fitting_on_cpu<T: Float>(
         config: &RunConfig,
         threads: usize,
@@ -290,8 +291,8 @@ impl<T: Float> Probe<T> {
 }
 
 impl UpdateNeeds {
-    /// The same on the CPU: micro-batches go through on all threads, each with gradients of its own,
-    /// beside those that wait for their turn and the sum.
+    /// Bytes of the update on a CPU of `threads` threads. Micro-batches go through on all threads, each
+    /// with gradients of its own, beside those that wait for their turn and the sum.
     fn on_threads(&self, threads: usize) -> u64 {
         let running = threads.min(self.micro_batches) as u64;
         let waiting = window(threads).min(self.micro_batches) as u64;
@@ -372,7 +373,7 @@ impl fmt::Display for MemoryPlan {
             write!(f, " ({limit})")?;
         }
         let parts = [
-            ("weights and optimiser", self.state),
+            ("weights and optimizer", self.state),
             ("sampler", self.sampler),
             ("activations", self.activations),
             ("copies", self.copies),

@@ -43,11 +43,11 @@ choice! {
         ClipRegion = "clip_ratio/region_mean",
         /// Tokens that the last update learned from.
         UpdateTokens = "update/tokens",
-        /// As `kl`, over those tokens.
+        /// Mean k3 estimate of the KL to the reference over the tokens of the last update.
         UpdateKl = "update/kl",
-        /// As `entropy`, over those tokens, under the policy that is updated.
+        /// Mean entropy over the tokens of the last update, under the policy that is updated.
         UpdateEntropy = "update/entropy",
-        /// As `clip_ratio/region_mean`, over those tokens.
+        /// Share of the last update's tokens that either bound clips.
         UpdateClip = "update/clip_ratio",
         /// Mean number of a completion's tokens.
         MeanLength = "completions/mean_length",
@@ -59,7 +59,7 @@ choice! {
         LearningRate = "learning_rate",
         /// Tokens of the step: all of the sequences in RL, the scored ones in SFT.
         NumTokens = "num_tokens",
-        /// Kept for readers of older files; nothing writes it.
+        /// Not written at present.
         SkippedSteps = "skipped_steps",
         /// Completions for which the reward failed.
         RewardsFailed = "rewards_failed",

@@ -23,7 +23,7 @@ pub struct Curve {
 
 const REWARD: RGBColor = RGBColor(160, 196, 226);
 const ACCURACY: RGBColor = RGBColor(31, 90, 150);
-const GREY: RGBColor = RGBColor(120, 120, 120);
+const GRAY: RGBColor = RGBColor(120, 120, 120);
 const FONT: &str = "sans-serif";
 
 /// Draws `curve` into the file `path`.
@@ -68,9 +68,9 @@ fn draw_into(
     if let Some(score) = curve.before_rl {
         let before = [(curve.rl_start, score), (end, score)];
         chart
-            .draw_series(DashedLineSeries::new(before, 5, 5, GREY.stroke_width(1)))?
+            .draw_series(DashedLineSeries::new(before, 5, 5, GRAY.stroke_width(1)))?
             .label("held-out score before RL")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], GREY.stroke_width(1)));
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], GRAY.stroke_width(1)));
     }
     chart
         .draw_series(LineSeries::new(curve.accuracy.iter().copied(), ACCURACY.stroke_width(2)))?
@@ -81,7 +81,7 @@ fn draw_into(
         chart.draw_series([Text::new(
             text,
             (x, low + 0.98 * (high - low)),
-            (FONT, 15).into_font().color(&GREY),
+            (FONT, 15).into_font().color(&GRAY),
         )])?;
     }
     chart

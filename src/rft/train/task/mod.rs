@@ -173,7 +173,8 @@ impl Countdown {
         Ok(Countdown { codec, verifier: None, converse: None, seed, digits, operators, targets })
     }
 
-    /// The same in another vocabulary, with another verifier and another way to talk.
+    /// The task in another vocabulary, with another verifier, or with another way to write prompts. What
+    /// is `None` stays its own.
     pub fn with(
         self,
         codec: Option<Arc<dyn Codec>>,

@@ -18,7 +18,7 @@ pub(crate) fn window(threads: usize) -> usize {
 /// with it every bit of a sum, does not depend on the threads.
 ///
 /// # Errors
-/// That of the first piece, in index order, that failed; later ones are not begun, or not added.
+/// The error of the first piece, in index order, that failed; later ones are not begun, or not added.
 pub(crate) fn in_order<R: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<R> + Sync,

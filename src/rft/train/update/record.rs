@@ -100,7 +100,7 @@ impl ScoredTokens {
         records.iter().flat_map(|r| r.scored().map(|t| column(r)[t]).collect::<Vec<_>>()).collect()
     }
 
-    /// The same of a column that records may lack, if all of them have it.
+    /// A per-token column of the records at the scored tokens; none if a record lacks the column.
     pub fn gather_all<E: Copy>(
         &self,
         records: &[Record],

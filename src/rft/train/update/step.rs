@@ -1,4 +1,4 @@
-//! One reinforcement fine-tuning step, top to bottom.
+//! Loss and gradients of one update, top to bottom.
 //!
 //! For every scored token t of sequence i, with ℓ = log π(y_t) and r = exp(ℓ − ℓ_old):
 //!
@@ -11,7 +11,7 @@
 //!
 //! 1. ℓ_old is what the sampler recorded. Sampler and trainer share batch-invariant ops, so on the
 //!    first update r is exactly 1 and no second forward pass over the old policy is needed.
-//! 2. w_i is one number per sequence that already holds the whole batch's normaliser. Micro-batches
+//! 2. w_i is one number per sequence that already holds the whole batch's normalizer. Micro-batches
 //!    are cut anywhere without changing the loss; there is no accumulation factor to get wrong.
 //! 3. The frozen head's backward is the score vector s = ∂ℓ/∂h from the forward pass, scaled by
 //!    ∂L/∂ℓ: no second product with the vocabulary.

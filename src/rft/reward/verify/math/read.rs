@@ -74,7 +74,7 @@ fn whole(text: &str, gold: bool) -> Option<Read> {
     whole_or_said(text, gold, false)
 }
 
-/// The same, where `said` in a sentence that `!` may end.
+/// `text` as an answer and nothing else; if it was `said` in a sentence, a `!` may end it.
 fn whole_or_said(text: &str, gold: bool, said: bool) -> Option<Read> {
     let mut readings = Vec::new();
     for grouped in [true, false] {

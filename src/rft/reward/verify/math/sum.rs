@@ -15,12 +15,12 @@ use num_traits::{One, ToPrimitive};
 
 use super::super::ratio::Ratio;
 
-/// Work that one judgement may still take, about a microsecond a unit.
+/// Work that one judgment may still take, about a microsecond per unit.
 #[derive(Clone, Debug)]
 pub struct Fuel(u64);
 
 impl Fuel {
-    /// For one judgement: a tenth of a second at the worst, where ordinary answers take microseconds.
+    /// For one judgment: a tenth of a second at the worst, where ordinary answers take microseconds.
     pub fn new() -> Fuel {
         Fuel(60_000)
     }
