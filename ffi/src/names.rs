@@ -9,7 +9,7 @@ use crate::registry::FIELDS;
 const WORDS: [(&str, &str); 3] =
     [("code", "quant_map"), ("nested", "nested_absmax"), ("table", "nested_quant_map")];
 
-/// The same error with the header's name of the argument.
+/// An error of an op, with the argument's name in the header.
 pub(crate) fn of_header(error: Error) -> Error {
     match error {
         Error::InvalidArgument { op, arg, got, expected } => {

@@ -175,7 +175,7 @@ pub(crate) fn given<'a, T>(op: &'static str, name: &str, at: *const T) -> Result
     Ok(unsafe { &*at })
 }
 
-/// The same for a result.
+/// A pointer to a result, which must not be NULL.
 pub(crate) fn given_mut<'a, T>(op: &'static str, name: &str, at: *mut T) -> Result<&'a mut T> {
     check_pointer(op, name, at)?;
     // SAFETY: as above, and nobody else looks at a result during the call.

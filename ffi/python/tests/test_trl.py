@@ -67,7 +67,7 @@ class Recorder(TrainerCallback):
 
 
 def run(cls, path, tmp_path, peft=False, **settings):
-    """Losses, gradients and metrics of STEPS steps; two optimizer steps a batch, so that ratios leave 1. SGD:
+    """Losses, gradients and metrics of STEPS steps; two optimizer steps per batch, so that ratios leave 1. SGD:
     Adam's first step is the gradient's sign, which makes a rounding of 1e-9 a step like any other."""
     torch.manual_seed(0)
     settings = dict(beta=0.0, loss_type="grpo", epsilon_high=0.28) | settings

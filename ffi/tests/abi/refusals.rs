@@ -14,7 +14,7 @@ fn a_broken_tensor_is_named() {
     for op in ops() {
         let count = Call::valid(&op, &structs, &mut Rng(3), false).tensors();
         for (tensor, kind) in (0..count).flat_map(|t| (0..BREAKS).map(move |kind| (t, kind))) {
-            // Miri takes a second a case.
+            // Miri takes one second per case.
             if cfg!(miri) && (tensor + kind) % 4 != 0 {
                 continue;
             }

@@ -21,7 +21,7 @@ fn required_fields_are_enough() {
     }
 }
 
-/// The same on both emulated devices, where host memory is copied.
+/// Every op succeeds on both emulated devices too, where host memory is copied.
 #[test]
 #[cfg(feature = "emu")]
 fn required_fields_are_enough_on_a_gpu() {

@@ -551,7 +551,7 @@ impl Call {
         self.run_with(|op, args| (unsafe { super::dispatch(op, ctx, stream, args) }, 0)).0
     }
 
-    /// The same by whoever knows how, who may bring a number back.
+    /// Runs the call by a function of the caller's, which may bring a number back.
     pub fn run_with(&mut self, call: impl FnOnce(&str, *mut c_void) -> (i32, i64)) -> (i32, i64) {
         let args = self.at(0).cast::<c_void>();
         let (status, number) = call(&self.op, args);

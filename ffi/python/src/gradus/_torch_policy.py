@@ -314,7 +314,7 @@ def group_advantage(
     """(R - baseline) / scale, without gradient, in the shape of the rewards.
 
     reward [B], groups one after another: by `offsets` int [G + 1], or `group` rewards each; or reward
-    [G, samples], a group a row. Computed in f64 of f64 and integers and in f32 of other floats; advantages of
+    [G, samples], one group per row. Computed in f64 of f64 and integers and in f32 of other floats; advantages of
     integers have torch's default dtype, those of bf16 and f16 are f32. NaN rewards abstain: advantage 0. `length`
     int, like the rewards. The names are the enumerators of gradus.h.
     """

@@ -276,7 +276,7 @@ def linear_logprob(
     """logprob of hidden head^T without storing the logits. hidden F [..., H], head F [V, H], targets int [...].
 
     With a frozen head the forward pass computes the score dlogp/dhidden, so that the backward pass is one
-    product a row; that is the default where hidden requires grad, head does not, and the entropy is not asked
+    product per row; that is the default where hidden requires grad, head does not, and the entropy is not asked
     for. Under autocast both are cast as those of torch.nn.functional.linear; without, the product of two dtypes
     is formed in the wider one. Gradients have the dtypes of hidden and head. With `entropy=True` and `score=True` the entropy has no gradient. `lse` has none.
     """

@@ -74,7 +74,7 @@ def check_attention(abi: Abi) -> str:
 def paged(
     abi: Abi, q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: dict, start: np.ndarray, want: np.ndarray
 ) -> None:
-    """The same keys scattered over pages."""
+    """Attention over keys that lie scattered over pages."""
     pages, size = np.array([[5, 2], [3, 0]], np.int32), 4
     pool_k, pool_v = np.full((24, *k.shape[1:]), np.nan), np.full((24, *v.shape[1:]), np.nan)
     for b in range(2):
