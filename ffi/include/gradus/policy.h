@@ -15,11 +15,12 @@ enum gradus_loss {
   GRADUS_VESPO = 5,         /* -sg[phi] A l, log phi = lambda + kappa log w - lambda w */
   GRADUS_GMPO = 6,          /* geometric mean of clipped ratios; lo and hi bound the log-ratio to [-lo, hi] */
   GRADUS_DRO = 7,           /* -(A l - beta/2 d^2) */
-  GRADUS_DPPO_TV = 8,       /* -A sg[min(r, cap)] l where |p - p_old| stays within lo, hi */
-  GRADUS_DPPO_KL = 9,       /* -A sg[min(r, cap)] l where the binary KL of p and p_old stays within lo, hi */
-  GRADUS_PRIME = 10,        /* -keep A r + kappa d^2 */
+  GRADUS_DPPO_TV = 8,       /* -A sg[min(r, cap)] l where p fell by at most lo (A <= 0) or rose by at most hi (A > 0) */
+  GRADUS_DPPO_KL = 9,       /* like DPPO_TV, with the binary KL of p_old and p as the size of the fall or rise */
+  GRADUS_PRIME = 10,        /* -keep A r + kappa d^2; keep is 1 where DPPO_TV has a loss, else 0 */
   GRADUS_KL_COV = 11        /* -r A + kappa |d| on the tokens of `selected` */
 };
+
 /* Over what a ratio is formed. */
 enum gradus_ratio {
   GRADUS_RATIO_TOKEN = 0,
@@ -47,31 +48,31 @@ enum gradus_advantage_level { GRADUS_PER_SEQUENCE = 0, GRADUS_PER_TOKEN = 1 };
 
 /* The loss of a token; see gradus_policy_preset for those of published methods. */
 typedef struct gradus_policy_settings {
-  int32_t loss;        /* gradus_loss, default GRADUS_PPO_CLIP */
-  int32_t ratio;       /* gradus_ratio, default GRADUS_RATIO_TOKEN */
-  int32_t denominator; /* gradus_denominator, default GRADUS_DENOMINATOR_OLD */
-  int32_t center;      /* gradus_center, default GRADUS_CENTER_ONE */
-  double lo, hi;       /* PPO_CLIP, CISPO: absolute bounds, default 0.8 and 1.2; others as above */
-  double dual;         /* PPO_CLIP; default infinity: off */
-  double cap;          /* DPPO_TV, DPPO_KL; default infinity */
-  double kappa;        /* PRIME, KL_COV */
-  double dro_beta;     /* DRO */
-  double tau_pos, tau_neg;                              /* SAPO */
-  double kappa_pos, lambda_pos, kappa_neg, lambda_neg;  /* VESPO */
-  double log_ratio_clamp;   /* of a token, before exp; default infinity */
-  double seq_log_ratio_max; /* of a sequence; default infinity */
-  int32_t use_kl;           /* 1: add the KL penalty that the fields kl_* describe */
-  int32_t kl_estimator;     /* gradus_kl_estimator, default GRADUS_K3 */
-  int32_t kl_gradient;      /* gradus_kl_gradient, default GRADUS_KL_GRADIENT_SAME */
-  int32_t kl_weight;        /* gradus_kl_weight, default GRADUS_KL_WEIGHT_ONE */
-  double kl_coef;           /* beta >= 0 */
-  double kl_clamp_in;       /* of k before exp; default infinity */
-  double kl_clamp_out;      /* of the value; default infinity */
-  double kl_mix;            /* weight of ref_logp; ref2_logp has 1 - kl_mix; default 1 */
-  double entropy_coef;      /* bonus; >= 0 */
-  double opsm;              /* off-policy sequence masking; default infinity: off */
-  double class_weight[8];   /* of each token class; default 1 */
-  int32_t class_self_ratio[8]; /* 1: the ratio of this class is 1, with its gradient */
+  int32_t loss;                                        /* gradus_loss, default GRADUS_PPO_CLIP */
+  int32_t ratio;                                       /* gradus_ratio, default GRADUS_RATIO_TOKEN */
+  int32_t denominator;                                 /* gradus_denominator, default GRADUS_DENOMINATOR_OLD */
+  int32_t center;                                      /* gradus_center, default GRADUS_CENTER_ONE */
+  double lo, hi;                                       /* bounds of r, default 0.8 and 1.2; GMPO, DPPO, PRIME: see gradus_loss */
+  double dual;                                         /* PPO_CLIP; default infinity: off */
+  double cap;                                          /* DPPO_TV, DPPO_KL; default infinity */
+  double kappa;                                        /* PRIME, KL_COV */
+  double dro_beta;                                     /* DRO */
+  double tau_pos, tau_neg;                             /* SAPO */
+  double kappa_pos, lambda_pos, kappa_neg, lambda_neg; /* VESPO */
+  double log_ratio_clamp;                              /* of a token, before exp; default infinity */
+  double seq_log_ratio_max;                            /* of a sequence; default infinity */
+  int32_t use_kl;                                      /* 1: add the KL penalty that the fields kl_* describe */
+  int32_t kl_estimator;                                /* gradus_kl_estimator, default GRADUS_K3 */
+  int32_t kl_gradient;                                 /* gradus_kl_gradient, default GRADUS_KL_GRADIENT_SAME */
+  int32_t kl_weight;                                   /* gradus_kl_weight, default GRADUS_KL_WEIGHT_ONE */
+  double kl_coef;                                      /* beta >= 0 */
+  double kl_clamp_in;                                  /* of k before exp; default infinity */
+  double kl_clamp_out;                                 /* of the value; default infinity */
+  double kl_mix;                                       /* weight of ref_logp; ref2_logp has 1 - kl_mix; default 1 */
+  double entropy_coef;                                 /* bonus; >= 0 */
+  double opsm;                                         /* off-policy sequence masking; default infinity: off */
+  double class_weight[8];                              /* of each token class; default 1 */
+  int32_t class_self_ratio[8];                         /* 1: the ratio of this class is 1, with its gradient */
 } gradus_policy_settings;
 
 /* How seq_weight is computed from the lengths N_i of B sequences. */
@@ -217,13 +218,13 @@ typedef struct gradus_whiten_stats {
 /* y = (x - mean) / std over the tokens of the mask. */
 typedef struct gradus_whiten_args {
   size_t struct_size;
-  gradus_tensor x;     /* in R [T] */
-  gradus_tensor mask;  /* in u8 [T], optional */
-  double eps;          /* default 1e-8 */
-  double count_eps;    /* added to the count; default 0, in verl 1e-8 */
-  int32_t ddof;        /* default 1 */
-  int32_t eps_form;    /* gradus_eps_form, default GRADUS_ADD_TO_VARIANCE */
-  int32_t shift_mean;  /* default 1; 0 adds the mean back at the end */
+  gradus_tensor x;    /* in R [T] */
+  gradus_tensor mask; /* in u8 [T], optional */
+  double eps;         /* default 1e-8 */
+  double count_eps;   /* added to the count; default 0, in verl 1e-8 */
+  int32_t ddof;       /* default 1 */
+  int32_t eps_form;   /* gradus_eps_form, default GRADUS_ADD_TO_VARIANCE */
+  int32_t shift_mean; /* default 1; 0 adds the mean back at the end */
   int32_t reserved;
   gradus_tensor y;            /* out R [T] */
   gradus_whiten_stats *stats; /* out, may be NULL */
@@ -268,19 +269,19 @@ typedef struct gradus_offpolicy_stats {
 /* Importance weights exp(old_logp - sampler_logp), truncated, masked or rejected. */
 typedef struct gradus_offpolicy_weight_args {
   size_t struct_size;
-  gradus_tensor old_logp;     /* in R [T] */
-  gradus_tensor sampler_logp; /* in R [T] */
-  gradus_tensor mask;         /* in u8 [T], optional */
-  gradus_tensor cu_seqlens;   /* in i64 [B + 1] */
-  int32_t level;              /* gradus_level, default GRADUS_LEVEL_SEQUENCE_SUM; not SEQUENCE_MAX */
-  int32_t bound;              /* gradus_bound, default GRADUS_MASK */
-  double min, max;            /* default 0, 3 */
-  double clamp;               /* of a token's difference; default infinity */
-  int32_t normalize;          /* 1: divide by the mean over kept tokens */
-  int32_t use_reject;         /* 1: reject tokens or sequences by the fields reject_* */
-  int32_t reject_by;          /* gradus_kl_estimator, default GRADUS_K1; not KL_ABS */
-  int32_t reject_level;       /* gradus_level, default GRADUS_LEVEL_TOKEN */
-  double reject_lo, reject_hi; /* default -infinity, infinity */
+  gradus_tensor old_logp;        /* in R [T] */
+  gradus_tensor sampler_logp;    /* in R [T] */
+  gradus_tensor mask;            /* in u8 [T], optional */
+  gradus_tensor cu_seqlens;      /* in i64 [B + 1] */
+  int32_t level;                 /* gradus_level, default GRADUS_LEVEL_SEQUENCE_SUM; not SEQUENCE_MAX */
+  int32_t bound;                 /* gradus_bound, default GRADUS_MASK */
+  double min, max;               /* default 0, 3 */
+  double clamp;                  /* of a token's difference; default infinity */
+  int32_t normalize;             /* 1: divide by the mean over kept tokens */
+  int32_t use_reject;            /* 1: reject tokens or sequences by the fields reject_* */
+  int32_t reject_by;             /* gradus_kl_estimator, default GRADUS_K1; not KL_ABS */
+  int32_t reject_level;          /* gradus_level, default GRADUS_LEVEL_TOKEN */
+  double reject_lo, reject_hi;   /* default -infinity, infinity */
   gradus_tensor weight;          /* out R [T] */
   gradus_offpolicy_stats *stats; /* out, may be NULL */
 } gradus_offpolicy_weight_args;
@@ -329,32 +330,32 @@ typedef struct gradus_preference_loss_args {
   gradus_tensor logp_chosen, logp_rejected;           /* in R [P]: sums of token log-probs */
   gradus_tensor reference_chosen, reference_rejected; /* in R [P], optional: both or neither */
   gradus_tensor length_chosen, length_rejected;       /* in i64 [P], optional: divide the sums */
-  int32_t kind;          /* gradus_preference_kind, default GRADUS_DPO */
-  int32_t score;         /* gradus_preference_score, default GRADUS_SCORE_REVERSE_KL */
-  double beta;           /* default 0.1 */
+  int32_t kind;                                       /* gradus_preference_kind, default GRADUS_DPO */
+  int32_t score;                                      /* gradus_preference_score, default GRADUS_SCORE_REVERSE_KL */
+  double beta;                                        /* default 0.1 */
   double label_smoothing, margin, reference_point;
-  double temperature;    /* default 0.05 */
-  double alpha;          /* for GRADUS_SCORE_ALPHA; default 1 */
-  double likelihood;     /* weight of -logp_chosen */
-  gradus_tensor weight;  /* in R [P], optional: 1/P if absent */
-  gradus_tensor loss;    /* out R [P] */
+  double temperature;                           /* default 0.05 */
+  double alpha;                                 /* for GRADUS_SCORE_ALPHA; default 1 */
+  double likelihood;                            /* weight of -logp_chosen */
+  gradus_tensor weight;                         /* in R [P], optional: 1/P if absent */
+  gradus_tensor loss;                           /* out R [P] */
   gradus_tensor dlogp_chosen, dlogp_rejected;   /* out R [P] */
   gradus_tensor reward_chosen, reward_rejected; /* out R [P], optional: both or neither */
-  gradus_tensor total;   /* out f64 [1], optional */
+  gradus_tensor total;                          /* out f64 [1], optional */
 } gradus_preference_loss_args;
 GRADUS_API gradus_status gradus_preference_loss(gradus_context ctx, void *stream, const gradus_preference_loss_args *args);
 
 /* KTO: a loss over single sequences, each of which is desirable or undesirable. */
 typedef struct gradus_kto_loss_args {
   size_t struct_size;
-  gradus_tensor logp, reference; /* in R [B] */
-  gradus_tensor desirable;       /* in u8 [B] */
-  double beta;                   /* default 0.1 */
-  double kl;                     /* the reference point z0 >= 0 */
+  gradus_tensor logp, reference;               /* in R [B] */
+  gradus_tensor desirable;                     /* in u8 [B] */
+  double beta;                                 /* default 0.1 */
+  double kl;                                   /* the reference point z0 >= 0 */
   double desirable_weight, undesirable_weight; /* default 1 */
-  gradus_tensor weight;          /* in R [B], optional: 1/B if absent */
-  gradus_tensor loss, dlogp;     /* out R [B] */
-  gradus_tensor total;           /* out f64 [1], optional */
+  gradus_tensor weight;                        /* in R [B], optional: 1/B if absent */
+  gradus_tensor loss, dlogp;                   /* out R [B] */
+  gradus_tensor total;                         /* out f64 [1], optional */
 } gradus_kto_loss_args;
 GRADUS_API gradus_status gradus_kto_loss(gradus_context ctx, void *stream, const gradus_kto_loss_args *args);
 

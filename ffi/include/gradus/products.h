@@ -7,9 +7,9 @@
 /* Y = X W^T + bias + scale (X A^T) B^T + residual. */
 typedef struct gradus_matmul_args {
   size_t struct_size;
-  gradus_tensor x;    /* in F [M, K] */
-  gradus_tensor w;    /* in F [N, K] */
-  gradus_tensor bias; /* in F [N], optional */
+  gradus_tensor x;         /* in F [M, K] */
+  gradus_tensor w;         /* in F [N, K] */
+  gradus_tensor bias;      /* in F [N], optional */
   const gradus_lora *lora; /* lora_count adapters; may be NULL */
   int64_t lora_count;
   gradus_tensor adapter;  /* in i32 [M], optional */
@@ -22,12 +22,12 @@ GRADUS_API gradus_status gradus_matmul(gradus_context ctx, void *stream, const g
 /* dX = dY W + scale (dY B) A: the gradient of matmul by x. */
 typedef struct gradus_matmul_dx_args {
   size_t struct_size;
-  gradus_tensor dy; /* in F [M, N] */
-  gradus_tensor w;  /* in F [N, K] */
+  gradus_tensor dy;        /* in F [M, N] */
+  gradus_tensor w;         /* in F [N, K] */
   const gradus_lora *lora; /* lora_count adapters; may be NULL */
   int64_t lora_count;
   gradus_tensor adapter; /* in i32 [M], optional */
-  int32_t accumulate; /* 1: add to dx */
+  int32_t accumulate;    /* 1: add to dx */
   int32_t reserved;
   gradus_tensor dx; /* out F [M, K] */
 } gradus_matmul_dx_args;
@@ -63,8 +63,8 @@ GRADUS_API gradus_status gradus_nf4_matmul(gradus_context ctx, void *stream, con
 /* dX = dY W + scale (dY B) A: the gradient of nf4_matmul by x. */
 typedef struct gradus_nf4_matmul_dx_args {
   size_t struct_size;
-  gradus_tensor dy;    /* in F [M, N] */
-  const gradus_nf4 *w; /* in [N, K] */
+  gradus_tensor dy;        /* in F [M, N] */
+  const gradus_nf4 *w;     /* in [N, K] */
   const gradus_lora *lora; /* lora_count adapters; may be NULL */
   int64_t lora_count;
   gradus_tensor adapter; /* in i32 [M], optional */

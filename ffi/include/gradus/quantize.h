@@ -5,8 +5,8 @@
 /* Quantizes a weight block by block. Codes and absolute maxima have the bits of bitsandbytes. */
 typedef struct gradus_nf4_quantize_args {
   size_t struct_size;
-  gradus_tensor x;      /* in f32, bf16 or f16 [N, K] */
-  int32_t quant_type;   /* gradus_quant_type, default GRADUS_NF4 */
+  gradus_tensor x;    /* in f32, bf16 or f16 [N, K] */
+  int32_t quant_type; /* gradus_quant_type, default GRADUS_NF4 */
   int32_t reserved;
   int64_t blocksize;    /* default 64 */
   gradus_tensor packed; /* out u8 [ceil(N K / 2)] */

@@ -78,7 +78,7 @@ typedef struct gradus_linear_logprob_bwd_args {
   gradus_tensor hidden;       /* in F [T, H] */
   gradus_tensor head;         /* in F [V_alloc, H] */
   const gradus_nf4 *head_nf4; /* or in [V_alloc, H] */
-  const gradus_lora *lora; /* lora_count adapters; may be NULL */
+  const gradus_lora *lora;    /* lora_count adapters; may be NULL */
   int64_t lora_count;
   gradus_tensor targets; /* in i32 [T] */
   int64_t vocab;
@@ -144,7 +144,7 @@ typedef struct gradus_vocab_kl_args {
   double gamma;            /* default 1 */
   int64_t vocab;
   gradus_logit_transform transform; /* applies to all three */
-  int32_t divergence; /* gradus_divergence, default GRADUS_FORWARD_KL */
+  int32_t divergence;               /* gradus_divergence, default GRADUS_FORWARD_KL */
   int32_t reserved;
   double beta;         /* for GRADUS_JSD, in (0, 1); default 0.5 */
   gradus_tensor value; /* out f32 [T] */
