@@ -11,7 +11,7 @@ use gradus_rft::reward::{Outcome, RewardInput, RewardOutcome, score};
 use gradus_rft::train::optimizer::Update;
 use gradus_rft::train::{RunConfig, Trainer};
 
-const STEPS: u64 = 20;
+const STEPS: u64 = 10;
 const PROMPTS: u64 = 8;
 const GROUP: usize = 8;
 
@@ -76,6 +76,6 @@ fn main() -> Result<(), gradus::Error> {
     }
     let (first, last) = (means[0], means[STEPS as usize - 1]);
     println!("from {first:.3} to {last:.3}");
-    assert!(first < 0.2 && last > 0.6, "the policy did not learn");
+    assert!(first < 0.2 && last > 0.9, "the policy did not learn");
     Ok(())
 }
