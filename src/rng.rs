@@ -22,7 +22,7 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
-    /// Parameter initialisation.
+    /// Parameter initialization.
     Init = 1,
     /// Task and data generation.
     Data = 2,

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 const ALIGNMENT: usize = 256;
 
 /// Ranges of one allocation. Before [`Arena::reserve`] every range is an allocation of its own,
-/// which the emulator guards byte by byte; where it would lie in one allocation is worked out all
-/// the same, so that [`Arena::peak`] is what to reserve.
+/// which the emulator guards byte by byte; where it would lie in one allocation is worked out
+/// as well, so that [`Arena::peak`] is what to reserve.
 pub struct Arena {
     gpu: Arc<Gpu>,
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct State {
     offsets: HashMap<u64, usize>,
 }
 
-/// Free ranges by their offset, no two of them neighbours.
+/// Free ranges by their offset, no two of them neighbors.
 struct FreeList {
     free: BTreeMap<usize, usize>,
     /// Bytes that are out.

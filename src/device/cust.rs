@@ -40,7 +40,7 @@ pub fn view<'a, T: Element, U: DeviceCopy>(
     unsafe { View::from_raw(at, dims, Location::Device(ordinal)) }
 }
 
-/// The same for memory that an op writes.
+/// Contiguous view of device memory of `cust` that an op writes.
 ///
 /// # Errors
 /// As [`view`].

@@ -1,4 +1,4 @@
-//! What gradus asks of a GPU driver. Everything above this trait (plans, modules, staging, tests)
+//! What gradus asks of a GPU driver. Everything above this trait (kernels, launches, memory, tests)
 //! is the same for the CUDA driver and for the emulator.
 
 use std::fmt;
@@ -36,9 +36,9 @@ impl DriverError {
     pub const LAUNCH_FAILED: i32 = 719;
     /// `CUDA_ERROR_ILLEGAL_STATE`: the stream is in a capture already, or in none.
     pub const ILLEGAL_STATE: i32 = 401;
-    /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: not possible in a capture, which is spoilt by it.
+    /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`: not possible in a capture, which it spoils.
     pub const CAPTURE_UNSUPPORTED: i32 = 900;
-    /// `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED`: an earlier error spoilt the capture.
+    /// `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED`: an earlier error spoiled the capture.
     pub const CAPTURE_INVALIDATED: i32 = 901;
     /// `CUDA_ERROR_STREAM_CAPTURE_ISOLATION`: a capture cannot wait for work outside of it.
     pub const CAPTURE_ISOLATION: i32 = 907;

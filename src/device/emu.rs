@@ -97,7 +97,7 @@ impl EmuDriver {
         }
     }
 
-    /// The same for calls that no capture of this thread allows.
+    /// As [`enter`](EmuDriver::enter), for calls that a capture of this thread does not allow.
     fn enter_outside(&self, call: &'static str) -> DriverResult<MutexGuard<'_, State>> {
         let mut state = self.enter()?;
         state.streams.refuse_here(call)?;

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 const RESULTS: usize = 4096;
 
 /// A GPU with one stream. Launches never allocate once the scratch memory has its size, and never
-/// synchronise: only staging of host memory does.
+/// synchronize: only copies of host memory do.
 pub struct Gpu {
     pub(super) context: Arc<Context>,
     owns_stream: bool,
@@ -88,8 +88,8 @@ impl Gpu {
         })
     }
 
-    /// The same device on another stream that somebody else owns: kernels are shared, memory that
-    /// launches reuse is not.
+    /// A GPU on another stream of this device, which somebody else owns. Loaded kernels are shared,
+    /// scratch memory is not.
     pub fn for_stream(&self, stream: Stream) -> Gpu {
         Gpu {
             context: Arc::new(Context::new(self.context.driver.clone(), stream)),
@@ -153,7 +153,7 @@ impl Gpu {
         self.lock_scratch().take(bytes.saturating_add(RESULTS)).map(|_| ())
     }
 
-    /// The same for the memory of ops that are made of other ops, such as `linear_logprob`.
+    /// Grows the memory of ops that are made of other ops, such as `linear_logprob`, to `bytes` bytes.
     pub fn reserve_workspace(&self, bytes: usize) -> Result<()> {
         self.lock_workspace().take(bytes).map(|_| ())
     }

@@ -33,7 +33,7 @@ pub(super) struct Captured {
 impl Gpu {
     /// Records what `body` gives to the stream, without doing it.
     ///
-    /// The same calls with the same operands have to have run once before, so that kernels are
+    /// These calls, with these operands, have to have run once before, so that kernels are
     /// loaded, scratch memory has its size and tables are on the device. `body` may neither
     /// allocate nor wait: operands are in device memory, and results stay there or go to a
     /// [`PinnedBuffer`](crate::device::PinnedBuffer). Meanwhile no other thread may use this GPU.

@@ -36,7 +36,7 @@ impl<'a> Workspace<'a> {
         Ok(WorkspaceBuffer::on(gpu, guard.take(bytes)?, len))
     }
 
-    /// The same value `len` times, to be read only.
+    /// One value `len` times, to be read only.
     pub fn constant<T: Element>(&self, value: T, len: usize) -> Result<WorkspaceBuffer<'_, T>> {
         let mut values = zeros(len, "workspace of an op")?;
         values.fill(value);

@@ -50,7 +50,7 @@ pub(super) enum Work {
 struct Capture {
     thread: ThreadId,
     work: Vec<Work>,
-    spoilt: bool,
+    spoiled: bool,
 }
 
 /// What streams, events and graphs are about.
@@ -77,7 +77,7 @@ impl Streams {
         work: Work,
     ) -> DriverResult<Option<Work>> {
         if let Some(capture) = self.captures.get_mut(&stream.0) {
-            if capture.spoilt {
+            if capture.spoiled {
                 return Err(invalidated(call));
             }
             capture.work.push(work);
@@ -98,7 +98,7 @@ impl Streams {
         }
     }
 
-    /// The same for the captures of this thread.
+    /// Spoils the capture that this thread began, if there is one, for a call that it does not allow.
     pub fn refuse_here(&mut self, call: &'static str) -> DriverResult<()> {
         let here = thread::current().id();
         match self.captures.values_mut().find(|capture| capture.thread == here) {
@@ -117,7 +117,7 @@ impl Streams {
             return Err(error(call, DriverError::ILLEGAL_STATE, "the stream is in a capture"));
         }
         let thread = thread::current().id();
-        self.captures.insert(stream.0, Capture { thread, work: Vec::new(), spoilt: false });
+        self.captures.insert(stream.0, Capture { thread, work: Vec::new(), spoiled: false });
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Streams {
             let text = "the capture was begun by another thread";
             return Err(error(call, DriverError::CAPTURE_WRONG_THREAD, text));
         }
-        if capture.spoilt {
+        if capture.spoiled {
             return Err(invalidated(call));
         }
         self.graphs.insert(handle, capture.work.into());
@@ -219,15 +219,15 @@ impl Streams {
 
 impl Capture {
     fn spoil(&mut self, call: &'static str, code: i32) -> DriverError {
-        if self.spoilt {
+        if self.spoiled {
             return invalidated(call);
         }
-        self.spoilt = true;
+        self.spoiled = true;
         error(call, code, "not possible while a stream is captured")
     }
 }
 
 fn invalidated(call: &'static str) -> DriverError {
-    let text = "an earlier call spoilt the capture";
+    let text = "an earlier call spoiled the capture";
     error(call, DriverError::CAPTURE_INVALIDATED, text)
 }
