@@ -1,28 +1,15 @@
 // Types, 16-byte access and reductions that all kernels share.
 //
 // Conventions. A kernel is `KERNEL(<op>_<dtype>, (<threads>), <Op>Params) { ... }` and has one
-// parameter struct, mirrored by `#[repr(C)] struct Params` in the op's `gpu.rs`. A null pointer is
-// an operand that was not given. Extents, strides (in elements) and offsets are i64. Rows stand on
-// grid.x. A reduction is a fixed tree that depends on the extents of its row alone, so a row has
-// the same bits alone and in any batch.
+// parameter struct. That struct, and every constant and enum that the launch needs, is in `<op>.h`,
+// from which kernelc writes the Rust side. A null pointer is an operand that was not given.
+// Extents, strides (in elements) and offsets are i64. Rows stand on grid.x. A reduction is a fixed
+// tree that depends on the extents of its row alone, so a row has the same bits alone and in any
+// batch.
 #pragma once
 
 #include "ptx.cuh"
-
-typedef signed char i8;
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef int i32;
-typedef long long i64;
-
-struct bf16 {
-    u16 bits;
-};
-struct f16 {
-    u16 bits;
-};
+#include "types.h"
 
 // f32 in the smallest text: constants NVRTC has no header for.
 #define INF_F32 __int_as_float(0x7f800000)
@@ -35,7 +22,12 @@ struct f16 {
 #define KERNEL(name, bounds, ...) \
     extern "C" __global__ void __launch_bounds__ bounds name(const __VA_ARGS__ p)
 
-static constexpr int WARP = 32;
+// Ends the kernel unless `value` is an enumerator: `last` is the enum's last one. A launch cannot
+// have another number; a kernel of another version of the crate could.
+template <class E> __device__ __forceinline__ void check_enum(E value, E last) {
+    if ((u32)value > (u32)last) ptx_trap();
+}
+
 static constexpr u32 ALL_LANES = 0xffffffffu;
 
 // ---- element types ----------------------------------------------------------------------------
@@ -110,19 +102,6 @@ template <class T> struct Vec16 {
 __device__ __forceinline__ bool aligned16(const void* p) { return ((u64)p & 15) == 0; }
 
 // ---- columns ----------------------------------------------------------------------------------
-
-// A vector of any stride; at = null if it was not given.
-template <class T> struct Column {
-    T* at;
-    i64 stride;
-    __device__ __forceinline__ T get(i64 i) const { return at ? at[i * stride] : T(0); }
-    __device__ __forceinline__ T get_or(i64 i, T otherwise) const {
-        return at ? at[i * stride] : otherwise;
-    }
-    __device__ __forceinline__ void set(i64 i, T value) const {
-        if (at) at[i * stride] = value;
-    }
-};
 
 // Element `i` of a vector that is there, in f64.
 template <class T> __device__ __forceinline__ double wide(const Column<T>& c, i64 i) {

@@ -1,6 +1,9 @@
 // The only file with `asm`: what CUDA C++ has no words for, one instruction a function.
 #pragma once
 
+// Ends the kernel with an error of the device.
+__device__ __forceinline__ void ptx_trap() { asm volatile("trap;"); }
+
 // ---- conversions ------------------------------------------------------------------------------
 
 __device__ __forceinline__ float ptx_f32_from_f16(unsigned short x) {

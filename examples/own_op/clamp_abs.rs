@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use gradus::check::Check;
-use gradus::device::{Column, Gpu, Grid, KernelSet, Kernels, LaunchArgs};
+use gradus::device::{Column, Const, Gpu, Grid, KernelSet, Kernels, LaunchArgs, Ptr};
 use gradus::{Device, Result, View, ViewMut};
 
 /// The PTX that `kernelc` made of `kernels/clamp_abs.cu`. Private, because it is a promise.
@@ -53,9 +53,9 @@ fn cpu(x: View<f32>, limit: f32, mut y: ViewMut<f32>) -> u64 {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
-    x: Column,
-    y: Column,
-    cut: u64,
+    x: Column<Const<f32>>,
+    y: Column<f32>,
+    cut: Ptr<u64>,
     n: i64,
     limit: f32,
     pad: i32,
@@ -76,7 +76,7 @@ fn gpu(gpu: &Gpu, x: View<f32>, limit: f32, y: ViewMut<f32>) -> Result<u64> {
     let blocks = u32::try_from((n as u64).div_ceil(THREADS)).unwrap_or(u32::MAX);
     launch.start("clamp_abs_f32", Grid::linear(blocks, THREADS as u32), &params)?;
     // The only wait. An op whose results stay on the device has none.
-    let count = launch.fetch::<u64>(cut, 1)?[0];
+    let count = launch.fetch(cut, 1)?[0];
     launch.finish()?;
     Ok(count)
 }

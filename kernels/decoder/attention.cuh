@@ -7,29 +7,9 @@
 #pragma once
 
 #include "common.cuh"
+#include "attention.h"
 
-static constexpr int THREADS = 128;
-static constexpr int WARPS = THREADS / WARP;
 static constexpr int CHAINS = 16;
-
-// Rows of heads: [rows, heads, D], the last dimension contiguous.
-template <class T> struct Heads {
-    T* at;
-    i64 row, head;  // strides
-    __device__ __forceinline__ T* of(i64 r, i64 h) const { return at + r * row + h * head; }
-};
-
-// A page table [count, width]; no table if keys lie one after another from kv_start on.
-struct Pages {
-    const i32* table;
-    i64 stride, width, shift;  // 2^shift rows are a page
-};
-
-struct Sequences {
-    Column<const i64> cu_seqlens, kv_start, kv_len;
-    Pages pages;
-    i64 count, tokens, rows;  // sequences, rows of q, rows of k
-};
 
 // Where the keys of a sequence lie.
 struct KeyRows {
@@ -83,24 +63,6 @@ __device__ __forceinline__ Keys keys_of(const Sequences& s, i64 t) {
     const bool fits = begin <= t && t < end && visible >= 1 && visible <= room_of(s, rows);
     return {rows, fits ? visible : 0};
 }
-
-template <class T> struct AttentionParams {
-    Heads<const T> q, k, v;
-    Heads<T> o;
-    Sequences sequences;
-    float* lse;
-    i64 lse_stride, heads, group, d;
-    double scale;  // scale·log2(e)
-};
-
-template <class T> struct AttentionBwdParams {
-    Heads<const T> q, k, v, dout;
-    Heads<T> dq, dk, dv;
-    Sequences sequences;
-    void* stats;  // Stats of the kernels
-    i64 heads, group, d;
-    double scale, scale2;  // scale, scale·log2(e)
-};
 
 __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }
 __device__ __forceinline__ double power_of_2(double x) { return exp2(x); }

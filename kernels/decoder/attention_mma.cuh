@@ -12,8 +12,8 @@
 #pragma once
 
 #include "attention.cuh"
+#include "attention_mma.h"
 
-static constexpr int TILE = 64;          // rows of a tile, keys of a block
 static constexpr int STEP = 16;          // depth of one mma
 static constexpr int ROWS_OF_WARP = 16;  // height of one mma
 
@@ -122,9 +122,6 @@ template <class A, class Op> __device__ __forceinline__ A quad_reduce(A x, Op op
     x = op(x, __shfl_xor_sync(ALL_LANES, x, 1));
     return op(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
-
-// Tokens, rows and keys are below this: they fit an int with a block to spare.
-static constexpr i64 LIMIT = 0x7fffff00;
 
 // The rows that a block of threads computes.
 struct QueryTile {

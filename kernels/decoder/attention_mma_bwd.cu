@@ -27,8 +27,6 @@
 // operand or a NaN reaches the gradients of its sequence that share a tile with it.
 #include "attention_mma.cuh"
 
-static constexpr int BLOCK = 32;  // keys or queries of a block; a tile of shared memory holds two
-
 struct RowStats {
     float m, inverse, delta, unused;
 };
@@ -228,6 +226,9 @@ template <class T, int D> struct KeyTile {
     int owner[TILE];  // the sequence of each row, or NOBODY
     Segment segment;
 };
+static_assert(sizeof(KeyTile<bf16, 64>) == 4 * sizeof(Tile<bf16, 64>) + KEY_TILE_TABLES,
+              "the launch asks for this much");
+
 static constexpr int NOBODY = 0x7fffffff;
 
 // The first sequence that each of the tile's rows, from `row0` on, belongs to.

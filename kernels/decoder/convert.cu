@@ -12,15 +12,7 @@
 // equal dtypes keep all bits.
 // Bound by memory.
 #include "common.cuh"
-
-static constexpr int THREADS = 256;
-static constexpr int PER_THREAD = 16;
-
-struct ConvertParams {
-    const void* x;
-    void* y;
-    i64 n;
-};
+#include "convert.h"
 
 template <class S, class T> struct Converted {
     static __device__ __forceinline__ T of(S x) { return from_f32<T>(to_f32(x)); }

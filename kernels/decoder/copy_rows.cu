@@ -14,16 +14,7 @@
 // not written. Which row stays where two have one target is not defined (host memory is checked
 // before). Bound by memory.
 #include "common.cuh"
-
-static constexpr int THREADS = 256;
-
-template <class T> struct CopyRowsParams {
-    const T* x;
-    T* y;
-    Column<const i32> from, to;
-    i64 rows, x_rows, y_rows, columns, x_stride, y_stride;
-    i64 shift;  // 2^shift lanes a row, up to THREADS
-};
+#include "copy_rows.h"
 
 // Moves count elements of V from lane `lane` on; source = null writes zeros.
 template <class V>

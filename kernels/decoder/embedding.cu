@@ -15,16 +15,7 @@
 // CPU. Ids outside the table are zeros forward and skipped backward (host memory is checked
 // before).
 #include "common.cuh"
-
-static constexpr int THREADS = 128;
-
-template <class T> struct EmbeddingParams {
-    Column<const i32> ids;
-    const T *table, *dy;
-    T* y;
-    float* dtable;
-    i64 tokens, vocab, columns, table_stride, y_stride, dy_stride, dtable_stride;
-};
+#include "embedding.h"
 
 template <class T> __device__ __forceinline__ void embedding(const EmbeddingParams<T>& p) {
     const i64 t = blockIdx.x, id = p.ids.get(t);

@@ -21,20 +21,7 @@
 // Trick: 16 loads of a chain under way at a time. On an H200, 512 x 1,536 rows: f32 44 -> 14 µs,
 // bf16 38 -> 18; it still waits more than it reads (5 to 9 % of the memory floor).
 #include "common.cuh"
-
-static constexpr int THREADS = 256;
-static constexpr int LANES = 16;
-static constexpr int ROWS = THREADS / LANES;
-
-template <class T> struct RmsNormParams {
-    const T *x, *dy, *residual;
-    T* out;  // y, or dx
-    Column<const T> weight;
-    Column<float> rstd;
-    double* scale;  // [T], s for dweight; null if it is not wanted
-    i64 rows, columns, x_stride, dy_stride, residual_stride, out_stride;
-    double eps;
-};
+#include "rmsnorm.h"
 
 // The sum over the 16 lanes of a row: halves onto each other.
 __device__ __forceinline__ double fold(double x) {
@@ -122,13 +109,6 @@ template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormPara
     });
     if (p.scale && threadIdx.x % LANES == 0) p.scale[row] = s;
 }
-
-template <class T> struct DweightParams {
-    const T *x, *dy;
-    const double* scale;
-    Column<float> dweight;
-    i64 rows, columns, x_stride, dy_stride;
-};
 
 // Rows in order, one chain a column.
 template <class T> __device__ __forceinline__ void rmsnorm_dweight(const DweightParams<T>& p) {

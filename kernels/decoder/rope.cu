@@ -16,17 +16,7 @@
 // Numerics: x·c -+ y·s in f64, one rounding: the bits of the CPU. A position outside the tables
 // leaves the token as it is (host memory is checked before the launch).
 #include "common.cuh"
-
-static constexpr int THREADS = 128;
-
-template <class T> struct RopeParams {
-    T* x;
-    i64 token_stride, head_stride, heads, half, positions;
-    Column<const i32> position;
-    const float *cos, *sin;
-    i64 cos_stride, sin_stride;
-    double sign;
-};
+#include "rope.h"
 
 template <class T> __device__ __forceinline__ void rope(const RopeParams<T>& p) {
     const i64 at = p.position.get(blockIdx.x);

@@ -12,15 +12,7 @@
 // bit. Not yet tuned: f64 arithmetic binds before memory does.
 // local memory: swiglu_*: registers live across the call in an f64 division
 #include "common.cuh"
-
-static constexpr int THREADS = 256;
-static constexpr int PER_THREAD = 4;
-
-template <class T> struct SwigluParams {
-    const T *gate, *up, *dy;
-    T *y, *dgate, *dup;
-    i64 columns, gate_stride, up_stride, dy_stride, y_stride, dgate_stride, dup_stride;
-};
+#include "swiglu.h"
 
 __device__ __forceinline__ double sigmoid(double x) {
     const double e = exp(-fabs(x));

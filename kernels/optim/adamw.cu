@@ -20,33 +20,10 @@
 // Numerics: f32 with the roundings spelled out, so that every executor has the same bits. Counters
 // are integers. A masked element is neither looked at nor written.
 #include "common.cuh"
+#include "adamw.h"
 
-struct AdamWTensor {
-    float* param;
-    const float* grad;
-    void *m, *v;
-    float *m_absmax, *v_absmax;
-    const u8* mask;
-    i64 count;
-    i64 first_block;
-};
-
-struct AdamWParams {
-    const AdamWTensor* tensors;
-    const float* maps;  // signed, then unsigned dynamic map, 256 values each
-    u64* outcome;
-    i64 tensor_count;
-    float beta1, one_minus_beta1, beta2, one_minus_beta2, eps, grad_scale, inverse_root, step,
-        decay;
-    i32 decay_after;
-};
-
-static constexpr int THREADS = 256;
-static constexpr int CHUNK = 4096;
 static constexpr int STATE_BLOCK = 256;
 static constexpr u64 NONE = ~0ull;
-
-enum Outcome { BAD, UPDATED, UNCHANGED, ABSORBED };
 
 // The tensor a block works on, and its first element there.
 __device__ __forceinline__ const AdamWTensor& find(const AdamWParams& p, i64* index, i64* first) {
@@ -70,7 +47,7 @@ KERNEL(adamw_check, (THREADS), AdamWParams) {
         if (t.mask && t.mask[i] == 0) continue;
         const float g = __fmul_rn(p.grad_scale, t.grad[i]);
         if (is_finite(g) && is_finite(__fmul_rn(__fmul_rn(p.one_minus_beta2, g), g))) continue;
-        atomicMin((unsigned long long*)p.outcome + BAD,
+        atomicMin((unsigned long long*)p.outcome + OUTCOME_BAD,
                   (unsigned long long)index << 40 | (unsigned long long)i);
     }
 }
@@ -104,12 +81,13 @@ struct Counts {
 #pragma unroll
         for (int k = 0; k < 3; ++k)
             if (sums[k])
-                atomicAdd((unsigned long long*)outcome + UPDATED + k, (unsigned long long)sums[k]);
+                atomicAdd((unsigned long long*)outcome + OUTCOME_UPDATED + k,
+                          (unsigned long long)sums[k]);
     }
 };
 
 KERNEL(adamw, (THREADS), AdamWParams) {
-    if (p.outcome[BAD] != NONE) return;
+    if (p.outcome[OUTCOME_BAD] != NONE) return;
     i64 index, first;
     const AdamWTensor& t = find(p, &index, &first);
     Counts counts = {0, 0, 0};
@@ -149,7 +127,7 @@ struct Map {
 KERNEL(adamw_8bit, (THREADS), AdamWParams) {
     __shared__ Map signed_map, unsigned_map;
     __shared__ float warps[THREADS / WARP];
-    if (p.outcome[BAD] != NONE) return;
+    if (p.outcome[OUTCOME_BAD] != NONE) return;
     signed_map.load(p.maps);
     unsigned_map.load(p.maps + 256);
     __syncthreads();

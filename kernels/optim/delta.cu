@@ -25,27 +25,11 @@
 // Numerics: none; values move as bits. An index outside the target, which only device memory can
 // hold, is passed over.
 #include "common.cuh"
+#include "delta.h"
 
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr int CHUNK = 16384;
+
 static constexpr int PART = CHUNK / WARPS;
-
-struct DeltaParams {
-    const void *old, *now;
-    i64* before;  // [chunks + 1]
-    u32* ticket;  // 0 before and after
-    i64* index;
-    void* value;
-    i64 n, capacity;
-};
-
-struct DeltaApplyParams {
-    const i64* index;
-    const void* value;
-    void* target;
-    i64 count, n;
-};
 
 // Sum of the values of all threads before this one; `total` is that of all.
 __device__ __forceinline__ i64 sum_before(i64 x, i64* total) {

@@ -20,24 +20,9 @@
 // missing at its right edge is 0, and x + 0 = x for every sum of squares, infinity and NaN
 // included.
 #include "common.cuh"
+#include "grad_norm.h"
 
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr int LANES = 16;
-static constexpr int CHUNK = 4096;
-
-struct GradTensor {
-    const void* g;
-    i64 length, first_chunk;
-};
-
-struct GradNormParams {
-    const GradTensor* tensors;  // none empty, first_chunk ascending from 0
-    double* partial;            // [blocks]
-    double* norm;
-    u32* ticket;  // 0 before and after
-    i64 count, chunks;
-};
 
 // The sum of each group of `width` lanes, neighbours first.
 __device__ __forceinline__ double add_neighbours(double x, int width) {

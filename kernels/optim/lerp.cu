@@ -9,16 +9,7 @@
 // Numerics: both products and the sum in f64, one rounding; a copied value keeps all its bits.
 // Bound by memory: 3 flops for 6 to 12 bytes.
 #include "common.cuh"
-
-struct LerpParams {
-    const void *a, *b;
-    void* y;
-    i64 n;
-    double lambda;
-};
-
-static constexpr int THREADS = 256;
-static constexpr int PER_THREAD = 32;
+#include "lerp.h"
 
 template <class T> __device__ __forceinline__ T mix(T a, T b, double lambda) {
     if (lambda == 0.0) return a;

@@ -22,25 +22,9 @@
 // Numerics: counts and a maximum, exact in any order. The first value that is not finite is found
 // by the smallest key row·3K + operand·K + column, operand 2 being a difference that overflows.
 #include "common.cuh"
+#include "sparsity_stats.h"
 
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr i64 NO_KEY = 0x7fffffffffffffffll;
-
-struct SparsityCounts {
-    i64 equal, within, absorbed, bad;  // bad: the key above
-    double max_delta;
-};
-
-struct SparsityStatsParams {
-    const void *w0, *w1;
-    Column<i64> row_nnz;
-    SparsityCounts* partial;  // [blocks]
-    SparsityCounts* result;
-    u32* ticket;  // 0 before and after
-    i64 rows, columns, w0_stride, w1_stride;
-    double tol;
-};
 
 template <class A, class B> struct Same {
     static constexpr bool yes = false;

@@ -31,40 +31,9 @@
 // Numerics: f64, rounded once. The order of the compositions depends on the sequence's length
 // alone, the sums of whiten on T alone. Masked tokens are never read.
 #include "moments.cuh"
+#include "gae.h"
 
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-
-template <class R> struct GaeParams {
-    Column<const R> reward, value;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<const R> bootstrap;
-    Column<R> advantage, returns;
-    i64 tokens;
-    double gamma, lambda;
-};
-
-template <class R> struct DiscountedReturnParams {
-    Column<const R> reward;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<const R> baseline;
-    Column<R> returns;
-    i64 tokens;
-    double gamma;
-    i64 reset;
-};
-
-template <class R> struct KlRewardParams {
-    Column<const R> score, logp, reference;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<R> reward;
-    i64 tokens;
-    double beta, clamp;
-    i64 estimator;
-};
 
 // x -> factor·x + sum. A factor of 0 forgets x, whatever it is.
 struct Step {
@@ -186,8 +155,6 @@ KERNEL(discounted_return_f64, (THREADS), DiscountedReturnParams<double>) {
 
 // ---- kl_reward --------------------------------------------------------------------------------
 
-enum RewardKl { KL_K1, KL_K2, KL_K3, KL_ABS };
-
 template <class R> struct KlOp {
     struct Token {
         bool action;
@@ -207,9 +174,9 @@ template <class R> struct KlOp {
     __device__ __forceinline__ double penalty(double d) const {
         if (p.beta == 0.0) return 0.0;
         d = clamp(d, -p.clamp, p.clamp);
-        if (p.estimator == KL_K1) return p.beta * d;
-        if (p.estimator == KL_K2) return p.beta * (0.5 * d * d);
-        if (p.estimator == KL_K3) return p.beta * (expm1(-d) + d);
+        if (p.estimator == REWARD_KL_K1) return p.beta * d;
+        if (p.estimator == REWARD_KL_K2) return p.beta * (0.5 * d * d);
+        if (p.estimator == REWARD_KL_K3) return p.beta * (expm1(-d) + d);
         return p.beta * fabs(d);
     }
     __device__ __forceinline__ void write(i64 t, Token k, double followed) const {
@@ -219,6 +186,7 @@ template <class R> struct KlOp {
 };
 
 template <class R> __device__ __forceinline__ void kl_reward(const KlRewardParams<R>& p) {
+    check_enum(p.estimator, REWARD_KL_ABS);
     const i64 b = blockIdx.x;
     backward(KlOp<R>{p, wide(p.score, b)}, span(p.cu_seqlens, b, p.tokens), 0.0);
 }
@@ -227,32 +195,6 @@ KERNEL(kl_reward_f32, (THREADS), KlRewardParams<float>) { kl_reward<float>(p); }
 KERNEL(kl_reward_f64, (THREADS), KlRewardParams<double>) { kl_reward<double>(p); }
 
 // ---- whiten -----------------------------------------------------------------------------------
-
-// Moments of a chunk about its smallest value: no cancellation, and no spread where all are equal.
-struct Chunk {
-    i64 count;
-    double low, high;      // high = low if all are equal, else anything above
-    double rise, squares;  // mean - low, sum (x - mean)^2
-};
-
-struct WhitenTotals {
-    i64 count;
-    double low, rise, variance, inverse;  // inverse = 1 / divisor; 0 makes every result 0
-};
-
-template <class R> struct WhitenParams {
-    Column<const R> x;
-    Column<const u8> mask;
-    Column<R> y;
-    Chunk* chunks;  // [ceil(T / 4,096)]
-    WhitenTotals* totals;
-    u32* ticket;  // 0 before and after
-    i64 tokens;
-    double eps, count_eps;
-    i64 ddof, eps_form, shift_mean;
-};
-
-static constexpr int CHUNK = 4096;
 
 template <class R>
 __device__ __forceinline__ Chunk chunk_moments(const WhitenParams<R>& p, i64 first) {
@@ -307,6 +249,7 @@ __device__ __forceinline__ WhitenTotals totals_of(const WhitenParams<R>& p, Chun
 }
 
 template <class R> __device__ __forceinline__ void whiten_moments(const WhitenParams<R>& p) {
+    check_enum(p.eps_form, EPS_FORM_FLOOR_VARIANCE);
     const Chunk m = chunk_moments(p, (i64)blockIdx.x * CHUNK);
     if (threadIdx.x == 0) p.chunks[blockIdx.x] = m;
     if (!last_block(p.ticket, gridDim.x)) return;

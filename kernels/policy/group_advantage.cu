@@ -26,33 +26,7 @@
 // that depends on the size of the group alone.
 // local memory: group_advantage_*: registers live across the call in an f64 division
 #include "moments.cuh"
-
-template <class R> struct GroupAdvantageParams {
-    Column<const R> reward;
-    Column<const i64> offsets, length;
-    Column<R> advantage;
-    struct GroupStats* stats;
-    i64 samples, groups;
-    double eps;
-    i32 baseline, scale, eps_form, ddof, raw_single, compares;
-};
-
-struct GroupStats {
-    i64 size, scorable;
-    double mean, std;
-    i64 degenerate;
-};
-
-enum Baseline {
-    BASELINE_NONE,
-    BASELINE_MEAN,
-    BASELINE_LEAVE_ONE_OUT,
-    BASELINE_LENGTH,
-    BASELINE_MAX2
-};
-enum Scale { SCALE_NONE, SCALE_GROUP_STD, SCALE_BATCH_STD, SCALE_LOO_STD, SCALE_NONZERO_SHARE };
-
-static constexpr int THREADS = 128;
+#include "group_advantage.h"
 
 template <class R> struct Rewards {
     Column<const R> data;
@@ -177,6 +151,9 @@ __device__ __forceinline__ void one_group(const GroupAdvantageParams<R>& p, i64 
 
 template <class R>
 __device__ __forceinline__ void group_advantage(const GroupAdvantageParams<R>& p) {
+    check_enum(p.baseline, BASELINE_MAX2);
+    check_enum(p.scale, SCALE_NONZERO_SHARE);
+    check_enum(p.eps_form, EPS_FORM_FLOOR_VARIANCE);
     __shared__ double partial[THREADS / WARP];
     double batch = 1.0;
     if (p.scale == SCALE_BATCH_STD || p.scale == SCALE_NONZERO_SHARE)

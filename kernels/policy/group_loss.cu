@@ -23,18 +23,9 @@
 // local memory: info_nce_*: registers live across the call in an f64 division
 #include "moments.cuh"
 #include "terms.cuh"
+#include "group_loss.h"
 
-static constexpr int THREADS = 128;
 static constexpr int WARPS = THREADS / WARP;
-
-template <class R> struct GroupLossParams {
-    Column<const R> logp, reference, reward;
-    Column<const i64> offsets;
-    Column<R> d_logp;
-    LossTerms<R> terms;
-    i64 samples;
-    double beta;
-};
 
 template <class R>
 __device__ __forceinline__ double copg_group(const GroupLossParams<R>& p, i64 g) {
@@ -99,16 +90,6 @@ template <class R> __device__ __forceinline__ void copg(const GroupLossParams<R>
 template <class R> __device__ __forceinline__ void beta_mml(const GroupLossParams<R>& p) {
     per_group(p, [](const GroupLossParams<R>& p, i64 g) { return beta_mml_group(p, g); });
 }
-
-template <class R> struct InfoNceParams {
-    const R* logp;
-    R* d_logp;
-    i64 row_stride, d_row_stride;
-    Column<const i64> length;
-    LossTerms<R> terms;  // of rows; `loss` is the one loss
-    double *row_lse, *col_lse;
-    i64 n;
-};
 
 // 1 / tokens of a completion; 0 for an empty one.
 template <class R> __device__ __forceinline__ double share_of(const InfoNceParams<R>& p, i64 j) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "moments.h"
 
 // How the threads that share a set of values combine: a warp, or the block.
 struct WarpTeam {
@@ -65,11 +66,8 @@ __device__ __forceinline__ Moments moments(i64 n, const Value& value, int ddof, 
     return {count, low, rise, squares / (double)(count - ddof), false};
 }
 
-// How a small number guards a division by a standard deviation: `ops::EpsForm`.
-enum EpsForm { ADD_TO_STD, ADD_TO_VARIANCE, FLOOR_VARIANCE };
-
 __device__ __forceinline__ double guarded_std(double variance, double eps, i64 form) {
-    if (form == ADD_TO_STD) return sqrt(variance) + eps;
-    if (form == ADD_TO_VARIANCE) return sqrt(variance + eps);
+    if (form == EPS_FORM_ADD_TO_STD) return sqrt(variance) + eps;
+    if (form == EPS_FORM_ADD_TO_VARIANCE) return sqrt(variance + eps);
     return sqrt(fmax(variance, eps));
 }

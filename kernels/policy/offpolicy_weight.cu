@@ -18,43 +18,8 @@
 // Numerics: f64, rounded once. Sums are trees that depend on the sequence's length, the totals' on
 // B.
 #include "common.cuh"
+#include "offpolicy_weight.h"
 
-enum Level { LEVEL_TOKEN, LEVEL_SEQUENCE_SUM, LEVEL_SEQUENCE_MEAN };
-enum Bound { BOUND_TRUNCATE, BOUND_MASK, BOUND_SEQUENCE_MASK };
-enum RejectBy { REJECT_K1, REJECT_K2, REJECT_K3 };
-enum RejectLevel { REJECT_TOKEN, REJECT_SEQUENCE_SUM, REJECT_SEQUENCE_MEAN, REJECT_SEQUENCE_MAX };
-
-// Sums, then extremes. KEPT and KEPT_SUM are over weights above 0.
-enum Total {
-    T_TOKENS,
-    T_DROPPED,
-    T_NAN,
-    T_SUM,
-    T_SQUARES,
-    T_KEPT,
-    T_KEPT_SUM,
-    T_SUMS,
-    T_MIN = T_SUMS,
-    T_MAX,
-    TOTALS
-};
-
-template <class R> struct OffPolicyParams {
-    Column<const R> old_logp, sampler_logp;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<R> weight;
-    double *partial, *totals;
-    u32* ticket;
-    i64 tokens, sequences;
-    double min, max, clamp, reject_lo, reject_hi;
-    i32 level, bound, rejects, reject_by, reject_level;
-    i32 writes;   // write the weights
-    i32 divides;  // by the mean of the totals that an earlier launch left
-    i32 unused;
-};
-
-static constexpr int THREADS = 128;
 static constexpr int WARPS = THREADS / WARP;
 
 // What the sequence's tokens have in common.
@@ -70,7 +35,10 @@ template <class R> __device__ __forceinline__ double gap(const OffPolicyParams<R
 
 __device__ __forceinline__ double measure(int by, double d) {
     // Not inf - inf: a NaN measure is an unknown one.
-    return by == REJECT_K1 ? -d : by == REJECT_K2 ? 0.5 * d * d : d == INF_F64 ? d : expm1(d) - d;
+    return by == REJECT_BY_K1   ? -d
+           : by == REJECT_BY_K2 ? 0.5 * d * d
+           : d == INF_F64       ? d
+                                : expm1(d) - d;
 }
 
 template <class R>
@@ -93,10 +61,10 @@ __device__ __forceinline__ Sequence survey(const OffPolicyParams<R>& p, const Sp
     measures = block_reduce<THREADS>(measures, 0.0, Sum(), warps);
     highest = block_reduce<THREADS>(highest, -INF_F64, Max(), warps);
     const double n = fmax(count, 1.0);
-    const double whole = p.reject_level == REJECT_SEQUENCE_SUM    ? measures
-                         : p.reject_level == REJECT_SEQUENCE_MEAN ? measures / n
-                         : measures != measures                   ? measures
-                                                                  : highest;
+    const double whole = p.reject_level == REJECT_LEVEL_SEQUENCE_SUM    ? measures
+                         : p.reject_level == REJECT_LEVEL_SEQUENCE_MEAN ? measures / n
+                         : measures != measures                         ? measures
+                                                                        : highest;
     return {sum, sum / n, whole};
 }
 
@@ -112,7 +80,7 @@ __device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Seque
     double w = judged != judged ? judged : judged >= p.min && judged <= p.max ? ratio : 0.0;
     if (p.bound == BOUND_TRUNCATE) w = clamp(ratio, p.min, p.max);
     if (!p.rejects) return w;
-    const double m = p.reject_level == REJECT_TOKEN ? measure(p.reject_by, d) : q.measure;
+    const double m = p.reject_level == REJECT_LEVEL_TOKEN ? measure(p.reject_by, d) : q.measure;
     return m != m ? m : m >= p.reject_lo && m <= p.reject_hi ? w : 0.0;
 }
 
@@ -120,9 +88,9 @@ __device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Seque
 __device__ __forceinline__ void combine(const double* mine, double* out, double (*shared)[TOTALS]) {
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) {
-        const double x = k < T_SUMS   ? warp_reduce(mine[k], Sum())
-                         : k == T_MIN ? warp_reduce(mine[k], Min())
-                                      : warp_reduce(mine[k], Max());
+        const double x = k < TOTAL_MIN    ? warp_reduce(mine[k], Sum())
+                         : k == TOTAL_MIN ? warp_reduce(mine[k], Min())
+                                          : warp_reduce(mine[k], Max());
         if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP][k] = x;
     }
     __syncthreads();
@@ -130,7 +98,9 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
         double x = shared[0][threadIdx.x];
         for (int w = 1; w < WARPS; ++w) {
             const double y = shared[w][threadIdx.x];
-            x = threadIdx.x < T_SUMS ? x + y : threadIdx.x == T_MIN ? fmin(x, y) : fmax(x, y);
+            x = threadIdx.x < TOTAL_MIN    ? x + y
+                : threadIdx.x == TOTAL_MIN ? fmin(x, y)
+                                           : fmax(x, y);
         }
         out[threadIdx.x] = x;
     }
@@ -139,18 +109,23 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
 
 __device__ __forceinline__ void clear(double* sum) {
 #pragma unroll
-    for (int k = 0; k < T_SUMS; ++k) sum[k] = 0.0;
-    sum[T_MIN] = INF_F64;
-    sum[T_MAX] = -INF_F64;
+    for (int k = 0; k < TOTAL_MIN; ++k) sum[k] = 0.0;
+    sum[TOTAL_MIN] = INF_F64;
+    sum[TOTAL_MAX] = -INF_F64;
 }
 
 template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPolicyParams<R>& p) {
+    check_enum(p.level, LEVEL_SEQUENCE_MEAN);
+    check_enum(p.bound, BOUND_SEQUENCE_MASK);
+    check_enum(p.reject_by, REJECT_BY_K3);
+    check_enum(p.reject_level, REJECT_LEVEL_SEQUENCE_MAX);
     __shared__ double warps[WARPS][TOTALS];
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
     const Sequence q = survey(p, own, warps[0]);
     double divisor = 1.0;
-    if (p.divides && p.totals[T_KEPT_SUM] != 0.0) divisor = p.totals[T_KEPT_SUM] / p.totals[T_KEPT];
+    if (p.divides && p.totals[TOTAL_KEPT_SUM] != 0.0)
+        divisor = p.totals[TOTAL_KEPT_SUM] / p.totals[TOTAL_KEPT];
     double sum[TOTALS];
     clear(sum);
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
@@ -161,15 +136,15 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
         double raw;
         const double w = weigh(p, q, gap(p, t), &raw), sampler = wide(p.sampler_logp, t);
         if (p.writes) p.weight.set(t, from_f64<R>(p.divides ? w / divisor : w));
-        sum[T_TOKENS] += 1.0;
-        sum[T_DROPPED] += w == 0.0;
-        sum[T_NAN] += sampler != sampler;
-        sum[T_SUM] += raw;
-        sum[T_SQUARES] += raw * raw;
-        sum[T_KEPT] += w != 0.0;  // NaN is used, and makes the mean NaN
-        sum[T_KEPT_SUM] += w;
-        sum[T_MIN] = fmin(sum[T_MIN], raw);
-        sum[T_MAX] = fmax(sum[T_MAX], raw);
+        sum[TOTAL_TOKENS] += 1.0;
+        sum[TOTAL_DROPPED] += w == 0.0;
+        sum[TOTAL_NAN] += sampler != sampler;
+        sum[TOTAL_SUM] += raw;
+        sum[TOTAL_SQUARES] += raw * raw;
+        sum[TOTAL_KEPT] += w != 0.0;  // NaN is used, and makes the mean NaN
+        sum[TOTAL_KEPT_SUM] += w;
+        sum[TOTAL_MIN] = fmin(sum[TOTAL_MIN], raw);
+        sum[TOTAL_MAX] = fmax(sum[TOTAL_MAX], raw);
     }
     if (p.divides) return;
     combine(sum, p.partial + b * TOTALS, warps);
@@ -178,9 +153,9 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
     for (i64 i = threadIdx.x; i < p.sequences; i += THREADS) {
         const double* one = p.partial + i * TOTALS;
 #pragma unroll
-        for (int k = 0; k < T_SUMS; ++k) sum[k] += one[k];
-        sum[T_MIN] = fmin(sum[T_MIN], one[T_MIN]);
-        sum[T_MAX] = fmax(sum[T_MAX], one[T_MAX]);
+        for (int k = 0; k < TOTAL_MIN; ++k) sum[k] += one[k];
+        sum[TOTAL_MIN] = fmin(sum[TOTAL_MIN], one[TOTAL_MIN]);
+        sum[TOTAL_MAX] = fmax(sum[TOTAL_MAX], one[TOTAL_MAX]);
     }
     combine(sum, p.totals, warps);
 }

@@ -14,39 +14,14 @@
 //
 // Mapping: preference and KTO a thread a term, one launch. PRDP: a block a sequence for the sums,
 // the last of which turns pairs into losses; then a block a sequence gathers the slopes of its
-// pairs and puts them on its tokens; two launches, O(T + B·P) reads.
+// pairs and puts them on its tokens; two launches.
+// Traffic: O(P) elements; PRDP reads O(T + B·P).
 // Numerics: f64, rounded once; no atomics on floats: a sequence gathers from its pairs in a tree
 // that depends on P, instead of pairs scattering to sequences.
 #include "terms.cuh"
-
-static constexpr int THREADS = 128;
+#include "pair_loss.h"
 
 // ---- preference ---------------------------------------------------------------------------------
-
-enum Kind {
-    SIGMOID,
-    HINGE,
-    IPO,
-    ROBUST,
-    EXO,
-    NCA,
-    BCO,
-    SPPO_HARD,
-    APO_ZERO,
-    APO_DOWN,
-    DISCOPOP,
-    ORPO
-};
-enum Score { REVERSE_KL, JENSEN_SHANNON, ALPHA };
-
-template <class R> struct PreferenceParams {
-    Column<const R> logp[2], reference[2];
-    Column<const i64> length[2];
-    Column<R> d_logp[2], reward[2];
-    LossTerms<R> terms;
-    double beta, likelihood, alpha, x, y;  // x, y: label smoothing, margin; or what the kind has
-    i32 kind, score;
-};
 
 // A value and its derivatives by the chosen and the rejected score.
 struct PairTerm {
@@ -61,8 +36,8 @@ static constexpr double EXPONENT_CAP = 80.0;
 static constexpr double CERTAIN = -1e-7;
 
 __device__ __forceinline__ Jet score_of(int kind, double alpha, double a) {
-    if (kind == REVERSE_KL) return {a, 1.0};
-    if (kind == JENSEN_SHANNON) return {0.6931471805599453 + log_sigmoid(a), sigmoid(-a)};
+    if (kind == SCORE_REVERSE_KL) return {a, 1.0};
+    if (kind == SCORE_JENSEN_SHANNON) return {0.6931471805599453 + log_sigmoid(a), sigmoid(-a)};
     const double power = alpha - 1.0, exponent = power * a;
     if (power == 0.0) return {a, 1.0};
     if (exponent > EXPONENT_CAP) return {expm1(EXPONENT_CAP) / power, 0.0};
@@ -94,12 +69,14 @@ __device__ __forceinline__ Jet discopop(double d, double temperature) {
     return {mixed - keep * log_sigmoid(d), moved - mixed - keep * sigmoid(-d)};
 }
 
-__device__ __forceinline__ Jet of_margin(int kind, double d, double x, double y) {
-    if (kind == ROBUST) return robust(d, x);
-    if (kind == EXO) return exo(d, x);
-    if (kind == DISCOPOP) return discopop(d, x);
-    if (kind == HINGE) return {at_least(1.0 - d, 0.0), d != d ? d : 1.0 - d > 0.0 ? -1.0 : 0.0};
-    const double z = d - y;
+// Losses of the margin d alone.
+__device__ __forceinline__ Jet of_margin(Kind kind, double d, double x, double y) {
+    if (kind == KIND_ROBUST) return robust(d, x);
+    if (kind == KIND_EXO) return exo(d, x);
+    if (kind == KIND_DISCOPOP) return discopop(d, x);
+    if (kind == KIND_HINGE)
+        return {at_least(1.0 - d, 0.0), d != d ? d : 1.0 - d > 0.0 ? -1.0 : 0.0};
+    const double z = d - y;  // KIND_SIGMOID
     return {-(1.0 - x) * log_sigmoid(z) - x * log_sigmoid(-z),
             x * sigmoid(z) - (1.0 - x) * sigmoid(-z)};
 }
@@ -108,41 +85,50 @@ template <class R>
 __device__ __forceinline__ PairTerm pair_term(const PreferenceParams<R>& p, double w, double l) {
     const double beta = p.beta, r_w = beta * w, r_l = beta * l, half = 0.5 / beta;
     switch (p.kind) {
-        case IPO: {
+        case KIND_IPO: {
             const double gap = w - l - half;
             return {gap * gap, 2.0 * gap, -2.0 * gap};
         }
-        case SPPO_HARD: {
+        case KIND_SPPO_HARD: {
             const double up = w - half, down = l + half;
             return {up * up + down * down, 2.0 * up, 2.0 * down};
         }
-        case ORPO: {
+        case KIND_ORPO: {
             const Jet a = odds(w), b = odds(l);
             const double ratio = a.value - b.value, slope = -beta * sigmoid(-ratio);
             return {-beta * log_sigmoid(ratio), slope * a.slope, -slope * b.slope};
         }
-        case NCA:
+        case KIND_NCA:
             return {-log_sigmoid(r_w) - 0.5 * log_sigmoid(-r_w) - 0.5 * log_sigmoid(-r_l),
                     beta * (0.5 * sigmoid(r_w) - sigmoid(-r_w)), beta * 0.5 * sigmoid(r_l)};
-        case BCO: {
+        case KIND_BCO: {
             const double up = r_w - p.x, down = r_l - p.x;
             return {-log_sigmoid(up) - log_sigmoid(-down), -beta * sigmoid(-up),
                     beta * sigmoid(down)};
         }
-        case APO_ZERO:
+        case KIND_APO_ZERO:
             return {sigmoid(-r_w) + sigmoid(r_l), -beta * bell(r_w), beta * bell(r_l)};
-        case APO_DOWN: {
+        case KIND_APO_DOWN: {
             const double margin = r_w - r_l, slope = beta * bell(margin);
             return {sigmoid(r_w) + sigmoid(-margin), beta * bell(r_w) - slope, slope};
         }
-        default: {
+        case KIND_SIGMOID:
+        case KIND_HINGE:
+        case KIND_ROBUST:
+        case KIND_EXO:
+        case KIND_DISCOPOP: {
             const Jet j = of_margin(p.kind, r_w - r_l, p.x, p.y);
             return {j.value, beta * j.slope, -beta * j.slope};
         }
     }
+    // A loss without a formula above.
+    ptx_trap();
+    return {NAN_F64, NAN_F64, NAN_F64};
 }
 
 template <class R> __device__ __forceinline__ void preference(const PreferenceParams<R>& p) {
+    check_enum(p.kind, KIND_ORPO);
+    check_enum(p.score, SCORE_ALPHA);
     const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
     double total = 0.0;
     if (i < p.terms.count) {
@@ -170,14 +156,6 @@ template <class R> __device__ __forceinline__ void preference(const PreferencePa
 
 // ---- KTO ----------------------------------------------------------------------------------------
 
-template <class R> struct KtoParams {
-    Column<const R> logp, reference;
-    Column<const u8> desirable;
-    Column<R> d_logp;
-    LossTerms<R> terms;
-    double beta, kl, desirable_weight, undesirable_weight;
-};
-
 template <class R> __device__ __forceinline__ void kto(const KtoParams<R>& p) {
     const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
     double total = 0.0;
@@ -195,18 +173,6 @@ template <class R> __device__ __forceinline__ void kto(const KtoParams<R>& p) {
 }
 
 // ---- PRDP ---------------------------------------------------------------------------------------
-
-template <class R> struct PrdpParams {
-    Column<const R> logp, old, reference, reward;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<R> d_logp;
-    LossTerms<R> terms;
-    const i64* pairs;
-    i64 pair_stride, tokens, sequences;
-    double *free_sums, *bounded_sums;  // [B]
-    double beta, clip;
-};
 
 // A pair's distances from its target: free, and with every step inside the bound.
 struct Gap {

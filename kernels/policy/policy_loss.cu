@@ -28,47 +28,6 @@
 // local memory: policy_loss_*: registers live across the call in an f64 division
 #include "policy_terms.cuh"
 
-template <class R> struct PolicyLossParams {
-    Column<const R> logp, old_logp, sampler_logp, ref_logp, ref2_logp;
-    Column<const R> token_weight, is_weight, entropy, advantage, seq_weight;
-    Column<const u8> mask, klass, selected;
-    Column<const i64> cu_seqlens;
-    Column<R> dlogp, dentropy, token_loss;
-    double* partial;  // [B][TOTALS]
-    double* totals;   // [TOTALS]
-    u32* ticket;      // 0 before and after
-    i64 tokens, sequences;
-    i64 advantage_per_token;
-    PolicySettings s;
-};
-
-// What is summed, in the order of `totals`.
-enum Total {
-    T_LOSS,
-    T_TOKENS,
-    T_SEQUENCES,
-    T_EMPTY,
-    T_CLIP_LO,
-    T_CLIP_HI,
-    T_DUAL,
-    T_OPSM,
-    T_NONFINITE,
-    T_RATIO,
-    T_RATIO2,
-    T_ENTROPY,
-    T_KL1,
-    T_KL2,
-    T_KL3,
-    T_GRAD2,
-    T_SUMS = T_GRAD2 + 8,
-    // Extremes: smallest and largest ratio, largest |log-ratio|.
-    T_MIN_RATIO = T_SUMS,
-    T_MAX_RATIO,
-    T_MAX_LOG_RATIO,
-    TOTALS
-};
-
-static constexpr int THREADS = 128;
 static constexpr int WARPS = THREADS / WARP;
 
 // What the sequence's tokens have in common.
@@ -108,8 +67,9 @@ __device__ __forceinline__ bool load(const PolicyLossParams<R>& p, i64 sequence,
     out->rho = wide_or(p.is_weight, i, 1.0);
     out->weight = wide_or(p.token_weight, i, 1.0);
     out->entropy = wide_or(p.entropy, i, 0.0);
-    out->t.advantage =
-        s.loss == CROSS_ENTROPY ? 1.0 : wide(p.advantage, p.advantage_per_token ? i : sequence);
+    out->t.advantage = s.loss == LOSS_CROSS_ENTROPY
+                           ? 1.0
+                           : wide(p.advantage, p.advantage_per_token ? i : sequence);
     out->t.logp = logp;
     out->t.base = base;
     out->t.log_ratio = log_ratio;
@@ -139,18 +99,19 @@ __device__ __forceinline__ void survey(const PolicyLossParams<R>& p, Sequence& q
         Active a;
         if (!load<R>(p, q.index, i, &a)) continue;
         count += 1.0;
-        ratios += s.loss == GMPO ? gmpo_cut(s, a) : a.t.log_ratio;
+        ratios += s.loss == LOSS_GMPO ? gmpo_cut(s, a) : a.t.log_ratio;
         advantages += a.t.advantage;
-        if (s.loss == VESPO) vespo += clamp(a.raw, -20.0, 20.0) + clamp(log(a.rho), LOG_TINY, 20.0);
+        if (s.loss == LOSS_VESPO)
+            vespo += clamp(a.raw, -20.0, 20.0) + clamp(log(a.rho), LOG_TINY, 20.0);
         if (sampler.at) gap += wide(sampler, i) - a.t.logp;
     }
     q.count = block_reduce<THREADS>(count, 0.0, Sum(), shared);
     if (q.count == 0.0) return;
     ratios = block_reduce<THREADS>(ratios, 0.0, Sum(), shared);
     q.advantage = block_reduce<THREADS>(advantages, 0.0, Sum(), shared) / q.count;
-    const bool mean = s.loss == GMPO || s.ratio != RATIO_SEQUENCE_SUM;
+    const bool mean = s.loss == LOSS_GMPO || s.ratio != RATIO_LEVEL_SEQUENCE_SUM;
     q.level = mean ? ratios / q.count : ratios;
-    if (s.loss == VESPO) {
+    if (s.loss == LOSS_VESPO) {
         const double log_w =
             clamp(block_reduce<THREADS>(vespo, 0.0, Sum(), shared), LOG_TINY, 20.0);
         for (int k = 0; k < 2; ++k) {
@@ -168,17 +129,17 @@ __device__ __forceinline__ void survey(const PolicyLossParams<R>& p, Sequence& q
 
 // Brings a token's log-ratio to the level of the settings.
 __device__ __forceinline__ void set_ratio(const PolicySettings& s, const Sequence& q, Active& a) {
-    if (s.loss == GMPO) {
+    if (s.loss == LOSS_GMPO) {
         a.moves = a.moves && gmpo_cut(s, a) == a.t.log_ratio;
         a.t.log_ratio = q.level;
         a.t.advantage = q.advantage;
-    } else if (s.ratio != RATIO_TOKEN) {
+    } else if (s.ratio != RATIO_LEVEL_TOKEN) {
         const double bounded = at_most(q.level, s.seq_log_ratio_max);
         a.moves = a.moves && bounded == q.level;
         a.t.log_ratio = bounded;
     }
     a.t.ratio = exp(a.t.log_ratio);
-    if (s.loss == VESPO) {
+    if (s.loss == LOSS_VESPO) {
         a.t.phi = a.t.advantage < 0.0 ? q.phi[1] : q.phi[0];
         a.rho = 1.0;  // rho is inside phi already
     }
@@ -210,17 +171,17 @@ __device__ __forceinline__ Term terms(const PolicyLossParams<R>& p, const Sequen
 
 __device__ __forceinline__ void count_token(const PolicySettings& s, const Active& a, int clipped,
                                             bool dropped, double* sum) {
-    sum[T_TOKENS] += 1.0;
-    sum[T_CLIP_LO] += clipped == CLIPPED_LOW;
-    sum[T_CLIP_HI] += clipped == CLIPPED_HIGH;
-    sum[T_DUAL] += clipped == CLIPPED_DUAL;
-    sum[T_OPSM] += dropped;
-    sum[T_RATIO] += a.t.ratio;
-    sum[T_RATIO2] += a.t.ratio * a.t.ratio;
-    sum[T_ENTROPY] += a.entropy;
-    sum[T_MIN_RATIO] = fmin(sum[T_MIN_RATIO], a.t.ratio);
-    sum[T_MAX_RATIO] = fmax(sum[T_MAX_RATIO], a.t.ratio);
-    sum[T_MAX_LOG_RATIO] = fmax(sum[T_MAX_LOG_RATIO], fabs(a.raw));
+    sum[TOTAL_TOKENS] += 1.0;
+    sum[TOTAL_CLIP_LO] += clipped == CLIPPED_LOW;
+    sum[TOTAL_CLIP_HI] += clipped == CLIPPED_HIGH;
+    sum[TOTAL_DUAL] += clipped == CLIPPED_DUAL;
+    sum[TOTAL_OPSM] += dropped;
+    sum[TOTAL_RATIO] += a.t.ratio;
+    sum[TOTAL_RATIO2] += a.t.ratio * a.t.ratio;
+    sum[TOTAL_ENTROPY] += a.entropy;
+    sum[TOTAL_MIN_RATIO] = fmin(sum[TOTAL_MIN_RATIO], a.t.ratio);
+    sum[TOTAL_MAX_RATIO] = fmax(sum[TOTAL_MAX_RATIO], a.t.ratio);
+    sum[TOTAL_MAX_LOG_RATIO] = fmax(sum[TOTAL_MAX_LOG_RATIO], fabs(a.raw));
 }
 
 // Adds `mine` of all threads into out[TOTALS]: a butterfly, then the warps in order.
@@ -228,9 +189,9 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) {
-        const double x = k < T_SUMS         ? warp_reduce(mine[k], Sum())
-                         : k == T_MIN_RATIO ? warp_reduce(mine[k], Min())
-                                            : warp_reduce(mine[k], Max());
+        const double x = k < TOTAL_MIN_RATIO    ? warp_reduce(mine[k], Sum())
+                         : k == TOTAL_MIN_RATIO ? warp_reduce(mine[k], Min())
+                                                : warp_reduce(mine[k], Max());
         if (lane == 0) shared[warp][k] = x;
     }
     __syncthreads();
@@ -238,7 +199,9 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
         double x = shared[0][threadIdx.x];
         for (int w = 1; w < WARPS; ++w) {
             const double y = shared[w][threadIdx.x];
-            x = threadIdx.x < T_SUMS ? x + y : threadIdx.x == T_MIN_RATIO ? fmin(x, y) : fmax(x, y);
+            x = threadIdx.x < TOTAL_MIN_RATIO    ? x + y
+                : threadIdx.x == TOTAL_MIN_RATIO ? fmin(x, y)
+                                                 : fmax(x, y);
         }
         out[threadIdx.x] = x;
     }
@@ -248,8 +211,8 @@ __device__ __forceinline__ void combine(const double* mine, double* out, double 
 __device__ __forceinline__ void clear(double* sum) {
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) sum[k] = 0.0;
-    sum[T_MIN_RATIO] = INF_F64;
-    sum[T_MAX_RATIO] = -INF_F64;
+    sum[TOTAL_MIN_RATIO] = INF_F64;
+    sum[TOTAL_MAX_RATIO] = -INF_F64;
 }
 
 // Adds a token's loss and gradient to the statistics and writes the gradient.
@@ -258,8 +221,8 @@ __device__ __forceinline__ void finish(const PolicyLossParams<R>& p, const Seque
                                        const Active& a, i64 i, double value, double gradient,
                                        double* sum) {
 #pragma unroll
-    for (int k = 0; k < 8; ++k) sum[T_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
-    sum[T_NONFINITE] += !(value - value == 0.0 && gradient - gradient == 0.0);
+    for (int k = 0; k < 8; ++k) sum[TOTAL_GRAD2 + k] += a.klass == k ? gradient * gradient : 0.0;
+    sum[TOTAL_NONFINITE] += !(value - value == 0.0 && gradient - gradient == 0.0);
     p.dlogp.set(i, from_f64<R>(gradient));
     p.dentropy.set(i, from_f64<R>(-q.weight * p.s.entropy_coef));
 }
@@ -268,9 +231,9 @@ template <class R>
 __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Sequence& q, double* sum,
                                              double* shared) {
     const PolicySettings& s = p.s;
-    const bool shared_ratio =
-        s.loss == GMPO || s.ratio == RATIO_SEQUENCE_MEAN || s.ratio == RATIO_SEQUENCE_SUM;
-    if (shared_ratio || s.ratio != RATIO_TOKEN || s.loss == VESPO || s.opsm != INF_F64)
+    const bool shared_ratio = s.loss == LOSS_GMPO || s.ratio == RATIO_LEVEL_SEQUENCE_MEAN ||
+                              s.ratio == RATIO_LEVEL_SEQUENCE_SUM;
+    if (shared_ratio || s.ratio != RATIO_LEVEL_TOKEN || s.loss == LOSS_VESPO || s.opsm != INF_F64)
         survey<R>(p, q, shared);
     double flow = 0.0;
     for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
@@ -287,11 +250,11 @@ __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Seque
         count_token(s, a, term.clipped, dropped, sum);
         if (p.ref_logp.at) {
             const double k = wide(p.ref_logp, i) - a.t.logp;
-            sum[T_KL1] += -k;
-            sum[T_KL2] += 0.5 * k * k;
-            sum[T_KL3] += expm1(k) - k;
+            sum[TOTAL_KL1] += -k;
+            sum[TOTAL_KL2] += 0.5 * k * k;
+            sum[TOTAL_KL3] += expm1(k) - k;
         }
-        sum[T_LOSS] += q.weight * term.value;
+        sum[TOTAL_LOSS] += q.weight * term.value;
         p.token_loss.set(i, from_f64<R>(term.value));
         flow += term.by_ratio;
         if (!shared_ratio)
@@ -300,7 +263,8 @@ __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Seque
     }
     if (!shared_ratio) return;
     flow = block_reduce<THREADS>(flow, 0.0, Sum(), shared);
-    const double share = s.loss != GMPO && s.ratio == RATIO_SEQUENCE_SUM ? flow : flow / q.count;
+    const double share =
+        s.loss != LOSS_GMPO && s.ratio == RATIO_LEVEL_SEQUENCE_SUM ? flow : flow / q.count;
     for (i64 i = q.begin + threadIdx.x; i < q.end; i += THREADS) {
         Active a;
         if (!load<R>(p, q.index, i, &a)) continue;
@@ -312,6 +276,11 @@ __device__ __forceinline__ void one_sequence(const PolicyLossParams<R>& p, Seque
 }
 
 template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossParams<R>& p) {
+    check_enum(p.s.loss, LOSS_KL_COV);
+    check_enum(p.s.ratio, RATIO_LEVEL_SEQUENCE_SUM);
+    check_enum(p.s.kl_estimator, KL_ESTIMATOR_ABS);
+    check_enum(p.s.kl_gradient, KL_GRADIENT_NONE);
+    check_enum(p.s.kl_weight, KL_WEIGHT_RATIO_DETACHED);
     __shared__ double warps[WARPS][TOTALS];
     double sum[TOTALS];
     clear(sum);
@@ -322,20 +291,20 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     double* mine = p.partial + b * TOTALS;
     combine(sum, mine, warps);
     // Threads below TOTALS wrote `mine`; the one that sees n_tokens says whether there were any.
-    if (threadIdx.x == T_TOKENS) {
-        const bool any = mine[T_TOKENS] > 0.0;
-        mine[T_SEQUENCES] = any ? 1.0 : 0.0;
-        mine[T_EMPTY] = any ? 0.0 : 1.0;
+    if (threadIdx.x == TOTAL_TOKENS) {
+        const bool any = mine[TOTAL_TOKENS] > 0.0;
+        mine[TOTAL_SEQUENCES] = any ? 1.0 : 0.0;
+        mine[TOTAL_EMPTY] = any ? 0.0 : 1.0;
     }
     if (!last_block(p.ticket, p.sequences)) return;
     clear(sum);
     for (i64 i = threadIdx.x; i < p.sequences; i += THREADS) {
         const double* one = p.partial + i * TOTALS;
 #pragma unroll
-        for (int k = 0; k < T_SUMS; ++k) sum[k] += one[k];
-        sum[T_MIN_RATIO] = fmin(sum[T_MIN_RATIO], one[T_MIN_RATIO]);
-        sum[T_MAX_RATIO] = fmax(sum[T_MAX_RATIO], one[T_MAX_RATIO]);
-        sum[T_MAX_LOG_RATIO] = fmax(sum[T_MAX_LOG_RATIO], one[T_MAX_LOG_RATIO]);
+        for (int k = 0; k < TOTAL_MIN_RATIO; ++k) sum[k] += one[k];
+        sum[TOTAL_MIN_RATIO] = fmin(sum[TOTAL_MIN_RATIO], one[TOTAL_MIN_RATIO]);
+        sum[TOTAL_MAX_RATIO] = fmax(sum[TOTAL_MAX_RATIO], one[TOTAL_MAX_RATIO]);
+        sum[TOTAL_MAX_LOG_RATIO] = fmax(sum[TOTAL_MAX_LOG_RATIO], one[TOTAL_MAX_LOG_RATIO]);
     }
     combine(sum, p.totals, warps);
 }

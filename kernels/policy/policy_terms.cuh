@@ -4,38 +4,9 @@
 #pragma once
 
 #include "terms.cuh"
+#include "policy_loss.h"
 
-enum Loss {
-    CROSS_ENTROPY,
-    REINFORCE,
-    PPO_CLIP,
-    CISPO,
-    SAPO,
-    VESPO,
-    GMPO,
-    DRO,
-    DPPO_TV,
-    DPPO_KL,
-    PRIME,
-    KL_COV
-};
-enum RatioLevel { RATIO_TOKEN, RATIO_SEQUENCE_MEAN, RATIO_SEQUENCE_MEAN_TOKEN, RATIO_SEQUENCE_SUM };
-enum KlEstimator { KL_K1, KL_K2, KL_K3, KL_ABS };
-enum KlGradient { KL_GRADIENT_SAME, KL_GRADIENT_K2, KL_GRADIENT_NONE };
-enum KlWeight { KL_WEIGHT_ONE, KL_WEIGHT_RATIO, KL_WEIGHT_RATIO_DETACHED };
 enum Clipped { CLIPPED_NO, CLIPPED_LOW, CLIPPED_HIGH, CLIPPED_DUAL };
-
-// `x[4]` of the loss: lo, hi, dual | lo, hi | tau_pos, tau_neg | kappa+, lambda+, kappa-, lambda- |
-// lo, hi | beta | lo, hi, cap | lo, hi, kappa | kappa, in the order of the enum.
-struct PolicySettings {
-    double x[4];
-    double log_ratio_clamp, seq_log_ratio_max, entropy_coef, opsm;
-    double kl_coef, kl_clamp_in, kl_clamp_out, kl_mix;
-    double class_weight[8];
-    i32 loss, ratio, sampler_denominator, stale_center;
-    i32 kl, kl_estimator, kl_gradient, kl_weight;
-    u8 class_self_ratio[8];
-};
 
 struct Term {
     double value, by_ratio, by_logp;
@@ -92,44 +63,45 @@ __device__ __forceinline__ Term trust_region(double a, double r, double logp, do
 __device__ __forceinline__ Term surrogate(const PolicySettings& s, const Token& t) {
     const double a = t.advantage, r = t.ratio, d = t.log_ratio, *x = s.x;
     switch (s.loss) {
-        case CROSS_ENTROPY:
+        case LOSS_CROSS_ENTROPY:
             return {-t.logp, 0.0, poisoned(-1.0, t.logp), CLIPPED_NO};
-        case REINFORCE:
+        case LOSS_REINFORCE:
             return {-a * t.logp, 0.0, poisoned(-a, t.logp), CLIPPED_NO};
-        case PPO_CLIP:
+        case LOSS_PPO_CLIP:
             return ppo(a, r, t.center + (x[0] - 1.0), t.center + (x[1] - 1.0), x[2]);
-        case CISPO: {
+        case LOSS_CISPO: {
             const double w = clamp(r, x[0], x[1]);
             const int clipped = r > x[1] && a > 0.0   ? CLIPPED_HIGH
                                 : r < x[0] && a < 0.0 ? CLIPPED_LOW
                                                       : CLIPPED_NO;
             return {-w * a * t.logp, 0.0, -w * a, clipped};
         }
-        case SAPO: {
+        case LOSS_SAPO: {
             const double tau = a > 0.0 ? x[0] : x[1], g = sigmoid(tau * (r - 1.0));
             return {-a * 4.0 / tau * g, -4.0 * g * (1.0 - g) * r * a, 0.0, CLIPPED_NO};
         }
-        case VESPO:
+        case LOSS_VESPO:
             return {-t.phi * a * t.logp, 0.0, poisoned(-t.phi * a, t.logp), CLIPPED_NO};
-        case GMPO:
+        case LOSS_GMPO:
             return {-r * a, -r * a, 0.0, CLIPPED_NO};
-        case DRO:
+        case LOSS_DRO:
             return {-(a * t.logp - 0.5 * x[0] * d * d), x[0] * d, -a, CLIPPED_NO};
-        case DPPO_TV:
+        case LOSS_DPPO_TV:
             return trust_region(a, r, t.logp, x[2], tv_keeps(t, x[0], x[1]));
-        case DPPO_KL:
+        case LOSS_DPPO_KL:
             return trust_region(a, r, t.logp, x[2], kl_keeps(t, x[0], x[1]));
-        case PRIME: {
+        case LOSS_PRIME: {
             const double keep = tv_keeps(t, x[0], x[1]) ? 1.0 : 0.0;
             return {-keep * a * r + x[2] * d * d, -keep * a * r + 2.0 * x[2] * d, 0.0, CLIPPED_NO};
         }
-        case KL_COV: {
+        case LOSS_KL_COV: {
             const double e = t.selected ? d : 0.0;
             return {-r * a + x[0] * fabs(e), -r * a + (e == 0.0 ? 0.0 : x[0] * sign(e)), 0.0,
                     CLIPPED_NO};
         }
     }
-    // A loss without a formula here shows.
+    // A loss without a formula above.
+    ptx_trap();
     return {NAN_F64, NAN_F64, NAN_F64, CLIPPED_NO};
 }
 
@@ -138,9 +110,9 @@ __device__ __forceinline__ double estimate(const PolicySettings& s, double logp,
                                            double* slope) {
     const double exact = anchor - logp, k = clamp(exact, -s.kl_clamp_in, s.kl_clamp_in);
     double value, by_logp;
-    if (s.kl_estimator == KL_K1) value = -k, by_logp = 1.0;
-    else if (s.kl_estimator == KL_K2) value = 0.5 * k * k, by_logp = -k;
-    else if (s.kl_estimator == KL_K3) by_logp = -expm1(k), value = -by_logp - k;
+    if (s.kl_estimator == KL_ESTIMATOR_K1) value = -k, by_logp = 1.0;
+    else if (s.kl_estimator == KL_ESTIMATOR_K2) value = 0.5 * k * k, by_logp = -k;
+    else if (s.kl_estimator == KL_ESTIMATOR_K3) by_logp = -expm1(k), value = -by_logp - k;
     else value = fabs(k), by_logp = k == 0.0 ? 0.0 : -sign(k);
     const double bounded = clamp(value, -s.kl_clamp_out, s.kl_clamp_out);
     if (s.kl_gradient == KL_GRADIENT_NONE) *slope = 0.0;

@@ -29,28 +29,10 @@
 // Numerics: counts are integers, so the order of the additions leaves no trace; the elements found
 // are exact, the line between two of them is f64, rounded once.
 #include "common.cuh"
+#include "quantile.h"
 
-static constexpr int THREADS = 512;
 static constexpr int WARPS = THREADS / WARP;
 static constexpr int BINS = 256;
-
-template <class R> struct QuantileParams {
-    Column<const R> x;
-    Column<const u8> klass;
-    Column<const i64> cu_seqlens;
-    Column<R> y;
-    Column<u8> keep;
-    i64 tokens;
-    double q;
-    i32 method;
-    i32 ranked;      // the class that counts; -1: every class but 0
-    i32 nan_result;  // 1: a NaN that counts makes y NaN; 0: it is left out
-    i32 others;      // what keep gets where nothing counts
-    i32 keeps_none;
-    i32 cluster;  // blocks that share a scope; 1 before sm_90
-};
-
-enum Method { LINEAR, LOWER, HIGHER };
 
 __device__ __forceinline__ u32 bits_of(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
@@ -205,7 +187,7 @@ __device__ __forceinline__ double select(const QuantileParams<R>& p, const Part&
         within -= s.below;
     }
     const double lower = to_f64(of_key(found)), between = rank - (double)floor;
-    if (between == 0.0 || floor + 1 == n || p.method == LOWER) return lower;
+    if (between == 0.0 || floor + 1 == n || p.method == METHOD_LOWER) return lower;
     if (within + 1 < s.equal) return lower;
     Key above = ~(Key)0;
     for (i64 t = part.first; t < part.end; t += part.step) {
@@ -216,13 +198,14 @@ __device__ __forceinline__ double select(const QuantileParams<R>& p, const Part&
     }
     above = reduce(above, ~(Key)0, MinKey(), part, s);
     const double upper = to_f64(of_key(above));
-    if (p.method == HIGHER) return upper;
+    if (p.method == METHOD_HIGHER) return upper;
     if (lower == upper) return lower;
     return clamp(__dadd_rn(__dmul_rn(lower, 1.0 - between), __dmul_rn(upper, between)), lower,
                  upper);
 }
 
 template <class R> __device__ __forceinline__ void quantile(const QuantileParams<R>& p) {
+    check_enum(p.method, METHOD_HIGHER);
     __shared__ Shared s;
     const int rank = p.cluster == 1 ? 0 : ptx_cluster_rank();
     const i64 b = blockIdx.x / p.cluster;

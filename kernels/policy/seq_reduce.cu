@@ -16,40 +16,28 @@
 // Numerics: f64, rounded once; a thread's tokens in order, then a butterfly, then the warps by
 // another: the tree depends on the sequence's length alone. max and min keep a NaN.
 #include "common.cuh"
-
-enum Reduction { REDUCE_SUM, REDUCE_MEAN, REDUCE_MAX, REDUCE_MIN };
-
-template <class R> struct SeqReduceParams {
-    Column<const R> x;
-    Column<const u8> mask;
-    Column<const i64> cu_seqlens;
-    Column<R> y;
-    Column<i64> count;
-    i64 tokens;
-    i32 reduction, mean;
-};
-
-static constexpr int THREADS = 128;
+#include "seq_reduce.h"
 
 // fmax and fmin drop a NaN; here it stays.
 struct Fold {
     int reduction;
     __device__ __forceinline__ double operator()(double a, double b) const {
-        if (reduction <= REDUCE_MEAN) return a + b;
+        if (reduction <= REDUCTION_MEAN) return a + b;
         if (a != a || b != b) return NAN_F64;
-        return reduction == REDUCE_MAX ? fmax(a, b) : fmin(a, b);
+        return reduction == REDUCTION_MAX ? fmax(a, b) : fmin(a, b);
     }
 };
 
 template <class R> __device__ __forceinline__ void seq_reduce(const SeqReduceParams<R>& p) {
+    check_enum(p.reduction, REDUCTION_MIN);
     __shared__ double values[THREADS / WARP];
     __shared__ i64 counts[THREADS / WARP];
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
     const Fold fold = {p.reduction};
-    const double neutral = p.reduction == REDUCE_MAX   ? -INF_F64
-                           : p.reduction == REDUCE_MIN ? INF_F64
-                                                       : 0.0;
+    const double neutral = p.reduction == REDUCTION_MAX   ? -INF_F64
+                           : p.reduction == REDUCTION_MIN ? INF_F64
+                                                          : 0.0;
     double value = neutral;
     i64 count = 0;
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
@@ -60,7 +48,7 @@ template <class R> __device__ __forceinline__ void seq_reduce(const SeqReducePar
     value = block_reduce<THREADS>(value, neutral, fold, values);
     count = block_reduce<THREADS>(count, (i64)0, Sum(), counts);
     if (threadIdx.x != 0) return;
-    if (p.reduction == REDUCE_MEAN && count > 0) value /= (double)count;
+    if (p.reduction == REDUCTION_MEAN && count > 0) value /= (double)count;
     p.y.set(b, from_f64<R>(value));
     p.count.set(b, count);
 }

@@ -14,19 +14,7 @@
 // Traffic: 4 elements and a mask byte a token. Numerics: f64, rounded once; the sum is a tree that
 // depends on N alone. Masked tokens are not read and get an exact 0.
 #include "common.cuh"
-
-template <class R> struct ValueLossParams {
-    Column<const R> value, returns, old_value;
-    Column<const u8> mask;
-    Column<R> dvalue;
-    double *partial, *loss;
-    u32* ticket;
-    i64 tokens;
-    double clip, weight;
-};
-
-static constexpr int THREADS = 256;
-static constexpr int TILE = 4096;
+#include "value_loss.h"
 
 template <class R> __device__ __forceinline__ double one_token(const ValueLossParams<R>& p, i64 t) {
     if (p.mask.get_or(t, 1) == 0) {

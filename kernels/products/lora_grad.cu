@@ -34,35 +34,7 @@
 // Numerics: f32 (f64) chains in row order, started from 0; their sums in order; old value last; one
 // rounding to f32. The bits of the CPU.
 #include "common.cuh"
-
-static constexpr int THREADS = 128;
-static constexpr int CHUNK = 128;  // rows whose sums are one chain
-
-// One product. `base`: its first column in a line of sums.
-template <class T, class S> struct Side {
-    const S* left;
-    i64 left_lane, left_row;
-    const T* right;
-    i64 right_row, columns, base;
-    i64 whole;  // neighbouring columns of a thread are aligned as a vector
-};
-
-// The rows: of all, or those of a list whose length only the device knows.
-struct Picked {
-    const i64* count;
-    const i32* list;
-    i64 rows;
-    __device__ __forceinline__ i64 size() const { return count ? *count : rows; }
-    __device__ __forceinline__ i32 of(i64 i) const { return list ? list[i] : (i32)i; }
-};
-
-template <class T, class S, class A> struct LoraGradParams {
-    Side<T, S> first, second;
-    Picked picked;
-    i64 rank, chunk;  // chunk: the first of this launch
-    A* sums;          // [chunks of this launch][rank][line]
-    i64 line;
-};
+#include "lora_grad.h"
 
 // ---- sums of a chunk ----------------------------------------------------------------------------
 
@@ -230,15 +202,6 @@ KERNEL(lora_grad_kept_f64, (THREADS), LoraGradParams<double, float, double>) {
 
 // ---- the rows that took the adapter -------------------------------------------------------------
 
-struct LoraPickParams {
-    Column<const i32> adapter;
-    i64 index, rows;
-    i64* count;
-    i32* list;
-};
-
-static constexpr int PICKERS = 1024;
-
 // One block, 1,024 rows at a time: a row's place is the number of picked ones before it.
 KERNEL(lora_grad_pick, (PICKERS), LoraPickParams) {
     __shared__ i32 found[PICKERS / WARP];
@@ -260,23 +223,6 @@ KERNEL(lora_grad_pick, (PICKERS), LoraPickParams) {
 }
 
 // ---- the sums of all chunks ---------------------------------------------------------------------
-
-struct Target {
-    float* out;
-    i64 lane_stride, column_stride, columns, base;
-};
-
-template <class A> struct LoraAddParams {
-    Target first, second;
-    const i64* count;  // null: rows
-    i64 rows, rank;
-    i64 chunk, chunks;  // chunk: the first of this launch; chunks: most of a launch
-    const A* sums;      // [chunks][rank][line]
-    A* carry;           // [rank][line] sum of the launches before
-    i64 line;
-};
-
-static constexpr int ADDERS = 256, LANES = 16, COLUMNS = 64;
 
 // `columns`: how many of the four there are. Vectors without one are not written.
 template <class A>

@@ -21,16 +21,7 @@
 // Numerics: f32 and f64 have the bits of the CPU. bf16 and f16 add in the order of mma_gemm.cuh,
 // with f32 sums; bias and residual or old value are added in f32, and the sum is rounded once.
 #include "mma_gemm_tile.cuh"
-
-template <class T, class A> struct LowParams {
-    Dense<T> left;
-    Adapters lora;
-    i64 rows, depth;
-    A* low;  // [rows, rank]
-    i64 low_stride;
-    float* s;  // f64 only: low in f32, if wanted; for the other dtypes low is S itself
-    i64 s_stride;
-};
+#include "matmul.h"
 
 // low = scale·left·factorᵀ, each row with its adapter's factor; 0 in rows without one.
 template <class T>
@@ -58,13 +49,6 @@ __device__ __forceinline__ void matmul_low(const LowParams<T, typename EngineOf<
     }
 }
 
-template <class T> struct DwParams {
-    Dense<T> left, right;
-    i64 rows, columns, depth;
-    float* dw;
-    i64 row_stride;
-};
-
 template <class T> __device__ __forceinline__ void matmul_dw(const DwParams<T>& p) {
     typedef typename EngineOf<T>::Type Engine;
     typedef typename Engine::Sum A;
@@ -77,12 +61,6 @@ template <class T> __device__ __forceinline__ void matmul_dw(const DwParams<T>& 
         *dw = narrow<float>((A)*dw + sum);
     });
 }
-
-template <class T> struct DbiasParams {
-    const T* dy;
-    i64 rows, columns, row_stride;
-    Column<float> dbias;
-};
 
 // dbias += Σ_rows dy in f64, rows in order; one thread a column.
 template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParams<T>& p) {

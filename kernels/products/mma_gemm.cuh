@@ -23,32 +23,7 @@
 #pragma once
 
 #include "product.cuh"
-
-static constexpr int CHUNKS = 8;
-static constexpr int STEPS = 64;
-
-template <class T, class W> struct TensorParams {
-    const T* x;
-    i64 x_stride, rows, columns, depth;
-    Adapters lora;
-    // [count][rows][3·rank]: what the adapters' second factors are multiplied with, in three parts
-    // that add up to it; 0 in rows that take another adapter.
-    const T* parts;
-    Column<const T> bias;
-    T* y;
-    const T* addend;  // added last: the residual, or y itself; null for none
-    i64 y_stride, addend_stride;
-    // Instead of y: scale·sum in the rows of adapter `only`, and 0 in those of none if it is 0; and
-    // the same in three parts, 0 in all other rows, if they are wanted.
-    float* factor;
-    T* factor_parts;
-    i64 factor_stride, only;
-    double scale;
-    i32 chunk, chunks;  // 64·ceil(depth/512) steps; how many there are
-    i32 cluster;        // 8 blocks of a chunk each share a piece of the output, or 1
-    i32 pad;
-    W right;
-};
+#include "mma_gemm.h"
 
 extern __shared__ __align__(1024) char shared[];
 

@@ -4,20 +4,7 @@
 
 #include "nf4_decode.cuh"
 #include "mma_gemm_skinny.cuh"
-
-struct Nf4Matrix {
-    Column<const u8> packed;
-    Column<const float> code;
-    BlockMax max;
-    i64 columns;
-    i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
-    i32 across;  // lanes are columns: dX
-    // What the faster kernels need: rows are whole blocks of 64 values without gaps, a maximum
-    // spans such a block, nested ones a power of two of maxima; and 8-bit maxima of 64 values each
-    // can be read four at a time, which share a nested maximum.
-    i32 regular, quads;
-    i32 nested_shift, pad;
-};
+#include "nf4_matrix.h"
 
 // The matrix as a side, its code book at hand: any layout, an element at a time.
 struct Nf4Operand {
@@ -48,7 +35,6 @@ struct Nf4Operand {
 // today's devices), so an entry's address is one byte permutation: the lane's copy, b, and the
 // block's window. In a cluster a shared address has the block's rank in its highest byte, and what
 // a block stores without it is an illegal instruction.
-static constexpr int TABLE = 4096, TABLE_BYTES = 256 * 256;
 
 __device__ __forceinline__ u32 shared_window() { return shared_address(shared) & 0xff000000; }
 

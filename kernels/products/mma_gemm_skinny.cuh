@@ -13,8 +13,6 @@
 
 #include "mma_gemm.cuh"
 
-static constexpr int SKINNY_THREADS = 256;
-static constexpr int SKINNY_ROWS = 32;
 // Groups of rows, or chunks, that the warps of a block have.
 #if __CUDA_ARCH__ >= 900
 static constexpr int SKINNY_GROUPS = CHUNKS, SKINNY_INNER = 1;
@@ -39,7 +37,6 @@ __device__ __forceinline__ int skinny_row_inside(i64 row0, i64 rows, int i, int 
 
 // A weight has `load<BLOCK>`, which fetches block BLOCK of 64 steps from where it stands;
 // `segment`, called before every 8 blocks, and `next`, before each; and `advance`, two blocks on.
-static constexpr int SKINNY_SEGMENT = 8;
 
 // A matrix whose rows can be read in pieces of 8 bytes.
 template <class T> struct SkinnyDense {

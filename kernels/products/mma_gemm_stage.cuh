@@ -8,13 +8,11 @@
 
 #include "mma_gemm_nf4.cuh"
 
-static constexpr int TILE_COLUMNS = 128;
-static constexpr int PITCH = TILE_COLUMNS + 8;  // of a tile of sums, in words
-
 #if __CUDA_ARCH__ >= 900
-static constexpr int STAGES = 6;
-static constexpr int PRODUCERS = 128;        // threads: a warpgroup of their own
-static constexpr int PREFETCH_DISTANCE = 3;  // stages that are copied while another is expanded
+static constexpr int STAGES = STAGES_SM90A;
+static constexpr int PRODUCERS = PRODUCERS_SM90A;  // threads: a warpgroup of their own
+static constexpr int PREFETCH_DISTANCE =
+    PREFETCH_DISTANCE_SM90A;  // stages that are copied while another is expanded
 
 __device__ __forceinline__ int place_of(int piece) { return piece < 4 ? 2 * piece : 2 * piece - 7; }
 __device__ __forceinline__ int k_major_offset(int row, int piece) {
@@ -26,9 +24,9 @@ __device__ __forceinline__ int n_major_offset(int step, int piece) {
     return piece / 8 * 8192 + row * 128 + (piece % 8 ^ row % 8) * 16;
 }
 #else
-static constexpr int STAGES = 2;
-static constexpr int PRODUCERS = 256;  // all threads, which are the consumers, too
-static constexpr int PREFETCH_DISTANCE = 0;
+static constexpr int STAGES = STAGES_SM80;
+static constexpr int PRODUCERS = PRODUCERS_SM80;  // all threads, which are the consumers, too
+static constexpr int PREFETCH_DISTANCE = PREFETCH_DISTANCE_SM80;
 
 __device__ __forceinline__ int k_major_offset(int row, int piece) {
     return row * 128 + (piece ^ row % 8) * 16;

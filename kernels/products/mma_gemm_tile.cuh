@@ -48,7 +48,6 @@ struct TilePlace {
 
 template <int ROWS> struct TileMemory {
     static constexpr int X = ROWS * 128, W = 128 * 128, STAGE = X + W;
-    static constexpr int SLOT_BYTES = 4096;  // of the ring buffer: packed weights of a stage
     static constexpr int RING_SLOTS = PREFETCH_DISTANCE + 1;
     char* at;
     __device__ __forceinline__ char* x(int stage) const { return at + stage * STAGE; }

@@ -19,15 +19,7 @@
 // Y once a tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
 // Numerics: a row has the bits that nf4_matmul gives it with its expert's weight.
 #include "mma_gemm_tile.cuh"
-
-static constexpr int GROUPED_ROWS = 64;
-
-template <class T> struct GroupedParams {
-    TensorParams<T, Nf4Matrix> all;  // of all rows; its weight is nobody's
-    const Nf4Matrix* weights;
-    i64 count;
-    Column<const i64> offsets;
-};
+#include "nf4_matmul_grouped.h"
 
 // Which expert tile `slot` belongs to, -1 for none, and its number there.
 template <class T>

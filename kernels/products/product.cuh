@@ -23,9 +23,6 @@
 
 #include "common.cuh"
 
-static constexpr int THREADS = 128;
-static constexpr int ROWS = 32, COLUMNS = 64;
-
 // ---- sides ------------------------------------------------------------------------------------
 
 template <class V, class T> struct As;
@@ -42,16 +39,8 @@ template <> struct As<f16, f16> {
     static __device__ __forceinline__ f16 of(f16 x) { return x; }
 };
 
-// A strided matrix, and a walk through it in equal strides.
-template <class T> struct Dense {
-    const T* at;
-    i64 lane, step;  // strides
-    __device__ __forceinline__ bool along_steps() const { return step == 1; }
-    __device__ __forceinline__ i64 place(i64 l, i64 s) const { return l * lane + s * step; }
-    template <class V> __device__ __forceinline__ V get(i64 place) const {
-        return As<V, T>::of(at[place]);
-    }
-};
+// Its operands say how an element is read.
+#include "product.h"
 
 // ---- tiles ------------------------------------------------------------------------------------
 
@@ -214,29 +203,6 @@ __device__ __forceinline__ void sweep(Engine& e, const L& left, const R& right, 
 
 // ---- low-rank adapters ------------------------------------------------------------------------
 
-// One factor of an adapter as the right side of a product.
-struct Factor {
-    u64 at;
-    i64 lane, step;
-    double scale;
-};
-
-struct Adapters {
-    const Factor* list;
-    i64 count, rank;
-    Column<const i32> index;  // not given: every row takes adapter 0
-
-    __device__ __forceinline__ i64 of(i64 row) const { return index.at ? index.get(row) : 0; }
-    template <class T> __device__ __forceinline__ Dense<T> side(i64 g) const {
-        return {(const T*)list[g].at, list[g].lane, list[g].step};
-    }
-    // True if a row of row0.. takes adapter g. Called by all threads.
-    __device__ __forceinline__ bool used(i64 g, i64 row0, i64 rows) const {
-        const i64 row = row0 + threadIdx.x;
-        return __syncthreads_or(threadIdx.x < ROWS && row < rows && of(row) == g);
-    }
-};
-
 // Adds low[i, q]·factor(j, q) for q ascending, each row with its own adapter: `rank` more steps of
 // the same chain. Sums are f32 (f64) whatever the engine, and rows without an adapter see nothing.
 template <class T, class Engine>
@@ -307,19 +273,6 @@ template <> struct EngineOf<double> {
 // A sum in the dtype of a result, rounded once.
 template <class T> __device__ __forceinline__ T narrow(float sum) { return from_f32<T>(sum); }
 template <class T> __device__ __forceinline__ T narrow(double sum) { return from_f64<T>(sum); }
-
-template <class T, class W, class A> struct ProductParams {
-    Dense<T> left;
-    i64 rows, columns, depth;
-    Adapters lora;
-    const A* low;  // [rows, rank]
-    i64 low_stride;
-    Column<const T> bias;
-    T* y;
-    const T* addend;  // added last: the residual, or y itself; null for none
-    i64 row_stride, addend_stride;
-    W right;
-};
 
 template <class Engine, class T, class W, class Right>
 __device__ __forceinline__ void linear(const ProductParams<T, W, typename Engine::Sum>& p,

@@ -34,21 +34,10 @@
 // Numerics: product in f32, one rounding to the original dtype, an exact or second one to T. Nested
 // maxima are table[c]·nested + offset with both operations rounded, the bits of bitsandbytes.
 #include "nf4_decode.cuh"
+#include "nf4_dequantize.h"
 
-template <class T> struct Nf4DequantizeParams {
-    const u8* packed;
-    Column<const float> code;
-    BlockMax max;
-    T* y;
-    i64 rows, columns, row_stride;
-    i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
-    i32 linear;  // y has no gaps, and both are aligned
-    i64 runs;    // of a warp, one after another
-};
-
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr int RUN = 1024;         // values of a warp at a time
+
 static constexpr int BLOCKS = RUN / 32;  // most quantisation blocks among them
 
 // The maxima of 32 neighbouring blocks, one a lane: two runs of blocks of 64 share a load.

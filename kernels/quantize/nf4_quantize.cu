@@ -22,22 +22,8 @@
 // division; codes change where the scaled value exceeds a midpoint. Max is exact, so no order
 // matters.
 #include "common.cuh"
+#include "nf4_quantize.h"
 
-template <class T> struct Nf4QuantizeParams {
-    const T* x;
-    i64 rows, columns, row_stride;
-    u8* packed;
-    Column<float> absmax;
-    u64* bad;
-    i64 blocksize;
-    float bounds[15];
-    u8 order[16];
-    u8 unused[4];
-};
-
-static constexpr int THREADS = 512;
-static constexpr int VECTOR = 8;
-static constexpr int GROUP = THREADS * VECTOR;
 static constexpr float TINY = 1e-38f;
 
 __device__ __forceinline__ bool is_finite(float x) { return x - x == 0.0f; }
@@ -125,15 +111,6 @@ KERNEL(nf4_quantize_f16, (THREADS), Nf4QuantizeParams<f16>) { nf4_quantize(p); }
 
 // ---- the maxima ---------------------------------------------------------------------------------
 
-struct Nf4AbsmaxParams {
-    Column<const float> absmax, table;
-    Column<u8> codes;
-    Column<float> nested;
-    float* offset;
-    i64 blocks;
-};
-
-static constexpr int NESTED = 256;
 static constexpr int LEVELS = 4;
 
 __device__ __forceinline__ int ceil_log2(i64 n) { return n <= 2 ? 1 : 64 - __clzll(n - 1); }

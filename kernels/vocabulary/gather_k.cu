@@ -29,19 +29,7 @@
 // bits. Sums as in row_sums.cuh; Σ g and the ids' own entries in f64, rounded once. An id that is
 // out of range is NaN, -100 is 0; `mass` is at most 1.
 #include "row_sums.cuh"
-
-struct GatherKParams {
-    RowSet set;
-    const void* logits;
-    void* dlogits;
-    const i32* ids;
-    float* logp;
-    const float* dlogp;
-    i64 row_stride, out_stride, ids_stride, logp_stride, dlogp_stride;
-    i64 count;
-    Column<float> mass;
-    i32 renormalize;
-};
+#include "gather_k.h"
 
 // Statistics over the row's ids alone, thread i's being i, THREADS + i, ... Every block of a
 // cluster computes them for itself.

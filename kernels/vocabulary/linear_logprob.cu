@@ -8,15 +8,7 @@
 //
 // Mapping: a row a block. Traffic: 2·T·H elements, one product an element (f64, rounded once).
 #include "common.cuh"
-
-static constexpr int THREADS = 256;
-
-template <class T> struct ScoreScaleParams {
-    const T* score;
-    T* dhidden;
-    Column<const float> dlogp;
-    i64 columns, score_stride, dhidden_stride;
-};
+#include "linear_logprob.h"
 
 template <class T> __device__ __forceinline__ void score_scale(const ScoreScaleParams<T>& p) {
     const i64 t = blockIdx.x;

@@ -34,25 +34,7 @@
 // `rest`, so that 1 - q does not cancel where q is close to 1. Missing targets (-100) give zeros,
 // targets out of range NaN; columns V to V_alloc of dlogits become 0. -inf logits have gradient 0.
 #include "row_sums.cuh"
-
-struct LogProbParams {
-    RowSet set;
-    const void* logits;
-    i64 row_stride;
-    Column<const i32> target;
-    Column<float> logp, lse, entropy, log_sum_sq;
-    Column<u8> top1;
-};
-
-struct LogProbBwdParams {
-    RowSet set;
-    const void* logits;
-    void* dlogits;
-    i64 row_stride, out_stride;
-    Column<const i32> target;
-    Column<const float> dlogp, dentropy, dlse;
-    Column<float> logp, entropy;
-};
+#include "logprob.h"
 
 // True if some logit beats the target's: it is larger, or equal and before it. Reads the row again.
 template <class T>

@@ -31,30 +31,14 @@
 #pragma once
 
 #include "common.cuh"
+#include "rows.h"
 
-static constexpr int THREADS = 256;
 static constexpr int WARPS = THREADS / WARP;
-static constexpr int SPAN = 4;            // vectors of a lane in a tile
-static constexpr int TILE = SPAN * WARP;  // vectors of a tile
+
 static constexpr i32 IGNORE = -100;
 static constexpr float LOWEST = -3.402823466e38f;
 static constexpr float FLOOR = -200.0f;  // 2^FLOOR is 0; keeps 0·(-inf) out of the sums
 static constexpr double LN2 = 0.6931471805599453;
-
-// What all row kernels know of their rows.
-struct RowSet {
-    i64 vocab;    // columns that exist
-    i64 columns;  // columns of the matrix
-    double k;     // z = k·t
-    float c;      // k·log2 e
-    i32 cluster;  // blocks that share a row: 2^shift
-    i32 shift;
-    i32 bend;  // t = x (0), -x (1) or tanh(a·x) (2)
-    float a;   // inner factor of t
-    i32 unused;
-    i64 share;  // tiles of a block
-    i64 held;   // 16-byte words of a block's slice in shared memory; 0 = read the row again instead
-};
 
 // Which row a block works on, and which part of it: rank 0 of the cluster, and its first thread,
 // write what a row has one of.

@@ -38,19 +38,7 @@
 // than 2^23 columns are refused: their sums could pass 2^63. A row without a finite maximum has
 // token -1 and NaN elsewhere.
 #include "row_sums.cuh"
-
-struct SampleParams {
-    RowSet set;
-    const void* logits;
-    i64 row_stride;
-    Column<const double> uniform;
-    Column<i32> token;
-    Column<float> logp, logp_kept, kept_mass, entropy;
-    i64 top_k;
-    double top_p;
-    float min_p;
-    i32 greedy;
-};
+#include "sample.h"
 
 // Weights are integers, 2^40 for the likeliest token: their sums are exact, so that every order of
 // adding gives the same token.

@@ -35,19 +35,7 @@
 // A token that only the weighting row can produce makes a KL infinite; a token of weight 0 adds
 // nothing. A row of -inf alone has no divergence from another.
 #include "row_sums.cuh"
-
-struct VocabKlParams {
-    RowSet set;
-    const void *policy, *reference, *guide;
-    void* dpolicy;
-    i64 policy_stride, reference_stride, guide_stride, out_stride;
-    Column<const float> dvalue;
-    Column<float> value;
-    float gamma, beta;
-    i32 kind;
-};
-
-enum { FORWARD_KL, REVERSE_KL, JSD, TOTAL_VARIATION };
+#include "vocab_kl.h"
 
 // Where |x| is smaller, e^x - 1 and e^x - 1 - x are series; elsewhere they do not cancel.
 static constexpr float SMALL = 0.5f;
@@ -145,9 +133,9 @@ struct Divergence {
 
     // One column's share of the value, or of what the gradient subtracts from each column.
     template <bool VALUE> __device__ __forceinline__ float term(Pair c) const {
-        if (params.kind == FORWARD_KL) return kl_term(c.p, c.q, c.delta);
-        if (params.kind == REVERSE_KL) return kl_term(c.q, c.p, -c.delta);
-        if (params.kind == TOTAL_VARIATION)
+        if (params.kind == DIVERGENCE_KIND_FORWARD_KL) return kl_term(c.p, c.q, c.delta);
+        if (params.kind == DIVERGENCE_KIND_REVERSE_KL) return kl_term(c.q, c.p, -c.delta);
+        if (params.kind == DIVERGENCE_KIND_TOTAL_VARIATION)
             return VALUE ? 0.5f * fabsf(gap(c.p, c.q, c.delta)) : c.q * half_sign(c);
         const float m = mixture(c), from_q = kl_term(c.q, m, mixture_to_q(c));
         if (!VALUE) return from_q;
@@ -156,10 +144,10 @@ struct Divergence {
 
     // dvalue/dz of one column.
     __device__ __forceinline__ float gradient(Pair c, float mean) const {
-        if (params.kind == FORWARD_KL) return gap(c.p, c.q, c.delta);
+        if (params.kind == DIVERGENCE_KIND_FORWARD_KL) return gap(c.p, c.q, c.delta);
         if (c.q == 0.0f) return 0.0f;
-        if (params.kind == REVERSE_KL) return c.q * (c.delta - mean);
-        if (params.kind == TOTAL_VARIATION) return c.q * (half_sign(c) - mean);
+        if (params.kind == DIVERGENCE_KIND_REVERSE_KL) return c.q * (c.delta - mean);
+        if (params.kind == DIVERGENCE_KIND_TOTAL_VARIATION) return c.q * (half_sign(c) - mean);
         return (1.0f - params.beta) * c.q * (-mixture_to_q(c) - mean);
     }
 };
@@ -268,13 +256,17 @@ __device__ __forceinline__ float sum(const Rows<T>& rows, const Divergence& d, R
     const VocabKlParams& params = rows.params;
     const double all =
         row_reduce((double)((sum[0] + sum[1]) + (sum[2] + sum[3])), 0.0, Sum(), rows.s, shared);
-    if ((params.kind == FORWARD_KL && d.p.empty) || (params.kind == REVERSE_KL && d.q.empty))
+    if ((params.kind == DIVERGENCE_KIND_FORWARD_KL && d.p.empty) ||
+        (params.kind == DIVERGENCE_KIND_REVERSE_KL && d.q.empty))
         return 0.0f;
     // Without p the mixture adds up to 1 - β only.
-    return (float)(!VALUE && params.kind == JSD && d.p.empty ? all + (double)params.beta : all);
+    return (float)(!VALUE && params.kind == DIVERGENCE_KIND_JSD && d.p.empty
+                       ? all + (double)params.beta
+                       : all);
 }
 
 template <class T> __device__ __forceinline__ void vocab_kl(const VocabKlParams& p) {
+    check_enum(p.kind, DIVERGENCE_KIND_TOTAL_VARIATION);
     __shared__ RowShared shared;
     extern __shared__ uint4 rows_on_chip[];
     const RowBlock block(p.set);
@@ -286,6 +278,7 @@ template <class T> __device__ __forceinline__ void vocab_kl(const VocabKlParams&
 }
 
 template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlParams& p) {
+    check_enum(p.kind, DIVERGENCE_KIND_TOTAL_VARIATION);
     constexpr int N = Vec16<T>::N;
     __shared__ RowShared shared;
     extern __shared__ uint4 rows_on_chip[];
@@ -293,7 +286,7 @@ template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlPar
     const i64 i = block.row;
     const Rows<T> rows(p, block.rank, i, rows_on_chip);
     const Divergence d = normalize(rows, shared);
-    const float mean = p.kind == FORWARD_KL ? 0.0f : sum<false>(rows, d, shared);
+    const float mean = p.kind == DIVERGENCE_KIND_FORWARD_KL ? 0.0f : sum<false>(rows, d, shared);
     const float g = p.dvalue.get(i), k = (float)p.set.k;
     T* out = (T*)p.dpolicy + i * p.out_stride;
     const auto gradient = [&](Vec16<T>& v, i64 column) {

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytemuck::Pod;
+use bytemuck::NoUninit;
 
 use crate::device::context::{Allocation, Context};
 use crate::device::driver::{Driver, DriverInfo, DriverResult, Function, Grid, Module, Stream};
@@ -174,10 +174,20 @@ impl Gpu {
         kernels: &Kernels,
         kernel: &str,
         grid: Grid,
-        params: &impl Pod,
+        params: &impl NoUninit,
+    ) -> Result<()> {
+        self.launch_bytes(kernels, kernel, grid, bytemuck::bytes_of(params))
+    }
+
+    /// Starts a kernel with the bytes of its parameter struct.
+    pub(super) fn launch_bytes(
+        &self,
+        kernels: &Kernels,
+        kernel: &str,
+        grid: Grid,
+        bytes: &[u8],
     ) -> Result<()> {
         let found = self.kernel(kernels, kernel)?;
-        let bytes = bytemuck::bytes_of(params);
         let op = kernels.name();
         let Some(expected) = found.params else {
             let reason = format!("kernel `{kernel}` does not take exactly one parameter struct");

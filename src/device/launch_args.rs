@@ -4,26 +4,16 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod};
 
 use crate::device::driver::Grid;
 use crate::device::gpu::Gpu;
+use crate::device::kernel_types::{Column, Const, Ptr};
 use crate::device::kernels::Kernels;
 use crate::device::scratch::{PoolGuard, Scratch};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::view::{Dims, Location, View, ViewMut};
-
-/// A vector of any stride, or a matrix with contiguous rows, as kernels take it: `Column` of
-/// `kernels/common.cuh`. Address 0 is an operand that was not given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Column {
-    /// Device address of element 0.
-    pub at: u64,
-    /// Elements from one element of the vector, or row of the matrix, to the next.
-    pub stride: i64,
-}
 
 /// Turns the operands of one op into device addresses, starts its kernels, and brings results back.
 ///
@@ -46,15 +36,15 @@ pub struct Column {
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
-/// use gradus::device::{Column, Gpu, Grid, Kernels, LaunchArgs};
+/// use gradus::device::{Column, Const, Gpu, Grid, Kernels, LaunchArgs};
 /// use gradus::{Result, View, ViewMut};
 ///
 /// /// `HalveParams` of `kernels/halve.cu`.
 /// #[derive(Clone, Copy, Pod, Zeroable)]
 /// #[repr(C)]
 /// struct Params {
-///     x: Column,
-///     y: Column,
+///     x: Column<Const<f32>>,
+///     y: Column<f32>,
 ///     n: i64,
 /// }
 ///
@@ -99,23 +89,24 @@ impl<'a> LaunchArgs<'a> {
     /// # Errors
     /// `InvalidArgument` for memory of another device; `OutOfMemory`, `Driver` or `DeviceLost` where
     /// a copy of host memory fails.
-    pub fn input<T: Element>(&mut self, view: &View<'_, T>) -> Result<u64> {
-        if self.is_host(view)? { self.bring(view, true) } else { Ok(self.know(view)) }
+    pub fn input<T: Element>(&mut self, view: &View<'_, T>) -> Result<Ptr<Const<T>>> {
+        let at = if self.is_host(view)? { self.bring(view, true)? } else { self.know(view) };
+        Ok(Ptr::new(at))
     }
 
     /// Device address of an optional operand that is read; 0 if there is none.
     ///
     /// # Errors
     /// As [`input`](LaunchArgs::input).
-    pub fn opt_input<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<u64> {
-        view.as_ref().map_or(Ok(0), |view| self.input(view))
+    pub fn opt_input<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<Ptr<Const<T>>> {
+        view.as_ref().map_or(Ok(Ptr::NULL), |view| self.input(view))
     }
 
     /// Device address of a result of which the kernel writes every element and reads none.
     ///
     /// # Errors
     /// As [`input`](LaunchArgs::input).
-    pub fn output<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<u64> {
+    pub fn output<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<Ptr<T>> {
         self.result(view, false)
     }
 
@@ -123,15 +114,15 @@ impl<'a> LaunchArgs<'a> {
     ///
     /// # Errors
     /// As [`input`](LaunchArgs::input).
-    pub fn opt_output<T: Element>(&mut self, view: Option<ViewMut<'a, T>>) -> Result<u64> {
-        view.map_or(Ok(0), |view| self.output(view))
+    pub fn opt_output<T: Element>(&mut self, view: Option<ViewMut<'a, T>>) -> Result<Ptr<T>> {
+        view.map_or(Ok(Ptr::NULL), |view| self.output(view))
     }
 
     /// Device address of an operand that is read and written, or written in part.
     ///
     /// # Errors
     /// As [`input`](LaunchArgs::input).
-    pub fn update<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<u64> {
+    pub fn update<T: Element>(&mut self, view: ViewMut<'a, T>) -> Result<Ptr<T>> {
         self.result(view, true)
     }
 
@@ -140,7 +131,7 @@ impl<'a> LaunchArgs<'a> {
     ///
     /// # Errors
     /// As [`input`](LaunchArgs::input), and `InvalidArgument` for a view of higher rank.
-    pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column> {
+    pub fn column<T: Element>(&mut self, view: &View<'_, T>) -> Result<Column<Const<T>>> {
         self.check_column(view.dims())?;
         Ok(Column { stride: view.stride(0), at: self.input(view)? })
     }
@@ -149,8 +140,11 @@ impl<'a> LaunchArgs<'a> {
     ///
     /// # Errors
     /// As [`column`](LaunchArgs::column).
-    pub fn opt_column<T: Element>(&mut self, view: &Option<View<'_, T>>) -> Result<Column> {
-        view.as_ref().map_or(Ok(Column::default()), |view| self.column(view))
+    pub fn opt_column<T: Element>(
+        &mut self,
+        view: &Option<View<'_, T>>,
+    ) -> Result<Column<Const<T>>> {
+        view.as_ref().map_or(Ok(Column::NONE), |view| self.column(view))
     }
 
     /// A vector that is written, or address 0 for one that is not wanted.
@@ -160,13 +154,13 @@ impl<'a> LaunchArgs<'a> {
     pub fn column_out<T: Element>(
         &mut self,
         view: impl Into<Option<ViewMut<'a, T>>>,
-    ) -> Result<Column> {
+    ) -> Result<Column<T>> {
         match view.into() {
             Some(view) => {
                 self.check_column(view.dims())?;
                 Ok(Column { stride: view.stride(0), at: self.output(view)? })
             }
-            None => Ok(Column::default()),
+            None => Ok(Column::NONE),
         }
     }
 
@@ -176,23 +170,20 @@ impl<'a> LaunchArgs<'a> {
     /// # Errors
     /// `OutOfMemory`, `Driver` or `DeviceLost` where it cannot be uploaded; `Unsupported` for a new
     /// table while the stream is captured.
-    pub fn table<T: Pod>(&mut self, table: &[T]) -> Result<u64> {
+    pub fn table<T: NoUninit>(&mut self, table: &[T]) -> Result<Ptr<Const<T>>> {
         let bytes: &[u8] = bytemuck::cast_slice(table);
         if self.staged.is_empty() {
-            return self.guard().table(bytes);
+            return self.guard().table(bytes).map(Ptr::new);
         }
-        self.state(table)
+        self.upload(table).map(Ptr::as_const)
     }
 
     /// Device address of values that kernels read and write; see [`fetch`](LaunchArgs::fetch).
     ///
     /// # Errors
     /// `OutOfMemory`, `Driver` or `DeviceLost` where they cannot be uploaded.
-    pub fn state<T: Pod>(&mut self, initial: &[T]) -> Result<u64> {
-        let device = self.values::<T>(initial.len())?;
-        let bytes = bytemuck::cast_slice(initial);
-        self.gpu.call(|d| d.upload(self.gpu.stream(), device, bytes))?;
-        Ok(device)
+    pub fn state<T: Pod>(&mut self, initial: &[T]) -> Result<Ptr<T>> {
+        self.upload(initial)
     }
 
     /// Device address of room for `count` values that kernels write; see
@@ -200,14 +191,14 @@ impl<'a> LaunchArgs<'a> {
     ///
     /// # Errors
     /// `OutOfMemory`, `Driver` or `DeviceLost` where there is no memory.
-    pub fn values<P: Pod>(&mut self, count: usize) -> Result<u64> {
+    pub fn values<P>(&mut self, count: usize) -> Result<Ptr<P>> {
         let bytes = count.saturating_mul(size_of::<P>());
         let device = match self.staged.is_empty() {
             true => self.guard().take(bytes)?,
             false => self.alloc(bytes)?,
         };
         self.known.push(device..device.saturating_add(bytes as u64));
-        Ok(device)
+        Ok(Ptr::new(device))
     }
 
     /// `count` values from a device address on: of [`values`](LaunchArgs::values), of
@@ -216,7 +207,8 @@ impl<'a> LaunchArgs<'a> {
     /// # Errors
     /// `InvalidArgument` beyond the memory of this launch; `Unsupported` while the stream is
     /// captured; `Driver` or `DeviceLost` if a kernel failed.
-    pub fn fetch<P: Pod>(&self, device: u64, count: usize) -> Result<Vec<P>> {
+    pub fn fetch<P: Pod>(&self, device: Ptr<P>, count: usize) -> Result<Vec<P>> {
+        let device = device.address();
         let op = self.kernels.name();
         self.gpu.context.outside(|| format!("{op} has results for the host"))?;
         let bytes = count.saturating_mul(size_of::<P>()) as u64;
@@ -240,7 +232,8 @@ impl<'a> LaunchArgs<'a> {
     /// `OutOfMemory`, `Driver` or `DeviceLost` where the GPU's scratch memory has to grow and cannot.
     pub fn scratch(&mut self, bytes: usize) -> Result<Scratch<'a>> {
         let scratch = Scratch::new(self.guard(), bytes)?;
-        self.known.push(scratch.ptr()..scratch.ptr().saturating_add(bytes as u64));
+        let at = scratch.ptr::<u8>().address();
+        self.known.push(at..at.saturating_add(bytes as u64));
         Ok(scratch)
     }
 
@@ -251,7 +244,7 @@ impl<'a> LaunchArgs<'a> {
     /// has no such kernel, the kernel takes anything else than one struct, or the stream is captured
     /// and the PTX is not loaded yet. `Driver` or `DeviceLost` if the driver refuses the PTX or the
     /// launch.
-    pub fn start(&self, kernel: &str, grid: Grid, params: &impl Pod) -> Result<()> {
+    pub fn start(&self, kernel: &str, grid: Grid, params: &impl NoUninit) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
@@ -269,15 +262,22 @@ impl<'a> LaunchArgs<'a> {
         Ok(())
     }
 
-    fn result<T: Element>(&mut self, view: ViewMut<'a, T>, filled: bool) -> Result<u64> {
+    fn upload<T: NoUninit>(&mut self, values: &[T]) -> Result<Ptr<T>> {
+        let device = self.values::<T>(values.len())?;
+        let bytes = bytemuck::cast_slice(values);
+        self.gpu.call(|d| d.upload(self.gpu.stream(), device.address(), bytes))?;
+        Ok(device)
+    }
+
+    fn result<T: Element>(&mut self, view: ViewMut<'a, T>, filled: bool) -> Result<Ptr<T>> {
         let shared = view.as_view();
         if !self.is_host(&shared)? {
-            return Ok(self.know(&shared));
+            return Ok(Ptr::new(self.know(&shared)));
         }
         let (device, dims) = (self.bring(&shared, filled)?, *shared.dims());
         let host = view.as_mut_ptr() as *mut u8;
         self.returns.push(Return { device, host, dims, size: size_of::<T>() });
-        Ok(device)
+        Ok(Ptr::new(device))
     }
 
     fn check_column(&self, dims: &Dims) -> Result<()> {

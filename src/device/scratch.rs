@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::device::context::{Allocation, Context};
 use crate::device::gpu::lock;
+use crate::device::kernel_types::Ptr;
 use crate::error::{Error, Result};
 
 /// Bytes at the start of the allocation that hold tickets.
@@ -157,13 +158,13 @@ impl<'a> Scratch<'a> {
     }
 
     /// Device address of the bytes, aligned to 256. They hold whatever the last op left.
-    pub fn ptr(&self) -> u64 {
-        self.ptr
+    pub fn ptr<T>(&self) -> Ptr<T> {
+        Ptr::new(self.ptr)
     }
 
     /// Device address of a `u32` that is 0, for kernels whose last block finishes the work; they
     /// have to leave it at 0.
-    pub fn ticket(&self) -> u64 {
-        self.ticket
+    pub fn ticket(&self) -> Ptr<u32> {
+        Ptr::new(self.ticket)
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use clamp_abs::clamp_abs;
 use gradus::device::{
-    Column, DeviceBuffer, DriverError, EmuDriver, Gpu, Grid, KernelSet, Kernels, LaunchArgs,
-    shipped_ptx,
+    Column, Const, DeviceBuffer, DriverError, EmuDriver, Gpu, Grid, KernelSet, Kernels, LaunchArgs,
+    Ptr, shipped_ptx,
 };
 use gradus::view::{Dims, Location};
 use gradus::{Device, Error, View, ViewMut};
@@ -66,13 +66,13 @@ macro_rules! ptx {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Two {
-    x: Column,
+    x: Column<Const<f32>>,
     n: i64,
 }
 
 fn start(gpu: &Gpu, kernels: &Kernels, kernel: &str) -> Result<(), Error> {
     let launch = LaunchArgs::new(gpu, kernels);
-    launch.start(kernel, Grid::linear(1, 32), &Two { x: Column::default(), n: 0 })
+    launch.start(kernel, Grid::linear(1, 32), &Two { x: Column::NONE, n: 0 })
 }
 
 #[test]
@@ -157,9 +157,11 @@ fn a_launch_gives_back_its_own_values_only() {
     let mut launch = LaunchArgs::new(&gpu, &probe);
     let at = launch.state(&[1u32, 2, 3]).unwrap();
     assert_eq!(launch.fetch::<u32>(at, 3).unwrap(), [1, 2, 3]);
-    assert_eq!(launch.fetch::<u32>(at + 4, 2).unwrap(), [2, 3]);
+    assert_eq!(launch.fetch::<u32>(at.byte_add(4), 2).unwrap(), [2, 3]);
     assert!(launch.fetch::<u32>(at, 0).unwrap().is_empty());
-    for (at, count) in [(at, 4), (at + 8, 2), (at - 4, 1), (0, 1), (at, usize::MAX)] {
+    let before = Ptr::new(at.address() - 4);
+    for (at, count) in [(at, 4), (at.byte_add(8), 2), (before, 1), (Ptr::NULL, 1), (at, usize::MAX)]
+    {
         let error = launch.fetch::<u32>(at, count).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument { op: "probe", .. }), "{error}");
     }

@@ -61,36 +61,6 @@ fn every_kernel_is_shipped_and_described() {
     }
 }
 
-/// Registers of the largest kernel that a source has for a target.
-fn registers(manifest: &serde_json::Value, source: &str, target: &str) -> u64 {
-    let sources = manifest["sources"].as_array().expect("the manifest's sources");
-    let is_it = |file: &str| file.rsplit('/').next() == Some(source);
-    let found = sources.iter().find(|s| s["file"].as_str().is_some_and(is_it));
-    let source = found.unwrap_or_else(|| panic!("the manifest lacks {source}"));
-    let ptx = source["ptx"].as_array().unwrap().iter().find(|p| p["target"] == target).unwrap();
-    let kernels = ptx["kernels"].as_array().unwrap().iter();
-    kernels.map(|k| k["registers"].as_u64().unwrap()).max().unwrap()
-}
-
-#[test]
-fn registers_are_the_manifest_s() {
-    let manifest = serde_json::from_str(&read("kernels/generated/manifest.json")).unwrap();
-    let readme = read("kernels/README.md");
-    let (table, _) = readme.split_once("## Counted by the emulator").unwrap();
-    let mut compared = 0;
-    for line in table.lines().filter(|line| line.contains(".cu`")) {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let sources = || cells[2].split('`').skip(1).step_by(2).filter(|q| q.ends_with(".cu"));
-        let most = |target| sources().map(|s| registers(&manifest, s, target)).max().unwrap();
-        let Some((sm80, sm90a)) = cells[6].split_once(" / ") else { continue };
-        // Ops with kernels for several sizes say more than one pair.
-        let (Ok(sm80), Ok(sm90a)) = (sm80.parse::<u64>(), sm90a.parse::<u64>()) else { continue };
-        assert_eq!((sm80, sm90a), (most("sm80"), most("sm90a")), "kernels/README.md: {}", cells[1]);
-        compared += 1;
-    }
-    assert!(compared > 20, "{compared} rows");
-}
-
 const FAMILIES: [&str; 6] = ["vocabulary", "policy", "products", "quantize", "decoder", "optim"];
 
 /// Ops of a family in the C header: those whose struct is passed to a function.

@@ -1,87 +1,55 @@
 //! Products of bf16 and f16 on tensor cores: which kernel of `kernels/products/mma_gemm.cuh` a shape takes. All
 //! of them add in the same order, so the choice changes speed, never bits.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, KernelSet, Kernels, shipped};
+use crate::device::params::mma_gemm::{
+    self, CHUNKS, PITCH, SKINNY_ROWS, SKINNY_THREADS, STEPS, TILE_COLUMNS, TensorParams,
+};
+use crate::device::params::nf4_matmul_grouped::GROUPED_ROWS;
+use crate::device::params::product::Dense;
+use crate::device::{Gpu, Grid, KernelSet, Kernels, shipped};
+use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::ops::products::gemm_gpu::{Adapters, Dense, Way};
+use crate::ops::products::gemm_gpu::Way;
 
-/// Steps of a block, and most chunks of a depth.
-pub(super) const STEPS: u64 = 64;
-const CHUNKS: u64 = 8;
-
-/// Rows of W of a warp in the kernels for few rows, and threads of their blocks.
-const FEW_ROWS: u64 = 32;
-const FEW_THREADS: u32 = 256;
-
-/// Columns of a tile, and words of a row of its sums.
-const TILE_COLUMNS: u64 = 128;
-const PITCH: u64 = TILE_COLUMNS + 8;
-
-/// Rows of a tile of a grouped product, and more than the size of a 4-bit weight's description.
-const GROUPED_ROWS: usize = 64;
+/// More than the size of a 4-bit weight's description.
 const GROUPED_WEIGHT: u32 = 256;
 
 /// Tiles from which on a launch fills a large GPU by itself: half the multiprocessors of an H100.
 const ENOUGH_TILES: u64 = 66;
 
-/// `TensorParams` of `kernels/products/mma_gemm.cuh` up to the weight.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct TensorProduct {
-    pub x: u64,
-    pub x_stride: i64,
-    pub rows: i64,
-    pub columns: i64,
-    pub depth: i64,
-    pub lora: Adapters,
-    pub parts: u64,
-    pub bias: Column,
-    pub y: u64,
-    pub addend: u64,
-    pub y_stride: i64,
-    pub addend_stride: i64,
-    pub factor: u64,
-    pub factor_parts: u64,
-    pub factor_stride: i64,
-    pub only: i64,
-    pub scale: f64,
-    pub chunk: i32,
-    pub chunks: i32,
-    pub cluster: i32,
-    pub pad: i32,
-}
-
-impl TensorProduct {
-    /// With its depth cut into chunks, for `cluster` blocks a tile.
-    pub fn cut(self, cluster: u32) -> TensorProduct {
+impl<T> TensorParams<T, ()> {
+    /// With its depth cut into chunks for `cluster` blocks per tile, and its weight.
+    pub(super) fn with<W>(self, cluster: u32, right: W) -> TensorParams<T, W> {
         let (chunk, chunks) = chunks(self.depth as u64);
-        TensorProduct {
+        TensorParams {
+            x: self.x,
+            x_stride: self.x_stride,
+            rows: self.rows,
+            columns: self.columns,
+            depth: self.depth,
+            lora: self.lora,
+            parts: self.parts,
+            bias: self.bias,
+            y: self.y,
+            addend: self.addend,
+            y_stride: self.y_stride,
+            addend_stride: self.addend_stride,
+            factor: self.factor,
+            factor_parts: self.factor_parts,
+            factor_stride: self.factor_stride,
+            only: self.only,
+            scale: self.scale,
             chunk: chunk as i32,
             chunks: chunks as i32,
             cluster: cluster as i32,
-            ..self
+            pad: 0,
+            right,
         }
     }
 }
 
-/// `TensorParams<T, W>`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct Params<W> {
-    pub product: TensorProduct,
-    pub right: W,
-}
-
-// SAFETY: both parts may be all zeros.
-unsafe impl<W: Zeroable> Zeroable for Params<W> {}
-// SAFETY: both parts are plain data in C's order, of sizes that are multiples of 8 and no larger
-// alignment, so there is no padding.
-unsafe impl<W: Pod> Pod for Params<W> {}
-
 /// A weight of a tensor-core product.
-pub(super) trait TensorWeight: Pod {
+pub(super) trait TensorWeight: bytemuck::Pod {
     /// The PTX that its kernels are in; their names begin with that of the PTX.
     const KERNELS: &'static Kernels;
     /// Whether the kernels for few rows can read it along a depth.
@@ -90,12 +58,12 @@ pub(super) trait TensorWeight: Pod {
     const FEW_SHARED: u64;
 }
 
-impl TensorWeight for Dense {
+impl<T: Float> TensorWeight for Dense<T> {
     const KERNELS: &'static Kernels = &shipped::MATMUL;
     const FEW_SHARED: u64 = 0;
 
     fn suits_few_rows(&self, depth: u64) -> bool {
-        self.at.is_multiple_of(8) && self.lane % 4 == 0 && depth.is_multiple_of(STEPS)
+        self.at.address().is_multiple_of(8) && self.lane % 4 == 0 && depth.is_multiple_of(STEPS)
     }
 }
 
@@ -144,10 +112,16 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
 fn tile(set: KernelSet, rows: u64, cluster: u64) -> Grid {
     let stage = (rows + TILE_COLUMNS) * STEPS * 2;
     let (threads, stages, rings) = match set {
-        KernelSet::Sm80 => (256, 2, 1),
-        KernelSet::Sm90a => (rows * 2 + 128, 6, 4),
+        KernelSet::Sm80 => {
+            (mma_gemm::PRODUCERS_SM80, mma_gemm::STAGES_SM80, mma_gemm::PREFETCH_DISTANCE_SM80 + 1)
+        }
+        KernelSet::Sm90a => (
+            rows * 2 + mma_gemm::PRODUCERS_SM90A,
+            mma_gemm::STAGES_SM90A,
+            mma_gemm::PREFETCH_DISTANCE_SM90A + 1,
+        ),
     };
-    let staged = stages * stage + rings * 4096 + (256 + 16) * 4 + 16 * stages;
+    let staged = stages * stage + rings * mma_gemm::SLOT_BYTES + (256 + 16) * 4 + 16 * stages;
     // The sums take the place of the stages: in a cluster, those of the low-rank chunk as well.
     let sums = rows * PITCH * 4 * if cluster > 1 { 2 } else { 1 };
     let shared = staged.max(sums) as u32;
@@ -162,14 +136,14 @@ pub(super) fn grouped(
     [rows, columns]: [usize; 2],
     experts: usize,
 ) -> Result<Grid> {
-    let tiles = rows.div_ceil(GROUPED_ROWS) as u64 + experts as u64;
+    let tiles = (rows as u64).div_ceil(GROUPED_ROWS) + experts as u64;
     let across = (columns as u64).div_ceil(TILE_COLUMNS);
     if tiles > i32::MAX as u64 || across > 65_535 {
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^36 x 8388480 outputs on a GPU"));
     }
-    let grid = tile(gpu.kernel_set(), GROUPED_ROWS as u64, 1);
-    let shared = grid.shared + size_of::<TensorProduct>() as u32 + GROUPED_WEIGHT;
+    let grid = tile(gpu.kernel_set(), GROUPED_ROWS, 1);
+    let shared = grid.shared + size_of::<TensorParams<f32, ()>>() as u32 + GROUPED_WEIGHT;
     Ok(Grid { blocks: [tiles as u32, across as u32, 1], shared, ..grid })
 }
 
@@ -177,27 +151,27 @@ pub(super) fn grouped(
 fn few(set: KernelSet, shape: Shape) -> Option<Plan> {
     let cluster = if set == KernelSet::Sm90a { CHUNKS } else { 1 };
     let (kernel, rows) = if shape.rows <= 8 { ("few8", 8) } else { ("few16", 16) };
-    let blocks = shape.columns.div_ceil(FEW_ROWS * cluster) * cluster;
-    let sums = (CHUNKS / cluster + 1) * rows * (FEW_ROWS * cluster + 4) * 4;
+    let blocks = shape.columns.div_ceil(SKINNY_ROWS * cluster) * cluster;
+    let sums = (CHUNKS / cluster + 1) * rows * (SKINNY_ROWS * cluster + 4) * 4;
     let grid = Grid {
         cluster: cluster as u32,
         shared: sums.max(shape.few_shared) as u32,
-        ..Grid::linear(u32::try_from(blocks).ok()?, FEW_THREADS)
+        ..Grid::linear(u32::try_from(blocks).ok()?, SKINNY_THREADS as u32)
     };
     (blocks <= i32::MAX as u64).then_some(Plan { kernel, grid })
 }
 
 /// Starts a product of elements of 16 bits.
-pub(super) fn launch<W: TensorWeight>(
+pub(super) fn launch<T: Float, W: TensorWeight>(
     gpu: &Gpu,
     op: &'static str,
     dtype: &str,
     way: Way,
-    product: TensorProduct,
+    product: TensorParams<T, ()>,
     right: W,
 ) -> Result<()> {
-    let TensorProduct { x, x_stride, rows, columns, depth, .. } = product;
-    let pieces = x.is_multiple_of(8) && x_stride % 4 == 0;
+    let TensorParams { x, x_stride, rows, columns, depth, .. } = product;
+    let pieces = x.address().is_multiple_of(8) && x_stride % 4 == 0;
     let shape = Shape {
         rows: rows as u64,
         columns: columns as u64,
@@ -209,10 +183,9 @@ pub(super) fn launch<W: TensorWeight>(
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU"));
     };
-    let product = product.cut(grid.cluster);
     let across = if way == Way::Backward { "dx_" } else { "" };
     let kernel = format!("{}_{across}{kernel}_{dtype}", W::KERNELS.name());
-    gpu.launch(W::KERNELS, &kernel, grid, &Params { product, right })
+    gpu.launch(W::KERNELS, &kernel, grid, &product.with(grid.cluster, right))
 }
 
 #[cfg(test)]

@@ -1,24 +1,12 @@
 //! Block maxima as kernels read them (`kernels/quantize/nf4.cuh`).
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
+use crate::device::params::nf4::BlockMax;
 use crate::device::{Column, LaunchArgs};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::quant::{Absmax, Nf4View};
-
-/// `BlockMax` of `kernels/quantize/nf4.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct BlockMax {
-    absmax: Column,
-    codes: Column,
-    nested: Column,
-    table: Column,
-    nested_blocksize: i64,
-    offset: f32,
-    block_shift: i32,
-}
 
 impl BlockMax {
     pub fn new(launch: &mut LaunchArgs<'_>, w: &Nf4View<'_>) -> Result<BlockMax> {
@@ -47,7 +35,7 @@ impl BlockMax {
     /// Whether four 8-bit maxima of 64 values each can be read at once and share a nested maximum.
     pub fn in_quads(&self) -> bool {
         let Column { at, stride } = self.codes;
-        let aligned = at != 0 && at.is_multiple_of(4) && stride == 1;
+        let aligned = !at.is_null() && at.address().is_multiple_of(4) && stride == 1;
         aligned && self.block_shift == 6 && self.nested_blocksize % 4 == 0
     }
 

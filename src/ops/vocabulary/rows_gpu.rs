@@ -1,18 +1,11 @@
 //! What the launches of all row kernels share (`kernels/vocabulary/rows.cuh`): the transform in the kernel's
 //! terms, and how a row is spread over blocks and held on chip.
 
-use bytemuck::{Pod, Zeroable};
-
+use crate::device::params::rows::{RowSet, THREADS, TILE};
 use crate::device::{Grid, KernelSet};
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::vocabulary::logprob::LogitTransform;
-
-/// `THREADS` of `kernels/vocabulary/rows.cuh`.
-pub(crate) const THREADS: u32 = 256;
-
-/// 16-byte words of a tile.
-const TILE: i64 = 128;
 
 /// Bytes of a row from which another block helps, on devices with clusters: two such parts fit
 /// into the 227 KiB of a multiprocessor, so that one block loads while the other stores.
@@ -23,23 +16,6 @@ const MAX_CLUSTER: i64 = 8;
 
 /// Static shared memory of a row kernel, rounded up.
 const STATIC_SHARED: i64 = 4096;
-
-/// `RowSet` of `kernels/vocabulary/rows.cuh`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct RowSet {
-    vocab: i64,
-    columns: i64,
-    k: f64,
-    c: f32,
-    cluster: i32,
-    shift: i32,
-    bend: i32,
-    a: f32,
-    unused: i32,
-    share: i64,
-    held: i64,
-}
 
 /// How rows of one extent are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +35,8 @@ impl Plan {
     /// which the order of sums depends, follows from the extent and the kernel set alone; whether
     /// the row is held also from the device's shared memory.
     pub fn new(vocab: i64, size: usize, set: KernelSet, shared_limit: u32, together: i64) -> Plan {
-        let tiles = (vocab as u64).div_ceil(TILE as u64 * (16 / size as u64)) as i64;
-        let bytes = tiles.saturating_mul(TILE * 16);
+        let tiles = (vocab as u64).div_ceil(TILE * (16 / size as u64)) as i64;
+        let bytes = tiles.saturating_mul((TILE * 16) as i64);
         let mut cluster = 1;
         while set == KernelSet::Sm90a
             && cluster < MAX_CLUSTER
@@ -70,7 +46,7 @@ impl Plan {
         }
         // One word more: a row that is not aligned ends in the middle of one.
         let share = (tiles as u64).div_ceil(cluster as u64) as i64;
-        let words = share.saturating_mul(TILE).saturating_add(1);
+        let words = share.saturating_mul(TILE as i64).saturating_add(1);
         let fits = words.saturating_mul(16 * together) <= shared_limit as i64 - STATIC_SHARED;
         Plan { cluster, share, held: if fits { words } else { 0 }, together }
     }
@@ -89,7 +65,7 @@ impl Plan {
             return Err(Error::Unsupported { op, reason });
         }
         let shared = (self.held * 16 * self.together) as u32;
-        let grid = Grid::linear(blocks as u32, THREADS);
+        let grid = Grid::linear(blocks as u32, THREADS as u32);
         Ok(Grid { cluster: self.cluster as u32, shared, ..grid })
     }
 

@@ -1,9 +1,12 @@
 //! kernelc: compiles every `kernels/<family>/<op>.cu` to `kernels/generated/<op>.<target>.ptx`, and
-//! writes the manifest and the Rust table of PTX files beside them.
+//! writes the manifest and the Rust that the crate is built from beside them, and the table of
+//! `kernels/README.md`.
 //!
 //! No CUDA toolkit is needed: NVRTC and ptxas come from two PyPI wheels pinned by version and
 //! SHA-256, installed under `target/kernelc`. Headers (`*.cuh`) are handed to NVRTC from
 //! memory, so no path of this machine reaches the PTX and two machines write the same bytes.
+//! `kernels/<family>/<op>.h` holds what a kernel shares with its launch: constants, enums, parameter
+//! structs. Their Rust side is written from them, and NVRTC is asked whether it has the same layout.
 //!
 //! A source chooses its targets and excuses local memory in comment lines of its own:
 //!
@@ -12,16 +15,22 @@
 //! // local memory: my_kernel_*: an array of 8 floats is indexed at run time
 //! ```
 
+mod cache;
+mod header;
+mod layout;
 mod manifest;
 mod nvrtc;
 mod ptxas;
+mod readme;
 mod rust;
+mod token;
 mod tree;
 mod wheels;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use manifest::{Kernel, Output, Source};
 
@@ -29,6 +38,7 @@ const USAGE: &str = "usage: kernelc [--dir DIR] [--check | --verify] [--nvrtc LI
   (no flag)  compile `kernels`; write the PTX, the manifest and the Rust beside them
   --dir      compile the sources of another folder; write the PTX and the manifest only
   --check    compile and compare with the committed files, byte for byte
+  --headers  write the Rust side of the shared headers only, which takes a second
   --verify   compare the files with the manifest's hashes; needs no compiler
   --nvrtc    libnvrtc to load in place of the pinned wheel's
   --ptxas    ptxas to run in place of the pinned wheel's";
@@ -44,6 +54,7 @@ const TARGETS: [(&str, &str, &str); 2] =
 enum Mode {
     Write,
     Check,
+    Headers,
     Verify,
 }
 
@@ -85,6 +96,7 @@ fn settings() -> Result<Settings, String> {
             "--nvrtc" => s.nvrtc = Some(path()?),
             "--ptxas" => s.ptxas = Some(path()?),
             "--check" => s.mode = Mode::Check,
+            "--headers" => s.mode = Mode::Headers,
             "--verify" => s.mode = Mode::Verify,
             _ => return Err(format!("unknown argument `{arg}`\n{USAGE}")),
         }
@@ -97,11 +109,17 @@ fn run(s: &Settings) -> Result<String, String> {
         let files = manifest::verify(&s.dir)?;
         return Ok(format!("{}: {files} files match the manifest", s.dir.display()));
     }
+    let generated = s.dir.join("generated");
+    if s.mode == Mode::Headers {
+        let path = generated.join("params.rs");
+        let text = shared_definitions(&Compiler::new(s)?)?;
+        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        return Ok(format!("{} written", path.display()));
+    }
     let sources = tree::files(&s.dir, "cu")?;
     if sources.is_empty() {
         return Err(format!("{} has no `.cu` file", s.dir.display()));
     }
-    let generated = s.dir.join("generated");
     let files = compile_all(s, &sources, &generated)?;
     let stale = stale(&generated, &files)?;
     if s.mode == Mode::Check {
@@ -117,29 +135,112 @@ fn run(s: &Settings) -> Result<String, String> {
     Ok(format!("{}: {} sources, {} files written", s.dir.display(), sources.len(), files.len()))
 }
 
+/// The compilers and what they read.
+struct Compiler {
+    home: PathBuf,
+    nvrtc: nvrtc::Nvrtc,
+    ptxas: PathBuf,
+    /// Which compilers they are, for the cache.
+    tools: String,
+    headers: Vec<tree::File>,
+}
+
+impl Compiler {
+    fn new(s: &Settings) -> Result<Compiler, String> {
+        let home = PathBuf::from("target/kernelc");
+        let tools = wheels::locate(&home, &s.nvrtc, &s.ptxas)?;
+        let shared = tree::files(&s.dir, "h")?;
+        let mut headers = tree::files(&s.dir, "cuh")?;
+        headers.extend(shared);
+        let nvrtc = nvrtc::Nvrtc::load(&tools.nvrtc)?;
+        let name = format!("{} {} {}", nvrtc.version, tools.nvrtc.display(), tools.ptxas.display());
+        Ok(Compiler { home, nvrtc, ptxas: tools.ptxas, tools: name, headers })
+    }
+}
+
 /// Every generated file of the folder: its path and its text.
 fn compile_all(
     s: &Settings,
     sources: &[tree::File],
     generated: &Path,
 ) -> Result<Vec<(PathBuf, String)>, String> {
-    let tools = wheels::locate(Path::new("target/kernelc"), &s.nvrtc, &s.ptxas)?;
-    let nvrtc = nvrtc::Nvrtc::load(&tools.nvrtc)?;
-    let headers = tree::files(&s.dir, "cuh")?;
+    let compiler = Compiler::new(s)?;
     let (mut files, mut described) = (Vec::new(), Vec::new());
-    for source in sources {
-        let (source, ptx) = compile(source, &headers, &nvrtc, &tools.ptxas)?;
+    if s.crate_own {
+        files.push((generated.join("params.rs"), shared_definitions(&compiler)?));
+    }
+    for compiled in in_parallel(sources, |source| compile(source, &compiler)) {
+        let (source, ptx) = compiled?;
         for (output, text) in source.outputs.iter().zip(ptx) {
             files.push((s.dir.join(&output.file), text));
         }
         described.push(source);
     }
-    let manifest = manifest::render(&nvrtc.version, &headers, &described);
+    let manifest = manifest::render(&compiler.nvrtc.version, &compiler.headers, &described);
     files.push((generated.join("manifest.json"), manifest));
     if s.crate_own {
         files.push((generated.join("images.rs"), rust::images(&described)));
+        let path = s.dir.join("README.md");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let rows: Vec<_> = sources.iter().zip(&described).collect();
+        files.push((path, readme::with_table(&text, &rows)?));
     }
     Ok(files)
+}
+
+/// `work` on each item, on all cores; results in the order of the items.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some((i, item)) = {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            items.get(i).map(|item| (i, item))
+        } {
+            done.push((i, work(item)));
+        }
+        done
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        let joined = workers.into_iter().map(|w| w.join());
+        joined.flat_map(|done| done.unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    });
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The Rust side of the headers that kernels share with their launches, after the CUDA compiler
+/// has agreed with every size, offset and value that Rust is going to have.
+fn shared_definitions(compiler: &Compiler) -> Result<String, String> {
+    let mut model = layout::Model { headers: Vec::new() };
+    let mut left: Vec<&tree::File> =
+        compiler.headers.iter().filter(|h| h.name.ends_with(".h")).collect();
+    while !left.is_empty() {
+        let known = |name: &str| model.header(name.trim_end_matches(".h")).is_some();
+        let ready = |file: &&tree::File| {
+            let includes = file.text.lines().filter_map(|l| l.strip_prefix("#include \""));
+            includes.map(|l| l.trim_end_matches('"')).all(known)
+        };
+        let (now, later): (Vec<_>, Vec<_>) = left.into_iter().partition(ready);
+        if now.is_empty() {
+            let names: Vec<&str> = later.iter().map(|f| f.place.as_str()).collect();
+            return Err(format!("{}: an include is no shared header", names.join(", ")));
+        }
+        for file in now {
+            let header = header::Header::parse(file, &model.headers)?;
+            model.headers.push(header);
+        }
+        left = later;
+    }
+    model.headers.sort_by(|a, b| a.name.cmp(&b.name));
+    for header in &model.headers {
+        let text = format!("#include \"common.cuh\"\n{}", model.questions(header)?);
+        let name = format!("{}.h as kernelc reads it", header.name);
+        compiler.nvrtc.compile(&name, &text, &compiler.headers, TARGETS[0].1)?;
+    }
+    rust::params(&model)
 }
 
 fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, String> {
@@ -163,12 +264,7 @@ fn stale(generated: &Path, files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>, 
 }
 
 /// Compiles a source for its targets: what there is to say of it, and the PTX of each target.
-fn compile(
-    file: &tree::File,
-    headers: &[tree::File],
-    nvrtc: &nvrtc::Nvrtc,
-    ptxas: &Path,
-) -> Result<(Source, Vec<String>), String> {
+fn compile(file: &tree::File, compiler: &Compiler) -> Result<(Source, Vec<String>), String> {
     let (name, text) = (&file.name, &file.text);
     let wanted = manifest::comment_values(text, "targets").next();
     let excuses: Vec<&str> = manifest::comment_values(text, "local memory").collect();
@@ -178,10 +274,20 @@ fn compile(
         if wanted.is_some_and(|w| !w.split_whitespace().any(|t| t == suffix)) {
             continue;
         }
-        let ptx = nvrtc.compile(name, text, headers, nvrtc_arch)?;
-        check_version(name, &ptx)?;
         let label = format!("{}.{suffix}", source.stem());
-        let mut kernels = ptxas::inspect(ptxas, ptxas_arch, &ptx, &label)?;
+        let entry =
+            cache::Entry::new(&compiler.home, &compiler.tools, suffix, file, &compiler.headers);
+        let (ptx, report) = match entry.read() {
+            Some(found) => found,
+            None => {
+                let ptx = compiler.nvrtc.compile(name, text, &compiler.headers, nvrtc_arch)?;
+                let report = ptxas::report(&compiler.ptxas, ptxas_arch, &ptx, &label)?;
+                entry.write(&ptx, &report)?;
+                (ptx, report)
+            }
+        };
+        check_version(name, &ptx)?;
+        let mut kernels = ptxas::inspect(&report, &label)?;
         for k in &mut kernels {
             excuse(name, k, &excuses)?;
         }

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use crate::manifest::Kernel;
 
-/// What ptxas reports for each entry of `ptx`, sorted by name. `label` names the temporary file.
-pub fn inspect(ptxas: &Path, arch: &str, ptx: &str, label: &str) -> Result<Vec<Kernel>, String> {
-    let dir = std::env::temp_dir().join(format!("kernelc-{}", std::process::id()));
+/// What `ptxas -v` prints about `ptx`. `label` names the temporary files.
+pub fn report(ptxas: &Path, arch: &str, ptx: &str, label: &str) -> Result<String, String> {
+    let dir = std::env::temp_dir().join(format!("kernelc-{}-{label}", std::process::id()));
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let (input, output) = (dir.join(format!("{label}.ptx")), dir.join(format!("{label}.cubin")));
     fs::write(&input, ptx).map_err(|e| format!("{}: {e}", input.display()))?;
@@ -22,14 +22,19 @@ pub fn inspect(ptxas: &Path, arch: &str, ptx: &str, label: &str) -> Result<Vec<K
     let result = result?;
     let report = String::from_utf8_lossy(&result.stderr).into_owned()
         + &String::from_utf8_lossy(&result.stdout);
-    if !result.status.success() {
-        return Err(format!("ptxas refused {label}: {report}"));
+    if result.status.success() {
+        return Ok(report);
     }
+    Err(format!("ptxas refused {label}: {report}"))
+}
+
+/// What a report says of each entry, sorted by name.
+pub fn inspect(report: &str, label: &str) -> Result<Vec<Kernel>, String> {
     // For one, products of warpgroups that would run one by one.
     if let Some(line) = report.lines().find(|line| line.contains("Performance Loss")) {
         return Err(format!("ptxas on {label}: {}", line.trim()));
     }
-    parse(&report).map_err(|line| format!("ptxas report of {label} not understood: {line}"))
+    parse(report).map_err(|line| format!("ptxas report of {label} not understood: {line}"))
 }
 
 fn parse(report: &str) -> Result<Vec<Kernel>, String> {

@@ -2,68 +2,29 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::attention::{
+    AttentionBwdParams, AttentionParams, Heads, Pages, Sequences, THREADS, WARPS,
+};
+use crate::device::params::attention_mma::{KEY_TILE_TABLES, LIMIT, TILE};
+use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::{Attention, AttentionBwd, KvRows};
 use crate::view::{View, ViewMut};
 
-/// Threads of a block, and its warps: one (row, head) each.
-const THREADS: u32 = 128;
-const WARPS: u64 = 4;
-
-/// Rows of a tile of the tensor-core kernels: (query, head) pairs of one key/value head.
-const TILE: usize = 64;
-
-/// Bytes of `KeyTile` of `kernels/decoder/attention_mma_bwd.cu` behind its tiles.
-const KEY_TILE_TABLES: usize = 2 * 32 * 16 + TILE * 4 + 32;
-
-/// `LIMIT` of `kernels/decoder/attention_mma.cuh`: rows, keys and tiles that count in 32 bits.
-const LIMIT: usize = 0x7fff_ff00;
-
-/// `Heads` of `kernels/decoder/attention.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Heads {
-    at: u64,
-    row: i64,
-    head: i64,
-}
-
-impl Heads {
-    fn read<T: Element>(launch: &mut LaunchArgs<'_>, view: &View<'_, T>) -> Result<Heads> {
+impl<T: Element> Heads<Const<T>> {
+    fn read(launch: &mut LaunchArgs<'_>, view: &View<'_, T>) -> Result<Self> {
         Ok(Heads { at: launch.input(view)?, row: view.stride(0), head: view.stride(1) })
     }
+}
 
-    fn written<'a, T: Element>(launch: &mut LaunchArgs<'a>, view: ViewMut<'a, T>) -> Result<Heads> {
+impl<T: Element> Heads<T> {
+    fn written<'a>(launch: &mut LaunchArgs<'a>, view: ViewMut<'a, T>) -> Result<Self> {
         let (row, head) = (view.stride(0), view.stride(1));
         Ok(Heads { at: launch.output(view)?, row, head })
     }
-}
-
-/// `Pages` of `kernels/decoder/attention.cuh`; no address if keys lie one after another.
-#[derive(Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-struct Pages {
-    table: u64,
-    stride: i64,
-    width: i64,
-    shift: i64,
-}
-
-/// `Sequences` of `kernels/decoder/attention.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Sequences {
-    cu_seqlens: Column,
-    kv_start: Column,
-    kv_len: Column,
-    pages: Pages,
-    count: i64,
-    tokens: i64,
-    rows: i64,
 }
 
 impl Pages {
@@ -85,8 +46,8 @@ impl Sequences {
         [tokens, rows]: [usize; 2],
     ) -> Result<Sequences> {
         let (kv_start, pages) = match kv_rows {
-            KvRows::From(start) => (launch.column(start)?, Pages::default()),
-            KvRows::Pages { table, size } => (Column::default(), Pages::new(launch, table, *size)?),
+            KvRows::From(start) => (launch.column(start)?, Pages::zeroed()),
+            KvRows::Pages { table, size } => (Column::NONE, Pages::new(launch, table, *size)?),
         };
         Ok(Sequences {
             cu_seqlens: launch.column(cu_seqlens)?,
@@ -98,43 +59,6 @@ impl Sequences {
             rows: rows as i64,
         })
     }
-}
-
-/// `AttentionParams` of `kernels/decoder/attention.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    q: Heads,
-    k: Heads,
-    v: Heads,
-    o: Heads,
-    sequences: Sequences,
-    lse: u64,
-    lse_stride: i64,
-    heads: i64,
-    group: i64,
-    d: i64,
-    scale: f64,
-}
-
-/// `AttentionBwdParams` of `kernels/decoder/attention_bwd.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct BwdParams {
-    q: Heads,
-    k: Heads,
-    v: Heads,
-    dout: Heads,
-    dq: Heads,
-    dk: Heads,
-    dv: Heads,
-    sequences: Sequences,
-    stats: u64,
-    heads: i64,
-    group: i64,
-    d: i64,
-    scale: f64,
-    scale2: f64,
 }
 
 pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result<()> {
@@ -151,7 +75,7 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
     };
     let mut launch = LaunchArgs::new(gpu, kernels);
     let tables = [&a.cu_seqlens, &a.kv_len];
-    let params = Params {
+    let params = AttentionParams {
         q: Heads::read(&mut launch, &a.q)?,
         k: Heads::read(&mut launch, &a.k)?,
         v: Heads::read(&mut launch, &a.v)?,
@@ -187,7 +111,7 @@ pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) ->
     let mut launch = LaunchArgs::new(gpu, kernels);
     let scratch = launch.scratch(tokens * heads * 3 * size_of::<f64>())?;
     let tables = [&a.cu_seqlens, &a.kv_len];
-    let params = BwdParams {
+    let params = AttentionBwdParams {
         q: Heads::read(&mut launch, &a.q)?,
         k: Heads::read(&mut launch, &a.k)?,
         v: Heads::read(&mut launch, &a.v)?,
@@ -249,7 +173,7 @@ impl Shape {
     fn tensor_width<T: Float>(&self) -> Option<usize> {
         let half = matches!(T::DTYPE, DType::Bf16 | DType::F16);
         let rows = self.tokens.saturating_mul(self.group()).saturating_add(self.sequences);
-        let small = rows.max(self.room) < LIMIT && self.kv_heads <= u16::MAX as usize;
+        let small = (rows.max(self.room) as u64) < LIMIT && self.kv_heads <= u16::MAX as usize;
         let fits = half && small && self.d.is_multiple_of(16);
         [64, 96, 128].into_iter().find(|&width| fits && self.d <= width)
     }
@@ -257,19 +181,19 @@ impl Shape {
     /// Blocks for the tiles of all sequences and key/value heads: as many as any offsets could
     /// need, so that the launch depends on shapes alone.
     fn tiles(&self) -> Grid {
-        let blocks = self.tokens * self.group() / TILE + self.sequences;
+        let blocks = self.tokens * self.group() / TILE as usize + self.sequences;
         let used = if self.tokens == 0 { 0 } else { blocks as u32 };
-        Grid { blocks: [used, self.kv_heads as u32, 1], ..Grid::linear(used, THREADS) }
+        Grid { blocks: [used, self.kv_heads as u32, 1], ..Grid::linear(used, THREADS as u32) }
     }
 
     /// Blocks for the rows of k and v and all key/value heads, each with four tiles of shared memory.
     fn key_tiles(&self, rows: usize, width: usize) -> Grid {
-        let blocks = rows.div_ceil(TILE) as u32;
-        let shared = 4 * TILE * (width + 8) * 2 + KEY_TILE_TABLES;
+        let blocks = (rows as u64).div_ceil(TILE) as u32;
+        let shared = 4 * TILE * (width as u64 + 8) * 2 + KEY_TILE_TABLES;
         Grid {
             blocks: [blocks, self.kv_heads as u32, 1],
             shared: shared as u32,
-            ..Grid::linear(blocks, THREADS)
+            ..Grid::linear(blocks, THREADS as u32)
         }
     }
 }
@@ -302,5 +226,5 @@ fn grid<T: Float>(
             "at most 2^33 on a GPU",
         ));
     }
-    Ok(Grid { shared: shared as u32, ..Grid::linear(blocks as u32, THREADS) })
+    Ok(Grid { shared: shared as u32, ..Grid::linear(blocks as u32, THREADS as u32) })
 }

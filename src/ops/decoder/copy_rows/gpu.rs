@@ -2,32 +2,11 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::copy_rows::{CopyRowsParams, THREADS};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::CopyRows;
-
-/// Threads of a block.
-const THREADS: usize = 256;
-
-/// `CopyRowsParams` of `kernels/decoder/copy_rows.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    x: u64,
-    y: u64,
-    from: Column,
-    to: Column,
-    rows: i64,
-    x_rows: i64,
-    y_rows: i64,
-    columns: i64,
-    x_stride: i64,
-    y_stride: i64,
-    shift: i64,
-}
 
 pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<()> {
     let (rows, columns) = (a.rows(), a.x.extent(1));
@@ -36,7 +15,7 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
     }
     let lanes = lanes(&a);
     let mut launch = LaunchArgs::new(gpu, &shipped::COPY_ROWS);
-    let params = Params {
+    let params = CopyRowsParams {
         x: launch.input(&a.x)?,
         from: launch.opt_column(&a.from_rows)?,
         to: launch.opt_column(&a.to_rows)?,
@@ -50,7 +29,7 @@ pub(crate) fn copy_rows<T: Float>(gpu: &Arc<Gpu>, a: CopyRows<'_, T>) -> Result<
         y: launch.update(a.y)?,
         shift: lanes.trailing_zeros() as i64,
     };
-    let blocks = rows.div_ceil(THREADS / lanes);
+    let blocks = rows.div_ceil(THREADS as usize / lanes);
     let blocks = u32::try_from(blocks).ok().filter(|&blocks| blocks <= i32::MAX as u32);
     let Some(blocks) = blocks else {
         return Err(Error::invalid(
@@ -77,5 +56,5 @@ fn lanes<T: Float>(a: &CopyRows<'_, T>) -> usize {
     let whole = aligned(at(a.x.is_host(), a.x.as_ptr() as usize), a.x.stride(0))
         && aligned(at(a.y.is_host(), a.y.as_ptr() as usize), a.y.stride(0));
     let step = if whole { 16 / size } else { 1 };
-    a.x.extent(1).div_ceil(4 * step).next_power_of_two().min(THREADS)
+    a.x.extent(1).div_ceil(4 * step).next_power_of_two().min(THREADS as usize)
 }

@@ -2,35 +2,18 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::embedding::{EmbeddingParams, THREADS};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Embedding, EmbeddingBwd};
 
-/// `EmbeddingParams` of `kernels/decoder/embedding.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    ids: Column,
-    table: u64,
-    dy: u64,
-    y: u64,
-    dtable: u64,
-    tokens: i64,
-    vocab: i64,
-    columns: i64,
-    table_stride: i64,
-    y_stride: i64,
-    dy_stride: i64,
-    dtable_stride: i64,
-}
-
 pub(crate) fn embedding<T: Float>(gpu: &Arc<Gpu>, a: Embedding<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::EMBEDDING);
     let tokens = a.ids.extent(0);
-    let params = Params {
+    let params = EmbeddingParams {
         ids: launch.column(&a.ids)?,
         table: launch.input(&a.table)?,
         tokens: tokens as i64,
@@ -39,17 +22,17 @@ pub(crate) fn embedding<T: Float>(gpu: &Arc<Gpu>, a: Embedding<'_, T>) -> Result
         table_stride: a.table.stride(0),
         y_stride: a.y.stride(0),
         y: launch.output(a.y)?,
-        ..Params::zeroed()
+        ..EmbeddingParams::zeroed()
     };
     let kernel = format!("embedding_{}", T::DTYPE.name());
-    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.start(&kernel, Grid::linear(tokens as u32, THREADS as u32), &params)?;
     launch.finish()
 }
 
 pub(crate) fn embedding_bwd<T: Float>(gpu: &Arc<Gpu>, a: EmbeddingBwd<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::EMBEDDING);
     let tokens = a.ids.extent(0);
-    let params = Params {
+    let params = EmbeddingParams {
         ids: launch.column(&a.ids)?,
         dy: launch.input(&a.dy)?,
         tokens: tokens as i64,
@@ -58,9 +41,9 @@ pub(crate) fn embedding_bwd<T: Float>(gpu: &Arc<Gpu>, a: EmbeddingBwd<'_, T>) ->
         dy_stride: a.dy.stride(0),
         dtable_stride: a.dtable.stride(0),
         dtable: launch.update(a.dtable)?,
-        ..Params::zeroed()
+        ..EmbeddingParams::zeroed()
     };
     let kernel = format!("embedding_bwd_{}", T::DTYPE.name());
-    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.start(&kernel, Grid::linear(tokens as u32, THREADS as u32), &params)?;
     launch.finish()
 }

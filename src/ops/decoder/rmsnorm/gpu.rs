@@ -2,55 +2,18 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::rmsnorm::{DweightParams, ROWS, RmsNormParams, THREADS};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Ptr, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{RmsNorm, RmsNormBwd};
 
-/// Threads of a block, and the rows it normalises.
-const THREADS: u32 = 256;
-const ROWS: usize = 16;
-
-/// `RmsNormParams` of `kernels/decoder/rmsnorm.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    x: u64,
-    dy: u64,
-    residual: u64,
-    out: u64,
-    weight: Column,
-    rstd: Column,
-    scale: u64,
-    rows: i64,
-    columns: i64,
-    x_stride: i64,
-    dy_stride: i64,
-    residual_stride: i64,
-    out_stride: i64,
-    eps: f64,
-}
-
-/// `DweightParams` of `kernels/decoder/rmsnorm.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DweightParams {
-    x: u64,
-    dy: u64,
-    scale: u64,
-    dweight: Column,
-    rows: i64,
-    columns: i64,
-    x_stride: i64,
-    dy_stride: i64,
-}
-
 pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::RMSNORM);
     let (rows, columns) = (a.x.extent(0), a.x.extent(1));
-    let params = Params {
+    let params = RmsNormParams {
         x: launch.input(&a.x)?,
         weight: launch.column(&a.weight)?,
         rows: rows as i64,
@@ -60,9 +23,9 @@ pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()>
         out: launch.output(a.y)?,
         rstd: launch.column_out(a.rstd)?,
         eps: a.eps,
-        ..Params::zeroed()
+        ..RmsNormParams::zeroed()
     };
-    let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
+    let grid = Grid::linear((rows as u64).div_ceil(ROWS) as u32, THREADS as u32);
     launch.start(&format!("rmsnorm_{}", T::DTYPE.name()), grid, &params)?;
     launch.finish()
 }
@@ -75,12 +38,12 @@ pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Res
     }
     let scratch =
         a.dweight.as_ref().map(|_| launch.scratch(rows * size_of::<f64>())).transpose()?;
-    let params = Params {
+    let params = RmsNormParams {
         x: launch.input(&a.x)?,
         dy: launch.input(&a.dy)?,
         residual: launch.opt_input(&a.residual)?,
         weight: launch.column(&a.weight)?,
-        scale: scratch.as_ref().map_or(0, |s| s.ptr()),
+        scale: scratch.as_ref().map_or(Ptr::NULL, |s| s.ptr()),
         rows: rows as i64,
         columns: columns as i64,
         x_stride: a.x.stride(0),
@@ -89,22 +52,22 @@ pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Res
         out_stride: a.dx.stride(0),
         out: launch.output(a.dx)?,
         eps: a.eps,
-        ..Params::zeroed()
+        ..RmsNormParams::zeroed()
     };
-    let grid = Grid::linear(rows.div_ceil(ROWS) as u32, THREADS);
+    let grid = Grid::linear((rows as u64).div_ceil(ROWS) as u32, THREADS as u32);
     launch.start(&format!("rmsnorm_bwd_{}", T::DTYPE.name()), grid, &params)?;
     if let Some(dweight) = a.dweight {
         let params = DweightParams {
             x: params.x,
             dy: params.dy,
-            scale: params.scale,
+            scale: params.scale.as_const(),
             dweight: Column { stride: dweight.stride(0), at: launch.update(dweight)? },
             rows: params.rows,
             columns: params.columns,
             x_stride: params.x_stride,
             dy_stride: params.dy_stride,
         };
-        let grid = Grid::linear(columns.div_ceil(THREADS as usize) as u32, THREADS);
+        let grid = Grid::linear((columns as u64).div_ceil(THREADS) as u32, THREADS as u32);
         launch.start(&format!("rmsnorm_dweight_{}", T::DTYPE.name()), grid, &params)?;
     }
     launch.finish()

@@ -2,35 +2,16 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::rope::{RopeParams, THREADS};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::Rope;
 
-/// `RopeParams` of `kernels/decoder/rope.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    x: u64,
-    token_stride: i64,
-    head_stride: i64,
-    heads: i64,
-    half: i64,
-    positions: i64,
-    position: Column,
-    cos: u64,
-    sin: u64,
-    cos_stride: i64,
-    sin_stride: i64,
-    sign: f64,
-}
-
 pub(crate) fn rope<T: Float>(gpu: &Arc<Gpu>, a: Rope<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::ROPE);
     let tokens = a.x.extent(0);
-    let params = Params {
+    let params = RopeParams {
         token_stride: a.x.stride(0),
         head_stride: a.x.stride(1),
         heads: a.x.extent(1) as i64,
@@ -45,6 +26,6 @@ pub(crate) fn rope<T: Float>(gpu: &Arc<Gpu>, a: Rope<'_, T>) -> Result<()> {
         sign: if a.inverse { -1.0 } else { 1.0 },
     };
     let kernel = format!("rope_{}", T::DTYPE.name());
-    launch.start(&kernel, Grid::linear(tokens as u32, 128), &params)?;
+    launch.start(&kernel, Grid::linear(tokens as u32, THREADS as u32), &params)?;
     launch.finish()
 }

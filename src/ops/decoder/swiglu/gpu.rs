@@ -2,38 +2,17 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
+use crate::device::params::swiglu::{COLUMNS, SwigluParams, THREADS};
 use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{Swiglu, SwigluBwd};
 
-/// Columns of a block, 4 a thread.
-const COLUMNS: usize = 1024;
-
-/// `SwigluParams` of `kernels/decoder/swiglu.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    gate: u64,
-    up: u64,
-    dy: u64,
-    y: u64,
-    dgate: u64,
-    dup: u64,
-    columns: i64,
-    gate_stride: i64,
-    up_stride: i64,
-    dy_stride: i64,
-    y_stride: i64,
-    dgate_stride: i64,
-    dup_stride: i64,
-}
-
 pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::SWIGLU);
-    let params = Params {
+    let params = SwigluParams {
         gate: launch.input(&a.gate)?,
         up: launch.input(&a.up)?,
         columns: a.gate.extent(1) as i64,
@@ -41,7 +20,7 @@ pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
         up_stride: a.up.stride(0),
         y_stride: a.y.stride(0),
         y: launch.output(a.y)?,
-        ..Params::zeroed()
+        ..SwigluParams::zeroed()
     };
     let grid = grid(a.gate.extent(0), a.gate.extent(1));
     launch.start(&format!("swiglu_{}", T::DTYPE.name()), grid, &params)?;
@@ -50,7 +29,7 @@ pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
 
 pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::SWIGLU);
-    let params = Params {
+    let params = SwigluParams {
         gate: launch.input(&a.gate)?,
         up: launch.input(&a.up)?,
         dy: launch.input(&a.dy)?,
@@ -62,7 +41,7 @@ pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Resul
         dup_stride: a.dup.stride(0),
         dgate: launch.output(a.dgate)?,
         dup: launch.output(a.dup)?,
-        ..Params::zeroed()
+        ..SwigluParams::zeroed()
     };
     let grid = grid(a.gate.extent(0), a.gate.extent(1));
     launch.start(&format!("swiglu_bwd_{}", T::DTYPE.name()), grid, &params)?;
@@ -70,6 +49,6 @@ pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Resul
 }
 
 fn grid(rows: usize, columns: usize) -> Grid {
-    let blocks = [rows as u32, columns.div_ceil(COLUMNS) as u32, 1];
-    Grid { blocks, ..Grid::linear(1, 256) }
+    let blocks = [rows as u32, (columns as u64).div_ceil(COLUMNS) as u32, 1];
+    Grid { blocks, ..Grid::linear(1, THREADS as u32) }
 }

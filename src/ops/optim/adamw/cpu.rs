@@ -21,14 +21,14 @@ const LANES: usize = 16;
 /// The constants of one step, rounded once from f64.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    eps: f32,
-    grad_scale: f32,
+    pub beta1: f32,
+    pub one_minus_beta1: f32,
+    pub beta2: f32,
+    pub one_minus_beta2: f32,
+    pub eps: f32,
+    pub grad_scale: f32,
     /// 1 / √(1 − β2ᵗ).
-    inverse_root: f32,
+    pub inverse_root: f32,
     /// lr / (1 − β1ᵗ).
     pub step: f32,
     /// lr·λ.
@@ -50,21 +50,6 @@ impl Coefficients {
             decay: (s.lr * s.weight_decay) as f32,
             order: s.decay,
         }
-    }
-
-    /// In the order of the GPU kernel's parameters.
-    pub(crate) fn as_array(&self) -> [f32; 9] {
-        [
-            self.beta1,
-            self.one_minus_beta1,
-            self.beta2,
-            self.one_minus_beta2,
-            self.eps,
-            self.grad_scale,
-            self.inverse_root,
-            self.step,
-            self.decay,
-        ]
     }
 
     /// One element: the new (param, m, v).

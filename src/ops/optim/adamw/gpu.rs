@@ -2,59 +2,27 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::adamw::{AdamWParams, AdamWTensor, CHUNK, Outcome, THREADS};
+use crate::device::{Gpu, Grid, LaunchArgs, Ptr, shipped};
 use crate::error::Result;
 use crate::ops::optim::adamw::cpu::Coefficients;
 use crate::ops::optim::adamw::{AdamW, AdamW8bit, AdamWOutcome, AdamWSettings, DecayOrder};
 use crate::quant::dynamic_map;
 
-/// Threads of a block.
-const THREADS: u32 = 256;
-
-/// Elements of a block.
-const CHUNK: u64 = 4096;
-
-/// `AdamWTensor` of `kernels/optim/adamw.cu`.
-#[derive(Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Tensor {
-    pub param: u64,
-    pub grad: u64,
-    pub m: u64,
-    pub v: u64,
-    pub m_absmax: u64,
-    pub v_absmax: u64,
-    pub mask: u64,
-    pub count: i64,
-    pub first_block: i64,
-}
-
-/// `AdamWParams` of `kernels/optim/adamw.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    tensors: u64,
-    maps: u64,
-    outcome: u64,
-    tensor_count: i64,
-    coefficients: [f32; 9],
-    decay_after: i32,
-}
-
 pub(crate) fn adamw(gpu: &Arc<Gpu>, a: AdamW<'_>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::ADAMW);
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
-        tensors.push(Tensor {
+        tensors.push(AdamWTensor {
             count: t.grad.numel(),
             grad: launch.input(&t.grad)?,
             mask: launch.opt_input(&t.mask)?,
             param: launch.update(t.param)?,
-            m: launch.update(t.m)?,
-            v: launch.update(t.v)?,
-            ..Tensor::default()
+            m: launch.update(t.m)?.untyped_mut(),
+            v: launch.update(t.v)?.untyped_mut(),
+            ..AdamWTensor::zeroed()
         });
     }
     run(launch, "adamw", tensors, &[], &a.settings, a.outcome)
@@ -64,16 +32,16 @@ pub(crate) fn adamw_8bit(gpu: &Arc<Gpu>, a: AdamW8bit<'_>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::ADAMW);
     let mut tensors = Vec::with_capacity(a.tensors.len());
     for t in a.tensors {
-        tensors.push(Tensor {
+        tensors.push(AdamWTensor {
             count: t.grad.numel(),
             grad: launch.input(&t.grad)?,
             mask: launch.opt_input(&t.mask)?,
             param: launch.update(t.param)?,
-            m: launch.update(t.m)?,
-            v: launch.update(t.v)?,
+            m: launch.update(t.m)?.untyped_mut(),
+            v: launch.update(t.v)?.untyped_mut(),
             m_absmax: launch.update(t.m_absmax)?,
             v_absmax: launch.update(t.v_absmax)?,
-            ..Tensor::default()
+            ..AdamWTensor::zeroed()
         });
     }
     let maps = [*dynamic_map(true), *dynamic_map(false)].concat();
@@ -84,7 +52,7 @@ pub(crate) fn adamw_8bit(gpu: &Arc<Gpu>, a: AdamW8bit<'_>) -> Result<()> {
 fn run(
     mut launch: LaunchArgs<'_>,
     kernel: &str,
-    mut tensors: Vec<Tensor>,
+    mut tensors: Vec<AdamWTensor>,
     maps: &[f32],
     settings: &AdamWSettings,
     outcome: &mut AdamWOutcome,
@@ -103,7 +71,7 @@ fn run(
 }
 
 /// One step: launches over lists of tensors that share coefficients and an outcome.
-pub(crate) struct Step(Params);
+pub(crate) struct Step(AdamWParams);
 
 impl Step {
     pub fn new(
@@ -111,12 +79,21 @@ impl Step {
         maps: &[f32],
         settings: &AdamWSettings,
     ) -> Result<Step> {
-        Ok(Step(Params {
-            tensors: 0,
-            maps: if maps.is_empty() { 0 } else { launch.table(maps)? },
+        let c = Coefficients::new(settings);
+        Ok(Step(AdamWParams {
+            tensors: Ptr::NULL,
+            maps: if maps.is_empty() { Ptr::NULL } else { launch.table(maps)? },
             outcome: launch.state(&[u64::MAX, 0, 0, 0])?,
             tensor_count: 0,
-            coefficients: Coefficients::new(settings).as_array(),
+            beta1: c.beta1,
+            one_minus_beta1: c.one_minus_beta1,
+            beta2: c.beta2,
+            one_minus_beta2: c.one_minus_beta2,
+            eps: c.eps,
+            grad_scale: c.grad_scale,
+            inverse_root: c.inverse_root,
+            step: c.step,
+            decay: c.decay,
             decay_after: (settings.decay == DecayOrder::After) as i32,
         }))
     }
@@ -126,7 +103,7 @@ impl Step {
         &self,
         launch: &mut LaunchArgs<'_>,
         kernels: &[&str],
-        tensors: &mut [Tensor],
+        tensors: &mut [AdamWTensor],
     ) -> Result<()> {
         // An empty tensor has no block; the numbers of the others stay those of the caller.
         let mut blocks = 0;
@@ -138,22 +115,26 @@ impl Step {
             return Ok(());
         }
         let (tensors, tensor_count) = (launch.table(tensors)?, tensors.len() as i64);
-        let params = Params { tensors, tensor_count, ..self.0 };
-        let grid = Grid::linear(blocks as u32, THREADS);
+        let params = AdamWParams { tensors, tensor_count, ..self.0 };
+        let grid = Grid::linear(blocks as u32, THREADS as u32);
         kernels.iter().try_for_each(|kernel| launch.start(kernel, grid, &params))
     }
 
     /// What the launches did; waits for them.
     pub fn outcome(&self, launch: &LaunchArgs<'_>) -> Result<AdamWOutcome> {
-        let found = launch.fetch::<u64>(self.0.outcome, 4)?;
-        if found[0] != u64::MAX {
-            let (tensor, element) = (found[0] >> 40, found[0] & ((1 << 40) - 1));
+        let found = launch.fetch(self.0.outcome, 4)?;
+        let of = |what: Outcome| found[what as usize];
+        let bad = of(Outcome::Bad);
+        if bad != u64::MAX {
+            let (tensor, element) = (bad >> 40, bad & ((1 << 40) - 1));
             let non_finite = Some((tensor as usize, element as usize));
             return Ok(AdamWOutcome { non_finite, ..AdamWOutcome::default() });
         }
-        let [_, updated, unchanged, absorbed_bf16] = found[..] else {
-            return Ok(AdamWOutcome::default());
-        };
-        Ok(AdamWOutcome { non_finite: None, updated, unchanged, absorbed_bf16 })
+        Ok(AdamWOutcome {
+            non_finite: None,
+            updated: of(Outcome::Updated),
+            unchanged: of(Outcome::Unchanged),
+            absorbed_bf16: of(Outcome::Absorbed),
+        })
     }
 }

@@ -2,32 +2,14 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
+use crate::device::params::delta::{CHUNK, DeltaApplyParams, DeltaParams, THREADS};
 use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::optim::delta::{DeltaApply, DeltaEncode};
 use crate::view::View;
-
-/// Threads of a block.
-const THREADS: u32 = 256;
-/// Elements whose changes one block counts.
-const CHUNK: usize = 16384;
-
-/// `DeltaParams` of `kernels/optim/delta.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DeltaParams {
-    old: u64,
-    new: u64,
-    before: u64,
-    ticket: u64,
-    index: u64,
-    value: u64,
-    n: i64,
-    capacity: i64,
-}
 
 /// Number of elements whose bits differ.
 pub(crate) fn delta_count<T: Element>(
@@ -54,7 +36,7 @@ pub(crate) fn delta_encode<T: Element>(
     }
     // What lies behind the changes keeps its content.
     params.index = launch.update(a.index)?;
-    params.value = launch.update(a.value)?;
+    params.value = launch.update(a.value)?.untyped_mut();
     params.capacity = capacity as i64;
     if changes > 0 {
         let kernel = format!("delta_encode_b{}", bits::<T>());
@@ -70,7 +52,7 @@ fn bits<T>() -> usize {
 }
 
 fn chunks(n: i64) -> Grid {
-    Grid::linear((n as usize).div_ceil(CHUNK) as u32, THREADS)
+    Grid::linear((n as u64).div_ceil(CHUNK) as u32, THREADS as u32)
 }
 
 fn operands<T: Element>(
@@ -78,8 +60,8 @@ fn operands<T: Element>(
     old: &View<'_, T>,
     new: &View<'_, T>,
 ) -> Result<DeltaParams> {
-    let (old, new, n) = (launch.input(old)?, launch.input(new)?, old.numel());
-    Ok(DeltaParams { old, new, n, ..DeltaParams::zeroed() })
+    let (old, now, n) = (launch.input(old)?.untyped(), launch.input(new)?.untyped(), old.numel());
+    Ok(DeltaParams { old, now, n, ..DeltaParams::zeroed() })
 }
 
 /// Counts the changes before each chunk and all of them.
@@ -94,34 +76,23 @@ fn count(launch: &mut LaunchArgs<'_>, params: &mut DeltaParams, bits: usize) -> 
     params.ticket = scratch.ticket();
     launch.start(&format!("delta_count_b{bits}"), grid, params)?;
     drop(scratch);
-    let total = params.before + (count * size_of::<i64>()) as u64;
-    Ok(launch.fetch::<i64>(total, 1)?[0] as usize)
-}
-
-/// `DeltaApplyParams` of `kernels/optim/delta.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DeltaApplyParams {
-    index: u64,
-    value: u64,
-    target: u64,
-    count: i64,
-    n: i64,
+    let total = params.before.byte_add(count * size_of::<i64>());
+    Ok(launch.fetch(total, 1)?[0] as usize)
 }
 
 pub(crate) fn delta_apply<T: Element>(gpu: &Arc<Gpu>, a: DeltaApply<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::DELTA);
     let params = DeltaApplyParams {
         index: launch.input(&a.index)?,
-        value: launch.input(&a.value)?,
+        value: launch.input(&a.value)?.untyped(),
         n: a.target.numel(),
-        target: launch.update(a.target)?,
+        target: launch.update(a.target)?.untyped_mut(),
         count: a.index.numel(),
     };
-    let blocks = (params.count as u64).div_ceil(THREADS as u64) as u32;
+    let blocks = (params.count as u64).div_ceil(THREADS) as u32;
     launch.start(
         &format!("delta_apply_b{}", bits::<T>()),
-        Grid::linear(blocks, THREADS),
+        Grid::linear(blocks, THREADS as u32),
         &params,
     )?;
     launch.finish()

@@ -4,9 +4,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{CopyStream, DeviceBuffer, Gpu, LaunchArgs, PinnedBuffer, shipped};
+use bytemuck::Zeroable;
+
+use crate::device::params::adamw::AdamWTensor;
+use crate::device::{CopyStream, DeviceBuffer, Gpu, LaunchArgs, PinnedBuffer, Ptr, shipped};
 use crate::error::Result;
-use crate::ops::optim::adamw::gpu::{Step, Tensor};
+use crate::ops::optim::adamw::gpu::Step;
 use crate::ops::optim::adamw::{AdamWOutcome, AdamWSettings};
 use crate::ops::optim::paged_adamw::PagedTensor;
 
@@ -63,12 +66,12 @@ impl Paged {
         let step = Step::new(&mut launch, &[], settings)?;
         let mut all = Vec::with_capacity(tensors.len());
         for t in tensors {
-            all.push(Tensor {
+            all.push(AdamWTensor {
                 count: t.grad.numel(),
                 grad: launch.input(&t.grad)?,
                 mask: launch.opt_input(&t.mask)?,
                 param: launch.update(t.param)?,
-                ..Tensor::default()
+                ..AdamWTensor::zeroed()
             });
         }
         // No chunk is written unless all gradients may be used, which the kernels look at.
@@ -113,22 +116,27 @@ impl Paged {
     }
 
     /// The parts of tensors whose moments are in a chunk, with their moments in a slot.
-    fn parts(&self, all: &[Tensor], slot: usize, chunk: &Range<usize>) -> Result<Vec<Tensor>> {
+    fn parts(
+        &self,
+        all: &[AdamWTensor],
+        slot: usize,
+        chunk: &Range<usize>,
+    ) -> Result<Vec<AdamWTensor>> {
         let ([m, v], mut parts, mut start) = (self.slot(slot)?, Vec::new(), 0);
-        let size = size_of::<f32>() as u64;
+        let size = size_of::<f32>();
         for t in all {
             let end = start + t.count as usize;
             let (first, last) = (start.max(chunk.start), end.min(chunk.end));
             if first < last {
-                let (skipped, place) = ((first - start) as u64, (first - chunk.start) as u64);
-                parts.push(Tensor {
-                    param: t.param + skipped * size,
-                    grad: t.grad + skipped * size,
-                    m: m + place * size,
-                    v: v + place * size,
-                    mask: if t.mask == 0 { 0 } else { t.mask + skipped },
+                let (skipped, place) = (first - start, first - chunk.start);
+                parts.push(AdamWTensor {
+                    param: t.param.byte_add(skipped * size),
+                    grad: t.grad.byte_add(skipped * size),
+                    m: Ptr::new(m).byte_add(place * size),
+                    v: Ptr::new(v).byte_add(place * size),
+                    mask: if t.mask.is_null() { t.mask } else { t.mask.byte_add(skipped) },
                     count: (last - first) as i64,
-                    ..Tensor::default()
+                    ..AdamWTensor::zeroed()
                 });
             }
             start = end;

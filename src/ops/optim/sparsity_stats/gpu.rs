@@ -2,50 +2,18 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::sparsity_stats::{
+    NO_KEY, ROWS, SparsityCounts, SparsityStatsParams, THREADS,
+};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::sparsity_stats::{SparsityStats, UpdateSparsity};
 
-/// Threads of a block.
-const THREADS: u32 = 256;
-/// Rows that the warps of a block take at a time.
-const ROWS: u64 = 8;
 /// Blocks that fill a multiprocessor: 64 registers a thread.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 4;
-
-/// `SparsityStatsParams` of `kernels/optim/sparsity_stats.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    w0: u64,
-    w1: u64,
-    row_nnz: Column,
-    partial: u64,
-    result: u64,
-    ticket: u64,
-    rows: i64,
-    columns: i64,
-    w0_stride: i64,
-    w1_stride: i64,
-    tol: f64,
-}
-
-/// `SparsityCounts` of the kernel.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Counts {
-    equal: i64,
-    within: i64,
-    absorbed: i64,
-    bad: i64,
-    max_delta: f64,
-}
-
-/// The key that says every value is finite.
-const NO_KEY: i64 = i64::MAX;
 
 /// Argument and flat index of a value that is not finite.
 type NotFinite = (&'static str, usize);
@@ -59,15 +27,15 @@ pub(crate) fn sparsity_stats<T: Float>(
     let (rows, columns) = (a.w0.extent(0) as u64, a.w0.extent(1));
     let filled = BLOCKS_PER_MULTIPROCESSOR * gpu.info().multiprocessors as u64;
     let blocks = rows.div_ceil(ROWS).min(filled.max(1));
-    let mut counts = Counts { bad: NO_KEY, ..Counts::zeroed() };
+    let mut counts = SparsityCounts { bad: NO_KEY as i64, ..SparsityCounts::zeroed() };
     if blocks > 0 {
-        let scratch = launch.scratch(blocks as usize * size_of::<Counts>())?;
-        let params = Params {
-            w0: launch.input(&a.w0)?,
-            w1: launch.input(&a.w1)?,
+        let scratch = launch.scratch(blocks as usize * size_of::<SparsityCounts>())?;
+        let params = SparsityStatsParams {
+            w0: launch.input(&a.w0)?.untyped(),
+            w1: launch.input(&a.w1)?.untyped(),
             row_nnz: launch.column_out(a.row_nnz)?,
             partial: scratch.ptr(),
-            result: launch.values::<Counts>(1)?,
+            result: launch.values::<SparsityCounts>(1)?,
             ticket: scratch.ticket(),
             rows: rows as i64,
             columns: columns as i64,
@@ -76,11 +44,11 @@ pub(crate) fn sparsity_stats<T: Float>(
             tol: a.tol,
         };
         let kernel = format!("sparsity_stats_{}", T::DTYPE.name());
-        launch.start(&kernel, Grid::linear(blocks as u32, THREADS), &params)?;
+        launch.start(&kernel, Grid::linear(blocks as u32, THREADS as u32), &params)?;
         drop(scratch);
-        counts = launch.fetch::<Counts>(params.result, 1)?[0];
+        counts = launch.fetch(params.result, 1)?[0];
     }
-    if counts.bad != NO_KEY {
+    if counts.bad != NO_KEY as i64 {
         return Ok(Err(locate(counts.bad as usize, columns)));
     }
     launch.finish()?;

@@ -2,27 +2,12 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::gae::DiscountedReturnParams;
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::discounted_return::{DiscountedReturn, MaskedReturn};
 use crate::ops::policy::tokens::gpu::per_sequence;
-
-/// `DiscountedReturnParams` of `kernels/policy/gae.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DiscountedReturnParams {
-    reward: Column,
-    mask: Column,
-    cu_seqlens: Column,
-    baseline: Column,
-    returns: Column,
-    tokens: i64,
-    gamma: f64,
-    reset: i64,
-}
 
 pub(crate) fn discounted_return<R: Real>(gpu: &Arc<Gpu>, a: DiscountedReturn<'_, R>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::GAE);

@@ -2,29 +2,12 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::gae::GaeParams;
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::gae::Gae;
 use crate::ops::policy::tokens::gpu::per_sequence;
-
-/// `GaeParams` of `kernels/policy/gae.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct GaeParams {
-    reward: Column,
-    value: Column,
-    mask: Column,
-    cu_seqlens: Column,
-    bootstrap: Column,
-    advantage: Column,
-    returns: Column,
-    tokens: i64,
-    gamma: f64,
-    lambda: f64,
-}
 
 pub(crate) fn gae<R: Real>(gpu: &Arc<Gpu>, a: Gae<'_, R>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::GAE);

@@ -2,29 +2,12 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::gae::{self, KlRewardParams};
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
-use crate::ops::policy::kl_reward::KlReward;
+use crate::ops::policy::kl_reward::{KlReward, RewardKl};
 use crate::ops::policy::tokens::gpu::per_sequence;
-
-/// `KlRewardParams` of `kernels/policy/gae.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct KlRewardParams {
-    score: Column,
-    logp: Column,
-    reference: Column,
-    mask: Column,
-    cu_seqlens: Column,
-    reward: Column,
-    tokens: i64,
-    beta: f64,
-    clamp: f64,
-    estimator: i64,
-}
 
 pub(crate) fn kl_reward<R: Real>(gpu: &Arc<Gpu>, a: KlReward<'_, R>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::GAE);
@@ -39,7 +22,13 @@ pub(crate) fn kl_reward<R: Real>(gpu: &Arc<Gpu>, a: KlReward<'_, R>) -> Result<(
         tokens: a.logp.numel(),
         beta: a.beta,
         clamp: a.clamp,
-        estimator: a.estimator as i64,
+        estimator: match a.estimator {
+            RewardKl::K1 => gae::RewardKl::K1,
+            RewardKl::K2 => gae::RewardKl::K2,
+            RewardKl::K3 => gae::RewardKl::K3,
+            RewardKl::Abs => gae::RewardKl::Abs,
+        },
+        unused: 0,
     };
     per_sequence::<R>(launch, "kl_reward", sequences, &params)
 }

@@ -1,33 +1,20 @@
 //! Weights and totals of pair losses on the GPU.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, LaunchArgs, Scratch};
+use crate::device::params::terms::LossTerms;
+use crate::device::{LaunchArgs, Scratch};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::view::{View, ViewMut};
 
-/// `LossTerms` of `kernels/policy/terms.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct LossTerms {
-    pub weight: Column,
-    pub loss: Column,
-    pub total: u64,
-    pub partial: u64,
-    pub ticket: u64,
-    pub count: i64,
-}
-
-impl LossTerms {
+impl<R: Real> LossTerms<R> {
     /// The terms of a launch whose blocks leave their shares at the start of `scratch`.
-    pub fn new<'a, R: Real>(
+    pub fn new<'a>(
         launch: &mut LaunchArgs<'a>,
         weight: &Option<View<'_, R>>,
         loss: ViewMut<'a, R>,
         total: Option<ViewMut<'a, f64>>,
         scratch: &Scratch<'_>,
-    ) -> Result<LossTerms> {
+    ) -> Result<LossTerms<R>> {
         Ok(LossTerms {
             count: loss.numel(),
             weight: launch.opt_column(weight)?,

@@ -5,122 +5,59 @@ mod pass;
 
 pub(super) use pass::{Addend, Pass, prepare};
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::matmul::LowParams;
+use crate::device::params::mma_gemm::TensorParams;
+use crate::device::params::product::{
+    Adapters, COLUMNS, Dense, Factor, ProductParams, ROWS, THREADS,
+};
+use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, Ptr, Void, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::Lora;
 use crate::ops::products::gemm_mma;
-use crate::ops::products::gemm_mma::TensorProduct;
 use crate::view::View;
 
-/// Threads of a block in `kernels/products/product.cuh`.
-pub(super) const THREADS: u32 = 128;
-
-/// Outputs of a block.
-const ROWS: u64 = 32;
-const COLUMNS: u64 = 64;
-
-/// A matrix as one side of a product: `Dense` of `kernels/products/product.cuh`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Dense {
-    pub at: u64,
-    pub lane: i64,
-    pub step: i64,
-}
-
-impl Dense {
+impl<T: Element> Dense<T> {
     /// Element (lane, step) is `matrix[lane][step]`.
-    pub fn rows<T: Element>(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Dense> {
+    pub fn rows(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Self> {
         Ok(Dense { at: launch.input(matrix)?, lane: matrix.stride(0), step: 1 })
     }
 
     /// Element (lane, step) is `matrix[step][lane]`.
-    pub fn columns<T: Element>(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Dense> {
+    pub fn columns(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Self> {
         Ok(Dense { at: launch.input(matrix)?, lane: 1, step: matrix.stride(0) })
     }
 
-    /// Packed rows in scratch memory.
-    pub fn packed(at: u64, columns: i64) -> Dense {
-        Dense { at, lane: columns, step: 1 }
-    }
-
     /// The other way round.
-    pub fn turned(self) -> Dense {
+    pub fn turned(self) -> Self {
         Dense { at: self.at, lane: self.step, step: self.lane }
     }
 }
 
-/// `Factor` of `kernels/products/product.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Factor {
-    pub side: Dense,
-    pub scale: f64,
-}
-
-/// `Adapters` of `kernels/products/product.cuh`.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Adapters {
-    pub list: u64,
-    pub count: i64,
-    pub rank: i64,
-    pub index: Column,
-}
-
-/// `ProductParams` of `kernels/products/product.cuh` up to the right side.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct ChainProduct {
-    left: Dense,
-    rows: i64,
-    columns: i64,
-    depth: i64,
-    lora: Adapters,
-    low: u64,
-    low_stride: i64,
-    bias: Column,
-    y: u64,
-    addend: u64,
-    row_stride: i64,
-    addend_stride: i64,
-}
-
-impl ChainProduct {
-    /// The same product, which continues with the f32 (f64) sums of the adapters' first factors.
-    pub fn new(p: &TensorProduct, low: u64, low_stride: i64) -> ChainProduct {
-        ChainProduct {
-            left: Dense { at: p.x, lane: p.x_stride, step: 1 },
-            rows: p.rows,
-            columns: p.columns,
-            depth: p.depth,
-            lora: p.lora,
-            low,
-            low_stride,
-            bias: p.bias,
-            y: p.y,
-            addend: p.addend,
-            row_stride: p.y_stride,
-            addend_stride: p.addend_stride,
-        }
+/// `p` for the kernels of one chain per output, which continues with the sums `low` of the adapters'
+/// first factors, of f32 or f64.
+fn chain<T, W>(
+    p: &TensorParams<T, ()>,
+    (low, low_stride): (Ptr<Void>, i64),
+    right: W,
+) -> ProductParams<T, W, Void> {
+    ProductParams {
+        left: Dense { at: p.x, lane: p.x_stride, step: 1 },
+        rows: p.rows,
+        columns: p.columns,
+        depth: p.depth,
+        lora: p.lora,
+        low: low.as_const(),
+        low_stride,
+        bias: p.bias,
+        y: p.y,
+        addend: p.addend,
+        row_stride: p.y_stride,
+        addend_stride: p.addend_stride,
+        right,
     }
-}
-
-/// `LowParams` of `kernels/products/matmul.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct LowParams {
-    left: Dense,
-    lora: Adapters,
-    rows: i64,
-    depth: i64,
-    low: u64,
-    low_stride: i64,
-    s: u64,
-    s_stride: i64,
 }
 
 /// Which way the weight is read.
@@ -133,27 +70,27 @@ pub(super) enum Way {
 }
 
 /// The first factors of the adapters and the rows that they multiply.
-pub(super) struct LowRank<'a> {
+pub(super) struct LowRank<'a, T> {
     pub way: Way,
-    pub left: Dense,
+    pub left: Dense<T>,
     pub rows: i64,
     pub depth: i64,
     pub rank: i64,
     /// What multiplies the left side, one an adapter.
     pub factors: &'a [Factor],
     /// Which adapter a row takes.
-    pub index: Column,
+    pub index: Column<Const<i32>>,
     /// `[rows, rank]` in f32, f64 for operands of f64.
-    pub low: u64,
+    pub low: Ptr<Void>,
     pub low_stride: i64,
     /// The same in f32, if `low` is f64 and it is wanted.
-    pub s: u64,
+    pub s: Ptr<f32>,
     pub s_stride: i64,
     /// The same in three parts of 16 bits, adapter after adapter, if they are wanted.
-    pub parts: u64,
+    pub parts: Ptr<T>,
 }
 
-impl LowRank<'_> {
+impl<T: Float> LowRank<'_, T> {
     /// Bytes of the parts of `rows` rows.
     pub fn parts_bytes(rows: usize, rank: usize, adapters: usize) -> usize {
         rows * 3 * rank * adapters * 2
@@ -165,11 +102,11 @@ pub(super) fn low_rank<T: Float>(
     launch: &mut LaunchArgs<'_>,
     gpu: &Gpu,
     op: &'static str,
-    a: &LowRank<'_>,
+    a: &LowRank<'_, T>,
 ) -> Result<()> {
     if !is_half::<T>() {
         let (count, rank, index) = (a.factors.len() as i64, a.rank, a.index);
-        let params = LowParams {
+        let params = LowParams::<T, Void> {
             left: a.left,
             lora: Adapters { list: launch.table(a.factors)?, count, rank, index },
             rows: a.rows,
@@ -183,22 +120,23 @@ pub(super) fn low_rank<T: Float>(
         return gpu.launch(&shipped::MATMUL, &kernel, grid(op, a.rows, a.rank)?, &params);
     }
     for (only, factor) in a.factors.iter().enumerate() {
-        let before = LowRank::parts_bytes(a.rows as usize, a.rank as usize, only) as u64;
-        let product = TensorProduct {
+        let before = LowRank::<T>::parts_bytes(a.rows as usize, a.rank as usize, only);
+        let product = TensorParams::<T, ()> {
             x: a.left.at,
             x_stride: a.left.lane,
             rows: a.rows,
             columns: a.rank,
             depth: a.depth,
-            lora: Adapters { index: a.index, ..Adapters::default() },
-            factor: a.low,
-            factor_parts: if a.parts == 0 { 0 } else { a.parts + before },
+            lora: Adapters { index: a.index, ..Adapters::zeroed() },
+            factor: a.low.cast(),
+            factor_parts: if a.parts.is_null() { a.parts } else { a.parts.byte_add(before) },
             factor_stride: a.low_stride,
             only: only as i64,
             scale: factor.scale,
-            ..TensorProduct::zeroed()
+            ..TensorParams::zeroed()
         };
-        gemm_mma::launch(gpu, op, T::DTYPE.name(), a.way, product, factor.side)?;
+        let side: Dense<T> = Dense { at: factor.at.cast(), lane: factor.lane, step: factor.step };
+        gemm_mma::launch(gpu, op, T::DTYPE.name(), a.way, product, side)?;
     }
     Ok(())
 }
@@ -216,10 +154,15 @@ pub(super) fn factors<T: Float>(
             Way::Forward => (a, b),
             Way::Backward => (b.turned(), a.turned()),
         };
-        down.push(Factor { side: first, scale: lora.scale });
-        up.push(Factor { side: second, scale: lora.scale });
+        down.push(factor(first, lora.scale));
+        up.push(factor(second, lora.scale));
     }
     Ok((down, up))
+}
+
+/// A side that an adapter's scale belongs to.
+pub(super) fn factor<T>(side: Dense<T>, scale: f64) -> Factor {
+    Factor { at: side.at.cast(), lane: side.lane, step: side.step, scale }
 }
 
 /// Whether tensor cores multiply the dtype.
@@ -234,5 +177,5 @@ pub(super) fn grid(op: &'static str, rows: i64, columns: i64) -> Result<Grid> {
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^36 x 4194240 outputs on a GPU"));
     }
-    Ok(Grid { blocks: [blocks[0] as u32, blocks[1] as u32, 1], ..Grid::linear(1, THREADS) })
+    Ok(Grid { blocks: [blocks[0] as u32, blocks[1] as u32, 1], ..Grid::linear(1, THREADS as u32) })
 }

@@ -3,12 +3,13 @@
 
 use bytemuck::Zeroable;
 
-use crate::device::{Gpu, Grid, LaunchArgs, Scratch};
+use crate::device::params::mma_gemm::TensorParams;
+use crate::device::params::product::{Dense, ProductParams};
+use crate::device::{Gpu, Grid, LaunchArgs, Ptr, Scratch, Void};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::Lora;
-use crate::ops::products::gemm_gpu::{ChainProduct, Dense, LowRank, Way, factors, grid, low_rank};
-use crate::ops::products::gemm_mma::TensorProduct;
+use crate::ops::products::gemm_gpu::{LowRank, Way, chain, factors, grid, low_rank};
 use crate::view::{View, ViewMut};
 
 /// What is added last.
@@ -38,20 +39,24 @@ pub(in crate::ops::products) struct Pass<'a, T> {
 }
 
 /// A product but for its weight.
-pub(in crate::ops::products) struct Prepared<'a> {
-    pub product: TensorProduct,
+pub(in crate::ops::products) struct Prepared<'a, T> {
+    pub product: TensorParams<T, ()>,
     /// Sums of the adapters' first factors: `[rows, rank]`.
-    low: u64,
+    low: Ptr<Void>,
     low_stride: i64,
     /// Where they are.
     _scratch: Option<Scratch<'a>>,
 }
 
-impl Prepared<'_> {
-    /// What the kernels of one chain an output take.
-    pub fn chain(&self, op: &'static str) -> Result<(Grid, ChainProduct)> {
+impl<T: Float> Prepared<'_, T> {
+    /// What the kernels of one chain per output take.
+    pub fn chain<W>(
+        &self,
+        op: &'static str,
+        right: W,
+    ) -> Result<(Grid, ProductParams<T, W, Void>)> {
         let grid = grid(op, self.product.rows, self.product.columns)?;
-        Ok((grid, ChainProduct::new(&self.product, self.low, self.low_stride)))
+        Ok((grid, chain(&self.product, (self.low, self.low_stride), right)))
     }
 }
 
@@ -63,7 +68,7 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
     op: &'static str,
     pass: Pass<'a, T>,
     tensor: bool,
-) -> Result<Option<Prepared<'a>>> {
+) -> Result<Option<Prepared<'a, T>>> {
     let (rows, depth) = (pass.left.extent(0), pass.left.extent(1));
     if rows == 0 {
         return Ok(None);
@@ -71,20 +76,24 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
     let rank = pass.lora.first().map_or(0, |lora| lora.a.extent(0));
     let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
     let low_bytes = (rows * rank * low_size).next_multiple_of(16);
-    let parts_bytes = if tensor { LowRank::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
+    let parts_bytes =
+        if tensor { LowRank::<T>::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
     let scratch = if rank > 0 { Some(launch.scratch(low_bytes + parts_bytes)?) } else { None };
-    let (mut low_at, mut low_stride) = (scratch.as_ref().map_or(0, |s| s.ptr()), rank as i64);
+    let mut low_at: Ptr<Void> = scratch.as_ref().map_or(Ptr::NULL, |s| s.ptr());
+    let mut low_stride = rank as i64;
+    let parts: Ptr<T> =
+        if tensor && rank > 0 { low_at.byte_add(low_bytes).cast() } else { Ptr::NULL };
     let left = Dense::rows(launch, &pass.left)?;
-    let mut product = TensorProduct {
+    let mut product = TensorParams {
         x: left.at,
         x_stride: left.lane,
         rows: rows as i64,
         columns: pass.out.extent(1) as i64,
         depth: depth as i64,
-        parts: if tensor && rank > 0 { low_at + low_bytes as u64 } else { 0 },
+        parts: parts.as_const(),
         bias: launch.opt_column(&pass.bias)?,
         y_stride: pass.out.stride(0),
-        ..TensorProduct::zeroed()
+        ..TensorParams::zeroed()
     };
     if rank > 0 {
         let (down, up) = factors(launch, pass.way, pass.lora)?;
@@ -100,13 +109,13 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
             index: product.lora.index,
             low: low_at,
             low_stride,
-            parts: product.parts,
+            parts,
             s_stride: pass.s.as_ref().map_or(0, |s| s.stride(0)),
             s: launch.opt_output(pass.s)?,
         };
-        if low_size == 4 && low.s != 0 {
-            (low.low, low.low_stride) = (low.s, low.s_stride);
-            (low_at, low_stride) = (low.s, low.s_stride);
+        if low_size == 4 && !low.s.is_null() {
+            (low.low, low.low_stride) = (low.s.cast(), low.s_stride);
+            (low_at, low_stride) = (low.low, low.low_stride);
         }
         low_rank::<T>(launch, gpu, op, &low)?;
         product.lora.list = launch.table(&up)?;
@@ -115,7 +124,7 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
         Addend::None => product.y = launch.output(pass.out)?,
         Addend::Old => {
             product.y = launch.update(pass.out)?;
-            (product.addend, product.addend_stride) = (product.y, product.y_stride);
+            (product.addend, product.addend_stride) = (product.y.as_const(), product.y_stride);
         }
         Addend::Residual(residual) => {
             product.addend = launch.input(&residual)?;

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch, shipped};
+use crate::device::params::lora_grad::{
+    ADDERS, CHUNK, COLUMNS, LANES, LoraAddParams, LoraGradParams, LoraPickParams, PICKERS, Picked,
+    Side, THREADS, Target,
+};
+use crate::device::params::product::Dense;
+use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, Ptr, Scratch, Void, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::LoraGrad;
-use crate::ops::products::gemm_gpu::{Dense, Factor, LowRank, Way, low_rank};
-use crate::ops::products::lora_grad::cpu::CHUNK;
+use crate::ops::products::gemm_gpu::{LowRank, Way, factor, low_rank};
+use crate::ops::products::lora_grad::cpu;
 use crate::view::{View, ViewMut};
 
 /// Chunks of a launch: bounds the memory of their sums to that of a few activations.
@@ -17,83 +22,9 @@ const WINDOW: usize = 32;
 /// Multiprocessors of an H200. Blocks of 16 lanes on less than half of them become twice as many of 8
 /// lanes, which take a fifth more instructions. No bit depends on it.
 const MULTIPROCESSORS: usize = 132;
-/// Threads of a block in `kernels/products/lora_grad.cu` that sum a chunk, those that add sums, and those that
-/// list rows.
-const THREADS: usize = 128;
-const ADDERS: u32 = 256;
-const PICKERS: u32 = 1024;
 
-/// `Side` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Side {
-    left: Dense,
-    right: u64,
-    right_row: i64,
-    columns: i64,
-    base: i64,
-    whole: i64,
-}
-
-/// `Picked` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Picked {
-    count: u64,
-    list: u64,
-    rows: i64,
-}
-
-/// `LoraGradParams` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct GradParams {
-    first: Side,
-    second: Side,
-    picked: Picked,
-    rank: i64,
-    chunk: i64,
-    sums: u64,
-    line: i64,
-}
-
-/// `LoraPickParams` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct PickParams {
-    adapter: Column,
-    index: i64,
-    rows: i64,
-    count: u64,
-    list: u64,
-}
-
-/// `Target` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Target {
-    out: u64,
-    lane_stride: i64,
-    column_stride: i64,
-    columns: i64,
-    base: i64,
-}
-
-/// `LoraAddParams` of `kernels/products/lora_grad.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct AddParams {
-    first: Target,
-    second: Target,
-    count: u64,
-    rows: i64,
-    rank: i64,
-    chunk: i64,
-    chunks: i64,
-    sums: u64,
-    carry: u64,
-    line: i64,
-}
+// The CPU has the same chains.
+const _: () = assert!(CHUNK == cpu::CHUNK as u64);
 
 pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<()> {
     let LoraGrad { x, dy, s, lora, adapter, index, da, db } = a;
@@ -111,27 +42,31 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
         rows: m as i64,
         depth: n as i64,
         rank: rank as i64,
-        factors: &[Factor { side: Dense::columns(&mut launch, &lora.b)?, scale: lora.scale }],
-        index: Column::default(),
+        factors: &[factor(Dense::columns(&mut launch, &lora.b)?, lora.scale)],
+        index: Column::NONE,
         low: ds.ptr(),
         low_stride: rank as i64,
-        s: 0,
+        s: Ptr::NULL,
         s_stride: 0,
-        parts: 0,
+        parts: Ptr::NULL,
     };
     low_rank::<T>(&mut launch, gpu, "lora_grad", &low)?;
     let (picked, _list) = pick(&mut launch, &adapter, index, m)?;
     let sums = launch.scratch((1 + pass.window()) * pass.slot())?;
     let first = Side {
-        left: Dense::packed(ds.ptr(), rank as i64).turned(),
+        left: ds.ptr(),
+        left_lane: 1,
+        left_row: rank as i64,
         ..pass.right(launch.input(&x)?, &x, 0)
     };
     let second = Side {
-        left: Dense::columns(&mut launch, &s)?,
+        left: launch.input(&s)?.untyped().cast(),
+        left_lane: 1,
+        left_row: s.stride(0),
         ..pass.right(launch.input(&dy)?, &dy, pass.second())
     };
     let [da, db] = [target(&mut launch, da, false)?, target(&mut launch, db, true)?];
-    pass.run(&launch, T::DTYPE, [first, second], [da, db], picked, sums.ptr())?;
+    pass.run(&launch, [first, second], [da, db], picked, sums.ptr())?;
     launch.finish()
 }
 
@@ -145,15 +80,16 @@ fn pick<'a>(
     let all = Picked { rows: rows as i64, ..Picked::zeroed() };
     let Some(adapter) = adapter else { return Ok((all, None)) };
     let room = launch.scratch(8 + 4 * rows)?;
-    let picked = Picked { count: room.ptr(), list: room.ptr() + 8, ..all };
-    let params = PickParams {
+    let (count, list) = (room.ptr::<i64>(), room.ptr::<i32>().byte_add(8));
+    let picked = Picked { count: count.as_const(), list: list.as_const(), ..all };
+    let params = LoraPickParams {
         adapter: launch.column(adapter)?,
         index: index as i64,
         rows: rows as i64,
-        count: picked.count,
-        list: picked.list,
+        count,
+        list,
     };
-    launch.start("lora_grad_pick", Grid::linear(1, PICKERS), &params)?;
+    launch.start("lora_grad_pick", Grid::linear(1, PICKERS as u32), &params)?;
     Ok((picked, Some(room)))
 }
 
@@ -184,8 +120,8 @@ impl Pass {
     fn new<T: Float>([rows, k, n]: [usize; 3], rank: usize) -> Result<Pass> {
         let wide = T::DTYPE == DType::F64;
         let (size, width) = if wide { (8, 2) } else { (4, 4) };
-        let tiles = k.div_ceil(THREADS * width) + n.div_ceil(THREADS * width);
-        let few = tiles * rank.div_ceil(16) * rows.div_ceil(CHUNK) <= MULTIPROCESSORS / 2;
+        let tiles = k.div_ceil(THREADS as usize * width) + n.div_ceil(THREADS as usize * width);
+        let few = tiles * rank.div_ceil(16) * rows.div_ceil(CHUNK as usize) <= MULTIPROCESSORS / 2;
         let lanes = if !wide && (rank <= 8 || few) { 8 } else { 16 };
         if rank.div_ceil(lanes) > 65_535 || rows > i32::MAX as usize {
             let got = format!("{rows} rows, rank {rank}");
@@ -210,7 +146,7 @@ impl Pass {
     }
 
     fn chunks(&self) -> usize {
-        self.rows.div_ceil(CHUNK)
+        self.rows.div_ceil(CHUNK as usize)
     }
 
     /// Chunks of a launch.
@@ -218,7 +154,12 @@ impl Pass {
         self.chunks().min(WINDOW)
     }
 
-    fn right<T: Element>(&self, at: u64, matrix: &View<'_, T>, base: usize) -> Side {
+    fn right<T: Element>(
+        &self,
+        at: Ptr<Const<T>>,
+        matrix: &View<'_, T>,
+        base: usize,
+    ) -> Side<T, Void> {
         let bytes = (self.width * size_of::<T>()) as u64;
         let row = matrix.stride(0);
         let apart = (row as u64).wrapping_mul(size_of::<T>() as u64);
@@ -227,27 +168,33 @@ impl Pass {
             right_row: row,
             columns: matrix.extent(1) as i64,
             base: base as i64,
-            whole: (at.is_multiple_of(bytes) && apart.is_multiple_of(bytes)) as i64,
+            whole: (at.address().is_multiple_of(bytes) && apart.is_multiple_of(bytes)) as i64,
             ..Side::zeroed()
         }
     }
 
     /// Blocks for both products in tiles of `columns` and `lanes`.
-    fn grid(&self, sides: &[Side; 2], columns: usize, lanes: usize, deep: usize) -> [u32; 3] {
+    fn grid<T>(
+        &self,
+        sides: &[Side<T, Void>; 2],
+        columns: usize,
+        lanes: usize,
+        deep: usize,
+    ) -> [u32; 3] {
         let tiles: u64 = sides.iter().map(|s| (s.columns as u64).div_ceil(columns as u64)).sum();
         [tiles as u32, self.rank.div_ceil(lanes) as u32, deep as u32]
     }
 
-    fn run(
+    fn run<T: Float>(
         &self,
         launch: &LaunchArgs<'_>,
-        dtype: DType,
-        sides: [Side; 2],
+        sides: [Side<T, Void>; 2],
         targets: [Target; 2],
         picked: Picked,
-        sums: u64,
+        sums: Ptr<Void>,
     ) -> Result<()> {
-        let (carry, sums) = (sums, sums + self.slot() as u64);
+        let (carry, sums) = (sums, sums.byte_add(self.slot()));
+        let dtype = T::DTYPE;
         let (name, none) = (dtype.name(), Side::zeroed());
         // dS is f64 where S is f32: two launches.
         let launches = match (dtype, self.lanes) {
@@ -265,12 +212,12 @@ impl Pass {
             let chunk = chunk as i64;
             for (kernel, sides) in &launches {
                 let [first, second] = *sides;
-                let params = GradParams { first, second, picked, rank, chunk, sums, line };
-                let blocks = self.grid(sides, THREADS * self.width, self.lanes, deep);
+                let params = LoraGradParams { first, second, picked, rank, chunk, sums, line };
+                let blocks = self.grid(sides, THREADS as usize * self.width, self.lanes, deep);
                 let grid = Grid { blocks, ..Grid::linear(1, THREADS as u32) };
                 launch.start(kernel, grid, &params)?;
             }
-            let params = AddParams {
+            let params = LoraAddParams {
                 first: Target { base: sides[0].base, ..targets[0] },
                 second: Target { base: sides[1].base, ..targets[1] },
                 count: picked.count,
@@ -278,12 +225,12 @@ impl Pass {
                 rank,
                 chunk,
                 chunks: deep as i64,
-                sums,
+                sums: sums.as_const(),
                 carry,
                 line,
             };
-            let blocks = self.grid(&sides, 64, 16, 1);
-            launch.start(adder, Grid { blocks, ..Grid::linear(1, ADDERS) }, &params)?;
+            let blocks = self.grid(&sides, COLUMNS as usize, LANES as usize, 1);
+            launch.start(adder, Grid { blocks, ..Grid::linear(1, ADDERS as u32) }, &params)?;
         }
         Ok(())
     }

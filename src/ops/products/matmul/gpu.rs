@@ -2,49 +2,15 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
+use crate::device::params::matmul::{DbiasParams, DwParams};
+use crate::device::params::product::{Dense, THREADS};
 use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::gemm_gpu::{
-    Addend, ChainProduct, Dense, Pass, THREADS, Way, grid, is_half, prepare,
-};
+use crate::ops::products::gemm_gpu::{Addend, Pass, Way, grid, is_half, prepare};
 use crate::ops::products::gemm_mma;
 use crate::ops::{Matmul, MatmulDw, MatmulDx};
 use crate::view::View;
-
-/// `ProductParams<T, Dense<T>>` of `kernels/products/product.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DenseParams {
-    product: ChainProduct,
-    right: Dense,
-}
-
-/// `DwParams` of `kernels/products/matmul.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DwParams {
-    left: Dense,
-    right: Dense,
-    rows: i64,
-    columns: i64,
-    depth: i64,
-    dw: u64,
-    row_stride: i64,
-}
-
-/// `DbiasParams` of `kernels/products/matmul.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DbiasParams {
-    dy: u64,
-    rows: i64,
-    columns: i64,
-    row_stride: i64,
-    dbias: Column,
-}
 
 pub(crate) fn matmul<T: Float>(gpu: &Arc<Gpu>, a: Matmul<'_, T>) -> Result<()> {
     let Matmul { x, w, bias, lora, adapter, s, residual, y } = a;
@@ -77,8 +43,7 @@ fn dense<T: Float>(
     if tensor {
         gemm_mma::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
-        let (grid, product) = prepared.chain(op)?;
-        let params = DenseParams { product, right };
+        let (grid, params) = prepared.chain(op, right)?;
         launch.start(&format!("matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
     launch.finish()
@@ -110,9 +75,9 @@ pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<
             row_stride: dy.stride(0),
             dbias: Column { stride: dbias.stride(0), at: launch.update(dbias)? },
         };
-        let blocks = (rows as u64).div_ceil(THREADS as u64) as u32;
+        let blocks = (rows as u64).div_ceil(THREADS) as u32;
         let kernel = format!("matmul_dbias_{}", T::DTYPE.name());
-        launch.start(&kernel, Grid::linear(blocks, THREADS), &params)?;
+        launch.start(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;
     }
     launch.finish()
 }

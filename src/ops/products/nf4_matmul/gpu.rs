@@ -2,39 +2,27 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Kernels, LaunchArgs, shipped};
+use crate::device::params::nf4::BlockMax;
+use crate::device::params::nf4_matrix::{Nf4Matrix, SKINNY_SHARED};
+use crate::device::{Gpu, Kernels, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::gemm_gpu::{Addend, ChainProduct, Pass, Way, is_half, prepare};
+use crate::ops::products::gemm_gpu::{Addend, Pass, Way, is_half, prepare};
 use crate::ops::products::gemm_mma::{self, TensorWeight};
-use crate::ops::quantize::block_max_gpu::BlockMax;
 use crate::ops::{Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 
-/// `Nf4Matrix` of `kernels/products/mma_gemm_nf4.cuh`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(in crate::ops::products) struct Nf4Matrix {
-    packed: Column,
-    code: Column,
-    max: BlockMax,
-    columns: i64,
-    dtype: i32,
-    across: i32,
-    regular: i32,
-    quads: i32,
-    nested_shift: i32,
-    pad: i32,
-}
-
 impl Nf4Matrix {
-    pub fn new(launch: &mut LaunchArgs<'_>, w: &Nf4View<'_>, way: Way) -> Result<Nf4Matrix> {
+    pub(in crate::ops::products) fn new(
+        launch: &mut LaunchArgs<'_>,
+        w: &Nf4View<'_>,
+        way: Way,
+    ) -> Result<Nf4Matrix> {
         let max = BlockMax::new(launch, w)?;
         let packed = launch.column(&w.packed)?;
         let k = w.k as u64;
-        let whole = packed.stride == 1 && packed.at.is_multiple_of(16) && k.is_multiple_of(64);
+        let whole =
+            packed.stride == 1 && packed.at.address().is_multiple_of(16) && k.is_multiple_of(64);
         let regular = whole && max.is_regular();
         let chunk = gemm_mma::chunks(k).0;
         let quads = regular && (k | chunk).is_multiple_of(256) && max.in_quads();
@@ -55,20 +43,11 @@ impl Nf4Matrix {
 
 impl TensorWeight for Nf4Matrix {
     const KERNELS: &'static Kernels = &shipped::NF4_MATMUL;
-    /// The table of code pairs with what may precede it, and 8 maxima of every row.
-    const FEW_SHARED: u64 = 4096 + 65_536 + 8 * 8 * 32 * 4;
+    const FEW_SHARED: u64 = SKINNY_SHARED;
 
     fn suits_few_rows(&self, _depth: u64) -> bool {
         self.regular != 0
     }
-}
-
-/// `ProductParams<T, Nf4Matrix>`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Nf4Params {
-    product: ChainProduct,
-    right: Nf4Matrix,
 }
 
 pub(crate) fn nf4_matmul<T: Float>(gpu: &Arc<Gpu>, a: Nf4Matmul<'_, T>) -> Result<()> {
@@ -99,8 +78,7 @@ fn nf4<T: Float>(
     if tensor {
         gemm_mma::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
     } else {
-        let (grid, product) = prepared.chain(op)?;
-        let params = Nf4Params { product, right };
+        let (grid, params) = prepared.chain(op, right)?;
         launch.start(&format!("nf4_matmul_{}", T::DTYPE.name()), grid, &params)?;
     }
     launch.finish()

@@ -2,27 +2,20 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::mma_gemm::TensorParams;
+use crate::device::params::nf4_matmul_grouped::GroupedParams;
+use crate::device::params::nf4_matrix::Nf4Matrix;
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::{Way, is_half};
-use crate::ops::products::gemm_mma::{Params, TensorProduct, grouped};
-use crate::ops::products::nf4_matmul::gpu::{Nf4Matrix, nf4_matmul, nf4_matmul_dx};
+use crate::ops::products::gemm_mma::grouped;
+use crate::ops::products::nf4_matmul::gpu::{nf4_matmul, nf4_matmul_dx};
 use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
 use crate::quant::Nf4View;
 use crate::view::{View, ViewMut};
-
-/// `GroupedParams` of `kernels/products/nf4_matmul_grouped.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct GroupedParams {
-    all: Params<Nf4Matrix>,
-    weights: u64,
-    count: i64,
-    offsets: Column,
-}
 
 /// A grouped product in one direction.
 struct Pass<'a, T> {
@@ -86,21 +79,21 @@ fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_MATMUL_GROUPED);
     let list: Vec<Nf4Matrix> =
         w.iter().map(|w| Nf4Matrix::new(&mut launch, w, way)).collect::<Result<_>>()?;
-    let mut product = TensorProduct {
+    let mut product = TensorParams {
         x: launch.input(&x)?,
         x_stride: x.stride(0),
         rows: rows as i64,
         columns: columns as i64,
         depth: x.extent(1) as i64,
         y_stride: y.stride(0),
-        ..TensorProduct::zeroed()
+        ..TensorParams::zeroed()
     };
     product.y = if accumulate { launch.update(y)? } else { launch.output(y)? };
     if accumulate {
-        (product.addend, product.addend_stride) = (product.y, product.y_stride);
+        (product.addend, product.addend_stride) = (product.y.as_const(), product.y_stride);
     }
     let params = GroupedParams {
-        all: Params { product: product.cut(1), right: Nf4Matrix::zeroed() },
+        all: product.with(1, Nf4Matrix::zeroed()),
         offsets: launch.column(&offsets)?,
         weights: launch.table(&list)?,
         count: w.len() as i64,

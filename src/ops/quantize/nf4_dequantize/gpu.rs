@@ -2,45 +2,24 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::nf4::BlockMax;
+use crate::device::params::nf4_dequantize::{Nf4DequantizeParams, THREADS, TILE};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::quantize::block_max_gpu::BlockMax;
 use crate::ops::quantize::nf4_dequantize::Nf4Dequantize;
-
-/// Threads of a block in `kernels/quantize/nf4_dequantize.cu`, and the values they take at a time.
-const THREADS: u32 = 256;
-const TILE: u64 = 8 * 1024;
 
 /// Blocks of threads from which on a warp takes several runs of values, up to 8: what a block reads
 /// before its first value (the code book, the table of nested maxima) is then read less often, and
 /// there are still four blocks for every multiprocessor of an H200.
 const ENOUGH_BLOCKS: u64 = 512;
 
-/// `Nf4DequantizeParams` of `kernels/quantize/nf4_dequantize.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DequantizeParams {
-    packed: u64,
-    code: Column,
-    max: BlockMax,
-    y: u64,
-    rows: i64,
-    columns: i64,
-    row_stride: i64,
-    dtype: i32,
-    linear: i32,
-    runs: i64,
-}
-
 pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_DEQUANTIZE);
     let (w, dims) = (&a.w, *a.y.dims());
     let (y, packed) = (launch.output(a.y)?, launch.input(&w.packed)?);
     let tiles = (w.n as u64 * w.k as u64).div_ceil(TILE);
-    let params = DequantizeParams {
+    let params = Nf4DequantizeParams {
         packed,
         code: launch.column(&w.code)?,
         max: BlockMax::new(&mut launch, w)?,
@@ -49,11 +28,13 @@ pub(crate) fn nf4_dequantize<T: Element>(gpu: &Arc<Gpu>, a: Nf4Dequantize<'_, T>
         columns: w.k as i64,
         row_stride: dims.strides()[0],
         dtype: BlockMax::dtype_code(w.dtype),
-        linear: (dims.is_contiguous() && y.is_multiple_of(16) && packed.is_multiple_of(4)) as i32,
+        linear: (dims.is_contiguous()
+            && y.address().is_multiple_of(16)
+            && packed.address().is_multiple_of(4)) as i32,
         runs: (tiles / ENOUGH_BLOCKS).clamp(1, 8) as i64,
     };
     let blocks = tiles.div_ceil(params.runs as u64) as u32;
     let kernel = format!("nf4_dequantize_{}", T::DTYPE.name());
-    launch.start(&kernel, Grid::linear(blocks, THREADS), &params)?;
+    launch.start(&kernel, Grid::linear(blocks, THREADS as u32), &params)?;
     launch.finish()
 }

@@ -2,33 +2,16 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
 use crate::check::Check;
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::nf4_quantize::{
+    GROUP, NESTED, Nf4AbsmaxParams, Nf4QuantizeParams, THREADS,
+};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::quantize::nf4_quantize::{NESTED_BLOCKSIZE, Nf4Quantize, Nf4QuantizeAbsmax};
 
-/// Values of a block of threads.
-const GROUP: u64 = 4096;
-
-/// `Nf4QuantizeParams` of `kernels/quantize/nf4_quantize.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct QuantizeParams {
-    x: u64,
-    rows: i64,
-    columns: i64,
-    row_stride: i64,
-    packed: u64,
-    absmax: Column,
-    bad: u64,
-    blocksize: i64,
-    bounds: [f32; 15],
-    order: [u8; 16],
-    unused: [u8; 4],
-}
+const _: () = assert!(NESTED == NESTED_BLOCKSIZE as u64);
 
 /// Waits for the device, which looks for values that are not finite.
 pub(crate) fn nf4_quantize<T: Float>(
@@ -39,7 +22,7 @@ pub(crate) fn nf4_quantize<T: Float>(
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_QUANTIZE);
     let numel = a.x.numel() as u64;
     let thresholds = a.quant_type.thresholds();
-    let params = QuantizeParams {
+    let params = Nf4QuantizeParams {
         rows: a.x.extent(0) as i64,
         columns: a.x.extent(1) as i64,
         row_stride: a.x.stride(0),
@@ -52,30 +35,18 @@ pub(crate) fn nf4_quantize<T: Float>(
         order: thresholds.order,
         unused: [0; 4],
     };
-    let grid = Grid::linear(numel.div_ceil(GROUP) as u32, GROUP as u32 / 8);
+    let grid = Grid::linear(numel.div_ceil(GROUP) as u32, THREADS as u32);
     launch.start(&format!("nf4_quantize_{}", T::DTYPE.name()), grid, &params)?;
-    match launch.fetch::<u64>(params.bad, 1)?[0] {
+    match launch.fetch(params.bad, 1)?[0] {
         0 => launch.finish(),
         found => Err(Error::NonFinite { op: check.0, arg: "x".into(), index: !found as usize }),
     }
 }
 
-/// `Nf4AbsmaxParams` of `kernels/quantize/nf4_quantize.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct AbsmaxParams {
-    absmax: Column,
-    table: Column,
-    codes: Column,
-    nested: Column,
-    offset: u64,
-    blocks: i64,
-}
-
 pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_QUANTIZE);
     let blocks = a.absmax.numel();
-    let params = AbsmaxParams {
+    let params = Nf4AbsmaxParams {
         absmax: launch.column(&a.absmax)?,
         table: launch.column(&a.table)?,
         codes: launch.column_out(a.codes)?,
@@ -83,9 +54,9 @@ pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> R
         offset: launch.values::<f32>(1)?,
         blocks,
     };
-    let nested = (blocks as u64).div_ceil(NESTED_BLOCKSIZE as u64) as u32;
+    let nested = (blocks as u64).div_ceil(NESTED) as u32;
     launch.start("nf4_absmax_mean", Grid::linear(1, 32), &params)?;
-    launch.start("nf4_quantize_absmax", Grid::linear(nested, NESTED_BLOCKSIZE as u32), &params)?;
-    *a.offset = launch.fetch::<f32>(params.offset, 1)?[0];
+    launch.start("nf4_quantize_absmax", Grid::linear(nested, NESTED as u32), &params)?;
+    *a.offset = launch.fetch(params.offset, 1)?[0];
     launch.finish()
 }

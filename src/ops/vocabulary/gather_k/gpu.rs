@@ -2,34 +2,14 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::gather_k::GatherKParams;
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
-use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
-
-/// `GatherKParams` of `kernels/vocabulary/gather_k.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    set: RowSet,
-    logits: u64,
-    dlogits: u64,
-    ids: u64,
-    logp: u64,
-    dlogp: u64,
-    row_stride: i64,
-    out_stride: i64,
-    ids_stride: i64,
-    logp_stride: i64,
-    dlogp_stride: i64,
-    count: i64,
-    mass: Column,
-    renormalize: i32,
-    unused: i32,
-}
+use crate::ops::vocabulary::rows_gpu::{Plan, check_dtype};
 
 pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()> {
     check_dtype::<T>("gather_k")?;
@@ -37,18 +17,18 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let whole = !a.renormalize || a.mass.is_some();
     let plan = plan::<T>(gpu, a.vocab, whole).streaming();
-    let params = Params {
+    let params = GatherKParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         ids_stride: a.ids.stride(0),
         logp_stride: a.logp.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
-        logits: launch.input(&a.logits)?,
+        logits: launch.input(&a.logits)?.untyped(),
         ids: launch.input(&a.ids)?,
         logp: launch.output(a.logp)?,
         mass: launch.column_out(a.mass)?,
-        ..Params::zeroed()
+        ..GatherKParams::zeroed()
     };
     let kernel = format!("gather_k_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("gather_k", rows)?, &params)?;
@@ -60,7 +40,7 @@ pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Re
     let mut launch = LaunchArgs::new(gpu, &shipped::GATHER_K);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab, !a.renormalize);
-    let params = Params {
+    let params = GatherKParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         ids_stride: a.ids.stride(0),
@@ -68,11 +48,11 @@ pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Re
         out_stride: a.dlogits.stride(0),
         count: a.ids.extent(1) as i64,
         renormalize: a.renormalize as i32,
-        logits: launch.input(&a.logits)?,
+        logits: launch.input(&a.logits)?.untyped(),
         ids: launch.input(&a.ids)?,
         dlogp: launch.input(&a.dlogp)?,
-        dlogits: launch.output(a.dlogits)?,
-        ..Params::zeroed()
+        dlogits: launch.output(a.dlogits)?.untyped_mut(),
+        ..GatherKParams::zeroed()
     };
     let kernel = format!("gather_k_bwd_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("gather_k_bwd", rows)?, &params)?;

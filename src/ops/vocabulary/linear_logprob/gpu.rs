@@ -2,29 +2,16 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::linear_logprob::{ScoreScaleParams, THREADS};
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::ScoreScale;
 
-/// `ScoreScaleParams` of `kernels/vocabulary/linear_logprob.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    score: u64,
-    dhidden: u64,
-    dlogp: Column,
-    columns: i64,
-    score_stride: i64,
-    dhidden_stride: i64,
-}
-
 pub(crate) fn score_scale<T: Float>(gpu: &Arc<Gpu>, a: ScoreScale<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::LINEAR_LOGPROB);
     let (rows, columns) = (a.score.extent(0), a.score.extent(1));
-    let params = Params {
+    let params = ScoreScaleParams {
         score: launch.input(&a.score)?,
         dlogp: launch.column(&a.dlogp)?,
         columns: columns as i64,
@@ -33,6 +20,6 @@ pub(crate) fn score_scale<T: Float>(gpu: &Arc<Gpu>, a: ScoreScale<'_, T>) -> Res
         dhidden: launch.output(a.dhidden)?,
     };
     let kernel = format!("score_scale_{}", T::DTYPE.name());
-    launch.start(&kernel, Grid::linear(rows as u32, 256), &params)?;
+    launch.start(&kernel, Grid::linear(rows as u32, THREADS as u32), &params)?;
     launch.finish()
 }

@@ -2,55 +2,22 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
+use crate::device::params::logprob::{LogProbBwdParams, LogProbParams};
 use crate::device::{Column, Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::logprob::{LogProb, LogProbBwd, LogProbFused};
-use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
-
-/// `LogProbParams` of `kernels/vocabulary/logprob.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    set: RowSet,
-    logits: u64,
-    row_stride: i64,
-    target: Column,
-    logp: Column,
-    lse: Column,
-    entropy: Column,
-    log_sum_sq: Column,
-    top1: Column,
-}
-
-/// `LogProbBwdParams` of `kernels/vocabulary/logprob.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct BwdParams {
-    set: RowSet,
-    logits: u64,
-    dlogits: u64,
-    row_stride: i64,
-    out_stride: i64,
-    target: Column,
-    dlogp: Column,
-    dentropy: Column,
-    dlse: Column,
-    logp: Column,
-    entropy: Column,
-}
+use crate::ops::vocabulary::rows_gpu::{Plan, check_dtype};
 
 pub(crate) fn logprob<T: Float>(gpu: &Arc<Gpu>, a: LogProb<'_, T>) -> Result<()> {
     check_dtype::<T>("logprob")?;
     let mut launch = LaunchArgs::new(gpu, &shipped::LOGPROB);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab).streaming();
-    let params = Params {
+    let params = LogProbParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
-        logits: launch.input(&a.logits)?,
+        logits: launch.input(&a.logits)?.untyped(),
         target: launch.column(&a.targets)?,
         logp: launch.column_out(a.logp)?,
         lse: launch.column_out(a.lse)?,
@@ -68,18 +35,18 @@ pub(crate) fn logprob_bwd<T: Float>(gpu: &Arc<Gpu>, a: LogProbBwd<'_, T>) -> Res
     let mut launch = LaunchArgs::new(gpu, &shipped::LOGPROB);
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
-    let params = BwdParams {
+    let params = LogProbBwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
         out_stride: a.dlogits.stride(0),
-        logits: launch.input(&a.logits)?,
+        logits: launch.input(&a.logits)?.untyped(),
         target: launch.column(&a.targets)?,
         dlogp: launch.column(&a.dlogp)?,
         dentropy: launch.opt_column(&a.dentropy)?,
         dlse: launch.opt_column(&a.dlse)?,
-        dlogits: launch.output(a.dlogits)?,
-        logp: Column::default(),
-        entropy: Column::default(),
+        dlogits: launch.output(a.dlogits)?.untyped_mut(),
+        logp: Column::NONE,
+        entropy: Column::NONE,
     };
     let kernel = format!("logprob_bwd_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("logprob_bwd", rows)?, &params)?;
@@ -92,17 +59,17 @@ pub(crate) fn logprob_fused<T: Float>(gpu: &Arc<Gpu>, a: LogProbFused<'_, T>) ->
     let (rows, columns) = (a.logits.extent(0), a.logits.extent(1));
     let plan = plan::<T>(gpu, a.vocab);
     let stride = a.logits.stride(0);
-    let logits = launch.update(a.logits)?;
-    let params = BwdParams {
+    let logits = launch.update(a.logits)?.untyped_mut();
+    let params = LogProbBwdParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: stride,
         out_stride: stride,
-        logits,
+        logits: logits.as_const(),
         dlogits: logits,
         target: launch.column(&a.targets)?,
         dlogp: launch.column(&a.dlogp)?,
-        dentropy: Column::default(),
-        dlse: Column::default(),
+        dentropy: Column::NONE,
+        dlse: Column::NONE,
         logp: launch.column_out(a.logp)?,
         entropy: launch.column_out(a.entropy)?,
     };

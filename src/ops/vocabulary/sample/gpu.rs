@@ -2,35 +2,15 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::sample::SampleParams;
+use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
+use crate::ops::vocabulary::rows_gpu::{Plan, check_dtype};
 use crate::ops::vocabulary::sample::{Sample, check_drawn};
 
 /// Most columns whose weights of up to 2^40 sum below 2^63.
 const MAX_VOCAB: i64 = 1 << 23;
-
-/// `SampleParams` of `kernels/vocabulary/sample.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    set: RowSet,
-    logits: u64,
-    row_stride: i64,
-    uniform: Column,
-    token: Column,
-    logp: Column,
-    logp_kept: Column,
-    kept_mass: Column,
-    entropy: Column,
-    top_k: i64,
-    top_p: f64,
-    min_p: f32,
-    greedy: i32,
-}
 
 pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
     check_dtype::<T>("sample")?;
@@ -44,10 +24,10 @@ pub(crate) fn sample<T: Float>(gpu: &Arc<Gpu>, a: Sample<'_, T>) -> Result<()> {
     let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
     let plan = Plan::new(a.vocab, size_of::<T>(), set, limit, 1);
     let look = a.token.is_host();
-    let params = Params {
+    let params = SampleParams {
         set: plan.row_set(a.vocab, columns, &a.transform),
         row_stride: a.logits.stride(0),
-        logits: launch.input(&a.logits)?,
+        logits: launch.input(&a.logits)?.untyped(),
         uniform: launch.column(&a.uniform)?,
         token: launch.column_out(a.token)?,
         logp: launch.column_out(a.logp)?,

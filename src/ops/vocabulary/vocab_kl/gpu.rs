@@ -2,35 +2,14 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, LaunchArgs, shipped};
+use crate::device::params::rows::RowSet;
+use crate::device::params::vocab_kl::{DivergenceKind as Kind, VocabKlParams};
+use crate::device::{Column, Gpu, LaunchArgs, Ptr, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::vocabulary::rows_gpu::{Plan, RowSet, check_dtype};
+use crate::ops::vocabulary::rows_gpu::{Plan, check_dtype};
 use crate::ops::vocabulary::vocab_kl::{Divergence, Guidance, VocabKl, VocabKlBwd};
 use crate::view::View;
-
-/// `VocabKlParams` of `kernels/vocabulary/vocab_kl.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    set: RowSet,
-    policy: u64,
-    reference: u64,
-    guide: u64,
-    dpolicy: u64,
-    policy_stride: i64,
-    reference_stride: i64,
-    guide_stride: i64,
-    out_stride: i64,
-    dvalue: Column,
-    value: Column,
-    gamma: f32,
-    beta: f32,
-    kind: i32,
-    unused: i32,
-}
 
 pub(crate) fn vocab_kl<T: Float>(gpu: &Arc<Gpu>, a: VocabKl<'_, T>) -> Result<()> {
     check_dtype::<T>("vocab_kl")?;
@@ -56,7 +35,7 @@ pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Re
         params(&mut launch, set, (&a.policy, &a.reference, &a.guidance), a.divergence)?;
     params.dvalue = launch.column(&a.dvalue)?;
     params.out_stride = a.dpolicy.stride(0);
-    params.dpolicy = launch.output(a.dpolicy)?;
+    params.dpolicy = launch.output(a.dpolicy)?.untyped_mut();
     let kernel = format!("vocab_kl_bwd_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("vocab_kl_bwd", rows)?, &params)?;
     launch.finish()
@@ -73,26 +52,33 @@ fn params<T: Float>(
     set: RowSet,
     (policy, reference, guidance): (&View<'_, T>, &View<'_, T>, &Option<Guidance<'_, T>>),
     divergence: Divergence,
-) -> Result<Params> {
+) -> Result<VocabKlParams> {
     let (kind, beta) = match divergence {
-        Divergence::ForwardKl => (0, 0.0),
-        Divergence::ReverseKl => (1, 0.0),
-        Divergence::Jsd { beta } => (2, beta as f32),
-        Divergence::TotalVariation => (3, 0.0),
+        Divergence::ForwardKl => (Kind::ForwardKl, 0.0),
+        Divergence::ReverseKl => (Kind::ReverseKl, 0.0),
+        Divergence::Jsd { beta } => (Kind::Jsd, beta as f32),
+        Divergence::TotalVariation => (Kind::TotalVariation, 0.0),
     };
-    let mut params = Params {
+    let mut params = VocabKlParams {
         set,
-        policy: launch.input(policy)?,
-        reference: launch.input(reference)?,
+        policy: launch.input(policy)?.untyped(),
+        reference: launch.input(reference)?.untyped(),
         policy_stride: policy.stride(0),
         reference_stride: reference.stride(0),
         beta,
         kind,
-        ..Params::zeroed()
+        guide: Ptr::NULL,
+        dpolicy: Ptr::NULL,
+        guide_stride: 0,
+        out_stride: 0,
+        dvalue: Column::NONE,
+        value: Column::NONE,
+        gamma: 0.0,
+        unused: 0,
     };
     // γ = 1 is the reference itself: the second row is not read.
     if let Some(guidance) = guidance.filter(|g| g.gamma != 1.0) {
-        params.guide = launch.input(&guidance.logits)?;
+        params.guide = launch.input(&guidance.logits)?.untyped();
         params.guide_stride = guidance.logits.stride(0);
         params.gamma = guidance.gamma as f32;
     }

@@ -2,31 +2,12 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::group_loss::{InfoNceParams, THREADS};
+use crate::device::params::terms::LossTerms;
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::info_nce_loss::InfoNceLoss;
-use crate::ops::policy::pair_loss::terms_gpu::LossTerms;
-
-/// Threads of a block.
-const THREADS: u32 = 128;
-
-/// `InfoNceParams` of `kernels/policy/group_loss.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct InfoNceParams {
-    logp: u64,
-    d_logp: u64,
-    row_stride: i64,
-    d_row_stride: i64,
-    length: Column,
-    terms: LossTerms,
-    row_lse: u64,
-    col_lse: u64,
-    n: i64,
-}
 
 pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) -> Result<()> {
     let n = a.logp.extent(0);
@@ -38,7 +19,7 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
     // A partial a block, the two normalisers of every row and column, and the total.
     let column = n * size_of::<f64>();
     let scratch = launch.scratch(3 * column + size_of::<f64>())?;
-    let at = |i: usize| scratch.ptr() + (i * column) as u64;
+    let at = |i: usize| scratch.ptr().byte_add(i * column);
     let mut params = InfoNceParams {
         row_stride: a.logp.stride(0),
         logp: launch.input(&a.logp)?,
@@ -52,7 +33,7 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
     };
     params.terms.total = at(3);
     let name = R::DTYPE.name();
-    let grid = Grid::linear(n as u32, THREADS);
+    let grid = Grid::linear(n as u32, THREADS as u32);
     launch.start(&format!("info_nce_{name}"), grid, &params)?;
     launch.start(&format!("info_nce_grad_{name}"), grid, &params)?;
     drop(scratch);

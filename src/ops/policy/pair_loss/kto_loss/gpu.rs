@@ -2,34 +2,16 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::pair_loss::{KtoParams, THREADS};
+use crate::device::params::terms::LossTerms;
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::kto_loss::KtoLoss;
-use crate::ops::policy::pair_loss::terms_gpu::{LossTerms, no_terms};
-
-/// Threads of a block.
-const THREADS: usize = 128;
-
-/// `KtoParams` of `kernels/policy/pair_loss.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct KtoParams {
-    logp: Column,
-    reference: Column,
-    desirable: Column,
-    d_logp: Column,
-    terms: LossTerms,
-    beta: f64,
-    kl: f64,
-    desirable_weight: f64,
-    undesirable_weight: f64,
-}
+use crate::ops::policy::pair_loss::terms_gpu::no_terms;
 
 pub(crate) fn kto_loss<R: Real>(gpu: &Arc<Gpu>, mut a: KtoLoss<'_, R>) -> Result<()> {
-    let blocks = a.loss.extent(0).div_ceil(THREADS);
+    let blocks = a.loss.extent(0).div_ceil(THREADS as usize);
     if blocks == 0 {
         return no_terms(&mut a.total);
     }

@@ -2,38 +2,13 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::params::pair_loss::{PrdpParams, THREADS};
+use crate::device::params::terms::LossTerms;
+use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::pair_loss::prdp_loss::PrdpLoss;
-use crate::ops::policy::pair_loss::terms_gpu::{LossTerms, no_terms};
-
-/// Threads of a block.
-const THREADS: usize = 128;
-
-/// `PrdpParams` of `kernels/policy/pair_loss.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct PrdpParams {
-    logp: Column,
-    old: Column,
-    reference: Column,
-    reward: Column,
-    mask: Column,
-    cu_seqlens: Column,
-    d_logp: Column,
-    terms: LossTerms,
-    pairs: u64,
-    pair_stride: i64,
-    tokens: i64,
-    sequences: i64,
-    free_sums: u64,
-    bounded_sums: u64,
-    beta: f64,
-    clip: f64,
-}
+use crate::ops::policy::pair_loss::terms_gpu::no_terms;
 
 pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Result<()> {
     let sequences = a.cu_seqlens.extent(0) - 1;
@@ -57,7 +32,7 @@ pub(crate) fn prdp_loss<R: Real>(gpu: &Arc<Gpu>, mut a: PrdpLoss<'_, R>) -> Resu
         pairs: launch.input(&a.pairs)?,
         sequences: sequences as i64,
         free_sums: scratch.ptr(),
-        bounded_sums: scratch.ptr() + column as u64,
+        bounded_sums: scratch.ptr().byte_add(column),
         beta: a.beta,
         clip: a.clip,
     };
