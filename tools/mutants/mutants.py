@@ -26,29 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"
 WORK = ROOT / "target" / "mutants"
 
-# The test binaries that exercise an op on the emulator; all run for ops that are not listed.
+# What to run of `cargo test --test ops` for a source whose tests have other names than the source.
 TESTS = {
-    "adamw": ["ops_optim"],
-    "delta": ["gpu_delta", "ops_sparsity"],
-    "gae": ["ops_gae", "gpu_group"],
-    "gather_k": ["gpu_vocab"],
-    "grad_norm": ["gpu_delta", "ops_sparsity"],
-    "group_advantage": ["ops_advantage"],
-    "group_loss": ["ops_group_loss", "gpu_nan"],
-    "lerp": ["gpu_lerp"],
-    "logprob": ["gpu_logprob"],
-    "lora_grad": ["ops_lora_grad"],
-    "nf4_dequantize": ["ops_quant", "ops_dequantize"],
-    "nf4_quantize": ["ops_quant"],
-    "offpolicy_weight": ["gpu_token", "gpu_nan"],
-    "pair_loss": ["ops_pair_loss", "ops_group_loss", "gpu_nan"],
-    "policy_loss": ["gpu_token", "golden_policy", "gpu_nan"],
-    "quantile": ["ops_gae", "gpu_group"],
-    "sample": ["ops_sample"],
-    "seq_reduce": ["gpu_token"],
-    "sparsity_stats": ["gpu_delta", "ops_sparsity"],
-    "value_loss": ["gpu_token", "gpu_nan"],
-    "vocab_kl": ["gpu_vocab"],
+    "attention_bwd": ["attention"],
+    "attention_mma": ["attention"],
+    "attention_mma_bwd": ["attention"],
+    "delta": ["sparsity_stats"],
+    "gae": ["gae", "packed"],
+    "group_loss": ["pair_loss"],
 }
 
 # (what, pattern, replacement)
@@ -103,13 +88,15 @@ def in_families(extension):
 
 
 SOURCES, HEADERS = in_families("cu"), in_families("cuh")
+# What launches share with kernels: copied, not mutated, as Rust has the same.
+SHARED = in_families("h")
 
 
 def headers_of(path):
     """Headers that a source includes, themselves included, except the one with instructions."""
     seen = []
     for name in re.findall(r'#include "([^"]+)"', path.read_text()):
-        if name != "ptx.cuh" and name not in seen:
+        if name in HEADERS and name != "ptx.cuh" and name not in seen:
             seen.append(name)
             seen += [h for h in headers_of(HEADERS[name]) if h not in seen]
     return seen
@@ -120,7 +107,7 @@ def compile_mutant(op, file, text):
     folder = WORK / "kernels"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for header in HEADERS.values():
+    for header in (HEADERS | SHARED).values():
         shutil.copy(header, folder)
     source = SOURCES[f"{op}.cu"].read_text()
     (folder / f"{op}.cu").write_text(source)
@@ -136,27 +123,26 @@ def compile_mutant(op, file, text):
     return None if same else made
 
 
-def test_binaries():
-    """Name to executable of the integration tests, built."""
+def test_binary():
+    """The executable with the tests of all ops, built."""
     out = subprocess.run(
-        ["cargo", "test", "--no-run", "--message-format=json", "--tests"],
+        ["cargo", "test", "-p", "gradus", "--test", "ops", "--no-run", "--message-format=json"],
         cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True,
     ).stdout
-    found = {}
     for line in out.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["kind"] == ["test"]:
-            found[message["target"]["name"]] = message["executable"]
-    return found
+        if message.get("executable") and message["target"]["name"] == "ops":
+            return message["executable"]
+    sys.exit("cargo built no tests of the ops")
 
 
-def caught(binaries, names, ptx):
-    """The first test binary that fails with the mutant, or None."""
+def caught(binary, names, ptx):
+    """The first group of tests that fails with the mutant, or None."""
     env = dict(os.environ, GRADUS_EMU_PTX=str(ptx), RUST_BACKTRACE="0", PROPTEST_CASES="16",
                PROPTEST_DISABLE_FAILURE_PERSISTENCE="true")
     for name in names:
         try:
-            run = subprocess.run([binaries[name]], cwd=ROOT, env=env, capture_output=True, timeout=180)
+            run = subprocess.run([binary, f"::{name}::"], cwd=ROOT, env=env, capture_output=True, timeout=180)
         except subprocess.TimeoutExpired:
             return f"{name} (time)"
         if run.returncode != 0:
@@ -171,18 +157,19 @@ def main():
     parser.add_argument("--op", help="only this op")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    binaries = test_binaries()
+    binary = test_binary()
     ops = sorted(p.stem for p in SOURCES.values())
-    unknown = [op for op in TESTS if op not in ops] + [n for names in TESTS.values() for n in names if n not in binaries]
-    if unknown:
-        sys.exit(f"TESTS names what does not exist: {', '.join(unknown)}")
+    listed = subprocess.run([binary, "--list"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    groups = {op: TESTS.get(op, [op]) for op in ops}
+    untested = [name for names in groups.values() for name in names if f"::{name}::" not in listed]
+    if untested or any(op not in ops for op in TESTS):
+        sys.exit(f"no tests are named {', '.join(untested)}, or TESTS has a source that is gone")
     if args.op and args.op not in ops:
         sys.exit(f"--op {args.op}: expected one of {', '.join(ops)}")
     ops = [args.op] if args.op else ops
     survivors, done = [], 0
     while done < args.count:
         op = rng.choice(ops)
-        names = TESTS.get(op, binaries)
         # Three in four mutations are in the op's own file.
         file = f"{op}.cu" if rng.random() < 0.75 else rng.choice(headers_of(SOURCES[f"{op}.cu"]))
         text = (SOURCES | HEADERS)[file].read_text()
@@ -195,7 +182,7 @@ def main():
             continue
         done += 1
         line = text.count("\n", 0, start) + 1
-        by = caught(binaries, names, ptx)
+        by = caught(binary, groups[op], ptx)
         shown = text.splitlines()[line - 1].strip()
         label = f"{file}:{line} [{op}] {what}: `{text[start:end].strip()}` -> `{new.strip()}`"
         print(f"{done:3} {'caught by ' + by if by else 'SURVIVED':28} {label}", flush=True)
