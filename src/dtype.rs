@@ -111,7 +111,7 @@ impl Float for f32 {
 }
 
 /// bf16 is the upper half of f32, so widening is a shift; narrowing goes through integer
-/// arithmetic that the compiler vectorises.
+/// arithmetic that the compiler vectorizes.
 impl Float for bf16 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
@@ -164,7 +164,7 @@ fn round_to_odd(x: f64) -> f32 {
     f32::from_bits((y.to_bits() - above as u32) | 1)
 }
 
-/// half's `bf16::from_f32` and back without branches, which the compiler vectorises: adding half a unit,
+/// half's `bf16::from_f32` and back without branches, which the compiler vectorizes: adding half a unit,
 /// less one bit when the last kept bit is 0, carries exactly when rounding to nearest even does.
 #[inline(always)]
 pub(crate) fn round_to_bf16(x: f32) -> f32 {
@@ -175,7 +175,7 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
     f32::from_bits((nearest & !nan) | (quiet & nan))
 }
 
-/// `bf16::from_f32(round_to_odd(x))` without branches, which the compiler vectorises. An infinity that
+/// `bf16::from_f32(round_to_odd(x))` without branches, which the compiler vectorizes. An infinity that
 /// the rounding to f32 made becomes the largest f32 with its odd last bit, and then infinity again.
 #[inline(always)]
 fn bf16_from_f64(x: f64) -> bf16 {

@@ -194,7 +194,7 @@ impl fmt::Debug for CudaDriver {
 /// without cudarc.
 fn check_symbols(path: &str) -> Result<Elapsed> {
     let no_driver = |reason: String| Error::NoDriver { reason };
-    // SAFETY: loading the driver runs its initialisers, which every CUDA program does.
+    // SAFETY: loading the driver runs its initializers, which every CUDA program does.
     let library = unsafe { libloading::Library::new(path) }
         .map_err(|e| no_driver(format!("{path} cannot be loaded: {e}")))?;
     for name in FUNCTIONS {

@@ -44,7 +44,7 @@ impl BlockMax {
         self.nested_blocksize.trailing_zeros() as i32
     }
 
-    /// The dtype that was quantised in the kernels' numbers.
+    /// The dtype that was quantized in the kernels' numbers.
     pub fn dtype_code(dtype: DType) -> i32 {
         match dtype {
             DType::Bf16 => 1,

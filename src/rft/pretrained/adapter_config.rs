@@ -85,7 +85,7 @@ impl AdapterConfig {
     ///
     /// # Errors
     /// `Io`; `Format` for a missing `r`, `lora_alpha` or `target_modules`, a pattern that is not a
-    /// regular expression, and everything but plain or rank-stabilised LoRA.
+    /// regular expression, and everything but plain or rank-stabilized LoRA.
     pub fn load(folder: &Path) -> Result<AdapterConfig> {
         let path = folder.join("adapter_config.json");
         AdapterConfig::parse(Fields { raw: json::read_object(&path)?, path })
@@ -158,7 +158,7 @@ impl AdapterConfig {
         Ok(first(&self.ranks, module)?.unwrap_or(self.rank))
     }
 
-    /// What B·A is scaled by: alpha / r, rank-stabilised alpha / √r (Kalajdzievski 2023,
+    /// What B·A is scaled by: alpha / r, rank-stabilized alpha / √r (Kalajdzievski 2023,
     /// arXiv:2312.03732).
     pub fn scale(&self, module: &str) -> Result<f64> {
         let r = self.rank(module)? as f64;

@@ -283,10 +283,10 @@ def forward_matches(abi: Abi, folder: pathlib.Path) -> str:
     model, file = Decoder(abi, folder), Tensors(folder / "golden_logits.safetensors")
     if not any(linear.packed for layer in model.layers for linear in layer.linear.values()):
         return logits_close(model, file)
-    return quantised_matches(model, folder, file)
+    return quantized_matches(model, folder, file)
 
 
-def quantised_matches(model: Decoder, folder: pathlib.Path, file: Tensors) -> str:
+def quantized_matches(model: Decoder, folder: pathlib.Path, file: Tensors) -> str:
     """A 4-bit checkpoint. In evaluation mode bitsandbytes 0.50 multiplies in bf16 on CPUs that have AVX-512 bf16,
     also where the compute dtype is f32. Such a file is 1e-2 of the logit scale from f32 products of the same
     weights; with the kernel's roundings in place what is left are roundings of sums that fall to the other side."""

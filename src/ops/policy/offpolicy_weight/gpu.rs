@@ -1,4 +1,4 @@
-//! Off-policy weights on the GPU: one launch, two where the weights are normalised.
+//! Off-policy weights on the GPU: one launch, two where the weights are normalized.
 
 use std::sync::Arc;
 

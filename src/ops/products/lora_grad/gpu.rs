@@ -111,7 +111,7 @@ struct Pass {
     columns: [usize; 2],
     /// Bytes of a sum.
     size: usize,
-    /// Neighbouring columns and lanes of a thread.
+    /// Neighboring columns and lanes of a thread.
     width: usize,
     lanes: usize,
 }

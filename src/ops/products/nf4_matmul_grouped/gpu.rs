@@ -64,7 +64,7 @@ fn readable(op: &'static str, offsets: &View<'_, i64>) -> Result<()> {
     if offsets.is_host() {
         return Ok(());
     }
-    let reason = "offsets in device memory need bf16 or f16 operands and weights quantised from \
+    let reason = "offsets in device memory need bf16 or f16 operands and weights quantized from \
                   the same dtype; give the offsets in host memory"
         .to_string();
     Err(Error::Unsupported { op, reason })
