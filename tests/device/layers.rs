@@ -51,9 +51,10 @@ fn module(word: &str) -> &str {
 /// Modules of its own crate that a module names, but for its tests and comments.
 fn imported(folder: &str, name: &str) -> Names {
     let path = root().join(folder).join(name);
-    let path = if path.is_dir() { path } else { path.with_extension("rs") };
     let mut texts = Vec::new();
-    sources(&path, &mut texts);
+    for path in [path.with_extension("rs"), path].iter().filter(|path| path.exists()) {
+        sources(path, &mut texts);
+    }
     let mut found = Names::new();
     for text in texts {
         let (text, _) = text.split_once("#[cfg(test)]\nmod tests").unwrap_or((&text, ""));
