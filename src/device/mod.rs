@@ -14,6 +14,9 @@
 //! | [`Arena`] | one allocation of device memory that is handed out in ranges, without driver calls | an `Arc` in each buffer that comes from it |
 //! | [`PinnedBuffer`] | host memory that the device copies without a wait | the caller, and each [`Graph`] that copies from it or to it |
 //! | [`View`](crate::View), [`ViewMut`](crate::ViewMut) | a pointer with shape, strides and [`Location`](crate::view::Location) | nobody: they borrow |
+//! | [`Kernels`] | the PTX of one CUDA source | a `static` of the op; a `Gpu` keeps what it loaded |
+//! | [`LaunchArgs`] | the operands of one call on their way to the device and back | the op's call; copies of host memory are freed with it |
+//! | [`Scratch`] | memory for the kernels of one call | the `Gpu`'s pool; others wait until it is dropped |
 //! | [`Graph`] | recorded launches | the caller; it keeps scratch memory, pinned memory and kernels alive, not the caller's buffers |
 
 use std::sync::Arc;
