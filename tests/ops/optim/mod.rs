@@ -1,6 +1,7 @@
 //! Updates of weights, and what is measured on them.
 
 mod adamw;
+mod delta;
 mod grad_norm;
 mod lerp;
 mod paged_adamw;

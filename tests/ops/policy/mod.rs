@@ -3,8 +3,10 @@
 mod arguments;
 mod batch;
 mod columns;
+mod discounted_return;
 mod gae;
 mod group_advantage;
+mod kl_reward;
 mod offpolicy_weight;
 mod packed;
 mod pair_loss;
@@ -13,5 +15,7 @@ mod quantile;
 mod rounding;
 mod seq_reduce;
 mod sequences;
+mod tokens;
 mod value_loss;
 mod verl;
+mod whiten;

@@ -1,14 +1,10 @@
 //! Quantiles and top fractions: definitions, refusals, every executor.
 
-use std::sync::Arc;
-
-use crate::common::devices::{
-    close, emulated, gpu_of, on_all, placed, shared_gpus, traffic, vector,
-};
+use crate::common::devices::{close, emulated, gpu_of, on_all, placed, shared_gpus, vector};
 use crate::common::{bits_of, refused};
 use crate::policy::arguments::*;
 use crate::policy::sequences::*;
-use gradus::device::{EmuDriver, Gpu, KernelSet};
+use gradus::device::KernelSet;
 use gradus::dtype::Real;
 use gradus::ops::*;
 use gradus::{Device, Result, ViewMut};
@@ -262,20 +258,13 @@ fn a_nan_on_the_device_is_a_result() {
     }
 }
 
-/// One launch per op; what is read once is read once.
+/// One launch. A count and four digits read all values; the mask each time.
 #[test]
-fn launches_and_traffic() {
-    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
-        let driver = Arc::new(EmuDriver::new());
-        let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
-        let device = Device::Gpu(Arc::new(gpu));
-        let packed = Packed::<f32>::new(&[16_384; 4], |_| true);
-        let n = packed.reward.len();
-        packed.quantile(&device, 0.5, QuantileMethod::Lower, false);
-        // A count and four digits; the mask each time.
-        let (launches, ratio) = traffic(&driver, 5 * 5 * n);
-        assert!(launches == 1 && ratio <= 1.01, "quantile: {ratio}");
-        packed.top(&device, 0.2, true);
-        assert_eq!(traffic(&driver, n).0, 1, "top_fraction");
+fn quantiles_take_one_launch() {
+    let run = |d: &Device, p: &Packed<f32>| drop(p.quantile(d, 0.5, QuantileMethod::Lower, false));
+    for (launches, bytes) in counted(run) {
+        assert!(launches == 1 && bytes <= 5.0 * 5.0 * 1.01, "{bytes}");
     }
+    let top = counted(|d, p| drop(p.top(d, 0.2, true)));
+    assert!(top.iter().all(|&(launches, _)| launches == 1), "{top:?}");
 }

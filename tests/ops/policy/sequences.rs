@@ -1,7 +1,11 @@
 //! Sequences of any length, and the ops of tokens on them.
 
+use std::sync::Arc;
+
+use crate::common::devices::{close, traffic};
 use crate::common::normals;
 use gradus::Device;
+use gradus::device::{EmuDriver, Gpu, KernelSet};
 use gradus::dtype::Real;
 use gradus::ops::*;
 
@@ -154,3 +158,22 @@ impl<R: Real> Packed<R> {
 
 pub const MASKS: [fn(usize) -> bool; 4] =
     [|_| true, |t| t % 7 != 3, |t| (t / 300) % 2 == 0, |t| t % 1000 == 999];
+
+/// Values are of the order of 1 to 100 and computed in f64, in another order than on the CPU.
+pub fn agree<R: Real>(name: &str, cpu: &[R], gpu: &[R]) {
+    let wide = |x: &[R]| -> Vec<f64> { x.iter().map(|v| v.to_f64()).collect() };
+    let (relative, floor) = if size_of::<R>() == 4 { (1.2e-7, 1e-3) } else { (1e-12, 1.0) };
+    close(name, &wide(cpu), &wide(gpu), relative, floor);
+}
+
+/// `run` on four sequences of 16,384 tokens, with each set of kernels: launches, and bytes per token.
+pub fn counted(run: impl Fn(&Device, &Packed<f32>)) -> Vec<(usize, f64)> {
+    let of = |set| {
+        let driver = Arc::new(EmuDriver::new());
+        let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
+        let packed = Packed::<f32>::new(&[16_384; 4], |_| true);
+        run(&Device::Gpu(Arc::new(gpu)), &packed);
+        traffic(&driver, packed.mask.len())
+    };
+    [KernelSet::Sm80, KernelSet::Sm90a].map(of).to_vec()
+}

@@ -1,6 +1,5 @@
 //! Advantages of groups.
 
-mod executors;
 mod oracle;
 mod peers;
 mod refusals;

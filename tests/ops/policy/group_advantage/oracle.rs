@@ -2,6 +2,7 @@
 
 use crate::common::devices::{close, executors, on_all};
 use crate::common::{max_rel, normals};
+use crate::policy::sequences::{Packed, counted};
 use gradus::ops::GroupBaseline as Baseline;
 use gradus::ops::GroupScale as Scale;
 use gradus::ops::{
@@ -388,4 +389,21 @@ fn group_advantage_is_one_launch() {
         .unwrap();
         assert_eq!(driver.take_launches().len(), 1, "{scale:?}");
     }
+}
+
+#[test]
+fn the_spread_of_a_batch_takes_one_launch() {
+    let run = |device: &Device, packed: &Packed<f32>| {
+        let mut advantage = vec![f32::NAN; packed.mask.len()];
+        let args = GroupAdvantage {
+            reward: (&packed.reward).into(),
+            offsets: (&packed.cu_seqlens).into(),
+            length: None,
+            settings: GroupSettings { scale: Scale::BatchStd, ..GroupSettings::default() },
+            advantage: (&mut advantage).into(),
+            groups: None,
+        };
+        group_advantage(device, args).unwrap();
+    };
+    assert!(counted(run).iter().all(|&(launches, _)| launches == 1));
 }

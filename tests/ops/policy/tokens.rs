@@ -1,83 +1,14 @@
-//! Kernels of groups, scans and order statistics: long and odd extents against the CPU,
-//! bits that depend on nothing but the data, operands in device memory, offsets that make no sense,
-//! launches and traffic.
+//! All ops of tokens together: bits of a sequence alone, operands in device memory, offsets that make no sense, nothing
+//! to do.
 
 use std::sync::Arc;
 
 use crate::common::bits_of;
-use crate::common::devices::{close, emulated, gpu_of, placed, shared_gpus, traffic, vector};
+use crate::common::devices::{emulated, gpu_of, placed, shared_gpus, vector};
 use crate::policy::sequences::*;
 use gradus::Device;
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
-use gradus::dtype::Real;
 use gradus::ops::*;
-
-/// Values are of the order of 1 to 100 and computed in f64, in another order than on the CPU.
-fn agree<R: Real>(name: &str, cpu: &[R], gpu: &[R]) {
-    let wide = |x: &[R]| -> Vec<f64> { x.iter().map(|v| v.to_f64()).collect() };
-    let (relative, floor) = if size_of::<R>() == 4 { (1.2e-7, 1e-3) } else { (1e-12, 1.0) };
-    close(name, &wide(cpu), &wide(gpu), relative, floor);
-}
-
-fn scans_agree<R: Real>() {
-    for (i, keep) in MASKS.into_iter().enumerate() {
-        let packed = Packed::<R>::new(&LENGTHS, keep);
-        let cpu = &Device::Cpu;
-        for executor in shared_gpus() {
-            let (device, name) = (&executor.device, &format!("{} mask {i}", executor.name));
-            for (c, g) in packed.gae(cpu).iter().zip(&packed.gae(device)) {
-                agree(name, c, g);
-            }
-            for masked in [MaskedReturn::Skip, MaskedReturn::Reset] {
-                for gamma in [0.0, 0.9, 1.0] {
-                    let run = |device| packed.returns(device, gamma, masked);
-                    agree(name, &run(cpu), &run(device));
-                }
-            }
-            for estimator in [RewardKl::K1, RewardKl::K2, RewardKl::K3, RewardKl::Abs] {
-                for beta in [0.0, 0.3] {
-                    let run = |device| packed.kl_reward(device, estimator, beta);
-                    agree(name, &run(cpu), &run(device));
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn scans_of_any_length_agree_with_the_cpu() {
-    scans_agree::<f32>();
-    scans_agree::<f64>();
-}
-
-fn whitening_agrees<R: Real>() {
-    let back = WhitenSettings { shift_mean: false, count_eps: 0.5, ..WhitenSettings::OPENRLHF };
-    for n in [2, 33, 4095, 4096, 4097, 50_021] {
-        let packed = Packed::<R>::new(&[n], |t| t % 5 != 4);
-        for settings in [WhitenSettings::VERL, WhitenSettings::OPENRLHF, back] {
-            let (want, stats) = packed.whiten(&Device::Cpu, settings);
-            for executor in shared_gpus() {
-                let (got, other) = packed.whiten(&executor.device, settings);
-                agree(&executor.name, &want, &got);
-                let figures = |s: &WhitenStats| [s.count as f64, s.mean, s.std];
-                close(&executor.name, &figures(&stats), &figures(&other), 1e-13, 1.0);
-            }
-        }
-    }
-    // Equal values in different chunks have no spread: exactly 0.
-    let mut packed = Packed::<R>::new(&[9000], |_| true);
-    packed.reward = vec![R::from_f64(1000.1); 9000];
-    for executor in shared_gpus() {
-        let (y, stats) = packed.whiten(&executor.device, WhitenSettings::VERL);
-        assert!(y.iter().all(|v| v.to_f64() == 0.0) && stats.std == 0.0, "{}", executor.name);
-    }
-}
-
-#[test]
-fn whitening_agrees_with_the_cpu() {
-    whitening_agrees::<f32>();
-    whitening_agrees::<f64>();
-}
 
 /// A sequence alone, in a batch, and under any order of warps and blocks has the same bits.
 #[test]
@@ -282,28 +213,4 @@ fn nothing_to_do_is_no_launch() {
     let empty = Packed::<f32>::new(&[0, 0], |_| true);
     empty.gae(&device);
     assert!(empty.quantile(&device, 0.5, QuantileMethod::Linear, false).iter().all(|y| y.is_nan()));
-}
-
-/// One launch per op, two for whitening; what is read once is read once.
-#[test]
-fn launches_and_traffic() {
-    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
-        let driver = Arc::new(EmuDriver::new());
-        let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
-        let device = Device::Gpu(Arc::new(gpu));
-        let packed = Packed::<f32>::new(&[16_384; 4], |_| true);
-        let n = packed.reward.len();
-        packed.gae(&device);
-        // Reward, value, mask; advantage, returns.
-        let (launches, ratio) = traffic(&driver, 17 * n);
-        assert!(launches == 1 && ratio <= 1.01, "gae: {ratio}");
-        packed.returns(&device, 0.9, MaskedReturn::Reset);
-        let (launches, ratio) = traffic(&driver, 9 * n);
-        assert!(launches == 1 && ratio <= 1.01, "discounted_return: {ratio}");
-        packed.kl_reward(&device, RewardKl::K3, 0.1);
-        let (launches, ratio) = traffic(&driver, 13 * n);
-        assert!(launches == 1 && ratio <= 1.01, "kl_reward: {ratio}");
-        packed.whiten(&device, WhitenSettings::VERL);
-        assert_eq!(traffic(&driver, n).0, 2, "whiten");
-    }
 }

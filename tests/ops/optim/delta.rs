@@ -1,14 +1,82 @@
-//! Kernels of update statistics and deltas: odd extents against the CPU, every dtype, senseless indices, launches and
-//! traffic.
+//! Deltas: every bit comes back, on every executor; refusals.
 
 use std::sync::Arc;
 
 use crate::common::devices::{emulated, gpu_of, placed, shared_gpus, traffic, vector};
-use crate::common::{bits_of, normals};
+use crate::common::{bits, bits_of, in_pool, normals, normals_f32, refused};
+use crate::optim::device_of;
 use gradus::device::{EmuDriver, Gpu, KernelSet};
-use gradus::dtype::{Element, Float};
+use gradus::dtype::Element;
 use gradus::ops::*;
-use gradus::{Device, View, bf16, f16};
+use gradus::{Device, bf16, f16};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// encode then apply restores every bit, zeros of either sign and NaN payloads included.
+    #[test]
+    fn delta_round_trip_is_bit_exact(seed in 0u64..1000, n in 0usize..9000, density in 0.0f64..1.0) {
+        let device = device_of(seed);
+        let old = normals_f32(seed, n, 1.0);
+        let pick = normals(seed + 7, n, 1.0);
+        let odd = [-0.0f32, 0.0, f32::from_bits(0x7FC0_1234), f32::INFINITY];
+        let new: Vec<f32> = old.iter().zip(&pick).enumerate()
+            .map(|(i, (o, p))| if p.abs() < density { odd[i % 4] } else { *o })
+            .collect();
+        let count = delta_count::<f32>(device, (&old).into(), (&new).into()).unwrap();
+        prop_assert_eq!(count, old.iter().zip(&new).filter(|(a, b)| a.to_bits() != b.to_bits()).count());
+        let (mut index, mut value, mut got) = (vec![-7i64; count + 1], vec![9f32; count + 1], 0);
+        delta_encode(device, DeltaEncode {
+            old_value: (&old).into(),
+            new_value: (&new).into(),
+            index: (&mut index).into(),
+            value: (&mut value).into(),
+            count: &mut got,
+        }).unwrap();
+        prop_assert_eq!((got, index[count], value[count]), (count, -7, 9.0));
+        let mut target = old.clone();
+        let (index, value) = (index[..count].into(), value[..count].into());
+        delta_apply(device, DeltaApply { index, value, target: (&mut target).into() }).unwrap();
+        prop_assert_eq!(bits(&target), bits(&new));
+    }
+}
+
+#[test]
+fn deltas_refuse_bad_arguments() {
+    (0..=shared_gpus().len()).for_each(|i| refuse_deltas_on(device_of(i as u64)));
+}
+
+fn refuse_deltas_on(device: &Device) {
+    let (old, new) = (vec![0f32; 4], vec![0f32, 1.0, 2.0, 0.0]);
+    let encode = |old: &[f32], index: usize, value: usize, arg: &str| {
+        let (mut index, mut value, mut count) = (vec![-7i64; index], vec![9f32; value], 99);
+        let args = DeltaEncode {
+            old_value: old.into(),
+            new_value: (&new).into(),
+            index: (&mut index).into(),
+            value: (&mut value).into(),
+            count: &mut count,
+        };
+        let error = delta_encode(device, args);
+        assert!(count == 99 && index.iter().all(|&i| i == -7) && value.iter().all(|&v| v == 9.0));
+        refused(error, arg);
+    };
+    encode(&old[..3], 2, 2, "new_value");
+    encode(&old, 2, 3, "value");
+    encode(&old, 1, 1, "index");
+    let apply = |index: &[i64], value: &[f32], arg: &str| {
+        let mut target = vec![5f32; 4];
+        let args =
+            DeltaApply { index: index.into(), value: value.into(), target: (&mut target).into() };
+        refused(delta_apply(device, args), arg);
+        assert_eq!(target, vec![5f32; 4]);
+    };
+    apply(&[0, 1], &[1.0], "value");
+    apply(&[0, 4], &[1.0; 2], "index");
+    apply(&[-1, 2], &[1.0; 2], "index");
+    apply(&[2, 2], &[1.0; 2], "index");
+}
 
 fn deltas_of(device: &Device, old: &[f64]) -> (Vec<i64>, Vec<u64>) {
     let new: Vec<f64> =
@@ -25,74 +93,6 @@ fn deltas_of(device: &Device, old: &[f64]) -> (Vec<i64>, Vec<u64>) {
     delta_encode(device, args).unwrap();
     assert_eq!(got, count);
     (index, bits_of(&value))
-}
-
-/// Every dtype, aligned and not, rows with gaps between them, tails shorter than 16 bytes.
-#[test]
-fn sparsity_is_what_the_cpu_counts() {
-    fn check<T: Float>() {
-        for (rows, columns, stride, first) in
-            [(1, 1, 1, 0), (3, 100, 100, 0), (9, 257, 260, 3), (40, 64, 64, 1), (2, 0, 4, 0)]
-        {
-            let n = first + rows * stride;
-            let old: Vec<T> = normals(6, n, 1e-3).into_iter().map(T::from_f64).collect();
-            let step = normals(7, n, 3e-5);
-            let moved = |(i, (w, d)): (usize, (&T, &f64))| {
-                if i % 3 == 0 { *w } else { T::from_f64(w.to_f64() + d) }
-            };
-            let new: Vec<T> = old.iter().zip(&step).enumerate().map(moved).collect();
-            let run = |device: &Device| {
-                let shape = [rows as i64, columns as i64];
-                let view = |x| View::strided(x, &shape, &[stride as i64, 1]).unwrap();
-                let (mut stats, mut nnz) = (UpdateSparsity::default(), vec![-7i64; rows]);
-                let args = SparsityStats {
-                    w0: view(&old[first..]),
-                    w1: view(&new[first..]),
-                    tol: 1e-5,
-                    row_nnz: Some((&mut nnz).into()),
-                    stats: &mut stats,
-                };
-                sparsity_stats(device, args).unwrap();
-                (stats, nnz)
-            };
-            for executor in shared_gpus() {
-                let name = format!("{} {} {rows}x{columns}", executor.name, T::DTYPE.name());
-                assert_eq!(run(&executor.device), run(&Device::Cpu), "{name}");
-            }
-        }
-    }
-    check::<f32>();
-    check::<bf16>();
-    check::<f16>();
-    check::<f64>();
-}
-
-/// The error names the value that the CPU names.
-#[test]
-fn sparsity_finds_the_first_value_that_is_not_finite() {
-    let (rows, columns) = (12, 70);
-    let huge = f64::MAX;
-    // (operand, flat index, value) written into zeros.
-    let cases: [&[(usize, usize, f64)]; 5] = [
-        &[(0, 500, f64::NAN), (1, 71, f64::INFINITY)],
-        &[(1, 75, f64::NAN), (0, 139, f64::NAN), (0, 138, f64::INFINITY)],
-        &[(1, 839, f64::NEG_INFINITY)],
-        &[(0, 290, huge), (1, 290, -huge)],
-        &[(0, 290, huge), (1, 290, -huge), (1, 345, f64::NAN)],
-    ];
-    for case in cases {
-        let mut w = [vec![0f64; rows * columns], vec![0f64; rows * columns]];
-        case.iter().for_each(|&(operand, i, value)| w[operand][i] = value);
-        let run = |device: &Device| {
-            let mut stats = UpdateSparsity::default();
-            let [w0, w1] = [&w[0], &w[1]].map(|w| View::rows_of(w, columns).unwrap());
-            let args = SparsityStats { w0, w1, tol: 0.0, row_nnz: None, stats: &mut stats };
-            sparsity_stats(device, args).unwrap_err().to_string()
-        };
-        for executor in shared_gpus() {
-            assert_eq!(run(&executor.device), run(&Device::Cpu), "{}", executor.name);
-        }
-    }
 }
 
 /// Elements of 1, 2, 4 and 8 bytes; more chunks than one tile of the scan holds; dense, sparse and
@@ -194,15 +194,8 @@ fn weights_are_read_once() {
 }
 
 fn reads_of_weights(driver: &EmuDriver, device: &Device) {
-    let (rows, columns) = (64, 4096);
-    let n = rows * columns;
+    let n = 64 * 4096;
     let w: Vec<bf16> = normals(9, n, 1.0).into_iter().map(bf16::from_f64).collect();
-    let view = View::rows_of(&w, columns).unwrap();
-    let mut stats = UpdateSparsity::default();
-    let args = SparsityStats { w0: view, w1: view, tol: 0.0, row_nnz: None, stats: &mut stats };
-    sparsity_stats(device, args).unwrap();
-    let (launches, ratio) = traffic(driver, 4 * n);
-    assert!(launches == 1 && ratio <= 1.05, "sparsity_stats: {ratio}");
     assert_eq!(delta_count::<bf16>(device, (&w).into(), (&w).into()).unwrap(), 0);
     let (launches, ratio) = traffic(driver, 4 * n);
     assert!(launches == 1 && ratio <= 1.02, "delta_count: {ratio}");
@@ -221,4 +214,14 @@ fn reads_of_weights(driver: &EmuDriver, device: &Device) {
     // One chunk of 16,384 is read again, one warp's part of it twice.
     let (launches, ratio) = traffic(driver, 4 * (n + 16_384 + 2048));
     assert!(launches == 2 && ratio <= 1.02, "delta_encode: {ratio}");
+}
+
+#[test]
+fn deltas_are_thread_invariant() {
+    let (a, b) = (normals_f32(70, 200_000, 1.0), normals_f32(71, 200_000, 1.0));
+    let run = |threads| {
+        in_pool(threads, || delta_count::<f32>(&Device::Cpu, (&a).into(), (&b).into()).unwrap())
+    };
+    let one = run(1);
+    assert!([2, 4, 7].into_iter().all(|threads| run(threads) == one));
 }

@@ -1,4 +1,0 @@
-//! Sparsity of updates, deltas.
-
-mod executors;
-mod oracle;
