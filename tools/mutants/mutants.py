@@ -7,8 +7,8 @@
 Each mutant is a copy of one `kernels/<family>/<op>.cu` (or of a header it includes) with one token changed:
 an off-by-one, a comparison or a sign turned, operands swapped, a barrier or fence dropped. It is
 compiled by kernelc; one that does not compile, or compiles to the PTX that is shipped, is no mutant.
-The tests of the op then run on the emulator with that PTX in place of the shipped one
-(`GRADUS_EMU_PTX`). Survivors are printed with their source line, for a person to judge: either the
+The tests of the op (the folder `tests/ops/<family>/<op>`), then those of its family, run on the
+emulator with that PTX in place of the shipped one (`GRADUS_EMU_PTX`). Survivors are printed with their source line, for a person to judge: either the
 change has no effect (a bound that is never met) or a test is missing.
 """
 
@@ -25,16 +25,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"
 WORK = ROOT / "target" / "mutants"
-
-# What to run of `cargo test --test ops` for a source whose tests have other names than the source.
-TESTS = {
-    "attention_bwd": ["attention"],
-    "attention_mma": ["attention"],
-    "attention_mma_bwd": ["attention"],
-    "delta": ["sparsity_stats"],
-    "gae": ["gae", "packed"],
-    "group_loss": ["pair_loss"],
-}
 
 # (what, pattern, replacement)
 OPERATORS = [
@@ -123,30 +113,50 @@ def compile_mutant(op, file, text):
     return None if same else made
 
 
-def test_binary():
-    """The executable with the tests of all ops, built."""
+def executable():
+    """The executable of the tests of ops, built."""
     out = subprocess.run(
-        ["cargo", "test", "-p", "gradus", "--test", "ops", "--no-run", "--message-format=json"],
+        ["cargo", "test", "--no-run", "--message-format=json", "--test=ops"],
         cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True,
     ).stdout
-    for line in out.splitlines():
-        message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "ops":
-            return message["executable"]
-    sys.exit("cargo built no tests of the ops")
+    messages = [json.loads(line) for line in out.splitlines()]
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "ops")
 
 
-def caught(binary, names, ptx):
-    """The first group of tests that fails with the mutant, or None."""
+def rooms_of(source):
+    """Ops whose Rust names a kernel's source: `policy/pair_loss` for `group_loss`."""
+    family = source.parent.name
+    folders = [p for p in (ROOT / "src/ops" / family).iterdir() if p.is_dir()]
+    names = [p for p in folders if any(f'"{source.stem}"' in f.read_text() for f in p.rglob("*.rs"))]
+    own = ROOT / "src/ops" / family / source.stem
+    return [own.name] if own in folders else [p.name for p in names]
+
+
+def filters_of(tests, source):
+    """What to run for a kernel's source, narrow first. Ends the program if an op has no test."""
+    family = source.parent.name
+    listed = subprocess.run([tests, "--list"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    rooms = rooms_of(source)
+    if not rooms:
+        sys.exit(f"{source.relative_to(ROOT)}: nothing in src/ops/{family} starts its kernels")
+    filters = [f"{family}::{room}::" for room in rooms]
+    for wanted in filters:
+        if not re.search(f"^{wanted}", listed, re.MULTILINE):
+            sys.exit(f"{source.relative_to(ROOT)}: no test is named {wanted}...")
+    return filters, [f"{family}::"]
+
+
+def caught(tests, filters, ptx):
+    """The filters whose tests fail with the mutant, or None."""
     env = dict(os.environ, GRADUS_EMU_PTX=str(ptx), RUST_BACKTRACE="0", PROPTEST_CASES="16",
                PROPTEST_DISABLE_FAILURE_PERSISTENCE="true")
-    for name in names:
+    for names in filters:
         try:
-            run = subprocess.run([binary, f"::{name}::"], cwd=ROOT, env=env, capture_output=True, timeout=180)
+            run = subprocess.run([tests, *names], cwd=ROOT, env=env, capture_output=True, timeout=600)
         except subprocess.TimeoutExpired:
-            return f"{name} (time)"
+            return f"{' '.join(names)} (time)"
         if run.returncode != 0:
-            return name
+            return " ".join(names)
     return None
 
 
@@ -157,16 +167,12 @@ def main():
     parser.add_argument("--op", help="only this op")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    binary = test_binary()
+    tests = executable()
     ops = sorted(p.stem for p in SOURCES.values())
-    listed = subprocess.run([binary, "--list"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    groups = {op: TESTS.get(op, [op]) for op in ops}
-    untested = [name for names in groups.values() for name in names if f"::{name}::" not in listed]
-    if untested or any(op not in ops for op in TESTS):
-        sys.exit(f"no tests are named {', '.join(untested)}, or TESTS has a source that is gone")
     if args.op and args.op not in ops:
         sys.exit(f"--op {args.op}: expected one of {', '.join(ops)}")
     ops = [args.op] if args.op else ops
+    filters = {op: filters_of(tests, SOURCES[f"{op}.cu"]) for op in ops}
     survivors, done = [], 0
     while done < args.count:
         op = rng.choice(ops)
@@ -182,7 +188,7 @@ def main():
             continue
         done += 1
         line = text.count("\n", 0, start) + 1
-        by = caught(binary, groups[op], ptx)
+        by = caught(tests, filters[op], ptx)
         shown = text.splitlines()[line - 1].strip()
         label = f"{file}:{line} [{op}] {what}: `{text[start:end].strip()}` -> `{new.strip()}`"
         print(f"{done:3} {'caught by ' + by if by else 'SURVIVED':28} {label}", flush=True)

@@ -23,6 +23,8 @@ pub enum Work {
 
 /// An op on one shape.
 pub struct Case {
+    /// The family that the op belongs to.
+    pub family: &'static str,
     /// The op's name.
     pub op: &'static str,
     /// Extents and settings, for people.
@@ -42,16 +44,26 @@ pub struct Case {
 }
 
 impl Case {
-    /// `[bytes, flops]` of one call, and what builds its operands.
+    /// A row of `[family, op]`; `[bytes, flops]` of one call, and what builds its operands.
     pub fn new<T: Float>(
-        op: &'static str,
+        [family, op]: [&'static str; 2],
         shape: String,
         [bytes, flops]: [usize; 2],
         work: Work,
         make: impl Fn(&Device) -> Result<Body> + 'static,
     ) -> Case {
         let (bytes, flops) = (bytes as u64, flops as u64);
-        Case { op, shape, dtype: T::DTYPE, bytes, flops, work, turns: true, make: Box::new(make) }
+        Case {
+            family,
+            op,
+            shape,
+            dtype: T::DTYPE,
+            bytes,
+            flops,
+            work,
+            turns: true,
+            make: Box::new(make),
+        }
     }
 
     /// The same with one set of operands, which a GPU's L2 may hold.

@@ -34,6 +34,7 @@ fn of<F: Float>() -> Vec<Case> {
         gate_gradient::<F>(),
         // A set has the whole table, a call touches few of its rows.
         embed::<F>().with_one_set(),
+        embed_gradient::<F>().with_one_set(),
         copies::<F>("gather").with_one_set(),
         copies::<F>("scatter").with_one_set(),
         attend::<F>("causal", [1, 512, 512]),
@@ -51,7 +52,7 @@ fn tokens(columns: usize) -> String {
 fn norm<F: Float>() -> Case {
     let n = T * HIDDEN;
     let costs = [size_of::<F>() * (2 * n + HIDDEN), 4 * n];
-    Case::new::<F>("rmsnorm", tokens(HIDDEN), costs, Work::F64, move |device| {
+    Case::new::<F>(["decoder", "rmsnorm"], tokens(HIDDEN), costs, Work::F64, move |device| {
         let (x, weight) = (wave::<F>(device, n, 1)?, wave::<F>(device, HIDDEN, 2)?);
         let mut y = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
@@ -72,7 +73,7 @@ fn norm_gradient<F: Float>(residual: bool) -> Case {
     let n = T * HIDDEN;
     let costs = [size_of::<F>() * ((3 + residual as usize) * n + HIDDEN), 8 * n];
     let name = tokens(HIDDEN) + if residual { " residual" } else { "" };
-    Case::new::<F>("rmsnorm_bwd", name, costs, Work::F64, move |device| {
+    Case::new::<F>(["decoder", "rmsnorm_bwd"], name, costs, Work::F64, move |device| {
         let (x, weight) = (wave::<F>(device, n, 1)?, wave::<F>(device, HIDDEN, 2)?);
         let (dy, past) = (wave::<F>(device, n, 3)?, wave::<F>(device, n, 4)?);
         let mut dx = Buffer::<F>::new(device, n)?;
@@ -95,30 +96,37 @@ fn norm_gradient<F: Float>(residual: bool) -> Case {
 fn rotate<F: Float>() -> Case {
     let (n, half) = (T * HEADS * HEAD, HEAD / 2);
     let costs = [size_of::<F>() * 2 * n + 4 * T * HEAD, 3 * n];
-    Case::new::<F>("rope", format!("{T} x {HEADS} x {HEAD}"), costs, Work::F64, move |device| {
-        let mut x = wave::<F>(device, n, 1)?;
-        let positions = table(device, T, |i| i as i32)?;
-        let angle = |i: usize| (i / half) as f64 * 1e4f64.powf(-((i % half) as f64) / half as f64);
-        let cos = table(device, T * half, |i| angle(i).cos() as f32)?;
-        let sin = table(device, T * half, |i| angle(i).sin() as f32)?;
-        Ok(Box::new(move |device| {
-            let args = Rope {
-                x: x.view_mut(&[T as i64, HEADS as i64, HEAD as i64])?,
-                positions: positions.view(&[T as i64])?,
-                cos: cos.view(&shape(T, half))?,
-                sin: sin.view(&shape(T, half))?,
-                inverse: false,
-            };
-            rope(device, args)
-        }))
-    })
+    Case::new::<F>(
+        ["decoder", "rope"],
+        format!("{T} x {HEADS} x {HEAD}"),
+        costs,
+        Work::F64,
+        move |device| {
+            let mut x = wave::<F>(device, n, 1)?;
+            let positions = table(device, T, |i| i as i32)?;
+            let angle =
+                |i: usize| (i / half) as f64 * 1e4f64.powf(-((i % half) as f64) / half as f64);
+            let cos = table(device, T * half, |i| angle(i).cos() as f32)?;
+            let sin = table(device, T * half, |i| angle(i).sin() as f32)?;
+            Ok(Box::new(move |device| {
+                let args = Rope {
+                    x: x.view_mut(&[T as i64, HEADS as i64, HEAD as i64])?,
+                    positions: positions.view(&[T as i64])?,
+                    cos: cos.view(&shape(T, half))?,
+                    sin: sin.view(&shape(T, half))?,
+                    inverse: false,
+                };
+                rope(device, args)
+            }))
+        },
+    )
 }
 
 /// `3·T·F` elements; an exponential and a division an element are about 20 flops.
 fn gate<F: Float>() -> Case {
     let n = T * FFN;
     let costs = [size_of::<F>() * 3 * n, 20 * n];
-    Case::new::<F>("swiglu", tokens(FFN), costs, Work::F64, move |device| {
+    Case::new::<F>(["decoder", "swiglu"], tokens(FFN), costs, Work::F64, move |device| {
         let (gate, up) = (wave::<F>(device, n, 1)?, wave::<F>(device, n, 2)?);
         let mut y = Buffer::<F>::new(device, n)?;
         Ok(Box::new(move |device| {
@@ -132,7 +140,7 @@ fn gate<F: Float>() -> Case {
 fn gate_gradient<F: Float>() -> Case {
     let n = T * FFN;
     let costs = [size_of::<F>() * 5 * n, 26 * n];
-    Case::new::<F>("swiglu_bwd", tokens(FFN), costs, Work::F64, move |device| {
+    Case::new::<F>(["decoder", "swiglu_bwd"], tokens(FFN), costs, Work::F64, move |device| {
         let (gate, up) = (wave::<F>(device, n, 1)?, wave::<F>(device, n, 2)?);
         let dy = wave::<F>(device, n, 3)?;
         let (mut dgate, mut dup) = (Buffer::<F>::new(device, n)?, Buffer::<F>::new(device, n)?);
@@ -152,7 +160,7 @@ fn gate_gradient<F: Float>() -> Case {
 /// `2·T·D` elements.
 fn embed<F: Float>() -> Case {
     let costs = [size_of::<F>() * 2 * T * HIDDEN, 0];
-    Case::new::<F>("embedding", tokens(HIDDEN), costs, Work::F32, move |device| {
+    Case::new::<F>(["decoder", "embedding"], tokens(HIDDEN), costs, Work::F32, move |device| {
         let ids = table(device, T, |i| (i * 7919 % VOCAB) as i32)?;
         let weight = wave::<F>(device, VOCAB * HIDDEN, 1)?;
         let mut y = Buffer::<F>::new(device, T * HIDDEN)?;
@@ -167,6 +175,24 @@ fn embed<F: Float>() -> Case {
     })
 }
 
+/// `T·D` elements read, as many f32 read and written.
+fn embed_gradient<F: Float>() -> Case {
+    let n = T * HIDDEN;
+    let costs = [(size_of::<F>() + 8) * n, n];
+    Case::new::<F>(["decoder", "embedding_bwd"], tokens(HIDDEN), costs, Work::F32, move |device| {
+        let ids = table(device, T, |i| (i * 7919 % VOCAB) as i32)?;
+        let (dy, mut dtable) = (wave::<F>(device, n, 1)?, wave::<f32>(device, VOCAB * HIDDEN, 2)?);
+        Ok(Box::new(move |device| {
+            let args = EmbeddingBwd {
+                ids: ids.view(&[T as i64])?,
+                dy: dy.view(&shape(T, HIDDEN))?,
+                dtable: dtable.view_mut(&shape(VOCAB, HIDDEN))?,
+            };
+            embedding_bwd(device, args)
+        }))
+    })
+}
+
 /// `2·R·D` elements and the table: hidden states gathered from, or keys scattered into, a matrix of
 /// 16 times the rows.
 fn copies<F: Float>(way: &'static str) -> Case {
@@ -174,7 +200,7 @@ fn copies<F: Float>(way: &'static str) -> Case {
     let columns = if gather { HIDDEN } else { KV_HEADS * HEAD };
     let costs = [size_of::<F>() * 2 * T * columns + 4 * T, 0];
     let name = format!("{way} {}", tokens(columns));
-    Case::new::<F>("copy_rows", name, costs, Work::F32, move |device| {
+    Case::new::<F>(["decoder", "copy_rows"], name, costs, Work::F32, move |device| {
         let ids = table(device, T, |i| (i * 16 + i % 16) as i32)?;
         let (rows, target) = if gather { (long, T) } else { (T, long) };
         let x = wave::<F>(device, rows * columns, 1)?;
@@ -203,7 +229,7 @@ fn attend<F: Float>(way: &str, [b, l, keys]: [usize; 3]) -> Case {
     let flops = 4 * HEAD * HEADS * b * visible(l, keys);
     let name = format!("{way} {b} x {l} of {keys}");
     let costs = [size_of::<F>() * 2 * (q_len + kv_len), flops];
-    Case::new::<F>("attention", name, costs, products::<F>(), move |device| {
+    Case::new::<F>(["decoder", "attention"], name, costs, products::<F>(), move |device| {
         let q = wave::<F>(device, q_len, 1)?;
         let (k, v) = (wave::<F>(device, kv_len, 2)?, wave::<F>(device, kv_len, 3)?);
         let mut o = Buffer::<F>::new(device, q_len)?;
@@ -233,7 +259,7 @@ fn attend_gradient<F: Float>(l: usize) -> Case {
     let (q_len, kv_len) = (l * HEADS * HEAD, l * KV_HEADS * HEAD);
     let costs = [size_of::<F>() * (3 * q_len + 4 * kv_len), 10 * HEAD * HEADS * visible(l, l)];
     let name = format!("causal 1 x {l}");
-    Case::new::<F>("attention_bwd", name, costs, products::<F>(), move |device| {
+    Case::new::<F>(["decoder", "attention_bwd"], name, costs, products::<F>(), move |device| {
         let (q, dout) = (wave::<F>(device, q_len, 1)?, wave::<F>(device, q_len, 4)?);
         let (k, v) = (wave::<F>(device, kv_len, 2)?, wave::<F>(device, kv_len, 3)?);
         let mut dq = Buffer::<F>::new(device, q_len)?;
@@ -266,7 +292,7 @@ fn conversion<F: Float>() -> Case {
     let n = FFN * HIDDEN;
     let back = F::DTYPE == DType::Bf16;
     let name = format!("{n} to {}", if back { "f32" } else { "bf16" });
-    Case::new::<F>("convert", name, [6 * n, 0], Work::F32, move |device| {
+    Case::new::<F>(["decoder", "convert"], name, [6 * n, 0], Work::F32, move |device| {
         let x = wave::<F>(device, n, 1)?;
         let (mut wide, mut narrow) = (
             Buffer::<f32>::new(device, if back { n } else { 0 })?,

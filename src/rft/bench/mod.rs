@@ -11,12 +11,15 @@
 mod case;
 mod decoder;
 mod floors;
+mod optim;
 mod peers;
+mod policy;
 mod products;
-mod rl;
+mod quantize;
 mod steps;
 mod table;
 mod timing;
+mod vocabulary;
 
 use gradus::device::{Device, GpuProbe, probe_gpu};
 use gradus::dtype::DType;
@@ -83,6 +86,11 @@ fn chosen_cases(settings: &Settings) -> Result<Vec<Case>> {
         return Err(Error::invalid("bench", "ops", got, "part of the name of a row (see --list)"));
     }
     Ok(cases)
+}
+
+/// The default rows that the CPU is measured on: what `cargo bench` gives to criterion.
+pub fn cpu_cases() -> Vec<Case> {
+    cases(Shapes::Default).into_iter().filter(|case| case.dtype == DType::F32).collect()
 }
 
 fn on_cpu_too(case: &Case, settings: &Settings) -> bool {
@@ -180,11 +188,15 @@ fn cases(shapes: Shapes) -> Vec<Case> {
         Shapes::Cpu => return peers::cpu(),
         Shapes::Large => return peers::large(),
     }
-    let mut cases = products::cases();
-    cases.extend(decoder::cases());
-    cases.extend(rl::cases());
-    cases.extend(steps::cases());
-    cases
+    let families = [
+        vocabulary::cases,
+        policy::cases,
+        products::cases,
+        quantize::cases,
+        decoder::cases,
+        optim::cases,
+    ];
+    families.into_iter().chain([steps::cases as fn() -> Vec<Case>]).flat_map(|of| of()).collect()
 }
 
 fn chosen(case: &Case, ops: &Option<String>) -> bool {
@@ -204,7 +216,7 @@ mod tests {
     #[test]
     fn rows_have_names_of_their_own_and_costs() {
         for (shapes, least) in
-            [(Shapes::Default, 31), (Shapes::Peers, 29), (Shapes::Cpu, 12), (Shapes::Large, 125)]
+            [(Shapes::Default, 50), (Shapes::Peers, 29), (Shapes::Cpu, 12), (Shapes::Large, 125)]
         {
             let mut names = std::collections::BTreeSet::new();
             for case in cases(shapes) {

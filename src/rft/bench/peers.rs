@@ -4,13 +4,13 @@
 //! Weights of 4 bits are as bitsandbytes stores them: maxima of 64 values, double-quantised 256 at
 //! a time (`dq` in a row's name).
 
-use gradus::device::Buffer;
 use gradus::dtype::Float;
-use gradus::ops::*;
 
-use super::case::{Case, products, repeated, shape, table, wave};
-use super::products::{FourBit, RANK, dense, dequantise, dequantise_to, four_bit};
-use super::rl::{logprobs, logprobs_train, policy};
+use super::case::Case;
+use super::policy::policy;
+use super::products::{FourBit, RANK, dense, four_bit};
+use super::quantize::{dequantise, dequantise_to};
+use super::vocabulary::{Pass, head, logprobs, logprobs_train};
 
 /// What is measured: rows M, matrices `[N, K]`, heads `[rows, H, V]`.
 struct Shapes {
@@ -93,70 +93,6 @@ fn of<T: Float>(shapes: &Shapes) -> Vec<Case> {
         }
     }
     cases
-}
-
-/// What a head computes.
-#[derive(Clone, Copy, PartialEq)]
-enum Pass {
-    /// Log-probs.
-    Forward,
-    /// Log-probs and the gradients of the hidden states, for a frozen head.
-    Score,
-    /// Log-probs, then the gradients of hidden states and head.
-    Train,
-}
-
-/// Hidden states and head once, their gradients where there are any (the head's in f32, read and
-/// written); a product of `2·T·H·V` flops forward and one for each gradient. `linear_logprob_bwd`
-/// computes the logits a second time, which is not counted: nobody has to.
-fn head<T: Float>([rows, h, vocab]: [usize; 3], pass: Pass) -> Case {
-    let (name, gradients) = match pass {
-        Pass::Forward => ("", 0),
-        Pass::Score => (" score", 1),
-        Pass::Train => (" train", 2),
-    };
-    let (hidden_len, weights) = (rows * h, vocab * h);
-    let mut bytes = size_of::<T>() * (hidden_len + weights) + 8 * rows;
-    bytes += size_of::<T>() * hidden_len * gradients.min(1);
-    bytes += if pass == Pass::Train { 8 * weights } else { 0 };
-    let costs = [bytes, 2 * rows * h * vocab * (1 + gradients)];
-    let name = format!("{rows} x {h} x {vocab}{name}");
-    Case::new::<T>("linear_logprob", name, costs, products::<T>(), move |device| {
-        let (hidden, w) = (wave::<T>(device, hidden_len, 1)?, wave::<T>(device, weights, 2)?);
-        let targets = table(device, rows, |i| (i * 4001 % vocab) as i32)?;
-        let dlogp = wave::<f32>(device, rows, 3)?;
-        let mut logp = Buffer::<f32>::new(device, rows)?;
-        let given = |wanted: bool, len: usize| if wanted { len } else { 0 };
-        // The scores, or the gradient of the hidden states.
-        let mut dhidden = Buffer::<T>::new(device, given(gradients > 0, hidden_len))?;
-        let mut dw = repeated(device, given(pass == Pass::Train, weights), 1, |_| 0f32)?;
-        let all = [rows as i64];
-        Ok(Box::new(move |device| {
-            let (x, targets) = (hidden.view(&shape(rows, h))?, targets.view(&all)?);
-            let head = Head::Dense(w.view(&shape(vocab, h))?);
-            let mut args = LinearLogProb::new(x, head, targets, logp.view_mut(&all)?);
-            if pass == Pass::Score {
-                args.score = Some(dhidden.view_mut(&shape(rows, h))?);
-            }
-            linear_logprob(device, args)?;
-            if pass != Pass::Train {
-                return Ok(());
-            }
-            let args = LinearLogProbBwd {
-                hidden: x,
-                head,
-                lora: &[],
-                targets,
-                vocab: vocab as i64,
-                transform: LogitTransform::default(),
-                dlogp: dlogp.view(&all)?,
-                dentropy: None,
-                dhidden: dhidden.view_mut(&shape(rows, h))?,
-                dweight: Some(dw.view_mut(&shape(vocab, h))?),
-            };
-            linear_logprob_bwd(device, args)
-        }))
-    })
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! Products and 4-bit weights on the shapes of a decoder of 1.5 billion parameters.
 
+use gradus::DType;
 use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::ops::*;
-use gradus::quant::{Absmax, Nf4View, QuantType, dynamic_map};
-use gradus::{DType, Device, Result};
 
-use super::case::{Case, Work, products, repeated, shape, wave};
+use super::case::{Case, Work, products, shape, wave};
+use super::quantize::Weight;
 
-const BLOCK: usize = 64;
-/// Maxima a block of maxima, where they are quantised too.
-const NESTED: usize = 256;
 /// Of the adapters.
 pub const RANK: usize = 16;
 
@@ -39,8 +36,7 @@ fn of<T: Float>() -> Vec<Case> {
     cases.push(four_bit::<T>(dx));
     cases.push(weight_gradient::<T>(training));
     cases.push(adapter_gradient::<T>(training));
-    cases.push(quantise::<T>(1536, 1536));
-    cases.push(dequantise::<T>(1536, 1536, false));
+    cases.push(input_gradient::<T>(training));
     cases
 }
 
@@ -53,7 +49,7 @@ pub fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
     let elements = m * k + n * k + m * n * (1 + residual as usize);
     let name = named([m, n, k]) + if residual { " residual" } else { "" };
     let costs = [size_of::<T>() * elements, 2 * m * n * k];
-    Case::new::<T>("matmul", name, costs, products::<T>(), move |device| {
+    Case::new::<T>(["products", "matmul"], name, costs, products::<T>(), move |device| {
         let (x, w) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, n * k, 2)?);
         let r = wave::<T>(device, if residual { m * n } else { 0 }, 3)?;
         let mut y = Buffer::<T>::new(device, m * n)?;
@@ -71,76 +67,6 @@ pub fn dense<T: Float>([m, n, k]: [usize; 3], residual: bool) -> Case {
             matmul(device, args)
         }))
     })
-}
-
-/// A 4-bit matrix on a device, in the bitsandbytes layout.
-pub struct Weight {
-    packed: Buffer<u8>,
-    absmax: Buffer<f32>,
-    /// Codes, maxima and table of double-quantised maxima.
-    nested: Option<(Buffer<u8>, Buffer<f32>, Buffer<f32>)>,
-    code: Buffer<f32>,
-    n: usize,
-    k: usize,
-    /// What the values are rounded to.
-    dtype: DType,
-}
-
-impl Weight {
-    pub fn new(device: &Device, n: usize, k: usize, nested: bool) -> Result<Weight> {
-        let blocks = n * k / BLOCK;
-        let plain = if nested { 0 } else { blocks };
-        let maxima = || -> Result<_> {
-            Ok((
-                repeated(device, blocks, 256, |i| (i * 151 % 256) as u8)?,
-                repeated(device, blocks.div_ceil(NESTED), 7, |i| 0.01 + i as f32 * 0.01)?,
-                Buffer::of(device, dynamic_map(true))?,
-            ))
-        };
-        Ok(Weight {
-            packed: repeated(device, n * k / 2, 256, |i| (i * 151 % 256) as u8)?,
-            absmax: repeated(device, plain, 7, |i| 0.01 + i as f32 * 0.01)?,
-            nested: nested.then(maxima).transpose()?,
-            code: Buffer::of(device, QuantType::Nf4.code())?,
-            n,
-            k,
-            dtype: DType::Bf16,
-        })
-    }
-
-    /// The same of a weight that had another dtype.
-    pub fn of_dtype(self, dtype: DType) -> Weight {
-        Weight { dtype, ..self }
-    }
-
-    pub fn view(&self) -> Result<Nf4View<'_>> {
-        let (n, k) = (self.n, self.k);
-        let absmax = match &self.nested {
-            None => Absmax::F32(self.absmax.all()),
-            Some((codes, nested, table)) => Absmax::Nested {
-                codes: codes.all(),
-                nested: nested.all(),
-                table: table.all(),
-                offset: 0.05,
-                nested_blocksize: NESTED,
-            },
-        };
-        Ok(Nf4View {
-            packed: self.packed.view(&[(n * k / 2) as i64])?,
-            absmax,
-            code: self.code.view(&[16])?,
-            n,
-            k,
-            blocksize: BLOCK,
-            dtype: self.dtype,
-        })
-    }
-
-    /// Half a byte a value and its share of the maxima: f32, or a byte and a 256th of an f32.
-    pub fn bytes(n: usize, k: usize, nested: bool) -> usize {
-        let blocks = n * k / BLOCK;
-        n * k / 2 + if nested { blocks + 4 * blocks.div_ceil(NESTED) } else { 4 * blocks }
-    }
 }
 
 /// A product with a 4-bit matrix.
@@ -182,7 +108,7 @@ pub fn four_bit<T: Float>(product: FourBit) -> Case {
     let bytes = Weight::bytes(n, k, nested) + size_of::<T>() * elements;
     let costs = [bytes, 2 * m * n * k + 2 * m * rank * (n + k)];
     let op = if dx { "nf4_matmul_dx" } else { "nf4_matmul" };
-    Case::new::<T>(op, product.name(), costs, products::<T>(), move |device| {
+    Case::new::<T>(["products", op], product.name(), costs, products::<T>(), move |device| {
         let w = Weight::new(device, n, k, nested)?.of_dtype(dtype);
         // X, or dY; and what is added to Y.
         let input = wave::<T>(device, m * if dx { n } else { k }, 1)?;
@@ -217,14 +143,20 @@ pub fn four_bit<T: Float>(product: FourBit) -> Case {
 /// dY and X, dW read and written in f32; `2·M·N·K` flops.
 fn weight_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
     let costs = [size_of::<T>() * m * (n + k) + 8 * n * k, 2 * m * n * k];
-    Case::new::<T>("matmul_dw", named([m, n, k]), costs, products::<T>(), move |device| {
-        let (dy, x) = (wave::<T>(device, m * n, 1)?, wave::<T>(device, m * k, 2)?);
-        let mut dw = wave::<f32>(device, n * k, 3)?;
-        Ok(Box::new(move |device| {
-            let (dy, x) = (dy.view(&shape(m, n))?, x.view(&shape(m, k))?);
-            matmul_dw(device, MatmulDw { dy, x, dw: dw.view_mut(&shape(n, k))?, dbias: None })
-        }))
-    })
+    Case::new::<T>(
+        ["products", "matmul_dw"],
+        named([m, n, k]),
+        costs,
+        products::<T>(),
+        move |device| {
+            let (dy, x) = (wave::<T>(device, m * n, 1)?, wave::<T>(device, m * k, 2)?);
+            let mut dw = wave::<f32>(device, n * k, 3)?;
+            Ok(Box::new(move |device| {
+                let (dy, x) = (dy.view(&shape(m, n))?, x.view(&shape(m, k))?);
+                matmul_dw(device, MatmulDw { dy, x, dw: dw.view_mut(&shape(n, k))?, dbias: None })
+            }))
+        },
+    )
 }
 
 /// `M·(K + 2·N)` elements and f32 S and gradients; `2·M·r·(K + 2·N)` flops, in f32.
@@ -233,7 +165,7 @@ fn adapter_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
     let bytes = size_of::<T>() * (m * (k + 2 * n) + r * n) + 4 * m * r + 8 * r * (k + n);
     let name = format!("{} r{r}", named([m, n, k]));
     let costs = [bytes, 2 * m * r * (k + 2 * n)];
-    Case::new::<T>("lora_grad", name, costs, Work::F32, move |device| {
+    Case::new::<T>(["products", "lora_grad"], name, costs, Work::F32, move |device| {
         let (x, dy) = (wave::<T>(device, m * k, 1)?, wave::<T>(device, m * n, 2)?);
         let (a, b) = (wave::<T>(device, r * k, 3)?, wave::<T>(device, r * n, 4)?);
         let s = wave::<f32>(device, m * r, 5)?;
@@ -254,38 +186,28 @@ fn adapter_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
     })
 }
 
-/// An element read twice, half a byte and a block's maximum written.
-fn quantise<T: Float>(n: usize, k: usize) -> Case {
-    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, false), 0];
-    Case::new::<T>("nf4_quantize", format!("{n} x {k}"), costs, Work::F32, move |device| {
-        let (x, mut w) = (wave::<T>(device, n * k, 1)?, Weight::new(device, n, k, false)?);
-        Ok(Box::new(move |device| {
-            let args = Nf4Quantize {
-                x: x.view(&shape(n, k))?,
-                quant_type: QuantType::Nf4,
-                blocksize: BLOCK,
-                packed: w.packed.view_mut(&[(n * k / 2) as i64])?,
-                absmax: w.absmax.view_mut(&[(n * k / BLOCK) as i64])?,
-            };
-            nf4_quantize(device, args)
-        }))
-    })
-}
-
-/// W as [`Weight::bytes`] read, an element a value written.
-pub fn dequantise<T: Float>(n: usize, k: usize, nested: bool) -> Case {
-    dequantise_to::<T>([n, k], nested, DType::Bf16)
-}
-
-/// The same with the dtype that values are rounded to first.
-pub fn dequantise_to<T: Float>([n, k]: [usize; 2], nested: bool, dtype: DType) -> Case {
-    let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, nested), n * k];
-    let name = format!("{n} x {k}") + if nested { " dq" } else { "" };
-    Case::new::<T>("nf4_dequantize", name, costs, Work::F32, move |device| {
-        let w = Weight::new(device, n, k, nested)?.of_dtype(dtype);
-        let mut y = Buffer::<T>::new(device, n * k)?;
-        Ok(Box::new(move |device| {
-            nf4_dequantize(device, Nf4Dequantize { w: w.view()?, y: y.view_mut(&shape(n, k))? })
-        }))
-    })
+/// As many bytes and flops as the product.
+fn input_gradient<T: Float>([m, n, k]: [usize; 3]) -> Case {
+    let costs = [size_of::<T>() * (m * k + n * k + m * n), 2 * m * n * k];
+    Case::new::<T>(
+        ["products", "matmul_dx"],
+        named([m, n, k]),
+        costs,
+        products::<T>(),
+        move |device| {
+            let (dy, w) = (wave::<T>(device, m * n, 1)?, wave::<T>(device, n * k, 2)?);
+            let mut dx = Buffer::<T>::new(device, m * k)?;
+            Ok(Box::new(move |device| {
+                let args = MatmulDx {
+                    dy: dy.view(&shape(m, n))?,
+                    w: w.view(&shape(n, k))?,
+                    lora: &[],
+                    adapter: None,
+                    accumulate: false,
+                    dx: dx.view_mut(&shape(m, k))?,
+                };
+                matmul_dx(device, args)
+            }))
+        },
+    )
 }

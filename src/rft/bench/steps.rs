@@ -55,7 +55,7 @@ fn rollouts() -> Case {
     let tokens = PROMPTS * PROMPT + PROMPTS * GROUP * (COMPLETION - 1);
     let shape = format!("{PROMPTS} x {GROUP} samples of {COMPLETION} tokens");
     let costs = [bytes * COMPLETION, 2 * weights * tokens];
-    Case::new::<f32>("rollout_step", shape, costs, Work::F32, |device| {
+    Case::new::<f32>(["train", "rollout_step"], shape, costs, Work::F32, |device| {
         let trainer = trainer(device)?;
         let prompts: Vec<Vec<i32>> = (0..PROMPTS).map(|p| ids(PROMPT, p)).collect();
         let sampling = Sampling { stops: [].into(), ..trainer.sampling() };
@@ -76,7 +76,7 @@ fn update() -> Case {
     let tokens = PROMPTS * GROUP * (PROMPT + COMPLETION - 1);
     let shape = format!("{} records of {} tokens", PROMPTS * GROUP, PROMPT + COMPLETION);
     let costs = [2 * bytes, 4 * weights * tokens];
-    Case::new::<f32>("update_step", shape, costs, Work::F32, |device| {
+    Case::new::<f32>(["train", "update_step"], shape, costs, Work::F32, |device| {
         let mut trainer = trainer(device)?;
         let records: Vec<Record> = (0..PROMPTS * GROUP).map(record).collect();
         let advantage: Vec<f32> = (0..records.len()).map(|i| (i % 2) as f32 - 0.5).collect();

@@ -214,7 +214,7 @@ mod tests {
     /// A case whose calls write down which set they used.
     fn noting(bytes: usize, notes: &Arc<Mutex<Vec<usize>>>) -> Case {
         let (notes, made) = (notes.clone(), Cell::new(0));
-        Case::new::<f32>("note", "1".into(), [bytes, 0], Work::F32, move |_| {
+        Case::new::<f32>(["test", "note"], "1".into(), [bytes, 0], Work::F32, move |_| {
             let (notes, set) = (notes.clone(), made.replace(made.get() + 1));
             Ok(Box::new(move |_| {
                 notes.lock().unwrap().push(set);
@@ -255,17 +255,18 @@ mod tests {
         let device = Device::Gpu(gpu.clone());
         let measure = |waits: bool| {
             let costs = [COLD as usize / 8, 0];
-            let case = Case::new::<f32>("lerp", "8".into(), costs, Work::F64, move |device| {
-                let (a, b) = (wave::<f32>(device, 8, 1)?, wave::<f32>(device, 8, 2)?);
-                let mut y = Buffer::<f32>::new(device, 8)?;
-                Ok(Box::new(move |device| {
-                    if waits {
-                        a.to_host()?;
-                    }
-                    let (a, b) = (a.view(&[8])?, b.view(&[8])?);
-                    lerp(device, Lerp { a, b, weight: 0.5, y: y.view_mut(&[8])? })
-                }))
-            });
+            let case =
+                Case::new::<f32>(["test", "lerp"], "8".into(), costs, Work::F64, move |device| {
+                    let (a, b) = (wave::<f32>(device, 8, 1)?, wave::<f32>(device, 8, 2)?);
+                    let mut y = Buffer::<f32>::new(device, 8)?;
+                    Ok(Box::new(move |device| {
+                        if waits {
+                            a.to_host()?;
+                        }
+                        let (a, b) = (a.view(&[8])?, b.view(&[8])?);
+                        lerp(device, Lerp { a, b, weight: 0.5, y: y.view_mut(&[8])? })
+                    }))
+                });
             timed(&device, &gpu, &case, [1e-3, 0.0]).unwrap()
         };
         let (times, how) = measure(false);
