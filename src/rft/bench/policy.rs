@@ -43,7 +43,7 @@ pub fn policy([sequences, length]: [usize; 2], kl: bool) -> Case {
         Ok(Box::new(move |device| {
             let mut loss = 0.0;
             let args = PolicyLoss {
-                oldlogp: Some(old.view(&all)?),
+                old_logp: Some(old.view(&all)?),
                 ref_logp: kl.then(|| reference.view(&all)).transpose()?,
                 ..PolicyLoss::new(
                     logp.view(&all)?,
@@ -170,7 +170,7 @@ fn ratios() -> Case {
             let (cu, mut weight) = (offsets(device)?, Buffer::<f32>::new(device, n)?);
             Ok(Box::new(move |device| {
                 let args = OffPolicyWeight {
-                    oldlogp: old.view(&[n as i64])?,
+                    old_logp: old.view(&[n as i64])?,
                     sampler_logp: sampler.view(&[n as i64])?,
                     mask: None,
                     cu_seqlens: cu.view(&[SEQUENCES as i64 + 1])?,
