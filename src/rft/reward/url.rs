@@ -255,9 +255,9 @@ mod tests {
         // Cargo sets this for every test.
         let taken =
             parse("http://u:$CARGO_PKG_NAME@host/?t=${CARGO_PKG_NAME}/&v=$CARGO_PKG_VERSION");
-        assert_eq!(taken.authorization.as_deref(), Some("Basic dTpncmFkdXM="));
+        assert_eq!(taken.authorization.as_deref(), Some("Basic dTpncmFkdXMtcmZ0"));
         let version = env!("CARGO_PKG_VERSION").replace('.', "%2E");
-        assert_eq!(taken.url, format!("http://host/?t=gradus/&v={version}"));
+        assert_eq!(taken.url, format!("http://host/?t=gradus%2Drft/&v={version}"));
         for (text, word) in [
             ("http://$GRADUS_NO_SUCH_VARIABLE@host/", "`GRADUS_NO_SUCH_VARIABLE`"),
             ("http://host/?key=$GRADUS_NO_SUCH_VARIABLE", "not set"),

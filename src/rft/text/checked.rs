@@ -17,7 +17,9 @@
 
 use std::fmt::Write;
 
-use minijinja::machinery::ast::{BinOpKind, Call, CallArg, Expr, Filter, Macro, Stmt, UnaryOpKind};
+use minijinja::machinery::ast::{
+    BinOpKind, Call, CallArg, Expr, Filter, ForLoop, Macro, Spanned, Stmt, UnaryOpKind,
+};
 use minijinja::machinery::{Span, parse};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind, Value};
@@ -89,24 +91,7 @@ impl Writer {
                 self.raw(raw.raw);
                 Ok(())
             }
-            Stmt::ForLoop(each) => {
-                self.tag("for", each.span());
-                self.target(&each.target)?;
-                self.push(" in ");
-                self.flat(&each.iter, Level::Or)?;
-                if let Some(filter) = &each.filter_expr {
-                    self.push(" if ");
-                    self.operand(filter, Level::Or)?;
-                }
-                self.push(if each.recursive { " recursive %}" } else { " %}" });
-                self.statements(&each.body)?;
-                if !each.else_body.is_empty() {
-                    self.push("{% else %}");
-                    self.statements(&each.else_body)?;
-                }
-                self.push("{% endfor %}");
-                Ok(())
-            }
+            Stmt::ForLoop(each) => self.for_loop(each),
             Stmt::IfCond(_) => self.condition(statement, "if"),
             Stmt::WithBlock(with) => {
                 self.tag("with", with.span());
@@ -139,6 +124,25 @@ impl Writer {
             }
             other => self.block(other),
         }
+    }
+
+    fn for_loop(&mut self, each: &Spanned<ForLoop<'_>>) -> Written {
+        self.tag("for", each.span());
+        self.target(&each.target)?;
+        self.push(" in ");
+        self.flat(&each.iter, Level::Or)?;
+        if let Some(filter) = &each.filter_expr {
+            self.push(" if ");
+            self.operand(filter, Level::Or)?;
+        }
+        self.push(if each.recursive { " recursive %}" } else { " %}" });
+        self.statements(&each.body)?;
+        if !each.else_body.is_empty() {
+            self.push("{% else %}");
+            self.statements(&each.else_body)?;
+        }
+        self.push("{% endfor %}");
+        Ok(())
     }
 
     fn block(&mut self, statement: &Stmt<'_>) -> Written {

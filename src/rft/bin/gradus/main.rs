@@ -11,6 +11,7 @@ use gradus::escape::escaped;
 use gradus::{Error, Result};
 use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
+use gradus_rft::train::eval::Evaluation;
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
     Ask, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain, model_defaults,
@@ -226,19 +227,7 @@ fn run(command: Command) -> Result<()> {
                 Ok(defaults)
             };
             let result = evaluate(&opened(&source, defaults)?, heat.temperature)?;
-            let (score, count, error) = (result.scored()?, result.completions, result.error);
-            let mut text = format!("accuracy {score:.4} ± {error:.4} over {count} completions");
-            for (count, what) in
-                [(result.abstained, "no opinion"), (result.failed, "reward failed")]
-            {
-                if count > 0 {
-                    text += &format!(", {what} {count}");
-                }
-            }
-            if let Some(why) = &result.failure {
-                text += &format!(" (the last: {why})");
-            }
-            print(&format!("{}\n", escaped(&text)))
+            print(&format!("{}\n", escaped(&scores(&result)?)))
         }
         Command::Quantize(args) => convert::quantize(&args),
         Command::Merge(args) => convert::merge(&args),
@@ -257,6 +246,21 @@ fn run(command: Command) -> Result<()> {
             json.map_or(Ok(()), |path| table.write(&path))
         }
     }
+}
+
+/// An evaluation in a line.
+fn scores(result: &Evaluation) -> Result<String> {
+    let (score, count, error) = (result.scored()?, result.completions, result.error);
+    let mut text = format!("accuracy {score:.4} ± {error:.4} over {count} completions");
+    for (count, what) in [(result.abstained, "no opinion"), (result.failed, "reward failed")] {
+        if count > 0 {
+            text += &format!(", {what} {count}");
+        }
+    }
+    if let Some(why) = &result.failure {
+        text += &format!(" (the first: {why})");
+    }
+    Ok(text)
 }
 
 /// The run or the model that is asked for; `defaults` are those of a model's folder.

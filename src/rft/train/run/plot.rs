@@ -37,10 +37,7 @@ fn draw_into(
     svg: &mut String,
     curve: &Curve,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let points = || curve.reward.iter().chain(&curve.accuracy);
-    let end = points().map(|p| p.0).fold(1.0, f64::max);
-    // From 0 to 1, and as far as rewards go beyond.
-    let (low, high) = points().fold((0.0, 1.0), |(l, h): (f64, f64), p| (l.min(p.1), h.max(p.1)));
+    let (end, low, high) = extents(curve);
     let root = SVGBackend::with_string(svg, (860, 460)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -93,6 +90,14 @@ fn draw_into(
         .draw()?;
     root.present()?;
     Ok(())
+}
+
+/// The last time, and the lowest and highest value: from 0 to 1, and as far as rewards go beyond.
+fn extents(curve: &Curve) -> (f64, f64, f64) {
+    let points = || curve.reward.iter().chain(&curve.accuracy);
+    let end = points().map(|p| p.0).fold(1.0, f64::max);
+    let (low, high) = points().fold((0.0, 1.0), |(l, h): (f64, f64), p| (l.min(p.1), h.max(p.1)));
+    (end, low, high)
 }
 
 /// Mean over the 21 points around each.
