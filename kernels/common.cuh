@@ -50,7 +50,7 @@ __device__ __forceinline__ double to_f64(double x) { return x; }
 template <class T> __device__ __forceinline__ double to_f64(T x) { return to_f32(x); }
 
 // f64 to f32 so that a second rounding to fewer bits is still right: an inexact result is cut
-// towards zero and its last bit set (Boldo & Melquiond 2008).
+// toward zero and its last bit set (Boldo & Melquiond 2008).
 __device__ __forceinline__ float round_to_odd(double x) {
     float y = __double2float_rz(x);
     u32 odd = (double)y != x && y - y == 0.0f;

@@ -12,12 +12,12 @@
 // | pages     | [B, P]       | i32                 | rows contiguous; or kv_start   |
 // | lse       | [Tq, Hq]     | f32                 | rows contiguous                |
 //
-// Mapping: a warp a (query, head). Keys in blocks of 32 by their index in the sequence: lane j
+// Mapping: one warp per (query, head). Keys in blocks of 32 by their index in the sequence: lane j
 // scores key j, then the lanes share out the D columns of the sum. Training, prefill and decoding
 // run the same operations on a row, so its bits are the same in all of them.
-// Traffic: 2·D elements a visible (query, head, key), from L1 and L2 but for the first time; 4·D
+// Traffic: 2·D elements per visible (query, head, key), from L1 and L2 but for the first time; 4·D
 // flops.
-// Numerics: f32 (f64 for f64), the normaliser in f64. See attention.cuh for the exact rescaling.
+// Numerics: f32 (f64 for f64), the normalizer in f64. See attention.cuh for the exact rescaling.
 // With u = 2^-24, n visible keys and ε = (D/16 + 8)·u·|scale|·max_j Σ|q_d·k_jd|, an output is
 // within (2·ε + (56 + n/32)·u)·Σ p_j·|v_j| of exact.
 // Not yet tuned: no tensor cores, lanes read keys of their own. It is the base that is correct.

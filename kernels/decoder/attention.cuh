@@ -132,7 +132,7 @@ template <class A> struct Reference {
 
 // sum[c] = factor·sum[c] + Σ_j weight_j·row(j)[c] over the block's rows in order, lane j holding
 // weight_j. Lane j also names row j. The block's own sum is formed first: an error of 32 roundings,
-// and one a block.
+// and one per block.
 template <class A, class T>
 __device__ __forceinline__ void combine(A* sum, A factor, A weight, const Heads<const T>& rows,
                                         i64 row, i64 head, int count, i64 d) {

@@ -9,10 +9,10 @@
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride      |
 // | stats            | [Tq, Hq]    | m, 1/l, δ           | scratch                   |
 //
-// Mapping: two launches, a warp a (query, head), then a warp a (key, head). The first finds m, l
-// and δ in one pass with the forward pass's online softmax (δ·l is summed beside l), then dq in a
-// second. The second adds over (query head, query) in that order, 32 queries at a time.
-// Traffic: 10·D flops and two exponentials a visible (query, head, key); no atomics.
+// Mapping: two launches, one warp per (query, head), then one warp per (key, head). The first finds
+// m, l and δ in one pass with the forward pass's online softmax (δ·l is summed beside l), then dq
+// in a second. The second adds over (query head, query) in that order, 32 queries at a time.
+// Traffic: 10·D flops and two exponentials per visible (query, head, key); no atomics.
 // Numerics: f32 (f64 for f64), l and δ in f64; sums as in attention.cuh. A gradient's order depends
 // on its own sequence only.
 // Not yet tuned: no tensor cores, scores are formed three times. It is the base that is correct.

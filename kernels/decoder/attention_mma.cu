@@ -10,16 +10,17 @@
 // | pages     | [B, P]       | i32       | rows contiguous; or kv_start                 |
 // | lse       | [Tq, Hq]     | f32       | rows contiguous                              |
 //
-// Mapping: a block a tile of 64 (query, head) rows and a key/value head, a warp 16 rows; one sweep
-// over blocks of 64 keys. Keys arrive by cp.async while values of the last block are summed, values
-// while scores are formed: two barriers a block. The last tiles, which see the most keys, start
-// first. Rows that do not begin at 16 bytes are copied by elements.
-// Traffic: q, o once; k, v once a tile. Counted by the emulator, bf16: 512 tokens of 4 heads over 1
-// at D = 128 take 73,728 mma (131,072 without causality) at 13.7 instructions each, cold bytes 1.01
-// of the least; at D = 64 36,864 at 18.2. Four decoding queries of 8 heads over 2 with 1,024 keys
-// each: 16,384 mma, cold bytes 1.00 of the least. Passes over the banks are the fewest there are,
-// 1.09 times that at D = 80 and 96, where 12 chunks of a row do not fill two phases of 8 lanes.
-// Numerics: products and sums in f32, the normaliser in f64, a block's sum of values formed first
+// Mapping: one block per tile of 64 (query, head) rows and a key/value head, a warp 16 rows; one
+// sweep over blocks of 64 keys. Keys arrive by cp.async while values of the last block are summed,
+// values while scores are formed: two barriers per block. The last tiles, which see the most keys,
+// start first. Rows that do not begin at 16 bytes are copied by elements.
+// Traffic: q, o once; k, v once per tile. Counted by the emulator, bf16: 512 tokens of 4 heads over
+// 1 at D = 128 take 73,728 mma (131,072 without causality) at 13.7 instructions each, cold bytes
+// 1.01 of the least; at D = 64 36,864 at 18.2. Four decoding queries of 8 heads over 2 with 1,024
+// keys each: 16,384 mma, cold bytes 1.00 of the least. Passes over the banks are the fewest there
+// are, 1.09 times that at D = 80 and 96, where 12 chunks of a row do not fill two phases of 8
+// lanes.
+// Numerics: products and sums in f32, the normalizer in f64, a block's sum of values formed first
 // and added with one fma; the reference is a whole power of two (attention.cuh). Weights are
 // rounded to T for the product with v. With u = 2^-24, u_T = 2^-8 (bf16) or 2^-11 (f16), n visible
 // keys and ε = (5·D/4 + 5)·u·|scale|·max_j Σ|q_d·k_jd|, an output is within
@@ -83,6 +84,20 @@ __device__ __forceinline__ void combine_block(float (&o)[D / 8][4], const float 
     }
 }
 
+// 1/l of row `h`, and its log-normalizer where it is wanted.
+template <class T>
+__device__ __forceinline__ float finish_row(const AttentionParams<T>& p, const QueryTile& tile,
+                                            const Row& row, i64 g, int h) {
+    const double ln2 = 0.693147180559945309417;
+    const double total = quad_reduce(row.total, Sum());
+    const float inverse = (float)inverse_of(total);
+    const int r = row_of(h);
+    if (p.lse && r < tile.rows && pair_of() == 0)
+        p.lse[tile.token_of(r) * p.lse_stride + g * p.group + tile.head_of(r)] =
+            (float)(((double)row.reference.m - Half<T>::SHIFT + log2f((float)total)) * ln2);
+    return inverse;
+}
+
 template <class T, int D>
 __device__ __forceinline__ void attention_mma(const AttentionParams<T>& p) {
     __shared__ __align__(16) Tile<T, D> k, v;
@@ -143,16 +158,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams<T>& p) {
     __syncthreads();
 
     float inverse[2];
-    const double ln2 = 0.693147180559945309417;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const double total = quad_reduce(row[h].total, Sum());
-        inverse[h] = (float)inverse_of(total);
-        const int r = row_of(h);
-        if (p.lse && r < tile.rows && pair_of() == 0)
-            p.lse[tile.token_of(r) * p.lse_stride + g * p.group + tile.head_of(r)] =
-                (float)(((double)row[h].reference.m - Half<T>::SHIFT + log2f((float)total)) * ln2);
-    }
+    for (int h = 0; h < 2; ++h) inverse[h] = finish_row(p, tile, row[h], g, h);
     store_rows(
         o, inverse[0], inverse[1], k, [&](int r) { return tile.row(p.o, g, r); }, d,
         rows_aligned(p.o));

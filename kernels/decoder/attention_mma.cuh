@@ -1,7 +1,7 @@
 // What attention and its gradients share on tensor cores: tiles of queries, blocks of keys in
 // shared memory, and the fragments of mma.m16n8k16.
 //
-// A tile is 64 rows, 16 a warp: the (query, head) pairs of one sequence and one key/value head,
+// A tile is 64 rows, 16 per warp: the (query, head) pairs of one sequence and one key/value head,
 // head fastest. So the heads of a group fill a fragment where there is a single query, and prefill,
 // training and decoding run one kernel. Keys come in blocks of 64 counted from the sequence's
 // first.
@@ -17,7 +17,7 @@
 static constexpr int STEP = 16;          // depth of one mma
 static constexpr int ROWS_OF_WARP = 16;  // height of one mma
 
-// Fragments of T: two elements a register.
+// Fragments of T: two elements per register.
 template <class T> struct Half;
 template <> struct Half<bf16> : Halves<bf16> {
     static constexpr float SHIFT = 0.0f, UNIT = 1.0f;
@@ -40,7 +40,7 @@ template <class T, int D> struct Tile {
     static constexpr int CHUNKS = D / 8;
     T value[TILE][D + 8];
 
-    // Chunk k of this thread: neighbours take neighbouring chunks of a row.
+    // Chunk k of this thread: neighbors take neighboring chunks of a row.
     static __device__ __forceinline__ int row(int k) {
         return (threadIdx.x + k * THREADS) / CHUNKS;
     }

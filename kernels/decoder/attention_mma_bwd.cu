@@ -9,88 +9,23 @@
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
 // | stats            | [Tq, Hq]    | m, 1/l, δ       | scratch                   |
 //
-// Mapping: two launches. dq: a block a tile of 64 (query, head) rows, two sweeps over blocks of 32
-// keys, the first for m, l and δ, the second for dq. dk, dv: a block 64 rows of k, and for every
+// Mapping: two launches. dq: one block per tile of 64 (query, head) rows, two sweeps over blocks of
+// 32 keys, the first for m, l and δ, the second for dq. dk, dv: a block 64 rows of k, and for every
 // sequence among them the heads of the group in order, for each its queries in blocks of 32. A warp
 // has 16 rows; the next block arrives by cp.async while this one is multiplied; one barrier a
 // block.
-// Traffic: dq reads k and v twice a tile; dk, dv read q and dout of the group once a tile. 18·D
-// flops and three exponentials a visible (query, head, key); no atomics on results. Counted by the
-// emulator, bf16, 512 tokens of 4 heads over 1: at D = 128 174,080 mma for dq at 11.5 instructions
-// each and 135,168 for dk, dv at 20.0; at D = 64 87,040 at 15.5 and 69,632 at 16.8. Passes over the
-// banks are the fewest there are, up to 1.07 times that at D = 96.
+// Traffic: dq reads k and v twice per tile; dk, dv read q and dout of the group once per tile. 18·D
+// flops and three exponentials per visible (query, head, key); no atomics on results. Counted by
+// the emulator, bf16, 512 tokens of 4 heads over 1: at D = 128 174,080 mma for dq at 11.5
+// instructions each and 135,168 for dk, dv at 20.0; at D = 64 87,040 at 15.5 and 69,632 at 16.8.
+// Passes over the banks are the fewest there are, up to 1.07 times that at D = 96.
 // Numerics: p, ds in f32, rounded to T for the last products; sums of a block formed first and
 // added with one fma; l and Σ p·dp in f64. In f16 a row of ds is multiplied by a power of two that
 // brings its largest to 2^14. The order of a sum depends on the row's own sequence only. With u,
 // u_T and ε as in attention_mma.cu and N terms, a gradient is within (4·ε + u_T + (5·D/4 + 160 +
 // N/32)·u) times the sum of its terms' absolute values, and u_T of itself, of exact. An infinite
 // operand or a NaN reaches the gradients of its sequence that share a tile with it.
-#include "attention_mma.cuh"
-
-struct RowStats {
-    float m, inverse, delta, unused;
-};
-
-// sum[..] += factor·left·right for both rows of a thread, those that `takes` names; `right` is
-// summed over its rows from `from` on.
-template <class T, int D, int N>
-__device__ __forceinline__ void add_product(float (&sum)[D / 8][4], const u32 (&left)[N][4],
-                                            const Tile<T, D>& right, int from,
-                                            const float (&factor)[2], const bool (&takes)[2]) {
-#pragma unroll
-    for (int c = 0; c < D / 16; ++c) {
-        float block[2][4] = {};
-#pragma unroll
-        for (int k = 0; k < N; ++k) {
-            u32 b[4];
-            right.right_down(b, from + k * STEP, c * 16);
-            Half<T>::mma(block[0], left[k], b);
-            Half<T>::mma(block[1], left[k], b + 2);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                if (takes[e / 2])
-                    sum[2 * c + i][e] = fma(factor[e / 2], block[i][e], sum[2 * c + i][e]);
-    }
-}
-
-// As `multiply`, with the warp's rows of a tile on the left, which stay in shared memory.
-template <class T, int D, int N>
-__device__ __forceinline__ void multiply_rows(float (&s)[N][4], const Tile<T, D>& left,
-                                              const Tile<T, D>& right, int from) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
-// Unrolled whole, the loads are moved ahead and need more registers than there are.
-#pragma unroll 2
-    for (int c = 0; c < D / STEP; ++c) {
-        u32 a[4], b[4];
-        left.left(a, threadIdx.x / WARP * ROWS_OF_WARP, c * STEP);
-#pragma unroll
-        for (int n = 0; n < N; n += 2) {
-            right.right(b, from + n * 8, c * STEP);
-            Half<T>::mma(s[n], a, b);
-            Half<T>::mma(s[n + 1], a, b + 2);
-        }
-    }
-}
-
-// Multiplies a row by the power of two that brings its largest magnitude to 2^14, as far as f32
-// goes, and returns the inverse; bf16 has the exponents of f32 and needs none.
-template <class T, int N> __device__ __forceinline__ float fit(float (&x)[N][4], int h) {
-    if (Half<T>::SHIFT == 0.0f) return 1.0f;
-    float largest = 0.0f;
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-        largest = fmaxf(largest, fmaxf(fabsf(x[n][2 * h]), fabsf(x[n][2 * h + 1])));
-    const int exponent = __float_as_int(quad_reduce(largest, Max())) >> 23,
-              whole = exponent < 15 ? 15 : exponent;
-    const float factor = __int_as_float((268 - whole) << 23);
-#pragma unroll
-    for (int n = 0; n < N; ++n) x[n][2 * h] *= factor, x[n][2 * h + 1] *= factor;
-    return __int_as_float((whole - 14) << 23);
-}
+#include "attention_mma_bwd.cuh"
 
 // ---- dq ---------------------------------------------------------------------------------------
 
@@ -119,12 +54,14 @@ template <class T> __device__ __forceinline__ void finish(QueryRow& row) {
                  (float)(quad_reduce(row.product, Sum()) * inverse), 0.0f};
 }
 
-// p of a visible pair, and ds in the place of dp.
-__device__ __forceinline__ float differentiate(float s, float& dp, const RowStats& stats,
-                                               float scale, float scale2) {
-    const float p = power_of_2(s * scale2 - stats.m) * stats.inverse;
-    dp = scale * p * (dp - stats.delta);
-    return p;
+// Keeps what the second launch needs to know of a row.
+template <class T>
+__device__ __forceinline__ void store_stats(const AttentionBwdParams<T>& p, const QueryTile& tile,
+                                            const QueryRow& row, i64 g, int h) {
+    const int r = row_of(h);
+    if (r < tile.rows && pair_of() == 0)
+        ((RowStats*)p.stats)[tile.token_of(r) * p.heads + g * p.group + tile.head_of(r)] =
+            row.stats;
 }
 
 template <class T, int D>
@@ -199,12 +136,7 @@ __device__ __forceinline__ void attention_mma_dq(const AttentionBwdParams<T>& p)
     __syncthreads();
 
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const int r = row_of(h);
-        if (r < tile.rows && pair_of() == 0)
-            ((RowStats*)p.stats)[tile.token_of(r) * p.heads + g * p.group + tile.head_of(r)] =
-                row[h].stats;
-    }
+    for (int h = 0; h < 2; ++h) store_stats(p, tile, row[h], g, h);
     store_rows(
         dq, 1.0f, 1.0f, k, [&](int r) { return tile.row(p.dq, g, r); }, d, rows_aligned(p.dq));
 }
@@ -313,8 +245,7 @@ __device__ __forceinline__ void attention_mma_dkv(const AttentionBwdParams<T>& p
         0, [&](int r) { return r < rows ? p.k.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
     tile.v.template fetch<TILE>(
         0, [&](int r) { return r < rows ? p.v.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
-    constexpr int PART =
-        D > 96 ? 16 : BLOCK;  // queries at a time: what registers hold beside the sums
+    constexpr int PART = D > 96 ? 16 : BLOCK;  // queries at a time that registers hold
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 #pragma unroll 1
     for (int from = 0; from < rows;) {

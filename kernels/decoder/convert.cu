@@ -4,8 +4,8 @@
 // |---------|-------|------------------------------|---------------------------|
 // | x, y    | [n]   | f32, bf16, f16, f64, any two | contiguous, any alignment |
 //
-// Mapping: 16 elements a thread in passes; a pass moves 16 bytes of the wider dtype a lane,
-// neighbouring lanes on neighbouring addresses.
+// Mapping: 16 elements per thread in passes; a pass moves 16 bytes of the wider dtype per lane,
+// neighboring lanes on neighboring addresses.
 // Traffic: n elements of each dtype, no flops: a conversion an element, none where dtypes are
 // equal.
 // Numerics: widening is exact; f64 reaches 16 bits in one rounding (`from_f64`). NaN stays NaN;

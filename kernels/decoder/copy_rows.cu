@@ -5,9 +5,9 @@
 // | x, y     | [S, D], [Q, D] | f32, bf16, f16, f64 | rows contiguous, any row stride |
 // | from, to | [R]            | i32                 | any stride; not given: row i    |
 //
-// Mapping: 2^k lanes a row, so many that each has four moves, 256 at most; 256 threads a block. A
-// lane moves 16 bytes at a time where both sides are aligned, an element at a time where not, four
-// loads in flight.
+// Mapping: 2^k lanes per row, so many that each has four moves, 256 at most; 256 threads per block.
+// A lane moves 16 bytes at a time where both sides are aligned, an element at a time where not,
+// four loads in flight.
 // Traffic: 2·R·D elements and the tables; no flops.
 // Numerics: copies keep their bits, so a kernel knows widths, not dtypes.
 // Whatever the tables hold: a row of x that is not there is zeros, a row of y that is not there is

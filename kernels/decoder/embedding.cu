@@ -7,7 +7,7 @@
 // | y, dy   | [T, D] | as table            | rows contiguous, any row stride |
 // | dtable  | [V, D] | f32                 | rows contiguous, any row stride |
 //
-// Mapping: a token a block. Backward, the block of an id's first token adds all its tokens; the
+// Mapping: one block per token. Backward, the block of an id's first token adds all its tokens; the
 // others find an earlier one and stop. No sort, no atomics: T²/2 ids are read from L2, which is
 // small beside the gradients until T reaches tens of thousands.
 // Traffic: 2·T·D elements; T·D elements and 2·D f32 a distinct id.

@@ -11,10 +11,10 @@
 // | rstd        | [T]    | f32                 | any stride                      |
 // | dweight     | [D]    | f32                 | any stride                      |
 //
-// Mapping: half a warp a row, column j in lane j mod 16; 16 rows a block. dweight: a thread a
-// column.
+// Mapping: half a warp per row, column j in lane j mod 16; 16 rows per block. dweight: one thread
+// per column.
 // Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward (4 with a
-// residual); 4 and 8 flops an element, in f64.
+// residual); 4 and 8 flops per element, in f64.
 // Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is
 // formed in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and
 // the sum rounded once; in f64 to all of it. All bits are those of the CPU.

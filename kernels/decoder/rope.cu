@@ -10,9 +10,9 @@
 // | positions | [T]       | i32                 | any stride                                 |
 // | cos, sin  | [P, D/2]  | f32                 | rows contiguous, any row stride            |
 //
-// Mapping: a token a block, a thread a pair; the heads of a token share its row of the tables in
-// L1.
-// Traffic: 2·T·H·D elements, 3 flops a value (f64).
+// Mapping: one block per token, one thread per pair; the heads of a token share its row of the
+// tables in L1.
+// Traffic: 2·T·H·D elements, 3 flops per value (f64).
 // Numerics: x·c -+ y·s in f64, one rounding: the bits of the CPU. A position outside the tables
 // leaves the token as it is (host memory is checked before the launch).
 #include "common.cuh"

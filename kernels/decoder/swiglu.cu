@@ -6,7 +6,7 @@
 // |-----------------------------|--------|---------------------|---------------------------------|
 // | gate, up, y, dy, dgate, dup | [T, F] | f32, bf16, f16, f64 | rows contiguous, any row stride |
 //
-// Mapping: 1,024 columns of a row a block, 4 a thread.
+// Mapping: 1,024 columns of a row per block, 4 per thread.
 // Traffic: 3·T·F elements forward, 5·T·F backward; one exponential and one division an element.
 // Numerics: formed in f64 and rounded once; the exponential may differ from the CPU's in its last
 // bit. Not yet tuned: f64 arithmetic binds before memory does.

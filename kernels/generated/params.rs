@@ -406,7 +406,7 @@ pub mod gae {
 /// What `gather_k.cu` and its launch share.
 pub mod gather_k {
     use crate::device::kernel_types::{Column, Const, Ptr, Void};
-    use bytemuck::{Pod, Zeroable};
+    use bytemuck::NoUninit;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct GatherKParams {
@@ -428,9 +428,7 @@ pub mod gather_k {
     }
     const _: () = assert!(size_of::<GatherKParams>() == 176);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Zeroable for GatherKParams {}
-    // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Pod for GatherKParams {}
+    unsafe impl NoUninit for GatherKParams {}
 }
 
 /// What `grad_norm.cu` and its launch share.
@@ -623,7 +621,7 @@ pub mod linear_logprob {
 /// What `logprob.cu` and its launch share.
 pub mod logprob {
     use crate::device::kernel_types::{Column, Const, Ptr, Void};
-    use bytemuck::{Pod, Zeroable};
+    use bytemuck::NoUninit;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct LogProbParams {
@@ -639,9 +637,7 @@ pub mod logprob {
     }
     const _: () = assert!(size_of::<LogProbParams>() == 176);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Zeroable for LogProbParams {}
-    // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Pod for LogProbParams {}
+    unsafe impl NoUninit for LogProbParams {}
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct LogProbBwdParams {
@@ -659,9 +655,7 @@ pub mod logprob {
     }
     const _: () = assert!(size_of::<LogProbBwdParams>() == 192);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Zeroable for LogProbBwdParams {}
-    // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Pod for LogProbBwdParams {}
+    unsafe impl NoUninit for LogProbBwdParams {}
 }
 
 /// What `lora_grad.cu` and its launch share.
@@ -680,7 +674,7 @@ pub mod lora_grad {
     /// One product. `base`: its first column in a line of sums.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub struct Side<T, S> {
+    pub struct Operands<T, S> {
         pub left: Ptr<Const<S>>,
         pub left_lane: i64,
         pub left_row: i64,
@@ -688,14 +682,14 @@ pub mod lora_grad {
         pub right_row: i64,
         pub columns: i64,
         pub base: i64,
-        /// neighbouring columns of a thread are aligned as a vector
+        /// neighboring columns of a thread are aligned as a vector
         pub whole: i64,
     }
-    const _: () = assert!(size_of::<Side<f64, f64>>() == 64);
+    const _: () = assert!(size_of::<Operands<f64, f64>>() == 64);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static, S: Copy + 'static> Zeroable for Side<T, S> {}
+    unsafe impl<T: Copy + 'static, S: Copy + 'static> Zeroable for Operands<T, S> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static, S: Copy + 'static> Pod for Side<T, S> {}
+    unsafe impl<T: Copy + 'static, S: Copy + 'static> Pod for Operands<T, S> {}
     /// The rows: of all, or those of a list whose length only the device knows.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
@@ -712,8 +706,8 @@ pub mod lora_grad {
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct LoraGradParams<T, S, A> {
-        pub first: Side<T, S>,
-        pub second: Side<T, S>,
+        pub first: Operands<T, S>,
+        pub second: Operands<T, S>,
         pub picked: Picked,
         pub rank: i64,
         pub chunk: i64,
@@ -791,7 +785,7 @@ pub mod matmul {
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct LowParams<T, A> {
-        pub left: super::product::Dense<T>,
+        pub left: super::product::Strided<T>,
         pub lora: super::product::Adapters,
         pub rows: i64,
         pub depth: i64,
@@ -810,8 +804,8 @@ pub mod matmul {
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct DwParams<T> {
-        pub left: super::product::Dense<T>,
-        pub right: super::product::Dense<T>,
+        pub left: super::product::Strided<T>,
+        pub right: super::product::Strided<T>,
         pub rows: i64,
         pub columns: i64,
         pub depth: i64,
@@ -867,7 +861,7 @@ pub mod mma_gemm {
     pub const SLOT_BYTES: u64 = 4096;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub struct TensorParams<T, W> {
+    pub struct GemmParams<T, W> {
         pub x: Ptr<Const<T>>,
         pub x_stride: i64,
         pub rows: i64,
@@ -897,11 +891,11 @@ pub mod mma_gemm {
         pub pad: i32,
         pub right: W,
     }
-    const _: () = assert!(size_of::<TensorParams<f64, f64>>() == 200);
+    const _: () = assert!(size_of::<GemmParams<f64, f64>>() == 200);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static, W: Zeroable> Zeroable for TensorParams<T, W> {}
+    unsafe impl<T: Copy + 'static, W: Zeroable> Zeroable for GemmParams<T, W> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static, W: Pod> Pod for TensorParams<T, W> {}
+    unsafe impl<T: Copy + 'static, W: Pod> Pod for GemmParams<T, W> {}
 }
 
 /// How a standard deviation is kept from 0.
@@ -920,7 +914,7 @@ pub mod moments {
 pub mod nf4 {
     use crate::device::kernel_types::{Column, Const};
     use bytemuck::{Pod, Zeroable};
-    /// Block maxima, plain or quantised themselves.
+    /// Block maxima, plain or quantized themselves.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct BlockMax {
@@ -957,7 +951,7 @@ pub mod nf4_dequantize {
         pub rows: i64,
         pub columns: i64,
         pub row_stride: i64,
-        /// that was quantised: 0 f32, 1 bf16, 2 f16
+        /// that was quantized: 0 f32, 1 bf16, 2 f16
         pub dtype: i32,
         /// y has no gaps, and both are aligned
         pub linear: i32,
@@ -980,7 +974,7 @@ pub mod nf4_matmul_grouped {
     #[repr(C)]
     pub struct GroupedParams<T> {
         /// of all rows; its weight is nobody's
-        pub all: super::mma_gemm::TensorParams<T, super::nf4_matrix::Nf4Matrix>,
+        pub all: super::mma_gemm::GemmParams<T, super::nf4_matrix::Nf4Matrix>,
         pub weights: Ptr<Const<super::nf4_matrix::Nf4Matrix>>,
         pub count: i64,
         pub offsets: Column<Const<i64>>,
@@ -1010,7 +1004,7 @@ pub mod nf4_matrix {
         pub code: Column<Const<f32>>,
         pub max: super::nf4::BlockMax,
         pub columns: i64,
-        /// that was quantised: 0 f32, 1 bf16, 2 f16
+        /// that was quantized: 0 f32, 1 bf16, 2 f16
         pub dtype: i32,
         /// lanes are columns: dX
         pub across: i32,
@@ -1405,23 +1399,23 @@ pub mod product {
     /// A strided matrix, and a walk through it in equal strides.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub struct Dense<T> {
+    pub struct Strided<T> {
         pub at: Ptr<Const<T>>,
-        pub lane: i64,
-        pub step: i64,
+        pub lane_stride: i64,
+        pub step_stride: i64,
     }
-    const _: () = assert!(size_of::<Dense<f64>>() == 24);
+    const _: () = assert!(size_of::<Strided<f64>>() == 24);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static> Zeroable for Dense<T> {}
+    unsafe impl<T: Copy + 'static> Zeroable for Strided<T> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl<T: Copy + 'static> Pod for Dense<T> {}
+    unsafe impl<T: Copy + 'static> Pod for Strided<T> {}
     /// One factor of an adapter as the right side of a product.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct Factor {
         pub at: Ptr<Const<Void>>,
-        pub lane: i64,
-        pub step: i64,
+        pub lane_stride: i64,
+        pub step_stride: i64,
         pub scale: f64,
     }
     const _: () = assert!(size_of::<Factor>() == 32);
@@ -1446,7 +1440,7 @@ pub mod product {
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct ProductParams<T, W, A> {
-        pub left: Dense<T>,
+        pub left: Strided<T>,
         pub rows: i64,
         pub columns: i64,
         pub depth: i64,
@@ -1588,10 +1582,18 @@ pub mod rope {
 
 /// What all kernels of rows of logits and their launches share.
 pub mod rows {
-    use bytemuck::{Pod, Zeroable};
+    use bytemuck::NoUninit;
     pub const THREADS: u64 = 256;
     pub const SPAN: u64 = 4;
     pub const TILE: u64 = 128;
+    /// t(x): x, -x or tanh(inner_scale·x).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(i32)]
+    pub enum Transform {
+        Identity = 0,
+        Negate = 1,
+        Softcap = 2,
+    }
     /// What all row kernels know of their rows.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
@@ -1600,34 +1602,29 @@ pub mod rows {
         pub vocab: i64,
         /// columns of the matrix
         pub columns: i64,
-        /// z = k·t
-        pub k: f64,
-        /// k·log2 e
-        pub c: f32,
-        /// blocks that share a row: 2^shift
+        /// z = logit_scale·t
+        pub logit_scale: f64,
+        /// logit_scale·log2 e
+        pub log2_scale: f32,
+        /// blocks that share a row: 2^cluster_shift
         pub cluster: i32,
-        pub shift: i32,
-        /// t = x (0), -x (1) or tanh(a·x) (2)
-        pub bend: i32,
-        /// inner factor of t
-        pub a: f32,
+        pub cluster_shift: i32,
+        pub transform: Transform,
+        pub inner_scale: f32,
         pub unused: i32,
-        /// tiles of a block
-        pub share: i64,
-        /// 16-byte words of a block's slice in shared memory; 0 = read the row again instead
-        pub held: i64,
+        pub tiles_per_block: i64,
+        /// 16-byte words of a slice in shared memory; 0 = the row is read again
+        pub staged_words: i64,
     }
     const _: () = assert!(size_of::<RowSet>() == 64);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Zeroable for RowSet {}
-    // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Pod for RowSet {}
+    unsafe impl NoUninit for RowSet {}
 }
 
 /// What `sample.cu` and its launch share.
 pub mod sample {
     use crate::device::kernel_types::{Column, Const, Ptr, Void};
-    use bytemuck::{Pod, Zeroable};
+    use bytemuck::NoUninit;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct SampleParams {
@@ -1647,9 +1644,7 @@ pub mod sample {
     }
     const _: () = assert!(size_of::<SampleParams>() == 200);
     // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Zeroable for SampleParams {}
-    // SAFETY: kernelc found no padding, and the fields are plain data.
-    unsafe impl Pod for SampleParams {}
+    unsafe impl NoUninit for SampleParams {}
 }
 
 /// What `seq_reduce.cu` and its launch share.

@@ -11,10 +11,10 @@
 // | mask               | [n]               | u8       | contiguous, may be absent          |
 // | outcome            | [4]               | u64      | bad, updated, unchanged, absorbed  |
 //
-// Mapping: 4,096 elements a block of 256 threads; the block's tensor is found by halving in a table
-// of first blocks. Two launches: the first looks for gradients that may not be used and leaves the
-// least (tensor, element) in `outcome`; the second does nothing if there is one. The host need not
-// look in between.
+// Mapping: 4,096 elements per block of 256 threads; the block's tensor is found by halving in a
+// table of first blocks. Two launches: the first looks for gradients that may not be used and
+// leaves the least (tensor, element) in `outcome`; the second does nothing if there is one. The
+// host need not look in between.
 // Traffic: 4 elements read, 3 written, and the gradients once more for the check: 32 bytes an
 // element; 8-bit state 18 bytes.
 // Numerics: f32 with the roundings spelled out, so that every executor has the same bits. Counters

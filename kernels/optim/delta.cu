@@ -11,9 +11,9 @@
 // | value            | [capacity] | as new             | contiguous                |
 // | before           | [chunks+1] | i64                | scratch; the last is the count |
 //
-// Mapping: a block a chunk of 16,384 elements; in delta_encode a warp 2,048 neighbours of it. In
-// delta_apply a thread a pair.
-// Traffic: delta_count reads both operands once, 16 bytes a lane. delta_encode reads those chunks
+// Mapping: one block per chunk of 16,384 elements; in delta_encode one warp per 2,048 neighbors of
+// it. In delta_apply one thread per pair.
+// Traffic: delta_count reads both operands once, 16 bytes per lane. delta_encode reads those chunks
 // again in which something changed, twice, the second time from cache, and writes 8 bytes and an
 // element per change.
 //

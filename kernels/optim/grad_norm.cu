@@ -8,12 +8,12 @@
 // | g       | [length] | f32, bf16, f16, f64 | contiguous, any alignment             |
 // | norm    | [1]      | f64                 |                                       |
 //
-// Mapping: 16 lanes a chunk of 4,096 elements, chunks start anew with each tensor; 16 chunks a
+// Mapping: 16 lanes per chunk of 4,096 elements, chunks start anew with each tensor; 16 chunks per
 // block. The block that is done last adds the blocks' sums.
 // Traffic: every element once, 2 flops each in f64; 8 bytes for 65,536 elements written and read.
 //
 //     lane l of a chunk:  s_l = fma(g[i], g[i], s_l) for i = l, l + 16, ...
-//     everything else:    neighbours are added to neighbours, again and again
+//     everything else:    neighbors are added to neighbors, again and again
 //
 // Numerics: the bits are those of the CPU. The tree over lanes, chunks and blocks is one and the
 // same binary tree over consecutive chunks, so it does not matter where a block ends; what is
@@ -24,8 +24,8 @@
 
 static constexpr int WARPS = THREADS / WARP;
 
-// The sum of each group of `width` lanes, neighbours first.
-__device__ __forceinline__ double add_neighbours(double x, int width) {
+// The sum of each group of `width` lanes, neighbors first.
+__device__ __forceinline__ double add_neighbors(double x, int width) {
 #pragma unroll
     for (int step = 1; step < WARP; step *= 2)
         if (step < width) x += __shfl_xor_sync(ALL_LANES, x, step);
@@ -36,10 +36,10 @@ __device__ __forceinline__ double add_neighbours(double x, int width) {
 __device__ __forceinline__ double tree(double x) {
     __shared__ double warps[WARPS];
     const int lane = threadIdx.x % WARP;
-    x = add_neighbours(x, WARP);
+    x = add_neighbors(x, WARP);
     if (lane == 0) warps[threadIdx.x / WARP] = x;
     __syncthreads();
-    x = add_neighbours(lane < WARPS ? warps[lane] : 0.0, WARPS);
+    x = add_neighbors(lane < WARPS ? warps[lane] : 0.0, WARPS);
     x = __shfl_sync(ALL_LANES, x, 0);
     __syncthreads();
     return x;

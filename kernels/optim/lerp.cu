@@ -4,7 +4,7 @@
 // |---------|-------|----------------|------------------------------|
 // | a, b, y | [n]   | f32, bf16, f16 | contiguous, any alignment    |
 //
-// Mapping: 32 elements a thread, neighbouring threads on neighbouring 16 bytes.
+// Mapping: 32 elements per thread, neighboring threads on neighboring 16 bytes.
 // Traffic: 3·n elements, 3·n flops (f64). lambda = 0 and 1 copy: 2·n elements.
 // Numerics: both products and the sum in f64, one rounding; a copied value keeps all its bits.
 // Bound by memory: 3 flops for 6 to 12 bytes.

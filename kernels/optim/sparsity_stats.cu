@@ -9,8 +9,8 @@
 // | row_nnz | [N]    | i64                 | any stride, may be null                |
 // | result  | [1]    | struct              |                                        |
 //
-// Mapping: a warp a row at a time, 8 warps a block, as many blocks as fill the device; the block
-// that is done last adds the blocks' counts. 16-byte loads where both rows are aligned.
+// Mapping: one warp per row at a time, 8 warps per block, as many blocks as fill the device; the
+// block that is done last adds the blocks' counts. 16-byte loads where both rows are aligned.
 // Traffic: 2·N·K elements, about 6 flops each; 8·N bytes if row_nnz is wanted.
 //
 //     for each row of this warp:

@@ -15,8 +15,8 @@
 // | mask                                        | [T]     | u8       | any stride, may be null  |
 // | cu_seqlens                                  | [B + 1] | i64      | clamped to 0..=T         |
 //
-// Mapping: a block a sequence, 256 neighbouring tokens at a time from the end; whiten: a block
-// 4,096 tokens. One launch each, two for whiten.
+// Mapping: one block per sequence, 256 neighboring tokens at a time from the end; whiten: one block
+// per 4,096 tokens. One launch each, two for whiten.
 // Traffic: each column once; whiten's x twice from memory and twice from L1. About 40 flops a
 // token.
 //
@@ -236,7 +236,7 @@ __device__ __forceinline__ Chunk merged(const Chunk* chunks, i64 n) {
     return m;
 }
 
-// `count_eps` is added to the count in both means, which draws the mean itself towards 0.
+// `count_eps` is added to the count in both means, which draws the mean itself toward 0.
 template <class R>
 __device__ __forceinline__ WhitenTotals totals_of(const WhitenParams<R>& p, Chunk m) {
     if (m.low == m.high) return {m.count, m.low, 0.0, 0.0, 0.0};

@@ -11,7 +11,7 @@
 // | advantage | [B]     | as reward| any stride                                 |
 // | stats     | [G]     | struct   | contiguous, may be null                    |
 //
-// Mapping: a warp a group, lanes stride over its samples; 4 groups a block; one launch.
+// Mapping: one warp per group, lanes stride over its samples; 4 groups per block; one launch.
 // Traffic: rewards 4 times (from L1), offsets, advantages once: O(B). With a batch scale every
 // block reads all rewards itself: G / 4 · B loads from L2, which for B = 8,192 and G = 1,024 is
 // less time than a second launch.

@@ -15,8 +15,8 @@
 // | total                   | [1]     | f64      | may be absent                        |
 // | logp, d_logp (info_nce) | [n, n]  | f32, f64 | rows contiguous, any row stride      |
 //
-// Mapping: a warp a group, 4 groups a block, one launch. InfoNCE: a block a row and column for the
-// normalisers, then a block a row for the gradient; two launches.
+// Mapping: one warp per group, 4 groups per block, one launch. InfoNCE: one block per row and
+// column for the normalizers, then one block per row for the gradient; two launches.
 // Traffic: O(B); InfoNCE reads its matrix three times and writes it once.
 // Numerics: f64, rounded once; sums in trees that depend on a group's size, the total's on G.
 // local memory: beta_mml_*: registers live across the call in an f64 division
@@ -41,15 +41,15 @@ __device__ __forceinline__ double copg_group(const GroupLossParams<R>& p, i64 g)
     i64 lost = 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP)
         lost += is_nan(regularised(i)) && !is_nan(wide(p.reward, own.begin + i));
-    const bool spoilt = warp_reduce(lost, Sum()) > 0;
+    const bool tainted = warp_reduce(lost, Sum()) > 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP) {
         const double x = regularised(i);
-        const double d = spoilt                 ? NAN_F64
+        const double d = tainted                ? NAN_F64
                          : is_nan(x) || m.equal ? 0.0
                                                 : slope * (x - m.min - m.rise);
         p.d_logp.set(own.begin + i, from_f64<R>(weight * d));
     }
-    return spoilt ? NAN_F64 : m.variance / p.beta;
+    return tainted ? NAN_F64 : m.variance / p.beta;
 }
 
 template <class R>

@@ -11,13 +11,13 @@
 // | weight                 | [N]     | f32, f64 | any stride                      |
 // | totals                 | [9]     | f64      | see `Total`                     |
 //
-// Mapping: a block a sequence, threads stride over its tokens. One launch; a second one of the same
-// kernel where the weights are divided by their mean, which computes them again: their f64 values
-// are never stored.
+// Mapping: one block per sequence, threads stride over its tokens. One launch; a second one of the
+// same kernel where the weights are divided by their mean, which computes them again: their f64
+// values are never stored.
 // Traffic: two columns twice (the second time from cache), one written.
 // Numerics: f64, rounded once. Sums are trees that depend on the sequence's length, the totals' on
 // B.
-#include "common.cuh"
+#include "totals.cuh"
 #include "offpolicy_weight.h"
 
 static constexpr int WARPS = THREADS / WARP;
@@ -84,35 +84,7 @@ __device__ __forceinline__ double weigh(const OffPolicyParams<R>& p, const Seque
     return m != m ? m : m >= p.reject_lo && m <= p.reject_hi ? w : 0.0;
 }
 
-// Adds all threads' values into out[TOTALS].
-__device__ __forceinline__ void combine(const double* mine, double* out, double (*shared)[TOTALS]) {
-#pragma unroll
-    for (int k = 0; k < TOTALS; ++k) {
-        const double x = k < TOTAL_MIN    ? warp_reduce(mine[k], Sum())
-                         : k == TOTAL_MIN ? warp_reduce(mine[k], Min())
-                                          : warp_reduce(mine[k], Max());
-        if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP][k] = x;
-    }
-    __syncthreads();
-    if (threadIdx.x < TOTALS) {
-        double x = shared[0][threadIdx.x];
-        for (int w = 1; w < WARPS; ++w) {
-            const double y = shared[w][threadIdx.x];
-            x = threadIdx.x < TOTAL_MIN    ? x + y
-                : threadIdx.x == TOTAL_MIN ? fmin(x, y)
-                                           : fmax(x, y);
-        }
-        out[threadIdx.x] = x;
-    }
-    __syncthreads();
-}
-
-__device__ __forceinline__ void clear(double* sum) {
-#pragma unroll
-    for (int k = 0; k < TOTAL_MIN; ++k) sum[k] = 0.0;
-    sum[TOTAL_MIN] = INF_F64;
-    sum[TOTAL_MAX] = -INF_F64;
-}
+typedef Totals<TOTAL_MIN, TOTALS, THREADS> Statistics;
 
 template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPolicyParams<R>& p) {
     check_enum(p.level, LEVEL_SEQUENCE_MEAN);
@@ -127,7 +99,7 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
     if (p.divides && p.totals[TOTAL_KEPT_SUM] != 0.0)
         divisor = p.totals[TOTAL_KEPT_SUM] / p.totals[TOTAL_KEPT];
     double sum[TOTALS];
-    clear(sum);
+    Statistics::clear(sum);
     for (i64 t = own.begin + threadIdx.x; t < own.end; t += THREADS) {
         if (p.mask.get_or(t, 1) == 0) {
             if (p.writes) p.weight.set(t, R(0));
@@ -147,9 +119,9 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
         sum[TOTAL_MAX] = fmax(sum[TOTAL_MAX], raw);
     }
     if (p.divides) return;
-    combine(sum, p.partial + b * TOTALS, warps);
+    Statistics::combine(sum, p.partial + b * TOTALS, warps);
     if (!last_block(p.ticket, p.sequences)) return;
-    clear(sum);
+    Statistics::clear(sum);
     for (i64 i = threadIdx.x; i < p.sequences; i += THREADS) {
         const double* one = p.partial + i * TOTALS;
 #pragma unroll
@@ -157,7 +129,7 @@ template <class R> __device__ __forceinline__ void offpolicy_weight(const OffPol
         sum[TOTAL_MIN] = fmin(sum[TOTAL_MIN], one[TOTAL_MIN]);
         sum[TOTAL_MAX] = fmax(sum[TOTAL_MAX], one[TOTAL_MAX]);
     }
-    combine(sum, p.totals, warps);
+    Statistics::combine(sum, p.totals, warps);
 }
 
 KERNEL(offpolicy_weight_f32, (THREADS), OffPolicyParams<float>) { offpolicy_weight(p); }

@@ -12,9 +12,9 @@
 // | pairs                 | [P, 2]       | i64      | any row stride; NaN if out of range |
 // | weight, loss, total   | [P], [1]     | R, f64   | see `terms.cuh`                     |
 //
-// Mapping: preference and KTO a thread a term, one launch. PRDP: a block a sequence for the sums,
-// the last of which turns pairs into losses; then a block a sequence gathers the slopes of its
-// pairs and puts them on its tokens; two launches.
+// Mapping: preference and KTO one thread per term, one launch. PRDP: one block per sequence for the
+// sums, the last of which turns pairs into losses; then one block per sequence gathers the slopes
+// of its pairs and puts them on its tokens; two launches.
 // Traffic: O(P) elements; PRDP reads O(T + B·P).
 // Numerics: f64, rounded once; no atomics on floats: a sequence gathers from its pairs in a tree
 // that depends on P, instead of pairs scattering to sequences.

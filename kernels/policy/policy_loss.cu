@@ -14,8 +14,8 @@
 // | dlogp, dentropy, token_loss      | [N]      | f32, f64 | any stride                |
 // | totals                           | [26]     | f64      | loss, then the statistics |
 //
-// Mapping: a block a sequence, threads stride over its tokens; one launch. The block that is done
-// last adds the blocks' totals.
+// Mapping: one block per sequence, threads stride over its tokens; one launch. The block that is
+// done last adds the blocks' totals.
 // Traffic: each given column once from memory, up to three times from cache; O(N) flops in f64.
 //
 //     pass 1   (sequence ratios, GMPO, VESPO, OPSM only)   n, sum of log-ratios, ...
@@ -27,6 +27,7 @@
 // that depends on the sequence's length alone. The final sum depends on B alone.
 // local memory: policy_loss_*: registers live across the call in an f64 division
 #include "policy_terms.cuh"
+#include "totals.cuh"
 
 static constexpr int WARPS = THREADS / WARP;
 
@@ -184,36 +185,7 @@ __device__ __forceinline__ void count_token(const PolicySettings& s, const Activ
     sum[TOTAL_MAX_LOG_RATIO] = fmax(sum[TOTAL_MAX_LOG_RATIO], fabs(a.raw));
 }
 
-// Adds `mine` of all threads into out[TOTALS]: a butterfly, then the warps in order.
-__device__ __forceinline__ void combine(const double* mine, double* out, double (*shared)[TOTALS]) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-#pragma unroll
-    for (int k = 0; k < TOTALS; ++k) {
-        const double x = k < TOTAL_MIN_RATIO    ? warp_reduce(mine[k], Sum())
-                         : k == TOTAL_MIN_RATIO ? warp_reduce(mine[k], Min())
-                                                : warp_reduce(mine[k], Max());
-        if (lane == 0) shared[warp][k] = x;
-    }
-    __syncthreads();
-    if (threadIdx.x < TOTALS) {
-        double x = shared[0][threadIdx.x];
-        for (int w = 1; w < WARPS; ++w) {
-            const double y = shared[w][threadIdx.x];
-            x = threadIdx.x < TOTAL_MIN_RATIO    ? x + y
-                : threadIdx.x == TOTAL_MIN_RATIO ? fmin(x, y)
-                                                 : fmax(x, y);
-        }
-        out[threadIdx.x] = x;
-    }
-    __syncthreads();
-}
-
-__device__ __forceinline__ void clear(double* sum) {
-#pragma unroll
-    for (int k = 0; k < TOTALS; ++k) sum[k] = 0.0;
-    sum[TOTAL_MIN_RATIO] = INF_F64;
-    sum[TOTAL_MAX_RATIO] = -INF_F64;
-}
+typedef Totals<TOTAL_MIN_RATIO, TOTALS, THREADS> Statistics;
 
 // Adds a token's loss and gradient to the statistics and writes the gradient.
 template <class R>
@@ -283,13 +255,13 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
     check_enum(p.s.kl_weight, KL_WEIGHT_RATIO_DETACHED);
     __shared__ double warps[WARPS][TOTALS];
     double sum[TOTALS];
-    clear(sum);
+    Statistics::clear(sum);
     const i64 b = blockIdx.x;
     const Span own = span(p.cu_seqlens, b, p.tokens);
     Sequence q = {b, own.begin, own.end, wide(p.seq_weight, b), 0.0, 0.0, 0.0, {0.0, 0.0}, 1.0};
     one_sequence<R>(p, q, sum, warps[0]);
     double* mine = p.partial + b * TOTALS;
-    combine(sum, mine, warps);
+    Statistics::combine(sum, mine, warps);
     // Threads below TOTALS wrote `mine`; the one that sees n_tokens says whether there were any.
     if (threadIdx.x == TOTAL_TOKENS) {
         const bool any = mine[TOTAL_TOKENS] > 0.0;
@@ -297,7 +269,7 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
         mine[TOTAL_EMPTY] = any ? 0.0 : 1.0;
     }
     if (!last_block(p.ticket, p.sequences)) return;
-    clear(sum);
+    Statistics::clear(sum);
     for (i64 i = threadIdx.x; i < p.sequences; i += THREADS) {
         const double* one = p.partial + i * TOTALS;
 #pragma unroll
@@ -306,7 +278,7 @@ template <class R> __device__ __forceinline__ void policy_loss(const PolicyLossP
         sum[TOTAL_MAX_RATIO] = fmax(sum[TOTAL_MAX_RATIO], one[TOTAL_MAX_RATIO]);
         sum[TOTAL_MAX_LOG_RATIO] = fmax(sum[TOTAL_MAX_LOG_RATIO], one[TOTAL_MAX_LOG_RATIO]);
     }
-    combine(sum, p.totals, warps);
+    Statistics::combine(sum, p.totals, warps);
 }
 
 KERNEL(policy_loss_f32, (THREADS), PolicyLossParams<float>) { policy_loss<float>(p); }

@@ -33,7 +33,7 @@ __device__ __forceinline__ Term ppo(double a, double r, double lo, double hi, do
                         : a < 0.0 && r < lo   ? CLIPPED_LOW
                         : a < 0.0 && r > dual ? CLIPPED_DUAL
                                               : CLIPPED_NO;
-    // `bounded` alone may be NaN, where the centre is; comparisons with a NaN bound bound nothing.
+    // `bounded` alone may be NaN, where the center is; comparisons with a NaN bound bound nothing.
     const double free = at_most(r, dual) * a, bounded = (lo != lo ? lo : clamp(r, lo, hi)) * a;
     const double value = -(bounded != bounded ? bounded : at_most(free, bounded));
     return {value, clipped == CLIPPED_NO ? poisoned(-r * a, value) : 0.0, 0.0, clipped};

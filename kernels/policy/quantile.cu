@@ -11,7 +11,7 @@
 // | y          | [1] or [B] | as x     | any stride; NaN where nothing counts            |
 // | keep       | [T]        | u8       | any stride, may be null                         |
 //
-// Mapping: a block of 512 threads a scope; on sm_90a a large single scope has the 8 blocks of a
+// Mapping: one block of 512 threads per scope; on sm_90a a large single scope has the 8 blocks of a
 // cluster, which read each other's histograms. One launch.
 // Traffic: x and class once to count and once per digit of 8 bits, from L2 after the first time: 5
 // times for f32, 9 for f64; once more for a rank between two elements, and for the mask. No
@@ -221,6 +221,6 @@ template <class R> __device__ __forceinline__ void quantile(const QuantileParams
     }
 }
 
-// One block a multiprocessor: up to 90 registers a thread; two would make it 64, and spill.
+// One block per multiprocessor: up to 90 registers per thread; two would make it 64, and spill.
 KERNEL(quantile_f32, (THREADS, 1), QuantileParams<float>) { quantile<float>(p); }
 KERNEL(quantile_f64, (THREADS, 1), QuantileParams<double>) { quantile<double>(p); }

@@ -11,7 +11,7 @@
 // | y          | [B] or [T] | f32, f64 | any stride                        |
 // | count      | [B]        | i64      | any stride, may be absent         |
 //
-// Mapping: a block a sequence, threads stride over its tokens; one launch.
+// Mapping: one block per sequence, threads stride over its tokens; one launch.
 // Traffic: T elements and T mask bytes once (seq_broadcast reads the mask twice), B outputs.
 // Numerics: f64, rounded once; a thread's tokens in order, then a butterfly, then the warps by
 // another: the tree depends on the sequence's length alone. max and min keep a NaN.

@@ -10,7 +10,7 @@
 // | dvalue                    | [N]   | f32, f64 | any stride                |
 // | loss                      | [1]   | f64      |                           |
 //
-// Mapping: 4,096 tokens a block; the block that is done last adds the blocks' sums; one launch.
+// Mapping: 4,096 tokens per block; the block that is done last adds the blocks' sums; one launch.
 // Traffic: 4 elements and a mask byte a token. Numerics: f64, rounded once; the sum is a tree that
 // depends on N alone. Masked tokens are not read and get an exact 0.
 #include "common.cuh"

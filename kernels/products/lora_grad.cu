@@ -14,7 +14,7 @@
 // into chunks of 128, counted from the first of them: `lora_grad` gives each chunk's sums, of both
 // products in one launch, and `lora_grad_add` adds those in order and the old gradient last.
 //
-// Mapping: a thread has 4 neighbouring columns (f64: 2) and 16 (8) of the r lanes, so that it reads
+// Mapping: a thread has 4 neighboring columns (f64: 2) and 16 (8) of the r lanes, so that it reads
 // an element of the right side once, straight into registers, 8 (4) rows ahead; the left side of
 // the chunk lies in shared memory, and a warp reads the same 16 bytes of it. Blocks: columns,
 // lanes, chunks.
@@ -23,7 +23,7 @@
 //
 // Counted, bf16, floor model of an H200, against a tile of 32 lanes x 64 columns in shared memory:
 // 1. A right element is used by one thread: no staging, no barrier, no idle lanes at r = 16. 1,024
-//    rows, r = 16, C = 1,024 twice: 4.95 -> 1.8 instructions a useful multiply-add, issue 4.96 ->
+//    rows, r = 16, C = 1,024 twice: 4.95 -> 1.8 instructions per useful multiply-add, issue 4.96 ->
 //    1.77 µs; 2,304 rows, C = 2,048 twice: 1.46. r = 8 in tiles of 8 lanes: 9.9 -> 1.8.
 // 2. Chunks: 32 blocks in two launches with 1,024 rows one after another -> 64 in one with 128
 //    rows.
@@ -38,7 +38,7 @@
 
 // ---- sums of a chunk ----------------------------------------------------------------------------
 
-// N neighbouring elements, 8 or 16 bytes, in registers.
+// N neighboring elements, 8 or 16 bytes, in registers.
 template <class T, int N> struct Elements {
     union {
         u32 word[N * sizeof(T) / 4];
@@ -75,7 +75,7 @@ template <class A, int RANKS> struct Chunk {
 
 template <int ROWS_AHEAD, class T, class S, class A, int RANKS>
 __device__ __forceinline__ void stage(Chunk<A, RANKS>& c, const LoraGradParams<T, S, A>& p,
-                                      const Side<T, S>& side, i64 first, int rows) {
+                                      const Operands<T, S>& side, i64 first, int rows) {
     const int lane = threadIdx.x % RANKS;
     const i64 lane0 = (i64)blockIdx.y * RANKS;
     const S* left = side.left + (lane0 + lane) * side.left_lane;
@@ -133,8 +133,8 @@ __device__ __forceinline__ void add_row(A (&sum)[RANKS][WIDTH], const A (&left)[
 }
 
 template <class T, class S, class A, int RANKS, int WIDTH>
-__device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p, const Side<T, S>& side,
-                                           i64 tile) {
+__device__ __forceinline__ void chunk_sums(const LoraGradParams<T, S, A>& p,
+                                           const Operands<T, S>& side, i64 tile) {
     constexpr int ROWS_AHEAD =
         sizeof(T) == 2 ? 8 : 4;  // rows that are asked for while others are added
     __shared__ __align__(16) Chunk<A, RANKS> c;
@@ -177,7 +177,7 @@ template <int RANKS, int WIDTH, class T, class S, class A>
 __device__ __forceinline__ void lora_grad(const LoraGradParams<T, S, A>& p) {
     const i64 tiles = (p.first.columns + THREADS * WIDTH - 1) / (THREADS * WIDTH);
     const bool second = blockIdx.x >= tiles;
-    Side<T, S> side;
+    Operands<T, S> side;
     side.left = second ? p.second.left : p.first.left;
     side.left_row = second ? p.second.left_row : p.first.left_row;
     side.left_lane = second ? p.second.left_lane : p.first.left_lane;
@@ -237,8 +237,8 @@ __device__ __forceinline__ void add_four(A (&total)[4], const A* from, i64 colum
     }
 }
 
-// 16 lanes x 64 columns a block, a thread 4 neighbouring columns of a lane. The first chunk's sums
-// are added to -0, which leaves every bit.
+// 16 lanes x 64 columns per block, one thread per 4 neighboring columns of a lane. The first
+// chunk's sums are added to -0, which leaves every bit.
 template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParams<A>& p) {
     __shared__ __align__(16) A tile[LANES][COLUMNS + 4];
     const i64 rows = p.count ? *p.count : p.rows,
@@ -274,7 +274,7 @@ template <class A> __device__ __forceinline__ void add_chunks(const LoraAddParam
     const int t = threadIdx.x;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        // Neighbouring threads write neighbours: 64 columns of a lane, or 8 lanes of 4 columns.
+        // Neighboring threads write neighbors: 64 columns of a lane, or 8 lanes of 4 columns.
         const bool along = column_stride == 1;
         const int lane = along ? t / 64 + 4 * k : t % 8 + t / 32 % 2 * 8;
         const int column = along ? t % 64 : t / 8 % 4 + t / 64 * 4 + 16 * k;

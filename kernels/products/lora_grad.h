@@ -11,12 +11,12 @@ static constexpr int PICKERS = 1024;
 static constexpr int ADDERS = 256, LANES = 16, COLUMNS = 64;
 
 // One product. `base`: its first column in a line of sums.
-template <class T, class S> struct Side {
+template <class T, class S> struct Operands {
     const S* left;
     i64 left_lane, left_row;
     const T* right;
     i64 right_row, columns, base;
-    i64 whole;  // neighbouring columns of a thread are aligned as a vector
+    i64 whole;  // neighboring columns of a thread are aligned as a vector
 };
 
 // The rows: of all, or those of a list whose length only the device knows.
@@ -29,7 +29,7 @@ struct Picked {
 };
 
 template <class T, class S, class A> struct LoraGradParams {
-    Side<T, S> first, second;
+    Operands<T, S> first, second;
     Picked picked;
     i64 rank, chunk;  // chunk: the first of this launch
     A* sums;          // [chunks of this launch][rank][line]

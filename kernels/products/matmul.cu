@@ -7,7 +7,7 @@
 // |---------|--------------|---------------------|-----------------------------------------------|
 // | x, dy   | [M, K], [M, N] | f32, bf16, f16, f64 | rows contiguous, any row stride             |
 // | w       | [N, K]       | as x                | rows contiguous, any row stride               |
-// | a, b    | [r, K], [N, r] | as x              | rows contiguous, any row stride, one a adapter |
+// | a, b    | [r, K], [N, r] | as x              | rows contiguous, any row stride, per adapter |
 // | adapter | [M]          | i32                 | any stride; -1 takes none                     |
 // | s       | [M, r]       | f32                 | any row stride                                |
 // | residual | [M, N]      | as x                | rows contiguous, any row stride               |
@@ -38,7 +38,7 @@ __device__ __forceinline__ void matmul_low(const LowParams<T, typename EngineOf<
         if (!p.lora.used(g, row0, p.rows)) continue;
         clear(e);
         if (g >= 0)
-            sweep(e, p.left, p.lora.template side<T>(g), row0, p.rows, column0, rank, p.depth);
+            sweep(e, p.left, p.lora.template operand<T>(g), row0, p.rows, column0, rank, p.depth);
         const double scale = g >= 0 ? p.lora.list[g].scale : 1.0;
         each(e, row0, p.rows, column0, rank, [&](i64 row, i64 column, A sum) {
             if (p.lora.of(row) != g) return;
@@ -62,7 +62,7 @@ template <class T> __device__ __forceinline__ void matmul_dw(const DwParams<T>& 
     });
 }
 
-// dbias += Σ_rows dy in f64, rows in order; one thread a column.
+// dbias += Σ_rows dy in f64, rows in order; one thread per column.
 template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParams<T>& p) {
     const i64 column = (i64)blockIdx.x * THREADS + threadIdx.x;
     if (column >= p.columns) return;
@@ -71,49 +71,49 @@ template <class T> __device__ __forceinline__ void matmul_dbias(const DbiasParam
     p.dbias.set(column, (float)((double)p.dbias.get(column) + sum));
 }
 
-KERNEL(matmul_f32, (THREADS), ProductParams<float, Dense<float>, float>) {
+KERNEL(matmul_f32, (THREADS), ProductParams<float, Strided<float>, float>) {
     linear<Chain<float>>(p, p.right);
 }
 KERNEL(matmul_low_f32, (THREADS, 2), LowParams<float, float>) { matmul_low<float>(p); }
-KERNEL(matmul_f64, (THREADS), ProductParams<double, Dense<double>, double>) {
+KERNEL(matmul_f64, (THREADS), ProductParams<double, Strided<double>, double>) {
     linear<Chain<double>>(p, p.right);
 }
 KERNEL(matmul_low_f64, (THREADS, 2), LowParams<double, double>) { matmul_low<double>(p); }
 
-KERNEL(matmul_few8_bf16, (SKINNY_THREADS), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_few8_bf16, (SKINNY_THREADS), GemmParams<bf16, Strided<bf16>>) {
     matmul_skinny<bf16, 1>(p);
 }
-KERNEL(matmul_few16_bf16, (SKINNY_THREADS), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_few16_bf16, (SKINNY_THREADS), GemmParams<bf16, Strided<bf16>>) {
     matmul_skinny<bf16, 2>(p);
 }
-KERNEL(matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Strided<bf16>>) {
     matmul_tile<bf16, 64, false>(p);
 }
-KERNEL(matmul_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Strided<bf16>>) {
     matmul_tile<bf16, 128, false>(p);
 }
-KERNEL(matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Strided<bf16>>) {
     matmul_tile<bf16, 64, true>(p);
 }
-KERNEL(matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Dense<bf16>>) {
+KERNEL(matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Strided<bf16>>) {
     matmul_tile<bf16, 128, true>(p);
 }
-KERNEL(matmul_few8_f16, (SKINNY_THREADS), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_few8_f16, (SKINNY_THREADS), GemmParams<f16, Strided<f16>>) {
     matmul_skinny<f16, 1>(p);
 }
-KERNEL(matmul_few16_f16, (SKINNY_THREADS), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_few16_f16, (SKINNY_THREADS), GemmParams<f16, Strided<f16>>) {
     matmul_skinny<f16, 2>(p);
 }
-KERNEL(matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Strided<f16>>) {
     matmul_tile<f16, 64, false>(p);
 }
-KERNEL(matmul_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Strided<f16>>) {
     matmul_tile<f16, 128, false>(p);
 }
-KERNEL(matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Strided<f16>>) {
     matmul_tile<f16, 64, true>(p);
 }
-KERNEL(matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Dense<f16>>) {
+KERNEL(matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Strided<f16>>) {
     matmul_tile<f16, 128, true>(p);
 }
 

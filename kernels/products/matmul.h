@@ -4,7 +4,7 @@
 #include "product.h"
 
 template <class T, class A> struct LowParams {
-    Dense<T> left;
+    Strided<T> left;
     Adapters lora;
     i64 rows, depth;
     A* low;  // [rows, rank]
@@ -14,7 +14,7 @@ template <class T, class A> struct LowParams {
 };
 
 template <class T> struct DwParams {
-    Dense<T> left, right;
+    Strided<T> left, right;
     i64 rows, columns, depth;
     float* dw;
     i64 row_stride;

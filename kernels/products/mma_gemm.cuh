@@ -13,7 +13,7 @@
 // over 3·rank steps of every adapter, in blocks of 64 as above. In bf16 the parts are exact.
 //
 // The 16 steps of a product come from the two halves of a block of 64 because a lane then reads its
-// part of a 4-bit row with one 16-byte load (mma_gemm_skinny.cuh), and because 8 neighbouring steps
+// part of a 4-bit row with one 16-byte load (mma_gemm_skinny.cuh), and because 8 neighboring steps
 // are the smallest piece that wgmma can take from shared memory.
 //
 //     mma_gemm_skinny.cuh   up to 16 rows: weights from global memory to registers, split over
@@ -69,7 +69,7 @@ template <int SIZE, bool CLUSTERED> struct Partials {
 
 // ---- from a sum to the output -----------------------------------------------------------------
 
-// V neighbouring values of a row, `count` of which exist.
+// V neighboring values of a row, `count` of which exist.
 template <int V, class T>
 __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int count) {
     union {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void store_row(T* to, const float (&sum)[V], int coun
 
 // An element of an adapter's first product.
 template <class T, class W>
-__device__ __forceinline__ void finish_factor(const TensorParams<T, W>& p, i64 row, i64 column,
+__device__ __forceinline__ void finish_factor(const GemmParams<T, W>& p, i64 row, i64 column,
                                               float value) {
     const i64 g = p.lora.of(row);
     if (g == p.only || (g < 0 && p.only == 0))
@@ -111,9 +111,9 @@ __device__ __forceinline__ void finish_factor(const TensorParams<T, W>& p, i64 r
 // x, or N if it is larger.
 template <int N> __device__ __forceinline__ int at_most(i64 x) { return x < N ? (int)x : N; }
 
-// Finishes the outputs (row0.., column0..), R rows of V neighbours, as far as they exist.
+// Finishes the outputs (row0.., column0..), R rows of V neighbors, as far as they exist.
 template <int R, int V, class T, class W>
-__device__ __forceinline__ void finish(const TensorParams<T, W>& p, i64 row0, i64 column0,
+__device__ __forceinline__ void finish(const GemmParams<T, W>& p, i64 row0, i64 column0,
                                        float (&sum)[R][V]) {
     const int rows = at_most<R>(p.rows - row0), columns = at_most<V>(p.columns - column0);
     if (rows <= 0 || columns <= 0) return;

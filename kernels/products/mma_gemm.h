@@ -22,7 +22,7 @@ static constexpr int STAGES_SM90A = 6, PRODUCERS_SM90A = 128, PREFETCH_DISTANCE_
 // Bytes of a slot of the ring buffer: packed weights of a stage.
 static constexpr int SLOT_BYTES = 4096;
 
-template <class T, class W> struct TensorParams {
+template <class T, class W> struct GemmParams {
     const T* x;
     i64 x_stride, rows, columns, depth;
     Adapters lora;

@@ -6,7 +6,7 @@
 #include "mma_gemm_skinny.cuh"
 #include "nf4_matrix.h"
 
-// The matrix as a side, its code book at hand: any layout, an element at a time.
+// The matrix as a operand, its code book at hand: any layout, an element at a time.
 struct Nf4Operand {
     const Nf4Matrix& w;
     const float* book;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void nf4_fill_half(u32 at, float even, float odd) {
     for (int i = 0; i < 8; ++i) ptx_store_shared(mine ^ i * 16, make_float4(even, odd, even, odd));
 }
 
-// Written by 256 threads, an entry each.
+// Written by 256 threads, one entry each.
 __device__ __forceinline__ void nf4_fill_table(const Nf4Matrix& w) {
     const int b = threadIdx.x;
     const u32 entry = shared_window() + TABLE + b * 256;
@@ -165,7 +165,7 @@ template <class T> struct SkinnyNf4 {
 };
 
 template <class T, int N>
-__device__ __forceinline__ void nf4_matmul_skinny(const TensorParams<T, Nf4Matrix>& p) {
+__device__ __forceinline__ void nf4_matmul_skinny(const GemmParams<T, Nf4Matrix>& p) {
     nf4_fill_table(p.right);
     __syncthreads();
     skinny<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))),

@@ -45,13 +45,13 @@ template <class T> struct SkinnyDense {
         uint2 at[2][2][4];
     };
 
-    __device__ __forceinline__ SkinnyDense(const Dense<T>& w, i64 row0, i64 rows, i64 begin) {
+    __device__ __forceinline__ SkinnyDense(const Strided<T>& w, i64 row0, i64 rows, i64 begin) {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h)
-                at[i][h] = w.at + (row0 + skinny_row_inside(row0, rows, i, h)) * w.lane + begin +
-                           skinny_step();
+                at[i][h] = w.at + (row0 + skinny_row_inside(row0, rows, i, h)) * w.lane_stride +
+                           begin + skinny_step();
     }
     template <int BLOCK> __device__ __forceinline__ void load(Raw& raw, bool there) const {
 #pragma unroll
@@ -194,7 +194,7 @@ template <class T, int N, int PRODUCTS> struct SkinnyLowRank {
     // The steps from `at` on. All loads are on their way before the first value is used: 8.6 us of
     // 34 (H100, r = 16, one row of 4,096).
     template <class W>
-    __device__ __forceinline__ void load(const TensorParams<T, W>& p, const Dense<T>& factor,
+    __device__ __forceinline__ void load(const GemmParams<T, W>& p, const Strided<T>& factor,
                                          const T* parts, i64 row0, int at) {
         const int rank = (int)p.lora.rank, steps = 3 * rank, row = threadIdx.x % WARP / 4;
 #pragma unroll
@@ -237,12 +237,12 @@ template <class T, int N, int PRODUCTS> struct SkinnyLowRank {
 
 // sums += parts·factor over 3·rank steps of every adapter.
 template <class T, int N, class W>
-__device__ __forceinline__ void skinny_low_rank(SkinnySums<N>& sums, const TensorParams<T, W>& p,
+__device__ __forceinline__ void skinny_low_rank(SkinnySums<N>& sums, const GemmParams<T, W>& p,
                                                 i64 row0) {
     constexpr int PRODUCTS = N == 1 ? 2 : 1;  // what registers hold
     const int steps = 3 * (int)p.lora.rank;
     for (i64 g = 0; g < p.lora.count; ++g) {
-        const Dense<T> factor = p.lora.template side<T>(g);
+        const Strided<T> factor = p.lora.template operand<T>(g);
 #pragma unroll 1
         // A block of 64 steps is 4 products.
         for (int at = 0; at < steps;
@@ -259,7 +259,7 @@ __device__ __forceinline__ void skinny_low_rank(SkinnySums<N>& sums, const Tenso
 // `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps.
 // `tiles` may be memory that the weight uses until then.
 template <class T, int N, class W, class Make>
-__device__ __forceinline__ void skinny(const TensorParams<T, W>& p, float* tiles, Make make) {
+__device__ __forceinline__ void skinny(const GemmParams<T, W>& p, float* tiles, Make make) {
     constexpr int SIZE = 8 * N * SKINNY_PITCH;
     const int rank = SKINNY_GROUPS > 1 ? ptx_cluster_rank() : 0, warp = threadIdx.x / WARP;
     const int group = warp % SKINNY_GROUPS, inner = warp / SKINNY_GROUPS;
@@ -300,7 +300,7 @@ __device__ __forceinline__ void skinny(const TensorParams<T, W>& p, float* tiles
 }
 
 template <class T, int N>
-__device__ __forceinline__ void matmul_skinny(const TensorParams<T, Dense<T>>& p) {
+__device__ __forceinline__ void matmul_skinny(const GemmParams<T, Strided<T>>& p) {
     skinny<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) {
         return SkinnyDense<T>(p.right, row0, p.columns, begin);
     });

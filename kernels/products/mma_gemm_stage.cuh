@@ -1,9 +1,10 @@
 // Operands of tile products on their way to shared memory, 64 steps at a time.
 //
-// A stage of X is [rows][64 steps], 128 bytes a row. A stage of W is [128 columns][64 steps] if its
-// rows are read along the depth (Y = X·Wᵀ), and [64 steps][128 columns] if they are read across it
-// (dX = dY·W). Pieces of 16 bytes are permuted so that no reader and no writer meets another in a
-// bank; wgmma also wants the pieces u and 4+u of a row, which it multiplies together, side by side.
+// A stage of X is [rows][64 steps], 128 bytes per row. A stage of W is [128 columns][64 steps] if
+// its rows are read along the depth (Y = X·Wᵀ), and [64 steps][128 columns] if they are read across
+// it (dX = dY·W). Pieces of 16 bytes are permuted so that no reader and no writer meets another in
+// a bank; wgmma also wants the pieces u and 4+u of a row, which it multiplies together, side by
+// operand.
 #pragma once
 
 #include "mma_gemm_nf4.cuh"
@@ -91,8 +92,8 @@ template <class T, bool N_MAJOR> struct DenseLoader {
     const T* w;
     i64 stride, columns, depth;
 
-    __device__ __forceinline__ DenseLoader(const TensorParams<T, Dense<T>>& p, i64 column0)
-        : stride(N_MAJOR ? p.right.step : p.right.lane),
+    __device__ __forceinline__ DenseLoader(const GemmParams<T, Strided<T>>& p, i64 column0)
+        : stride(N_MAJOR ? p.right.step_stride : p.right.lane_stride),
           columns(p.columns - column0),
           depth(p.depth) {
         w = p.right.at + p.right.place(column0, 0);
@@ -127,9 +128,9 @@ template <class T, bool N_MAJOR> struct DenseLoader {
 };
 
 // Any side of a product, an element at a time.
-template <class T, bool N_MAJOR, class Side> struct GatheredLoader {
+template <class T, bool N_MAJOR, class Operand> struct GatheredLoader {
     static constexpr bool EXPANDS = true;
-    const Side& side;
+    const Operand& operand;
     i64 column0, columns, depth;
 
     __device__ __forceinline__ void copy(char*, char*, int, i64) {}
@@ -143,7 +144,7 @@ template <class T, bool N_MAJOR, class Side> struct GatheredLoader {
                       step = k + (N_MAJOR ? row : 8 * piece + e);
             char* to = stage + (N_MAJOR ? n_major_offset(row, piece) : k_major_offset(row, piece));
             ((T*)to)[e] = column < columns && step < depth
-                              ? side.template get<T>(side.place(column, step))
+                              ? operand.template get<T>(operand.place(column, step))
                               : T{};
         }
     }
@@ -157,17 +158,18 @@ template <class T, bool N_MAJOR> struct LowRankLoader {
     int rank, stages;      // of an adapter
 
     template <class W>
-    __device__ __forceinline__ LowRankLoader(const TensorParams<T, W>& p, i64 column0)
+    __device__ __forceinline__ LowRankLoader(const GemmParams<T, W>& p, i64 column0)
         : lora(p.lora), column0(column0), columns(p.columns - column0), rank((int)p.lora.rank) {
         stages = p.lora.count > 0 ? (3 * rank + STEPS - 1) / STEPS : 0;
     }
     // Stage `k` / 64 of adapter `g`.
     __device__ __forceinline__ void copy(char* stage, int thread, i64 g, int k) const {
         constexpr int PIECES = N_MAJOR ? 16 : 8;
-        const Dense<T> side = lora.template side<T>(g);
-        const T* factor = side.at + side.place(column0, 0);
-        const i64 stride = N_MAJOR ? side.step : side.lane;
-        const bool whole = (N_MAJOR || rank % 8 == 0) && (N_MAJOR ? side.lane : side.step) == 1 &&
+        const Strided<T> operand = lora.template operand<T>(g);
+        const T* factor = operand.at + operand.place(column0, 0);
+        const i64 stride = N_MAJOR ? operand.step_stride : operand.lane_stride;
+        const bool whole = (N_MAJOR || rank % 8 == 0) &&
+                           (N_MAJOR ? operand.lane_stride : operand.step_stride) == 1 &&
                            in_pieces(factor, stride, 16);
         const int piece = thread % PIECES;
 #pragma unroll 1
@@ -179,15 +181,15 @@ template <class T, bool N_MAJOR> struct LowRankLoader {
                                                                    : 3 * rank - step;
             const int count = left < 8 ? (int)left : 8;
             char* to = stage + (N_MAJOR ? n_major_offset(row, piece) : k_major_offset(row, piece));
-            const T* from = factor + (count ? side.place(column, step % rank) : 0);
+            const T* from = factor + (count ? operand.place(column, step % rank) : 0);
             if (whole) {
                 ptx_copy16_partly(shared_address(to), from, count * 2);
                 continue;
             }
 #pragma unroll 1
             for (int e = 0; e < 8; ++e)
-                ((T*)to)[e] = e < count ? factor[N_MAJOR ? side.place(column + e, step % rank)
-                                                         : side.place(column, (step + e) % rank)]
+                ((T*)to)[e] = e < count ? factor[N_MAJOR ? operand.place(column + e, step % rank)
+                                                         : operand.place(column, (step + e) % rank)]
                                         : T{};
         }
     }
@@ -203,7 +205,7 @@ template <class T, bool N_MAJOR> struct Nf4Loader {
     const float* table;         // 256 nested maxima and 16 codes, in shared memory
     const u8* start;            // of the matrix
     const u8* packed;           // the first piece that this producer copies, at step 0
-    i64 pitch, columns, depth;  // values a row; what is left from the tile's first column on
+    i64 pitch, columns, depth;  // values per row; what is left from the tile's first column on
     i64 own;                    // flat index of the unit that it expands, at step 0
     int nested_shift;
     struct Maximum {
@@ -211,7 +213,7 @@ template <class T, bool N_MAJOR> struct Nf4Loader {
         float nested;
     } waiting[PREFETCH_DISTANCE + 1];
 
-    __device__ __forceinline__ Nf4Loader(const TensorParams<T, Nf4Matrix>& p, i64 column0,
+    __device__ __forceinline__ Nf4Loader(const GemmParams<T, Nf4Matrix>& p, i64 column0,
                                          const float* table, int thread)
         : max(p.right.max),
           table(table),
@@ -227,7 +229,7 @@ template <class T, bool N_MAJOR> struct Nf4Loader {
     static __device__ __forceinline__ int unit_of(int thread) {
         return PARTS == 1 ? thread : thread / 2;
     }
-    // The threads of a warp copy the warp's units, neighbours the halves of one, 16 units at a
+    // The threads of a warp copy the warp's units, neighbors the halves of one, 16 units at a
     // time.
     static __device__ __forceinline__ int copied_of(int thread) {
         return PARTS == 1 ? thread - thread % WARP + thread % WARP / 2 : thread / 2;

@@ -110,7 +110,7 @@ template <class T, int ROWS, bool N_MAJOR, class Loader> struct Producer {
 
 // Each block finishes a part of the rows, a warp 4 rows of 128 at a time.
 template <class T, int ROWS, class W>
-__device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const TileMemory<ROWS>& m,
+__device__ __forceinline__ void tile_finish(const GemmParams<T, W>& p, const TileMemory<ROWS>& m,
                                             const TilePlace& place) {
     constexpr int WARPS = TILE_THREADS<ROWS> / WARP;
     const Partials<0, true> partials = {shared_address(m.sums()), p.chunks,
@@ -134,7 +134,7 @@ __device__ __forceinline__ void tile_finish(const TensorParams<T, W>& p, const T
 }
 
 template <class T, int ROWS, class W>
-__device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const TileMemory<ROWS>& m,
+__device__ __forceinline__ void tile_end(const GemmParams<T, W>& p, const TileMemory<ROWS>& m,
                                          const TilePlace& place) {
     __syncthreads();
     if (p.cluster > 1) ptx_cluster_sync();
@@ -144,24 +144,26 @@ __device__ __forceinline__ void tile_end(const TensorParams<T, W>& p, const Tile
 }
 
 template <class T, int ROWS, bool N_MAJOR>
-__device__ __forceinline__ void matmul_tile(const TensorParams<T, Dense<T>>& p) {
+__device__ __forceinline__ void matmul_tile(const GemmParams<T, Strided<T>>& p) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS, blockIdx.x / p.cluster);
-    const bool pieces = in_pieces(p.right.at, N_MAJOR ? p.right.step : p.right.lane, 16);
+    const bool pieces =
+        in_pieces(p.right.at, N_MAJOR ? p.right.step_stride : p.right.lane_stride, 16);
     tile_begin(m, !pieces);
     __syncthreads();
     if (pieces) {
         DenseLoader<T, N_MAJOR> loader(p, place.column0);
         tile_sums<T, ROWS, N_MAJOR>(p, m, place, loader);
     } else {
-        GatheredLoader<T, N_MAJOR, Dense<T>> loader = {p.right, place.column0, p.columns, p.depth};
+        GatheredLoader<T, N_MAJOR, Strided<T>> loader = {p.right, place.column0, p.columns,
+                                                         p.depth};
         tile_sums<T, ROWS, N_MAJOR>(p, m, place, loader);
     }
     tile_end(p, m, place);
 }
 
 template <class T, int ROWS, bool N_MAJOR>
-__device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>& p, i64 tile) {
+__device__ __forceinline__ void nf4_matmul_tile(const GemmParams<T, Nf4Matrix>& p, i64 tile) {
     const TileMemory<ROWS> m = {shared};
     const TilePlace place(p, ROWS, tile);
     const bool regular = p.right.regular;
@@ -176,8 +178,9 @@ __device__ __forceinline__ void nf4_matmul_tile(const TensorParams<T, Nf4Matrix>
         Nf4Loader<T, N_MAJOR> loader(p, place.column0, table, threadIdx.x % PRODUCERS);
         tile_sums<T, ROWS, N_MAJOR>(p, m, place, loader);
     } else {
-        const Nf4Operand side = {p.right, table + 256};
-        GatheredLoader<T, N_MAJOR, Nf4Operand> loader = {side, place.column0, p.columns, p.depth};
+        const Nf4Operand operand = {p.right, table + 256};
+        GatheredLoader<T, N_MAJOR, Nf4Operand> loader = {operand, place.column0, p.columns,
+                                                         p.depth};
         tile_sums<T, ROWS, N_MAJOR>(p, m, place, loader);
     }
     tile_end(p, m, place);

@@ -9,20 +9,20 @@
 // | code    | [16]          | f32                 | any stride                                   |
 // | y, residual, dx | [M, N], [M, N], [M, K] | as x | rows contiguous, any row stride          |
 //
-// Mapping. bf16 and f16 with a weight that was quantised from them go through tensor cores:
+// Mapping. bf16 and f16 with a weight that was quantized from them go through tensor cores:
 // `nf4_matmul_few*` up to 16 rows (mma_gemm_skinny.cuh, mma_gemm_nf4.cuh), `nf4_matmul_tile*` and
 // `nf4_matmul_dx_tile*` for more, for dX, and for layouts that are not regular (mma_gemm_tile.cuh,
 // mma_gemm_stage.cuh). One order of sums for all of them: mma_gemm.cuh. Other dtypes are chains of
 // fused multiply-adds, an element of W at a time (product.cuh).
-// Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once a
+// Traffic: N·K/2 bytes of W and N·K/64 of its maxima, again for every 128 rows from L2; X once per
 // tile of columns. 2·M·N·K flops.
-// Numerics: w = RN(code·absmax) in the dtype that was quantised at every number of rows: the bits
-// of nf4_dequantize, so the product has the bits of matmul on the dequantised weight. Sums in f32,
+// Numerics: w = RN(code·absmax) in the dtype that was quantized at every number of rows: the bits
+// of nf4_dequantize, so the product has the bits of matmul on the dequantized weight. Sums in f32,
 // S·Bᵀ as one more chunk of them, bias and residual added last, one rounding.
 //
-// Few rows, counted at K = 4,096 (emulator, PTX instructions a weight, set-up and tail included):
-// 1. Pairs from a table, an entry a byte, a copy a lane, its address one byte permutation: 2.5 to
-//    decode. Shift, mask and add in place of the permutation: 3.5.
+// Few rows, counted at K = 4,096 (emulator, PTX instructions per weight, set-up and tail included):
+// 1. Pairs from a table, one entry per byte, one copy per lane, its address one byte permutation:
+//    2.5 to decode. Shift, mask and add in place of the permutation: 3.5.
 // 2. Loads under a predicate into the registers they replace, no branch: 0.6 less, in moves.
 // 3. Pointers that stand still at the end in place of a test for every load of X: 0.25 less.
 // 4. A cluster's size known when compiled, sums at fixed offsets: 0.2 less.
@@ -45,39 +45,39 @@ KERNEL(nf4_matmul_f64, (THREADS), ProductParams<double, Nf4Matrix, double>) {
     nf4_matmul<double>(p);
 }
 
-KERNEL(nf4_matmul_few8_bf16, (SKINNY_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_few8_bf16, (SKINNY_THREADS, 2), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_skinny<bf16, 1>(p);
 }
-KERNEL(nf4_matmul_few16_bf16, (SKINNY_THREADS, 2), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_few16_bf16, (SKINNY_THREADS, 2), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_skinny<bf16, 2>(p);
 }
-KERNEL(nf4_matmul_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 64, false>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 128, false>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 64, true>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), TensorParams<bf16, Nf4Matrix>) {
+KERNEL(nf4_matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Nf4Matrix>) {
     nf4_matmul_tile<bf16, 128, true>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_few8_f16, (SKINNY_THREADS, 2), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_few8_f16, (SKINNY_THREADS, 2), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_skinny<f16, 1>(p);
 }
-KERNEL(nf4_matmul_few16_f16, (SKINNY_THREADS, 2), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_few16_f16, (SKINNY_THREADS, 2), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_skinny<f16, 2>(p);
 }
-KERNEL(nf4_matmul_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_tile<f16, 64, false>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_tile<f16, 128, false>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_tile<f16, 64, true>(p, blockIdx.x / p.cluster);
 }
-KERNEL(nf4_matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), TensorParams<f16, Nf4Matrix>) {
+KERNEL(nf4_matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Nf4Matrix>) {
     nf4_matmul_tile<f16, 128, true>(p, blockIdx.x / p.cluster);
 }

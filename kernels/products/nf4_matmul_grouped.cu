@@ -16,7 +16,7 @@
 // experts at a time, and works on a copy of the parameters with that expert's rows and weight. The
 // host never looks at the offsets.
 // Traffic: W of every expert that has rows, ceil(rows / 64) times, from L2 but for the first; X and
-// Y once a tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
+// Y once per tile of columns. 2·M·N·K flops, those of tiles that are not full besides.
 // Numerics: a row has the bits that nf4_matmul gives it with its expert's weight.
 #include "mma_gemm_tile.cuh"
 #include "nf4_matmul_grouped.h"
@@ -49,7 +49,7 @@ __device__ __forceinline__ int find_expert(const GroupedParams<T>& p, i64 slot, 
 
 template <class T, bool N_MAJOR>
 __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
-    typedef TensorParams<T, Nf4Matrix> Params;
+    typedef GemmParams<T, Nf4Matrix> Params;
     Params& mine = *(Params*)TileMemory<GROUPED_ROWS>{shared}.params();
     i64 tile;
     const int expert = find_expert(p, blockIdx.x, tile);

@@ -7,7 +7,7 @@
 static constexpr int GROUPED_ROWS = 64;
 
 template <class T> struct GroupedParams {
-    TensorParams<T, Nf4Matrix> all;  // of all rows; its weight is nobody's
+    GemmParams<T, Nf4Matrix> all;  // of all rows; its weight is nobody's
     const Nf4Matrix* weights;
     i64 count;
     Column<const i64> offsets;

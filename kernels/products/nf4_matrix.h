@@ -14,7 +14,7 @@ struct Nf4Matrix {
     Column<const float> code;
     BlockMax max;
     i64 columns;
-    i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
+    i32 dtype;   // that was quantized: 0 f32, 1 bf16, 2 f16
     i32 across;  // lanes are columns: dX
     // What the faster kernels need: rows are whole blocks of 64 values without gaps, a maximum
     // spans such a block, nested ones a power of two of maxima; and 8-bit maxima of 64 values each

@@ -44,7 +44,7 @@ template <> struct As<f16, f16> {
 
 // ---- tiles ------------------------------------------------------------------------------------
 
-// [step][lane]: a thread reads neighbouring lanes of a step as one vector. The pitch of 4 more
+// [step][lane]: a thread reads neighboring lanes of a step as one vector. The pitch of 4 more
 // words halves the conflicts of lanes that write down a column.
 template <class V, int LANES_> struct ChainTile {
     typedef V Value;
@@ -53,8 +53,8 @@ template <class V, int LANES_> struct ChainTile {
     __device__ __forceinline__ V& at(int lane, int step) { return value[step][lane]; }
 };
 
-// [lane][step]: a fragment register is two neighbouring steps. A pitch of 40 halves turns the bank
-// by 20 words a row, so that the 8 rows x 4 words of a fragment lie in 32 banks.
+// [lane][step]: a fragment register is two neighboring steps. A pitch of 40 halves turns the bank
+// by 20 words per row, so that the 8 rows x 4 words of a fragment lie in 32 banks.
 template <class V, int LANES_> struct MmaTile {
     typedef V Value;
     static constexpr int LANES = LANES_, DEPTH = 32;
@@ -68,7 +68,7 @@ template <class Tile> struct Staging {
     static constexpr int COUNT = Tile::LANES * Tile::DEPTH / THREADS;
     typename Tile::Value value[COUNT];
 
-    // Neighbouring threads take neighbouring addresses; a thread's elements lie one stride apart.
+    // Neighboring threads take neighboring addresses; a thread's elements lie one stride apart.
     static constexpr int LANES_APART = THREADS / Tile::DEPTH, STEPS_APART = THREADS / Tile::LANES;
     static __device__ __forceinline__ int lane_of(int k, bool along) {
         return along ? threadIdx.x / Tile::DEPTH + k * LANES_APART : threadIdx.x % Tile::LANES;
@@ -77,19 +77,19 @@ template <class Tile> struct Staging {
         return along ? threadIdx.x % Tile::DEPTH : threadIdx.x / Tile::LANES + k * STEPS_APART;
     }
 
-    template <class Side>
-    __device__ __forceinline__ void fetch(const Side& side, i64 lane0, i64 lanes, i64 step0,
+    template <class Operand>
+    __device__ __forceinline__ void fetch(const Operand& operand, i64 lane0, i64 lanes, i64 step0,
                                           i64 steps) {
         typedef typename Tile::Value V;
-        const bool along = side.along_steps();
+        const bool along = operand.along_steps();
         const int lanes_left = lanes - lane0 < Tile::LANES ? (int)(lanes - lane0) : Tile::LANES;
         const int steps_left = steps - step0 < Tile::DEPTH ? (int)(steps - step0) : Tile::DEPTH;
-        i64 place = side.place(lane0 + lane_of(0, along), step0 + step_of(0, along));
-        const i64 apart = along ? side.place(LANES_APART, 0) : side.place(0, STEPS_APART);
+        i64 place = operand.place(lane0 + lane_of(0, along), step0 + step_of(0, along));
+        const i64 apart = along ? operand.place(LANES_APART, 0) : operand.place(0, STEPS_APART);
 #pragma unroll
         for (int k = 0; k < COUNT; ++k, place += apart)
             value[k] = lane_of(k, along) < lanes_left && step_of(k, along) < steps_left
-                           ? side.template get<V>(place)
+                           ? operand.template get<V>(place)
                            : V{};
     }
 
@@ -126,7 +126,7 @@ template <class A> struct Chain {
     }
 };
 
-// Four warps, each 16 rows x 32 columns: four products m16n8 side by side.
+// Four warps, each 16 rows x 32 columns: four products m16n8 side by operand.
 template <class T> struct Mma {
     typedef float Sum;
     typedef MmaTile<T, ROWS> Left;
@@ -207,7 +207,7 @@ __device__ __forceinline__ void sweep(Engine& e, const L& left, const R& right, 
 // the same chain. Sums are f32 (f64) whatever the engine, and rows without an adapter see nothing.
 template <class T, class Engine>
 __device__ __forceinline__ void add_low_rank(Engine& e, const Adapters& a,
-                                             const Dense<typename Engine::Sum>& left, i64 row0,
+                                             const Strided<typename Engine::Sum>& left, i64 row0,
                                              i64 rows, i64 column0, i64 columns) {
     typedef typename Engine::Sum A;
     typedef Chain<A> C;
@@ -217,7 +217,7 @@ __device__ __forceinline__ void add_low_rank(Engine& e, const Adapters& a,
     Staging<typename C::Right> next_r;
     for (i64 g = 0; g < a.count; ++g) {
         if (!a.used(g, row0, rows)) continue;
-        const Dense<T> right = a.template side<T>(g);
+        const Strided<T> right = a.template operand<T>(g);
         for (i64 p = 0; p < a.rank; p += C::Left::DEPTH) {
             next_l.fetch(left, row0, rows, p, a.rank);
             next_r.fetch(right, column0, columns, p, a.rank);
@@ -283,7 +283,7 @@ __device__ __forceinline__ void linear(const ProductParams<T, W, typename Engine
     clear(e);
     sweep(e, p.left, right, row0, p.rows, column0, p.columns, p.depth);
     if (p.lora.count > 0)
-        add_low_rank<T>(e, p.lora, Dense<A>{p.low, p.low_stride, 1}, row0, p.rows, column0,
+        add_low_rank<T>(e, p.lora, Strided<A>{p.low, p.low_stride, 1}, row0, p.rows, column0,
                         p.columns);
     each(e, row0, p.rows, column0, p.columns, [&](i64 row, i64 column, A sum) {
         if (p.bias.at) sum += As<A, T>::of(p.bias.at[column * p.bias.stride]);

@@ -9,11 +9,13 @@ static constexpr int THREADS = 128;
 static constexpr int ROWS = 32, COLUMNS = 64;
 
 // A strided matrix, and a walk through it in equal strides.
-template <class T> struct Dense {
+template <class T> struct Strided {
     const T* at;
-    i64 lane, step;  // strides
-    __device__ __forceinline__ bool along_steps() const { return step == 1; }
-    __device__ __forceinline__ i64 place(i64 l, i64 s) const { return l * lane + s * step; }
+    i64 lane_stride, step_stride;
+    __device__ __forceinline__ bool along_steps() const { return step_stride == 1; }
+    __device__ __forceinline__ i64 place(i64 l, i64 s) const {
+        return l * lane_stride + s * step_stride;
+    }
     template <class V> __device__ __forceinline__ V get(i64 place) const {
         return As<V, T>::of(at[place]);
     }
@@ -22,7 +24,7 @@ template <class T> struct Dense {
 // One factor of an adapter as the right side of a product.
 struct Factor {
     const void* at;
-    i64 lane, step;
+    i64 lane_stride, step_stride;
     double scale;
 };
 
@@ -32,8 +34,8 @@ struct Adapters {
     Column<const i32> index;  // not given: every row takes adapter 0
 
     __device__ __forceinline__ i64 of(i64 row) const { return index.at ? index.get(row) : 0; }
-    template <class T> __device__ __forceinline__ Dense<T> side(i64 g) const {
-        return {(const T*)list[g].at, list[g].lane, list[g].step};
+    template <class T> __device__ __forceinline__ Strided<T> operand(i64 g) const {
+        return {(const T*)list[g].at, list[g].lane_stride, list[g].step_stride};
     }
     // True if a row of row0.. takes adapter g. Called by all threads.
     __device__ __forceinline__ bool used(i64 g, i64 row0, i64 rows) const {
@@ -43,7 +45,7 @@ struct Adapters {
 };
 
 template <class T, class W, class A> struct ProductParams {
-    Dense<T> left;
+    Strided<T> left;
     i64 rows, columns, depth;
     Adapters lora;
     const A* low;  // [rows, rank]

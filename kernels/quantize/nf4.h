@@ -3,7 +3,7 @@
 
 #include "types.h"
 
-// Block maxima, plain or quantised themselves.
+// Block maxima, plain or quantized themselves.
 struct BlockMax {
     Column<const float> absmax;
     Column<const u8> codes;
@@ -12,7 +12,7 @@ struct BlockMax {
     float offset;
     i32 block_shift;
 
-    // A quantised maximum, both operations rounded: the bits of bitsandbytes.
+    // A quantized maximum, both operations rounded: the bits of bitsandbytes.
     __device__ __forceinline__ float of_nested(float code, float scale) const {
         return __fadd_rn(__fmul_rn(code, scale), offset);
     }

@@ -13,7 +13,7 @@
 
 #include "nf4.cuh"
 
-// Both values through the dtype that was quantised (0 f32, 1 bf16, 2 f16).
+// Both values through the dtype that was quantized (0 f32, 1 bf16, 2 f16).
 __device__ __forceinline__ void nf4_round_pair(int dtype, float& a, float& b) {
     if (dtype == 1) {
         const u32 pair = ptx_pack_bf16(a, b);
@@ -24,7 +24,7 @@ __device__ __forceinline__ void nf4_round_pair(int dtype, float& a, float& b) {
     }
 }
 
-// Number of `T` where the dtype that was quantised is told by numbers.
+// Number of `T` where the dtype that was quantized is told by numbers.
 template <class T> struct Nf4Dtype;
 template <> struct Nf4Dtype<bf16> {
     static constexpr int NUMBER = 1;
@@ -34,7 +34,7 @@ template <> struct Nf4Dtype<f16> {
 };
 
 // Word q of both planes, made of entries 4q..4q+3 of the code book. Rounding to the dtype that was
-// quantised and then to T is one rounding where they are the same.
+// quantized and then to T is one rounding where they are the same.
 template <class T>
 __device__ __forceinline__ void nf4_plane_word(int dtype, const float4& book, float max, u32& low,
                                                u32& high) {

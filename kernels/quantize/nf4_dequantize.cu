@@ -1,4 +1,4 @@
-// w[i] = code[nibble i]·absmax[i / blocksize], rounded once to the dtype that was quantised.
+// w[i] = code[nibble i]·absmax[i / blocksize], rounded once to the dtype that was quantized.
 //
 // QLoRA (arXiv:2305.14314, eq. 1) in the layout of bitsandbytes: the matrix is flattened row-major,
 // element 2i is the high nibble of byte i, blocks may cross rows.
@@ -15,7 +15,7 @@
 //
 // Mapping: a warp takes runs of 1,024 values, one after another. It asks for their bytes, makes the
 // 16 weights of every block in the run (16 products, lanes side by side) and keeps them in shared
-// memory; then a lane looks up what fills 16 bytes of y, neighbours beside it, so that a warp reads
+// memory; then a lane looks up what fills 16 bytes of y, neighbors beside it, so that a warp reads
 // and writes whole sectors. Rows with gaps, odd addresses and the last, short run go value by
 // value.
 // Traffic: N·K·(1/2 + sizeof T) + blocks·(4, or 1 + 4/nested_blocksize) bytes; a block of threads
@@ -26,7 +26,7 @@
 // 2. Planes of bytes and `prmt` (nf4_decode.cuh) against a code book in shared memory with one
 //    packed conversion for two values: conversions 0.85 -> 0.21 µs, 12.3 -> 10.0 instructions a
 //    weight (8.2 in 4,096 x 4,096).
-// 3. A warp loads the maxima of neighbouring blocks at once, nested ones for two runs: bytes 1.027
+// 3. A warp loads the maxima of neighboring blocks at once, nested ones for two runs: bytes 1.027
 //    -> 1.003 of the least; nested, 4,096 x 4,096: 1.019.
 // 4. Low and high planes lie apart, so that those of 8 blocks fill the 32 banks: wavefronts are
 //    ideal. (f32 in blocks of 32: 1.65, as four tables of 16 words meet.)
@@ -38,9 +38,9 @@
 
 static constexpr int WARPS = THREADS / WARP;
 
-static constexpr int BLOCKS = RUN / 32;  // most quantisation blocks among them
+static constexpr int BLOCKS = RUN / 32;  // most quantization blocks among them
 
-// The maxima of 32 neighbouring blocks, one a lane: two runs of blocks of 64 share a load.
+// The maxima of 32 neighboring blocks, one per lane: two runs of blocks of 64 share a load.
 struct Maxima {
     i64 first;  // block of lane 0
     int skip;   // blocks before the run's
@@ -83,7 +83,7 @@ template <class T> struct Weights {
     }
 };
 
-// f32 weights, an entry a lane; f64 ones are widened on their way out.
+// f32 weights, one entry per lane; f64 ones are widened on their way out.
 template <class T> struct WideWeights {
     static constexpr int N = Vec16<T>::N;
     float at[BLOCKS][16];

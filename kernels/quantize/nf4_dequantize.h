@@ -15,7 +15,7 @@ template <class T> struct Nf4DequantizeParams {
     BlockMax max;
     T* y;
     i64 rows, columns, row_stride;
-    i32 dtype;   // that was quantised: 0 f32, 1 bf16, 2 f16
+    i32 dtype;   // that was quantized: 0 f32, 1 bf16, 2 f16
     i32 linear;  // y has no gaps, and both are aligned
     i64 runs;    // of a warp, one after another
 };

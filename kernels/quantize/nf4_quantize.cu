@@ -1,5 +1,5 @@
 // code[i] = argmin_c |x[i] / absmax[block] - book[c]|, absmax[block] = max |x| over a block, and
-// the second quantisation of the maxima (QLoRA, arXiv:2305.14314, eq. 1 and §3). Every bit is that
+// the second quantization of the maxima (QLoRA, arXiv:2305.14314, eq. 1 and §3). Every bit is that
 // of bitsandbytes on the CPU: see `ops::nf4_quantize` for the rules.
 //
 // | operand | shape              | dtype          | layout                                     |
@@ -13,11 +13,11 @@
 // | table   | [256]              | f32            | ascending                                  |
 // | offset  | [1]                | f32            | mean of absmax                             |
 //
-// Mapping: 512 threads take 4,096 values, the largest block size; a thread has 8 neighbours. The
+// Mapping: 512 threads take 4,096 values, the largest block size; a thread has 8 neighbors. The
 // maximum of a block is a butterfly over the threads that share it, in shared memory from 512
 // values on. Maxima: one warp sums in the order of torch on one thread, which interleaves 32
 // chains: a lane a chain; then a block of threads per 256 maxima.
-// Traffic: x once, half a byte a value, 4 bytes a block.
+// Traffic: x once, half a byte per value, 4 bytes per block.
 // Numerics: a full block is scaled by the f32 reciprocal of its maximum, a short last one by
 // division; codes change where the scaled value exceeds a midpoint. Max is exact, so no order
 // matters.
@@ -50,7 +50,7 @@ __device__ __forceinline__ void load(const Nf4QuantizeParams<T>& p, i64 first, i
     }
 }
 
-// Maximum over the `share` neighbouring threads that hold a block.
+// Maximum over the `share` neighboring threads that hold a block.
 __device__ __forceinline__ float block_max(float m, int share, float* warps) {
 #pragma unroll
     for (int step = 1; step < WARP; step *= 2) {
@@ -172,10 +172,10 @@ KERNEL(nf4_quantize_absmax, (NESTED), Nf4AbsmaxParams) {
     const int t = threadIdx.x;
     bounds[t] = t < 255 ? __fmul_rn(__fadd_rn(p.table.get(t), p.table.get(t + 1)), 0.5f) : INF_F32;
     const i64 i = (i64)blockIdx.x * NESTED + t;
-    const float centred = i < p.blocks ? __fsub_rn(p.absmax.get(i), *p.offset) : 0.0f;
-    const float m = block_reduce<NESTED>(fabsf(centred), 0.0f, Max(), warps);
+    const float centered = i < p.blocks ? __fsub_rn(p.absmax.get(i), *p.offset) : 0.0f;
+    const float m = block_reduce<NESTED>(fabsf(centered), 0.0f, Max(), warps);
     __syncthreads();
     if (t == 0) p.nested.set(blockIdx.x, m);
     if (i < p.blocks)
-        p.codes.set(i, m == 0.0f ? 0 : grid_code(__fmul_rn(centred, __frcp_rn(m)), bounds));
+        p.codes.set(i, m == 0.0f ? 0 : grid_code(__fmul_rn(centered, __frcp_rn(m)), bounds));
 }

@@ -44,7 +44,7 @@ __device__ __forceinline__ RowStats kept_stats(const GatherKParams& p, const T* 
         const i32 id = ids[j];
         const float t[1] = {id >= 0 && id < p.set.vocab ? transform(p.set, to_f32(row[id]))
                                                         : -INF_F32};
-        accumulate<1, false>(o, t, p.set.c, -2);
+        accumulate<1, false>(o, t, p.set.log2_scale, -2);
     }
     return reduce_stats(o, alone, false, false, shared);
 }
@@ -85,7 +85,7 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
     const i64 i = block.row;
     const RowSlice<T> slice(s, (const T*)p.logits + i * p.row_stride, block.rank);
     T* out = (T*)p.dlogits + i * p.out_stride;
-    uint4* staged = s.held ? row_on_chip : nullptr;
+    uint4* staged = s.staged_words ? row_on_chip : nullptr;
     const i32* ids = p.ids + i * p.ids_stride;
     const float* g = p.dlogp + i * p.dlogp_stride;
 
@@ -100,13 +100,14 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
         write_slice(slice, s, out, block.rank, staged, false, [](Vec16<T>&, i64) {});
     } else {
         r = row_stats(slice, s, -1, false, staged, shared);
-        const float others = (float)(r.empty() ? 0.0 : -total / r.sum * s.k);
+        const float others = (float)(r.empty() ? 0.0 : -total / r.sum * s.logit_scale);
         write_slice(slice, s, out, block.rank, staged, true, [&](Vec16<T>& v, i64) {
             float t[N], dz[N];
             widen(v, t);
             transform_all(s, t);
 #pragma unroll
-            for (int k = 0; k < N; ++k) dz[k] = ptx_ex2(log2_weight(t[k], r.top, s.c)) * others;
+            for (int k = 0; k < N; ++k)
+                dz[k] = ptx_ex2(log2_weight(t[k], r.top, s.log2_scale)) * others;
             times_derivative(s, v, dz);
 #pragma unroll
             for (int k = 0; k < N; ++k) v.at[k] = from_f32<T>(dz[k]);
@@ -120,8 +121,10 @@ template <class T> __device__ __forceinline__ void gather_k_bwd(const GatherKPar
         const i32 id = ids[j];
         if (id < from || id >= to || id >= s.vocab) continue;
         const float x = to_f32(slice.row[id]);
-        const double q = (double)ptx_ex2(log2_weight(transform(s, x), r.top, s.c)) * inverse;
-        out[id] = from_f64<T>((g[j] - q * total) * s.k * (double)transform_derivative(s, x));
+        const double q =
+            (double)ptx_ex2(log2_weight(transform(s, x), r.top, s.log2_scale)) * inverse;
+        out[id] =
+            from_f64<T>((g[j] - q * total) * s.logit_scale * (double)transform_derivative(s, x));
     }
 }
 

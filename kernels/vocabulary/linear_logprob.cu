@@ -6,7 +6,7 @@
 // | score, dhidden | [T, H] | f32, bf16, f16, f64 | rows contiguous, any row stride |
 // | dlogp          | [T]    | f32                 | any stride                      |
 //
-// Mapping: a row a block. Traffic: 2·T·H elements, one product an element (f64, rounded once).
+// Mapping: one block per row. Traffic: 2·T·H elements, one product per element (f64, rounded once).
 #include "common.cuh"
 #include "linear_logprob.h"
 

@@ -39,7 +39,7 @@
 // True if some logit beats the target's: it is larger, or equal and before it. Reads the row again.
 template <class T>
 __device__ __forceinline__ bool beaten(const RowSet& s, const T* row, i64 target) {
-    const float sign = s.a < 0.0f ? -1.0f : 1.0f;
+    const float sign = s.inner_scale < 0.0f ? -1.0f : 1.0f;
     const float x = to_f32(row[target]), y = x == -INF_F32 ? x : sign * x;
     bool found = false;
     for (i64 i = threadIdx.x; i < s.vocab; i += THREADS) {
@@ -94,15 +94,17 @@ __device__ __forceinline__ RowGradient row_gradient(const LogProbBwdParams& p, c
     const RowSet& s = p.set;
     const double g = p.dlogp.get(i), gh = p.dentropy.get(i), gl = p.dlse.get(i);
     const double inverse = r.empty() ? 0.0 : 1.0 / r.sum, mean = LN2 * r.weighted * inverse;
-    const double t = transform(s, x), q = (double)ptx_ex2(log2_weight(t, r.top, s.c)) * inverse;
+    const double t = transform(s, x),
+                 q = (double)ptx_ex2(log2_weight(t, r.top, s.log2_scale)) * inverse;
     // 1 - q as the share of all others: it does not cancel where q is close to 1.
     const double others = r.empty() ? 1.0 : r.rest * inverse;
     const double here =
-        g * others + (q == 0.0 ? 0.0 : q * (gl + gh * (mean - s.k * (t - (double)r.top))));
+        g * others +
+        (q == 0.0 ? 0.0 : q * (gl + gh * (mean - s.logit_scale * (t - (double)r.top))));
     RowGradient d;
-    d.constant = (gl - g + gh * mean) * inverse * s.k;
-    d.linear = -gh * LN2 * inverse * s.k;
-    d.target = here * s.k * (double)transform_derivative(s, x);
+    d.constant = (gl - g + gh * mean) * inverse * s.logit_scale;
+    d.linear = -gh * LN2 * inverse * s.logit_scale;
+    d.target = here * s.logit_scale * (double)transform_derivative(s, x);
     return d;
 }
 
@@ -115,7 +117,7 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
     const i64 i = block.row;
     const RowSlice<T> slice(s, (const T*)p.logits + i * p.row_stride, block.rank);
     T* out = (T*)p.dlogits + i * p.out_stride;
-    uint4* staged = s.held ? row_on_chip : nullptr;
+    uint4* staged = s.staged_words ? row_on_chip : nullptr;
     const i64 y = p.target.get(i);
     const bool first = block.leads();
     if (y < 0 || y >= s.vocab) {
@@ -133,7 +135,7 @@ template <class T> __device__ __forceinline__ void logprob_bwd(const LogProbBwdP
         transform_all(s, t);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
-            const float power = log2_weight(t[k], r.top, s.c), e = ptx_ex2(power);
+            const float power = log2_weight(t[k], r.top, s.log2_scale), e = ptx_ex2(power);
             dz[k] = e == 0.0f && r.sum == r.sum ? 0.0f : e * __fmaf_rn(power, d.linear, d.constant);
         }
         times_derivative(s, v, dz);

@@ -1,7 +1,7 @@
 // Sums over a row of logits: log Σ exp(z), entropy, Σ p², and what kernels build from them.
 //
-//     top        max t                         m = k·top, the largest z
-//     sum        Σ 2^d       = Σ exp(z - m)    d = (t - top)·c, c = k·log2 e
+//     top        max t                         m = logit_scale·top, the largest z
+//     sum        Σ 2^d       = Σ exp(z - m)    d = (t - top)·c, c = `log2_scale`
 //     weighted   Σ d·2^d                       entropy = log(sum) - ln 2·weighted/sum
 //     squares    Σ 2^2d                        log Σ p² = log(squares) - 2·log(sum)
 //     rest       Σ 2^d without the target      1 - p = rest/sum, which does not cancel near p = 1
@@ -117,11 +117,12 @@ __device__ __forceinline__ void store(double (&to)[5], const RowStats& r) {
 __device__ __forceinline__ RowStats reduce_stats(const OnlineSums& o, const RowSet& s, bool moments,
                                                  bool rest, RowShared& shared) {
     const int lane = threadIdx.x % WARP;
-    RowStats r = merge({o.top, o.sum, o.weighted, o.squares, o.rest}, WARP, s.c, moments, rest);
+    RowStats r =
+        merge({o.top, o.sum, o.weighted, o.squares, o.rest}, WARP, s.log2_scale, moments, rest);
     if (lane == 0) store(shared.warps[threadIdx.x / WARP], r);
     __syncthreads();
     const double(&w)[5] = shared.warps[lane % WARPS];
-    r = merge({(float)w[0], w[1], w[2], w[3], w[4]}, WARPS, s.c, moments, rest);
+    r = merge({(float)w[0], w[1], w[2], w[3], w[4]}, WARPS, s.log2_scale, moments, rest);
     if (s.cluster == 1) {
         __syncthreads();
         return r;
@@ -133,7 +134,7 @@ __device__ __forceinline__ RowStats reduce_stats(const OnlineSums& o, const RowS
     for (int i = 0; i < 5; ++i)
         b[i] = __longlong_as_double(ptx_cluster_load(&shared.block[i], lane & (s.cluster - 1)));
     ptx_cluster_sync();
-    return merge({(float)b[0], b[1], b[2], b[3], b[4]}, s.cluster, s.c, moments, rest);
+    return merge({(float)b[0], b[1], b[2], b[3], b[4]}, s.cluster, s.log2_scale, moments, rest);
 }
 
 __device__ __forceinline__ u64 to_bits(double x) { return __double_as_longlong(x); }
@@ -176,8 +177,8 @@ __device__ __forceinline__ RowStats row_stats(const RowSlice<T>& slice, const Ro
         float t[RowSlice<T>::COLUMNS];
         read_tile(slice, s, tile, staged, t);
         const int skip = target >= 0 && tile == (i64)(vector / TILE) ? mine : -2;
-        if (moments) accumulate<SPAN * N, true>(o, t, s.c, skip);
-        else accumulate<SPAN * N, false>(o, t, s.c, skip);
+        if (moments) accumulate<SPAN * N, true>(o, t, s.log2_scale, skip);
+        else accumulate<SPAN * N, false>(o, t, s.log2_scale, skip);
     }
     return reduce_stats(o, s, moments, target >= 0, shared);
 }
@@ -186,7 +187,7 @@ __device__ __forceinline__ RowStats row_stats(const RowSlice<T>& slice, const Ro
 
 // log Σ exp(z).
 __device__ __forceinline__ double row_lse(const RowSet& s, const RowStats& r) {
-    return r.empty() ? -INF_F64 : s.k * (double)r.top + log(r.sum);
+    return r.empty() ? -INF_F64 : s.logit_scale * (double)r.top + log(r.sum);
 }
 
 // -Σ p·log p = log Σ exp(z - m) - mean(z - m).
@@ -199,5 +200,5 @@ __device__ __forceinline__ double row_entropy(const RowStats& r) {
 // z - lse of one logit.
 __device__ __forceinline__ double row_logp(const RowSet& s, const RowStats& r, float t) {
     if (t == -INF_F32 && r.sum == r.sum) return -INF_F64;
-    return s.k * ((double)t - (double)r.top) - log(r.sum);
+    return s.logit_scale * ((double)t - (double)r.top) - log(r.sum);
 }

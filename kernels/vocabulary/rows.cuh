@@ -2,13 +2,14 @@
 // row_sums.cuh adds up what is read.
 //
 // A row is V logits x of f32, bf16 or f16, contiguous, at any address. Its z = k·t(x), where t is
-// x, -x or tanh(a·x): scale, softcap and temperature folded into two factors (`RowSet`).
+// x, -x or tanh(a·x): scale, softcap and temperature folded into k = `logit_scale` and
+// a = `inner_scale` of the `RowSet`.
 //
 // Mapping. A row is cut into tiles of 128 vectors of 16 bytes: 1,024 logits of 16 bits or 512 of
 // f32.
 //
 //     grid.x    one block per row on sm_80; one cluster of 1, 2, 4 or 8 blocks per row on sm_90a
-//     cluster   block r has tiles [r·share, (r + 1)·share) of the row: its `RowSlice`
+//     cluster   block r has tiles [r·n, (r + 1)·n), n = `tiles_per_block`: its `RowSlice`
 //     block     8 warps; warp w takes tiles w, w + 8, ... of the slice
 //     warp      lane l has vectors l, 32 + l, 64 + l, 96 + l of a tile, so that a load of the warp
 //               is 512 neighboring bytes
@@ -46,7 +47,7 @@ struct RowBlock {
     int rank;
     i64 row;
     __device__ __forceinline__ explicit RowBlock(const RowSet& s)
-        : rank(s.cluster == 1 ? 0 : ptx_cluster_rank()), row(blockIdx.x >> s.shift) {}
+        : rank(s.cluster == 1 ? 0 : ptx_cluster_rank()), row(blockIdx.x >> s.cluster_shift) {}
     __device__ __forceinline__ bool leads() const { return rank == 0 && threadIdx.x == 0; }
 };
 
@@ -73,11 +74,11 @@ __device__ __forceinline__ void transform_all(const RowSet& s, float (&t)[COUNT]
     constexpr int AT_ONCE = COUNT < 4 ? COUNT : 4;
 #pragma unroll
     for (int first = 0; first < COUNT; first += AT_ONCE) {
-        if (s.bend == 0) continue;
+        if (s.transform == TRANSFORM_IDENTITY) continue;
 #pragma unroll
         for (int i = first; i < first + AT_ONCE; ++i) {
-            const float u = s.a * t[i];
-            t[i] = t[i] == -INF_F32 ? t[i] : s.bend == 1 ? u : tanh_f32(u);
+            const float u = s.inner_scale * t[i];
+            t[i] = t[i] == -INF_F32 ? t[i] : s.transform == TRANSFORM_NEGATE ? u : tanh_f32(u);
         }
     }
 }
@@ -90,10 +91,10 @@ __device__ __forceinline__ float transform(const RowSet& s, float x) {
 
 // dt/dx; sech² by e^(-2|u|), which does not cancel where tanh is close to 1.
 __device__ __forceinline__ float transform_derivative(const RowSet& s, float x) {
-    if (s.bend == 0) return 1.0f;
-    if (s.bend == 1) return s.a;
-    const float w = ptx_ex2(-2.885390082f * fabsf(s.a * x));
-    return s.a * 4.0f * w / ((1.0f + w) * (1.0f + w));
+    if (s.transform == TRANSFORM_IDENTITY) return 1.0f;
+    if (s.transform == TRANSFORM_NEGATE) return s.inner_scale;
+    const float w = ptx_ex2(-2.885390082f * fabsf(s.inner_scale * x));
+    return s.inner_scale * 4.0f * w / ((1.0f + w) * (1.0f + w));
 }
 
 __device__ __forceinline__ u32 bits_of(float x) { return __float_as_int(x); }
@@ -124,7 +125,7 @@ template <> __device__ __forceinline__ void widen<bf16>(const Vec16<bf16>& v, fl
 template <class T>
 __device__ __forceinline__ void times_derivative(const RowSet& s, const Vec16<T>& x,
                                                  float (&d)[Vec16<T>::N]) {
-    if (s.bend == 0) return;
+    if (s.transform == TRANSFORM_IDENTITY) return;
 #pragma unroll
     for (int i = 0; i < Vec16<T>::N; ++i) d[i] *= transform_derivative(s, to_f32(x.at[i]));
 }
@@ -143,7 +144,7 @@ template <class T> struct RowSlice {
     __device__ __forceinline__ RowSlice(const RowSet& s, const T* row, int rank)
         : row(row), vocab(s.vocab), misalignment((int)((u64)row % 16 / sizeof(T))) {
         const i64 tiles = (u64)(s.vocab + TILE * N - 1) / (TILE * N);
-        first = min(tiles, s.share * rank), end = min(tiles, first + s.share);
+        first = min(tiles, s.tiles_per_block * rank), end = min(tiles, first + s.tiles_per_block);
     }
 
     // Word w of the row's memory holds columns N·w - misalignment and on. Columns outside [from,

@@ -45,7 +45,7 @@
 static constexpr float ONE = 1099511627776.0f;
 
 __device__ __forceinline__ u64 weight(const RowSet& s, float top, float x) {
-    return (u64)(ptx_ex2(log2_weight(transform(s, x), top, s.c)) * ONE);
+    return (u64)(ptx_ex2(log2_weight(transform(s, x), top, s.log2_scale)) * ONE);
 }
 
 // Numbers that are ordered like the logits. A 16-bit logit leaves the low bits of an f32 empty.
@@ -60,14 +60,14 @@ template <> struct Key<f16> {
 };
 
 template <class T> __device__ __forceinline__ u32 key_of(const RowSet& s, float x) {
-    const u32 bits = __float_as_int(s.a < 0.0f && x != -INF_F32 ? -x : x);
+    const u32 bits = __float_as_int(s.inner_scale < 0.0f && x != -INF_F32 ? -x : x);
     return (bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u)) >> (32 - Key<T>::BITS);
 }
 template <class T> __device__ __forceinline__ float value_of(const RowSet& s, u32 key) {
     const u32 bits = key << (32 - Key<T>::BITS);
     const float x =
         __int_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits & ~0u << (32 - Key<T>::BITS));
-    return s.a < 0.0f && x != -INF_F32 ? -x : x;
+    return s.inner_scale < 0.0f && x != -INF_F32 ? -x : x;
 }
 
 // The tokens that may be drawn: keys above `key`, and of those equal to it the first `ties`.
@@ -91,7 +91,7 @@ template <class T> struct Row {
         : p(p),
           s(p.set),
           slice(s, (const T*)p.logits + i * p.row_stride, rank),
-          staged(s.held ? staged : nullptr),
+          staged(s.staged_words ? staged : nullptr),
           from(min(slice.first * TILE * N, s.vocab)),
           to(min(slice.end * TILE * N, s.vocab)) {}
 
@@ -265,7 +265,7 @@ template <class T> __device__ __forceinline__ void sample(const SampleParams& p)
     const float t = transform(s, to_f32(row.slice.row[token]));
     const float logp = row_logp(s, r, t);
     const double share = (double)total / ONE;
-    const double kept_logp = s.k * ((double)t - (double)r.top) - log(share);
+    const double kept_logp = s.logit_scale * ((double)t - (double)r.top) - log(share);
     p.token.set(i, (i32)token), p.logp.set(i, logp);
     p.logp_kept.set(i, filtered ? (float)kept_logp : logp);
     p.kept_mass.set(i, filtered ? (float)fmin(share / r.sum, 1.0) : 1.0f);

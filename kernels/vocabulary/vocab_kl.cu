@@ -109,9 +109,9 @@ struct Divergence {
     __device__ __forceinline__ Pair pair(float tq, float tp) const {
         const float a = tq - q.top, b = tp - p.top;
         Pair c;
-        c.q = ptx_ex2(ptx_max_nan(a * s.c, FLOOR)) * q.inverse;
-        c.p = ptx_ex2(ptx_max_nan(b * s.c, FLOOR)) * p.inverse;
-        c.delta = __fmaf_rn(tq - tp, (float)s.k, -shift);
+        c.q = ptx_ex2(ptx_max_nan(a * s.log2_scale, FLOOR)) * q.inverse;
+        c.p = ptx_ex2(ptx_max_nan(b * s.log2_scale, FLOOR)) * p.inverse;
+        c.delta = __fmaf_rn(tq - tp, (float)s.logit_scale, -shift);
         if (c.p == 0.0f && c.q == 0.0f) c.delta = 0.0f;
         return c;
     }
@@ -169,9 +169,9 @@ template <class T> struct Rows {
               s,
               (const T*)(params.guide ? params.guide : params.reference) + i * params.guide_stride,
               rank),
-          staged_policy(s.held ? staged : nullptr),
-          staged_reference(s.held ? staged + s.held : nullptr),
-          staged_guide(s.held ? staged + 2 * s.held : nullptr) {}
+          staged_policy(s.staged_words ? staged : nullptr),
+          staged_reference(s.staged_words ? staged + s.staged_words : nullptr),
+          staged_guide(s.staged_words ? staged + 2 * s.staged_words : nullptr) {}
 
     // u + γ·(c - u); -inf on both sides stays -inf.
     __device__ __forceinline__ float guided(float c, float u) const {
@@ -228,16 +228,17 @@ __device__ __forceinline__ Divergence normalize(const Rows<T>& rows, RowShared& 
     for (i64 v = rows.first_column(); v < rows.end_column(); v += THREADS * N) {
         float tq[N], tp[N];
         rows.read(v, tq, tp);
-        accumulate<N, false>(of_q, tq, s.c, -2);
-        accumulate<N, false>(of_p, tp, s.c, -2);
+        accumulate<N, false>(of_q, tq, s.log2_scale, -2);
+        accumulate<N, false>(of_p, tp, s.log2_scale, -2);
     }
     const RowStats a = reduce_stats(of_q, s, false, false, shared);
     const RowStats b = reduce_stats(of_p, s, false, false, shared);
     Divergence d = {rows.params, s};
     d.q = softmax(a), d.p = softmax(b);
-    d.shift = a.empty() || b.empty()
-                  ? 0.0f
-                  : (float)(s.k * ((double)a.top - (double)b.top) + (log(a.sum) - log(b.sum)));
+    d.shift =
+        a.empty() || b.empty()
+            ? 0.0f
+            : (float)(s.logit_scale * ((double)a.top - (double)b.top) + (log(a.sum) - log(b.sum)));
     return d;
 }
 
@@ -287,7 +288,7 @@ template <class T> __device__ __forceinline__ void vocab_kl_bwd(const VocabKlPar
     const Rows<T> rows(p, block.rank, i, rows_on_chip);
     const Divergence d = normalize(rows, shared);
     const float mean = p.kind == DIVERGENCE_KIND_FORWARD_KL ? 0.0f : sum<false>(rows, d, shared);
-    const float g = p.dvalue.get(i), k = (float)p.set.k;
+    const float g = p.dvalue.get(i), k = (float)p.set.logit_scale;
     T* out = (T*)p.dpolicy + i * p.out_stride;
     const auto gradient = [&](Vec16<T>& v, i64 column) {
         float tq[N], tp[N];

@@ -2,10 +2,10 @@
 //! of them add in the same order, so the choice changes speed, never bits.
 
 use crate::device::params::mma_gemm::{
-    self, CHUNKS, PITCH, SKINNY_ROWS, SKINNY_THREADS, STEPS, TILE_COLUMNS, TensorParams,
+    self, CHUNKS, GemmParams, PITCH, SKINNY_ROWS, SKINNY_THREADS, STEPS, TILE_COLUMNS,
 };
 use crate::device::params::nf4_matmul_grouped::GROUPED_ROWS;
-use crate::device::params::product::Dense;
+use crate::device::params::product::Strided;
 use crate::device::{Gpu, Grid, KernelSet, Kernels, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
@@ -17,11 +17,11 @@ const GROUPED_WEIGHT: u32 = 256;
 /// Tiles from which on a launch fills a large GPU by itself: half the multiprocessors of an H100.
 const ENOUGH_TILES: u64 = 66;
 
-impl<T> TensorParams<T, ()> {
+impl<T> GemmParams<T, ()> {
     /// With its depth cut into chunks for `cluster` blocks per tile, and its weight.
-    pub(super) fn with<W>(self, cluster: u32, right: W) -> TensorParams<T, W> {
+    pub(super) fn with<W>(self, cluster: u32, right: W) -> GemmParams<T, W> {
         let (chunk, chunks) = chunks(self.depth as u64);
-        TensorParams {
+        GemmParams {
             x: self.x,
             x_stride: self.x_stride,
             rows: self.rows,
@@ -49,7 +49,7 @@ impl<T> TensorParams<T, ()> {
 }
 
 /// A weight of a tensor-core product.
-pub(super) trait TensorWeight: bytemuck::Pod {
+pub(super) trait GemmWeight: bytemuck::Pod {
     /// The PTX that its kernels are in; their names begin with that of the PTX.
     const KERNELS: &'static Kernels;
     /// Whether the kernels for few rows can read it along a depth.
@@ -58,12 +58,14 @@ pub(super) trait TensorWeight: bytemuck::Pod {
     const FEW_SHARED: u64;
 }
 
-impl<T: Float> TensorWeight for Dense<T> {
+impl<T: Float> GemmWeight for Strided<T> {
     const KERNELS: &'static Kernels = &shipped::MATMUL;
     const FEW_SHARED: u64 = 0;
 
     fn suits_few_rows(&self, depth: u64) -> bool {
-        self.at.address().is_multiple_of(8) && self.lane % 4 == 0 && depth.is_multiple_of(STEPS)
+        self.at.address().is_multiple_of(8)
+            && self.lane_stride % 4 == 0
+            && depth.is_multiple_of(STEPS)
     }
 }
 
@@ -143,7 +145,7 @@ pub(super) fn grouped(
         return Err(Error::invalid(op, "y", got, "at most 2^36 x 8388480 outputs on a GPU"));
     }
     let grid = tile(gpu.kernel_set(), GROUPED_ROWS, 1);
-    let shared = grid.shared + size_of::<TensorParams<f32, ()>>() as u32 + GROUPED_WEIGHT;
+    let shared = grid.shared + size_of::<GemmParams<f32, ()>>() as u32 + GROUPED_WEIGHT;
     Ok(Grid { blocks: [tiles as u32, across as u32, 1], shared, ..grid })
 }
 
@@ -162,15 +164,15 @@ fn few(set: KernelSet, shape: Shape) -> Option<Plan> {
 }
 
 /// Starts a product of elements of 16 bits.
-pub(super) fn launch<T: Float, W: TensorWeight>(
+pub(super) fn launch<T: Float, W: GemmWeight>(
     gpu: &Gpu,
     op: &'static str,
     dtype: &str,
     way: Way,
-    product: TensorParams<T, ()>,
+    product: GemmParams<T, ()>,
     right: W,
 ) -> Result<()> {
-    let TensorParams { x, x_stride, rows, columns, depth, .. } = product;
+    let GemmParams { x, x_stride, rows, columns, depth, .. } = product;
     let pieces = x.address().is_multiple_of(8) && x_stride % 4 == 0;
     let shape = Shape {
         rows: rows as u64,

@@ -8,9 +8,9 @@ pub(super) use pass::{Addend, Pass, prepare};
 use bytemuck::Zeroable;
 
 use crate::device::params::matmul::LowParams;
-use crate::device::params::mma_gemm::TensorParams;
+use crate::device::params::mma_gemm::GemmParams;
 use crate::device::params::product::{
-    Adapters, COLUMNS, Dense, Factor, ProductParams, ROWS, THREADS,
+    Adapters, COLUMNS, Factor, ProductParams, ROWS, Strided, THREADS,
 };
 use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, Ptr, Void, shipped};
 use crate::dtype::{DType, Element, Float};
@@ -19,32 +19,32 @@ use crate::ops::Lora;
 use crate::ops::products::gemm_mma;
 use crate::view::View;
 
-impl<T: Element> Dense<T> {
+impl<T: Element> Strided<T> {
     /// Element (lane, step) is `matrix[lane][step]`.
     pub fn rows(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Self> {
-        Ok(Dense { at: launch.input(matrix)?, lane: matrix.stride(0), step: 1 })
+        Ok(Strided { at: launch.input(matrix)?, lane_stride: matrix.stride(0), step_stride: 1 })
     }
 
     /// Element (lane, step) is `matrix[step][lane]`.
     pub fn columns(launch: &mut LaunchArgs<'_>, matrix: &View<'_, T>) -> Result<Self> {
-        Ok(Dense { at: launch.input(matrix)?, lane: 1, step: matrix.stride(0) })
+        Ok(Strided { at: launch.input(matrix)?, lane_stride: 1, step_stride: matrix.stride(0) })
     }
 
     /// The other way round.
-    pub fn turned(self) -> Self {
-        Dense { at: self.at, lane: self.step, step: self.lane }
+    pub fn transposed(self) -> Self {
+        Strided { at: self.at, lane_stride: self.step_stride, step_stride: self.lane_stride }
     }
 }
 
 /// `p` for the kernels of one chain per output, which continues with the sums `low` of the adapters'
 /// first factors, of f32 or f64.
 fn chain<T, W>(
-    p: &TensorParams<T, ()>,
+    p: &GemmParams<T, ()>,
     (low, low_stride): (Ptr<Void>, i64),
     right: W,
 ) -> ProductParams<T, W, Void> {
     ProductParams {
-        left: Dense { at: p.x, lane: p.x_stride, step: 1 },
+        left: Strided { at: p.x, lane_stride: p.x_stride, step_stride: 1 },
         rows: p.rows,
         columns: p.columns,
         depth: p.depth,
@@ -72,7 +72,7 @@ pub(super) enum Way {
 /// The first factors of the adapters and the rows that they multiply.
 pub(super) struct LowRank<'a, T> {
     pub way: Way,
-    pub left: Dense<T>,
+    pub left: Strided<T>,
     pub rows: i64,
     pub depth: i64,
     pub rank: i64,
@@ -121,9 +121,9 @@ pub(super) fn low_rank<T: Float>(
     }
     for (only, factor) in a.factors.iter().enumerate() {
         let before = LowRank::<T>::parts_bytes(a.rows as usize, a.rank as usize, only);
-        let product = TensorParams::<T, ()> {
+        let product = GemmParams::<T, ()> {
             x: a.left.at,
-            x_stride: a.left.lane,
+            x_stride: a.left.lane_stride,
             rows: a.rows,
             columns: a.rank,
             depth: a.depth,
@@ -133,9 +133,13 @@ pub(super) fn low_rank<T: Float>(
             factor_stride: a.low_stride,
             only: only as i64,
             scale: factor.scale,
-            ..TensorParams::zeroed()
+            ..GemmParams::zeroed()
         };
-        let side: Dense<T> = Dense { at: factor.at.cast(), lane: factor.lane, step: factor.step };
+        let side: Strided<T> = Strided {
+            at: factor.at.cast(),
+            lane_stride: factor.lane_stride,
+            step_stride: factor.step_stride,
+        };
         gemm_mma::launch(gpu, op, T::DTYPE.name(), a.way, product, side)?;
     }
     Ok(())
@@ -149,10 +153,10 @@ pub(super) fn factors<T: Float>(
 ) -> Result<(Vec<Factor>, Vec<Factor>)> {
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for lora in lora {
-        let (a, b) = (Dense::rows(launch, &lora.a)?, Dense::rows(launch, &lora.b)?);
+        let (a, b) = (Strided::rows(launch, &lora.a)?, Strided::rows(launch, &lora.b)?);
         let (first, second) = match way {
             Way::Forward => (a, b),
-            Way::Backward => (b.turned(), a.turned()),
+            Way::Backward => (b.transposed(), a.transposed()),
         };
         down.push(factor(first, lora.scale));
         up.push(factor(second, lora.scale));
@@ -161,8 +165,13 @@ pub(super) fn factors<T: Float>(
 }
 
 /// A side that an adapter's scale belongs to.
-pub(super) fn factor<T>(side: Dense<T>, scale: f64) -> Factor {
-    Factor { at: side.at.cast(), lane: side.lane, step: side.step, scale }
+pub(super) fn factor<T>(side: Strided<T>, scale: f64) -> Factor {
+    Factor {
+        at: side.at.cast(),
+        lane_stride: side.lane_stride,
+        step_stride: side.step_stride,
+        scale,
+    }
 }
 
 /// Whether tensor cores multiply the dtype.

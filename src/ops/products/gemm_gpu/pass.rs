@@ -3,8 +3,8 @@
 
 use bytemuck::Zeroable;
 
-use crate::device::params::mma_gemm::TensorParams;
-use crate::device::params::product::{Dense, ProductParams};
+use crate::device::params::mma_gemm::GemmParams;
+use crate::device::params::product::{ProductParams, Strided};
 use crate::device::{Gpu, Grid, LaunchArgs, Ptr, Scratch, Void};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub(in crate::ops::products) struct Pass<'a, T> {
 
 /// A product but for its weight.
 pub(in crate::ops::products) struct Prepared<'a, T> {
-    pub product: TensorParams<T, ()>,
+    pub product: GemmParams<T, ()>,
     /// Sums of the adapters' first factors: `[rows, rank]`.
     low: Ptr<Void>,
     low_stride: i64,
@@ -83,17 +83,17 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
     let mut low_stride = rank as i64;
     let parts: Ptr<T> =
         if tensor && rank > 0 { low_at.byte_add(low_bytes).cast() } else { Ptr::NULL };
-    let left = Dense::rows(launch, &pass.left)?;
-    let mut product = TensorParams {
+    let left = Strided::rows(launch, &pass.left)?;
+    let mut product = GemmParams {
         x: left.at,
-        x_stride: left.lane,
+        x_stride: left.lane_stride,
         rows: rows as i64,
         columns: pass.out.extent(1) as i64,
         depth: depth as i64,
         parts: parts.as_const(),
         bias: launch.opt_column(&pass.bias)?,
         y_stride: pass.out.stride(0),
-        ..TensorParams::zeroed()
+        ..GemmParams::zeroed()
     };
     if rank > 0 {
         let (down, up) = factors(launch, pass.way, pass.lora)?;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::device::params::lora_grad::{
-    ADDERS, CHUNK, COLUMNS, LANES, LoraAddParams, LoraGradParams, LoraPickParams, PICKERS, Picked,
-    Side, THREADS, Target,
+    ADDERS, CHUNK, COLUMNS, LANES, LoraAddParams, LoraGradParams, LoraPickParams, Operands,
+    PICKERS, Picked, THREADS, Target,
 };
-use crate::device::params::product::Dense;
+use crate::device::params::product::Strided;
 use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, Ptr, Scratch, Void, shipped};
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
@@ -35,14 +35,14 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     let mut launch = LaunchArgs::new(gpu, &shipped::LORA_GRAD);
     let pass = Pass::new::<T>([m, k, n], rank)?;
     let ds = launch.scratch(m * rank * pass.size)?;
-    let gradient = Dense::rows(&mut launch, &dy)?;
+    let gradient = Strided::rows(&mut launch, &dy)?;
     let low = LowRank {
         way: Way::Backward,
         left: gradient,
         rows: m as i64,
         depth: n as i64,
         rank: rank as i64,
-        factors: &[factor(Dense::columns(&mut launch, &lora.b)?, lora.scale)],
+        factors: &[factor(Strided::columns(&mut launch, &lora.b)?, lora.scale)],
         index: Column::NONE,
         low: ds.ptr(),
         low_stride: rank as i64,
@@ -53,13 +53,13 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     low_rank::<T>(&mut launch, gpu, "lora_grad", &low)?;
     let (picked, _list) = pick(&mut launch, &adapter, index, m)?;
     let sums = launch.scratch((1 + pass.window()) * pass.slot())?;
-    let first = Side {
+    let first = Operands {
         left: ds.ptr(),
         left_lane: 1,
         left_row: rank as i64,
         ..pass.right(launch.input(&x)?, &x, 0)
     };
-    let second = Side {
+    let second = Operands {
         left: launch.input(&s)?.untyped().cast(),
         left_lane: 1,
         left_row: s.stride(0),
@@ -93,14 +93,18 @@ fn pick<'a>(
     Ok((picked, Some(room)))
 }
 
-/// A gradient that is added to; `turned` if its rows are columns of the product.
-fn target<'a>(launch: &mut LaunchArgs<'a>, out: ViewMut<'a, f32>, turned: bool) -> Result<Target> {
+/// A gradient that is added to; `transposed` if its rows are columns of the product.
+fn target<'a>(
+    launch: &mut LaunchArgs<'a>,
+    out: ViewMut<'a, f32>,
+    transposed: bool,
+) -> Result<Target> {
     let (rows, columns) = (out.extent(0) as i64, out.extent(1) as i64);
     let (row, column) = (out.stride(0), out.stride(1));
     let out = launch.update(out)?;
     let whole = Target { out, lane_stride: row, column_stride: column, columns, base: 0 };
     let across = Target { lane_stride: column, column_stride: row, columns: rows, ..whole };
-    Ok(if turned { across } else { whole })
+    Ok(if transposed { across } else { whole })
 }
 
 /// Extents of both products, and how they are cut.
@@ -159,24 +163,24 @@ impl Pass {
         at: Ptr<Const<T>>,
         matrix: &View<'_, T>,
         base: usize,
-    ) -> Side<T, Void> {
+    ) -> Operands<T, Void> {
         let bytes = (self.width * size_of::<T>()) as u64;
         let row = matrix.stride(0);
         let apart = (row as u64).wrapping_mul(size_of::<T>() as u64);
-        Side {
+        Operands {
             right: at,
             right_row: row,
             columns: matrix.extent(1) as i64,
             base: base as i64,
             whole: (at.address().is_multiple_of(bytes) && apart.is_multiple_of(bytes)) as i64,
-            ..Side::zeroed()
+            ..Operands::zeroed()
         }
     }
 
     /// Blocks for both products in tiles of `columns` and `lanes`.
     fn grid<T>(
         &self,
-        sides: &[Side<T, Void>; 2],
+        sides: &[Operands<T, Void>; 2],
         columns: usize,
         lanes: usize,
         deep: usize,
@@ -188,14 +192,14 @@ impl Pass {
     fn run<T: Float>(
         &self,
         launch: &LaunchArgs<'_>,
-        sides: [Side<T, Void>; 2],
+        sides: [Operands<T, Void>; 2],
         targets: [Target; 2],
         picked: Picked,
         sums: Ptr<Void>,
     ) -> Result<()> {
         let (carry, sums) = (sums, sums.byte_add(self.slot()));
         let dtype = T::DTYPE;
-        let (name, none) = (dtype.name(), Side::zeroed());
+        let (name, none) = (dtype.name(), Operands::zeroed());
         // dS is f64 where S is f32: two launches.
         let launches = match (dtype, self.lanes) {
             (DType::F64, _) => vec![

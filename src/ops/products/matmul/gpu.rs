@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::device::params::matmul::{DbiasParams, DwParams};
-use crate::device::params::product::{Dense, THREADS};
+use crate::device::params::product::{Strided, THREADS};
 use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
@@ -35,8 +35,8 @@ fn dense<T: Float>(
     let mut launch = LaunchArgs::new(gpu, &shipped::MATMUL);
     let way = pass.way;
     let right = match way {
-        Way::Forward => Dense::rows(&mut launch, w)?,
-        Way::Backward => Dense::columns(&mut launch, w)?,
+        Way::Forward => Strided::rows(&mut launch, w)?,
+        Way::Backward => Strided::columns(&mut launch, w)?,
     };
     let tensor = is_half::<T>();
     let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor)? else { return Ok(()) };
@@ -57,8 +57,8 @@ pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<
     }
     let mut launch = LaunchArgs::new(gpu, &shipped::MATMUL);
     let params = DwParams {
-        left: Dense::columns(&mut launch, &dy)?,
-        right: Dense::columns(&mut launch, &x)?,
+        left: Strided::columns(&mut launch, &dy)?,
+        right: Strided::columns(&mut launch, &x)?,
         rows,
         columns,
         depth,

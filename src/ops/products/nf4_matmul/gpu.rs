@@ -8,7 +8,7 @@ use crate::device::{Gpu, Kernels, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{Addend, Pass, Way, is_half, prepare};
-use crate::ops::products::gemm_mma::{self, TensorWeight};
+use crate::ops::products::gemm_mma::{self, GemmWeight};
 use crate::ops::{Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 
@@ -41,7 +41,7 @@ impl Nf4Matrix {
     }
 }
 
-impl TensorWeight for Nf4Matrix {
+impl GemmWeight for Nf4Matrix {
     const KERNELS: &'static Kernels = &shipped::NF4_MATMUL;
     const FEW_SHARED: u64 = SKINNY_SHARED;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
-use crate::device::params::mma_gemm::TensorParams;
+use crate::device::params::mma_gemm::GemmParams;
 use crate::device::params::nf4_matmul_grouped::GroupedParams;
 use crate::device::params::nf4_matrix::Nf4Matrix;
 use crate::device::{Gpu, LaunchArgs, shipped};
@@ -79,14 +79,14 @@ fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_MATMUL_GROUPED);
     let list: Vec<Nf4Matrix> =
         w.iter().map(|w| Nf4Matrix::new(&mut launch, w, way)).collect::<Result<_>>()?;
-    let mut product = TensorParams {
+    let mut product = GemmParams {
         x: launch.input(&x)?,
         x_stride: x.stride(0),
         rows: rows as i64,
         columns: columns as i64,
         depth: x.extent(1) as i64,
         y_stride: y.stride(0),
-        ..TensorParams::zeroed()
+        ..GemmParams::zeroed()
     };
     product.y = if accumulate { launch.update(y)? } else { launch.output(y)? };
     if accumulate {

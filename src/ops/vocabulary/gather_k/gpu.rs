@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use bytemuck::Zeroable;
-
 use crate::device::params::gather_k::GatherKParams;
-use crate::device::{Gpu, LaunchArgs, shipped};
+use crate::device::{Column, Gpu, LaunchArgs, Ptr, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::vocabulary::gather_k::{GatherK, GatherKBwd};
@@ -28,7 +26,11 @@ pub(crate) fn gather_k<T: Float>(gpu: &Arc<Gpu>, a: GatherK<'_, T>) -> Result<()
         ids: launch.input(&a.ids)?,
         logp: launch.output(a.logp)?,
         mass: launch.column_out(a.mass)?,
-        ..GatherKParams::zeroed()
+        dlogits: Ptr::NULL,
+        dlogp: Ptr::NULL,
+        out_stride: 0,
+        dlogp_stride: 0,
+        unused: 0,
     };
     let kernel = format!("gather_k_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("gather_k", rows)?, &params)?;
@@ -52,14 +54,17 @@ pub(crate) fn gather_k_bwd<T: Float>(gpu: &Arc<Gpu>, a: GatherKBwd<'_, T>) -> Re
         ids: launch.input(&a.ids)?,
         dlogp: launch.input(&a.dlogp)?,
         dlogits: launch.output(a.dlogits)?.untyped_mut(),
-        ..GatherKParams::zeroed()
+        logp: Ptr::NULL,
+        logp_stride: 0,
+        mass: Column::NONE,
+        unused: 0,
     };
     let kernel = format!("gather_k_bwd_{}", T::DTYPE.name());
     launch.start(&kernel, plan.grid("gather_k_bwd", rows)?, &params)?;
     launch.finish()
 }
 
-/// The plan of `logprob`, so that entries have its bits; nothing is held if the row is not read.
+/// The plan of `logprob`, so that entries have its bits; nothing is staged if the row is not read.
 fn plan<T: Float>(gpu: &Gpu, vocab: i64, whole: bool) -> Plan {
     let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
     let plan = Plan::new(vocab, size_of::<T>(), set, limit, 1);

@@ -42,9 +42,9 @@ pub(crate) fn vocab_kl_bwd<T: Float>(gpu: &Arc<Gpu>, a: VocabKlBwd<'_, T>) -> Re
 }
 
 fn plan<T: Float>(gpu: &Gpu, vocab: i64, guidance: &Option<Guidance<'_, T>>) -> Plan {
-    let together = 2 + guidance.is_some() as i64;
+    let rows_per_block = 2 + guidance.is_some() as i64;
     let (set, limit) = (gpu.kernel_set(), gpu.info().shared_per_block);
-    Plan::new(vocab, size_of::<T>(), set, limit, together)
+    Plan::new(vocab, size_of::<T>(), set, limit, rows_per_block)
 }
 
 fn params<T: Float>(
