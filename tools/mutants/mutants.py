@@ -124,26 +124,22 @@ def executable():
 
 
 def rooms_of(source):
-    """Ops whose Rust names a kernel's source: `policy/pair_loss` for `group_loss`."""
-    family = source.parent.name
-    folders = [p for p in (ROOT / "src/ops" / family).iterdir() if p.is_dir()]
-    names = [p for p in folders if any(f'"{source.stem}"' in f.read_text() for f in p.rglob("*.rs"))]
-    own = ROOT / "src/ops" / family / source.stem
-    return [own.name] if own in folders else [p.name for p in names]
+    """Ops whose Rust names a kernel's source, as `pair_loss` names `group_loss`; none if its family does."""
+    folders = [p for p in (ROOT / "src/ops" / source.parent.name).iterdir() if p.is_dir()]
+    named = re.compile(rf'(?:::|"){source.stem}(?:::|")')
+    names = [p.name for p in folders if any(named.search(f.read_text()) for f in p.rglob("*.rs"))]
+    return [source.stem] if source.stem in [p.name for p in folders] else names
 
 
 def filters_of(tests, source):
     """What to run for a kernel's source, narrow first. Ends the program if an op has no test."""
     family = source.parent.name
     listed = subprocess.run([tests, "--list"], stdout=subprocess.PIPE, check=True, text=True).stdout
-    rooms = rooms_of(source)
-    if not rooms:
-        sys.exit(f"{source.relative_to(ROOT)}: nothing in src/ops/{family} starts its kernels")
-    filters = [f"{family}::{room}::" for room in rooms]
-    for wanted in filters:
+    filters = [f"{family}::{room}::" for room in rooms_of(source)]
+    for wanted in [*filters, f"{family}::"]:
         if not re.search(f"^{wanted}", listed, re.MULTILINE):
             sys.exit(f"{source.relative_to(ROOT)}: no test is named {wanted}...")
-    return filters, [f"{family}::"]
+    return ([filters] if filters else []) + [[f"{family}::"]]
 
 
 def caught(tests, filters, ptx):
