@@ -9,7 +9,7 @@ use crate::device::params::product::Strided;
 use crate::device::{Gpu, Grid, KernelSet, Kernels, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::ops::products::gemm_gpu::Way;
+use crate::ops::products::gemm_gpu::Direction;
 
 /// More than the size of a 4-bit weight's description.
 const GROUPED_WEIGHT: u32 = 256;
@@ -53,16 +53,16 @@ pub(super) trait GemmWeight: bytemuck::Pod {
     /// The PTX that its kernels are in; their names begin with that of the PTX.
     const KERNELS: &'static Kernels;
     /// Whether the kernels for few rows can read it along a depth.
-    fn suits_few_rows(&self, depth: u64) -> bool;
+    fn suits_skinny(&self, depth: u64) -> bool;
     /// Shared memory that the kernels for few rows need beside the sums.
-    const FEW_SHARED: u64;
+    const SKINNY_SHARED: u64;
 }
 
 impl<T: Float> GemmWeight for Strided<T> {
     const KERNELS: &'static Kernels = &shipped::MATMUL;
-    const FEW_SHARED: u64 = 0;
+    const SKINNY_SHARED: u64 = 0;
 
-    fn suits_few_rows(&self, depth: u64) -> bool {
+    fn suits_skinny(&self, depth: u64) -> bool {
         self.at.address().is_multiple_of(8)
             && self.lane_stride % 4 == 0
             && depth.is_multiple_of(STEPS)
@@ -71,20 +71,20 @@ impl<T: Float> GemmWeight for Strided<T> {
 
 /// How a product is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
+struct TileLaunch {
     kernel: &'static str,
     grid: Grid,
 }
 
-/// A shape as far as the plan looks at it.
+/// What the choice of a kernel depends on.
 #[derive(Clone, Copy)]
 struct Shape {
     rows: u64,
     columns: u64,
     depth: u64,
-    /// The weight is read along its rows, which it and X allow in pieces.
-    few: bool,
-    few_shared: u64,
+    /// The skinny kernels can read weight and X.
+    skinny: bool,
+    skinny_shared: u64,
 }
 
 /// Steps of a chunk, and how many chunks a depth has.
@@ -93,10 +93,10 @@ pub(super) fn chunks(depth: u64) -> (u64, u64) {
     (steps, depth.div_ceil(steps.max(1)))
 }
 
-/// The plan of a shape, or `None` if a grid cannot have as many blocks.
-fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
-    if shape.few && shape.rows <= 16 {
-        return few(set, shape);
+/// How a product of a shape is launched, or `None` if a grid cannot have as many blocks.
+fn tile_launch(set: KernelSet, shape: Shape) -> Option<TileLaunch> {
+    if shape.skinny && shape.rows <= 16 {
+        return skinny(set, shape);
     }
     let splits = set == KernelSet::Sm90a && chunks(shape.depth).1 > CHUNKS / 2;
     let (kernel, rows) = if shape.rows <= 64 { ("tile64", 64) } else { ("tile128", 128) };
@@ -107,7 +107,7 @@ fn plan(set: KernelSet, shape: Shape) -> Option<Plan> {
         return None;
     }
     let blocks = [blocks[0] as u32, blocks[1] as u32, 1];
-    Some(Plan { kernel, grid: Grid { blocks, ..tile(set, rows, cluster) } })
+    Some(TileLaunch { kernel, grid: Grid { blocks, ..tile(set, rows, cluster) } })
 }
 
 /// A block of `rows` x 128 outputs, `cluster` of which share a tile.
@@ -139,28 +139,28 @@ pub(super) fn grouped(
     experts: usize,
 ) -> Result<Grid> {
     let tiles = (rows as u64).div_ceil(GROUPED_ROWS) + experts as u64;
-    let across = (columns as u64).div_ceil(TILE_COLUMNS);
-    if tiles > i32::MAX as u64 || across > 65_535 {
+    let grid_n = (columns as u64).div_ceil(TILE_COLUMNS);
+    if tiles > i32::MAX as u64 || grid_n > 65_535 {
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^36 x 8388480 outputs on a GPU"));
     }
     let grid = tile(gpu.kernel_set(), GROUPED_ROWS, 1);
     let shared = grid.shared + size_of::<GemmParams<f32, ()>>() as u32 + GROUPED_WEIGHT;
-    Ok(Grid { blocks: [tiles as u32, across as u32, 1], shared, ..grid })
+    Ok(Grid { blocks: [tiles as u32, grid_n as u32, 1], shared, ..grid })
 }
 
-/// Up to 16 rows: a warp of W's rows and a chunk each.
-fn few(set: KernelSet, shape: Shape) -> Option<Plan> {
+/// Up to 16 rows of X: each warp takes 32 rows of W and one chunk of the depth.
+fn skinny(set: KernelSet, shape: Shape) -> Option<TileLaunch> {
     let cluster = if set == KernelSet::Sm90a { CHUNKS } else { 1 };
     let (kernel, rows) = if shape.rows <= 8 { ("few8", 8) } else { ("few16", 16) };
     let blocks = shape.columns.div_ceil(SKINNY_ROWS * cluster) * cluster;
     let sums = (CHUNKS / cluster + 1) * rows * (SKINNY_ROWS * cluster + 4) * 4;
     let grid = Grid {
         cluster: cluster as u32,
-        shared: sums.max(shape.few_shared) as u32,
+        shared: sums.max(shape.skinny_shared) as u32,
         ..Grid::linear(u32::try_from(blocks).ok()?, SKINNY_THREADS as u32)
     };
-    (blocks <= i32::MAX as u64).then_some(Plan { kernel, grid })
+    (blocks <= i32::MAX as u64).then_some(TileLaunch { kernel, grid })
 }
 
 /// Starts a product of elements of 16 bits.
@@ -168,7 +168,7 @@ pub(super) fn launch<T: Float, W: GemmWeight>(
     gpu: &Gpu,
     op: &'static str,
     dtype: &str,
-    way: Way,
+    direction: Direction,
     product: GemmParams<T, ()>,
     right: W,
 ) -> Result<()> {
@@ -178,15 +178,15 @@ pub(super) fn launch<T: Float, W: GemmWeight>(
         rows: rows as u64,
         columns: columns as u64,
         depth: depth as u64,
-        few: way == Way::Forward && pieces && right.suits_few_rows(depth as u64),
-        few_shared: W::FEW_SHARED,
+        skinny: direction == Direction::Forward && pieces && right.suits_skinny(depth as u64),
+        skinny_shared: W::SKINNY_SHARED,
     };
-    let Some(Plan { kernel, grid }) = plan(gpu.kernel_set(), shape) else {
+    let Some(TileLaunch { kernel, grid }) = tile_launch(gpu.kernel_set(), shape) else {
         let got = format!("{rows} x {columns}");
         return Err(Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU"));
     };
-    let across = if way == Way::Backward { "dx_" } else { "" };
-    let kernel = format!("{}_{across}{kernel}_{dtype}", W::KERNELS.name());
+    let suffix = if direction == Direction::Backward { "dx_" } else { "" };
+    let kernel = format!("{}_{suffix}{kernel}_{dtype}", W::KERNELS.name());
     gpu.launch(W::KERNELS, &kernel, grid, &product.with(grid.cluster, right))
 }
 
@@ -195,14 +195,13 @@ mod tests {
     use super::*;
 
     fn shape([rows, columns, depth]: [u64; 3]) -> Shape {
-        Shape { rows, columns, depth, few: true, few_shared: 0 }
+        Shape { rows, columns, depth, skinny: true, skinny_shared: 0 }
     }
 
     #[test]
-    fn plans_of_the_regimes() {
-        let plan = |set, at| plan(set, shape(at)).unwrap();
+    fn launches_of_the_regimes() {
         let got = |set, at| {
-            let p = plan(set, at);
+            let p = tile_launch(set, shape(at)).unwrap();
             (p.kernel, p.grid.blocks[0], p.grid.blocks[1], p.grid.cluster)
         };
         use KernelSet::{Sm80, Sm90a};
@@ -214,7 +213,7 @@ mod tests {
         assert_eq!(got(Sm90a, [2048, 4096, 4096]), ("tile128", 16, 32, 1));
         assert_eq!(got(Sm80, [65, 100, 4096]), ("tile128", 1, 1, 1));
         assert_eq!(got(Sm90a, [65, 100, 192]), ("tile128", 1, 1, 1));
-        assert!(super::plan(Sm80, shape([1 << 20, 1 << 23, 64])).is_none());
+        assert!(super::tile_launch(Sm80, shape([1 << 20, 1 << 23, 64])).is_none());
     }
 
     #[test]
@@ -222,8 +221,8 @@ mod tests {
         for (set, most) in [(KernelSet::Sm80, 100 << 10), (KernelSet::Sm90a, 227 << 10)] {
             for rows in [1, 16, 17, 64, 65, 4096] {
                 for columns in [16, 4096] {
-                    let plan = plan(set, shape([rows, columns, 4096])).unwrap();
-                    assert!(plan.grid.shared <= most, "{set:?} {rows}: {plan:?}");
+                    let launch = tile_launch(set, shape([rows, columns, 4096])).unwrap();
+                    assert!(launch.grid.shared <= most, "{set:?} {rows}: {launch:?}");
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::optim::sparsity_stats::{SparsityStats, UpdateSparsity};
 
-/// Blocks that fill a multiprocessor: 64 registers a thread.
+/// Blocks that fill a multiprocessor: 64 registers per thread.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 4;
 
 /// Argument and flat index of a value that is not finite.

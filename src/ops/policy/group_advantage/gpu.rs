@@ -1,4 +1,4 @@
-//! Group advantages on the GPU: one launch, a warp a group.
+//! Group advantages on the GPU: one launch, one warp per group.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Real;
 use crate::error::Result;
 use crate::ops::policy::offpolicy_weight::{
-    OffPolicyBound, OffPolicyLevel, OffPolicyStats, OffPolicyWeight, RejectBy, RejectLevel,
+    OffPolicyBound, OffPolicyLevel, OffPolicyStats, OffPolicyWeight, Reject, RejectBy, RejectLevel,
 };
 
 pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R>) -> Result<()> {
@@ -35,16 +35,8 @@ pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R
         min: s.min,
         max: s.max,
         clamp: s.clamp,
-        level: match s.level {
-            OffPolicyLevel::Token => Level::Token,
-            OffPolicyLevel::SequenceSum => Level::SequenceSum,
-            OffPolicyLevel::SequenceMean => Level::SequenceMean,
-        },
-        bound: match s.bound {
-            OffPolicyBound::Truncate => Bound::Truncate,
-            OffPolicyBound::Mask => Bound::Mask,
-            OffPolicyBound::SequenceMask => Bound::SequenceMask,
-        },
+        level: level(s.level),
+        bound: bound(s.bound),
         rejects: 0,
         reject_by: kernel::RejectBy::K1,
         reject_level: kernel::RejectLevel::Token,
@@ -55,19 +47,7 @@ pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R
         unused: 0,
     };
     if let Some(reject) = &s.reject {
-        params.rejects = 1;
-        (params.reject_lo, params.reject_hi) = (reject.lo, reject.hi);
-        params.reject_by = match reject.by {
-            RejectBy::K1 => kernel::RejectBy::K1,
-            RejectBy::K2 => kernel::RejectBy::K2,
-            RejectBy::K3 => kernel::RejectBy::K3,
-        };
-        params.reject_level = match reject.level {
-            RejectLevel::Token => kernel::RejectLevel::Token,
-            RejectLevel::SequenceSum => kernel::RejectLevel::SequenceSum,
-            RejectLevel::SequenceMean => kernel::RejectLevel::SequenceMean,
-            RejectLevel::SequenceMax => kernel::RejectLevel::SequenceMax,
-        };
+        set_reject(&mut params, reject);
     }
     let name = format!("offpolicy_weight_{}", R::DTYPE.name());
     let grid = Grid::linear(sequences as u32, THREADS as u32);
@@ -81,6 +61,38 @@ pub(crate) fn offpolicy_weight<R: Real>(gpu: &Arc<Gpu>, a: OffPolicyWeight<'_, R
         *out = statistics(&launch.fetch(params.totals, TOTALS as usize)?);
     }
     launch.finish()
+}
+
+fn level(level: OffPolicyLevel) -> Level {
+    match level {
+        OffPolicyLevel::Token => Level::Token,
+        OffPolicyLevel::SequenceSum => Level::SequenceSum,
+        OffPolicyLevel::SequenceMean => Level::SequenceMean,
+    }
+}
+
+fn bound(bound: OffPolicyBound) -> Bound {
+    match bound {
+        OffPolicyBound::Truncate => Bound::Truncate,
+        OffPolicyBound::Mask => Bound::Mask,
+        OffPolicyBound::SequenceMask => Bound::SequenceMask,
+    }
+}
+
+fn set_reject<R>(params: &mut OffPolicyParams<R>, reject: &Reject) {
+    params.rejects = 1;
+    (params.reject_lo, params.reject_hi) = (reject.lo, reject.hi);
+    params.reject_by = match reject.by {
+        RejectBy::K1 => kernel::RejectBy::K1,
+        RejectBy::K2 => kernel::RejectBy::K2,
+        RejectBy::K3 => kernel::RejectBy::K3,
+    };
+    params.reject_level = match reject.level {
+        RejectLevel::Token => kernel::RejectLevel::Token,
+        RejectLevel::SequenceSum => kernel::RejectLevel::SequenceSum,
+        RejectLevel::SequenceMean => kernel::RejectLevel::SequenceMean,
+        RejectLevel::SequenceMax => kernel::RejectLevel::SequenceMax,
+    };
 }
 
 fn statistics(t: &[f64]) -> OffPolicyStats {

@@ -1,4 +1,4 @@
-//! The token policy loss on the GPU: one launch, a block a sequence.
+//! The token policy loss on the GPU: one launch, one block per sequence.
 
 use std::sync::Arc;
 

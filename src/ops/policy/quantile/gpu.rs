@@ -1,4 +1,4 @@
-//! Order statistics on the GPU: a block a scope, one launch.
+//! Order statistics on the GPU: one launch, one block per scope.
 
 use std::sync::Arc;
 

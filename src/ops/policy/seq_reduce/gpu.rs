@@ -1,4 +1,4 @@
-//! Per-sequence reductions on the GPU: one launch, a block a sequence.
+//! Per-sequence reductions on the GPU: one launch, one block per sequence.
 
 use std::sync::Arc;
 

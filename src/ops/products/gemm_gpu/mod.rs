@@ -1,9 +1,9 @@
-//! What all products share: sides, adapters, and the kernels that add one chain an output
+//! What all products share: operands, adapters, and the kernels that add one chain per output
 //! (`kernels/products/product.cuh`).
 
 mod pass;
 
-pub(super) use pass::{Addend, Pass, prepare};
+pub(super) use pass::{GpuWeight, backward, forward};
 
 use bytemuck::Zeroable;
 
@@ -30,7 +30,7 @@ impl<T: Element> Strided<T> {
         Ok(Strided { at: launch.input(matrix)?, lane_stride: 1, step_stride: matrix.stride(0) })
     }
 
-    /// The other way round.
+    /// The transposed matrix.
     pub fn transposed(self) -> Self {
         Strided { at: self.at, lane_stride: self.step_stride, step_stride: self.lane_stride }
     }
@@ -60,33 +60,33 @@ fn chain<T, W>(
     }
 }
 
-/// Which way the weight is read.
+/// Which product a weight takes part in, and so how it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Y = X·Wᵀ: along its rows.
+pub(super) enum Direction {
+    /// Y = X·Wᵀ, along its rows.
     Forward,
-    /// dX = dY·W: across them.
+    /// dX = dY·W, along its columns.
     Backward,
 }
 
 /// The first factors of the adapters and the rows that they multiply.
 pub(super) struct LowRank<'a, T> {
-    pub way: Way,
+    pub direction: Direction,
     pub left: Strided<T>,
     pub rows: i64,
     pub depth: i64,
     pub rank: i64,
-    /// What multiplies the left side, one an adapter.
+    /// The first factors, one per adapter.
     pub factors: &'a [Factor],
     /// Which adapter a row takes.
     pub index: Column<Const<i32>>,
     /// `[rows, rank]` in f32, f64 for operands of f64.
     pub low: Ptr<Void>,
     pub low_stride: i64,
-    /// The same in f32, if `low` is f64 and it is wanted.
+    /// `low` rounded to f32, if `low` is f64 and `s` is wanted.
     pub s: Ptr<f32>,
     pub s_stride: i64,
-    /// The same in three parts of 16 bits, adapter after adapter, if they are wanted.
+    /// `low` in three parts of 16 bits, adapter after adapter, if they are wanted.
     pub parts: Ptr<T>,
 }
 
@@ -135,28 +135,28 @@ pub(super) fn low_rank<T: Float>(
             scale: factor.scale,
             ..GemmParams::zeroed()
         };
-        let side: Strided<T> = Strided {
+        let operand: Strided<T> = Strided {
             at: factor.at.cast(),
             lane_stride: factor.lane_stride,
             step_stride: factor.step_stride,
         };
-        gemm_mma::launch(gpu, op, T::DTYPE.name(), a.way, product, side)?;
+        gemm_mma::launch(gpu, op, T::DTYPE.name(), a.direction, product, operand)?;
     }
     Ok(())
 }
 
-/// (what multiplies the left side, what multiplies its result) of every adapter.
+/// The first and the second factor of every adapter.
 pub(super) fn factors<T: Float>(
     launch: &mut LaunchArgs<'_>,
-    way: Way,
+    direction: Direction,
     lora: &[Lora<'_, T>],
 ) -> Result<(Vec<Factor>, Vec<Factor>)> {
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for lora in lora {
         let (a, b) = (Strided::rows(launch, &lora.a)?, Strided::rows(launch, &lora.b)?);
-        let (first, second) = match way {
-            Way::Forward => (a, b),
-            Way::Backward => (b.transposed(), a.transposed()),
+        let (first, second) = match direction {
+            Direction::Forward => (a, b),
+            Direction::Backward => (b.transposed(), a.transposed()),
         };
         down.push(factor(first, lora.scale));
         up.push(factor(second, lora.scale));
@@ -164,12 +164,12 @@ pub(super) fn factors<T: Float>(
     Ok((down, up))
 }
 
-/// A side that an adapter's scale belongs to.
-pub(super) fn factor<T>(side: Strided<T>, scale: f64) -> Factor {
+/// A factor of an adapter with its scale.
+pub(super) fn factor<T>(operand: Strided<T>, scale: f64) -> Factor {
     Factor {
-        at: side.at.cast(),
-        lane_stride: side.lane_stride,
-        step_stride: side.step_stride,
+        at: operand.at.cast(),
+        lane_stride: operand.lane_stride,
+        step_stride: operand.step_stride,
         scale,
     }
 }

@@ -1,5 +1,7 @@
-//! A product in one direction but for its weight: operands and adapters are staged, and the adapters'
-//! first factors are computed.
+//! One product with any weight, in either direction: operands and adapters are staged, the adapters' first
+//! factors are computed, then the kernel for the weight starts.
+
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
@@ -8,39 +10,34 @@ use crate::device::params::product::{ProductParams, Strided};
 use crate::device::{Gpu, Grid, LaunchArgs, Ptr, Scratch, Void};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::ops::Lora;
-use crate::ops::products::gemm_gpu::{LowRank, Way, chain, factors, grid, low_rank};
+use crate::ops::products::gemm_gpu::{Direction, LowRank, chain, factors, grid, is_half, low_rank};
+use crate::ops::products::gemm_mma::{self, GemmWeight};
+use crate::ops::{Lora, Product, ProductDx};
 use crate::view::{View, ViewMut};
 
 /// What is added last.
-pub(in crate::ops::products) enum Addend<'a, T> {
+enum Addend<'a, T> {
     None,
     /// What the output holds.
     Old,
     Residual(View<'a, T>),
 }
 
-impl<'a, T> Addend<'a, T> {
-    pub fn old(accumulate: bool) -> Addend<'a, T> {
-        if accumulate { Addend::Old } else { Addend::None }
-    }
-}
-
 /// A product with any weight, without the weight.
-pub(in crate::ops::products) struct Pass<'a, T> {
-    pub way: Way,
-    pub left: View<'a, T>,
-    pub lora: &'a [Lora<'a, T>],
-    pub adapter: Option<View<'a, i32>>,
-    pub bias: Option<View<'a, T>>,
-    pub s: Option<ViewMut<'a, f32>>,
-    pub addend: Addend<'a, T>,
-    pub out: ViewMut<'a, T>,
+struct Pass<'a, T> {
+    direction: Direction,
+    left: View<'a, T>,
+    lora: &'a [Lora<'a, T>],
+    adapter: Option<View<'a, i32>>,
+    bias: Option<View<'a, T>>,
+    s: Option<ViewMut<'a, f32>>,
+    addend: Addend<'a, T>,
+    out: ViewMut<'a, T>,
 }
 
 /// A product but for its weight.
-pub(in crate::ops::products) struct Prepared<'a, T> {
-    pub product: GemmParams<T, ()>,
+struct Prepared<'a, T> {
+    product: GemmParams<T, ()>,
     /// Sums of the adapters' first factors: `[rows, rank]`.
     low: Ptr<Void>,
     low_stride: i64,
@@ -48,78 +45,148 @@ pub(in crate::ops::products) struct Prepared<'a, T> {
     _scratch: Option<Scratch<'a>>,
 }
 
-impl<T: Float> Prepared<'_, T> {
-    /// What the kernels of one chain per output take.
-    pub fn chain<W>(
-        &self,
+impl<'a, T: Float> Prepared<'a, T> {
+    /// Multiplies the left operand with the adapters' first factors, and stages their second ones.
+    fn adapters(
+        &mut self,
+        launch: &mut LaunchArgs<'a>,
+        gpu: &'a Gpu,
         op: &'static str,
-        right: W,
-    ) -> Result<(Grid, ProductParams<T, W, Void>)> {
+        pass: &mut Pass<'a, T>,
+        tensor_cores: bool,
+    ) -> Result<()> {
+        let product = &mut self.product;
+        let (lora, direction, s) = (pass.lora, pass.direction, pass.s.take());
+        let (rows, rank) = (product.rows as usize, lora[0].a.extent(0));
+        let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
+        let low_bytes = (rows * rank * low_size).next_multiple_of(16);
+        let parts_bytes =
+            if tensor_cores { LowRank::<T>::parts_bytes(rows, rank, lora.len()) } else { 0 };
+        let scratch = launch.scratch(low_bytes + parts_bytes)?;
+        let parts: Ptr<T> =
+            if tensor_cores { scratch.ptr::<Void>().byte_add(low_bytes).cast() } else { Ptr::NULL };
+        let (down, up) = factors(launch, direction, lora)?;
+        product.parts = parts.as_const();
+        product.lora.index = launch.opt_column(&pass.adapter)?;
+        (product.lora.count, product.lora.rank) = (lora.len() as i64, rank as i64);
+        let mut low = LowRank {
+            direction,
+            left: Strided { at: product.x, lane_stride: product.x_stride, step_stride: 1 },
+            rows: product.rows,
+            depth: product.depth,
+            rank: rank as i64,
+            factors: &down,
+            index: product.lora.index,
+            low: scratch.ptr(),
+            low_stride: rank as i64,
+            parts,
+            s_stride: s.as_ref().map_or(0, |s| s.stride(0)),
+            s: launch.opt_output(s)?,
+        };
+        if low_size == 4 && !low.s.is_null() {
+            (low.low, low.low_stride) = (low.s.cast(), low.s_stride);
+        }
+        low_rank::<T>(launch, gpu, op, &low)?;
+        product.lora.list = launch.table(&up)?;
+        (self.low, self.low_stride) = (low.low, low.low_stride);
+        self._scratch = Some(scratch);
+        Ok(())
+    }
+
+    /// What the kernels of one chain per output take.
+    fn chain<W>(&self, op: &'static str, right: W) -> Result<(Grid, ProductParams<T, W, Void>)> {
         let grid = grid(op, self.product.rows, self.product.columns)?;
         Ok((grid, chain(&self.product, (self.low, self.low_stride), right)))
     }
 }
 
-/// Stages everything but the weight and computes the low-rank factor, for kernels that use tensor
-/// cores or not. `None` if there are no rows.
-pub(in crate::ops::products) fn prepare<'a, T: Float>(
+/// A weight as kernels read it.
+pub(in crate::ops::products) trait GpuWeight<T: Float> {
+    /// What the kernels take.
+    type Params: GemmWeight;
+
+    /// Whether tensor cores can multiply operands of `T` with it, if they multiply `T` at all.
+    fn suits_tensor_cores(&self) -> bool;
+
+    fn params(&self, launch: &mut LaunchArgs<'_>, direction: Direction) -> Result<Self::Params>;
+}
+
+/// Y = X·Wᵀ and what is added to it.
+pub(in crate::ops::products) fn forward<T: Float, W: GpuWeight<T>>(
+    gpu: &Arc<Gpu>,
+    op: &'static str,
+    a: Product<'_, T, W>,
+) -> Result<()> {
+    let Product { x, w, bias, lora, adapter, s, residual, y } = a;
+    let addend = residual.map_or(Addend::None, Addend::Residual);
+    let direction = Direction::Forward;
+    run(gpu, op, &w, Pass { direction, left: x, lora, adapter, bias, s, addend, out: y })
+}
+
+/// dX = dY·W.
+pub(in crate::ops::products) fn backward<T: Float, W: GpuWeight<T>>(
+    gpu: &Arc<Gpu>,
+    op: &'static str,
+    a: ProductDx<'_, T, W>,
+) -> Result<()> {
+    let ProductDx { dy, w, lora, adapter, accumulate, dx } = a;
+    let addend = if accumulate { Addend::Old } else { Addend::None };
+    let (direction, bias, s) = (Direction::Backward, None, None);
+    run(gpu, op, &w, Pass { direction, left: dy, lora, adapter, bias, s, addend, out: dx })
+}
+
+fn run<T: Float, W: GpuWeight<T>>(
+    gpu: &Arc<Gpu>,
+    op: &'static str,
+    w: &W,
+    pass: Pass<'_, T>,
+) -> Result<()> {
+    let mut launch = LaunchArgs::new(gpu, W::Params::KERNELS);
+    let direction = pass.direction;
+    let tensor_cores = is_half::<T>() && w.suits_tensor_cores();
+    let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor_cores)? else {
+        return Ok(());
+    };
+    let right = w.params(&mut launch, direction)?;
+    if tensor_cores {
+        gemm_mma::launch(gpu, op, T::DTYPE.name(), direction, prepared.product, right)?;
+    } else {
+        let (grid, params) = prepared.chain(op, right)?;
+        let kernel = format!("{}_{}", W::Params::KERNELS.name(), T::DTYPE.name());
+        launch.start(&kernel, grid, &params)?;
+    }
+    launch.finish()
+}
+
+/// Stages everything but the weight and computes the adapters' first factor. `None` if there are no
+/// rows.
+fn prepare<'a, T: Float>(
     launch: &mut LaunchArgs<'a>,
     gpu: &'a Gpu,
     op: &'static str,
-    pass: Pass<'a, T>,
-    tensor: bool,
+    mut pass: Pass<'a, T>,
+    tensor_cores: bool,
 ) -> Result<Option<Prepared<'a, T>>> {
     let (rows, depth) = (pass.left.extent(0), pass.left.extent(1));
     if rows == 0 {
         return Ok(None);
     }
-    let rank = pass.lora.first().map_or(0, |lora| lora.a.extent(0));
-    let low_size = if T::DTYPE == DType::F64 { 8 } else { 4 };
-    let low_bytes = (rows * rank * low_size).next_multiple_of(16);
-    let parts_bytes =
-        if tensor { LowRank::<T>::parts_bytes(rows, rank, pass.lora.len()) } else { 0 };
-    let scratch = if rank > 0 { Some(launch.scratch(low_bytes + parts_bytes)?) } else { None };
-    let mut low_at: Ptr<Void> = scratch.as_ref().map_or(Ptr::NULL, |s| s.ptr());
-    let mut low_stride = rank as i64;
-    let parts: Ptr<T> =
-        if tensor && rank > 0 { low_at.byte_add(low_bytes).cast() } else { Ptr::NULL };
     let left = Strided::rows(launch, &pass.left)?;
-    let mut product = GemmParams {
+    let product = GemmParams {
         x: left.at,
         x_stride: left.lane_stride,
         rows: rows as i64,
         columns: pass.out.extent(1) as i64,
         depth: depth as i64,
-        parts: parts.as_const(),
         bias: launch.opt_column(&pass.bias)?,
         y_stride: pass.out.stride(0),
         ..GemmParams::zeroed()
     };
-    if rank > 0 {
-        let (down, up) = factors(launch, pass.way, pass.lora)?;
-        product.lora.index = launch.opt_column(&pass.adapter)?;
-        (product.lora.count, product.lora.rank) = (pass.lora.len() as i64, rank as i64);
-        let mut low = LowRank {
-            way: pass.way,
-            left,
-            rows: rows as i64,
-            depth: depth as i64,
-            rank: rank as i64,
-            factors: &down,
-            index: product.lora.index,
-            low: low_at,
-            low_stride,
-            parts,
-            s_stride: pass.s.as_ref().map_or(0, |s| s.stride(0)),
-            s: launch.opt_output(pass.s)?,
-        };
-        if low_size == 4 && !low.s.is_null() {
-            (low.low, low.low_stride) = (low.s.cast(), low.s_stride);
-            (low_at, low_stride) = (low.low, low.low_stride);
-        }
-        low_rank::<T>(launch, gpu, op, &low)?;
-        product.lora.list = launch.table(&up)?;
+    let mut prepared = Prepared { product, low: Ptr::NULL, low_stride: 0, _scratch: None };
+    if !pass.lora.is_empty() {
+        prepared.adapters(launch, gpu, op, &mut pass, tensor_cores)?;
     }
+    let product = &mut prepared.product;
     match pass.addend {
         Addend::None => product.y = launch.output(pass.out)?,
         Addend::Old => {
@@ -132,5 +199,5 @@ pub(in crate::ops::products) fn prepare<'a, T: Float>(
             product.y = launch.output(pass.out)?;
         }
     }
-    Ok(Some(Prepared { product, low: low_at, low_stride, _scratch: scratch }))
+    Ok(Some(prepared))
 }

@@ -13,7 +13,7 @@ use crate::device::{Column, Const, Gpu, Grid, LaunchArgs, Ptr, Scratch, Void, sh
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::LoraGrad;
-use crate::ops::products::gemm_gpu::{LowRank, Way, factor, low_rank};
+use crate::ops::products::gemm_gpu::{Direction, LowRank, factor, low_rank};
 use crate::ops::products::lora_grad::cpu;
 use crate::view::{View, ViewMut};
 
@@ -37,7 +37,7 @@ pub(crate) fn lora_grad<T: Float>(gpu: &Arc<Gpu>, a: LoraGrad<'_, T>) -> Result<
     let ds = launch.scratch(m * rank * pass.size)?;
     let gradient = Strided::rows(&mut launch, &dy)?;
     let low = LowRank {
-        way: Way::Backward,
+        direction: Direction::Backward,
         left: gradient,
         rows: m as i64,
         depth: n as i64,

@@ -7,46 +7,31 @@ use crate::device::params::product::{Strided, THREADS};
 use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::ops::products::gemm_gpu::{Addend, Pass, Way, grid, is_half, prepare};
-use crate::ops::products::gemm_mma;
+use crate::ops::products::gemm_gpu::{Direction, GpuWeight, backward, forward, grid};
 use crate::ops::{Matmul, MatmulDw, MatmulDx};
 use crate::view::View;
 
+impl<T: Float> GpuWeight<T> for View<'_, T> {
+    type Params = Strided<T>;
+
+    fn suits_tensor_cores(&self) -> bool {
+        true
+    }
+
+    fn params(&self, launch: &mut LaunchArgs<'_>, direction: Direction) -> Result<Strided<T>> {
+        match direction {
+            Direction::Forward => Strided::rows(launch, self),
+            Direction::Backward => Strided::columns(launch, self),
+        }
+    }
+}
+
 pub(crate) fn matmul<T: Float>(gpu: &Arc<Gpu>, a: Matmul<'_, T>) -> Result<()> {
-    let Matmul { x, w, bias, lora, adapter, s, residual, y } = a;
-    let addend = residual.map_or(Addend::None, Addend::Residual);
-    let pass = Pass { way: Way::Forward, left: x, lora, adapter, bias, s, addend, out: y };
-    dense(gpu, "matmul", pass, &w)
+    forward(gpu, "matmul", a)
 }
 
 pub(crate) fn matmul_dx<T: Float>(gpu: &Arc<Gpu>, a: MatmulDx<'_, T>) -> Result<()> {
-    let MatmulDx { dy, w, lora, adapter, accumulate, dx } = a;
-    let (bias, s, addend) = (None, None, Addend::old(accumulate));
-    let pass = Pass { way: Way::Backward, left: dy, lora, adapter, bias, s, addend, out: dx };
-    dense(gpu, "matmul_dx", pass, &w)
-}
-
-fn dense<T: Float>(
-    gpu: &Arc<Gpu>,
-    op: &'static str,
-    pass: Pass<'_, T>,
-    w: &View<'_, T>,
-) -> Result<()> {
-    let mut launch = LaunchArgs::new(gpu, &shipped::MATMUL);
-    let way = pass.way;
-    let right = match way {
-        Way::Forward => Strided::rows(&mut launch, w)?,
-        Way::Backward => Strided::columns(&mut launch, w)?,
-    };
-    let tensor = is_half::<T>();
-    let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor)? else { return Ok(()) };
-    if tensor {
-        gemm_mma::launch(gpu, op, T::DTYPE.name(), way, prepared.product, right)?;
-    } else {
-        let (grid, params) = prepared.chain(op, right)?;
-        launch.start(&format!("matmul_{}", T::DTYPE.name()), grid, &params)?;
-    }
-    launch.finish()
+    backward(gpu, "matmul_dx", a)
 }
 
 pub(crate) fn matmul_dw<T: Float>(gpu: &Arc<Gpu>, a: MatmulDw<'_, T>) -> Result<()> {

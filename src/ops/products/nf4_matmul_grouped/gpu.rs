@@ -10,7 +10,7 @@ use crate::device::params::nf4_matrix::Nf4Matrix;
 use crate::device::{Gpu, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
-use crate::ops::products::gemm_gpu::{Way, is_half};
+use crate::ops::products::gemm_gpu::{Direction, is_half};
 use crate::ops::products::gemm_mma::grouped;
 use crate::ops::products::nf4_matmul::gpu::{nf4_matmul, nf4_matmul_dx};
 use crate::ops::{Nf4MatmulGrouped, Nf4MatmulGroupedDx};
@@ -20,7 +20,7 @@ use crate::view::{View, ViewMut};
 /// A grouped product in one direction.
 struct Pass<'a, T> {
     op: &'static str,
-    way: Way,
+    direction: Direction,
     x: View<'a, T>,
     offsets: View<'a, i64>,
     w: &'a [Nf4View<'a>],
@@ -37,8 +37,8 @@ pub(crate) fn nf4_matmul_grouped<T: Float>(
         readable("nf4_matmul_grouped", &offsets)?;
         return Nf4MatmulGrouped { x, offsets, w, y }.each(|part| nf4_matmul(gpu, part));
     }
-    let (op, way, accumulate) = ("nf4_matmul_grouped", Way::Forward, false);
-    run(gpu, Pass { op, way, x, offsets, w, accumulate, y })
+    let (op, direction, accumulate) = ("nf4_matmul_grouped", Direction::Forward, false);
+    run(gpu, Pass { op, direction, x, offsets, w, accumulate, y })
 }
 
 pub(crate) fn nf4_matmul_grouped_dx<T: Float>(
@@ -51,8 +51,8 @@ pub(crate) fn nf4_matmul_grouped_dx<T: Float>(
         let args = Nf4MatmulGroupedDx { dy, offsets, w, accumulate, dx };
         return args.each(|part| nf4_matmul_dx(gpu, part));
     }
-    let (op, way) = ("nf4_matmul_grouped_dx", Way::Backward);
-    run(gpu, Pass { op, way, x: dy, offsets, w, accumulate, y: dx })
+    let (op, direction) = ("nf4_matmul_grouped_dx", Direction::Backward);
+    run(gpu, Pass { op, direction, x: dy, offsets, w, accumulate, y: dx })
 }
 
 fn on_tensor_cores<T: Float>(w: &[Nf4View<'_>]) -> bool {
@@ -71,14 +71,14 @@ fn readable(op: &'static str, offsets: &View<'_, i64>) -> Result<()> {
 }
 
 fn run<T: Float>(gpu: &Arc<Gpu>, pass: Pass<'_, T>) -> Result<()> {
-    let Pass { op, way, x, offsets, w, accumulate, y } = pass;
+    let Pass { op, direction, x, offsets, w, accumulate, y } = pass;
     let (rows, columns) = (x.extent(0), y.extent(1));
     if rows == 0 {
         return Ok(());
     }
     let mut launch = LaunchArgs::new(gpu, &shipped::NF4_MATMUL_GROUPED);
     let list: Vec<Nf4Matrix> =
-        w.iter().map(|w| Nf4Matrix::new(&mut launch, w, way)).collect::<Result<_>>()?;
+        w.iter().map(|w| Nf4Matrix::new(&mut launch, w, direction)).collect::<Result<_>>()?;
     let mut product = GemmParams {
         x: launch.input(&x)?,
         x_stride: x.stride(0),

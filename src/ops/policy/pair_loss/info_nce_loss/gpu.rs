@@ -16,7 +16,7 @@ pub(crate) fn info_nce_loss<R: Real>(gpu: &Arc<Gpu>, mut a: InfoNceLoss<'_, R>) 
         return Ok(());
     }
     let mut launch = LaunchArgs::new(gpu, &shipped::GROUP_LOSS);
-    // A partial a block, the two normalizers of every row and column, and the total.
+    // One partial per block, the two normalizers of every row and column, and the total.
     let column = n * size_of::<f64>();
     let scratch = launch.scratch(3 * column + size_of::<f64>())?;
     let at = |i: usize| scratch.ptr().byte_add(i * column);
