@@ -6,6 +6,7 @@ mod phases;
 mod settings;
 mod steps;
 
+use gradus::error::Result;
 use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
 use gradus_rft::train::step::score_records;
@@ -13,6 +14,10 @@ use gradus_rft::train::{RunConfig, Trainer};
 
 /// A model of one small block; all of it trains unless `settings` say otherwise.
 fn config(settings: &[&str]) -> RunConfig {
+    try_config(settings).unwrap()
+}
+
+fn try_config(settings: &[&str]) -> Result<RunConfig> {
     let mut config = RunConfig::default();
     let small = [
         "model.hidden=16",
@@ -33,8 +38,8 @@ fn config(settings: &[&str]) -> RunConfig {
         "eval.max_prompts=2",
         "eval.samples=1",
     ];
-    small.iter().chain(settings).for_each(|s| config.apply_set(s).unwrap());
-    config
+    small.iter().chain(settings).try_for_each(|s| config.apply_set(s))?;
+    Ok(config)
 }
 
 fn trainer(settings: &[&str]) -> Trainer {

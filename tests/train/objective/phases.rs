@@ -6,7 +6,8 @@ use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{MemoryPlan, Resume, RunConfig, train};
 
 fn checked(settings: &[&str]) -> Result<(), String> {
-    super::config(settings).validate_phases().map_err(|e| e.to_string())
+    let config = super::try_config(settings).and_then(|config| config.validate_phases());
+    config.map_err(|e| e.to_string())
 }
 
 #[test]

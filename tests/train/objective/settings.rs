@@ -7,7 +7,7 @@ use gradus::ops::{
 };
 use gradus_rft::train::recipe::Recipe;
 
-use super::config;
+use super::{config, try_config};
 
 const OFF: f64 = f64::INFINITY;
 const LENGTH: f64 = 9.0;
@@ -179,7 +179,8 @@ fn recipe(settings: &[&str]) -> Recipe {
 }
 
 fn refused(settings: &[&str]) -> String {
-    Recipe::of(&config(settings), LENGTH)
+    try_config(settings)
+        .and_then(|config| Recipe::of(&config, LENGTH))
         .map(|r| panic!("{settings:?}: {r:?}"))
         .unwrap_err()
         .to_string()
