@@ -30,20 +30,20 @@ static constexpr int WARPS = THREADS / WARP;
 template <class R>
 __device__ __forceinline__ double copg_group(const GroupLossParams<R>& p, i64 g) {
     const Span own = span(p.offsets, g, p.samples);
-    const auto regularised = [&](i64 i) {
+    const auto regularized = [&](i64 i) {
         return wide(p.reward, own.begin + i) -
                p.beta * (wide(p.logp, own.begin + i) - wide_or(p.reference, own.begin + i, 0.0));
     };
     const i64 n = own.end - own.begin;
-    const Moments m = moments(n, regularised, 1, WarpTeam());
+    const Moments m = moments(n, regularized, 1, WarpTeam());
     const double weight = p.terms.weigh(g), slope = -2.0 / (double)(m.count - 1);
     // A NaN reward abstains; a NaN log-prob does not.
     i64 lost = 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP)
-        lost += is_nan(regularised(i)) && !is_nan(wide(p.reward, own.begin + i));
+        lost += is_nan(regularized(i)) && !is_nan(wide(p.reward, own.begin + i));
     const bool tainted = warp_reduce(lost, Sum()) > 0;
     for (i64 i = threadIdx.x % WARP; i < n; i += WARP) {
-        const double x = regularised(i);
+        const double x = regularized(i);
         const double d = tainted                ? NAN_F64
                          : is_nan(x) || m.equal ? 0.0
                                                 : slope * (x - m.min - m.rise);

@@ -260,7 +260,7 @@ fn what_cannot_run_is_refused_in_one_line() {
 }
 
 #[test]
-fn folders_are_quantised_and_merged() {
+fn folders_are_quantized_and_merged() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let (llama, adapter) = (golden("llama"), golden("llama/adapter"));

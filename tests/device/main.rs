@@ -12,6 +12,7 @@ mod graph;
 mod kernels;
 mod layers;
 mod memory;
+mod prose;
 mod steady;
 mod tree;
 mod world;

@@ -216,8 +216,8 @@ fn nf4_in_device_memory() {
         let mut y = memory.empty::<f32>(7 * 96);
         nf4_dequantize(device, Nf4Dequantize { w, y: y.view_mut(&[7, 96]).unwrap() }).unwrap();
         let y = y.to_host().unwrap();
-        // Neighbouring codes are at most 0.31 apart, maxima below 4.
-        assert!(x.iter().zip(&y).all(|(a, b)| (a - b).abs() < 0.65), "not a quantisation");
+        // Neighboring codes are at most 0.31 apart, maxima below 4.
+        assert!(x.iter().zip(&y).all(|(a, b)| (a - b).abs() < 0.65), "not a quantization");
         assert_eq!(
             y.iter().filter(|v| **v == 0.0).count(),
             x.iter().zip(&y).filter(|(_, b)| **b == 0.0).count()

@@ -216,7 +216,7 @@ fn heads_losses_and_samples() {
 }
 
 #[test]
-fn optimiser() {
+fn optimizer() {
     let w = World::new(KernelSet::Sm80);
     let (g, h) = (w.f(1, &[5000]), w.f(2, &[70]));
     let mut state: Vec<Tensor<f32>> = (0..3).map(|_| w.zeros(&[5000])).collect();

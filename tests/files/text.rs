@@ -138,7 +138,7 @@ fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
 }
 
 #[test]
-fn neighbours_name_the_stops_and_the_beginning() {
+fn neighbors_name_the_stops_and_the_beginning() {
     let files = [
         (
             "tokenizer_config.json",

@@ -1,7 +1,7 @@
 //! Shapes for a comparison with other libraries, which `tools/peers/gpu_compare.py` drives: small
 //! ones in f32 and bf16, and those of models of 8 to 70 billion parameters in bf16.
 //!
-//! Weights of 4 bits are as bitsandbytes stores them: maxima of 64 values, double-quantised 256 at
+//! Weights of 4 bits are as bitsandbytes stores them: maxima of 64 values, double-quantized 256 at
 //! a time (`dq` in a row's name).
 
 use gradus::dtype::Float;
@@ -9,7 +9,7 @@ use gradus::dtype::Float;
 use super::case::Case;
 use super::policy::policy;
 use super::products::{FourBit, RANK, dense, four_bit};
-use super::quantize::{dequantise, dequantise_to};
+use super::quantize::{dequantize, dequantize_to};
 use super::vocabulary::{Pass, head, logprobs, logprobs_train};
 
 /// What is measured: rows M, matrices `[N, K]`, heads `[rows, H, V]`.
@@ -66,7 +66,7 @@ pub fn cpu() -> Vec<Case> {
 fn on_cpu<T: Float>() -> Vec<Case> {
     let [n, k] = [4096, 4096];
     let mut cases = vec![logprobs::<T>(64), logprobs_train::<T>(64)];
-    cases.extend([false, true].map(|nested| dequantise_to::<T>([n, k], nested, T::DTYPE)));
+    cases.extend([false, true].map(|nested| dequantize_to::<T>([n, k], nested, T::DTYPE)));
     for m in [1, 16, 512] {
         cases.push(dense::<T>([m, n, k], false));
         let four = FourBit { nested: true, dtype: T::DTYPE, ..FourBit::forward([m, n, k]) };
@@ -85,7 +85,7 @@ fn of<T: Float>(shapes: &Shapes) -> Vec<Case> {
             cases.push(four_bit::<T>(FourBit { rank: RANK, ..four }));
             cases.push(four_bit::<T>(FourBit { dx: true, ..four }));
         }
-        cases.push(dequantise::<T>(n, k, true));
+        cases.push(dequantize::<T>(n, k, true));
     }
     for &extents in shapes.heads {
         for pass in [Pass::Forward, Pass::Score, Pass::Train] {

@@ -80,7 +80,7 @@ pub struct FourBit {
     pub rank: usize,
     /// Added to the output.
     pub residual: bool,
-    /// Whether the maxima are quantised too.
+    /// Whether the maxima are quantized too.
     pub nested: bool,
     /// What the weight's values are rounded to.
     pub dtype: DType,

@@ -10,7 +10,7 @@ use super::case::{Case, Work, repeated, shape, wave};
 
 const BLOCK: usize = 64;
 
-/// Maxima a block of maxima, where they are quantised too.
+/// Maxima a block of maxima, where they are quantized too.
 const NESTED: usize = 256;
 
 pub fn cases() -> Vec<Case> {
@@ -22,14 +22,14 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn of<T: Float>() -> Vec<Case> {
-    vec![quantise::<T>(1536, 1536), dequantise::<T>(1536, 1536, false)]
+    vec![quantize::<T>(1536, 1536), dequantize::<T>(1536, 1536, false)]
 }
 
 /// A 4-bit matrix on a device, in the bitsandbytes layout.
 pub struct Weight {
     packed: Buffer<u8>,
     absmax: Buffer<f32>,
-    /// Codes, maxima and table of double-quantised maxima.
+    /// Codes, maxima and table of double-quantized maxima.
     nested: Option<(Buffer<u8>, Buffer<f32>, Buffer<f32>)>,
     code: Buffer<f32>,
     n: usize,
@@ -96,7 +96,7 @@ impl Weight {
 }
 
 /// An element read twice, half a byte and a block's maximum written.
-fn quantise<T: Float>(n: usize, k: usize) -> Case {
+fn quantize<T: Float>(n: usize, k: usize) -> Case {
     let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, false), 0];
     Case::new::<T>(
         ["quantize", "nf4_quantize"],
@@ -120,12 +120,12 @@ fn quantise<T: Float>(n: usize, k: usize) -> Case {
 }
 
 /// W as [`Weight::bytes`] read, an element a value written.
-pub fn dequantise<T: Float>(n: usize, k: usize, nested: bool) -> Case {
-    dequantise_to::<T>([n, k], nested, DType::Bf16)
+pub fn dequantize<T: Float>(n: usize, k: usize, nested: bool) -> Case {
+    dequantize_to::<T>([n, k], nested, DType::Bf16)
 }
 
 /// The same with the dtype that values are rounded to first.
-pub fn dequantise_to<T: Float>([n, k]: [usize; 2], nested: bool, dtype: DType) -> Case {
+pub fn dequantize_to<T: Float>([n, k]: [usize; 2], nested: bool, dtype: DType) -> Case {
     let costs = [size_of::<T>() * n * k + Weight::bytes(n, k, nested), n * k];
     let name = format!("{n} x {k}") + if nested { " dq" } else { "" };
     Case::new::<T>(["quantize", "nf4_dequantize"], name, costs, Work::F32, move |device| {

@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
     vec![rollouts().with_one_set(), update().with_one_set()]
 }
 
-/// Weights of the blocks' products and of the head, and their bytes after quantisation.
+/// Weights of the blocks' products and of the head, and their bytes after quantization.
 fn weights() -> [usize; 2] {
     let m = RunConfig::default().model;
     let (q, kv) = (m.heads * m.head_dim, m.kv_heads * m.head_dim);
@@ -36,7 +36,7 @@ fn weights() -> [usize; 2] {
     [blocks, blocks / 2 + blocks / 64]
 }
 
-/// The demo's trainer, quantised, with adapters.
+/// The demo's trainer, quantized, with adapters.
 fn trainer(device: &Device) -> Result<Trainer> {
     let mut config = RunConfig::default();
     config.rl.max_new_tokens = COMPLETION;

@@ -149,7 +149,7 @@ impl Table {
         let left_out = left_out.map(|(name, reason)| json!({ "name": name, "reason": reason }));
         json!({
             "gradus": env!("CARGO_PKG_VERSION"),
-            "optimised": !cfg!(debug_assertions),
+            "optimized": !cfg!(debug_assertions),
             "threads": rayon::current_num_threads(),
             "seconds": self.seconds,
             "floors": floors.collect::<Vec<_>>(),

@@ -67,7 +67,7 @@ fn a_bitsandbytes_checkpoint_is_saved_with_the_bytes_it_had() {
 }
 
 #[test]
-fn quantising_writes_what_bitsandbytes_writes() {
+fn quantizing_writes_what_bitsandbytes_writes() {
     for name in FAMILIES {
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("nf4");
@@ -91,7 +91,7 @@ fn quantising_writes_what_bitsandbytes_writes() {
 }
 
 #[test]
-fn quantising_on_load_is_loading_what_was_quantised() {
+fn quantizing_on_load_is_loading_what_was_quantized() {
     let small = Nf4Options { blocksize: 32, ..Nf4Options::default() };
     let fp4 = Nf4Options { quant_type: QuantType::Fp4, double_quant: false, blocksize: 64 };
     for (name, nf4) in [("qwen2", small), ("llama3-sharded", small), ("llama", fp4)] {

@@ -89,7 +89,7 @@ fn modules_that_a_4_bit_folder_skips_stay_dense() {
     assert_eq!(tensors(&again.join(WEIGHTS)), tensors(&folder.path().join(WEIGHTS)));
 }
 
-/// With a skip list of one's own bitsandbytes quantises the head too: the same bits as a dense head
+/// With a skip list of one's own bitsandbytes quantizes the head too: the same bits as a dense head
 /// of the values that its codes stand for.
 #[test]
 fn a_4_bit_head_computes_what_its_values_compute() {

@@ -8,7 +8,7 @@ use gradus::dtype::Float;
 use gradus::ops::{Convert, convert};
 use gradus::{Device, View, ViewMut, bf16, f16};
 
-/// Ties, neighbours of ties, subnormals of every dtype, overflow, infinities, NaN, and noise.
+/// Ties, neighbors of ties, subnormals of every dtype, overflow, infinities, NaN, and noise.
 fn hard_values() -> Vec<f64> {
     let mut values =
         vec![0.0, -0.0, 1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 65_504.0, 65_520.0];

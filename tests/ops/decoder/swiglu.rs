@@ -149,7 +149,7 @@ fn swiglu_refuses_bad_input() {
     assert!(a.iter().chain(&b).all(|&x| x == 7.0));
 }
 
-/// The exponential may differ in f64's last bit: the results are equal or neighbours.
+/// The exponential may differ in f64's last bit: the results are equal or neighbors.
 fn gates<T: Float>(unit: f64) {
     let (t, f) = (4, 33);
     let [gate, up, dy] = [5, 6, 7].map(|seed| random::<T>(seed, t * f));

@@ -383,7 +383,7 @@ fn check_code(x: f32, scaled: f64, code: u8, map: &[f32; 256]) {
 
 /// 8-bit state reaches the minimum of a quadratic as 32-bit state does.
 #[test]
-fn adamw_8bit_optimises_like_adamw() {
+fn adamw_8bit_optimizes_like_adamw() {
     let target = normals_f32(40, 600, 1.0);
     let (mut narrow, mut wide) = (State8::new(vec![0.0; 600]), State::new(vec![0.0; 600]));
     let gradient = |p: &[f32]| -> Vec<f32> { p.iter().zip(&target).map(|(a, b)| a - b).collect() };

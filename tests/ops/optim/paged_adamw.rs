@@ -1,4 +1,4 @@
-//! AdamW with moments in host memory: the bits of the resident optimiser for every size of a chunk
+//! AdamW with moments in host memory: the bits of the resident optimizer for every size of a chunk
 //! and every order in which two streams may run, in a bounded amount of device memory.
 
 use std::sync::Arc;
@@ -104,20 +104,20 @@ fn resident() -> Story {
 
 fn paged(driver: EmuDriver, chunk: usize) -> Story {
     let mut model = Model::new(Arc::new(driver));
-    let mut optimiser = PagedAdamW::new(&model.gpu.clone(), &COUNTS, chunk).unwrap();
+    let mut optimizer = PagedAdamW::new(&model.gpu.clone(), &COUNTS, chunk).unwrap();
     let mut outcomes = Vec::new();
     for step in 1..4 {
         model.set_grads(step * 100);
         let mut outcome = AdamWOutcome::default();
-        optimiser.step(model.tensors(), &settings(step), &mut outcome).unwrap();
+        optimizer.step(model.tensors(), &settings(step), &mut outcome).unwrap();
         outcomes.push(outcome);
     }
-    let moments = (0..COUNTS.len()).map(|i| optimiser.moments(i).unwrap()).collect();
+    let moments = (0..COUNTS.len()).map(|i| optimizer.moments(i).unwrap()).collect();
     (model.params(), moments, outcomes)
 }
 
 #[test]
-fn the_bits_of_the_resident_optimiser() {
+fn the_bits_of_the_resident_optimizer() {
     let want = resident();
     assert!(want.2.iter().all(|o| o.updated == 9700 - 1366), "{:?}", want.2);
     for chunk in [1 << 20, 5000, 4096, 1000, 701] {
@@ -131,29 +131,29 @@ fn the_bits_of_the_resident_optimiser() {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     let mut model = Model::new(Arc::new(EmuDriver::new()));
-    let mut optimiser = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
+    let mut optimizer = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
     let mut outcome = AdamWOutcome::default();
-    optimiser.step(model.tensors(), &settings(1), &mut outcome).unwrap();
-    let (before, moments) = (model.params(), optimiser.moments(0).unwrap());
+    optimizer.step(model.tensors(), &settings(1), &mut outcome).unwrap();
+    let (before, moments) = (model.params(), optimizer.moments(0).unwrap());
     let mut bad = values(7, 4097);
     bad[4096] = f32::NAN;
     // The fourth tensor's mask hides elements 0, 3, 6, .., not 4096.
     model.grads[3].upload(&bad).unwrap();
-    optimiser.step(model.tensors(), &settings(2), &mut outcome).unwrap();
+    optimizer.step(model.tensors(), &settings(2), &mut outcome).unwrap();
     assert_eq!(outcome, AdamWOutcome { non_finite: Some((3, 4096)), ..Default::default() });
-    assert!(model.params() == before && optimiser.moments(0).unwrap() == moments);
+    assert!(model.params() == before && optimizer.moments(0).unwrap() == moments);
 }
 
 #[test]
 fn moments_come_back_as_they_were_set() {
     let model = Model::new(Arc::new(EmuDriver::new()));
-    let mut optimiser = PagedAdamW::new(&model.gpu, &COUNTS, 10).unwrap();
+    let mut optimizer = PagedAdamW::new(&model.gpu, &COUNTS, 10).unwrap();
     let (m, v) = (values(3, 4097), values(4, 4097));
-    optimiser.set_moments(3, &m, &v).unwrap();
-    assert_eq!(optimiser.moments(3).unwrap(), (m.clone(), v.clone()));
-    assert_eq!(optimiser.moments(4).unwrap().0, vec![0.0; 600]);
+    optimizer.set_moments(3, &m, &v).unwrap();
+    assert_eq!(optimizer.moments(3).unwrap(), (m.clone(), v.clone()));
+    assert_eq!(optimizer.moments(4).unwrap().0, vec![0.0; 600]);
     for (index, len) in [(5, 4097), (3, 4096)] {
-        let error = optimiser.set_moments(index, &m[..len], &v).unwrap_err();
+        let error = optimizer.set_moments(index, &m[..len], &v).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
 }
@@ -164,19 +164,19 @@ fn device_memory_is_bounded() {
     let dry = Arc::new(DryDriver::new(EmuDriver::new().info().clone()));
     let mut model = Model::new(dry.clone());
     let before = dry.usage().live;
-    let optimiser = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
-    assert_eq!(dry.usage().live - before, optimiser.device_bytes() as u64);
-    assert_eq!(optimiser.device_bytes(), 16_000);
+    let optimizer = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
+    assert_eq!(dry.usage().live - before, optimizer.device_bytes() as u64);
+    assert_eq!(optimizer.device_bytes(), 16_000);
     assert_eq!(dry.usage().pinned, 2 * 4 * 9700);
-    drop(optimiser);
+    drop(optimizer);
     assert_eq!((dry.usage().live, dry.usage().pinned), (before, 0));
     let driver = Arc::new(RecordingDriver::new(Arc::new(EmuDriver::new())));
     model = Model::new(driver.clone());
-    let mut optimiser = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
+    let mut optimizer = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 1000).unwrap();
     let mut outcome = AdamWOutcome::default();
-    optimiser.step(model.tensors(), &settings(1), &mut outcome).unwrap();
+    optimizer.step(model.tensors(), &settings(1), &mut outcome).unwrap();
     driver.take();
-    optimiser.step(model.tensors(), &settings(2), &mut outcome).unwrap();
+    optimizer.step(model.tensors(), &settings(2), &mut outcome).unwrap();
     let calls = driver.take();
     assert!(!calls.iter().any(Call::is_memory), "{calls:?}");
     assert_eq!(calls.iter().filter(|call| call.is_wait()).count(), 1);
@@ -198,18 +198,18 @@ fn refusals_name_the_argument() {
     };
     named(PagedAdamW::new(&gpu, &COUNTS, 0).map(drop), "`chunk`");
     named(PagedAdamW::new(&gpu, &[usize::MAX, 2], 1).map(drop), "`counts`");
-    let mut optimiser = PagedAdamW::new(&gpu, &COUNTS, 1000).unwrap();
+    let mut optimizer = PagedAdamW::new(&gpu, &COUNTS, 1000).unwrap();
     let mut outcome = AdamWOutcome::default();
     let (mut param, grad) = (vec![0f32; 5000], vec![0f32; 5000]);
     let mut tensors = model.tensors();
     tensors[0] = PagedTensor { param: (&mut param).into(), grad: (&grad).into(), mask: None };
-    named(optimiser.step(tensors, &settings(1), &mut outcome), "device memory");
-    named(optimiser.step(Vec::new(), &settings(1), &mut outcome), "`tensors`");
+    named(optimizer.step(tensors, &settings(1), &mut outcome), "device memory");
+    named(optimizer.step(Vec::new(), &settings(1), &mut outcome), "`tensors`");
     let mut swapped = model.tensors();
     swapped.swap(1, 4);
-    named(optimiser.step(swapped, &settings(1), &mut outcome), "3 elements");
-    named(optimiser.step(model.tensors(), &settings(0), &mut outcome), "`step`");
-    let step = || optimiser.step(model.tensors(), &settings(1), &mut outcome);
+    named(optimizer.step(swapped, &settings(1), &mut outcome), "3 elements");
+    named(optimizer.step(model.tensors(), &settings(0), &mut outcome), "`step`");
+    let step = || optimizer.step(model.tensors(), &settings(1), &mut outcome);
     named(gpu.capture(step).map(drop), "capture");
 }
 
@@ -218,9 +218,9 @@ fn refusals_name_the_argument() {
 #[test]
 fn a_fault_is_told_and_nothing_leaks() {
     let story = |model: &mut Model, outcome: &mut AdamWOutcome| -> Result<Vec<f32>> {
-        let mut optimiser = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 4000)?;
-        optimiser.step(model.tensors(), &settings(1), outcome)?;
-        Ok(optimiser.moments(0)?.0)
+        let mut optimizer = PagedAdamW::new(&model.gpu.clone(), &COUNTS, 4000)?;
+        optimizer.step(model.tensors(), &settings(1), outcome)?;
+        Ok(optimizer.moments(0)?.0)
     };
     let faulty = || Arc::new(FaultDriver::new(Arc::new(EmuDriver::new())));
     let (driver, mut outcome) = (faulty(), AdamWOutcome::default());

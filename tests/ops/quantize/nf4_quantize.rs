@@ -1,4 +1,4 @@
-//! 4-bit quantisation: golden files of bitsandbytes, nearest codes, layout, invariances, bad input.
+//! 4-bit quantization: golden files of bitsandbytes, nearest codes, layout, invariances, bad input.
 
 use crate::common::devices::executors;
 use crate::common::{Golden, bits, normals, normals_f32, refused};
@@ -161,7 +161,7 @@ proptest! {
         }
     }
 
-    /// Quantising dequantised values gives the same tensor.
+    /// Quantizing dequantized values gives the same tensor.
     #[test]
     fn nf4_round_trip_is_idempotent(seed in 0u64..1000, n in 1usize..700, log in 5u32..10) {
         for quant_type in [QuantType::Nf4, QuantType::Fp4] {
@@ -173,7 +173,7 @@ proptest! {
         }
     }
 
-    /// Strided rows, and the same matrix in a wider dtype, quantise as the contiguous one.
+    /// Strided rows, and the same matrix in a wider dtype, quantize as the contiguous one.
     #[test]
     fn nf4_quantize_reads_strided_rows(seed in 0u64..1000, n in 1usize..9, k in 1usize..90) {
         let stride = k + 5;
@@ -193,7 +193,7 @@ proptest! {
 
 /// Blocks are independent: a block's codes are the same alone and inside a matrix.
 #[test]
-fn nf4_blocks_are_bitwise_independent_of_their_neighbours() {
+fn nf4_blocks_are_bitwise_independent_of_their_neighbors() {
     let x = normals_f32(3, 64 * 40, 1.0);
     let whole = quantize(&x, 64, &options(QuantType::Nf4, 64));
     for (i, block) in x.chunks(64).enumerate() {
@@ -255,7 +255,7 @@ fn nf4_writes_its_outputs_and_nothing_else() {
 
 /// Decoded maxima lie within half a table gap of the plain ones.
 #[test]
-fn nf4_double_quantisation_error_is_bounded() {
+fn nf4_double_quantization_error_is_bounded() {
     let x = normals_f32(7, 64 * 1000, 1.0);
     let plain = quantize(&x, 64, &options(QuantType::Nf4, 64));
     let nested = quantize(&x, 64, &Nf4Options::default());

@@ -29,7 +29,7 @@ pub fn nibble(packed: &[u8], i: usize) -> usize {
     (packed[i / 2] >> (4 * (1 - i % 2)) & 15) as usize
 }
 
-/// Dequantised values computed one by one from the layout.
+/// Dequantized values computed one by one from the layout.
 pub fn dequantized_by_rule(tensor: &Nf4Tensor) -> Vec<f32> {
     let p = tensor.parts();
     let absmax = |block: usize| match &p.absmax {

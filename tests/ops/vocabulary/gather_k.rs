@@ -94,11 +94,11 @@ fn check_ids<T: Float>(name: &str, device: &Device, x: &Ids<T>) {
         let total: f64 =
             g[i * x.k..][..x.k].iter().filter(|g| !g.is_nan()).map(|&g| g as f64).sum();
         for (v, (got, want)) in got.iter().zip(want).enumerate() {
-            let neighbour = match size_of::<T>() {
+            let neighbor = match size_of::<T>() {
                 2 => (want.abs() * 2f64.powi(-7)).max(2f64.powi(-24)),
                 _ => f32::MIN_POSITIVE as f64,
             };
-            let bound = 2f64.powi(-20) * want.abs() + 2f64.powi(-21) * total.abs() + neighbour;
+            let bound = 2f64.powi(-20) * want.abs() + 2f64.powi(-21) * total.abs() + neighbor;
             let off = (got.to_f64() - T::from_f64(*want).to_f64()).abs();
             assert!(off <= bound, "{name}, row {i}, {v}: {got:?} for {want}");
         }

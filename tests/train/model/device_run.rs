@@ -1,4 +1,4 @@
-//! The whole trainer on the device: the demo, shrunk, goes through one SFT step, quantisation, a
+//! The whole trainer on the device: the demo, shrunk, goes through one SFT step, quantization, a
 //! rollout and one GRPO step on the CPU and on every GPU executor, and every tensor is compared.
 //! Before each stage the device takes over the CPU's state, so that a stage's bound is its own.
 
@@ -101,7 +101,7 @@ fn grpo<T: Float>(trainer: &Trainer<T>, records: &[Record]) -> Backward {
     trainer.forward_backward(records, advantage, &weight, trainer.rl_objective(&settings)).unwrap()
 }
 
-/// All that moves, apart from optimiser moments and 4-bit codes.
+/// All that moves, apart from optimizer moments and 4-bit codes.
 fn parameters(state: &Tensors) -> Vec<(String, Vec<f32>)> {
     let named = state.iter().filter(|(name, _)| name.starts_with("param/"));
     named.map(|(name, data)| (name.clone(), data.to_vec::<f32>().unwrap())).collect()
@@ -139,7 +139,7 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
     }
     assert_same_update(&name, cpu.config.sft.learning_rate.or(f64::NAN) / 20.0, &cpu, &gpu);
 
-    // 2. Quantisation of the same weights gives the same bytes.
+    // 2. Quantization of the same weights gives the same bytes.
     gpu.load_state(&cpu.save_state().unwrap()).unwrap();
     assert_eq!(cpu.quantize().unwrap(), gpu.quantize().unwrap(), "{name}");
     assert_eq!(cpu.save_state().unwrap(), gpu.save_state().unwrap(), "{name}: 4-bit state");

@@ -21,7 +21,7 @@ fn config(extra: &[&str]) -> RunConfig {
     config
 }
 
-/// A quantised trainer on a recorded emulator, its arena reserved by the plan.
+/// A quantized trainer on a recorded emulator, its arena reserved by the plan.
 fn recorded(config: RunConfig) -> (Trainer, Arc<RecordingDriver>) {
     let driver = Arc::new(RecordingDriver::new(Arc::new(EmuDriver::new())));
     let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(KernelSet::Sm80).unwrap();

@@ -59,7 +59,7 @@ fn logits_are_those_of_transformers() {
     }
 }
 
-/// Against f32 products of the weights that bitsandbytes dequantises; its own CPU pass is in bf16.
+/// Against f32 products of the weights that bitsandbytes dequantizes; its own CPU pass is in bf16.
 #[test]
 fn logits_of_bitsandbytes_checkpoints_are_those_of_their_weights() {
     for name in FAMILIES.map(|name| format!("{name}-bnb-4bit")) {
@@ -99,7 +99,7 @@ fn adapter_logits_and_gradients_are_those_of_peft() {
     }
 }
 
-/// Rank-stabilised scale, rank and alpha patterns, targets by regular expression, a whole head.
+/// Rank-stabilized scale, rank and alpha patterns, targets by regular expression, a whole head.
 #[test]
 fn an_adapter_with_patterns_is_that_of_peft() {
     let folder = path("llama/adapter-patterns");

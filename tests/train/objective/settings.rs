@@ -328,7 +328,7 @@ fn bounds_of_a_run_reach_the_losses_that_have_some() {
 }
 
 #[test]
-fn groups_of_one_are_refused_where_nothing_could_be_learnt() {
+fn groups_of_one_are_refused_where_nothing_could_be_learned() {
     for advantage in ["auto", "group", "loo"] {
         let error = refused(&["rl.group=1", &format!("rl.advantage={advantage}")]);
         assert!(error.contains("rl.group") && error.contains("2 or more"), "{error}");

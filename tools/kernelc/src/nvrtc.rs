@@ -151,7 +151,7 @@ impl Nvrtc {
 fn open(path: &Path) -> Result<*mut c_void, String> {
     let file = c_string(&path.to_string_lossy())?;
     // SAFETY: dlopen and dlerror take and return NUL-terminated strings; the library's
-    // initialisers are trusted as part of the pinned wheel.
+    // initializers are trusted as part of the pinned wheel.
     unsafe {
         let handle = dlopen(file.as_ptr(), RTLD_NOW | RTLD_GLOBAL);
         if handle.is_null() {

@@ -138,7 +138,7 @@ fn attention_rows_have_the_same_bits_in_training_prefill_and_decoding() {
 }
 
 #[test]
-fn attention_does_not_depend_on_threads_or_neighbours() {
+fn attention_does_not_depend_on_threads_or_neighbors() {
     let device = &CPU;
     let l = Layout::packed(&[90, 5, 0, 40, 1, 64], 8, 4, 48);
     let [q, k, v] = l.random(3).map(|x| f32s(&x));

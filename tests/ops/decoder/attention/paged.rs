@@ -184,7 +184,7 @@ fn check_tables_are_never_trusted<T: Float>(device: &Device) {
     assert_eq!(bits_of(&got[..64]), bits_of(&good[..64]));
 }
 
-/// One call with a spoilt argument fails with that argument's name and writes nothing.
+/// One call with a spoiled argument fails with that argument's name and writes nothing.
 #[test]
 fn attention_refuses_bad_pages() {
     let data = vec![0.5f32; 2 * 8 * 4];

@@ -26,7 +26,7 @@ fn attention_to_more_keys_than_memory_is_an_error() {
     assert_eq!(o, [7.0; 16]);
 }
 
-/// The arguments of a good call (two sequences of 2 and 1 queries), to be spoilt one at a time.
+/// The arguments of a good call (two sequences of 2 and 1 queries), to be spoiled one at a time.
 struct Good<'a> {
     q: View<'a, f32>,
     k: View<'a, f32>,

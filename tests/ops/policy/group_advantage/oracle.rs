@@ -216,7 +216,7 @@ fn large_offsets_do_not_cancel() {
     assert_eq!(spread[3], 5.0 - 1e9, "the others are equal: their deviation is exactly 0");
 }
 
-/// GDPO: every reward normalised by itself, weighted sum, then one pass over the batch as one group.
+/// GDPO: every reward normalized by itself, weighted sum, then one pass over the batch as one group.
 #[test]
 fn gdpo_is_a_composition() {
     let (a, b) = (normals(2, 12, 1.0), normals(3, 12, 40.0));
@@ -236,7 +236,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// With rewards on a grid of 1/8: shifting all rewards changes no bit; scaling by a power of
-    /// two scales the unnormalised advantage and leaves the normalised one (eps 0) to the bit.
+    /// two scales the unnormalized advantage and leaves the normalized one (eps 0) to the bit.
     #[test]
     fn shift_and_scale(
         grid in prop::collection::vec(-64i32..64, 2..20),
@@ -263,8 +263,8 @@ proptest! {
                 }
             }
         }
-        let centred = run(&reward, &offsets, &length, settings(Baseline::Mean, Scale::None)).0;
-        prop_assert!(centred.iter().sum::<f64>().abs() < 1e-11);
+        let centered = run(&reward, &offsets, &length, settings(Baseline::Mean, Scale::None)).0;
+        prop_assert!(centered.iter().sum::<f64>().abs() < 1e-11);
     }
 
     /// The order of samples does not matter beyond rounding, and ids in any order are groups.

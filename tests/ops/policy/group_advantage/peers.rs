@@ -42,8 +42,8 @@ fn group_advantages_match_verl() {
 #[test]
 fn reinforce_plus_plus_baseline_matches_verl() {
     for batch in Batch::open("reinforce_plus_plus_baseline") {
-        let centred = batch.group(GroupSettings { scale: GroupScale::None, ..VERL });
-        let whitened = batch.whiten(&batch.on_tokens(&centred));
+        let centered = batch.group(GroupSettings { scale: GroupScale::None, ..VERL });
+        let whitened = batch.whiten(&batch.on_tokens(&centered));
         batch.check("advantage", &whitened);
         batch.check("returns", &whitened);
     }
@@ -77,7 +77,7 @@ fn every_file_is_covered() {
     assert_eq!(names, covered);
 }
 
-/// verl gives a group of one its raw reward, which then outweighs every normalised advantage; the
+/// verl gives a group of one its raw reward, which then outweighs every normalized advantage; the
 /// default here gives it 0 and raises the flag. `OnSingle::Raw` is verl's formula: mean 0, std 1.
 #[test]
 fn groups_of_one_are_zero_unless_asked() {

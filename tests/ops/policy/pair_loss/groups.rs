@@ -79,15 +79,15 @@ fn copg_is_the_mean_over_ordered_pairs() {
     assert!(check_gradient(total, &logp, &dlogp, 1e-4) < 1e-7);
 }
 
-/// The gradient is −2/K times the leave-one-out advantage (RLOO) of the regularised reward; for a pair
+/// The gradient is −2/K times the leave-one-out advantage (RLOO) of the regularized reward; for a pair
 /// that is minus the difference of the two.
 #[test]
-fn copg_is_leave_one_out_on_the_regularised_reward() {
+fn copg_is_leave_one_out_on_the_regularized_reward() {
     let offsets = vec![0i64, 2, 7];
     let (logp, reference) = (normals(4, 7, 3.0), normals(5, 7, 3.0));
     let reward = normals(6, 7, 2.0);
     let dlogp = copg(&logp, &reference, &reward, &offsets).1;
-    let regularised: Vec<f64> =
+    let regularized: Vec<f64> =
         (0..7).map(|i| reward[i] - BETA * (logp[i] - reference[i])).collect();
     let mut advantage = vec![0.0; 7];
     let settings = GroupSettings {
@@ -96,7 +96,7 @@ fn copg_is_leave_one_out_on_the_regularised_reward() {
         ..GroupSettings::default()
     };
     let args = GroupAdvantage {
-        reward: (&regularised).into(),
+        reward: (&regularized).into(),
         offsets: (&offsets).into(),
         length: None,
         settings,
@@ -107,7 +107,7 @@ fn copg_is_leave_one_out_on_the_regularised_reward() {
     let want: Vec<f64> =
         (0..7).map(|i| -2.0 / if i < 2 { 2.0 } else { 5.0 } * advantage[i]).collect();
     assert!(max_rel(&dlogp, &want, 1e-3) < 1e-13);
-    let pair = regularised[0] - regularised[1];
+    let pair = regularized[0] - regularized[1];
     assert!((dlogp[0] + pair).abs() < 1e-13 && (dlogp[1] - pair).abs() < 1e-13);
 }
 
@@ -238,8 +238,8 @@ fn prdp_matches_its_definition_and_gradient() {
             let (i, j) = (pair[0] as usize, pair[1] as usize);
             let ratio = |t: usize| logp[t] - packed.reference[t];
             let bounded = |t: usize| {
-                let centre = packed.old[t] - packed.reference[t];
-                ratio(t).clamp(centre - clip, centre + clip)
+                let center = packed.old[t] - packed.reference[t];
+                ratio(t).clamp(center - clip, center + clip)
             };
             let target = (packed.reward[i] - packed.reward[j]) / BETA;
             let free = packed.sum(i, ratio) - packed.sum(j, ratio) - target;

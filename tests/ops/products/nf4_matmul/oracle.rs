@@ -1,5 +1,5 @@
-//! 4-bit products: the same bits as the dense product with an independently dequantised weight, for
-//! every layout a checkpoint may have; bitsandbytes' own dequantisation; batch and threads.
+//! 4-bit products: the same bits as the dense product with an independently dequantized weight, for
+//! every layout a checkpoint may have; bitsandbytes' own dequantization; batch and threads.
 
 use crate::common::devices::{executors, on_all, shared_gpus};
 use crate::common::{Golden, bits, in_pool};
@@ -31,7 +31,7 @@ fn nf4_backward<T: Float>(
     nf4_backward_on(&CPU, m, dy, weight, lora, adapter)
 }
 
-/// Forward and backward against the dense product with the dequantised weight on the same device,
+/// Forward and backward against the dense product with the dequantized weight on the same device,
 /// bit for bit.
 fn check_against_dense<T: Float>(device: &Device, m: usize, weight: &Weight, what: &str) {
     let (n, k, r) = (weight.n, weight.k, 3);
@@ -85,7 +85,7 @@ fn every_layout_gives_the_bits_of_the_dense_product_on_a_gpu() {
     }
 }
 
-/// A weight that was quantised from another dtype keeps that dtype's values: chains of f32 on every
+/// A weight that was quantized from another dtype keeps that dtype's values: chains of f32 on every
 /// device, hence the bits of the CPU.
 #[test]
 fn a_weight_of_another_dtype_has_the_bits_of_the_cpu() {
@@ -171,7 +171,7 @@ fn read_out(weight: &Weight, what: &str) -> Vec<f64> {
 }
 
 #[test]
-fn the_identity_reads_out_what_bitsandbytes_dequantises() {
+fn the_identity_reads_out_what_bitsandbytes_dequantizes() {
     for file in Golden::family("nf4") {
         let weight = Weight::golden(&file);
         if !weight.k.is_multiple_of(weight.blocksize) {
@@ -183,11 +183,11 @@ fn the_identity_reads_out_what_bitsandbytes_dequantises() {
 }
 
 /// Where blocks cross rows (K is no multiple of the block size), bitsandbytes 0.50.2 on the CPU
-/// dequantises with the wrong maxima: it counts K / blocksize blocks to a row, rounded down, while
-/// its own quantiser numbered the blocks of the flattened matrix. The original weight tells who
+/// dequantizes with the wrong maxima: it counts K / blocksize blocks to a row, rounded down, while
+/// its own quantizer numbered the blocks of the flattened matrix. The original weight tells who
 /// is right: nearest-code rounding is off by at most half the widest gap of the code book.
 #[test]
-fn blocks_that_cross_rows_follow_the_quantiser() {
+fn blocks_that_cross_rows_follow_the_quantizer() {
     let mut seen = 0;
     for file in Golden::family("nf4") {
         let weight = Weight::golden(&file);

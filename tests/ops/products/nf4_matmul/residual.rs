@@ -108,8 +108,8 @@ impl<T: Float> Layer<T> {
 /// Blocks of one row and of two, columns of one block and two, depths of one tile and more.
 const SHAPES: [[usize; 3]; 4] = [[1, 1, 1], [2, 67, 64], [35, 5, 33], [33, 65, 96]];
 
-/// The weight in 4 bits, quantised from `Q`.
-fn quantised<T: Float, Q: Float>(layer: &Layer<T>) -> Nf4Tensor {
+/// The weight in 4 bits, quantized from `Q`.
+fn quantized<T: Float, Q: Float>(layer: &Layer<T>) -> Nf4Tensor {
     let w: Vec<Q> = layer.w.iter().map(|w| Q::from_f64(w.to_f64())).collect();
     let w = View::rows_of(&w, layer.extents[2]).unwrap();
     Nf4Tensor::quantize(&Device::Cpu, w, &Nf4Options::default()).unwrap()
@@ -118,7 +118,7 @@ fn quantised<T: Float, Q: Float>(layer: &Layer<T>) -> Nf4Tensor {
 fn check_wide<T: Float>() {
     for extents in SHAPES {
         let layer = Layer::<T>::new(extents);
-        for w4 in [None, Some(quantised::<T, f32>(&layer))] {
+        for w4 in [None, Some(quantized::<T, f32>(&layer))] {
             let run = |device: &Device| layer.y(device, w4.as_ref(), true);
             let got = on_all(run, |name, cpu, gpu| {
                 assert_eq!(bits_of(cpu), bits_of(gpu), "{name} {extents:?}");
@@ -148,7 +148,7 @@ fn check_narrow<T: Float>(unit: f64) {
     for extents in SHAPES {
         let layer = Layer::<T>::new(extents);
         let [_, n, k] = extents;
-        for w4 in [None, Some(quantised::<T, T>(&layer))] {
+        for w4 in [None, Some(quantized::<T, T>(&layer))] {
             let name = format!("{} {extents:?} {}", T::DTYPE.name(), w4.is_some());
             let wide = layer.widened().y(&Device::Cpu, w4.as_ref(), true);
             let want: Vec<T> = wide.into_iter().map(T::from_f32).collect();

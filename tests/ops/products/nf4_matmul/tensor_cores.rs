@@ -234,7 +234,7 @@ fn layouts_change_no_bit() {
 
 // ---- what they cost ---------------------------------------------------------------------------
 
-/// Counters of the product of `m` rows with a double-quantised weight.
+/// Counters of the product of `m` rows with a double-quantized weight.
 fn counted(set: KernelSet, m: usize, [n, k]: [usize; 2], backward: bool) -> Counters {
     let driver = Arc::new(EmuDriver::new());
     let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();

@@ -44,7 +44,7 @@ fn nf4_dequantize_equals_the_rule_bit_for_bit() {
     }
 }
 
-/// Wherever rows are whole blocks the dequantised values are bitsandbytes' own, bit for bit.
+/// Wherever rows are whole blocks the dequantized values are bitsandbytes' own, bit for bit.
 #[test]
 fn nf4_dequantize_equals_bitsandbytes() {
     let mut checked = 0;
@@ -59,7 +59,7 @@ fn nf4_dequantize_equals_bitsandbytes() {
     assert!(checked > 20, "{checked}");
 }
 
-/// Where K is not a multiple of the block size, bitsandbytes 0.50.2's AVX-512 dequantisation takes
+/// Where K is not a multiple of the block size, bitsandbytes 0.50.2's AVX-512 dequantization takes
 /// the wrong block's maximum. Half the widest gap of the code book (0.152) bounds |w − y| /
 /// absmax: our values keep the bound everywhere, the peer's break it by far.
 #[test]
@@ -89,7 +89,7 @@ fn nf4_dequantize_is_right_where_the_peer_mixes_up_blocks() {
     assert!(checked > 0);
 }
 
-/// The dequantised value passes through the original dtype, whatever type it is asked in.
+/// The dequantized value passes through the original dtype, whatever type it is asked in.
 #[test]
 fn nf4_dequantize_rounds_to_the_original_dtype_first() {
     let x: Vec<bf16> = normals(5, 330, 1.0).into_iter().map(bf16::from_f64).collect();

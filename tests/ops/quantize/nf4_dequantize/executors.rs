@@ -201,7 +201,7 @@ fn check_all(m: &Matrix) {
 /// Whole runs of a warp, several blocks of threads and a tail, for every block size: blocks that cross
 /// rows, fill a run, or span several.
 #[test]
-fn dequantised_values_are_the_rule_for_every_block_size() {
+fn dequantized_values_are_the_rule_for_every_block_size() {
     for (i, blocksize) in [32, 64, 128, 256, 512, 1024, 2048, 4096].into_iter().enumerate() {
         let shape = [[3, 4099], [129, 96], [1, 9001], [37, 257]][i % 4];
         check_all(&Matrix::random(i as u64, shape, blocksize, 0));
@@ -211,7 +211,7 @@ fn dequantised_values_are_the_rule_for_every_block_size() {
 
 /// Any 16 numbers may be a code book: signed zeros, halves that overflow, subnormals of each dtype, ties.
 #[test]
-fn dequantised_values_are_the_rule_for_any_code_book() {
+fn dequantized_values_are_the_rule_for_any_code_book() {
     let odd = [
         0.0,
         -0.0,
@@ -250,7 +250,7 @@ fn every_code_decodes_at_every_place() {
 
 /// Operands anywhere in device memory and rows with gaps; nothing else is written.
 #[test]
-fn dequantised_values_do_not_depend_on_where_operands_lie() {
+fn dequantized_values_do_not_depend_on_where_operands_lie() {
     for executor in gpus() {
         let gpu = gpu_of(&executor.device);
         for group in [0, 256] {
@@ -304,7 +304,7 @@ fn check_budget<T: Float>(m: &Matrix, bytes: f64, share: f64, wavefronts: f64) {
 
 /// Memory binds: everything else hides behind 85 % of a copy's time, in most cases behind 60 %.
 #[test]
-fn dequantisation_is_bound_by_memory() {
+fn dequantization_is_bound_by_memory() {
     let plain = Matrix::random(4, [512, 4096], 64, 0);
     check_budget::<bf16>(&plain, 1.005, 0.6, 1.0);
     check_budget::<f16>(&plain, 1.005, 0.6, 1.0);
@@ -319,7 +319,7 @@ fn dequantisation_is_bound_by_memory() {
 /// Codes of maxima fall into banks at random. A small matrix reads the table of 256 words too often,
 /// which only fewer blocks than multiprocessors would mend. The large one ends within a warp's run.
 #[test]
-fn dequantisation_with_nested_maxima_is_bound_by_memory() {
+fn dequantization_with_nested_maxima_is_bound_by_memory() {
     check_budget::<bf16>(&Matrix::random(6, [512, 4096], 64, 256), 1.075, 0.6, 1.05);
     check_budget::<bf16>(&Matrix::random(7, [4095, 4099], 64, 256), 1.02, 0.6, 1.05);
 }

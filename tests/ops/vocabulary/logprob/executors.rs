@@ -172,7 +172,7 @@ fn check_forward<T: Float>(name: &str, r: &Rows<T>, out: &Out) -> f64 {
 
 /// Gradients against f64. The share of a column d below the maximum is 2^(d·log2 e) with d and the
 /// product each rounded once: a relative error of 2^-24·(2|d| + a few); sums that cancel add
-/// 2^-22 of the row's largest gradient; a result of 16 bits is rounded or its neighbour.
+/// 2^-22 of the row's largest gradient; a result of 16 bits is rounded or its neighbor.
 fn check_backward<T: Float>(name: &str, r: &Rows<T>, g: &Upstream, got: &[T]) {
     let wide = Rows {
         logits: r.logits.iter().map(|x| x.to_f64()).collect::<Vec<f64>>(),
@@ -194,7 +194,7 @@ fn check_backward<T: Float>(name: &str, r: &Rows<T>, g: &Upstream, got: &[T]) {
             // The target's gradient is the sum of all others' shares.
             let d = if v == y { others(&|d| d) / others(&|_| 1.0).max(1e-300) } else { max - z[v] };
             let (got, want) = (got[v].to_f64(), want[v]);
-            let neighbour = match size_of::<T>() {
+            let neighbor = match size_of::<T>() {
                 2 => (want.abs() * 2f64.powi(-7)).max(2f64.powi(-24)),
                 _ => f32::MIN_POSITIVE as f64,
             };
@@ -203,7 +203,7 @@ fn check_backward<T: Float>(name: &str, r: &Rows<T>, g: &Upstream, got: &[T]) {
             let bound = 2f64.powi(-24) * ((8.0 + 2.0 * d) * want.abs() + 4.0 * largest) + f64_error;
             let off = (got - T::from_f64(want).to_f64()).abs();
             assert!(
-                off <= bound + neighbour,
+                off <= bound + neighbor,
                 "{name}: V {}, row {i}, {v}: {got} for {want}",
                 z.len()
             );

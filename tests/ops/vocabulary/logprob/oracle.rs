@@ -186,7 +186,7 @@ fn logprob_gradient_matches_central_differences() {
     }
 }
 
-/// bf16 gradients are the rounded f64 gradient or its neighbour, also at the target where p -> 1
+/// bf16 gradients are the rounded f64 gradient or its neighbor, also at the target where p -> 1
 /// cancels.
 #[test]
 fn bf16_gradients_round_once() {

@@ -84,8 +84,8 @@ fn draw(logits: &[f32], v: usize, uniform: &[f64], f: Filter) -> Drawn {
     })
 }
 
-/// How far the boundary between two neighbouring tokens is from the draw, as a share of the mass:
-/// executors may differ where a draw falls on a boundary. Tokens that are not neighbours are 1 apart.
+/// How far the boundary between two neighboring tokens is from the draw, as a share of the mass:
+/// executors may differ where a draw falls on a boundary. Tokens that are not neighbors are 1 apart.
 fn distance(row: &[f32], temperature: f64, draw: f64, a: i32, b: i32) -> f64 {
     let (low, high) = (a.min(b) as usize, a.max(b) as usize);
     let z: Vec<f64> = row.iter().map(|&x| x as f64 / temperature).collect();
@@ -133,7 +133,7 @@ proptest! {
         }
     }
 
-    /// Filters keep a subset whose mass is reported, and the kept log-prob is renormalised by it.
+    /// Filters keep a subset whose mass is reported, and the kept log-prob is renormalized by it.
     #[test]
     fn filters_report_their_mass(
         seed in 0u64..1000, v in 2usize..100, k in 0i64..20, p in 0.05f64..1.0, m in 0.0f64..0.5

@@ -134,7 +134,7 @@ fn shares(pair: &Pair<f64>, i: usize) -> Vec<[f64; 4]> {
 
 /// Values within 4 ulp (f32) at the size of max(|value|, 1). Gradients within 2^-20 of what they
 /// are a difference of, (q + p)·(1 + |log q − log p| + |value|), with guidance (whose logits are rounded
-/// to f32) |z| more, and in 16 bits a neighbour of the rounded one.
+/// to f32) |z| more, and in 16 bits a neighbor of the rounded one.
 fn check_pair<T: Float>(name: &str, device: &Device, pair: &Pair<T>) {
     let exact = pair.widened();
     let (got, values) = (pair.value(device), exact.value(&Device::Cpu));
@@ -149,7 +149,7 @@ fn check_pair<T: Float>(name: &str, device: &Device, pair: &Pair<T>) {
     for (i, (got, want)) in got.chunks(pair.columns).zip(want.chunks(pair.columns)).enumerate() {
         assert!(got[pair.vocab..].iter().all(|d| d.to_f64() == 0.0), "{name}: padding");
         for (v, [q, p, delta, guided]) in shares(&exact, i).into_iter().enumerate() {
-            let neighbour = match size_of::<T>() {
+            let neighbor = match size_of::<T>() {
                 2 => (want[v].abs() * 2f64.powi(-7)).max(2f64.powi(-24)),
                 _ => f32::MIN_POSITIVE as f64,
             };
@@ -158,7 +158,7 @@ fn check_pair<T: Float>(name: &str, device: &Device, pair: &Pair<T>) {
                 * (q + p)
                 * (1.0 + delta.abs() + values[i].abs() as f64 + guided);
             let off = (got[v].to_f64() - T::from_f64(want[v]).to_f64()).abs();
-            let bound = 2f64.powi(-20) * size + neighbour;
+            let bound = 2f64.powi(-20) * size + neighbor;
             assert!(off <= bound, "{name}: V {}, {v}: {:?} for {}", pair.vocab, got[v], want[v]);
         }
     }
