@@ -9,23 +9,27 @@ use gradus::ops::{
 };
 use gradus::{Device, Result};
 
+/// The advantages of four answers to one prompt: one group.
+fn advantages(device: &Device, reward: &[f32; 4]) -> Result<[f32; 4]> {
+    let (groups, mut advantage) = ([0i64, 4], [0f32; 4]);
+    let args = GroupAdvantage {
+        reward: reward[..].into(),
+        offsets: groups[..].into(),
+        length: None,
+        settings: GroupSettings::default(),
+        advantage: (&mut advantage[..]).into(),
+        groups: None,
+    };
+    group_advantage(device, args)?;
+    Ok(advantage)
+}
+
 fn main() -> Result<()> {
     let device = Device::best()?;
 
     // Two of four answers were right. An answer is better or worse than the mean of its group.
-    let (reward, groups) = ([1f32, 0.0, 0.0, 1.0], [0i64, 4]);
-    let mut advantage = [0f32; 4];
-    group_advantage(
-        &device,
-        GroupAdvantage {
-            reward: reward[..].into(),
-            offsets: groups[..].into(),
-            length: None,
-            settings: GroupSettings::default(),
-            advantage: (&mut advantage[..]).into(),
-            groups: None,
-        },
-    )?;
+    let reward = [1f32, 0.0, 0.0, 1.0];
+    let advantage = advantages(&device, &reward)?;
     println!("rewards {reward:?} -> advantages {advantage:.3?}");
     assert!(advantage.iter().sum::<f32>().abs() < 1e-5 && advantage[0] > 0.0);
 
