@@ -63,9 +63,9 @@ pub(crate) fn policy_loss<R: Real>(gpu: &Arc<Gpu>, a: PolicyLoss<'_, R>) -> Resu
     launch.finish()
 }
 
-/// The settings in the kernel's numbers.
-fn lower(s: &PolicySettings) -> kernel::PolicySettings {
-    let (loss, x) = match s.loss {
+/// The loss by its number in the kernel, and its parameters.
+fn lower_loss(loss: Loss) -> (kernel::Loss, [f64; 4]) {
+    match loss {
         Loss::CrossEntropy => (kernel::Loss::CrossEntropy, [0.0; 4]),
         Loss::Reinforce => (kernel::Loss::Reinforce, [0.0; 4]),
         Loss::PpoClip { lo, hi, dual } => (kernel::Loss::PpoClip, [lo, hi, dual, 0.0]),
@@ -78,7 +78,12 @@ fn lower(s: &PolicySettings) -> kernel::PolicySettings {
         Loss::DppoKl { lo, hi, cap } => (kernel::Loss::DppoKl, [lo, hi, cap, 0.0]),
         Loss::Prime { lo, hi, kappa } => (kernel::Loss::Prime, [lo, hi, kappa, 0.0]),
         Loss::KlCov { kappa } => (kernel::Loss::KlCov, [kappa, 0.0, 0.0, 0.0]),
-    };
+    }
+}
+
+/// The settings in the kernel's numbers.
+fn lower(s: &PolicySettings) -> kernel::PolicySettings {
+    let (loss, x) = lower_loss(s.loss);
     let mut out = kernel::PolicySettings {
         x,
         log_ratio_clamp: s.log_ratio_clamp,
