@@ -134,6 +134,25 @@ fn the_workspace_is_known_beforehand() {
     }
 }
 
+/// An element of the head's gradient by its definition in f64: dW[v] = Σ_t g_t (1[v = y] − q_v)/τ · h_t, with the
+/// element's column of the hidden states.
+fn weight_gradient(
+    logits: &[f32],
+    targets: &[i32],
+    g: &[f32],
+    hidden: &[f32],
+    temperature: f64,
+    token: usize,
+) -> f64 {
+    let term = |(i, row): (usize, &[f32])| {
+        let z: Vec<f64> = row.iter().map(|&x| x as f64 / temperature).collect();
+        let (logp, _, _) = oracle(&z, token);
+        let hit = (targets[i] == token as i32) as u8 as f64;
+        g[i] as f64 * (hit - logp.exp()) / temperature * hidden[i] as f64
+    };
+    logits.chunks_exact(logits.len() / targets.len()).enumerate().map(term).sum()
+}
+
 /// The fused head equals the product followed by the log-prob bit for bit; its score vector is the
 /// gradient, and scaling it gives the backward pass.
 #[test]
@@ -184,18 +203,10 @@ fn linear_logprob_is_matmul_then_logprob() {
     let wide = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
     let (a, b) = (wide(&scaled), wide(&dhidden));
     assert!(max_rel(&a, &b, 0.1) < 1e-5);
-    // Against the definition: dW[v] = Σ_t g_t (1[v = y] − q_v)/τ · h_t in f64.
     for column in [0, 17, 300] {
         for j in [0, h - 1] {
-            let exact: f64 = (0..n)
-                .map(|i| {
-                    let z: Vec<f64> =
-                        logits[i * v..(i + 1) * v].iter().map(|&x| x as f64 / 0.8).collect();
-                    let (logp, _, _) = oracle(&z, column);
-                    let hit = (targets[i] == column as i32) as u8 as f64;
-                    g[i] as f64 * (hit - logp.exp()) / 0.8 * hidden[i * h + j] as f64
-                })
-                .sum();
+            let hidden: Vec<f32> = hidden.iter().skip(j).step_by(h).copied().collect();
+            let exact = weight_gradient(&logits, &targets, &g, &hidden, 0.8, column);
             let got = dweight[column * h + j] as f64;
             assert!((got - exact).abs() < 1e-5 * exact.abs().max(0.1), "{got} {exact}");
         }

@@ -426,12 +426,10 @@ fn same(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6 || a == b || (a.is_nan() && b.is_nan()))
 }
 
-/// Rows with tokens that cannot occur, with NaN, with infinities, ignored: what the CPU op says.
-#[test]
-fn broken_rows_are_those_of_the_cpu() {
+/// Rows of `v` logits with tokens that cannot occur, with NaN, with infinities, ignored; and their targets.
+fn broken_rows(v: usize) -> Vec<(Vec<f32>, i32)> {
     let (inf, nan) = (f32::INFINITY, f32::NAN);
-    let v = 2500;
-    let mut rows: Vec<(Vec<f32>, i32)> = Vec::new();
+    let mut rows = Vec::new();
     let normal: Vec<f32> = normals(3, v, 2.0).iter().map(|&x| x as f32).collect();
     for (at, value, target) in [
         (0, nan, 5),
@@ -455,6 +453,14 @@ fn broken_rows_are_those_of_the_cpu() {
     let mut leading = vec![-inf; v];
     (leading[2400], leading[2499]) = (2.0, 2.0);
     rows.extend([(leading.clone(), 2400), (leading.clone(), 2499), (leading, 0)]);
+    rows
+}
+
+/// Broken rows give what the CPU op says.
+#[test]
+fn broken_rows_are_those_of_the_cpu() {
+    let v = 2500;
+    let rows = broken_rows(v);
     for transform in TRANSFORMS {
         let r = Rows {
             logits: rows.iter().flat_map(|(row, _)| row.clone()).collect(),
