@@ -6,7 +6,7 @@ use super::shared::shared_place;
 use super::{Execute, Ops};
 use crate::machine::fault::{Fault, Kind, Step};
 use crate::machine::race::{Access, who};
-use crate::machine::registers::lanes;
+use crate::machine::registers::{Registers, lanes};
 use crate::machine::{Context, Flow};
 use crate::num::{self, Bf16, F16, Round};
 use crate::text::ast::{Class, Operand, Space, type_bits, type_of};
@@ -69,8 +69,8 @@ const SCOPES: [&str; 12] = [
     "sys",
 ];
 
-pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
-    let ty = ops.ty().to_string();
+/// The operation among the modifiers, all of which are known.
+fn operation(ops: &Ops<'_, '_, '_, '_>) -> Result<String, String> {
     let inner: Vec<String> =
         ops.modifiers()[..ops.modifiers().len() - 1].iter().map(|m| m.to_string()).collect();
     if let Some(m) =
@@ -78,8 +78,21 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
     {
         return Err(format!("atomic modifier `.{m}` is not supported"));
     }
-    let operation =
-        inner.iter().find(|m| OPERATIONS.contains(&m.as_str())).ok_or("no operation")?.clone();
+    Ok(inner.iter().find(|m| OPERATIONS.contains(&m.as_str())).ok_or("no operation")?.clone())
+}
+
+/// The values of a lane of two registers.
+#[inline(always)]
+fn values(r: &Registers, class: Class, [b, c]: [usize; 2], lane: usize) -> (u64, u64) {
+    if class == Class::Wide {
+        (r.wide[b][lane], r.wide[c][lane])
+    } else {
+        (r.narrow[b][lane] as u64, r.narrow[c][lane] as u64)
+    }
+}
+
+pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
+    let (ty, operation) = (ops.ty().to_string(), operation(ops)?);
     let Some(update) = update(&operation, &ty) else { return ops.unknown() };
     let bits = type_bits(&ty).ok_or("this type is not supported")?;
     let returns = ops.name() == "atom";
@@ -111,20 +124,12 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         c.counters.atomics += mask.count_ones() as u64;
         let mut old_row = [0u64; 32];
         for lane in lanes(mask) {
-            let r = &c.warp.registers;
-            let operands = if wide {
-                (r.wide[b][lane], r.wide[c2][lane])
-            } else {
-                (r.narrow[b][lane] as u64, r.narrow[c2][lane] as u64)
-            };
+            let (x, y) = values(&c.warp.registers, class, [b, c2], lane);
             let place = match space {
                 Space::Generic => specific(addresses[lane]),
                 named => (named, addresses[lane]),
             };
-            let old = exchange(c, place, bytes, order.any_block, |old| {
-                update(old, operands.0, operands.1)
-            })?;
-            old_row[lane] = old;
+            old_row[lane] = exchange(c, place, bytes, order.any_block, |old| update(old, x, y))?;
             if place.0 == Space::Global {
                 order_global(c, place.1, order.acquire, order.release);
             }

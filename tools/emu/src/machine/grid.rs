@@ -322,54 +322,68 @@ impl Grid<'_> {
                     pc,
                 ));
             };
-            let done = self.execute(instruction, running, warp, mask);
-            let (flow, active) = match done {
-                Ok(done) => done,
-                Err(fault) => return Err(self.place(fault, running, warp, pc)),
-            };
-            let w = &mut running.warps[warp];
-            let waits =
-                matches!(flow, Flow::Barrier(_) | Flow::Converge(_) | Flow::ClusterBarrier { .. });
-            if waits && active != mask {
-                // Lanes whose guard fails do not take part: they go on alone.
-                let rest = Fragment { pc: pc + 1, mask: mask & !active, state: State::Ready };
-                w.fragments.push(rest);
-                w.fragments[at].mask = active;
-            }
-            match flow {
-                Flow::Next => w.fragments[at].pc = pc + 1,
-                Flow::Branch { taken, target } => {
-                    w.branch(at, taken, target, pc + 1);
-                    if taken != mask && taken != 0 || target <= pc || stop != usize::MAX {
-                        w.merge();
-                        return Ok(false);
-                    }
-                }
-                Flow::Exit(gone) => {
-                    self.exit(running, warp, at, gone)
-                        .map_err(|f| self.place(f, running, warp, pc))?;
-                    return Ok(false);
-                }
-                Flow::Yield => {
-                    w.fragments[at].pc = pc + 1;
-                    return Ok(true);
-                }
-                Flow::Converge(members) => {
-                    w.fragments[at].state = State::Converge(members);
-                    self.converge(w, pc);
-                    return Ok(false);
-                }
-                Flow::Barrier(arrival) => {
-                    let arrived = self.arrive(running, warp, at, active, &arrival);
-                    arrived.map_err(|f| self.place(f, running, warp, pc))?;
-                    return Ok(false);
-                }
-                Flow::ClusterBarrier { arrive, wait } => {
-                    self.cluster_barrier(running, warp, at, active, arrive, wait);
-                    return Ok(false);
-                }
+            let end = self
+                .execute(instruction, running, warp, mask)
+                .and_then(|done| self.follow(running, (warp, at), (pc, mask), stop, done))
+                .map_err(|f| self.place(f, running, warp, pc))?;
+            if let Some(yielded) = end {
+                return Ok(yielded);
             }
         }
+    }
+
+    /// What an instruction at `pc` that `active` of the lanes of `mask` executed means for its fragment: nothing if
+    /// the fragment goes on, else whether its warp yields its turn.
+    #[inline(always)]
+    fn follow(
+        &mut self,
+        running: &mut Running,
+        (warp, at): (usize, usize),
+        (pc, mask): (usize, u32),
+        stop: usize,
+        (flow, active): (Flow, u32),
+    ) -> Step<Option<bool>> {
+        let w = &mut running.warps[warp];
+        let waits =
+            matches!(flow, Flow::Barrier(_) | Flow::Converge(_) | Flow::ClusterBarrier { .. });
+        if waits && active != mask {
+            // Lanes whose guard fails do not take part: they go on alone.
+            let rest = Fragment { pc: pc + 1, mask: mask & !active, state: State::Ready };
+            w.fragments.push(rest);
+            w.fragments[at].mask = active;
+        }
+        match flow {
+            Flow::Next => w.fragments[at].pc = pc + 1,
+            Flow::Branch { taken, target } => {
+                w.branch(at, taken, target, pc + 1);
+                if taken != mask && taken != 0 || target <= pc || stop != usize::MAX {
+                    w.merge();
+                    return Ok(Some(false));
+                }
+            }
+            Flow::Exit(gone) => {
+                self.exit(running, warp, at, gone)?;
+                return Ok(Some(false));
+            }
+            Flow::Yield => {
+                w.fragments[at].pc = pc + 1;
+                return Ok(Some(true));
+            }
+            Flow::Converge(members) => {
+                w.fragments[at].state = State::Converge(members);
+                self.converge(w, pc);
+                return Ok(Some(false));
+            }
+            Flow::Barrier(arrival) => {
+                self.arrive(running, warp, at, active, &arrival)?;
+                return Ok(Some(false));
+            }
+            Flow::ClusterBarrier { arrive, wait } => {
+                self.cluster_barrier(running, warp, at, active, arrive, wait);
+                return Ok(Some(false));
+            }
+        }
+        Ok(None)
     }
 
     #[inline(always)]

@@ -162,6 +162,49 @@ pub enum Conflict {
     Lane(&'static str, u8),
 }
 
+/// The conflict of an access with an earlier one of the same bytes, unless the earlier one happened before it or
+/// was the same lane's.
+#[inline(always)]
+fn conflict(
+    what: &'static str,
+    (earlier, earlier_lane): (Mark, u8),
+    (who, mark): (&Who<'_>, Mark),
+    (lane, lanes_matter): (u8, bool),
+) -> Result<(), Conflict> {
+    if earlier.owner != mark.owner {
+        if !who.follows(earlier) {
+            return Err(Conflict::Race(what, earlier));
+        }
+    } else if lanes_matter && earlier == mark && earlier_lane != lane && earlier_lane != 32 {
+        return Err(Conflict::Lane(what, earlier_lane));
+    }
+    Ok(())
+}
+
+/// Leaves the mark of a read.
+#[inline(always)]
+fn mark_read(
+    shadow: &mut Shadow,
+    readers: &mut Readers,
+    (mark, lane): (Mark, u8),
+    bytes: u8,
+    strong: bool,
+) {
+    if shadow.read == mark {
+        shadow.read_bytes |= bytes;
+        shadow.read_strong &= strong;
+        if shadow.read_lane != lane {
+            shadow.read_lane = 32;
+        }
+        return;
+    }
+    if shadow.read.owner != 0 && shadow.read.owner != mark.owner {
+        readers.keep(shadow);
+    }
+    (shadow.read, shadow.read_bytes, shadow.read_lane) = (mark, bytes, lane);
+    shadow.read_strong = strong;
+}
+
 /// Checks an access of `bytes` of a word against its shadow and leaves its own mark. `readers`
 /// holds what does not fit the shadow; `lanes_matter` asks for warp barriers between lanes.
 #[inline(always)]
@@ -174,60 +217,25 @@ pub fn access(
     access: Access,
 ) -> Result<(), Conflict> {
     let strong = matches!(access, Access::StrongRead | Access::StrongWrite);
-    let met = shadow.write_bytes & bytes != 0 && !(strong && shadow.strong);
-    if met {
-        let what = if matches!(access, Access::Read | Access::StrongRead) {
-            "reads what another wrote"
-        } else {
-            "overwrites what another wrote"
-        };
-        if shadow.write.owner != mark.owner {
-            if !who.follows(shadow.write) {
-                return Err(Conflict::Race(what, shadow.write));
-            }
-        } else if lanes_matter
-            && shadow.write == mark
-            && shadow.write_lane != lane
-            && shadow.write_lane != 32
-        {
-            return Err(Conflict::Lane(what, shadow.write_lane));
-        }
+    let reads = matches!(access, Access::Read | Access::StrongRead);
+    if shadow.write_bytes & bytes != 0 && !(strong && shadow.strong) {
+        let what = if reads { "reads what another wrote" } else { "overwrites what another wrote" };
+        conflict(what, (shadow.write, shadow.write_lane), (who, mark), (lane, lanes_matter))?;
     }
-    if matches!(access, Access::Read | Access::StrongRead) {
-        if shadow.read == mark {
-            shadow.read_bytes |= bytes;
-            shadow.read_strong &= strong;
-            if shadow.read_lane != lane {
-                shadow.read_lane = 32;
-            }
-            return Ok(());
-        }
-        if shadow.read.owner != 0 && shadow.read.owner != mark.owner {
-            readers.keep(shadow);
-        }
-        (shadow.read, shadow.read_bytes, shadow.read_lane) = (mark, bytes, lane);
-        shadow.read_strong = strong;
+    if reads {
+        mark_read(shadow, readers, (mark, lane), bytes, strong);
         return Ok(());
     }
+    let what = "overwrites what another reads";
     if shadow.read_bytes & bytes != 0 && !(strong && shadow.read_strong) {
-        if shadow.read.owner != mark.owner {
-            if !who.follows(shadow.read) {
-                return Err(Conflict::Race("overwrites what another reads", shadow.read));
-            }
-        } else if lanes_matter
-            && shadow.read == mark
-            && shadow.read_lane != lane
-            && shadow.read_lane != 32
-        {
-            return Err(Conflict::Lane("overwrites what another reads", shadow.read_lane));
-        }
+        conflict(what, (shadow.read, shadow.read_lane), (who, mark), (lane, lanes_matter))?;
     }
     if shadow.crowd != 0 {
         let unordered =
             |(m, b, calm): &&Reader| b & bytes != 0 && !(strong && *calm) && !who.follows(*m);
         if let Some((reader, ..)) = readers.lists[shadow.crowd as usize - 1].iter().find(unordered)
         {
-            return Err(Conflict::Race("overwrites what another reads", *reader));
+            return Err(Conflict::Race(what, *reader));
         }
         readers.release(shadow);
     }
