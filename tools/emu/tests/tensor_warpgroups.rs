@@ -121,92 +121,121 @@ fn run(case: &Case, scale: bool, numerics: Numerics, bits: &mut Bits) {
     }
 }
 
-/// One case per type, and the swizzles, directions and signs spread over them.
-fn cases() -> Vec<Case> {
-    let float = Element::Float;
-    let f32 = Accumulator::Float(FloatAccumulator::F32);
-    let f16 = Accumulator::Float(FloatAccumulator::F16);
-    let new = |n, a, b, accumulator| Wgmma::new(n, a, b, accumulator).unwrap();
-    let plain = Take::PLAIN;
-    let minus = Take { negate: true, major: Major::K };
-    let turned = Take { negate: false, major: Major::Mn };
-    let case = |name, wgmma, registers, a, b, tail| Case { name, wgmma, registers, a, b, tail };
-    let (bf16, half, tf32) = (float(Float::Bf16), float(Float::F16), float(Float::Tf32));
-    let (e4m3, e5m2) = (float(Float::E4m3), float(Float::E5m2));
+/// Factors as they lie, negated, and with the outer dimension contiguous.
+const PLAIN: Take = Take::PLAIN;
+const MINUS: Take = Take { negate: true, major: Major::K };
+const TURNED: Take = Take { negate: false, major: Major::Mn };
+/// Accumulators.
+const F16: Accumulator = Accumulator::Float(FloatAccumulator::F16);
+const F32: Accumulator = Accumulator::Float(FloatAccumulator::F32);
+
+fn wgmma(n: usize, a: Element, b: Element, accumulator: Accumulator) -> Wgmma {
+    Wgmma::new(n, a, b, accumulator).unwrap()
+}
+
+fn case(
+    name: &'static str,
+    wgmma: Wgmma,
+    registers: bool,
+    a: (Swizzle, Take),
+    b: (Swizzle, Take),
+    tail: &'static str,
+) -> Case {
+    Case { name, wgmma, registers, a, b, tail }
+}
+
+/// Factors of 16 bits, which may lie either way.
+fn cases_of_16_bits() -> Vec<Case> {
+    let (bf16, half) = (Element::Float(Float::Bf16), Element::Float(Float::F16));
     vec![
         case(
             "m64n64k16.f32.bf16.bf16",
-            new(64, bf16, bf16, f32),
+            wgmma(64, bf16, bf16, F32),
             false,
-            (Swizzle::B128, plain),
-            (Swizzle::B128, plain),
+            (Swizzle::B128, PLAIN),
+            (Swizzle::B128, PLAIN),
             ", 1, 1, 0, 0",
         ),
         case(
             "m64n24k16.f32.bf16.bf16",
-            new(24, bf16, bf16, f32),
+            wgmma(24, bf16, bf16, F32),
             false,
-            (Swizzle::B64, turned),
-            (Swizzle::B32, turned),
+            (Swizzle::B64, TURNED),
+            (Swizzle::B32, TURNED),
             ", 1, 1, 1, 1",
         ),
         case(
             "m64n16k16.f16.f16.f16",
-            new(16, half, half, f16),
+            wgmma(16, half, half, F16),
             false,
-            (Swizzle::None, minus),
-            (Swizzle::None, turned),
+            (Swizzle::None, MINUS),
+            (Swizzle::None, TURNED),
             ", -1, 1, 0, 1",
         ),
         case(
             "m64n32k16.f32.f16.f16",
-            new(32, half, half, f32),
+            wgmma(32, half, half, F32),
             true,
-            (Swizzle::None, minus),
-            (Swizzle::B128, turned),
+            (Swizzle::None, MINUS),
+            (Swizzle::B128, TURNED),
             ", -1, 1, 1",
         ),
+    ]
+}
+
+/// Factors of 32 and 8 bits.
+fn cases_of_other_widths() -> Vec<Case> {
+    let tf32 = Element::Float(Float::Tf32);
+    let (e4m3, e5m2) = (Element::Float(Float::E4m3), Element::Float(Float::E5m2));
+    vec![
         case(
             "m64n8k8.f32.tf32.tf32",
-            new(8, tf32, tf32, f32),
+            wgmma(8, tf32, tf32, F32),
             false,
-            (Swizzle::B32, plain),
-            (Swizzle::B64, minus),
+            (Swizzle::B32, PLAIN),
+            (Swizzle::B64, MINUS),
             ", 1, -1",
         ),
         case(
             "m64n128k32.f32.e4m3.e5m2",
-            new(128, e4m3, e5m2, f32),
+            wgmma(128, e4m3, e5m2, F32),
             false,
-            (Swizzle::B128, plain),
-            (Swizzle::B128, plain),
+            (Swizzle::B128, PLAIN),
+            (Swizzle::B128, PLAIN),
             ", 1, 1",
         ),
         case(
             "m64n8k32.f16.e5m2.e5m2",
-            new(8, e5m2, e5m2, f16),
+            wgmma(8, e5m2, e5m2, F16),
             true,
-            (Swizzle::None, plain),
-            (Swizzle::B32, plain),
+            (Swizzle::None, PLAIN),
+            (Swizzle::B32, PLAIN),
             ", 1, 1",
         ),
         case(
             "m64n32k32.s32.s8.u8",
-            new(32, Element::S8, Element::U8, Accumulator::S32 { saturate: false }),
+            wgmma(32, Element::S8, Element::U8, Accumulator::S32 { saturate: false }),
             false,
-            (Swizzle::B64, plain),
-            (Swizzle::B64, plain),
+            (Swizzle::B64, PLAIN),
+            (Swizzle::B64, PLAIN),
             "",
         ),
         case(
             "m64n16k32.satfinite.s32.s8.s8",
-            new(16, Element::S8, Element::S8, Accumulator::S32 { saturate: true }),
+            wgmma(16, Element::S8, Element::S8, Accumulator::S32 { saturate: true }),
             true,
-            (Swizzle::None, plain),
-            (Swizzle::None, plain),
+            (Swizzle::None, PLAIN),
+            (Swizzle::None, PLAIN),
             "",
         ),
     ]
+}
+
+/// One case per type, and the swizzles, directions and signs spread over them.
+fn cases() -> Vec<Case> {
+    let mut all = cases_of_16_bits();
+    all.extend(cases_of_other_widths());
+    all
 }
 
 #[test]
