@@ -3,7 +3,7 @@
 //!
 //! The allocator is `shim.c`, compiled and preloaded into a second run of this executable.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::ptr::null_mut;
@@ -47,7 +47,7 @@ fn every_failed_allocation_is_a_status() {
 type Arm = extern "C" fn(c_long, c_long, c_int);
 type Disarm = extern "C" fn() -> c_long;
 /// A function by its name; 0 is success.
-type Named<'n> = (&'n str, Box<dyn FnMut() -> i32>);
+type Named = (&'static str, Box<dyn FnMut() -> i32>);
 
 /// The preloaded allocator.
 struct Shim {
@@ -148,6 +148,66 @@ fn attack(shim: &Shim, ctx: u64, op: &Struct, structs: &[Struct], optional: bool
     (most, refused)
 }
 
+fn nf4_parse() -> i32 {
+    let state = br#"{"shape": [8, 64], "blocksize": 64, "quant_type": "nf4", "dtype": "bfloat16"}"#;
+    // SAFETY: all zero is a struct without tensors; bytes and a struct.
+    unsafe {
+        let mut w: sys::gradus_nf4 = std::mem::zeroed();
+        sys::gradus_nf4_parse(state.as_ptr(), state.len(), &mut w)
+    }
+}
+
+fn policy_preset() -> i32 {
+    let name = c"trl/dapo".as_ptr();
+    // SAFETY: numbers and pointers; a text and places for results.
+    unsafe {
+        let (mut settings, mut kind, mut empty, mut value) = (std::mem::zeroed(), 0, 0, 0.0);
+        sys::gradus_policy_preset(name, 100.0, &mut settings, &mut kind, &mut empty, &mut value)
+    }
+}
+
+fn alloc(ctx: u64) -> i32 {
+    let mut at = null_mut();
+    // SAFETY: a place for an address, which is freed.
+    unsafe {
+        let status = sys::gradus_alloc(ctx, 1 << 16, &mut at);
+        assert!(status == 0 || at.is_null());
+        if status == 0 { sys::gradus_free(ctx, at) } else { status }
+    }
+}
+
+fn unknown_device() -> i32 {
+    let mut ctx = 0;
+    // SAFETY: a text, and a place for a number.
+    match unsafe { sys::gradus_create(c"tpu".as_ptr(), &mut ctx) } {
+        1 => 0,
+        other => other,
+    }
+}
+
+/// The functions that are no ops. What they take is allocated here: only allocations of a call are to fail.
+fn functions(ctx: u64) -> Vec<Named> {
+    let lengths = vec![3i64; 20_000];
+    let (count, mut weights) = (lengths.len() as i64, vec![0.0; lengths.len()]);
+    // SAFETY: places for as many values, which live as long as the closure.
+    let seq_weights = move || unsafe {
+        sys::gradus_seq_weights(2, 0, 0.0, lengths.as_ptr(), count, weights.as_mut_ptr())
+    };
+    // SAFETY: a place for as many values.
+    let dynamic_map = || unsafe { sys::gradus_dynamic_map(1, [0f32; 256].as_mut_ptr()) };
+    // SAFETY: a number that is no handle.
+    let bad_handle = || unsafe { (sys::gradus_synchronize(77, null_mut()) != 14) as i32 };
+    vec![
+        ("nf4_parse", Box::new(nf4_parse)),
+        ("policy_preset", Box::new(policy_preset)),
+        ("seq_weights", Box::new(seq_weights)),
+        ("alloc", Box::new(move || alloc(ctx))),
+        ("dynamic_map", Box::new(dynamic_map)),
+        ("unknown device", Box::new(unknown_device)),
+        ("bad handle", Box::new(bad_handle)),
+    ]
+}
+
 mod shimmed {
     use super::*;
 
@@ -210,74 +270,7 @@ mod shimmed {
     #[ignore = "run by every_failed_allocation_is_a_status"]
     fn functions_of_the_abi() {
         let (shim, ctx) = (Shim::find(), create());
-        let state =
-            br#"{"shape": [8, 64], "blocksize": 64, "quant_type": "nf4", "dtype": "bfloat16"}"#;
-        let name = CString::new("trl/dapo").unwrap();
-        let lengths = vec![3i64; 20_000];
-        let mut weights = vec![0.0; lengths.len()];
-        // SAFETY: places and texts that live as long as the closures.
-        let mut functions: Vec<Named<'_>> = unsafe {
-            vec![
-                (
-                    "nf4_parse",
-                    Box::new(move || {
-                        let mut w: sys::gradus_nf4 = std::mem::zeroed();
-                        sys::gradus_nf4_parse(state.as_ptr(), state.len(), &mut w)
-                    }),
-                ),
-                (
-                    "policy_preset",
-                    Box::new(move || {
-                        let (mut settings, mut value) = (std::mem::zeroed(), 0.0);
-                        let (mut kind, mut empty) = (0, 0);
-                        sys::gradus_policy_preset(
-                            name.as_ptr(),
-                            100.0,
-                            &mut settings,
-                            &mut kind,
-                            &mut empty,
-                            &mut value,
-                        )
-                    }),
-                ),
-                (
-                    "seq_weights",
-                    Box::new(move || {
-                        let count = lengths.len() as i64;
-                        sys::gradus_seq_weights(
-                            2,
-                            0,
-                            0.0,
-                            lengths.as_ptr(),
-                            count,
-                            weights.as_mut_ptr(),
-                        )
-                    }),
-                ),
-                (
-                    "alloc",
-                    Box::new(move || {
-                        let mut at = null_mut();
-                        let status = sys::gradus_alloc(ctx, 1 << 16, &mut at);
-                        assert!(status == 0 || at.is_null());
-                        if status == 0 { sys::gradus_free(ctx, at) } else { status }
-                    }),
-                ),
-                ("dynamic_map", Box::new(|| sys::gradus_dynamic_map(1, [0f32; 256].as_mut_ptr()))),
-                (
-                    "unknown device",
-                    Box::new(|| {
-                        let mut ctx = 0;
-                        match sys::gradus_create(c"tpu".as_ptr(), &mut ctx) {
-                            1 => 0,
-                            other => other,
-                        }
-                    }),
-                ),
-                ("bad handle", Box::new(|| (sys::gradus_synchronize(77, null_mut()) != 14) as i32)),
-            ]
-        };
-        for (name, call) in &mut functions {
+        for (name, call) in &mut functions(ctx) {
             let mut n = 1;
             loop {
                 let mut over = true;

@@ -110,9 +110,10 @@ fn scalars_are_refused_by_name_or_harmless() {
     assert!(taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
 }
 
-/// The functions that are no ops.
+// The functions that are no ops.
+
 #[test]
-fn presets_and_parsed_weights_are_refused_by_name() {
+fn presets_are_refused_by_name() {
     let preset = |name: &CStr, length: f64| {
         // SAFETY: numbers and pointers; places for results.
         unsafe {
@@ -127,6 +128,10 @@ fn presets_and_parsed_weights_are_refused_by_name() {
         assert_eq!(preset(c"gspo", length), 0, "not looked at: {}", last_error());
     }
     assert_eq!(preset(c"dr_grpo", 100.0), 0);
+}
+
+#[test]
+fn parsed_weights_are_refused_by_name() {
     let parse = |text: &str| {
         // SAFETY: all zero is a struct without tensors.
         let mut w: sys::gradus_nf4 = unsafe { std::mem::zeroed() };
@@ -155,6 +160,10 @@ fn presets_and_parsed_weights_are_refused_by_name() {
         assert!(last_error().contains(named), "{}", last_error());
     }
     assert_eq!(parse(&format!("{good}{}", " ".repeat(1024))), sys::GRADUS_FORMAT as i32);
+}
+
+#[test]
+fn maps_and_sequence_weights_are_refused() {
     // SAFETY: places for as many values.
     unsafe {
         assert_eq!(sys::gradus_dynamic_map(2, [0f32; 256].as_mut_ptr()), 1);
