@@ -46,12 +46,11 @@ const GARBAGE: [[i64; 4]; 4] =
     [[0, 3, 5, 9], [-7, 1 << 60, i64::MAX, 5], [i64::MIN, -1, -1, 0], [9, 4, 4, 1 << 40]];
 
 #[test]
-fn groups_and_sequences_stay_in_bounds() {
+fn groups_stay_in_bounds() {
     let (logp, reward) = (normals(1, 9, 1.0), normals(2, 9, 1.0));
     each_gpu(|device, memory| {
         for offsets in GARBAGE {
             let (x, r, cu) = (memory.of(&logp), memory.of(&reward), memory.of(&offsets));
-            let one = memory.of(&[1.0f64; 3]);
             // Garbage need not reach every element, so outputs hold something beforehand.
             let mut out = memory.of(&[0.0f64; 9]);
             group_advantage(
@@ -66,6 +65,35 @@ fn groups_and_sequences_stay_in_bounds() {
                 },
             )
             .unwrap();
+            let mut losses = memory.empty::<f64>(3);
+            copg_loss(
+                device,
+                CopgLoss {
+                    logp: vector(&x),
+                    reference: None,
+                    reward: vector(&r),
+                    offsets: vector(&cu),
+                    beta: 0.5,
+                    weight: None,
+                    loss: vector_mut(&mut losses),
+                    dlogp: vector_mut(&mut out),
+                    total: None,
+                },
+            )
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn sequences_stay_in_bounds() {
+    let (logp, sampler_logp) = (normals(1, 9, 1.0), normals(2, 9, 1.0));
+    each_gpu(|device, memory| {
+        for offsets in GARBAGE {
+            let (x, old, cu) = (memory.of(&logp), memory.of(&sampler_logp), memory.of(&offsets));
+            let one = memory.of(&[1.0f64; 3]);
+            // Garbage need not reach every element, so outputs hold something beforehand.
+            let mut out = memory.of(&[0.0f64; 9]);
             let (settings, mut loss) = (PolicySettings::default(), 0.0);
             policy_loss(
                 device,
@@ -84,7 +112,7 @@ fn groups_and_sequences_stay_in_bounds() {
                 device,
                 OffPolicyWeight {
                     old_logp: vector(&x),
-                    sampler_logp: vector(&r),
+                    sampler_logp: vector(&old),
                     mask: None,
                     cu_seqlens: vector(&cu),
                     settings: OffPolicySettings { normalize: true, ..Default::default() },
@@ -103,22 +131,6 @@ fn groups_and_sequences_stay_in_bounds() {
                     reduction: SeqReduction::Mean,
                     y: vector_mut(&mut sums),
                     count: None,
-                },
-            )
-            .unwrap();
-            let mut losses = memory.empty::<f64>(3);
-            copg_loss(
-                device,
-                CopgLoss {
-                    logp: vector(&x),
-                    reference: None,
-                    reward: vector(&r),
-                    offsets: vector(&cu),
-                    beta: 0.5,
-                    weight: None,
-                    loss: vector_mut(&mut losses),
-                    dlogp: vector_mut(&mut out),
-                    total: None,
                 },
             )
             .unwrap();

@@ -145,7 +145,7 @@ fn attention_and_its_gradient() {
 }
 
 #[test]
-fn heads_losses_and_samples() {
+fn heads() {
     let w = World::new(KernelSet::Sm80);
     let (hidden, head, four) = (w.f(1, &[T, H]), w.f(2, &[V, H]), Weight::new(&w, 3, [V, H]));
     let targets = w.of(&[1i32, 0, 47, 3, 3], &[T]);
@@ -180,6 +180,12 @@ fn heads_losses_and_samples() {
         };
         linear_logprob_bwd(d, args)
     });
+}
+
+#[test]
+fn losses_and_samples() {
+    let w = World::new(KernelSet::Sm80);
+    let (logits, mut logp, mut dlogp) = (w.f(1, &[T, V]), w.zeros(&[T]), w.zeros(&[T]));
     let (uniform, mut token) = (w.of(&[0.1f64, 0.3, 0.5, 0.7, 0.9], &[T]), w.of(&[0i32; T], &[T]));
     w.steady("sample", 0, |d| {
         let args = Sample {
@@ -209,7 +215,7 @@ fn heads_losses_and_samples() {
             one.v(),
             &settings,
             &mut loss,
-            dhidden.buffer.view_mut(&[T as i64]).unwrap(),
+            dlogp.m(),
         );
         policy_loss(d, args)
     });

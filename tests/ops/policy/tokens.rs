@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::common::bits_of;
 use crate::common::devices::{emulated, gpu_of, placed, shared_gpus, vector};
 use crate::policy::sequences::*;
-use gradus::Device;
 use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::ops::*;
+use gradus::{Device, ViewMut};
 
 /// A sequence alone, in a batch, and under any order of warps and blocks has the same bits.
 #[test]
@@ -87,31 +87,39 @@ impl Resident {
         let mut out: Vec<DeviceBuffer<f32>> =
             (0..6).map(|_| placed(gpu, &vec![7.5; n - 1])).collect();
         let mut keep = placed(gpu, &vec![9u8; n - 1]);
-        let mut outputs = out.iter_mut().map(|b| b.view_mut(&[n as i64]).unwrap());
-        let mut views: Vec<_> = (0..6).map(|_| outputs.next().unwrap()).collect();
+        let mut views: Vec<_> = out.iter_mut().map(|b| b.view_mut(&[n as i64]).unwrap()).collect();
         let mut views = views.iter_mut().map(|v| v.narrow(1, n - 1).unwrap());
         let mut next = || views.next().unwrap();
+        self.returns(device, [next(), next(), next(), next()]);
+        let mut whole = keep.view_mut(&[n as i64]).unwrap();
+        self.comparisons(device, [next(), next()], whole.narrow(1, n - 1).unwrap());
+        drop(views);
+        let mut all: Vec<Vec<f32>> =
+            out.iter().map(|b| b.to_host().unwrap()[1..].to_vec()).collect();
+        all.push(keep.to_host().unwrap()[1..].iter().map(|&k| k as f32).collect());
+        all
+    }
+
+    /// The ops along a sequence: GAE, returns, rewards with a KL penalty.
+    fn returns(&self, device: &Device, out: [ViewMut<'_, f32>; 4]) {
+        let [advantage, gae_returns, returns, kl] = out;
         let (reward, value) = (vector(&self.reward), vector(&self.value));
         let (mask, cu_seqlens) = (Some(vector(&self.mask)), vector(&self.cu_seqlens));
-        let (bootstrap, settings) = (Some(vector(&self.per_sequence)), WhitenSettings::VERL);
-        let (advantage, returns) = (next(), Some(next()));
-        let (gamma, lambda, masked) = (0.99, 0.95, MaskedReturn::Skip);
-        gae(
-            device,
-            Gae {
-                reward,
-                value,
-                mask,
-                cu_seqlens,
-                bootstrap,
-                gamma,
-                gae_lambda: lambda,
-                advantage,
-                returns,
-            },
-        )
-        .unwrap();
-        let (baseline, returns) = (bootstrap, next());
+        let bootstrap = Some(vector(&self.per_sequence));
+        let (gamma, masked) = (0.99, MaskedReturn::Skip);
+        let args = Gae {
+            reward,
+            value,
+            mask,
+            cu_seqlens,
+            bootstrap,
+            gamma,
+            gae_lambda: 0.95,
+            advantage,
+            returns: Some(gae_returns),
+        };
+        gae(device, args).unwrap();
+        let baseline = bootstrap;
         discounted_return(
             device,
             DiscountedReturn { reward, mask, cu_seqlens, gamma, masked, baseline, returns },
@@ -126,34 +134,39 @@ impl Resident {
             beta: 0.1,
             estimator: RewardKl::K3,
             clamp: 5.0,
-            reward: next(),
+            reward: kl,
         };
         kl_reward(device, args).unwrap();
-        whiten(device, Whiten { x: reward, mask, settings, y: next(), stats: None }).unwrap();
+    }
+
+    /// The ops that compare tokens: whitening, group advantages, top fractions.
+    fn comparisons(
+        &self,
+        device: &Device,
+        [whitened, advantage]: [ViewMut<'_, f32>; 2],
+        keep: ViewMut<'_, u8>,
+    ) {
+        let (reward, cu_seqlens) = (vector(&self.reward), vector(&self.cu_seqlens));
+        let (mask, settings) = (Some(vector(&self.mask)), WhitenSettings::VERL);
+        whiten(device, Whiten { x: reward, mask, settings, y: whitened, stats: None }).unwrap();
         let args = GroupAdvantage {
             reward,
             offsets: cu_seqlens,
             length: None,
             settings: GroupSettings::default(),
-            advantage: next(),
+            advantage,
             groups: None,
         };
         group_advantage(device, args).unwrap();
-        let mut whole = keep.view_mut(&[n as i64]).unwrap();
         let args = TopFraction {
             x: reward,
             class: Some(RankedClass { class_ids: vector(&self.mask), ranked: 3, others: false }),
             scope: QuantileScope::PerSequence(cu_seqlens),
             fraction: 0.25,
-            keep: whole.narrow(1, n - 1).unwrap(),
+            keep,
             threshold: None,
         };
         top_fraction(device, args).unwrap();
-        drop(views);
-        let mut all: Vec<Vec<f32>> =
-            out.iter().map(|b| b.to_host().unwrap()[1..].to_vec()).collect();
-        all.push(keep.to_host().unwrap()[1..].iter().map(|&k| k as f32).collect());
-        all
     }
 }
 

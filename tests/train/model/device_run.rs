@@ -121,6 +121,18 @@ fn assert_same_update<T: Float>(name: &str, rate: f64, cpu: &Trainer<T>, gpu: &T
     }
 }
 
+/// In f32 a rollout has the CPU's tokens; log-probs agree within a bound up to the first token that differs.
+fn assert_same_rollout<T: Float>(name: &str, cpu: &[Record], gpu: &[Record]) {
+    for (a, b) in cpu.iter().zip(gpu) {
+        let same = a.ids.iter().zip(&b.ids).take_while(|(a, b)| a == b).count();
+        assert!(T::DTYPE == DType::Bf16 || a.ids == b.ids, "{name}: other tokens");
+        let pairs = a.sampler_logp.iter().zip(&b.sampler_logp).take(same);
+        let off = pairs.fold(0f64, |m, (a, b)| m.max((a - b).abs() as f64));
+        let bound = if T::DTYPE == DType::Bf16 { 2f64.powi(-5) } else { F32 };
+        assert!(off <= bound, "{name}: log-probs apart by {off:e}");
+    }
+}
+
 fn run<T: Float>(dtype: &str, executor: &Executor) {
     let name = format!("{dtype} on {}", executor.name);
     let mut cpu = Trainer::<T>::on(config(dtype), Device::Cpu).unwrap();
@@ -147,14 +159,7 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
     // 3. A rollout with the same draws; its log-probs are the trainer's, bit for bit.
     let (_, records, _) = cpu.collect(0).unwrap();
     let (_, mut own, _) = gpu.collect(0).unwrap();
-    for (a, b) in records.iter().zip(&own) {
-        let same = a.ids.iter().zip(&b.ids).take_while(|(a, b)| a == b).count();
-        assert!(T::DTYPE == DType::Bf16 || a.ids == b.ids, "{name}: other tokens");
-        let pairs = a.sampler_logp.iter().zip(&b.sampler_logp).take(same);
-        let off = pairs.fold(0f64, |m, (a, b)| m.max((a - b).abs() as f64));
-        let bound = if T::DTYPE == DType::Bf16 { 2f64.powi(-5) } else { F32 };
-        assert!(off <= bound, "{name}: log-probs apart by {off:e}");
-    }
+    assert_same_rollout::<T>(&name, &records, &own);
 
     // 4. One GRPO step, with a KL to the base: on the CPU's records both devices agree, on the
     // device's own the first ratio is exactly 1.

@@ -79,6 +79,24 @@ impl Good<'_> {
     }
 }
 
+type Spoil = fn(&mut Good<'_>);
+/// What spoils both calls, the argument that is named, and what else the message says.
+const SCALARS: [(Spoil, &str, &str); 13] = [
+    (|g| g.cu_seqlens = vec![0, 2, 4], "cu_seqlens", "3"),
+    (|g| g.cu_seqlens = vec![1, 2, 3], "cu_seqlens", "0"),
+    (|g| g.cu_seqlens = vec![0, 4, 3], "cu_seqlens", "never fall"),
+    (|g| g.cu_seqlens = vec![], "cu_seqlens", "empty"),
+    (|g| g.kv_start = vec![0], "kv_start", "[2]"),
+    (|g| g.kv_start = vec![-1, 3], "kv_start", "-1 at index 0"),
+    (|g| g.kv_start = vec![0, i64::MAX], "kv_start", "0..=5"),
+    (|g| g.kv_len = vec![3], "kv_len", "[2]"),
+    (|g| g.kv_len = vec![1, 2], "kv_len", "2 (the queries)"),
+    (|g| g.kv_len = vec![3, 3], "kv_len", "3 at index 1"),
+    (|g| g.kv_len = vec![i64::MAX, 2], "kv_len", "the rows from 0 on"),
+    (|g| g.scale = f64::NAN, "scale", "NaN"),
+    (|g| g.scale = 1e39, "scale", "finite in f32"),
+];
+
 #[test]
 fn attention_refuses_bad_input_and_writes_nothing() {
     let data = vec![0.5f32; 64];
@@ -102,23 +120,7 @@ fn attention_refuses_bad_input_and_writes_nothing() {
         assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
         assert!(message.contains(text), "{text}: {message}");
     };
-    type Spoil = fn(&mut Good<'_>);
-    let scalars: [(Spoil, &str, &str); 13] = [
-        (|g| g.cu_seqlens = vec![0, 2, 4], "cu_seqlens", "3"),
-        (|g| g.cu_seqlens = vec![1, 2, 3], "cu_seqlens", "0"),
-        (|g| g.cu_seqlens = vec![0, 4, 3], "cu_seqlens", "never fall"),
-        (|g| g.cu_seqlens = vec![], "cu_seqlens", "empty"),
-        (|g| g.kv_start = vec![0], "kv_start", "[2]"),
-        (|g| g.kv_start = vec![-1, 3], "kv_start", "-1 at index 0"),
-        (|g| g.kv_start = vec![0, i64::MAX], "kv_start", "0..=5"),
-        (|g| g.kv_len = vec![3], "kv_len", "[2]"),
-        (|g| g.kv_len = vec![1, 2], "kv_len", "2 (the queries)"),
-        (|g| g.kv_len = vec![3, 3], "kv_len", "3 at index 1"),
-        (|g| g.kv_len = vec![i64::MAX, 2], "kv_len", "the rows from 0 on"),
-        (|g| g.scale = f64::NAN, "scale", "NaN"),
-        (|g| g.scale = 1e39, "scale", "finite in f32"),
-    ];
-    for (spoil, arg, text) in scalars {
+    for (spoil, arg, text) in SCALARS {
         let mut bad = good();
         spoil(&mut bad);
         bad.run().iter().for_each(|result| message(result, arg, text));
