@@ -13,6 +13,7 @@ mod kernels;
 mod layers;
 mod memory;
 mod prose;
+mod sizes;
 mod steady;
 mod tree;
 mod world;
