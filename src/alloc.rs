@@ -11,9 +11,15 @@ use crate::error::{Error, Result};
 
 thread_local!(static ASKING: Cell<bool> = const { Cell::new(false) });
 
-/// Runs `ask`, which takes a refusal of memory as an answer: an allocator with a reserve keeps it for those
-/// who do not.
-#[doc(hidden)]
+/// Runs `ask`, which takes a refusal of memory as an answer. For programs with an allocator that keeps a reserve, as
+/// the C library has: while [`is_asking`] is true it need not touch the reserve, because the caller can do without.
+///
+/// # Example
+/// ```
+/// let mut values: Vec<u8> = Vec::new();
+/// let refused = gradus::asking(|| values.try_reserve_exact(isize::MAX as usize)).is_err();
+/// assert!(refused && !gradus::is_asking());
+/// ```
 pub fn asking<R>(ask: impl FnOnce() -> R) -> R {
     ASKING.set(true);
     let answer = ask();
@@ -21,8 +27,8 @@ pub fn asking<R>(ask: impl FnOnce() -> R) -> R {
     answer
 }
 
-/// True within [`asking`] on this thread.
-#[doc(hidden)]
+/// Whether this thread is within [`asking`]: an allocator that is asked for memory meanwhile may refuse, and nothing
+/// ends.
 pub fn is_asking() -> bool {
     ASKING.get()
 }

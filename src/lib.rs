@@ -161,7 +161,6 @@
 //! | `emu` | the emulated GPU as a device, for tests |
 //! | `cust` | buffers and streams of the crate cust, borrowed |
 
-#[doc(hidden)]
 pub use alloc::{asking, is_asking};
 
 pub mod check;

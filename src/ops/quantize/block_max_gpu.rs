@@ -49,7 +49,10 @@ impl BlockMax {
         match dtype {
             DType::Bf16 => 1,
             DType::F16 => 2,
-            _ => 0,
+            DType::F32 => 0,
+            DType::U8 | DType::I32 | DType::I64 | DType::F64 => {
+                unreachable!("views of 4-bit weights are checked")
+            }
         }
     }
 }
