@@ -164,9 +164,9 @@ fn copy_rows_refuses_bad_input_and_writes_nothing() {
     refused_with(
         run(right(), None, None, &[3, 3]),
         "y",
-        "4 rows, as many as are copied, or a table `to`",
+        "4 rows, as many as are copied, or a table `to_rows`",
     );
-    refused_with(run(right(), None, Some(&[0, 1]), &[3, 3]), "x", "or a table `from`");
+    refused_with(run(right(), None, Some(&[0, 1]), &[3, 3]), "x", "or a table `from_rows`");
     refused_with(run(right(), Some(&[0, 1]), None, &[3, 3]), "y", "2 rows");
     refused_with(run(right(), Some(&[0, 1]), Some(&[0]), &[3, 3]), "to_rows", "[2]");
     refused_with(run(right(), Some(&[0, 4]), Some(&[0, 1]), &[3, 3]), "from_rows", "4 at index 1");
