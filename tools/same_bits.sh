@@ -3,7 +3,7 @@
 #
 #   tools/same_bits.sh > before.txt; ...; tools/same_bits.sh | diff before.txt -
 #
-# One line per PTX file (instructions, without comments), one per checkpoint of the demo run (seed 0), one for
+# One line per PTX file (its entry code, without comments and tables of constants), one per checkpoint of the demo run (seed 0), one for
 # the peers' data. The demo needs a release build, and the CPU's vector units decide its bits: compare on one machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 generated=kernels/generated
 [ -d "$generated" ] || generated=kernels/ptx
 for ptx in "$generated"/*.ptx; do
-  printf '%s  %s\n' "$(grep -v '^//' "$ptx" | sha256sum | cut -c1-64)" "$(basename "$ptx")"
+  printf '%s  %s\n' "$(grep -vE '^//|^ *\.global|^$' "$ptx" | sha256sum | cut -c1-64)" "$(basename "$ptx")"
 done
 
 cargo build -q --release
