@@ -74,7 +74,7 @@ fn cuda() -> &'static Option<Executor> {
             panic!("GRADUS_REQUIRE_GPU=1, but {error}")
         }
         Err(error) => {
-            eprintln!("skipped on CUDA: {error}");
+            eprintln!("no CUDA device, CPU and emulator run: {error}");
             None
         }
     })

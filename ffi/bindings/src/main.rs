@@ -1,6 +1,6 @@
 //! Writes `ffi/src/sys.rs` and `ffi/src/registry.rs` from `ffi/include/gradus.h`; with `--check`, fails where a
-//! committed file differs. Needs libclang: `LIBCLANG_PATH=$(python3 -c 'import clang.native as n; print(n.__path__[0])')`
-//! after `pip install libclang`. Users of the crates never run this.
+//! committed file differs. libclang comes from the folder `LIBCLANG_PATH`, or from a pinned PyPI wheel that pip puts
+//! into `target/libclang`. Users of the crates never run this.
 
 mod registry;
 
@@ -8,6 +8,38 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 const HEAD: &str = "// Generated from ffi/include/gradus.h by `cargo run -p gradus-bindings`.\n";
+
+/// Another version may print the declarations in another way.
+const LIBCLANG: &str = "libclang==18.1.1";
+
+/// Points bindgen to libclang, which is fetched if no other is named.
+fn find_libclang() -> Result<(), String> {
+    if std::env::var_os("LIBCLANG_PATH").is_some() {
+        return Ok(());
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libclang");
+    let native = folder.join("clang/native");
+    if !native.is_dir() {
+        let pip = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(&folder)
+            .arg(LIBCLANG)
+            .output()
+            .map_err(|e| {
+                format!("python3 -m pip: {e}; or set LIBCLANG_PATH to libclang's folder")
+            })?;
+        if !pip.status.success() {
+            let said = String::from_utf8_lossy(&pip.stderr);
+            return Err(format!(
+                "pip could not install {LIBCLANG}: {}; or set LIBCLANG_PATH to libclang's folder",
+                said.trim()
+            ));
+        }
+    }
+    // SAFETY: the program has one thread.
+    unsafe { std::env::set_var("LIBCLANG_PATH", native) };
+    Ok(())
+}
 
 /// The C compiler's own headers: libclang from PyPI comes without.
 fn own_headers() -> Result<String, String> {
@@ -43,6 +75,7 @@ fn bindings(ffi: &Path) -> Result<String, String> {
 }
 
 fn run() -> Result<(), String> {
+    find_libclang()?;
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let bindings = bindings(&source.join(".."))?;
     let registry = registry::render(&bindings).map_err(|e| format!("not understood: {e}"))?;

@@ -57,7 +57,10 @@ class Abi:
             fields = [(f.name, self.ctype(f)) for f in struct.fields]
             self.structs[struct.name] = type(struct.name, (ctypes.Structure,), {"_fields_": fields})
         self.ops = {name.removesuffix("_args") for name in self.structs if name.endswith("_args")}
-        self.library = ctypes.CDLL(str(library))
+        try:
+            self.library = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise SystemExit(f"{error}\nbuild it with `cargo build --release -p gradus-c`, or name another one") from error
         self.library.gradus_last_error.restype = ctypes.c_char_p
         self.library.gradus_sizeof.restype = ctypes.c_size_t
         for name, struct in self.structs.items():
