@@ -6,7 +6,7 @@
 //! | [`train`], [`reward`] | the trainer, scores of completions |
 //! | [`text`] | what a vocabulary is; with the feature `hf` tokenizers and chat templates |
 //! | `data` (feature `hf`, on by default) | data sets as they come from a hub |
-//! | [`io`], [`bench`] | files, `gradus bench` |
+//! | [`io`], [`mod@bench`] | files, `gradus bench` |
 //!
 //! It sees only the public API of `gradus`.
 

@@ -9,7 +9,7 @@
 //! | `value_fit` | the critic learns the returns of the collected rollouts; the policy does not move |
 //! | `rl` | rollouts, rewards, advantages, policy updates |
 //!
-//! To add one, write a file with a [`PhaseSpec`] and add its row to the table below. The compiler asks
+//! To add one, write a file with a `PhaseSpec` and add its row to the table below. The compiler asks
 //! for the rest.
 
 use crate::train::config::{RunConfig, choice};
