@@ -108,7 +108,7 @@ fn a_damaged_checkpoint_is_replaced_and_pushes_none_out() {
 /// An adapter that is written again and again is there, whole, at every moment.
 #[test]
 fn a_reader_always_finds_a_whole_adapter() {
-    let golden = crate::common::root().join("tests/golden/models/llama/adapter");
+    let golden = crate::common::golden_folder().join("models/llama/adapter");
     let adapter = Adapter::load(&golden).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("adapter");
@@ -144,7 +144,7 @@ fn a_reader_always_finds_a_whole_adapter() {
 #[test]
 fn adapters_can_be_read_by_whom_the_umask_lets() {
     use std::os::unix::fs::PermissionsExt;
-    let golden = crate::common::root().join("tests/golden/models/llama/adapter");
+    let golden = crate::common::golden_folder().join("models/llama/adapter");
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("adapter");
     Adapter::load(&golden).unwrap().save(&place).unwrap();
@@ -161,7 +161,7 @@ fn adapters_can_be_read_by_whom_the_umask_lets() {
 #[cfg(unix)]
 #[test]
 fn folders_are_not_written_through_planted_links() {
-    let golden = crate::common::root().join("tests/golden/models/llama");
+    let golden = crate::common::golden_folder().join("models/llama");
     let folder = tempfile::tempdir().unwrap();
     let (victim, out) = (folder.path().join("victim"), folder.path().join("nf4"));
     std::fs::create_dir(&victim).unwrap();

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 /// A folder with a golden model of 256 ids and a tokenizer that gives each a word; every eighth is a
 /// special token.
 fn model(folder: &Path) -> PathBuf {
-    let golden = crate::common::root().join("tests/golden/models/llama");
+    let golden = crate::common::golden_folder().join("models/llama");
     let to = folder.join("model");
     std::fs::create_dir(&to).unwrap();
     for file in std::fs::read_dir(golden).unwrap() {

@@ -1,4 +1,4 @@
-"""Writes tests/golden/text: what transformers and tokenizers say, for src/text to agree with.
+"""Writes tests/golden/text: what transformers and tokenizers say, for src/rft/text to agree with.
 
     python3 tools/peers/chat_cases.py
 
