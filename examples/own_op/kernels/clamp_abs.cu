@@ -4,8 +4,8 @@
 //   y      [n] f32, any stride
 //   cut    one u64 that is 0 before the launch, or null: elements outside the interval
 //
-// One thread per element. Traffic: 8 bytes per element, and one atomic per warp that cut anything. NaN
-// stays NaN and counts as not cut. Counts are integers, so their order does not change a bit.
+// One thread per element. Traffic: 8 bytes per element, and one atomic per warp that cut anything.
+// NaN stays NaN and counts as not cut. Counts are integers, so their order does not change a bit.
 
 typedef long long i64;
 typedef unsigned long long u64;
