@@ -6,6 +6,7 @@
 //! | [`train`], [`reward`] | the trainer, scores of completions |
 //! | [`text`] | what a vocabulary is; with the feature `hf` tokenizers and chat templates |
 //! | `data` (feature `hf`, on by default) | data sets as they come from a hub |
+//! | [`toy`] | toy tasks as data sets |
 //! | [`io`], [`mod@bench`] | files, `gradus bench` |
 //!
 //! It sees only the public API of `gradus`.
@@ -18,6 +19,7 @@ pub mod model;
 pub mod pretrained;
 pub mod reward;
 pub mod text;
+pub mod toy;
 pub mod train;
 
 /// The README's examples run as tests.

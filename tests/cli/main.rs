@@ -4,6 +4,7 @@
 mod common;
 mod runs;
 
+mod bytes;
 mod folder;
 mod kill;
 mod memory;

@@ -3,6 +3,9 @@
 use crate::text::Codec;
 use gradus::error::Result;
 
+/// The id that ends sequences of a fresh model: no byte of UTF-8.
+pub(crate) const END: i32 = 255;
+
 /// One id a byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bytes {
@@ -48,5 +51,8 @@ mod tests {
         ids.extend([2, 65]);
         assert_eq!(bytes.decode(&ids).unwrap(), "3+4=ü");
         assert_eq!(bytes.decode(&[0xff]).unwrap(), "\u{fffd}");
+        let fresh = Bytes::new(&[END]);
+        let every: String = (0..=char::MAX as u32).filter_map(char::from_u32).collect();
+        assert!(!fresh.encode(&every).unwrap().contains(&END));
     }
 }

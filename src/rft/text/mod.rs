@@ -41,6 +41,7 @@ pub(crate) mod wide;
 mod wrap;
 
 pub use bytes::Bytes;
+pub(crate) use bytes::END;
 #[cfg(feature = "hf")]
 pub use chat::{ChatOptions, ChatTemplate};
 #[cfg(feature = "hf")]

@@ -10,7 +10,7 @@ use crate::reward::Reward;
 use crate::reward::command::CommandOptions;
 use crate::reward::http::HttpOptions;
 use crate::reward::spec::{SpecOptions, parse_all};
-use crate::text::{Bytes, Codec};
+use crate::text::{Bytes, Codec, END};
 use crate::train::config::RunConfig;
 use crate::train::phase::Phase;
 use crate::train::task::{Countdown, Task};
@@ -37,11 +37,16 @@ impl RunInputs {
             path => Some(Pretrained::open(path.as_ref())?),
         };
         let mut notes = Vec::new();
-        let codec = folder.as_ref().map(|folder| codec(folder, &mut notes)).transpose()?;
         let reward = reward(config)?;
-        let task: Arc<dyn Task> = match codec.zip(folder.as_ref()) {
-            Some((codec, folder)) => on_folder(config, folder, codec, reward, &mut notes)?,
-            None => Arc::new(countdown(config)?.with(None, reward, None)),
+        let task: Arc<dyn Task> = match &folder {
+            Some(folder) => {
+                let codec = codec(folder, &mut notes)?;
+                on_text(config, Some(folder.files.folder()), codec, reward, &mut notes)?
+            }
+            None if config.data.path.is_empty() => {
+                Arc::new(countdown(config)?.with(None, reward, None))
+            }
+            None => on_text(config, None, Arc::new(Bytes::new(&[END])), reward, &mut notes)?,
         };
         Ok(RunInputs { task, notes, folder })
     }
@@ -71,8 +76,15 @@ impl RunInputs {
             n => n,
         };
         let frozen = self.is_frozen(config);
+        let longest_demo = match config.phases.contains(&Phase::Sft) {
+            true => self.task.longest_demo()?,
+            false => 0,
+        };
+        // Prompts of one's own may be as long as those of a data set.
+        let own = if config.data.path.is_empty() { 0 } else { config.data.max_prompt_tokens };
         let Some(folder) = &mut self.folder else {
-            let shape = fresh(config, self.task.codec().len(), prompt + answer.max(new) + 1);
+            let positions = prompt.max(own) + answer.max(new) + 1;
+            let shape = fresh(config, self.task.codec().len(), positions);
             return Decoder::random(&shape, device, config.seed);
         };
         // One for a token that begins sequences, one for the position behind the last.
@@ -85,10 +97,6 @@ impl RunInputs {
             );
             return Err(Error::config("rl.max_new_tokens", reason));
         }
-        let longest_demo = match config.phases.contains(&Phase::Sft) {
-            true => self.task.longest_demo()?,
-            false => 0,
-        };
         if longest_demo > most {
             let reason = format!(
                 "the longest demonstration for `sft` has {longest_demo} tokens, the model has {most} \
@@ -103,7 +111,6 @@ impl RunInputs {
         let options = LoadOptions {
             quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
-            // Prompts of one's own may be as long as those of a data set.
             max_positions: Some(
                 positions.max(config.data.max_prompt_tokens + new + 2).max(longest_demo),
             ),
@@ -163,17 +170,18 @@ fn tokenizer(path: &Path, rows: usize) -> Result<Arc<dyn Codec>> {
     Ok(Arc::new(tokenizer))
 }
 
-/// The task of a run on a folder: its data, or the built-in one in the model's vocabulary.
+/// The task of a model that reads text: its data, or the built-in one in the model's vocabulary.
+/// `folder` is where the model comes from, if it is from disk.
 #[cfg(feature = "hf")]
-fn on_folder(
+fn on_text(
     config: &RunConfig,
-    folder: &Pretrained,
+    folder: Option<&Path>,
     codec: Arc<dyn Codec>,
     reward: Option<Arc<dyn Reward>>,
     notes: &mut Vec<String>,
 ) -> Result<Arc<dyn Task>> {
     use crate::train::task::dataset::{DataTask, PromptWriter};
-    let writer = PromptWriter::new(&config.data, folder.files.folder())?;
+    let writer = PromptWriter::new(&config.data, folder)?;
     if config.data.path.is_empty() {
         let converse = Arc::new(move |messages: &[serde_json::Value]| writer.converse(messages));
         return Ok(Arc::new(countdown(config)?.with(Some(codec), reward, Some(converse))));
@@ -191,9 +199,9 @@ fn tokenizer(_: &Path, _: usize) -> Result<Arc<dyn Codec>> {
 }
 
 #[cfg(not(feature = "hf"))]
-fn on_folder(
+fn on_text(
     config: &RunConfig,
-    _: &Pretrained,
+    _: Option<&Path>,
     codec: Arc<dyn Codec>,
     reward: Option<Arc<dyn Reward>>,
     _: &mut Vec<String>,

@@ -1,4 +1,4 @@
-//! The command line: train, sample, eval, quantize, merge, config, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, config, toy, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
@@ -20,6 +20,7 @@ use gradus_rft::train::{
 
 mod convert;
 mod doctor;
+mod toy;
 
 /// Reinforcement fine-tuning of quantized language models.
 #[derive(Parser)]
@@ -78,6 +79,8 @@ enum Command {
         #[arg(long)]
         rewards: bool,
     },
+    /// Write a toy task as JSON lines; without a name, list them.
+    Toy(toy::ToyArgs),
     /// What this machine has, what will be used, and why.
     Doctor,
     /// Time, traffic and distance from the floor of each op, on the CPU and on CUDA.
@@ -236,6 +239,7 @@ fn run(command: Command) -> Result<()> {
             let config = configuration(&TrainArgs { config, model, ..TrainArgs::default() })?;
             print(&if explain { explain::explain(&config) } else { config.to_toml() })
         }
+        Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
         Command::Bench { ops, shapes, device, list, json, seconds } => {
             let settings = Settings { ops, shapes, device, seconds };

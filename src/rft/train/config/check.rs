@@ -32,11 +32,9 @@ impl RunConfig {
     /// Refuses values that no run can have, naming the key.
     pub fn validate(&self) -> Result<()> {
         self.validate_name()?;
-        for (key, value) in [("data.path", &self.data.path), ("model.adapter", &self.model.adapter)]
-        {
-            if self.model.path.is_empty() && !value.is_empty() {
-                return Err(Error::config(key, "needs a model with a tokenizer: set model.path"));
-            }
+        if self.model.path.is_empty() && !self.model.adapter.is_empty() {
+            let reason = "belongs to a model from disk: set model.path";
+            return Err(Error::config("model.adapter", reason));
         }
         if let Some((key, reason)) = self.out_of_range() {
             return Err(Error::config(&key, reason));

@@ -122,7 +122,7 @@ section! {
 }
 
 section! {
-    /// The decoder: a folder, or the shape of a fresh one (Llama).
+    /// The decoder: a folder, or the shape of a fresh one (Llama), which reads data.path as bytes.
     ModelSection {
         /// A Hugging Face folder; the shape is then its own.
         path: String = String::new(); source "ours",
@@ -231,7 +231,8 @@ section! {
         slots: usize = 0; range 0..=1 << 16; source "ours" neutral,
         /// Smallest relative probability of the sampler, 0 = off.
         min_p: f64 = 0.0; range 0.0..=1.0; source "TRL: off",
-        /// Longest completion, 0 = what the task needs.
+        /// Longest completion, 0 = what the task needs: with data.path the longest demonstration of
+        /// a fresh model, 256 of a model from disk.
         max_new_tokens: usize = 0; folder 128; range 0..=1 << 20; source "ours",
         /// Texts that end a completion, which keeps them.
         stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); source "ours: none",

@@ -204,7 +204,8 @@ pub fn sample(what: &RunOrModel, ask: &Ask) -> Result<Vec<SampleLine>> {
     }
     // A run's rewards want a data row, which a prompt of one's own does not have.
     let named = of_model && !config.reward.functions.is_empty();
-    let judged = ask.prompt.is_none() || config.model.path.is_empty() || named;
+    let built_in = config.model.path.is_empty() && config.data.path.is_empty();
+    let judged = ask.prompt.is_none() || built_in || named;
     match config.model.dtype {
         ModelDtype::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
         ModelDtype::F32 => lines(&what.trainer::<f32>(config)?, ask, judged),

@@ -307,7 +307,7 @@ impl<T: Float> Run<T> {
         let curve = Curve {
             title: format!(
                 "{}: held-out score {} after SFT, {} at the end",
-                config.task.name.name(),
+                subject(config),
                 shown(f.sft_accuracy),
                 shown(summary.final_accuracy)
             ),
@@ -322,6 +322,14 @@ impl<T: Float> Run<T> {
         let table = escaped(&summary.table()).to_string();
         let _ = std::io::Write::write_all(&mut std::io::stdout(), table.as_bytes());
         Ok(summary)
+    }
+}
+
+/// What is learned: the data's file or folder, or else the built-in task.
+fn subject(config: &RunConfig) -> String {
+    match Path::new(&config.data.path).file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => config.task.name.name().into(),
     }
 }
 

@@ -17,6 +17,9 @@ use crate::train::task::{Demo, Prompt, Task, last_content};
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
 
+/// Tokens of an answer where nothing says how long one is.
+const ANSWER: usize = 256;
+
 /// A data set with the vocabulary of a model. Prompts come in an order that each epoch shuffles anew.
 pub(crate) struct DataTask {
     codec: Arc<dyn Codec>,
@@ -27,6 +30,8 @@ pub(crate) struct DataTask {
     heldout: Vec<Prompt>,
     /// Longest prompt in tokens.
     longest: usize,
+    /// Longest answer with its end, in tokens, unless a run says how long one may be.
+    answer: usize,
     /// Where the right answers are, and the fields in which rewards look for them.
     golds: Golds,
     /// The order of the epoch that was asked for last.
@@ -46,9 +51,10 @@ pub(crate) struct PromptWriter {
 }
 
 impl PromptWriter {
-    /// Through the chat template of `folder`, if the configuration wants it to.
-    pub fn new(config: &DataConfig, folder: &Path) -> Result<PromptWriter> {
-        let template = ChatTemplate::load(folder)?;
+    /// Through the chat template of the model's folder, if there is one and the configuration wants
+    /// it to.
+    pub fn new(config: &DataConfig, folder: Option<&Path>) -> Result<PromptWriter> {
+        let template = folder.map(ChatTemplate::load).transpose()?.flatten();
         let template = match (config.chat, template) {
             (ChatSetting::Off, _) => None,
             (ChatSetting::On, None) => {
@@ -120,6 +126,7 @@ impl DataTask {
             train: Vec::new(),
             heldout: Vec::new(),
             longest: 0,
+            answer: ANSWER,
             golds: Golds::new(config),
             order: Mutex::new((u64::MAX, Vec::new())),
         };
@@ -139,6 +146,9 @@ impl DataTask {
             return Err(Error::config("data.path", "no prompt is left to train on"));
         }
         task.train = examples;
+        if config.model.path.is_empty() {
+            task.answer = task.longest_answer()?.unwrap_or(ANSWER);
+        }
         let (train, held) = (task.train.len(), task.heldout.len());
         notes.push(format!("    data {train} prompts to train on, {held} held out"));
         Ok(task)
@@ -177,6 +187,13 @@ impl DataTask {
             notes.push(format!("    data {path}: {dropped} prompts over {most} tokens left out"));
         }
         Ok(examples)
+    }
+
+    /// Tokens of the longest answer to learn from, its end included; none where no row has one.
+    fn longest_answer(&self) -> Result<Option<usize>> {
+        let demos = self.train.iter().filter_map(|asked| asked.demo.as_deref());
+        let lengths = demos.map(|demo| Ok(self.codec.encode_rendered(demo)?.len() + 1));
+        Ok(lengths.collect::<Result<Vec<usize>>>()?.into_iter().max())
     }
 
     /// Number `index` of an endless stream of examples.
@@ -241,7 +258,7 @@ impl Task for DataTask {
 
     /// The answer's length is a default: only `rl.max_new_tokens` bounds what a model writes.
     fn lengths(&self) -> (usize, usize) {
-        (self.longest, 256)
+        (self.longest, self.answer)
     }
 }
 

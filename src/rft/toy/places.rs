@@ -1,0 +1,41 @@
+//! Intervals and boxes.
+
+use serde_json::json;
+
+use crate::toy::Toy;
+use crate::toy::draw::{Drawn, number, until};
+use gradus::rng::Rng;
+
+pub(super) const TOYS: &[Toy] = &[Toy {
+    name: "box",
+    about: "the corners of a box from its center and size: 42,18:10,6> -> [37,15,47,21]",
+    rewards: &["iou"],
+    best: 1.0,
+    noise: 0.0,
+    draw: corners,
+}];
+
+/// The corners around a center, by half of the size.
+fn around([x, y]: [i64; 2], [w, h]: [i64; 2]) -> [i64; 4] {
+    [x - w, y - h, x + w, y + h]
+}
+
+/// Without spaces: each is a token to write.
+fn said(corners: [i64; 4]) -> String {
+    let [a, b, c, d] = corners;
+    format!("[{a},{b},{c},{d}]")
+}
+
+fn corners(rng: &mut Rng) -> Drawn {
+    let center = [number(rng, 20, 79), number(rng, 20, 79)];
+    let half = [number(rng, 3, 9), number(rng, 3, 9)];
+    let right = around(center, half);
+    let other = |rng: &mut Rng| {
+        let moved = center.map(|at| at + number(rng, -6, 6));
+        around(moved, half)
+    };
+    let wrong = until(rng, other, |wrong| *wrong != right);
+    let ([x, y], [w, h]) = (center, half.map(|half| 2 * half));
+    let prompt = format!("{x},{y}:{w},{h}>");
+    Drawn::new(prompt, [("boxes", json!([right]))], said(right), said(wrong))
+}

@@ -1,0 +1,129 @@
+//! Digits in order.
+
+use serde_json::{Value, json};
+
+use crate::toy::Toy;
+use crate::toy::draw::{Drawn, some, text, until};
+use gradus::rng::Rng;
+
+pub(super) const TOYS: &[Toy] = &[
+    Toy {
+        name: "sort3",
+        about: "three digits in order: 492> -> 249",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: |rng| sort(rng, 3),
+    },
+    Toy {
+        name: "sort5",
+        about: "five digits in order: 41902> -> 01249",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: |rng| sort(rng, 5),
+    },
+    Toy {
+        name: "sort7",
+        about: "seven digits in order: 4190268> -> 0124689",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: |rng| sort(rng, 7),
+    },
+    Toy {
+        name: "noisy-sort",
+        about: "sort5 with 54 % wrong demonstrations, and `completions` with `scores`: the share of \
+                digits in their place",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.54,
+        draw: noisy,
+    },
+    Toy {
+        name: "pairs",
+        about: "sort5 with preferences: `chosen` is in order, `rejected` is not",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: pairs,
+    },
+    Toy {
+        name: "const-sort",
+        about: "five digits as the `constitution` before them says: desc:41902> -> 94210",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: constitution,
+    },
+];
+
+/// Completions of a row of `noisy-sort`.
+const COMPLETIONS: usize = 4;
+
+/// Different digits, and the same in order.
+fn digits(rng: &mut Rng, count: usize) -> (Vec<u8>, Vec<u8>) {
+    let digits = some(rng, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], count);
+    let mut sorted = digits.clone();
+    sorted.sort_unstable();
+    (digits, sorted)
+}
+
+/// The digits in another order.
+fn shuffled(rng: &mut Rng, right: &[u8]) -> Vec<u8> {
+    until(rng, |rng| some(rng, right, right.len()), |wrong| wrong != right)
+}
+
+fn drawn<const N: usize>(
+    rng: &mut Rng,
+    prompt: String,
+    right: &[u8],
+    fields: [(&str, Value); N],
+) -> Drawn {
+    let wrong = text(&shuffled(rng, right));
+    let mut drawn = Drawn::new(prompt, [("answer", json!(text(right)))], text(right), wrong);
+    drawn.row.extend(fields.map(|(name, value)| (name.to_string(), value)));
+    drawn
+}
+
+fn sort(rng: &mut Rng, count: usize) -> Drawn {
+    let (asked, sorted) = digits(rng, count);
+    drawn(rng, format!("{}>", text(&asked)), &sorted, [])
+}
+
+fn noisy(rng: &mut Rng) -> Drawn {
+    let (asked, sorted) = digits(rng, 5);
+    let said: Vec<Vec<u8>> = (0..COMPLETIONS)
+        .map(|i| match i {
+            0 => sorted.clone(),
+            _ => shuffled(rng, &sorted),
+        })
+        .collect();
+    let order = some(rng, &[0, 1, 2, 3], COMPLETIONS);
+    let score = |said: &Vec<u8>| {
+        let right = said.iter().zip(&sorted).filter(|(said, right)| said == right).count();
+        right as f64 / sorted.len() as f64
+    };
+    let completions: Vec<String> = order.iter().map(|&i| text(&said[i])).collect();
+    let scores: Vec<f64> = order.iter().map(|&i| score(&said[i])).collect();
+    let fields = [("completions", json!(completions)), ("scores", json!(scores))];
+    drawn(rng, format!("{}>", text(&asked)), &sorted, fields)
+}
+
+fn pairs(rng: &mut Rng) -> Drawn {
+    let (asked, sorted) = digits(rng, 5);
+    let rejected = text(&shuffled(rng, &sorted));
+    let fields = [("chosen", json!(text(&sorted))), ("rejected", json!(rejected))];
+    drawn(rng, format!("{}>", text(&asked)), &sorted, fields)
+}
+
+fn constitution(rng: &mut Rng) -> Drawn {
+    let (asked, mut sorted) = digits(rng, 5);
+    let down = rng.below(2) == 1;
+    if down {
+        sorted.reverse();
+    }
+    let (asked, said) = (format!("{}>", text(&asked)), if down { "desc:" } else { "asc:" });
+    let fields = [("constitution", json!(said)), ("item", json!(asked))];
+    drawn(rng, format!("{said}{asked}"), &sorted, fields)
+}
