@@ -17,6 +17,7 @@ pub mod data;
 pub mod io;
 pub mod model;
 pub mod pretrained;
+pub mod recipes;
 pub mod reward;
 pub mod text;
 pub mod toy;

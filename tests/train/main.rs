@@ -8,3 +8,4 @@ mod completions;
 mod learning;
 mod model;
 mod objective;
+mod plan;

@@ -11,23 +11,35 @@ use crate::reward::command::CommandOptions;
 use crate::reward::http::HttpOptions;
 use crate::reward::spec::{SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
-use crate::train::config::RunConfig;
+use crate::train::config::{PhasePlan, RunConfig};
 use crate::train::phase::Phase;
 use crate::train::task::{Countdown, Task};
 use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 
-/// What a run reads before its weights: the task, and the model's folder.
+/// What a run reads before its weights: the tasks of its phases, and the model's folder.
 pub(crate) struct RunInputs {
+    /// The task of the run itself.
     pub task: Arc<dyn Task>,
-    /// What a person should know about it.
+    /// What a person should know about the tasks.
     pub notes: Vec<String>,
+    plans: Vec<PhasePlan>,
+    /// One for each phase.
+    tasks: Vec<Arc<dyn Task>>,
     folder: Option<Pretrained>,
 }
 
+/// Where prompts and rewards come from.
+pub(crate) struct Stages {
+    /// For the run itself: its evaluations are on the held-out prompts of this one.
+    pub run: Arc<dyn Task>,
+    /// For each of its phases; the same one where the settings are.
+    pub phases: Vec<Arc<dyn Task>>,
+}
+
 impl RunInputs {
-    /// Opens what `config` names.
+    /// Opens what `config` and its phases name.
     ///
     /// # Errors
     /// `Config`, `Format` or `Io` for a folder, a tokenizer, data or a reward that cannot be had.
@@ -37,18 +49,49 @@ impl RunInputs {
             path => Some(Pretrained::open(path.as_ref())?),
         };
         let mut notes = Vec::new();
-        let reward = reward(config)?;
-        let task: Arc<dyn Task> = match &folder {
-            Some(folder) => {
-                let codec = codec(folder, &mut notes)?;
-                on_text(config, Some(folder.files.folder()), codec, reward, &mut notes)?
-            }
-            None if config.data.path.is_empty() => {
-                Arc::new(countdown(config)?.with(None, reward, None))
-            }
-            None => on_text(config, None, Arc::new(Bytes::new(&[END])), reward, &mut notes)?,
+        let plans = config.plan()?;
+        let reads = |config: &RunConfig| !config.data.path.is_empty();
+        let reads = reads(config) || plans.iter().any(|plan| reads(&plan.config));
+        let codec = match &folder {
+            Some(folder) => Some(codec(folder, &mut notes)?),
+            None if reads => Some(Arc::new(Bytes::new(&[END])) as Arc<dyn Codec>),
+            None => None,
         };
-        Ok(RunInputs { task, notes, folder })
+        let on = codec.map(|codec| (codec, folder.as_ref().map(|folder| folder.files.folder())));
+        let task = task(config, on.as_ref(), &mut notes)?;
+        let mut known = vec![(config, task.clone())];
+        let mut tasks = Vec::new();
+        for plan in &plans {
+            let found = known.iter().find(|(known, _)| same_task(known, &plan.config));
+            let found = match found {
+                Some((_, task)) => task.clone(),
+                None => {
+                    notes.push(format!("   phase {}", plan.name));
+                    let own = self::task(&plan.config, on.as_ref(), &mut notes)
+                        .map_err(|error| config.in_phase(&plan.name, error))?;
+                    same_vocabulary(plan, task.codec(), own.codec())?;
+                    known.push((&plan.config, own.clone()));
+                    own
+                }
+            };
+            tasks.push(found);
+        }
+        drop(known);
+        Ok(RunInputs { task, notes, plans, tasks, folder })
+    }
+
+    /// The tasks of the run and of its phases.
+    pub fn stages(&self) -> Stages {
+        Stages { run: self.task.clone(), phases: self.tasks.clone() }
+    }
+
+    /// The run and its phases: settings and task.
+    fn each<'a>(
+        &'a self,
+        run: &'a RunConfig,
+    ) -> impl Iterator<Item = (&'a RunConfig, &'a dyn Task)> {
+        let phases = self.plans.iter().map(|plan| &plan.config).zip(&self.tasks);
+        [(run, &self.task)].into_iter().chain(phases).map(|(config, task)| (config, task.as_ref()))
     }
 
     /// What tells the folder's weights from others; empty without a folder.
@@ -57,8 +100,9 @@ impl RunInputs {
     }
 
     /// Whether the weights are read once, frozen, and never move.
-    pub fn is_frozen(&self, config: &RunConfig) -> bool {
-        self.folder.is_some() && config.phases.first() == Some(&Phase::Quantize)
+    pub fn is_frozen(&self) -> bool {
+        let first = self.plans.first().map(|plan| plan.kind);
+        self.folder.is_some() && first == Some(Phase::Quantize)
     }
 
     /// The model on `device`: that of the folder, 4-bit at once if that is the first phase, or a
@@ -70,37 +114,26 @@ impl RunInputs {
         device: Device,
         outline: bool,
     ) -> Result<Decoder<T>> {
-        let (prompt, answer) = self.task.lengths();
-        let new = match config.rl.max_new_tokens {
-            0 => answer,
-            n => n,
-        };
-        let frozen = self.is_frozen(config);
-        let longest_demo = match config.phases.contains(&Phase::Sft) {
-            true => self.task.longest_demo()?,
-            false => 0,
-        };
-        // Prompts of one's own may be as long as those of a data set.
-        let own = if config.data.path.is_empty() { 0 } else { config.data.max_prompt_tokens };
-        let Some(folder) = &mut self.folder else {
-            let positions = prompt.max(own) + answer.max(new) + 1;
-            let shape = fresh(config, self.task.codec().len(), positions);
+        let frozen = self.is_frozen();
+        let demos = self.longest_demo()?;
+        let Some(mut folder) = self.folder.take() else {
+            let longest = self.each(config).map(|(config, task)| {
+                let ((prompt, answer), (_, new)) = (task.lengths(), sampled_lengths(config, task));
+                // Prompts of one's own may be as long as those of a data set.
+                let own =
+                    if config.data.path.is_empty() { 0 } else { config.data.max_prompt_tokens };
+                prompt.max(own) + answer.max(new) + 1
+            });
+            let longest = longest.max().unwrap_or(0).max(demos);
+            let shape = fresh(config, self.task.codec().len(), longest);
             return Decoder::random(&shape, device, config.seed);
         };
-        // One for a token that begins sequences, one for the position behind the last.
-        let positions = prompt + new + 2;
         let most = folder.config.model.max_positions;
-        if positions > most {
+        let positions = self.each(config).map(|(config, task)| positions(config, task, most));
+        let positions = positions.collect::<Result<Vec<_>>>()?;
+        if demos > most {
             let reason = format!(
-                "prompts of {prompt} tokens and {new} new ones need {positions} positions, \
-                 the model has {most}"
-            );
-            return Err(Error::config("rl.max_new_tokens", reason));
-        }
-        if longest_demo > most {
-            let reason = format!(
-                "the longest demonstration for `sft` has {longest_demo} tokens, the model has {most} \
-                 positions"
+                "the longest demonstration for `sft` has {demos} tokens, the model has {most} positions"
             );
             return Err(Error::config("data.path", reason));
         }
@@ -111,14 +144,81 @@ impl RunInputs {
         let options = LoadOptions {
             quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
-            max_positions: Some(
-                positions.max(config.data.max_prompt_tokens + new + 2).max(longest_demo),
-            ),
+            max_positions: positions.into_iter().max().map(|n| n.max(demos)),
         };
         match outline {
             true => folder.outline(device, &options),
             false => folder.load(device, &options),
         }
+    }
+
+    /// Tokens of the longest demonstration that a phase learns from.
+    fn longest_demo(&self) -> Result<usize> {
+        let mut longest = 0;
+        for (plan, task) in self.plans.iter().zip(&self.tasks) {
+            if plan.kind == Phase::Sft {
+                longest = task.longest_demo()?.max(longest);
+            }
+        }
+        Ok(longest)
+    }
+}
+
+/// Tokens of the longest prompt and of the longest completion that is sampled.
+fn sampled_lengths(config: &RunConfig, task: &dyn Task) -> (usize, usize) {
+    let (prompt, answer) = task.lengths();
+    match config.rl.max_new_tokens {
+        0 => (prompt, answer),
+        n => (prompt, n),
+    }
+}
+
+/// Positions that rollouts of `config` take, of `most` that a model from disk has.
+fn positions(config: &RunConfig, task: &dyn Task, most: usize) -> Result<usize> {
+    let (prompt, new) = sampled_lengths(config, task);
+    // One for a token that begins sequences, one for the position behind the last.
+    let positions = prompt + new + 2;
+    if positions > most {
+        let reason = format!(
+            "prompts of {prompt} tokens and {new} new ones need {positions} positions, \
+             the model has {most}"
+        );
+        return Err(Error::config("rl.max_new_tokens", reason));
+    }
+    // Prompts of one's own may be as long as those of a data set.
+    Ok(positions.max(config.data.max_prompt_tokens + new + 2))
+}
+
+/// Whether two configurations have the same prompts, scored in the same way.
+fn same_task(a: &RunConfig, b: &RunConfig) -> bool {
+    (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward)
+}
+
+/// Makes sure that the ids of a phase mean what they mean in the rest of the run.
+fn same_vocabulary(plan: &PhasePlan, run: &dyn Codec, own: &dyn Codec) -> Result<()> {
+    let spelled = |codec: &dyn Codec| {
+        let ids = 0..codec.len() as i32;
+        ids.map(|id| codec.decode_spelled(&[id])).collect::<Result<Vec<_>>>()
+    };
+    if !std::ptr::addr_eq(run, own) && (spelled(run)?, run.stops()) != (spelled(own)?, own.stops())
+    {
+        let reason = format!("the phase `{}` has other characters than the run", plan.name);
+        return Err(Error::config(&format!("phase.{}", plan.name), reason));
+    }
+    Ok(())
+}
+
+/// The task of `config`, in the vocabulary of a model that reads text if there is one, with its folder if it
+/// is from disk.
+fn task(
+    config: &RunConfig,
+    on: Option<&(Arc<dyn Codec>, Option<&Path>)>,
+    notes: &mut Vec<String>,
+) -> Result<Arc<dyn Task>> {
+    let reward = reward(config)?;
+    match on {
+        Some((codec, folder)) => on_text(config, *folder, codec.clone(), reward, notes),
+        None => Ok(Arc::new(countdown(config)?.with(None, reward, None))),
     }
 }
 

@@ -10,10 +10,10 @@ use crate::model::{Decoder, LoraOptions};
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use crate::text::Codec;
-use crate::train::config::RunConfig;
+use crate::train::config::{Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
 use crate::train::infer::eval::Evaluation;
-use crate::train::inputs::RunInputs;
+use crate::train::inputs::{RunInputs, Stages};
 use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
@@ -46,10 +46,12 @@ pub struct Trainer<T: Float = f32> {
     pub critic: Option<Critic>,
     /// What the collect phase gathered for the critic, since this trainer was made.
     pub collected: Option<CriticBatch>,
-    /// How often the running phase has run before: it goes on in the stream of prompts and draws.
-    pub pass: u64,
+    /// What earlier phases of the running one's kind have drawn: it goes on behind them.
+    pub before: Drawn,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
+    /// Those of the run, and of each of its phases.
+    stages: Stages,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
     /// What rollouts on a GPU keep from one step to the next.
@@ -122,8 +124,8 @@ impl<T: Float> Trainer<T> {
         }
         lora_options(&config).check()?;
         let inputs = RunInputs::open(&config)?;
-        let task = inputs.task.clone();
-        let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen(&config));
+        let (task, stages) = (inputs.task.clone(), inputs.stages());
+        let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen());
         let (fingerprint, mut notes) = (inputs.fingerprint(), inputs.notes.clone());
         if config.rl.loss == "reft" {
             let trunk = "its loss does not move the policy's weights, as the paper's does";
@@ -137,8 +139,9 @@ impl<T: Float> Trainer<T> {
             optimizer,
             critic: None,
             collected: None,
-            pass: 0,
+            before: Drawn::default(),
             task,
+            stages,
             skipped: 0,
             sampler: Mutex::new(None),
             reference: Reference::NotTaken,
@@ -149,6 +152,29 @@ impl<T: Float> Trainer<T> {
             base: fingerprint,
             adapter: None,
         })
+    }
+
+    /// Takes over the settings of a phase, its prompts and its reward.
+    pub(crate) fn enter(&mut self, plan: &PhasePlan) {
+        self.config = plan.config.clone();
+        self.before = plan.before;
+        self.take(self.stages.phases[plan.number].clone());
+    }
+
+    /// Goes back to the settings of the run itself, its prompts and its reward.
+    pub(crate) fn leave(&mut self, config: &RunConfig) {
+        self.config = config.clone();
+        self.before = Drawn::default();
+        self.take(self.stages.run.clone());
+    }
+
+    /// Prompts and reward of `task`, unless they are there: a reward that was set stays.
+    fn take(&mut self, task: Arc<dyn Task>) {
+        if !Arc::ptr_eq(&task, &self.task) {
+            self.verifier = task.verifier();
+            self.reward = self.verifier.clone();
+            self.task = task;
+        }
     }
 
     /// Replaces the reward: a closure, or anything else that scores completions.

@@ -62,7 +62,8 @@ fn the_memory_plan_counts_the_reference() {
         |settings: &[&str]| MemoryPlan::new::<f32>(&super::config(settings), &info).unwrap().state;
     let trained = |settings: &[&str]| {
         let mut trainer = super::trainer(settings);
-        if trainer.config.phases.contains(&Phase::Quantize) {
+        let plans = trainer.config.plan().unwrap();
+        if plans.iter().any(|plan| plan.kind == Phase::Quantize) {
             trainer.quantize().unwrap();
         }
         let trained = trainer.model.params.iter().filter(|p| p.trainable);

@@ -1,8 +1,9 @@
-//! The command line: train, sample, eval, quantize, merge, config, toy, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, config, recipes, toy, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use gradus::escape::escaped;
 use gradus::{Error, Result};
 use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
+use gradus_rft::recipes;
 use gradus_rft::train::eval::Evaluation;
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
@@ -70,6 +72,9 @@ enum Command {
         /// TOML file; the defaults without one.
         #[arg(long)]
         config: Option<PathBuf>,
+        /// Recipe that is laid under it.
+        #[arg(long, value_name = "NAME")]
+        recipe: Option<String>,
         #[command(flatten)]
         model: ModelArgs,
         /// Every key with its value, meaning and source.
@@ -78,6 +83,11 @@ enum Command {
         /// Every reward that `reward.functions` can name.
         #[arg(long)]
         rewards: bool,
+    },
+    /// List the recipes, published methods by name, or print the file of one.
+    Recipes {
+        /// Which one.
+        name: Option<String>,
     },
     /// Write a toy task as JSON lines; without a name, list them.
     Toy(toy::ToyArgs),
@@ -151,6 +161,9 @@ struct TrainArgs {
     /// TOML file; every key is optional.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Recipe that is laid under all other settings; `gradus recipes` lists them.
+    #[arg(long, value_name = "NAME")]
+    recipe: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
     /// Seed of the run.
@@ -208,7 +221,7 @@ fn run(command: Command) -> Result<()> {
                 Some("auto") => Resume::Auto,
                 Some(folder) => Resume::From(folder.into()),
             };
-            train(configuration(&args)?, &resume).map(|_| ())
+            train(configuration(&args)?.0, &resume).map(|_| ())
         }
         Command::Sample { source, prompt, chat: talks, samples, heat } => {
             let (what, temperature) = asked(&source, &heat)?;
@@ -235,10 +248,13 @@ fn run(command: Command) -> Result<()> {
         Command::Quantize(args) => convert::quantize(&args),
         Command::Merge(args) => convert::merge(&args),
         Command::Config { rewards: true, .. } => print(&gradus_rft::reward::spec::help()),
-        Command::Config { config, model, explain, .. } => {
-            let config = configuration(&TrainArgs { config, model, ..TrainArgs::default() })?;
-            print(&if explain { explain::explain(&config) } else { config.to_toml() })
+        Command::Config { config, recipe, model, explain, .. } => {
+            let args = TrainArgs { config, recipe, model, ..TrainArgs::default() };
+            let (config, set) = configuration(&args)?;
+            print(&if explain { explain::explain(&config, &set)? } else { config.to_toml() })
         }
+        Command::Recipes { name: None } => print(&recipes::list()?),
+        Command::Recipes { name: Some(name) } => print(recipes::find(&name)?.text),
         Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
         Command::Bench { ops, shapes, device, list, json, seconds } => {
@@ -273,7 +289,11 @@ fn opened(
     defaults: impl FnOnce(&Path) -> Result<RunConfig>,
 ) -> Result<RunOrModel> {
     match &source.model.model {
-        Some(folder) => Ok(RunOrModel::Model(applied(&source.model, None, defaults(folder)?)?)),
+        Some(folder) => {
+            let mut config = defaults(folder)?;
+            apply(&source.model, &source.model.set, &mut config)?;
+            Ok(RunOrModel::Model(config))
+        }
         None => Ok(RunOrModel::Run(source.run.clone())),
     }
 }
@@ -303,43 +323,64 @@ fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
     Ok((what, heat.temperature.or(greedy.filter(|_| !set))))
 }
 
-fn configuration(args: &TrainArgs) -> Result<RunConfig> {
+/// The configuration of a run, and the keys that the user set.
+fn configuration(args: &TrainArgs) -> Result<(RunConfig, BTreeSet<String>)> {
     let names_model = |set: &String| set.trim_start().starts_with("model.path");
     let defaults = match args.model.model.is_some() || args.model.set.iter().any(names_model) {
         true => RunConfig::pretrained(),
         false => RunConfig::default(),
     };
-    let mut config = applied(&args.model, args.config.as_ref(), defaults)?;
+    // A recipe lies under all other settings, wherever it is named.
+    let of_recipe = |set: &String| {
+        let (key, name) = set.split_once('=')?;
+        (key.trim() == "recipe").then(|| name.trim().trim_matches('"').to_string())
+    };
+    let named = args.model.set.iter().filter_map(of_recipe).next_back();
+    let recipe = match (args.recipe.clone(), named) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(Error::config("recipe", format!("--recipe is `{a}` and --set is `{b}`")));
+        }
+        (a, b) => a.or(b),
+    };
+    let mut config = RunConfig::layered(defaults, recipe.as_deref(), args.config.as_deref())?;
+    let sets: Vec<String> =
+        args.model.set.iter().filter(|set| of_recipe(set).is_none()).cloned().collect();
+    let mut keys = apply(&args.model, &sets, &mut config)?;
+    if let Some(path) = &args.config {
+        keys.extend(RunConfig::keys_of(path)?);
+    }
+    keys.extend(recipe.map(|_| "recipe".to_string()));
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
     if let Some(out) = &args.out {
         config.out = out.to_string_lossy().into_owned();
     }
-    Ok(config)
+    Ok((config, keys))
 }
 
-/// The file's configuration with the command line on top.
-fn applied(args: &ModelArgs, file: Option<&PathBuf>, defaults: RunConfig) -> Result<RunConfig> {
-    let mut config = match file {
-        Some(file) => RunConfig::read(file, defaults)?,
-        None => defaults,
-    };
-    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-    for (value, key) in [
-        (&args.model, &mut config.model.path),
-        (&args.adapter, &mut config.model.adapter),
-        (&args.data, &mut config.data.path),
+/// Lays the command line over a configuration; returns the keys that it sets.
+fn apply(args: &ModelArgs, sets: &[String], config: &mut RunConfig) -> Result<BTreeSet<String>> {
+    let mut keys = BTreeSet::new();
+    for (name, value, key) in [
+        ("model.path", &args.model, &mut config.model.path),
+        ("model.adapter", &args.adapter, &mut config.model.adapter),
+        ("data.path", &args.data, &mut config.data.path),
     ] {
         if let Some(value) = value {
-            *key = text(value);
+            *key = value.to_string_lossy().into_owned();
+            keys.insert(name.to_string());
         }
     }
     if !args.reward.is_empty() {
         config.reward.functions = args.reward.clone();
+        keys.insert("reward.functions".into());
     }
-    args.set.iter().try_for_each(|assignment| config.apply_set(assignment))?;
-    Ok(config)
+    for assignment in sets {
+        config.apply_set(assignment)?;
+        keys.extend(assignment.split_once('=').map(|(key, _)| key.trim().to_string()));
+    }
+    Ok(keys)
 }
 
 /// Standard output; a reader that has gone away is not an error.

@@ -2,7 +2,7 @@
 
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
-use crate::train::config::{RunConfig, keys};
+use crate::train::config::{PhasePlan, RunConfig, keys};
 use crate::train::phase::{Neighbors, Phase};
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -12,7 +12,7 @@ use gradus::error::{Error, Result};
 /// # Errors
 /// `Config`.
 pub(super) fn choices(table: &toml::Table) -> Result<()> {
-    for Key { name, choices, .. } in keys() {
+    for Key { name, choices, .. } in keys().into_iter().filter(|key| !key.open) {
         let mut parts = name.split('.');
         let first = parts.next().and_then(|part| table.get(part));
         let Some(value) = parts.fold(first, |at, part| at.and_then(|at| at.get(part))) else {
@@ -29,9 +29,17 @@ pub(super) fn choices(table: &toml::Table) -> Result<()> {
 }
 
 impl RunConfig {
-    /// Refuses values that no run can have, naming the key.
+    /// Refuses values that no run can have, naming the key, and settings that no phase can have.
     pub fn validate(&self) -> Result<()> {
         self.validate_name()?;
+        self.validate_values()?;
+        for plan in self.plan()?.iter().filter(|plan| self.phase.contains_key(&plan.name)) {
+            plan.config.validate_values().map_err(|error| self.in_phase(&plan.name, error))?;
+        }
+        Ok(())
+    }
+
+    fn validate_values(&self) -> Result<()> {
         if self.model.path.is_empty() && !self.model.adapter.is_empty() {
             let reason = "belongs to a model from disk: set model.path";
             return Err(Error::config("model.adapter", reason));
@@ -48,16 +56,29 @@ impl RunConfig {
     /// # Errors
     /// `Config`, with the phase and what it needs.
     pub fn validate_phases(&self) -> Result<()> {
-        let phases = &self.phases;
-        if phases.is_empty() {
+        let plans = &self.plan()?;
+        if plans.is_empty() {
             return Err(Error::config("phases", "empty: name at least one phase"));
         }
-        if !phases.contains(&Phase::Quantize) && !self.model.adapter.is_empty() {
+        let quantizes = plans.iter().any(|plan| plan.kind == Phase::Quantize);
+        if !quantizes && !self.model.adapter.is_empty() {
             let reason = "is attached by the phase `quantize`, which `phases` does not have";
             return Err(Error::config("model.adapter", reason));
         }
-        (0..phases.len())
-            .try_for_each(|index| phases[index].check(&Neighbors { config: self, index }))
+        self.trains()?;
+        for (index, PhasePlan { name, kind, config, .. }) in plans.iter().enumerate() {
+            config.trains().map_err(|error| self.in_phase(name, error))?;
+            kind.check(&Neighbors { plans, index })?;
+        }
+        Ok(())
+    }
+
+    /// Something of the data is not held out.
+    fn trains(&self) -> Result<()> {
+        match self.data.heldout_share >= 1.0 && !self.data.path.is_empty() {
+            true => Err(Error::config("data.heldout_share", "1 leaves nothing to train on")),
+            false => Ok(()),
+        }
     }
 
     /// The name is the first part of a folder's name, and stays in `out`.

@@ -1,23 +1,43 @@
-//! `gradus config --explain`: every key with its value, its meaning and where the default is from.
+//! `gradus config --explain`: every key with its value, its meaning, and who set it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::recipes;
 use crate::train::config::section::{Key, meaning};
-use crate::train::config::{RunConfig, keys};
+use crate::train::config::{RunConfig, flattened, keys};
+use gradus::error::Result;
 
-/// One line per key of `config`.
-pub fn explain(config: &RunConfig) -> String {
-    let table = toml::Table::try_from(config.without_secrets()).unwrap_or_default();
-    let value = |key: &str| {
-        let mut at = toml::Value::Table(table.clone());
-        for part in key.split('.') {
-            at = at.get(part).cloned().unwrap_or(toml::Value::String("?".into()));
-        }
-        at.to_string()
+/// One line per key of `config`. Behind its meaning stands where the value is from: `[user]` for the keys
+/// that `user` names, `[recipe NAME]`, or the source of a default.
+///
+/// # Errors
+/// `Config` for a recipe that does not exist.
+pub fn explain(config: &RunConfig, user: &BTreeSet<String>) -> Result<String> {
+    let values = flattened(&config.without_secrets().to_table());
+    let recipe = match config.recipe.as_str() {
+        "" => BTreeMap::new(),
+        name => flattened(&recipes::find(name)?.settings()?),
     };
-    let line = |key: Key| {
-        let (name, source) = (&key.name, key.source);
-        format!("{:<46} # {} [{source}]\n", format!("{name} = {}", value(name)), in_words(&key))
+    let line = |name: &str, about: &str, source: &str| {
+        let value = values.get(name).map_or("?", String::as_str);
+        let from = match (user.contains(name), recipe.contains_key(name)) {
+            (true, _) => "user".into(),
+            (false, true) => format!("recipe {}", config.recipe),
+            (false, false) => source.to_string(),
+        };
+        format!("{:<46} # {about} [{from}]\n", format!("{name} = {value}"))
     };
-    keys().into_iter().map(line).collect()
+    let all = keys();
+    let mut text: String =
+        all.iter().map(|key| line(&key.name, &in_words(key), key.source)).collect();
+    for name in values.keys().filter(|name| name.starts_with("phase.")) {
+        let about = match config.stands_for(name) {
+            Some(key) => format!("{key} of this phase"),
+            None => "what the phase does".into(),
+        };
+        text += &line(name, &about, "ours");
+    }
+    Ok(text)
 }
 
 /// What a key means, and what it may be.
@@ -37,10 +57,14 @@ fn in_words(key: &Key) -> String {
 mod tests {
     use super::*;
 
+    fn line<'a>(all: &'a str, key: &str) -> &'a str {
+        all.lines().find(|line| line.starts_with(key)).unwrap()
+    }
+
     #[test]
     fn a_key_says_its_value_meaning_choices_range_and_source() {
-        let all = explain(&RunConfig::default());
-        let line = |key: &str| all.lines().find(|line| line.starts_with(key)).unwrap();
+        let all = explain(&RunConfig::default(), &BTreeSet::new()).unwrap();
+        let line = |key: &str| line(&all, key);
         let seed = "seed = 0                                       # names every random draw of the run [ours]";
         assert_eq!(line("seed "), seed);
         assert!(line("rl.group ").ends_with("# samples per prompt; 1..=4096 [TRL: 8]"));
@@ -50,6 +74,29 @@ mod tests {
         assert!(line("rl.beta1 ").contains("decay of AdamW's first moment"));
         assert!(line("value.lambda ").contains("# GAE's lambda;"));
         assert!(line("quantize.type ").contains("\"nf4\""));
-        assert_eq!(all.lines().count(), 95, "{all}");
+        assert!(
+            line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
+        );
+        assert_eq!(all.lines().count(), 96, "{all}");
+    }
+
+    #[test]
+    fn a_key_says_who_set_it() {
+        let mut config = RunConfig::layered(RunConfig::default(), Some("grpo"), None).unwrap();
+        let sets =
+            ["phases=quantize,more", "phase.more.kind=rl", "phase.more.steps=3", "rl.group=4"];
+        let key = |set: &&str| set.split('=').next().unwrap().to_string();
+        sets.iter().for_each(|set| config.apply_set(set).unwrap());
+        let all = explain(&config, &sets.iter().map(key).collect()).unwrap();
+        let ends = |key: &str, end: &str| {
+            let line = line(&all, key);
+            assert!(line.ends_with(end), "{line}");
+        };
+        ends("rl.group = 4 ", "[user]");
+        ends("rl.prompts = 16 ", "[recipe grpo]");
+        ends("rl.top_p = 1.0 ", "[TRL: 1.0]");
+        ends("recipe = \"grpo\" ", "[ours: none]");
+        ends("phase.more.steps = 3 ", "# rl.steps of this phase [user]");
+        ends("phase.more.kind = \"rl\" ", "# what the phase does [user]");
     }
 }

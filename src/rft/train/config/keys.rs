@@ -7,6 +7,7 @@ use crate::train::config::choice::{
     AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
     ScaleKey, Schedule, TaskName,
 };
+use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, Positive, PowersOfTwo, TextBytes, section};
 use crate::train::phase::Phase;
 
@@ -30,9 +31,12 @@ section! {
         threads: usize = 0; range 0..=1 << 12; source "ours" neutral,
         /// cpu, cuda, cuda:N, or auto: a CUDA device if there is a driver.
         device: String = "auto".into(); source "ours",
-        /// Phases in order.
-        phases: Vec<Phase> = vec![Phase::Sft, Phase::Quantize, Phase::Rl];
-            folder vec![Phase::Quantize, Phase::Rl];
+        /// A published method whose settings are laid under one's own; `gradus recipes` lists them.
+        recipe: String = String::new(); source "ours: none",
+        /// Phases in order: kinds, names of tables [phase.NAME], and repetitions such as
+        /// 5*(collect,tune).
+        phases: Vec<PhaseEntry> = entries(&[Phase::Sft, Phase::Quantize, Phase::Rl]);
+            folder entries(&[Phase::Quantize, Phase::Rl]);
             source "ReFT (2401.08967): SFT, then RL",
     }
     sections {
@@ -58,6 +62,10 @@ section! {
         eval: EvalConfig,
         /// Saved states.
         checkpoint: CheckpointConfig,
+    }
+    tables {
+        /// Settings of single phases, by their names in `phases`.
+        phase,
     }
 }
 

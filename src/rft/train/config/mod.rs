@@ -1,6 +1,6 @@
 //! The settings of a run: a TOML file whose every key is optional, and `--set a.b=c` on top.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 mod auto;
@@ -8,6 +8,7 @@ mod check;
 pub(crate) mod choice;
 pub mod explain;
 mod keys;
+mod plan;
 pub(crate) mod section;
 mod set;
 
@@ -18,10 +19,12 @@ pub use choice::{
     ScaleKey, Schedule, TaskName,
 };
 pub use keys::*;
+pub use plan::{Drawn, PhaseEntry, PhasePlan};
 
 use sha2::{Digest, Sha256};
 
 use crate::io::json;
+use crate::recipes;
 use crate::train::config::section::{Key, Section};
 use crate::train::update::optimizer::Residence;
 use gradus::device::Device;
@@ -31,34 +34,59 @@ use gradus::quant::{Nf4Options, QuantType};
 
 impl RunConfig {
     /// Reads a TOML file. Keys it leaves out have the defaults of the demo, or, if it names a
-    /// `model.path`, those of [`RunConfig::pretrained`].
+    /// `model.path`, those of [`RunConfig::pretrained`]; a recipe that it names is laid over these.
     ///
     /// # Errors
     /// `Io`; `Format` for a file that is no TOML or has keys that do not exist; `Config` for a name that
     /// is none of the key's choices.
     pub fn load(path: &Path) -> Result<RunConfig> {
-        RunConfig::read(path, RunConfig::default())
+        RunConfig::layered(RunConfig::default(), None, Some(path))
     }
 
-    /// Reads a TOML file. Keys it leaves out have the values of `defaults`, or, if the file names a
-    /// `model.path`, those of [`RunConfig::pretrained`].
+    /// What a run wrote down: all of its keys, so that nothing is laid under them.
     ///
     /// # Errors
     /// As [`RunConfig::load`].
-    pub fn read(path: &Path, defaults: RunConfig) -> Result<RunConfig> {
-        let text = json::read_text(path, 1 << 20)?;
-        let wrong = |e: toml::de::Error| Error::format(path, e.to_string().trim_end().to_string());
-        let given: toml::Table = toml::from_str(&text).map_err(wrong)?;
-        check::choices(&given)?;
-        // Read once by itself, which names the line of a wrong key.
-        let own: RunConfig = toml::from_str(&text).map_err(wrong)?;
-        let defaults = if own.model.path.is_empty() { defaults } else { RunConfig::pretrained() };
-        let mut table = defaults.to_table();
-        overlay(&mut table, given);
-        table.try_into().map_err(wrong)
+    pub(crate) fn of_run(path: &Path) -> Result<RunConfig> {
+        let mut table = RunConfig::default().to_table();
+        overlay(&mut table, read_table(path)?);
+        table.try_into().map_err(|e| unreadable(path, e))
     }
 
-    fn to_table(&self) -> toml::Table {
+    /// A recipe laid over `defaults`, and a TOML file over both. If the file names a `model.path`, the
+    /// defaults are those of [`RunConfig::pretrained`]. The recipe is `recipe`, or else the one that the
+    /// file names; an empty name is none.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn layered(
+        defaults: RunConfig,
+        recipe: Option<&str>,
+        file: Option<&Path>,
+    ) -> Result<RunConfig> {
+        let given = file.map_or_else(|| Ok(toml::Table::new()), read_table)?;
+        let own = file.map_or_else(|| Ok(RunConfig::default()), read)?;
+        let defaults = if own.model.path.is_empty() { defaults } else { RunConfig::pretrained() };
+        let mut table = defaults.to_table();
+        let recipe = recipe.unwrap_or(&own.recipe).to_string();
+        if !recipe.is_empty() {
+            overlay(&mut table, recipes::find(&recipe)?.settings()?);
+        }
+        overlay(&mut table, given);
+        table.insert("recipe".into(), recipe.into());
+        let path = file.unwrap_or("recipe".as_ref());
+        table.try_into().map_err(|e| unreadable(path, e))
+    }
+
+    /// The keys that a TOML file sets, dotted.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn keys_of(path: &Path) -> Result<BTreeSet<String>> {
+        Ok(flattened(&read_table(path)?).into_keys().collect())
+    }
+
+    pub(crate) fn to_table(&self) -> toml::Table {
         toml::Table::try_from(self).expect("a configuration is a table")
     }
 
@@ -72,6 +100,15 @@ impl RunConfig {
         let mut config = self.clone();
         for function in &mut config.reward.functions {
             *function = crate::reward::spec::without_secrets(function);
+        }
+        for table in config.phase.values_mut() {
+            let functions = table.get_mut("reward").and_then(|reward| reward.get_mut("functions"));
+            let functions = functions.and_then(toml::Value::as_array_mut).into_iter().flatten();
+            for function in functions {
+                if let toml::Value::String(text) = function {
+                    *text = crate::reward::spec::without_secrets(text);
+                }
+            }
         }
         config
     }
@@ -146,8 +183,24 @@ pub(crate) fn keys() -> Vec<Key> {
     keys
 }
 
-/// The keys of a configuration that results depend on, dotted, with their values as TOML.
-pub(crate) fn settings(table: &toml::Table) -> BTreeMap<String, String> {
+fn read_table(path: &Path) -> Result<toml::Table> {
+    let table = json::read_text(path, 1 << 20)?.parse().map_err(|e| unreadable(path, e))?;
+    check::choices(&table)?;
+    Ok(table)
+}
+
+/// A file by itself, over the defaults of the demo; errors name the line of a wrong key.
+fn read(path: &Path) -> Result<RunConfig> {
+    read_table(path)?;
+    toml::from_str(&json::read_text(path, 1 << 20)?).map_err(|e| unreadable(path, e))
+}
+
+fn unreadable(path: &Path, error: toml::de::Error) -> Error {
+    Error::format(path, error.to_string().trim_end().to_string())
+}
+
+/// The values of a table under dotted keys, as TOML.
+pub(crate) fn flattened(table: &toml::Table) -> BTreeMap<String, String> {
     fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, String>) {
         for (key, value) in table {
             match value {
@@ -158,8 +211,17 @@ pub(crate) fn settings(table: &toml::Table) -> BTreeMap<String, String> {
     }
     let mut found = BTreeMap::new();
     flatten("", table, &mut found);
+    found
+}
+
+/// The keys of a configuration that results depend on, dotted, with their values as TOML.
+pub(crate) fn settings(table: &toml::Table) -> BTreeMap<String, String> {
+    let mut found = flattened(table);
+    let phase = table.get("phase").cloned().and_then(|phases| phases.try_into().ok());
+    let phases = RunConfig { phase: phase.unwrap_or_default(), ..RunConfig::default() };
     let neutral = RunConfig::neutral_keys();
-    found.retain(|key, _| !neutral.contains(key));
+    // A phase's own key is neutral where the run's is.
+    found.retain(|key, _| !neutral.contains(&phases.stands_for(key).unwrap_or(key.clone())));
     found
 }
 

@@ -13,6 +13,8 @@ pub(crate) type Choice = (&'static str, &'static str);
 pub(crate) trait Setting {
     /// All values that the key, or each item of its list, may have; empty where they are not counted.
     const CHOICES: &'static [Choice] = &[];
+    /// Whether it may have other values beside them.
+    const OPEN: bool = false;
 }
 
 impl Setting for bool {}
@@ -26,6 +28,7 @@ impl Setting for String {}
 
 impl<S: Setting> Setting for Vec<S> {
     const CHOICES: &'static [Choice] = S::CHOICES;
+    const OPEN: bool = S::OPEN;
 }
 
 /// Everything that is known about a key but its value.
@@ -36,6 +39,8 @@ pub(crate) struct Key {
     pub meaning: String,
     /// All values that it may have, if they are counted.
     pub choices: &'static [Choice],
+    /// Whether it may have other values beside them.
+    pub open: bool,
     /// The numbers that it may be, if not all.
     pub range: Option<String>,
     /// Where the default is from.
@@ -184,7 +189,8 @@ pub(crate) fn meaning(lines: &[&str]) -> String {
 /// A key is its documentation, then `name: type = default; source "where the default is from"`. Between
 /// the default and the source may stand `; folder value`, the default of a run on a model from disk, and
 /// `; range values`, what the key may be. `neutral` behind the source says that no result depends on the
-/// key. Sections inside the section stand behind the keys.
+/// key. Sections inside the section stand behind the keys, and behind them tables whose keys other parts
+/// know.
 macro_rules! section {
     (
         #[doc = $about:literal]
@@ -200,6 +206,9 @@ macro_rules! section {
         $(sections {
             $($(#[doc = $inner_doc:literal])+ $inner:ident : $section:ident,)*
         })?
+        $(tables {
+            $($(#[doc = $tables_doc:literal])+ $tables:ident,)*
+        })?
     ) => {
         #[doc = $about]
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -207,6 +216,11 @@ macro_rules! section {
         pub struct $name {
             $($(#[doc = $doc])+ pub $field: $type,)*
             $($($(#[doc = $inner_doc])+ pub $inner: $section,)*)?
+            $($(
+                $(#[doc = $tables_doc])+
+                #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+                pub $tables: std::collections::BTreeMap<String, toml::Table>,
+            )*)?
         }
 
         impl Default for $name {
@@ -214,6 +228,7 @@ macro_rules! section {
                 $name {
                     $($field: $default,)*
                     $($($inner: $section::default(),)*)?
+                    $($($tables: Default::default(),)*)?
                 }
             }
         }
@@ -225,6 +240,7 @@ macro_rules! section {
                 $name {
                     $($field: $crate::train::config::section::first!($($folder,)? $default),)*
                     $($($inner: $section::pretrained(),)*)?
+                    $($($tables: Default::default(),)*)?
                 }
             }
         }
@@ -237,6 +253,7 @@ macro_rules! section {
                         name: format!("{prefix}{}", stringify!($field).trim_start_matches("r#")),
                         meaning: meaning(&[$($doc),+]),
                         choices: <$type as Setting>::CHOICES,
+                        open: <$type as Setting>::OPEN,
                         range: [$($crate::train::config::section::Range::<$type>::text(&$range))?].into_iter().next(),
                         source: $source,
                         neutral: $crate::train::config::section::neutral!($($neutral)?),

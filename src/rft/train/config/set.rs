@@ -10,6 +10,15 @@ impl RunConfig {
             return Err(Error::config(assignment, "expected key=value"));
         };
         let (key, text) = (key.trim(), text.trim());
+        if key == "recipe" {
+            let reason = "is laid under all other settings, which are there already; name it first";
+            return Err(Error::config(key, reason));
+        }
+        if let Some(key) =
+            key.strip_prefix("phase").filter(|key| key.is_empty() || key.starts_with('.'))
+        {
+            return self.set_in_phase(key.trim_start_matches('.'), text);
+        }
         let mut table = self.to_table();
         let mut at = &mut table;
         let mut parts = key.split('.').peekable();
@@ -31,9 +40,46 @@ impl RunConfig {
         *self = table.try_into().map_err(|e: toml::de::Error| Error::config(key, e.message()))?;
         Ok(())
     }
+
+    /// Sets one key of a phase's own table.
+    fn set_in_phase(&mut self, key: &str, text: &str) -> Result<()> {
+        let whole = if key.is_empty() { "phase".into() } else { format!("phase.{key}") };
+        let (name, path) = match key.split_once('.') {
+            Some((name, path)) if !name.is_empty() => (name, path),
+            _ => return Err(Error::config(&whole, "expected phase.NAME.KEY")),
+        };
+        let path: Vec<&str> = path.split('.').collect();
+        let mut set = self.clone();
+        let value = match set.key_in_phase(name, &path)? {
+            None => toml::Value::String(text.trim_matches('"').into()),
+            Some(stands_for) => {
+                let (_, phase) = self.phase_named(name)?;
+                let table = toml::Value::Table(phase.to_table());
+                let like = stands_for.split('.').try_fold(&table, |at, part| at.get(part));
+                let like = like.ok_or_else(|| Error::config(&whole, "is no key of the run"))?;
+                parse_like(&whole, like, text)?
+            }
+        };
+        let mut at = set.phase.entry(name.into()).or_default();
+        let (last, sections) = path.split_last().unwrap_or((&"", &[]));
+        for section in sections {
+            let inner = at.entry(*section).or_insert_with(|| toml::Table::new().into());
+            let Some(inner) = inner.as_table_mut() else {
+                return Err(Error::config(
+                    &whole,
+                    format!("`{section}` is a value, not a section"),
+                ));
+            };
+            at = inner;
+        }
+        at.insert((*last).into(), value);
+        set.phase_named(name)?;
+        *self = set;
+        Ok(())
+    }
 }
 
-fn unknown_key(part: &str, known: &[String]) -> String {
+pub(super) fn unknown_key(part: &str, known: &[String]) -> String {
     let near: Vec<&str> =
         known.iter().map(String::as_str).filter(|k| distance(k, part) <= 3).collect();
     match near.is_empty() {
@@ -58,6 +104,16 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// The parts of a list of phases: commas in parentheses belong to a repetition.
+fn outside_parentheses(list: &str) -> Vec<&str> {
+    let mut depth = 0i64;
+    let parts = list.split(|c| {
+        depth += (c == '(') as i64 - (c == ')') as i64;
+        c == ',' && depth == 0
+    });
+    parts.collect()
+}
+
 /// `text` as a value of the kind `like` is.
 fn parse_like(key: &str, like: &toml::Value, text: &str) -> Result<toml::Value> {
     use toml::Value;
@@ -71,7 +127,12 @@ fn parse_like(key: &str, like: &toml::Value, text: &str) -> Result<toml::Value> 
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
         Value::Array(_) => {
             let inner = text.trim_start_matches('[').trim_end_matches(']');
-            let items = inner.split(',').map(|item| item.trim().trim_matches('"'));
+            let items = if key == "phases" {
+                outside_parentheses(inner)
+            } else {
+                inner.split(',').collect()
+            };
+            let items = items.into_iter().map(|item| item.trim().trim_matches('"'));
             Value::Array(
                 items.filter(|item| !item.is_empty()).map(|i| Value::String(i.into())).collect(),
             )

@@ -37,7 +37,7 @@ pub enum RunOrModel {
 impl RunOrModel {
     fn config(&self) -> Result<RunConfig> {
         let config = match self {
-            RunOrModel::Run(folder) => RunConfig::load(&folder.join("config.toml"))?,
+            RunOrModel::Run(folder) => RunConfig::of_run(&folder.join("config.toml"))?,
             RunOrModel::Model(config) => config.clone(),
         };
         config.validate()?;
@@ -158,7 +158,7 @@ fn in_words(sampling: &Sampling) -> String {
 /// # Errors
 /// `Format` for a folder without a checkpoint; what the trainer refuses.
 pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
-    let config = RunConfig::load(&folder.join("config.toml"))?;
+    let config = RunConfig::of_run(&folder.join("config.toml"))?;
     let (found, warnings) = checkpoint::load_latest(&folder.join("checkpoints"))?;
     warnings.iter().for_each(|warning| line(warning));
     let Some(found) = found else {

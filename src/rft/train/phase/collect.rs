@@ -1,8 +1,9 @@
 //! The phase `collect`: rollouts with the policy as it is, for the critic to learn from.
 
+use crate::train::config::{Drawn, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{rewarded, token_rewards};
-use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, refused};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section, refused};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -17,14 +18,43 @@ use gradus::view::ViewMut;
 /// Rollouts of the collect phase draw from steps that RL never reaches.
 const COLLECT_STEPS: u64 = 1 << 40;
 
+/// Keys of [rl] that say how rollouts are drawn and scored.
+const OF_ROLLOUTS: [&str; 11] = [
+    "prompts",
+    "group",
+    "micro_batch",
+    "temperature",
+    "top_p",
+    "top_k",
+    "slots",
+    "min_p",
+    "max_new_tokens",
+    "stop",
+    "control",
+];
+
 pub(crate) struct Collect;
 
 impl PhaseSpec for Collect {
+    const SECTION: &'static str = "rl";
+    const STEPS: &'static str = "value.collect_steps";
+
+    fn reads(key: &str) -> bool {
+        let value = ["value.collect_steps", "value.gamma"].contains(&key);
+        let rl = key.strip_prefix("rl.").is_some_and(|key| OF_ROLLOUTS.contains(&key));
+        value || rl || of_section(key, &["task", "data", "reward"])
+    }
+
+    fn draws(config: &RunConfig) -> Drawn {
+        let steps = config.value.collect_steps as u64;
+        Drawn { steps, prompts: steps * config.rl.prompts as u64, epochs: 0 }
+    }
+
     fn check(at: &Neighbors<'_>) -> Result<()> {
         if at.after() != Some(Phase::ValueFit) {
             return refused("`collect` gathers for `value_fit`, which does not follow");
         }
-        if at.config.value.collect_steps == 0 {
+        if at.plan().config.value.collect_steps == 0 {
             let reason = "0, so the phase `collect` would gather nothing";
             return Err(Error::config("value.collect_steps", reason));
         }
@@ -56,8 +86,7 @@ impl<T: Float> Trainer<T> {
         } else if self.collected.is_none() {
             self.collect_step(step - 1)?;
         }
-        let first = self.pass * self.config.value.collect_steps as u64;
-        let (_, records, scores) = self.collect(COLLECT_STEPS + first + step)?;
+        let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
         let batch = self.critic_batch(&records)?;
         let all = self.collected.get_or_insert_default();
         all.hidden.extend(batch.hidden);

@@ -1,7 +1,7 @@
-//! The phases of a run: a file and a row each. A run is a list of phases with the settings they read,
-//! never a new loop.
+//! The kinds of phases: a file and a row each. A run is a list of phases with the settings they read,
+//! never a new loop; [`crate::train::config::RunConfig::plan`] makes it.
 //!
-//! | phase | what it does |
+//! | kind | what it does |
 //! |---|---|
 //! | `sft` | masked cross-entropy on demonstrations, all parameters |
 //! | `quantize` | 4-bit weights, frozen; adapters attached |
@@ -12,7 +12,7 @@
 //! To add one, write a file with a `PhaseSpec` and add its row to the table below. The compiler asks
 //! for the rest.
 
-use crate::train::config::{RunConfig, choice};
+use crate::train::config::{Drawn, PhasePlan, RunConfig, choice};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -32,6 +32,22 @@ mod value_fit;
 
 /// What a phase does, for a file to say.
 pub(crate) trait PhaseSpec {
+    /// The section whose keys the table of a phase writes without a prefix.
+    const SECTION: &'static str = "";
+
+    /// The key that `steps` in the table of a phase stands for, if its section has none of that name.
+    const STEPS: &'static str = "";
+
+    /// Whether the phase reads a key, so that its table may have a value of its own for it.
+    fn reads(_key: &str) -> bool {
+        false
+    }
+
+    /// What the phase draws, so that the next one of its kind goes on behind it.
+    fn draws(_: &RunConfig) -> Drawn {
+        Drawn::default()
+    }
+
     /// Refuses a list of phases in which this one cannot do its work where it stands.
     ///
     /// # Errors
@@ -43,11 +59,14 @@ pub(crate) trait PhaseSpec {
     /// Steps of the phase.
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64;
 
-    /// Readies the trainer, also for a phase that was interrupted. A phase that ran before goes on in
-    /// the stream of prompts and draws, and what was collected for the critic is another policy's.
-    fn enter<T: Float>(run: &mut Run<T>) {
-        run.trainer.pass = run.ran_before(run.phase());
+    /// Readies the trainer, also for a phase that was interrupted. What was collected for the critic
+    /// is another policy's.
+    ///
+    /// # Errors
+    /// What it meets.
+    fn enter<T: Float>(run: &mut Run<T>) -> Result<()> {
         run.trainer.collected = None;
+        Ok(())
     }
 
     /// Called once, before the first step.
@@ -76,22 +95,32 @@ pub(crate) trait PhaseSpec {
 
 /// Where a phase stands in a run's list.
 pub(crate) struct Neighbors<'a> {
-    /// The run.
-    pub config: &'a RunConfig,
-    /// Place in `config.phases`.
+    /// All phases of the run.
+    pub plans: &'a [PhasePlan],
+    /// Place of the phase among them.
     pub index: usize,
 }
 
 impl Neighbors<'_> {
-    /// The phase before it.
-    fn before(&self) -> Option<Phase> {
-        self.index.checked_sub(1).map(|i| self.config.phases[i])
+    /// The phase itself.
+    fn plan(&self) -> &PhasePlan {
+        &self.plans[self.index]
     }
 
-    /// The phase behind it.
-    fn after(&self) -> Option<Phase> {
-        self.config.phases.get(self.index + 1).copied()
+    /// What the phase before it does.
+    fn before(&self) -> Option<Phase> {
+        self.index.checked_sub(1).map(|i| self.plans[i].kind)
     }
+
+    /// What the phase behind it does.
+    fn after(&self) -> Option<Phase> {
+        self.plans.get(self.index + 1).map(|plan| plan.kind)
+    }
+}
+
+/// Whether `key` is of one of these sections.
+fn of_section(key: &str, sections: &[&str]) -> bool {
+    key.split_once('.').is_some_and(|(section, _)| sections.contains(&section))
 }
 
 /// The error of a list of phases.
@@ -103,11 +132,27 @@ fn refused<T>(reason: impl Into<String>) -> Result<T> {
 macro_rules! phases {
     ($(#[doc = $doc:literal] $phase:ident = $name:literal => $spec:ty,)*) => {
         choice! {
-            /// A phase of a run.
+            /// What a phase of a run does.
             Phase { $(#[doc = $doc] $phase = $name,)* }
         }
 
         impl Phase {
+            pub(crate) fn section(self) -> &'static str {
+                match self { $(Phase::$phase => <$spec>::SECTION,)* }
+            }
+
+            pub(crate) fn steps_key(self) -> &'static str {
+                match self { $(Phase::$phase => <$spec>::STEPS,)* }
+            }
+
+            pub(crate) fn reads(self, key: &str) -> bool {
+                match self { $(Phase::$phase => <$spec>::reads(key),)* }
+            }
+
+            pub(crate) fn draws(self, config: &RunConfig) -> Drawn {
+                match self { $(Phase::$phase => <$spec>::draws(config),)* }
+            }
+
             pub(crate) fn check(self, at: &Neighbors<'_>) -> Result<()> {
                 match self { $(Phase::$phase => <$spec>::check(at),)* }
             }
@@ -116,7 +161,7 @@ macro_rules! phases {
                 match self { $(Phase::$phase => <$spec>::steps(trainer),)* }
             }
 
-            pub(crate) fn enter<T: Float>(self, run: &mut Run<T>) {
+            pub(crate) fn enter<T: Float>(self, run: &mut Run<T>) -> Result<()> {
                 match self { $(Phase::$phase => <$spec>::enter(run),)* }
             }
 

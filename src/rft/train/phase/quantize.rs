@@ -13,8 +13,8 @@ pub(crate) struct Quantize;
 
 impl PhaseSpec for Quantize {
     fn check(at: &Neighbors<'_>) -> Result<()> {
-        let count = at.config.phases.iter().filter(|&&phase| phase == Phase::Quantize).count();
-        match count {
+        let quantizes = at.plans.iter().filter(|plan| plan.kind == Phase::Quantize);
+        match quantizes.count() {
             1 => Ok(()),
             n => refused(format!("`quantize` {n} times: weights are quantized once")),
         }
@@ -33,7 +33,7 @@ impl PhaseSpec for Quantize {
             run.trainer.quantize()?;
             run.figures.left = true;
         }
-        let accuracy = run.trainer.evaluate()?.accuracy;
+        let accuracy = run.evaluate()?.accuracy;
         run.figures.quantized_accuracy = accuracy;
         let weights = run.trainer.model.weight_parts();
         line(&format!("quantize {weights}; held-out score {}", shown(accuracy)));

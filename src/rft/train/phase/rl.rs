@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use crate::io::interrupt;
 use crate::reward::{Scores, score};
-use crate::train::config::Control;
+use crate::train::config::{Control, Drawn, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::Advantages;
-use crate::train::phase::{PhaseSpec, batch_metrics, warmed_up};
+use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -29,11 +29,27 @@ use gradus::rng::{Purpose, Rng};
 pub(crate) struct Rl;
 
 impl PhaseSpec for Rl {
+    const SECTION: &'static str = "rl";
+
+    fn reads(key: &str) -> bool {
+        // The optimizer outlives a phase; the other two are those of other kinds.
+        let others = ["rl.optim", "value.collect_steps", "value.fit_steps"].contains(&key);
+        !others && of_section(key, &["rl", "value", "task", "data", "reward", "eval"])
+    }
+
+    fn draws(config: &RunConfig) -> Drawn {
+        let steps = config.rl.steps as u64;
+        Drawn { steps, prompts: steps * config.rl.prompts as u64, epochs: 0 }
+    }
+
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
         trainer.config.rl.steps as u64
     }
 
     fn begin<T: Float>(run: &mut Run<T>) {
+        if run.figures.rl_steps > 0 {
+            return;
+        }
         let now = run.elapsed();
         run.figures.rl_start = now;
         run.figures.accuracy.extend(run.figures.before_rl().map(|accuracy| (now, accuracy)));
@@ -81,8 +97,7 @@ impl<T: Float> Run<T> {
     /// RL step `step` with what the run keeps of it.
     fn rl_step(&mut self, step: u64) -> Result<Metrics> {
         let begun = Instant::now();
-        let drawn = self.trainer.pass * self.trainer.config.rl.steps as u64 + step;
-        let (sampled, records, scores) = self.trainer.collect(drawn)?;
+        let (sampled, records, scores) = self.trainer.collect(step)?;
         let seconds = begun.elapsed().as_secs_f64();
         let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
         let mut metrics = self.trainer.rl_step(step, records)?;
@@ -108,11 +123,13 @@ impl<T: Float> Run<T> {
 }
 
 impl<T: Float> Trainer<T> {
-    /// Rollouts of RL step `step`, scored. The control `shuffled_rewards` deals the rewards out at
+    /// Rollouts of step `step` of a phase, scored; prompts and draws go on behind those of earlier
+    /// phases. The control `shuffled_rewards` deals the rewards out at
     /// random: a policy must not learn from them.
     pub fn collect(&self, step: u64) -> Result<(Sampled, Vec<Record>, Scores)> {
         let rl = &self.config.rl;
-        let first = step * rl.prompts as u64;
+        let first = self.before.prompts + step * rl.prompts as u64;
+        let step = self.before.steps + step;
         let prompts =
             (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
         let sampled = self.sample(prompts, rl.group, step)?;

@@ -1,6 +1,7 @@
 //! The phase `sft`: masked cross-entropy on demonstrations.
 
-use crate::train::phase::{PhaseSpec, warmed_up};
+use crate::train::config::{Drawn, RunConfig};
+use crate::train::phase::{PhaseSpec, of_section, warmed_up};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
@@ -22,6 +23,16 @@ const ENDLESS_DEMOS: usize = 4_000;
 pub(crate) struct Sft;
 
 impl PhaseSpec for Sft {
+    const SECTION: &'static str = "sft";
+
+    fn reads(key: &str) -> bool {
+        key == "rl.micro_batch" || of_section(key, &["sft", "task", "data", "reward"])
+    }
+
+    fn draws(config: &RunConfig) -> Drawn {
+        Drawn { epochs: config.sft.epochs as u64, ..Drawn::default() }
+    }
+
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
         trainer.sft_steps()
     }
@@ -31,7 +42,7 @@ impl PhaseSpec for Sft {
     }
 
     fn finish<T: Float>(run: &mut Run<T>) -> Result<()> {
-        let accuracy = run.trainer.evaluate()?.accuracy;
+        let accuracy = run.evaluate()?.accuracy;
         line(&format!("     sft held-out score {}", shown(accuracy)));
         run.figures.sft_accuracy = accuracy;
         let now = run.elapsed();
@@ -53,8 +64,11 @@ impl PhaseSpec for Sft {
 impl<T: Float> Trainer<T> {
     /// SFT steps per epoch and in total.
     pub fn sft_steps(&self) -> u64 {
-        let sft = &self.config.sft;
-        (self.demos().div_ceil(sft.batch) * sft.epochs) as u64
+        self.steps_of_epoch() * self.config.sft.epochs as u64
+    }
+
+    fn steps_of_epoch(&self) -> u64 {
+        self.demos().div_ceil(self.config.sft.batch) as u64
     }
 
     /// Demonstrations of an epoch.
@@ -67,7 +81,7 @@ impl<T: Float> Trainer<T> {
 
     /// SFT step `step`: cross-entropy on one batch of demonstrations, averaged over its tokens.
     pub fn sft_step(&mut self, step: u64) -> Result<Metrics> {
-        let records = self.demonstrations(self.pass * self.sft_steps() + step)?;
+        let records = self.demonstrations(step)?;
         let lengths: Vec<usize> = records.iter().map(|r| r.scored().count()).collect();
         let tokens: usize = lengths.iter().sum();
         let weight = vec![1.0 / tokens.max(1) as f32; records.len()];
@@ -97,12 +111,14 @@ impl<T: Float> Trainer<T> {
         ]))
     }
 
-    /// The demonstrations of SFT step `step`: a fresh shuffle of the demo set each epoch.
+    /// The demonstrations of step `step` of an SFT phase: a fresh shuffle of the demo set each epoch, also
+    /// where an earlier phase had some.
     pub fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
         let sft = &self.config.sft;
         let demos = self.demos();
-        let per_epoch = demos.div_ceil(sft.batch) as u64;
-        let (epoch, batch) = (step / per_epoch, (step % per_epoch) as usize);
+        let per_epoch = self.steps_of_epoch();
+        let epoch = self.before.epochs + step / per_epoch;
+        let batch = (step % per_epoch) as usize;
         let mut order: Vec<u64> = (0..demos as u64).collect();
         Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
         let chosen = &order[batch * sft.batch..demos.min((batch + 1) * sft.batch)];

@@ -14,25 +14,40 @@ use gradus::ops::presets::{self, Estimator};
 pub(crate) struct ValueFit;
 
 impl PhaseSpec for ValueFit {
+    const SECTION: &'static str = "value";
+    const STEPS: &'static str = "value.fit_steps";
+
+    fn reads(key: &str) -> bool {
+        ["value.fit_steps", "value.learning_rate"].contains(&key)
+    }
+
     fn check(at: &Neighbors<'_>) -> Result<()> {
         if at.before() != Some(Phase::Collect) {
             let needs = "fits what the phase `collect` right before it gathered";
             return refused(format!("`value_fit` {needs}; put `collect` before it"));
         }
-        if Recipe::of(at.config, 1.0)?.estimator != Estimator::Gae {
-            return refused("`value_fit` fits the critic that only rl.advantage = gae has");
+        for plan in at.plans {
+            if Recipe::of(&plan.config, 1.0)?.estimator == Estimator::Gae {
+                return Ok(());
+            }
         }
-        Ok(())
+        refused("`value_fit` fits the critic that only rl.advantage = gae has")
     }
 
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
         trainer.config.value.fit_steps as u64
     }
 
-    /// The critic learns from rollouts of the `collect` before it alone, which may have to be drawn
-    /// again.
-    fn enter<T: Float>(run: &mut Run<T>) {
-        run.trainer.pass = run.ran_before(Phase::Collect).saturating_sub(1);
+    /// The critic learns from rollouts of the `collect` before it alone. They are not in a checkpoint:
+    /// after a resume they are drawn again, under the settings of that phase.
+    fn enter<T: Float>(run: &mut Run<T>) -> Result<()> {
+        if run.trainer.collected.is_some() {
+            return Ok(());
+        }
+        run.in_phase_before(|trainer| {
+            let steps = trainer.config.value.collect_steps as u64;
+            steps.checked_sub(1).map_or(Ok(()), |last| trainer.collect_step(last).map(|_| ()))
+        })
     }
 
     fn step<T: Float>(run: &mut Run<T>, _: u64) -> Result<Metrics> {
@@ -48,10 +63,6 @@ impl PhaseSpec for ValueFit {
 impl<T: Float> Trainer<T> {
     /// One critic step on everything that was collected.
     pub(crate) fn value_fit_step(&mut self) -> Result<Metrics> {
-        let steps = self.config.value.collect_steps as u64;
-        if self.collected.is_none() && steps > 0 {
-            self.collect_step(steps - 1)?;
-        }
         let rate = self.config.value.learning_rate;
         let device = self.model.device.clone();
         let hidden = self.model.config.hidden;

@@ -49,9 +49,16 @@ impl Identity {
     /// `Io`, `Format` for a file that cannot be read.
     pub fn of(config: &RunConfig, device: &Device) -> Result<Identity> {
         let mut files = BTreeMap::new();
-        for (key, path, limit) in read_by(config)? {
-            if let Some(digest) = digest(&path, limit)? {
-                files.insert(format!("{key}: {}", path.display()), digest);
+        let plans = config.plan()?;
+        for config in [config].into_iter().chain(plans.iter().map(|plan| &plan.config)) {
+            for (key, path, limit) in read_by(config)? {
+                let name = format!("{key}: {}", path.display());
+                if files.contains_key(&name) {
+                    continue;
+                }
+                if let Some(digest) = digest(&path, limit)? {
+                    files.insert(name, digest);
+                }
             }
         }
         Ok(Identity {

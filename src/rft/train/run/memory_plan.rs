@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::io::system_memory::Room;
 use crate::model::Parameter;
 use crate::reward::{RewardInput, RewardOutcome};
-use crate::train::config::{OptimizerKey, RlConfig, RunConfig};
+use crate::train::config::{OptimizerKey, PhasePlan, RunConfig, flattened};
 use crate::train::phase::Phase;
 use crate::train::trainer::{CPU_SLOTS, Trainer};
 use crate::train::update::ordered::window;
@@ -143,7 +143,7 @@ impl MemoryPlan {
         if plan.fits() {
             return Ok(plan);
         }
-        let smaller = RunConfig { rl: halved(config, CPU_SLOTS), ..config.clone() };
+        let smaller = halved(config, CPU_SLOTS)?;
         let mut advice = fitting_settings(&smaller, "", |config| {
             MemoryPlan::on_cpu::<T>(config, threads, room)
         })?;
@@ -171,7 +171,7 @@ impl MemoryPlan {
         let advice = match paged.fits() {
             true => Some(format!("{text}needs {}", mib(paged.total))),
             false => {
-                smaller.rl = halved(&smaller, config.rl.prompts * config.rl.group);
+                smaller = halved(&smaller, config.rl.prompts * config.rl.group)?;
                 fitting_settings(&smaller, text, |config| MemoryPlan::new::<T>(config, info))?
             }
         };
@@ -198,11 +198,19 @@ impl Dry {
         probe.trainer.evaluate()?;
         probe.count_rollouts();
         let mut saved = 0;
-        for phase in &config.phases {
-            phase.probe(&mut probe)?;
+        let mut states = 0;
+        let plans = config.plan()?;
+        for plan in &plans {
+            // What a phase asks for the first two times, it asks for every time.
+            let before = plans[..plan.number].iter().filter(|earlier| earlier.name == plan.name);
+            if before.count() > 1 {
+                continue;
+            }
+            probe.enter(plan)?;
+            plan.kind.probe(&mut probe)?;
             saved = checkpoint_bytes(&probe.trainer).max(saved);
+            states = critic_states(&probe.trainer, plan.kind)?.max(states);
         }
-        let states = critic_states(&probe.trainer)?;
         let Probe { driver, mut plan, updates, rollouts, .. } = probe;
         let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
         plan.activations = updated.unwrap_or(0).max(rollouts);
@@ -228,14 +236,24 @@ impl<T: Float> Probe<T> {
         let driver = Arc::new(DryDriver::new(info.clone()));
         let device = Device::gpu(driver.clone())?;
         let mut trainer = Trainer::<T>::outline(config.clone(), device)?;
-        // Nobody is asked about completions that were not written.
-        trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
-        trainer.verifier = trainer.reward.clone();
+        unasked(&mut trainer);
         let arena = trainer.model.allocator.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
         let counted = driver.usage().live - ENDLESS as u64;
         let plan = MemoryPlan { state: counted, device: info.memory, ..Default::default() };
         Ok(Probe { trainer, driver, plan, counted, updates: Vec::new(), rollouts: 0 })
+    }
+
+    /// Takes over the settings of a phase; evaluations of its own may take more than those before.
+    fn enter(&mut self, plan: &PhasePlan) -> Result<()> {
+        let known = self.trainer.config == plan.config;
+        self.trainer.enter(plan);
+        unasked(&mut self.trainer);
+        if !known {
+            self.trainer.evaluate()?;
+            self.count_rollouts();
+        }
+        Ok(())
     }
 
     /// What is in use and was not when this was last asked.
@@ -300,28 +318,43 @@ impl UpdateNeeds {
     }
 }
 
-/// Bytes of the hidden states that the critic learns from: those of a batch, and of all batches that
-/// `collect` gathers. Vectors that grow hold up to twice what is in them.
-fn critic_states<T: Float>(trainer: &Trainer<T>) -> Result<u64> {
+/// Nobody is asked about completions that were not written.
+fn unasked<T: Float>(trainer: &mut Trainer<T>) {
+    trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
+    trainer.verifier = trainer.reward.clone();
+}
+
+/// Bytes of the hidden states that the critic learns from in a phase of `kind`: those of a batch, and of
+/// all batches that `collect` gathers. Vectors that grow hold up to twice what is in them.
+fn critic_states<T: Float>(trainer: &Trainer<T>, kind: Phase) -> Result<u64> {
     let config = &trainer.config;
-    let collects = |phase: &Phase| matches!(phase, Phase::Collect | Phase::ValueFit);
-    let mut batches = (trainer.recipe()?.estimator == Estimator::Gae) as u64;
-    if config.phases.iter().any(collects) {
-        batches += config.value.collect_steps as u64;
-    }
+    let batches = match kind {
+        Phase::Collect => 1 + config.value.collect_steps as u64,
+        Phase::Sft | Phase::Quantize | Phase::ValueFit | Phase::Rl => {
+            (trainer.recipe()?.estimator == Estimator::Gae) as u64
+        }
+    };
     let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
     Ok(2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64)
 }
 
-/// The settings of `config` with half the micro-batch and half the slots, of which 0 means `slots`.
-fn halved(config: &RunConfig, slots: usize) -> RlConfig {
-    let mut rl = config.rl.clone();
-    if rl.slots == 0 {
-        rl.slots = slots;
+/// Micro-batch and slots of the run, and those that phases have of their own.
+fn sizes(config: &RunConfig) -> Vec<(String, usize)> {
+    let values = flattened(&config.to_table());
+    let own = |key: &str| [key.into()].into_iter().chain(config.in_phases(key));
+    let keys = own("rl.micro_batch").chain(own("rl.slots")).collect::<Vec<String>>();
+    let value = |key: String| values.get(&key)?.parse().ok().map(|value| (key, value));
+    keys.into_iter().filter_map(value).collect()
+}
+
+/// `config` with half the micro-batches and half the slots, of which 0 means `slots`.
+fn halved(config: &RunConfig, slots: usize) -> Result<RunConfig> {
+    let mut smaller = config.clone();
+    for (key, size) in sizes(config) {
+        let size = if size == 0 { slots } else { size };
+        smaller.apply_set(&format!("{key}={}", (size / 2).max(1)))?;
     }
-    rl.micro_batch = (rl.micro_batch / 2).max(1);
-    rl.slots = (rl.slots / 2).max(1);
-    rl
+    Ok(smaller)
 }
 
 /// Settings with which the run fits, behind `text`: ever smaller micro-batches and fewer sequences
@@ -333,17 +366,17 @@ fn fitting_settings(
 ) -> Result<Option<String>> {
     let mut smaller = config.clone();
     loop {
-        let (micro, slots) = (smaller.rl.micro_batch, smaller.rl.slots);
         let plan = plan(&smaller)?;
+        let sizes = sizes(&smaller);
         if plan.fits() {
             let total = mib(plan.total);
-            let settings = format!("rl.micro_batch={micro} rl.slots={slots}");
-            return Ok(Some(format!("{text}{settings} needs {total}")));
+            let settings: String = sizes.iter().map(|(key, n)| format!("{key}={n} ")).collect();
+            return Ok(Some(format!("{text}{settings}needs {total}")));
         }
-        if micro == 1 && slots == 1 {
+        if sizes.iter().all(|(_, size)| *size == 1) {
             return Ok(None);
         }
-        smaller.rl = halved(&smaller, slots);
+        smaller = halved(&smaller, 1)?;
     }
 }
 

@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use crate::io::atomic;
 use crate::io::json::read_text;
 use crate::train::config::choice;
-use crate::train::phase::Phase;
 use crate::train::run::progress;
 use crate::train::run::tensorboard::EventWriter;
 use gradus::error::{Error, Result};
@@ -131,8 +130,8 @@ impl<'de> Deserialize<'de> for Metrics {
 pub struct Row {
     /// Steps done in the whole run.
     pub global: u64,
-    /// Phase of the step.
-    pub phase: Phase,
+    /// Name of the step's phase.
+    pub phase: String,
     /// Step within the phase.
     pub step: u64,
     /// What was measured.
@@ -184,7 +183,7 @@ impl MetricsWriter {
     pub fn write(&mut self, row: &Row) -> Result<()> {
         let mut object = Map::new();
         object.insert("global".into(), json!(row.global));
-        object.insert("phase".into(), json!(row.phase.name()));
+        object.insert("phase".into(), json!(row.phase));
         object.insert("step".into(), json!(row.step));
         for (metric, value) in row.metrics.iter() {
             let value = if value.is_finite() { json!(value) } else { Value::Null };

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::io::{interrupt, system_memory};
 use crate::pretrained::Adapter;
-use crate::train::config::{ModelDtype, RunConfig};
-use crate::train::phase::Phase;
+use crate::train::config::{ModelDtype, PhasePlan, RunConfig};
+use crate::train::infer::eval::Evaluation;
 use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
@@ -56,7 +56,9 @@ pub(crate) struct Run<T: Float> {
     pub flat: FlatSteps,
     folder: RunFolder,
     metrics: MetricsWriter,
-    phases: Vec<Phase>,
+    /// The settings of the run; those of its phases are laid over them.
+    config: RunConfig,
+    plans: Vec<PhasePlan>,
     begun: Instant,
     /// Seconds of training before this process.
     before: f64,
@@ -76,9 +78,6 @@ pub(crate) struct Run<T: Float> {
 pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
     config.validate()?;
     config.validate_phases()?;
-    if config.data.heldout_share >= 1.0 && !config.data.path.is_empty() {
-        return Err(Error::config("data.heldout_share", "1 leaves nothing to train on"));
-    }
     if !matches!(resume, Resume::From(_)) {
         folder::check_place(config.out.as_ref())?;
     }
@@ -95,12 +94,12 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
 
 impl<T: Float> Run<T> {
     fn open(config: RunConfig, resume: &Resume) -> Result<Run<T>> {
-        let phases = config.phases.clone();
+        let plans = config.plan()?;
         let device = config.open_device()?;
         let identity = Identity::of(&config, &device)?;
         let begun = find_run(resume, &config, &identity)?;
         let plan = MemoryPlan::of_run::<T>(&config, &device)?;
-        let mut trainer = Trainer::on(config, device)?;
+        let mut trainer = Trainer::on(config.clone(), device)?;
         line(&format!("  device {}", trainer.model.device.name()));
         plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
         trainer.notes.iter().for_each(|note| line(note));
@@ -123,7 +122,7 @@ impl<T: Float> Run<T> {
         let metrics = MetricsWriter::open(folder.path(), figures.global)?;
         let before = figures.elapsed;
         let (flat, begun) = (FlatSteps::default(), Instant::now());
-        Ok(Run { trainer, folder, metrics, figures, phases, flat, begun, before, saved })
+        Ok(Run { trainer, folder, metrics, figures, config, plans, flat, begun, before, saved })
     }
 
     /// From here on there is something to save.
@@ -143,7 +142,8 @@ impl<T: Float> Run<T> {
     fn explained(&self, error: Error) -> Error {
         match error {
             Error::InvalidArgument { .. } | Error::NonFinite { .. } => {
-                let phase = self.phases.get(self.figures.phase).map_or("end", |p| p.name());
+                let plan = self.plans.get(self.figures.phase);
+                let phase = plan.map_or("end", |plan| plan.name.as_str());
                 let step = self.figures.step;
                 Error::Training { reason: format!("phase {phase}, step {step}: {error}") }
             }
@@ -162,11 +162,11 @@ impl<T: Float> Run<T> {
             // The run before may have been killed before it wrote what belongs to its checkpoint.
             self.export()?;
         }
-        while self.figures.phase < self.phases.len() {
-            let phase = self.phases[self.figures.phase];
-            phase.enter(self);
-            self.run_steps(phase)?;
-            phase.finish(self)?;
+        while let Some(plan) = self.plans.get(self.figures.phase).cloned() {
+            self.trainer.enter(&plan);
+            plan.kind.enter(self)?;
+            self.run_steps(&plan)?;
+            plan.kind.finish(self)?;
             let f = &mut self.figures;
             (f.phase, f.step, f.entered, f.left) = (f.phase + 1, 0, false, false);
             self.save()?;
@@ -174,30 +174,42 @@ impl<T: Float> Run<T> {
         Ok(())
     }
 
-    /// The phase that runs.
-    pub(super) fn phase(&self) -> Phase {
-        self.phases[self.figures.phase]
+    /// Does something under the settings of the phase before the one that runs.
+    pub(super) fn in_phase_before(
+        &mut self,
+        work: impl FnOnce(&mut Trainer<T>) -> Result<()>,
+    ) -> Result<()> {
+        let runs = self.figures.phase;
+        self.trainer.enter(&self.plans[runs - 1]);
+        let done = work(&mut self.trainer);
+        self.trainer.enter(&self.plans[runs]);
+        done
     }
 
-    /// How often `phase` stands before the one that runs.
-    pub(super) fn ran_before(&self, phase: Phase) -> u64 {
-        self.phases[..self.figures.phase].iter().filter(|&&p| p == phase).count() as u64
+    /// The held-out score under the settings of the run, whatever those of the phase are, so that scores
+    /// before and after a phase can be compared.
+    pub(super) fn evaluate(&mut self) -> Result<Evaluation> {
+        self.trainer.leave(&self.config);
+        let evaluation = self.trainer.evaluate();
+        self.plans.get(self.figures.phase).iter().for_each(|plan| self.trainer.enter(plan));
+        evaluation
     }
 
-    fn run_steps(&mut self, phase: Phase) -> Result<()> {
+    fn run_steps(&mut self, plan: &PhasePlan) -> Result<()> {
+        let phase = plan.kind;
         let total = phase.steps(&self.trainer);
         let begins = !std::mem::replace(&mut self.figures.entered, true);
         if self.figures.step == 0 && begins {
             phase.begin(self);
         }
-        let mut progress = Progress::new(phase.name(), self.figures.step, total);
+        let mut progress = Progress::new(&plan.name, self.figures.step, total);
         let every = self.trainer.config.checkpoint.every as u64;
         while self.figures.step < total {
             let begun = Instant::now();
             let mut metrics = phase.step(self, self.figures.step)?;
             metrics.push(Metric::StepTime, begun.elapsed().as_secs_f64());
             let (global, step) = (self.figures.global, self.figures.step);
-            let row = Row { global, phase, step, metrics };
+            let row = Row { global, phase: plan.name.clone(), step, metrics };
             self.folder.check()?;
             self.metrics.write(&row)?;
             self.figures.step += 1;
@@ -226,7 +238,7 @@ impl<T: Float> Run<T> {
             .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
         let checkpoint = Checkpoint {
             step: self.figures.global + self.figures.phase as u64,
-            fingerprint: self.trainer.config.fingerprint(),
+            fingerprint: self.config.fingerprint(),
             meta,
             tensors: self.trainer.save_state()?,
         };
@@ -273,15 +285,16 @@ impl<T: Float> Run<T> {
         Ok((adapter, model))
     }
 
-    fn finish(&self) -> Result<Summary> {
-        let evaluation = self.trainer.evaluate()?;
+    fn finish(&mut self) -> Result<Summary> {
+        let evaluation = self.evaluate()?;
         self.folder.check()?;
         let (adapter, exported_model) = self.exported()?;
-        let (f, config) = (&self.figures, &self.trainer.config);
+        let (f, config) = (&self.figures, &self.config);
         let summary = Summary {
             seed: config.seed,
             version: env!("CARGO_PKG_VERSION").into(),
             fingerprint: config.fingerprint(),
+            recipe: config.recipe.clone(),
             device: self.trainer.model.device.name().to_string(),
             base_accuracy: f.base_accuracy,
             sft_accuracy: f.sft_accuracy,

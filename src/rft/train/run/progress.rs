@@ -13,7 +13,7 @@ const PLAIN_EVERY: f64 = 5.0;
 /// Progress of one phase.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    phase: &'static str,
+    phase: String,
     total: u64,
     begun: Instant,
     first: u64,
@@ -22,7 +22,7 @@ pub struct Progress {
 
 impl Progress {
     /// A phase of `total` steps that starts at step `first`.
-    pub fn new(phase: &'static str, first: u64, total: u64) -> Progress {
+    pub fn new(phase: &str, first: u64, total: u64) -> Progress {
         let plain = std::env::var_os("NO_COLOR").is_some()
             || std::env::var("TERM").is_ok_and(|term| term == "dumb")
             || !std::io::stderr().is_terminal();
@@ -33,11 +33,12 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("━━╌"));
             }
-            bar.set_prefix(phase);
+            bar.set_prefix(phase.to_string());
             bar.set_position(first);
             bar.reset_eta();
             bar
         });
+        let phase = phase.to_string();
         Progress { bar, phase, total, begun: Instant::now(), first, last_line: None }
     }
 
@@ -56,7 +57,7 @@ impl Progress {
         self.last_line = Some(Instant::now());
         let rate = self.begun.elapsed().as_secs_f64() / (done - self.first).max(1) as f64;
         let eta = rate * (self.total - done) as f64;
-        let (phase, total, message) = (self.phase, self.total, message());
+        let (phase, total, message) = (&self.phase, self.total, message());
         line(&format!("{phase:>8} {done:>5}/{total} {message} eta {eta:.0}s"));
     }
 

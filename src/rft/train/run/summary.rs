@@ -17,6 +17,9 @@ pub struct Summary {
     pub version: String,
     /// Fingerprint of the configuration.
     pub fingerprint: String,
+    /// The recipe whose settings it began with; empty for none.
+    #[serde(default)]
+    pub recipe: String,
     /// Where it ran.
     pub device: String,
     /// Held-out score of the model as it came: untrained, or as its folder has it.

@@ -1,0 +1,113 @@
+//! Recipes: published methods by name. A recipe is data, a file of settings in this folder. It is laid over
+//! the defaults and under a user's own settings; no code knows a method.
+//!
+//! To add one, write a file and add its name to the list below. `CONTRIBUTING.md` says what belongs in it.
+
+use serde::Deserialize;
+
+use gradus::error::{Error, Result};
+
+/// A published method as settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecipeFile {
+    /// What `recipe` and `--recipe` call it.
+    pub name: &'static str,
+    /// The file: the table `[about]`, then keys of a configuration.
+    pub text: &'static str,
+}
+
+/// What a recipe says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// Number of the method in the project's list of published systems, if it is in it.
+    pub row: Option<u32>,
+    /// Authors, year, title, where it is found.
+    pub paper: String,
+    /// What the paper says that it does.
+    pub claim: String,
+    /// What a user has to bring.
+    pub needs: String,
+    /// What is done otherwise than in the paper, or not at all.
+    pub differs: String,
+    /// The task on which it can be tried without a download: a built-in one, or a name of `gradus toy`.
+    pub toy: String,
+}
+
+macro_rules! recipes {
+    ($($name:literal,)*) => {
+        /// All recipes, by name.
+        pub const ALL: &[RecipeFile] =
+            &[$(RecipeFile { name: $name, text: include_str!(concat!($name, ".toml")) },)*];
+    };
+}
+
+recipes! {
+    "ats",
+    "grpo",
+    "qlora",
+}
+
+/// The recipe `name`.
+///
+/// # Errors
+/// `Config` for a name that no recipe has.
+pub fn find(name: &str) -> Result<RecipeFile> {
+    ALL.iter().find(|recipe| recipe.name == name).copied().ok_or_else(|| {
+        let known: Vec<&str> = ALL.iter().map(|recipe| recipe.name).collect();
+        Error::config("recipe", format!("`{name}` is not one of {}", known.join(", ")))
+    })
+}
+
+impl RecipeFile {
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// `Format` for a file whose table `[about]` cannot be read.
+    pub fn about(&self) -> Result<About> {
+        let about = self.table()?.remove("about");
+        let about = about.ok_or_else(|| self.wrong("there is no table [about]".into()))?;
+        about.try_into().map_err(|e: toml::de::Error| self.wrong(e.message().into()))
+    }
+
+    /// Its keys.
+    ///
+    /// # Errors
+    /// `Format` for a file that is no TOML.
+    pub fn settings(&self) -> Result<toml::Table> {
+        let mut table = self.table()?;
+        table.remove("about");
+        Ok(table)
+    }
+
+    fn table(&self) -> Result<toml::Table> {
+        self.text.parse().map_err(|e: toml::de::Error| self.wrong(e.to_string()))
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        Error::format(format!("{}.toml", self.name), reason)
+    }
+}
+
+/// All recipes as a person reads them.
+///
+/// # Errors
+/// `Format` for a file that cannot be read.
+pub fn list() -> Result<String> {
+    let mut text = String::new();
+    for recipe in ALL {
+        let About { row, paper, claim, needs, differs, toy } = recipe.about()?;
+        let row = row.map_or(String::new(), |row| format!(" (row {row})"));
+        text += &format!("{}{row}\n", recipe.name);
+        for (what, says) in [
+            ("paper", paper),
+            ("claim", claim),
+            ("needs", needs),
+            ("differs", differs),
+            ("toy", toy),
+        ] {
+            text += &format!("    {what:<8} {says}\n");
+        }
+    }
+    Ok(text)
+}
