@@ -51,6 +51,10 @@ pub enum Advantage {
     Others,
     /// λ-returns of a critic that says 0 everywhere, whitened over all tokens.
     Gae(f64),
+    /// R.
+    Raw,
+    /// 1.
+    One,
 }
 
 /// Advantages of all tokens; `beta` of the log-ratio to the reference is taken off the rewards. A
@@ -89,6 +93,8 @@ pub fn advantages(kind: Advantage, beta: f64, batch: &[Sequence]) -> Vec<Vec<f64
             Advantage::Group(None) => r - sum / n,
             Advantage::Group(Some(eps)) => (r - sum / n) / (std(all.iter().cloned()) + eps),
             Advantage::Others => r - (sum - r) / (n - 1.0),
+            Advantage::Raw => r,
+            Advantage::One => 1.0,
             Advantage::Gae(_) => unreachable!(),
         };
         vec![a; s.tokens.len()]
@@ -138,6 +144,7 @@ pub fn surrogate(name: &str, logp: &[f64], held: &[f64], s: &Sequence, a: &[f64]
             -(l + k * log_w - l * log_w.exp()).exp() * a[t] * logp[t]
         }),
         "verl/gpg" => each(&|t| -a[t] * logp[t]),
+        "ce" => each(&|t| -logp[t]),
         "verl/geo_mean" => {
             let cut = |t: usize| if a[t] > 0.0 { d[t].min(0.2) } else { d[t].max(-0.2) };
             let ratio = ((0..old.len()).map(cut).sum::<f64>() / n).exp();
@@ -185,6 +192,110 @@ pub fn weights(name: &str, lengths: &[usize], longest: f64) -> Vec<f64> {
         _ => 1.0 / tokens,
     };
     lengths.iter().map(of).collect()
+}
+
+/// A sequence objective from papers, of groups of completions with token log-probs `logp`; `beta` is
+/// its β, `kl` KTO's zero point. The best and the worst of a group are a pair.
+pub fn compared(name: &str, beta: f64, batch: &[Sequence], logp: &[Vec<f64>], kl: f64) -> f64 {
+    let sum = |x: &[f64]| x.iter().sum::<f64>();
+    let reference = |s: &Sequence| s.tokens.iter().map(|t| t.reference).sum::<f64>();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.reward.is_nan()) {
+        match groups.last_mut() {
+            Some(group) if batch[group[0]].group == s.group => group.push(i),
+            _ => groups.push(vec![i]),
+        }
+    }
+    let (reward, lp) = (|i: usize| batch[i].reward, |i: usize| sum(&logp[i]));
+    let against = |i: usize| lp(i) - reference(&batch[i]);
+    let ordered = |group: &[usize]| {
+        let pairs = group.iter().flat_map(|&i| group.iter().map(move |&j| (i, j)));
+        pairs.filter(|(i, j)| i != j).collect::<Vec<(usize, usize)>>()
+    };
+    let mean = |x: Vec<f64>| x.iter().sum::<f64>() / x.len() as f64;
+    let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let softplus = |x: f64| (1.0 + x.exp()).ln();
+    match name {
+        "copg" => mean(
+            groups
+                .iter()
+                .map(|group| {
+                    let held = |i: usize| reward(i) - beta * against(i);
+                    let term = |(i, j): (usize, usize)| (held(i) - held(j)).powi(2) / (2.0 * beta);
+                    mean(ordered(group).into_iter().map(term).collect())
+                })
+                .collect(),
+        ),
+        "prdp" => {
+            let pairs = groups.iter().flat_map(|group| ordered(group));
+            let pairs = pairs.filter(|&(i, j)| reward(i) > reward(j));
+            let near = |i: usize| {
+                let tokens = batch[i].tokens.iter().zip(&logp[i]);
+                tokens.map(|(t, l)| l.clamp(t.old - 0.2, t.old + 0.2) - t.reference).sum::<f64>()
+            };
+            let term = |(i, j): (usize, usize)| {
+                let wanted = (reward(i) - reward(j)) / beta;
+                let free = (against(i) - against(j) - wanted).powi(2);
+                free.max((near(i) - near(j) - wanted).powi(2))
+            };
+            mean(pairs.map(term).collect())
+        }
+        "mml" => {
+            let right = |group: &Vec<usize>| {
+                group.iter().copied().filter(|&i| reward(i) >= 0.5).collect::<Vec<usize>>()
+            };
+            let groups: Vec<Vec<usize>> =
+                groups.iter().map(right).filter(|group| !group.is_empty()).collect();
+            let term =
+                |g: &Vec<usize>| -g.iter().map(|&i| (beta * lp(i)).exp()).sum::<f64>().ln() / beta;
+            mean(groups.iter().map(term).collect())
+        }
+        "kto" => {
+            let term = |&i: &usize| match reward(i) >= 0.5 {
+                true => 1.0 - sigma(beta * (against(i) - kl)),
+                false => 1.0 - sigma(beta * (kl - against(i))),
+            };
+            mean(groups.concat().iter().map(term).collect())
+        }
+        name => {
+            let by_reward = |&&i: &&usize, &&j: &&usize| reward(i).total_cmp(&reward(j));
+            let pair = |group: &Vec<usize>| {
+                let best = *group.iter().max_by(|i, j| by_reward(i, j)).unwrap();
+                let worst = *group.iter().min_by(|i, j| by_reward(i, j)).unwrap();
+                let (w, l) = (against(best), against(worst));
+                let delta = beta * (w - l);
+                let (mean_w, mean_l) =
+                    (lp(best) / logp[best].len() as f64, lp(worst) / logp[worst].len() as f64);
+                let odds = |l: f64| l - (1.0 - l.exp()).ln();
+                match name {
+                    "dpo" => softplus(-delta),
+                    "ipo" => (w - l - 0.5 / beta).powi(2),
+                    "hinge" => (1.0 - delta).max(0.0),
+                    "robust" => (0.9 * softplus(-delta) - 0.1 * softplus(delta)) / 0.8,
+                    "exo" => {
+                        let p = sigma(delta);
+                        p * (p / 0.999).ln() + (1.0 - p) * ((1.0 - p) / 1e-3).ln()
+                    }
+                    "nca" => {
+                        let (w, l) = (beta * w, beta * l);
+                        softplus(-w) + 0.5 * softplus(w) + 0.5 * softplus(l)
+                    }
+                    "sppo" => (w - 0.5 / beta).powi(2) + (l + 0.5 / beta).powi(2),
+                    "apo_zero" => 1.0 - sigma(beta * w) + sigma(beta * l),
+                    "apo_down" => sigma(beta * w) + 1.0 - sigma(delta),
+                    "discopop" => {
+                        let m = sigma(delta / 0.05);
+                        (1.0 - m) * softplus(-delta) + m * (-delta).exp()
+                    }
+                    "simpo" => softplus(0.5 - beta * (mean_w - mean_l)),
+                    "cpo" => softplus(-beta * (lp(best) - lp(worst))) - lp(best),
+                    "orpo" => beta * softplus(odds(mean_l) - odds(mean_w)) - mean_w,
+                    other => panic!("no oracle for {other}"),
+                }
+            };
+            mean(groups.iter().map(pair).collect())
+        }
+    }
 }
 
 /// Slope of `f` at `at` along every coordinate, by central differences.

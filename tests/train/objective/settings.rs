@@ -3,9 +3,10 @@
 use gradus::ops::presets::{self, Covariance, Estimator};
 use gradus::ops::{
     Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
-    KlWeight, Loss, OnSingle, PolicySettings, RatioLevel,
+    KlWeight, Loss, OnSingle, PolicySettings, PreferenceKind, RatioLevel,
 };
 use gradus_rft::train::recipe::Recipe;
+use gradus_rft::train::sequence::{self, Preference, SequenceKind, SequenceLoss};
 
 use super::{config, try_config};
 
@@ -92,6 +93,7 @@ fn published() -> Vec<Row> {
             ..row("reft", ppo(0.2, 0.2, OFF), SEQUENCES, Estimator::Gae)
         },
         Row { entropy: 1e-3, ..row("relift", no_clip, CONSTANT, undivided()) },
+        row("ce", Loss::CrossEntropy, TOKENS, Estimator::One),
     ]
 }
 
@@ -227,8 +229,13 @@ fn a_runs_own_kl_is_the_presets_kind() {
         let held = recipe(&[&loss, "rl.beta=0.3", "rl.kl=loss"]);
         assert_eq!(held.settings.kl, Some(kl(row.name, 0.3)), "{}", row.name);
         assert_eq!(held.reward_beta, 0.0, "{}", row.name);
-        let paid = recipe(&[&loss, "rl.beta=0.3", "rl.kl=reward"]);
-        assert_eq!((paid.settings.kl, paid.reward_beta), (None, 0.3), "{}", row.name);
+        if row.estimator == Estimator::One {
+            let error = refused(&[&loss, "rl.beta=0.3", "rl.kl=reward"]);
+            assert!(error.contains("rl.kl") && error.contains("every advantage is 1"), "{error}");
+        } else {
+            let paid = recipe(&[&loss, "rl.beta=0.3", "rl.kl=reward"]);
+            assert_eq!((paid.settings.kl, paid.reward_beta), (None, 0.3), "{}", row.name);
+        }
         let free = recipe(&[&loss, "rl.beta=0"]);
         assert_eq!((free.settings.kl, free.reward_beta), (None, 0.0), "{}", row.name);
         assert!(!free.needs_reference(), "{}", row.name);
@@ -268,7 +275,14 @@ fn advantages_and_scales_are_those_that_are_named() {
     }
     let error = refused(&["rl.advantage=gae", "rl.scale=batch"]);
     assert!(error.contains("rl.scale") && error.contains("batch"), "{error}");
-    assert!(refused(&["rl.advantage=gea"]).contains("auto, group, loo, gae"));
+    for (name, estimator) in [("reward", Estimator::Reward), ("one", Estimator::One)] {
+        let named = format!("rl.advantage={name}");
+        let own = recipe(&["rl.loss=verl/gpg", "rl.group=1", &named]);
+        assert_eq!(own.estimator, estimator, "a sample needs no other");
+        assert!(refused(&[&named, "rl.scale=group"]).contains("rl.scale"));
+    }
+    assert!(refused(&["rl.loss=ce", "rl.advantage=group"]).contains("rl.advantage"));
+    assert!(refused(&["rl.advantage=gea"]).contains("auto, group, loo, gae, reward, one"));
     assert!(refused(&["rl.scale=std"]).contains("auto, group, batch, none"));
     assert!(refused(&["rl.kl=both"]).contains("auto, loss, reward"));
     assert!(refused(&["value.clip=0.2"]).contains("value.clip"));
@@ -306,7 +320,7 @@ fn bounds_of_a_run_reach_the_losses_that_have_some() {
                 let error = refused(&[&loss, "rl.clip_low=0.2"]);
                 assert!(error.contains("rl.clip_low") && error.contains("trl/cispo"), "{error}");
             }
-            "relift" | "trl/sapo" | "trl/vespo" | "verl/gpg" | "verl/sapo" | "verl/dro"
+            "relift" | "ce" | "trl/sapo" | "trl/vespo" | "verl/gpg" | "verl/sapo" | "verl/dro"
             | "verl/kl_cov" => {
                 for key in ["rl.clip_low", "rl.clip_high"] {
                     let error = refused(&[&loss, &format!("{key}=0.2")]);
@@ -339,4 +353,110 @@ fn groups_of_one_are_refused_where_nothing_could_be_learned() {
     assert_eq!(recipe(&["rl.group=1", "rl.advantage=gae"]).estimator, Estimator::Gae);
     // verl's single samples keep their reward.
     assert_eq!(recipe(&["rl.group=1", "rl.loss=verl/gpg"]).estimator, verl());
+}
+
+/// A run's own weight of the entropy bonus, on every preset.
+#[test]
+fn a_runs_own_entropy_bonus_is_a_term_of_every_token_loss() {
+    for row in table() {
+        let got = recipe(&[&format!("rl.loss={}", row.name), "rl.entropy_coef=0.02"]);
+        assert_eq!(got.settings.entropy_coef, 0.02, "{}", row.name);
+    }
+}
+
+/// A sequence objective by its name: β and what it reads.
+fn sequence_table() -> Vec<(&'static str, f64, SequenceKind)> {
+    let preference = |kind, reference, mean, likelihood| {
+        SequenceKind::Preference(Preference { kind, reference, mean, likelihood })
+    };
+    let against = |kind| preference(kind, true, false, 0.0);
+    let sigmoid = |label_smoothing, margin| PreferenceKind::Sigmoid { label_smoothing, margin };
+    let (exo, robust) = (
+        PreferenceKind::Exo { label_smoothing: 1e-3 },
+        PreferenceKind::Robust { label_smoothing: 0.1 },
+    );
+    let kto = SequenceKind::Kto { threshold: 0.5, desirable: 1.0, undesirable: 1.0 };
+    vec![
+        ("copg", 0.06, SequenceKind::Copg),
+        ("prdp", 0.1, SequenceKind::Prdp { clip: 0.2 }),
+        ("mml", 0.25, SequenceKind::Mml { threshold: 0.5 }),
+        ("kto", 0.1, kto),
+        ("dpo", 0.1, against(sigmoid(0.0, 0.0))),
+        ("ipo", 0.1, against(PreferenceKind::Ipo)),
+        ("hinge", 0.1, against(PreferenceKind::Hinge)),
+        ("robust", 0.1, against(robust)),
+        ("exo", 0.1, against(exo)),
+        ("nca", 0.1, against(PreferenceKind::Nca)),
+        ("sppo", 0.1, against(PreferenceKind::SppoHard)),
+        ("apo_zero", 0.1, against(PreferenceKind::ApoZero)),
+        ("apo_down", 0.1, against(PreferenceKind::ApoDown)),
+        ("discopop", 0.1, against(PreferenceKind::Discopop { temperature: 0.05 })),
+        ("simpo", 2.0, preference(sigmoid(0.0, 0.5), false, true, 0.0)),
+        ("cpo", 0.1, preference(sigmoid(0.0, 0.0), false, false, 1.0)),
+        ("orpo", 0.1, preference(PreferenceKind::Orpo, false, true, 1.0)),
+    ]
+}
+
+#[test]
+fn every_sequence_objective_is_what_its_name_says() {
+    let rows = sequence_table();
+    let names: Vec<&str> = rows.iter().map(|row| row.0).collect();
+    assert_eq!(names, sequence::NAMES);
+    for (name, beta, kind) in rows {
+        let loss = format!("rl.loss={name}");
+        let got = recipe(&[&loss]);
+        assert_eq!(got.sequence, Some(SequenceLoss { kind, beta }), "{name}");
+        // What carries the gradient: −Σ A·ℓ with weight 1.
+        let plain = PolicySettings { loss: Loss::Reinforce, ..PolicySettings::default() };
+        assert_eq!((got.settings, got.aggregation), (plain, Aggregation::TokenSum), "{name}");
+        assert_eq!((got.reward_beta, got.covariance), (0.0, None), "{name}");
+        let own = recipe(&[&loss, "rl.beta=0.3"]).sequence.unwrap();
+        assert_eq!((own.kind, own.beta), (kind, 0.3), "{name}");
+        assert!(refused(&[&loss, "rl.beta=0"]).contains("rl.beta"), "{name}");
+        for key in [
+            "rl.advantage=group",
+            "rl.scale=none",
+            "rl.kl=loss",
+            "rl.clip_low=0.2",
+            "rl.entropy_coef=0",
+            "value.clip=0.2",
+        ] {
+            let error = refused(&[&loss, key]);
+            assert!(error.contains(key.split('=').next().unwrap()), "{name}: {error}");
+        }
+        let alone = try_config(&[&loss, "rl.group=1"]).and_then(|c| Recipe::of(&c, LENGTH));
+        assert_eq!(alone.is_ok(), matches!(name, "mml" | "kto"), "{name}");
+    }
+    let kto = recipe(&[
+        "rl.loss=kto",
+        "rl.label_threshold=1",
+        "rl.desirable_weight=2",
+        "rl.undesirable_weight=3",
+    ]);
+    let kind = SequenceKind::Kto { threshold: 1.0, desirable: 2.0, undesirable: 3.0 };
+    assert_eq!(kto.sequence.unwrap().kind, kind);
+    let prdp = recipe(&["rl.loss=prdp", "rl.clip_high=0.01"]).sequence.unwrap();
+    assert_eq!(prdp.kind, SequenceKind::Prdp { clip: 0.01 });
+}
+
+/// A key of one objective is refused by name under every other.
+#[test]
+fn keys_that_an_objective_does_not_read_are_refused() {
+    for (key, readers) in [
+        ("rl.label_threshold=1", &["mml", "kto"][..]),
+        ("rl.desirable_weight=2", &["kto"]),
+        ("rl.undesirable_weight=2", &["kto"]),
+        ("rl.label_smoothing=0.2", &["dpo", "robust", "exo", "cpo"]),
+        ("rl.margin=1", &["simpo"]),
+    ] {
+        for name in sequence::NAMES.iter().chain(&["grpo", "ce"]) {
+            let settings = [&*format!("rl.loss={name}"), key];
+            if readers.contains(name) {
+                assert_ne!(recipe(&settings), recipe(&settings[..1]), "{settings:?}");
+            } else {
+                let error = refused(&settings);
+                assert!(error.contains(key.split('=').next().unwrap()), "{settings:?}: {error}");
+            }
+        }
+    }
 }

@@ -12,7 +12,11 @@ use super::oracle::{self, Advantage, Sequence, Token};
 use super::{records, sharpen, trainer, value};
 
 /// The records as the oracle sees them.
-fn sequences(trainer: &Trainer, records: &[Record], reference: &[Vec<f32>]) -> Vec<Sequence> {
+pub(super) fn sequences(
+    trainer: &Trainer,
+    records: &[Record],
+    reference: &[Vec<f32>],
+) -> Vec<Sequence> {
     let scored = ScoredTokens::of(records);
     let batch = scored.packed.place(&trainer.model.allocator).unwrap();
     let hidden = trainer.model.forward(&batch, true, None, None).unwrap().to_host().unwrap();
@@ -55,6 +59,7 @@ impl Objective<'_> {
         let advantage = match name {
             "reft" => Advantage::Gae(0.95),
             "trl/rloo" => Advantage::Others,
+            "ce" => Advantage::One,
             "dr_grpo" | "relift" => Advantage::Group(None),
             name if name.starts_with("verl/") => Advantage::Group(Some(1e-6)),
             _ => Advantage::Group(Some(1e-4)),
@@ -104,7 +109,7 @@ struct Marks {
 
 /// Loss and gradient of the head, as a step of the trainer has them: AdamW's first moment after its
 /// first update is a tenth of the gradient.
-fn step(trainer: &mut Trainer, records: Vec<Record>) -> (f64, Vec<f64>) {
+pub(super) fn step(trainer: &mut Trainer, records: Vec<Record>) -> (f64, Vec<f64>) {
     let values = trainer.rl_step(0, records).unwrap();
     let trained = trainer.model.params.iter().filter(|p| p.trainable);
     let index = trained.map(|p| &p.name).position(|name| name == "lm_head.weight").unwrap();
@@ -112,19 +117,20 @@ fn step(trainer: &mut Trainer, records: Vec<Record>) -> (f64, Vec<f64>) {
     (value(&values, "loss"), m.iter().map(|&m| m as f64 / 0.1).collect())
 }
 
-fn head(trainer: &Trainer) -> Vec<f64> {
+pub(super) fn head(trainer: &Trainer) -> Vec<f64> {
     let head = trainer.model.params.iter().find(|p| p.name == "lm_head.weight").unwrap();
     head.values().unwrap().into_iter().map(f64::from).collect()
 }
 
 /// Largest difference in units of the largest element.
-fn apart(got: &[f64], want: &[f64]) -> f64 {
+pub(super) fn apart(got: &[f64], want: &[f64]) -> f64 {
     let size = want.iter().fold(0f64, |m, x| m.max(x.abs()));
     got.iter().zip(want).fold(0f64, |m, (a, b)| m.max((a - b).abs())) / size
 }
 
-/// A policy that has moved away from its reference, and the reference's log-probs of the records.
-fn moved(settings: &[&str]) -> (Trainer, Vec<Record>, Vec<Vec<f32>>) {
+/// A policy that has moved away from its reference, records of a sampler `off` the policy, and the
+/// reference's log-probs of them.
+pub(super) fn moved(settings: &[&str], off: f32) -> (Trainer, Vec<Record>, Vec<Vec<f32>>) {
     let mut trainer = trainer(settings);
     sharpen(&mut trainer, 6.0);
     trainer.hold_reference().unwrap();
@@ -132,7 +138,7 @@ fn moved(settings: &[&str]) -> (Trainer, Vec<Record>, Vec<Vec<f32>>) {
     let t = trainer.config.rl.temperature;
     let reference = score_records(&trainer.model, &records, true, t, 64).unwrap();
     sharpen(&mut trainer, 1.25);
-    let records = super::records(&trainer, 1.0);
+    let records = super::records(&trainer, off);
     (trainer, records, reference)
 }
 
@@ -149,7 +155,7 @@ fn a_step_of_every_name_is_the_oracles() {
             let mut settings = vec![format!("rl.loss={name}"), "rl.temperature=0.8".into()];
             settings.extend(beta.map(|beta| format!("rl.beta={beta}")));
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-            let (mut trainer, records, reference) = moved(&settings);
+            let (mut trainer, records, reference) = moved(&settings, 1.0);
             let own = match &*name {
                 "deepseekmath_grpo" => 0.04,
                 "reft" | "trl/rloo" => 0.05,
@@ -300,6 +306,23 @@ fn the_entropy_bonus_moves_adapters() {
     let below = at(-2.0 * STEP);
     let slope = (above - below) / (2.0 * STEP);
     assert!((slope - norm).abs() <= 1e-2 * norm, "slope {slope}, norm of the gradient {norm}");
+}
+
+/// The reward itself and 1 as advantages: weighted and plain likelihood.
+#[test]
+fn the_reward_may_be_the_advantage() {
+    for (key, advantage) in [("reward", Advantage::Raw), ("one", Advantage::One)] {
+        let settings = ["rl.loss=verl/gpg", &format!("rl.advantage={key}")];
+        let (mut trainer, records, reference) = moved(&settings, 1.0);
+        let objective = Objective { advantage, ..Objective::of("verl/gpg", 0.0, &trainer) };
+        let (batch, at) = (sequences(&trainer, &records, &reference), head(&trainer));
+        let (loss, slope) = step(&mut trainer, records);
+        let objective = |head: &[f64]| objective.loss(&batch, head, &at, &Marks::default());
+        let want = objective(&at);
+        assert!((loss - want).abs() <= 2e-5 * want.abs().max(0.1), "{key}: {loss} {want}");
+        let off = apart(&slope, &oracle::gradient(&at, objective));
+        assert!(off <= 2e-4, "{key}: the gradient is off by {off:e} of its largest");
+    }
 }
 
 /// A reward that abstained has no part in a step with a critic: advantages, returns and the critic

@@ -28,6 +28,9 @@ pub struct Preset {
     pub bounds: Bounds,
     /// ε of the value clip; infinity = off.
     pub value_clip: f64,
+    /// Weight of the critic's loss in the policy's, whose trunk it then moves; 0 = the critic is a head
+    /// of its own.
+    pub value_coef: f64,
     /// Tokens that are chosen by covariance, if the loss does that.
     pub covariance: Option<Covariance>,
 }
@@ -39,6 +42,10 @@ pub enum Estimator {
     Group(GroupSettings),
     /// A critic: generalized advantage estimation, whitened over the batch.
     Gae,
+    /// The reward itself.
+    Reward,
+    /// 1 for every sequence that has a reward.
+    One,
 }
 
 /// Where the KL to the reference is put.
@@ -131,6 +138,7 @@ impl Preset {
             kl_place: KlPlace::Loss,
             bounds,
             value_clip: OFF,
+            value_coef: 0.0,
             covariance: None,
         }
     }
@@ -172,10 +180,11 @@ impl Preset {
     }
 }
 
-/// Masked cross-entropy, token mean: supervised fine-tuning, RAFT and ReLIFT's demonstration
-/// steps on the rows they keep.
+/// Masked cross-entropy, token mean, advantage 1: supervised fine-tuning, RAFT and ReLIFT's
+/// demonstration steps on the rows they keep.
 pub fn sft() -> Preset {
-    Preset::new(with(Loss::CrossEntropy), Aggregation::TokenMean)
+    let loss = with(Loss::CrossEntropy);
+    Preset { estimator: Estimator::One, ..Preset::new(loss, Aggregation::TokenMean) }
 }
 
 /// DeepSeekMath GRPO (arXiv:2402.03300, §4.1.1): ε 0.2, β 0.04 on k3, sequence mean of token means.
@@ -233,14 +242,14 @@ pub fn prefix_rft(length: f64, demo: usize) -> Result<Preset> {
 
 /// ReFT (arXiv:2401.08967): PPO, ε 0.2, sequence mean of token means, advantages of a critic whose
 /// own clip is 0.2, and 0.05 (the paper's weight for answers in words; 0.01 for programs) of the KL to
-/// the SFT policy taken off the reward. The paper's value loss also moves the trunk; here the critic
-/// is a head of its own.
+/// the SFT policy taken off the reward. The value loss moves the trunk with weight 5.
 pub fn reft() -> Preset {
     Preset {
         estimator: Estimator::Gae,
         kl: Kl::k3(0.05),
         kl_place: KlPlace::Reward,
         value_clip: 0.2,
+        value_coef: 5.0,
         ..Preset::new(clip(0.2, 0.2, OFF), SEQUENCES)
     }
 }
@@ -358,7 +367,7 @@ pub fn verl(loss: &str) -> Result<Preset> {
 
 /// Names without a framework.
 pub const NAMES: &[&str] =
-    &["grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift"];
+    &["grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift", "ce"];
 /// Names after `trl/`.
 pub const TRL: &[&str] =
     &["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "rloo"];
@@ -390,6 +399,7 @@ pub fn by_name(name: &str, length: f64) -> Result<Preset> {
         "cispo" => Ok(cispo()),
         "reft" => Ok(reft()),
         "relift" => Ok(relift(length)),
+        "ce" => Ok(sft()),
         other => match other.split_once('/') {
             Some(("trl", loss)) => trl(loss, length),
             Some(("verl", loss)) => verl(loss),

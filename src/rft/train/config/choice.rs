@@ -136,6 +136,10 @@ choice! {
         Loo = "loo",
         /// By a critic.
         Gae = "gae",
+        /// The reward itself.
+        Reward = "reward",
+        /// 1 for every completion that has a reward.
+        One = "one",
     }
 }
 

@@ -246,13 +246,13 @@ section! {
         stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); source "ours: none",
         /// Completions that were cut off carry no loss.
         mask_truncated_completions: bool = false; source "TRL: false; DAPO (2503.14476): true",
-        /// Preset of the loss; what the next six keys leave at auto is the preset's.
+        /// Token loss or sequence objective; what the next keys leave at auto goes with its name.
         loss: String = "grpo".into(); source "DeepSeekMath (2402.03300): grpo",
         /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1.
         clip_low: Auto = Auto::Auto; range 0.0..=1.0; source "auto: the preset's",
         /// Upper clip bound, likewise.
         clip_high: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's",
-        /// Weight of the KL to the policy that RL began with, 0 = none.
+        /// Weight of the KL to the policy that RL began with, 0 = none; a sequence objective's own β.
         beta: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's; TRL: 0.0",
         /// Where that KL is put.
         kl: KlKey = KlKey::Auto; source "auto: the preset's; GRPO: loss, ReFT: reward",
@@ -262,6 +262,20 @@ section! {
         /// What group advantages are divided by.
         scale: ScaleKey = ScaleKey::Auto;
             source "auto: the preset's; TRL: group, Dr. GRPO: none",
+        /// Weight of the entropy bonus.
+        entropy_coef: Auto = Auto::Auto; range 0.0..=1e6;
+            source "auto: the preset's; ReLIFT: 1e-3, others 0",
+        /// Reward from which a completion is right for mml and desirable for kto.
+        label_threshold: Auto = Auto::Auto; range -1e30..=1e30; source "auto: 0.5, ours",
+        /// Weight of kto's desirable completions.
+        desirable_weight: Auto = Auto::Auto; range 0.0..=1e6; source "auto: TRL 1.0",
+        /// Weight of kto's other completions.
+        undesirable_weight: Auto = Auto::Auto; range 0.0..=1e6; source "auto: TRL 1.0",
+        /// Share of pairs that dpo, robust, exo and cpo take to be swapped.
+        label_smoothing: Auto = Auto::Auto; range 0.0..=0.5;
+            source "auto: dpo, cpo 0, exo 1e-3 (TRL), robust 0.1 (ours)",
+        /// What simpo wants between the chosen and the rejected.
+        margin: Auto = Auto::Auto; range 0.0..=1e6; source "auto: TRL simpo_gamma 0.5",
         /// Peak learning rate; auto: 1e-5 for adapters, 1e-6 for whole weights.
         learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
             source "pilot; model folder: TRL GRPO 1e-6, adapters ten times that (LoRA Without Regret)",

@@ -52,17 +52,8 @@ impl<T: Float> Trainer<T> {
         settings: GroupSettings,
         beta: f64,
     ) -> Result<(Vec<f32>, Vec<GroupStats>)> {
-        let held = |r: &Record| match beta > 0.0 {
-            true => (r.reward as f64 - beta * sequence_kl(r)) as f32,
-            false => r.reward,
-        };
-        let rewards: Vec<f32> = records.iter().map(held).collect();
-        let mut offsets = vec![0i64];
-        for (i, record) in records.iter().enumerate() {
-            if i + 1 == records.len() || records[i + 1].group != record.group {
-                offsets.push(i as i64 + 1);
-            }
-        }
+        let rewards: Vec<f32> = records.iter().map(|r| reward_less_kl(r, beta)).collect();
+        let offsets = group_offsets(records);
         let (mut advantage, mut groups) = (vec![0f32; rewards.len()], Vec::new());
         let args = GroupAdvantage {
             reward: View::from(&rewards),
@@ -142,9 +133,36 @@ impl<T: Float> Trainer<T> {
     }
 }
 
-/// Σ log π − log π_ref over the scored tokens, as they were sampled.
-fn sequence_kl(record: &Record) -> f64 {
-    record.scored().map(|t| record.sampler_logp[t] as f64 - record.ref_logp[t] as f64).sum()
+/// Offsets of the groups, whose records stand side by side.
+pub(super) fn group_offsets(records: &[Record]) -> Vec<i64> {
+    let mut offsets = vec![0i64];
+    for (i, record) in records.iter().enumerate() {
+        if i + 1 == records.len() || records[i + 1].group != record.group {
+            offsets.push(i as i64 + 1);
+        }
+    }
+    offsets
+}
+
+/// The rewards themselves, less `beta` times the sequence's KL; 0 where there is none.
+pub(super) fn rewards_as_they_are(records: &[Record], beta: f64) -> Vec<f32> {
+    let held = |r: &Record| if r.reward.is_nan() { 0.0 } else { reward_less_kl(r, beta) };
+    records.iter().map(held).collect()
+}
+
+/// 1 for each record that has a reward, 0 for the others.
+pub(super) fn ones(records: &[Record]) -> Vec<f32> {
+    records.iter().map(|r| !r.reward.is_nan() as u8 as f32).collect()
+}
+
+/// The reward less `beta` times Σ log π − log π_ref over the scored tokens, before the step's updates.
+fn reward_less_kl(record: &Record, beta: f64) -> f32 {
+    if beta == 0.0 {
+        return record.reward;
+    }
+    let old = record.old_logp();
+    let kl: f64 = record.scored().map(|t| old[t] as f64 - record.ref_logp[t] as f64).sum();
+    (record.reward as f64 - beta * kl) as f32
 }
 
 /// The records that have a reward.
@@ -186,7 +204,7 @@ fn rewards_less_kl(
     beta: f64,
 ) -> Result<Vec<f32>> {
     let score: Vec<f32> = records.iter().map(|r| r.reward).collect();
-    let logp = scored.gather(records, |r| &r.sampler_logp);
+    let logp = scored.gather(records, Record::old_logp);
     let reference = scored.gather(records, |r| &r.ref_logp);
     let mut reward = vec![0f32; scored.len()];
     let args = KlReward {

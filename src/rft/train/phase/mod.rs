@@ -27,6 +27,7 @@ mod collect;
 mod covariance;
 mod quantize;
 pub mod rl;
+mod sequence;
 mod sft;
 mod value_fit;
 

@@ -9,7 +9,8 @@ use crate::io::interrupt;
 use crate::reward::{Scores, score};
 use crate::train::config::{Control, Drawn, RunConfig};
 use crate::train::critic::CriticBatch;
-use crate::train::phase::advantages::Advantages;
+use crate::train::phase::advantages::{Advantages, ones, rewards_as_they_are};
+use crate::train::phase::sequence::{coefficients, compared, mean_log_ratio};
 use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
@@ -19,11 +20,12 @@ use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
-use crate::train::update::step::{BatchFigures, Objective};
+use crate::train::update::sequence::SequenceLoss;
+use crate::train::update::step::{BatchFigures, Objective, score_records};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::presets::Estimator;
-use gradus::ops::{GroupSettings, GroupStats, PolicySettings, seq_weights};
+use gradus::ops::{GroupSettings, GroupStats, Loss, PolicySettings, seq_weights};
 use gradus::rng::{Purpose, Rng};
 
 pub(crate) struct Rl;
@@ -199,7 +201,7 @@ impl<T: Float> Trainer<T> {
         // Statistics of the groups are of interest whoever the advantages come from.
         let settings = match recipe.estimator {
             Estimator::Group(settings) => settings,
-            Estimator::Gae => GroupSettings::default(),
+            Estimator::Gae | Estimator::Reward | Estimator::One => GroupSettings::default(),
         };
         let (grouped, groups) = self.group_advantages(records, settings, recipe.reward_beta)?;
         let (advantages, critic_batch) = match recipe.estimator {
@@ -208,6 +210,11 @@ impl<T: Float> Trainer<T> {
                 let (tokens, batch) = self.gae_advantages(records, recipe.reward_beta)?;
                 (Advantages::PerToken(tokens), Some(batch))
             }
+            Estimator::Reward => {
+                let rewards = rewards_as_they_are(records, recipe.reward_beta);
+                (Advantages::PerSequence(rewards), None)
+            }
+            Estimator::One => (Advantages::PerSequence(ones(records)), None),
         };
         Ok(Estimated { advantages, groups, critic_batch })
     }
@@ -219,18 +226,21 @@ impl<T: Float> Trainer<T> {
         advantages: Advantages,
         recipe: &Recipe,
     ) -> Result<RlBatch> {
-        // A masked completion counts as a sequence, and its tokens do not.
+        // What is left out counts as a sequence, and its tokens do not: masked completions, and under a
+        // loss that reads no advantages those without a reward.
         let masks = self.config.rl.mask_truncated_completions;
-        let length = |r: &Record| if masks && !r.finished { 0 } else { r.scored().count() as i64 };
-        let lengths: Vec<i64> = records.iter().map(length).collect();
+        let blind = recipe.settings.loss == Loss::CrossEntropy;
+        let stays = |r: &Record| (r.finished || !masks) && !(blind && r.reward.is_nan());
+        let kept: Vec<bool> = records.iter().map(stays).collect();
+        let length = |(r, kept): (&Record, &bool)| *kept as i64 * r.scored().count() as i64;
+        let lengths: Vec<i64> = records.iter().zip(&kept).map(length).collect();
         let weight = seq_weights(recipe.aggregation, &lengths)?;
         let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
         let mut batch = RlBatch { records, advantages, weight };
-        if masks {
-            let finished: Vec<bool> = batch.records.iter().map(|r| r.finished).collect();
-            batch.keep(&finished);
-        }
-        if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
+        batch.keep(&kept);
+        if let Some(loss) = &recipe.sequence {
+            batch.keep(&compared(loss, &batch.records));
+        } else if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
             batch.drop_zero_advantage();
         }
         Ok(batch)
@@ -248,13 +258,35 @@ impl<T: Float> Trainer<T> {
         if let Some(rule) = recipe.covariance {
             self.choose_tokens(rule, recipe, batch)?;
         }
+        let compared = match &recipe.sequence {
+            Some(loss) => Some(self.compare(loss, batch, moved.is_none())?),
+            None => None,
+        };
         let (records, advantage) = (&batch.records, batch.advantages.view());
         let objective = self.rl_objective(&recipe.settings);
-        let backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
+        let mut backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
+        backward.figures.loss = compared.unwrap_or(backward.figures.loss);
         moved.get_or_insert_with(interrupt::hold);
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
         Ok((backward.figures, updated))
+    }
+
+    /// Puts −∂L/∂log π of a sequence objective in the place of the batch's advantages; returns L. Before
+    /// the `first` update of a step the log-probs are known.
+    fn compare(&self, loss: &SequenceLoss, batch: &mut RlBatch, first: bool) -> Result<f64> {
+        let (rl, records) = (&self.config.rl, &batch.records);
+        let logp = match first {
+            true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
+            false => score_records(&self.model, records, true, rl.temperature, rl.micro_batch)?,
+        };
+        let kl = match loss.needs_reference() {
+            true => mean_log_ratio(records, &logp),
+            false => 0.0,
+        };
+        let found = coefficients(&self.model.device, loss, records, &logp, kl)?;
+        batch.advantages = found.advantages;
+        Ok(found.loss)
     }
 
     /// Settings of the updates of RL step `step`.
@@ -332,7 +364,7 @@ fn retain<E>(of: &mut Vec<E>, kept: &[bool]) {
     of.retain(|_| *flags.next().unwrap_or(&true));
 }
 
-/// Sums over all scored tokens of all completions, as they were sampled.
+/// Sums over all scored tokens of all completions, before the step's updates.
 struct SampledTotals {
     tokens: usize,
     entropy: f64,
@@ -344,13 +376,13 @@ impl SampledTotals {
     fn of(records: &[Record]) -> SampledTotals {
         let scored = ScoredTokens::of(records);
         let entropy = scored.gather(records, |r| &r.entropy).into_iter().map(f64::from).sum();
-        let sampler = scored.gather(records, |r| &r.sampler_logp);
-        let k3 = |(sampler, reference): (&f32, f32)| {
-            let k = reference as f64 - *sampler as f64;
+        let old = scored.gather(records, Record::old_logp);
+        let k3 = |(old, reference): (&f32, f32)| {
+            let k = reference as f64 - *old as f64;
             k.exp_m1() - k
         };
         let kl = scored.gather_all(records, |r| &r.ref_logp);
-        let kl = kl.map(|column| sampler.iter().zip(column).map(k3).sum());
+        let kl = kl.map(|column| old.iter().zip(column).map(k3).sum());
         SampledTotals { tokens: scored.len(), entropy, kl }
     }
 }

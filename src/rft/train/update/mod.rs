@@ -5,4 +5,5 @@ pub(crate) mod ordered;
 pub mod recipe;
 pub mod record;
 pub mod reference;
+pub mod sequence;
 pub mod step;

@@ -1,12 +1,13 @@
-//! What a configuration asks of the ops: the preset that `rl.loss` names, with the keys that were
-//! set in its place. Nothing else decides what reaches them.
+//! What a configuration asks of the ops: the preset or the sequence objective that `rl.loss` names,
+//! with the keys that were set in its place. Nothing else decides what reaches them.
 
 use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey};
+use crate::train::update::sequence::{self, SequenceLoss};
 use gradus::error::{Error, Result};
 use gradus::ops::presets;
 use gradus::ops::presets::{Covariance, Estimator, KlPlace, Preset};
 use gradus::ops::{
-    Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, OnSingle, PolicySettings,
+    Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, Loss, OnSingle, PolicySettings,
 };
 
 /// The objective of the `rl` phase.
@@ -24,6 +25,9 @@ pub struct Recipe {
     pub value_clip: f64,
     /// Tokens that are chosen by covariance, if the loss does that.
     pub covariance: Option<Covariance>,
+    /// The objective on sequences, if it is one. `settings` and `aggregation` are then those that carry
+    /// its gradient: REINFORCE, every weight 1.
+    pub sequence: Option<SequenceLoss>,
 }
 
 impl Recipe {
@@ -32,6 +36,22 @@ impl Recipe {
     /// # Errors
     /// `Config` for a name that does not exist, and for a key that the others leave without a meaning.
     pub fn of(config: &RunConfig, longest: f64) -> Result<Recipe> {
+        let rl = &config.rl;
+        let sequence = SequenceLoss::of(rl)?;
+        sequence::refuse_unread(rl, sequence)?;
+        let recipe = match sequence {
+            Some(loss) => Recipe::of_sequences(config, loss)?,
+            None => Recipe::of_tokens(config, longest)?,
+        };
+        let clip = config.value.clip;
+        if recipe.estimator != Estimator::Gae && clip.value().is_some() {
+            let reason = "clips a critic, which only rl.advantage = gae has; leave it at auto";
+            return Err(Error::config("value.clip", reason));
+        }
+        Ok(recipe)
+    }
+
+    fn of_tokens(config: &RunConfig, longest: f64) -> Result<Recipe> {
         let rl = &config.rl;
         let mut preset = preset(config, longest)?;
         let beta = rl.beta.or(preset.kl.coef);
@@ -42,25 +62,57 @@ impl Recipe {
         };
         let in_loss = beta > 0.0 && place == KlPlace::Loss;
         preset.settings.kl = in_loss.then_some(Kl { coef: beta, ..preset.kl });
+        preset.settings.entropy_coef = rl.entropy_coef.or(preset.settings.entropy_coef);
         let estimator = estimator(config, preset.estimator)?;
-        let clip = config.value.clip;
-        if estimator != Estimator::Gae && clip.value().is_some() {
-            let reason = "clips a critic, which only rl.advantage = gae has; leave it at auto";
-            return Err(Error::config("value.clip", reason));
+        let reward_beta = if place == KlPlace::Reward { beta } else { 0.0 };
+        if estimator == Estimator::One && reward_beta > 0.0 {
+            let reason = "reward, but every advantage is 1, whatever the reward; take loss";
+            return Err(Error::config("rl.kl", reason));
+        }
+        if preset.settings.loss == Loss::CrossEntropy && estimator != Estimator::One {
+            let reason = format!(
+                "`{}`, but cross-entropy reads no advantages; leave it at auto",
+                rl.advantage.name()
+            );
+            return Err(Error::config("rl.advantage", reason));
         }
         Ok(Recipe {
             settings: preset.settings,
             aggregation: preset.aggregation,
             estimator,
-            reward_beta: if place == KlPlace::Reward { beta } else { 0.0 },
-            value_clip: clip.or(preset.value_clip),
+            reward_beta,
+            value_clip: config.value.clip.or(preset.value_clip),
             covariance: preset.covariance,
+            sequence: None,
+        })
+    }
+
+    fn of_sequences(config: &RunConfig, loss: SequenceLoss) -> Result<Recipe> {
+        let rl = &config.rl;
+        if rl.group < loss.fewest() {
+            let reason = format!(
+                "{} sample has no other to be compared with by `{}`; take {} or more",
+                rl.group,
+                rl.loss,
+                loss.fewest()
+            );
+            return Err(Error::config("rl.group", reason));
+        }
+        Ok(Recipe {
+            settings: PolicySettings { loss: Loss::Reinforce, ..PolicySettings::default() },
+            aggregation: Aggregation::TokenSum,
+            estimator: Estimator::Reward,
+            reward_beta: 0.0,
+            value_clip: f64::INFINITY,
+            covariance: None,
+            sequence: Some(loss),
         })
     }
 
     /// Whether log-probs of the reference are needed.
     pub fn needs_reference(&self) -> bool {
-        self.settings.needs_reference() || self.reward_beta > 0.0
+        let compares = self.sequence.is_some_and(|loss| loss.needs_reference());
+        compares || self.settings.needs_reference() || self.reward_beta > 0.0
     }
 }
 
@@ -70,6 +122,9 @@ fn preset(config: &RunConfig, longest: f64) -> Result<Preset> {
     let mut preset = presets::by_name(&rl.loss, longest).map_err(|error| match error {
         Error::InvalidArgument { got, expected, .. } => {
             Error::config("rl.loss", format!("{got} in `{}` is not one of {expected}", rl.loss))
+        }
+        Error::Config { key, reason } => {
+            Error::Config { key, reason: format!("{reason}, {}", sequence::NAMES.join(", ")) }
         }
         other => other,
     })?;
@@ -92,13 +147,16 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
     let rl = &config.rl;
     let own = match preset {
         Estimator::Group(group) => group,
-        Estimator::Gae => GroupSettings::default(),
+        Estimator::Gae | Estimator::Reward | Estimator::One => GroupSettings::default(),
     };
-    let baseline = match (rl.advantage, preset) {
-        (AdvantageKey::Gae, _) | (AdvantageKey::Auto, Estimator::Gae) => None,
-        (AdvantageKey::Auto, Estimator::Group(group)) => Some(group.baseline),
-        (AdvantageKey::Group, _) => Some(GroupBaseline::Mean),
-        (AdvantageKey::Loo, _) => Some(GroupBaseline::LeaveOneOut),
+    let compared = |baseline| Estimator::Group(GroupSettings { baseline, ..own });
+    let named = match rl.advantage {
+        AdvantageKey::Auto => preset,
+        AdvantageKey::Group => compared(GroupBaseline::Mean),
+        AdvantageKey::Loo => compared(GroupBaseline::LeaveOneOut),
+        AdvantageKey::Gae => Estimator::Gae,
+        AdvantageKey::Reward => Estimator::Reward,
+        AdvantageKey::One => Estimator::One,
     };
     let scale = match rl.scale {
         ScaleKey::Auto => None,
@@ -106,17 +164,16 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
         ScaleKey::Batch => Some(GroupScale::BatchStd),
         ScaleKey::None => Some(GroupScale::None),
     };
-    let Some(baseline) = baseline else {
-        return match scale {
-            None => Ok(Estimator::Gae),
-            Some(_) => {
-                let reason = format!(
-                    "`{}` divides group advantages, and rl.advantage = gae has none; leave it at auto",
-                    rl.scale.name()
-                );
-                Err(Error::config("rl.scale", reason))
-            }
-        };
+    let Estimator::Group(group) = named else {
+        if scale.is_some() {
+            let reason = format!(
+                "`{}` divides group advantages, and only rl.advantage = group or loo has some; leave it \
+                 at auto",
+                rl.scale.name()
+            );
+            return Err(Error::config("rl.scale", reason));
+        }
+        return Ok(named);
     };
     if rl.group < 2 && own.on_single == OnSingle::Zero {
         let reason = format!(
@@ -126,6 +183,5 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
         );
         return Err(Error::config("rl.group", reason));
     }
-    let scale = scale.unwrap_or(own.scale);
-    Ok(Estimator::Group(GroupSettings { baseline, scale, ..own }))
+    Ok(Estimator::Group(GroupSettings { scale: scale.unwrap_or(group.scale), ..group }))
 }

@@ -29,9 +29,11 @@ pub struct Record {
     pub ids: Vec<i32>,
     /// Token classes.
     pub class: Vec<TokenClass>,
-    /// Log-prob under the policy that sampled the token, which the ratio is taken against; 0 where
-    /// nobody did.
+    /// Log-prob under the policy that sampled the token; 0 where nobody did.
     pub sampler_logp: Vec<f32>,
+    /// Log-prob under the policy before the step's updates, which ratios are taken against; empty where
+    /// that is the sampler's.
+    pub proximal_logp: Vec<f32>,
     /// Entropy, in nats, of the distribution the token was drawn from; 0 where nobody drew.
     pub entropy: Vec<f32>,
     /// Log-prob under the reference; empty if no KL is asked for.
@@ -57,6 +59,14 @@ impl Record {
         self.sampler_logp.extend_from_slice(logp);
         self.sampler_logp.resize(self.ids.len(), 0.0);
         self.entropy.resize(self.ids.len(), 0.0);
+    }
+
+    /// Log-probs under the policy before the step's updates.
+    pub fn old_logp(&self) -> &[f32] {
+        match self.proximal_logp.is_empty() {
+            true => &self.sampler_logp,
+            false => &self.proximal_logp,
+        }
     }
 
     /// Positions of the scored tokens. The first token has no context and is never scored.

@@ -9,8 +9,9 @@
 //! or any other loss that [`PolicySettings`] names. How this differs from GRPO as published
 //! (Shao et al. 2024, arXiv:2402.03300):
 //!
-//! 1. ℓ_old is what the sampler recorded. Sampler and trainer share batch-invariant ops, so on the
-//!    first update r is exactly 1 and no second forward pass over the old policy is needed.
+//! 1. ℓ_old is what the sampler recorded, unless another policy sampled. Sampler and trainer share
+//!    batch-invariant ops, so on the first update r is exactly 1 and no second forward pass over the
+//!    old policy is needed.
 //! 2. w_i is one number per sequence that already holds the whole batch's normalizer. Micro-batches
 //!    are cut anywhere without changing the loss; there is no accumulation factor to get wrong.
 //! 3. The frozen head's backward is the score vector s = ∂ℓ/∂h from the forward pass, scaled by
@@ -211,7 +212,7 @@ fn loss<T: Float>(
     objective: Objective<'_>,
 ) -> Result<(ScoreGradients, BatchFigures)> {
     let (allocator, records) = (&model.allocator, part.records);
-    let old = scored.gather(records, |r| &r.sampler_logp);
+    let old = scored.gather(records, Record::old_logp);
     let old_logp = allocator.copy_of(&old)?;
     let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
     let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
