@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod answers;
 mod columns;
 mod format;
 pub mod jsonl;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+pub use answers::{answers, contexts};
 pub use columns::at;
 pub(crate) use columns::parsed;
 pub use format::{Example, PromptFormat, PromptSource, gsm8k_gold};

@@ -13,6 +13,7 @@ use crate::reward::spec::{SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
 use crate::train::config::{PhasePlan, RunConfig};
 use crate::train::phase::Phase;
+use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
 use gradus::device::Device;
 use gradus::dtype::Float;
@@ -115,7 +116,7 @@ impl RunInputs {
         outline: bool,
     ) -> Result<Decoder<T>> {
         let frozen = self.is_frozen();
-        let demos = self.longest_demo()?;
+        let (demos, answers) = (self.longest_demo()?, self.longest_answer()?);
         let Some(mut folder) = self.folder.take() else {
             let longest = self.each(config).map(|(config, task)| {
                 let ((prompt, answer), (_, new)) = (task.lengths(), sampled_lengths(config, task));
@@ -124,7 +125,7 @@ impl RunInputs {
                     if config.data.path.is_empty() { 0 } else { config.data.max_prompt_tokens };
                 prompt.max(own) + answer.max(new) + 1
             });
-            let longest = longest.max().unwrap_or(0).max(demos);
+            let longest = longest.max().unwrap_or(0).max(demos).max(answers);
             let shape = fresh(config, self.task.codec().len(), longest);
             return Decoder::random(&shape, device, config.seed);
         };
@@ -137,6 +138,12 @@ impl RunInputs {
             );
             return Err(Error::config("data.path", reason));
         }
+        if answers > most {
+            let reason = format!(
+                "the longest answer has {answers} tokens with its prompt, the model has {most} positions"
+            );
+            return Err(Error::config("data.path", reason));
+        }
         if !frozen && folder.config.quantized {
             let reason = "a 4-bit model cannot train before the phase `quantize`";
             return Err(Error::config("phases", reason));
@@ -144,7 +151,7 @@ impl RunInputs {
         let options = LoadOptions {
             quantize: config.nf4_options().filter(|_| frozen),
             trainable: !frozen,
-            max_positions: positions.into_iter().max().map(|n| n.max(demos)),
+            max_positions: positions.into_iter().max().map(|n| n.max(demos).max(answers)),
         };
         match outline {
             true => folder.outline(device, &options),
@@ -158,6 +165,17 @@ impl RunInputs {
         for (plan, task) in self.plans.iter().zip(&self.tasks) {
             if plan.kind == Phase::Sft {
                 longest = task.longest_demo()?.max(longest);
+            }
+        }
+        Ok(longest)
+    }
+
+    /// Tokens of the longest scored answer of a file, with its prompt, that a phase learns from.
+    fn longest_answer(&self) -> Result<usize> {
+        let mut longest = 0;
+        for (plan, task) in self.plans.iter().zip(&self.tasks) {
+            if plan.kind == Phase::Rl {
+                longest = check_answers(&plan.config, task.as_ref())?.max(longest);
             }
         }
         Ok(longest)
@@ -191,7 +209,9 @@ fn positions(config: &RunConfig, task: &dyn Task, most: usize) -> Result<usize> 
 
 /// Whether two configurations have the same prompts, scored in the same way.
 fn same_task(a: &RunConfig, b: &RunConfig) -> bool {
-    (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward)
+    // Contexts of a row are as good as prompts.
+    let crossed = |config: &RunConfig| matches!(crosses(config), Ok(true));
+    (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward) && crossed(a) == crossed(b)
 }
 
 /// Makes sure that the ids of a phase mean what they mean in the rest of the run.
@@ -280,13 +300,28 @@ fn on_text(
     reward: Option<Arc<dyn Reward>>,
     notes: &mut Vec<String>,
 ) -> Result<Arc<dyn Task>> {
+    use crate::reward::{RewardInput, RewardOutcome};
+    use crate::train::config::SourceKey;
     use crate::train::task::dataset::{DataTask, PromptWriter};
     let writer = PromptWriter::new(&config.data, folder)?;
     if config.data.path.is_empty() {
         let converse = Arc::new(move |messages: &[serde_json::Value]| writer.converse(messages));
         return Ok(Arc::new(countdown(config)?.with(Some(codec), reward, Some(converse))));
     }
-    let Some(reward) = reward else {
+    let plans = config.plan()?;
+    let offline =
+        |plan: &PhasePlan| plan.kind == Phase::Rl && plan.config.rl.source == SourceKey::Data;
+    let unasked = |plan: &PhasePlan| match plan.kind {
+        Phase::Sft | Phase::Quantize => true,
+        Phase::Rl => offline(plan),
+        Phase::Collect | Phase::ValueFit => false,
+    };
+    // Where nobody is rewarded, an evaluation has no opinion either.
+    let silent = (plans.iter().any(offline) && plans.iter().all(unasked)).then(|| {
+        let silent: Arc<dyn Reward> = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Abstain));
+        silent
+    });
+    let Some(reward) = reward.or(silent) else {
         let reason = "empty: say how completions of data.path are scored, for example `numeric`";
         return Err(Error::config("reward.functions", reason));
     };

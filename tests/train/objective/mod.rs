@@ -3,6 +3,7 @@
 
 mod oracle;
 mod phases;
+mod scored;
 mod sequences;
 mod settings;
 mod steps;

@@ -10,11 +10,16 @@ use super::oracle;
 use super::steps::{apart, head, moved, sequences, step};
 use super::{records, sharpen, trainer, value};
 
+/// The objectives that compare completions by their rewards.
+fn of_rewards() -> impl Iterator<Item = &'static str> {
+    sequence::NAMES.iter().copied().filter(|name| *name != "info_nce")
+}
+
 /// One step of every name from a policy that has left its reference: the loss, and the gradient of the
 /// head, are those of the paper.
 #[test]
 fn a_step_of_every_sequence_objective_is_the_oracles() {
-    for name in sequence::NAMES {
+    for name in of_rewards() {
         for beta in [None, Some(0.3)] {
             let mut settings = vec![format!("rl.loss={name}"), "rl.temperature=0.8".into()];
             settings.extend(beta.map(|beta| format!("rl.beta={beta}")));
@@ -37,6 +42,11 @@ fn a_step_of_every_sequence_objective_is_the_oracles() {
             let off = (loss - want).abs() / want.abs().max(0.1);
             assert!(off <= 2e-5, "{name} {beta}: {loss} {want}");
             let want = oracle::gradient(&at, objective);
+            if want.iter().all(|&slope| slope == 0.0) {
+                assert_eq!(*name, *"hinge", "pairs that are apart enough");
+                assert!(slope.iter().all(|&slope| slope == 0.0), "{name}: {slope:?}");
+                continue;
+            }
             let off = apart(&slope, &want);
             assert!(off <= 2e-4, "{name} {beta}: the gradient is off by {off:e} of its largest");
         }
@@ -106,7 +116,7 @@ fn one_solution_is_cross_entropy() {
 /// Records without a reward have no part in any objective: what is left is the step without them.
 #[test]
 fn a_reward_that_failed_compares_nothing() {
-    for name in sequence::NAMES.iter().chain(&["ce"]) {
+    for name in of_rewards().chain(["ce"]) {
         let loss = format!("rl.loss={name}");
         let settings = [loss.as_str(), "rl.micro_batch=1"];
         let (mut with, mut records) = pairs(&settings, [1.0, 0.0, -1.0, 2.0]);
@@ -127,7 +137,7 @@ fn a_reward_that_failed_compares_nothing() {
 /// Groups and pairs that micro-batches cut lose nothing.
 #[test]
 fn micro_batches_may_cut_groups() {
-    for name in sequence::NAMES {
+    for name in of_rewards() {
         let of = |size: usize| {
             let settings = [format!("rl.loss={name}"), format!("rl.micro_batch={size}")];
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();

@@ -394,6 +394,7 @@ fn sequence_table() -> Vec<(&'static str, f64, SequenceKind)> {
         ("simpo", 2.0, preference(sigmoid(0.0, 0.5), false, true, 0.0)),
         ("cpo", 0.1, preference(sigmoid(0.0, 0.0), false, false, 1.0)),
         ("orpo", 0.1, preference(PreferenceKind::Orpo, false, true, 1.0)),
+        ("info_nce", 1.0, SequenceKind::InfoNce),
     ]
 }
 
@@ -410,8 +411,12 @@ fn every_sequence_objective_is_what_its_name_says() {
         let plain = PolicySettings { loss: Loss::Reinforce, ..PolicySettings::default() };
         assert_eq!((got.settings, got.aggregation), (plain, Aggregation::TokenSum), "{name}");
         assert_eq!((got.reward_beta, got.covariance), (0.0, None), "{name}");
-        let own = recipe(&[&loss, "rl.beta=0.3"]).sequence.unwrap();
-        assert_eq!((own.kind, own.beta), (kind, 0.3), "{name}");
+        if kind == SequenceKind::InfoNce {
+            assert!(refused(&[&loss, "rl.beta=0.3"]).contains("has no β"));
+        } else {
+            let own = recipe(&[&loss, "rl.beta=0.3"]).sequence.unwrap();
+            assert_eq!((own.kind, own.beta), (kind, 0.3), "{name}");
+        }
         assert!(refused(&[&loss, "rl.beta=0"]).contains("rl.beta"), "{name}");
         for key in [
             "rl.advantage=group",
@@ -425,7 +430,7 @@ fn every_sequence_objective_is_what_its_name_says() {
             assert!(error.contains(key.split('=').next().unwrap()), "{name}: {error}");
         }
         let alone = try_config(&[&loss, "rl.group=1"]).and_then(|c| Recipe::of(&c, LENGTH));
-        assert_eq!(alone.is_ok(), matches!(name, "mml" | "kto"), "{name}");
+        assert_eq!(alone.is_ok(), matches!(name, "mml" | "kto" | "info_nce"), "{name}");
     }
     let kto = recipe(&[
         "rl.loss=kto",

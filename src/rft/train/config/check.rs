@@ -2,7 +2,7 @@
 
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
-use crate::train::config::{PhasePlan, RunConfig, keys};
+use crate::train::config::{PhasePlan, RunConfig, SourceKey, keys};
 use crate::train::phase::{Neighbors, Phase};
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -46,6 +46,10 @@ impl RunConfig {
         }
         if let Some((key, reason)) = self.out_of_range() {
             return Err(Error::config(&key, reason));
+        }
+        if self.rl.source == SourceKey::Data && self.data.path.is_empty() {
+            let reason = "`data`, but data.path, where the answers would be, is empty";
+            return Err(Error::config("rl.source", reason));
         }
         // Any length does: the constant of `dr_grpo` is not looked at here.
         Recipe::of(self, 1.0).map(|_| ())

@@ -126,6 +126,16 @@ choice! {
 }
 
 choice! {
+    /// `rl.source`.
+    SourceKey {
+        /// The policy, which answers prompts.
+        Rollout = "rollout",
+        /// The answers and scores of data.path.
+        Data = "data",
+    }
+}
+
+choice! {
     /// `rl.advantage`.
     AdvantageKey {
         /// The preset's.

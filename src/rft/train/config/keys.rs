@@ -5,7 +5,7 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::choice::{
     AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
-    ScaleKey, Schedule, TaskName,
+    ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, Positive, PowersOfTwo, TextBytes, section};
@@ -222,6 +222,8 @@ section! {
         /// Prompts per step.
         prompts: usize = 64; folder 8; range 1..=1 << 16;
             source "pilot; model folder: 8 of 8 samples, TRL's sizes",
+        /// Who gives the answers to learn from.
+        source: SourceKey = SourceKey::Rollout; source "ours",
         /// Samples per prompt.
         group: usize = 8; range 1..=1 << 12; source "TRL: 8",
         /// Updates per batch of rollouts.

@@ -16,7 +16,7 @@ pub use auto::Auto;
 pub(crate) use choice::choice;
 pub use choice::{
     AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
-    ScaleKey, Schedule, TaskName,
+    ScaleKey, Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};

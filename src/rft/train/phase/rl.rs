@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use crate::io::interrupt;
 use crate::reward::{Scores, score};
-use crate::train::config::{Control, Drawn, RunConfig};
+use crate::train::config::{Control, Drawn, RunConfig, SourceKey};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{Advantages, ones, rewards_as_they_are};
-use crate::train::phase::sequence::{coefficients, compared, mean_log_ratio};
+use crate::train::phase::scored::crosses;
+use crate::train::phase::sequence::{coefficients, compared};
 use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
@@ -20,7 +21,7 @@ use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
-use crate::train::update::sequence::SequenceLoss;
+use crate::train::update::sequence::{SequenceKind, SequenceLoss};
 use crate::train::update::step::{BatchFigures, Objective, score_records};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -81,7 +82,10 @@ impl PhaseSpec for Rl {
     }
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
-        let mut records = probe.rollouts()?;
+        let mut records = match probe.trainer.config.rl.source {
+            SourceKey::Rollout => probe.rollouts()?,
+            SourceKey::Data => probe.trainer.longest_answers()?,
+        };
         let recipe = probe.trainer.recipe()?;
         if recipe.needs_reference() {
             probe.trainer.hold_reference()?;
@@ -99,11 +103,17 @@ impl<T: Float> Run<T> {
     /// RL step `step` with what the run keeps of it.
     fn rl_step(&mut self, step: u64) -> Result<Metrics> {
         let begun = Instant::now();
-        let (sampled, records, scores) = self.trainer.collect(step)?;
+        let (records, failed) = match self.trainer.config.rl.source {
+            SourceKey::Rollout => {
+                let (_, records, scores) = self.trainer.collect(step)?;
+                (records, scores.failed)
+            }
+            SourceKey::Data => (self.trainer.scored_answers(step)?, 0),
+        };
         let seconds = begun.elapsed().as_secs_f64();
-        let tokens: usize = sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).sum();
+        let tokens: usize = records.iter().map(Record::sampled).sum();
         let mut metrics = self.trainer.rl_step(step, records)?;
-        metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        metrics.push(Metric::RewardsFailed, failed as f64);
         metrics.push(Metric::TokensPerSecond, tokens as f64 / seconds.max(1e-9));
         let value = |metric| metrics.get(metric).unwrap_or(f64::NAN);
         let (reward, flat_share) = (value(Metric::Reward), value(Metric::FracRewardZeroStd));
@@ -132,17 +142,25 @@ impl<T: Float> Trainer<T> {
         let rl = &self.config.rl;
         let first = self.before.prompts + step * rl.prompts as u64;
         let step = self.before.steps + step;
-        let prompts =
-            (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
+        let rows = first..first + rl.prompts as u64;
+        let prompts = match crosses(&self.config)? {
+            true => rows.map(|i| self.task.contexts(i)).collect::<Result<Vec<_>>>()?.concat(),
+            false => rows.map(|i| self.task.train_prompt(i)).collect(),
+        };
         let sampled = self.sample(prompts, rl.group, step)?;
         let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
-        if rl.control == Control::ShuffledRewards {
-            let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
-            rng.shuffle(&mut scores.rewards);
-        }
+        self.deal_out(&mut scores.rewards, step);
         let mut records = sampled.records();
         records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);
         Ok((sampled, records, scores))
+    }
+
+    /// Under the control `shuffled_rewards` deals the rewards of a step out at random.
+    pub(super) fn deal_out(&self, rewards: &mut [f32], step: u64) {
+        if self.config.rl.control == Control::ShuffledRewards {
+            let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
+            rng.shuffle(rewards);
+        }
     }
 
     /// RL step `step` on collected records: advantages, then `updates_per_batch` updates.
@@ -239,6 +257,11 @@ impl<T: Float> Trainer<T> {
         let mut batch = RlBatch { records, advantages, weight };
         batch.keep(&kept);
         if let Some(loss) = &recipe.sequence {
+            if loss.kind == SequenceKind::InfoNce {
+                batch.records = self.matrices(&batch.records)?;
+                batch.weight = vec![1.0; batch.records.len()];
+                batch.advantages = Advantages::PerSequence(vec![0.0; batch.records.len()]);
+            }
             batch.keep(&compared(loss, &batch.records));
         } else if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
             batch.drop_zero_advantage();
@@ -274,15 +297,19 @@ impl<T: Float> Trainer<T> {
 
     /// Puts −∂L/∂log π of a sequence objective in the place of the batch's advantages; returns L. Before
     /// the `first` update of a step the log-probs are known.
-    fn compare(&self, loss: &SequenceLoss, batch: &mut RlBatch, first: bool) -> Result<f64> {
+    fn compare(&mut self, loss: &SequenceLoss, batch: &mut RlBatch, first: bool) -> Result<f64> {
         let (rl, records) = (&self.config.rl, &batch.records);
         let logp = match first {
             true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
             false => score_records(&self.model, records, true, rl.temperature, rl.micro_batch)?,
         };
-        let kl = match loss.needs_reference() {
-            true => mean_log_ratio(records, &logp),
-            false => 0.0,
+        let kl = match loss.kind {
+            SequenceKind::Kto { .. } => self.kl_estimate(records, &logp)?,
+            SequenceKind::Copg
+            | SequenceKind::Prdp { .. }
+            | SequenceKind::Mml { .. }
+            | SequenceKind::InfoNce
+            | SequenceKind::Preference(_) => 0.0,
         };
         let found = coefficients(&self.model.device, loss, records, &logp, kl)?;
         batch.advantages = found.advantages;

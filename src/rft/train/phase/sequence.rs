@@ -8,10 +8,10 @@ use crate::train::update::sequence::{Preference, SequenceKind, SequenceLoss};
 use gradus::device::Device;
 use gradus::error::Result;
 use gradus::ops::{
-    BetaMmlLoss, CopgLoss, KtoLoss, Pair, PrdpLoss, PreferenceLoss, PreferenceScore, beta_mml_loss,
-    copg_loss, kto_loss, pairs_by_reward, prdp_loss, preference_loss,
+    BetaMmlLoss, CopgLoss, InfoNceLoss, KtoLoss, Pair, PrdpLoss, PreferenceLoss, PreferenceScore,
+    beta_mml_loss, copg_loss, info_nce_loss, kto_loss, pairs_by_reward, prdp_loss, preference_loss,
 };
-use gradus::view::View;
+use gradus::view::{View, ViewMut};
 
 /// What an objective says of a batch.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(super) fn compared(loss: &SequenceLoss, records: &[Record]) -> Vec<bool> {
         let (low, high) =
             (rewards().fold(f32::INFINITY, f32::min), rewards().fold(f32::NEG_INFINITY, f32::max));
         match loss.kind {
+            // It reads no rewards.
+            SequenceKind::InfoNce => span.for_each(|i| kept[i] = true),
             SequenceKind::Kto { .. } => {}
             SequenceKind::Mml { threshold } => {
                 span.for_each(|i| kept[i] &= records[i].reward as f64 >= threshold);
@@ -72,6 +74,7 @@ pub(super) fn coefficients(
         SequenceKind::Kto { threshold, desirable, undesirable } => {
             batch.kto(device, loss.beta, threshold, [desirable, undesirable], kl)
         }
+        SequenceKind::InfoNce => batch.info_nce(device),
         SequenceKind::Preference(preference) => batch.preference(device, loss.beta, preference),
     }
 }
@@ -212,6 +215,30 @@ impl<'a> Batch<'a> {
         let mut out = Slopes { dlogp: vec![0.0; self.logp.len()], ..winner.clone() };
         for (g, (&w, &l)) in chosen.iter().zip(&rejected).enumerate() {
             (out.dlogp[w], out.dlogp[l]) = (winner.dlogp[g], loser[g]);
+        }
+        Ok(out.per_sequence())
+    }
+
+    /// A group is a square matrix, row by row.
+    fn info_nce(&self, device: &Device) -> Result<Coefficients> {
+        let mut out = Slopes::new(self.groups(), self.logp.len());
+        let share = 1.0 / self.groups() as f64;
+        for span in self.offsets.windows(2) {
+            let (first, count) = (span[0] as usize, (span[1] - span[0]) as usize);
+            let n = count.isqrt();
+            let length = |r: &Record| r.scored().count() as i64;
+            let lengths: Vec<i64> = self.records[first..first + n].iter().map(length).collect();
+            let (mut loss, mut dlogp) = (vec![0f64], vec![0f64; count]);
+            let args = InfoNceLoss {
+                logp: View::new(&self.logp[first..first + count], &[n as i64, n as i64])?,
+                length: Some((&lengths).into()),
+                loss: (&mut loss).into(),
+                dlogp: ViewMut::new(&mut dlogp, &[n as i64, n as i64])?,
+            };
+            info_nce_loss(device, args)?;
+            out.total[0] += share * loss[0];
+            let slopes = out.dlogp[first..first + count].iter_mut().zip(dlogp);
+            slopes.for_each(|(slope, d)| *slope = share * d);
         }
         Ok(out.per_sequence())
     }

@@ -13,7 +13,8 @@ use crate::reward::Reward;
 use crate::reward::spec::gold_field;
 use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
-use crate::train::task::{Demo, Prompt, Task, last_content};
+use crate::train::phase::scored::crosses;
+use crate::train::task::{AnswerBounds, Demo, Prompt, ScoredAnswer, Task, last_content};
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
 
@@ -149,6 +150,13 @@ impl DataTask {
         if config.model.path.is_empty() {
             task.answer = task.longest_answer()?.unwrap_or(ANSWER);
         }
+        if crosses(config)? {
+            for DataPrompt { prompt, .. } in &task.train {
+                for context in task.written(prompt)? {
+                    task.longest = task.longest.max(task.encode(&context)?.len());
+                }
+            }
+        }
         let (train, held) = (task.train.len(), task.heldout.len());
         notes.push(format!("    data {train} prompts to train on, {held} held out"));
         Ok(task)
@@ -210,6 +218,33 @@ impl DataTask {
     }
 }
 
+impl DataTask {
+    /// The contexts of a row, each written as a user's message; they share the row's fields.
+    fn written(&self, prompt: &Prompt) -> Result<Vec<Prompt>> {
+        let texts = data::contexts(&prompt.fields).map_err(|reason| unfit(prompt, &reason))?;
+        let write = |text: String| {
+            let message = serde_json::json!({ "role": "user", "content": text });
+            let context = self.writer.converse(&[message])?;
+            Ok(Prompt { fields: prompt.fields.clone(), ..context })
+        };
+        texts.into_iter().map(write).collect()
+    }
+}
+
+/// The answers that the row of a prompt has.
+fn scored(prompt: &Prompt) -> Result<Vec<ScoredAnswer>> {
+    let answers = data::answers(&prompt.fields).map_err(|reason| unfit(prompt, &reason))?;
+    Ok(answers.into_iter().map(|(text, score)| ScoredAnswer { text, score }).collect())
+}
+
+fn unfit(prompt: &Prompt, reason: &str) -> Error {
+    let shown: String = prompt.text.chars().take(60).collect();
+    Error::config(
+        "data.path",
+        format!("the row of the prompt `{}`: {reason}", shown.escape_debug()),
+    )
+}
+
 impl Task for DataTask {
     fn codec(&self) -> &dyn Codec {
         self.codec.as_ref()
@@ -242,6 +277,42 @@ impl Task for DataTask {
             longest = longest.max(self.encode(prompt)?.len() + answer.len() + 1);
         }
         Ok(longest)
+    }
+
+    fn answers(&self, index: u64) -> Result<(Prompt, Vec<ScoredAnswer>)> {
+        let prompt = &self.example(index).prompt;
+        Ok((prompt.clone(), scored(prompt)?))
+    }
+
+    fn answer_bounds(&self) -> Result<AnswerBounds> {
+        let mut bounds = AnswerBounds { longest: 0, fewest: usize::MAX, most: 0 };
+        for DataPrompt { prompt, .. } in &self.train {
+            let answers = scored(prompt)?;
+            bounds.fewest = bounds.fewest.min(answers.len());
+            bounds.most = bounds.most.max(answers.len());
+            let mut longest = 0;
+            for answer in &answers {
+                longest = longest.max(self.codec.encode_rendered(&answer.text)?.len() + 1);
+            }
+            bounds.longest = bounds.longest.max(self.longest + longest);
+        }
+        Ok(bounds)
+    }
+
+    fn contexts(&self, index: u64) -> Result<Vec<Prompt>> {
+        self.written(&self.example(index).prompt)
+    }
+
+    fn context_count(&self) -> Result<usize> {
+        let mut count = None;
+        for DataPrompt { prompt, .. } in &self.train {
+            let n = self.written(prompt)?.len();
+            if *count.get_or_insert(n) != n {
+                let reason = format!("{n} `contexts`, and other rows have another number");
+                return Err(unfit(prompt, &reason));
+            }
+        }
+        Ok(count.unwrap_or(0))
     }
 
     fn heldout(&self, count: usize) -> Vec<Prompt> {

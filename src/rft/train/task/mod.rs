@@ -89,6 +89,26 @@ pub struct Demo {
     pub answer: String,
 }
 
+/// An answer that a row already has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredAnswer {
+    /// The text, without an end of sequence.
+    pub text: String,
+    /// What it is worth; NaN if nobody knows.
+    pub score: f32,
+}
+
+/// What is true of the answers of every training row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerBounds {
+    /// Tokens of the longest answer with its prompt and its end.
+    pub longest: usize,
+    /// Fewest answers of a row.
+    pub fewest: usize,
+    /// Most answers of a row.
+    pub most: usize,
+}
+
 /// Prompts, demonstrations and the verifier of a task. Train and held-out prompts never meet.
 pub trait Task: Send + Sync {
     /// Text to ids and back.
@@ -118,6 +138,40 @@ pub trait Task: Send + Sync {
     fn longest_demo(&self) -> Result<usize> {
         let (prompt, answer) = self.lengths();
         self.demo(0).map(|_| prompt + answer)
+    }
+    /// Training prompt number `index`, with the answers that its row has.
+    ///
+    /// # Errors
+    /// `Config` for a task whose rows have none.
+    fn answers(&self, index: u64) -> Result<(Prompt, Vec<ScoredAnswer>)> {
+        let _ = index;
+        Err(Error::config("rl.source", "`data`, but the task has no answers with scores"))
+    }
+    /// What is true of the answers of every training row.
+    ///
+    /// # Errors
+    /// `Config` for a task with a row whose answers [`Task::answers`] would refuse.
+    fn answer_bounds(&self) -> Result<AnswerBounds> {
+        self.answers(0).map(|_| AnswerBounds { longest: 0, fewest: 0, most: 0 })
+    }
+    /// The prompts that the row of training prompt `index` has for one question, in different contexts.
+    ///
+    /// # Errors
+    /// `Config` for a task whose rows have none.
+    fn contexts(&self, index: u64) -> Result<Vec<Prompt>> {
+        let _ = index;
+        Err(Error::config(
+            "rl.loss",
+            "`info_nce` needs rows with `contexts`, and the task has none",
+        ))
+    }
+    /// How many contexts every training row has.
+    ///
+    /// # Errors
+    /// `Config` for a task with a row whose contexts [`Task::contexts`] would refuse, and for rows with
+    /// more and fewer of them.
+    fn context_count(&self) -> Result<usize> {
+        self.contexts(0).map(|contexts| contexts.len())
     }
     /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;

@@ -1,8 +1,8 @@
 //! What a configuration asks of the ops: the preset or the sequence objective that `rl.loss` names,
 //! with the keys that were set in its place. Nothing else decides what reaches them.
 
-use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey};
-use crate::train::update::sequence::{self, SequenceLoss};
+use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey, SourceKey};
+use crate::train::update::sequence::{self, SequenceKind, SequenceLoss};
 use gradus::error::{Error, Result};
 use gradus::ops::presets;
 use gradus::ops::presets::{Covariance, Estimator, KlPlace, Preset};
@@ -89,7 +89,7 @@ impl Recipe {
 
     fn of_sequences(config: &RunConfig, loss: SequenceLoss) -> Result<Recipe> {
         let rl = &config.rl;
-        if rl.group < loss.fewest() {
+        if rl.source == SourceKey::Rollout && rl.group < loss.fewest() {
             let reason = format!(
                 "{} sample has no other to be compared with by `{}`; take {} or more",
                 rl.group,
@@ -97,6 +97,18 @@ impl Recipe {
                 loss.fewest()
             );
             return Err(Error::config("rl.group", reason));
+        }
+        let crosses = loss.kind == SequenceKind::InfoNce;
+        if crosses && rl.mask_truncated_completions {
+            let reason =
+                "`info_nce` compares every completion of a row with every context; take false";
+            return Err(Error::config("rl.mask_truncated_completions", reason));
+        }
+        let kto = matches!(loss.kind, SequenceKind::Kto { .. });
+        if kto && rl.source == SourceKey::Data && rl.prompts < 2 {
+            let reason =
+                "1, but `kto` on data takes answers of other prompts for its zero; take 2 or more";
+            return Err(Error::config("rl.prompts", reason));
         }
         Ok(Recipe {
             settings: PolicySettings { loss: Loss::Reinforce, ..PolicySettings::default() },
@@ -175,7 +187,8 @@ fn estimator(config: &RunConfig, preset: Estimator) -> Result<Estimator> {
         }
         return Ok(named);
     };
-    if rl.group < 2 && own.on_single == OnSingle::Zero {
+    let samples = rl.source == SourceKey::Rollout;
+    if samples && rl.group < 2 && own.on_single == OnSingle::Zero {
         let reason = format!(
             "{} sample has no other to be compared with, so every advantage would be 0; take 2 or \
              more, or rl.advantage = gae",

@@ -11,7 +11,7 @@ pub enum TokenClass {
     Prompt = 0,
     /// Sampled by the policy.
     Gen = 1,
-    /// Copied from a demonstration.
+    /// Copied from a demonstration, or from another answer of a file.
     Demo = 2,
 }
 
@@ -34,7 +34,8 @@ pub struct Record {
     /// Log-prob under the policy before the step's updates, which ratios are taken against; empty where
     /// that is the sampler's.
     pub proximal_logp: Vec<f32>,
-    /// Entropy, in nats, of the distribution the token was drawn from; 0 where nobody drew.
+    /// Entropy, in nats, of the distribution the token was drawn from, or of the policy's before the
+    /// step's updates; 0 where neither is known.
     pub entropy: Vec<f32>,
     /// Log-prob under the reference; empty if no KL is asked for.
     pub ref_logp: Vec<f32>,
@@ -67,6 +68,11 @@ impl Record {
             true => &self.sampler_logp,
             false => &self.proximal_logp,
         }
+    }
+
+    /// Number of tokens that the policy sampled.
+    pub fn sampled(&self) -> usize {
+        self.class.iter().filter(|class| **class == TokenClass::Gen).count()
     }
 
     /// Positions of the scored tokens. The first token has no context and is never scored.

@@ -41,9 +41,16 @@ impl<T: Float> Trainer<T> {
 
     /// Puts the reference's log-probs of all scored tokens into the records.
     pub(crate) fn score_reference(&mut self, records: &mut [Record]) -> Result<()> {
+        let columns = self.reference_logp(records)?;
+        records.iter_mut().zip(columns).for_each(|(record, column)| record.ref_logp = column);
+        Ok(())
+    }
+
+    /// The reference's log-probs of all scored tokens, one column over all tokens of each record.
+    fn reference_logp(&mut self, records: &[Record]) -> Result<Vec<Vec<f32>>> {
         self.hold_reference()?;
         let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
-        let columns = match &mut self.reference {
+        match &mut self.reference {
             Reference::NotTaken | Reference::Base => {
                 score_records(&self.model, records, false, t, size)
             }
@@ -53,8 +60,6 @@ impl<T: Float> Trainer<T> {
                 self.model.params.swap(held);
                 columns
             }
-        }?;
-        records.iter_mut().zip(columns).for_each(|(record, column)| record.ref_logp = column);
-        Ok(())
+        }
     }
 }

@@ -38,6 +38,8 @@ pub enum SequenceKind {
         /// Weight of the others.
         undesirable: f64,
     },
+    /// Every completion of a row under every context of it, by [`gradus::ops::info_nce_loss`].
+    InfoNce,
     /// The best completion of a group against its worst, by [`gradus::ops::preference_loss`].
     Preference(Preference),
 }
@@ -58,7 +60,7 @@ pub struct Preference {
 /// Every name of a sequence objective.
 pub const NAMES: &[&str] = &[
     "copg", "prdp", "mml", "kto", "dpo", "ipo", "hinge", "robust", "exo", "nca", "sppo",
-    "apo_zero", "apo_down", "discopop", "simpo", "cpo", "orpo",
+    "apo_zero", "apo_down", "discopop", "simpo", "cpo", "orpo", "info_nce",
 ];
 
 /// A clip in the log-ratio, as wide as PPO's.
@@ -86,11 +88,16 @@ impl SequenceLoss {
                 let (desirable, undesirable) = weights;
                 (SequenceKind::Kto { threshold, desirable, undesirable }, 0.1)
             }
+            "info_nce" => (SequenceKind::InfoNce, 1.0),
             name => match preference(name, rl) {
                 Some((loss, beta)) => (SequenceKind::Preference(loss), beta),
                 None => return Ok(None),
             },
         };
+        if kind == SequenceKind::InfoNce && rl.beta != Auto::Auto {
+            let reason = "`info_nce` has no β; leave it at auto";
+            return Err(Error::config("rl.beta", reason));
+        }
         let beta = rl.beta.or(beta);
         if !(beta > 0.0 && beta.is_finite()) {
             let reason = format!("{beta}, but `{}` needs a number above 0", rl.loss);
@@ -104,7 +111,7 @@ impl SequenceLoss {
     pub fn needs_reference(&self) -> bool {
         match self.kind {
             SequenceKind::Copg | SequenceKind::Prdp { .. } | SequenceKind::Kto { .. } => true,
-            SequenceKind::Mml { .. } => false,
+            SequenceKind::Mml { .. } | SequenceKind::InfoNce => false,
             SequenceKind::Preference(loss) => loss.reference,
         }
     }
@@ -112,7 +119,7 @@ impl SequenceLoss {
     /// Completions of a prompt that it needs at least.
     pub fn fewest(&self) -> usize {
         match self.kind {
-            SequenceKind::Mml { .. } | SequenceKind::Kto { .. } => 1,
+            SequenceKind::Mml { .. } | SequenceKind::Kto { .. } | SequenceKind::InfoNce => 1,
             SequenceKind::Copg | SequenceKind::Prdp { .. } | SequenceKind::Preference(_) => 2,
         }
     }

@@ -256,6 +256,15 @@ fn loss<T: Float>(
     Ok((d, figures))
 }
 
+/// What a policy says of a record's tokens: one column over all of them, 0 where they are not scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScores {
+    /// Log-probs.
+    pub logp: Vec<f32>,
+    /// Entropies of the distributions, in nats.
+    pub entropy: Vec<f32>,
+}
+
 /// Log-probs of all scored tokens of `records`, one column over all tokens of each: with the
 /// adapters, or (`adapt` false) without them.
 pub fn score_records<T: Float>(
@@ -265,6 +274,19 @@ pub fn score_records<T: Float>(
     temperature: f64,
     micro_batch: usize,
 ) -> Result<Vec<Vec<f32>>> {
+    let scores = score_tokens(model, records, adapt, temperature, micro_batch)?;
+    Ok(scores.into_iter().map(|scores| scores.logp).collect())
+}
+
+/// Log-probs and entropies of all scored tokens of `records`: with the adapters, or (`adapt` false)
+/// without them.
+pub fn score_tokens<T: Float>(
+    model: &Decoder<T>,
+    records: &[Record],
+    adapt: bool,
+    temperature: f64,
+    micro_batch: usize,
+) -> Result<Vec<TokenScores>> {
     let one = |records: &[Record]| {
         interrupt::check()?;
         let scored = ScoredTokens::of(records);
@@ -273,17 +295,20 @@ pub fn score_records<T: Float>(
         let targets = allocator.copy_of(&scored.targets)?;
         let scores =
             model.score_as(allocator, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
-        let logp = scores.logp.to_host()?;
-        let column = |(i, record): (usize, &Record)| {
+        let (logp, entropy) = (scores.logp.to_host()?, scores.entropy.to_host()?);
+        let columns = |(i, record): (usize, &Record)| {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
-            let mut column = vec![0f32; record.ids.len()];
-            record.scored().zip(&logp[span]).for_each(|(t, &l)| column[t] = l);
-            column
+            let column = |of: &[f32]| {
+                let mut column = vec![0f32; record.ids.len()];
+                record.scored().zip(&of[span.clone()]).for_each(|(t, &x)| column[t] = x);
+                column
+            };
+            TokenScores { logp: column(&logp), entropy: column(&entropy) }
         };
-        Ok(records.iter().enumerate().map(column).collect())
+        Ok(records.iter().enumerate().map(columns).collect())
     };
     let size = micro_batch.max(1);
-    let parts: Vec<Result<Vec<Vec<f32>>>> = match model.device {
+    let parts: Vec<Result<Vec<TokenScores>>> = match model.device {
         Device::Gpu(_) => records.chunks(size).map(one).collect(),
         Device::Cpu => records.par_chunks(size).map(one).collect(),
     };
