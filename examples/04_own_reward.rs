@@ -28,12 +28,9 @@ struct Both<A, B>(A, B);
 
 impl<A: Reward, B: Reward> Reward for Both<A, B> {
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
-        let average = |pair: (Outcome, Outcome)| match pair {
-            (Ok(RewardOutcome::Score(a)), Ok(RewardOutcome::Score(b))) => {
-                Ok(RewardOutcome::Score((a + b) / 2.0))
-            }
-            (Err(reason), _) | (_, Err(reason)) => Err(reason),
-            (Ok(_), Ok(_)) => Ok(RewardOutcome::Abstain),
+        let average = |(a, b): (Outcome, Outcome)| {
+            let mean = a?.score().zip(b?.score()).map(|(a, b)| (a + b) / 2.0);
+            Ok(mean.map_or(RewardOutcome::Abstain, RewardOutcome::Score))
         };
         self.0.score(inputs).into_iter().zip(self.1.score(inputs)).map(average).collect()
     }

@@ -5,12 +5,13 @@
 //! ```
 //!
 //! A line is `{"completion": …, "row": {…}}`; `prompt` and `finished` may be given. For each, a line
-//! `{"score": …}` or `{"error": …}` is printed, in order.
+//! `{"score": …}`, with the reward's `parts` and `feedback` if it has any, or `{"error": …}` is
+//! printed, in order.
 
 use std::io::{self, BufRead, Write};
 
 use gradus_rft::reward::spec::parse;
-use gradus_rft::reward::{RewardInput, RewardOutcome};
+use gradus_rft::reward::{Judgment, RewardInput, RewardOutcome};
 use serde_json::{Map, Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,9 +38,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let mut out = io::stdout().lock();
     for outcome in reward.score(&inputs) {
-        let line = match outcome {
-            Ok(RewardOutcome::Score(score)) => json!({ "score": score }),
-            Ok(RewardOutcome::Abstain) => json!({ "score": null }),
+        let line = match outcome.map(RewardOutcome::judgment) {
+            Ok(Some(Judgment { score, parts, feedback })) => {
+                let mut line = json!({ "score": score });
+                if !parts.is_empty() {
+                    line["parts"] = parts.into_iter().collect();
+                }
+                if let Some(feedback) = feedback {
+                    line["feedback"] = feedback.into();
+                }
+                line
+            }
+            Ok(None) => json!({ "score": null }),
             Err(reason) => json!({ "error": reason }),
         };
         writeln!(out, "{line}")?;

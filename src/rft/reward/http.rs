@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! {"samples":[{"prompt":"…","completion":"…","finished":true,"fields":{…}}, …]}
-//! {"scores":[1.0, null, {"error":"too long"}, …]}
+//! {"scores":[1.0, null, {"error":"too long"}, {"score":0.5,"parts":{"style":0.5},"feedback":"…"}, …]}
 //! ```
 //!
-//! One score per sample, in order: a number, `null` to abstain, or an object with `error`, which
-//! fails that sample. A batch that cannot be had fails each of its samples with the reason, and
+//! One score per sample, in order: a number, `null` to abstain, an object with `error`, which
+//! fails that sample, or an object with `score` and, if the service likes, `parts` and `feedback`.
+//! Parts are named numbers that the score is made of, whose means a run writes as metrics; feedback
+//! is a text about the completion. A batch that cannot be had fails each of its samples with the reason, and
 //! never scores 0: that goes for a service that is down, too slow, or answers with another number of
 //! scores than it was asked for.
 //!

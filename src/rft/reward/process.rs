@@ -61,6 +61,12 @@ impl Group {
         Some((self.child.stdin.take()?, self.child.stdout.take()?, self.child.stderr.take()?))
     }
 
+    /// Its end of standard error, if that is a pipe and was not taken before.
+    #[cfg(unix)]
+    pub fn errors(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
     /// Kills the group and reaps its leader. A leader that had ended before keeps its status. The
     /// order matters: as long as the leader is not reaped, no other process can have its number.
     pub fn kill(&mut self) -> Option<ExitStatus> {

@@ -1,6 +1,7 @@
 //! Rewards by name, as settings and the command line give them.
 //!
-//! A reward is a list of parts, and its score is their sum. A part is `[weight*]name[:argument]`:
+//! A reward is a list of parts, and its score is their sum, or what else [`SpecOptions::combine`]
+//! makes of them. A part is `[weight*]name[:argument]`:
 //!
 //! ```toml
 //! reward = ["numeric", "0.2*format:^<think>.+</think>", "-0.1*cmd:python3 toxic.py --fast"]
@@ -8,141 +9,40 @@
 //!
 //! Parts are separate texts, because an argument may hold any character: after the first colon
 //! everything belongs to it. A weight is a number before a `*` at the very start; no name begins
-//! like a number. Spaces around the three are dropped. A sample on which a part abstains or fails is one on which the sum does.
+//! like a number. Spaces around the three are dropped. A sample on which a part abstains or fails is
+//! one on which the whole does. The values of the parts, without their weights, are the parts of the
+//! outcome, under the parts' names; the second part of a name is called `NAME-2`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
-use super::command::{CommandOptions, CommandReward};
-use super::http::{HttpOptions, HttpReward};
+use super::combine::{Combined, Term};
+use super::command::CommandOptions;
+use super::http::HttpOptions;
+use super::kinds::{KINDS, ParsedReward, RewardKind};
 use super::url::redacted;
-use super::verify::{Code, Countdown, Exact, Format, Iou, Json, Numeric, ToolCall};
-use super::{Outcome, Reward, RewardInput, RewardOutcome};
 use gradus::error::{Error, Result};
 
-/// Settings of rewards that are outside the process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub use super::combine::{Clamp, Combine};
+
+/// Settings of rewards that are outside the process, and how parts become a score.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpecOptions {
     /// Of `cmd:` parts.
     pub command: CommandOptions,
     /// Of `http://` and `https://` parts.
     pub http: HttpOptions,
-    /// Wall time of a sample of `code` parts, all its tests together; `None` is [`Code`]'s own.
+    /// Wall time of a sample of `code` parts, all its tests together; `None` is the
+    /// verifier's own.
     pub code_time: Option<Duration>,
+    /// How the parts make the score.
+    pub combine: Combine,
+    /// Bounds of each part, before its weight.
+    pub clamp_parts: Option<Clamp>,
+    /// Bounds of the score.
+    pub clamp: Option<Clamp>,
 }
-
-type ParsedReward = Result<Arc<dyn Reward>>;
-
-/// A name, what may follow it, and what it does.
-struct RewardKind {
-    name: &'static str,
-    usage: &'static str,
-    help: &'static str,
-    /// The row's field it compares with, if there is one that it cannot do without.
-    gold: Option<&'static str>,
-    /// Makes the reward of the argument, the whole part and the options.
-    make: fn(Option<&str>, &str, &SpecOptions) -> ParsedReward,
-}
-
-const KINDS: &[RewardKind] = &[
-    RewardKind {
-        name: "numeric",
-        usage: "numeric[:TOLERANCE]",
-        help: "the answer is the row's `answer`: numbers, fractions, roots, constants, units, percent, \
-               sets, tuples, intervals, compared exactly; tolerance 0.01 (absolute) or 1% (relative)",
-        gold: Some("answer"),
-        make: |argument, part, _| {
-            Ok(Arc::new(numeric(argument).ok_or_else(|| wrong(part, "a number or a percentage"))?))
-        },
-    },
-    RewardKind {
-        name: "exact",
-        usage: "exact",
-        help: "the answer is the row's `answer`, case and spacing aside",
-        gold: Some("answer"),
-        make: |argument, part, _| plain(argument, part, Exact::default()),
-    },
-    RewardKind {
-        name: "format",
-        usage: "format[:REGEX]",
-        help: "the shape <think>…</think><answer>…</answer>, without <think> where the prompt ends \
-               in it; or the shape of a regular expression",
-        gold: None,
-        make: |argument, _, _| {
-            Ok(Arc::new(argument.map_or_else(|| Ok(Format::think_answer()), Format::new)?))
-        },
-    },
-    RewardKind {
-        name: "json",
-        usage: "json[:KEY,KEY…]",
-        help: "JSON with these keys that satisfies the row's `schema`, if there is one",
-        gold: None,
-        make: |argument, _, _| Ok(Arc::new(json(argument))),
-    },
-    RewardKind {
-        name: "tool-call",
-        usage: "tool-call",
-        help: "share of the row's `tool_calls` that are made, and no others; null arguments are \
-               absent ones",
-        gold: Some("tool_calls"),
-        make: |argument, part, _| plain(argument, part, ToolCall::default()),
-    },
-    RewardKind {
-        name: "iou",
-        usage: "iou[:THRESHOLD]",
-        help: "overlap with the row's `boxes` of [x1,y1,x2,y2], [x1,y1,x2,y2,score] or \
-               (x1,y1),(x2,y2), or the share of boxes with so much overlap",
-        gold: Some("boxes"),
-        make: |argument, part, _| {
-            Ok(Arc::new(iou(argument).ok_or_else(|| wrong(part, "a threshold above 0, up to 1"))?))
-        },
-    },
-    RewardKind {
-        name: "countdown",
-        usage: "countdown[:all][,PARTIAL]",
-        help: "an expression over the row's `numbers` makes its `target`; `all`: uses all of them; \
-               partial: score of a wrong value",
-        gold: Some("target"),
-        make: |argument, part, _| {
-            Ok(Arc::new(
-                countdown(argument)
-                    .ok_or_else(|| wrong(part, "`all`, a number, or `all,` and a number"))?,
-            ))
-        },
-    },
-    RewardKind {
-        name: "code",
-        usage: "code[:INTERPRETER]",
-        help: "share of the row's `tests` that the last code block passes; python3 by default; \
-               limits on time and memory, NOT a security sandbox",
-        gold: Some("tests"),
-        make: |argument, part, options| code(argument, part, options),
-    },
-    RewardKind {
-        name: "cmd",
-        usage: "cmd:PROGRAM ARGUMENTS",
-        help: "a command that reads a JSON line per sample and writes one; no shell, but its quotes",
-        gold: None,
-        make: |argument, part, options| command(argument, part, options),
-    },
-    RewardKind {
-        name: "http",
-        usage: "http://HOST/PATH",
-        help: "a service that samples are posted to; secrets as variables: http://$USER:$PASS@HOST/",
-        gold: None,
-        make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
-    },
-    RewardKind {
-        name: "https",
-        usage: "https://HOST/PATH",
-        help: "the same; needs the cargo feature `tls`",
-        gold: None,
-        make: |_, part, options| Ok(Arc::new(HttpReward::new(part, options.http.clone())?)),
-    },
-];
 
 /// The reward that one part names.
 ///
@@ -152,22 +52,50 @@ pub fn parse(spec: &str) -> ParsedReward {
     parse_all(&[spec], &SpecOptions::default())
 }
 
-/// The sum of the rewards that `specs` name.
+/// The rewards that `specs` name as one: their sum, unless the options say otherwise.
 ///
 /// # Errors
-/// `Config` if there is none, or for the first that is wrong.
+/// `Config` if there is none, or for the first that is wrong; for a way to combine them that does not
+/// go with their number or their weights.
 pub fn parse_all<S: AsRef<str>>(specs: &[S], options: &SpecOptions) -> ParsedReward {
-    let mut terms = Vec::new();
+    let mut terms: Vec<Term> = Vec::new();
     for spec in specs {
-        terms.push(term(spec.as_ref(), options)?);
+        let mut term = term(spec.as_ref(), options)?;
+        term.name = unused(&terms, term.name);
+        terms.push(term);
     }
-    match terms.pop() {
-        None => Err(Error::config("reward", "no part, expected at least one")),
-        Some(only) if terms.is_empty() && only.weight == 1.0 => Ok(only.reward),
-        Some(last) => {
-            terms.push(last);
-            Ok(Arc::new(Sum { terms }))
+    if terms.is_empty() {
+        return Err(Error::config("reward", "no part, expected at least one"));
+    }
+    let SpecOptions { combine, clamp_parts, clamp, .. } = *options;
+    combinable(&terms, combine)?;
+    let bare = clamp.is_none() && clamp_parts.is_none();
+    if let [Term { weight: 1.0, reward, .. }] = terms.as_slice()
+        && bare
+    {
+        return Ok(reward.clone());
+    }
+    Ok(Arc::new(Combined { terms, combine, clamp_parts, clamp }))
+}
+
+/// `name`, or with a number behind it what no part is called yet.
+fn unused(terms: &[Term], name: String) -> String {
+    let taken = |name: &String| terms.iter().any(|term| term.name == *name);
+    let numbered = (2..).map(|i| format!("{name}-{i}"));
+    std::iter::once(name.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(name)
+}
+
+/// Refuses a way to combine parts that means nothing for these.
+fn combinable(terms: &[Term], combine: Combine) -> Result<()> {
+    let wrong = |reason: String| Err(Error::config("reward.combine", reason));
+    if combine != Combine::Sum && terms.len() < 2 {
+        return wrong("one part has nothing to be combined with, expected at least two".into());
+    }
+    match terms.iter().find(|term| combine == Combine::Harmonic && term.weight <= 0.0) {
+        Some(Term { name, weight, .. }) => {
+            wrong(format!("`{name}` has weight {weight}, and a harmonic mean has weights above 0"))
         }
+        None => Ok(()),
     }
 }
 
@@ -178,7 +106,7 @@ pub fn without_secrets(spec: &str) -> String {
         false => part,
     });
     match part.trim().split_once(':') {
-        Some(("cmd" | "code" | "format", _)) => spec.into(),
+        Some(("cmd" | "code" | "format" | "signed-format", _)) => spec.into(),
         _ => redacted(spec),
     }
 }
@@ -188,6 +116,22 @@ pub fn gold_field(spec: &str) -> Option<&'static str> {
     let part = weighted(spec.trim()).ok()?.1;
     let name = part.split_once(':').map_or(part, |(name, _)| name.trim());
     KINDS.iter().find(|kind| kind.name == name)?.gold
+}
+
+/// The first of `specs` that pays for a wrong answer which can be read.
+pub(crate) fn partial<S: AsRef<str>>(specs: &[S]) -> Option<&str> {
+    let pays = |spec: &&str| {
+        let part = weighted(spec.trim()).map_or("", |(_, part)| part);
+        let (name, argument) = part.split_once(':').unwrap_or((part, ""));
+        let mut words = argument.split(',').map(str::trim);
+        let above_0 = |word: &str| word.parse().is_ok_and(|share: f64| share > 0.0);
+        match name.trim() {
+            "numeric" => words.nth(1).is_some_and(above_0),
+            "countdown" => words.any(above_0),
+            _ => false,
+        }
+    };
+    specs.iter().map(AsRef::as_ref).find(pays)
 }
 
 /// What there is, one line each, for help texts.
@@ -221,7 +165,7 @@ fn term(spec: &str, options: &SpecOptions) -> Result<Term> {
         Error::config("reward", format!("`{}` is not one of {known}", redacted(part)))
     })?;
     let reward = (kind.make)(argument.filter(|a| !a.is_empty()), part, options)?;
-    Ok(Term { name: kind.name, weight, reward })
+    Ok(Term { name: kind.name.into(), weight, reward })
 }
 
 /// A part without its weight, which is 1 where there is none.
@@ -237,135 +181,4 @@ fn weighted(spec: &str) -> Result<(f32, &str)> {
     let (weight, part) = spec.split_once('*').ok_or_else(wrong)?;
     let weight: f32 = weight.trim().parse().map_err(|_| wrong())?;
     if weight.is_finite() { Ok((weight, part.trim())) } else { Err(wrong()) }
-}
-
-fn wrong(part: &str, expected: &str) -> Error {
-    let part = redacted(part);
-    Error::config("reward", format!("`{part}`, expected {expected} after the colon"))
-}
-
-fn plain(argument: Option<&str>, part: &str, reward: impl Reward + 'static) -> ParsedReward {
-    match argument {
-        None => Ok(Arc::new(reward)),
-        Some(_) => Err(wrong(part, "nothing")),
-    }
-}
-
-/// A number that is finite and not negative.
-fn size(text: &str) -> Option<f64> {
-    text.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0)
-}
-
-fn numeric(argument: Option<&str>) -> Option<Numeric> {
-    let numeric = Numeric::default();
-    Some(match argument {
-        None => numeric,
-        Some(text) => match text.strip_suffix('%') {
-            Some(percent) => Numeric { relative: size(percent)? / 100.0, ..numeric },
-            None => Numeric { absolute: size(text)?, ..numeric },
-        },
-    })
-}
-
-fn json(argument: Option<&str>) -> Json {
-    let keys = argument.into_iter().flat_map(|keys| keys.split(','));
-    let keys = keys.map(|key| key.trim().to_string()).filter(|key| !key.is_empty());
-    Json { keys: keys.collect(), ..Json::default() }
-}
-
-fn iou(argument: Option<&str>) -> Option<Iou> {
-    let threshold = match argument {
-        None => None,
-        Some(text) => Some(size(text).filter(|&t| t > 0.0 && t <= 1.0)?),
-    };
-    Some(Iou { threshold, ..Iou::default() })
-}
-
-fn countdown(argument: Option<&str>) -> Option<Countdown> {
-    let mut countdown = Countdown::default();
-    for word in argument.into_iter().flat_map(|words| words.split(',')) {
-        match word.trim() {
-            "all" => countdown.all = true,
-            number => countdown.partial = size(number)? as f32,
-        }
-    }
-    Some(countdown)
-}
-
-fn words(argument: &str, part: &str) -> Result<Vec<String>> {
-    shell_words::split(argument)
-        .map_err(|error| Error::config("reward", format!("`{}`: {error}", redacted(part))))
-}
-
-fn code(argument: Option<&str>, part: &str, options: &SpecOptions) -> ParsedReward {
-    let mut code = Code::default();
-    if let Some(interpreter) = argument {
-        code.interpreter = words(interpreter, part)?;
-    }
-    code.time = options.code_time.unwrap_or(code.time);
-    let program = &code.interpreter[0];
-    if super::process::find_program(program).is_none() {
-        let part = redacted(part);
-        let reason = format!("`{part}` needs `{program}`, and there is no such program");
-        return Err(Error::config("reward", reason));
-    }
-    Ok(Arc::new(code))
-}
-
-fn command(argument: Option<&str>, part: &str, options: &SpecOptions) -> ParsedReward {
-    let argv = words(argument.unwrap_or(""), part)?;
-    Ok(Arc::new(CommandReward::new(argv, options.command.clone())?))
-}
-
-struct Term {
-    name: &'static str,
-    weight: f32,
-    reward: Arc<dyn Reward>,
-}
-
-/// A weighted sum.
-struct Sum {
-    terms: Vec<Term>,
-}
-
-impl Reward for Sum {
-    fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
-        let mut sums: Vec<std::result::Result<Option<f64>, String>> =
-            vec![Ok(Some(0.0)); inputs.len()];
-        for term in &self.terms {
-            let outcomes = term.reward.score(inputs);
-            if outcomes.len() != inputs.len() {
-                let reason = format!("{} outcomes for {} inputs", outcomes.len(), inputs.len());
-                return inputs.iter().map(|_| Err(format!("{}: {reason}", term.name))).collect();
-            }
-            for (sum, outcome) in sums.iter_mut().zip(outcomes) {
-                term.add(sum, outcome);
-            }
-        }
-        let outcome = |sum: Option<f64>| {
-            sum.map_or(RewardOutcome::Abstain, |sum| RewardOutcome::Score(sum as f32))
-        };
-        sums.into_iter().map(|sum| sum.map(outcome)).collect()
-    }
-
-    fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
-        let named = |term: &Term| {
-            term.reward.check_row(fields).map_err(|reason| format!("{}: {reason}", term.name))
-        };
-        self.terms.iter().try_for_each(named)
-    }
-}
-
-impl Term {
-    /// Failing goes before abstaining, so that no failure is hidden.
-    fn add(&self, sum: &mut std::result::Result<Option<f64>, String>, outcome: Outcome) {
-        match (&mut *sum, outcome) {
-            (Err(_), _) => {}
-            (_, Err(reason)) => *sum = Err(format!("{}: {reason}", self.name)),
-            (Ok(sum), Ok(RewardOutcome::Abstain)) => *sum = None,
-            (Ok(sum), Ok(RewardOutcome::Score(score))) => {
-                *sum = sum.map(|sum| sum + self.weight as f64 * score as f64);
-            }
-        }
-    }
 }

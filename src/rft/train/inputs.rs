@@ -9,9 +9,9 @@ use crate::pretrained::{LoadOptions, Pretrained};
 use crate::reward::Reward;
 use crate::reward::command::CommandOptions;
 use crate::reward::http::HttpOptions;
-use crate::reward::spec::{SpecOptions, parse_all};
+use crate::reward::spec::{Clamp, Combine, SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
-use crate::train::config::{PhasePlan, RunConfig};
+use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
@@ -263,11 +263,24 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
         command: CommandOptions { workers, timeout, startup, retries, ..defaults },
         http: HttpOptions { timeout, retries, ..HttpOptions::default() },
         code_time: Some(timeout),
+        combine: match reward.combine {
+            CombineKey::Sum => Combine::Sum,
+            CombineKey::Harmonic => Combine::Harmonic,
+            CombineKey::Min => Combine::Min,
+        },
+        clamp_parts: clamp(reward.clamp_parts),
+        clamp: clamp(reward.clamp),
     };
     match parse_all(&reward.functions, &options) {
-        Err(Error::Config { reason, .. }) => Err(Error::config("reward.functions", reason)),
+        Err(Error::Config { key, reason }) if key == "reward" => {
+            Err(Error::config("reward.functions", reason))
+        }
         made => made.map(Some),
     }
+}
+
+fn clamp(bounds: Bounds) -> Option<Clamp> {
+    bounds.ends().map(|(low, high)| Clamp { low, high })
 }
 
 /// The vocabulary of a folder.

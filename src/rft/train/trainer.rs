@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::{Decoder, LoraOptions};
 use crate::pretrained::{Adapter, AdapterConfig};
-use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome};
+use crate::reward::{Outcome, Reward, RewardInput};
 use crate::text::Codec;
 use crate::train::config::{Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
@@ -357,6 +357,11 @@ impl Sampled {
             .collect()
     }
 
+    /// How many completions each prompt has.
+    pub fn groups(&self) -> Vec<usize> {
+        self.rollouts.iter().map(Vec::len).collect()
+    }
+
     /// The completions with what the reward says of each.
     pub(crate) fn lines(&self, outcomes: impl IntoIterator<Item = Outcome>) -> Vec<SampleLine> {
         let each = self.prompts.iter().zip(&self.rollouts);
@@ -364,8 +369,7 @@ impl Sampled {
         let each = each.zip(&self.texts).zip(outcomes);
         each.map(|(((prompt, rollout), text), outcome)| {
             let (score, failure) = match outcome {
-                Ok(RewardOutcome::Score(score)) => (Some(score), None),
-                Ok(RewardOutcome::Abstain) => (None, None),
+                Ok(outcome) => (outcome.score(), None),
                 Err(reason) => (None, Some(reason)),
             };
             SampleLine {

@@ -1,26 +1,19 @@
-//! Rewards by name, programs that are run, and verifiers on texts that nobody would write.
+//! Rewards by name, and verifiers on texts that nobody would write.
 
 use std::time::{Duration, Instant};
 
 use gradus_rft::reward::command::parse_reply;
-use gradus_rft::reward::spec::{SpecOptions, help, parse, parse_all};
+use gradus_rft::reward::spec::{Clamp, Combine, SpecOptions, help, parse, parse_all};
 use gradus_rft::reward::verify::{
-    Code, Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalize, parse_boxes,
+    Format, Json, MathAnswer, boxed, canonical, code_block, evaluate, normalize, parse_boxes,
     parse_calls, tagged,
 };
-use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome, score};
+use gradus_rft::reward::{Reward, RewardInput, RewardOutcome, score};
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
-fn ask(reward: &dyn Reward, completion: &str, row: &Value) -> Outcome {
-    let fields = row.as_object().unwrap();
-    let input = RewardInput { prompt: "", completion, finished: true, fields };
-    reward.score(&[input]).remove(0)
-}
-
-fn one(value: f32) -> Outcome {
-    Ok(RewardOutcome::Score(value))
-}
+use super::code::{code, fenced};
+use super::{ask, judge, one};
 
 #[test]
 fn names() {
@@ -69,15 +62,32 @@ fn names_that_are_wrong() {
         ("cmd:'", &["quote"]),
         ("code:no-such-program-1", &["no-such-program-1"]),
         ("http://", &["http://"]),
+        ("numeric:1,", &["comma"]),
+        ("relative:1", &["nothing"]),
+        ("placed:2,1", &["2,1,0"]),
+        ("set:words", &["`chars`"]),
+        ("similar:0", &["threshold"]),
+        ("xml-count:a,a", &["names of tags"]),
+        ("signed-format:(", &["format pattern"]),
+        ("diversity:0", &["characters"]),
         ("", &["numeric"]),
     ] {
         let error = parse(spec).err().unwrap().to_string();
         assert!(error.contains("config `reward`"), "{error}");
         assert!(words.iter().all(|word| error.contains(word)), "{spec}: {error}");
     }
+    for (combine, specs) in [
+        (Combine::Harmonic, &["exact"][..]),
+        (Combine::Min, &["exact"]),
+        (Combine::Harmonic, &["exact", "-1*format"]),
+    ] {
+        let options = SpecOptions { combine, ..SpecOptions::default() };
+        let error = parse_all(specs, &options).err().unwrap().to_string();
+        assert!(error.contains("config `reward.combine`"), "{error}");
+    }
     let none: [&str; 0] = [];
     assert!(parse_all(&none, &SpecOptions::default()).is_err());
-    assert!(help().lines().count() >= 11 && help().contains("NOT a security sandbox"));
+    assert!(help().lines().count() >= 27 && help().contains("NOT a security sandbox"));
 }
 
 #[test]
@@ -99,143 +109,60 @@ fn sums_pass_on_failures_and_abstentions() {
     assert_eq!(score(&*sum, &[input; 3]).unwrap().rewards, [0.0; 3]);
 }
 
-/// Programs are short here, but the machine may be busy.
-fn code() -> Code {
-    Code { time: Duration::from_secs(10), memory: 1 << 29, ..Code::default() }
-}
-
-fn fenced(program: &str) -> String {
-    format!("Here it is:\n```python\n{program}\n```\nDone.")
-}
-
+/// The reward of ReLIFT: 1 or 0 for an answer, -1 for a broken shape.
 #[test]
-#[cfg(unix)]
-fn programs_are_judged_by_their_tests() {
-    let row = json!({"tests": [
-        {"stdin": "1 2\n", "stdout": "3"}, {"stdin": "5 -7", "stdout": "-2\n"}
-    ]});
-    let add = fenced("a, b = map(int, input().split())\nprint(a + b)");
-    assert_eq!(ask(&code(), &add, &row), one(1.0));
-    let half = fenced("a, b = map(int, input().split())\nprint(abs(a + b))");
-    assert_eq!(ask(&code(), &half, &row), one(0.5));
-    assert_eq!(ask(&Code { all: true, ..code() }, &half, &row), one(0.0));
-    let row = json!({"test_code": "assert f(2) == 4\nassert f(3) == 9"});
-    assert_eq!(ask(&code(), &fenced("def f(x): return x * x"), &row), one(1.0));
-    for wrong in ["def f(x): return 4", "import os; os._exit(0)", "raise SystemExit(0)", "def", ""]
-    {
-        assert_eq!(ask(&code(), &fenced(wrong), &row), one(0.0), "{wrong}");
-    }
-}
-
-#[test]
-#[cfg(unix)]
-fn programs_are_limited() {
-    let row = json!({"tests": [{"stdout": "ok"}]});
-    let run = |code: &Code, program: &str| ask(code, &fenced(program), &row);
-    assert_eq!(run(&code(), "print('ok')"), one(1.0));
-    assert_eq!(run(&code(), "x = bytearray(1 << 30); print('ok')"), one(0.0));
-    assert_eq!(run(&code(), "print('ok', 'x' * (2 << 20))"), one(0.0));
-    let see = "import os; print('ok' if not os.environ.get('CARGO_MANIFEST_DIR') else 'seen')";
-    assert_eq!(run(&code(), see), one(1.0));
-    let nothing = "import sys; print('ok' if sys.stdin.read() == '' else 'read')";
-    assert_eq!(run(&code(), nothing), one(1.0));
-    let begun = Instant::now();
-    let hasty = Code { time: Duration::from_millis(700), ..code() };
-    assert_eq!(run(&hasty, "print('ok', flush=True)\nwhile True: pass"), one(0.0));
-    assert!(begun.elapsed() < Duration::from_secs(5));
-    // A FIFO in the place of the output must not block the reader.
-    let fifo = "import os; os.remove('stdout'); os.mkfifo('stdout'); print('ok')";
-    assert_eq!(run(&code(), fifo), one(1.0));
-    // The time is the sample's: three tests of two seconds each do not take six.
-    let three = json!({"tests": [{"stdout": ""}, {"stdout": ""}, {"stdout": ""}]});
-    let slow = Code { time: Duration::from_secs(3), ..code() };
-    let begun = Instant::now();
-    let Ok(RewardOutcome::Score(share)) = ask(&slow, &fenced("import time; time.sleep(2)"), &three)
-    else {
-        panic!("no score")
-    };
-    assert!((0.0..0.5).contains(&share), "{share}");
-    assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
-    let missing = Code { interpreter: vec!["/no/such/python".into()], ..code() };
-    assert!(run(&missing, "").unwrap_err().contains("/no/such/python"));
-}
-
-/// Programs that leave what is hard to clear up. Nothing of it stays, and the next one is judged.
-#[test]
-#[cfg(target_os = "linux")]
-fn nothing_of_a_hostile_program_stays() {
-    // A folder of its own for temporary files, so that what stays is this test's; in memory, as a
-    // disk may need minutes for so many folders.
-    let memory = std::path::Path::new("/dev/shm");
-    let base = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
-    let folder = tempfile::tempdir_in(base).unwrap();
-    let me = std::env::current_exe().unwrap();
-    let output = std::process::Command::new(me)
-        .args(["--ignored", "--exact", "hostile_programs", "--nocapture"])
-        .env("TMPDIR", folder.path())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-#[test]
-#[cfg(unix)]
-#[ignore = "run by nothing_of_a_hostile_program_stays"]
-fn hostile_programs() {
-    let row = json!({"tests": [{"stdout": "ok"}]});
-    for program in [
-        // 30,000 folders, one in the other.
-        "import os\nfor i in range(30000):\n    os.mkdir('d'); os.chdir('d')\nprint('ok')",
-        // The same with names that a path cannot hold, and no right to any of them.
-        "import os\nfds = []\nfor i in range(300):\n    n = 'x' * 255; os.mkdir(n); os.chdir(n)\n    \
-         fds.append(os.open('.', os.O_RDONLY))\nfor fd in fds: os.fchmod(fd, 0)\nprint('ok')",
-        "import os\nos.makedirs('a/b/c')\nopen('a/b/f', 'w').close()\n\
-         for d in ['a/b/c', 'a/b', 'a', '.']: os.chmod(d, 0)\nprint('ok')",
-        "import os\nfor i in range(20000): open(f'{i}', 'w').close()\nprint('ok')",
-        "import os, socket\nos.mkfifo('fifo'); os.symlink('/', 'root'); os.link('main', 'again')\n\
-         socket.socket(socket.AF_UNIX).bind('socket')\nprint('ok')",
-        // Names that clearing up uses, names that are no text.
-        "import os\nfor i in range(9): os.makedirs(f'gradus-moved-{i}/gradus-moved-{i}/x')\n\
-         os.makedirs(b'\\xff\\n/\\xfe')\nprint('ok')",
-        // Its folder is elsewhere, or gone.
-        "import os\nos.makedirs('a/b'); d = os.getcwd(); os.rename(d, '../moved'); os.makedirs(d)\nprint('ok')",
-        "import os, shutil\nshutil.rmtree(os.getcwd())\nprint('ok')",
-        "import os, shutil\nd = os.getcwd(); shutil.rmtree(d); os.symlink('/etc', d)\nprint('ok')",
-        // Children that keep files open and go on writing.
-        "import os\nif os.fork() == 0:\n    f = open('held', 'w')\n    i = 0\n    while True:\n        \
-         i += 1; os.makedirs(f'w{i}/x')\nprint('ok')",
+fn parts_are_combined_as_the_options_say() {
+    let options = SpecOptions { combine: Combine::Min, ..SpecOptions::default() };
+    let least = parse_all(&["exact", "signed-format"], &options).unwrap();
+    let row = json!({"answer": 3});
+    for (completion, expected) in [
+        ("<think>?</think><answer>3</answer>", 1.0),
+        ("<think>?</think><answer>4</answer>", 0.0),
+        ("<answer>3</answer> so", -1.0),
+        ("4", -1.0),
     ] {
-        let begun = Instant::now();
-        assert_eq!(ask(&code(), &fenced(program), &row), one(1.0), "{program}");
-        assert!(begun.elapsed() < Duration::from_secs(30), "{program}: {:?}", begun.elapsed());
+        assert_eq!(ask(&*least, completion, &row), one(expected), "{completion}");
     }
-    let moved = std::env::temp_dir().join("moved");
-    std::fs::remove_dir(moved).expect("what was in the folder is gone from where it was moved to");
+    let clamp = Some(Clamp { low: -0.5, high: 0.5 });
+    let options = SpecOptions { clamp, ..SpecOptions::default() };
+    assert_eq!(ask(&*parse_all(&["exact"], &options).unwrap(), "3", &row), one(0.5));
+    let specs = ["exact", "0.5*format:3", "format:4"];
+    let Ok(outcome) = judge(&*parse_all(&specs, &SpecOptions::default()).unwrap(), "3", &row)
+    else {
+        panic!("no outcome")
+    };
+    let parts = outcome.judgment().unwrap().parts;
+    let named = |(name, value): &(&str, f32)| (name.to_string(), *value);
+    let expected: Vec<_> =
+        [("exact", 1.0), ("format", 1.0), ("format-2", 0.0)].iter().map(named).collect();
+    assert_eq!(parts, expected);
 }
 
-#[test]
-#[cfg(target_os = "linux")]
-fn what_a_program_starts_ends_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mark = folder.path().join("pid");
-    let program = format!(
-        "import subprocess\np = subprocess.Popen(['sleep', '600'])\nopen({:?}, 'w').write(str(p.pid))\nprint('ok')",
-        mark.to_str().unwrap()
-    );
-    assert_eq!(ask(&code(), &fenced(&program), &json!({"tests": [{"stdout": "ok"}]})), one(1.0));
-    let pid = std::fs::read_to_string(mark).unwrap();
-    let begun = Instant::now();
-    let lives = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        !(stat.is_empty() || stat.contains(") Z "))
-    };
-    while lives() && begun.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert!(!lives(), "{pid} lives");
-}
+/// Verifiers with their least and their largest score.
+const BOUNDS: [(&str, f32, f32); 22] = [
+    ("numeric:1%,0.1", 0.0, 1.0),
+    ("exact", 0.0, 1.0),
+    ("relative", 0.0, 1.0),
+    ("placed", 0.0, 2.0),
+    ("similar", 0.0, 1.0),
+    ("set", 0.0, 1.0),
+    ("set:chars", 0.0, 1.0),
+    ("format", 0.0, 1.0),
+    ("signed-format", -1.0, 1.0),
+    ("xml-count", 0.0, 1.0),
+    ("json", 0.0, 1.0),
+    ("tool-call", 0.0, 1.0),
+    ("tool-graded", -3.0, 3.0),
+    ("iou", 0.0, 1.0),
+    ("detect", 0.0, 2.0),
+    ("point", 0.0, 1.0),
+    ("interval", 0.0, 1.0),
+    ("graph", 0.0, 1.0),
+    ("checklist", 0.0, 1.0),
+    ("length", 0.0, 1.0),
+    ("countdown:0.1", 0.0, 1.0),
+    ("chart-code", 0.0, 1.0),
+];
 
 /// Pieces out of which interesting texts are made.
 fn pieces() -> impl Strategy<Value = String> {
@@ -306,11 +233,15 @@ proptest! {
     fn verifiers_take_any_text(text in pieces()) {
         let row = json!({
             "answer": "1/2", "numbers": [1, 2, 3], "target": 6, "boxes": [[0, 0, 1, 1], [1, 1, 2, 2]],
-            "tool_calls": [{"name": "f"}], "schema": {"type": ["object", "array"]}
+            "tool_calls": [{"name": "f"}], "schema": {"type": ["object", "array"]},
+            "interval": [1, 2], "edges": "ab,bc", "node": "b", "checklist": ["a", {"lacks": "b"}],
+            "length": 2, "code": "plt.bar(['a'], [1])"
         });
-        for spec in ["numeric:1%", "exact", "format", "json", "tool-call", "iou", "countdown:0.1"] {
+        for (spec, least, most) in BOUNDS {
             match ask(&*parse(spec).unwrap(), &text, &row) {
-                Ok(RewardOutcome::Score(score)) => prop_assert!((0.0..=1.0).contains(&score)),
+                Ok(RewardOutcome::Score(score)) => {
+                    prop_assert!((least..=most).contains(&score), "{spec}: {score}");
+                }
                 other => prop_assert!(false, "{spec}: {other:?}"),
             }
         }
@@ -428,7 +359,7 @@ fn times() {
 }
 
 /// Pieces of text; a text of one of them over and over makes a careless parser quadratic.
-const PIECES: [&str; 68] = [
+const PIECES: [&str; 72] = [
     "\\boxed{",
     "{",
     "1",
@@ -497,18 +428,25 @@ const PIECES: [&str; 68] = [
     "```\n",
     "\u{2212}",
     "x ",
+    "'a',",
+    "[1,2,3,4,.5]",
+    "bar(",
+    "a-",
 ];
 
 /// Each of the long texts must take a moment only.
 #[test]
 fn long_texts_take_linear_time() {
     let row = json!({
-        "answer": "1", "numbers": [1, 2], "target": 3, "boxes": [0, 0, 1, 1], "tool_calls": []
+        "answer": "1", "numbers": [1, 2], "target": 3, "boxes": [0, 0, 1, 1], "tool_calls": [],
+        "interval": [1, 2], "edges": "ab,bc", "path": "ac", "checklist": ["a", {"matches": "b$"}],
+        "length": 2, "code": "plt.bar(['a', 'b'], [1, 2])"
     });
     let (begun, mut slowest) = (Instant::now(), (Duration::ZERO, "", ""));
     for piece in PIECES {
         let text = piece.repeat(200_000 / piece.len());
-        for spec in ["numeric", "exact", "format", "json", "tool-call", "iou", "countdown"] {
+        // `options` wants letters in its row, and has nothing that takes time.
+        for (spec, ..) in BOUNDS {
             let one = Instant::now();
             ask(&*parse(spec).unwrap(), &text, &row).unwrap();
             slowest = slowest.max((one.elapsed(), spec, piece));

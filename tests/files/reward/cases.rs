@@ -1,8 +1,8 @@
 //! Judged answers: files of completions with a row and the verdict of a person, some of them from
 //! published reports on other graders (`source`), and tables of golds with what is right and wrong.
 
+use gradus_rft::reward::RewardInput;
 use gradus_rft::reward::spec::parse;
-use gradus_rft::reward::{RewardInput, RewardOutcome};
 use serde_json::{Value, json};
 
 /// The reward that a case names, or else the one that reads the fields of its row.
@@ -20,9 +20,9 @@ fn reward_for(case: &Value) -> &str {
 fn score(reward: &str, completion: &str, row: &Value) -> f32 {
     let input =
         RewardInput { prompt: "", completion, finished: true, fields: row.as_object().unwrap() };
-    match parse(reward).unwrap().score(&[input]).remove(0) {
-        Ok(RewardOutcome::Score(score)) => score,
-        Ok(RewardOutcome::Abstain) => panic!("{reward} abstained on {completion}"),
+    match parse(reward).unwrap().score(&[input]).remove(0).map(|outcome| outcome.score()) {
+        Ok(Some(score)) => score,
+        Ok(None) => panic!("{reward} abstained on {completion}"),
         Err(reason) => panic!("{reward} failed on {completion}: {reason}"),
     }
 }

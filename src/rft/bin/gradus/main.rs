@@ -13,7 +13,7 @@ use gradus::{Error, Result};
 use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
 use gradus_rft::recipes;
-use gradus_rft::train::eval::Evaluation;
+use gradus_rft::train::eval::{Evaluation, Vote};
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
     Ask, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain, model_defaults,
@@ -60,6 +60,9 @@ enum Command {
     Eval {
         #[command(flatten)]
         source: Source,
+        /// Take so many samples of each prompt, and score the majority's answer and the best one too.
+        #[arg(long, value_name = "SAMPLES", value_parser = clap::value_parser!(u16).range(2..=4096))]
+        vote: Option<u16>,
         #[command(flatten)]
         heat: Heat,
     },
@@ -235,14 +238,15 @@ fn run(command: Command) -> Result<()> {
             }
             print(&escaped(&text).to_string())
         }
-        Command::Eval { source, heat } => {
+        Command::Eval { source, vote, heat } => {
             let defaults = |folder: &Path| {
                 // A file that is given to an evaluation is evaluated as a whole.
                 let mut defaults = model_defaults(folder)?.config;
                 (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
                 Ok(defaults)
             };
-            let result = evaluate(&opened(&source, defaults)?, heat.temperature)?;
+            let what = opened(&source, defaults)?;
+            let result = evaluate(&what, heat.temperature, vote.map(usize::from))?;
             print(&format!("{}\n", escaped(&scores(&result)?)))
         }
         Command::Quantize(args) => convert::quantize(&args),
@@ -279,6 +283,10 @@ fn scores(result: &Evaluation) -> Result<String> {
     }
     if let Some(why) = &result.failure {
         text += &format!(" (the first: {why})");
+    }
+    if let Some(Vote { samples, majority, best }) = result.vote {
+        text +=
+            &format!("\nmajority vote {majority:.4}, best {best:.4} of {samples} samples a prompt");
     }
     Ok(text)
 }

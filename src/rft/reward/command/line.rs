@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::reward::{RewardInput, RewardOutcome, excerpt};
+use crate::reward::{Judgment, RewardInput, RewardOutcome, excerpt};
 
 /// What a worker said about the sample that it was asked about.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ struct Response {
     #[serde(default, deserialize_with = "present")]
     score: Option<Value>,
     error: Option<Value>,
+    parts: Option<Value>,
+    feedback: Option<Value>,
 }
 
 /// Tells `null` from nothing.
@@ -79,7 +81,11 @@ pub fn parse_reply(line: &[u8], id: u64) -> Result<Reply, String> {
         (_, Some(Value::String(reason))) => Ok(Reply::Refused(excerpt(&reason))),
         (_, Some(reason)) => Ok(Reply::Refused(excerpt(&reason.to_string()))),
         // The answer is to the right sample: a score that is none is this sample's fault alone.
-        (Some(score), None) => Ok(parse_score(&score).map_or_else(Reply::Refused, Reply::Outcome)),
+        (Some(score), None) => {
+            let (parts, feedback) = (response.parts.as_ref(), response.feedback.as_ref());
+            let outcome = parse_score(&score).and_then(|score| with_more(score, parts, feedback));
+            Ok(outcome.map_or_else(Reply::Refused, Reply::Outcome))
+        }
         (None, None) => Err(format!("`{}` has neither `score` nor `error`", excerpt(text))),
     }
 }
@@ -125,21 +131,80 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     (end + 1).min(bytes.len())
 }
 
-/// A score as JSON: a number that is finite in single precision, or null for no opinion.
+/// A score as JSON: a number that is finite in single precision, null for no opinion, or an object
+/// with such a `score` and, if it likes, with `parts` and `feedback`.
 ///
 /// # Errors
 /// What it is instead, or what an object says as its `error`.
 pub fn parse_score(score: &Value) -> Result<RewardOutcome, String> {
-    match score.get("error") {
-        Some(Value::String(reason)) => return Err(excerpt(reason)),
-        Some(reason) => return Err(excerpt(&reason.to_string())),
-        None => {}
+    if let Value::Object(answer) = score {
+        return match (answer.get("error"), answer.get("score")) {
+            (Some(Value::String(reason)), _) => Err(excerpt(reason)),
+            (Some(reason), _) if !reason.is_null() => Err(excerpt(&reason.to_string())),
+            (_, Some(score)) if !score.is_object() => {
+                with_more(parse_score(score)?, answer.get("parts"), answer.get("feedback"))
+            }
+            _ => Err(no_score(score)),
+        };
     }
-    match (score, score.as_f64().map(|value| value as f32)) {
+    match (score, finite(score)) {
         (Value::Null, _) => Ok(RewardOutcome::Abstain),
-        (_, Some(value)) if value.is_finite() => Ok(RewardOutcome::Score(value)),
-        _ => {
-            Err(format!("score {}, expected a finite number or null", excerpt(&score.to_string())))
+        (_, Some(value)) => Ok(RewardOutcome::Score(value)),
+        (_, None) => Err(no_score(score)),
+    }
+}
+
+fn no_score(score: &Value) -> String {
+    format!("score {}, expected a finite number or null", excerpt(&score.to_string()))
+}
+
+fn finite(value: &Value) -> Option<f32> {
+    value.as_f64().map(|value| value as f32).filter(|value| value.is_finite())
+}
+
+/// Most parts of a score, and bytes of the name of one: they become columns of a run's metrics.
+const PARTS: usize = 64;
+const PART_NAME: usize = 64;
+
+/// `outcome` with the parts and the feedback of a reply; null is none.
+fn with_more(
+    outcome: RewardOutcome,
+    parts: Option<&Value>,
+    feedback: Option<&Value>,
+) -> Result<RewardOutcome, String> {
+    let parts = match parts {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Object(parts)) if parts.len() <= PARTS => {
+            parts.iter().map(|(name, value)| part(name, value)).collect::<Result<_, _>>()?
+        }
+        Some(other) => {
+            let got = excerpt(&other.to_string());
+            return Err(format!("parts {got}, expected an object of at most {PARTS} numbers"));
+        }
+    };
+    let feedback = match feedback {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(other) => {
+            return Err(format!("feedback {}, expected a text", excerpt(&other.to_string())));
+        }
+    };
+    Ok(match outcome.score() {
+        Some(score) => Judgment { score, parts, feedback }.into(),
+        None => RewardOutcome::Abstain,
+    })
+}
+
+fn part(name: &str, value: &Value) -> Result<(String, f32), String> {
+    let named = (1..=PART_NAME).contains(&name.len()) && !name.contains(char::is_control);
+    match finite(value) {
+        Some(value) if named => Ok((name.to_string(), value)),
+        Some(_) => {
+            Err(format!("a part named `{}`, expected 1 to {PART_NAME} bytes", excerpt(name)))
+        }
+        None => {
+            let (name, value) = (excerpt(name), excerpt(&value.to_string()));
+            Err(format!("part `{name}` is {value}, expected a finite number"))
         }
     }
 }
@@ -221,6 +286,45 @@ mod tests {
             };
             assert!(error.contains(word), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn parts_and_feedback_come_with_a_score() {
+        let parse = |line: &str| parse_reply(line.as_bytes(), 7);
+        let judged = Judgment {
+            score: 0.5,
+            parts: vec![("short".into(), 1.0), ("true".into(), 0.0)],
+            feedback: Some("line 3: x is not defined".into()),
+        };
+        let more = r#""parts":{"short":1,"true":0.0},"feedback":"line 3: x is not defined""#;
+        let reply = Reply::Outcome(RewardOutcome::Judged(judged.clone()));
+        assert_eq!(parse(&format!(r#"{{"id":7,"score":0.5,{more}}}"#)), Ok(reply));
+        let of_a_service: Value =
+            serde_json::from_str(&format!(r#"{{"score":0.5,{more}}}"#)).unwrap();
+        assert_eq!(parse_score(&of_a_service), Ok(RewardOutcome::Judged(judged)));
+        // Nothing more is a plain score, and a sample without a score has no parts.
+        let plain = r#"{"id":7,"score":2,"parts":null,"feedback":null}"#;
+        assert_eq!(parse(plain), Ok(Reply::Outcome(RewardOutcome::Score(2.0))));
+        let none = format!(r#"{{"id":7,"score":null,{more}}}"#);
+        assert_eq!(parse(&none), Ok(Reply::Outcome(RewardOutcome::Abstain)));
+        for (more, word) in [
+            (r#""parts":[1]"#, "parts [1], expected an object"),
+            (r#""parts":{"a":NaN}"#, "part `a` is"),
+            (r#""parts":{"a":"1"}"#, "expected a finite number"),
+            (r#""parts":{"":1}"#, "a part named"),
+            (r#""parts":{"a\n":1}"#, "a part named"),
+            (r#""feedback":1"#, "feedback 1, expected a text"),
+        ] {
+            let line = format!(r#"{{"id":7,"score":1,{more}}}"#);
+            let Ok(Reply::Refused(error)) = parse(&line) else { panic!("{line}") };
+            assert!(error.contains(word), "{line}: {error}");
+        }
+        let many: Map<String, Value> = (0..65).map(|i| (format!("p{i}"), json!(i))).collect();
+        assert!(
+            parse_score(&json!({"score": 1, "parts": many})).unwrap_err().contains("at most 64")
+        );
+        assert!(parse_score(&json!({"score": {"score": 1}})).is_err());
+        assert!(parse_score(&json!({"parts": {}})).is_err());
     }
 
     #[test]

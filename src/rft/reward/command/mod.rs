@@ -5,9 +5,12 @@
 //! ```text
 //! {"id":7,"prompt":"…","completion":"…","finished":true,"fields":{"answer":"42"}}
 //! {"id":7,"score":1.0}          or  {"id":7,"score":null}  or  {"id":7,"error":"no answer"}
+//! {"id":8,"score":0.5,"parts":{"style":0.5,"facts":1},"feedback":"the second line is too long"}
 //! ```
 //!
-//! `null` abstains, `error` fails that one sample; other keys of a reply are ignored. A worker has
+//! `null` abstains, `error` fails that one sample. `parts` are named numbers that the score is made
+//! of, whose means a run writes as metrics; `feedback` is a text about the completion. Both may be
+//! left out; other keys of a reply are ignored. A worker has
 //! one sample at a time, and must flush after each line. It is started when it is first needed.
 //! Ending, silence beyond the time limit, and any line that is not the reply to the open request
 //! cost the worker its life (one that ends between two samples is merely replaced): it is killed

@@ -2,23 +2,17 @@
 //! block the asking side for longer than its time limit.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use super::CommandOptions;
 use super::line::{Reply, parse_reply};
 use crate::io::interrupt::wait_for;
 use crate::reward::process::Group;
+use crate::reward::tail::{LAST_WORDS, Tail};
 use crate::reward::{STOPPED, printable};
-
-/// Bytes of standard error that are kept.
-const TAIL: usize = 2048;
-
-/// How long the last words of a worker are waited for.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A running command. Dropping it kills it.
 pub struct Worker {
@@ -27,9 +21,7 @@ pub struct Worker {
     replies: Receiver<Line>,
     /// A line that came before anything was asked.
     early: Option<Line>,
-    tail: Arc<Mutex<Vec<u8>>>,
-    /// Ends when standard error does.
-    errors: JoinHandle<()>,
+    tail: Tail,
     max_line: usize,
 }
 
@@ -70,10 +62,9 @@ impl Worker {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = |error| Fault::start(&argv[0], error);
         let mut child = Group::spawn(&mut command).map_err(failed)?;
-        let (requests, replies, tail, errors) =
-            Worker::attach(&mut child, options).map_err(failed)?;
+        let (requests, replies, tail) = Worker::attach(&mut child, options).map_err(failed)?;
         let max_line = options.max_line;
-        Ok(Worker { child, requests, replies, early: None, tail, errors, max_line })
+        Ok(Worker { child, requests, replies, early: None, tail, max_line })
     }
 
     /// The threads. They end when the child's side of their stream is closed.
@@ -83,12 +74,10 @@ impl Worker {
         // Small queues: a worker that floods its output is held up by its pipe.
         let (requests, inbox) = sync_channel(1);
         let (outbox, replies) = sync_channel(1);
-        let (max_line, tail) = (options.max_line, Arc::default());
-        let kept = Arc::clone(&tail);
+        let max_line = options.max_line;
         thread::Builder::new().spawn(move || write_requests(stdin, inbox))?;
         thread::Builder::new().spawn(move || read_replies(stdout, outbox, max_line))?;
-        let errors = thread::Builder::new().spawn(move || keep_tail(stderr, &kept))?;
-        Ok((requests, replies, tail, errors))
+        Ok((requests, replies, Tail::of(stderr)?))
     }
 
     /// Whether it ended since it last answered, which is no sample's fault.
@@ -151,29 +140,16 @@ impl Worker {
             }
             (End::Ended, None) => "the command ended before it answered".into(),
         };
-        let tail = self.last_words();
+        let tail = printable(&self.tail.text());
         let reason = match tail.is_empty() {
             true => reason,
             false => format!("{reason}; its standard error ends: {tail}"),
         };
         Fault { reason, silent }
     }
-
-    fn last_words(&self) -> String {
-        // A process that left the group may hold the stream open: the wait has an end.
-        let pause = Duration::from_millis(1);
-        for _ in 0..LAST_WORDS.as_millis() / pause.as_millis() {
-            if self.errors.is_finished() {
-                break;
-            }
-            thread::sleep(pause);
-        }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        printable(String::from_utf8_lossy(&tail).trim())
-    }
 }
 
-type Streams = (SyncSender<String>, Receiver<Line>, Arc<Mutex<Vec<u8>>>, JoinHandle<()>);
+type Streams = (SyncSender<String>, Receiver<Line>, Tail);
 
 fn seconds(time: Duration) -> String {
     format!("{} s", (time.as_secs_f64() * 1e3).round() / 1e3)
@@ -215,15 +191,5 @@ fn read_replies(stdout: ChildStdout, outbox: SyncSender<Line>, max_line: usize) 
         if outbox.send(line).is_err() || last {
             return;
         }
-    }
-}
-
-fn keep_tail(mut stderr: ChildStderr, kept: &Mutex<Vec<u8>>) {
-    let mut chunk = [0; TAIL];
-    while let Ok(read @ 1..) = stderr.read(&mut chunk) {
-        let mut tail = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend_from_slice(&chunk[..read]);
-        let surplus = tail.len().saturating_sub(TAIL);
-        tail.drain(..surplus);
     }
 }

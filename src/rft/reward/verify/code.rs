@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::reward::{Outcome, RewardInput, RewardOutcome};
+use crate::reward::{Judgment, Outcome, RewardInput, excerpt};
 
 /// The share of the row's tests that the completion's last code block passes.
 ///
@@ -15,6 +15,9 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 /// size of files and processes. A program that fails, crashes or exceeds a limit fails that test; one
 /// that leaves something that cannot be removed fails the call. Nothing of it stays in the system's
 /// folder for temporary files, however this process ends, where there is a `/bin/sh`.
+///
+/// The feedback is about the first test that is not passed: the end of the program's standard error, or
+/// what it printed in the place of what was expected. LeTI (arXiv:2305.10314) trains on such texts.
 ///
 /// **This limits resources. It is no security sandbox**: the program runs as the user of the
 /// trainer, can read that user's files and reach the network, and a child that leaves the session
@@ -64,18 +67,26 @@ impl Code {
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let tests = tests(input)?;
         let Some(program) = super::conclusion(input.completion).and_then(code_block) else {
-            return Ok(RewardOutcome::Score(0.0));
+            return judged(0.0, Some("there is no code block that is closed".into()));
         };
-        let (mut passed, begun) = (0, Instant::now());
-        for test in &tests {
+        let (mut passed, mut feedback, begun) = (0, None, Instant::now());
+        for (i, test) in tests.iter().enumerate() {
             let left = self.time.saturating_sub(begun.elapsed());
-            if !left.is_zero() && self.passes(program, test, left)? {
-                passed += 1;
-            } else if self.all {
-                return Ok(RewardOutcome::Score(0.0));
+            let failed = match left.is_zero() {
+                true => Some(LATE.to_string()),
+                false => self.failure(program, test, left)?,
+            };
+            match failed {
+                None => passed += 1,
+                Some(reason) => {
+                    feedback.get_or_insert_with(|| format!("test {}: {reason}", i + 1));
+                }
+            }
+            if self.all && feedback.is_some() {
+                return judged(0.0, feedback);
             }
         }
-        Ok(RewardOutcome::Score(passed as f32 / tests.len() as f32))
+        judged(passed as f32 / tests.len() as f32, feedback)
     }
 
     /// Whether a row has tests.
@@ -83,8 +94,14 @@ impl Code {
         tests(&RewardInput { prompt: "", completion: "", finished: true, fields }).map(|_| ())
     }
 
+    /// Why a program does not pass a test; none if it does.
     #[cfg(unix)]
-    fn passes(&self, program: &str, test: &Test, time: Duration) -> Result<bool, String> {
+    fn failure(
+        &self,
+        program: &str,
+        test: &Test,
+        time: Duration,
+    ) -> Result<Option<String>, String> {
         use super::{folder::nonce, sandbox::run};
         if self.interpreter.is_empty() {
             return Err("no interpreter is given".into());
@@ -93,25 +110,52 @@ impl Code {
         match test {
             Test::Prints { stdin, stdout } => {
                 let ran = run(self, program, stdin, time).map_err(failed)?;
-                Ok(ran.success && lines(&ran.stdout) == lines(stdout))
+                let (said, gold) = (lines(&ran.stdout), lines(stdout));
+                Ok(broken(&ran).or_else(|| {
+                    let shown = |lines: &[&str]| excerpt(&lines.join("\n"));
+                    let reason = format!("expected `{}`, got `{}`", shown(&gold), shown(&said));
+                    (said != gold).then_some(reason)
+                }))
             }
             Test::Appended(code) => {
                 // Ending early with status 0 is not passing: the last line must have been reached.
                 let word = format!("{:016x}", nonce());
                 let whole = format!("{program}\n{code}\nprint(\"{word}\")\n");
                 let ran = run(self, &whole, "", time).map_err(failed)?;
-                Ok(ran.success && ran.stdout.lines().last() == Some(word.as_str()))
+                let reached = ran.stdout.lines().last() == Some(word.as_str());
+                let early = || "the program ended before its tests did".to_string();
+                Ok(broken(&ran)
+                    .map(|reason| reason.replace(&word, ""))
+                    .or_else(|| (!reached).then(early)))
             }
         }
     }
 
     #[cfg(not(unix))]
-    fn passes(&self, _: &str, test: &Test, _: Duration) -> Result<bool, String> {
+    fn failure(&self, _: &str, test: &Test, _: Duration) -> Result<Option<String>, String> {
         match test {
             Test::Prints { .. } | Test::Appended(_) => {
                 Err("unsupported: running code needs the process limits of Unix".into())
             }
         }
+    }
+}
+
+/// What is said of a test that the time does not reach.
+const LATE: &str = "the time is over";
+
+fn judged(score: f32, feedback: Option<String>) -> Outcome {
+    Ok(Judgment { score, parts: Vec::new(), feedback }.into())
+}
+
+/// Why a run was none that ended well; none if it was.
+#[cfg(unix)]
+fn broken(ran: &super::sandbox::Ran) -> Option<String> {
+    match (ran.success, ran.in_time) {
+        (true, _) => None,
+        (false, false) => Some(LATE.into()),
+        (false, true) if ran.stderr.is_empty() => Some("the program failed".into()),
+        (false, true) => Some(ran.stderr.replace(|c: char| c.is_control() && c != '\n', " ")),
     }
 }
 
@@ -189,6 +233,8 @@ mod unit {
         assert!(ask(check, "", &json!({})).unwrap_err().contains("`test_code`"));
         assert!(ask(check, "", &json!({"tests": [{}]})).unwrap_err().contains("`stdout`"));
         let row = json!({"test_code": "assert f() == 1"});
-        assert_eq!(ask(check, "def f(): return 1", &row), Ok(RewardOutcome::Score(0.0)));
+        let judgment = ask(check, "def f(): return 1", &row).unwrap().judgment().unwrap();
+        assert_eq!(judgment.score, 0.0);
+        assert!(judgment.feedback.unwrap().contains("no code block"));
     }
 }

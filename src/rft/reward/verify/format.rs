@@ -3,15 +3,19 @@
 use regex::{Regex, RegexBuilder};
 
 use super::verdict;
-use crate::reward::{Outcome, RewardInput};
+use crate::reward::{Outcome, RewardInput, RewardOutcome};
 use gradus::error::{Error, Result};
 
-/// 1 if the completion, without the white space around it, has a given shape, else 0.
+/// 1 if the completion, without the white space around it, has a given shape, else 0, or -1 if it is
+/// signed.
 #[derive(Clone, Debug)]
 pub struct Format {
     shape: Shape,
     /// Whether a completion that was cut off scores 0.
     pub finished: bool,
+    /// Whether any other shape scores -1. Together with a verifier by their minimum this is the
+    /// reward of ReLIFT (arXiv:2506.07527): 1 or 0 for an answer, -1 for a broken shape.
+    pub signed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -29,7 +33,7 @@ impl Format {
     /// prompt ends in `<think>`, as some chat templates do, the completion must not open it again;
     /// where there is no prompt it may leave it out.
     pub fn think_answer() -> Format {
-        Format { shape: Shape::ThinkAnswer, finished: true }
+        Format { shape: Shape::ThinkAnswer, finished: true, signed: false }
     }
 
     /// A regular expression in which `.` is any character, line ends included. It matches
@@ -45,7 +49,7 @@ impl Format {
             .dfa_size_limit(SIZE_LIMIT)
             .build()
             .map_err(|error| Error::config("reward", format!("format pattern: {error}")))?;
-        Ok(Format { shape: Shape::Pattern(regex), finished: true })
+        Ok(Format { shape: Shape::Pattern(regex), finished: true, signed: false })
     }
 
     /// Judges one completion.
@@ -64,7 +68,11 @@ impl Format {
             }
             Shape::Pattern(_) => self.matches(input.completion),
         };
-        verdict((input.finished || !self.finished) && shaped)
+        let right = (input.finished || !self.finished) && shaped;
+        match self.signed && !right {
+            true => Ok(RewardOutcome::Score(-1.0)),
+            false => verdict(right),
+        }
     }
 
     /// Whether `text` has the shape by itself.
@@ -150,5 +158,9 @@ mod tests {
         assert_eq!(format.check(&input), verdict(false));
         format.finished = false;
         assert_eq!(format.check(&input), verdict(true));
+        let mut signed = Format { signed: true, ..format };
+        assert_eq!(signed.check(&input), verdict(true));
+        signed.finished = true;
+        assert_eq!(signed.check(&input), Ok(RewardOutcome::Score(-1.0)));
     }
 }

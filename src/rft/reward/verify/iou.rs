@@ -34,7 +34,7 @@ pub struct BoundingBox {
 }
 
 /// Most boxes of a completion that are paired.
-const MOST: usize = 1024;
+pub(super) const MOST: usize = 1024;
 
 impl Iou {
     /// Judges one completion.
@@ -64,7 +64,7 @@ impl Iou {
         self.gold(field(fields, &self.field)?).map(|_| ())
     }
 
-    fn gold(&self, value: &Value) -> Result<Vec<BoundingBox>, String> {
+    pub(super) fn gold(&self, value: &Value) -> Result<Vec<BoundingBox>, String> {
         let boxes = match (BoundingBox::of(value), value.as_array()) {
             (Some(one), _) => Some(vec![one]),
             (None, Some(items)) => items.iter().map(BoundingBox::of).collect(),
@@ -109,8 +109,15 @@ impl BoundingBox {
 /// The boxes in `text`, wherever they stand: `[x1, y1, x2, y2]` in brackets or parentheses, with a
 /// score behind the corners or not, with commas or spaces, and pairs of points `(x1, y1), (x2, y2)`.
 pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
+    scored_boxes(text).into_iter().map(|(corners, _)| corners).collect()
+}
+
+/// The boxes in `text`, as [`parse_boxes`] finds them, with the score from 0 to 1 that stands behind
+/// the corners, or behind the box after a word such as `confidence` or `score`.
+pub(super) fn scored_boxes(text: &str) -> Vec<(BoundingBox, Option<f64>)> {
     // What an opening bracket starts ends before the next one, so each byte is read once.
-    let (mut boxes, mut point): (Vec<BoundingBox>, Option<[f64; 2]>) = (Vec::new(), None);
+    let (mut boxes, mut point) = (Vec::new(), None::<[f64; 2]>);
+    let found = |corners, score| (BoundingBox { corners }, score);
     for group in text.split(['[', '(']).skip(1) {
         let Some((numbers, rest)) = group_of(group) else {
             point = None;
@@ -118,10 +125,11 @@ pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
         };
         let previous = point.take();
         match (numbers.as_slice(), previous) {
-            (&[x1, y1, x2, y2] | &[x1, y1, x2, y2, _], _) => {
-                boxes.push(BoundingBox { corners: [x1, y1, x2, y2] });
+            (&[x1, y1, x2, y2], _) => boxes.push(found([x1, y1, x2, y2], score_behind(rest))),
+            (&[x1, y1, x2, y2, score], _) => boxes.push(found([x1, y1, x2, y2], Some(score))),
+            (&[x2, y2], Some([x1, y1])) => {
+                boxes.push(found([x1, y1, x2, y2], score_behind(rest)));
             }
-            (&[x2, y2], Some([x1, y1])) => boxes.push(BoundingBox { corners: [x1, y1, x2, y2] }),
             // The first of two, if nothing but a comma stands before the next.
             (&[x, y], None) if rest.chars().all(|c| c == ',' || c.is_whitespace()) => {
                 point = Some([x, y]);
@@ -132,8 +140,18 @@ pub fn parse_boxes(text: &str) -> Vec<BoundingBox> {
     boxes
 }
 
+/// The number behind the word `confidence`, `score` or `conf` in `text`.
+fn score_behind(text: &str) -> Option<f64> {
+    let lower = text.to_ascii_lowercase();
+    let words = ["confidence", "score", "conf"];
+    let (at, word) = words.iter().find_map(|word| lower.find(word).map(|at| (at, word)))?;
+    let behind = lower[at + word.len()..].trim_start_matches(|c| "'\"*:=` ".contains(c));
+    let number = behind.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+    number.parse().ok().filter(|score| (0.0..=1.0).contains(score))
+}
+
 /// Numbers up to a closing bracket, and what follows it. Of five, the last is a score from 0 to 1.
-fn group_of(text: &str) -> Option<(Vec<f64>, &str)> {
+pub(super) fn group_of(text: &str) -> Option<(Vec<f64>, &str)> {
     let (inside, rest) = text.split_once([']', ')'])?;
     let mut numbers = Vec::new();
     let commas = inside.contains(',');

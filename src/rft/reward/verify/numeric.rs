@@ -1,12 +1,14 @@
 //! The mathematical answer of a completion.
 
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::math::Read;
 use super::{conclusion, golds, verdict};
-use crate::reward::{Outcome, RewardInput, excerpt};
+use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome, excerpt, guarded};
 
-/// 1 if the completion answers with the gold, else 0.
+/// 1 if the completion answers with the gold, else 0, or [`partial`](Numeric::partial) for another
+/// answer that can be read.
 ///
 /// The answer is the content of the last answer tag; else of the last box, or of the last boxes in
 /// a row; else what stands behind the last `####` or `answer is` or `answer:`, on that line or the
@@ -38,11 +40,21 @@ pub struct Numeric {
     pub relative: f64,
     /// Whether a completion that was cut off scores 0: its last number is an accident.
     pub finished: bool,
+    /// Score of a wrong answer that can be read; 0.1 in ReFT (arXiv:2401.08967). Where advantages
+    /// are divided by a group's standard deviation its size says nothing: in a group without a right
+    /// answer, being readable earns as much as being right.
+    pub partial: f32,
 }
 
 impl Default for Numeric {
     fn default() -> Numeric {
-        Numeric { field: "answer".into(), absolute: 0.0, relative: 0.0, finished: true }
+        Numeric {
+            field: "answer".into(),
+            absolute: 0.0,
+            relative: 0.0,
+            finished: true,
+            partial: 0.0,
+        }
     }
 }
 
@@ -53,10 +65,13 @@ impl Numeric {
         if self.finished && !input.finished {
             return verdict(false);
         }
-        let said = conclusion(input.completion).and_then(Read::completion);
-        let right =
-            |said: Read| golds.iter().any(|gold| said.is(gold, self.absolute, self.relative));
-        verdict(said.is_some_and(right))
+        let Some(said) = conclusion(input.completion).and_then(Read::completion) else {
+            return verdict(false);
+        };
+        match golds.iter().any(|gold| said.is(gold, self.absolute, self.relative)) {
+            true => verdict(true),
+            false => Ok(RewardOutcome::Score(self.partial)),
+        }
     }
 
     /// Whether a row has golds that can be read.
@@ -77,6 +92,32 @@ impl Numeric {
             })
         };
         golds(fields, &self.field)?.iter().map(read).collect()
+    }
+}
+
+impl Reward for Numeric {
+    fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
+        inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
+    }
+
+    /// Answers are the same if they are equal as numbers, within the tolerance.
+    fn same_answers(&self, inputs: &[RewardInput<'_>]) -> Vec<Option<usize>> {
+        let mut known: Vec<Read> = Vec::new();
+        let mut number = |input: &RewardInput<'_>| {
+            let answers = input.finished || !self.finished;
+            let said =
+                conclusion(input.completion).filter(|_| answers).and_then(Read::completion)?;
+            let same = |other: &Read| said.is(other, self.absolute, self.relative);
+            Some(known.iter().position(same).unwrap_or_else(|| {
+                known.push(said);
+                known.len() - 1
+            }))
+        };
+        inputs.iter().map(&mut number).collect()
+    }
+
+    fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
+        Numeric::check_row(self, fields)
     }
 }
 
@@ -146,5 +187,30 @@ mod tests {
         assert_eq!(Numeric::default().check(&cut), Ok(Score(0.0)));
         let lenient = Numeric { finished: false, ..Numeric::default() };
         assert_eq!(lenient.check(&cut), Ok(Score(1.0)));
+    }
+
+    #[test]
+    fn a_wrong_number_may_be_worth_something() {
+        let partial = Numeric { partial: 0.1, ..Numeric::default() };
+        let row = json!({"answer": 4});
+        for (completion, score) in [("4", 1.0), ("5", 0.1), ("none", 0.0), ("<think>4", 0.0)] {
+            assert_eq!(
+                ask(|i| partial.check(i), completion, &row),
+                Ok(Score(score)),
+                "{completion}"
+            );
+        }
+    }
+
+    #[test]
+    fn answers_are_the_same_as_numbers() {
+        let fields = crate::reward::no_fields();
+        let input = |completion| RewardInput { prompt: "", completion, finished: true, fields };
+        let mut all = ["1/2", "it is 0.5", "none", "50%", "0.51"].map(input).to_vec();
+        all.push(RewardInput { finished: false, ..input("0.5") });
+        let same = Numeric::default().same_answers(&all);
+        assert_eq!(same, [Some(0), Some(0), None, Some(0), Some(1), None]);
+        let near = Numeric { absolute: 0.02, ..Numeric::default() };
+        assert_eq!(near.same_answers(&all[..5]), [Some(0), Some(0), None, Some(0), Some(0)]);
     }
 }

@@ -10,13 +10,19 @@ use std::time::Duration;
 use super::code::Code;
 use super::folder::Folder;
 use crate::reward::process::Group;
+use crate::reward::tail::Tail;
 
 /// What a run left.
 pub(super) struct Ran {
     /// Whether it ended by itself, in time, with status 0.
     pub success: bool,
+    /// Whether it ended by itself in time, whatever its status.
+    pub in_time: bool,
     /// What it wrote to its standard output, as far as the limit on files let it.
     pub stdout: String,
+    /// The end of what it wrote to its standard error, without the path of its folder, which is
+    /// another one at each run.
+    pub stderr: String,
 }
 
 /// Runs `program` with `stdin` through the interpreter of `code`, for `time` at most. `Err` says why
@@ -31,16 +37,20 @@ pub(super) fn run(code: &Code, program: &str, stdin: &str, time: Duration) -> io
     let create = OpenOptions::new().read(true).write(true).create_new(true).clone();
     let mut output = create.open(folder.path.join("stdout"))?;
     let mut command = command(code, &main, &folder.path, time);
-    command.stdin(File::open(&input)?).stdout(output.try_clone()?).stderr(Stdio::null());
+    command.stdin(File::open(&input)?).stdout(output.try_clone()?).stderr(Stdio::piped());
     let mut child = Group::adopt(&mut command)?;
+    let errors = child.errors().map(Tail::of).transpose()?;
     let in_time = child.exits_within(time);
     let status = child.kill();
     output.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     output.take(code.file).read_to_end(&mut bytes)?;
+    let stderr = errors.map_or(String::new(), |errors| errors.text());
+    let stderr = stderr.replace(&format!("{}/", folder.path.display()), "");
     folder.clear()?;
     let stdout = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Ran { success: in_time && status.is_some_and(|status| status.success()), stdout })
+    let success = in_time && status.is_some_and(|status| status.success());
+    Ok(Ran { success, in_time, stdout, stderr })
 }
 
 fn command(code: &Code, main: &Path, folder: &Path, time: Duration) -> Command {

@@ -51,7 +51,7 @@ impl ToolCall {
         self.gold(field(fields, &self.field)?).map(|_| ())
     }
 
-    fn gold(&self, value: &Value) -> Result<Vec<Call>, String> {
+    pub(super) fn gold(&self, value: &Value) -> Result<Vec<Call>, String> {
         let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
         let calls: Option<Vec<Call>> = match parsed.as_ref().unwrap_or(value) {
             Value::Array(items) => items.iter().filter(|i| !i.is_null()).map(Call::of).collect(),
@@ -133,7 +133,7 @@ fn content(text: &str) -> Option<(Value, usize)> {
 }
 
 /// What a completion concludes with. Marks of reasoning in the strings of a call are none.
-fn answer(completion: &str) -> Option<&str> {
+pub(super) fn answer(completion: &str) -> Option<&str> {
     let mut masked = completion.to_string();
     for block in blocks(completion) {
         if let Some((_, end)) = block.whole {

@@ -2,7 +2,7 @@
 
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
-use crate::train::config::{PhasePlan, RunConfig, SourceKey, keys};
+use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, SourceKey, keys};
 use crate::train::phase::{Neighbors, Phase};
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -47,6 +47,7 @@ impl RunConfig {
         if let Some((key, reason)) = self.out_of_range() {
             return Err(Error::config(&key, reason));
         }
+        self.validate_reward()?;
         if self.rl.source == SourceKey::Data && self.data.path.is_empty() {
             let reason = "`data`, but data.path, where the answers would be, is empty";
             return Err(Error::config("rl.source", reason));
@@ -82,6 +83,22 @@ impl RunConfig {
         match self.data.heldout_share >= 1.0 && !self.data.path.is_empty() {
             true => Err(Error::config("data.heldout_share", "1 leaves nothing to train on")),
             false => Ok(()),
+        }
+    }
+
+    /// Rewards are combined where there are some.
+    fn validate_reward(&self) -> Result<()> {
+        let reward = &self.reward;
+        let set = [
+            ("reward.combine", reward.combine != CombineKey::Sum),
+            ("reward.clamp_parts", reward.clamp_parts != Bounds::None),
+            ("reward.clamp", reward.clamp != Bounds::None),
+        ];
+        match set.into_iter().find(|(_, set)| *set && reward.functions.is_empty()) {
+            Some((key, _)) => {
+                Err(Error::config(key, "needs rewards to work on: name them in reward.functions"))
+            }
+            None => Ok(()),
         }
     }
 

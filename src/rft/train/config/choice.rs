@@ -136,6 +136,18 @@ choice! {
 }
 
 choice! {
+    /// `reward.combine`.
+    CombineKey {
+        /// Their weighted sum.
+        Sum = "sum",
+        /// Their weighted harmonic mean, 0 where one is 0 or below.
+        Harmonic = "harmonic",
+        /// The least of them, weighted.
+        Min = "min",
+    }
+}
+
+choice! {
     /// `rl.advantage`.
     AdvantageKey {
         /// The preset's.

@@ -3,12 +3,13 @@
 //! "pilot" is the demo's own tuning (docs/LOG.md), "ours" a choice of this project.
 
 use crate::train::config::auto::Auto;
+use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
-    ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, KlKey, ModelDtype, OptimizerKey,
+    QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
-use crate::train::config::section::{AtLeast, Positive, PowersOfTwo, TextBytes, section};
+use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
 use crate::train::phase::Phase;
 
 /// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
@@ -110,9 +111,15 @@ section! {
 section! {
     /// How completions are scored.
     RewardConfig {
-        /// Rewards that are added up: names, WEIGHT*NAME, cmd:COMMAND or a URL; empty: the task's
+        /// Rewards that make one score: names, WEIGHT*NAME, cmd:COMMAND or a URL; empty: the task's
         /// verifier.
         functions: Vec<String> = Vec::new(); source "ours",
+        /// How several rewards make one score.
+        combine: CombineKey = CombineKey::Sum; source "TRL: weighted sum",
+        /// Bounds [low, high] of each reward, before its weight; [] = none.
+        clamp_parts: Bounds = Bounds::None; range InOrder; source "ours",
+        /// Bounds [low, high] of the score; [] = none.
+        clamp: Bounds = Bounds::None; range InOrder; source "trlX: cliprange_reward",
         /// Column or dotted path of the right answers; empty: each reward's own column.
         answer: String = String::new(); source "verl: reward_model.ground_truth",
         /// Leave special tokens out of the text that is scored.

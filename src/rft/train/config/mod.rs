@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 mod auto;
+mod bounds;
 mod check;
 pub(crate) mod choice;
 pub mod explain;
@@ -13,10 +14,11 @@ pub(crate) mod section;
 mod set;
 
 pub use auto::Auto;
+pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
-    AdvantageKey, ChatSetting, Control, DataFormat, KlKey, ModelDtype, OptimizerKey, QuantizeType,
-    ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, KlKey, ModelDtype, OptimizerKey,
+    QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};

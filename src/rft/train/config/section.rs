@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::train::config::auto::Auto;
+use crate::train::config::bounds::Bounds;
 
 /// A value that a key may have, with what it means.
 pub(crate) type Choice = (&'static str, &'static str);
@@ -24,6 +25,7 @@ impl Setting for i64 {}
 impl Setting for usize {}
 impl Setting for f64 {}
 impl Setting for Auto {}
+impl Setting for Bounds {}
 impl Setting for String {}
 
 impl<S: Setting> Setting for Vec<S> {
@@ -139,6 +141,21 @@ impl Range<i64> for AtLeast<i64> {
 
     fn text(&self) -> String {
         format!("at least {}", self.0)
+    }
+}
+
+/// Finite bounds in order.
+pub(crate) struct InOrder;
+
+impl Range<Bounds> for InOrder {
+    fn refusal(&self, value: &Bounds) -> Option<String> {
+        let (low, high) = value.ends()?;
+        let ordered = low.is_finite() && high.is_finite() && low < high;
+        unless(ordered, format!("[{low}, {high}]"), &Range::<Bounds>::text(self))
+    }
+
+    fn text(&self) -> String {
+        "[low, high] with low below high".into()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Scores on held-out prompts.
 
-use crate::reward::{Reward, score};
+use crate::reward::{Reward, Scores, score_groups};
 use crate::train::run::summary::SampleLine;
 use crate::train::trainer::Sampled;
 use gradus::error::{Error, Result};
@@ -21,8 +21,62 @@ pub struct Evaluation {
     pub failed: usize,
     /// Why the first of them failed.
     pub failure: Option<String>,
+    /// What the samples of a prompt come to together, where each prompt has several.
+    pub vote: Option<Vote>,
     /// First completions of the first prompts.
     pub examples: Vec<SampleLine>,
+}
+
+/// What the samples of a prompt come to together. Both are means over the prompts of which a sample
+/// was scored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Vote {
+    /// Samples of each prompt.
+    pub samples: usize,
+    /// Score of the answer that most samples give, of several such the first. Which answers are the
+    /// same, the verifier says: numbers by value, texts without case and spacing.
+    pub majority: f64,
+    /// Score of the best sample: the share of prompts with a right one, where the verifier gives 0
+    /// or 1.
+    pub best: f64,
+}
+
+impl Vote {
+    /// None for one sample a prompt, and where nothing was scored.
+    fn of(verifier: &dyn Reward, sampled: &Sampled, scores: &Scores) -> Option<Vote> {
+        let samples = sampled.rollouts.iter().map(Vec::len).max().filter(|&n| n > 1)?;
+        let (inputs, mut first) = (sampled.inputs(), 0);
+        let mut prompts = Vec::new();
+        for size in sampled.groups() {
+            let (inputs, rewards) =
+                (&inputs[first..first + size], &scores.rewards[first..first + size]);
+            first += size;
+            let best = rewards.iter().copied().filter(|r| !r.is_nan()).reduce(f32::max);
+            // An answer whose samples all failed has votes and no score.
+            let elected = majority(&verifier.same_answers(inputs));
+            let scored = |i: &usize| !rewards[*i].is_nan();
+            let majority = elected.into_iter().find(scored).map(|i| rewards[i]);
+            prompts.extend(majority.zip(best));
+        }
+        let n = prompts.len() as f64;
+        (n > 0.0).then(|| Vote {
+            samples,
+            majority: prompts.iter().map(|(majority, _)| *majority as f64).sum::<f64>() / n,
+            best: prompts.iter().map(|(_, best)| *best as f64).sum::<f64>() / n,
+        })
+    }
+}
+
+/// The samples that give the answer with the most votes; all of them if none gives an answer.
+fn majority(answers: &[Option<usize>]) -> Vec<usize> {
+    let votes = |answer: usize| answers.iter().filter(|a| **a == Some(answer)).count();
+    // Of answers with equally many votes the first.
+    let elected = answers
+        .iter()
+        .flatten()
+        .copied()
+        .reduce(|best, next| if votes(next) > votes(best) { next } else { best });
+    (0..answers.len()).filter(|&i| answers[i] == elected || elected.is_none()).collect()
 }
 
 /// Completions kept as examples.
@@ -32,7 +86,8 @@ impl Evaluation {
     /// Scores the completions of every prompt. Those without an opinion, and those on which the reward
     /// failed, are not in the mean.
     pub(crate) fn of(verifier: &dyn Reward, sampled: &Sampled) -> Result<Evaluation> {
-        let scores = score(verifier, &sampled.inputs())?;
+        let scores = score_groups(verifier, &sampled.inputs(), &sampled.groups())?;
+        let vote = Vote::of(verifier, sampled, &scores);
         let known: Vec<f64> =
             scores.rewards.iter().filter(|s| !s.is_nan()).map(|&s| s as f64).collect();
         let n = known.len() as f64;
@@ -47,6 +102,7 @@ impl Evaluation {
             abstained: scores.abstained,
             failed: scores.failed,
             failure: scores.failures.into_iter().next().map(|(_, reason)| reason),
+            vote,
             examples: examples.take(EXAMPLES).collect(),
         })
     }
@@ -72,5 +128,63 @@ impl Evaluation {
             self.abstained, self.failed
         );
         Err(Error::Reward { reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::reward::spec::parse;
+    use crate::train::rollout::Rollout;
+    use crate::train::task::Prompt;
+
+    /// Completions of prompts whose right answer is 4, all finished.
+    fn sampled(prompts: &[&[&str]]) -> Sampled {
+        let fields = Arc::new(json!({"answer": 4}).as_object().unwrap().clone());
+        let prompt = || Prompt { fields: fields.clone(), ..Prompt::plain("2+2") };
+        let rollout = || Rollout { finished: true, ..Rollout::default() };
+        Sampled {
+            prompts: prompts.iter().map(|_| prompt()).collect(),
+            prompt_ids: vec![Vec::new(); prompts.len()],
+            rollouts: prompts.iter().map(|p| p.iter().map(|_| rollout()).collect()).collect(),
+            texts: prompts.concat().iter().map(|text| text.to_string()).collect(),
+        }
+    }
+
+    fn evaluate(reward: &str, prompts: &[&[&str]]) -> Evaluation {
+        Evaluation::of(&*parse(reward).unwrap(), &sampled(prompts)).unwrap()
+    }
+
+    #[test]
+    fn votes_are_counted_by_what_the_verifier_reads() {
+        let prompts: &[&[&str]] = &[
+            &["it is 4", "8/2", "5"], // two spellings of 4 outvote 5
+            &["5", "4", "5"],         // one right of three
+            &["none", "4", "what"],   // one vote wins against no answer
+            &["none", "what", "no"],
+        ];
+        let numeric = evaluate("numeric", prompts);
+        assert_eq!(numeric.vote, Some(Vote { samples: 3, majority: 0.5, best: 0.75 }));
+        assert!((numeric.accuracy.unwrap() - 4.0 / 12.0).abs() < 1e-9);
+        // As texts "it is 4" and "8/2" are two answers, and all three have one vote: the first wins.
+        let exact = evaluate("exact", &prompts[..2]);
+        assert_eq!(exact.vote, Some(Vote { samples: 3, majority: 0.0, best: 0.5 }));
+    }
+
+    #[test]
+    fn one_sample_is_no_vote_and_failures_do_not_count() {
+        assert_eq!(evaluate("numeric", &[&["4"], &["5"]]).vote, None);
+        let picky = |input: &crate::reward::RewardInput<'_>| match input.completion {
+            "fail" => Err("down".to_string()),
+            text => Ok(crate::reward::RewardOutcome::Score(text.len() as f32)),
+        };
+        let all = sampled(&[&["fail", "fail", "ab"], &["a", "a", "abc"]]);
+        let evaluation = Evaluation::of(&picky, &all).unwrap();
+        // The first prompt's majority has no score, so that it is left out of both means.
+        assert_eq!(evaluation.vote, Some(Vote { samples: 3, majority: 1.0, best: 3.0 }));
     }
 }

@@ -170,23 +170,35 @@ pub fn open_run<T: Float>(folder: &Path) -> Result<Trainer<T>> {
     Ok(trainer)
 }
 
-/// Scores of held-out prompts, at another temperature than `eval.temperature` if one is given.
+/// Scores of held-out prompts, at another temperature than `eval.temperature` and with another number
+/// of samples than `eval.samples` if they are given. Several samples of a prompt are asked for a vote,
+/// which needs different ones.
 ///
 /// # Errors
-/// What opening, sampling and the reward say.
-pub fn evaluate(what: &RunOrModel, temperature: Option<f64>) -> Result<Evaluation> {
-    let config = what.config()?;
+/// `Config` for several samples at temperature 0; what opening, sampling and the reward say.
+pub fn evaluate(
+    what: &RunOrModel,
+    temperature: Option<f64>,
+    samples: Option<usize>,
+) -> Result<Evaluation> {
+    let mut config = what.config()?;
+    config.eval.temperature = temperature.unwrap_or(config.eval.temperature);
+    config.eval.samples = samples.unwrap_or(config.eval.samples);
+    config.validate()?;
+    if samples.is_some_and(|n| n > 1) && config.eval.temperature == 0.0 {
+        let reason = "0 takes the same answer every time, and a vote needs different ones; set it \
+                      above 0, as --temperature does";
+        return Err(Error::config("eval.temperature", reason));
+    }
     match config.model.dtype {
-        ModelDtype::Bf16 => scores(what.trainer::<bf16>(config)?, temperature),
-        ModelDtype::F32 => scores(what.trainer::<f32>(config)?, temperature),
+        ModelDtype::Bf16 => scores(what.trainer::<bf16>(config.clone())?, &config),
+        ModelDtype::F32 => scores(what.trainer::<f32>(config.clone())?, &config),
     }
 }
 
-fn scores<T: Float>(mut trainer: Trainer<T>, temperature: Option<f64>) -> Result<Evaluation> {
-    if let Some(temperature) = temperature {
-        trainer.config.eval.temperature = temperature;
-        trainer.config.validate()?;
-    }
+fn scores<T: Float>(mut trainer: Trainer<T>, config: &RunConfig) -> Result<Evaluation> {
+    // A run's trainer has the settings of the run.
+    trainer.config.eval = config.eval.clone();
     trainer.evaluate()
 }
 
@@ -231,7 +243,8 @@ fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask, judged: bool) -> Result<Vec<
         return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());
     }
     let inputs = sampled.inputs();
-    let outcomes = trainer.verifier.score(&inputs).into_iter().zip(&inputs);
+    let outcomes =
+        trainer.verifier.score_groups(&inputs, &sampled.groups()).into_iter().zip(&inputs);
     Ok(sampled.lines(outcomes.map(|(outcome, input)| finite(outcome, input))))
 }
 

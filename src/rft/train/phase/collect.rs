@@ -93,6 +93,7 @@ impl<T: Float> Trainer<T> {
         all.returns.extend(batch.returns);
         let mut metrics = batch_metrics(&records, &[]);
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        metrics.push_parts(scores.part_means());
         Ok(metrics)
     }
 

@@ -6,9 +6,10 @@
 use std::time::Instant;
 
 use crate::io::interrupt;
-use crate::reward::{Scores, score};
+use crate::reward::{Scores, score_groups};
 use crate::train::config::{Control, Drawn, RunConfig, SourceKey};
 use crate::train::critic::CriticBatch;
+use crate::train::infer::eval::Evaluation;
 use crate::train::phase::advantages::{Advantages, ones, rewards_as_they_are};
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::{coefficients, compared};
@@ -72,9 +73,13 @@ impl PhaseSpec for Rl {
             if let Err(Error::Interrupted { .. }) = evaluation {
                 run.figures.updated = Some(metrics.clone());
             }
-            let accuracy = evaluation?.accuracy;
+            let Evaluation { accuracy, vote, .. } = evaluation?;
             // A score over nothing is null in the metrics files.
             metrics.push(Metric::EvalAccuracy, accuracy.unwrap_or(f64::NAN));
+            if let Some(vote) = vote {
+                metrics.push(Metric::EvalMajority, vote.majority);
+                metrics.push(Metric::EvalBest, vote.best);
+            }
             let now = run.elapsed();
             run.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
         }
@@ -103,17 +108,18 @@ impl<T: Float> Run<T> {
     /// RL step `step` with what the run keeps of it.
     fn rl_step(&mut self, step: u64) -> Result<Metrics> {
         let begun = Instant::now();
-        let (records, failed) = match self.trainer.config.rl.source {
+        let (records, scores) = match self.trainer.config.rl.source {
             SourceKey::Rollout => {
                 let (_, records, scores) = self.trainer.collect(step)?;
-                (records, scores.failed)
+                (records, scores)
             }
-            SourceKey::Data => (self.trainer.scored_answers(step)?, 0),
+            SourceKey::Data => (self.trainer.scored_answers(step)?, Scores::default()),
         };
         let seconds = begun.elapsed().as_secs_f64();
         let tokens: usize = records.iter().map(Record::sampled).sum();
         let mut metrics = self.trainer.rl_step(step, records)?;
-        metrics.push(Metric::RewardsFailed, failed as f64);
+        metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        metrics.push_parts(scores.part_means());
         metrics.push(Metric::TokensPerSecond, tokens as f64 / seconds.max(1e-9));
         let value = |metric| metrics.get(metric).unwrap_or(f64::NAN);
         let (reward, flat_share) = (value(Metric::Reward), value(Metric::FracRewardZeroStd));
@@ -148,7 +154,7 @@ impl<T: Float> Trainer<T> {
             false => rows.map(|i| self.task.train_prompt(i)).collect(),
         };
         let sampled = self.sample(prompts, rl.group, step)?;
-        let mut scores = score(self.reward.as_ref(), &sampled.inputs())?;
+        let mut scores = score_groups(self.reward.as_ref(), &sampled.inputs(), &sampled.groups())?;
         self.deal_out(&mut scores.rewards, step);
         let mut records = sampled.records();
         records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);

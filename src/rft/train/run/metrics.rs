@@ -1,5 +1,7 @@
 //! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: one row per step, TRL's names. Columns under `time/` are
-//! wall-clock readings; all others are a function of the configuration alone.
+//! wall-clock readings; all others are a function of the configuration alone. The parts of a reward have
+//! names of their own: `rewards/NAME/mean`, in the JSON lines and the events, whose columns are not
+//! fixed as those of the CSV file are.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -68,6 +70,10 @@ choice! {
         ExplainedVariance = "explained_variance",
         /// Held-out score.
         EvalAccuracy = "eval/accuracy",
+        /// Held-out score of the answers that most samples of a prompt give.
+        EvalMajority = "eval/majority_vote",
+        /// Held-out score of the best samples of the prompts.
+        EvalBest = "eval/best_of_n",
         /// Largest |ratio − 1| in the step's first update.
         RatioMaxAbsDev = "ratio_max_abs_dev",
         /// Seconds of the step.
@@ -79,49 +85,76 @@ choice! {
 
 /// What a step reports, in the order in which it was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metrics(Vec<(Metric, f64)>);
+pub struct Metrics {
+    values: Vec<(Metric, f64)>,
+    /// Under their names in files.
+    parts: Vec<(String, f64)>,
+}
+
+/// What the names of a reward's parts begin and end with.
+const PART: (&str, &str) = ("rewards/", "/mean");
 
 impl Metrics {
     /// Adds one that is not there yet.
     pub fn push(&mut self, metric: Metric, value: f64) {
         debug_assert!(self.get(metric).is_none(), "{} twice", metric.name());
-        self.0.push((metric, value));
+        self.values.push((metric, value));
+    }
+
+    /// Adds means of the parts of a reward.
+    pub fn push_parts(&mut self, means: Vec<(String, f64)>) {
+        let named = |(name, mean): (String, f64)| (format!("{}{name}{}", PART.0, PART.1), mean);
+        self.parts.extend(means.into_iter().map(named));
     }
 
     /// The value of one, if it was measured.
     pub fn get(&self, metric: Metric) -> Option<f64> {
-        self.0.iter().find(|(known, _)| *known == metric).map(|(_, value)| *value)
+        self.values.iter().find(|(known, _)| *known == metric).map(|(_, value)| *value)
     }
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Metric, f64)> + '_ {
-        self.0.iter().copied()
+        self.values.iter().copied()
+    }
+
+    /// All of them and of the reward's parts with their names in files, in order.
+    pub fn named(&self) -> impl Iterator<Item = (&str, f64)> {
+        let values = self.values.iter().map(|(metric, value)| (metric.name(), *value));
+        values.chain(self.parts.iter().map(|(name, value)| (name.as_str(), *value)))
     }
 
     /// Adds others behind these.
     pub fn extend(&mut self, others: Metrics) {
         others.iter().for_each(|(metric, value)| self.push(metric, value));
+        self.parts.extend(others.parts);
     }
 }
 
 impl<const N: usize> From<[(Metric, f64); N]> for Metrics {
     fn from(values: [(Metric, f64); N]) -> Metrics {
-        Metrics(values.into())
+        Metrics { values: values.into(), parts: Vec::new() }
     }
 }
 
 /// In a checkpoint: pairs of a name and a value, where null is not finite.
 impl Serialize for Metrics {
     fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        to.collect_seq(self.iter().map(|(metric, value)| (metric, Some(value))))
+        to.collect_seq(self.named().map(|(name, value)| (name, Some(value))))
     }
 }
 
 impl<'de> Deserialize<'de> for Metrics {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Metrics, D::Error> {
-        let values = Vec::<(Metric, Option<f64>)>::deserialize(from)?;
-        let value = |(metric, value): (Metric, Option<f64>)| (metric, value.unwrap_or(f64::NAN));
-        Ok(Metrics(values.into_iter().map(value).collect()))
+        let mut metrics = Metrics::default();
+        for (name, value) in Vec::<(String, Option<f64>)>::deserialize(from)? {
+            let value = value.unwrap_or(f64::NAN);
+            if name.starts_with(PART.0) && name.ends_with(PART.1) {
+                metrics.parts.push((name, value));
+            } else {
+                metrics.values.push((name.parse().map_err(serde::de::Error::custom)?, value));
+            }
+        }
+        Ok(metrics)
     }
 }
 
@@ -185,9 +218,9 @@ impl MetricsWriter {
         object.insert("global".into(), json!(row.global));
         object.insert("phase".into(), json!(row.phase));
         object.insert("step".into(), json!(row.step));
-        for (metric, value) in row.metrics.iter() {
+        for (name, value) in row.metrics.named() {
             let value = if value.is_finite() { json!(value) } else { Value::Null };
-            object.insert(metric.name().into(), value);
+            object.insert(name.into(), value);
         }
         let csv = csv_line(&object);
         let line = Value::Object(object).to_string() + "\n";
@@ -215,4 +248,28 @@ fn csv_line(row: &Map<String, Value>) -> String {
     let columns = Metric::ALL.iter().map(|metric| metric.name());
     let cells = ["global", "phase", "step"].into_iter().chain(columns).map(cell);
     cells.collect::<Vec<_>>().join(",") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_reward_are_in_the_rows_and_in_a_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::open(folder.path(), 0).unwrap();
+        let mut metrics = Metrics::from([(Metric::Reward, 1.5)]);
+        metrics.push_parts(vec![("exact".into(), 0.5), ("loss".into(), 2.0)]);
+        let row = Row { global: 0, phase: "rl".into(), step: 0, metrics };
+        writer.write(&row).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["reward"], 1.5);
+        assert_eq!(read["rewards/exact/mean"], 0.5);
+        // A part may have the name of a metric.
+        assert_eq!((&read["rewards/loss/mean"], &read["loss"]), (&json!(2.0), &Value::Null));
+        let saved = serde_json::to_string(&row.metrics).unwrap();
+        assert_eq!(serde_json::from_str::<Metrics>(&saved).unwrap(), row.metrics);
+        assert!(serde_json::from_str::<Metrics>(r#"[["no such metric", 1.0]]"#).is_err());
+    }
 }

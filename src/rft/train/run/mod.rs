@@ -103,6 +103,7 @@ impl<T: Float> Run<T> {
         line(&format!("  device {}", trainer.model.device.name()));
         plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
         trainer.notes.iter().for_each(|note| line(note));
+        plans.iter().find_map(advice::partial_reward).iter().for_each(|note| line(note));
         if let (Some(plan), Some(arena)) = (plan, trainer.model.allocator.arena()) {
             arena.reserve(plan.activations as usize)?;
         }

@@ -55,9 +55,9 @@ impl EventWriter {
     /// `Io`.
     pub fn write(&mut self, step: u64, metrics: &Metrics) -> Result<()> {
         let mut summary = Message::new();
-        for (metric, value) in metrics.iter().filter(|(_, value)| value.is_finite()) {
+        for (name, value) in metrics.named().filter(|(_, value)| value.is_finite()) {
             let mut entry = Message::new();
-            entry.bytes(1, metric.name().as_bytes());
+            entry.bytes(1, name.as_bytes());
             summary.bytes(1, &entry.float(2, value as f32).0);
         }
         let mut event = Message::new().double(1, since_epoch()).int(2, step);

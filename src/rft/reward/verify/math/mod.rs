@@ -15,4 +15,4 @@ mod token;
 mod unit;
 mod value;
 
-pub use read::{Read, rational};
+pub use read::{Read, Real, rational};

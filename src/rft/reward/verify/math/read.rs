@@ -61,6 +61,30 @@ impl Read {
     }
 }
 
+/// A real number as it was written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Real {
+    pub value: f64,
+    /// Whether a percent sign follows.
+    pub percent: bool,
+}
+
+impl Read {
+    /// The answer as one real number in double precision, its unit aside; `None` for anything else.
+    pub fn real(&self) -> Option<Real> {
+        match self.readings.first()? {
+            Answer::Quantity(quantity) if quantity.base.is_none() => {
+                let value = quantity.value.to_f64().filter(|value| value.is_finite())?;
+                Some(Real { value, percent: quantity.percent })
+            }
+            Answer::Quantity(_)
+            | Answer::Infinity { .. }
+            | Answer::Group { .. }
+            | Answer::Set { .. } => None,
+        }
+    }
+}
+
 /// The fraction that `text` is as a whole, without units.
 pub fn rational(text: &str) -> Option<Ratio> {
     match whole(text, true)?.readings.first()? {
