@@ -48,7 +48,7 @@ fn names() {
 #[test]
 fn names_that_are_wrong() {
     for (spec, words) in [
-        ("nummeric", &["`nummeric`", "numeric[:TOLERANCE]", "cmd:PROGRAM"][..]),
+        ("nummeric", &["`nummeric`", "numeric[:TOLERANCE", "cmd:PROGRAM"][..]),
         ("numeric:x", &["`numeric:x`", "percentage"]),
         ("exact:1", &["nothing"]),
         ("format:(", &["format pattern"]),
@@ -434,6 +434,9 @@ const PIECES: [&str; 72] = [
     "a-",
 ];
 
+/// Verifiers that read a text as others do.
+const READ_ALIKE: [&str; 3] = ["placed", "set:chars", "signed-format"];
+
 /// Each of the long texts must take a moment only.
 #[test]
 fn long_texts_take_linear_time() {
@@ -446,7 +449,7 @@ fn long_texts_take_linear_time() {
     for piece in PIECES {
         let text = piece.repeat(200_000 / piece.len());
         // `options` wants letters in its row, and has nothing that takes time.
-        for (spec, ..) in BOUNDS {
+        for (spec, ..) in BOUNDS.iter().filter(|bounds| !READ_ALIKE.contains(&bounds.0)) {
             let one = Instant::now();
             ask(&*parse(spec).unwrap(), &text, &row).unwrap();
             slowest = slowest.max((one.elapsed(), spec, piece));
@@ -454,6 +457,6 @@ fn long_texts_take_linear_time() {
         Format::new("^<think>.*</think>.*<answer>.*</answer>$").unwrap().matches(&text);
         let _ = (code_block(&text), ask(&Json::default(), &text, &row));
     }
-    println!("{slowest:?}");
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?} {slowest:?}", begun.elapsed());
+    println!("{slowest:?}, {:?} together", begun.elapsed());
+    assert!(slowest.0 < Duration::from_secs(3), "{slowest:?}");
 }

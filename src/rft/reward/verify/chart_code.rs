@@ -121,13 +121,14 @@ enum Token<'a> {
 impl Chart {
     fn of(program: &str) -> Chart {
         let mut chart = Chart::default();
-        // Open brackets: the numbers of a list, or whether the call is one of a layout.
-        let (mut open, mut word, mut sign) = (Vec::<Open>::new(), "", b' ');
+        // Open brackets, and how many of them are calls of a layout.
+        let (mut open, mut layouts) = (Vec::<Open>::new(), 0);
+        let (mut word, mut sign) = ("", b' ');
         for token in tokens(program) {
             match token {
                 Token::Number(number) => {
                     let number = if sign == b'-' { -number } else { number };
-                    if open.iter().any(|open| matches!(open, Open::Layout)) {
+                    if layouts > 0 {
                         chart.layout.push(number);
                     }
                     if let Some(Open::List(list)) = open.last_mut() {
@@ -140,12 +141,14 @@ impl Chart {
                         *chart.charts.entry(word.to_string()).or_default() += 1;
                     }
                     let layout = LAYOUTS.contains(&word);
+                    layouts += layout as usize;
                     open.push(if layout { Open::Layout } else { Open::Other });
                 }
                 Token::Sign(b'[') => open.push(Open::List(Vec::new())),
                 Token::Sign(b')' | b']') => match open.pop() {
                     Some(Open::List(list)) if !list.is_empty() => chart.data.push(list),
-                    Some(Open::List(_) | Open::Layout | Open::Other) | None => {}
+                    Some(Open::Layout) => layouts -= 1,
+                    Some(Open::List(_) | Open::Other) | None => {}
                 },
                 Token::Word(_) | Token::Sign(_) => {}
             }
