@@ -10,5 +10,6 @@ mod kill;
 mod memory;
 mod model;
 mod processes;
+mod recipes;
 mod run;
 mod words;

@@ -9,3 +9,4 @@ mod learning;
 mod model;
 mod objective;
 mod plan;
+mod recipes;

@@ -154,11 +154,14 @@ impl<T: Float> Trainer<T> {
         })
     }
 
-    /// Takes over the settings of a phase, its prompts and its reward.
-    pub(crate) fn enter(&mut self, plan: &PhasePlan) {
+    /// Takes over the settings of a phase, its prompts and its reward. `plan` is one of
+    /// [`RunConfig::plan`] of the configuration that this trainer was made for.
+    pub fn enter(&mut self, plan: &PhasePlan) {
         self.config = plan.config.clone();
         self.before = plan.before;
-        self.take(self.stages.phases[plan.number].clone());
+        if let Some(task) = self.stages.phases.get(plan.number) {
+            self.take(task.clone());
+        }
     }
 
     /// Goes back to the settings of the run itself, its prompts and its reward.

@@ -79,7 +79,10 @@ impl<T: Float> Trainer<T> {
     /// Collect step `step`: rollouts of the policy as it is. What earlier steps gathered is not in
     /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
     /// is a function of the seed.
-    pub(crate) fn collect_step(&mut self, step: u64) -> Result<Metrics> {
+    ///
+    /// # Errors
+    /// What sampling, the reward and the model say.
+    pub fn collect_step(&mut self, step: u64) -> Result<Metrics> {
         if step == 0 {
             // What an earlier phase gathered was another policy's.
             self.collected = None;

@@ -62,7 +62,10 @@ impl PhaseSpec for ValueFit {
 
 impl<T: Float> Trainer<T> {
     /// One critic step on everything that was collected.
-    pub(crate) fn value_fit_step(&mut self) -> Result<Metrics> {
+    ///
+    /// # Errors
+    /// `Training` if nothing was.
+    pub fn value_fit_step(&mut self) -> Result<Metrics> {
         let rate = self.config.value.learning_rate;
         let device = self.model.device.clone();
         let hidden = self.model.config.hidden;

@@ -1,0 +1,110 @@
+//! Recipes on the command line: what lists them, where they lie among the settings, what a run keeps.
+
+use std::fs;
+
+use super::runs::{gradus, latest, must, text};
+use gradus_rft::recipes;
+use serde_json::Value;
+
+#[test]
+fn recipes_are_listed_and_printed() {
+    let listed = must(gradus(&["recipes"]));
+    for recipe in recipes::ALL {
+        assert!(listed.contains(&format!("\n{}", recipe.name)) || listed.starts_with(recipe.name));
+        assert_eq!(must(gradus(&["recipes", recipe.name])), recipe.text);
+    }
+    for arguments in [
+        &["recipes", "grop"][..],
+        &["config", "--recipe", "grop"],
+        &["config", "--set", "recipe=grop"],
+    ] {
+        let output = gradus(arguments).output().unwrap();
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{shown}");
+        assert!(shown.contains("`grop` is not one of ") && shown.contains("grpo"), "{shown}");
+    }
+    let both = ["config", "--recipe", "grpo", "--set", "recipe=ats"];
+    let output = gradus(&both).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// Defaults, recipe, file, command line: what is later in this list wins, wherever it is written.
+#[test]
+fn a_recipe_lies_under_all_that_a_user_sets() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let plain = write("plain.toml", "[rl]\nprompts = 3\ngroup = 5\n");
+    let named = write("named.toml", "recipe = \"grpo\"\n[rl]\nprompts = 3\ngroup = 5\n");
+    let shown = |arguments: &[&str]| must(gradus(&[&["config"], arguments].concat()));
+    let want = shown(&["--recipe", "grpo", "--config", &plain, "--set", "rl.group=2"]);
+    for key in ["recipe = \"grpo\"", "beta = 0.04", "prompts = 3", "group = 2", "hidden = 96"] {
+        assert!(want.lines().any(|line| line == key), "{key}: {want}");
+    }
+    for same in [
+        &["--set", "rl.group=2", "--set", "recipe=grpo", "--config", &plain][..],
+        &["--config", &named, "--set", "rl.group=2"],
+        &["--config", &named, "--set", "rl.group=2", "--recipe", "grpo"],
+    ] {
+        assert_eq!(shown(same), want, "{same:?}");
+    }
+    let without = shown(&["--config", &named, "--set", "recipe="]);
+    assert_eq!(without, shown(&["--config", &plain]));
+    let on_disk = shown(&["--recipe", "grpo", "--model", "anywhere"]);
+    assert!(on_disk.contains("\ngroup = 64\n") && on_disk.contains("\nsteps = 200\n"), "{on_disk}");
+    let explained = shown(&["--explain", "--config", &named, "--set", "rl.group=2"]);
+    let line = |key: &str| {
+        let found = explained.lines().find(|line| line.starts_with(&format!("{key} = ")));
+        found.unwrap_or_default().to_string()
+    };
+    for (key, end) in [
+        ("rl.group", "[user]"),
+        ("rl.prompts", "[user]"),
+        ("recipe", "[user]"),
+        ("rl.beta", "[recipe grpo]"),
+        ("rl.top_p", "[TRL: 1.0]"),
+    ] {
+        assert!(line(key).ends_with(end), "{key}: {}", line(key));
+    }
+}
+
+#[test]
+fn a_run_says_which_recipe_it_is_of_and_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let train = |more: &[&str]| {
+        let mut command = gradus(&["train", "--out", out, "--recipe", "grpo", "--resume", "auto"]);
+        for set in [
+            "model.hidden=16",
+            "model.layers=1",
+            "model.heads=2",
+            "model.kv_heads=2",
+            "model.head_dim=8",
+            "model.ffn=16",
+            "lora.rank=2",
+            "rl.steps=2",
+            "rl.prompts=2",
+            "rl.group=2",
+            "eval.max_prompts=2",
+        ] {
+            command.args(["--set", set]);
+        }
+        command.args(more);
+        must(command)
+    };
+    train(&[]);
+    let run = latest(folder.path());
+    let summary: Value =
+        serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["recipe"], "grpo");
+    let kept = fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(kept.contains("recipe = \"grpo\"\n") && kept.contains("\nbeta = 0.04\n"), "{kept}");
+    assert!(train(&[]).contains("resuming"), "the same recipe");
+    assert_eq!(latest(folder.path()), run);
+    let other = train(&["--set", "rl.beta=0.0"]);
+    assert!(other.contains("rl.beta was 0.04, is 0.0; a new run begins"), "{other}");
+    assert!(must(gradus(&["eval", "--run", run.to_str().unwrap()])).contains("accuracy"));
+}
