@@ -1,5 +1,7 @@
 //! Recipes on the command line: what lists them, where they lie among the settings, what a run keeps.
 
+#![cfg(feature = "hf")]
+
 use std::fs;
 
 use super::runs::{gradus, latest, must, text};
@@ -107,4 +109,45 @@ fn a_run_says_which_recipe_it_is_of_and_goes_on_with_it() {
     let other = train(&["--set", "rl.beta=0.0"]);
     assert!(other.contains("rl.beta was 0.04, is 0.0; a new run begins"), "{other}");
     assert!(must(gradus(&["eval", "--run", run.to_str().unwrap()])).contains("accuracy"));
+}
+
+/// Supervised fine-tuning alone asks no reward; without one there is no score, and an adapter all the same.
+#[test]
+fn qlora_teaches_an_adapter_on_rows_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let row = |i: usize| format!("{{\"prompt\":\"{i}+1=\",\"completion\":\"{}\"}}\n", i + 1);
+    fs::write(&rows, (0..24).map(row).collect::<String>()).unwrap();
+    let model = crate::common::root().join("tests/golden/models/llama");
+    let out = folder.path().join("runs");
+    let train = |rate: &str| {
+        let mut command = gradus(&["train", "--recipe", "qlora", "--set", rate]);
+        command.arg("--model").arg(&model).arg("--data").arg(&rows).arg("--out").arg(&out);
+        for set in [
+            "lora.rank=4",
+            "sft.batch=8",
+            "sft.warmup_steps=1",
+            "rl.max_new_tokens=2",
+            "eval.max_prompts=1",
+        ] {
+            command.args(["--set", set]);
+        }
+        must(command);
+        let metrics = fs::read_to_string(latest(&out).join("metrics.jsonl")).unwrap();
+        let loss =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap();
+        metrics.lines().map(loss).collect::<Vec<f64>>()
+    };
+    let (still, taught) = (train("sft.learning_rate=0"), train("sft.learning_rate=3e-2"));
+    assert_eq!(still[0], taught[0], "fresh adapters change nothing");
+    let last = still.len() - 1;
+    assert!(taught[last] < 0.8 * still[last], "{taught:?} {still:?}");
+    let run = latest(&out);
+    let summary: Value =
+        serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+    assert!(summary["final_accuracy"].is_null(), "{summary}");
+    let adapter = fs::read(run.join("adapter/adapter_config.json")).unwrap();
+    let adapter: Value = serde_json::from_slice(&adapter).unwrap();
+    let (rank, alpha) = (adapter["r"].as_u64(), adapter["lora_alpha"].as_f64());
+    assert_eq!((rank, alpha), (Some(4), Some(16.0)), "{adapter}");
 }

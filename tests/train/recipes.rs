@@ -8,6 +8,7 @@ use gradus::Device;
 use gradus::device::KernelSet;
 use gradus_rft::recipes::{self, RecipeFile};
 use gradus_rft::toy::{ToyOptions, toys};
+use gradus_rft::train::config::SourceKey;
 use gradus_rft::train::metrics::{Metric, Metrics};
 use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{RunConfig, Trainer, explain};
@@ -167,8 +168,11 @@ fn steps(config: &RunConfig, device: Device) -> Vec<(String, Metrics)> {
                 Phase::Collect => trainer.collect_step(step),
                 Phase::ValueFit => trainer.value_fit_step(),
                 Phase::Rl => {
-                    let collected = trainer.collect(step);
-                    collected.and_then(|(_, records, _)| trainer.rl_step(step, records))
+                    let records = match plan.config.rl.source {
+                        SourceKey::Rollout => trainer.collect(step).map(|(_, records, _)| records),
+                        SourceKey::Data => trainer.scored_answers(step),
+                    };
+                    records.and_then(|records| trainer.rl_step(step, records))
                 }
             };
             let metrics = metrics.unwrap_or_else(|e| panic!("{} step {step}: {e}", plan.name));

@@ -330,7 +330,7 @@ fn on_text(
         Phase::Collect | Phase::ValueFit => false,
     };
     // Where nobody is rewarded, an evaluation has no opinion either.
-    let silent = (plans.iter().any(offline) && plans.iter().all(unasked)).then(|| {
+    let silent = plans.iter().all(unasked).then(|| {
         let silent: Arc<dyn Reward> = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Abstain));
         silent
     });
