@@ -129,6 +129,64 @@ fn a_score_over_nothing_is_an_error() {
     assert!(text.contains("none of 2 completions was scored: no opinion about 2"), "{text}");
 }
 
+/// Several samples of a prompt vote; one does not, and the most likely one is always the same.
+#[test]
+fn a_vote_is_taken_over_the_samples_of_a_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    std::fs::write(&data, "{\"prompt\": \"3+4=\"}\n{\"prompt\": \"3+5=\"}\n").unwrap();
+    let llama = golden("llama");
+    let base = ["eval", "--model", llama.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let one_token = ["--set", "rl.max_new_tokens=1", "--reward", "format:^[^e]*$"];
+    let eval = |more: &[&str]| gradus(&[&base[..], &one_token, more].concat()).output().unwrap();
+    let alone = eval(&[]);
+    assert!(alone.status.success() && !text(&alone).contains("majority"), "{}", text(&alone));
+    let vote = text(&eval(&["--vote", "5", "--temperature", "1"]));
+    assert!(vote.contains("over 10 completions"), "{vote}");
+    let line = vote.lines().find(|line| line.starts_with("majority vote ")).unwrap();
+    assert!(line.ends_with(" of 5 samples a prompt"), "{vote}");
+    let greedy = eval(&["--vote", "5", "--temperature", "0"]);
+    assert_eq!(greedy.status.code(), Some(2));
+    assert!(text(&greedy).contains("eval.temperature"), "{}", text(&greedy));
+}
+
+/// With several rewards a run writes the mean of each, and how they are combined is the
+/// configuration's; with none there is nothing to combine.
+#[test]
+fn the_parts_of_a_reward_are_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let rows: String =
+        (0..40).map(|i| json!({"prompt": format!("{i}=")}).to_string() + "\n").collect();
+    std::fs::write(&data, rows).unwrap();
+    let (out, llama) = (folder.path().join("runs"), golden("llama"));
+    let base = ["train", "--model", llama.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let rewards = ["--reward", "format:.", "--reward", "3*diversity:1", "--out"];
+    let sets = [
+        "rl.max_new_tokens=4",
+        "rl.steps=1",
+        "rl.prompts=2",
+        "rl.group=4",
+        "lora.rank=2",
+        "reward.clamp_parts=[0,0.5]",
+        "reward.clamp=[-1,1]",
+    ];
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let mut command = gradus(&[&base[..], &rewards, &[out.to_str().unwrap()]].concat());
+    command.args(sets);
+    must(command);
+    let run = out.join("latest");
+    let text_of = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
+    let row = text_of("metrics.jsonl").lines().last().unwrap().to_string();
+    let row: serde_json::Value = serde_json::from_str(&row).unwrap();
+    let mean = |name: &str| row[format!("rewards/{name}/mean")].as_f64().unwrap();
+    assert!((0.0..=0.5).contains(&mean("format")) && (0.0..=0.5).contains(&mean("diversity")));
+    assert!(row["reward"].as_f64().unwrap() <= 1.0, "{row}");
+    let refused = gradus(&["train", "--set", "reward.combine=min"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused).contains("reward.combine") && text(&refused).contains("name them"));
+}
+
 #[test]
 fn a_configuration_is_explained_with_the_values_a_run_would_take() {
     let explained = must(gradus(&["config", "--explain", "--model", "anywhere"]));

@@ -125,7 +125,7 @@ impl Toy {
 mod tests {
     use super::*;
     use crate::reward::spec::{SpecOptions, parse_all};
-    use crate::reward::{RewardInput, RewardOutcome};
+    use crate::reward::{Outcome, RewardInput, RewardOutcome};
 
     fn rows(toy: &'static Toy, options: ToyOptions) -> Vec<Map<String, Value>> {
         toy.rows(options).unwrap().collect()
@@ -152,9 +152,9 @@ mod tests {
             .collect();
         rows.iter().for_each(|row| reward.check_row(row).unwrap());
         let outcomes = reward.score(&inputs).into_iter();
-        let score = |outcome| match outcome {
-            Ok(RewardOutcome::Score(score)) => score,
-            other => panic!("{}: {other:?}", toy.name),
+        let score = |outcome: Outcome| match outcome.as_ref().map(RewardOutcome::score) {
+            Ok(Some(score)) => score,
+            Ok(None) | Err(_) => panic!("{}: {outcome:?}", toy.name),
         };
         outcomes.map(score).collect()
     }
