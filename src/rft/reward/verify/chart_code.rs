@@ -78,10 +78,10 @@ impl ChartCode {
         let Some(answer) = conclusion(input.completion) else { return verdict(false) };
         let said = Chart::of(code_block(answer).unwrap_or(answer));
         let parts = [
-            ("data", paired(&said.data, &gold.data, near)),
+            ("data", paired(&said.data, &gold.data, |a, b| near(a, b))),
             ("type", (said.charts == gold.charts) as u8 as f64),
             ("layout", (said.layout == gold.layout) as u8 as f64),
-            ("text", paired(&said.texts, &gold.texts, alike)),
+            ("text", paired(&said.texts, &gold.texts, |a, b| alike(a, b))),
         ];
         let score = parts.iter().map(|(_, value)| value).sum::<f64>() / parts.len() as f64;
         let parts = parts.map(|(name, value)| (name.to_string(), value as f32)).to_vec();
@@ -229,7 +229,7 @@ fn string(program: &str, at: usize, quote: u8) -> (&str, usize) {
 }
 
 /// The weight of the best pairing over the larger number.
-fn paired<T>(said: &[T], gold: &[T], weight: fn(&T, &T) -> f64) -> f64 {
+fn paired<T>(said: &[T], gold: &[T], weight: impl Fn(&T, &T) -> f64) -> f64 {
     let most = said.len().max(gold.len());
     if most == 0 {
         return 1.0;
@@ -240,13 +240,13 @@ fn paired<T>(said: &[T], gold: &[T], weight: fn(&T, &T) -> f64) -> f64 {
 }
 
 /// The share of places at which two lists have nearly the same number.
-fn near(said: &Vec<f64>, gold: &Vec<f64>) -> f64 {
+fn near(said: &[f64], gold: &[f64]) -> f64 {
     let equal = said.iter().zip(gold).filter(|(p, t)| (*p - *t).abs() <= NEAR * t.abs()).count();
     equal as f64 / said.len().max(gold.len()).max(1) as f64
 }
 
 /// 1 - the edit distance over the longer length.
-fn alike(a: &String, b: &String) -> f64 {
+fn alike(a: &str, b: &str) -> f64 {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
