@@ -4,6 +4,7 @@
 mod common;
 mod runs;
 
+mod buffers;
 mod bytes;
 mod folder;
 mod kill;

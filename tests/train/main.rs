@@ -5,6 +5,7 @@ mod common;
 
 mod checkpoint;
 mod completions;
+mod kept;
 mod learning;
 mod model;
 mod objective;

@@ -165,7 +165,7 @@ fn steps(config: &RunConfig, device: Device) -> Vec<(String, Metrics)> {
             let metrics = match plan.kind {
                 Phase::Sft => trainer.sft_step(step),
                 Phase::Quantize => unreachable!("has no steps"),
-                Phase::Collect => trainer.collect_step(step),
+                Phase::Collect => trainer.collect_step(step, true),
                 Phase::ValueFit => trainer.value_fit_step(),
                 Phase::Rl => {
                     let records = match plan.config.rl.source {

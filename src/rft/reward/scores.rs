@@ -100,6 +100,17 @@ impl Scores {
         sums.into_iter().map(|(name, sum, count)| (name.clone(), sum / count)).collect()
     }
 
+    /// Appends the scores of calls that were made later.
+    pub(crate) fn append(&mut self, later: Scores) {
+        let first = self.rewards.len();
+        self.rewards.extend(later.rewards);
+        self.parts.extend(later.parts);
+        self.feedback.extend(later.feedback);
+        self.abstained += later.abstained;
+        self.failed += later.failed;
+        self.failures.extend(later.failures.into_iter().map(|(i, reason)| (first + i, reason)));
+    }
+
     fn push(&mut self, outcome: Outcome) {
         let Judgment { score, parts, feedback } = match outcome.map(RewardOutcome::judgment) {
             Ok(Some(judgment)) => judgment,

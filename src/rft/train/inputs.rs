@@ -134,7 +134,7 @@ impl RunInputs {
         let positions = positions.collect::<Result<Vec<_>>>()?;
         if demos > most {
             let reason = format!(
-                "the longest demonstration for `sft` has {demos} tokens, the model has {most} positions"
+                "the longest demonstration has {demos} tokens, the model has {most} positions"
             );
             return Err(Error::config("data.path", reason));
         }
@@ -163,7 +163,8 @@ impl RunInputs {
     fn longest_demo(&self) -> Result<usize> {
         let mut longest = 0;
         for (plan, task) in self.plans.iter().zip(&self.tasks) {
-            if plan.kind == Phase::Sft {
+            let learns = plan.kind == Phase::Sft && plan.config.sft.buffer()?.is_none();
+            if learns || (plan.kind.rolls_out() && !plan.config.rl.divert.is_empty()) {
                 longest = task.longest_demo()?.max(longest);
             }
         }

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`config`] | the settings of a run: every key, once |
 //! | [`phase`] | what a run goes through: a file per phase; [`phase::rl`] is the RL step, top to bottom |
+//! | [`select`], [`buffer`] | which completions are learned from; records that outlive their batch |
 //! | [`rollout`] | completions, drawn with continuous batching |
 //! | [`update`] | one update: records, loss and gradients ([`step`]), optimizer |
 //! | [`run`] | from the configuration to the summary: checkpoints, metrics, memory, the run's folder |
 //! | [`infer`] | asking a run or a model: samples, scores, talk |
 //! | [`task`] | where prompts come from |
 
+pub mod buffer;
 pub mod config;
 pub mod critic;
 pub mod infer;
@@ -18,6 +20,7 @@ mod inputs;
 pub mod phase;
 pub mod rollout;
 pub mod run;
+pub mod select;
 pub mod state;
 pub mod task;
 pub mod trainer;

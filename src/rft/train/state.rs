@@ -1,9 +1,10 @@
 //! Saving and loading everything a run moves or is held to: parameters, 4-bit weights, optimizer
-//! moments, critic, reference.
+//! moments, critic, reference, records that outlive their batch.
 //! With the seed and the step this is the whole state, so a resumed run continues bit for bit.
 
 use crate::io::safetensors::{TensorData, Tensors};
 use crate::model::{Parameter, ValueHead, Weight};
+use crate::train::buffer::Buffers;
 use crate::train::critic::Critic;
 use crate::train::trainer::Trainer;
 use crate::train::update::reference::Reference;
@@ -13,6 +14,12 @@ use gradus::quant::{Nf4Matrix, Nf4Tensor, OwnedAbsmax};
 
 /// Says that the reference is the model without its adapters.
 const REFERENCE_BASE: &str = "reference_base";
+
+/// Updates that the run has made.
+const VERSION: &str = "version";
+
+/// Updates that the optimizer of the phase in `rl.then` has made.
+const INNER: &str = "inner/t";
 
 impl<T: Float> Trainer<T> {
     /// Everything that moves, by name; and the base weights, unless they are those of a folder.
@@ -65,7 +72,53 @@ impl<T: Float> Trainer<T> {
             }
         }
         tensors.insert("adam/t".into(), TensorData::new::<i64>(&[1], &[self.optimizer.t as i64]));
+        self.save_kept(&mut tensors)?;
         Ok(tensors)
+    }
+
+    /// Records that outlive their batch, the version that their age is counted from, and the optimizer
+    /// of the phase in `rl.then`. A run that keeps no records has none of it.
+    fn save_kept(&self, tensors: &mut Tensors) -> Result<()> {
+        if !self.keeps_records {
+            return Ok(());
+        }
+        self.buffers.save(tensors)?;
+        let mut scalar = |name: &str, value: u64| {
+            tensors.insert(name.into(), TensorData::new::<i64>(&[1], &[value as i64]))
+        };
+        scalar(VERSION, self.version);
+        if let Some(inner) = &self.inner {
+            scalar(INNER, inner.t);
+            for (index, p) in self.model.params.iter().filter(|p| p.trainable).enumerate() {
+                let [m, v] = inner.moments(index)?;
+                for (which, data) in [("m", m), ("v", v)] {
+                    let name = format!("inner_{which}/{}", p.name);
+                    tensors.insert(name, TensorData::new::<f32>(&p.shape, &data));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load_kept(&mut self, tensors: &Tensors) -> Result<()> {
+        self.buffers = Buffers::load(tensors)?;
+        self.version = 0;
+        if tensors.contains_key(VERSION) {
+            self.version = scalar(tensors, VERSION)? as u64;
+        }
+        self.inner = None;
+        if tensors.contains_key(INNER) {
+            let mut inner = self.fresh_optimizer()?;
+            inner.t = scalar(tensors, INNER)? as u64;
+            for (index, p) in self.model.params.iter().filter(|p| p.trainable).enumerate() {
+                let moment = |which: &str| -> Result<Vec<f32>> {
+                    find(tensors, &format!("inner_{which}/{}", p.name))?.to_vec::<f32>()
+                };
+                inner.set_moments(index, [&moment("m")?, &moment("v")?])?;
+            }
+            self.inner = Some(inner);
+        }
+        Ok(())
     }
 
     /// Replaces the state by a saved one of the same configuration.
@@ -103,6 +156,7 @@ impl<T: Float> Trainer<T> {
         }
         self.optimizer = optimizer;
         self.reference = self.load_reference(tensors)?;
+        self.load_kept(tensors)?;
         self.critic = match tensors.contains_key("critic/weight") {
             true => Some(Critic {
                 head: ValueHead { weight: find(tensors, "critic/weight")?.to_vec::<f32>()? },

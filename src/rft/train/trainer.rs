@@ -10,6 +10,7 @@ use crate::model::{Decoder, LoraOptions};
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput};
 use crate::text::Codec;
+use crate::train::buffer::Buffers;
 use crate::train::config::{Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
 use crate::train::infer::eval::Evaluation;
@@ -52,6 +53,14 @@ pub struct Trainer<T: Float = f32> {
     pub task: Arc<dyn Task>,
     /// Those of the run, and of each of its phases.
     stages: Stages,
+    /// Records that outlive their batch.
+    pub buffers: Buffers,
+    /// Whether a phase of the run keeps records beyond their batch.
+    pub(crate) keeps_records: bool,
+    /// Updates that the run has made, whatever made them: the version of the policy.
+    pub version: u64,
+    /// State of the optimizer of the phase in `rl.then`, which goes on from one call to the next.
+    pub(crate) inner: Option<Optimizer>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
     /// What rollouts on a GPU keep from one step to the next.
@@ -73,7 +82,7 @@ pub struct Trainer<T: Float = f32> {
 }
 
 /// Prompts of a step with their completions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sampled {
     /// The prompts.
     pub prompts: Vec<Prompt>,
@@ -134,6 +143,7 @@ impl<T: Float> Trainer<T> {
         let model = inputs.model(&config, device, outline)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.rl.optim.residence())?;
         Ok(Trainer {
+            keeps_records: config.plan()?.iter().any(|plan| plan.config.rl.keeps_records()),
             config,
             model,
             optimizer,
@@ -142,6 +152,9 @@ impl<T: Float> Trainer<T> {
             before: Drawn::default(),
             task,
             stages,
+            buffers: Buffers::default(),
+            version: 0,
+            inner: None,
             skipped: 0,
             sampler: Mutex::new(None),
             reference: Reference::NotTaken,
@@ -286,7 +299,10 @@ impl<T: Float> Trainer<T> {
     /// One AdamW update.
     pub fn optim_step(&mut self, backward: &Backward, update: Update) -> Result<Updated> {
         let device = self.model.device.clone();
-        self.optimizer.step(&device, &mut self.model.params, &backward.gradients, update)
+        let gradients = &backward.gradients;
+        let updated = self.optimizer.step(&device, &mut self.model.params, gradients, update)?;
+        self.version += updated.applied as u64;
+        Ok(updated)
     }
 
     pub(crate) fn fresh_optimizer(&self) -> Result<Optimizer> {
@@ -314,6 +330,8 @@ impl<T: Float> Trainer<T> {
             adapter.config
         });
         self.optimizer = self.fresh_optimizer()?;
+        // Its moments belong to what trained before.
+        self.inner = None;
         self.reference = Reference::NotTaken;
         Ok(bytes)
     }
@@ -346,6 +364,14 @@ fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool>
 }
 
 impl Sampled {
+    /// Appends what was sampled later.
+    pub(crate) fn append(&mut self, later: Sampled) {
+        self.prompts.extend(later.prompts);
+        self.prompt_ids.extend(later.prompt_ids);
+        self.rollouts.extend(later.rollouts);
+        self.texts.extend(later.texts);
+    }
+
     /// The completions as rewards see them, prompt by prompt.
     pub fn inputs(&self) -> Vec<RewardInput<'_>> {
         let each = self.prompts.iter().zip(&self.rollouts);

@@ -4,7 +4,6 @@ use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
 use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, SourceKey, keys};
 use crate::train::phase::{Neighbors, Phase};
-use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
 
 /// Refuses a text in `table` that is none of its key's choices, naming the key.
@@ -39,7 +38,7 @@ impl RunConfig {
         Ok(())
     }
 
-    fn validate_values(&self) -> Result<()> {
+    pub(super) fn validate_values(&self) -> Result<()> {
         if self.model.path.is_empty() && !self.model.adapter.is_empty() {
             let reason = "belongs to a model from disk: set model.path";
             return Err(Error::config("model.adapter", reason));
@@ -52,8 +51,7 @@ impl RunConfig {
             let reason = "`data`, but data.path, where the answers would be, is empty";
             return Err(Error::config("rl.source", reason));
         }
-        // Any length does: the constant of `dr_grpo` is not looked at here.
-        Recipe::of(self, 1.0).map(|_| ())
+        self.validate_buffers()
     }
 
     /// Refuses a list of phases that cannot be gone through in order, before the first of them.
@@ -75,7 +73,7 @@ impl RunConfig {
             config.trains().map_err(|error| self.in_phase(name, error))?;
             kind.check(&Neighbors { plans, index })?;
         }
-        Ok(())
+        self.check_flow(plans)
     }
 
     /// Something of the data is not held out.

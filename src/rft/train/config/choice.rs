@@ -192,6 +192,22 @@ choice! {
 }
 
 choice! {
+    /// `rl.keep`.
+    KeepKey {
+        /// All of them.
+        All = "all",
+        /// The best of each prompt.
+        Best = "best",
+        /// The share rl.keep_share of the batch, the best.
+        Top = "top",
+        /// Those with at least the reward rl.keep_threshold.
+        Threshold = "threshold",
+        /// Those with an advantage above 0.
+        Positive = "positive",
+    }
+}
+
+choice! {
     /// `rl.optim`.
     OptimizerKey {
         /// Moments beside the parameters.

@@ -5,8 +5,8 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, KlKey, ModelDtype, OptimizerKey,
-    QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, KeepKey, KlKey, ModelDtype,
+    OptimizerKey, QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
@@ -15,6 +15,12 @@ use crate::train::phase::Phase;
 /// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
 /// token.
 const STOP_LIMIT: usize = 256;
+
+/// Most further batches of a step: their number is a part of the key of every draw.
+const MOST_EXTRA_BATCHES: usize = 63;
+
+/// Largest share of replayed completions: ten times as many as were sampled.
+const MOST_REPLAY: f64 = 0.9;
 
 /// Largest decay of a moment: 1 would never forget.
 const MOST_DECAY: f64 = 1.0 - 1e-12;
@@ -59,6 +65,8 @@ section! {
         rl: RlConfig,
         /// The critic, for `rl.advantage = "gae"`.
         value: ValueConfig,
+        /// Records that outlive their batch.
+        buffer: BufferConfig,
         /// Held-out accuracy.
         eval: EvalConfig,
         /// Saved states.
@@ -169,6 +177,12 @@ section! {
 section! {
     /// Supervised warm-up.
     SftConfig {
+        /// demos: demonstrations of the task; buffer:NAME: the records of a buffer.
+        source: String = "demos".into(); source "ours",
+        /// Whether the buffer is empty after the phase, so that each round learns from its own records.
+        drain: bool = true; source "ours",
+        /// Whether the phase begins with an optimizer that has seen nothing.
+        fresh_optimizer: bool = false; source "ours",
         /// Passes over the demonstrations.
         epochs: usize = 6; folder 3; range 0..=1 << 16; source "pilot; model folder: TRL 3",
         /// Demonstrations, 0 = every training row once, 4,000 where they never end.
@@ -255,6 +269,35 @@ section! {
         stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); source "ours: none",
         /// Completions that were cut off carry no loss.
         mask_truncated_completions: bool = false; source "TRL: false; DAPO (2503.14476): true",
+        /// Tokens before the longest completion over which the reward falls in a straight line, 0 = none.
+        overlong_buffer: usize = 0; range 0..=1 << 20; source "ours: none; DAPO: 4096 of 20480",
+        /// What a completion of the full length loses; auto: 1.
+        overlong_penalty: Auto = Auto::Auto; range Positive(1e6); source "DAPO: 1",
+        /// Further batches that a step may sample until rl.prompts prompts have rewards that differ,
+        /// 0 = none. Prompts whose rewards are all equal are then left out.
+        dynamic_sampling: usize = 0; range 0..=MOST_EXTRA_BATCHES; source "ours: none; verl max_num_gen_batches: 10",
+        /// Completions that are learned from and stored.
+        keep: KeepKey = KeepKey::All; source "GRPO: all; RAFT (2304.06767): best",
+        /// Share of the batch for rl.keep = top; auto: 0.2.
+        keep_share: Auto = Auto::Auto; range Positive(1.0); source "RAFT: 0.2",
+        /// Smallest reward for rl.keep = threshold; auto: 1.
+        keep_threshold: Auto = Auto::Auto; range -1e6..=1e6; source "ours: a right answer",
+        /// Leave out a completion that repeats an earlier one of its prompt.
+        dedupe: bool = false; source "ours",
+        /// Buffer that takes in the completions that are kept; empty: none.
+        store: String = String::new(); source "ours",
+        /// Batches before this one from which completions are learned again, 0 = none.
+        replay_window: usize = 0; range 0..=1 << 10; source "ours: none; ReMix (2507.06892): 2",
+        /// Share of what is learned from that comes from those batches.
+        replay_share: f64 = 0.0; range 0.0..=MOST_REPLAY; source "ours: none; ReMix: 0.4",
+        /// Buffer that takes in prompts with their demonstrations where no completion has more than
+        /// rl.divert_below; empty: none.
+        divert: String = String::new(); source "ours: none; ReLIFT (2506.07527): such a buffer",
+        /// Reward up to which a completion counts as failed; auto: 0.
+        divert_below: Auto = Auto::Auto; range -1e6..=1e6; source "ReLIFT: all completions wrong",
+        /// `NAME >= N: PHASE`: when the buffer NAME has N records, the phase PHASE of the kind sft
+        /// learns them at the end of the step, with an optimizer of its own; empty: never.
+        then: String = String::new(); source "ours: never; ReLIFT: 128",
         /// Token loss or sequence objective; what the next keys leave at auto goes with its name.
         loss: String = "grpo".into(); source "DeepSeekMath (2402.03300): grpo",
         /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1.
@@ -324,6 +367,14 @@ section! {
         gamma: f64 = 1.0; range 0.0..=1.0; source "ReFT: 1.0",
         /// GAE's lambda.
         lambda: f64 = 0.95; range 0.0..=1.0; source "ReFT: 0.95",
+    }
+}
+
+section! {
+    /// Buffers: records that outlive their batch.
+    BufferConfig {
+        /// Most records of a buffer; the oldest leave.
+        capacity: usize = 16_384; range 1..=1 << 24; source "ours",
     }
 }
 

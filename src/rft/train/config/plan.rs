@@ -72,11 +72,6 @@ impl RunConfig {
         };
         // Who takes a phase out of a recipe's list need not take its table away.
         let of_recipe = |name: &str| of_recipe.get("phase").is_some_and(|t| t.get(name).is_some());
-        let unused = |name: &&String| !names.contains(name) && !of_recipe(name);
-        if let Some(name) = self.phase.keys().find(unused) {
-            let reason = "is not in `phases`, so that it would have no effect";
-            return Err(Error::config(&format!("phase.{name}"), reason));
-        }
         let mut plans: Vec<PhasePlan> = Vec::with_capacity(names.len());
         let mut drawn = vec![Drawn::default(); Phase::ALL.len()];
         for (number, name) in names.into_iter().enumerate() {
@@ -93,6 +88,15 @@ impl RunConfig {
                 epochs: before.epochs + more.epochs,
             };
             plans.push(PhasePlan { name, kind, number, config, before });
+        }
+        let mut called: Vec<String> = plans.iter().map(|plan| plan.name.clone()).collect();
+        for plan in plans.iter().filter(|plan| plan.kind == Phase::Rl) {
+            called.extend(plan.config.rl.then()?.map(|then| then.phase));
+        }
+        let unused = |name: &&String| !called.contains(name) && !of_recipe(name);
+        if let Some(name) = self.phase.keys().find(unused) {
+            let reason = "is not in `phases` or `rl.then`, so that it would have no effect";
+            return Err(Error::config(&format!("phase.{name}"), reason));
         }
         Ok(plans)
     }

@@ -32,6 +32,18 @@ impl Advantages {
         }
     }
 
+    /// The advantage of each record; of advantages that differ by token the sum.
+    pub fn of_records(&self, records: &[Record]) -> Vec<f32> {
+        match self {
+            Advantages::PerSequence(a) => a.clone(),
+            Advantages::PerToken(a) => {
+                let mut rest = a.iter();
+                let sum = |r: &Record| rest.by_ref().take(r.scored().count()).sum();
+                records.iter().map(sum).collect()
+            }
+        }
+    }
+
     /// The advantage of each scored token.
     pub fn of_tokens(&self, records: &[Record]) -> Vec<f32> {
         match self {

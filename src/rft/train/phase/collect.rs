@@ -1,13 +1,15 @@
-//! The phase `collect`: rollouts with the policy as it is, for the critic to learn from.
+//! The phase `collect`: rollouts with the policy as it is, for the critic or a buffer.
 
-use crate::train::config::{Drawn, RunConfig};
+use crate::reward::Scores;
+use crate::train::config::{Drawn, KeepKey, RunConfig};
 use crate::train::critic::CriticBatch;
-use crate::train::phase::advantages::{rewarded, token_rewards};
+use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section, refused};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::trainer::Trainer;
+use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -18,8 +20,8 @@ use gradus::view::ViewMut;
 /// Rollouts of the collect phase draw from steps that RL never reaches.
 const COLLECT_STEPS: u64 = 1 << 40;
 
-/// Keys of [rl] that say how rollouts are drawn and scored.
-const OF_ROLLOUTS: [&str; 11] = [
+/// Keys of [rl] that say how rollouts are drawn and scored, and what is stored of them.
+const OF_ROLLOUTS: [&str; 24] = [
     "prompts",
     "group",
     "micro_batch",
@@ -30,6 +32,19 @@ const OF_ROLLOUTS: [&str; 11] = [
     "min_p",
     "max_new_tokens",
     "stop",
+    "overlong_buffer",
+    "overlong_penalty",
+    "dynamic_sampling",
+    "keep",
+    "keep_share",
+    "keep_threshold",
+    "dedupe",
+    "store",
+    "divert",
+    "divert_below",
+    "loss",
+    "advantage",
+    "scale",
     "control",
 ];
 
@@ -51,8 +66,11 @@ impl PhaseSpec for Collect {
     }
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
-        if at.after() != Some(Phase::ValueFit) {
-            return refused("`collect` gathers for `value_fit`, which does not follow");
+        if at.after() != Some(Phase::ValueFit) && at.plan().config.rl.store.is_empty() {
+            return refused(
+                "`collect` gathers for `value_fit`, which does not follow, or for the buffer of \
+                 rl.store, which is empty",
+            );
         }
         if at.plan().config.value.collect_steps == 0 {
             let reason = "0, so the phase `collect` would gather nothing";
@@ -66,7 +84,8 @@ impl PhaseSpec for Collect {
     }
 
     fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
-        run.trainer.collect_step(step)
+        let critic = run.next_kind() == Some(Phase::ValueFit);
+        run.trainer.collect_step(step, critic)
     }
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
@@ -76,28 +95,51 @@ impl PhaseSpec for Collect {
 }
 
 impl<T: Float> Trainer<T> {
-    /// Collect step `step`: rollouts of the policy as it is. What earlier steps gathered is not in
-    /// a checkpoint; after a resume it is drawn again, as the policy has not moved and every draw
-    /// is a function of the seed.
+    /// Collect step `step`: rollouts of the policy as it is, for the buffer of `rl.store`, and for the
+    /// `critic` if it is to be fitted.
     ///
     /// # Errors
     /// What sampling, the reward and the model say.
-    pub fn collect_step(&mut self, step: u64) -> Result<Metrics> {
+    pub fn collect_step(&mut self, step: u64, critic: bool) -> Result<Metrics> {
+        let (records, scores) = match critic {
+            true => self.gather(step)?,
+            false => {
+                let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
+                (records, scores)
+            }
+        };
+        let mut metrics = batch_metrics(&records, &[]);
+        metrics.push(Metric::RewardsFailed, scores.failed as f64);
+        metrics.push_parts(scores.part_means());
+        // The policy has not moved: a KL in the reward is 0.
+        let recipe = Recipe { reward_beta: 0.0, ..self.recipe()? };
+        let advantages = match self.config.rl.keep {
+            KeepKey::Positive => self.advantages(&records, &recipe)?.advantages,
+            KeepKey::All | KeepKey::Best | KeepKey::Top | KeepKey::Threshold => {
+                Advantages::PerSequence(vec![0.0; records.len()])
+            }
+        };
+        let (_, aside) = self.sift(&records, records.len(), &advantages, &mut metrics)?;
+        self.put_aside(aside, &mut metrics);
+        Ok(metrics)
+    }
+
+    /// Draws the rollouts of collect step `step`, and keeps what the critic learns from. What earlier
+    /// steps gathered for it is not in a checkpoint; after a resume it is drawn again, as the policy has
+    /// not moved and every draw is a function of the seed.
+    pub(super) fn gather(&mut self, step: u64) -> Result<(Vec<Record>, Scores)> {
         if step == 0 {
             // What an earlier phase gathered was another policy's.
             self.collected = None;
         } else if self.collected.is_none() {
-            self.collect_step(step - 1)?;
+            self.gather(step - 1)?;
         }
         let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
         let batch = self.critic_batch(&records)?;
         let all = self.collected.get_or_insert_default();
         all.hidden.extend(batch.hidden);
         all.returns.extend(batch.returns);
-        let mut metrics = batch_metrics(&records, &[]);
-        metrics.push(Metric::RewardsFailed, scores.failed as f64);
-        metrics.push_parts(scores.part_means());
-        Ok(metrics)
+        Ok((records, scores))
     }
 
     /// States and returns of the records that have a reward. A policy that has not moved is its own

@@ -26,6 +26,8 @@ mod advantages;
 mod collect;
 mod covariance;
 mod crossed;
+mod keep;
+mod overlong;
 mod quantize;
 pub mod rl;
 pub(crate) mod scored;
@@ -198,6 +200,16 @@ phases! {
     ValueFit = "value_fit" => value_fit::ValueFit,
     /// Rollouts, rewards, advantages, policy updates.
     Rl = "rl" => rl::Rl,
+}
+
+impl Phase {
+    /// Whether the phase samples completions and may keep some.
+    pub(crate) fn rolls_out(self) -> bool {
+        match self {
+            Phase::Collect | Phase::Rl => true,
+            Phase::Sft | Phase::Quantize | Phase::ValueFit => false,
+        }
+    }
 }
 
 impl<T: Float> Trainer<T> {

@@ -11,6 +11,7 @@ use crate::train::config::{Control, Drawn, RunConfig, SourceKey};
 use crate::train::critic::CriticBatch;
 use crate::train::infer::eval::Evaluation;
 use crate::train::phase::advantages::{Advantages, ones, rewards_as_they_are};
+use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::{coefficients, compared};
 use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
@@ -18,6 +19,7 @@ use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
+use crate::train::select::{Candidate, spread};
 use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
@@ -29,6 +31,10 @@ use gradus::error::{Error, Result};
 use gradus::ops::presets::Estimator;
 use gradus::ops::{GroupSettings, GroupStats, Loss, PolicySettings, seq_weights};
 use gradus::rng::{Purpose, Rng};
+
+/// Batch `e` of a step has draws that are keyed by the step and `e` shifted by so much: far above the
+/// steps of `collect`, in what a key has for steps.
+const EXTRA_SHIFT: u32 = 41;
 
 pub(crate) struct Rl;
 
@@ -100,7 +106,10 @@ impl PhaseSpec for Rl {
             record.ref_logp = vec![0.0; record.ids.len()];
             record.selected = vec![0; record.ids.len()];
         }
-        probe.update(records, &recipe.settings)
+        probe.update(records, &recipe.settings)?;
+        probe.trainer.hold_inner()?;
+        probe.count_state();
+        Ok(())
     }
 }
 
@@ -117,9 +126,15 @@ impl<T: Float> Run<T> {
         };
         let seconds = begun.elapsed().as_secs_f64();
         let tokens: usize = records.iter().map(Record::sampled).sum();
+        // How many batches there are, where it may be more than one.
+        let rl = &self.trainer.config.rl;
+        let batches = (rl.dynamic_sampling > 0) as usize * groups(&records) / rl.prompts;
         let mut metrics = self.trainer.rl_step(step, records)?;
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
         metrics.push_parts(scores.part_means());
+        if batches > 0 {
+            metrics.push(Metric::SampledBatches, batches as f64);
+        }
         metrics.push(Metric::TokensPerSecond, tokens as f64 / seconds.max(1e-9));
         let value = |metric| metrics.get(metric).unwrap_or(f64::NAN);
         let (reward, flat_share) = (value(Metric::Reward), value(Metric::FracRewardZeroStd));
@@ -142,10 +157,31 @@ impl<T: Float> Run<T> {
 
 impl<T: Float> Trainer<T> {
     /// Rollouts of step `step` of a phase, scored; prompts and draws go on behind those of earlier
-    /// phases. The control `shuffled_rewards` deals the rewards out at
-    /// random: a policy must not learn from them.
+    /// phases. With `rl.dynamic_sampling` there are further batches until the rewards of enough prompts
+    /// differ.
     pub fn collect(&self, step: u64) -> Result<(Sampled, Vec<Record>, Scores)> {
         let rl = &self.config.rl;
+        let (mut sampled, mut records, mut scores) = self.collect_batch(step, 0)?;
+        for extra in 1..=rl.dynamic_sampling as u64 {
+            let unknown = vec![0.0; records.len()];
+            if spread(&Candidate::all(&records, &unknown)) >= rl.prompts {
+                break;
+            }
+            let (later, mut more, others) = self.collect_batch(step, extra)?;
+            let groups = sampled.prompts.len() as u32;
+            more.iter_mut().for_each(|record| record.group += groups);
+            sampled.append(later);
+            records.append(&mut more);
+            scores.append(others);
+        }
+        Ok((sampled, records, scores))
+    }
+
+    /// Batch `extra` of step `step`. The control `shuffled_rewards` deals the rewards out at random: a
+    /// policy must not learn from them.
+    fn collect_batch(&self, step: u64, extra: u64) -> Result<(Sampled, Vec<Record>, Scores)> {
+        let rl = &self.config.rl;
+        let step = step + (extra << EXTRA_SHIFT);
         let first = self.before.prompts + step * rl.prompts as u64;
         let step = self.before.steps + step;
         let rows = first..first + rl.prompts as u64;
@@ -155,17 +191,28 @@ impl<T: Float> Trainer<T> {
         };
         let sampled = self.sample(prompts, rl.group, step)?;
         let mut scores = score_groups(self.reward.as_ref(), &sampled.inputs(), &sampled.groups())?;
+        let longest = self.max_new_tokens();
+        let penalty = rl.overlong_penalty.or(1.0);
+        for (reward, rollout) in scores.rewards.iter_mut().zip(sampled.rollouts.iter().flatten()) {
+            *reward -= overlong(rollout.tokens.len(), longest, rl.overlong_buffer, penalty);
+        }
         self.deal_out(&mut scores.rewards, step);
         let mut records = sampled.records();
-        records.iter_mut().zip(&scores.rewards).for_each(|(record, &r)| record.reward = r);
+        let judged = scores.rewards.iter().zip(&scores.feedback);
+        for (record, (&reward, feedback)) in records.iter_mut().zip(judged) {
+            record.reward = reward;
+            record.feedback = feedback.clone();
+            record.row = first + record.group as u64;
+            record.version = self.version;
+        }
         Ok((sampled, records, scores))
     }
 
     /// Under the control `shuffled_rewards` deals the rewards of a step out at random.
     pub(super) fn deal_out(&self, rewards: &mut [f32], step: u64) {
         if self.config.rl.control == Control::ShuffledRewards {
-            let mut rng = Rng::new(self.config.seed, Purpose::Control, [step as u32, 0, 0]);
-            rng.shuffle(rewards);
+            let words = [step as u32, 0, (step >> EXTRA_SHIFT) as u32];
+            Rng::new(self.config.seed, Purpose::Control, words).shuffle(rewards);
         }
     }
 
@@ -175,25 +222,30 @@ impl<T: Float> Trainer<T> {
     /// `Training` after repeated steps that are not finite; what the model and the device say.
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<Metrics> {
         let recipe = self.recipe()?;
-        // 1. The reference's log-probs, if a KL is measured to it.
+        let (fresh, groups) = (records.len(), groups(&records));
+        let mut metrics = Metrics::default();
+        // 1. Groups of earlier batches, and the reference's log-probs, if a KL is measured to it.
+        self.replay(step, &mut records, &mut metrics)?;
         if recipe.needs_reference() {
             self.score_reference(&mut records)?;
         }
 
         // 2. Advantages.
         let estimated = self.advantages(&records, &recipe)?;
-        let mut metrics = batch_metrics(&records, &estimated.groups);
+        metrics.extend(batch_metrics(&records[..fresh], &estimated.groups[..groups]));
         let sampled = SampledTotals::of(&records);
 
-        // 3. Weights of the sequences, and the records that an update can learn from.
-        let mut batch = self.batch(records, estimated.advantages, &recipe)?;
+        // 3. What is kept, weights of the sequences, and the records that an update can learn from.
+        let (kept, aside) = self.sift(&records, fresh, &estimated.advantages, &mut metrics)?;
+        let mut batch = self.batch(records, estimated.advantages, &recipe, &kept)?;
 
         // 4. Updates of the policy, and of the critic if there is one. Once the policy has moved, the
         //    step is finished before a signal is heard.
         let update = self.rl_update(step);
         let (mut first_deviation, mut last, mut fitted) = (0.0, None, None);
         let mut moved = None;
-        for m in 0..self.config.rl.updates_per_batch {
+        let updates = if kept.contains(&true) { self.config.rl.updates_per_batch } else { 0 };
+        for m in 0..updates {
             let (figures, updated) =
                 self.update_policy(&recipe, &mut batch, step, update, &mut moved)?;
             if m == 0 {
@@ -205,6 +257,10 @@ impl<T: Float> Trainer<T> {
                 fitted = critic.update(device, batch, rate, recipe.value_clip)?.or(fitted);
             }
         }
+
+        let _finishing = moved.unwrap_or_else(interrupt::hold);
+        self.put_aside(aside, &mut metrics);
+        self.then(&mut metrics)?;
 
         // 5. Metrics.
         if let Some(fit) = fitted {
@@ -221,7 +277,7 @@ impl<T: Float> Trainer<T> {
     }
 
     /// Advantages of `records`, and what else is known of them then.
-    fn advantages(&mut self, records: &[Record], recipe: &Recipe) -> Result<Estimated> {
+    pub(super) fn advantages(&mut self, records: &[Record], recipe: &Recipe) -> Result<Estimated> {
         // Statistics of the groups are of interest whoever the advantages come from.
         let settings = match recipe.estimator {
             Estimator::Group(settings) => settings,
@@ -249,19 +305,22 @@ impl<T: Float> Trainer<T> {
         records: Vec<Record>,
         advantages: Advantages,
         recipe: &Recipe,
+        kept: &[bool],
     ) -> Result<RlBatch> {
-        // What is left out counts as a sequence, and its tokens do not: masked completions, and under a
-        // loss that reads no advantages those without a reward.
+        let weight = vec![1.0; records.len()];
+        let mut batch = RlBatch { records, advantages, weight };
+        batch.keep(kept);
+        // What is left out here counts as a sequence, and its tokens do not: masked completions, and
+        // under a loss that reads no advantages those without a reward.
         let masks = self.config.rl.mask_truncated_completions;
         let blind = recipe.settings.loss == Loss::CrossEntropy;
         let stays = |r: &Record| (r.finished || !masks) && !(blind && r.reward.is_nan());
-        let kept: Vec<bool> = records.iter().map(stays).collect();
-        let length = |(r, kept): (&Record, &bool)| *kept as i64 * r.scored().count() as i64;
-        let lengths: Vec<i64> = records.iter().zip(&kept).map(length).collect();
+        let stays: Vec<bool> = batch.records.iter().map(stays).collect();
+        let length = |(r, stays): (&Record, &bool)| *stays as i64 * r.scored().count() as i64;
+        let lengths: Vec<i64> = batch.records.iter().zip(&stays).map(length).collect();
         let weight = seq_weights(recipe.aggregation, &lengths)?;
-        let weight: Vec<f32> = weight.into_iter().map(|w| w as f32).collect();
-        let mut batch = RlBatch { records, advantages, weight };
-        batch.keep(&kept);
+        batch.weight = weight.into_iter().map(|w| w as f32).collect();
+        batch.keep(&stays);
         if let Some(loss) = &recipe.sequence {
             if loss.kind == SequenceKind::InfoNce {
                 batch.records = self.matrices(&batch.records)?;
@@ -350,8 +409,8 @@ impl<T: Float> Trainer<T> {
 }
 
 /// What an estimator makes of a batch.
-struct Estimated {
-    advantages: Advantages,
+pub(super) struct Estimated {
+    pub advantages: Advantages,
     groups: Vec<GroupStats>,
     /// What the critic learns from, if there is one.
     critic_batch: Option<CriticBatch>,
@@ -392,6 +451,11 @@ impl RlBatch {
     }
 }
 
+/// How many groups there are.
+pub(super) fn groups(records: &[Record]) -> usize {
+    records.chunk_by(|a, b| a.group == b.group).count()
+}
+
 fn retain<E>(of: &mut Vec<E>, kept: &[bool]) {
     let mut flags = kept.iter();
     of.retain(|_| *flags.next().unwrap_or(&true));
@@ -426,8 +490,8 @@ fn policy_metrics(figures: &BatchFigures, sampled: &SampledTotals, recipe: &Reci
     let (s, n, all) = (&figures.stats, figures.tokens as f64, sampled.tokens as f64);
     // Tokens that are left out have advantage 0 and are clipped on neither side.
     let (low, high) = (s.n_clip_lo as f64, s.n_clip_hi as f64);
-    // A KL in the loss leaves nothing out, so that the update has seen every token.
-    let kl = match recipe.settings.needs_reference() {
+    // A KL in the loss leaves nothing out, so that the update has seen every token that was kept.
+    let kl = match recipe.settings.needs_reference() && figures.tokens == sampled.tokens {
         true => s.sum_kl[2] / all,
         false => sampled.kl.map_or(f64::NAN, |sum| sum / all),
     };

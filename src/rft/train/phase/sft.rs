@@ -6,12 +6,13 @@ use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
 use crate::train::run::{Run, shown};
+use crate::train::task::Demo;
 use crate::train::trainer::Trainer;
 use crate::train::update::optimizer::Update;
 use crate::train::update::record::{Record, TokenClass};
 use crate::train::update::step::Objective;
 use gradus::dtype::Float;
-use gradus::error::Result;
+use gradus::error::{Error, Result};
 use gradus::ops::presets;
 use gradus::ops::{Advantage, PolicySettings};
 use gradus::rng::{Purpose, Rng};
@@ -42,7 +43,11 @@ impl PhaseSpec for Sft {
     }
 
     fn finish<T: Float>(run: &mut Run<T>) -> Result<()> {
+        if let (Some(name), 0) = (run.trainer.config.sft.buffer()?, run.trainer.demos()) {
+            line(&format!("     sft the buffer `{name}` is empty: nothing is learned"));
+        }
         let accuracy = run.evaluate()?.accuracy;
+        run.trainer.drain_source()?;
         line(&format!("     sft held-out score {}", shown(accuracy)));
         run.figures.sft_accuracy = accuracy;
         let now = run.elapsed();
@@ -53,12 +58,27 @@ impl PhaseSpec for Sft {
     }
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
-        let records = probe.trainer.demonstrations(0)?;
+        let records = longest(probe)?;
         probe.update(records, &presets::sft().settings)?;
         // Nothing was computed, but adapters count as moved from here on.
         probe.trainer.optimizer.t = probe.trainer.optimizer.t.max(1);
         Ok(())
     }
+}
+
+/// Records like those of a step: demonstrations, or what a buffer may hold, which is completions and
+/// demonstrations.
+fn longest<T: Float>(probe: &mut Probe<T>) -> Result<Vec<Record>> {
+    if probe.trainer.config.sft.buffer()?.is_none() {
+        return probe.trainer.demonstrations(0);
+    }
+    let mut records = probe.rollouts()?;
+    let trainer = &probe.trainer;
+    let demos = (0..trainer.config.sft.batch as u64).map_while(|i| trainer.task.demo(i).ok());
+    for demo in demos {
+        records.push(trainer.demonstration(&demo)?);
+    }
+    Ok(records)
 }
 
 impl<T: Float> Trainer<T> {
@@ -71,9 +91,14 @@ impl<T: Float> Trainer<T> {
         self.demos().div_ceil(self.config.sft.batch) as u64
     }
 
-    /// Demonstrations of an epoch.
-    fn demos(&self) -> usize {
-        match self.config.sft.demos {
+    /// Demonstrations of an epoch, or records of the buffer that is learned from.
+    pub(super) fn demos(&self) -> usize {
+        let sft = &self.config.sft;
+        if let Ok(Some(name)) = sft.buffer() {
+            let all = self.buffers.len_of(name);
+            return if sft.demos == 0 { all } else { sft.demos.min(all) };
+        }
+        match sft.demos {
             0 => self.task.demos().unwrap_or(ENDLESS_DEMOS),
             n => n,
         }
@@ -81,6 +106,9 @@ impl<T: Float> Trainer<T> {
 
     /// SFT step `step`: cross-entropy on one batch of demonstrations, averaged over its tokens.
     pub fn sft_step(&mut self, step: u64) -> Result<Metrics> {
+        if step == 0 && self.config.sft.fresh_optimizer {
+            self.optimizer.restart()?;
+        }
         let records = self.demonstrations(step)?;
         let lengths: Vec<usize> = records.iter().map(|r| r.scored().count()).collect();
         let tokens: usize = lengths.iter().sum();
@@ -116,25 +144,32 @@ impl<T: Float> Trainer<T> {
     pub fn demonstrations(&self, step: u64) -> Result<Vec<Record>> {
         let sft = &self.config.sft;
         let demos = self.demos();
+        if demos == 0 {
+            let reason = format!("`{}` is empty: there is nothing to learn from", sft.source);
+            return Err(Error::Training { reason });
+        }
         let per_epoch = self.steps_of_epoch();
         let epoch = self.before.epochs + step / per_epoch;
         let batch = (step % per_epoch) as usize;
         let mut order: Vec<u64> = (0..demos as u64).collect();
         Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
         let chosen = &order[batch * sft.batch..demos.min((batch + 1) * sft.batch)];
-        let codec = self.task.codec();
-        chosen
-            .iter()
-            .map(|&index| {
-                let demo = self.task.demo(index)?;
-                let mut record = Record::default();
-                let mut answer = codec.encode_rendered(&demo.answer)?;
-                answer.extend(codec.stops().first());
-                record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
-                record.push(&answer, TokenClass::Demo, &[]);
-                Ok(record)
-            })
-            .collect()
+        if let Some(name) = sft.buffer()? {
+            let all: Vec<&Record> =
+                self.buffers.get(name).into_iter().flat_map(|b| b.newest(demos)).collect();
+            return Ok(chosen.iter().map(|&index| all[index as usize].clone()).collect());
+        }
+        chosen.iter().map(|&index| self.demonstration(&self.task.demo(index)?)).collect()
+    }
+
+    /// The record of a demonstration.
+    pub(super) fn demonstration(&self, demo: &Demo) -> Result<Record> {
+        let (codec, mut record) = (self.task.codec(), Record::default());
+        let mut answer = codec.encode_rendered(&demo.answer)?;
+        answer.extend(codec.stops().first());
+        record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
+        record.push(&answer, TokenClass::Demo, &[]);
+        Ok(record)
     }
 
     /// What demonstrations are scored under: the model's own distribution, whatever rollouts are

@@ -46,7 +46,7 @@ impl PhaseSpec for ValueFit {
         }
         run.in_phase_before(|trainer| {
             let steps = trainer.config.value.collect_steps as u64;
-            steps.checked_sub(1).map_or(Ok(()), |last| trainer.collect_step(last).map(|_| ()))
+            steps.checked_sub(1).map_or(Ok(()), |last| trainer.gather(last).map(|_| ()))
         })
     }
 

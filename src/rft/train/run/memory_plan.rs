@@ -3,12 +3,14 @@
 //! Nothing is estimated: the run's own code goes once through every phase on a device that hands out
 //! addresses and executes nothing. What it asks for is what the run will ask for.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::io::system_memory::Room;
 use crate::model::Parameter;
 use crate::reward::{RewardInput, RewardOutcome};
+use crate::train::buffer::record_bytes;
 use crate::train::config::{OptimizerKey, PhasePlan, RunConfig, flattened};
 use crate::train::phase::Phase;
 use crate::train::trainer::{CPU_SLOTS, Trainer};
@@ -33,8 +35,8 @@ pub struct MemoryPlan {
     pub activations: u64,
     /// Partial results of launches; on the CPU what allocators keep.
     pub scratch: u64,
-    /// On the CPU hidden states that the critic learns from, and the copies that a checkpoint is
-    /// written from.
+    /// On the CPU hidden states that the critic learns from, records in buffers, and the copies that a
+    /// checkpoint is written from.
     pub copies: u64,
     /// All of it when it is at its most.
     pub total: u64,
@@ -53,7 +55,7 @@ struct Dry {
     rollouts: u64,
     /// Bytes of the largest checkpoint.
     saved: u64,
-    /// Bytes of the hidden states that the critic learns from.
+    /// Bytes of the hidden states that the critic learns from, and of records in buffers.
     states: u64,
 }
 
@@ -211,6 +213,8 @@ impl Dry {
             saved = checkpoint_bytes(&probe.trainer).max(saved);
             states = critic_states(&probe.trainer, plan.kind)?.max(states);
         }
+        let kept = kept_records(&probe.trainer, &plans);
+        let (states, saved) = (states + kept, saved + kept);
         let Probe { driver, mut plan, updates, rollouts, .. } = probe;
         let updated = updates.iter().map(|needs: &UpdateNeeds| needs.arena).max();
         plan.activations = updated.unwrap_or(0).max(rollouts);
@@ -336,6 +340,21 @@ fn critic_states<T: Float>(trainer: &Trainer<T>, kind: Phase) -> Result<u64> {
     };
     let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
     Ok(2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64)
+}
+
+/// Bytes of the records that outlive their batch, when all buffers are full.
+fn kept_records<T: Float>(trainer: &Trainer<T>, plans: &[PhasePlan]) -> u64 {
+    let (mut names, mut window, mut longest) = (BTreeSet::new(), 0, 0);
+    for config in plans.iter().map(|plan| &plan.config) {
+        let rl = &config.rl;
+        names.extend([&rl.store, &rl.divert].into_iter().filter(|name| !name.is_empty()));
+        let batch = rl.prompts * rl.group * (1 + rl.dynamic_sampling);
+        window = window.max(rl.replay_window * batch);
+        longest = longest.max(rl.max_new_tokens);
+    }
+    let records = names.len() * trainer.config.buffer.capacity + window;
+    let (prompt, answer) = trainer.task.lengths();
+    records as u64 * record_bytes(prompt + longest.max(answer))
 }
 
 /// Micro-batch and slots of the run, and those that phases have of their own.

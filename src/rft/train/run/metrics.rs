@@ -64,6 +64,24 @@ choice! {
         SkippedSteps = "skipped_steps",
         /// Completions for which the reward failed.
         RewardsFailed = "rewards_failed",
+        /// Batches that the step sampled, where `rl.dynamic_sampling` may ask for more than one.
+        SampledBatches = "sampled_batches",
+        /// Share of the completions that `rl.keep`, `rl.dedupe` and `rl.dynamic_sampling` left.
+        KeptShare = "kept_share",
+        /// Prompts that went into the buffer of `rl.divert`.
+        Diverted = "diverted",
+        /// Records in the buffer of `rl.store` after the step.
+        BufferSize = "buffer_size",
+        /// Share of the completions that come from earlier batches.
+        ReplayShare = "replay/share",
+        /// Mean number of updates since a replayed completion was sampled.
+        ReplayAge = "replay/age",
+        /// Mean |log π − log π_sampler| over the tokens of replayed completions, before the updates.
+        ReplayGap = "replay/logp_gap",
+        /// Records that the phase in `rl.then` learned from.
+        InnerRecords = "then/records",
+        /// Loss of that phase's last update.
+        InnerLoss = "then/loss",
         /// Loss of the critic.
         ValueLoss = "value_loss",
         /// 1 − Var(return − V) / Var(return) of the critic.

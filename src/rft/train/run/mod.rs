@@ -8,6 +8,7 @@ use crate::io::{interrupt, system_memory};
 use crate::pretrained::Adapter;
 use crate::train::config::{ModelDtype, PhasePlan, RunConfig};
 use crate::train::infer::eval::Evaluation;
+use crate::train::phase::Phase;
 use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
@@ -173,6 +174,11 @@ impl<T: Float> Run<T> {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// What the phase behind the one that runs does.
+    pub(super) fn next_kind(&self) -> Option<Phase> {
+        self.plans.get(self.figures.phase + 1).map(|plan| plan.kind)
     }
 
     /// Does something under the settings of the phase before the one that runs.

@@ -262,6 +262,10 @@ impl Task for DataTask {
         }
     }
 
+    fn train_demo(&self, index: u64) -> Result<Demo> {
+        self.demo(index)
+    }
+
     fn demos(&self) -> Option<usize> {
         Some(self.train.len())
     }
@@ -335,7 +339,7 @@ impl Task for DataTask {
 
 fn unanswered(missing: usize, of: usize) -> Error {
     let reason = format!(
-        "`sft` needs an answer in every row, as `completion` or as the last message; {missing} of \
+        "`sft` and `rl.divert` need an answer in every row, as `completion` or as the last message; {missing} of \
          {of} training rows have none"
     );
     Error::config("phases", reason)

@@ -127,6 +127,11 @@ pub trait Task: Send + Sync {
     /// # Errors
     /// `Config` for a task without demonstrations.
     fn demo(&self, index: u64) -> Result<Demo>;
+    /// Training prompt number `index` with a demonstration.
+    ///
+    /// # Errors
+    /// `Config` for a task without demonstrations.
+    fn train_demo(&self, index: u64) -> Result<Demo>;
     /// How many different demonstrations there are; `None` if they never end.
     fn demos(&self) -> Option<usize> {
         None
@@ -299,6 +304,10 @@ impl Task for Countdown {
 
     fn demo(&self, index: u64) -> Result<Demo> {
         Ok(self.draw_where(&mut self.stream(1, index), false))
+    }
+
+    fn train_demo(&self, index: u64) -> Result<Demo> {
+        Ok(self.draw_where(&mut self.stream(0, index), false))
     }
 
     fn converse(&self, messages: &[Value]) -> Result<Prompt> {

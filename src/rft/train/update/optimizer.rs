@@ -14,6 +14,8 @@ use gradus::view::View;
 pub struct Optimizer {
     /// Updates made so far.
     pub t: u64,
+    /// Elements of each parameter.
+    counts: Vec<usize>,
     moments: Moments,
 }
 
@@ -96,7 +98,24 @@ impl Optimizer {
                 return Err(Error::config("rl.optim", reason));
             }
         };
-        Ok(Optimizer { t: 0, moments })
+        Ok(Optimizer { t: 0, counts, moments })
+    }
+
+    /// Forgets everything: no update was made, and all moments are 0. Nothing is allocated on a GPU.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn restart(&mut self) -> Result<()> {
+        self.t = 0;
+        match &mut self.moments {
+            Moments::Resident(all) => {
+                all.iter_mut().try_for_each(|of| of.m.clear().and_then(|()| of.v.clear()))
+            }
+            Moments::Paged(paged) => self.counts.iter().enumerate().try_for_each(|(i, &count)| {
+                let zeros = vec![0.0; count];
+                paged.set_moments(i, &zeros, &zeros)
+            }),
+        }
     }
 
     /// First and second moment of trainable parameter number `index`, for a checkpoint.

@@ -16,6 +16,11 @@ pub enum TokenClass {
 }
 
 impl TokenClass {
+    /// The class of number `n`, if it is one.
+    pub fn of(n: u8) -> Option<TokenClass> {
+        [TokenClass::Prompt, TokenClass::Gen, TokenClass::Demo].into_iter().find(|c| *c as u8 == n)
+    }
+
     /// Whether tokens of this class are scored and carry loss.
     pub fn is_scored(self) -> bool {
         matches!(self, TokenClass::Gen | TokenClass::Demo)
@@ -49,6 +54,12 @@ pub struct Record {
     pub group: u32,
     /// Whether the sequence ended by itself.
     pub finished: bool,
+    /// Number of its prompt in the task's stream.
+    pub row: u64,
+    /// Updates that the run had made when the sequence was sampled.
+    pub version: u64,
+    /// What the reward function said of it beside the reward, for example an error message.
+    pub feedback: Option<String>,
 }
 
 impl Record {

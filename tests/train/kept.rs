@@ -1,0 +1,362 @@
+//! What a step keeps of its records: selection, buffers, replay, and phases that learn from a buffer.
+
+use gradus_rft::io::safetensors::Tensors;
+use gradus_rft::reward::{RewardInput, RewardOutcome};
+use gradus_rft::train::metrics::Metrics;
+use gradus_rft::train::record::{Record, TokenClass};
+use gradus_rft::train::{RunConfig, Trainer};
+
+fn try_config(settings: &[&str]) -> gradus::Result<RunConfig> {
+    let mut config = RunConfig::default();
+    let small = [
+        "model.hidden=16",
+        "model.layers=1",
+        "model.heads=2",
+        "model.kv_heads=2",
+        "model.head_dim=8",
+        "model.ffn=32",
+        "phases=rl",
+        "sft.batch=4",
+        "sft.epochs=1",
+        "sft.warmup_steps=1",
+        "rl.prompts=4",
+        "rl.group=3",
+        "rl.micro_batch=5",
+        "rl.warmup_steps=1",
+        "rl.steps=8",
+        "eval.max_prompts=2",
+        "eval.samples=1",
+    ];
+    small.iter().chain(settings).try_for_each(|s| config.apply_set(s))?;
+    Ok(config)
+}
+
+/// A reward that differs within most groups: the share of `1` to `4` among the characters.
+fn trainer(settings: &[&str]) -> Trainer {
+    let trainer = Trainer::on(try_config(settings).unwrap(), gradus::Device::Cpu).unwrap();
+    trainer.with_reward(|input: &RewardInput<'_>| {
+        let low = input.completion.chars().filter(|c| "1234".contains(*c)).count();
+        Ok(RewardOutcome::Score(low as f32 / input.completion.len().max(1) as f32))
+    })
+}
+
+fn step(trainer: &mut Trainer, step: u64) -> Metrics {
+    let (_, records, _) = trainer.collect(step).unwrap();
+    trainer.rl_step(step, records).unwrap()
+}
+
+fn value(metrics: &Metrics, key: &str) -> f64 {
+    metrics.get(key.parse().unwrap()).unwrap_or_else(|| panic!("no {key} in {metrics:?}"))
+}
+
+fn newest(trainer: &Trainer, name: &str) -> Vec<Record> {
+    trainer
+        .buffers
+        .get(name)
+        .map_or(Vec::new(), |buffer| buffer.newest(usize::MAX).cloned().collect())
+}
+
+#[test]
+fn keys_that_mean_nothing_are_refused() {
+    for (settings, key) in [
+        (vec!["rl.keep_share=0.3"], "rl.keep_share"),
+        (vec!["rl.keep_threshold=0.3", "rl.keep=best"], "rl.keep_threshold"),
+        (vec!["rl.keep=positive", "rl.advantage=gae"], "rl.keep"),
+        (vec!["rl.keep=positive", "rl.loss=reft"], "rl.keep"),
+        (vec!["rl.divert_below=0.3"], "rl.divert_below"),
+        (vec!["rl.overlong_penalty=0.3"], "rl.overlong_penalty"),
+        (vec!["rl.replay_share=0.3"], "rl.replay_share"),
+        (vec!["rl.replay_window=3"], "rl.replay_window"),
+        (vec!["rl.store=a b"], "rl.store"),
+        (vec!["rl.divert=../a"], "rl.divert"),
+        (vec!["sft.source=file"], "sft.source"),
+        (vec!["sft.source=buffer:"], "sft.source"),
+        (vec!["sft.drain=false"], "sft.drain"),
+        (vec!["rl.then=hard"], "rl.then"),
+        (vec!["rl.then=hard >= 0: sft"], "rl.then"),
+        (vec!["rl.then=hard >= x: sft"], "rl.then"),
+        (vec!["rl.dynamic_sampling=64"], "rl.dynamic_sampling"),
+    ] {
+        let error = try_config(&settings).unwrap().validate().unwrap_err().to_string();
+        assert!(error.contains(key), "{settings:?}: {error}");
+    }
+    let error = try_config(&["rl.keep=most"]).unwrap_err().to_string();
+    assert!(error.contains("rl.keep") && error.contains("best"), "{error}");
+}
+
+/// A buffer that is read is filled before, and one that is filled is read.
+#[test]
+fn lists_with_a_loose_end_are_refused() {
+    let checked = |settings: &[&str]| {
+        let config = try_config(settings).and_then(|config| config.validate_phases());
+        config.map_err(|e| e.to_string())
+    };
+    let learns = ["rl.store=own", "sft.source=buffer:own"];
+    for (phases, other, key) in [
+        ("collect,sft", vec!["rl.store=own"], "rl.store"),
+        ("collect,sft", vec!["sft.source=buffer:own"], "collect"),
+        ("sft,collect", learns.to_vec(), "sft.source"),
+        ("rl", vec!["rl.store=own"], "rl.store"),
+        ("rl", vec!["rl.divert=hard"], "rl.divert"),
+        ("rl", vec!["rl.divert=hard", "rl.then=hart >= 3: sft"], "rl.then"),
+        ("collect,sft", vec!["rl.store=own", "sft.source=buffer:other"], "sft.source"),
+    ] {
+        let all: Vec<String> =
+            other.iter().map(|s| s.to_string()).chain([format!("phases={phases}")]).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let error = checked(&all).unwrap_err();
+        assert!(error.contains(key), "{all:?}: {error}");
+    }
+    for phases in ["phases=collect,sft,collect,sft", "phases=rl,sft"] {
+        checked(&[&learns[..], &[phases]].concat()).unwrap();
+    }
+    let hard = "rl.then=hard >= 3: sft";
+    checked(&["rl.divert=hard", hard, "sft.source=buffer:hard"]).unwrap();
+    let teach = ["rl.divert=hard", "rl.then=hard >= 3: teach", "phase.teach.kind=sft"];
+    checked(&[&teach[..], &["phase.teach.source=buffer:hard"]].concat()).unwrap();
+    for (own, says) in [
+        (vec![], "buffer:hard"),
+        (vec!["phase.teach.source=buffer:own"], "buffer:hard"),
+        (vec!["phase.teach.source=buffer:hard", "phase.teach.fresh_optimizer=true"], "goes on"),
+        (vec!["phase.teach.source=buffer:hard", "phase.teach.batch=0"], "phase.teach.batch"),
+    ] {
+        let error = checked(&[&teach[..], &own].concat()).unwrap_err();
+        assert!(error.contains("teach") && error.contains(says), "{own:?}: {error}");
+    }
+    let error = checked(&["rl.divert=hard", "rl.then=hard >= 3: reach"]).unwrap_err();
+    assert!(error.contains("rl.then") && error.contains("reach"), "{error}");
+    let error = checked(&["rl.divert=hard", "rl.then=hard >= 3: quantize"]).unwrap_err();
+    assert!(error.contains("rl.then") && error.contains("not sft"), "{error}");
+}
+
+/// What a rule keeps is what the update learns from and what the buffer takes in.
+#[test]
+fn what_is_kept_is_learned_from_and_stored() {
+    let scored = |records: &[Record]| records.iter().map(|r| r.scored().count()).sum::<usize>();
+    let (_, all, _) = trainer(&[]).collect(0).unwrap();
+    let mean = |group: &[Record]| group.iter().map(|r| r.reward).sum::<f32>() / 3.0;
+    let above = |group: &[Record]| group.iter().filter(|r| r.reward > mean(group)).count();
+    let above = all.chunks(3).map(above).sum::<usize>();
+    assert!(above > 4, "{above}");
+    for (rule, kept) in [
+        ("rl.keep=best", 4),
+        ("rl.keep=top", 3),
+        ("rl.keep=threshold", 0),
+        ("rl.keep=positive", above),
+    ] {
+        let mut trainer = trainer(&[rule, "rl.store=own", "rl.loss=dr_grpo"]);
+        let before = trainer.save_state().unwrap();
+        let metrics = step(&mut trainer, 0);
+        let own = newest(&trainer, "own");
+        assert_eq!(own.len(), kept, "{rule}");
+        assert_eq!(value(&metrics, "kept_share"), kept as f64 / 12.0, "{rule}");
+        assert_eq!(value(&metrics, "buffer_size"), kept as f64, "{rule}");
+        assert!(own.iter().all(|r| r.version == 0 && r.row < 4 && !r.reward.is_nan()), "{rule}");
+        let moved = |name: &str| trainer.save_state().unwrap().get(name) != before.get(name);
+        assert_eq!(moved("param/lm_head.weight"), kept > 0, "{rule}: nothing kept, nothing moves");
+        if rule == "rl.keep=positive" {
+            assert_eq!(value(&metrics, "update/tokens"), scored(&own) as f64, "{rule}");
+        }
+        // The mean reward is that of all completions.
+        let mean = all.iter().map(|r| r.reward as f64).sum::<f64>() / 12.0;
+        assert_eq!(value(&metrics, "reward"), mean, "{rule}");
+    }
+}
+
+/// All settings at once: what is stored, diverted, replayed and learned inside is in the state, so a
+/// trainer that takes it over at any step goes on to the same bits.
+#[test]
+fn a_trainer_goes_on_from_a_state_with_full_buffers() {
+    let settings = [
+        "rl.keep=top",
+        "rl.keep_share=0.5",
+        "rl.dedupe=true",
+        "rl.store=own",
+        "rl.replay_window=2",
+        "rl.replay_share=0.4",
+        "rl.divert=hard",
+        "rl.divert_below=0.4",
+        "rl.then=hard >= 3: sft",
+        "sft.source=buffer:hard",
+        "rl.dynamic_sampling=1",
+        "rl.learning_rate=3e-2",
+    ];
+    let mut whole = trainer(&settings);
+    let (mut ran, mut diverted) = (0, 0.0);
+    for n in 0..6 {
+        let state = whole.save_state().unwrap();
+        let metrics = step(&mut whole, n);
+        let mut other = trainer(&settings);
+        other.load_state(&state).unwrap();
+        // As text: what is not a number is not equal to itself.
+        assert_eq!(format!("{:?}", step(&mut other, n)), format!("{metrics:?}"), "step {n}");
+        let (got, want) = (other.save_state().unwrap(), whole.save_state().unwrap());
+        assert!(got == want, "step {n}");
+        ran += metrics.get("then/records".parse().unwrap()).is_some() as usize;
+        diverted += value(&metrics, "diverted");
+        assert_eq!(value(&metrics, "ratio_max_abs_dev") > 0.0, n > 0, "step {n}");
+    }
+    assert!(ran > 0 && diverted >= 3.0, "the inner phase ran {ran} times, {diverted} diverted");
+    let state = whole.save_state().unwrap();
+    for part in ["buffer/own/ids", "replay/1/ids", "inner_m/lm_head.weight", "version"] {
+        assert!(state.contains_key(part), "no {part} in {:?}", state.keys());
+    }
+    let plain = trainer(&[]).save_state().unwrap();
+    let own = ["version", "buffer/", "replay/", "inner"];
+    let kept = |state: &Tensors| state.keys().any(|name| own.iter().any(|o| name.starts_with(o)));
+    assert!(kept(&state));
+    assert!(!kept(&plain), "a run that keeps no records has none of it in its state");
+}
+
+/// The window holds what the last batches were; ages count updates.
+#[test]
+fn replayed_groups_are_those_of_the_window() {
+    let mut trainer =
+        trainer(&["rl.replay_window=2", "rl.replay_share=0.5", "rl.updates_per_batch=3"]);
+    for n in 0..5 {
+        let (_, records, _) = trainer.collect(n).unwrap();
+        let tokens = records.iter().map(|r| r.ids.len()).sum::<usize>();
+        let metrics = trainer.rl_step(n, records).unwrap();
+        let (share, age) = (value(&metrics, "replay/share"), value(&metrics, "replay/age"));
+        match n {
+            0 => {
+                assert!(share == 0.0 && age.is_nan() && value(&metrics, "replay/logp_gap").is_nan())
+            }
+            1 => assert_eq!((share, age), (0.5, 3.0), "the one batch there is"),
+            _ => assert!(share == 0.5 && (3.0..=6.0).contains(&age), "{share} {age}"),
+        }
+        assert!(n == 0 || value(&metrics, "replay/logp_gap") > 0.0);
+        // Metrics of completions are those of the step's own.
+        assert_eq!(value(&metrics, "num_tokens"), tokens as f64);
+    }
+}
+
+/// Rounds: a collect phase fills a buffer, an SFT phase learns it in one epoch and empties it.
+#[test]
+fn a_phase_learns_from_a_buffer() {
+    let settings = [
+        "phases=collect,sft",
+        "rl.store=own",
+        "rl.keep=best",
+        "sft.source=buffer:own",
+        "sft.epochs=2",
+    ];
+    let mut trainer = trainer(&settings);
+    let error = trainer.sft_step(0).unwrap_err().to_string();
+    assert!(error.contains("buffer:own") && error.contains("empty"), "{error}");
+    trainer.collect_step(0, false).unwrap();
+    trainer.collect_step(1, false).unwrap();
+    let own = newest(&trainer, "own");
+    assert_eq!((own.len(), trainer.sft_steps()), (8, 4));
+    let mut seen: Vec<Vec<i32>> = Vec::new();
+    for n in 0..2 {
+        seen.extend(trainer.demonstrations(n).unwrap().into_iter().map(|r| r.ids));
+    }
+    let mut all: Vec<Vec<i32>> = own.iter().map(|r| r.ids.clone()).collect();
+    assert_ne!(seen, all, "shuffled");
+    seen.sort();
+    all.sort();
+    assert_eq!(seen, all, "an epoch has every record once");
+    let before = value(&trainer.sft_step(0).unwrap(), "loss");
+    (1..4).for_each(|n| drop(trainer.sft_step(n).unwrap()));
+    assert!(value(&trainer.sft_step(0).unwrap(), "loss") < before);
+    trainer.config.sft.demos = 3;
+    assert_eq!(trainer.sft_steps(), 2, "the three newest");
+    let ids = |r: &[Record]| r.iter().map(|r| r.ids.clone()).collect::<Vec<_>>();
+    let drawn = ids(&trainer.demonstrations(0).unwrap());
+    assert!(drawn.iter().all(|one| ids(&own[5..]).contains(one)) && drawn.len() == 3);
+}
+
+/// An optimizer that has seen nothing: the first step of the phase is that of a new trainer.
+#[test]
+fn a_phase_may_begin_with_a_fresh_optimizer() {
+    let first = |settings: &[&str]| {
+        let mut trainer =
+            trainer(&[&["sft.learning_rate=1e-2", "sft.lr_schedule=constant"], settings].concat());
+        step(&mut trainer, 0);
+        let t = trainer.optimizer.t;
+        trainer.sft_step(0).unwrap();
+        (t, trainer.optimizer.t, trainer.version)
+    };
+    assert_eq!(first(&[]), (1, 2, 2));
+    assert_eq!(first(&["sft.fresh_optimizer=true"]), (1, 1, 2));
+}
+
+/// Prompts that always fail go to the buffer with the demonstration of their own row.
+#[test]
+fn failed_prompts_are_diverted_with_their_demonstration() {
+    let settings = ["rl.divert=hard", "rl.divert_below=0.3"];
+    let mut trainer = trainer(&settings);
+    let (sampled, records, _) = trainer.collect(0).unwrap();
+    let failed: Vec<usize> = (0..4)
+        .filter(|g| records[3 * g..3 * g + 3].iter().all(|r| r.reward as f64 <= 0.3))
+        .collect();
+    assert!(!failed.is_empty() && failed.len() < 4, "{failed:?}");
+    let metrics = trainer.rl_step(0, records.clone()).unwrap();
+    assert_eq!(value(&metrics, "diverted"), failed.len() as f64);
+    let hard = newest(&trainer, "hard");
+    assert_eq!(hard.len(), failed.len());
+    for (record, g) in hard.iter().zip(&failed) {
+        let prompt: Vec<i32> = record.ids[..sampled.prompt_ids[*g].len()].to_vec();
+        assert_eq!(prompt, sampled.prompt_ids[*g]);
+        let answer = &record.ids[prompt.len()..];
+        let text = trainer.task.codec().decode(answer).unwrap();
+        let demo = trainer.task.train_demo(*g as u64).unwrap();
+        assert_eq!((text, &demo.prompt.text), (demo.answer, &sampled.prompts[*g].text));
+        assert!(record.class.iter().skip(prompt.len()).all(|&c| c == TokenClass::Demo));
+    }
+    // The same rows fail again: they are there already.
+    trainer.rl_step(1, records).unwrap();
+    assert_eq!(newest(&trainer, "hard").len(), failed.len());
+}
+
+/// With dynamic sampling a step samples on until the rewards of enough prompts differ; what is kept
+/// are those prompts, and no draw is repeated.
+#[test]
+fn dynamic_sampling_fills_the_batch() {
+    let rare = |input: &RewardInput<'_>| {
+        Ok(RewardOutcome::Score(input.completion.starts_with('4') as u8 as f32))
+    };
+    let build = |extra: &str| -> Trainer {
+        let config = try_config(&[extra, "rl.loss=dr_grpo"]).unwrap();
+        Trainer::on(config, gradus::Device::Cpu).unwrap().with_reward(rare)
+    };
+    let (_, plain, _) = build("rl.dynamic_sampling=0").collect(3).unwrap();
+    let differs = |group: &[Record]| group.iter().any(|r| r.reward != group[0].reward);
+    assert!(plain.chunks(3).filter(|g| differs(g)).count() < 4, "nothing to fill");
+    let mut trainer = build("rl.dynamic_sampling=20");
+    let (sampled, records, _) = trainer.collect(3).unwrap();
+    assert_eq!(records[..12], plain[..], "the first batch is the step's own");
+    let spread = records.chunks(3).filter(|g| differs(g)).count();
+    assert!(spread >= 4 && records.len() < 3 * 4 * 21, "{spread} of {}", records.len());
+    let texts: std::collections::HashSet<_> = sampled.prompts.iter().map(|p| &p.text).collect();
+    assert!(texts.len() > 3 * sampled.prompts.len() / 4, "prompts are drawn anew");
+    let metrics = trainer.rl_step(3, records.clone()).unwrap();
+    assert_eq!(value(&metrics, "kept_share"), 12.0 / records.len() as f64);
+    let kept: Vec<&[Record]> = records.chunks(3).filter(|g| differs(g)).take(4).collect();
+    let tokens = kept.concat().iter().map(|r| r.scored().count()).sum::<usize>();
+    assert_eq!(value(&metrics, "update/tokens"), tokens as f64);
+}
+
+/// The longest completions lose reward, before the rewards are dealt out.
+#[test]
+fn long_completions_lose_reward() {
+    let rewards = |settings: &[&str]| {
+        let (sampled, _, scores) = trainer(settings).collect(0).unwrap();
+        let lengths: Vec<usize> =
+            sampled.rollouts.iter().flatten().map(|r| r.tokens.len()).collect();
+        (lengths, scores.rewards)
+    };
+    let (lengths, plain) = rewards(&[]);
+    let (_, shaped) = rewards(&["rl.overlong_buffer=2", "rl.overlong_penalty=0.5"]);
+    let longest = *lengths.iter().max().unwrap();
+    assert_eq!(longest, 6, "an answer of three digits has six tokens");
+    for ((n, plain), shaped) in lengths.iter().zip(plain).zip(shaped) {
+        let lost = match n {
+            6 => 0.5,
+            5 => 0.25,
+            _ => 0.0,
+        };
+        assert_eq!(shaped, plain - lost, "{n} tokens");
+    }
+}
