@@ -92,7 +92,7 @@ choice! {
         EvalMajority = "eval/majority_vote",
         /// Held-out score of the best samples of the prompts.
         EvalBest = "eval/best_of_n",
-        /// Largest |ratio − 1| in the step's first update.
+        /// Largest |ratio − 1| in the step's first update, to the policy before it.
         RatioMaxAbsDev = "ratio_max_abs_dev",
         /// Seconds of the step.
         StepTime = "time/step_time",

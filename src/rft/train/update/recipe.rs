@@ -7,7 +7,8 @@ use gradus::error::{Error, Result};
 use gradus::ops::presets;
 use gradus::ops::presets::{Covariance, Estimator, KlPlace, Preset};
 use gradus::ops::{
-    Aggregation, GroupBaseline, GroupScale, GroupSettings, Kl, Loss, OnSingle, PolicySettings,
+    Aggregation, Denominator, GroupBaseline, GroupScale, GroupSettings, Kl, Loss, OnSingle,
+    PolicySettings,
 };
 
 /// The objective of the `rl` phase.
@@ -63,6 +64,10 @@ impl Recipe {
         let in_loss = beta > 0.0 && place == KlPlace::Loss;
         preset.settings.kl = in_loss.then_some(Kl { coef: beta, ..preset.kl });
         preset.settings.entropy_coef = rl.entropy_coef.or(preset.settings.entropy_coef);
+        // What is replayed was sampled by an older policy, and ratios are to that one.
+        if rl.replay_window > 0 {
+            preset.settings.denominator = Denominator::Sampler;
+        }
         let estimator = estimator(config, preset.estimator)?;
         let reward_beta = if place == KlPlace::Reward { beta } else { 0.0 };
         if estimator == Estimator::One && reward_beta > 0.0 {

@@ -30,7 +30,8 @@ use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
-    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
+    Advantage, ClipCenter, CopyRows, Denominator, PolicyLoss, PolicySettings, PolicyStats,
+    copy_rows, policy_loss,
 };
 use gradus::view::View;
 
@@ -214,6 +215,12 @@ fn loss<T: Float>(
     let (allocator, records) = (&model.allocator, part.records);
     let old = scored.gather(records, Record::old_logp);
     let old_logp = allocator.copy_of(&old)?;
+    let s = objective.settings;
+    let of_sampler = s.denominator == Denominator::Sampler
+        || s.center == ClipCenter::OldOverSampler
+        || s.opsm.is_finite();
+    let sampler_logp = of_sampler.then(|| scored.gather(records, |r| &r.sampler_logp));
+    let sampler_logp = sampler_logp.map(|column| allocator.copy_of(&column)).transpose()?;
     let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
     let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
     let token_weight = scored.gather_all(records, |r| &r.token_weight);
@@ -230,6 +237,7 @@ fn loss<T: Float>(
     }
     let args = PolicyLoss {
         old_logp: Some(old_logp.all()),
+        sampler_logp: sampler_logp.as_ref().map(Buffer::all),
         ref_logp: ref_logp.as_ref().map(Buffer::all),
         token_weight: token_weight.as_ref().map(Buffer::all),
         selected: selected.as_ref().map(Buffer::all),
