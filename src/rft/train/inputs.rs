@@ -224,7 +224,7 @@ fn same_vocabulary(plan: &PhasePlan, run: &dyn Codec, own: &dyn Codec) -> Result
     if !std::ptr::addr_eq(run, own) && (spelled(run)?, run.stops()) != (spelled(own)?, own.stops())
     {
         let reason = format!("the phase `{}` has other characters than the run", plan.name);
-        return Err(Error::config(&format!("phase.{}", plan.name), reason));
+        return Err(Error::config(format!("phase.{}", plan.name), reason));
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ impl RunConfig {
         let unused = |name: &&String| !called.contains(name) && !of_recipe(name);
         if let Some(name) = self.phase.keys().find(unused) {
             let reason = "is not in `phases` or `rl.then`, so that it would have no effect";
-            return Err(Error::config(&format!("phase.{name}"), reason));
+            return Err(Error::config(format!("phase.{name}"), reason));
         }
         Ok(plans)
     }
@@ -199,7 +199,7 @@ impl RunConfig {
             kind.and_then(|kind| known_key(kind, path).ok()?).is_some_and(|own| own == key)
         });
         match own {
-            Some((path, _)) => Error::config(&format!("phase.{name}.{}", path.join(".")), reason),
+            Some((path, _)) => Error::config(format!("phase.{name}.{}", path.join(".")), reason),
             None => Error::config(&key, format!("{reason} (in the phase `{name}`)")),
         }
     }
