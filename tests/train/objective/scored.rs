@@ -8,20 +8,17 @@ use gradus_rft::train::{Resume, RunConfig, Trainer, train};
 
 use super::value;
 
-/// A golden model on rows of this text, two of them a step.
+/// A fresh byte model on rows of this text, two of them a step.
 fn config(folder: &std::path::Path, rows: &str, settings: &[&str]) -> RunConfig {
     let data = folder.join("rows.jsonl");
     std::fs::write(&data, rows).unwrap();
-    let golden = crate::common::golden_folder().join("models/llama");
-    let mut config = RunConfig::pretrained();
+    let mut config = super::config(&["phases=rl"]);
     config.out = folder.join("runs").to_string_lossy().into_owned();
-    config.model.path = golden.to_string_lossy().into_owned();
     config.data.path = data.to_string_lossy().into_owned();
     config.data.heldout_share = 0.0;
     let shared = [
         "rl.prompts=2",
         "rl.max_new_tokens=4",
-        "rl.warmup_steps=1",
         "rl.source=data",
         "rl.lr_schedule=constant",
         "device=cpu",
@@ -32,7 +29,9 @@ fn config(folder: &std::path::Path, rows: &str, settings: &[&str]) -> RunConfig 
 
 fn trainer(rows: &str, settings: &[&str]) -> gradus::Result<Trainer> {
     let folder = tempfile::tempdir().unwrap();
-    Trainer::on(config(folder.path(), rows, settings), Device::Cpu)
+    let mut trainer = Trainer::on(config(folder.path(), rows, settings), Device::Cpu)?;
+    super::sharpen(&mut trainer, 6.0);
+    Ok(trainer)
 }
 
 const PAIRS: &str = "{\"prompt\": \"2+2=\", \"chosen\": \"4\", \"rejected\": \"five\"}\n\
@@ -63,7 +62,8 @@ fn a_step_of_answers_is_a_batch_of_records() {
         };
         assert!([&b"2+2="[..], b"3+4="].contains(&&text(TokenClass::Prompt)[..]));
         let answer = text(TokenClass::Demo);
-        assert_eq!(answer.last(), Some(&2), "the end of sequence");
+        let end = trainer.task.codec().stops()[0];
+        assert_eq!(answer.last(), Some(&(end as u8)), "the end of sequence");
         assert_eq!(record.proximal_logp, now);
         assert!(record.scored().all(|t| record.entropy[t] > 0.0));
     }
@@ -91,8 +91,7 @@ fn objectives_learn_from_a_file() {
     ] {
         for adapters in [false, true] {
             let loss = format!("rl.loss={loss}");
-            let phases = if adapters { "phases=quantize,rl" } else { "phases=rl" };
-            let settings = [&loss, phases, "rl.learning_rate=1e-4"];
+            let settings = [&*loss, "rl.learning_rate=1e-4"];
             let mut trainer = trainer(rows, &settings).unwrap();
             if adapters {
                 trainer.quantize().unwrap();
@@ -116,8 +115,7 @@ fn objectives_learn_from_a_file() {
 /// KTO's zero is the KL of answers under prompts they were not written for.
 #[test]
 fn the_zero_of_kto_is_measured_on_other_prompts() {
-    let mut trainer =
-        trainer(LABELED, &["phases=rl", "rl.loss=kto", "rl.learning_rate=1e-2"]).unwrap();
+    let mut trainer = trainer(LABELED, &["rl.loss=kto", "rl.learning_rate=1e-2"]).unwrap();
     let records = trainer.scored_answers(0).unwrap();
     trainer.rl_step(0, records).unwrap();
     let records = trainer.scored_answers(0).unwrap();
@@ -132,7 +130,7 @@ fn the_zero_of_kto_is_measured_on_other_prompts() {
         let logp = score_records(&trainer.model, records, true, 1.0, 64).unwrap();
         logp.iter().map(|column| column.iter().map(|&l| l as f64).sum()).collect()
     };
-    let reference = self::trainer(LABELED, &["phases=rl", "rl.loss=kto"]).unwrap();
+    let reference = self::trainer(LABELED, &["rl.loss=kto"]).unwrap();
     let gap = |records: &[_]| -> Vec<f64> {
         let now = sums(&trainer, records);
         now.iter().zip(sums(&reference, records)).map(|(a, b)| a - b).collect()
@@ -182,13 +180,7 @@ fn contexts_and_completions_make_a_matrix() {
     let got = value(&values, "loss");
     assert!((got - want).abs() < 1e-6, "{got} {want}");
     // Rollouts: a completion for each context, and matrices of them.
-    let online = [
-        "phases=rl",
-        "rl.loss=info_nce",
-        "rl.source=rollout",
-        "rl.group=2",
-        "reward.functions=exact",
-    ];
+    let online = ["rl.loss=info_nce", "rl.source=rollout", "rl.group=2", "reward.functions=exact"];
     let rows = CONTEXTS.replace("\"completions\"", "\"answer\": \"1\", \"completions\"");
     let mut trainer = self::trainer(&rows, &online).unwrap();
     let (_, records, _) = trainer.collect(0).unwrap();
@@ -214,7 +206,9 @@ fn files_that_cannot_serve_are_refused_before_anything_runs() {
         "{{\"prompt\": \"a\", \"chosen\": \"{}\", \"rejected\": \"b\"}}\n",
         "c".repeat(300)
     );
-    let error = trainer(&long, &["rl.loss=dpo"]).err().unwrap().to_string();
+    let golden = crate::common::golden_folder().join("models/llama");
+    let golden = format!("model.path={}", golden.display());
+    let error = trainer(&long, &["rl.loss=dpo", &golden]).err().unwrap().to_string();
     assert!(error.contains("302 tokens") && error.contains("256 positions"), "{error}");
     let error = super::config(&["rl.source=data"]).validate().unwrap_err().to_string();
     assert!(error.contains("rl.source") && error.contains("data.path"), "{error}");
