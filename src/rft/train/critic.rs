@@ -1,8 +1,9 @@
 //! The critic: V(h) on the policy's hidden states, fitted to returns.
 //!
-//! The critic reads the trunk but sends no gradient into it, so the value_fit phase cannot move the
-//! policy, and RL starts with a value function that already explains the returns (VLA-RL,
-//! arXiv:2505.18719, warms its critic up for the same reason).
+//! The critic reads the trunk and, unless `value.coef` gives its loss a weight in the policy's, sends no
+//! gradient into it. The value_fit phase never moves the policy, and RL starts with a value function
+//! that already explains the returns (VLA-RL, arXiv:2505.18719, warms its critic up for the same
+//! reason).
 
 use crate::model::ValueHead;
 use gradus::device::Device;
@@ -81,9 +82,24 @@ impl Critic {
         value_loss(device, args)?;
         let mut gradient = vec![0f32; self.head.weight.len()];
         self.head.backward(&batch.hidden, &dvalue, &mut gradient);
+        self.step(device, &gradient, rate)?;
+        let explained_variance = explained_variance(&value, &batch.returns);
+        Ok(Some(CriticFit { loss, explained_variance }))
+    }
+
+    /// How well the critic knew `batch` when it came in, with the loss of an update on it.
+    pub(crate) fn fit(batch: &CriticBatch, loss: f64) -> CriticFit {
+        CriticFit { loss, explained_variance: explained_variance(&batch.value, &batch.returns) }
+    }
+
+    /// One AdamW step of the head.
+    ///
+    /// # Errors
+    /// What the op says. A gradient that is not finite changes nothing.
+    pub fn step(&mut self, device: &Device, gradient: &[f32], rate: f64) -> Result<()> {
         let tensor = AdamWTensor {
             param: ViewMut::from(&mut self.head.weight),
-            grad: View::from(&gradient),
+            grad: View::from(gradient),
             m: ViewMut::from(&mut self.m),
             v: ViewMut::from(&mut self.v),
             mask: None,
@@ -92,8 +108,7 @@ impl Critic {
         let mut outcome = AdamWOutcome::default();
         adamw(device, AdamW { tensors: vec![tensor], settings, outcome: &mut outcome })?;
         self.t += outcome.non_finite.is_none() as u64;
-        let explained_variance = explained_variance(&value, &batch.returns);
-        Ok(Some(CriticFit { loss, explained_variance }))
+        Ok(())
     }
 }
 

@@ -35,4 +35,4 @@ pub use run::summary::Summary;
 pub use run::{Resume, train};
 pub use run::{checkpoint, metrics, plot, progress, summary, tensorboard};
 pub use trainer::Trainer;
-pub use update::{optimizer, recipe, record, reference, sequence, step};
+pub use update::{optimizer, recipe, record, reference, sequence, step, trunk};

@@ -135,11 +135,7 @@ impl<T: Float> Trainer<T> {
         let inputs = RunInputs::open(&config)?;
         let (task, stages) = (inputs.task.clone(), inputs.stages());
         let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen());
-        let (fingerprint, mut notes) = (inputs.fingerprint(), inputs.notes.clone());
-        if config.rl.loss == "reft" {
-            let trunk = "its loss does not move the policy's weights, as the paper's does";
-            notes.push(format!("    reft the critic is a head of its own: {trunk}"));
-        }
+        let (fingerprint, notes) = (inputs.fingerprint(), inputs.notes.clone());
         let model = inputs.model(&config, device, outline)?;
         let optimizer = Optimizer::new(&model.device, &model.params, config.rl.optim.residence())?;
         Ok(Trainer {

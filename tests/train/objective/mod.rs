@@ -7,6 +7,7 @@ mod scored;
 mod sequences;
 mod settings;
 mod steps;
+mod tokens;
 
 use gradus::error::Result;
 use gradus_rft::train::metrics::Metrics;

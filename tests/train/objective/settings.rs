@@ -3,9 +3,10 @@
 use gradus::ops::presets::{self, Covariance, Estimator};
 use gradus::ops::{
     Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
-    KlWeight, Loss, OnSingle, PolicySettings, PreferenceKind, RatioLevel,
+    KlWeight, Loss, OffPolicyBound, OffPolicyLevel, OffPolicySettings, OnSingle, PolicySettings,
+    PreferenceKind, RatioLevel,
 };
-use gradus_rft::train::recipe::Recipe;
+use gradus_rft::train::recipe::{Recipe, Weighing};
 use gradus_rft::train::sequence::{self, Preference, SequenceKind, SequenceLoss};
 
 use super::{config, try_config};
@@ -26,6 +27,7 @@ struct Row {
     /// β and whether it is in the reward.
     kl: (f64, bool),
     value_clip: f64,
+    value_coef: f64,
     covariance: Option<Covariance>,
 }
 
@@ -69,6 +71,7 @@ fn row(name: &'static str, loss: Loss, aggregation: Aggregation, estimator: Esti
         estimator,
         kl: (0.0, false),
         value_clip: OFF,
+        value_coef: 0.0,
         covariance: None,
     }
 }
@@ -90,6 +93,7 @@ fn published() -> Vec<Row> {
         Row {
             kl: (0.05, true),
             value_clip: 0.2,
+            value_coef: 5.0,
             ..row("reft", ppo(0.2, 0.2, OFF), SEQUENCES, Estimator::Gae)
         },
         Row { entropy: 1e-3, ..row("relift", no_clip, CONSTANT, undivided()) },
@@ -217,6 +221,9 @@ fn every_preset_is_what_its_name_says() {
         assert_eq!(got.estimator, row.estimator, "{}", row.name);
         assert_eq!(got.reward_beta, if in_reward { beta } else { 0.0 }, "{}", row.name);
         assert_eq!(got.value_clip, row.value_clip, "{}", row.name);
+        assert_eq!(got.value_coef, row.value_coef, "{}", row.name);
+        assert_eq!((got.advantage_clamp, got.weighing), (OFF, Weighing::Even), "{}", row.name);
+        assert_eq!((got.importance, got.sequence), (None, None), "{}", row.name);
         assert_eq!(got.covariance, row.covariance, "{}", row.name);
     }
 }
@@ -424,7 +431,13 @@ fn every_sequence_objective_is_what_its_name_says() {
             "rl.kl=loss",
             "rl.clip_low=0.2",
             "rl.entropy_coef=0",
+            "rl.advantage_clamp=1",
+            "rl.top_entropy_quantile=0.2",
+            "rl.token_weight_floor=0.1",
+            "rl.importance_sampling=token_mask",
             "value.clip=0.2",
+            "value.coef=1",
+            "value.whiten=false",
         ] {
             let error = refused(&[&loss, key]);
             assert!(error.contains(key.split('=').next().unwrap()), "{name}: {error}");
@@ -464,4 +477,47 @@ fn keys_that_an_objective_does_not_read_are_refused() {
             }
         }
     }
+}
+
+/// Weights of tokens, and which keys exclude each other.
+#[test]
+fn weights_of_tokens_are_those_that_are_named() {
+    assert_eq!(recipe(&["rl.top_entropy_quantile=0.2"]).weighing, Weighing::TopEntropy(0.2));
+    assert_eq!(recipe(&["rl.token_weight_floor=0.1"]).weighing, Weighing::Probability(0.1));
+    assert_eq!(recipe(&["rl.advantage_clamp=10"]).advantage_clamp, 10.0);
+    let (token, sequence) = (OffPolicyLevel::Token, OffPolicyLevel::SequenceSum);
+    let (cut, mask) = (OffPolicyBound::Truncate, OffPolicyBound::Mask);
+    for (name, level, bound) in [
+        ("token_truncate", token, cut),
+        ("token_mask", token, mask),
+        ("sequence_truncate", sequence, cut),
+        ("sequence_mask", sequence, mask),
+    ] {
+        let named = format!("rl.importance_sampling={name}");
+        let want = OffPolicySettings { level, bound, max: 3.0, ..OffPolicySettings::default() };
+        assert_eq!(recipe(&[&named]).importance, Some(want), "{name}");
+        let own = recipe(&[&named, "rl.importance_sampling_cap=2"]).importance.unwrap();
+        assert_eq!(own.max, 2.0, "{name}");
+    }
+    for (settings, key) in [
+        (&["rl.top_entropy_quantile=0.2", "rl.token_weight_floor=0.1"][..], "token_weight_floor"),
+        (&["rl.loss=verl/clip_cov", "rl.top_entropy_quantile=0.2"], "rl.top_entropy_quantile"),
+        (&["rl.loss=verl/kl_cov", "rl.token_weight_floor=0.1"], "rl.token_weight_floor"),
+        (&["rl.loss=ce", "rl.advantage_clamp=1"], "rl.advantage_clamp"),
+        (&["rl.importance_sampling_cap=2"], "rl.importance_sampling_cap"),
+        (&["rl.source=data", "rl.importance_sampling=token_mask"], "rl.importance_sampling"),
+        (&["value.coef=1"], "value.coef"),
+        (&["value.whiten=false"], "value.whiten"),
+    ] {
+        let error = refused(settings);
+        assert!(error.contains(key), "{settings:?}: {error}");
+    }
+}
+
+/// The weight of a critic's loss in the policy's is the preset's, a run's own, or none.
+#[test]
+fn a_critic_moves_the_trunk_where_it_is_told_to() {
+    assert_eq!(recipe(&["rl.loss=reft", "value.coef=0"]).value_coef, 0.0);
+    assert_eq!(recipe(&["rl.advantage=gae", "value.coef=0.1"]).value_coef, 0.1);
+    assert_eq!(recipe(&["rl.loss=reft", "rl.advantage=group"]).value_coef, 0.0);
 }

@@ -208,6 +208,23 @@ choice! {
 }
 
 choice! {
+    /// `rl.importance_sampling`: what becomes of the ratio of the policy before the updates to the one
+    /// that sampled.
+    ImportanceKey {
+        /// Nothing: every token weighs 1.
+        None = "none",
+        /// A token's own, cut at the cap.
+        TokenTruncate = "token_truncate",
+        /// A token's own, 0 above the cap.
+        TokenMask = "token_mask",
+        /// The sequence's, cut at the cap.
+        SequenceTruncate = "sequence_truncate",
+        /// The sequence's, 0 above the cap.
+        SequenceMask = "sequence_mask",
+    }
+}
+
+choice! {
     /// `rl.optim`.
     OptimizerKey {
         /// Moments beside the parameters.

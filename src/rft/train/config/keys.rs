@@ -5,8 +5,8 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, KeepKey, KlKey, ModelDtype,
-    OptimizerKey, QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, ImportanceKey, KeepKey, KlKey,
+    ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
@@ -206,6 +206,11 @@ section! {
         /// Largest global gradient norm.
         grad_clip: f64 = 1.0; folder 0.3; range Positive(f64::INFINITY);
             source "TRL: 1.0; model folder: QLoRA 0.3",
+        /// Weight of a prompt's tokens beside the answer's, 0 = they carry no loss.
+        prompt_weight: f64 = 0.0; range 0.0..=1e6;
+            source "TRL completion_only_loss; LeTI (2305.10314): 1",
+        /// Weight of an answer's tokens up to its last closing mark of reasoning, such as </think>.
+        reasoning_weight: f64 = 1.0; range 0.0..=1e6; source "ours",
     }
 }
 
@@ -317,6 +322,19 @@ section! {
         /// Weight of the entropy bonus.
         entropy_coef: Auto = Auto::Auto; range 0.0..=1e6;
             source "auto: the preset's; ReLIFT: 1e-3, others 0",
+        /// Largest size of an advantage, inf = any.
+        advantage_clamp: f64 = f64::INFINITY; range Positive(f64::INFINITY);
+            source "off; DDPO (2305.13301): 10",
+        /// Share of the batch's tokens, those of the largest entropy, that carry the surrogate.
+        top_entropy_quantile: f64 = 1.0; range 0.0..=1.0; source "TRL: 1.0; 2506.01939: 0.2",
+        /// Tokens weigh their probability, but at least this; 1 = all weigh the same.
+        token_weight_floor: f64 = 1.0; range 0.0..=1.0; source "off; GOLD (2009.07839): 0.1",
+        /// Weight of tokens that another policy sampled.
+        importance_sampling: ImportanceKey = ImportanceKey::None;
+            source "TRL vllm_importance_sampling_mode",
+        /// Largest importance weight, or ratio that is not masked.
+        importance_sampling_cap: f64 = 3.0; range Positive(1e6);
+            source "TRL vllm_importance_sampling_cap: 3.0",
         /// Reward from which a completion is right for mml and desirable for kto.
         label_threshold: Auto = Auto::Auto; range -1e30..=1e30; source "auto: 0.5, ours",
         /// Weight of kto's desirable completions.
@@ -363,6 +381,10 @@ section! {
         /// Clip of the critic's change in a batch, inf = off.
         clip: Auto = Auto::Auto; range Positive(f64::INFINITY);
             source "auto: the preset's; ReFT: 0.2",
+        /// Weight of the critic's loss in the policy's, whose trunk it then moves; 0 = a head of its own.
+        coef: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's; ReFT: 5, others 0",
+        /// Whiten advantages over the batch.
+        whiten: bool = true; source "ReFT: true; VLA-RL: false",
         /// Discount.
         gamma: f64 = 1.0; range 0.0..=1.0; source "ReFT: 1.0",
         /// GAE's lambda.

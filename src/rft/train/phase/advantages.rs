@@ -44,6 +44,13 @@ impl Advantages {
         }
     }
 
+    /// Keeps every advantage within ± `limit`.
+    pub fn clamp(&mut self, limit: f64) {
+        let (Advantages::PerSequence(all) | Advantages::PerToken(all)) = self;
+        let limit = limit as f32;
+        all.iter_mut().for_each(|a| *a = a.clamp(-limit, limit));
+    }
+
     /// The advantage of each scored token.
     pub fn of_tokens(&self, records: &[Record]) -> Vec<f32> {
         match self {
@@ -79,8 +86,8 @@ impl<T: Float> Trainer<T> {
         Ok((advantage, groups))
     }
 
-    /// GAE advantages, one per scored token, whitened over the batch, and the states the critic
-    /// learns from afterwards. A record without a reward has no part in either: its tokens have
+    /// GAE advantages, one per scored token, whitened over the batch unless `value.whiten` is off, and
+    /// the states the critic learns from afterwards. A record without a reward has no part in either: its tokens have
     /// advantage 0.
     pub(super) fn gae_advantages(
         &mut self,
@@ -111,6 +118,10 @@ impl<T: Float> Trainer<T> {
             returns: Some(ViewMut::from(&mut returns)),
         };
         gae(&device, args)?;
+        let batch = |hidden| CriticBatch { hidden, returns: returns.clone(), value: value.clone() };
+        if !self.config.value.whiten {
+            return Ok((of_all(records, advantage), batch(rows)));
+        }
         let mut white = vec![0f32; advantage.len()];
         // One token has nothing to be compared with: its advantage is 0.
         if advantage.len() > 1 {
@@ -123,8 +134,7 @@ impl<T: Float> Trainer<T> {
             };
             whiten(&device, args)?;
         }
-        let batch = CriticBatch { hidden: rows, returns, value };
-        Ok((of_all(records, white), batch))
+        Ok((of_all(records, white), batch(rows)))
     }
 
     /// Hidden states before each scored token, in host memory. A micro-batch at a time goes through
@@ -182,8 +192,8 @@ pub(super) fn rewarded(records: &[Record]) -> Vec<Record> {
     records.iter().filter(|r| !r.reward.is_nan()).cloned().collect()
 }
 
-/// Advantages of the rewarded records' tokens with 0 for those of the others between them.
-fn of_all(records: &[Record], rewarded: Vec<f32>) -> Vec<f32> {
+/// A column of the rewarded records' tokens with 0 for those of the others between them.
+pub(super) fn of_all(records: &[Record], rewarded: Vec<f32>) -> Vec<f32> {
     let mut known = rewarded.into_iter();
     let mut all = Vec::new();
     for record in records {

@@ -23,6 +23,7 @@ use gradus::error::{Error, Result};
 use gradus::ops::GroupStats;
 
 mod advantages;
+mod chosen;
 mod collect;
 mod covariance;
 mod crossed;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use crate::io::interrupt;
 use crate::reward::{Scores, score_groups};
 use crate::train::config::{Control, Drawn, RunConfig, SourceKey};
-use crate::train::critic::CriticBatch;
+use crate::train::critic::{Critic, CriticBatch, CriticFit};
 use crate::train::infer::eval::Evaluation;
-use crate::train::phase::advantages::{Advantages, ones, rewards_as_they_are};
+use crate::train::phase::advantages::{Advantages, of_all, ones, rewards_as_they_are};
 use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::{coefficients, compared};
@@ -26,6 +26,7 @@ use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::sequence::{SequenceKind, SequenceLoss};
 use crate::train::update::step::{BatchFigures, Objective, score_records};
+use crate::train::update::trunk::{CriticShare, CriticTerm};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::presets::Estimator;
@@ -237,7 +238,7 @@ impl<T: Float> Trainer<T> {
 
         // 3. What is kept, weights of the sequences, and the records that an update can learn from.
         let (kept, aside) = self.sift(&records, fresh, &estimated.advantages, &mut metrics)?;
-        let mut batch = self.batch(records, estimated.advantages, &recipe, &kept)?;
+        let mut batch = self.batch(records, &estimated, &recipe, &kept)?;
 
         // 4. Updates of the policy, and of the critic if there is one. Once the policy has moved, the
         //    step is finished before a signal is heard.
@@ -246,16 +247,13 @@ impl<T: Float> Trainer<T> {
         let mut moved = None;
         let updates = if kept.contains(&true) { self.config.rl.updates_per_batch } else { 0 };
         for m in 0..updates {
-            let (figures, updated) =
+            let (figures, updated, share) =
                 self.update_policy(&recipe, &mut batch, step, update, &mut moved)?;
             if m == 0 {
                 first_deviation = figures.ratio_max_abs_dev;
             }
             last = Some((figures, updated));
-            if let (Some(critic), Some(batch)) = (&mut self.critic, &estimated.critic_batch) {
-                let (device, rate) = (&self.model.device, self.config.value.learning_rate);
-                fitted = critic.update(device, batch, rate, recipe.value_clip)?.or(fitted);
-            }
+            fitted = self.update_critic(&recipe, &estimated, share)?.or(fitted);
         }
 
         let _finishing = moved.unwrap_or_else(interrupt::hold);
@@ -296,6 +294,8 @@ impl<T: Float> Trainer<T> {
             }
             Estimator::One => (Advantages::PerSequence(ones(records)), None),
         };
+        let mut advantages = advantages;
+        advantages.clamp(recipe.advantage_clamp);
         Ok(Estimated { advantages, groups, critic_batch })
     }
 
@@ -303,17 +303,23 @@ impl<T: Float> Trainer<T> {
     fn batch(
         &self,
         records: Vec<Record>,
-        advantages: Advantages,
+        estimated: &Estimated,
         recipe: &Recipe,
         kept: &[bool],
     ) -> Result<RlBatch> {
+        let on_trunk = recipe.value_coef > 0.0;
         let weight = vec![1.0; records.len()];
-        let mut batch = RlBatch { records, advantages, weight };
+        let of_critic = estimated.critic_batch.as_ref().filter(|_| on_trunk);
+        let critic = of_critic.map(|batch| {
+            [&batch.returns, &batch.value].map(|column| of_all(&records, column.clone()))
+        });
+        let advantages = estimated.advantages.clone();
+        let mut batch = RlBatch { records, advantages, weight, critic };
         batch.keep(kept);
         // What is left out here counts as a sequence, and its tokens do not: masked completions, and
-        // under a loss that reads no advantages those without a reward.
+        // those without a reward under losses that do not read advantages alone.
         let masks = self.config.rl.mask_truncated_completions;
-        let blind = recipe.settings.loss == Loss::CrossEntropy;
+        let blind = on_trunk || recipe.settings.loss == Loss::CrossEntropy;
         let stays = |r: &Record| (r.finished || !masks) && !(blind && r.reward.is_nan());
         let stays: Vec<bool> = batch.records.iter().map(stays).collect();
         let length = |(r, stays): (&Record, &bool)| *stays as i64 * r.scored().count() as i64;
@@ -321,6 +327,7 @@ impl<T: Float> Trainer<T> {
         let weight = seq_weights(recipe.aggregation, &lengths)?;
         batch.weight = weight.into_iter().map(|w| w as f32).collect();
         batch.keep(&stays);
+        self.weigh_batch(recipe, &mut batch.records)?;
         if let Some(loss) = &recipe.sequence {
             if loss.kind == SequenceKind::InfoNce {
                 batch.records = self.matrices(&batch.records)?;
@@ -328,7 +335,10 @@ impl<T: Float> Trainer<T> {
                 batch.advantages = Advantages::PerSequence(vec![0.0; batch.records.len()]);
             }
             batch.keep(&compared(loss, &batch.records));
-        } else if recipe.settings.vanishes_at_zero_advantage() && recipe.covariance.is_none() {
+        } else if recipe.settings.vanishes_at_zero_advantage()
+            && recipe.covariance.is_none()
+            && !on_trunk
+        {
             batch.drop_zero_advantage();
         }
         Ok(batch)
@@ -342,7 +352,8 @@ impl<T: Float> Trainer<T> {
         step: u64,
         update: Update,
         moved: &mut Option<interrupt::Held>,
-    ) -> Result<(BatchFigures, Updated)> {
+    ) -> Result<(BatchFigures, Updated, CriticShare)> {
+        self.weigh_update(recipe, batch, moved.is_none())?;
         if let Some(rule) = recipe.covariance {
             self.choose_tokens(rule, recipe, batch)?;
         }
@@ -351,13 +362,42 @@ impl<T: Float> Trainer<T> {
             None => None,
         };
         let (records, advantage) = (&batch.records, batch.advantages.view());
-        let objective = self.rl_objective(&recipe.settings);
+        let critic = self.critic.as_ref().zip(batch.critic.as_ref());
+        let critic = critic.map(|(critic, [returns, value])| CriticTerm {
+            head: &critic.head,
+            returns,
+            value,
+            clip: recipe.value_clip,
+            weight: recipe.value_coef / returns.len().max(1) as f64,
+        });
+        let objective = Objective { critic, ..self.rl_objective(&recipe.settings) };
         let mut backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
         backward.figures.loss = compared.unwrap_or(backward.figures.loss);
         moved.get_or_insert_with(interrupt::hold);
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
-        Ok((backward.figures, updated))
+        Ok((backward.figures, updated, backward.critic))
+    }
+
+    /// One update of the critic, if there is one: with its share of the policy's update, or by itself.
+    fn update_critic(
+        &mut self,
+        recipe: &Recipe,
+        estimated: &Estimated,
+        share: CriticShare,
+    ) -> Result<Option<CriticFit>> {
+        let (device, rate) = (&self.model.device, self.config.value.learning_rate);
+        let (Some(critic), Some(batch)) = (&mut self.critic, &estimated.critic_batch) else {
+            return Ok(None);
+        };
+        if recipe.value_coef == 0.0 {
+            return critic.update(device, batch, rate, recipe.value_clip);
+        }
+        if share.gradient.is_empty() {
+            return Ok(None);
+        }
+        critic.step(device, &share.gradient, rate)?;
+        Ok(Some(Critic::fit(batch, share.loss / recipe.value_coef)))
     }
 
     /// Puts −∂L/∂log π of a sequence objective in the place of the batch's advantages; returns L. Before
@@ -404,7 +444,8 @@ impl<T: Float> Trainer<T> {
     /// What rollouts are scored under: the distribution they were sampled from.
     pub fn rl_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
         let rl = &self.config.rl;
-        Objective { settings, temperature: rl.temperature, micro_batch: rl.micro_batch }
+        let (temperature, micro_batch) = (rl.temperature, rl.micro_batch);
+        Objective { settings, temperature, micro_batch, critic: None }
     }
 }
 
@@ -422,6 +463,8 @@ pub(super) struct RlBatch {
     pub advantages: Advantages,
     /// One for each record; they hold the normalizer of the whole batch.
     weight: Vec<f32>,
+    /// Returns and values of each scored token, for a critic that moves the trunk.
+    critic: Option<[Vec<f32>; 2]>,
 }
 
 impl RlBatch {
@@ -446,6 +489,7 @@ impl RlBatch {
             Advantages::PerSequence(a) => retain(a, kept),
             Advantages::PerToken(a) => retain(a, &of_tokens),
         }
+        self.critic.iter_mut().flatten().for_each(|column| retain(column, &of_tokens));
         retain(&mut self.weight, kept);
         retain(&mut self.records, kept);
     }

@@ -1,5 +1,7 @@
 //! The phase `sft`: masked cross-entropy on demonstrations.
 
+use crate::reward::verify::conclusion;
+use crate::text::Codec;
 use crate::train::config::{Drawn, RunConfig};
 use crate::train::phase::{PhaseSpec, of_section, warmed_up};
 use crate::train::run::memory_plan::Probe;
@@ -110,11 +112,13 @@ impl<T: Float> Trainer<T> {
             self.optimizer.restart()?;
         }
         let records = self.demonstrations(step)?;
-        let lengths: Vec<usize> = records.iter().map(|r| r.scored().count()).collect();
-        let tokens: usize = lengths.iter().sum();
-        let weight = vec![1.0 / tokens.max(1) as f32; records.len()];
+        let settings = self.sft_settings();
+        let classes = || records.iter().flat_map(|r| r.scored().map(|t| r.class[t] as usize));
+        let tokens = classes().count();
+        // The mean is weighted as the tokens are, so that only the classes' proportion matters.
+        let total: f64 = classes().map(|class| settings.class_weight[class]).sum();
+        let weight = vec![1.0 / if total > 0.0 { total as f32 } else { 1.0 }; records.len()];
         let advantage = vec![1.0; records.len()];
-        let settings = presets::sft().settings;
         let sft = &self.config.sft;
         let decay = sft.lr_schedule.factor(step, self.sft_steps());
         // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
@@ -154,27 +158,66 @@ impl<T: Float> Trainer<T> {
         let mut order: Vec<u64> = (0..demos as u64).collect();
         Rng::new(self.config.seed, Purpose::Shuffle, [0, epoch as u32, 0]).shuffle(&mut order);
         let chosen = &order[batch * sft.batch..demos.min((batch + 1) * sft.batch)];
+        let learned = sft.prompt_weight > 0.0;
         if let Some(name) = sft.buffer()? {
             let all: Vec<&Record> =
                 self.buffers.get(name).into_iter().flat_map(|b| b.newest(demos)).collect();
-            return Ok(chosen.iter().map(|&index| all[index as usize].clone()).collect());
+            let mut records: Vec<Record> =
+                chosen.iter().map(|&index| all[index as usize].clone()).collect();
+            if learned {
+                records.iter_mut().for_each(Record::learn_prompt);
+            }
+            return Ok(records);
         }
         chosen.iter().map(|&index| self.demonstration(&self.task.demo(index)?)).collect()
     }
 
     /// The record of a demonstration.
     pub(super) fn demonstration(&self, demo: &Demo) -> Result<Record> {
-        let (codec, mut record) = (self.task.codec(), Record::default());
+        let (codec, sft, mut record) = (self.task.codec(), &self.config.sft, Record::default());
         let mut answer = codec.encode_rendered(&demo.answer)?;
+        let reasoning = match sft.reasoning_weight == 1.0 {
+            true => 0,
+            false => reasoning_tokens(codec, &demo.answer, &answer)?,
+        };
         answer.extend(codec.stops().first());
         record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
-        record.push(&answer, TokenClass::Demo, &[]);
+        record.push(&answer[..reasoning], TokenClass::Reasoning, &[]);
+        record.push(&answer[reasoning..], TokenClass::Demo, &[]);
+        if sft.prompt_weight > 0.0 {
+            record.learn_prompt();
+        }
         Ok(record)
     }
 
     /// What demonstrations are scored under: the model's own distribution, whatever rollouts are
     /// sampled at.
     pub fn sft_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
-        Objective { settings, temperature: 1.0, micro_batch: self.config.rl.micro_batch }
+        let micro_batch = self.config.rl.micro_batch;
+        Objective { settings, temperature: 1.0, micro_batch, critic: None }
     }
+
+    /// Cross-entropy with the weights of the classes.
+    pub(crate) fn sft_settings(&self) -> PolicySettings {
+        let sft = &self.config.sft;
+        let mut settings = presets::sft().settings;
+        settings.class_weight[TokenClass::Context as usize] = sft.prompt_weight;
+        settings.class_weight[TokenClass::Reasoning as usize] = sft.reasoning_weight;
+        settings
+    }
+}
+
+/// How many of an answer's tokens `ids` spell its reasoning: those that begin before what it concludes.
+fn reasoning_tokens(codec: &dyn Codec, answer: &str, ids: &[i32]) -> Result<usize> {
+    let end = answer.len() - conclusion(answer).map_or(0, str::len);
+    // Longer prefixes spell longer texts, so that halving finds the first that is long enough.
+    let (mut below, mut above) = (0, ids.len());
+    while below < above {
+        let middle = below + (above - below) / 2;
+        match codec.decode_spelled(&ids[..middle])?.len() < end {
+            true => below = middle + 1,
+            false => above = middle,
+        }
+    }
+    Ok(below)
 }

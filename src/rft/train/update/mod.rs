@@ -7,3 +7,4 @@ pub mod record;
 pub mod reference;
 pub mod sequence;
 pub mod step;
+pub mod trunk;

@@ -1,14 +1,16 @@
 //! What a configuration asks of the ops: the preset or the sequence objective that `rl.loss` names,
 //! with the keys that were set in its place. Nothing else decides what reaches them.
 
-use crate::train::config::{AdvantageKey, KlKey, RunConfig, ScaleKey, SourceKey};
+use crate::train::config::{
+    AdvantageKey, ImportanceKey, KeepKey, KlKey, RlConfig, RunConfig, ScaleKey, SourceKey,
+};
 use crate::train::update::sequence::{self, SequenceKind, SequenceLoss};
 use gradus::error::{Error, Result};
 use gradus::ops::presets;
 use gradus::ops::presets::{Covariance, Estimator, KlPlace, Preset};
 use gradus::ops::{
-    Aggregation, Denominator, GroupBaseline, GroupScale, GroupSettings, Kl, Loss, OnSingle,
-    PolicySettings,
+    Aggregation, Denominator, GroupBaseline, GroupScale, GroupSettings, Kl, Loss, OffPolicyBound,
+    OffPolicyLevel, OffPolicySettings, OnSingle, PolicySettings,
 };
 
 /// The objective of the `rl` phase.
@@ -26,9 +28,28 @@ pub struct Recipe {
     pub value_clip: f64,
     /// Tokens that are chosen by covariance, if the loss does that.
     pub covariance: Option<Covariance>,
+    /// Weight of the critic's loss in the policy's; 0 = it does not move the trunk.
+    pub value_coef: f64,
+    /// Largest size of an advantage; infinity = any.
+    pub advantage_clamp: f64,
+    /// What single tokens weigh.
+    pub weighing: Weighing,
+    /// Importance weights of what another policy sampled, if any.
+    pub importance: Option<OffPolicySettings>,
     /// The objective on sequences, if it is one. `settings` and `aggregation` are then those that carry
     /// its gradient: REINFORCE, every weight 1.
     pub sequence: Option<SequenceLoss>,
+}
+
+/// What single tokens weigh.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weighing {
+    /// All the same, but for a [`Covariance`].
+    Even,
+    /// 1 for this share of the batch's tokens, those of the largest entropy; 0 for the others.
+    TopEntropy(f64),
+    /// Their probability, but at least this.
+    Probability(f64),
 }
 
 impl Recipe {
@@ -44,10 +65,17 @@ impl Recipe {
             Some(loss) => Recipe::of_sequences(config, loss)?,
             None => Recipe::of_tokens(config, longest)?,
         };
-        let clip = config.value.clip;
-        if recipe.estimator != Estimator::Gae && clip.value().is_some() {
-            let reason = "clips a critic, which only rl.advantage = gae has; leave it at auto";
-            return Err(Error::config("value.clip", reason));
+        let value = &config.value;
+        for (key, set) in [
+            ("value.clip", value.clip.value().is_some()),
+            ("value.coef", value.coef.value().is_some()),
+            ("value.whiten", !value.whiten),
+        ] {
+            if set && recipe.estimator != Estimator::Gae {
+                let reason =
+                    "is a critic's, which only rl.advantage = gae has; leave it at its default";
+                return Err(Error::config(key, reason));
+            }
         }
         Ok(recipe)
     }
@@ -64,8 +92,9 @@ impl Recipe {
         let in_loss = beta > 0.0 && place == KlPlace::Loss;
         preset.settings.kl = in_loss.then_some(Kl { coef: beta, ..preset.kl });
         preset.settings.entropy_coef = rl.entropy_coef.or(preset.settings.entropy_coef);
-        // What is replayed was sampled by an older policy, and ratios are to that one.
-        if rl.replay_window > 0 {
+        // What is replayed was sampled by an older policy, and ratios are to that one, unless a weight of
+        // its own makes up for it.
+        if rl.replay_window > 0 && rl.importance_sampling == ImportanceKey::None {
             preset.settings.denominator = Denominator::Sampler;
         }
         let estimator = estimator(config, preset.estimator)?;
@@ -74,9 +103,16 @@ impl Recipe {
             let reason = "reward, but every advantage is 1, whatever the reward; take loss";
             return Err(Error::config("rl.kl", reason));
         }
-        if preset.settings.loss == Loss::CrossEntropy && estimator != Estimator::One {
+        let clamp = rl.advantage_clamp;
+        if estimator == Estimator::One && clamp != f64::INFINITY {
+            let reason = format!("{clamp}, but every advantage is 1; leave it at inf");
+            return Err(Error::config("rl.advantage_clamp", reason));
+        }
+        let chosen = rl.keep == KeepKey::Positive;
+        if preset.settings.loss == Loss::CrossEntropy && estimator != Estimator::One && !chosen {
             let reason = format!(
-                "`{}`, but cross-entropy reads no advantages; leave it at auto",
+                "`{}`, but cross-entropy reads no advantages, and rl.keep is not positive; leave it at \
+                 auto",
                 rl.advantage.name()
             );
             return Err(Error::config("rl.advantage", reason));
@@ -87,6 +123,13 @@ impl Recipe {
             estimator,
             reward_beta,
             value_clip: config.value.clip.or(preset.value_clip),
+            value_coef: match estimator {
+                Estimator::Gae => config.value.coef.or(preset.value_coef),
+                Estimator::Group(_) | Estimator::Reward | Estimator::One => 0.0,
+            },
+            advantage_clamp: clamp,
+            weighing: weighing(rl, preset.covariance.is_some())?,
+            importance: importance(rl)?,
             covariance: preset.covariance,
             sequence: None,
         })
@@ -121,6 +164,10 @@ impl Recipe {
             estimator: Estimator::Reward,
             reward_beta: 0.0,
             value_clip: f64::INFINITY,
+            value_coef: 0.0,
+            advantage_clamp: f64::INFINITY,
+            weighing: Weighing::Even,
+            importance: None,
             covariance: None,
             sequence: Some(loss),
         })
@@ -131,6 +178,52 @@ impl Recipe {
         let compares = self.sequence.is_some_and(|loss| loss.needs_reference());
         compares || self.settings.needs_reference() || self.reward_beta > 0.0
     }
+}
+
+/// What single tokens weigh. One rule is enough: two of them have no agreed order.
+fn weighing(rl: &RlConfig, covariance: bool) -> Result<Weighing> {
+    let (share, floor) = (rl.top_entropy_quantile, rl.token_weight_floor);
+    for (key, set) in
+        [("rl.top_entropy_quantile", share != 1.0), ("rl.token_weight_floor", floor != 1.0)]
+    {
+        if set && covariance {
+            let reason = format!("`{}` chooses tokens by itself; leave it at 1", rl.loss);
+            return Err(Error::config(key, reason));
+        }
+    }
+    match (share != 1.0, floor != 1.0) {
+        (false, false) => Ok(Weighing::Even),
+        (true, false) => Ok(Weighing::TopEntropy(share)),
+        (false, true) => Ok(Weighing::Probability(floor)),
+        (true, true) => {
+            let reason =
+                format!("{floor}, but rl.top_entropy_quantile weighs tokens too; leave one at 1");
+            Err(Error::config("rl.token_weight_floor", reason))
+        }
+    }
+}
+
+/// Importance weights, if there are any.
+fn importance(rl: &RlConfig) -> Result<Option<OffPolicySettings>> {
+    let (level, bound) = match rl.importance_sampling {
+        ImportanceKey::None => {
+            if rl.importance_sampling_cap != OffPolicySettings::default().max {
+                let reason = "bounds rl.importance_sampling, which is none; leave it at 3";
+                return Err(Error::config("rl.importance_sampling_cap", reason));
+            }
+            return Ok(None);
+        }
+        ImportanceKey::TokenTruncate => (OffPolicyLevel::Token, OffPolicyBound::Truncate),
+        ImportanceKey::TokenMask => (OffPolicyLevel::Token, OffPolicyBound::Mask),
+        ImportanceKey::SequenceTruncate => (OffPolicyLevel::SequenceSum, OffPolicyBound::Truncate),
+        ImportanceKey::SequenceMask => (OffPolicyLevel::SequenceSum, OffPolicyBound::Mask),
+    };
+    if rl.source == SourceKey::Data {
+        let reason = "divides by who sampled, and nobody sampled the answers of a file; take none";
+        return Err(Error::config("rl.importance_sampling", reason));
+    }
+    let max = rl.importance_sampling_cap;
+    Ok(Some(OffPolicySettings { level, bound, max, ..OffPolicySettings::default() }))
 }
 
 /// The preset with the bounds of `config`.

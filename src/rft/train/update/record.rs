@@ -3,7 +3,7 @@
 
 use crate::model::Packed;
 
-/// What a token is; only [`TokenClass::Gen`] and [`TokenClass::Demo`] carry loss.
+/// What a token is. All classes but [`TokenClass::Prompt`] carry loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TokenClass {
@@ -13,17 +13,33 @@ pub enum TokenClass {
     Gen = 1,
     /// Copied from a demonstration, or from another answer of a file.
     Demo = 2,
+    /// Reasoning of a demonstration, up to its closing mark.
+    Reasoning = 3,
+    /// Given to the model in a demonstration, and learned too.
+    Context = 4,
 }
 
 impl TokenClass {
     /// The class of number `n`, if it is one.
     pub fn of(n: u8) -> Option<TokenClass> {
-        [TokenClass::Prompt, TokenClass::Gen, TokenClass::Demo].into_iter().find(|c| *c as u8 == n)
+        let all = [
+            TokenClass::Prompt,
+            TokenClass::Gen,
+            TokenClass::Demo,
+            TokenClass::Reasoning,
+            TokenClass::Context,
+        ];
+        all.into_iter().find(|class| *class as u8 == n)
     }
 
     /// Whether tokens of this class are scored and carry loss.
     pub fn is_scored(self) -> bool {
-        matches!(self, TokenClass::Gen | TokenClass::Demo)
+        match self {
+            TokenClass::Prompt => false,
+            TokenClass::Gen | TokenClass::Demo | TokenClass::Reasoning | TokenClass::Context => {
+                true
+            }
+        }
     }
 }
 
@@ -46,6 +62,8 @@ pub struct Record {
     pub ref_logp: Vec<f32>,
     /// Weight of the token's surrogate; empty if all are 1.
     pub token_weight: Vec<f32>,
+    /// Detached importance weight of the token's surrogate; empty if all are 1.
+    pub is_weight: Vec<f32>,
     /// 1 where the penalty of KL-Cov applies; empty if the loss has none.
     pub selected: Vec<u8>,
     /// Sequence reward; NaN if the reward function abstained or failed.
@@ -79,6 +97,12 @@ impl Record {
             true => &self.sampler_logp,
             false => &self.proximal_logp,
         }
+    }
+
+    /// Makes the prompt a part of what is learned.
+    pub(crate) fn learn_prompt(&mut self) {
+        let prompt = self.class.iter_mut().filter(|class| **class == TokenClass::Prompt);
+        prompt.for_each(|class| *class = TokenClass::Context);
     }
 
     /// Number of tokens that the policy sampled.

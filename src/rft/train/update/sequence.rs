@@ -1,7 +1,7 @@
 //! Objectives on whole sequences: what `rl.loss` may name beside the token losses. They compare the
 //! summed log-probs of completions; [`SequenceLoss::of`] says which, with which settings.
 
-use crate::train::config::{AdvantageKey, Auto, KlKey, RlConfig, ScaleKey};
+use crate::train::config::{AdvantageKey, Auto, ImportanceKey, KlKey, RlConfig, ScaleKey};
 use gradus::error::{Error, Result};
 use gradus::ops::PreferenceKind;
 
@@ -163,10 +163,14 @@ fn refuse_token_keys(rl: &RlConfig, kind: SequenceKind) -> Result<()> {
         ("rl.clip_low", rl.clip_low != Auto::Auto),
         ("rl.clip_high", rl.clip_high != Auto::Auto && !prdp),
         ("rl.entropy_coef", rl.entropy_coef != Auto::Auto),
+        ("rl.advantage_clamp", rl.advantage_clamp != f64::INFINITY),
+        ("rl.top_entropy_quantile", rl.top_entropy_quantile != 1.0),
+        ("rl.token_weight_floor", rl.token_weight_floor != 1.0),
+        ("rl.importance_sampling", rl.importance_sampling != ImportanceKey::None),
     ] {
         if set {
             let reason = format!("`{}` compares whole completions and has none", rl.loss);
-            return Err(Error::config(key, format!("{reason}; leave it at auto")));
+            return Err(Error::config(key, format!("{reason}; leave it at its default")));
         }
     }
     Ok(())

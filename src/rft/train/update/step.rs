@@ -26,6 +26,7 @@ use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
 use crate::train::update::ordered::in_order;
 use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::trunk::{CriticShare, CriticTerm};
 use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -46,6 +47,8 @@ pub struct Objective<'a> {
     /// Sequences per micro-batch. Part of the result's definition (f32 gradients are summed micro-
     /// batch by micro-batch), never of its meaning.
     pub micro_batch: usize,
+    /// The critic's term, for one that moves the trunk.
+    pub critic: Option<CriticTerm<'a>>,
 }
 
 /// Loss, gradients and statistics of a batch.
@@ -55,6 +58,8 @@ pub struct Backward {
     pub gradients: Gradients,
     /// Loss and statistics.
     pub figures: BatchFigures,
+    /// The critic's share, if the objective has its term.
+    pub critic: CriticShare,
 }
 
 /// What a batch, or a micro-batch of it, amounts to.
@@ -87,6 +92,8 @@ struct MicroBatch<'a> {
     advantage: &'a [f32],
     per_token: bool,
     seq_weight: &'a [f32],
+    /// First of its scored tokens in the batch.
+    first_token: usize,
 }
 
 /// Forward and backward of `records` under `objective`; `seq_weight` has one entry per record,
@@ -105,11 +112,13 @@ pub fn forward_backward<T: Float>(
 ) -> Result<Backward> {
     let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
     let mut gradients = Gradients::zeros(&model.params, &model.allocator)?;
-    let mut figures = BatchFigures::default();
+    let (mut figures, mut critic) = (BatchFigures::default(), CriticShare::default());
     match model.device {
         Device::Gpu(_) => {
             for batch in batches {
-                figures.merge(&micro_batch(model, batch, objective, &mut gradients)?);
+                let (its, share) = micro_batch(model, batch, objective, &mut gradients)?;
+                figures.merge(&its);
+                critic.add(&share);
             }
         }
         Device::Cpu => {
@@ -125,15 +134,16 @@ pub fn forward_backward<T: Float>(
                 let figures = micro_batch(model, batches[i], objective, &mut part)?;
                 Ok((part, figures))
             };
-            in_order(batches.len(), one, |(part, its)| {
+            in_order(batches.len(), one, |(part, (its, share))| {
                 gradients.add(&part)?;
                 figures.merge(&its);
+                critic.add(&share);
                 pool().push(part);
                 Ok(())
             })?;
         }
     }
-    Ok(Backward { gradients, figures })
+    Ok(Backward { gradients, figures, critic })
 }
 
 fn cut<'a>(
@@ -152,9 +162,10 @@ fn cut<'a>(
     let seq_weight = of_length("seq_weight", View::from(seq_weight), records.len())?;
     let part = |(i, records): (usize, &'a [Record])| {
         let (first, last) = (i * size, i * size + records.len());
+        let first_token = offsets[first];
         let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
         let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
-        MicroBatch { records, advantage, per_token, seq_weight }
+        MicroBatch { records, advantage, per_token, seq_weight, first_token }
     };
     Ok(records.chunks(size).enumerate().map(part).collect())
 }
@@ -173,7 +184,7 @@ fn micro_batch<T: Float>(
     part: MicroBatch<'_>,
     objective: Objective<'_>,
     gradients: &mut Gradients,
-) -> Result<BatchFigures> {
+) -> Result<(BatchFigures, CriticShare)> {
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = ScoredTokens::of(part.records);
@@ -196,12 +207,19 @@ fn micro_batch<T: Float>(
     let (d, figures) = loss(model, part, &scored, logp, objective)?;
 
     // 3. Back through head and blocks.
-    let drows = model.score_backward(allocator, &rows, &targets, &scores, &d, gradients)?;
+    let mut drows = model.score_backward(allocator, &rows, &targets, &scores, &d, gradients)?;
+    let share = match objective.critic {
+        Some(term) => {
+            let span = part.first_token..part.first_token + scored.len();
+            term.backward(model, span, &rows, &mut drows)?
+        }
+        None => CriticShare::default(),
+    };
     drop((rows, scores, d));
     let dhidden = scatter_rows(model, allocator, &drows, &scored.rows, batch.tokens())?;
     drop(drows);
     model.backward(&batch, tape, dhidden, gradients)?;
-    Ok(figures)
+    Ok((figures, share))
 }
 
 /// The loss of a micro-batch, and its gradient with respect to log-probs and entropies.
@@ -227,6 +245,11 @@ fn loss<T: Float>(
     let token_weight = token_weight.map(|column| allocator.copy_of(&column)).transpose()?;
     let selected = scored.gather_all(records, |r| &r.selected);
     let selected = selected.map(|column| allocator.copy_of(&column)).transpose()?;
+    let is_weight = scored.gather_all(records, |r| &r.is_weight);
+    let is_weight = is_weight.map(|column| allocator.copy_of(&column)).transpose()?;
+    let class = scored.gather(records, |r| &r.class);
+    let class: Vec<u8> = class.into_iter().map(|class| class as u8).collect();
+    let class = allocator.copy_of(&class)?;
     let advantage = allocator.copy_of(part.advantage)?;
     let cu_seqlens = allocator.copy_of(&scored.cu_seqlens)?;
     let seq_weight = allocator.copy_of(part.seq_weight)?;
@@ -241,6 +264,8 @@ fn loss<T: Float>(
         ref_logp: ref_logp.as_ref().map(Buffer::all),
         token_weight: token_weight.as_ref().map(Buffer::all),
         selected: selected.as_ref().map(Buffer::all),
+        is_weight: is_weight.as_ref().map(Buffer::all),
+        class_ids: Some(class.all()),
         entropy: Some(entropy.all()),
         dentropy: d.entropy.as_mut().map(Buffer::all_mut),
         stats: Some(&mut figures.stats),
