@@ -124,6 +124,8 @@ fn constitution(rng: &mut Rng) -> Drawn {
         sorted.reverse();
     }
     let (asked, said) = (format!("{}>", text(&asked)), if down { "desc:" } else { "asc:" });
-    let fields = [("constitution", json!(said)), ("item", json!(asked))];
+    let contexts = ["asc:", "desc:"].map(|said| format!("{said}{asked}"));
+    let fields =
+        [("constitution", json!(said)), ("item", json!(asked)), ("contexts", json!(contexts))];
     drawn(rng, format!("{said}{asked}"), &sorted, fields)
 }

@@ -235,4 +235,8 @@ fn a_run_on_preferences_needs_no_reward() {
     assert_eq!(rows.len(), 3);
     assert!((rows[0]["loss"].as_f64().unwrap() - 2f64.ln()).abs() < 1e-6, "{}", rows[0]);
     assert!(rows[2]["loss"].as_f64() < rows[0]["loss"].as_f64(), "{metrics}");
+    // TRL's names. From the reference no pair is apart; then the chosen ones are ahead.
+    let of = |row: usize| [&rows[row]["rewards/margins"], &rows[row]["rewards/accuracies"]];
+    assert_eq!(of(0), [0.0, 0.0]);
+    assert!(of(2)[0].as_f64() > Some(0.0) && of(2)[1] == 1.0, "{metrics}");
 }

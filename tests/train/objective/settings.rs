@@ -2,9 +2,9 @@
 
 use gradus::ops::presets::{self, Covariance, Estimator};
 use gradus::ops::{
-    Aggregation, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl, KlEstimator, KlGradient,
-    KlWeight, Loss, OffPolicyBound, OffPolicyLevel, OffPolicySettings, OnSingle, PolicySettings,
-    PreferenceKind, RatioLevel,
+    Aggregation, ClipCenter, Denominator, EpsForm, GroupBaseline, GroupScale, GroupSettings, Kl,
+    KlEstimator, KlGradient, KlWeight, Loss, OffPolicyBound, OffPolicyLevel, OffPolicySettings,
+    OnSingle, PolicySettings, PreferenceKind, RatioLevel,
 };
 use gradus_rft::train::recipe::{Recipe, Weighing};
 use gradus_rft::train::sequence::{self, Preference, SequenceKind, SequenceLoss};
@@ -26,6 +26,8 @@ struct Row {
     estimator: Estimator,
     /// β and whether it is in the reward.
     kl: (f64, bool),
+    /// Ratios to the sampler, clipped around the old policy.
+    stale: bool,
     value_clip: f64,
     value_coef: f64,
     covariance: Option<Covariance>,
@@ -70,6 +72,7 @@ fn row(name: &'static str, loss: Loss, aggregation: Aggregation, estimator: Esti
         aggregation,
         estimator,
         kl: (0.0, false),
+        stale: false,
         value_clip: OFF,
         value_coef: 0.0,
         covariance: None,
@@ -97,6 +100,12 @@ fn published() -> Vec<Row> {
             ..row("reft", ppo(0.2, 0.2, OFF), SEQUENCES, Estimator::Gae)
         },
         Row { entropy: 1e-3, ..row("relift", no_clip, CONSTANT, undivided()) },
+        // β is not in what was available of the paper; 0.04 is ours.
+        Row {
+            kl: (0.04, false),
+            stale: true,
+            ..row("remix", ppo(0.2, 0.2, OFF), SEQUENCES, trl())
+        },
         row("ce", Loss::CrossEntropy, TOKENS, Estimator::One),
     ]
 }
@@ -213,6 +222,8 @@ fn every_preset_is_what_its_name_says() {
             log_ratio_clamp: row.clamp,
             seq_log_ratio_max: row.seq_max,
             entropy_coef: row.entropy,
+            denominator: if row.stale { Denominator::Sampler } else { Denominator::Old },
+            center: if row.stale { ClipCenter::OldOverSampler } else { ClipCenter::One },
             kl: (beta > 0.0 && !in_reward).then(|| kl(row.name, beta)),
             ..PolicySettings::default()
         };
@@ -442,6 +453,7 @@ fn every_sequence_objective_is_what_its_name_says() {
             let error = refused(&[&loss, key]);
             assert!(error.contains(key.split('=').next().unwrap()), "{name}: {error}");
         }
+        assert_eq!(got.compares_samples(), !matches!(name, "mml" | "kto" | "info_nce"), "{name}");
         let alone = try_config(&[&loss, "rl.group=1"]).and_then(|c| Recipe::of(&c, LENGTH));
         assert_eq!(alone.is_ok(), matches!(name, "mml" | "kto" | "info_nce"), "{name}");
     }

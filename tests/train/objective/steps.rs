@@ -157,7 +157,7 @@ fn a_step_of_every_name_is_the_oracles() {
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
             let (mut trainer, records, reference) = moved(&settings, 1.0);
             let own = match &*name {
-                "deepseekmath_grpo" => 0.04,
+                "deepseekmath_grpo" | "remix" => 0.04,
                 "reft" | "trl/rloo" => 0.05,
                 _ => 0.0,
             };

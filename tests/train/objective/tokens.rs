@@ -159,6 +159,27 @@ fn a_clip_is_around_the_policy_before_the_updates() {
     assert_eq!(trainer.save_state().unwrap(), fresh.save_state().unwrap());
 }
 
+/// ReMix: ratios to who sampled, with clips around the policy before the updates.
+#[test]
+fn a_trust_region_may_follow_the_policy() {
+    let keys = ["rl.loss=remix", "rl.beta=0", "rl.advantage=reward", "rl.clip_high=0.05"];
+    let (mut trainer, mut records, _) = moved(&keys, 1.0);
+    let now = score_records(&trainer.model, &records, true, 1.0, 64).unwrap();
+    records.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
+    // Before the first update the policy is the center, so that no clip is felt, however stale the
+    // sampler is.
+    let mut want = 0.0;
+    for r in &records {
+        let ratio = |t: usize| (r.proximal_logp[t] as f64 - r.sampler_logp[t] as f64).exp();
+        let n = r.scored().count() as f64;
+        want -= r.scored().map(|t| ratio(t) * r.reward as f64).sum::<f64>() / n / 6.0;
+    }
+    let values = trainer.rl_step(0, records).unwrap();
+    let got = value(&values, "loss");
+    assert!((got - want).abs() < 1e-5, "{got} {want}");
+    assert_eq!(value(&values, "clip_ratio/region_mean"), 0.0);
+}
+
 #[test]
 fn advantages_are_clamped_and_left_unwhitened() {
     let raw = ["rl.loss=verl/gpg", "rl.advantage=reward"];

@@ -276,7 +276,7 @@ pub fn policy_loss<R: Real>(device: &Device, args: PolicyLoss<'_, R>) -> Result<
 fn check_needed<R>(check: Check, a: &PolicyLoss<'_, R>, n: usize) -> Result<()> {
     let s = a.settings;
     let needed = |there: bool, name: &str, why: &str| check.that(there, name, "nothing", why);
-    if s.denominator == Denominator::Sampler || s.center == ClipCenter::OldOverSampler {
+    if s.reads_sampler() {
         needed(a.sampler_logp.is_some(), "sampler_logp", "log-probs of the sampler")?;
     }
     if s.center == ClipCenter::OldOverSampler {

@@ -366,8 +366,18 @@ pub fn verl(loss: &str) -> Result<Preset> {
 }
 
 /// Names without a framework.
-pub const NAMES: &[&str] =
-    &["grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift", "ce"];
+pub const NAMES: &[&str] = &[
+    "grpo",
+    "deepseekmath_grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "reft",
+    "relift",
+    "remix",
+    "ce",
+];
 /// Names after `trl/`.
 pub const TRL: &[&str] =
     &["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "rloo"];
@@ -399,6 +409,8 @@ pub fn by_name(name: &str, length: f64) -> Result<Preset> {
         "cispo" => Ok(cispo()),
         "reft" => Ok(reft()),
         "relift" => Ok(relift(length)),
+        // One anchor: λ = 1, with which the paper begins.
+        "remix" => Ok(remix(1.0)),
         "ce" => Ok(sft()),
         other => match other.split_once('/') {
             Some(("trl", loss)) => trl(loss, length),

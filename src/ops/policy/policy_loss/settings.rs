@@ -249,6 +249,11 @@ impl PolicySettings {
         self.kl.is_some()
     }
 
+    /// True if the loss needs log-probs of the policy that sampled, apart from those of the old policy.
+    pub fn reads_sampler(&self) -> bool {
+        self.denominator == Denominator::Sampler || self.center == ClipCenter::OldOverSampler
+    }
+
     /// True if a token with advantage 0 has loss and gradient 0, so that a sequence of such tokens
     /// needs no backward pass.
     pub fn vanishes_at_zero_advantage(&self) -> bool {

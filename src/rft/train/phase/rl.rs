@@ -13,7 +13,7 @@ use crate::train::infer::eval::Evaluation;
 use crate::train::phase::advantages::{Advantages, of_all, ones, rewards_as_they_are};
 use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
-use crate::train::phase::sequence::{coefficients, compared};
+use crate::train::phase::sequence::compared;
 use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
@@ -24,8 +24,8 @@ use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
-use crate::train::update::sequence::{SequenceKind, SequenceLoss};
-use crate::train::update::step::{BatchFigures, Objective, score_records};
+use crate::train::update::sequence::SequenceKind;
+use crate::train::update::step::{BatchFigures, Objective};
 use crate::train::update::trunk::{CriticShare, CriticTerm};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -148,6 +148,8 @@ impl<T: Float> Run<T> {
         // A step whose rewards all failed has no mean.
         figures.reward.extend((!reward.is_nan()).then_some((now, reward)));
         figures.rl_steps += 1;
+        // Equal rewards take nothing from an objective that does not compare a prompt's samples.
+        let flat_share = if self.trainer.recipe()?.compares_samples() { flat_share } else { 0.0 };
         figures.flat_steps += (flat_share >= 1.0) as u64;
         if let Some(advice) = self.flat.see(flat_share, reward) {
             line(&advice);
@@ -357,10 +359,12 @@ impl<T: Float> Trainer<T> {
         if let Some(rule) = recipe.covariance {
             self.choose_tokens(rule, recipe, batch)?;
         }
-        let compared = match &recipe.sequence {
-            Some(loss) => Some(self.compare(loss, batch, moved.is_none())?),
-            None => None,
-        };
+        let mut compared = None;
+        if let Some(loss) = &recipe.sequence {
+            let found = self.compare(loss, &batch.records, moved.is_none())?;
+            batch.advantages = found.advantages;
+            compared = Some((found.loss, found.preferred));
+        }
         let (records, advantage) = (&batch.records, batch.advantages.view());
         let critic = self.critic.as_ref().zip(batch.critic.as_ref());
         let critic = critic.map(|(critic, [returns, value])| CriticTerm {
@@ -372,7 +376,9 @@ impl<T: Float> Trainer<T> {
         });
         let objective = Objective { critic, ..self.rl_objective(&recipe.settings) };
         let mut backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
-        backward.figures.loss = compared.unwrap_or(backward.figures.loss);
+        if let Some((loss, preferred)) = compared {
+            (backward.figures.loss, backward.figures.preferred) = (loss, preferred);
+        }
         moved.get_or_insert_with(interrupt::hold);
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
@@ -398,27 +404,6 @@ impl<T: Float> Trainer<T> {
         }
         critic.step(device, &share.gradient, rate)?;
         Ok(Some(Critic::fit(batch, share.loss / recipe.value_coef)))
-    }
-
-    /// Puts −∂L/∂log π of a sequence objective in the place of the batch's advantages; returns L. Before
-    /// the `first` update of a step the log-probs are known.
-    fn compare(&mut self, loss: &SequenceLoss, batch: &mut RlBatch, first: bool) -> Result<f64> {
-        let (rl, records) = (&self.config.rl, &batch.records);
-        let logp = match first {
-            true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
-            false => score_records(&self.model, records, true, rl.temperature, rl.micro_batch)?,
-        };
-        let kl = match loss.kind {
-            SequenceKind::Kto { .. } => self.kl_estimate(records, &logp)?,
-            SequenceKind::Copg
-            | SequenceKind::Prdp { .. }
-            | SequenceKind::Mml { .. }
-            | SequenceKind::InfoNce
-            | SequenceKind::Preference(_) => 0.0,
-        };
-        let found = coefficients(&self.model.device, loss, records, &logp, kl)?;
-        batch.advantages = found.advantages;
-        Ok(found.loss)
     }
 
     /// Settings of the updates of RL step `step`.
@@ -540,7 +525,7 @@ fn policy_metrics(figures: &BatchFigures, sampled: &SampledTotals, recipe: &Reci
         false => sampled.kl.map_or(f64::NAN, |sum| sum / all),
     };
     let moved_kl = if sampled.kl.is_some() { s.sum_kl[2] / n } else { f64::NAN };
-    Metrics::from([
+    let mut metrics = Metrics::from([
         (Metric::Loss, figures.loss),
         (Metric::Kl, kl),
         (Metric::Entropy, sampled.entropy / all),
@@ -551,5 +536,10 @@ fn policy_metrics(figures: &BatchFigures, sampled: &SampledTotals, recipe: &Reci
         (Metric::UpdateKl, moved_kl),
         (Metric::UpdateEntropy, s.sum_entropy / n),
         (Metric::UpdateClip, (low + high) / n),
-    ])
+    ]);
+    if let Some(preferred) = figures.preferred {
+        metrics.push(Metric::RewardMargins, preferred.margin);
+        metrics.push(Metric::RewardAccuracies, preferred.accuracy);
+    }
+    metrics
 }

@@ -3,9 +3,12 @@
 //! REINFORCE with the advantages −∂L/∂log π: exact, however the batch is cut into micro-batches.
 
 use crate::train::phase::advantages::{Advantages, group_offsets};
+use crate::train::trainer::Trainer;
 use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::sequence::{Preference, SequenceKind, SequenceLoss};
+use crate::train::update::step::{Preferred, score_records};
 use gradus::device::Device;
+use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::{
     BetaMmlLoss, CopgLoss, InfoNceLoss, KtoLoss, Pair, PrdpLoss, PreferenceLoss, PreferenceScore,
@@ -20,6 +23,37 @@ pub(super) struct Coefficients {
     pub advantages: Advantages,
     /// L, a mean over groups, pairs or completions.
     pub loss: f64,
+    /// What a preference loss saw of the pairs.
+    pub preferred: Option<Preferred>,
+}
+
+impl<T: Float> Trainer<T> {
+    /// What a sequence objective says of a batch under the policy that is about to be updated. Before the
+    /// `first` update of a step the log-probs are known.
+    ///
+    /// # Errors
+    /// What scoring and the ops meet.
+    pub(super) fn compare(
+        &mut self,
+        loss: &SequenceLoss,
+        records: &[Record],
+        first: bool,
+    ) -> Result<Coefficients> {
+        let rl = &self.config.rl;
+        let logp = match first {
+            true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
+            false => score_records(&self.model, records, true, rl.temperature, rl.micro_batch)?,
+        };
+        let kl = match loss.kind {
+            SequenceKind::Kto { .. } => self.kl_estimate(records, &logp)?,
+            SequenceKind::Copg
+            | SequenceKind::Prdp { .. }
+            | SequenceKind::Mml { .. }
+            | SequenceKind::InfoNce
+            | SequenceKind::Preference(_) => 0.0,
+        };
+        coefficients(&self.model.device, loss, records, &logp, kl)
+    }
 }
 
 /// The records that the objective learns from: those that it compares with another, those that are
@@ -56,7 +90,7 @@ pub(super) fn compared(loss: &SequenceLoss, records: &[Record]) -> Vec<bool> {
 
 /// ∂L/∂log π under the log-probs `logp` of the records' tokens, which are those that
 /// [`compared`] keeps; `kl` is the estimate of KL(π‖π_ref) that `kto` takes for its zero.
-pub(super) fn coefficients(
+fn coefficients(
     device: &Device,
     loss: &SequenceLoss,
     records: &[Record],
@@ -65,7 +99,8 @@ pub(super) fn coefficients(
 ) -> Result<Coefficients> {
     let batch = Batch::of(loss, records, logp);
     if records.is_empty() {
-        return Ok(Coefficients { advantages: Advantages::PerSequence(Vec::new()), loss: 0.0 });
+        let advantages = Advantages::PerSequence(Vec::new());
+        return Ok(Coefficients { advantages, loss: 0.0, preferred: None });
     }
     match loss.kind {
         SequenceKind::Copg => batch.copg(device, loss.beta),
@@ -194,6 +229,7 @@ impl<'a> Batch<'a> {
             [&chosen, &rejected].map(|side| side.iter().map(length).collect());
         let (logp, reference) = (of(&self.logp), of(&self.reference));
         let pairs = self.groups();
+        let mut rewards = Pair { chosen: vec![0f64; pairs], rejected: vec![0f64; pairs] };
         let (mut winner, mut loser) = (Slopes::new(pairs, pairs), vec![0f64; pairs]);
         let args = PreferenceLoss {
             logp: views(&logp),
@@ -208,7 +244,10 @@ impl<'a> Batch<'a> {
             weight: None,
             loss: (&mut winner.loss).into(),
             dlogp: Pair { chosen: (&mut winner.dlogp).into(), rejected: (&mut loser).into() },
-            reward: None,
+            reward: Some(Pair {
+                chosen: (&mut rewards.chosen).into(),
+                rejected: (&mut rewards.rejected).into(),
+            }),
             total: Some((&mut winner.total).into()),
         };
         preference_loss(device, args)?;
@@ -216,7 +255,13 @@ impl<'a> Batch<'a> {
         for (g, (&w, &l)) in chosen.iter().zip(&rejected).enumerate() {
             (out.dlogp[w], out.dlogp[l]) = (winner.dlogp[g], loser[g]);
         }
-        Ok(out.per_sequence())
+        let margins = rewards.chosen.iter().zip(&rewards.rejected).map(|(w, l)| w - l);
+        let right = margins.clone().filter(|&margin| margin > 0.0).count();
+        let preferred = Preferred {
+            margin: margins.sum::<f64>() / pairs as f64,
+            accuracy: right as f64 / pairs as f64,
+        };
+        Ok(Coefficients { preferred: Some(preferred), ..out.per_sequence() })
     }
 
     /// A group is a square matrix, row by row.
@@ -296,10 +341,14 @@ impl Slopes {
     }
 
     fn per_sequence(&self) -> Coefficients {
-        Coefficients { advantages: Advantages::PerSequence(self.advantages()), loss: self.total[0] }
+        self.with(Advantages::PerSequence(self.advantages()))
     }
 
     fn per_token(&self) -> Coefficients {
-        Coefficients { advantages: Advantages::PerToken(self.advantages()), loss: self.total[0] }
+        self.with(Advantages::PerToken(self.advantages()))
+    }
+
+    fn with(&self, advantages: Advantages) -> Coefficients {
+        Coefficients { advantages, loss: self.total[0], preferred: None }
     }
 }

@@ -32,6 +32,10 @@ choice! {
         RewardStd = "reward_std",
         /// Share of groups whose rewards are all equal.
         FracRewardZeroStd = "frac_reward_zero_std",
+        /// Mean over pairs of the chosen's implicit reward less the rejected's, in the last update.
+        RewardMargins = "rewards/margins",
+        /// Share of pairs whose chosen completion has the larger implicit reward.
+        RewardAccuracies = "rewards/accuracies",
         /// Mean k3 estimate of the KL to the reference, per token.
         Kl = "kl",
         /// Mean entropy of the sampler, per token, in nats.

@@ -173,6 +173,15 @@ impl Recipe {
         })
     }
 
+    /// Whether equal rewards of a prompt's samples leave nothing to learn from them.
+    pub fn compares_samples(&self) -> bool {
+        match (self.sequence, self.estimator) {
+            (Some(loss), _) => loss.fewest() > 1,
+            (None, Estimator::Reward | Estimator::One) => false,
+            (None, Estimator::Group(_) | Estimator::Gae) => true,
+        }
+    }
+
     /// Whether log-probs of the reference are needed.
     pub fn needs_reference(&self) -> bool {
         let compares = self.sequence.is_some_and(|loss| loss.needs_reference());

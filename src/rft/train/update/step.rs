@@ -31,8 +31,7 @@ use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
-    Advantage, ClipCenter, CopyRows, Denominator, PolicyLoss, PolicySettings, PolicyStats,
-    copy_rows, policy_loss,
+    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
 };
 use gradus::view::View;
 
@@ -73,6 +72,18 @@ pub struct BatchFigures {
     pub ratio_max_abs_dev: f64,
     /// Scored tokens.
     pub tokens: usize,
+    /// What a preference loss saw, if it is one.
+    pub preferred: Option<Preferred>,
+}
+
+/// How the implicit rewards β·(log π − log π_ref) of chosen and rejected completions stand to each
+/// other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preferred {
+    /// Mean of the chosen's less the rejected's.
+    pub margin: f64,
+    /// Share of pairs whose chosen completion has the larger one.
+    pub accuracy: f64,
 }
 
 impl BatchFigures {
@@ -233,12 +244,11 @@ fn loss<T: Float>(
     let (allocator, records) = (&model.allocator, part.records);
     let old = scored.gather(records, Record::old_logp);
     let old_logp = allocator.copy_of(&old)?;
-    let s = objective.settings;
-    let of_sampler = s.denominator == Denominator::Sampler
-        || s.center == ClipCenter::OldOverSampler
-        || s.opsm.is_finite();
-    let sampler_logp = of_sampler.then(|| scored.gather(records, |r| &r.sampler_logp));
-    let sampler_logp = sampler_logp.map(|column| allocator.copy_of(&column)).transpose()?;
+    let settings = objective.settings;
+    let sampler = match settings.reads_sampler() || settings.opsm.is_finite() {
+        true => Some(allocator.copy_of(&scored.gather(records, |r| &r.sampler_logp))?),
+        false => None,
+    };
     let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
     let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
     let token_weight = scored.gather_all(records, |r| &r.token_weight);
@@ -260,7 +270,7 @@ fn loss<T: Float>(
     }
     let args = PolicyLoss {
         old_logp: Some(old_logp.all()),
-        sampler_logp: sampler_logp.as_ref().map(Buffer::all),
+        sampler_logp: sampler.as_ref().map(Buffer::all),
         ref_logp: ref_logp.as_ref().map(Buffer::all),
         token_weight: token_weight.as_ref().map(Buffer::all),
         selected: selected.as_ref().map(Buffer::all),
