@@ -44,8 +44,13 @@ macro_rules! recipes {
 
 recipes! {
     "ats",
+    "copg",
+    "dpo",
     "grpo",
+    "kto",
+    "prdp",
     "qlora",
+    "sami",
 }
 
 /// The recipe `name`.

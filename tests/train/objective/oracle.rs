@@ -194,106 +194,133 @@ pub fn weights(name: &str, lengths: &[usize], longest: f64) -> Vec<f64> {
     lengths.iter().map(of).collect()
 }
 
-/// A sequence objective from papers, of groups of completions with token log-probs `logp`; `beta` is
-/// its β, `kl` KTO's zero point. The best and the worst of a group are a pair.
-pub fn compared(name: &str, beta: f64, batch: &[Sequence], logp: &[Vec<f64>], kl: f64) -> f64 {
-    let sum = |x: &[f64]| x.iter().sum::<f64>();
-    let reference = |s: &Sequence| s.tokens.iter().map(|t| t.reference).sum::<f64>();
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (i, s) in batch.iter().enumerate().filter(|(_, s)| !s.reward.is_nan()) {
-        match groups.last_mut() {
-            Some(group) if batch[group[0]].group == s.group => group.push(i),
-            _ => groups.push(vec![i]),
-        }
+/// A batch of completions that a sequence objective compares; `kl` is KTO's zero point.
+pub struct Compared<'a> {
+    pub batch: &'a [Sequence],
+    /// Log-probs of their tokens.
+    pub logp: Vec<Vec<f64>>,
+    pub beta: f64,
+    pub kl: f64,
+}
+
+fn average(x: Vec<f64>) -> f64 {
+    x.iter().sum::<f64>() / x.len() as f64
+}
+
+fn sigma(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// −log σ(−x).
+fn softplus(x: f64) -> f64 {
+    (1.0 + x.exp()).ln()
+}
+
+/// All (i, j) of a group with i ≠ j.
+fn ordered(group: &[usize]) -> Vec<(usize, usize)> {
+    let pairs = group.iter().flat_map(|&i| group.iter().map(move |&j| (i, j)));
+    pairs.filter(|(i, j)| i != j).collect()
+}
+
+impl Compared<'_> {
+    fn reward(&self, i: usize) -> f64 {
+        self.batch[i].reward
     }
-    let (reward, lp) = (|i: usize| batch[i].reward, |i: usize| sum(&logp[i]));
-    let against = |i: usize| lp(i) - reference(&batch[i]);
-    let ordered = |group: &[usize]| {
-        let pairs = group.iter().flat_map(|&i| group.iter().map(move |&j| (i, j)));
-        pairs.filter(|(i, j)| i != j).collect::<Vec<(usize, usize)>>()
-    };
-    let mean = |x: Vec<f64>| x.iter().sum::<f64>() / x.len() as f64;
-    let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
-    let softplus = |x: f64| (1.0 + x.exp()).ln();
-    match name {
-        "copg" => mean(
-            groups
-                .iter()
-                .map(|group| {
-                    let held = |i: usize| reward(i) - beta * against(i);
-                    let term = |(i, j): (usize, usize)| (held(i) - held(j)).powi(2) / (2.0 * beta);
-                    mean(ordered(group).into_iter().map(term).collect())
-                })
-                .collect(),
-        ),
-        "prdp" => {
-            let pairs = groups.iter().flat_map(|group| ordered(group));
-            let pairs = pairs.filter(|&(i, j)| reward(i) > reward(j));
-            let near = |i: usize| {
-                let tokens = batch[i].tokens.iter().zip(&logp[i]);
-                tokens.map(|(t, l)| l.clamp(t.old - 0.2, t.old + 0.2) - t.reference).sum::<f64>()
-            };
-            let term = |(i, j): (usize, usize)| {
-                let wanted = (reward(i) - reward(j)) / beta;
-                let free = (against(i) - against(j) - wanted).powi(2);
-                free.max((near(i) - near(j) - wanted).powi(2))
-            };
-            mean(pairs.map(term).collect())
+
+    /// log π of a completion.
+    fn sum(&self, i: usize) -> f64 {
+        self.logp[i].iter().sum()
+    }
+
+    /// log π − log π_ref.
+    fn against(&self, i: usize) -> f64 {
+        self.sum(i) - self.batch[i].tokens.iter().map(|t| t.reference).sum::<f64>()
+    }
+
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (i, s) in self.batch.iter().enumerate().filter(|(_, s)| !s.reward.is_nan()) {
+            match groups.last_mut() {
+                Some(group) if self.batch[group[0]].group == s.group => group.push(i),
+                _ => groups.push(vec![i]),
+            }
         }
-        "mml" => {
-            let right = |group: &Vec<usize>| {
-                group.iter().copied().filter(|&i| reward(i) >= 0.5).collect::<Vec<usize>>()
-            };
-            let groups: Vec<Vec<usize>> =
-                groups.iter().map(right).filter(|group| !group.is_empty()).collect();
-            let term =
-                |g: &Vec<usize>| -g.iter().map(|&i| (beta * lp(i)).exp()).sum::<f64>().ln() / beta;
-            mean(groups.iter().map(term).collect())
-        }
-        "kto" => {
-            let term = |&i: &usize| match reward(i) >= 0.5 {
-                true => 1.0 - sigma(beta * (against(i) - kl)),
-                false => 1.0 - sigma(beta * (kl - against(i))),
-            };
-            mean(groups.concat().iter().map(term).collect())
-        }
-        name => {
-            let by_reward = |&&i: &&usize, &&j: &&usize| reward(i).total_cmp(&reward(j));
-            let pair = |group: &Vec<usize>| {
-                let best = *group.iter().max_by(|i, j| by_reward(i, j)).unwrap();
-                let worst = *group.iter().min_by(|i, j| by_reward(i, j)).unwrap();
-                let (w, l) = (against(best), against(worst));
-                let delta = beta * (w - l);
-                let (mean_w, mean_l) =
-                    (lp(best) / logp[best].len() as f64, lp(worst) / logp[worst].len() as f64);
-                let odds = |l: f64| l - (1.0 - l.exp()).ln();
-                match name {
-                    "dpo" => softplus(-delta),
-                    "ipo" => (w - l - 0.5 / beta).powi(2),
-                    "hinge" => (1.0 - delta).max(0.0),
-                    "robust" => (0.9 * softplus(-delta) - 0.1 * softplus(delta)) / 0.8,
-                    "exo" => {
-                        let p = sigma(delta);
-                        p * (p / 0.999).ln() + (1.0 - p) * ((1.0 - p) / 1e-3).ln()
-                    }
-                    "nca" => {
-                        let (w, l) = (beta * w, beta * l);
-                        softplus(-w) + 0.5 * softplus(w) + 0.5 * softplus(l)
-                    }
-                    "sppo" => (w - 0.5 / beta).powi(2) + (l + 0.5 / beta).powi(2),
-                    "apo_zero" => 1.0 - sigma(beta * w) + sigma(beta * l),
-                    "apo_down" => sigma(beta * w) + 1.0 - sigma(delta),
-                    "discopop" => {
-                        let m = sigma(delta / 0.05);
-                        (1.0 - m) * softplus(-delta) + m * (-delta).exp()
-                    }
-                    "simpo" => softplus(0.5 - beta * (mean_w - mean_l)),
-                    "cpo" => softplus(-beta * (lp(best) - lp(worst))) - lp(best),
-                    "orpo" => beta * softplus(odds(mean_l) - odds(mean_w)) - mean_w,
-                    other => panic!("no oracle for {other}"),
-                }
-            };
-            mean(groups.iter().map(pair).collect())
+        groups
+    }
+
+    /// The objective of that name, from its paper.
+    pub fn loss(&self, name: &str) -> f64 {
+        let groups = self.groups();
+        average(match name {
+            "copg" => groups.iter().map(|group| self.copg(group)).collect(),
+            "prdp" => groups.iter().flat_map(|group| self.prdp(group)).collect(),
+            "mml" => groups.iter().filter_map(|group| self.mml(group)).collect(),
+            "kto" => groups.concat().into_iter().map(|i| self.kto(i)).collect(),
+            name => groups.iter().map(|group| self.preference(name, group)).collect(),
+        })
+    }
+
+    fn copg(&self, group: &[usize]) -> f64 {
+        let held = |i: usize| self.reward(i) - self.beta * self.against(i);
+        let term = |(i, j): (usize, usize)| (held(i) - held(j)).powi(2) / (2.0 * self.beta);
+        average(ordered(group).into_iter().map(term).collect())
+    }
+
+    fn prdp(&self, group: &[usize]) -> Vec<f64> {
+        let near = |i: usize| {
+            let tokens = self.batch[i].tokens.iter().zip(&self.logp[i]);
+            tokens.map(|(t, l)| l.clamp(t.old - 0.2, t.old + 0.2) - t.reference).sum::<f64>()
+        };
+        let pairs = ordered(group).into_iter().filter(|&(i, j)| self.reward(i) > self.reward(j));
+        let term = |(i, j): (usize, usize)| {
+            let wanted = (self.reward(i) - self.reward(j)) / self.beta;
+            let free = (self.against(i) - self.against(j) - wanted).powi(2);
+            free.max((near(i) - near(j) - wanted).powi(2))
+        };
+        pairs.map(term).collect()
+    }
+
+    fn mml(&self, group: &[usize]) -> Option<f64> {
+        let right = group.iter().filter(|&&i| self.reward(i) >= 0.5);
+        let sum: f64 = right.map(|&i| (self.beta * self.sum(i)).exp()).sum();
+        (sum > 0.0).then(|| -sum.ln() / self.beta)
+    }
+
+    fn kto(&self, i: usize) -> f64 {
+        let gain = self.beta * (self.against(i) - self.kl);
+        1.0 - sigma(if self.reward(i) >= 0.5 { gain } else { -gain })
+    }
+
+    /// The best of a group against its worst.
+    fn preference(&self, name: &str, group: &[usize]) -> f64 {
+        let by_reward = |i: &&usize, j: &&usize| self.reward(**i).total_cmp(&self.reward(**j));
+        let best = *group.iter().max_by(by_reward).unwrap();
+        let worst = *group.iter().min_by(by_reward).unwrap();
+        let (w, l, beta) = (self.against(best), self.against(worst), self.beta);
+        let delta = beta * (w - l);
+        let mean = |i: usize| self.sum(i) / self.logp[i].len() as f64;
+        let odds = |i: usize| mean(i) - (1.0 - mean(i).exp()).ln();
+        match name {
+            "dpo" => softplus(-delta),
+            "ipo" => (w - l - 0.5 / beta).powi(2),
+            "hinge" => (1.0 - delta).max(0.0),
+            "robust" => (0.9 * softplus(-delta) - 0.1 * softplus(delta)) / 0.8,
+            "exo" => {
+                let p = sigma(delta);
+                p * (p / 0.999).ln() + (1.0 - p) * ((1.0 - p) / 1e-3).ln()
+            }
+            "nca" => softplus(-beta * w) + 0.5 * softplus(beta * w) + 0.5 * softplus(beta * l),
+            "sppo" => (w - 0.5 / beta).powi(2) + (l + 0.5 / beta).powi(2),
+            "apo_zero" => 1.0 - sigma(beta * w) + sigma(beta * l),
+            "apo_down" => sigma(beta * w) + 1.0 - sigma(delta),
+            "discopop" => {
+                let m = sigma(delta / 0.05);
+                (1.0 - m) * softplus(-delta) + m * (-delta).exp()
+            }
+            "simpo" => softplus(0.5 - beta * (mean(best) - mean(worst))),
+            "cpo" => softplus(-beta * (self.sum(best) - self.sum(worst))) - self.sum(best),
+            "orpo" => beta * softplus(odds(worst) - odds(best)) - mean(best),
+            other => panic!("no oracle for {other}"),
         }
     }
 }

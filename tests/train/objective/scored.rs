@@ -213,8 +213,34 @@ fn files_that_cannot_serve_are_refused_before_anything_runs() {
     let golden = format!("model.path={}", golden.display());
     let error = trainer(&long, &["rl.loss=dpo", &golden]).err().unwrap().to_string();
     assert!(error.contains("302 tokens") && error.contains("256 positions"), "{error}");
-    let error = super::config(&["rl.source=data"]).validate().unwrap_err().to_string();
+    let nowhere = super::config(&["phases=rl", "rl.source=data"]);
+    let error = Trainer::<f32>::on(nowhere, Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("rl.source") && error.contains("data.path"), "{error}");
+}
+
+/// Reasoning of a demonstration weighs what a run says, relative to what it concludes.
+#[test]
+fn reasoning_weighs_what_a_run_says() {
+    let rows = "{\"prompt\": \"2+2=\", \"completion\": \"<think>2</think>4\", \"answer\": \"4\"}\n";
+    let keys = ["rl.source=rollout", "reward.functions=exact", "sft.demos=1"];
+    let of = |weight: &str| {
+        let mut trainer = trainer(rows, &[&keys[..], &[weight]].concat()).unwrap();
+        let record = trainer.demonstrations(0).unwrap().remove(0);
+        let logp = score_records(&trainer.model, &[record.clone()], true, 1.0, 1).unwrap();
+        let sum = |class: TokenClass| {
+            let of = record.scored().filter(|&t| record.class[t] == class);
+            of.map(|t| (-logp[0][t] as f64, 1.0)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
+        };
+        let sums = [sum(TokenClass::Reasoning), sum(TokenClass::Demo)];
+        (value(&trainer.sft_step(0).unwrap(), "loss"), sums)
+    };
+    let (even, [none, (all, n)]) = of("sft.reasoning_weight=1");
+    assert_eq!((none, n), ((0.0, 0.0), 18.0), "one class is enough");
+    assert!((even - all / n).abs() < 1e-5, "{even}");
+    let (weighed, [(thought, t), (said, s)]) = of("sft.reasoning_weight=0.25");
+    assert_eq!((t, s), (16.0, 2.0), "the mark is a part of it, the end of the text is not");
+    let want = (0.25 * thought + said) / (0.25 * t + s);
+    assert!((weighed - want).abs() < 1e-5, "{weighed} {want}");
 }
 
 /// A whole run of DPO on a file: no reward is named, nobody samples to learn, an adapter comes out.

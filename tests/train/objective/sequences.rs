@@ -36,7 +36,9 @@ fn a_step_of_every_sequence_objective_is_the_oracles() {
             };
             let now = logp(&at);
             let kl = (batch.iter().zip(&now).map(kl).sum::<f64>() / batch.len() as f64).max(0.0);
-            let objective = |head: &[f64]| oracle::compared(name, beta, &batch, &logp(head), kl);
+            let objective = |head: &[f64]| {
+                oracle::Compared { batch: &batch, logp: logp(head), beta, kl }.loss(name)
+            };
             let (loss, slope) = step(&mut trainer, records);
             let want = objective(&at);
             let off = (loss - want).abs() / want.abs().max(0.1);

@@ -196,6 +196,17 @@ fn advantages_are_clamped_and_left_unwhitened() {
     assert!((loss - want).abs() < 1e-6 && apart(&slope, &wanted) < SAME, "{loss} {want}");
 }
 
+/// Adds a multiple of gradients to the parameters.
+fn shift(trainer: &mut Trainer, gradients: &[(String, Vec<f32>)], factor: f64) {
+    for (name, gradient) in gradients {
+        let p = trainer.model.params.iter().find(|p| &p.name == name).unwrap();
+        let (shape, mut values) = (p.shape.clone(), p.values().unwrap());
+        let each = |(v, g): (&mut f32, &f32)| *v += (factor * *g as f64) as f32;
+        values.iter_mut().zip(gradient).for_each(each);
+        trainer.model.params.set(name, &shape, &values).unwrap();
+    }
+}
+
 /// The critic's term alone: its loss changes along its gradient by the gradient's norm, the head's by
 /// its own; pieces add up to the whole.
 #[test]
@@ -236,13 +247,7 @@ fn a_critic_moves_the_trunk() {
     assert!(norm > 1e-2, "{norm}");
     const STEP: f64 = 1e-3;
     let mut along = |step: f64| {
-        for (name, gradient) in &gradients {
-            let p = trainer.model.params.iter().find(|p| &p.name == name).unwrap();
-            let (shape, mut values) = (p.shape.clone(), p.values().unwrap());
-            let each = |(v, g): (&mut f32, &f32)| *v += (step * *g as f64 / norm) as f32;
-            values.iter_mut().zip(gradient).for_each(each);
-            trainer.model.params.set(name, &shape, &values).unwrap();
-        }
+        shift(&mut trainer, &gradients, step / norm);
         pass(&trainer, &head, 64).critic.loss
     };
     let (above, below) = (along(STEP), along(-2.0 * STEP));

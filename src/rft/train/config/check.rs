@@ -2,7 +2,7 @@
 
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
-use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, SourceKey, keys};
+use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, keys};
 use crate::train::phase::{Neighbors, Phase};
 use gradus::error::{Error, Result};
 
@@ -47,10 +47,6 @@ impl RunConfig {
             return Err(Error::config(&key, reason));
         }
         self.validate_reward()?;
-        if self.rl.source == SourceKey::Data && self.data.path.is_empty() {
-            let reason = "`data`, but data.path, where the answers would be, is empty";
-            return Err(Error::config("rl.source", reason));
-        }
         self.validate_buffers()
     }
 

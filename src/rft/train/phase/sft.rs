@@ -221,3 +221,24 @@ fn reasoning_tokens(codec: &dyn Codec, answer: &str, ids: &[i32]) -> Result<usiz
     }
     Ok(below)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::{Bytes, END};
+
+    #[test]
+    fn reasoning_ends_behind_its_last_mark() {
+        let codec = Bytes::new(&[END]);
+        for (answer, reasoning) in [
+            ("4", 0),
+            ("<think>2+2</think>4", 18),
+            ("a</think>b</think>c", 18),
+            // It came to no answer.
+            ("<think>2+2", 10),
+        ] {
+            let ids = codec.encode_rendered(answer).unwrap();
+            assert_eq!(reasoning_tokens(&codec, answer, &ids).unwrap(), reasoning, "{answer}");
+        }
+    }
+}

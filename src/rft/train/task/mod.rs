@@ -150,7 +150,8 @@ pub trait Task: Send + Sync {
     /// `Config` for a task whose rows have none.
     fn answers(&self, index: u64) -> Result<(Prompt, Vec<ScoredAnswer>)> {
         let _ = index;
-        Err(Error::config("rl.source", "`data`, but the task has no answers with scores"))
+        let reason = "`data`, but there are no answers with scores: name their file as data.path";
+        Err(Error::config("rl.source", reason))
     }
     /// What is true of the answers of every training row.
     ///

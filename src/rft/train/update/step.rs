@@ -244,22 +244,18 @@ fn loss<T: Float>(
     let (allocator, records) = (&model.allocator, part.records);
     let old = scored.gather(records, Record::old_logp);
     let old_logp = allocator.copy_of(&old)?;
-    let settings = objective.settings;
-    let sampler = match settings.reads_sampler() || settings.opsm.is_finite() {
-        true => Some(allocator.copy_of(&scored.gather(records, |r| &r.sampler_logp))?),
-        false => None,
+    let placed = |column: fn(&Record) -> &[f32]| {
+        let column = scored.gather_all(records, column);
+        column.map(|column| allocator.copy_of(&column)).transpose()
     };
-    let ref_logp = scored.gather_all(records, |r| &r.ref_logp);
-    let ref_logp = ref_logp.map(|column| allocator.copy_of(&column)).transpose()?;
-    let token_weight = scored.gather_all(records, |r| &r.token_weight);
-    let token_weight = token_weight.map(|column| allocator.copy_of(&column)).transpose()?;
+    let reads_sampler = objective.settings.reads_sampler() || objective.settings.opsm.is_finite();
+    let sampler = if reads_sampler { placed(|r| &r.sampler_logp)? } else { None };
+    let (ref_logp, token_weight) = (placed(|r| &r.ref_logp)?, placed(|r| &r.token_weight)?);
+    let is_weight = placed(|r| &r.is_weight)?;
     let selected = scored.gather_all(records, |r| &r.selected);
     let selected = selected.map(|column| allocator.copy_of(&column)).transpose()?;
-    let is_weight = scored.gather_all(records, |r| &r.is_weight);
-    let is_weight = is_weight.map(|column| allocator.copy_of(&column)).transpose()?;
-    let class = scored.gather(records, |r| &r.class);
-    let class: Vec<u8> = class.into_iter().map(|class| class as u8).collect();
-    let class = allocator.copy_of(&class)?;
+    let class = scored.gather(records, |r| &r.class).into_iter().map(|class| class as u8);
+    let class = allocator.copy_of(&class.collect::<Vec<u8>>())?;
     let advantage = allocator.copy_of(part.advantage)?;
     let cu_seqlens = allocator.copy_of(&scored.cu_seqlens)?;
     let seq_weight = allocator.copy_of(part.seq_weight)?;
@@ -293,10 +289,14 @@ fn loss<T: Float>(
         )
     };
     policy_loss(&model.device, args)?;
-    let deviation = |(new, old): (&f32, &f32)| ((*new as f64 - *old as f64).exp() - 1.0).abs();
-    let new = logp.to_host()?;
-    figures.ratio_max_abs_dev = new.iter().zip(&old).map(deviation).fold(0.0, f64::max);
+    figures.ratio_max_abs_dev = largest_deviation(&logp.to_host()?, &old);
     Ok((d, figures))
+}
+
+/// Largest |exp(ℓ − ℓ_old) − 1|.
+fn largest_deviation(logp: &[f32], old: &[f32]) -> f64 {
+    let deviation = |(new, old): (&f32, &f32)| ((*new as f64 - *old as f64).exp() - 1.0).abs();
+    logp.iter().zip(old).map(deviation).fold(0.0, f64::max)
 }
 
 /// What a policy says of a record's tokens: one column over all of them, 0 where they are not scored.
