@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gradus_rft::io::safetensors::Tensors;
 use gradus_rft::train::checkpoint::load_latest;
 use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{Resume, RunConfig, Summary, train};
@@ -144,7 +145,7 @@ fn the_table_of_a_phase_is_checked() {
         (&["phase.sft.steps=2"], "phase.sft.steps", "no key `steps`"),
         (&["phase.sft.rl.group=2"], "phase.sft.rl.group", "kind `sft` has no `rl.group`"),
         (&["phase.quantize.blocksize=32"], "phase.quantize.blocksize", "no key"),
-        (&["phase.collect.loss=grpo"], "phase.collect.loss", "has no `rl.loss`"),
+        (&["phase.collect.beta=1"], "phase.collect.beta", "has no `rl.beta`"),
         (&["phase.value_fit.gamma=1"], "phase.value_fit.gamma", "has no `value.gamma`"),
         (&["phase=1"], "phase", "phase.NAME.KEY"),
         (&["phase.mix=1"], "phase.mix", "phase.NAME.KEY"),
@@ -249,6 +250,65 @@ fn ran(out: &Path, settings: &[&str]) -> (Summary, Vec<serde_json::Value>) {
     (summary, rows.lines().map(without_clock).collect())
 }
 
+/// What the newest checkpoint of a run holds.
+fn state(run: &Summary) -> Tensors {
+    let (found, _) = load_latest(&Path::new(&run.folder).join("checkpoints")).unwrap();
+    found.unwrap().tensors
+}
+
+/// From each of its checkpoints a run ends in the same bits: what `value_fit` learns from is drawn again
+/// under the settings of its own `collect`, and every phase goes on where it stood.
+#[test]
+fn a_run_goes_on_in_the_middle_of_any_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&[
+        "phases=warm,quantize,2*(collect,value_fit,mix)",
+        "rl.advantage=gae",
+        "phase.warm.kind=sft",
+        "phase.warm.epochs=1",
+        "phase.collect.steps=2",
+        "phase.collect.group=5",
+        "phase.value_fit.steps=2",
+        "phase.mix.kind=rl",
+        "phase.mix.prompts=3",
+        "phase.mix.task.digits=2",
+        "reward.functions=format:^\\d",
+        "checkpoint.every=1",
+        "checkpoint.keep=100",
+        "device=cpu",
+    ])
+    .unwrap();
+    config.out = folder.path().to_string_lossy().into_owned();
+    let whole = train(config.clone(), &Resume::No).unwrap();
+    let run = Path::new(&whole.folder).to_path_buf();
+    let (want, rows) = (state(&whole), std::fs::read_to_string(run.join("metrics.csv")).unwrap());
+    let untimed = |rows: &str| -> Vec<String> {
+        rows.lines().map(|row| row.rsplitn(3, ',').last().unwrap().to_string()).collect()
+    };
+    let checkpoints = run.join("checkpoints");
+    let mut steps: Vec<String> = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "LATEST")
+        .collect();
+    steps.sort();
+    assert!(steps.len() > 20, "{steps:?}");
+    for step in steps.iter().rev().skip(1) {
+        std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap()).for_each(|entry| {
+            let newer =
+                entry.file_name().to_str().is_some_and(|n| n != "LATEST" && n > step.as_str());
+            if newer {
+                std::fs::remove_dir_all(entry.path()).unwrap();
+            }
+        });
+        std::fs::write(checkpoints.join("LATEST"), step).unwrap();
+        let again = train(config.clone(), &Resume::From(run.clone())).unwrap();
+        assert!(state(&again) == want, "from checkpoint {step}");
+        let again = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
+        assert_eq!(untimed(&again), untimed(&rows), "from checkpoint {step}");
+    }
+}
+
 /// Names are names: the same settings under others give the same bits.
 #[test]
 fn a_named_phase_is_the_phase() {
@@ -267,10 +327,6 @@ fn a_named_phase_is_the_phase() {
     ];
     let (a, rows) = ran(&folder.path().join("plain"), &plain);
     let (b, named_rows) = ran(&folder.path().join("named"), &named);
-    let state = |run: &Summary| {
-        let (found, _) = load_latest(&Path::new(&run.folder).join("checkpoints")).unwrap();
-        found.unwrap().tensors
-    };
     assert!(state(&a) == state(&b));
     assert_eq!((a.final_accuracy, a.steps), (b.final_accuracy, b.steps));
     let phases = |rows: &[serde_json::Value]| {
