@@ -7,9 +7,11 @@
 mod bandit;
 mod choices;
 mod draw;
+mod graphs;
 mod numbers;
 mod places;
 mod sorting;
+mod texts;
 mod tools;
 
 use serde_json::{Map, Value};
@@ -53,8 +55,16 @@ impl Default for ToyOptions {
 
 /// All toys, family by family.
 pub fn toys() -> impl Iterator<Item = &'static Toy> {
-    let families =
-        [numbers::TOYS, sorting::TOYS, choices::TOYS, places::TOYS, tools::TOYS, bandit::TOYS];
+    let families = [
+        numbers::TOYS,
+        sorting::TOYS,
+        choices::TOYS,
+        graphs::TOYS,
+        places::TOYS,
+        tools::TOYS,
+        texts::TOYS,
+        bandit::TOYS,
+    ];
     families.into_iter().flatten()
 }
 

@@ -6,14 +6,34 @@ use crate::toy::Toy;
 use crate::toy::draw::{Drawn, number, until};
 use gradus::rng::Rng;
 
-pub(super) const TOYS: &[Toy] = &[Toy {
-    name: "box",
-    about: "the corners of a box from its center and size: 42,18:10,6> -> [37,15,47,21]",
-    rewards: &["iou"],
-    best: 1.0,
-    noise: 0.0,
-    draw: corners,
-}];
+pub(super) const TOYS: &[Toy] = &[
+    Toy {
+        name: "interval",
+        about: "an interval from its center and length: 42,18> -> 33-51",
+        rewards: &["interval"],
+        best: 1.0,
+        noise: 0.0,
+        draw: interval,
+    },
+    Toy {
+        name: "box",
+        about: "the corners of a box from its center and size: 42,18:10,6> -> [37,15,47,21]",
+        rewards: &["iou"],
+        best: 1.0,
+        noise: 0.0,
+        draw: corners,
+    },
+];
+
+fn interval(rng: &mut Rng) -> Drawn {
+    let (center, half) = (number(rng, 20, 79), number(rng, 3, 19));
+    let other = until(rng, |rng| center + number(rng, -9, 9), |other| *other != center);
+    let ends = |center: i64| [center - half, center + half];
+    let said = |[from, to]: [i64; 2]| format!("{from}-{to}");
+    let prompt = format!("{center},{}>", 2 * half);
+    let (right, wrong) = (ends(center), ends(other));
+    Drawn::new(prompt, [("interval", json!(right))], said(right), said(wrong))
+}
 
 /// The corners around a center, by half of the size.
 fn around([x, y]: [i64; 2], [w, h]: [i64; 2]) -> [i64; 4] {

@@ -50,13 +50,17 @@ pub(super) const TOYS: &[Toy] = &[
     },
     Toy {
         name: "const-sort",
-        about: "five digits as the `constitution` before them says: desc:41902> -> 94210",
+        about: "five digits as the `constitution` before them says, and both `completions` under both \
+                `contexts`: desc:41902> -> 94210",
         rewards: &["exact"],
         best: 1.0,
         noise: 0.0,
         draw: constitution,
     },
 ];
+
+/// What a row of `const-sort` may have to obey.
+const CONSTITUTIONS: [&str; 2] = ["asc:", "desc:"];
 
 /// Completions of a row of `noisy-sort`.
 const COMPLETIONS: usize = 4;
@@ -118,14 +122,16 @@ fn pairs(rng: &mut Rng) -> Drawn {
 }
 
 fn constitution(rng: &mut Rng) -> Drawn {
-    let (asked, mut sorted) = digits(rng, 5);
-    let down = rng.below(2) == 1;
-    if down {
-        sorted.reverse();
-    }
-    let (asked, said) = (format!("{}>", text(&asked)), if down { "desc:" } else { "asc:" });
-    let contexts = ["asc:", "desc:"].map(|said| format!("{said}{asked}"));
-    let fields =
-        [("constitution", json!(said)), ("item", json!(asked)), ("contexts", json!(contexts))];
-    drawn(rng, format!("{said}{asked}"), &sorted, fields)
+    let (asked, up) = digits(rng, 5);
+    let down: Vec<u8> = up.iter().rev().copied().collect();
+    let item = format!("{}>", text(&asked));
+    let contexts = CONSTITUTIONS.map(|said| format!("{said}{item}"));
+    let chosen = rng.below(2);
+    let fields = [
+        ("constitution", json!(CONSTITUTIONS[chosen])),
+        ("item", json!(item)),
+        ("contexts", json!(contexts)),
+        ("completions", json!([text(&up), text(&down)])),
+    ];
+    drawn(rng, contexts[chosen].clone(), [&up, &down][chosen], fields)
 }
