@@ -66,7 +66,8 @@ fn a_byte_model_learns_from_a_file_and_resumes() {
     let run = latest(&folder.path().join("whole"));
     let want = outcome(&run);
     assert!(want.1.last().unwrap()["reward"].is_number(), "{want:?}");
-    assert!(!run.join("adapter").exists() && !run.join("model").exists());
+    let exported = |name: &str| run.join(name).to_string_lossy().into_owned();
+    let (model, adapter) = (exported("model"), exported("adapter"));
     let curve = std::fs::read_to_string(run.join("curve.svg")).unwrap();
     assert!(curve.contains("toy.jsonl: held-out score"), "{curve}");
     let asked = |arguments: &[&str]| {
@@ -74,23 +75,64 @@ fn a_byte_model_learns_from_a_file_and_resumes() {
         command.current_dir(folder.path());
         must(command)
     };
-    assert!(asked(&["eval"]).contains("accuracy"));
+    let accuracy = asked(&["eval", "--temperature", "0"]);
+    assert!(accuracy.contains("accuracy"), "{accuracy}");
+    // What is left behind is what was scored.
+    let left = ["eval", "--model", &model, "--adapter", &adapter, "--data", "toy.jsonl"];
+    let sets = ["data.heldout_share=0.1", "eval.max_prompts=8", "rl.max_new_tokens=4"];
+    let mut command = gradus(&[&left[..], &["--reward", "exact", "--temperature", "0"]].concat());
+    command.current_dir(folder.path());
+    for set in sets {
+        command.args(["--set", set]);
+    }
+    let last = |text: &str| text.lines().find(|l| l.contains("accuracy")).unwrap().to_string();
+    assert_eq!(last(&must(command)), last(&accuracy));
     assert!(asked(&["sample", "-n", "1"]).contains("log-prob"));
     // No row is behind a prompt of one's own, which may be longer than those of the file.
     let own = asked(&["sample", "-n", "1", "--prompt", "29481>"]);
     assert!(own.contains("29481>") && !own.contains("wrong") && !own.contains("failed"), "{own}");
 
-    let resumed = [&reward[..], &["--resume", "auto"]].concat();
+    killed(folder.path(), &reward);
+    assert_eq!(outcome(&latest(&folder.path().join("cut"))), want);
+}
+
+/// A run into `cut` that is killed a few times and goes on to its end.
+fn killed(folder: &Path, extra: &[&str]) {
+    let resumed = [extra, &["--resume", "auto"]].concat();
     let mut kills = 0;
     for pause in [50, 100, 150, 250] {
-        let mut child = train(folder.path(), "cut", &resumed).spawn().unwrap();
+        let mut child = train(folder, "cut", &resumed).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(pause));
         kills += child.try_wait().unwrap().is_none() as usize;
         let _ = child.kill();
         child.wait().unwrap();
     }
     assert!(kills > 0, "every run ended before it could be killed");
-    must(train(folder.path(), "cut", &resumed));
+    must(train(folder, "cut", &resumed));
+}
+
+/// What one run wrote is the teacher of another, of another width; nobody names a reward.
+#[test]
+fn a_byte_model_teaches_another() {
+    let folder = tempfile::tempdir().unwrap();
+    toy(&folder.path().join("toy.jsonl"), &["sort3", "--rows", "300"]);
+    let taught = ["--reward", "exact", "--set", "phases=sft", "--set", "sft.epochs=6"];
+    must(train(folder.path(), "first", &taught));
+    let teacher = latest(&folder.path().join("first")).join("model");
+    let teacher = format!("distill.teacher={}", teacher.display());
+    let sets = ["phases=distill", &teacher, "rl.steps=30", "model.hidden=24"];
+    let sets: Vec<&str> = sets.into_iter().flat_map(|set| ["--set", set]).collect();
+    must(train(folder.path(), "whole", &sets));
+    let want = outcome(&latest(&folder.path().join("whole")));
+    let loss = |rows: &[_]| -> f64 {
+        let loss = |row: &std::collections::BTreeMap<String, serde_json::Value>| {
+            row["loss"].as_f64().unwrap()
+        };
+        rows.iter().map(loss).sum()
+    };
+    let (first, last) = (loss(&want.1[..5]), loss(&want.1[25..]));
+    assert!(last < 0.8 * first, "{first} {last}");
+    killed(folder.path(), &sets);
     assert_eq!(outcome(&latest(&folder.path().join("cut"))), want);
 }
 

@@ -13,4 +13,5 @@ mod model;
 mod processes;
 mod recipes;
 mod run;
+mod sft;
 mod words;

@@ -5,6 +5,7 @@ mod common;
 
 mod checkpoint;
 mod completions;
+mod distill;
 mod kept;
 mod learning;
 mod model;

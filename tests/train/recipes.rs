@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use gradus::Device;
 use gradus::device::KernelSet;
+use gradus_rft::model::{Decoder, ModelConfig, RopeScaling};
 use gradus_rft::recipes::{self, RecipeFile};
 use gradus_rft::toy::{ToyOptions, toys};
 use gradus_rft::train::config::SourceKey;
@@ -20,6 +21,36 @@ use crate::common::root;
 fn laid(recipe: &RecipeFile, defaults: RunConfig) -> RunConfig {
     RunConfig::layered(defaults, Some(recipe.name), None)
         .unwrap_or_else(|e| panic!("{}: {e}", recipe.name))
+}
+
+fn learns_from_a_teacher(config: &RunConfig) -> bool {
+    config.plan().unwrap().iter().any(|plan| plan.kind == Phase::Distill)
+}
+
+/// A model of bytes that ends sequences as fresh ones do, for a teacher.
+fn teacher(folder: &std::path::Path) -> String {
+    let path = folder.join("teacher");
+    if !path.exists() {
+        let shape = ModelConfig {
+            vocab: 256,
+            hidden: 16,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            ffn: 24,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            max_positions: 1024,
+            qkv_bias: false,
+            qk_norm: false,
+            tie_embeddings: false,
+        };
+        let model: Decoder = Decoder::random(&shape, Device::Cpu, 5).unwrap();
+        model.save_fresh(&path, &[255]).unwrap();
+    }
+    path.display().to_string()
 }
 
 fn is_toy(name: &str) -> bool {
@@ -45,12 +76,16 @@ fn every_file_is_a_recipe() {
         let keys = recipe.settings().unwrap();
         assert!(keys.contains_key("phases") && !keys.contains_key("recipe"), "{name}");
         for defaults in [RunConfig::default(), RunConfig::pretrained()] {
-            let config = laid(recipe, defaults);
+            let mut config = laid(recipe, defaults);
+            let (model, data) = (&config.model.path, &config.data.path);
+            let files = [model, data, &config.distill.teacher];
+            assert!(files.iter().all(|file| file.is_empty()), "{name}: files are the user's");
+            if learns_from_a_teacher(&config) {
+                config.distill.teacher = "teacher".into();
+            }
             let checked = config.validate().and_then(|()| config.validate_phases());
             checked.unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(config.recipe, name);
-            let (model, data) = (&config.model.path, &config.data.path);
-            assert!(model.is_empty() && data.is_empty(), "{name}: files are the user's");
         }
     }
 }
@@ -83,6 +118,10 @@ fn schedule() -> String {
                 Phase::Collect => rollouts(config.value.collect_steps),
                 Phase::ValueFit => format!("{} steps", config.value.fit_steps),
                 Phase::Rl => format!("{}, {}", rollouts(rl.steps), rl.loss),
+                Phase::Distill => {
+                    let distill = &config.distill;
+                    format!("{} on {}", distill.divergence.name(), distill.source.name())
+                }
             };
             let (name, kind, before) = (&plan.name, plan.kind.name(), plan.before);
             let before = (before.steps, before.prompts, before.epochs);
@@ -125,6 +164,9 @@ fn tried(recipe: &RecipeFile, folder: &std::path::Path) -> RunConfig {
     ] {
         set(key, value);
     }
+    if learns_from_a_teacher(&laid(recipe, RunConfig::default())) {
+        set("distill.teacher", &teacher(folder));
+    }
     let toy = recipe.about().unwrap().toy;
     if let Some(toy) = toys().find(|known| known.name == toy) {
         let path = folder.join(format!("{}.jsonl", toy.name));
@@ -143,6 +185,7 @@ fn tried(recipe: &RecipeFile, folder: &std::path::Path) -> RunConfig {
             Phase::Collect => &[("steps", "2"), ("prompts", "2"), ("group", "2")],
             Phase::ValueFit => &[("steps", "2")],
             Phase::Rl => &[("steps", "2"), ("prompts", "2"), ("group", "2")],
+            Phase::Distill => &[("steps", "2"), ("rl.prompts", "2"), ("rl.group", "2")],
         };
         for (key, value) in sizes {
             config.apply_set(&format!("phase.{}.{key}={value}", plan.name)).unwrap();
@@ -167,6 +210,9 @@ fn steps(config: &RunConfig, device: Device) -> Vec<(String, Metrics)> {
                 Phase::Quantize => unreachable!("has no steps"),
                 Phase::Collect => trainer.collect_step(step, true),
                 Phase::ValueFit => trainer.value_fit_step(),
+                Phase::Distill => {
+                    trainer.lessons(step).and_then(|records| trainer.distill_step(step, &records))
+                }
                 Phase::Rl => {
                     let records = match plan.config.rl.source {
                         SourceKey::Rollout => trainer.collect(step).map(|(_, records, _)| records),
@@ -200,7 +246,7 @@ fn every_recipe_takes_steps_on_the_cpu_and_on_the_emulated_gpu() {
                 assert_eq!(deviation, (0.0, 0.0), "{name}, {phase}: the first ratio is 1");
             }
             // Where rollouts are drawn, a rounding may have drawn others.
-            let drawn = cpu.get(Metric::Reward).is_some();
+            let drawn = cpu.get(Metric::MeanLength).is_some();
             if let Some((a, b)) = both(Metric::Loss).filter(|_| !drawn) {
                 assert!((a - b).abs() <= 1e-3 * a.abs().max(1.0), "{name}, {phase}: {a}, {b}");
             }

@@ -1,14 +1,14 @@
 //! The head: logits for the sampler, log-probs with gradients for the trainer.
 
 use crate::model::decoder::Decoder;
-use crate::model::linear::{LinearCall, Weight};
+use crate::model::linear::{LinearCall, SavedInput, Weight};
 use crate::model::params::Gradients;
 use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
-    Head, LinearLogProb, LinearLogProbBwd, LogitTransform, ScoreScale, linear_logprob,
-    linear_logprob_bwd, score_scale,
+    Head, LinearLogProb, LinearLogProbBwd, LogitTransform, Matmul, ScoreScale, linear_logprob,
+    linear_logprob_bwd, matmul, score_scale,
 };
 
 /// What scores are for.
@@ -48,6 +48,51 @@ impl<T: Float> Decoder<T> {
     pub fn logits(&self, allocator: &Allocator, hidden: &Buffer<T>) -> Result<Buffer<T>> {
         let call = LinearCall { adapt: true, keep: false, residual: None };
         Ok(self.head.forward(self.layer_context(allocator), hidden, call)?.0)
+    }
+
+    /// `[R, vocab]` logits of the first `vocab` ids, for a head that may have more.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for fewer ids than that, or for a 4-bit head of more.
+    pub(crate) fn first_logits(
+        &self,
+        allocator: &Allocator,
+        hidden: &Buffer<T>,
+        vocab: usize,
+    ) -> Result<Buffer<T>> {
+        let Weight::Dense(id) = self.head.weight else {
+            if vocab == self.config.vocab {
+                return self.logits(allocator, hidden);
+            }
+            let got = format!("{} ids in 4 bits", self.config.vocab);
+            return Err(Error::invalid("first_logits", "head", got, format!("{vocab} ids")));
+        };
+        let x = hidden.rows(self.config.hidden)?;
+        let w = self.params.matrix(id)?.narrow(0, vocab)?;
+        let mut out = allocator.alloc(x.extent(0) * vocab)?;
+        let (y, lora) = (out.rows_mut(vocab)?, [].as_slice());
+        let (bias, adapter, residual, s) = (None, None, None, None);
+        matmul(&self.device, Matmul { x, w, bias, lora, adapter, residual, s, y })?;
+        Ok(out)
+    }
+
+    /// Gradient with respect to `hidden`, given the one of [`Decoder::logits`]; a trainable head's own
+    /// gradient is added to `gradients`.
+    ///
+    /// # Errors
+    /// What the ops say.
+    pub(crate) fn logits_backward(
+        &self,
+        allocator: &Allocator,
+        hidden: &Buffer<T>,
+        dlogits: &Buffer<T>,
+        gradients: &mut Gradients,
+    ) -> Result<Buffer<T>> {
+        let at = self.layer_context(allocator);
+        self.head.parameter_gradients(at, SavedInput { x: hidden, s: None }, dlogits, gradients)?;
+        let mut dhidden = allocator.alloc(hidden.len())?;
+        self.head.input_gradient(at, dlogits, false, &mut dhidden)?;
+        Ok(dhidden)
     }
 
     /// Log-probs of `targets` (`[R]`) under the rows `hidden` (`[R, hidden]`). A target's log-prob

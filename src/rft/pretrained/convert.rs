@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::io::safetensors::TensorData;
-use crate::model::{Decoder, HEAD, ORIGINAL, Parameter, Weight};
+use crate::model::{Decoder, HEAD, ModelConfig, ORIGINAL, Parameter, Weight};
 use crate::pretrained::adapter::{Adapter, LoraUpdate, MergePlan};
 use crate::pretrained::config::HfConfig;
 use crate::pretrained::folder::{FolderWriter, SHARD};
@@ -89,7 +89,7 @@ impl Pretrained {
         let mut config = self.config.raw.clone();
         config
             .insert("quantization_config".into(), quantization_config(options, self.config.dtype));
-        writer.finish(Some(&config), self.files.folder())?;
+        writer.finish(Some(&config), Some(self.files.folder()))?;
         Ok(done)
     }
 
@@ -146,7 +146,7 @@ impl Pretrained {
             }
         }
         insert_dtype(&mut config, dtype);
-        writer.finish(Some(&config), self.files.folder())?;
+        writer.finish(Some(&config), Some(self.files.folder()))?;
         Ok(done)
     }
 
@@ -225,13 +225,53 @@ impl<T: Float> Decoder<T> {
     pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
         let (config, files) = (HfConfig::load(from)?, WeightFiles::open(from)?);
         let mut writer = FolderWriter::create(out, SHARD)?;
+        let stored = |name: &str| files.info(name).map_or(T::DTYPE, |info| info.dtype);
+        let (kept, options) = self.write_weights(out, &mut writer, stored)?;
+        let mut raw = config.raw;
+        if !kept {
+            insert_dtype(&mut raw, T::DTYPE);
+        }
+        if let Some(options) = options.filter(|_| !config.quantized) {
+            let dtype = if kept { config.dtype } else { T::DTYPE };
+            raw.insert("quantization_config".into(), quantization_config(&options, dtype));
+        } else if kept {
+            // Nothing became of them: byte for byte the file that was there.
+            return writer.finish(None, Some(from));
+        }
+        writer.finish(Some(&raw), Some(from))
+    }
+
+    /// Writes the base weights of a decoder that comes from no folder, a Llama of bytes, to the folder
+    /// `out`, in the dtype that it computes in. `ends` are the ids that end a sequence.
+    ///
+    /// # Errors
+    /// `Config` if `out` exists; `Io`; what the driver says.
+    pub fn save_fresh(&self, out: &Path, ends: &[i32]) -> Result<()> {
+        let mut writer = FolderWriter::create(out, SHARD)?;
+        let (_, options) = self.write_weights(out, &mut writer, |_| T::DTYPE)?;
+        let mut config = llama(&self.config, ends);
+        insert_dtype(&mut config, T::DTYPE);
+        if let Some(options) = options {
+            let quantization = quantization_config(&options, T::DTYPE);
+            config.insert("quantization_config".into(), quantization);
+        }
+        writer.finish(Some(&config), None)
+    }
+
+    /// Writes all base weights, each in the dtype that `stored` says if that holds its values. Returns
+    /// whether all of them are so, and how weights are quantized, if some are.
+    fn write_weights(
+        &self,
+        out: &Path,
+        writer: &mut FolderWriter,
+        stored: impl Fn(&str) -> DType,
+    ) -> Result<(bool, Option<Nf4Options>)> {
         let tied = |p: &Parameter<T>| p.name == HEAD && self.config.tie_embeddings;
         let other = |p: &Parameter<T>| [".lora_", ORIGINAL].iter().any(|n| p.name.contains(n));
         let mut kept = true;
         for p in self.params.iter().filter(|p| !p.is_empty() && !other(p) && !tied(p)) {
             let values = self.params.original(p).values()?;
-            let stored = files.info(&p.name).map_or(T::DTYPE, |info| info.dtype);
-            let data = rounded(&p.shape, &values, stored);
+            let data = rounded(&p.shape, &values, stored(&p.name));
             let exact = floats::<f32>(&data)? == values;
             kept &= exact;
             let own = || narrowed(out, &p.name, &p.shape, &values, T::DTYPE);
@@ -249,19 +289,33 @@ impl<T: Float> Decoder<T> {
                 writer.put_quantized(&format!("{}.weight", linear.name), &parts)?;
             }
         }
-        let mut raw = config.raw;
-        if !kept {
-            insert_dtype(&mut raw, T::DTYPE);
-        }
-        if let Some(options) = options.filter(|_| !config.quantized) {
-            let dtype = if kept { config.dtype } else { T::DTYPE };
-            raw.insert("quantization_config".into(), quantization_config(&options, dtype));
-        } else if kept {
-            // Nothing became of them: byte for byte the file that was there.
-            return writer.finish(None, from);
-        }
-        writer.finish(Some(&raw), from)
+        Ok((kept, options))
     }
+}
+
+/// The `config.json` of a Llama.
+fn llama(model: &ModelConfig, ends: &[i32]) -> Map<String, Value> {
+    let values = [
+        ("architectures", json!(["LlamaForCausalLM"])),
+        ("attention_bias", json!(false)),
+        ("bos_token_id", Value::Null),
+        ("eos_token_id", json!(ends)),
+        ("head_dim", json!(model.head_dim)),
+        ("hidden_act", json!("silu")),
+        ("hidden_size", json!(model.hidden)),
+        ("intermediate_size", json!(model.ffn)),
+        ("max_position_embeddings", json!(model.max_positions)),
+        ("mlp_bias", json!(false)),
+        ("model_type", json!("llama")),
+        ("num_attention_heads", json!(model.heads)),
+        ("num_hidden_layers", json!(model.layers)),
+        ("num_key_value_heads", json!(model.kv_heads)),
+        ("rms_norm_eps", json!(model.norm_eps)),
+        ("rope_theta", json!(model.rope_theta)),
+        ("tie_word_embeddings", json!(model.tie_embeddings)),
+        ("vocab_size", json!(model.vocab)),
+    ];
+    Map::from_iter(values.map(|(name, value)| (name.to_string(), value)))
 }
 
 /// Names `dtype` under the key that the file has: transformers 4 does not know the new one.

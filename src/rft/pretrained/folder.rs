@@ -95,20 +95,23 @@ impl FolderWriter {
         Ok(())
     }
 
-    /// Writes what is left, `config` (without one, that of `from`) and the companions of the weights
-    /// in `from`; then the folder takes its name.
-    pub fn finish(mut self, config: Option<&Map<String, Value>>, from: &Path) -> Result<()> {
+    /// Writes what is left, `config` (without one, that of `from`) and, if the weights come from a
+    /// folder, their companions in `from`; then the folder takes its name.
+    pub fn finish(
+        mut self,
+        config: Option<&Map<String, Value>>,
+        from: Option<&Path>,
+    ) -> Result<()> {
         self.flush_if(0)?;
         self.name_shards()?;
-        match config {
-            Some(config) => {
-                let config = Value::Object(config.clone());
-                write_json(&self.partial.path().join("config.json"), &config)?;
-            }
-            None => self.copy("config.json", from)?,
+        if let Some(config) = config {
+            let config = Value::Object(config.clone());
+            write_json(&self.partial.path().join("config.json"), &config)?;
         }
-        for name in COMPANIONS.into_iter().filter(|name| from.join(name).is_file()) {
-            self.copy(name, from)?;
+        if let Some(from) = from {
+            let own = config.is_none().then_some("config.json");
+            let companions = COMPANIONS.into_iter().filter(|name| from.join(name).is_file());
+            own.into_iter().chain(companions).try_for_each(|name| self.copy(name, from))?;
         }
         // An empty folder at the target gives way.
         match self.partial.publish_new()? {

@@ -46,6 +46,7 @@ recipes! {
     "ats",
     "copg",
     "dpo",
+    "gkd",
     "grpo",
     "kto",
     "prdp",

@@ -11,7 +11,7 @@ use crate::reward::command::CommandOptions;
 use crate::reward::http::HttpOptions;
 use crate::reward::spec::{Clamp, Combine, SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
-use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig};
+use crate::train::config::{Bounds, CombineKey, DistillSource, PhasePlan, RunConfig};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
@@ -163,7 +163,12 @@ impl RunInputs {
     fn longest_demo(&self) -> Result<usize> {
         let mut longest = 0;
         for (plan, task) in self.plans.iter().zip(&self.tasks) {
-            let learns = plan.kind == Phase::Sft && plan.config.sft.buffer()?.is_none();
+            let demos = match plan.kind {
+                Phase::Sft => true,
+                Phase::Distill => plan.config.distill.source == DistillSource::Demos,
+                Phase::Quantize | Phase::Collect | Phase::ValueFit | Phase::Rl => false,
+            };
+            let learns = demos && plan.config.sft.buffer()?.is_none();
             if learns || (plan.kind.rolls_out() && !plan.config.rl.divert.is_empty()) {
                 longest = task.longest_demo()?.max(longest);
             }
@@ -285,7 +290,7 @@ fn clamp(bounds: Bounds) -> Option<Clamp> {
 }
 
 /// The vocabulary of a folder.
-fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>> {
+pub(crate) fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>> {
     let (path, rows) = (folder.files.folder(), folder.config.model.vocab);
     if path.join("tokenizer.json").exists() {
         return tokenizer(path, rows);
@@ -323,11 +328,13 @@ fn on_text(
         return Ok(Arc::new(countdown(config)?.with(Some(codec), reward, Some(converse))));
     }
     let plans = config.plan()?;
-    let offline =
-        |plan: &PhasePlan| plan.kind == Phase::Rl && plan.config.rl.source == SourceKey::Data;
+    let offline = |plan: &PhasePlan| {
+        let scored = plan.kind == Phase::Rl && plan.config.rl.source == SourceKey::Data;
+        scored || plan.kind == Phase::Distill
+    };
     let unasked = |plan: &PhasePlan| match plan.kind {
         Phase::Sft | Phase::Quantize => true,
-        Phase::Rl => offline(plan),
+        Phase::Rl | Phase::Distill => offline(plan),
         Phase::Collect | Phase::ValueFit => false,
     };
     // Where nobody is rewarded, an evaluation has no opinion either.

@@ -23,6 +23,7 @@ pub mod run;
 pub mod select;
 pub mod state;
 pub mod task;
+mod teacher;
 pub mod trainer;
 pub mod update;
 

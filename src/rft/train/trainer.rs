@@ -18,6 +18,7 @@ use crate::train::inputs::{RunInputs, Stages};
 use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
+use crate::train::teacher::Teacher;
 use crate::train::update::optimizer::{Optimizer, Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, TokenClass};
@@ -67,6 +68,8 @@ pub struct Trainer<T: Float = f32> {
     sampler: Mutex<Option<Sampler<T>>>,
     /// What the KL is measured to.
     pub(crate) reference: Reference<T>,
+    /// Whom the phase `distill` learns from, once it needs it.
+    pub(crate) teacher: Option<Teacher<T>>,
     /// Scores training completions; the task's verifier unless the caller sets another.
     pub reward: Arc<dyn Reward>,
     /// Scores held-out completions.
@@ -154,6 +157,7 @@ impl<T: Float> Trainer<T> {
             skipped: 0,
             sampler: Mutex::new(None),
             reference: Reference::NotTaken,
+            teacher: None,
             reward: verifier.clone(),
             verifier,
             frozen_base,

@@ -113,7 +113,7 @@ fn a_4_bit_head_computes_what_its_values_compute() {
             }
             None => writer.put_quantized("lm_head.weight", packed.parts()).unwrap(),
         }
-        writer.finish(Some(&config.raw), &from).unwrap();
+        writer.finish(Some(&config.raw), Some(&from)).unwrap();
         path
     };
     let (four, dense) = (write("four", None), packed.dequantize(&Device::Cpu).unwrap());

@@ -9,6 +9,8 @@ mod settings;
 mod steps;
 mod tokens;
 
+pub use oracle::gradient;
+
 use gradus::error::Result;
 use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
@@ -84,6 +86,6 @@ fn records(trainer: &Trainer, apart: f32) -> Vec<Record> {
     records
 }
 
-fn value(metrics: &Metrics, key: &str) -> f64 {
+pub fn value(metrics: &Metrics, key: &str) -> f64 {
     metrics.get(key.parse().unwrap()).unwrap_or_else(|| panic!("no {key} in {metrics:?}"))
 }

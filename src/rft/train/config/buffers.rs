@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::train::config::{Auto, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey};
+use crate::train::config::{
+    Auto, DistillSource, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey,
+};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::crosses;
 use crate::train::select::{Keep, Selection};
@@ -195,12 +197,21 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
+    /// What learns from demonstrations may learn from a buffer.
+    fn demos(&mut self, config: &RunConfig) -> Result<()> {
+        match config.sft.buffer()? {
+            Some(name) => self.read("sft.source", name),
+            None => Ok(()),
+        }
+    }
+
     fn pass(&mut self, plan: &'a PhasePlan) -> Result<()> {
         let PhasePlan { kind, config, .. } = plan;
         match kind {
-            Phase::Sft => match config.sft.buffer()? {
-                Some(name) => self.read("sft.source", name),
-                None => Ok(()),
+            Phase::Sft => self.demos(config),
+            Phase::Distill => match config.distill.source {
+                DistillSource::Demos => self.demos(config),
+                DistillSource::Rollout => Ok(()),
             },
             Phase::Collect | Phase::Rl => {
                 self.fill(plan, "rl.store", &config.rl.store);

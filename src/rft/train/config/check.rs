@@ -64,6 +64,11 @@ impl RunConfig {
             let reason = "is attached by the phase `quantize`, which `phases` does not have";
             return Err(Error::config("model.adapter", reason));
         }
+        let distills = plans.iter().any(|plan| plan.kind == Phase::Distill);
+        if !distills && !self.distill.teacher.is_empty() {
+            let reason = "is read by the phase `distill`, which `phases` does not have";
+            return Err(Error::config("distill.teacher", reason));
+        }
         self.trains()?;
         for (index, PhasePlan { name, kind, config, .. }) in plans.iter().enumerate() {
             config.trains().map_err(|error| self.in_phase(name, error))?;

@@ -225,6 +225,28 @@ choice! {
 }
 
 choice! {
+    /// `distill.source`.
+    DistillSource {
+        /// The policy's own rollouts.
+        Rollout = "rollout",
+        /// Demonstrations.
+        Demos = "demos",
+    }
+}
+
+choice! {
+    /// `distill.divergence`, of the policy q and the teacher p.
+    DivergenceKey {
+        /// KL(q‖p): the policy writes nothing that the teacher would not.
+        ReverseKl = "reverse_kl",
+        /// KL(p‖q): the policy covers all that the teacher would write.
+        ForwardKl = "forward_kl",
+        /// Between the two, as GKD has it.
+        Jsd = "jsd",
+    }
+}
+
+choice! {
     /// `rl.optim`.
     OptimizerKey {
         /// Moments beside the parameters.

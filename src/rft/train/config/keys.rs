@@ -5,8 +5,9 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, ImportanceKey, KeepKey, KlKey,
-    ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
+    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule,
+    SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
@@ -67,6 +68,8 @@ section! {
         value: ValueConfig,
         /// Records that outlive their batch.
         buffer: BufferConfig,
+        /// A teacher, for the phase `distill`.
+        distill: DistillConfig,
         /// Held-out accuracy.
         eval: EvalConfig,
         /// Saved states.
@@ -190,6 +193,9 @@ section! {
             source "pilot; model folder: all rows",
         /// Demonstrations per step.
         batch: usize = 64; folder 16; range 1..=1 << 16; source "pilot; model folder: QLoRA 16",
+        /// Tokens of a micro-batch of demonstrations that are packed end to end and do not see each
+        /// other, 0 = rl.micro_batch demonstrations; changes rounding, not meaning.
+        packing: usize = 0; range 0..=1 << 30; source "TRL packing: off",
         /// Peak learning rate; auto: 2e-4 for adapters, 2e-5 for whole weights.
         learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
             source "pilot; model folder: QLoRA 2e-4, TRL 2e-5",
@@ -397,6 +403,22 @@ section! {
     BufferConfig {
         /// Most records of a buffer; the oldest leave.
         capacity: usize = 16_384; range 1..=1 << 24; source "ours",
+    }
+}
+
+section! {
+    /// The phase `distill`: the policy learns a teacher's distributions over the whole vocabulary.
+    DistillConfig {
+        /// The teacher's folder, with the model's tokenizer.
+        teacher: String = String::new(); source "ours",
+        /// What both read: rollouts, drawn and learned with the settings of `rl`, or demonstrations,
+        /// with those of `sft`.
+        source: DistillSource = DistillSource::Rollout; source "GKD (2306.13649): on-policy",
+        /// What is to become small.
+        divergence: DivergenceKey = DivergenceKey::ReverseKl;
+            source "MiniLLM (2306.08543): reverse KL",
+        /// Weight of the teacher in the mixture of jsd, which alone takes it; auto: 0.5.
+        beta: Auto = Auto::Auto; range 1e-3..=0.999; source "TRL GKD: 0.5",
     }
 }
 

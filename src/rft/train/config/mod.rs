@@ -18,8 +18,9 @@ pub use auto::Auto;
 pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, ImportanceKey, KeepKey, KlKey,
-    ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
+    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule,
+    SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};

@@ -90,7 +90,9 @@ impl PhaseSpec for Collect {
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
         let records = probe.rollouts()?;
-        probe.update(records, &presets::sft().settings)
+        let settings = presets::sft().settings;
+        let objective = probe.trainer.rl_objective(&settings);
+        probe.update(records, objective)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `collect` | rollouts with the policy as it is; nothing moves |
 //! | `value_fit` | the critic learns the returns of the collected rollouts; the policy does not move |
 //! | `rl` | rollouts, rewards, advantages, policy updates |
+//! | `distill` | the policy learns a teacher's distributions |
 //!
 //! To add one, write a file with a `PhaseSpec` and add its row to the table below. The compiler asks
 //! for the rest.
@@ -27,6 +28,7 @@ mod chosen;
 mod collect;
 mod covariance;
 mod crossed;
+mod distill;
 mod keep;
 mod overlong;
 mod quantize;
@@ -201,6 +203,8 @@ phases! {
     ValueFit = "value_fit" => value_fit::ValueFit,
     /// Rollouts, rewards, advantages, policy updates.
     Rl = "rl" => rl::Rl,
+    /// A teacher's distributions are learned.
+    Distill = "distill" => distill::Distill,
 }
 
 impl Phase {
@@ -208,7 +212,7 @@ impl Phase {
     pub(crate) fn rolls_out(self) -> bool {
         match self {
             Phase::Collect | Phase::Rl => true,
-            Phase::Sft | Phase::Quantize | Phase::ValueFit => false,
+            Phase::Sft | Phase::Quantize | Phase::ValueFit | Phase::Distill => false,
         }
     }
 }

@@ -107,7 +107,8 @@ impl PhaseSpec for Rl {
             record.ref_logp = vec![0.0; record.ids.len()];
             record.selected = vec![0; record.ids.len()];
         }
-        probe.update(records, &recipe.settings)?;
+        let objective = probe.trainer.rl_objective(&recipe.settings);
+        probe.update(records, objective)?;
         probe.trainer.hold_inner()?;
         probe.count_state();
         Ok(())
@@ -429,8 +430,13 @@ impl<T: Float> Trainer<T> {
     /// What rollouts are scored under: the distribution they were sampled from.
     pub fn rl_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
         let rl = &self.config.rl;
-        let (temperature, micro_batch) = (rl.temperature, rl.micro_batch);
-        Objective { settings, temperature, micro_batch, critic: None }
+        Objective {
+            settings,
+            temperature: rl.temperature,
+            micro_batch: rl.micro_batch,
+            micro_batch_tokens: usize::MAX,
+            critic: None,
+        }
     }
 }
 

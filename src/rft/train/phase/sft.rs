@@ -61,7 +61,9 @@ impl PhaseSpec for Sft {
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
         let records = longest(probe)?;
-        probe.update(records, &presets::sft().settings)?;
+        let settings = presets::sft().settings;
+        let objective = probe.trainer.sft_objective(&settings);
+        probe.update(records, objective)?;
         // Nothing was computed, but adapters count as moved from here on.
         probe.trainer.optimizer.t = probe.trainer.optimizer.t.max(1);
         Ok(())
@@ -70,7 +72,7 @@ impl PhaseSpec for Sft {
 
 /// Records like those of a step: demonstrations, or what a buffer may hold, which is completions and
 /// demonstrations.
-fn longest<T: Float>(probe: &mut Probe<T>) -> Result<Vec<Record>> {
+pub(super) fn longest<T: Float>(probe: &mut Probe<T>) -> Result<Vec<Record>> {
     if probe.trainer.config.sft.buffer()?.is_none() {
         return probe.trainer.demonstrations(0);
     }
@@ -119,17 +121,7 @@ impl<T: Float> Trainer<T> {
         let total: f64 = classes().map(|class| settings.class_weight[class]).sum();
         let weight = vec![1.0 / if total > 0.0 { total as f32 } else { 1.0 }; records.len()];
         let advantage = vec![1.0; records.len()];
-        let sft = &self.config.sft;
-        let decay = sft.lr_schedule.factor(step, self.sft_steps());
-        // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
-        let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
-        let update = Update {
-            learning_rate: warmed_up(peak * decay, step, sft.warmup_steps),
-            beta1: 0.9,
-            beta2: sft.beta2,
-            weight_decay: sft.weight_decay,
-            grad_clip: sft.grad_clip,
-        };
+        let update = self.sft_update(step);
         let advantage = Advantage::PerSequence(View::from(&advantage));
         let objective = self.sft_objective(&settings);
         let backward = self.forward_backward(&records, advantage, &weight, objective)?;
@@ -190,11 +182,29 @@ impl<T: Float> Trainer<T> {
         Ok(record)
     }
 
+    /// Settings of the update of SFT step `step`.
+    pub(crate) fn sft_update(&self, step: u64) -> Update {
+        let sft = &self.config.sft;
+        let decay = sft.lr_schedule.factor(step, self.sft_steps());
+        // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
+        let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
+        Update {
+            learning_rate: warmed_up(peak * decay, step, sft.warmup_steps),
+            beta1: 0.9,
+            beta2: sft.beta2,
+            weight_decay: sft.weight_decay,
+            grad_clip: sft.grad_clip,
+        }
+    }
+
     /// What demonstrations are scored under: the model's own distribution, whatever rollouts are
     /// sampled at.
     pub fn sft_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
-        let micro_batch = self.config.rl.micro_batch;
-        Objective { settings, temperature: 1.0, micro_batch, critic: None }
+        let (micro_batch, micro_batch_tokens) = match self.config.sft.packing {
+            0 => (self.config.rl.micro_batch, usize::MAX),
+            tokens => (usize::MAX, tokens),
+        };
+        Objective { settings, temperature: 1.0, micro_batch, micro_batch_tokens, critic: None }
     }
 
     /// Cross-entropy with the weights of the classes.

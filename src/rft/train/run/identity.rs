@@ -18,8 +18,8 @@ use gradus::device::Device;
 use gradus::error::{Error, Result};
 
 const FILE: &str = "run.json";
-/// Bytes of a reward's file that are read: scripts are shorter, and a judge's weights need not be
-/// read whole to be told apart.
+/// Bytes of a reward's file, and of a teacher's weights, that are read: scripts are shorter, and
+/// weights need not be read whole to be told apart.
 const REWARD_BYTES: u64 = 64 << 20;
 
 /// What two beginnings of one run have in common.
@@ -176,9 +176,28 @@ fn read_by(config: &RunConfig) -> Result<Vec<(&'static str, PathBuf, u64)>> {
         let names = ["adapter_config.json", "adapter_model.safetensors"];
         files.extend(names.map(|name| ("model.adapter", adapter.join(name), u64::MAX)));
     }
+    let teacher = Path::new(&config.distill.teacher);
+    if !config.distill.teacher.is_empty() {
+        let names = ["config.json"].into_iter().chain(COMPANIONS);
+        files.extend(names.map(|name| ("distill.teacher", teacher.join(name), u64::MAX)));
+        let weights = weights(teacher)?;
+        files.extend(weights.into_iter().map(|file| ("distill.teacher", file, REWARD_BYTES)));
+    }
     let programs = spec::files(&config.reward.functions);
     files.extend(programs.into_iter().map(|file| ("reward.functions", file, REWARD_BYTES)));
     Ok(files)
+}
+
+/// The weight files of a folder, if there is one.
+fn weights(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.path()));
+    let mut paths = paths.collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "safetensors"));
+    Ok(paths)
 }
 
 #[cfg(feature = "hf")]

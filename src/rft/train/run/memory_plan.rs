@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::io::system_memory::Room;
-use crate::model::Parameter;
+use crate::model::{Gradients, Parameter};
 use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::buffer::record_bytes;
 use crate::train::config::{OptimizerKey, PhasePlan, RunConfig, flattened};
@@ -17,11 +17,12 @@ use crate::train::trainer::{CPU_SLOTS, Trainer};
 use crate::train::update::ordered::window;
 use crate::train::update::record::Record;
 use crate::train::update::reference::Reference;
+use crate::train::update::step::Objective;
 use gradus::device::{Device, DriverInfo, DryDriver};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
+use gradus::ops::Advantage;
 use gradus::ops::presets::Estimator;
-use gradus::ops::{Advantage, PolicySettings};
 use gradus::view::View;
 
 /// Bytes of a run by what they hold.
@@ -291,22 +292,47 @@ impl<T: Float> Probe<T> {
     ///
     /// # Errors
     /// What the trainer refuses.
-    pub fn update(&mut self, mut records: Vec<Record>, settings: &PolicySettings) -> Result<()> {
+    pub fn update(&mut self, records: Vec<Record>, objective: Objective<'_>) -> Result<()> {
+        self.update_by(records, objective, |trainer, records, objective| {
+            let ones = vec![1.0; records.len()];
+            let advantage = Advantage::PerSequence(View::from(&ones));
+            Ok(trainer.forward_backward(records, advantage, &ones, objective)?.gradients)
+        })
+    }
+
+    /// An update of which `backward` computes the gradients, likewise.
+    ///
+    /// # Errors
+    /// What the trainer refuses.
+    pub fn update_by(
+        &mut self,
+        mut records: Vec<Record>,
+        objective: Objective<'_>,
+        backward: impl FnOnce(&Trainer<T>, &[Record], Objective<'_>) -> Result<Gradients>,
+    ) -> Result<()> {
         let trainer = &mut self.trainer;
         let arena = trainer.model.allocator.arena();
         arena.iter().for_each(|arena| arena.restart());
-        let micro_batches = records.len().div_ceil(trainer.config.rl.micro_batch.max(1));
+        let micro_batches = objective.micro_batches(&records).len();
         records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
-        records.truncate(trainer.config.rl.micro_batch);
-        let ones = vec![1.0; records.len()];
-        let advantage = Advantage::PerSequence(View::from(&ones));
-        let objective = trainer.rl_objective(settings);
-        let backward = trainer.forward_backward(&records, advantage, &ones, objective)?;
-        let gradients = backward.gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
-        trainer.optim_step(&backward, trainer.rl_update(0))?;
-        drop(backward);
+        // Where tokens are counted, others may fill what these leave.
+        let mut tokens = 0;
+        let mut fits = |record: &Record| {
+            let fits = tokens < objective.micro_batch_tokens;
+            tokens += record.ids.len();
+            fits
+        };
+        let longest = records.iter().take(objective.micro_batch).take_while(|r| fits(r)).count();
+        records.truncate(longest);
+        // In one piece.
+        let objective = Objective { micro_batch_tokens: usize::MAX, ..objective };
+        let gradients = backward(trainer, &records, objective)?;
+        let bytes = gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
+        let (device, update) = (trainer.model.device.clone(), trainer.rl_update(0));
+        trainer.optimizer.step(&device, &mut trainer.model.params, &gradients, update)?;
+        drop(gradients);
         let arena = arena.map_or(0, |arena| arena.peak() as u64);
-        self.updates.push(UpdateNeeds { arena, gradients, micro_batches });
+        self.updates.push(UpdateNeeds { arena, gradients: bytes, micro_batches });
         self.plan.scratch += self.grown();
         Ok(())
     }
@@ -334,6 +360,7 @@ fn critic_states<T: Float>(trainer: &Trainer<T>, kind: Phase) -> Result<u64> {
     let config = &trainer.config;
     let batches = match kind {
         Phase::Collect => 1 + config.value.collect_steps as u64,
+        Phase::Distill => 0,
         Phase::Sft | Phase::Quantize | Phase::ValueFit | Phase::Rl => {
             (trainer.recipe()?.estimator == Estimator::Gae) as u64
         }
@@ -357,13 +384,15 @@ fn kept_records<T: Float>(trainer: &Trainer<T>, plans: &[PhasePlan]) -> u64 {
     records as u64 * record_bytes(prompt + longest.max(answer))
 }
 
-/// Micro-batch and slots of the run, and those that phases have of their own.
+/// Micro-batch, slots and packing of the run, and those that phases have of their own.
 fn sizes(config: &RunConfig) -> Vec<(String, usize)> {
     let values = flattened(&config.to_table());
     let own = |key: &str| [key.into()].into_iter().chain(config.in_phases(key));
-    let keys = own("rl.micro_batch").chain(own("rl.slots")).collect::<Vec<String>>();
+    let keys = ["rl.micro_batch", "rl.slots", "sft.packing"].into_iter().flat_map(own);
     let value = |key: String| values.get(&key)?.parse().ok().map(|value| (key, value));
-    keys.into_iter().filter_map(value).collect()
+    // Without packing there is no number of tokens to halve.
+    let unpacked = |(key, size): &(String, usize)| key.ends_with("packing") && *size == 0;
+    keys.filter_map(value).filter(|size| !unpacked(size)).collect()
 }
 
 /// `config` with half the micro-batches and half the slots, of which 0 means `slots`.

@@ -101,6 +101,7 @@ impl<T: Float> Run<T> {
         let begun = find_run(resume, &config, &identity)?;
         let plan = MemoryPlan::of_run::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config.clone(), device)?;
+        trainer.check_teachers()?;
         line(&format!("  device {}", trainer.model.device.name()));
         plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
         trainer.notes.iter().for_each(|note| line(note));
@@ -254,11 +255,15 @@ impl<T: Float> Run<T> {
         self.export()
     }
 
+    /// Whether models of this run make sense outside: those from a folder, and those of bytes.
+    fn has_folders(&self) -> bool {
+        !self.trainer.base.is_empty() || !self.trainer.config.data.path.is_empty()
+    }
+
     /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it:
     /// the folder that the run began with, or, if that moved before it was frozen, its own.
     fn export(&self) -> Result<()> {
-        let Some(config) = self.trainer.adapter.as_ref().filter(|_| !self.trainer.base.is_empty())
-        else {
+        let Some(config) = self.trainer.adapter.as_ref().filter(|_| self.has_folders()) else {
             return Ok(());
         };
         let base = match self.trainer.frozen_base {
@@ -275,7 +280,11 @@ impl<T: Float> Run<T> {
         let path = self.folder.path().join("model");
         if !path.exists() {
             let from = Path::new(&self.trainer.config.model.path);
-            self.trainer.model.save_pretrained(&path, from)?;
+            let model = &self.trainer.model;
+            match self.trainer.base.is_empty() {
+                true => model.save_fresh(&path, self.trainer.task.codec().stops())?,
+                false => model.save_pretrained(&path, from)?,
+            }
         }
         let path = path.canonicalize().map_err(Error::io(&path))?;
         Ok(path.to_string_lossy().into_owned())
@@ -283,7 +292,7 @@ impl<T: Float> Run<T> {
 
     /// Folders of the adapter and of the model that the run leaves; empty where it leaves none.
     fn exported(&self) -> Result<(String, String)> {
-        let (on_disk, moved) = (!self.trainer.base.is_empty(), !self.trainer.frozen_base);
+        let (on_disk, moved) = (self.has_folders(), !self.trainer.frozen_base);
         let model = if on_disk && moved { self.write_model()? } else { String::new() };
         let adapter = match self.trainer.adapter.is_some() && on_disk {
             true => self.folder.path().join("adapter").to_string_lossy().into_owned(),

@@ -1,5 +1,6 @@
 //! One update of the policy: records in, loss and gradients, AdamW.
 
+pub(crate) mod distill;
 pub mod optimizer;
 pub(crate) mod ordered;
 pub mod recipe;

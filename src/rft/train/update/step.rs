@@ -18,6 +18,7 @@
 //!    ∂L/∂ℓ: no second product with the vocabulary.
 //! 4. A step that is not finite changes nothing.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -43,9 +44,11 @@ pub struct Objective<'a> {
     /// Divides the logits: log-probs are of that distribution. What tokens were sampled at, or 1 for
     /// demonstrations.
     pub temperature: f64,
-    /// Sequences per micro-batch. Part of the result's definition (f32 gradients are summed micro-
-    /// batch by micro-batch), never of its meaning.
+    /// Most sequences of a micro-batch. Part of the result's definition (f32 gradients are summed
+    /// micro-batch by micro-batch), never of its meaning.
     pub micro_batch: usize,
+    /// Most tokens of a micro-batch of two sequences or more, likewise.
+    pub micro_batch_tokens: usize,
     /// The critic's term, for one that moves the trunk.
     pub critic: Option<CriticTerm<'a>>,
 }
@@ -108,8 +111,7 @@ struct MicroBatch<'a> {
 }
 
 /// Forward and backward of `records` under `objective`; `seq_weight` has one entry per record,
-/// `advantage` is in host memory. On the CPU micro-batches run in parallel and their gradients are
-/// added in order, as they come; on a GPU one after another adds to the sum.
+/// `advantage` is in host memory.
 ///
 /// # Errors
 /// `InvalidArgument` for columns that do not fit the records; what the model and the loss refuse;
@@ -121,15 +123,31 @@ pub fn forward_backward<T: Float>(
     seq_weight: &[f32],
     objective: Objective<'_>,
 ) -> Result<Backward> {
-    let batches = cut(records, advantage, seq_weight, objective.micro_batch.max(1))?;
-    let mut gradients = Gradients::zeros(&model.params, &model.allocator)?;
+    let batches = cut(records, advantage, seq_weight, objective)?;
     let (mut figures, mut critic) = (BatchFigures::default(), CriticShare::default());
+    let one = |i: usize, part: &mut Gradients| micro_batch(model, batches[i], objective, part);
+    let merge = |(its, share): (BatchFigures, CriticShare)| {
+        figures.merge(&its);
+        critic.add(&share);
+    };
+    let gradients = summed(model, batches.len(), one, merge)?;
+    Ok(Backward { gradients, figures, critic })
+}
+
+/// Gradients of `count` micro-batches: `one` adds those of micro-batch i to what it is given, and
+/// `merge` gets what it says of it. On the CPU micro-batches run in parallel and their gradients are
+/// added in order, as they come; on a GPU one after another adds to the sum.
+pub(crate) fn summed<T: Float, F: Send>(
+    model: &Decoder<T>,
+    count: usize,
+    one: impl Fn(usize, &mut Gradients) -> Result<F> + Sync,
+    mut merge: impl FnMut(F) + Send,
+) -> Result<Gradients> {
+    let mut gradients = Gradients::zeros(&model.params, &model.allocator)?;
     match model.device {
         Device::Gpu(_) => {
-            for batch in batches {
-                let (its, share) = micro_batch(model, batch, objective, &mut gradients)?;
-                figures.merge(&its);
-                critic.add(&share);
+            for i in 0..count {
+                merge(one(i, &mut gradients)?);
             }
         }
         Device::Cpu => {
@@ -142,26 +160,48 @@ pub fn forward_backward<T: Float>(
                     Some(part) => part.cleared()?,
                     None => Gradients::zeros(&model.params, &Allocator::Host)?,
                 };
-                let figures = micro_batch(model, batches[i], objective, &mut part)?;
+                let figures = one(i, &mut part)?;
                 Ok((part, figures))
             };
-            in_order(batches.len(), one, |(part, (its, share))| {
+            in_order(count, one, |(part, its)| {
                 gradients.add(&part)?;
-                figures.merge(&its);
-                critic.add(&share);
+                merge(its);
                 pool().push(part);
                 Ok(())
             })?;
         }
     }
-    Ok(Backward { gradients, figures, critic })
+    Ok(gradients)
+}
+
+impl Objective<'_> {
+    /// The micro-batches of `records`, in order: each as large as it may be.
+    pub(crate) fn micro_batches(&self, records: &[Record]) -> Vec<Range<usize>> {
+        let mut cuts: Vec<Range<usize>> = Vec::new();
+        let mut tokens = 0usize;
+        for (i, record) in records.iter().enumerate() {
+            tokens = tokens.saturating_add(record.ids.len());
+            match cuts.last_mut() {
+                Some(last)
+                    if last.len() < self.micro_batch && tokens <= self.micro_batch_tokens =>
+                {
+                    last.end = i + 1;
+                }
+                Some(_) | None => {
+                    cuts.push(i..i + 1);
+                    tokens = record.ids.len();
+                }
+            }
+        }
+        cuts
+    }
 }
 
 fn cut<'a>(
     records: &'a [Record],
     advantage: Advantage<'a, f32>,
     seq_weight: &'a [f32],
-    size: usize,
+    objective: Objective<'_>,
 ) -> Result<Vec<MicroBatch<'a>>> {
     let offsets = scored_offsets(records);
     let tokens = offsets[offsets.len() - 1];
@@ -171,14 +211,13 @@ fn cut<'a>(
     };
     let advantage = of_length("advantage", view, expected)?;
     let seq_weight = of_length("seq_weight", View::from(seq_weight), records.len())?;
-    let part = |(i, records): (usize, &'a [Record])| {
-        let (first, last) = (i * size, i * size + records.len());
-        let first_token = offsets[first];
-        let tokens = if per_token { offsets[first]..offsets[last] } else { first..last };
-        let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[first..last]);
-        MicroBatch { records, advantage, per_token, seq_weight, first_token }
+    let part = |at: Range<usize>| {
+        let first_token = offsets[at.start];
+        let tokens = if per_token { offsets[at.start]..offsets[at.end] } else { at.clone() };
+        let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[at.clone()]);
+        MicroBatch { records: &records[at], advantage, per_token, seq_weight, first_token }
     };
-    Ok(records.chunks(size).enumerate().map(part).collect())
+    Ok(objective.micro_batches(records).into_iter().map(part).collect())
 }
 
 /// The elements of a column in host memory, if there are as many as there should be.

@@ -1,0 +1,188 @@
+//! The phase `distill`: the policy learns a teacher's distributions, on its own rollouts or on
+//! demonstrations.
+
+use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RunConfig};
+use crate::train::phase::sft::longest;
+use crate::train::phase::{Neighbors, PhaseSpec, batch_metrics, of_section};
+use crate::train::run::memory_plan::Probe;
+use crate::train::run::metrics::{Metric, Metrics};
+use crate::train::run::progress::line;
+use crate::train::run::{Run, shown};
+use crate::train::trainer::Trainer;
+use crate::train::update::distill::{Lesson, distill_backward};
+use crate::train::update::record::Record;
+use crate::train::update::step::Objective;
+use gradus::dtype::Float;
+use gradus::error::{Error, Result};
+use gradus::ops::{Divergence, PolicySettings, presets};
+
+pub(crate) struct Distill;
+
+/// Steps of rollouts, so that no other kind of phase has these draws.
+const DISTILL_STEPS: u64 = 1 << 41;
+
+/// Keys of `[rl]` that say how rollouts are drawn and how the policy moves.
+const OF_ROLLOUTS: [&str; 16] = [
+    "steps",
+    "prompts",
+    "group",
+    "micro_batch",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_new_tokens",
+    "stop",
+    "learning_rate",
+    "beta1",
+    "beta2",
+    "weight_decay",
+    "grad_clip",
+    "lr_schedule",
+];
+
+impl PhaseSpec for Distill {
+    const SECTION: &'static str = "distill";
+    const STEPS: &'static str = "rl.steps";
+
+    fn reads(key: &str) -> bool {
+        let rollouts = key
+            .strip_prefix("rl.")
+            .is_some_and(|key| OF_ROLLOUTS.contains(&key) || key == "warmup_steps");
+        rollouts || of_section(key, &["distill", "sft", "task", "data", "reward", "eval"])
+    }
+
+    fn draws(config: &RunConfig) -> Drawn {
+        let steps = config.rl.steps as u64;
+        match config.distill.source {
+            DistillSource::Rollout => {
+                Drawn { steps, prompts: steps * config.rl.prompts as u64, epochs: 0 }
+            }
+            DistillSource::Demos => Drawn { epochs: config.sft.epochs as u64, ..Drawn::default() },
+        }
+    }
+
+    fn check(at: &Neighbors<'_>) -> Result<()> {
+        let distill = &at.plan().config.distill;
+        if distill.teacher.is_empty() {
+            return Err(Error::config("distill.teacher", "empty: name the teacher's folder"));
+        }
+        if distill.divergence != DivergenceKey::Jsd && distill.beta != Auto::Auto {
+            let divergence = distill.divergence.name();
+            let reason = format!("is the weight in jsd, but distill.divergence is {divergence}");
+            return Err(Error::config("distill.beta", reason));
+        }
+        Ok(())
+    }
+
+    fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
+        match trainer.config.distill.source {
+            DistillSource::Rollout => trainer.config.rl.steps as u64,
+            DistillSource::Demos => trainer.sft_steps(),
+        }
+    }
+
+    fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
+        let records = run.trainer.lessons(step)?;
+        run.trainer.distill_step(step, &records)
+    }
+
+    fn finish<T: Float>(run: &mut Run<T>) -> Result<()> {
+        let accuracy = run.evaluate()?.accuracy;
+        line(&format!(" distill held-out score {}", shown(accuracy)));
+        let now = run.elapsed();
+        run.figures.accuracy.extend(accuracy.map(|accuracy| (now, accuracy)));
+        Ok(())
+    }
+
+    fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
+        probe.trainer.hold_teacher(true)?;
+        probe.count_state();
+        let records = match probe.trainer.config.distill.source {
+            DistillSource::Rollout => probe.rollouts()?,
+            DistillSource::Demos => longest(probe)?,
+        };
+        let settings = presets::sft().settings;
+        let objective = probe.trainer.lesson_objective(&settings);
+        probe.update_by(records, objective, |trainer, records, objective| {
+            let lesson = Lesson { objective, ..trainer.lesson(&settings)? };
+            Ok(distill_backward(&trainer.model, records, lesson)?.0)
+        })?;
+        // Nothing was computed, but adapters count as moved from here on.
+        probe.trainer.optimizer.t = probe.trainer.optimizer.t.max(1);
+        Ok(())
+    }
+}
+
+impl<T: Float> Trainer<T> {
+    /// What step `step` of the phase `distill` learns on: rollouts, which nobody scores, or
+    /// demonstrations.
+    ///
+    /// # Errors
+    /// What sampling, or the task's demonstrations, say.
+    pub fn lessons(&self, step: u64) -> Result<Vec<Record>> {
+        if self.config.distill.source == DistillSource::Demos {
+            return self.demonstrations(step);
+        }
+        let rl = &self.config.rl;
+        let first = self.before.prompts + step * rl.prompts as u64;
+        let prompts =
+            (first..first + rl.prompts as u64).map(|i| self.task.train_prompt(i)).collect();
+        let drawn = DISTILL_STEPS + self.before.steps + step;
+        Ok(self.sample(prompts, rl.group, drawn)?.records())
+    }
+
+    /// How both models are read, and how micro-batches are cut.
+    fn lesson_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
+        match self.config.distill.source {
+            DistillSource::Rollout => self.rl_objective(settings),
+            DistillSource::Demos => self.sft_objective(settings),
+        }
+    }
+
+    /// What is learned from whom.
+    fn lesson<'a>(&'a self, settings: &'a PolicySettings) -> Result<Lesson<'a, T>> {
+        let Some(teacher) = &self.teacher else {
+            return Err(Error::config("distill.teacher", "is not loaded"));
+        };
+        let distill = &self.config.distill;
+        let divergence = match distill.divergence {
+            DivergenceKey::ReverseKl => Divergence::ReverseKl,
+            DivergenceKey::ForwardKl => Divergence::ForwardKl,
+            DivergenceKey::Jsd => Divergence::Jsd { beta: distill.beta.or(0.5) },
+        };
+        let objective = self.lesson_objective(settings);
+        Ok(Lesson { teacher: &teacher.model, divergence, objective })
+    }
+
+    /// Step `step` of the phase `distill` on `records`.
+    ///
+    /// # Errors
+    /// `Config` for a teacher that does not fit; `Training` after repeated steps that are not finite;
+    /// what the models and the device say.
+    pub fn distill_step(&mut self, step: u64, records: &[Record]) -> Result<Metrics> {
+        self.hold_teacher(false)?;
+        let settings = presets::sft().settings;
+        let lesson = self.lesson(&settings)?;
+        let (gradients, loss) = distill_backward(&self.model, records, lesson)?;
+        let mut metrics = Metrics::from([(Metric::Loss, loss)]);
+        let update = match self.config.distill.source {
+            DistillSource::Rollout => {
+                let sampled = batch_metrics(records, &[]);
+                for metric in [Metric::MeanLength, Metric::ClippedRatio] {
+                    metrics.push(metric, sampled.get(metric).unwrap_or(f64::NAN));
+                }
+                self.rl_update(step)
+            }
+            DistillSource::Demos => self.sft_update(step),
+        };
+        let device = self.model.device.clone();
+        let updated = self.optimizer.step(&device, &mut self.model.params, &gradients, update)?;
+        self.guard(updated.applied, step)?;
+        metrics.push(Metric::GradNorm, updated.grad_norm);
+        metrics.push(Metric::LearningRate, update.learning_rate);
+        let tokens: usize = records.iter().map(|record| record.scored().count()).sum();
+        metrics.push(Metric::NumTokens, tokens as f64);
+        Ok(metrics)
+    }
+}

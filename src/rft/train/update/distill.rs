@@ -1,0 +1,132 @@
+//! Loss and gradients of an update that learns from a teacher:
+//!
+//! ```text
+//! L = 1/N · Σ_t D(p_t, q_t)
+//! ```
+//!
+//! over the N scored tokens of a batch, where p_t and q_t are what teacher and policy expect at token
+//! t, over the whole vocabulary. How the tokens came about carries no gradient, also where the policy
+//! wrote them: that is GKD (Agarwal et al. 2024, arXiv:2306.13649).
+
+use crate::io::interrupt;
+use crate::model::{Decoder, Gradients, Tape};
+use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::step::{Objective, gather_rows, summed};
+use gradus::device::Buffer;
+use gradus::dtype::Float;
+use gradus::error::Result;
+use gradus::ops::{
+    CopyRows, Divergence, LogitTransform, VocabKl, VocabKlBwd, copy_rows, vocab_kl, vocab_kl_bwd,
+};
+
+/// What is learned from whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lesson<'a, T> {
+    /// Whose distributions are learned. It reads the same ids.
+    pub teacher: &'a Decoder<T>,
+    /// D.
+    pub divergence: Divergence,
+    /// Temperature of both distributions, and how micro-batches are cut.
+    pub objective: Objective<'a>,
+}
+
+/// Logits of one model that are in memory at a time.
+const LOGITS: usize = 1 << 22;
+
+/// Gradients of all trainable parameters, and the loss.
+///
+/// # Errors
+/// What the models and the ops refuse; `Interrupted` between two micro-batches, once a signal asks
+/// for a stop.
+pub(crate) fn distill_backward<T: Float>(
+    model: &Decoder<T>,
+    records: &[Record],
+    lesson: Lesson<'_, T>,
+) -> Result<(Gradients, f64)> {
+    let tokens: usize = records.iter().map(|record| record.scored().count()).sum();
+    let weight = 1.0 / tokens.max(1) as f64;
+    let cuts = lesson.objective.micro_batches(records);
+    let one = |i: usize, part: &mut Gradients| {
+        micro_batch(model, &records[cuts[i].clone()], lesson, weight, part)
+    };
+    let mut loss = 0.0;
+    let gradients = summed(model, cuts.len(), one, |its: f64| loss += its)?;
+    Ok((gradients, loss))
+}
+
+fn micro_batch<T: Float>(
+    model: &Decoder<T>,
+    records: &[Record],
+    lesson: Lesson<'_, T>,
+    weight: f64,
+    gradients: &mut Gradients,
+) -> Result<f64> {
+    interrupt::check()?;
+    let (allocator, d) = (&model.allocator, model.config.hidden);
+    let scored = ScoredTokens::of(records);
+    let batch = scored.packed.place(allocator)?;
+    let mut tape = Tape::default();
+    let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
+    let taught = lesson.teacher.forward(&batch, true, None, None)?;
+    let mut dhidden = allocator.zeros(hidden.len())?;
+    let mut loss = 0.0;
+    // A row's numbers do not depend on the others beside it.
+    for rows in scored.rows.chunks((LOGITS / model.config.vocab).max(1)) {
+        let x = gather_rows(model, allocator, &hidden, d, rows)?;
+        let width = lesson.teacher.config.hidden;
+        let guide = gather_rows(lesson.teacher, allocator, &taught, width, rows)?;
+        let (its, dx) = divergence(model, [&x, &guide], lesson, weight, gradients)?;
+        loss += its;
+        let to = allocator.copy_of(rows)?;
+        let (x, y) = (dx.rows(d)?, dhidden.rows_mut(d)?);
+        copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
+    }
+    drop((hidden, taught));
+    model.backward(&batch, tape, dhidden, gradients)?;
+    Ok(loss)
+}
+
+/// The weighted divergences of rows of hidden states, those of the policy and those of the teacher,
+/// and the gradient of the policy's.
+fn divergence<T: Float>(
+    model: &Decoder<T>,
+    [hidden, taught]: [&Buffer<T>; 2],
+    lesson: Lesson<'_, T>,
+    weight: f64,
+    gradients: &mut Gradients,
+) -> Result<(f64, Buffer<T>)> {
+    let (allocator, vocab) = (&model.allocator, model.config.vocab);
+    let policy = model.logits(allocator, hidden)?;
+    let reference = lesson.teacher.first_logits(allocator, taught, vocab)?;
+    let rows = policy.len() / vocab;
+    let transform =
+        LogitTransform { temperature: lesson.objective.temperature, ..LogitTransform::default() };
+    let mut value: Buffer<f32> = allocator.alloc(rows)?;
+    let args = VocabKl {
+        policy: policy.rows(vocab)?,
+        reference: reference.rows(vocab)?,
+        guidance: None,
+        vocab: vocab as i64,
+        transform,
+        divergence: lesson.divergence,
+        value: value.all_mut(),
+    };
+    vocab_kl(&model.device, args)?;
+    let dvalue = allocator.copy_of(&vec![weight as f32; rows])?;
+    let mut dlogits: Buffer<T> = allocator.alloc(policy.len())?;
+    let args = VocabKlBwd {
+        policy: policy.rows(vocab)?,
+        reference: reference.rows(vocab)?,
+        guidance: None,
+        vocab: vocab as i64,
+        transform,
+        divergence: lesson.divergence,
+        dvalue: dvalue.all(),
+        dpolicy: dlogits.rows_mut(vocab)?,
+    };
+    vocab_kl_bwd(&model.device, args)?;
+    drop((policy, reference));
+    let dhidden = model.logits_backward(allocator, hidden, &dlogits, gradients)?;
+    let loss = value.to_host()?.into_iter().map(|value| weight * value as f64).sum();
+    Ok((loss, dhidden))
+}
