@@ -149,7 +149,7 @@ fn what_a_file_lacks_is_said_before_anything_runs() {
     };
     refused(&[], "say how completions of data.path are scored");
     let arm = ["--reward", "format:^a$"];
-    refused(&arm, "`sft` needs an answer in every row");
+    refused(&arm, "need an answer in every row");
     refused(&[&arm[..], &["--set", "data.chat=on"]].concat(), "the model has no chat template");
     refused(&["--set", "model.adapter=x"], "belongs to a model from disk");
 }

@@ -339,7 +339,8 @@ impl Task for DataTask {
 
 fn unanswered(missing: usize, of: usize) -> Error {
     let reason = format!(
-        "`sft` and `rl.divert` need an answer in every row, as `completion` or as the last message; {missing} of \
+        "`sft`, `distill` and `rl.divert` need an answer in every row, as `completion` or as the last \
+         message; {missing} of \
          {of} training rows have none"
     );
     Error::config("phases", reason)
