@@ -97,7 +97,7 @@ pub(super) fn examples(
         source => source.clone(),
     };
     let user = match &source {
-        PromptSource::Template(source) => Some(UserTemplate::new(source)?),
+        PromptSource::Template(source) => Some(UserTemplate::new(source, "prompt template")?),
         _ => None,
     };
     let mut examples = Vec::with_capacity(data.rows.len());
@@ -242,21 +242,32 @@ fn countdown(row: &Row) -> Fits<Parts> {
 }
 
 /// A text over a row's columns.
-struct UserTemplate(Environment<'static>);
+pub(crate) struct UserTemplate {
+    env: Environment<'static>,
+    /// What messages call it.
+    what: &'static str,
+}
 
 impl UserTemplate {
-    fn new(source: &str) -> Result<UserTemplate> {
+    /// Reads `source`, which messages call `what`.
+    ///
+    /// # Errors
+    /// `Format` for a source that is no template.
+    pub fn new(source: &str, what: &'static str) -> Result<UserTemplate> {
         let mut env = text::environment();
         env.set_undefined_behavior(UndefinedBehavior::Strict);
-        let path = Path::new("data");
-        text::compile(&mut env, "prompt", source.to_owned(), "prompt template", path)?;
-        Ok(UserTemplate(env))
+        text::compile(&mut env, "text", source.to_owned(), what, Path::new("data"))?;
+        Ok(UserTemplate { env, what })
     }
 
-    fn render(&self, row: &Row) -> Result<String> {
+    /// The text of `row`.
+    ///
+    /// # Errors
+    /// `Format` for a column that is not there, and for what the template itself refuses.
+    pub fn render(&self, row: &Row) -> Result<String> {
         let vars: BTreeMap<&str, _> =
             row.iter().map(|(name, value)| (name.as_str(), text::value(value))).collect();
-        text::render(&self.0, "prompt", vars, "prompt template", Path::new("data"))
+        text::render(&self.env, "text", vars, self.what, Path::new("data"))
     }
 }
 

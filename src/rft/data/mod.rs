@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 pub use answers::{answers, contexts};
 pub use columns::at;
 pub(crate) use columns::parsed;
+pub(crate) use format::UserTemplate;
 pub use format::{Example, PromptFormat, PromptSource, gsm8k_gold};
 
 use crate::text::ChatTemplate;

@@ -43,15 +43,29 @@ macro_rules! recipes {
 }
 
 recipes! {
+    "ace",
     "ats",
+    "bigcharts",
     "copg",
+    "curr_reft",
     "dpo",
+    "fare",
+    "g1",
     "gkd",
     "grpo",
     "kto",
+    "leti",
+    "mml",
+    "msrl",
     "prdp",
     "qlora",
+    "raft",
+    "rationale",
+    "relift",
+    "rewrite",
     "sami",
+    "toolrl",
+    "visual_rft",
 }
 
 /// The recipe `name`.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::data::UserTemplate;
 use crate::train::config::{
     Auto, DistillSource, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey,
 };
 use crate::train::phase::Phase;
 use crate::train::phase::scored::crosses;
+use crate::train::phase::written::TEMPLATE;
 use crate::train::select::{Keep, Selection};
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -96,6 +98,18 @@ fn named<'a>(key: &str, name: &'a str) -> Result<&'a str> {
 }
 
 impl RunConfig {
+    /// Refuses a template that nothing is written with, or that is none.
+    fn validate_template(&self) -> Result<()> {
+        if self.sft.source == "demos" {
+            let reason =
+                "writes records of a buffer; it means nothing without sft.source = buffer:NAME";
+            return Err(Error::config("sft.template", reason));
+        }
+        UserTemplate::new(&self.sft.template, TEMPLATE)
+            .map(drop)
+            .map_err(|error| Error::config("sft.template", error.to_string()))
+    }
+
     /// Refuses keys of selection and buffers that mean nothing together.
     pub(super) fn validate_buffers(&self) -> Result<()> {
         let rl = &self.rl;
@@ -132,6 +146,9 @@ impl RunConfig {
         if !self.sft.drain && self.sft.source == "demos" {
             let reason = "false means nothing without sft.source = buffer:NAME";
             return Err(Error::config("sft.drain", reason));
+        }
+        if !self.sft.template.is_empty() {
+            self.validate_template()?;
         }
         // Any length does: the constant of `dr_grpo` is not looked at here.
         let estimator = Recipe::of(self, 1.0)?.estimator;

@@ -184,6 +184,9 @@ section! {
         source: String = "demos".into(); source "ours",
         /// Whether the buffer is empty after the phase, so that each round learns from its own records.
         drain: bool = true; source "ours",
+        /// A template (minijinja) that writes the text to learn from a buffer's record: the row's fields,
+        /// `prompt`, `completion`, `score`, `feedback`. All of it carries loss; empty: the completion.
+        template: String = String::new(); source "ours: none; LeTI (2305.10314): score and feedback first",
         /// Whether the phase begins with an optimizer that has seen nothing.
         fresh_optimizer: bool = false; source "ours",
         /// Passes over the demonstrations.

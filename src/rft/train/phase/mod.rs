@@ -37,6 +37,7 @@ pub(crate) mod scored;
 mod sequence;
 mod sft;
 mod value_fit;
+pub(crate) mod written;
 
 /// What a phase does, for a file to say.
 pub(crate) trait PhaseSpec {

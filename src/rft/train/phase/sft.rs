@@ -159,7 +159,7 @@ impl<T: Float> Trainer<T> {
             if learned {
                 records.iter_mut().for_each(Record::learn_prompt);
             }
-            return Ok(records);
+            return self.written(records);
         }
         chosen.iter().map(|&index| self.demonstration(&self.task.demo(index)?)).collect()
     }
