@@ -10,6 +10,7 @@ mod draw;
 mod graphs;
 mod numbers;
 mod places;
+mod reasons;
 mod sorting;
 mod texts;
 mod tools;
