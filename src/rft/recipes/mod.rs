@@ -66,6 +66,7 @@ recipes! {
     "sami",
     "toolrl",
     "visual_rft",
+    "wsrl",
 }
 
 /// The recipe `name`.
