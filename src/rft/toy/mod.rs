@@ -65,6 +65,7 @@ pub fn toys() -> impl Iterator<Item = &'static Toy> {
         tools::TOYS,
         texts::TOYS,
         bandit::TOYS,
+        reasons::TOYS,
     ];
     families.into_iter().flatten()
 }
