@@ -9,7 +9,7 @@ use gradus::device::KernelSet;
 use gradus_rft::model::{Decoder, ModelConfig, RopeScaling};
 use gradus_rft::recipes::{self, RecipeFile};
 use gradus_rft::toy::{ToyOptions, toys};
-use gradus_rft::train::config::SourceKey;
+use gradus_rft::train::config::{KeepKey, SourceKey};
 use gradus_rft::train::metrics::{Metric, Metrics};
 use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{RunConfig, Trainer, explain};
@@ -187,19 +187,28 @@ fn tried(recipe: &RecipeFile, folder: &std::path::Path) -> RunConfig {
             Phase::Rl => &[("steps", "2"), ("prompts", "2"), ("group", "2")],
             Phase::Distill => &[("steps", "2"), ("rl.prompts", "2"), ("rl.group", "2")],
         };
-        for (key, value) in sizes {
+        let mut set = |key: &str, value: &str| {
             config.apply_set(&format!("phase.{}.{key}={value}", plan.name)).unwrap();
+        };
+        sizes.iter().for_each(|(key, value)| set(key, value));
+        // What a policy that knows nothing writes is kept, too.
+        if plan.config.rl.keep == KeepKey::Threshold {
+            set("keep_threshold", "0");
         }
     }
     config
 }
 
-/// All phases of `config` on a device, two steps each.
+/// All phases of `config` on a device, two steps each; of repetitions, two rounds.
 fn steps(config: &RunConfig, device: Device) -> Vec<(String, Metrics)> {
     let mut trainer: Trainer = Trainer::on(config.clone(), device).unwrap();
     let mut rows = Vec::new();
-    for plan in config.plan().unwrap() {
-        trainer.enter(&plan);
+    let plans = config.plan().unwrap();
+    for plan in &plans {
+        if plans[..plan.number].iter().filter(|earlier| earlier.name == plan.name).count() == 2 {
+            continue;
+        }
+        trainer.enter(plan);
         if plan.kind == Phase::Quantize {
             trainer.quantize().unwrap();
             continue;
