@@ -165,7 +165,9 @@ fn contexts_and_completions_make_a_matrix() {
                 let mut record = context.clone();
                 record.ids = [&context.ids[..asked], &completion.ids[answered..]].concat();
                 record.class = [&context.class[..asked], &completion.class[answered..]].concat();
-                let logp = score_records(&trainer.model, &[record.clone()], true, 1.0, 1).unwrap();
+                let logp =
+                    score_records(&trainer.model, std::slice::from_ref(&record), true, 1.0, 1)
+                        .unwrap();
                 let sum: f64 = logp[0].iter().map(|&l| l as f64).sum();
                 s[i][j] = sum / record.scored().count() as f64;
             }
@@ -226,7 +228,8 @@ fn reasoning_weighs_what_a_run_says() {
     let of = |weight: &str| {
         let mut trainer = trainer(rows, &[&keys[..], &[weight]].concat()).unwrap();
         let record = trainer.demonstrations(0).unwrap().remove(0);
-        let logp = score_records(&trainer.model, &[record.clone()], true, 1.0, 1).unwrap();
+        let logp =
+            score_records(&trainer.model, std::slice::from_ref(&record), true, 1.0, 1).unwrap();
         let sum = |class: TokenClass| {
             let of = record.scored().filter(|&t| record.class[t] == class);
             of.map(|t| (-logp[0][t] as f64, 1.0)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
