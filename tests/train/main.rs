@@ -12,3 +12,4 @@ mod model;
 mod objective;
 mod plan;
 mod recipes;
+mod written;

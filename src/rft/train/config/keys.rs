@@ -296,7 +296,8 @@ section! {
         keep_share: Auto = Auto::Auto; range Positive(1.0); source "RAFT: 0.2",
         /// Smallest reward for rl.keep = threshold; auto: 1.
         keep_threshold: Auto = Auto::Auto; range -1e6..=1e6; source "ours: a right answer",
-        /// Leave out a completion that repeats an earlier one of its prompt.
+        /// Leave out a completion that repeats an earlier one of its prompt, in the batch or in the buffer
+        /// of rl.store.
         dedupe: bool = false; source "ours",
         /// Buffer that takes in the completions that are kept; empty: none.
         store: String = String::new(); source "ours",

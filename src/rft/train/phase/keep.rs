@@ -87,7 +87,10 @@ impl<T: Float> Trainer<T> {
         let (rl, capacity) = (&self.config.rl, self.config.buffer.capacity);
         if !rl.store.is_empty() {
             let buffer = self.buffers.named(&rl.store);
-            buffer.extend(aside.stored, capacity);
+            match rl.dedupe {
+                true => drop(buffer.extend_distinct(aside.stored, capacity)),
+                false => buffer.extend(aside.stored, capacity),
+            }
             metrics.push(Metric::BufferSize, buffer.len() as f64);
         }
         if !rl.divert.is_empty() {
