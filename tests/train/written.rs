@@ -31,11 +31,11 @@ fn config(settings: &[&str]) -> gradus::Result<RunConfig> {
     Ok(config)
 }
 
-/// A reward of 1 for completions that begin with a byte below `@`, with a word about the others.
+/// A reward of 1 for completions that begin with an odd byte.
 fn trainer(settings: &[&str]) -> Trainer {
     let trainer = Trainer::on(config(settings).unwrap(), gradus::Device::Cpu).unwrap();
     trainer.with_reward(|input: &RewardInput<'_>| {
-        let right = input.completion.bytes().next().is_some_and(|byte| byte < b'@');
+        let right = input.completion.bytes().next().is_some_and(|byte| byte % 2 == 1);
         Ok(RewardOutcome::Score(right as u8 as f32))
     })
 }
