@@ -218,7 +218,7 @@ fn what_cannot_run_is_refused_in_one_line() {
     let model = |rest: &[&str]| [&["--model", llama.as_str()][..], rest].concat().join("\n");
     for (arguments, code, says) in [
         ("--model\n/nowhere".to_string(), 3, "/nowhere/config.json"),
-        (format!("--data\n{good}"), 2, "model.path"),
+        (format!("--data\n{good}"), 2, "reward.functions"),
         (model(&["--data", &good]), 2, "reward.functions"),
         (model(&["--data", &empty, "--reward", "numeric"]), 3, "empty.jsonl"),
         (model(&["--data", &twice, "--reward", "numeric"]), 3, "appears twice"),
