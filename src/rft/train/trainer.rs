@@ -58,7 +58,7 @@ pub struct Trainer<T: Float = f32> {
     pub buffers: Buffers,
     /// Whether a phase of the run keeps records beyond their batch.
     pub(crate) keeps_records: bool,
-    /// Updates that the run has made, whatever made them: the version of the policy.
+    /// Updates that a run that keeps records has made, whatever made them: the version of the policy.
     pub version: u64,
     /// State of the optimizer of the phase in `rl.then`, which goes on from one call to the next.
     pub(crate) inner: Option<Optimizer>,
@@ -301,7 +301,7 @@ impl<T: Float> Trainer<T> {
         let device = self.model.device.clone();
         let gradients = &backward.gradients;
         let updated = self.optimizer.step(&device, &mut self.model.params, gradients, update)?;
-        self.version += updated.applied as u64;
+        self.version += (updated.applied && self.keeps_records) as u64;
         Ok(updated)
     }
 

@@ -218,7 +218,7 @@ section! {
         /// Weight of a prompt's tokens beside the answer's, 0 = they carry no loss.
         prompt_weight: f64 = 0.0; range 0.0..=1e6;
             source "TRL completion_only_loss; LeTI (2305.10314): 1",
-        /// Weight of an answer's tokens up to its last closing mark of reasoning, such as </think>.
+        /// Weight of an answer's tokens up to its last closing mark of reasoning, such as `</think>`.
         reasoning_weight: f64 = 1.0; range 0.0..=1e6; source "ours",
     }
 }

@@ -17,19 +17,19 @@ pub struct SequenceLoss {
 /// What completions are compared by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SequenceKind {
-    /// All pairs of a group, by [`gradus::ops::copg_loss`].
+    /// All pairs of a group, by [`gradus::ops::copg_loss()`].
     Copg,
-    /// All pairs of a group with different rewards, by [`gradus::ops::prdp_loss`].
+    /// All pairs of a group with different rewards, by [`gradus::ops::prdp_loss()`].
     Prdp {
         /// Largest change of a token's log-prob that counts; infinity = off.
         clip: f64,
     },
-    /// The right completions of a group, by [`gradus::ops::beta_mml_loss`].
+    /// The right completions of a group, by [`gradus::ops::beta_mml_loss()`].
     Mml {
         /// Reward from which a completion is right.
         threshold: f64,
     },
-    /// Each completion by itself, by [`gradus::ops::kto_loss`].
+    /// Each completion by itself, by [`gradus::ops::kto_loss()`].
     Kto {
         /// Reward from which a completion is desirable.
         threshold: f64,
@@ -38,9 +38,9 @@ pub enum SequenceKind {
         /// Weight of the others.
         undesirable: f64,
     },
-    /// Every completion of a row under every context of it, by [`gradus::ops::info_nce_loss`].
+    /// Every completion of a row under every context of it, by [`gradus::ops::info_nce_loss()`].
     InfoNce,
-    /// The best completion of a group against its worst, by [`gradus::ops::preference_loss`].
+    /// The best completion of a group against its worst, by [`gradus::ops::preference_loss()`].
     Preference(Preference),
 }
 
