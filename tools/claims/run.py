@@ -8,8 +8,8 @@ seeds; nothing is tuned per seed. A measurement that exists in DIR is not repeat
 table goes on where it stopped.
 
 The verdict counts pairs of runs with the same seed in which the first side is better than the second by more
-than `margin`: with 5 seeds, 4 or more are "reproduced", 4 or more the other way round are "reversed", all else
-is "not reproduced".
+than `margin` (0.01): with 5 seeds, 4 or more are "reproduced", 4 or more the other way round are "reversed", all
+else is "not reproduced". A claim that two sides are equal has `no_worse`: 4 or more must not be worse by more.
 """
 
 import argparse
@@ -30,8 +30,9 @@ Every row was run by `python tools/claims/run.py` on {machine}. Medians over {se
 Sides of a claim have the same number of rollouts unless the table shows otherwise. Tasks are toys of seconds with a
 model of about 0.2 million parameters: a claim that is not reproduced here may hold for large models, and the contrary.
 
-* reproduced: better than the control in at least 4 of 5 seeds
-* reversed: worse in at least 4 of 5
+* reproduced: the first side is better than the second by more than 0.01, sampled, in at least 4 of 5 seeds; or not worse by
+  more, where the paper says "as well as"
+* reversed: worse by more than 0.01 in at least 4 of 5
 * not reproduced: anything else
 """
 
@@ -112,11 +113,12 @@ def output(command: list) -> str:
 
 
 def verdict(claim: dict, sides: list) -> str:
-    key, margin = claim.get("measure", "sampled"), claim.get("margin", 0.0)
+    key, margin = claim.get("measure", "sampled"), claim.get("margin", 0.01)
     sign = -1 if claim.get("smaller", False) else 1
     gains = [sign * (a[key] - b[key]) for a, b in zip(sides[0], sides[1])]
     most = -(-4 * len(gains) // 5)
-    if sum(gain > margin for gain in gains) >= most:
+    least = -margin if claim.get("no_worse", False) else margin
+    if sum(gain > least for gain in gains) >= most:
         return "reproduced"
     if sum(gain < -margin for gain in gains) >= most:
         return "reversed"
