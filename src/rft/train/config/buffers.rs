@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::UserTemplate;
 use crate::train::config::{
     Auto, DistillSource, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey,
 };
 use crate::train::phase::Phase;
 use crate::train::phase::scored::crosses;
-use crate::train::phase::written::TEMPLATE;
+use crate::train::phase::written;
 use crate::train::select::{Keep, Selection};
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -105,8 +104,7 @@ impl RunConfig {
                 "writes records of a buffer; it means nothing without sft.source = buffer:NAME";
             return Err(Error::config("sft.template", reason));
         }
-        UserTemplate::new(&self.sft.template, TEMPLATE)
-            .map(drop)
+        written::check(&self.sft.template)
             .map_err(|error| Error::config("sft.template", error.to_string()))
     }
 

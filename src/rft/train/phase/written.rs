@@ -1,16 +1,16 @@
 //! Records of a buffer as texts of their own: what a template makes of prompt, completion, score and
-//! feedback.
+//! feedback. Templates come with the feature `hf`.
 
-use serde_json::Value;
-
-use crate::data::UserTemplate;
 use crate::train::trainer::Trainer;
-use crate::train::update::record::{Record, TokenClass};
+use crate::train::update::record::Record;
 use gradus::dtype::Float;
-use gradus::error::{Error, Result};
+use gradus::error::Result;
 
-/// What messages call `sft.template`.
-pub(crate) const TEMPLATE: &str = "template sft.template";
+#[cfg(feature = "hf")]
+use {
+    crate::data::UserTemplate, crate::train::update::record::TokenClass, gradus::error::Error,
+    serde_json::Value,
+};
 
 impl<T: Float> Trainer<T> {
     /// `records` as `sft.template` writes them, or as they are where there is none. A text is cut at the
@@ -20,11 +20,17 @@ impl<T: Float> Trainer<T> {
     /// `Format` for a field that the template names and a row lacks; `Training` for records of other
     /// prompts than those of the phase's data.
     pub(super) fn written(&self, records: Vec<Record>) -> Result<Vec<Record>> {
-        let source = &self.config.sft.template;
-        if source.is_empty() {
-            return Ok(records);
+        match self.config.sft.template.is_empty() {
+            true => Ok(records),
+            false => self.texts(&records),
         }
-        let template = UserTemplate::new(source, TEMPLATE)?;
+    }
+}
+
+#[cfg(feature = "hf")]
+impl<T: Float> Trainer<T> {
+    fn texts(&self, records: &[Record]) -> Result<Vec<Record>> {
+        let template = template(&self.config.sft.template)?;
         records.iter().map(|record| self.text_of(record, &template)).collect()
     }
 
@@ -50,4 +56,33 @@ impl<T: Float> Trainer<T> {
         text.push(&ids, TokenClass::Demo, &[]);
         Ok(text)
     }
+}
+
+#[cfg(feature = "hf")]
+fn template(source: &str) -> Result<UserTemplate> {
+    UserTemplate::new(source, "template sft.template")
+}
+
+/// Refuses a source that is no template.
+///
+/// # Errors
+/// `Format` with the place in the source.
+#[cfg(feature = "hf")]
+pub(crate) fn check(source: &str) -> Result<()> {
+    template(source).map(drop)
+}
+
+#[cfg(not(feature = "hf"))]
+impl<T: Float> Trainer<T> {
+    fn texts(&self, _: &[Record]) -> Result<Vec<Record>> {
+        check(&self.config.sft.template).map(|()| Vec::new())
+    }
+}
+
+/// # Errors
+/// `Config`: there are no templates.
+#[cfg(not(feature = "hf"))]
+pub(crate) fn check(_: &str) -> Result<()> {
+    let reason = "needs templates, which come with the cargo feature `hf`";
+    Err(gradus::error::Error::config("sft.template", reason))
 }
