@@ -71,8 +71,16 @@ def figures(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dic
 
 
 def stored_at(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> pathlib.Path:
-    asked = json.dumps([claim.get("toy"), claim.get("reward"), settings(claim, side), seed])
+    asked = json.dumps([toy_of(claim, side), rewards_of(claim, side), settings(claim, side), seed])
     return args.work / claim["name"] / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+
+
+def toy_of(claim: dict, side: dict) -> str:
+    return side.get("toy", claim["toy"])
+
+
+def rewards_of(claim: dict, side: dict) -> list:
+    return side.get("reward", claim["reward"])
 
 
 def settings(claim: dict, side: dict) -> list:
@@ -82,12 +90,11 @@ def settings(claim: dict, side: dict) -> list:
 def trained(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dict:
     out = args.work / claim["name"] / "runs"
     command = [args.gradus, "train", "--seed", str(seed), "--out", out]
-    toy = side.get("toy", claim.get("toy"))
-    if toy:
-        data = args.work / claim["name"] / (hashlib.sha256(toy.encode()).hexdigest()[:12] + ".jsonl")
-        data.write_text(output([args.gradus, "toy", *toy.split()]))
-        command += ["--data", data]
-    for reward in side.get("reward", claim.get("reward", [])):
+    toy = toy_of(claim, side)
+    data = args.work / claim["name"] / (hashlib.sha256(toy.encode()).hexdigest()[:12] + ".jsonl")
+    data.write_text(output([args.gradus, "toy", *toy.split()]))
+    command += ["--data", data]
+    for reward in rewards_of(claim, side):
         command += ["--reward", reward]
     for setting in settings(claim, side):
         command += ["--set", setting]
