@@ -76,6 +76,12 @@ fn a_run_writes_what_it_promises() {
     assert!(csv.lines().count() == 17 && csv.lines().all(|l| l.split(',').count() == columns));
     let folder = run.to_str().unwrap();
     assert!(must(gradus(&["eval", "--run", folder])).contains("accuracy"));
+    for given in [["--data", "rows.jsonl"], ["--reward", "exact"], ["--set", "rl.top_k=3"]] {
+        let arguments = ["eval", "--run", folder, given[0], given[1]];
+        let output = gradus(&arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains("goes with --model"), "{said}");
+    }
     let drawn = must(gradus(&["sample", "--run", folder, "--prompt", "374=10:", "-n", "2"]));
     assert_eq!(drawn.lines().filter(|line| line.starts_with("374=10:")).count(), 2, "{drawn}");
 }

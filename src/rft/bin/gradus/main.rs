@@ -302,7 +302,19 @@ fn opened(
             apply(&source.model, &source.model.set, &mut config)?;
             Ok(RunOrModel::Model(config))
         }
-        None => Ok(RunOrModel::Run(source.run.clone())),
+        None => {
+            let ModelArgs { model: _, adapter: _, data, reward, set } = &source.model;
+            let given = [
+                ("--data", data.is_some()),
+                ("--reward", !reward.is_empty()),
+                ("--set", !set.is_empty()),
+            ];
+            if let Some((name, _)) = given.into_iter().find(|given| given.1) {
+                let reason = "goes with --model; a run has its own data, reward and settings";
+                return Err(Error::config(name, reason));
+            }
+            Ok(RunOrModel::Run(source.run.clone()))
+        }
     }
 }
 

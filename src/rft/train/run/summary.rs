@@ -245,6 +245,9 @@ impl Summary {
         if self.rl_steps == 0 {
             return "no RL step was taken".into();
         }
+        if self.rollout_tokens_per_second == 0.0 {
+            return "RL learned from a file: nothing was sampled".into();
+        }
         match self.first_ratio_max_abs_dev {
             0.0 => "on-policy: sampler and trainer agreed on every log-prob, bit for bit (first \
                     importance ratios exactly 1)"
