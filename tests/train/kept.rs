@@ -6,7 +6,8 @@ use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
 use gradus_rft::train::{RunConfig, Trainer};
 
-fn try_config(settings: &[&str]) -> gradus::Result<RunConfig> {
+/// A tiny model with `settings`, which are not checked together.
+pub(crate) fn try_config(settings: &[&str]) -> gradus::Result<RunConfig> {
     let mut config = RunConfig::default();
     let small = [
         "model.hidden=16",

@@ -4,29 +4,18 @@ use gradus_rft::reward::{RewardInput, RewardOutcome};
 use gradus_rft::train::record::TokenClass;
 use gradus_rft::train::{RunConfig, Trainer};
 
+use crate::kept::try_config;
+
 fn config(settings: &[&str]) -> gradus::Result<RunConfig> {
-    let mut config = RunConfig::default();
-    let small = [
-        "model.hidden=16",
-        "model.layers=1",
-        "model.heads=2",
-        "model.kv_heads=2",
-        "model.head_dim=8",
-        "model.ffn=32",
+    let rounds = [
         "phases=collect,sft",
-        "sft.batch=4",
-        "sft.epochs=1",
         "sft.demos=0",
         "sft.source=buffer:own",
         "rl.store=own",
-        "rl.prompts=4",
-        "rl.group=3",
         "rl.max_new_tokens=6",
         "value.collect_steps=2",
-        "eval.max_prompts=2",
-        "eval.samples=1",
     ];
-    small.iter().chain(settings).try_for_each(|s| config.apply_set(s))?;
+    let config = try_config(&[&rounds, settings].concat())?;
     config.validate()?;
     Ok(config)
 }
