@@ -65,6 +65,8 @@ fn every_file_is_a_recipe() {
     let files: BTreeSet<String> =
         files.map(|f| f.file_stem().unwrap().to_string_lossy().into_owned()).collect();
     assert!(recipes::ALL.iter().map(|recipe| recipe.name).eq(files), "src/rft/recipes/mod.rs");
+    let said = std::fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(said.contains(&format!("There are {}:", recipes::ALL.len())), "README.md");
     let listed = recipes::list().unwrap();
     for recipe in recipes::ALL {
         let name = recipe.name;
