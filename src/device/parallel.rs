@@ -48,6 +48,9 @@ pub(crate) fn start() -> Result<()> {
             bytes: (threads as u64) << 21,
         }
     })?;
+    // A worker's first theft registers a destructor with the C library, which ends the process if it has no memory
+    // for that. Each has one behind it before a call can come that is to survive without memory.
+    pool.broadcast(|_| ());
     let _ = POOL.set(pool);
     Ok(())
 }
