@@ -140,7 +140,8 @@ fn a_byte_model_teaches_another() {
 fn what_a_file_lacks_is_said_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("toy.jsonl");
-    toy(&data, &["bandit3", "--rows", "20"]);
+    let rows = (0..20).map(|row| format!("{{\"prompt\": \"{row}?\"}}\n"));
+    std::fs::write(&data, rows.collect::<String>()).unwrap();
     let refused = |extra: &[&str], says: &str| {
         let output = train(folder.path(), "runs", extra).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));

@@ -30,7 +30,7 @@ Every row was run by `python tools/claims/run.py` on {machine}. Medians over {se
 Sides of a claim have the same number of rollouts unless the table shows otherwise. Tasks are toys of seconds with a
 model of about 0.2 million parameters: a claim that is not reproduced here may hold for large models, and the contrary.
 
-* reproduced: the first side is better than the second by more than 0.01, sampled, in at least 4 of 5 seeds; or not worse by
+* reproduced: the first side is better than the second by more than 0.01, sampled unless a claim says otherwise, in at least 4 of 5 seeds; or not worse by
   more, where the paper says "as well as"
 * reversed: worse by more than 0.01 in at least 4 of 5
 * not reproduced: anything else
@@ -71,7 +71,7 @@ def figures(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dic
 
 
 def stored_at(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> pathlib.Path:
-    asked = json.dumps([toy_of(claim, side), rewards_of(claim, side), settings(claim, side), seed])
+    asked = json.dumps([toy_of(claim, side), rewards_of(claim, side), settings(claim, side), seed, *claim.get("files", {}).values()])
     return args.work / claim["name"] / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
 
 
@@ -87,6 +87,17 @@ def settings(claim: dict, side: dict) -> list:
     return [*claim.get("set", []), *side.get("set", [])]
 
 
+def files_of(args: argparse.Namespace, claim: dict) -> dict:
+    """Further data files of a claim by name, and `files`, the folder that holds them all."""
+    folder = (args.work / claim["name"] / "files").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"files": folder}
+    for name, toy in claim.get("files", {}).items():
+        names[name] = folder / f"{name}.jsonl"
+        names[name].write_text(output([args.gradus, "toy", *toy.split()]))
+    return names
+
+
 def trained(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dict:
     out = args.work / claim["name"] / "runs"
     command = [args.gradus, "train", "--seed", str(seed), "--out", out]
@@ -96,7 +107,10 @@ def trained(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dic
     command += ["--data", data]
     for reward in rewards_of(claim, side):
         command += ["--reward", reward]
+    files = files_of(args, claim)
     for setting in settings(claim, side):
+        for name, path in files.items():
+            setting = setting.replace("{" + name + "}", str(path))
         command += ["--set", setting]
     output(command)
     summary = json.loads((out / "latest/summary.json").read_text())
