@@ -36,9 +36,9 @@ __device__ __forceinline__ void hide(u32 (&b)[4], int row, int limit) {
     }
 }
 
-// o = factor·o + Σ weight·v for the rows of which `takes` is true; values from `limit` on are not
-// read as numbers.
-template <class T, int D>
+// o = factor·o + Σ weight·v for the rows of which `takes` is true. HIDE: values from `limit` on are
+// not read as numbers. That is rare, so the common loop has no test between its loads and products.
+template <bool HIDE, class T, int D>
 __device__ __forceinline__ void add_values(float (&o)[D / 8][4],
                                            const u32 (&weight)[TILE / STEP][4], const Tile<T, D>& v,
                                            const Row (&row)[2], const bool (&takes)[2], int limit) {
@@ -49,7 +49,7 @@ __device__ __forceinline__ void add_values(float (&o)[D / 8][4],
         for (int k = 0; k < TILE / STEP; ++k) {
             u32 b[4];
             v.right_down(b, k * STEP, c * 16);
-            if (limit < TILE) hide(b, k * STEP, limit);
+            if (HIDE) hide(b, k * STEP, limit);
             Half<T>::mma(sum[0], weight[k], b);
             Half<T>::mma(sum[1], weight[k], b + 2);
         }
@@ -70,16 +70,21 @@ __device__ __forceinline__ void combine_block(float (&o)[D / 8][4], const float 
                                               const Tile<T, D>& v, const Row (&row)[2], bool odd) {
     u32 weight[TILE / STEP][4];
     pack<T>(weight, s);
+    if (!odd) {
+        const bool takes[2] = {row[0].seen > 0, row[1].seen > 0};
+        add_values<false>(o, weight, v, row, takes, TILE);
+        return;
+    }
     int before = 0;
 #pragma unroll 1
-    for (int turn = 0; turn < (odd ? ROWS_OF_WARP : 1); ++turn) {
+    for (int turn = 0; turn < ROWS_OF_WARP; ++turn) {
         const int low = __shfl_sync(ALL_LANES, row[0].seen, turn % 8 * 4),
                   high = __shfl_sync(ALL_LANES, row[1].seen, turn % 8 * 4);
         const int limit = turn < 8 ? low : high;
-        if (odd && limit == before) continue;
-        const bool takes[2] = {row[0].seen > 0 && (!odd || row[0].seen == limit),
-                               row[1].seen > 0 && (!odd || row[1].seen == limit)};
-        add_values(o, weight, v, row, takes, odd ? limit : TILE);
+        if (limit == before) continue;
+        const bool takes[2] = {row[0].seen > 0 && row[0].seen == limit,
+                               row[1].seen > 0 && row[1].seen == limit};
+        add_values<true>(o, weight, v, row, takes, limit);
         before = limit;
     }
 }
