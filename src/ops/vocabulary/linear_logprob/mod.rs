@@ -93,7 +93,8 @@ impl<'a, T> LinearLogProb<'a, T> {
 /// neither in `0..vocab` nor ignored, or a bad transform.
 ///
 /// # Cost
-/// `2·T·H·V` flops, `4·T·H·V` with `score`. Workspace: logits of up to 2^22 elements at a time.
+/// `2·T·H·V` flops, `4·T·H·V` with `score`. Workspace: logits of some rows at a time, see
+/// [`linear_logprob_workspace`]; each such chunk reads the head once. The chunk changes no bit.
 ///
 /// # Example
 /// ```
@@ -126,7 +127,8 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
 /// `gradients` the forward pass with `score` and [`linear_logprob_bwd`]. Given to
 /// [`Gpu::reserve_workspace`](crate::device::Gpu::reserve_workspace) beforehand, no call allocates it.
 ///
-/// Logits of up to 2^22 elements, and of one row in any case, at a time; their gradients besides.
+/// Logits of up to 512 MiB, and of one row in any case, at a time; their gradients besides. (On the CPU: of up to
+/// 2^22 elements.) 512 MiB are 2,048 rows of 128,256 logits in 16 bits.
 ///
 /// # Example
 /// ```
@@ -136,7 +138,7 @@ pub fn linear_logprob<T: Float>(device: &Device, args: LinearLogProb<'_, T>) -> 
 /// assert_eq!(linear_logprob_workspace::<f32>(1, 4, true), 512);
 /// ```
 pub fn linear_logprob_workspace<T: Float>(rows: usize, v_alloc: usize, gradients: bool) -> usize {
-    fused::workspace_bytes(rows, v_alloc, size_of::<T>(), if gradients { 2 } else { 1 })
+    fused::workspace_bytes::<T>(rows, v_alloc, if gradients { 2 } else { 1 })
 }
 
 /// Arguments of [`linear_logprob_bwd`].
@@ -170,7 +172,8 @@ pub struct LinearLogProbBwd<'a, T> {
 /// As [`linear_logprob`]; also `dweight` of a 4-bit head, which is frozen.
 ///
 /// # Cost
-/// `6·T·H·V` flops with `dweight`, `4·T·H·V` without.
+/// `6·T·H·V` flops with `dweight`, `4·T·H·V` without. Workspace and chunks as [`linear_logprob`]; `dweight` is read
+/// and written once per chunk, whose rows are summed first.
 ///
 /// # Example
 /// ```
