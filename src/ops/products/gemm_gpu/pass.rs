@@ -109,6 +109,13 @@ pub(in crate::ops::products) trait GpuWeight<T: Float> {
     fn suits_tensor_cores(&self) -> bool;
 
     fn params(&self, launch: &mut LaunchArgs<'_>, direction: Direction) -> Result<Self::Params>;
+
+    /// Whether a product of `rows` rows on tensor cores is faster with the weight as `[N, K]` values of `T` in scratch
+    /// memory. That changes no bit.
+    fn is_written_out(&self, rows: u64) -> bool;
+
+    /// The weight as such values.
+    fn write_out<'s>(&self, launch: &mut LaunchArgs<'s>, gpu: &Gpu) -> Result<Scratch<'s>>;
 }
 
 /// Y = X·Wᵀ and what is added to it.
@@ -147,15 +154,38 @@ fn run<T: Float, W: GpuWeight<T>>(
     let Some(prepared) = prepare(&mut launch, gpu, op, pass, tensor_cores)? else {
         return Ok(());
     };
-    let right = w.params(&mut launch, direction)?;
     if tensor_cores {
-        gemm_mma::launch(gpu, op, T::DTYPE.name(), direction, prepared.product, right)?;
+        multiply(&mut launch, gpu, op, w, direction, prepared.product)?;
     } else {
+        let right = w.params(&mut launch, direction)?;
         let (grid, params) = prepared.chain(op, right)?;
         let kernel = format!("{}_{}", W::Params::KERNELS.name(), T::DTYPE.name());
         launch.start(&kernel, grid, &params)?;
     }
     launch.finish()
+}
+
+/// Starts a product on tensor cores, with the weight as it is or written out.
+pub(super) fn multiply<T: Float, W: GpuWeight<T>>(
+    launch: &mut LaunchArgs<'_>,
+    gpu: &Gpu,
+    op: &'static str,
+    w: &W,
+    direction: Direction,
+    product: GemmParams<T, ()>,
+) -> Result<()> {
+    let dtype = T::DTYPE.name();
+    if !w.is_written_out(product.rows as u64) {
+        let right = w.params(launch, direction)?;
+        return gemm_mma::launch(gpu, op, dtype, direction, product, right);
+    }
+    let copy = w.write_out(launch, gpu)?;
+    let at = copy.ptr::<T>().as_const();
+    let right = match direction {
+        Direction::Forward => Strided { at, lane_stride: product.depth, step_stride: 1 },
+        Direction::Backward => Strided { at, lane_stride: 1, step_stride: product.columns },
+    };
+    gemm_mma::launch(gpu, op, dtype, direction, product, right)
 }
 
 /// Stages everything but the weight and computes the adapters' first factor. `None` if there are no

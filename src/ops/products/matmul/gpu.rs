@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::device::params::matmul::{DbiasParams, DwParams};
 use crate::device::params::product::{Strided, THREADS};
-use crate::device::{Column, Gpu, Grid, LaunchArgs, shipped};
+use crate::device::{Column, Gpu, Grid, LaunchArgs, Scratch, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{Direction, GpuWeight, backward, forward, grid};
@@ -23,6 +23,14 @@ impl<T: Float> GpuWeight<T> for View<'_, T> {
             Direction::Forward => Strided::rows(launch, self),
             Direction::Backward => Strided::columns(launch, self),
         }
+    }
+
+    fn is_written_out(&self, _rows: u64) -> bool {
+        false
+    }
+
+    fn write_out<'s>(&self, _launch: &mut LaunchArgs<'s>, _gpu: &Gpu) -> Result<Scratch<'s>> {
+        unreachable!("a dense weight is multiplied as it is")
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::device::params::nf4::BlockMax;
 use crate::device::params::nf4_matrix::{self, Nf4Matrix};
-use crate::device::{Gpu, Kernels, LaunchArgs, shipped};
+use crate::device::{Gpu, Kernels, LaunchArgs, Scratch, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::products::gemm_gpu::{Direction, GpuWeight, backward, forward};
 use crate::ops::products::gemm_mma::{self, GemmWeight};
+use crate::ops::quantize::nf4_dequantize::gpu as nf4_dequantize;
 use crate::ops::{Nf4Matmul, Nf4MatmulDx};
 use crate::quant::Nf4View;
 
@@ -59,6 +60,16 @@ impl<T: Float> GpuWeight<T> for Nf4View<'_> {
 
     fn params(&self, launch: &mut LaunchArgs<'_>, direction: Direction) -> Result<Nf4Matrix> {
         Nf4Matrix::new(launch, self, direction)
+    }
+
+    fn is_written_out(&self, rows: u64) -> bool {
+        gemm_mma::writes_out(rows, [self.n as u64, self.k as u64])
+    }
+
+    fn write_out<'s>(&self, launch: &mut LaunchArgs<'s>, gpu: &Gpu) -> Result<Scratch<'s>> {
+        let copy = launch.scratch(self.n * self.k * size_of::<T>())?;
+        nf4_dequantize::start::<T>(launch, gpu, self, copy.ptr(), (self.k as i64, true))?;
+        Ok(copy)
     }
 }
 

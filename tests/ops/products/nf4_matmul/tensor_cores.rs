@@ -98,6 +98,39 @@ fn regimes_agree_for_other_shapes_and_dtypes() {
     }
 }
 
+/// From 512 rows on the weight is written out first, and multiplied as a dense one.
+#[test]
+fn a_weight_that_is_written_out_gives_the_bits_of_one_that_is_expanded() {
+    let rows = [70, 511, 513];
+    for (what, device) in machines() {
+        regimes::<bf16>(&device, [24, 192], true, &rows, &what);
+        // No whole blocks a row.
+        regimes::<f16>(&device, [17, 83], false, &rows, &what);
+    }
+    for set in SETS {
+        let driver = Arc::new(EmuDriver::new());
+        let gpu = Arc::new(Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap());
+        let (device, weight) = (Device::Gpu(gpu), weight(31, [40, 64], true, DType::Bf16));
+        let written_out = |m: usize| {
+            let (x, dy) = (random::<bf16>(8, m * 64), random::<bf16>(9, m * 40));
+            nf4_forward_on(&device, m, &x, &weight, None, &[], None);
+            nf4_backward_on(&device, m, &dy, &weight, &[], None);
+            let launches = driver.take_launches();
+            launches.iter().map(|(kernel, _)| kernel.clone()).collect::<Vec<_>>()
+        };
+        let (tile, dx) = ("tile128_bf16", "dx_tile128_bf16");
+        let named = |kernels: [&str; 2]| kernels.map(|k| format!("nf4_matmul_{k}")).to_vec();
+        assert_eq!(written_out(511), named([tile, dx]), "{set:?}");
+        let copy = "nf4_dequantize_bf16".to_string();
+        let dense = [tile, dx].map(|k| format!("matmul_{k}"));
+        assert_eq!(
+            written_out(512),
+            [copy.clone(), dense[0].clone(), copy, dense[1].clone()],
+            "{set:?}"
+        );
+    }
+}
+
 /// |C − C₆₄| ≤ (5L/4 + 10)·2⁻²⁴·(|A||B|) + half an ulp of bf16, L the steps of a chunk, with the sums of
 /// real tensor cores as well; derived in docs/NUMERICS.md.
 #[test]
