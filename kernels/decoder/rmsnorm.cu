@@ -11,65 +11,136 @@
 // | rstd        | [T]    | f32                 | any stride                      |
 // | dweight     | [D]    | f32                 | any stride                      |
 //
-// Mapping: half a warp per row, column j in lane j mod 16; 16 rows per block. dweight: one thread
-// per column.
-// Traffic: 2·T·D elements forward (x comes from L2 the second time), 3·T·D backward (4 with a
-// residual); 4 and 8 flops per element, in f64.
+// Mapping: 16 to 256 threads per row, two pieces of 16 bytes each where D allows it; 256 threads
+// per block. They bring the row to shared memory, 16 of them walk its chains there, and all write.
+// Rows of more than 12 KB go through shared memory in pieces, and are read again to be written.
+// dweight: one thread per column.
+// Traffic: 2·T·D elements forward, 3·T·D backward (4 with a residual), and D of weight from L1 or
+// L2; 4 and 8 flops per element, in f64.
 // Numerics: sums in f64 in the order of the CPU, 16 chains folded in halves; every element is
 // formed in f64 and rounded once. A residual is added in f32 to the gradient rounded to f32, and
 // the sum rounded once; in f64 to all of it. All bits are those of the CPU.
-// Trick: 16 loads of a chain under way at a time. On an H200, 512 x 1,536 rows: f32 44 -> 14 µs,
-// bf16 38 -> 18; it still waits more than it reads (5 to 9 % of the memory floor).
+// Trick: a row's loads are all under way at once. Half a warp per row with 2-byte loads waited for
+// D/256 rounds of them, twice: measured 18 µs for 512 x 1,536 in bf16 (H200), 37 predicted for any
+// number of rows of 3,584. Predicted now: 4 and 5 µs; not yet measured on hardware.
 #include "common.cuh"
 #include "rmsnorm.h"
 
-// The sum over the 16 lanes of a row: halves onto each other.
+// The sum over the 16 chains of a row: halves onto each other. Called by whole warps.
 __device__ __forceinline__ double fold(double x) {
 #pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
+    for (int step = CHAINS / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
     return x;
 }
 
-// body(j) for the columns of this lane in order, the loads of UNROLLED columns under way at a time.
-static constexpr int UNROLLED = 16;
-template <class Load, class Body>
-__device__ __forceinline__ void for_columns(i64 columns, const Load& load, const Body& body) {
-    i64 j = threadIdx.x % LANES;
-    for (; j + (UNROLLED - 1) * LANES < columns; j += UNROLLED * LANES) {
-        decltype(load(j)) values[UNROLLED];
-#pragma unroll
-        for (int u = 0; u < UNROLLED; ++u) values[u] = load(j + u * LANES);
-#pragma unroll
-        for (int u = 0; u < UNROLLED; ++u) body(j + u * LANES, values[u]);
+// The threads of a row.
+struct Team {
+    int count, lane, row;  // threads; which this is; which row of the block
+    __device__ __forceinline__ Team(i64 lanes)
+        : count((int)lanes), lane(threadIdx.x & (int)lanes - 1), row(threadIdx.x / (int)lanes) {}
+    __device__ __forceinline__ i64 first_row() const { return (i64)blockIdx.x * (THREADS / count); }
+    // Columns of a row that shared memory holds: whole vectors and rounds of the chains.
+    template <class T> __device__ __forceinline__ int piece() const {
+        return STAGE_BYTES / (int)sizeof(T) / THREADS * count;
     }
-    for (; j < columns; j += LANES) body(j, load(j));
+};
+
+// `count` columns from `from` on, to shared memory; AHEAD pieces of a thread under way at once.
+static constexpr int AHEAD = 3;
+template <class T>
+__device__ __forceinline__ void stage(T* to, const T* from, int count, const Team& team) {
+    constexpr int N = Vec16<T>::N;
+    const int whole = aligned16(from) ? count / N * N : 0, step = team.count * N;
+    for (int j = team.lane * N; j < whole; j += AHEAD * step) {
+        uint4 v[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k)
+            if (j + k * step < whole) v[k] = *(const uint4*)(from + j + k * step);
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k)
+            if (j + k * step < whole) *(uint4*)(to + j + k * step) = v[k];
+    }
+    for (int j = whole + team.lane; j < count; j += team.count) to[j] = from[j];
+}
+template <class T>
+__device__ __forceinline__ void stage(T* to, const Column<const T>& from, i64 first, int count,
+                                      const Team& team) {
+    if (from.stride == 1) return stage(to, from.at + first, count, team);
+    for (int j = team.lane; j < count; j += team.count) to[j] = from.at[(first + j) * from.stride];
 }
 
+// out[j] = f(in[0][j], in[1][j], ..) for the columns of a row; in[k] null: zeros.
+template <class T, int K, class F>
+__device__ __forceinline__ void map_row(T* out, const T* const (&in)[K], const i64 (&stride)[K],
+                                        i64 columns, const Team& team, const F& f) {
+    constexpr int N = Vec16<T>::N;
+    bool pieces = aligned16(out);
+#pragma unroll
+    for (int k = 0; k < K; ++k) pieces = pieces && stride[k] == 1 && aligned16(in[k]);
+    const i64 whole = pieces ? columns / N * N : 0;
+    for (i64 j = team.lane * N; j < whole; j += team.count * N) {
+        Vec16<T> v[K], result;
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+            v[k].raw = in[k] ? *(const uint4*)(in[k] + j) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int e = 0; e < N; ++e) {
+            T one[K];
+#pragma unroll
+            for (int k = 0; k < K; ++k) one[k] = v[k].at[e];
+            result.at[e] = f(one);
+        }
+        *(uint4*)(out + j) = result.raw;
+    }
+    for (i64 j = whole + team.lane; j < columns; j += team.count) {
+        T one[K];
+#pragma unroll
+        for (int k = 0; k < K; ++k) one[k] = in[k] ? in[k][j * stride[k]] : T{};
+        out[j] = f(one);
+    }
+}
+
+// 1/rms of a row with that sum of squares.
 template <class T>
-__device__ __forceinline__ double inverse_rms(const T* x, const RmsNormParams<T>& p, bool real) {
-    double sum = 0.0;
-    for_columns(
-        real ? p.columns : 0, [&](i64 j) { return x[j]; },
-        [&](i64, T v) { sum = fma(to_f64(v), to_f64(v), sum); });
-    return 1.0 / sqrt(__dadd_rn(fold(sum) / (double)p.columns, p.eps));
+__device__ __forceinline__ double inverse_rms(double sum, const RmsNormParams<T>& p) {
+    return 1.0 / sqrt(__dadd_rn(sum / (double)p.columns, p.eps));
 }
 
 template <class T> __device__ __forceinline__ void rmsnorm(const RmsNormParams<T>& p) {
-    const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
+    __shared__ __align__(16) T staged[STAGE_BYTES / sizeof(T)];
+    __shared__ double scale[THREADS / CHAINS];
+    const Team team(p.lanes);
+    const i64 row = team.first_row() + team.row;
     const bool real = row < p.rows;
-    const T* x = p.x + row * p.x_stride;
-    const double s = inverse_rms(x, p, real);
+    const int piece = team.piece<T>();
+    const T* from = p.x + row * p.x_stride;
+    T* x = staged + team.row * piece;
+    double sum = 0.0;
+    for (i64 first = 0; first < p.columns; first += piece) {
+        const i64 left = p.columns - first;
+        const int count = !real ? 0 : left < piece ? (int)left : piece;
+        if (first > 0) __syncthreads();
+        stage(x, from + first, count, team);
+        __syncthreads();
+        if (team.lane >= CHAINS) continue;
+#pragma unroll 16
+        for (int j = team.lane; j < count; j += CHAINS) sum = fma(to_f64(x[j]), to_f64(x[j]), sum);
+    }
+    if (team.lane < WARP) {
+        sum = fold(sum);
+        if (team.lane == 0) scale[team.row] = inverse_rms(sum, p);
+    }
+    __syncthreads();
     if (!real) return;
+    const double s = scale[team.row];
     T* y = p.out + row * p.out_stride;
-    struct Two {
-        T x, weight;
+    const auto normalize = [&](const T(&v)[2]) {
+        return from_f64<T>(__dmul_rn(__dmul_rn(to_f64(v[0]), s), to_f64(v[1])));
     };
-    for_columns(
-        p.columns, [&](i64 j) { return Two{x[j], p.weight.at[j * p.weight.stride]}; },
-        [&](i64 j, const Two& v) {
-            y[j] = from_f64<T>(__dmul_rn(__dmul_rn(to_f64(v.x), s), to_f64(v.weight)));
-        });
-    if (threadIdx.x % LANES == 0) p.rstd.set(row, (float)s);
+    const i64 strides[2] = {1, p.weight.stride};
+    if (p.columns <= piece) map_row(y, {x, p.weight.at}, strides, p.columns, team, normalize);
+    else map_row(y, {from, p.weight.at}, strides, p.columns, team, normalize);
+    if (team.lane == 0) p.rstd.set(row, (float)s);
 }
 
 // residual + gradient in the arithmetic of the dtype: f64, or f32.
@@ -81,33 +152,52 @@ template <class T> __device__ __forceinline__ T plus_gradient(T residual, double
 }
 
 template <class T> __device__ __forceinline__ void rmsnorm_bwd(const RmsNormParams<T>& p) {
-    const i64 row = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
+    __shared__ __align__(16) T staged[3][STAGE_BYTES / sizeof(T)];
+    __shared__ double scale[THREADS / CHAINS], shrinks[THREADS / CHAINS];
+    const Team team(p.lanes);
+    const i64 row = team.first_row() + team.row;
     const bool real = row < p.rows;
-    const T *x = p.x + row * p.x_stride, *dy = p.dy + row * p.dy_stride;
-    const double s = inverse_rms(x, p, real);
-    double sum = 0.0;
-    struct Three {
-        T x, dy, weight;
-    };
-    const auto load = [&](i64 j) { return Three{x[j], dy[j], p.weight.at[j * p.weight.stride]}; };
-    for_columns(real ? p.columns : 0, load, [&](i64, const Three& v) {
-        sum = fma(__dmul_rn(to_f64(v.dy), to_f64(v.weight)), to_f64(v.x), sum);
-    });
-    const double shrink = __dmul_rn(__dmul_rn(fold(sum), s), s) / (double)p.columns;
+    const int piece = team.piece<T>(), at = team.row * piece;
+    const T *from = p.x + row * p.x_stride, *from_dy = p.dy + row * p.dy_stride;
+    T *x = staged[0] + at, *dy = staged[1] + at, *weight = staged[2] + at;
+    double square = 0.0, sum = 0.0;
+    for (i64 first = 0; first < p.columns; first += piece) {
+        const i64 left = p.columns - first;
+        const int count = !real ? 0 : left < piece ? (int)left : piece;
+        if (first > 0) __syncthreads();
+        stage(x, from + first, count, team), stage(dy, from_dy + first, count, team);
+        stage(weight, p.weight, first, count, team);
+        __syncthreads();
+        if (team.lane >= CHAINS) continue;
+#pragma unroll 8
+        for (int j = team.lane; j < count; j += CHAINS) {
+            square = fma(to_f64(x[j]), to_f64(x[j]), square);
+            sum = fma(__dmul_rn(to_f64(dy[j]), to_f64(weight[j])), to_f64(x[j]), sum);
+        }
+    }
+    if (team.lane < WARP) {
+        square = fold(square), sum = fold(sum);
+        const double s = inverse_rms(square, p);
+        if (team.lane == 0) {
+            scale[team.row] = s;
+            shrinks[team.row] = __dmul_rn(__dmul_rn(sum, s), s) / (double)p.columns;
+        }
+    }
+    __syncthreads();
     if (!real) return;
+    const double s = scale[team.row], shrink = shrinks[team.row];
     T* dx = p.out + row * p.out_stride;
-    const T* residual = p.residual + row * p.residual_stride;
-    struct Four {
-        Three of;
-        T residual;
+    const T* residual = p.residual ? p.residual + row * p.residual_stride : nullptr;
+    const auto propagate = [&](const T(&v)[4]) {
+        const double g = __dmul_rn(to_f64(v[1]), to_f64(v[2]));
+        const double gradient = __dmul_rn(s, fma(to_f64(v[0]), -shrink, g));
+        return residual ? plus_gradient(v[3], gradient) : from_f64<T>(gradient);
     };
-    const auto load_all = [&](i64 j) { return Four{load(j), p.residual ? residual[j] : T{}}; };
-    for_columns(p.columns, load_all, [&](i64 j, const Four& v) {
-        const double g = __dmul_rn(to_f64(v.of.dy), to_f64(v.of.weight));
-        const double gradient = __dmul_rn(s, fma(to_f64(v.of.x), -shrink, g));
-        dx[j] = p.residual ? plus_gradient(v.residual, gradient) : from_f64<T>(gradient);
-    });
-    if (p.scale && threadIdx.x % LANES == 0) p.scale[row] = s;
+    const i64 whole[4] = {1, 1, 1, 1}, strides[4] = {1, 1, p.weight.stride, 1};
+    if (p.columns <= piece)
+        map_row(dx, {x, dy, weight, residual}, whole, p.columns, team, propagate);
+    else map_row(dx, {from, from_dy, p.weight.at, residual}, strides, p.columns, team, propagate);
+    if (p.scale && team.lane == 0) p.scale[row] = s;
 }
 
 // Rows in order, one chain a column.

@@ -4,8 +4,10 @@
 #include "types.h"
 
 static constexpr int THREADS = 256;
-static constexpr int LANES = 16;
-static constexpr int ROWS = THREADS / LANES;
+static constexpr int CHAINS = 16;  // of a sum over a row: column j belongs to chain j mod 16
+
+// Bytes of one operand's columns that a block holds at a time, by all its rows.
+static constexpr int STAGE_BYTES = 12288;
 
 template <class T> struct RmsNormParams {
     const T *x, *dy, *residual;
@@ -15,6 +17,7 @@ template <class T> struct RmsNormParams {
     double* scale;  // [T], s for dweight; null if it is not wanted
     i64 rows, columns, x_stride, dy_stride, residual_stride, out_stride;
     double eps;
+    i64 lanes;  // threads a row: a power of two from 16 to THREADS
 };
 
 template <class T> struct DweightParams {

@@ -1506,8 +1506,9 @@ pub mod rmsnorm {
     use crate::device::kernel_types::{Column, Const, Ptr};
     use bytemuck::{Pod, Zeroable};
     pub const THREADS: u64 = 256;
-    pub const LANES: u64 = 16;
-    pub const ROWS: u64 = 16;
+    pub const CHAINS: u64 = 16;
+    /// Bytes of one operand's columns that a block holds at a time, by all its rows.
+    pub const STAGE_BYTES: u64 = 12288;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct RmsNormParams<T> {
@@ -1527,8 +1528,10 @@ pub mod rmsnorm {
         pub residual_stride: i64,
         pub out_stride: i64,
         pub eps: f64,
+        /// threads a row: a power of two from 16 to THREADS
+        pub lanes: i64,
     }
-    const _: () = assert!(size_of::<RmsNormParams<f64>>() == 128);
+    const _: () = assert!(size_of::<RmsNormParams<f64>>() == 136);
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<T: Copy + 'static> Zeroable for RmsNormParams<T> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.

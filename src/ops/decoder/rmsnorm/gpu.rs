@@ -4,11 +4,22 @@ use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
-use crate::device::params::rmsnorm::{DweightParams, ROWS, RmsNormParams, THREADS};
+use crate::device::params::rmsnorm::{CHAINS, DweightParams, RmsNormParams, THREADS};
 use crate::device::{Column, Gpu, Grid, LaunchArgs, Ptr, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::{RmsNorm, RmsNormBwd};
+
+/// Threads of a row: one for every two pieces of 16 bytes, as far as a block has them.
+fn lanes<T>(columns: usize) -> u64 {
+    let pieces = (columns * size_of::<T>()).div_ceil(16) as u64;
+    pieces.div_ceil(2).next_power_of_two().clamp(CHAINS, THREADS)
+}
+
+fn grid<T>(params: &RmsNormParams<T>) -> Grid {
+    let rows_of_block = THREADS / params.lanes as u64;
+    Grid::linear((params.rows as u64).div_ceil(rows_of_block) as u32, THREADS as u32)
+}
 
 pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()> {
     let mut launch = LaunchArgs::new(gpu, &shipped::RMSNORM);
@@ -23,9 +34,10 @@ pub(crate) fn rmsnorm<T: Float>(gpu: &Arc<Gpu>, a: RmsNorm<'_, T>) -> Result<()>
         out: launch.output(a.y)?,
         rstd: launch.column_out(a.rstd)?,
         eps: a.eps,
+        lanes: lanes::<T>(columns) as i64,
         ..RmsNormParams::zeroed()
     };
-    let grid = Grid::linear((rows as u64).div_ceil(ROWS) as u32, THREADS as u32);
+    let grid = grid(&params);
     launch.start(&format!("rmsnorm_{}", T::DTYPE.name()), grid, &params)?;
     launch.finish()
 }
@@ -52,9 +64,10 @@ pub(crate) fn rmsnorm_bwd<T: Float>(gpu: &Arc<Gpu>, a: RmsNormBwd<'_, T>) -> Res
         out_stride: a.dx.stride(0),
         out: launch.output(a.dx)?,
         eps: a.eps,
+        lanes: lanes::<T>(columns) as i64,
         ..RmsNormParams::zeroed()
     };
-    let grid = Grid::linear((rows as u64).div_ceil(ROWS) as u32, THREADS as u32);
+    let grid = grid(&params);
     launch.start(&format!("rmsnorm_bwd_{}", T::DTYPE.name()), grid, &params)?;
     if let Some(dweight) = a.dweight {
         let params = DweightParams {

@@ -28,12 +28,17 @@ fn forward(x: &[f64], weight: &[f64], d: usize) -> Vec<f64> {
 #[test]
 fn rmsnorm_has_the_same_bits_on_every_executor() {
     fn check<T: Float>() {
-        for (rows, d) in [(1, 1), (17, 31), (3, 128), (33, 130)] {
+        // Rows of one team and of many, and longer than shared memory holds at a time; the gap of 8 keeps pieces of 16
+        // bytes whole, that of 3 does not.
+        let shapes =
+            [(1, 1, 3), (17, 31, 3), (3, 128, 8), (33, 130, 3), (2, 1040, 8), (1, 6400, 8)];
+        for (rows, d, gap) in shapes {
             let of = |seed, n| -> Vec<T> {
                 normals(seed, n, 1.0).into_iter().map(T::from_f64).collect()
             };
-            let (x, dy, weight) = (of(1, rows * (d + 3)), of(2, rows * d), of(3, d));
-            let x = View::strided(&x, &[rows as i64, d as i64], &[d as i64 + 3, 1]).unwrap();
+            let (x, dy, weight) = (of(1, rows * (d + gap)), of(2, rows * d), of(3, d));
+            let strides = [(d + gap) as i64, 1];
+            let x = View::strided(&x, &[rows as i64, d as i64], &strides).unwrap();
             let run = |device: &Device| {
                 let nan = vec![T::from_f64(f64::NAN); rows * d];
                 let (mut y, mut dx, mut dweight) = (nan.clone(), nan, vec![0.5f32; d]);
