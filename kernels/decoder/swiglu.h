@@ -4,10 +4,9 @@
 #include "types.h"
 
 static constexpr int THREADS = 256;
-static constexpr int PER_THREAD = 4;
 
-// Columns of a block.
-static constexpr int COLUMNS = THREADS * PER_THREAD;
+// Bytes of a row that a block takes: 16 per thread.
+static constexpr int BLOCK_BYTES = THREADS * 16;
 
 template <class T> struct SwigluParams {
     const T *gate, *up, *dy;

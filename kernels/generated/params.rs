@@ -1731,9 +1731,8 @@ pub mod swiglu {
     use crate::device::kernel_types::{Const, Ptr};
     use bytemuck::{Pod, Zeroable};
     pub const THREADS: u64 = 256;
-    pub const PER_THREAD: u64 = 4;
-    /// Columns of a block.
-    pub const COLUMNS: u64 = 1024;
+    /// Bytes of a row that a block takes: 16 per thread.
+    pub const BLOCK_BYTES: u64 = 4096;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct SwigluParams<T> {

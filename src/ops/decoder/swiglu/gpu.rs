@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
-use crate::device::params::swiglu::{COLUMNS, SwigluParams, THREADS};
+use crate::device::params::swiglu::{BLOCK_BYTES, SwigluParams, THREADS};
 use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub(crate) fn swiglu<T: Float>(gpu: &Arc<Gpu>, a: Swiglu<'_, T>) -> Result<()> {
         y: launch.output(a.y)?,
         ..SwigluParams::zeroed()
     };
-    let grid = grid(a.gate.extent(0), a.gate.extent(1));
+    let grid = grid::<T>(a.gate.extent(0), a.gate.extent(1));
     launch.start(&format!("swiglu_{}", T::DTYPE.name()), grid, &params)?;
     launch.finish()
 }
@@ -43,12 +43,13 @@ pub(crate) fn swiglu_bwd<T: Float>(gpu: &Arc<Gpu>, a: SwigluBwd<'_, T>) -> Resul
         dup: launch.output(a.dup)?,
         ..SwigluParams::zeroed()
     };
-    let grid = grid(a.gate.extent(0), a.gate.extent(1));
+    let grid = grid::<T>(a.gate.extent(0), a.gate.extent(1));
     launch.start(&format!("swiglu_bwd_{}", T::DTYPE.name()), grid, &params)?;
     launch.finish()
 }
 
-fn grid(rows: usize, columns: usize) -> Grid {
-    let blocks = [rows as u32, (columns as u64).div_ceil(COLUMNS) as u32, 1];
+fn grid<T>(rows: usize, columns: usize) -> Grid {
+    let bytes = (columns * size_of::<T>()) as u64;
+    let blocks = [rows as u32, bytes.div_ceil(BLOCK_BYTES) as u32, 1];
     Grid { blocks, ..Grid::linear(1, THREADS as u32) }
 }
