@@ -1559,7 +1559,25 @@ pub mod rmsnorm {
 pub mod rope {
     use crate::device::kernel_types::{Column, Const, Ptr};
     use bytemuck::{Pod, Zeroable};
-    pub const THREADS: u64 = 128;
+    pub const THREADS: u64 = 256;
+    /// Where the tables stand and who reads which row of them.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub struct RopeTables {
+        pub position: Column<Const<i32>>,
+        pub cos: Ptr<Const<f32>>,
+        pub sin: Ptr<Const<f32>>,
+        pub cos_stride: i64,
+        pub sin_stride: i64,
+        pub positions: i64,
+        pub half: i64,
+        pub sign: f64,
+    }
+    const _: () = assert!(size_of::<RopeTables>() == 72);
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl Zeroable for RopeTables {}
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl Pod for RopeTables {}
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct RopeParams<T> {
@@ -1567,20 +1585,41 @@ pub mod rope {
         pub token_stride: i64,
         pub head_stride: i64,
         pub heads: i64,
-        pub half: i64,
-        pub positions: i64,
-        pub position: Column<Const<i32>>,
-        pub cos: Ptr<Const<f32>>,
-        pub sin: Ptr<Const<f32>>,
-        pub cos_stride: i64,
-        pub sin_stride: i64,
-        pub sign: f64,
+        pub tables: RopeTables,
     }
     const _: () = assert!(size_of::<RopeParams<f64>>() == 104);
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<T: Copy + 'static> Zeroable for RopeParams<T> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<T: Copy + 'static> Pod for RopeParams<T> {}
+    /// Queries and keys of a token, and where in a cache its key and value go.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub struct RopeStoreParams<T> {
+        pub q: Ptr<T>,
+        pub k: Ptr<T>,
+        pub q_token: i64,
+        pub q_head: i64,
+        pub q_heads: i64,
+        pub k_token: i64,
+        pub k_head: i64,
+        pub k_heads: i64,
+        pub tables: RopeTables,
+        /// null without a cache
+        pub v: Ptr<Const<T>>,
+        pub keys: Ptr<T>,
+        pub values: Ptr<T>,
+        pub row: Column<Const<i32>>,
+        pub v_stride: i64,
+        pub keys_stride: i64,
+        pub values_stride: i64,
+        pub rows: i64,
+    }
+    const _: () = assert!(size_of::<RopeStoreParams<f64>>() == 208);
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static> Zeroable for RopeStoreParams<T> {}
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static> Pod for RopeStoreParams<T> {}
 }
 
 /// What all kernels of rows of logits and their launches share.

@@ -200,3 +200,99 @@ fn rope_in_other_dtypes_has_the_bits_of_the_cpu() {
     rotations::<bf16>();
     rotations::<f64>();
 }
+
+/// Queries and keys in one launch, and keys and values in a cache: the bits of one call for each.
+fn stored<T: Float>([tokens, heads, kv_heads, d]: [usize; 4], gap: usize) {
+    let (rows, width) = (9, kv_heads * d);
+    let positions: Vec<i32> = (0..tokens).map(|t| (t * 5 % 11) as i32).collect();
+    let places: Vec<i32> =
+        (0..tokens).map(|t| if t % 4 == 2 { -1 } else { t as i32 + 1 }).collect();
+    let (cos, sin) = tables(11, d);
+    let (cos, sin) = (View::rows_of(&cos, d / 2).unwrap(), View::rows_of(&sin, d / 2).unwrap());
+    let fused = (heads + kv_heads) * d + gap;
+    let (x, v) = (random::<T>(1, tokens * fused), random::<T>(2, tokens * width));
+    let held = random::<T>(3, rows * width);
+    let part = |x: &mut [T], first: usize, heads: usize| {
+        let (shape, strides) = ([tokens, heads, d].map(|n| n as i64), [fused as i64, d as i64, 1]);
+        // SAFETY: queries and keys are different columns of x, which outlives both views.
+        let x =
+            unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().add(first), x.len() - first) };
+        ViewMut::strided(x, &shape, &strides).unwrap()
+    };
+    for cached in [true, false] {
+        let run = |device: &Device, together: bool| {
+            let (mut x, mut keys, mut values) = (x.clone(), held.clone(), held.clone());
+            let (q, k) = (part(&mut x, 0, heads), part(&mut x, heads * d, kv_heads));
+            let (positions, rows) = ((&positions).into(), (&places).into());
+            let v = View::rows_of(&v, width).unwrap();
+            if together {
+                let (keys, values) = (
+                    ViewMut::rows_of(&mut keys, width).unwrap(),
+                    ViewMut::rows_of(&mut values, width).unwrap(),
+                );
+                let cache = cached.then_some(CacheRows { v, rows, keys, values });
+                rope_store(device, RopeStore { q, k, positions, cos, sin, cache }).unwrap();
+            } else {
+                rope(device, Rope { x: q, positions, cos, sin, inverse: false }).unwrap();
+                rope(device, Rope { x: k, positions, cos, sin, inverse: false }).unwrap();
+                let key_rows = View::strided(
+                    &x[heads * d..],
+                    &[tokens as i64, width as i64],
+                    &[fused as i64, 1],
+                );
+                for (x, y) in [(key_rows.unwrap(), &mut keys), (v, &mut values)] {
+                    let y = ViewMut::rows_of(y, width).unwrap();
+                    let args = CopyRows { x, from_rows: None, to_rows: Some(rows), y };
+                    if cached {
+                        copy_rows(device, args).unwrap();
+                    }
+                }
+            }
+            (bits_of(&x), bits_of(&keys), bits_of(&values))
+        };
+        let want = run(&CPU, false);
+        assert!(run(&CPU, true) == want);
+        on_all(|device| run(device, true), |name, cpu, gpu| assert!(cpu == gpu, "{name}"));
+        on_all(|device| run(device, false), |name, cpu, gpu| assert!(cpu == gpu, "{name}"));
+    }
+}
+
+#[test]
+fn rotating_and_storing_has_the_bits_of_one_call_for_each() {
+    // Pieces of 16 bytes; heads that are none; rows that begin anywhere.
+    stored::<bf16>([7, 4, 2, 64], 0);
+    stored::<f32>([3, 2, 1, 10], 0);
+    stored::<f16>([5, 3, 3, 32], 3);
+    stored::<f64>([1, 1, 1, 4], 0);
+}
+
+#[test]
+fn rotating_and_storing_refuses_bad_input() {
+    let (cos, sin) = tables(4, 4);
+    let run = |rows: &[i32], width: usize, apart: i64| {
+        let (mut q, mut k, v) = (vec![7f32; 16], vec![7f32; 40], vec![1f32; 2 * width]);
+        let (mut keys, mut values) = (vec![7f32; 3 * 8], vec![7f32; 3 * 8]);
+        let args = RopeStore {
+            q: ViewMut::new(&mut q, &[2, 2, 4]).unwrap(),
+            k: ViewMut::strided(&mut k, &[2, 2, 4], &[20, apart, 1]).unwrap(),
+            positions: View::new(&[0, 3], &[2]).unwrap(),
+            cos: View::rows_of(&cos, 2).unwrap(),
+            sin: View::rows_of(&sin, 2).unwrap(),
+            cache: Some(CacheRows {
+                v: View::rows_of(&v, width).unwrap(),
+                rows: rows.into(),
+                keys: ViewMut::rows_of(&mut keys, 8).unwrap(),
+                values: ViewMut::rows_of(&mut values, 8).unwrap(),
+            }),
+        };
+        let result = rope_store(&CPU, args);
+        assert!(result.is_ok() || q.iter().chain(&k).chain(&keys).all(|&x| x == 7.0));
+        result
+    };
+    run(&[2, 0], 8, 4).unwrap();
+    refused_with(run(&[2, 0], 4, 4), "cache.v", "[2, 8]");
+    refused_with(run(&[3, 0], 8, 4), "cache.rows", "0..3");
+    refused_with(run(&[1, 1], 8, 4), "cache.rows", "distinct");
+    refused_with(run(&[1], 8, 4), "cache.rows", "[2]");
+    refused_with(run(&[2, 0], 8, 8), "k", "side by side");
+}

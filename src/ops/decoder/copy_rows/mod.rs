@@ -104,7 +104,7 @@ fn whole(table: &str, rows: usize) -> String {
 }
 
 /// Ids of a table in host memory are rows or -1, and no row occurs twice if they are to be distinct.
-fn check_table(
+pub(crate) fn check_table(
     check: Check,
     arg: &str,
     table: &Option<View<'_, i32>>,

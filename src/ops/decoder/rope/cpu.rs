@@ -2,8 +2,12 @@
 
 use crate::device::parallel;
 use crate::dtype::Float;
-use crate::ops::decoder::rope::Rope;
+use crate::error::Result;
+use crate::ops::CopyRows;
+use crate::ops::decoder::copy_rows::cpu::copy_rows;
+use crate::ops::decoder::rope::{Rope, RopeStore};
 use crate::ops::support::math::dispatch_simd;
+use crate::view::{Dims, View};
 
 /// Rough scalar operations per element.
 const WORK: usize = 2;
@@ -16,6 +20,22 @@ pub(crate) fn rope<T: Float>(a: Rope<'_, T>) {
         let p = positions.at(i / heads) as usize;
         rotate(row, cos.row(p), sin.row(p), sign);
     });
+}
+
+pub(crate) fn rope_store<T: Float>(a: RopeStore<'_, T>) -> Result<()> {
+    let RopeStore { q, mut k, positions, cos, sin, cache } = a;
+    rope(Rope { x: q, positions, cos, sin, inverse: false });
+    rope(Rope { x: k.reborrow(), positions, cos, sin, inverse: false });
+    let Some(cache) = cache else { return Ok(()) };
+    let k = k.as_view();
+    let shape = [k.extent(0) as i64, (k.extent(1) * k.extent(2)) as i64];
+    let dims = Dims::strided(&shape, &[k.stride(0), 1])?;
+    // SAFETY: the heads of a token lie side by side, as was checked, so these are k's own elements.
+    let x = unsafe { View::from_raw(k.as_ptr(), dims, k.location()) }?;
+    for (x, y) in [(x, cache.keys), (cache.v, cache.values)] {
+        copy_rows(CopyRows { x, from_rows: None, to_rows: Some(cache.rows), y });
+    }
+    Ok(())
 }
 
 dispatch_simd! {
