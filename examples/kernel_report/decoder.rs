@@ -257,6 +257,7 @@ fn attentions(bench: &Bench) -> Result<()> {
             cu_seqlens,
             kv_start,
             kv_len,
+            prefix: None,
             scale: 0.125,
             dout: dout.view(&wide(heads))?,
             dq: o.view_mut(&wide(heads))?,

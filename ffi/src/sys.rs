@@ -747,6 +747,8 @@ pub struct gradus_attention_args {
     pub scale: f64,
     pub o: gradus_tensor,
     pub lse: gradus_tensor,
+    pub prefix_start: gradus_tensor,
+    pub prefix_len: gradus_tensor,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -763,6 +765,8 @@ pub struct gradus_attention_bwd_args {
     pub dq: gradus_tensor,
     pub dk: gradus_tensor,
     pub dv: gradus_tensor,
+    pub prefix_start: gradus_tensor,
+    pub prefix_len: gradus_tensor,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -9,6 +9,7 @@
 // | q, o      | [Tq, Hq, D]  | f32, bf16, f16, f64 | last dimension contiguous      |
 // | k, v      | [S, Hkv, D]  | as q                | last dimension contiguous      |
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
+// | prefix_start, prefix_len | [B] | i64 | any stride; or none               |
 // | pages     | [B, P]       | i32                 | rows contiguous; or kv_start   |
 // | lse       | [Tq, Hq]     | f32                 | rows contiguous                |
 //
@@ -57,4 +58,4 @@ template <class T, class A> __device__ __forceinline__ void attention(const Atte
 KERNEL(attention_f32, (THREADS), AttentionParams<float>) { attention<float, float>(p); }
 KERNEL(attention_bf16, (THREADS), AttentionParams<bf16>) { attention<bf16, float>(p); }
 KERNEL(attention_f16, (THREADS), AttentionParams<f16>) { attention<f16, float>(p); }
-KERNEL(attention_f64, (THREADS), AttentionParams<double>) { attention<double, double>(p); }
+KERNEL(attention_f64, (THREADS, 5), AttentionParams<double>) { attention<double, double>(p); }

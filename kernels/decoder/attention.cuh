@@ -11,14 +11,20 @@
 
 static constexpr int CHAINS = 16;
 
-// Where the keys of a sequence lie.
+// Where the keys of a sequence lie: in pages, or `shared` of them from row `prefix` on and the rest
+// from row `first` on.
 struct KeyRows {
     const i32* table;
-    i64 first, last_page, shift;
+    i64 first, prefix, shared, last_page, shift;
+
+    // The row of key j where there are no pages.
+    __device__ __forceinline__ i64 row_unpaged(i64 j) const {
+        return j < shared ? prefix + j : first + (j - shared);
+    }
 
     // The row of key j; a page that k does not have is read as its last one.
     __device__ __forceinline__ i64 row(i64 j) const {
-        if (!table) return first + j;
+        if (!table) return row_unpaged(j);
         const i64 page = table[j >> shift];
         return ((u64)page > (u64)last_page ? last_page : page) << shift |
                (j & ((1ll << shift) - 1));
@@ -45,14 +51,21 @@ __device__ __forceinline__ i64 sequence_of(const Sequences& s, i64 t) {
 // The rows of sequence b.
 __device__ __forceinline__ KeyRows rows_of(const Sequences& s, i64 b) {
     const Pages& pages = s.pages;
-    return {pages.table ? pages.table + b * pages.stride : nullptr, s.kv_start.get(b),
-            (s.rows >> pages.shift) - 1, pages.shift};
+    return {pages.table ? pages.table + b * pages.stride : nullptr,
+            s.kv_start.get(b),
+            s.prefix_start.get(b),
+            s.prefix_len.get(b),
+            (s.rows >> pages.shift) - 1,
+            pages.shift};
 }
 
 // How many keys there is room for, whatever the tables hold.
 __device__ __forceinline__ i64 room_of(const Sequences& s, const KeyRows& rows) {
     if (rows.table) return rows.last_page < 0 ? 0 : s.pages.width << rows.shift;
-    return rows.first < 0 || rows.first > s.rows ? 0 : s.rows - rows.first;
+    const bool fits = rows.first >= 0 && rows.first <= s.rows && rows.prefix >= 0 &&
+                      rows.prefix <= s.rows && rows.shared >= 0 &&
+                      rows.shared <= s.rows - rows.prefix;
+    return fits ? rows.shared + s.rows - rows.first : 0;
 }
 
 // None if the tables do not fit together.
@@ -62,6 +75,16 @@ __device__ __forceinline__ Keys keys_of(const Sequences& s, i64 t) {
     const i64 visible = s.kv_len.get(b) - (end - t) + 1;
     const bool fits = begin <= t && t < end && visible >= 1 && visible <= room_of(s, rows);
     return {rows, fits ? visible : 0};
+}
+
+// The key of sequence b that lies in `row`, -1 for none: among the keys of its prefix (part 0), or
+// among those behind it (part 1).
+__device__ __forceinline__ i64 key_in(const Sequences& s, i64 b, i64 row, int part) {
+    const i64 shared = s.prefix_len.get(b), len = s.kv_len.get(b),
+              start = part ? s.kv_start.get(b) : s.prefix_start.get(b);
+    if (shared < 0 || shared > s.rows || start < 0 || start > row) return -1;
+    const i64 key = row - start + (part ? shared : 0);
+    return key < len && (part || key < shared) ? key : -1;
 }
 
 __device__ __forceinline__ float power_of_2(float x) { return ptx_ex2(x); }

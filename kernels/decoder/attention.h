@@ -19,8 +19,10 @@ struct Pages {
     i64 stride, width, shift;  // 2^shift rows are a page
 };
 
+// Key j of sequence b lies in row prefix_start[b] + j where j < prefix_len[b], else in row
+// kv_start[b] + j - prefix_len[b].
 struct Sequences {
-    Column<const i64> cu_seqlens, kv_start, kv_len;
+    Column<const i64> cu_seqlens, kv_start, kv_len, prefix_start, prefix_len;
     Pages pages;
     i64 count, tokens, rows;  // sequences, rows of q, rows of k
 };

@@ -7,6 +7,7 @@
 // | q, o      | [Tq, Hq, D]  | bf16, f16 | last dimension contiguous                    |
 // | k, v      | [S, Hkv, D]  | as q      | last dimension contiguous                    |
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride                 |
+// | prefix_start, prefix_len | [B] | i64 | any stride; or none                        |
 // | pages     | [B, P]       | i32       | rows contiguous; or kv_start                 |
 // | lse       | [Tq, Hq]     | f32       | rows contiguous                              |
 //

@@ -10,5 +10,5 @@ static constexpr int BLOCK = 32;  // keys or queries of a block; a tile of share
 static constexpr i64 LIMIT = 0x7fffff00;
 
 // Bytes behind the tiles of keys and values and their queries in the shared memory of a block: two
-// blocks of statistics, the owners of keys, the segment.
-static constexpr int KEY_TILE_TABLES = 2 * BLOCK * 16 + TILE * 4 + 32;
+// blocks of statistics and the segment.
+static constexpr int KEY_TILE_TABLES = 2 * BLOCK * 16 + 40;

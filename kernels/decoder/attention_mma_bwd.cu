@@ -7,11 +7,13 @@
 // | q, dout, dq      | [Tq, Hq, D] | bf16, f16       | last dimension contiguous |
 // | k, v, dk, dv     | [S, Hkv, D] | as q            | last dimension contiguous |
 // | cu_seqlens, kv_start, kv_len | [B+1], [B], [B] | i64 | any stride        |
+// | prefix_start, prefix_len | [B] | i64 | any stride; or none               |
 // | stats            | [Tq, Hq]    | m, 1/l, δ       | scratch                   |
 //
 // Mapping: two launches. dq: one block per tile of 64 (query, head) rows, two sweeps over blocks of
 // 32 keys, the first for m, l and δ, the second for dq. dk, dv: a block 64 rows of k, and for every
-// sequence among them the heads of the group in order, for each its queries in blocks of 32. A warp
+// sequence that has keys among them, in order, first those of its prefix and then its own: the
+// heads of the group in order, for each its queries in blocks of 32. A warp
 // has 16 rows; the next block arrives by cp.async while this one is multiplied; one barrier a
 // block.
 // Traffic: dq reads k and v twice per tile; dk, dv read q and dout of the group once per tile. 18·D
@@ -79,11 +81,15 @@ __device__ __forceinline__ void attention_mma_dq(const AttentionBwdParams<T>& p)
         const int j0 = i % blocks * BLOCK, to = i % 2 * BLOCK;
         k.template fetch<BLOCK>(
             to,
-            [&](int r) { return j0 + r < extent ? p.k.of(tile.keys.first + j0 + r, g) : nullptr; },
+            [&](int r) {
+                return j0 + r < extent ? p.k.of(tile.keys.row_unpaged(j0 + r), g) : nullptr;
+            },
             d, aligned, p.q.at);
         v.template fetch<BLOCK>(
             to,
-            [&](int r) { return j0 + r < extent ? p.v.of(tile.keys.first + j0 + r, g) : nullptr; },
+            [&](int r) {
+                return j0 + r < extent ? p.v.of(tile.keys.row_unpaged(j0 + r), g) : nullptr;
+            },
             d, aligned, p.q.at);
     };
 
@@ -143,11 +149,12 @@ __device__ __forceinline__ void attention_mma_dq(const AttentionBwdParams<T>& p)
 
 // ---- dk, dv -----------------------------------------------------------------------------------
 
-// The rows from..to of a tile that one sequence owns, and that sequence.
+// The rows from..to of a tile that hold keys of one sequence, and that sequence.
 struct Segment {
+    u32 number;  // twice the sequence's, 1 more for its keys behind the prefix; NOBODY: the end
     int from, to;
-    i64 token;  // of its first query
     int queries;
+    i64 token;                // of its first query
     int first_key;            // that row 0 of the tile would be, less the keys that all queries see
     int first_block, blocks;  // of queries that see a key of the segment; blocks of one head
 };
@@ -155,43 +162,60 @@ struct Segment {
 template <class T, int D> struct KeyTile {
     Tile<T, D> k, v, q, dout;  // of q and dout two blocks
     RowStats stats[2 * BLOCK];
-    int owner[TILE];  // the sequence of each row, or NOBODY
     Segment segment;
 };
+static constexpr u32 NOBODY = ~0u;
+
 static_assert(sizeof(KeyTile<bf16, 64>) == 4 * sizeof(Tile<bf16, 64>) + KEY_TILE_TABLES,
               "the launch asks for this much");
 
-static constexpr int NOBODY = 0x7fffffff;
-
-// The first sequence that each of the tile's rows, from `row0` on, belongs to.
-__device__ __forceinline__ void find_owners(int (&owner)[TILE], const Sequences& s, i64 row0) {
-    if (threadIdx.x < TILE) owner[threadIdx.x] = NOBODY;
-    __syncthreads();
+// The rows of the tile from `row0` on that hold keys of a sequence: those of its prefix, or those
+// behind it. No rows: from >= to.
+__device__ __forceinline__ Segment rows_in_tile(const Sequences& s, i64 row0, u32 number) {
+    const i64 b = number / 2, behind = number % 2;
+    Segment segment = {};
+    if (b >= s.count) return segment;
+    const i64 shared = s.prefix_len.get(b), len = s.kv_len.get(b),
+              start = behind ? s.kv_start.get(b) : s.prefix_start.get(b);
     const i64 end = row0 + TILE < s.rows ? row0 + TILE : s.rows;
-    for (i64 b = threadIdx.x; b < s.count; b += THREADS) {
-        const i64 start = s.kv_start.get(b), len = s.kv_len.get(b);
-        if (start < 0 || start >= end || len <= 0) continue;
-        for (i64 row = start > row0 ? start : row0; row < end && row - start < len; ++row)
-            atomicMin(&owner[row - row0], (int)b);
-    }
-    __syncthreads();
+    if (shared < 0 || shared > s.rows || len <= 0 || start < 0 || start >= end) return segment;
+    const i64 count = behind ? len - shared : len < shared ? len : shared;
+    segment.number = number;
+    segment.from = start > row0 ? (int)(start - row0) : 0;
+    segment.to = count > end - start ? (int)(end - row0) : (int)(start + count - row0);
+    return segment;
 }
 
-__device__ __forceinline__ Segment segment_of(const Sequences& s, const int (&owner)[TILE],
-                                              i64 row0, int from) {
-    Segment segment = {from, from + 1, 0, 0, 0, 0, 0};
-    while (segment.to < TILE && owner[segment.to] == owner[from]) ++segment.to;
-    if (owner[from] == NOBODY) return segment;
-    const Span all = span(s.cu_seqlens, owner[from], s.tokens);
-    const i64 hidden = s.kv_len.get(owner[from]) - (all.end - all.begin),
-              first = row0 - s.kv_start.get(owner[from]) - hidden;
+// The queries that see keys of the segment.
+__device__ __forceinline__ void find_queries(Segment& segment, const Sequences& s, i64 row0) {
+    const i64 b = segment.number / 2, behind = segment.number % 2;
+    const Span all = span(s.cu_seqlens, b, s.tokens);
+    const i64 hidden = s.kv_len.get(b) - (all.end - all.begin),
+              start = behind ? s.kv_start.get(b) - s.prefix_len.get(b) : s.prefix_start.get(b),
+              first = row0 - start - hidden;
     segment.token = all.begin, segment.queries = (int)(all.end - all.begin);
     segment.first_key = first < -LIMIT ? (int)-LIMIT : first > LIMIT ? (int)LIMIT : (int)first;
-    const int lowest = segment.first_key + from;
+    const int lowest = segment.first_key + segment.from;
     segment.first_block = (lowest > 0 ? lowest : 0) / BLOCK;
-    const int behind = (segment.queries + BLOCK - 1) / BLOCK;
-    segment.blocks = behind > segment.first_block ? behind - segment.first_block : 0;
-    return segment;
+    const int blocks = (segment.queries + BLOCK - 1) / BLOCK;
+    segment.blocks = blocks > segment.first_block ? blocks - segment.first_block : 0;
+}
+
+// The next segment of the tile in the place of `segment`. Called by a whole warp.
+__device__ __forceinline__ void next_segment(Segment& segment, const Sequences& s, i64 row0) {
+    u32 from = segment.number + 1;
+    __syncwarp();
+    for (; from < 2 * (u32)s.count; from += WARP) {
+        Segment mine = rows_in_tile(s, row0, from + threadIdx.x % WARP);
+        const u32 found = __ballot_sync(ALL_LANES, mine.from < mine.to);
+        if (!found) continue;
+        if ((int)(threadIdx.x % WARP) == __ffs(found) - 1) {
+            find_queries(mine, s, row0);
+            segment = mine;
+        }
+        return;
+    }
+    if (threadIdx.x % WARP == 0) segment.number = NOBODY;
 }
 
 // N queries of a block from `query` on: p, times the unit of weights, and ds for a warp's rows,
@@ -232,58 +256,67 @@ __device__ __forceinline__ void add_queries(float (&dk)[D / 8][4], float (&dv)[D
     add_product(dk, ds, tile.q, at, factor, takes);
 }
 
+// The queries of the tile's segment, added to dk and dv.
+template <class T, int D>
+__device__ __forceinline__ void add_segment(const AttentionBwdParams<T>& p, KeyTile<T, D>& tile,
+                                            float (&dk)[D / 8][4], float (&dv)[D / 8][4], i64 g,
+                                            int d, bool aligned) {
+    constexpr int PART = D > 96 ? 16 : BLOCK;  // queries at a time that registers hold
+    const Segment& segment = tile.segment;
+    const int count = segment.blocks * (int)p.group;
+    auto fetch = [&](int i) {
+        const int query = (segment.first_block + i % segment.blocks) * BLOCK, half = i % 2;
+        const i64 h = g * p.group + i / segment.blocks, t = segment.token + query;
+        tile.q.template fetch<BLOCK>(
+            half * BLOCK,
+            [&](int r) { return query + r < segment.queries ? p.q.of(t + r, h) : nullptr; }, d,
+            aligned, p.k.at);
+        tile.dout.template fetch<BLOCK>(
+            half * BLOCK,
+            [&](int r) { return query + r < segment.queries ? p.dout.of(t + r, h) : nullptr; }, d,
+            aligned, p.k.at);
+        if (threadIdx.x < BLOCK)
+            tile.stats[half * BLOCK + threadIdx.x] =
+                query + (int)threadIdx.x < segment.queries
+                    ? ((const RowStats*)p.stats)[(t + threadIdx.x) * p.heads + h]
+                    : RowStats{0.0f, 0.0f, 0.0f, 0.0f};
+    };
+    if (count > 0) fetch(0);
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+        ptx_copy_wait();
+        __syncthreads();
+        if (i + 1 < count) fetch(i + 1);
+        const int query = (segment.first_block + i % segment.blocks) * BLOCK;
+#pragma unroll 1
+        for (int part = 0; part < BLOCK; part += PART)
+            add_queries<PART>(dk, dv, tile, segment, query + part, i % 2 * BLOCK + part,
+                              (float)p.scale, (float)p.scale2);
+    }
+}
+
 template <class T, int D>
 __device__ __forceinline__ void attention_mma_dkv(const AttentionBwdParams<T>& p) {
     extern __shared__ __align__(16) unsigned char memory[];
     KeyTile<T, D>& tile = *(KeyTile<T, D>*)memory;
-    const i64 row0 = (i64)blockIdx.x * TILE, g = blockIdx.y, left = p.sequences.rows - row0;
+    const Sequences& s = p.sequences;
+    const i64 row0 = (i64)blockIdx.x * TILE, g = blockIdx.y, left = s.rows - row0;
     const int d = (int)p.d, rows = left < TILE ? (int)left : TILE;
     const bool aligned =
         rows_aligned(p.q) && rows_aligned(p.k) && rows_aligned(p.v) && rows_aligned(p.dout);
-    find_owners(tile.owner, p.sequences, row0);
     tile.k.template fetch<TILE>(
         0, [&](int r) { return r < rows ? p.k.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
     tile.v.template fetch<TILE>(
         0, [&](int r) { return r < rows ? p.v.of(row0 + r, g) : nullptr; }, d, aligned, p.k.at);
-    constexpr int PART = D > 96 ? 16 : BLOCK;  // queries at a time that registers hold
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+    if (threadIdx.x == 0) tile.segment.number = NOBODY;
 #pragma unroll 1
-    for (int from = 0; from < rows;) {
-        const Segment& segment = tile.segment;
+    for (;;) {
         __syncthreads();
-        if (threadIdx.x == 0) tile.segment = segment_of(p.sequences, tile.owner, row0, from);
+        if (threadIdx.x < WARP) next_segment(tile.segment, s, row0);
         __syncthreads();
-        const int count = segment.blocks * (int)p.group;
-        auto fetch = [&](int i) {
-            const int query = (segment.first_block + i % segment.blocks) * BLOCK, half = i % 2;
-            const i64 h = g * p.group + i / segment.blocks, t = segment.token + query;
-            tile.q.template fetch<BLOCK>(
-                half * BLOCK,
-                [&](int r) { return query + r < segment.queries ? p.q.of(t + r, h) : nullptr; }, d,
-                aligned, p.k.at);
-            tile.dout.template fetch<BLOCK>(
-                half * BLOCK,
-                [&](int r) { return query + r < segment.queries ? p.dout.of(t + r, h) : nullptr; },
-                d, aligned, p.k.at);
-            if (threadIdx.x < BLOCK)
-                tile.stats[half * BLOCK + threadIdx.x] =
-                    query + (int)threadIdx.x < segment.queries
-                        ? ((const RowStats*)p.stats)[(t + threadIdx.x) * p.heads + h]
-                        : RowStats{0.0f, 0.0f, 0.0f, 0.0f};
-        };
-        if (count > 0) fetch(0);
-#pragma unroll 1
-        for (int i = 0; i < count; ++i) {
-            ptx_copy_wait();
-            __syncthreads();
-            if (i + 1 < count) fetch(i + 1);
-            const int query = (segment.first_block + i % segment.blocks) * BLOCK;
-#pragma unroll 1
-            for (int part = 0; part < BLOCK; part += PART)
-                add_queries<PART>(dk, dv, tile, segment, query + part, i % 2 * BLOCK + part,
-                                  (float)p.scale, (float)p.scale2);
-        }
-        from = segment.to;
+        if (tile.segment.number == NOBODY) break;
+        add_segment<T, D>(p, tile, dk, dv, g, d, aligned);
     }
     ptx_copy_wait();
     __syncthreads();

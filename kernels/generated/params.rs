@@ -91,18 +91,22 @@ pub mod attention {
     unsafe impl Zeroable for Pages {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl Pod for Pages {}
+    /// Key j of sequence b lies in row prefix_start[b] + j where j < prefix_len[b], else in row
+    /// kv_start[b] + j - prefix_len[b].
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct Sequences {
         pub cu_seqlens: Column<Const<i64>>,
         pub kv_start: Column<Const<i64>>,
         pub kv_len: Column<Const<i64>>,
+        pub prefix_start: Column<Const<i64>>,
+        pub prefix_len: Column<Const<i64>>,
         pub pages: Pages,
         pub count: i64,
         pub tokens: i64,
         pub rows: i64,
     }
-    const _: () = assert!(size_of::<Sequences>() == 104);
+    const _: () = assert!(size_of::<Sequences>() == 136);
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl Zeroable for Sequences {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
@@ -123,7 +127,7 @@ pub mod attention {
         /// scale·log2(e)
         pub scale: f64,
     }
-    const _: () = assert!(size_of::<AttentionParams<f64>>() == 248);
+    const _: () = assert!(size_of::<AttentionParams<f64>>() == 280);
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<T: Copy + 'static> Zeroable for AttentionParams<T> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
@@ -147,7 +151,7 @@ pub mod attention {
         pub scale: f64,
         pub scale2: f64,
     }
-    const _: () = assert!(size_of::<AttentionBwdParams<f64>>() == 320);
+    const _: () = assert!(size_of::<AttentionBwdParams<f64>>() == 352);
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<T: Copy + 'static> Zeroable for AttentionBwdParams<T> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
@@ -161,8 +165,8 @@ pub mod attention_mma {
     /// Tokens, rows and keys are below this: they fit an int with a block to spare.
     pub const LIMIT: u64 = 2147483392;
     /// Bytes behind the tiles of keys and values and their queries in the shared memory of a block: two
-    /// blocks of statistics, the owners of keys, the segment.
-    pub const KEY_TILE_TABLES: u64 = 1312;
+    /// blocks of statistics and the segment.
+    pub const KEY_TILE_TABLES: u64 = 1064;
 }
 
 /// What `convert.cu` and its launch share.

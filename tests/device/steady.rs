@@ -134,6 +134,7 @@ fn attention_and_its_gradient() {
             cu_seqlens: cu_seqlens.v(),
             kv_start: kv_start.v(),
             kv_len: kv_len.v(),
+            prefix: None,
             scale: 0.3,
             dout: o.v(),
             dq: dq.m(),

@@ -38,7 +38,9 @@ typedef struct gradus_rope_args {
 GRADUS_API gradus_status gradus_rope(gradus_context ctx, void *stream, const gradus_rope_args *args);
 
 /* Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its queries.
- * The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages. */
+ * The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages.
+ * With a prefix the first prefix_len[b] keys lie in rows prefix_start[b], prefix_start[b] + 1, ..., which sequences may
+ * share, and kv_start[b] is the row of the next. */
 typedef struct gradus_attention_args {
   size_t struct_size;
   gradus_tensor q;          /* in F [T, Hq, D] */
@@ -51,21 +53,24 @@ typedef struct gradus_attention_args {
   double scale;             /* default 0: 1 / sqrt(D) */
   gradus_tensor o;          /* out F [T, Hq, D] */
   gradus_tensor lse;        /* out f32 [T, Hq], optional */
+  gradus_tensor prefix_start, prefix_len; /* in i64 [B], optional: both or neither, not with pages */
 } gradus_attention_args;
 GRADUS_API gradus_status gradus_attention(gradus_context ctx, void *stream, const gradus_attention_args *args);
 
-/* The gradient of attention by q, k and v, for keys given by kv_start. */
+/* The gradient of attention by q, k and v, for keys given by kv_start. That of a key which sequences share is the sum of
+ * theirs, in order. */
 typedef struct gradus_attention_bwd_args {
   size_t struct_size;
   gradus_tensor q;          /* in F [T, Hq, D] */
   gradus_tensor k, v;       /* in F [S, Hkv, D] */
   gradus_tensor cu_seqlens; /* in i64 [B + 1] */
-  gradus_tensor kv_start;   /* in i64 [B]; the keys of two sequences do not overlap */
+  gradus_tensor kv_start;   /* in i64 [B]; the keys of two sequences do not overlap but for prefixes */
   gradus_tensor kv_len;     /* in i64 [B] */
   double scale;             /* default 0: 1 / sqrt(D) */
   gradus_tensor dout;       /* in F [T, Hq, D] */
   gradus_tensor dq;         /* out F [T, Hq, D] */
   gradus_tensor dk, dv;     /* out F [S, Hkv, D]; 0 in rows that belong to no sequence */
+  gradus_tensor prefix_start, prefix_len; /* in i64 [B], optional: both or neither */
 } gradus_attention_bwd_args;
 GRADUS_API gradus_status gradus_attention_bwd(gradus_context ctx, void *stream, const gradus_attention_bwd_args *args);
 

@@ -31,10 +31,43 @@ fn scale_of(scale: f64, q: &gradus_tensor) -> f64 {
     if scale == 0.0 { 1.0 / (q.shape[2].max(1) as f64).sqrt() } else { scale }
 }
 
+/// The keys that sequences share, if any do.
+fn prefix<'a>(
+    t: &Tensors<'a>,
+    start: &gradus_tensor,
+    len: &gradus_tensor,
+) -> Result<Option<Prefix<'a>>> {
+    match (is_absent(start), is_absent(len)) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(Prefix {
+            start: t.read("prefix_start", start)?,
+            len: t.read("prefix_len", len)?,
+        })),
+        (true, false) => {
+            Err(t.invalid("prefix_start", "nothing", "the rows that prefix_len counts"))
+        }
+        (false, true) => {
+            Err(t.invalid("prefix_len", "nothing", "how many rows from prefix_start on"))
+        }
+    }
+}
+
 impl gradus_attention_args {
     fn kv_rows<'a>(&self, t: &Tensors<'a>) -> Result<KvRows<'a>> {
+        let prefix = prefix(t, &self.prefix_start, &self.prefix_len)?;
         match (is_absent(&self.kv_start), is_absent(&self.pages)) {
-            (false, true) => Ok(KvRows::From(t.read("kv_start", &self.kv_start)?)),
+            (false, true) => {
+                let start = t.read("kv_start", &self.kv_start)?;
+                Ok(match prefix {
+                    None => KvRows::From(start),
+                    Some(prefix) => KvRows::Prefixed { prefix, start },
+                })
+            }
+            (true, false) if prefix.is_some() => Err(t.invalid(
+                "prefix_start",
+                "a prefix of keys in pages",
+                "kv_start, or pages alone",
+            )),
             (true, false) => {
                 let size = t.size("page_size", self.page_size)?;
                 Ok(KvRows::Pages { table: t.read("pages", &self.pages)?, size })
@@ -63,6 +96,7 @@ impl_op!(gradus_attention_bwd_args {
     float q,
     |args, t| attention_bwd(AttentionBwd {
         q, k, v, cu_seqlens, kv_start, kv_len,
+        prefix: prefix(t, &args.prefix_start, &args.prefix_len)?,
         scale: scale_of(args.scale, &args.q),
         dout, dq, dk, dv,
     })

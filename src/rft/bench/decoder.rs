@@ -276,6 +276,7 @@ fn attend_gradient<F: Float>(l: usize) -> Case {
                 cu_seqlens: cu.view(&[2])?,
                 kv_start: cu.view(&[1])?,
                 kv_len: len.view(&[1])?,
+                prefix: None,
                 scale: (HEAD as f64).powf(-0.5),
                 dout: dout.view(&wide(HEADS))?,
                 dq: dq.view_mut(&wide(HEADS))?,

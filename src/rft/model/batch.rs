@@ -3,11 +3,13 @@
 use crate::model::kv_cache::{KvCache, PAGE};
 use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
-use gradus::error::Result;
-use gradus::ops::{CopyRows, KvRows, copy_rows};
+use gradus::error::{Error, Result};
+use gradus::ops::{CopyRows, KvRows, Prefix, copy_rows};
 use gradus::view::View;
+use std::ops::Range;
 
-/// Sequences laid end to end; nothing is padded.
+/// Sequences laid end to end; nothing is padded. A sequence may begin with tokens of an earlier one,
+/// which are there once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Packed {
     /// `[T]` token ids.
@@ -16,12 +18,15 @@ pub struct Packed {
     pub positions: Vec<i32>,
     /// `[B + 1]` offsets of the sequences.
     pub cu_seqlens: Vec<i64>,
+    /// `[B]` rows of the tokens that each sequence goes on from; none for one that is whole.
+    pub prefixes: Vec<Range<usize>>,
 }
 
 impl Packed {
     /// An empty batch.
     pub fn new() -> Packed {
-        Packed { ids: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] }
+        let (ids, positions, prefixes) = Default::default();
+        Packed { ids, positions, cu_seqlens: vec![0], prefixes }
     }
 
     /// Whole sequences, each from position 0.
@@ -36,6 +41,26 @@ impl Packed {
         self.ids.extend_from_slice(ids);
         self.positions.extend((first..first + ids.len()).map(|p| p as i32));
         self.cu_seqlens.push(self.ids.len() as i64);
+        self.prefixes.push(0..0);
+    }
+
+    /// Appends a sequence that begins with the first `shared` tokens of the whole sequence `parent` and
+    /// goes on with `ids`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a parent that is not there, not whole or shorter.
+    pub fn push_behind(&mut self, parent: usize, shared: usize, ids: &[i32]) -> Result<()> {
+        let whole = parent < self.sequences() && self.prefixes[parent].is_empty();
+        let len = if whole { self.span(parent).len() } else { 0 };
+        if shared == 0 || shared > len {
+            let expected = format!("1 to {len}, the tokens of a whole sequence");
+            return Err(Error::invalid("push_behind", "shared", shared, expected));
+        }
+        let first = self.span(parent).start;
+        self.push(ids, shared);
+        let last = self.sequences() - 1;
+        self.prefixes[last] = first..first + shared;
+        Ok(())
     }
 
     /// Number of tokens.
@@ -53,12 +78,27 @@ impl Packed {
         self.cu_seqlens[i] as usize..self.cu_seqlens[i + 1] as usize
     }
 
-    /// The batch of whole sequences where the ops of `allocator` read it.
+    /// Whether a sequence goes on from tokens of another.
+    pub fn shares(&self) -> bool {
+        self.prefixes.iter().any(|prefix| !prefix.is_empty())
+    }
+
+    /// The batch where the ops of `allocator` read it.
     pub fn place(&self, allocator: &Allocator) -> Result<Batch> {
-        let lens: Vec<i64> = self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
+        let keys =
+            (0..self.sequences()).map(|i| (self.prefixes[i].len() + self.span(i).len()) as i64);
+        let column = |of: fn(&Range<usize>) -> usize| {
+            let column: Vec<i64> = self.prefixes.iter().map(|prefix| of(prefix) as i64).collect();
+            allocator.copy_of(&column)
+        };
+        let prefix = match self.shares() {
+            true => Some([column(|prefix| prefix.start)?, column(|prefix| prefix.len())?]),
+            false => None,
+        };
         let keys = Keys::Own {
             start: allocator.copy_of(&self.cu_seqlens[..self.sequences()])?,
-            len: allocator.copy_of(&lens)?,
+            len: allocator.copy_of(&keys.collect::<Vec<_>>())?,
+            prefix,
         };
         self.with_keys(allocator, keys)
     }
@@ -89,7 +129,12 @@ pub struct Batch {
 #[derive(Debug)]
 pub(crate) enum Keys {
     /// Beside the queries.
-    Own { start: Buffer<i64>, len: Buffer<i64> },
+    Own {
+        start: Buffer<i64>,
+        len: Buffer<i64>,
+        /// `[B]` first row and number of the keys that sequences share, if any do.
+        prefix: Option<[Buffer<i64>; 2]>,
+    },
     /// In the pages of a cache.
     Cached {
         /// `[B, pages]`.
@@ -140,7 +185,10 @@ impl Batch {
     /// Where each sequence's keys are.
     pub(crate) fn kv_rows(&self) -> Result<KvRows<'_>> {
         Ok(match &self.keys {
-            Keys::Own { start, .. } => KvRows::From(start.all()),
+            Keys::Own { start, prefix, .. } => match shared(prefix) {
+                None => KvRows::From(start.all()),
+                Some(prefix) => KvRows::Prefixed { prefix, start: start.all() },
+            },
             Keys::Cached { table, .. } => {
                 let pages = table.len() / self.sequences().max(1);
                 let table = table.view(&[self.sequences() as i64, pages as i64])?;
@@ -148,4 +196,9 @@ impl Batch {
             }
         })
     }
+}
+
+/// The keys that sequences share.
+pub(crate) fn shared(prefix: &Option<[Buffer<i64>; 2]>) -> Option<Prefix<'_>> {
+    prefix.as_ref().map(|[start, len]| Prefix { start: start.all(), len: len.all() })
 }

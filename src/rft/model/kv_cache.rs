@@ -136,6 +136,10 @@ impl<T: Float> KvCache<T> {
             let expected = format!("{} (one per sequence)", packed.sequences());
             return Err(Error::invalid("kv_cache", "slots", slots.len(), expected));
         }
+        if packed.shares() {
+            let expected = "whole sequences: slots share their pages";
+            return Err(Error::invalid("kv_cache", "packed", "a prefix", expected));
+        }
         self.check_slots(slots)?;
         self.check_room(packed, slots)?;
         let mut new = Extended::default();

@@ -8,7 +8,7 @@
 //! The backward pass reads the same lines upwards; what it needs is on the [`LayerTape`]. Sums with
 //! the residual stream happen inside the product (or the norm's gradient) that ends a line.
 
-use crate::model::batch::{Batch, Keys};
+use crate::model::batch::{Batch, Keys, shared};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
 use crate::model::linear::{LayerContext, Linear, LinearCall, SavedInput};
@@ -375,7 +375,7 @@ impl Layer {
         dattn: &Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<[Buffer<T>; 3]> {
-        let Keys::Own { start, len } = &c.batch.keys else {
+        let Keys::Own { start, len, prefix } = &c.batch.keys else {
             let expected = "the batch that the tape was made with, without a cache";
             return Err(Error::invalid("backward", "batch", "keys in a cache", expected));
         };
@@ -392,6 +392,7 @@ impl Layer {
             cu_seqlens: c.batch.cu_seqlens.all(),
             kv_start: start.all(),
             kv_len: len.all(),
+            prefix: shared(prefix),
             scale: c.attention_scale(),
             dout: dattn.view(&wide)?,
             dq: dq.view_mut(&wide)?,

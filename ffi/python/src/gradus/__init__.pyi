@@ -1657,12 +1657,15 @@ def attention(
     scale: SupportsFloat = ...,
     o: _Array | bool | None = None,
     lse: _Array | bool | None = None,
+    prefix_start: _Array | None = None,
+    prefix_len: _Array | None = None,
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _AttentionResult:
     """Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its
     queries. The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start
-    and pages.
+    and pages. With a prefix the first prefix_len[b] keys lie in rows prefix_start[b], prefix_start[b] + 1,
+    ..., which sequences may share, and kv_start[b] is the row of the next.
 
         q: in F [T, Hq, D]
         k: in F [S, Hkv, D]; Hq is a multiple of Hkv
@@ -1675,6 +1678,8 @@ def attention(
         scale: default 0: 1 / sqrt(D)
         o: out F [T, Hq, D]
         lse: out f32 [T, Hq], optional
+        prefix_start: in i64 [B], optional: both or neither, not with pages
+        prefix_len: in i64 [B], optional: both or neither, not with pages
     """
     ...
 
@@ -1697,22 +1702,27 @@ def attention_bwd(
     dq: _Array | bool | None = None,
     dk: _Array | bool | None = None,
     dv: _Array | bool | None = None,
+    prefix_start: _Array | None = None,
+    prefix_len: _Array | None = None,
     device: Device | str | None = None,
     stream: int | _Stream | None = None,
 ) -> _AttentionBwdResult:
-    """The gradient of attention by q, k and v, for keys given by kv_start.
+    """The gradient of attention by q, k and v, for keys given by kv_start. That of a key which sequences share
+    is the sum of theirs, in order.
 
         q: in F [T, Hq, D]
         k: in F [S, Hkv, D]
         v: in F [S, Hkv, D]
         cu_seqlens: in i64 [B + 1]
-        kv_start: in i64 [B]; the keys of two sequences do not overlap
+        kv_start: in i64 [B]; the keys of two sequences do not overlap but for prefixes
         kv_len: in i64 [B]
         scale: default 0: 1 / sqrt(D)
         dout: in F [T, Hq, D]
         dq: out F [T, Hq, D]
         dk: out F [S, Hkv, D]; 0 in rows that belong to no sequence
         dv: out F [S, Hkv, D]; 0 in rows that belong to no sequence
+        prefix_start: in i64 [B], optional: both or neither
+        prefix_len: in i64 [B], optional: both or neither
     """
     ...
 

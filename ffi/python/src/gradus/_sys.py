@@ -603,7 +603,7 @@ class attention_args(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("q", tensor), ("k", tensor), ("v", tensor), ("cu_seqlens", tensor),
         ("kv_start", tensor), ("pages", tensor), ("page_size", c_int64), ("kv_len", tensor),
-        ("scale", c_double), ("o", tensor), ("lse", tensor),
+        ("scale", c_double), ("o", tensor), ("lse", tensor), ("prefix_start", tensor), ("prefix_len", tensor),
     ]
 
 
@@ -612,7 +612,7 @@ class attention_bwd_args(Struct):
     _fields_ = [
         ("struct_size", c_size_t), ("q", tensor), ("k", tensor), ("v", tensor), ("cu_seqlens", tensor),
         ("kv_start", tensor), ("kv_len", tensor), ("scale", c_double), ("dout", tensor), ("dq", tensor),
-        ("dk", tensor), ("dv", tensor),
+        ("dk", tensor), ("dv", tensor), ("prefix_start", tensor), ("prefix_len", tensor),
     ]
 
 

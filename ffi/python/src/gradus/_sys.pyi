@@ -754,6 +754,8 @@ class attention_args(Struct):
     scale: float
     o: tensor
     lse: tensor
+    prefix_start: tensor
+    prefix_len: tensor
 
 class attention_bwd_args(Struct):
     struct_size: int
@@ -768,6 +770,8 @@ class attention_bwd_args(Struct):
     dq: tensor
     dk: tensor
     dv: tensor
+    prefix_start: tensor
+    prefix_len: tensor
 
 class swiglu_args(Struct):
     struct_size: int

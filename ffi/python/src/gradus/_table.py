@@ -450,7 +450,7 @@ OPS = {
         ('sin', 'tensor', 'tensor', 'in', 'f32', ('P, D / 2',), False, 'in f32 [P, D / 2]'),
         ('inverse', 'scalar', 'int32_t', 'in', '', (), True, '1: rotate by the negative angle, which gives the gradient'),
     )),
-    "attention": ('Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its queries. The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages.', (
+    "attention": ('Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its queries. The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages. With a prefix the first prefix_len[b] keys lie in rows prefix_start[b], prefix_start[b] + 1, ..., which sequences may share, and kv_start[b] is the row of the next.', (
         ('q', 'tensor', 'tensor', 'in', 'F', ('T, Hq, D',), False, 'in F [T, Hq, D]'),
         ('k', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]; Hq is a multiple of Hkv'),
         ('v', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]; Hq is a multiple of Hkv'),
@@ -462,19 +462,23 @@ OPS = {
         ('scale', 'scalar', 'double', 'in', '', (), True, 'default 0: 1 / sqrt(D)'),
         ('o', 'tensor', 'tensor', 'out', 'F', ('T, Hq, D',), False, 'out F [T, Hq, D]'),
         ('lse', 'tensor', 'tensor', 'out', 'f32', ('T, Hq',), True, 'out f32 [T, Hq], optional'),
+        ('prefix_start', 'tensor', 'tensor', 'in', 'i64', ('B',), True, 'in i64 [B], optional: both or neither, not with pages'),
+        ('prefix_len', 'tensor', 'tensor', 'in', 'i64', ('B',), True, 'in i64 [B], optional: both or neither, not with pages'),
     )),
-    "attention_bwd": ('The gradient of attention by q, k and v, for keys given by kv_start.', (
+    "attention_bwd": ('The gradient of attention by q, k and v, for keys given by kv_start. That of a key which sequences share is the sum of theirs, in order.', (
         ('q', 'tensor', 'tensor', 'in', 'F', ('T, Hq, D',), False, 'in F [T, Hq, D]'),
         ('k', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]'),
         ('v', 'tensor', 'tensor', 'in', 'F', ('S, Hkv, D',), False, 'in F [S, Hkv, D]'),
         ('cu_seqlens', 'tensor', 'tensor', 'in', 'i64', ('B + 1',), False, 'in i64 [B + 1]'),
-        ('kv_start', 'tensor', 'tensor', 'in', 'i64', ('B',), False, 'in i64 [B]; the keys of two sequences do not overlap'),
+        ('kv_start', 'tensor', 'tensor', 'in', 'i64', ('B',), False, 'in i64 [B]; the keys of two sequences do not overlap but for prefixes'),
         ('kv_len', 'tensor', 'tensor', 'in', 'i64', ('B',), False, 'in i64 [B]'),
         ('scale', 'scalar', 'double', 'in', '', (), True, 'default 0: 1 / sqrt(D)'),
         ('dout', 'tensor', 'tensor', 'in', 'F', ('T, Hq, D',), False, 'in F [T, Hq, D]'),
         ('dq', 'tensor', 'tensor', 'out', 'F', ('T, Hq, D',), False, 'out F [T, Hq, D]'),
         ('dk', 'tensor', 'tensor', 'out', 'F', ('S, Hkv, D',), False, 'out F [S, Hkv, D]; 0 in rows that belong to no sequence'),
         ('dv', 'tensor', 'tensor', 'out', 'F', ('S, Hkv, D',), False, 'out F [S, Hkv, D]; 0 in rows that belong to no sequence'),
+        ('prefix_start', 'tensor', 'tensor', 'in', 'i64', ('B',), True, 'in i64 [B], optional: both or neither'),
+        ('prefix_len', 'tensor', 'tensor', 'in', 'i64', ('B',), True, 'in i64 [B], optional: both or neither'),
     )),
     "swiglu": ('y = silu(gate) up.', (
         ('gate', 'tensor', 'tensor', 'in', 'F', ('T, D',), False, 'in F [T, D]'),

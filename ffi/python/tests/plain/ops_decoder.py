@@ -86,6 +86,26 @@ def paged(
     near("paged o", o, want, 1e-12)
 
 
+def check_attention_prefix(abi: Abi) -> str:
+    """Two continuations of one sequence: its keys are there once, and their gradients sums."""
+    q, k, v, do = normals(64, 7, 4, 8), normals(65, 7, 2, 8), normals(66, 7, 2, 8), normals(67, 7, 4, 8)
+    cu, start = np.array([0, 4, 5, 7], np.int64), np.array([0, 4, 5], np.int64)
+    spans = dict(cu_seqlens=cu, kv_start=start, kv_len=np.array([4, 4, 5], np.int64))
+    spans |= dict(prefix_start=np.array([0, 0, 0], np.int64), prefix_len=np.array([0, 3, 3], np.int64))
+    # The same sequences laid out whole.
+    rows = np.array([0, 1, 2, 3, 0, 1, 2, 4, 0, 1, 2, 5, 6])
+    whole = cu, np.array([0, 4, 8], np.int64), spans["kv_len"], 8**-0.5
+    want = lambda q, k, v: attend(q, k[rows], v[rows], *whole)[0]
+    o = nans(q.shape)
+    abi.run("attention", q=q, k=k, v=v, o=o, **spans)
+    off = near("o", o, want(q, k, v), 1e-12)
+    dq, dk, dv = nans(q.shape), nans(k.shape), nans(v.shape)
+    abi.run("attention_bwd", q=q, k=k, v=v, dout=do, dq=dq, dk=dk, dv=dv, **spans)
+    near("dq", dq, gradient(lambda q: (want(q, k, v) * do).sum(), q), 1e-7)
+    near("dv", dv, gradient(lambda v: (want(q, k, v) * do).sum(), v), 1e-7)
+    return f"{off:.1e}, dk {near('dk', dk, gradient(lambda k: (want(q, k, v) * do).sum(), k), 1e-7):.1e}"
+
+
 def check_swiglu(abi: Abi) -> str:
     gate, up, dy = normals(70, 4, 10), normals(71, 4, 10), normals(72, 4, 10)
     f = lambda gate, up: gate * sigmoid(gate) * up

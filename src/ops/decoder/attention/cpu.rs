@@ -4,6 +4,7 @@
 //! `forward` and `backward` the loops.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::cpu_lanes::LANES;
 use crate::alloc::{Gather, Grow};
@@ -31,6 +32,12 @@ pub(crate) fn attention_bwd<T: Float>(a: AttentionBwd<'_, T>) {
 pub(super) enum KeyRows<'a> {
     From(usize),
     Pages(&'a [i32], usize),
+    /// The first `shared` keys from the row `prefix` on, the rest from the row `start` on.
+    Prefixed {
+        prefix: usize,
+        shared: usize,
+        start: usize,
+    },
 }
 
 impl<'a> KeyRows<'a> {
@@ -39,26 +46,38 @@ impl<'a> KeyRows<'a> {
         match rows {
             KvRows::From(start) => KeyRows::From(start.at(b) as usize),
             KvRows::Pages { table, size } => KeyRows::Pages(table.row(b), *size),
+            KvRows::Prefixed { prefix, start } => KeyRows::Prefixed {
+                prefix: prefix.start.at(b) as usize,
+                shared: prefix.len.at(b) as usize,
+                start: start.at(b) as usize,
+            },
         }
     }
 
+    /// The row of key `j`.
     #[inline(always)]
-    fn row(&self, j: usize) -> usize {
+    pub(super) fn row(&self, j: usize) -> usize {
         match self {
             KeyRows::From(start) => start + j,
+            KeyRows::Prefixed { prefix, shared, .. } if j < *shared => prefix + j,
+            KeyRows::Prefixed { shared, start, .. } => start + (j - shared),
             KeyRows::Pages(table, size) => table[j / size] as usize * size + j % size,
         }
     }
 
-    /// The row of the first of `len` keys that lie in rows one after another.
-    fn run(&self, len: usize) -> Option<usize> {
-        match *self {
-            KeyRows::From(start) => Some(start),
-            KeyRows::Pages(table, size) => {
-                let pages = &table[..len.div_ceil(size)];
-                pages.windows(2).all(|p| p[1].wrapping_sub(p[0]) == 1).then(|| self.row(0))
+    /// The row of the first of `keys`, if they lie in rows one after another.
+    fn run(&self, keys: &Range<usize>) -> Option<usize> {
+        let whole = match *self {
+            KeyRows::From(_) => true,
+            KeyRows::Prefixed { prefix, shared, start } => {
+                keys.end <= shared || keys.start >= shared || prefix + shared == start
             }
-        }
+            KeyRows::Pages(table, size) => {
+                let pages = &table[keys.start / size..keys.end.div_ceil(size)];
+                pages.windows(2).all(|p| p[1].wrapping_sub(p[0]) == 1)
+            }
+        };
+        whole.then(|| self.row(keys.start))
     }
 }
 
@@ -74,18 +93,19 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl<'a, T: Float> Rows<'a, T> {
-    /// The rows of the first `len` keys of `head`, `len` > 0; copied to `padded` if they do not
-    /// follow one another, or with zeros behind if `D` is not a multiple of the lanes.
+    /// The rows of some keys of `head`, one at least; copied to `padded` if they do not follow one
+    /// another, or with zeros behind if `D` is not a multiple of the lanes.
     #[inline(always)]
     pub(super) fn new(
         view: View<'a, T>,
         head: usize,
-        keys: KeyRows<'_>,
-        len: usize,
+        rows: KeyRows<'_>,
+        keys: Range<usize>,
         padded: &'a mut Vec<T>,
     ) -> Self {
+        let len = keys.len();
         let (d, chunks, life) = (view.extent(2), view.extent(2).div_ceil(LANES), PhantomData);
-        if let (Some(start), true) = (keys.run(len), d.is_multiple_of(LANES)) {
+        if let (Some(start), true) = (rows.run(&keys), d.is_multiple_of(LANES)) {
             let (first, _) = (view.row2(start, head), view.row2(start + len - 1, head));
             let stride = if len > 1 { view.dims().strides()[0] as usize } else { 0 };
             return Rows { base: first.as_ptr(), stride, len, chunks, life };
@@ -94,7 +114,7 @@ impl<'a, T: Float> Rows<'a, T> {
         padded.clear();
         padded.grow_to(len * width, T::from_f32(0.0));
         for (j, row) in padded.chunks_exact_mut(width).enumerate() {
-            row[..d].copy_from_slice(view.row2(keys.row(j), head));
+            row[..d].copy_from_slice(view.row2(rows.row(keys.start + j), head));
         }
         Rows { base: padded.as_ptr(), stride: width, len, chunks, life }
     }

@@ -50,8 +50,8 @@ struct Scratch<T, A> {
     /// Largest score and sum of each row.
     sums: Vec<(A, f64)>,
     total: Vec<[A; LANES]>,
-    keys: Vec<T>,
-    values: Vec<T>,
+    /// Keys or values of a block.
+    rows: Vec<T>,
 }
 
 pub(super) fn run<T: Float, A: Accumulator>(mut a: Attention<'_, T>) -> Result<()> {
@@ -128,8 +128,7 @@ fn attend_all_body<T: Float, A: Accumulator>(
         scores: Vec::new(),
         sums: Vec::new(),
         total: Vec::new(),
-        keys: Vec::new(),
-        values: Vec::new(),
+        rows: Vec::new(),
     };
     // A loop, not a closure: a closure would be compiled without the wide vector units.
     for piece in pieces {
@@ -151,8 +150,6 @@ fn attend<T: Float, A: Accumulator>(
     let stride = keys.next_multiple_of(LANES);
     let rows = group * queries;
     for head in piece.heads.clone() {
-        let k = Rows::new(shared.k, head, piece.keys, keys, &mut scratch.keys);
-        let v = Rows::new(shared.v, head, piece.keys, keys, &mut scratch.values);
         scratch.q.grow_to(rows * chunks, [A::ZERO; LANES]);
         scratch.scores.grow_to(rows * stride, A::ZERO);
         scratch.total.clear();
@@ -161,12 +158,15 @@ fn attend<T: Float, A: Accumulator>(
             load(shared.q.row2(piece.query + r / group, head * group + r % group), q);
         }
         let visible = |r: usize| piece.visible + r / group;
+        // Keys that lie apart are copied, a block at a time.
         for start in (0..keys).step_by(BLOCK) {
+            let block = start..keys.min(start + BLOCK);
+            let k = Rows::new(shared.k, head, piece.keys, block, &mut scratch.rows);
             for (r, q) in scratch.q.chunks(chunks).enumerate() {
                 let end = visible(r).min(start + BLOCK);
                 if start < end {
                     let out = &mut scratch.scores[r * stride + start..(r + 1) * stride];
-                    dots(q, k, start, end - start, out);
+                    dots(q, k, 0, end - start, out);
                 }
             }
         }
@@ -175,11 +175,13 @@ fn attend<T: Float, A: Accumulator>(
             scratch.sums.put(softmax(scores, visible(r), scale));
         }
         for start in (0..keys).step_by(BLOCK) {
+            let block = start..keys.min(start + BLOCK);
+            let v = Rows::new(shared.v, head, piece.keys, block, &mut scratch.rows);
             for (r, total) in scratch.total.chunks_mut(chunks).enumerate() {
                 let end = visible(r).min(start + BLOCK);
                 if start < end {
                     let weights = &scratch.scores[r * stride + start..];
-                    combine(weights, 1, v, start, end - start, total);
+                    combine(weights, 1, v, 0, end - start, total);
                 }
             }
         }

@@ -45,13 +45,21 @@ impl Sequences {
         kv_rows: &KvRows<'_>,
         [tokens, rows]: [usize; 2],
     ) -> Result<Sequences> {
-        let (kv_start, pages) = match kv_rows {
-            KvRows::From(start) => (launch.column(start)?, Pages::zeroed()),
-            KvRows::Pages { table, size } => (Column::NONE, Pages::new(launch, table, *size)?),
+        let none = Column::NONE;
+        let (kv_start, prefix, pages) = match kv_rows {
+            KvRows::From(start) => (launch.column(start)?, [none; 2], Pages::zeroed()),
+            KvRows::Pages { table, size } => (none, [none; 2], Pages::new(launch, table, *size)?),
+            KvRows::Prefixed { prefix, start } => {
+                let prefix = [launch.column(&prefix.start)?, launch.column(&prefix.len)?];
+                (launch.column(start)?, prefix, Pages::zeroed())
+            }
         };
+        let [prefix_start, prefix_len] = prefix;
         Ok(Sequences {
             cu_seqlens: launch.column(cu_seqlens)?,
             kv_start,
+            prefix_start,
+            prefix_len,
             kv_len: launch.column(kv_len)?,
             pages,
             count: kv_len.extent(0) as i64,
@@ -93,7 +101,7 @@ pub(crate) fn attention<T: Float>(gpu: &Arc<Gpu>, a: Attention<'_, T>) -> Result
 }
 
 pub(crate) fn attention_bwd<T: Float>(gpu: &Arc<Gpu>, a: AttentionBwd<'_, T>) -> Result<()> {
-    let kv_rows = KvRows::From(a.kv_start);
+    let kv_rows = a.kv_rows();
     let shape = Shape::of(&a.q, &a.k, &kv_rows, a.kv_len.extent(0));
     let (dtype, &Shape { tokens, heads, d, .. }) = (T::DTYPE.name(), &shape);
     let rows = a.k.extent(0);
@@ -154,6 +162,7 @@ impl Shape {
         let room = match kv_rows {
             KvRows::From(_) => k.extent(0),
             KvRows::Pages { table, size } => table.extent(1).saturating_mul(*size),
+            KvRows::Prefixed { .. } => k.extent(0).saturating_mul(2),
         };
         Shape {
             tokens: q.extent(0),

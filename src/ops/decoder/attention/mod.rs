@@ -35,6 +35,24 @@ pub enum KvRows<'a> {
         /// Rows of a page, a power of two up to 2^30.
         size: usize,
     },
+    /// The first keys lie where those of other sequences lie, the rest in rows of their own.
+    Prefixed {
+        /// The keys that are shared.
+        prefix: Prefix<'a>,
+        /// `[B]` row of the first key behind the prefix: key j lies in row
+        /// start + j − prefix.len.
+        start: View<'a, i64>,
+    },
+}
+
+/// The keys that a sequence begins with and others begin with too, such as those of a prompt: key j
+/// lies in row start + j where j < len.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix<'a> {
+    /// `[B]` row of `k` and `v` that holds key 0 of each sequence.
+    pub start: View<'a, i64>,
+    /// `[B]` number of keys there, up to all keys of the sequence; 0: it shares none.
+    pub len: View<'a, i64>,
 }
 
 /// Arguments of [`attention`]. Query `i` of a sequence with `Lq` queries and `Lk` keys sees keys
@@ -71,8 +89,8 @@ pub struct Attention<'a, T> {
 ///
 /// # Errors
 /// `InvalidArgument` for shapes that do not fit, a non-contiguous last dimension, offsets that
-/// fall, a key range or a page outside `k`, fewer pages than keys, fewer keys than queries, or a
-/// `scale` that is not finite; `OutOfMemory` if the scores of a row do not fit. Tables in device
+/// fall, a key range or a page outside `k`, fewer pages than keys, fewer keys than queries or than
+/// a prefix has, or a `scale` that is not finite; `OutOfMemory` if the scores of a row do not fit. Tables in device
 /// memory are not looked at: the launch depends on shapes alone, a page outside `k` is read as the
 /// last one, and the rows of a sequence whose other tables do not fit are NaN.
 ///
@@ -129,10 +147,13 @@ pub struct AttentionBwd<'a, T> {
     /// `[B + 1]` offsets of the sequences in `q`.
     pub cu_seqlens: View<'a, i64>,
     /// `[B]` first row of each sequence in `k` and `v`; `cu_seqlens` without its end where keys
-    /// are packed like queries.
+    /// are packed like queries. With a prefix: of its first key behind that.
     pub kv_start: View<'a, i64>,
-    /// `[B]` number of keys of each sequence. Ranges of keys must not overlap.
+    /// `[B]` number of keys of each sequence, those of its prefix included. Ranges of keys must not
+    /// overlap but for prefixes.
     pub kv_len: View<'a, i64>,
+    /// The keys that sequences share, if any do, as in [`KvRows::Prefixed`].
+    pub prefix: Option<Prefix<'a>>,
     /// Factor on q·k; finite.
     pub scale: f64,
     /// `[Tq, Hq, D]` gradient of the output.
@@ -150,7 +171,8 @@ pub struct AttentionBwd<'a, T> {
 /// arXiv:2205.14135, appendix B.4).
 ///
 /// The probabilities are computed again from q and k. Sums over queries run in the order (head,
-/// query), so nothing depends on threads or on the other sequences. On a GPU bf16 and f16 with `D` a
+/// query), so nothing depends on threads or on the other sequences. The gradient of a key that
+/// sequences share is the sum of theirs, in the order of the sequences. On a GPU bf16 and f16 with `D` a
 /// multiple of 16 up to 128 run on tensor cores and round p and ds to their dtype for the last
 /// products: `docs/NUMERICS.md` has the bound. There an infinite operand or a NaN may reach all
 /// gradients of its sequence.
@@ -160,7 +182,8 @@ pub struct AttentionBwd<'a, T> {
 ///
 /// # Cost
 /// `10·D` flops and one exponential per visible (query, head, key). Workspace per thread: 64 rows
-/// of scores and twice the keys of one head.
+/// of scores and twice the keys of one head; on the CPU with a prefix f32 gradients of the keys
+/// and values of all sequences.
 ///
 /// # Example
 /// ```
@@ -175,6 +198,7 @@ pub struct AttentionBwd<'a, T> {
 ///     cu_seqlens: View::new(&[0, 2], &[2])?,
 ///     kv_start: View::new(&[0], &[1])?,
 ///     kv_len: View::new(&[2], &[1])?,
+///     prefix: None,
 ///     scale: 1.0,
 ///     dout: View::new(&dout, &[2, 1, 1])?,
 ///     dq: ViewMut::new(&mut dq, &[2, 1, 1])?,
@@ -191,17 +215,27 @@ pub fn attention_bwd<T: Float>(device: &Device, args: AttentionBwd<'_, T>) -> Re
         k: &args.k,
         v: &args.v,
         cu_seqlens: &args.cu_seqlens,
-        kv_rows: KvRows::From(args.kv_start),
+        kv_rows: args.kv_rows(),
         kv_len: &args.kv_len,
         scale: args.scale,
     };
     inputs.check(&check, device)?;
-    check_apart(&check, &args.kv_start, &args.kv_len)?;
+    check_apart(&check, &args)?;
     check.shape(device, "dout", &args.dout, &extents(&args.q))?;
     check.shape(device, "dq", &args.dq, &extents(&args.q))?;
     check.shape(device, "dk", &args.dk, &extents(&args.k))?;
     check.shape(device, "dv", &args.dv, &extents(&args.k))?;
     on_device!(device, check, args: AttentionBwd<T: Float> => cpu::attention_bwd, gpu::attention_bwd)
+}
+
+impl<'a, T> AttentionBwd<'a, T> {
+    /// Where the keys lie, as the forward pass takes it.
+    pub(crate) fn kv_rows(&self) -> KvRows<'a> {
+        match self.prefix {
+            None => KvRows::From(self.kv_start),
+            Some(prefix) => KvRows::Prefixed { prefix, start: self.kv_start },
+        }
+    }
 }
 
 /// What forward and backward read.
@@ -251,6 +285,7 @@ impl<T: Float> Inputs<'_, '_, T> {
             let expected = format!("{queries} (the queries) to {most} ({what})");
             check.that(false, "kv_len", format!("{len} at index {b}"), &expected)?;
         }
+        self.kv_rows.check_shared(check, b, len)?;
         self.kv_rows.check_pages(check, b, len, rows)
     }
 }
@@ -260,6 +295,9 @@ impl KvRows<'_> {
         match self {
             KvRows::From(start) => start.is_host(),
             KvRows::Pages { table, .. } => table.is_host(),
+            KvRows::Prefixed { prefix, start } => {
+                start.is_host() && prefix.start.is_host() && prefix.len.is_host()
+            }
         }
     }
 
@@ -267,6 +305,11 @@ impl KvRows<'_> {
     fn check(&self, check: &Check, device: &Device, count: usize) -> Result<()> {
         let (table, size) = match self {
             KvRows::From(start) => return check.shape(device, "kv_start", start, &[count]),
+            KvRows::Prefixed { prefix, start } => {
+                check.shape(device, "prefix_start", &prefix.start, &[count])?;
+                check.shape(device, "prefix_len", &prefix.len, &[count])?;
+                return check.shape(device, "kv_start", start, &[count]);
+            }
             KvRows::Pages { table, size } => (table, *size),
         };
         check.rank(device, "table", table, 2)?;
@@ -279,12 +322,19 @@ impl KvRows<'_> {
     fn room(&self, check: &Check, b: usize, rows: i64) -> Result<(i64, String)> {
         match self {
             KvRows::From(start) => {
-                let start = start.at(b);
-                if start < 0 || start > rows {
-                    let expected = format!("a row of `k`, 0..={rows}");
-                    check.that(false, "kv_start", format!("{start} at index {b}"), &expected)?;
-                }
+                let start = check_row(check, "kv_start", start, b, rows)?;
                 Ok((rows - start, format!("the rows from {start} on")))
+            }
+            KvRows::Prefixed { prefix, start } => {
+                let start = check_row(check, "kv_start", start, b, rows)?;
+                let from = check_row(check, "prefix_start", &prefix.start, b, rows)?;
+                let len = prefix.len.at(b);
+                if len < 0 || len > rows - from {
+                    let expected = format!("0 to {} (the rows from {from} on)", rows - from);
+                    check.that(false, "prefix_len", format!("{len} at index {b}"), &expected)?;
+                }
+                let most = len + rows - start;
+                Ok((most, format!("{len} of the prefix and the rows from {start} on")))
             }
             KvRows::Pages { table, size } => {
                 let pages = table.extent(1);
@@ -292,6 +342,14 @@ impl KvRows<'_> {
                 Ok((most, format!("the rows of {pages} pages of {size}")))
             }
         }
+    }
+
+    /// Sequence `b`, of `len` keys, shares no more than it has.
+    fn check_shared(&self, check: &Check, b: usize, len: i64) -> Result<()> {
+        let KvRows::Prefixed { prefix, .. } = self else { return Ok(()) };
+        let shared = prefix.len.at(b);
+        let expected = format!("at most the {len} keys of `kv_len`");
+        check.that(shared <= len, "prefix_len", format!("{shared} at index {b}"), &expected)
     }
 
     /// The pages of the `len` keys of sequence `b` lie inside `k`.
@@ -308,14 +366,27 @@ impl KvRows<'_> {
     }
 }
 
-/// No two sequences share a row of `k`: each row's gradient belongs to one sequence.
-fn check_apart(check: &Check, kv_start: &View<'_, i64>, kv_len: &View<'_, i64>) -> Result<()> {
-    if !(kv_start.is_host() && kv_len.is_host()) {
+/// Entry `b` of a table of rows of `k`, which may be the one behind the last.
+fn check_row(check: &Check, name: &str, table: &View<'_, i64>, b: usize, rows: i64) -> Result<i64> {
+    let row = table.at(b);
+    if row < 0 || row > rows {
+        let expected = format!("a row of `k`, 0..={rows}");
+        check.that(false, name, format!("{row} at index {b}"), &expected)?;
+    }
+    Ok(row)
+}
+
+/// No two sequences share a row of `k` but by their prefixes.
+fn check_apart<T>(check: &Check, args: &AttentionBwd<'_, T>) -> Result<()> {
+    let AttentionBwd { kv_start, kv_len, prefix, .. } = args;
+    let on_host = prefix.is_none_or(|prefix| prefix.len.is_host());
+    if !(kv_start.is_host() && kv_len.is_host() && on_host) {
         return Ok(());
     }
-    let used = (0..kv_len.extent(0)).filter(|&b| kv_len.at(b) > 0);
-    let ranges = used.map(|b| (kv_start.at(b), kv_len.at(b), b));
-    let mut ranges = alloc::or_out_of_memory(check.0, || ranges.gathered())?;
+    let shared = |b: usize| prefix.as_ref().map_or(0, |prefix| prefix.len.at(b));
+    let ranges = (0..kv_len.extent(0)).map(|b| (kv_start.at(b), kv_len.at(b) - shared(b), b));
+    let used = ranges.filter(|&(_, len, _)| len > 0);
+    let mut ranges = alloc::or_out_of_memory(check.0, || used.gathered())?;
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);

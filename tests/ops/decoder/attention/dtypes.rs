@@ -24,6 +24,7 @@ fn attention_is_f32_rounded<T: Float>() {
             cu_seqlens: [0i64, 3, 14][..].into(),
             kv_start: [0i64, 3][..].into(),
             kv_len: [3i64, 11][..].into(),
+            prefix: None,
             scale: 0.2,
             dout: View::new(dout, &shape[0]).unwrap(),
             dq: ViewMut::new(dq, &shape[0]).unwrap(),

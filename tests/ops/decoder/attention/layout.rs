@@ -2,7 +2,7 @@
 
 use crate::common::{bits, bits_of, normals};
 use gradus::dtype::Float;
-use gradus::ops::{Attention, AttentionBwd, KvRows, attention, attention_bwd};
+use gradus::ops::{Attention, AttentionBwd, KvRows, Prefix, attention, attention_bwd};
 use gradus::{Device, View, ViewMut};
 
 /// Packed sequences: lengths, heads, and where the keys lie.
@@ -11,6 +11,8 @@ pub struct Layout {
     pub queries: Vec<usize>,
     pub keys: Vec<usize>,
     pub start: Vec<usize>,
+    /// First row and number of the keys that each sequence shares; empty: none does.
+    pub prefix: Vec<[usize; 2]>,
     pub rows: usize,
     pub heads: usize,
     pub kv_heads: usize,
@@ -27,7 +29,38 @@ impl Layout {
     pub fn with_keys(q: &[usize], k: &[usize], heads: usize, kv_heads: usize, d: usize) -> Layout {
         let start = (0..k.len()).map(|b| k[..b].iter().sum()).collect();
         let (queries, keys, rows) = (q.to_vec(), k.to_vec(), k.iter().sum());
-        Layout { queries, keys, start, rows, heads, kv_heads, d }
+        Layout { queries, keys, start, prefix: Vec::new(), rows, heads, kv_heads, d }
+    }
+
+    /// The rows of keys that belong to no prefix packed one sequence after another, behind `first` rows
+    /// that belong to none.
+    pub fn with_prefixes(
+        q: &[usize],
+        k: &[usize],
+        prefix: &[[usize; 2]],
+        first: usize,
+        [heads, kv_heads, d]: [usize; 3],
+    ) -> Layout {
+        let own: Vec<usize> = k.iter().zip(prefix).map(|(k, [_, shared])| k - shared).collect();
+        let start = (0..k.len()).map(|b| first + own[..b].iter().sum::<usize>()).collect();
+        let rows = first + own.iter().sum::<usize>();
+        let (queries, keys, prefix) = (q.to_vec(), k.to_vec(), prefix.to_vec());
+        Layout { queries, keys, start, prefix, rows, heads, kv_heads, d }
+    }
+
+    /// The row of key `j` of sequence `b`.
+    pub fn key_row(&self, b: usize, j: usize) -> usize {
+        match self.prefix.get(b) {
+            Some([first, shared]) if j < *shared => first + j,
+            Some([_, shared]) => self.start[b] + j - shared,
+            None => self.start[b] + j,
+        }
+    }
+
+    /// The columns of the prefixes, if there are any.
+    pub fn prefixes(&self) -> Option<[Vec<i64>; 2]> {
+        let column = |i: usize| self.prefix.iter().map(|prefix| prefix[i] as i64).collect();
+        (!self.prefix.is_empty()).then(|| [column(0), column(1)])
     }
 
     pub fn tokens(&self) -> usize {
@@ -83,10 +116,15 @@ impl Layout {
     }
 }
 
-/// The forward pass over keys that lie one after another.
+/// The forward pass over keys that lie where the layout says.
 pub fn forward<T: Float>(device: &Device, l: &Layout, qkv: [&[T]; 3]) -> (Vec<T>, Vec<f32>) {
-    let [_, start, _] = l.offsets();
-    forward_from(device, l, KvRows::From((&start).into()), qkv)
+    let ([_, start, _], prefixes) = (l.offsets(), l.prefixes());
+    let start = (&start).into();
+    let kv_rows = match prefix_of(&prefixes) {
+        None => KvRows::From(start),
+        Some(prefix) => KvRows::Prefixed { prefix, start },
+    };
+    forward_from(device, l, kv_rows, qkv)
 }
 
 /// The forward pass over keys that lie anywhere.
@@ -115,7 +153,7 @@ pub fn forward_from<T: Float>(
 }
 
 pub fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4]) -> [Vec<T>; 3] {
-    let [cu, start, len] = l.offsets();
+    let ([cu, start, len], prefixes) = (l.offsets(), l.prefixes());
     let nan = |n: usize| vec![T::from_f64(f64::NAN); n];
     let (mut dq, mut dk, mut dv) = (nan(l.q_len()), nan(l.k_len()), nan(l.k_len()));
     let args = AttentionBwd {
@@ -125,6 +163,7 @@ pub fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4
         cu_seqlens: (&cu).into(),
         kv_start: (&start).into(),
         kv_len: (&len).into(),
+        prefix: prefix_of(&prefixes),
         scale: l.scale(),
         dout: View::new(dout, &l.q_shape()).unwrap(),
         dq: ViewMut::new(&mut dq, &l.q_shape()).unwrap(),
@@ -133,6 +172,10 @@ pub fn backward<T: Float>(device: &Device, l: &Layout, [q, k, v, dout]: [&[T]; 4
     };
     attention_bwd(device, args).unwrap();
     [dq, dk, dv]
+}
+
+fn prefix_of(columns: &Option<[Vec<i64>; 2]>) -> Option<Prefix<'_>> {
+    columns.as_ref().map(|[start, len]| Prefix { start: start.into(), len: len.into() })
 }
 
 /// One (query, head) in f64.
@@ -148,7 +191,7 @@ impl Oracle {
     pub fn of(l: &Layout, [q, k]: [&[f64]; 2], at: (usize, usize, usize), seen: usize) -> Oracle {
         let (b, t, h) = at;
         let q = l.q_row(q, t, h);
-        let key = |j: usize| l.k_row(k, l.start[b] + j, h);
+        let key = |j: usize| l.k_row(k, l.key_row(b, j), h);
         let dot = |j: usize| key(j).iter().zip(q).map(|(a, b)| a * b).sum::<f64>();
         let dot_abs = |j: usize| key(j).iter().zip(q).map(|(a, b)| (a * b).abs()).sum::<f64>();
         let scores: Vec<f64> = (0..seen).map(|j| l.scale() * dot(j)).collect();
@@ -183,13 +226,13 @@ impl GradientSizes {
                 score = score.max(size);
                 let dot_abs = |v: &[f64]| v.iter().zip(dout).map(|(a, b)| (a * b).abs()).sum();
                 let dp: Vec<f64> =
-                    (0..seen).map(|j| dot_abs(l.k_row(v, l.start[b] + j, h))).collect();
+                    (0..seen).map(|j| dot_abs(l.k_row(v, l.key_row(b, j), h))).collect();
                 let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
                 for j in 0..seen {
                     let ds = l.scale() * p[j] * (dp[j] + delta);
                     largest = largest.max(ds);
                     let group = l.heads / l.kv_heads;
-                    let kv = ((l.start[b] + j) * l.kv_heads + h / group) * d;
+                    let kv = (l.key_row(b, j) * l.kv_heads + h / group) * d;
                     for c in 0..d {
                         sizes[0][(t * l.heads + h) * d + c] += ds * k[kv + c].abs();
                         sizes[1][kv + c] += ds * q_row[c].abs();

@@ -4,6 +4,7 @@ mod dtypes;
 mod layout;
 mod oracle;
 mod paged;
+mod prefix;
 mod refusals;
 mod tensor_cores;
 mod tensor_cores_bwd;

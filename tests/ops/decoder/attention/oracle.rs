@@ -25,7 +25,17 @@ fn layouts() -> Vec<Layout> {
         Layout::packed(&[20, 9], 4, 4, 40),
         Layout::with_keys(&[1, 1, 1], &[24, 1, 200], 8, 2, 16),
         Layout::with_keys(&[5, 0, 3, 0], &[70, 4, 3, 0], 40, 1, 128),
+        group([4, 2, 16]),
+        // Keys of nobody else: all of one sequence, some of the other, between rows of no sequence.
+        Layout::with_prefixes(&[3, 2], &[9, 70], &[[2, 9], [0, 33]], 40, [2, 1, 20]),
     ]
+}
+
+/// Samples of two prompts: the first of each lies whole, the others behind it share 37 and 70 keys; one
+/// has no query.
+fn group(shape: [usize; 3]) -> Layout {
+    let prefix = [[0, 0], [0, 37], [0, 37], [0, 37], [0, 0], [75, 70]];
+    Layout::with_prefixes(&[42, 3, 0, 30, 80, 1], &[42, 40, 37, 67, 80, 71], &prefix, 0, shape)
 }
 
 #[test]
@@ -49,7 +59,7 @@ fn check_is_within_its_documented_bound(device: &Device) {
                 assert!((got_lse - want_lse).abs() <= bound, "{n}: {got_lse} {want_lse}");
                 let values = |c: usize| (0..seen).map(move |j| (j, c));
                 for c in 0..l.d {
-                    let v = |j: usize| l.k_row(&v, l.start[b] + j, h)[c];
+                    let v = |j: usize| l.k_row(&v, l.key_row(b, j), h)[c];
                     let want: f64 = values(c).map(|(j, _)| p[j] * v(j)).sum();
                     let size: f64 = values(c).map(|(j, _)| p[j] * v(j).abs()).sum();
                     let sums = match device {
@@ -81,6 +91,8 @@ fn check_gradients_match_central_differences(device: &Device) {
         Layout::packed(&[4, 0, 3], 4, 2, 5),
         Layout::with_keys(&[2, 1], &[5, 3], 2, 1, 16),
         Layout::packed(&[36], 1, 1, 2),
+        Layout::with_prefixes(&[3, 2, 1], &[3, 4, 4], &[[0, 0], [0, 2], [0, 3]], 0, [4, 2, 5]),
+        Layout::with_prefixes(&[3, 1], &[5, 4], &[[1, 5], [0, 3]], 6, [2, 1, 16]),
     ] {
         let [q, k, v] = l.random(7);
         let dout = normals(11, l.q_len(), 1.0);

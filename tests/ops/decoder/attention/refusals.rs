@@ -1,6 +1,6 @@
 //! Attention: what it refuses, and that a refused call writes nothing.
 
-use gradus::ops::{Attention, AttentionBwd, KvRows, attention, attention_bwd};
+use gradus::ops::{Attention, AttentionBwd, KvRows, Prefix, attention, attention_bwd};
 use gradus::{Device, Error, View, ViewMut};
 
 const CPU: Device = Device::Cpu;
@@ -34,6 +34,7 @@ struct Good<'a> {
     cu_seqlens: Vec<i64>,
     kv_start: Vec<i64>,
     kv_len: Vec<i64>,
+    prefix: Option<[Vec<i64>; 2]>,
     scale: f64,
     dout: View<'a, f32>,
     out: [i64; 3],
@@ -46,12 +47,18 @@ impl Good<'_> {
     fn run(self) -> [Result<(), Error>; 2] {
         let mut buffers = vec![vec![7f32; 64]; 5];
         let [o, lse, dq, dk, dv] = &mut buffers[..] else { unreachable!() };
+        let prefix = self.prefix.as_ref();
+        let prefix = prefix.map(|[start, len]| Prefix { start: start.into(), len: len.into() });
+        let start = View::from(&self.kv_start);
         let args = Attention {
             q: self.q,
             k: self.k,
             v: self.v,
             cu_seqlens: (&self.cu_seqlens).into(),
-            kv_rows: KvRows::From((&self.kv_start).into()),
+            kv_rows: match prefix {
+                None => KvRows::From(start),
+                Some(prefix) => KvRows::Prefixed { prefix, start },
+            },
             kv_len: (&self.kv_len).into(),
             scale: self.scale,
             o: ViewMut::new(o, &self.out).unwrap(),
@@ -63,8 +70,9 @@ impl Good<'_> {
             k: self.k,
             v: self.v,
             cu_seqlens: (&self.cu_seqlens).into(),
-            kv_start: (&self.kv_start).into(),
+            kv_start: start,
             kv_len: (&self.kv_len).into(),
+            prefix,
             scale: self.scale,
             dout: self.dout,
             dq: ViewMut::new(dq, &self.out).unwrap(),
@@ -81,7 +89,7 @@ impl Good<'_> {
 
 type Spoil = fn(&mut Good<'_>);
 /// What spoils both calls, the argument that is named, and what else the message says.
-const SCALARS: [(Spoil, &str, &str); 13] = [
+const SCALARS: [(Spoil, &str, &str); 20] = [
     (|g| g.cu_seqlens = vec![0, 2, 4], "cu_seqlens", "3"),
     (|g| g.cu_seqlens = vec![1, 2, 3], "cu_seqlens", "0"),
     (|g| g.cu_seqlens = vec![0, 4, 3], "cu_seqlens", "never fall"),
@@ -93,6 +101,13 @@ const SCALARS: [(Spoil, &str, &str); 13] = [
     (|g| g.kv_len = vec![1, 2], "kv_len", "2 (the queries)"),
     (|g| g.kv_len = vec![3, 3], "kv_len", "3 at index 1"),
     (|g| g.kv_len = vec![i64::MAX, 2], "kv_len", "the rows from 0 on"),
+    (|g| g.prefix = Some([vec![0], vec![1, 0]]), "prefix_start", "[2]"),
+    (|g| g.prefix = Some([vec![0, 0], vec![1]]), "prefix_len", "[2]"),
+    (|g| g.prefix = Some([vec![6, 0], vec![0, 0]]), "prefix_start", "6 at index 0"),
+    (|g| g.prefix = Some([vec![0, 4], vec![0, 2]]), "prefix_len", "2 at index 1"),
+    (|g| g.prefix = Some([vec![0, 0], vec![0, -1]]), "prefix_len", "-1 at index 1"),
+    (|g| g.prefix = Some([vec![0, 0], vec![0, 3]]), "prefix_len", "at most the 2 keys"),
+    (|g| g.prefix = Some([vec![0, 0], vec![i64::MAX, 0]]), "prefix_len", "0 to 5"),
     (|g| g.scale = f64::NAN, "scale", "NaN"),
     (|g| g.scale = 1e39, "scale", "finite in f32"),
 ];
@@ -108,6 +123,7 @@ fn attention_refuses_bad_input_and_writes_nothing() {
         cu_seqlens: vec![0, 2, 3],
         kv_start: vec![0, 3],
         kv_len: vec![3, 2],
+        prefix: None,
         scale: 1.0,
         dout: view(&[3, 4, 2]),
         out: [3, 4, 2],
@@ -154,6 +170,13 @@ fn attention_refuses_bad_input_and_writes_nothing() {
     let kv_out = [[5, 1, 2], [5, 2, 2]];
     message(&Good { kv_out, ..good() }.run()[1], "dk", "[5, 2, 2]");
     let [forward, backward] = Good { kv_start: vec![0, 2], ..good() }.run();
+    forward.unwrap();
+    message(&backward, "kv_start", "do not overlap");
+    // A prefix may overlap with anything; what lies behind it may not.
+    let prefix = Some([vec![0, 0], vec![0, 1]]);
+    let results = Good { kv_start: vec![0, 4], prefix: prefix.clone(), ..good() }.run();
+    results.into_iter().for_each(|result| result.unwrap());
+    let [forward, backward] = Good { kv_start: vec![0, 2], prefix, ..good() }.run();
     forward.unwrap();
     message(&backward, "kv_start", "do not overlap");
 }

@@ -35,6 +35,13 @@ fn layouts() -> Vec<Layout> {
         Layout::with_keys(&[5, 0, 3, 0], &[70, 4, 3, 0], 66, 1, 96),
         Layout::with_keys(&[9, 2], &[77, 65], 3, 3, 112),
         Layout::packed(&[20, 9], 5, 1, 32),
+        Layout::with_prefixes(
+            &[70, 3, 9],
+            &[70, 66, 72],
+            &[[0, 0], [0, 63], [0, 63]],
+            0,
+            [4, 2, 64],
+        ),
     ]
 }
 
@@ -53,7 +60,7 @@ fn check_bound<T: Float>(name: &str, device: &Device) -> f64 {
                 assert!((got - row.lse).abs() <= bound, "{name} {n}: lse {got} for {}", row.lse);
                 let sums = (120.0 + seen as f64 / 64.0) * U;
                 for c in 0..l.d {
-                    let v = |j: usize| l.k_row(&v, l.start[b] + j, h)[c];
+                    let v = |j: usize| l.k_row(&v, l.key_row(b, j), h)[c];
                     let sum = |f: &dyn Fn(usize) -> f64| (0..seen).map(|j| row.p[j] * f(j)).sum();
                     let (want, size): (f64, f64) = (sum(&v), sum(&|j| v(j).abs()));
                     let most = (0..seen).fold(0.0f64, |m, j| m.max(v(j).abs()));

@@ -39,6 +39,14 @@ fn layouts() -> Vec<Layout> {
         Layout::packed(&[100, 3], 2, 1, 16),
         Layout::with_keys(&[1, 1, 1], &[70, 1, 33], 8, 2, 128),
         Layout::with_keys(&[9, 2], &[77, 65], 3, 3, 80),
+        Layout::with_prefixes(
+            &[70, 3, 9],
+            &[70, 66, 72],
+            &[[0, 0], [0, 63], [0, 63]],
+            0,
+            [4, 2, 64],
+        ),
+        Layout::with_prefixes(&[7, 2], &[9, 140], &[[2, 9], [0, 133]], 140, [2, 1, 128]),
     ]
 }
 
@@ -174,6 +182,7 @@ fn check_strided(device: &Device, shift: usize, gap: usize) {
         cu_seqlens: View::new(&cu, &[3]).unwrap(),
         kv_start: View::new(&cu, &[2]).unwrap(),
         kv_len: View::new(&len, &[2]).unwrap(),
+        prefix: None,
         scale: l.scale(),
         dout: view(3, 4, l.q_shape()),
         dq: ViewMut::strided(&mut dq[shift..], &l.q_shape(), &strides(4)).unwrap(),
@@ -214,6 +223,7 @@ fn gradients_never_trust_tables_on_the_device() {
                     cu_seqlens: cu.view(&[3]).unwrap(),
                     kv_start: start.view(&[2]).unwrap(),
                     kv_len: len.view(&[2]).unwrap(),
+                    prefix: None,
                     scale: 0.25,
                     dout: dout.view(&l.q_shape()).unwrap(),
                     dq: dq.view_mut(&l.q_shape()).unwrap(),
