@@ -12,4 +12,5 @@ mod model;
 mod objective;
 mod plan;
 mod recipes;
+mod shared;
 mod written;

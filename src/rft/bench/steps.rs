@@ -22,9 +22,28 @@ const GROUP: usize = 8;
 const PROMPT: usize = 6;
 const COMPLETION: usize = 8;
 
+/// Lengths of the prompts that samples share, or do not.
+const LONGER: [usize; 4] = [16, 40, 256, 2_000];
+
 pub fn cases() -> Vec<Case> {
     // A set of operands would be a trainer.
-    vec![rollouts().with_one_set(), update().with_one_set()]
+    let groups = LONGER.into_iter().flat_map(|prompt| {
+        [false, true].map(|shared| update(Batch { prompts: 2, prompt, completion: 16, shared }))
+    });
+    let demo = Batch { prompts: PROMPTS, prompt: PROMPT, completion: COMPLETION, shared: true };
+    let updates = [update(demo)].into_iter().chain(groups);
+    [rollouts()].into_iter().chain(updates).map(Case::with_one_set).collect()
+}
+
+/// What an update learns from.
+#[derive(Clone, Copy)]
+struct Batch {
+    prompts: usize,
+    /// Tokens of a prompt and of a completion.
+    prompt: usize,
+    completion: usize,
+    /// Whether a prompt is computed once for its samples.
+    shared: bool,
 }
 
 /// Weights of the blocks' products and of the head, and their bytes after quantization.
@@ -37,9 +56,9 @@ fn weights() -> [usize; 2] {
 }
 
 /// The demo's trainer, quantized, with adapters.
-fn trainer(device: &Device) -> Result<Trainer> {
+fn trainer(device: &Device, longest: usize) -> Result<Trainer> {
     let mut config = RunConfig::default();
-    config.rl.max_new_tokens = COMPLETION;
+    config.rl.max_new_tokens = longest;
     let mut trainer = Trainer::on(config, device.clone())?;
     trainer.quantize()?;
     Ok(trainer)
@@ -56,7 +75,7 @@ fn rollouts() -> Case {
     let shape = format!("{PROMPTS} x {GROUP} samples of {COMPLETION} tokens");
     let costs = [bytes * COMPLETION, 2 * weights * tokens];
     Case::new::<f32>(["train", "rollout_step"], shape, costs, Work::F32, |device| {
-        let trainer = trainer(device)?;
+        let trainer = trainer(device, COMPLETION)?;
         let prompts: Vec<Vec<i32>> = (0..PROMPTS).map(|p| ids(PROMPT, p)).collect();
         let sampling = Sampling { stops: [].into(), ..trainer.sampling() };
         let (mut sampler, mut step) = (None, 0);
@@ -70,18 +89,23 @@ fn rollouts() -> Case {
     })
 }
 
-/// One GRPO update on as many records.
-fn update() -> Case {
+/// One GRPO update, in micro-batches of whole groups.
+fn update(batch: Batch) -> Case {
+    let Batch { prompts, prompt, completion, shared } = batch;
     let [weights, bytes] = weights();
-    let tokens = PROMPTS * GROUP * (PROMPT + COMPLETION - 1);
-    let shape = format!("{} records of {} tokens", PROMPTS * GROUP, PROMPT + COMPLETION);
+    // The last token of a sequence is not read.
+    let own = GROUP * (completion - 1);
+    let tokens = prompts * (prompt * if shared { 1 } else { GROUP } + own);
+    let how = if shared { "shared" } else { "whole" };
+    let shape = format!("{prompts} x {GROUP} of {completion} tokens, prompts of {prompt}, {how}");
     let costs = [2 * bytes, 4 * weights * tokens];
-    Case::new::<f32>(["train", "update_step"], shape, costs, Work::F32, |device| {
-        let mut trainer = trainer(device)?;
-        let records: Vec<Record> = (0..PROMPTS * GROUP).map(record).collect();
+    Case::new::<f32>(["train", "update_step"], shape, costs, Work::F32, move |device| {
+        let mut trainer = trainer(device, prompt + completion)?;
+        trainer.config.rl.shared_prompts = shared;
+        let records: Vec<Record> = (0..prompts * GROUP).map(|i| record(batch, i)).collect();
         let advantage: Vec<f32> = (0..records.len()).map(|i| (i % 2) as f32 - 0.5).collect();
         let weight = vec![1.0 / records.len() as f32; records.len()];
-        let settings = presets::by_name("grpo", COMPLETION as f64)?.settings;
+        let settings = presets::by_name("grpo", completion as f64)?.settings;
         let update = Update { learning_rate: 1e-6, ..trainer.rl_update(0) };
         Ok(Box::new(move |_| {
             let objective = trainer.rl_objective(&settings);
@@ -92,9 +116,11 @@ fn update() -> Case {
     })
 }
 
-fn record(index: usize) -> Record {
+/// Sample `index`; no two of a prompt begin alike.
+fn record(batch: Batch, index: usize) -> Record {
     let mut record = Record::default();
-    record.push(&ids(PROMPT, index), TokenClass::Prompt, &[]);
-    record.push(&ids(COMPLETION, index + 1), TokenClass::Gen, &[-2.0; COMPLETION]);
+    record.push(&ids(batch.prompt, index / GROUP), TokenClass::Prompt, &[]);
+    let completion = ids(batch.completion, index % GROUP);
+    record.push(&completion, TokenClass::Gen, &vec![-2.0; completion.len()]);
     record
 }

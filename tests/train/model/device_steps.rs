@@ -78,7 +78,14 @@ fn a_decode_step_allocates_nothing_and_waits_once() {
 
 #[test]
 fn a_train_step_allocates_nothing() {
-    let (mut trainer, driver) = recorded(config(&[]));
+    check_train_step("rl.shared_prompts=false", 0);
+    // Gradients of rows that predict several tokens are added up and converted, where the others are
+    // copied.
+    check_train_step("rl.shared_prompts=true", 1);
+}
+
+fn check_train_step(shared: &str, more: usize) {
+    let (mut trainer, driver) = recorded(config(&[shared]));
     let (_, records, _) = trainer.collect(0).unwrap();
     let records = &records[..2];
     let settings = presets::by_name("grpo", 8.0).unwrap().settings;
@@ -113,7 +120,7 @@ fn a_train_step_allocates_nothing() {
     // adapter's (3), attention in two passes. Below the first block nothing trains.
     let backward = 3 + LAYERS * (2 + 7 * (2 + 3) + 2 + 2 + 1) - (3 * 2 + 1);
     let update = 3;
-    assert_eq!(total, forward + head + backward + update);
+    assert_eq!(total, forward + head + backward + update + more);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use gradus_rft::model::{
 };
 use gradus_rft::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
 use gradus_rft::train::record::{Record, TokenClass};
-use gradus_rft::train::step::score_records;
+use gradus_rft::train::step::{Scoring, score_records};
 
 fn golden(path: &str) -> Golden {
     Golden::open(&golden_folder().join("models").join(path))
@@ -123,7 +123,7 @@ fn a_tied_head_that_an_adapter_does_not_hold_stays_the_base_models() {
         let mut record = Record::default();
         record.push(&[3, 1, 4, 1, 5], TokenClass::Prompt, &[]);
         record.push(&[9, 2, 6, 5, 3, 5, 8, 9, 7, 9], TokenClass::Gen, &[0.0; 10]);
-        score_records(model, &[record], adapt, 0.9, 1).unwrap().concat()
+        score_records(model, &[record], adapt, Scoring::at(0.9, 1)).unwrap().concat()
     };
     let base = scores(&load(NAME, &LoadOptions::default()), true);
     for which in ["embed", "head", "both"] {

@@ -14,7 +14,7 @@ pub use oracle::gradient;
 use gradus::error::Result;
 use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
-use gradus_rft::train::step::score_records;
+use gradus_rft::train::step::{Scoring, score_records};
 use gradus_rft::train::{RunConfig, Trainer};
 
 /// A model of one small block; all of it trains unless `settings` say otherwise.
@@ -74,7 +74,7 @@ fn records(trainer: &Trainer, apart: f32) -> Vec<Record> {
         records.push(record);
     }
     let t = trainer.config.rl.temperature;
-    let now = score_records(&trainer.model, &records, true, t, 64).unwrap();
+    let now = score_records(&trainer.model, &records, true, Scoring::at(t, 64)).unwrap();
     let mut k = 0;
     for (record, now) in records.iter_mut().zip(now) {
         for t in record.scored().collect::<Vec<_>>() {

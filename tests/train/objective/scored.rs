@@ -3,7 +3,7 @@
 
 use gradus::Device;
 use gradus_rft::train::record::TokenClass;
-use gradus_rft::train::step::score_records;
+use gradus_rft::train::step::{Scoring, score_records};
 use gradus_rft::train::{Resume, RunConfig, Trainer, train};
 
 use super::value;
@@ -54,7 +54,7 @@ fn a_step_of_answers_is_a_batch_of_records() {
     records.iter().for_each(|r| rewards[r.group as usize].push(r.reward));
     rewards.sort_by_key(Vec::len);
     assert_eq!(rewards, [vec![0.0, 1.0], vec![1.0, 0.0, 0.5]], "both rows, in a drawn order");
-    let now = score_records(&trainer.model, &records, true, 1.0, 64).unwrap();
+    let now = score_records(&trainer.model, &records, true, Scoring::at(1.0, 64)).unwrap();
     for (record, now) in records.iter().zip(now) {
         let text = |class| {
             let of = record.ids.iter().zip(&record.class).filter(|(_, c)| **c == class);
@@ -130,7 +130,7 @@ fn the_zero_of_kto_is_measured_on_other_prompts() {
         record.class = [&record.class[..prompt], &other.class[answer..]].concat();
     }
     let sums = |trainer: &Trainer, records: &[_]| -> Vec<f64> {
-        let logp = score_records(&trainer.model, records, true, 1.0, 64).unwrap();
+        let logp = score_records(&trainer.model, records, true, Scoring::at(1.0, 64)).unwrap();
         logp.iter().map(|column| column.iter().map(|&l| l as f64).sum()).collect()
     };
     let reference = self::trainer(LABELED, &["rl.loss=kto"]).unwrap();
@@ -165,9 +165,13 @@ fn contexts_and_completions_make_a_matrix() {
                 let mut record = context.clone();
                 record.ids = [&context.ids[..asked], &completion.ids[answered..]].concat();
                 record.class = [&context.class[..asked], &completion.class[answered..]].concat();
-                let logp =
-                    score_records(&trainer.model, std::slice::from_ref(&record), true, 1.0, 1)
-                        .unwrap();
+                let logp = score_records(
+                    &trainer.model,
+                    std::slice::from_ref(&record),
+                    true,
+                    Scoring::at(1.0, 1),
+                )
+                .unwrap();
                 let sum: f64 = logp[0].iter().map(|&l| l as f64).sum();
                 s[i][j] = sum / record.scored().count() as f64;
             }
@@ -229,7 +233,8 @@ fn reasoning_weighs_what_a_run_says() {
         let mut trainer = trainer(rows, &[&keys[..], &[weight]].concat()).unwrap();
         let record = trainer.demonstrations(0).unwrap().remove(0);
         let logp =
-            score_records(&trainer.model, std::slice::from_ref(&record), true, 1.0, 1).unwrap();
+            score_records(&trainer.model, std::slice::from_ref(&record), true, Scoring::at(1.0, 1))
+                .unwrap();
         let sum = |class: TokenClass| {
             let of = record.scored().filter(|&t| record.class[t] == class);
             of.map(|t| (-logp[0][t] as f64, 1.0)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))

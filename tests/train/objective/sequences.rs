@@ -4,7 +4,7 @@
 use gradus_rft::train::Trainer;
 use gradus_rft::train::record::Record;
 use gradus_rft::train::sequence;
-use gradus_rft::train::step::score_records;
+use gradus_rft::train::step::{Scoring, score_records};
 
 use super::oracle;
 use super::steps::{apart, head, moved, sequences, step};
@@ -163,7 +163,7 @@ fn a_second_update_knows_the_policy_it_updates() {
         let (mut two, again, _) = moved(&[&shared[..], &["rl.updates_per_batch=2"]].concat(), 0.0);
         assert_eq!(records, again);
         one.rl_step(0, records.clone()).unwrap();
-        let now = score_records(&one.model, &records, true, 1.0, 64).unwrap();
+        let now = score_records(&one.model, &records, true, Scoring::at(1.0, 64)).unwrap();
         let mut rescored = records.clone();
         rescored.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
         let first = value(&one.rl_step(0, rescored).unwrap(), "loss");

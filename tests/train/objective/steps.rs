@@ -6,7 +6,7 @@ use gradus::ops::presets;
 use gradus_rft::train::Trainer;
 use gradus_rft::train::critic::{Critic, CriticBatch};
 use gradus_rft::train::record::{Record, ScoredTokens};
-use gradus_rft::train::step::score_records;
+use gradus_rft::train::step::{Scoring, score_records};
 
 use super::oracle::{self, Advantage, Sequence, Token};
 use super::{records, sharpen, trainer, value};
@@ -136,7 +136,7 @@ pub(super) fn moved(settings: &[&str], off: f32) -> (Trainer, Vec<Record>, Vec<V
     trainer.hold_reference().unwrap();
     let records = records(&trainer, 0.0);
     let t = trainer.config.rl.temperature;
-    let reference = score_records(&trainer.model, &records, true, t, 64).unwrap();
+    let reference = score_records(&trainer.model, &records, true, Scoring::at(t, 64)).unwrap();
     sharpen(&mut trainer, 1.25);
     let records = super::records(&trainer, off);
     (trainer, records, reference)
@@ -336,7 +336,7 @@ fn a_critic_learns_nothing_from_an_abstained_reward() {
         let mut records = records(&trainer, 1.0);
         records[1].reward = reward;
         let t = trainer.config.rl.temperature;
-        let reference = score_records(&trainer.model, &records, true, t, 64).unwrap();
+        let reference = score_records(&trainer.model, &records, true, Scoring::at(t, 64)).unwrap();
         let (batch, at) = (sequences(&trainer, &records, &reference), head(&trainer));
         let (loss, slope) = self::step(&mut trainer, records.clone());
         let objective = Objective {

@@ -7,7 +7,7 @@ use gradus_rft::model::ValueHead;
 use gradus_rft::train::Trainer;
 use gradus_rft::train::critic::Critic;
 use gradus_rft::train::record::{Record, TokenClass};
-use gradus_rft::train::step::{Objective, score_records};
+use gradus_rft::train::step::{Objective, Scoring, score_records};
 use gradus_rft::train::trunk::CriticTerm;
 
 use super::oracle;
@@ -98,7 +98,7 @@ fn tokens_weigh_their_probability() {
     let twice = [&keys[..], &steps, &["rl.updates_per_batch=2"]].concat();
     let (mut two, ..) = moved(&twice, 0.0);
     one.rl_step(0, records.clone()).unwrap();
-    let now = score_records(&one.model, &records, true, 1.0, 64).unwrap();
+    let now = score_records(&one.model, &records, true, Scoring::at(1.0, 64)).unwrap();
     let mut rescored = records.clone();
     rescored.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
     one.rl_step(0, rescored).unwrap();
@@ -120,7 +120,7 @@ fn what_another_policy_sampled_is_weighed() {
             [format!("rl.importance_sampling={mode}"), format!("rl.importance_sampling_cap={cap}")];
         let keys: Vec<&str> = gpg.iter().copied().chain(own.iter().map(String::as_str)).collect();
         let (mut trainer, mut records, _) = moved(&keys, 1.0);
-        let now = score_records(&trainer.model, &records, true, 1.0, 64).unwrap();
+        let now = score_records(&trainer.model, &records, true, Scoring::at(1.0, 64)).unwrap();
         records.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
         let (mut total, mut tokens, mut bounded) = (0.0, 0, 0);
         for r in &records {
@@ -150,7 +150,7 @@ fn what_another_policy_sampled_is_weighed() {
 #[test]
 fn a_clip_is_around_the_policy_before_the_updates() {
     let (mut trainer, mut records, _) = moved(&["rl.loss=grpo"], 1.0);
-    let now = score_records(&trainer.model, &records, true, 1.0, 64).unwrap();
+    let now = score_records(&trainer.model, &records, true, Scoring::at(1.0, 64)).unwrap();
     records.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
     let (mut fresh, own, _) = moved(&["rl.loss=grpo"], 0.0);
     let stale = trainer.rl_step(0, records).unwrap();
@@ -164,7 +164,7 @@ fn a_clip_is_around_the_policy_before_the_updates() {
 fn a_trust_region_may_follow_the_policy() {
     let keys = ["rl.loss=remix", "rl.beta=0", "rl.advantage=reward", "rl.clip_high=0.05"];
     let (mut trainer, mut records, _) = moved(&keys, 1.0);
-    let now = score_records(&trainer.model, &records, true, 1.0, 64).unwrap();
+    let now = score_records(&trainer.model, &records, true, Scoring::at(1.0, 64)).unwrap();
     records.iter_mut().zip(now).for_each(|(record, now)| record.proximal_logp = now);
     // Before the first update the policy is the center, so that no clip is felt, however stale the
     // sampler is.
@@ -332,7 +332,7 @@ fn classes_of_demonstrations_weigh_what_a_run_says() {
     let mut trainer = trainer(&[]);
     sharpen(&mut trainer, 6.0);
     let sum = |records: &[Record], class: TokenClass| {
-        let columns = score_records(&trainer.model, records, true, 1.0, 64).unwrap();
+        let columns = score_records(&trainer.model, records, true, Scoring::at(1.0, 64)).unwrap();
         let each = records.iter().zip(&columns).flat_map(|(r, column)| {
             let of = r.scored().filter(|&t| r.class[t] == class);
             of.map(|t| column[t] as f64).collect::<Vec<f64>>()

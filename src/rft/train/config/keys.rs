@@ -265,6 +265,9 @@ section! {
         updates_per_batch: usize = 1; range 1..=1 << 10; source "TRL num_iterations: 1",
         /// Sequences per micro-batch; changes rounding, not meaning.
         micro_batch: usize = 32; folder 4; range 1..=1 << 16; source "ours",
+        /// Compute what neighboring sequences of a micro-batch begin with in common, such as a group's
+        /// prompt, once in updates and scores; changes rounding, not meaning.
+        shared_prompts: bool = true; source "ours",
         /// Sampling temperature; log-probs are of that distribution.
         temperature: f64 = 1.0; range 1e-3..=1e3; source "TRL: 1.0",
         /// Nucleus of the sampler.

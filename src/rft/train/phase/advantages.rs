@@ -142,7 +142,8 @@ impl<T: Float> Trainer<T> {
     pub(super) fn hidden_states(&self, records: &[Record]) -> Result<Vec<f32>> {
         let parts: Vec<&[Record]> = records.chunks(self.config.rl.micro_batch.max(1)).collect();
         let mut all = Vec::new();
-        let one = |i: usize| hidden_rows(&self.model, &ScoredTokens::of(parts[i]), true)?.to_host();
+        let how = self.scoring();
+        let one = |i: usize| hidden_rows(&self.model, &how.pack(parts[i])?, true)?.to_host();
         let mut add = |rows: Vec<T>| {
             all.extend(rows.into_iter().map(T::to_f32));
             Ok(())

@@ -72,12 +72,9 @@ impl<T: Float> Trainer<T> {
         first: bool,
     ) -> Result<()> {
         let Weighing::Probability(floor) = recipe.weighing else { return Ok(()) };
-        let rl = &self.config.rl;
         let columns = match first {
             true => batch.records.iter().map(|r| r.old_logp().to_vec()).collect(),
-            false => {
-                score_records(&self.model, &batch.records, true, rl.temperature, rl.micro_batch)?
-            }
+            false => score_records(&self.model, &batch.records, true, self.scoring())?,
         };
         for (record, logp) in batch.records.iter_mut().zip(columns) {
             let weight = |l: f32| (l as f64).exp().max(floor) as f32;

@@ -30,9 +30,7 @@ impl<T: Float> Trainer<T> {
         recipe: &Recipe,
         batch: &mut RlBatch,
     ) -> Result<()> {
-        let rl = &self.config.rl;
-        let columns =
-            score_records(&self.model, &batch.records, true, rl.temperature, rl.micro_batch)?;
+        let columns = score_records(&self.model, &batch.records, true, self.scoring())?;
         let mut advantage = batch.advantages.of_tokens(&batch.records).into_iter();
         let mut tokens = Vec::new();
         for (record, column) in batch.records.iter().zip(&columns) {

@@ -48,8 +48,7 @@ impl<T: Float> Trainer<T> {
         let next = records.iter().cycle().skip(1);
         let mut crossed: Vec<Record> = records.iter().zip(next).map(|(a, b)| under(a, b)).collect();
         self.score_reference(&mut crossed)?;
-        let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
-        let logp = score_records(&self.model, &crossed, true, t, size)?;
+        let logp = score_records(&self.model, &crossed, true, self.scoring())?;
         Ok(mean_log_ratio(&crossed, &logp))
     }
 }

@@ -22,11 +22,12 @@ pub(crate) struct Distill;
 const DISTILL_STEPS: u64 = 1 << 41;
 
 /// Keys of `[rl]` that say how rollouts are drawn and how the policy moves.
-const OF_ROLLOUTS: [&str; 16] = [
+const OF_ROLLOUTS: [&str; 17] = [
     "steps",
     "prompts",
     "group",
     "micro_batch",
+    "shared_prompts",
     "temperature",
     "top_p",
     "top_k",

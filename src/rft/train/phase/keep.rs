@@ -120,7 +120,7 @@ impl<T: Float> Trainer<T> {
         let words = [REPLAY, step as u32, (step >> 32) as u32];
         let mut rng = Rng::new(self.config.seed, Purpose::Shuffle, words);
         let mut old = self.buffers.replayed(wanted.round() as usize, first, &mut rng);
-        let now = score_records(&self.model, &old, true, rl.temperature, rl.micro_batch)?;
+        let now = score_records(&self.model, &old, true, self.scoring())?;
         let (mut gap, mut tokens, mut age) = (0.0, 0, 0);
         for (record, now) in old.iter_mut().zip(now) {
             for t in record.scored() {

@@ -25,7 +25,7 @@ use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::sequence::SequenceKind;
-use crate::train::update::step::{BatchFigures, Objective};
+use crate::train::update::step::{BatchFigures, Objective, Scoring};
 use crate::train::update::trunk::{CriticShare, CriticTerm};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -435,7 +435,18 @@ impl<T: Float> Trainer<T> {
             temperature: rl.temperature,
             micro_batch: rl.micro_batch,
             micro_batch_tokens: usize::MAX,
+            shared: rl.shared_prompts,
             critic: None,
+        }
+    }
+
+    /// How log-probs of rollouts are computed again.
+    pub(crate) fn scoring(&self) -> Scoring {
+        let rl = &self.config.rl;
+        Scoring {
+            temperature: rl.temperature,
+            micro_batch: rl.micro_batch,
+            shared: rl.shared_prompts,
         }
     }
 }
@@ -539,6 +550,7 @@ fn policy_metrics(figures: &BatchFigures, sampled: &SampledTotals, recipe: &Reci
         (Metric::ClipHigh, high / all),
         (Metric::ClipRegion, (low + high) / all),
         (Metric::UpdateTokens, n),
+        (Metric::UpdateComputed, figures.computed as f64),
         (Metric::UpdateKl, moved_kl),
         (Metric::UpdateEntropy, s.sum_entropy / n),
         (Metric::UpdateClip, (low + high) / n),

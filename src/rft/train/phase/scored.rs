@@ -51,8 +51,7 @@ impl<T: Float> Trainer<T> {
     /// # Errors
     /// What the model and the device say.
     pub(crate) fn score_before(&self, records: &mut [Record]) -> Result<()> {
-        let rl = &self.config.rl;
-        let columns = score_tokens(&self.model, records, true, rl.temperature, rl.micro_batch)?;
+        let columns = score_tokens(&self.model, records, true, self.scoring())?;
         for (record, column) in records.iter_mut().zip(columns) {
             (record.proximal_logp, record.entropy) = (column.logp, column.entropy);
         }

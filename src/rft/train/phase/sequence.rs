@@ -39,10 +39,9 @@ impl<T: Float> Trainer<T> {
         records: &[Record],
         first: bool,
     ) -> Result<Coefficients> {
-        let rl = &self.config.rl;
         let logp = match first {
             true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
-            false => score_records(&self.model, records, true, rl.temperature, rl.micro_batch)?,
+            false => score_records(&self.model, records, true, self.scoring())?,
         };
         let kl = match loss.kind {
             SequenceKind::Kto { .. } => self.kl_estimate(records, &logp)?,

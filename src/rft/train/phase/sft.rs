@@ -204,7 +204,8 @@ impl<T: Float> Trainer<T> {
             0 => (self.config.rl.micro_batch, usize::MAX),
             tokens => (usize::MAX, tokens),
         };
-        Objective { settings, temperature: 1.0, micro_batch, micro_batch_tokens, critic: None }
+        let (temperature, shared, critic) = (1.0, false, None);
+        Objective { settings, temperature, micro_batch, micro_batch_tokens, shared, critic }
     }
 
     /// Cross-entropy with the weights of the classes.

@@ -324,8 +324,8 @@ impl<T: Float> Probe<T> {
         };
         let longest = records.iter().take(objective.micro_batch).take_while(|r| fits(r)).count();
         records.truncate(longest);
-        // In one piece.
-        let objective = Objective { micro_batch_tokens: usize::MAX, ..objective };
+        // In one piece, and each with its own prompt: others of its group may be left out.
+        let objective = Objective { micro_batch_tokens: usize::MAX, shared: false, ..objective };
         let gradients = backward(trainer, &records, objective)?;
         let bytes = gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
         let (device, update) = (trainer.model.device.clone(), trainer.rl_update(0));

@@ -48,6 +48,8 @@ choice! {
         ClipRegion = "clip_ratio/region_mean",
         /// Tokens that the last update learned from.
         UpdateTokens = "update/tokens",
+        /// Tokens that went through the model for it, forward and backward.
+        UpdateComputed = "update/computed_tokens",
         /// Mean k3 estimate of the KL to the reference over the tokens of the last update.
         UpdateKl = "update/kl",
         /// Mean entropy over the tokens of the last update, under the policy that is updated.

@@ -10,8 +10,8 @@
 
 use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, Tape};
-use crate::train::update::record::{Record, ScoredTokens};
-use crate::train::update::step::{Objective, gather_rows, summed};
+use crate::train::update::record::Record;
+use crate::train::update::step::{Objective, gather_rows, scatter_rows, summed};
 use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::error::Result;
@@ -63,13 +63,13 @@ fn micro_batch<T: Float>(
 ) -> Result<f64> {
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
-    let scored = ScoredTokens::of(records);
+    let scored = lesson.objective.pack(records)?;
     let batch = scored.packed.place(allocator)?;
     let mut tape = Tape::default();
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let taught = lesson.teacher.forward(&batch, true, None, None)?;
-    let mut dhidden = allocator.zeros(hidden.len())?;
-    let mut loss = 0.0;
+    let mut drows = allocator.alloc(scored.len() * d)?;
+    let (mut loss, mut done) = (0.0, 0);
     // A row's numbers do not depend on the others beside it.
     for rows in scored.rows.chunks((LOGITS / model.config.vocab).max(1)) {
         let x = gather_rows(model, allocator, &hidden, d, rows)?;
@@ -77,11 +77,14 @@ fn micro_batch<T: Float>(
         let guide = gather_rows(lesson.teacher, allocator, &taught, width, rows)?;
         let (its, dx) = divergence(model, [&x, &guide], lesson, weight, gradients)?;
         loss += its;
-        let to = allocator.copy_of(rows)?;
-        let (x, y) = (dx.rows(d)?, dhidden.rows_mut(d)?);
-        copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
+        let (x, mut all) = (dx.rows(d)?, drows.rows_mut(d)?);
+        let y = all.narrow(done, rows.len())?;
+        copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: None, y })?;
+        done += rows.len();
     }
     drop((hidden, taught));
+    let dhidden = scatter_rows(model, allocator, &drows, &scored.rows, batch.tokens())?;
+    drop(drows);
     model.backward(&batch, tape, dhidden, gradients)?;
     Ok(loss)
 }

@@ -1,7 +1,10 @@
 //! What the trainer keeps of a sequence: for each token who it was sampled by (the ratio is taken
 //! against that log-prob), who the KL is measured to, and what the loss may single out.
 
+use std::ops::Range;
+
 use crate::model::Packed;
+use gradus::error::Result;
 
 /// What a token is. All classes but [`TokenClass::Prompt`] carry loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,20 +133,63 @@ pub struct ScoredTokens {
 }
 
 impl ScoredTokens {
-    /// Packs `records`.
+    /// Packs `records`, each whole.
     pub fn of(records: &[Record]) -> ScoredTokens {
-        let mut all =
-            ScoredTokens { packed: Packed::new(), cu_seqlens: vec![0], ..Default::default() };
+        let mut all = ScoredTokens::empty();
         for record in records {
             let first = all.packed.tokens();
-            all.packed.push(&record.ids[..record.ids.len().saturating_sub(1)], 0);
-            for t in record.scored() {
-                all.rows.push((first + t - 1) as i32);
-                all.targets.push(record.ids[t]);
-            }
-            all.cu_seqlens.push(all.rows.len() as i64);
+            all.packed.push(input(record), 0);
+            all.push_rows(record, 0..0, first);
         }
         all
+    }
+
+    /// [`ScoredTokens::shared`], or [`ScoredTokens::of`].
+    ///
+    /// # Errors
+    /// As they.
+    pub(crate) fn pack(records: &[Record], shared: bool) -> Result<ScoredTokens> {
+        match shared {
+            true => ScoredTokens::shared(records),
+            false => Ok(ScoredTokens::of(records)),
+        }
+    }
+
+    /// Packs `records`; what neighbors begin with in common is there once.
+    ///
+    /// # Errors
+    /// None that ids could cause.
+    pub fn shared(records: &[Record]) -> Result<ScoredTokens> {
+        let mut all = ScoredTokens::empty();
+        for Run { records: run, shared } in runs(records) {
+            let parent = all.packed.sequences();
+            for (i, record) in records[run].iter().enumerate() {
+                let first = all.packed.tokens();
+                let from = if i == 0 { first } else { all.packed.span(parent).start };
+                let prefix = from..from + if i == 0 { 0 } else { shared };
+                match prefix.is_empty() {
+                    true => all.packed.push(input(record), 0),
+                    false => all.packed.push_behind(parent, shared, &input(record)[shared..])?,
+                }
+                all.push_rows(record, prefix, first);
+            }
+        }
+        Ok(all)
+    }
+
+    fn empty() -> ScoredTokens {
+        ScoredTokens { packed: Packed::new(), cu_seqlens: vec![0], ..Default::default() }
+    }
+
+    /// Appends the scored tokens of a record whose first tokens are in the rows `prefix` and the others
+    /// from the row `first` on.
+    fn push_rows(&mut self, record: &Record, prefix: Range<usize>, first: usize) {
+        for t in record.scored() {
+            let behind = (t - 1).checked_sub(prefix.len());
+            self.rows.push(behind.map_or(prefix.start + t - 1, |at| first + at) as i32);
+            self.targets.push(record.ids[t]);
+        }
+        self.cu_seqlens.push(self.rows.len() as i64);
     }
 
     /// A per-token column of the records at the scored tokens.
@@ -172,9 +218,101 @@ impl ScoredTokens {
     }
 }
 
+/// What the model reads of a record.
+fn input(record: &Record) -> &[i32] {
+    &record.ids[..record.ids.len().saturating_sub(1)]
+}
+
+/// Neighboring records that begin with the same `shared` ids.
+#[derive(Clone, Debug, PartialEq)]
+struct Run {
+    records: Range<usize>,
+    shared: usize,
+}
+
+/// Records cut into runs so that the fewest tokens are computed, in order. Groups are not asked for: ids
+/// are compared.
+fn runs(records: &[Record]) -> Vec<Run> {
+    let common = |pair: &[Record]| {
+        let ids = input(&pair[0]).iter().zip(input(&pair[1]));
+        ids.take_while(|(a, b)| a == b).count()
+    };
+    let common: Vec<usize> = records.windows(2).map(common).collect();
+    // The best cut of the first `end` records: what it saves, and its last run. A run begins with what
+    // its neighbors, two by two, begin with at least.
+    let mut best = vec![(0, Run { records: 0..0, shared: 0 })];
+    for end in 1..=records.len() {
+        let last = Run { records: end - 1..end, shared: 0 };
+        let (mut most, mut shared) = ((best[end - 1].0, last), usize::MAX);
+        for start in (0..end - 1).rev() {
+            shared = shared.min(common[start]);
+            if shared == 0 {
+                break;
+            }
+            let saved = best[start].0 + (end - 1 - start) * shared;
+            if saved > most.0 {
+                most = (saved, Run { records: start..end, shared });
+            }
+        }
+        best.push(most);
+    }
+    let mut cut = Vec::new();
+    let mut end = records.len();
+    while end > 0 {
+        let run = best[end].1.clone();
+        end = run.records.start;
+        cut.push(run);
+    }
+    cut.reverse();
+    cut
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(prompt: &[i32], completion: &[i32]) -> Record {
+        let mut record = Record::default();
+        record.push(prompt, TokenClass::Prompt, &[]);
+        record.push(completion, TokenClass::Gen, &[]);
+        record
+    }
+
+    #[test]
+    fn what_neighbors_begin_with_is_there_once() {
+        let records = [
+            record(&[1, 2, 3], &[4, 5]),
+            record(&[1, 2, 3], &[4, 6, 7]),
+            record(&[1, 2, 3], &[8]),
+            record(&[9], &[1, 1]),
+        ];
+        let scored = ScoredTokens::shared(&records).unwrap();
+        // The whole first one, then what follows 1 2 3; the last token is never read.
+        assert_eq!(scored.packed.ids, [1, 2, 3, 4, 4, 6, 9, 1]);
+        assert_eq!(scored.packed.positions, [0, 1, 2, 3, 3, 4, 0, 1]);
+        assert_eq!(scored.packed.cu_seqlens, [0, 4, 6, 6, 8]);
+        assert_eq!(scored.packed.prefixes, [0..0, 0..3, 0..3, 0..0]);
+        // The first tokens of all three completions are predicted by one row.
+        assert_eq!(scored.rows, [2, 3, 2, 4, 5, 2, 6, 7]);
+        let whole = ScoredTokens::of(&records);
+        assert_eq!((scored.targets, scored.cu_seqlens), (whole.targets, whole.cu_seqlens));
+        assert!(scored.packed.shares() && !whole.packed.shares());
+    }
+
+    #[test]
+    fn runs_compute_the_fewest_tokens() {
+        let shared = |records: &[Record]| -> Vec<(usize, usize)> {
+            runs(records).into_iter().map(|run| (run.records.len(), run.shared)).collect()
+        };
+        // Two prompts of one template: a run for each saves more than one for both.
+        let (a, b) = (record(&[1, 2, 3, 4, 5], &[0, 0]), record(&[1, 2, 6, 7, 8], &[0, 0]));
+        let two = [a.clone(), a.clone(), a.clone(), b.clone(), b.clone(), b.clone()];
+        assert_eq!(shared(&two), [(3, 6), (3, 6)]);
+        assert_eq!(shared(&[a.clone(), b.clone()]), [(2, 2)]);
+        assert_eq!(shared(&[a.clone(), record(&[7], &[1]), a.clone()]), [(1, 0); 3]);
+        assert_eq!(shared(&[]), []);
+        assert_eq!(shared(&[Record::default(), Record::default()]), [(1, 0); 2]);
+    }
 
     #[test]
     fn scored_tokens_are_predicted_by_the_row_before() {

@@ -49,14 +49,14 @@ impl<T: Float> Trainer<T> {
     /// The reference's log-probs of all scored tokens, one column over all tokens of each record.
     fn reference_logp(&mut self, records: &[Record]) -> Result<Vec<Vec<f32>>> {
         self.hold_reference()?;
-        let (t, size) = (self.config.rl.temperature, self.config.rl.micro_batch);
+        let how = self.scoring();
         match &mut self.reference {
             Reference::NotTaken | Reference::Base => {
-                score_records(&self.model, records, false, t, size)
+                score_records(&self.model, records, false, how)
             }
             Reference::Held(held) => {
                 self.model.params.swap(held);
-                let columns = score_records(&self.model, records, true, t, size);
+                let columns = score_records(&self.model, records, true, how);
                 self.model.params.swap(held);
                 columns
             }

@@ -32,7 +32,8 @@ use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
-    Advantage, CopyRows, PolicyLoss, PolicySettings, PolicyStats, copy_rows, policy_loss,
+    Advantage, Convert, CopyRows, EmbeddingBwd, PolicyLoss, PolicySettings, PolicyStats, convert,
+    copy_rows, embedding_bwd, policy_loss,
 };
 use gradus::view::View;
 
@@ -49,6 +50,9 @@ pub struct Objective<'a> {
     pub micro_batch: usize,
     /// Most tokens of a micro-batch of two sequences or more, likewise.
     pub micro_batch_tokens: usize,
+    /// Whether tokens that neighboring sequences of a micro-batch begin with in common, as the samples
+    /// of one prompt do, are computed once: the same log-probs, and gradients that differ by rounding.
+    pub shared: bool,
     /// The critic's term, for one that moves the trunk.
     pub critic: Option<CriticTerm<'a>>,
 }
@@ -75,6 +79,8 @@ pub struct BatchFigures {
     pub ratio_max_abs_dev: f64,
     /// Scored tokens.
     pub tokens: usize,
+    /// Tokens that went through the model.
+    pub computed: usize,
     /// What a preference loss saw, if it is one.
     pub preferred: Option<Preferred>,
 }
@@ -95,6 +101,7 @@ impl BatchFigures {
         self.stats.merge(&other.stats);
         self.ratio_max_abs_dev = self.ratio_max_abs_dev.max(other.ratio_max_abs_dev);
         self.tokens += other.tokens;
+        self.computed += other.computed;
     }
 }
 
@@ -175,6 +182,11 @@ pub(crate) fn summed<T: Float, F: Send>(
 }
 
 impl Objective<'_> {
+    /// What the model reads of the records of a micro-batch.
+    pub(crate) fn pack(&self, records: &[Record]) -> Result<ScoredTokens> {
+        ScoredTokens::pack(records, self.shared)
+    }
+
     /// The micro-batches of `records`, in order: each as large as it may be.
     pub(crate) fn micro_batches(&self, records: &[Record]) -> Vec<Range<usize>> {
         let mut cuts: Vec<Range<usize>> = Vec::new();
@@ -237,7 +249,7 @@ fn micro_batch<T: Float>(
 ) -> Result<(BatchFigures, CriticShare)> {
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
-    let scored = ScoredTokens::of(part.records);
+    let scored = objective.pack(part.records)?;
     let batch = scored.packed.place(allocator)?;
     let targets = allocator.copy_of(&scored.targets)?;
 
@@ -254,7 +266,8 @@ fn micro_batch<T: Float>(
 
     // 2. Loss and its gradient with respect to each log-prob, and to each entropy if it has a bonus.
     let logp = [&scores.logp, &scores.entropy];
-    let (d, figures) = loss(model, part, &scored, logp, objective)?;
+    let (d, mut figures) = loss(model, part, &scored, logp, objective)?;
+    figures.computed = batch.tokens();
 
     // 3. Back through head and blocks.
     let mut drows = model.score_backward(allocator, &rows, &targets, &scores, &d, gradients)?;
@@ -347,16 +360,38 @@ pub struct TokenScores {
     pub entropy: Vec<f32>,
 }
 
+/// How records are scored. Only the temperature changes a bit of the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Scoring {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Records that go through the model together.
+    pub micro_batch: usize,
+    /// Whether tokens that neighbors among them begin with in common are computed once.
+    pub shared: bool,
+}
+
+impl Scoring {
+    /// At a temperature, in micro-batches of so many records that share what they begin with.
+    pub fn at(temperature: f64, micro_batch: usize) -> Scoring {
+        Scoring { temperature, micro_batch, shared: true }
+    }
+
+    /// What the model reads of records that go through it together.
+    pub(crate) fn pack(&self, records: &[Record]) -> Result<ScoredTokens> {
+        ScoredTokens::pack(records, self.shared)
+    }
+}
+
 /// Log-probs of all scored tokens of `records`, one column over all tokens of each: with the
 /// adapters, or (`adapt` false) without them.
 pub fn score_records<T: Float>(
     model: &Decoder<T>,
     records: &[Record],
     adapt: bool,
-    temperature: f64,
-    micro_batch: usize,
+    how: Scoring,
 ) -> Result<Vec<Vec<f32>>> {
-    let scores = score_tokens(model, records, adapt, temperature, micro_batch)?;
+    let scores = score_tokens(model, records, adapt, how)?;
     Ok(scores.into_iter().map(|scores| scores.logp).collect())
 }
 
@@ -366,17 +401,16 @@ pub fn score_tokens<T: Float>(
     model: &Decoder<T>,
     records: &[Record],
     adapt: bool,
-    temperature: f64,
-    micro_batch: usize,
+    how: Scoring,
 ) -> Result<Vec<TokenScores>> {
     let one = |records: &[Record]| {
         interrupt::check()?;
-        let scored = ScoredTokens::of(records);
+        let scored = how.pack(records)?;
         let allocator = &model.allocator;
         let rows = hidden_rows(model, &scored, adapt)?;
         let targets = allocator.copy_of(&scored.targets)?;
-        let scores =
-            model.score_as(allocator, &rows, &targets, temperature, ScoreUse::Values, adapt)?;
+        let (t, wanted) = (how.temperature, ScoreUse::Values);
+        let scores = model.score_as(allocator, &rows, &targets, t, wanted, adapt)?;
         let (logp, entropy) = (scores.logp.to_host()?, scores.entropy.to_host()?);
         let columns = |(i, record): (usize, &Record)| {
             let span = scored.cu_seqlens[i] as usize..scored.cu_seqlens[i + 1] as usize;
@@ -389,7 +423,7 @@ pub fn score_tokens<T: Float>(
         };
         Ok(records.iter().enumerate().map(columns).collect())
     };
-    let size = micro_batch.max(1);
+    let size = how.micro_batch.max(1);
     let parts: Vec<Result<Vec<TokenScores>>> = match model.device {
         Device::Gpu(_) => records.chunks(size).map(one).collect(),
         Device::Cpu => records.par_chunks(size).map(one).collect(),
@@ -431,8 +465,8 @@ pub(crate) fn gather_rows<T: Float>(
     Ok(out)
 }
 
-/// A matrix of `total` rows that are 0 but for `rows`.
-fn scatter_rows<T: Float>(
+/// A matrix of `total` rows that are 0 but for `rows`; where several are one row, their sum in order.
+pub(crate) fn scatter_rows<T: Float>(
     model: &Decoder<T>,
     allocator: &Allocator,
     x: &Buffer<T>,
@@ -441,6 +475,15 @@ fn scatter_rows<T: Float>(
 ) -> Result<Buffer<T>> {
     let d = model.config.hidden;
     let to = allocator.copy_of(rows)?;
+    let rising = rows.windows(2).all(|pair| pair[0] < pair[1]);
+    if !rising {
+        let mut sums = allocator.zeros::<f32>(total * d)?;
+        let (ids, dy, dtable) = (to.all(), x.rows(d)?, sums.rows_mut(d)?);
+        embedding_bwd(&model.device, EmbeddingBwd { ids, dy, dtable })?;
+        let mut out = allocator.alloc(total * d)?;
+        convert(&model.device, Convert { x: sums.all(), y: out.all_mut() })?;
+        return Ok(out);
+    }
     let mut out = allocator.zeros(total * d)?;
     let (x, y) = (x.rows(d)?, out.rows_mut(d)?);
     copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: Some(to.all()), y })?;
