@@ -13,8 +13,10 @@ use crate::device::driver::*;
 use crate::device::host::HostAllocation;
 
 mod streams;
+mod timed;
 
 use streams::{Streams, Work};
+pub use timed::TimedLaunch;
 
 /// A GPU driver over the PTX emulator. Every finding of a detector is a sticky launch error whose
 /// text names the kernel, the block, the warp and the PTX line.
@@ -32,6 +34,9 @@ struct State {
     next: u64,
     /// Counters of each launch, by kernel, in order.
     launches: Vec<(String, Counters)>,
+    /// Clusters to record of a launch, if launches are recorded and not run.
+    samples: Option<u64>,
+    timed: Vec<TimedLaunch>,
     broken: Option<DriverError>,
     streams: Streams,
     /// Pinned memory by its address.
@@ -242,6 +247,14 @@ impl State {
             cluster: grid.cluster,
             shared: grid.shared,
         };
+        if let Some(samples) = self.samples {
+            let registers = timed::registers(file, kernel)?;
+            let recorded = self.machine.record(program, &shape, params, samples);
+            let (counters, record) = recorded
+                .map_err(|f| error("cuLaunchKernel", DriverError::INVALID_VALUE, f.to_string()))?;
+            self.timed.push(TimedLaunch { kernel: kernel.clone(), counters, record, registers });
+            return Ok(());
+        }
         match self.machine.launch(program, &shape, params) {
             Ok(counters) => {
                 self.launches.push((kernel.clone(), counters));

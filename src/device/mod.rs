@@ -62,8 +62,10 @@ pub use device_buffer::DeviceBuffer;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
-pub use emu::EmuDriver;
+pub use emu::{EmuDriver, TimedLaunch};
 pub use gpu::Gpu;
+#[cfg(feature = "emu")]
+pub use gradus_emu::time as timing;
 pub use graph::Graph;
 pub(crate) use kernel_types::params;
 pub use kernel_types::{Column, Const, Ptr, Void};

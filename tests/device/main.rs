@@ -8,6 +8,7 @@ mod conformance;
 mod decode;
 mod door;
 mod faults;
+mod gates;
 mod graph;
 mod kernels;
 mod layers;

@@ -34,12 +34,14 @@
 //! # Ok::<(), String>(())
 //! ```
 
+pub mod audit;
 mod decode;
 mod machine;
 mod num;
 pub mod report;
 pub mod tensor;
 mod text;
+pub mod time;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,7 +70,42 @@ impl Machine {
         shape: &Shape,
         params: &[u8],
     ) -> Result<Counters, Box<Fault>> {
-        machine::grid::run(program, shape, params, &mut self.memory, &self.options)
+        machine::grid::run(program, shape, params, &mut self.memory, &self.options, None)
+    }
+
+    /// Buffers that are allocated from here on count as written: what [`record`](Machine::record) needs, as
+    /// most blocks of its launches never run.
+    pub fn presume_written(&mut self) {
+        self.memory.presumed = true;
+    }
+
+    /// The next launch that is recorded belongs to another op: what was touched before is cold again.
+    pub fn cool(&mut self) {
+        self.memory.warm.clear();
+    }
+
+    /// Runs a few clusters of a launch, without the detectors of races and without the products of
+    /// tensor cores, and writes down what they did. Memory then holds no results. A launch with no more
+    /// than `samples` clusters runs all.
+    pub fn record(
+        &mut self,
+        program: &Program,
+        shape: &Shape,
+        params: &[u8],
+        samples: u64,
+    ) -> Result<(Counters, time::Record), Box<Fault>> {
+        let mut recording = time::tape::Recording::default();
+        self.memory.traffic = Some(Box::default());
+        let asked = Some((&mut recording, samples));
+        let ran =
+            machine::grid::run(program, shape, params, &mut self.memory, &self.options, asked);
+        let traffic = self.memory.traffic.take().unwrap_or_default();
+        let counters = ran?;
+        let touched: Vec<u32> = traffic.unique.keys().copied().collect();
+        let record = time::Record::new(program, shape, recording, *traffic, &self.memory)
+            .with_atomics(counters.serial_atomics);
+        self.memory.warm.extend(touched);
+        Ok((counters, record))
     }
 }
 

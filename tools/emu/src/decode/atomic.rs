@@ -123,6 +123,7 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
         }
         c.counters.atomics += mask.count_ones() as u64;
         let mut old_row = [0u64; 32];
+        let mut sectors = Vec::new();
         for lane in lanes(mask) {
             let (x, y) = values(&c.warp.registers, class, [b, c2], lane);
             let place = match space {
@@ -132,8 +133,12 @@ pub(super) fn decode(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, String> {
             old_row[lane] = exchange(c, place, bytes, order.any_block, |old| update(old, x, y))?;
             if place.0 == Space::Global {
                 order_global(c, place.1, order.acquire, order.release);
+                if !sectors.contains(&(place.1 / 32)) {
+                    sectors.push(place.1 / 32);
+                }
             }
         }
+        c.memory.contend(&sectors);
         if let Some(d) = d {
             if wide {
                 c.warp.registers.set_wide(d, &old_row, mask, mask);

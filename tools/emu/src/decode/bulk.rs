@@ -327,6 +327,7 @@ fn start_load(c: &mut Context<'_>, bulk: &Bulk, near: Place, lane: usize) -> Ste
             };
             landing.pieces.push((at, bytes, from));
         }
+        c.note_landing((block, barrier.1));
         c.cluster.late.push_back(Box::new(move |cluster, memory, _| landing.land(cluster, memory)));
     }
     Ok(())
@@ -453,6 +454,7 @@ pub(super) fn store_async(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execute, Stri
             c.reach_barrier(barriers[lane])?;
             c.begin_late_write((rank, at), bytes, lane as u8)?;
             let pieces = vec![(at, bytes, Payload::Data(data))];
+            c.note_landing(barriers[lane]);
             let landing = Landing { rank, pieces, signal: Signal::Bytes(barriers[lane]), line };
             c.cluster
                 .late

@@ -181,6 +181,7 @@ fn wait(ops: &mut Ops<'_, '_, '_, '_>, form: &Form) -> Result<Execute, String> {
             c.reach_barrier(place)?;
             if completed(c, place, awaited, lane)? {
                 holds |= 1 << lane;
+                c.note_wait(place);
                 if !relaxed {
                     c.acquire_from(place);
                 }
@@ -229,6 +230,7 @@ pub(super) fn arrive_after_copies(ops: &mut Ops<'_, '_, '_, '_>) -> Result<Execu
             let place = places[lane];
             c.reach_barrier(place)?;
             c.release_to(place);
+            c.note_landing(place);
             if !counted {
                 c.cluster.update_barrier(place, Mbarrier::expect_arrival)?;
             }

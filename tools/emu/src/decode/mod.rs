@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::machine::counters::Work;
 use crate::machine::{Execute, PARAM_OFFSET};
 use crate::text::ast::*;
+use crate::time::timeline::Timeline;
 use program::{Instruction as Decoded, Program, Special};
 
 /// Deepest nesting of calls.
@@ -55,6 +56,7 @@ pub(crate) struct Decoder<'a> {
     shared_bytes: u64,
     local_bytes: u64,
     out: Vec<Decoded>,
+    timeline: Timeline,
 }
 
 /// One function body that is being decoded in place: the entry, or a call of a function.
@@ -96,6 +98,7 @@ pub fn decode(
         shared_bytes,
         local_bytes: 0,
         out: Vec::new(),
+        timeline: Timeline::default(),
     };
     let (params, param_bytes) = layout(&entry.params, Space::Param, PARAM_OFFSET);
     decoder.function(entry, params, 0)?;
@@ -259,6 +262,7 @@ impl Decoder<'_> {
         let line = instruction.line;
         let (work, run) = ops.decode().map_err(|e| format!("line {line}: {e}"))?;
         self.out.push(Decoded { guard, run, line, work });
+        self.timeline.push(instruction, frame.base);
         Ok(())
     }
 
@@ -300,12 +304,13 @@ impl Decoder<'_> {
     }
 
     fn finish(
-        self,
+        mut self,
         entry: &Function,
         text: &Arc<str>,
         constants: Vec<u8>,
         param_bytes: usize,
     ) -> Program {
+        self.timeline.fold();
         let of = |class: Class| self.constants.iter().filter(move |((c, _), _)| *c == class);
         let shared = |class: Class| {
             let all = self.shared_addresses.iter().filter(move |((c, _), _)| *c == class);
@@ -314,6 +319,7 @@ impl Decoder<'_> {
         Program {
             name: entry.name.clone(),
             instructions: self.out,
+            timeline: Arc::new(self.timeline),
             registers: self.counts.map(|n| n as usize),
             narrow_constants: of(Class::Narrow)
                 .map(|((_, v), i)| (*i as usize, *v as u32))

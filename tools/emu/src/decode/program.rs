@@ -3,11 +3,14 @@
 use crate::machine::Execute;
 use crate::machine::counters::Work;
 use crate::machine::registers::{ALL, Registers};
+use crate::time::timeline::Timeline;
 
 /// A decoded kernel.
 pub struct Program {
     pub(crate) name: String,
     pub(crate) instructions: Vec<Instruction>,
+    /// What they cost.
+    pub(crate) timeline: std::sync::Arc<Timeline>,
     /// Registers by class, constants and special registers included.
     pub(crate) registers: [usize; 3],
     /// Registers that hold the same value in every lane.

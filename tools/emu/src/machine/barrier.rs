@@ -42,6 +42,8 @@ impl Grid<'_> {
         self.counters.barriers += 1;
         running.cluster.activity += 1;
         let block = w.block;
+        self.note_barrier(running, warp, block * 16 + arrival.barrier as usize, arrival.wait);
+        let w = &mut running.warps[warp];
         let barrier = &mut running.barriers[block * 16 + arrival.barrier as usize];
         if barrier.threads == 0 {
             *barrier = Barrier { all: true, expected: arrival.threads, ..Barrier::default() };
@@ -88,6 +90,7 @@ impl Grid<'_> {
         if barrier.threads < expected {
             return Ok(());
         }
+        running.phases[slot] += 1;
         let barrier = std::mem::take(&mut running.barriers[slot]);
         for w in running.warps.iter_mut().filter(|w| w.block == block) {
             for at in 0..w.fragments.len() {
@@ -133,6 +136,7 @@ impl Grid<'_> {
     ) {
         let slot = running.barriers.len() - 1;
         running.cluster.activity += 1;
+        self.note_cluster(running, warp, [arrive, wait]);
         let w = &mut running.warps[warp];
         w.fragments[at].pc += 1;
         if arrive {

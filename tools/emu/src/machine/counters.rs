@@ -9,6 +9,8 @@ pub struct Counters {
     pub blocks: u64,
     /// Warps.
     pub warps: u64,
+    /// Instructions of the warp that had most, without those that asked again for what was not there.
+    pub longest_warp: u64,
     /// Instructions issued to warps, by class.
     pub warp_instructions: [u64; CLASSES],
     /// The same, times the lanes that were active.
@@ -31,6 +33,9 @@ pub struct Counters {
     pub shared_wavefronts_ideal: u64,
     /// Atomic operations of lanes.
     pub atomics: u64,
+    /// Atomic instructions of warps on the one sector of global memory that has most of them, which
+    /// are done one after the other.
+    pub serial_atomics: u64,
     /// Arrivals of warps at barriers.
     pub barriers: u64,
     /// Tensor-core instructions.
@@ -103,7 +108,7 @@ impl Counters {
         asked as f64 / self.global_bytes().max(1) as f64
     }
 
-    /// Adds the counts of another launch.
+    /// Adds the counts of another launch, the largest ones as well: launches follow each other.
     pub fn add(&mut self, other: &Counters) {
         let (mine, theirs) = (self.fields(), other.clone().fields_owned());
         for (mine, theirs) in mine.into_iter().zip(theirs) {
@@ -112,7 +117,8 @@ impl Counters {
     }
 
     fn fields(&mut self) -> Vec<&mut u64> {
-        let mut list: Vec<&mut u64> = vec![&mut self.launches, &mut self.blocks, &mut self.warps];
+        let mut list: Vec<&mut u64> =
+            vec![&mut self.launches, &mut self.blocks, &mut self.warps, &mut self.longest_warp];
         list.extend(self.warp_instructions.iter_mut());
         list.extend(self.lane_instructions.iter_mut());
         list.extend([
@@ -125,6 +131,7 @@ impl Counters {
             &mut self.shared_wavefronts,
             &mut self.shared_wavefronts_ideal,
             &mut self.atomics,
+            &mut self.serial_atomics,
             &mut self.barriers,
             &mut self.mma,
             &mut self.mma_macs,

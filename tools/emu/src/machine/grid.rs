@@ -7,12 +7,14 @@ use super::counters::Counters;
 use super::fault::{Fault, Kind, Step};
 use super::memory::Memory;
 use super::race::Acquired;
+use super::record::sampled;
 use super::shared::Shared;
 use super::warp::{Fragment, State, Warp};
 use super::{Cluster, Context, Flow, Launch};
 use crate::decode::program::{Program, Special};
 use crate::decode::shared::shared_base;
 use crate::tensor::Numerics;
+use crate::time::tape::Recording;
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,7 @@ pub fn run(
     params: &[u8],
     memory: &mut Memory,
     options: &Options,
+    recording: Option<(&mut Recording, u64)>,
 ) -> Step<Counters> {
     check(program, shape, params, options).map_err(|mut fault| {
         fault.kernel = program.name.clone();
@@ -75,6 +78,10 @@ pub fn run(
     let mut order: Vec<u64> = (0..blocks / shape.cluster as u64).collect();
     let mut random = Random(options.seed);
     random.shuffle(&mut order);
+    let (recording, samples) = recording.unzip();
+    if let Some(samples) = samples {
+        order = sampled(order.len() as u64, samples);
+    }
     let mut grid = Grid {
         program,
         shape,
@@ -83,6 +90,7 @@ pub fn run(
         counters: Counters::default(),
         spare: Vec::new(),
         options,
+        recording,
     };
     for index in order {
         grid.cluster(index, &mut random)?;
@@ -91,6 +99,7 @@ pub fn run(
     (counters.launches, counters.blocks) = (1, blocks);
     counters.warps = blocks * threads.div_ceil(32) as u64;
     [counters.cold_load_sectors, counters.cold_store_sectors] = memory.cold_sectors;
+    counters.serial_atomics = memory.hottest();
     Ok(counters)
 }
 
@@ -144,6 +153,8 @@ pub(super) struct Grid<'a> {
     /// Warps of finished clusters, whose registers are used again.
     pub(super) spare: Vec<Warp>,
     pub(super) options: &'a Options,
+    /// What is written down of a launch that is timed.
+    pub(super) recording: Option<&'a mut Recording>,
 }
 
 /// A cluster that runs.
@@ -153,6 +164,8 @@ pub(super) struct Running {
     /// 16 barriers of each block, then the cluster's.
     pub(super) barriers: Vec<Barrier>,
     pub(super) first_block: u64,
+    /// Phases of the blocks' barriers.
+    pub(super) phases: Vec<u32>,
 }
 
 impl Grid<'_> {
@@ -193,6 +206,8 @@ impl Grid<'_> {
         let Some(delivery) = running.cluster.late.pop_front() else { return Ok(false) };
         running.cluster.activity += 1;
         delivery(&mut running.cluster, self.memory, &mut self.counters)?;
+        // It was noted when it was issued.
+        running.cluster.notes.clear();
         Ok(true)
     }
 
@@ -204,8 +219,12 @@ impl Grid<'_> {
             shared: (0..size).map(|_| Shared::new(bytes)).collect(),
             acquired: Acquired::new(),
             numerics: self.options.numerics,
+            timed: self.recording.is_some(),
             ..Cluster::default()
         };
+        if let Some(traffic) = &mut self.memory.traffic {
+            traffic.begin(bytes as u64);
+        }
         let first_block = index * size as u64;
         let warps = (0..size * per_block)
             .map(|warp| {
@@ -215,7 +234,11 @@ impl Grid<'_> {
                 w
             })
             .collect();
-        Running { cluster, warps, barriers: vec![Barrier::default(); size * 16 + 1], first_block }
+        if let Some(recording) = &mut self.recording {
+            recording.begin(size * per_block);
+        }
+        let barriers = vec![Barrier::default(); size * 16 + 1];
+        Running { cluster, warps, barriers, first_block, phases: vec![0; size * 16] }
     }
 
     fn reset(&self, warp: &mut Warp, block: u64, rank: usize, index: usize) {
@@ -322,8 +345,10 @@ impl Grid<'_> {
                     pc,
                 ));
             };
+            let before = self.tally();
             let end = self
                 .execute(instruction, running, warp, mask)
+                .inspect(|(flow, _)| self.record(running, (warp, pc), *flow, before))
                 .and_then(|done| self.follow(running, (warp, at), (pc, mask), stop, done))
                 .map_err(|f| self.place(f, running, warp, pc))?;
             if let Some(yielded) = end {
@@ -366,6 +391,7 @@ impl Grid<'_> {
                 return Ok(Some(false));
             }
             Flow::Yield => {
+                w.poll(pc);
                 w.fragments[at].pc = pc + 1;
                 return Ok(Some(true));
             }
@@ -484,6 +510,8 @@ impl Grid<'_> {
                 "the kernel ends while asynchronous copies into shared memory are under way";
             return Err(self.place(Fault::new(Kind::InFlight, message), &running, 0, usize::MAX));
         }
+        let longest = running.warps.iter().map(|w| w.executed - w.polled).max().unwrap_or(0);
+        self.counters.longest_warp = self.counters.longest_warp.max(longest);
         for warp in 0..running.warps.len() {
             self.finish_warp(&mut running.warps[warp])
                 .map_err(|f| self.place(f, &running, warp, usize::MAX))?;

@@ -2,10 +2,11 @@
 //! the race detector. An address is the buffer's number in the upper bits and an offset below, so
 //! no pointer arithmetic leads from one buffer into another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::fault::{Fault, Kind, Step};
 use super::race::{Access, Conflict, Readers, Shadow, Who, access, byte_mask};
+use crate::time::tape::Traffic;
 
 /// Bits of an address below the buffer's number.
 pub(crate) const OFFSET_BITS: u32 = 40;
@@ -18,7 +19,7 @@ const READERS: usize = 4;
 pub(crate) struct Buffer {
     pub name: String,
     pub data: Vec<u8>,
-    /// A bit per byte.
+    /// A bit per byte; empty if every byte is presumed to be written.
     init: Vec<u8>,
     shadow: Vec<Shadow>,
     readers: Readers,
@@ -37,8 +38,18 @@ pub struct Memory {
     launch: u64,
     /// Distinct sectors of the present launch: loaded, stored.
     pub(crate) cold_sectors: [u64; 2],
+    /// How many warp instructions of the present launch were atomics on a sector.
+    contended: HashMap<u64, u64>,
     /// Bytes of all allocations.
     pub live_bytes: u64,
+    /// New buffers count as written, which those of an op that is timed have to: most of its blocks
+    /// never run.
+    pub(crate) presumed: bool,
+    /// What a launch that is timed touches. Such a launch runs a few of its blocks, so that nothing can
+    /// be said of values and races.
+    pub(crate) traffic: Option<Box<Traffic>>,
+    /// Buffers that earlier launches of the op that is timed have touched.
+    pub(crate) warm: HashSet<u32>,
 }
 
 impl Memory {
@@ -47,7 +58,7 @@ impl Memory {
         let buffer = Buffer {
             name: name.to_string(),
             data: vec![0; bytes],
-            init: vec![0; bytes.div_ceil(8)],
+            init: vec![0; if self.presumed { 0 } else { bytes.div_ceil(8) }],
             shadow: Vec::new(),
             readers: Readers::new(READERS),
             touched: [Vec::new(), Vec::new()],
@@ -83,6 +94,19 @@ impl Memory {
         self.launch += 1;
         self.published.clear();
         self.cold_sectors = [0; 2];
+        self.contended.clear();
+    }
+
+    /// Atomics of a warp instruction on these sectors.
+    pub(crate) fn contend(&mut self, sectors: &[u64]) {
+        for &sector in sectors {
+            *self.contended.entry(sector).or_default() += 1;
+        }
+    }
+
+    /// Atomics on the sector that the present launch has most of.
+    pub(crate) fn hottest(&self) -> u64 {
+        self.contended.values().copied().max().unwrap_or(0)
     }
 
     /// The buffer around `bytes` bytes at `address`, and the offset in it.
@@ -123,7 +147,7 @@ impl Memory {
     pub(crate) fn sectors(&mut self, slot: usize, offsets: &[u64], bytes: u64, store: bool) -> u64 {
         let launch = self.launch;
         let buffer = self.buffers[slot].as_mut().expect("located before");
-        buffer.prepare(launch);
+        buffer.prepare(launch, self.traffic.is_none());
         let touched = &mut buffer.touched[store as usize];
         let (mut seen, mut count, mut fresh) = ([0u64; 128], 0usize, 0u64);
         for &offset in offsets {
@@ -142,6 +166,9 @@ impl Memory {
             }
         }
         self.cold_sectors[store as usize] += fresh;
+        if let Some(traffic) = &mut self.traffic {
+            traffic.touch(slot as u32, &seen[..count], store);
+        }
         count as u64
     }
 
@@ -154,9 +181,12 @@ impl Memory {
         (who, lane): (&Who<'_>, u8),
         kind: Access,
     ) -> Step<()> {
+        if self.traffic.is_some() {
+            return Ok(());
+        }
         let launch = self.launch;
         let buffer = self.buffers[slot].as_mut().expect("located before");
-        buffer.prepare(launch);
+        buffer.prepare(launch, true);
         let mark = who.mark();
         let (mut at, end) = (offset, offset + bytes);
         while at < end {
@@ -172,6 +202,11 @@ impl Memory {
             at += count;
         }
         Ok(())
+    }
+
+    /// Bytes of a buffer, by number.
+    pub(crate) fn size(&self, slot: u32) -> u64 {
+        self.buffers.get(slot as usize).and_then(Option::as_ref).map_or(0, |b| b.data.len() as u64)
     }
 
     /// Bytes for the host, without any check of races.
@@ -212,10 +247,11 @@ fn race(name: &str, at: usize, conflict: Conflict, who: &Who<'_>) -> Box<Fault> 
 
 impl Buffer {
     #[inline(always)]
-    fn prepare(&mut self, launch: u64) {
+    fn prepare(&mut self, launch: u64, checked: bool) {
         if self.launch != launch {
             self.launch = launch;
-            self.shadow = vec![Shadow::default(); self.data.len().div_ceil(4)];
+            let words = if checked { self.data.len().div_ceil(4) } else { 0 };
+            self.shadow = vec![Shadow::default(); words];
             self.readers = Readers::new(READERS);
             let sectors = self.data.len().div_ceil(32).div_ceil(8);
             self.touched = [vec![0; sectors], vec![0; sectors]];
@@ -225,6 +261,9 @@ impl Buffer {
     /// First byte of a range that was never written.
     #[inline(always)]
     pub fn first_unwritten(&self, offset: usize, bytes: usize) -> Option<usize> {
+        if self.init.is_empty() {
+            return None;
+        }
         if bytes <= 16 && offset.is_multiple_of(bytes) {
             let all = (1u32 << bytes) - 1;
             let mut bits = self.init[offset / 8] as u32;
@@ -240,12 +279,16 @@ impl Buffer {
 
     /// True if this launch has written a word of the range.
     pub fn written_in_launch(&self, offset: usize, bytes: usize) -> bool {
-        self.shadow[offset / 4..(offset + bytes).div_ceil(4)].iter().any(|s| s.write.owner != 0)
+        let words = self.shadow.get(offset / 4..(offset + bytes).div_ceil(4));
+        words.is_some_and(|words| words.iter().any(|s| s.write.owner != 0))
     }
 
     /// Marks a range as written.
     #[inline(always)]
     pub fn set_written(&mut self, offset: usize, bytes: usize) {
+        if self.init.is_empty() {
+            return;
+        }
         // A power of two at a multiple of itself does not cross into the next byte of flags.
         if bytes <= 8 && bytes.is_power_of_two() && offset.is_multiple_of(bytes) {
             self.init[offset / 8] |= (((1u32 << bytes) - 1) << (offset % 8)) as u8;

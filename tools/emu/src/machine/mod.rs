@@ -7,6 +7,7 @@ pub mod grid;
 pub mod memory;
 pub mod pending;
 pub mod race;
+mod record;
 pub mod registers;
 pub mod shared;
 pub mod warp;
@@ -14,6 +15,7 @@ pub mod warp;
 use std::collections::{HashMap, VecDeque};
 
 use crate::tensor::Numerics;
+use crate::time::tape::Note;
 use counters::Counters;
 use fault::Step;
 use memory::Memory;
@@ -66,6 +68,21 @@ pub struct Cluster {
     pub barriers: HashMap<BarrierPlace, BarrierClocks>,
     /// Grows whenever something happens that may let a waiting warp go on.
     pub activity: u64,
+    /// The launch is timed: meetings of warps are noted, and products are not computed.
+    pub timed: bool,
+    pub notes: Vec<Note>,
+}
+
+impl Cluster {
+    /// Notes a meeting of the present instruction, if the launch is timed.
+    pub fn note(&mut self, note: impl FnOnce() -> Note) {
+        if self.timed {
+            let note = note();
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+    }
 }
 
 /// What happens after an instruction.

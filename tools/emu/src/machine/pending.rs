@@ -19,6 +19,7 @@ use crate::tensor::mbarrier::Mbarrier;
 use crate::tensor::reduce::Reduction;
 use crate::tensor::tensor_map::TensorElement;
 use crate::text::ast::Class;
+use crate::time::tape::{Note, object};
 
 /// Bytes of shared memory that something asynchronous reads.
 #[derive(Clone)]
@@ -250,6 +251,8 @@ pub struct BarrierClocks {
     initialized: Mark,
     /// The initialization was fenced for the async proxy.
     visible: bool,
+    /// Phases that were completed.
+    phases: u32,
 }
 
 /// Place of an mbarrier: rank of the block, offset.
@@ -264,12 +267,15 @@ impl Cluster {
     ) -> Step<T> {
         let mut barrier = self.barrier(place)?;
         let before = barrier.phase();
+        let number = self.barriers.get(&place).map_or(0, |sync| sync.phases);
+        self.note(|| Note::Arrives(object(place), number));
         let result = change(&mut barrier).map_err(|message| Fault::new(Kind::Misuse, message))?;
         let at = place.1;
         self.shared[place.0].data[at..at + 8].copy_from_slice(&barrier.pack().to_le_bytes());
         if barrier.phase() != before {
             let sync = self.barriers.entry(place).or_default();
             sync.completed = sync.arriving.clone();
+            sync.phases += 1;
             self.activity += 1;
         }
         Ok(result)
@@ -430,6 +436,20 @@ impl Context<'_> {
         }
         for place in seen {
             self.cluster.barriers.entry(place).or_default().visible = true;
+        }
+    }
+
+    /// Notes that the copies of this warp arrive at an mbarrier when they land.
+    pub fn note_landing(&mut self, place: BarrierPlace) {
+        let number = self.cluster.barriers.get(&place).map_or(0, |sync| sync.phases);
+        self.cluster.note(|| Note::Lands(object(place), number));
+    }
+
+    /// Notes a successful wait: for the phase that was completed last.
+    pub fn note_wait(&mut self, place: BarrierPlace) {
+        let number = self.cluster.barriers.get(&place).map_or(0, |sync| sync.phases);
+        if let Some(last) = number.checked_sub(1) {
+            self.cluster.note(|| Note::Waits(object(place), last));
         }
     }
 

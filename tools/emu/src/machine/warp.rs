@@ -67,12 +67,26 @@ pub struct Warp {
     pub cluster_phase: u64,
     /// Instructions executed, for the budget.
     pub executed: u64,
+    /// Those of them that only asked again, and where and when the warp last asked in vain.
+    pub polled: u64,
+    pub asked: (usize, u64),
 }
 
 impl Warp {
     /// A release: what this warp did until now is told apart from what it does next.
     pub fn tick(&mut self) {
         self.clock[self.index as usize] += 1;
+    }
+
+    /// Asks in vain at `pc`. A few instructions after the last time at the same place, it was all that
+    /// the warp did.
+    pub fn poll(&mut self, pc: usize) {
+        const LOOP: u64 = 16;
+        let since = self.executed - self.asked.1;
+        if self.asked.0 == pc && since < LOOP {
+            self.polled += since;
+        }
+        self.asked = (pc, self.executed);
     }
 
     /// Takes over what another clock knows.
