@@ -17,6 +17,7 @@ macro_rules! each_op {
             score_scale gradus_score_scale gradus_score_scale_args;
             gather_k gradus_gather_k gradus_gather_k_args;
             gather_k_bwd gradus_gather_k_bwd gradus_gather_k_bwd_args;
+            top_k gradus_top_k gradus_top_k_args;
             vocab_kl gradus_vocab_kl gradus_vocab_kl_args;
             vocab_kl_bwd gradus_vocab_kl_bwd gradus_vocab_kl_bwd_args;
             sample gradus_sample gradus_sample_args;
@@ -52,6 +53,7 @@ macro_rules! each_op {
             rmsnorm gradus_rmsnorm gradus_rmsnorm_args;
             rmsnorm_bwd gradus_rmsnorm_bwd gradus_rmsnorm_bwd_args;
             rope gradus_rope gradus_rope_args;
+            dropout gradus_dropout gradus_dropout_args;
             attention gradus_attention gradus_attention_args;
             attention_bwd gradus_attention_bwd gradus_attention_bwd_args;
             swiglu gradus_swiglu gradus_swiglu_args;
@@ -367,6 +369,7 @@ pub(crate) static FIELDS: &[(&str, &[(&str, &str)])] = &[
     ("score_scale_args", &[("struct_size", ""), ("score", "tensor"), ("dlogp", "tensor"), ("dhidden", "tensor")]),
     ("gather_k_args", &[("struct_size", ""), ("logits", "tensor"), ("ids", "tensor"), ("vocab", ""), ("transform", "logit_transform"), ("renormalize", ""), ("reserved", ""), ("logp", "tensor"), ("mass", "tensor")]),
     ("gather_k_bwd_args", &[("struct_size", ""), ("logits", "tensor"), ("ids", "tensor"), ("vocab", ""), ("transform", "logit_transform"), ("renormalize", ""), ("reserved", ""), ("dlogp", "tensor"), ("dlogits", "tensor")]),
+    ("top_k_args", &[("struct_size", ""), ("logits", "tensor"), ("vocab", ""), ("ids", "tensor")]),
     ("vocab_kl_args", &[("struct_size", ""), ("policy", "tensor"), ("reference", "tensor"), ("guidance", "tensor"), ("gamma", ""), ("vocab", ""), ("transform", "logit_transform"), ("divergence", ""), ("reserved", ""), ("beta", ""), ("value", "tensor")]),
     ("vocab_kl_bwd_args", &[("struct_size", ""), ("policy", "tensor"), ("reference", "tensor"), ("guidance", "tensor"), ("gamma", ""), ("vocab", ""), ("transform", "logit_transform"), ("divergence", ""), ("reserved", ""), ("beta", ""), ("dvalue", "tensor"), ("dpolicy", "tensor")]),
     ("sample_args", &[("struct_size", ""), ("logits", "tensor"), ("vocab", ""), ("transform", "logit_transform"), ("top_k", ""), ("top_p", ""), ("min_p", ""), ("greedy", ""), ("reserved", ""), ("uniform", "tensor"), ("token", "tensor"), ("logp", "tensor"), ("logp_kept", "tensor"), ("kept_mass", "tensor")]),
@@ -407,6 +410,7 @@ pub(crate) static FIELDS: &[(&str, &[(&str, &str)])] = &[
     ("rmsnorm_args", &[("struct_size", ""), ("x", "tensor"), ("weight", "tensor"), ("eps", ""), ("y", "tensor"), ("rstd", "tensor")]),
     ("rmsnorm_bwd_args", &[("struct_size", ""), ("x", "tensor"), ("weight", "tensor"), ("eps", ""), ("dy", "tensor"), ("residual", "tensor"), ("dx", "tensor"), ("dweight", "tensor")]),
     ("rope_args", &[("struct_size", ""), ("x", "tensor"), ("positions", "tensor"), ("cos", "tensor"), ("sin", "tensor"), ("inverse", ""), ("reserved", "")]),
+    ("dropout_args", &[("struct_size", ""), ("x", "tensor"), ("streams", "tensor"), ("positions", "tensor"), ("p", ""), ("scale", ""), ("key", ""), ("accumulate", ""), ("reserved", ""), ("y", "tensor")]),
     ("attention_args", &[("struct_size", ""), ("q", "tensor"), ("k", "tensor"), ("v", "tensor"), ("cu_seqlens", "tensor"), ("kv_start", "tensor"), ("pages", "tensor"), ("page_size", ""), ("kv_len", "tensor"), ("scale", ""), ("o", "tensor"), ("lse", "tensor"), ("prefix_start", "tensor"), ("prefix_len", "tensor")]),
     ("attention_bwd_args", &[("struct_size", ""), ("q", "tensor"), ("k", "tensor"), ("v", "tensor"), ("cu_seqlens", "tensor"), ("kv_start", "tensor"), ("kv_len", "tensor"), ("scale", ""), ("dout", "tensor"), ("dq", "tensor"), ("dk", "tensor"), ("dv", "tensor"), ("prefix_start", "tensor"), ("prefix_len", "tensor")]),
     ("swiglu_args", &[("struct_size", ""), ("gate", "tensor"), ("up", "tensor"), ("y", "tensor")]),

@@ -162,6 +162,14 @@ pub struct gradus_gather_k_bwd_args {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct gradus_top_k_args {
+    pub struct_size: usize,
+    pub logits: gradus_tensor,
+    pub vocab: i64,
+    pub ids: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct gradus_vocab_kl_args {
     pub struct_size: usize,
     pub policy: gradus_tensor,
@@ -734,6 +742,20 @@ pub struct gradus_rope_args {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct gradus_dropout_args {
+    pub struct_size: usize,
+    pub x: gradus_tensor,
+    pub streams: gradus_tensor,
+    pub positions: gradus_tensor,
+    pub p: f64,
+    pub scale: f64,
+    pub key: i64,
+    pub accumulate: i32,
+    pub reserved: i32,
+    pub y: gradus_tensor,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct gradus_attention_args {
     pub struct_size: usize,
     pub q: gradus_tensor,
@@ -1250,6 +1272,11 @@ unsafe extern "C" {
         stream: *mut ::core::ffi::c_void,
         args: *const gradus_gather_k_bwd_args,
     ) -> gradus_status;
+    pub fn gradus_top_k(
+        ctx: gradus_context,
+        stream: *mut ::core::ffi::c_void,
+        args: *const gradus_top_k_args,
+    ) -> gradus_status;
     pub fn gradus_vocab_kl(
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
@@ -1440,6 +1467,11 @@ unsafe extern "C" {
         ctx: gradus_context,
         stream: *mut ::core::ffi::c_void,
         args: *const gradus_rope_args,
+    ) -> gradus_status;
+    pub fn gradus_dropout(
+        ctx: gradus_context,
+        stream: *mut ::core::ffi::c_void,
+        args: *const gradus_dropout_args,
     ) -> gradus_status;
     pub fn gradus_attention(
         ctx: gradus_context,

@@ -43,6 +43,11 @@ pub(crate) static DELTA: Kernels = shipped("delta", &[
     (Sm90a, include_str!("delta.sm90a.ptx")),
 ]);
 
+pub(crate) static DROPOUT: Kernels = shipped("dropout", &[
+    (Sm80, include_str!("dropout.sm80.ptx")),
+    (Sm90a, include_str!("dropout.sm90a.ptx")),
+]);
+
 pub(crate) static EMBEDDING: Kernels = shipped("embedding", &[
     (Sm80, include_str!("embedding.sm80.ptx")),
     (Sm90a, include_str!("embedding.sm90a.ptx")),
@@ -168,6 +173,11 @@ pub(crate) static SWIGLU: Kernels = shipped("swiglu", &[
     (Sm90a, include_str!("swiglu.sm90a.ptx")),
 ]);
 
+pub(crate) static TOP_K: Kernels = shipped("top_k", &[
+    (Sm80, include_str!("top_k.sm80.ptx")),
+    (Sm90a, include_str!("top_k.sm90a.ptx")),
+]);
+
 pub(crate) static VALUE_LOSS: Kernels = shipped("value_loss", &[
     (Sm80, include_str!("value_loss.sm80.ptx")),
     (Sm90a, include_str!("value_loss.sm90a.ptx")),
@@ -188,6 +198,7 @@ pub(crate) static ALL: &[&Kernels] = &[
     &CONVERT,
     &COPY_ROWS,
     &DELTA,
+    &DROPOUT,
     &EMBEDDING,
     &GAE,
     &GATHER_K,
@@ -213,6 +224,7 @@ pub(crate) static ALL: &[&Kernels] = &[
     &SEQ_REDUCE,
     &SPARSITY_STATS,
     &SWIGLU,
+    &TOP_K,
     &VALUE_LOSS,
     &VOCAB_KL,
 ];

@@ -259,6 +259,33 @@ pub mod delta {
     unsafe impl Pod for DeltaApplyParams {}
 }
 
+/// What `dropout.cu` and its launch share.
+pub mod dropout {
+    use crate::device::kernel_types::{Column, Const, Ptr};
+    use bytemuck::{Pod, Zeroable};
+    pub const THREADS: u64 = 128;
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub struct DropoutParams<T> {
+        pub x: Ptr<Const<T>>,
+        pub y: Ptr<T>,
+        pub x_stride: i64,
+        pub y_stride: i64,
+        pub columns: i64,
+        pub stream: Column<Const<i32>>,
+        pub position: Column<Const<i32>>,
+        pub factor: f64,
+        pub key: u64,
+        pub threshold: u32,
+        pub accumulate: u32,
+    }
+    const _: () = assert!(size_of::<DropoutParams<f64>>() == 96);
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static> Zeroable for DropoutParams<T> {}
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static> Pod for DropoutParams<T> {}
+}
+
 /// What `embedding.cu` and its launch share.
 pub mod embedding {
     use crate::device::kernel_types::{Column, Const, Ptr};
@@ -1822,6 +1849,28 @@ pub mod terms {
     unsafe impl<R: Copy + 'static> Zeroable for LossTerms<R> {}
     // SAFETY: kernelc found no padding, and the fields are plain data.
     unsafe impl<R: Copy + 'static> Pod for LossTerms<R> {}
+}
+
+/// What `top_k.cu` and its launch share.
+pub mod top_k {
+    use crate::device::kernel_types::{Const, Ptr, Void};
+    use bytemuck::{Pod, Zeroable};
+    pub const THREADS: u64 = 256;
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub struct TopKParams {
+        pub logits: Ptr<Const<Void>>,
+        pub ids: Ptr<i32>,
+        pub row_stride: i64,
+        pub ids_stride: i64,
+        pub vocab: i64,
+        pub count: i64,
+    }
+    const _: () = assert!(size_of::<TopKParams>() == 48);
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl Zeroable for TopKParams {}
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl Pod for TopKParams {}
 }
 
 /// What the headers are written in that kernels share with their launches (`<family>/<op>.h`).

@@ -37,6 +37,23 @@ typedef struct gradus_rope_args {
 } gradus_rope_args;
 GRADUS_API gradus_status gradus_rope(gradus_context ctx, void *stream, const gradus_rope_args *args);
 
+/* y = scale / (1 - p) x where the mask has a 1, else 0. The mask of a row is a function of key, stream, position and
+ * column: 0 where word j % 4 of the Philox4x32-10 block of the counter (j / 4, position, stream, 0) is below 2^32 p.
+ * The gradient is the same call on dy with the same key. */
+typedef struct gradus_dropout_args {
+  size_t struct_size;
+  gradus_tensor x;         /* in F [R, K] */
+  gradus_tensor streams;   /* in i32 [R]: the sequence of each row */
+  gradus_tensor positions; /* in i32 [R]: its place there */
+  double p;                /* 0 <= p < 1 */
+  double scale;            /* default 1 */
+  int64_t key;             /* its 64 bits */
+  int32_t accumulate;      /* 1: add to y */
+  int32_t reserved;
+  gradus_tensor y; /* out F [R, K] */
+} gradus_dropout_args;
+GRADUS_API gradus_status gradus_dropout(gradus_context ctx, void *stream, const gradus_dropout_args *args);
+
 /* Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its queries.
  * The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages.
  * With a prefix the first prefix_len[b] keys lie in rows prefix_start[b], prefix_start[b] + 1, ..., which sequences may

@@ -127,6 +127,15 @@ typedef struct gradus_gather_k_bwd_args {
 } gradus_gather_k_bwd_args;
 GRADUS_API gradus_status gradus_gather_k_bwd(gradus_context ctx, void *stream, const gradus_gather_k_bwd_args *args);
 
+/* The columns of the K largest logits of each row, rising; of equal ones the lower. */
+typedef struct gradus_top_k_args {
+  size_t struct_size;
+  gradus_tensor logits; /* in F [T, V_alloc] */
+  int64_t vocab;
+  gradus_tensor ids; /* out i32 [T, K], 1 <= K <= vocab */
+} gradus_top_k_args;
+GRADUS_API gradus_status gradus_top_k(gradus_context ctx, void *stream, const gradus_top_k_args *args);
+
 /* Divergence of policy q and reference p. */
 enum gradus_divergence {
   GRADUS_FORWARD_KL = 0,     /* KL(p|q) */

@@ -26,6 +26,16 @@ impl_op!(gradus_rope_args {
     |args, t| rope(Rope { x, positions, cos, sin, inverse })
 });
 
+impl_op!(gradus_dropout_args {
+    float x,
+    defaults { scale: 1.0 },
+    |args, t| dropout(Dropout {
+        x, streams, positions, p, scale,
+        key: args.key as u64,
+        accumulate, y,
+    })
+});
+
 /// 0 stands for 1 / sqrt(D).
 fn scale_of(scale: f64, q: &gradus_tensor) -> f64 {
     if scale == 0.0 { 1.0 / (q.shape[2].max(1) as f64).sqrt() } else { scale }

@@ -93,6 +93,11 @@ impl_op!(gradus_gather_k_bwd_args {
     })
 });
 
+impl_op!(gradus_top_k_args {
+    float logits,
+    |args, t| top_k(TopK { logits, vocab, ids })
+});
+
 fn divergence(t: &Tensors<'_>, number: i32, beta: f64) -> Result<Divergence> {
     use gradus_divergence::*;
     Ok(match t.enumerator("divergence", number)? {

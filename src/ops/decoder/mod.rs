@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod convert;
 pub mod copy_rows;
+pub mod dropout;
 pub mod embedding;
 pub mod rmsnorm;
 pub mod rope;
@@ -11,6 +12,7 @@ pub mod swiglu;
 pub use attention::*;
 pub use convert::*;
 pub use copy_rows::*;
+pub use dropout::*;
 pub use embedding::*;
 pub use rmsnorm::*;
 pub use rope::*;

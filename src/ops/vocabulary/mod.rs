@@ -7,10 +7,12 @@ pub mod gather_k;
 pub mod linear_logprob;
 pub mod logprob;
 pub mod sample;
+pub mod top_k;
 pub mod vocab_kl;
 
 pub use gather_k::*;
 pub use linear_logprob::*;
 pub use logprob::*;
 pub use sample::*;
+pub use top_k::*;
 pub use vocab_kl::*;

@@ -3,6 +3,7 @@
 mod attention;
 mod convert;
 mod copy_rows;
+mod dropout;
 mod embedding;
 mod rmsnorm;
 mod rope;

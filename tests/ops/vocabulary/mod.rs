@@ -4,6 +4,7 @@ mod gather_k;
 mod linear_logprob;
 mod logprob;
 mod sample;
+mod top_k;
 mod vocab_kl;
 
 use crate::common::normals;

@@ -538,6 +538,25 @@ def gather_k_bwd(
     ...
 
 
+class _TopKResult(NamedTuple):
+    ids: Any
+
+def top_k(
+    logits: _Array,
+    *,
+    vocab: SupportsIndex | None = None,
+    ids: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _TopKResult:
+    """The columns of the K largest logits of each row, rising; of equal ones the lower.
+
+        logits: in F [T, V_alloc]
+        ids: out i32 [T, K], 1 <= K <= vocab
+    """
+    ...
+
+
 class _VocabKlResult(NamedTuple):
     value: Any
 
@@ -1640,6 +1659,38 @@ def rope(
     ...
 
 
+class _DropoutResult(NamedTuple):
+    y: Any
+
+def dropout(
+    x: _Array,
+    streams: _Array,
+    positions: _Array,
+    *,
+    p: SupportsFloat = ...,
+    scale: SupportsFloat = ...,
+    key: SupportsIndex = ...,
+    accumulate: SupportsIndex = ...,
+    y: _Array | bool | None = None,
+    device: Device | str | None = None,
+    stream: int | _Stream | None = None,
+) -> _DropoutResult:
+    """y = scale / (1 - p) x where the mask has a 1, else 0. The mask of a row is a function of key, stream,
+    position and column: 0 where word j % 4 of the Philox4x32-10 block of the counter (j / 4, position,
+    stream, 0) is below 2^32 p. The gradient is the same call on dy with the same key.
+
+        x: in F [R, K]
+        streams: in i32 [R]: the sequence of each row
+        positions: in i32 [R]: its place there
+        p: 0 <= p < 1
+        scale: default 1
+        key: its 64 bits
+        accumulate: 1: add to y
+        y: out F [R, K]
+    """
+    ...
+
+
 class _AttentionResult(NamedTuple):
     o: Any
     lse: Any
@@ -2038,6 +2089,7 @@ __all__ = [
     "score_scale",
     "gather_k",
     "gather_k_bwd",
+    "top_k",
     "vocab_kl",
     "vocab_kl_bwd",
     "sample",
@@ -2073,6 +2125,7 @@ __all__ = [
     "rmsnorm",
     "rmsnorm_bwd",
     "rope",
+    "dropout",
     "attention",
     "attention_bwd",
     "swiglu",

@@ -241,6 +241,13 @@ class gather_k_bwd_args(Struct):
     ]
 
 
+class top_k_args(Struct):
+    __slots__ = ()
+    _fields_ = [
+        ("struct_size", c_size_t), ("logits", tensor), ("vocab", c_int64), ("ids", tensor),
+    ]
+
+
 class vocab_kl_args(Struct):
     __slots__ = ()
     _fields_ = [
@@ -598,6 +605,14 @@ class rope_args(Struct):
     ]
 
 
+class dropout_args(Struct):
+    __slots__ = ()
+    _fields_ = [
+        ("struct_size", c_size_t), ("x", tensor), ("streams", tensor), ("positions", tensor), ("p", c_double),
+        ("scale", c_double), ("key", c_int64), ("accumulate", c_int32), ("reserved", c_int32), ("y", tensor),
+    ]
+
+
 class attention_args(Struct):
     __slots__ = ()
     _fields_ = [
@@ -758,10 +773,10 @@ STRUCTS = {
     "logprob_args": logprob_args, "logprob_bwd_args": logprob_bwd_args,
     "logprob_fused_args": logprob_fused_args, "linear_logprob_args": linear_logprob_args,
     "linear_logprob_bwd_args": linear_logprob_bwd_args, "score_scale_args": score_scale_args,
-    "gather_k_args": gather_k_args, "gather_k_bwd_args": gather_k_bwd_args, "vocab_kl_args": vocab_kl_args,
-    "vocab_kl_bwd_args": vocab_kl_bwd_args, "sample_args": sample_args, "policy_settings": policy_settings,
-    "policy_stats": policy_stats, "policy_loss_args": policy_loss_args, "group_stats": group_stats,
-    "group_advantage_args": group_advantage_args, "gae_args": gae_args,
+    "gather_k_args": gather_k_args, "gather_k_bwd_args": gather_k_bwd_args, "top_k_args": top_k_args,
+    "vocab_kl_args": vocab_kl_args, "vocab_kl_bwd_args": vocab_kl_bwd_args, "sample_args": sample_args,
+    "policy_settings": policy_settings, "policy_stats": policy_stats, "policy_loss_args": policy_loss_args,
+    "group_stats": group_stats, "group_advantage_args": group_advantage_args, "gae_args": gae_args,
     "discounted_return_args": discounted_return_args, "whiten_stats": whiten_stats,
     "whiten_args": whiten_args, "kl_reward_args": kl_reward_args, "offpolicy_stats": offpolicy_stats,
     "offpolicy_weight_args": offpolicy_weight_args, "value_loss_args": value_loss_args,
@@ -775,12 +790,12 @@ STRUCTS = {
     "nf4_matmul_grouped_dx_args": nf4_matmul_grouped_dx_args, "lora_grad_args": lora_grad_args,
     "nf4_quantize_args": nf4_quantize_args, "nf4_quantize_absmax_args": nf4_quantize_absmax_args,
     "nf4_dequantize_args": nf4_dequantize_args, "rmsnorm_args": rmsnorm_args,
-    "rmsnorm_bwd_args": rmsnorm_bwd_args, "rope_args": rope_args, "attention_args": attention_args,
-    "attention_bwd_args": attention_bwd_args, "swiglu_args": swiglu_args, "swiglu_bwd_args": swiglu_bwd_args,
-    "embedding_args": embedding_args, "embedding_bwd_args": embedding_bwd_args,
-    "copy_rows_args": copy_rows_args, "convert_args": convert_args, "adamw_settings": adamw_settings,
-    "adamw_outcome": adamw_outcome, "adamw_tensor": adamw_tensor, "adamw_args": adamw_args,
-    "adamw_8bit_tensor": adamw_8bit_tensor, "adamw_8bit_args": adamw_8bit_args,
+    "rmsnorm_bwd_args": rmsnorm_bwd_args, "rope_args": rope_args, "dropout_args": dropout_args,
+    "attention_args": attention_args, "attention_bwd_args": attention_bwd_args, "swiglu_args": swiglu_args,
+    "swiglu_bwd_args": swiglu_bwd_args, "embedding_args": embedding_args,
+    "embedding_bwd_args": embedding_bwd_args, "copy_rows_args": copy_rows_args, "convert_args": convert_args,
+    "adamw_settings": adamw_settings, "adamw_outcome": adamw_outcome, "adamw_tensor": adamw_tensor,
+    "adamw_args": adamw_args, "adamw_8bit_tensor": adamw_8bit_tensor, "adamw_8bit_args": adamw_8bit_args,
     "grad_norm_args": grad_norm_args, "lerp_args": lerp_args, "update_sparsity": update_sparsity,
     "sparsity_stats_args": sparsity_stats_args, "delta_encode_args": delta_encode_args,
     "delta_apply_args": delta_apply_args,
@@ -816,6 +831,7 @@ FUNCTIONS = {
     "score_scale": (c_int32, [c_uint64, c_void_p, POINTER(score_scale_args)]),
     "gather_k": (c_int32, [c_uint64, c_void_p, POINTER(gather_k_args)]),
     "gather_k_bwd": (c_int32, [c_uint64, c_void_p, POINTER(gather_k_bwd_args)]),
+    "top_k": (c_int32, [c_uint64, c_void_p, POINTER(top_k_args)]),
     "vocab_kl": (c_int32, [c_uint64, c_void_p, POINTER(vocab_kl_args)]),
     "vocab_kl_bwd": (c_int32, [c_uint64, c_void_p, POINTER(vocab_kl_bwd_args)]),
     "sample": (c_int32, [c_uint64, c_void_p, POINTER(sample_args)]),
@@ -853,6 +869,7 @@ FUNCTIONS = {
     "rmsnorm": (c_int32, [c_uint64, c_void_p, POINTER(rmsnorm_args)]),
     "rmsnorm_bwd": (c_int32, [c_uint64, c_void_p, POINTER(rmsnorm_bwd_args)]),
     "rope": (c_int32, [c_uint64, c_void_p, POINTER(rope_args)]),
+    "dropout": (c_int32, [c_uint64, c_void_p, POINTER(dropout_args)]),
     "attention": (c_int32, [c_uint64, c_void_p, POINTER(attention_args)]),
     "attention_bwd": (c_int32, [c_uint64, c_void_p, POINTER(attention_bwd_args)]),
     "swiglu": (c_int32, [c_uint64, c_void_p, POINTER(swiglu_args)]),
@@ -889,17 +906,18 @@ __all__ = [
     "SCORE_REVERSE_KL", "SCORE_FORWARD_KL", "SCORE_JENSEN_SHANNON", "SCORE_ALPHA", "SUM", "MEAN", "MAX",
     "MIN", "LINEAR", "LOWER", "HIGHER", "DECAY_BEFORE", "DECAY_AFTER", "tensor", "nf4", "lora",
     "logit_transform", "logprob_args", "logprob_bwd_args", "logprob_fused_args", "linear_logprob_args",
-    "linear_logprob_bwd_args", "score_scale_args", "gather_k_args", "gather_k_bwd_args", "vocab_kl_args",
-    "vocab_kl_bwd_args", "sample_args", "policy_settings", "policy_stats", "policy_loss_args", "group_stats",
-    "group_advantage_args", "gae_args", "discounted_return_args", "whiten_stats", "whiten_args",
-    "kl_reward_args", "offpolicy_stats", "offpolicy_weight_args", "value_loss_args", "preference_loss_args",
-    "kto_loss_args", "copg_loss_args", "beta_mml_loss_args", "info_nce_loss_args", "prdp_loss_args",
-    "seq_reduce_args", "seq_broadcast_args", "quantile_args", "top_fraction_args", "matmul_args",
-    "matmul_dx_args", "matmul_dw_args", "nf4_matmul_args", "nf4_matmul_dx_args", "nf4_matmul_grouped_args",
-    "nf4_matmul_grouped_dx_args", "lora_grad_args", "nf4_quantize_args", "nf4_quantize_absmax_args",
-    "nf4_dequantize_args", "rmsnorm_args", "rmsnorm_bwd_args", "rope_args", "attention_args",
-    "attention_bwd_args", "swiglu_args", "swiglu_bwd_args", "embedding_args", "embedding_bwd_args",
-    "copy_rows_args", "convert_args", "adamw_settings", "adamw_outcome", "adamw_tensor", "adamw_args",
-    "adamw_8bit_tensor", "adamw_8bit_args", "grad_norm_args", "lerp_args", "update_sparsity",
-    "sparsity_stats_args", "delta_encode_args", "delta_apply_args",
+    "linear_logprob_bwd_args", "score_scale_args", "gather_k_args", "gather_k_bwd_args", "top_k_args",
+    "vocab_kl_args", "vocab_kl_bwd_args", "sample_args", "policy_settings", "policy_stats",
+    "policy_loss_args", "group_stats", "group_advantage_args", "gae_args", "discounted_return_args",
+    "whiten_stats", "whiten_args", "kl_reward_args", "offpolicy_stats", "offpolicy_weight_args",
+    "value_loss_args", "preference_loss_args", "kto_loss_args", "copg_loss_args", "beta_mml_loss_args",
+    "info_nce_loss_args", "prdp_loss_args", "seq_reduce_args", "seq_broadcast_args", "quantile_args",
+    "top_fraction_args", "matmul_args", "matmul_dx_args", "matmul_dw_args", "nf4_matmul_args",
+    "nf4_matmul_dx_args", "nf4_matmul_grouped_args", "nf4_matmul_grouped_dx_args", "lora_grad_args",
+    "nf4_quantize_args", "nf4_quantize_absmax_args", "nf4_dequantize_args", "rmsnorm_args",
+    "rmsnorm_bwd_args", "rope_args", "dropout_args", "attention_args", "attention_bwd_args", "swiglu_args",
+    "swiglu_bwd_args", "embedding_args", "embedding_bwd_args", "copy_rows_args", "convert_args",
+    "adamw_settings", "adamw_outcome", "adamw_tensor", "adamw_args", "adamw_8bit_tensor", "adamw_8bit_args",
+    "grad_norm_args", "lerp_args", "update_sparsity", "sparsity_stats_args", "delta_encode_args",
+    "delta_apply_args",
 ]

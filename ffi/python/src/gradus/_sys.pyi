@@ -249,6 +249,12 @@ class gather_k_bwd_args(Struct):
     dlogp: tensor
     dlogits: tensor
 
+class top_k_args(Struct):
+    struct_size: int
+    logits: tensor
+    vocab: int
+    ids: tensor
+
 class vocab_kl_args(Struct):
     struct_size: int
     policy: tensor
@@ -741,6 +747,18 @@ class rope_args(Struct):
     inverse: int
     reserved: int
 
+class dropout_args(Struct):
+    struct_size: int
+    x: tensor
+    streams: tensor
+    positions: tensor
+    p: float
+    scale: float
+    key: int
+    accumulate: int
+    reserved: int
+    y: tensor
+
 class attention_args(Struct):
     struct_size: int
     q: tensor
@@ -1038,6 +1056,7 @@ __all__ = [
     "score_scale_args",
     "gather_k_args",
     "gather_k_bwd_args",
+    "top_k_args",
     "vocab_kl_args",
     "vocab_kl_bwd_args",
     "sample_args",
@@ -1078,6 +1097,7 @@ __all__ = [
     "rmsnorm_args",
     "rmsnorm_bwd_args",
     "rope_args",
+    "dropout_args",
     "attention_args",
     "attention_bwd_args",
     "swiglu_args",

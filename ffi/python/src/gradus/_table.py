@@ -88,6 +88,11 @@ OPS = {
         ('dlogp', 'tensor', 'tensor', 'in', 'f32', ('T, K',), False, 'in f32 [T, K]'),
         ('dlogits', 'tensor', 'tensor', 'out', 'F', ('T, V_alloc',), False, 'out F [T, V_alloc]'),
     )),
+    "top_k": ('The columns of the K largest logits of each row, rising; of equal ones the lower.', (
+        ('logits', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc]'),
+        ('vocab', 'scalar', 'int64_t', 'in', '', (), True, ''),
+        ('ids', 'tensor', 'tensor', 'out', 'i32', ('T, K',), False, 'out i32 [T, K], 1 <= K <= vocab'),
+    )),
     "vocab_kl": ('Divergence of two distributions over the whole vocabulary: one value per row.', (
         ('policy', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc] logits'),
         ('reference', 'tensor', 'tensor', 'in', 'F', ('T, V_alloc',), False, 'in F [T, V_alloc] logits'),
@@ -449,6 +454,16 @@ OPS = {
         ('cos', 'tensor', 'tensor', 'in', 'f32', ('P, D / 2',), False, 'in f32 [P, D / 2]'),
         ('sin', 'tensor', 'tensor', 'in', 'f32', ('P, D / 2',), False, 'in f32 [P, D / 2]'),
         ('inverse', 'scalar', 'int32_t', 'in', '', (), True, '1: rotate by the negative angle, which gives the gradient'),
+    )),
+    "dropout": ('y = scale / (1 - p) x where the mask has a 1, else 0. The mask of a row is a function of key, stream, position and column: 0 where word j % 4 of the Philox4x32-10 block of the counter (j / 4, position, stream, 0) is below 2^32 p. The gradient is the same call on dy with the same key.', (
+        ('x', 'tensor', 'tensor', 'in', 'F', ('R, K',), False, 'in F [R, K]'),
+        ('streams', 'tensor', 'tensor', 'in', 'i32', ('R',), False, 'in i32 [R]: the sequence of each row'),
+        ('positions', 'tensor', 'tensor', 'in', 'i32', ('R',), False, 'in i32 [R]: its place there'),
+        ('p', 'scalar', 'double', 'in', '', (), True, '0 <= p < 1'),
+        ('scale', 'scalar', 'double', 'in', '', (), True, 'default 1'),
+        ('key', 'scalar', 'int64_t', 'in', '', (), True, 'its 64 bits'),
+        ('accumulate', 'scalar', 'int32_t', 'in', '', (), True, '1: add to y'),
+        ('y', 'tensor', 'tensor', 'out', 'F', ('R, K',), False, 'out F [R, K]'),
     )),
     "attention": ('Causal attention over packed sequences. Sequence b has kv_len[b] keys; the last of them belong to its queries. The keys lie in rows kv_start[b], kv_start[b] + 1, ..., or in pages. Give exactly one of kv_start and pages. With a prefix the first prefix_len[b] keys lie in rows prefix_start[b], prefix_start[b] + 1, ..., which sequences may share, and kv_start[b] is the row of the next.', (
         ('q', 'tensor', 'tensor', 'in', 'F', ('T, Hq, D',), False, 'in F [T, Hq, D]'),

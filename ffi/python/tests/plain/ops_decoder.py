@@ -37,6 +37,33 @@ def check_rope(abi: Abi) -> str:
     return f"{off:.1e}"
 
 
+def check_dropout(abi: Abi) -> str:
+    x, y = normals(70, 3, 10), normals(71, 3, 10)
+    streams, positions = np.array([5, 5, -1], np.int32), np.array([0, 1, 1], np.int32)
+    key, p, scale = 0x0123456789ABCDEF, 0.3, 1.5
+    mask = np.empty((3, 10))
+    for i, j in np.ndindex(mask.shape):
+        counter = [j // 4, int(positions[i]) % 2**32, int(streams[i]) % 2**32, 0]
+        mask[i, j] = philox(counter, key)[j % 4] >= int(p * 2**32)
+    assert 0 < mask.sum() < mask.size
+    want, got = mask * x * scale / (1 - p), nans(x.shape)
+    abi.run("dropout", x=x, streams=streams, positions=positions, p=p, scale=scale, key=key, y=got)
+    off, added = near("y", got, want, EXACT), y.copy()
+    abi.run("dropout", x=x, streams=streams, positions=positions, p=p, scale=scale, key=key, accumulate=1, y=added)
+    near("accumulated", added, y + want, EXACT)
+    return f"{off:.1e}"
+
+
+def philox(counter: list[int], key: int) -> list[int]:
+    """Philox4x32-10 (Salmon et al. 2011)."""
+    c, k = list(counter), [key % 2**32, key >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [b >> 32 ^ c[1] ^ k[0], b % 2**32, a >> 32 ^ c[3] ^ k[1], a % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
 def attend(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, cu: np.ndarray, start: np.ndarray, length: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:

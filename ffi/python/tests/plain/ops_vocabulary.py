@@ -117,6 +117,16 @@ def check_gather_k(abi: Abi) -> str:
     return f"{worst:.1e}"
 
 
+def check_top_k(abi: Abi) -> str:
+    x = operands(14)[0]
+    x[0, 3:9] = x[0, :V].max()  # ties go to the lower ids
+    ids = np.full((T, 4), -7, np.int32)
+    abi.run("top_k", logits=x, vocab=V, ids=ids)
+    want = np.sort(np.argsort(-x[:, :V], axis=1, kind="stable")[:, :4], axis=1)
+    assert (ids == want).all(), f"{ids} {want}"
+    return "equal"
+
+
 def check_vocab_kl(abi: Abi) -> str:
     """Every divergence, towards a guided reference."""
     policy, reference, guidance = (operands(20 + i)[0] for i in range(3))
