@@ -36,6 +36,17 @@ pub enum Purpose {
     Control = 6,
     /// Free for callers and tests.
     User = 7,
+    /// Masks of dropout.
+    Dropout = 8,
+}
+
+/// A number that `words` make of `key`, one Philox block a word: other words, another number.
+pub fn fold(key: u64, words: &[u64]) -> u64 {
+    words.iter().enumerate().fold(key, |key, (i, &word)| {
+        let key = [key as u32, (key >> 32) as u32];
+        let [low, high, ..] = philox([word as u32, (word >> 32) as u32, i as u32, 1], key);
+        low as u64 | (high as u64) << 32
+    })
 }
 
 /// A keyed stream: (seed, purpose, a, b, c) names it, the draw index is its only state. The
@@ -50,10 +61,22 @@ pub struct Rng {
 }
 
 impl Rng {
+    /// What the streams of `seed` and `purpose` have in common.
+    pub fn key(seed: u64, purpose: Purpose) -> u64 {
+        let mix = philox([seed as u32, (seed >> 32) as u32, purpose as u32, 0], [0x6772_6164, 0]);
+        mix[0] as u64 | (mix[1] as u64) << 32
+    }
+
     /// The stream named by `seed`, `purpose` and up to three coordinates.
     pub fn new(seed: u64, purpose: Purpose, coordinates: [u32; 3]) -> Rng {
-        let mix = philox([seed as u32, (seed >> 32) as u32, purpose as u32, 0], [0x6772_6164, 0]);
-        Rng { key: [mix[0], mix[1]], words: coordinates, index: 0, block: [0; 4], used: 4 }
+        let key = Rng::key(seed, purpose);
+        Rng {
+            key: [key as u32, (key >> 32) as u32],
+            words: coordinates,
+            index: 0,
+            block: [0; 4],
+            used: 4,
+        }
     }
 
     /// The uniform draw number `index` of this stream, without moving it.

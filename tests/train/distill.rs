@@ -4,33 +4,18 @@
 use std::path::Path;
 
 use gradus::Device;
-use gradus_rft::model::{Decoder, ModelConfig, RopeScaling};
+use gradus_rft::model::Decoder;
 use gradus_rft::train::record::{Record, ScoredTokens, TokenClass};
 use gradus_rft::train::{RunConfig, Trainer};
 use tempfile::TempDir;
 
 use super::objective::{gradient, value};
+use super::tiny::shape;
 use crate::common::devices::executors;
 
 /// A Llama of bytes with a head that makes distributions spread.
 fn model(hidden: usize, vocab: usize, seed: u64) -> Decoder {
-    let shape = ModelConfig {
-        vocab,
-        hidden,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        ffn: 24,
-        norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        max_positions: 32,
-        qkv_bias: false,
-        qk_norm: false,
-        tie_embeddings: false,
-    };
-    let mut model = Decoder::random(&shape, Device::Cpu, seed).unwrap();
+    let mut model = Decoder::random(&shape(hidden, vocab, 32), Device::Cpu, seed).unwrap();
     let head = model.params.iter().find(|p| p.name == "lm_head.weight").unwrap();
     let (name, shape) = (head.name.clone(), head.shape.clone());
     let values: Vec<f32> = head.values().unwrap().iter().map(|w| 2.0 * w).collect();
@@ -101,9 +86,32 @@ fn kl(p: &[f64], q: &[f64]) -> f64 {
     p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
+/// Which tokens a divergence is over: all, or the teacher's k likeliest without or with the others as one.
+#[derive(Clone, Copy)]
+enum Over {
+    All,
+    Drop(usize),
+    Bucket(usize),
+}
+
+impl Over {
+    fn of(self, z: &[f64], teacher: &[f64]) -> Vec<f64> {
+        let whole = log_softmax(z);
+        let (Over::Drop(k) | Over::Bucket(k)) = self else { return whole };
+        let mut order: Vec<usize> = (0..z.len()).collect();
+        order.sort_by(|&a, &b| teacher[b].total_cmp(&teacher[a]));
+        let likeliest: Vec<f64> = order[..k].iter().map(|&v| whole[v]).collect();
+        let others: f64 = order[k..].iter().map(|&v| whole[v].exp()).sum();
+        match self {
+            Over::Bucket(_) => [likeliest, vec![others.ln()]].concat(),
+            Over::All | Over::Drop(_) => log_softmax(&likeliest),
+        }
+    }
+}
+
 /// The divergence of the policy's logits `q` from the teacher's `p`, as the papers write it.
-fn divergence(name: &str, q: &[f64], p: &[f64]) -> f64 {
-    let (q, p) = (log_softmax(q), log_softmax(p));
+fn divergence(name: &str, over: Over, q: &[f64], p: &[f64]) -> f64 {
+    let (q, p) = (over.of(q, p), over.of(p, p));
     match name {
         "reverse_kl" => kl(&q, &p),
         "forward_kl" => kl(&p, &q),
@@ -147,13 +155,19 @@ impl Rows {
 }
 
 /// Loss, the gradient of the head, and that of the last norm's gain.
-fn oracle(name: &str, own: &Rows, its: &Rows, gain: &[f64], t: f64) -> (f64, [Vec<f64>; 2]) {
+fn oracle(
+    (name, over): (&str, Over),
+    own: &Rows,
+    its: &Rows,
+    gain: &[f64],
+    t: f64,
+) -> (f64, [Vec<f64>; 2]) {
     let (n, d) = (own.hidden.len(), gain.len());
     let (mut loss, mut head, mut norm) = (0.0, vec![0.0; own.head.len()], vec![0.0; d]);
     for token in 0..n {
         let (q, p) = (own.logits(token, t), its.logits(token, t));
-        loss += divergence(name, &q, &p) / n as f64;
-        let slope = gradient(&q, |q| divergence(name, q, &p) / n as f64);
+        loss += divergence(name, over, &q, &p) / n as f64;
+        let slope = gradient(&q, |q| divergence(name, over, q, &p) / n as f64);
         for (v, slope) in slope.iter().enumerate() {
             for j in 0..d {
                 head[v * d + j] += slope / t * own.hidden[token][j];
@@ -182,18 +196,35 @@ fn loss_and_gradient_are_the_oracles() {
     let folders = folders();
     let its = Rows::of(&model(24, 256, 1), &records());
     for executor in executors() {
-        for (name, cut) in [("reverse_kl", 1), ("forward_kl", 2), ("jsd", 4)] {
+        for (name, cut, over) in [
+            ("reverse_kl", 1, Over::All),
+            ("forward_kl", 2, Over::All),
+            ("jsd", 4, Over::All),
+            ("reverse_kl", 2, Over::Drop(7)),
+            ("forward_kl", 1, Over::Drop(40)),
+            ("jsd", 4, Over::Drop(256)),
+            ("reverse_kl", 4, Over::Bucket(1)),
+            ("forward_kl", 2, Over::Bucket(7)),
+            ("jsd", 1, Over::Bucket(40)),
+        ] {
+            let (k, rest) = match over {
+                Over::All => (0, "drop"),
+                Over::Drop(k) => (k, "drop"),
+                Over::Bucket(k) => (k, "bucket"),
+            };
+            let likeliest = [format!("distill.top_k={k}"), format!("distill.rest={rest}")];
             let divergence = format!("distill.divergence={name}");
             let cut = format!("rl.micro_batch={cut}");
             let mut settings = vec![&*divergence, &cut, "rl.temperature=0.8"];
+            settings.extend(likeliest.iter().map(String::as_str));
             settings.extend((name == "jsd").then_some("distill.beta=0.3"));
             let device = executor.device.clone();
             let mut trainer = trainer(folders.path(), "teacher", &settings, device);
             let own = Rows::of(&trainer.model, &records());
             let gain = values(&trainer, "model.norm.weight");
-            let (loss, [head, norm]) = oracle(name, &own, &its, &gain, 0.8);
+            let (loss, [head, norm]) = oracle((name, over), &own, &its, &gain, 0.8);
             let got = value(&trainer.distill_step(0, &records()).unwrap(), "loss");
-            let at = format!("{} {name}", executor.name);
+            let at = format!("{} {name} {k} {rest}", executor.name);
             assert!((got - loss).abs() <= 2e-5 * loss && loss > 1e-3, "{at}: {got} {loss}");
             for (part, want) in [("lm_head.weight", head), ("model.norm.weight", norm)] {
                 let got = moved(&trainer, part);
@@ -210,11 +241,19 @@ fn loss_and_gradient_are_the_oracles() {
 fn the_policy_as_its_teacher_teaches_nothing() {
     let folders = folders();
     for executor in executors() {
-        for (source, name) in
-            [("rollout", "reverse_kl"), ("rollout", "forward_kl"), ("demos", "reverse_kl")]
-        {
-            let settings =
-                [format!("distill.source={source}"), format!("distill.divergence={name}")];
+        for (source, name, k, rest) in [
+            ("rollout", "reverse_kl", 0, "drop"),
+            ("rollout", "forward_kl", 0, "drop"),
+            ("demos", "reverse_kl", 0, "drop"),
+            ("demos", "reverse_kl", 9, "bucket"),
+            ("rollout", "forward_kl", 9, "drop"),
+        ] {
+            let settings = [
+                format!("distill.source={source}"),
+                format!("distill.divergence={name}"),
+                format!("distill.top_k={k}"),
+                format!("distill.rest={rest}"),
+            ];
             let settings = settings.each_ref().map(String::as_str);
             let device = executor.device.clone();
             let mut trainer = trainer(folders.path(), "model", &settings, device);
@@ -273,6 +312,7 @@ fn teachers_that_do_not_fit_are_refused() {
         ("phases=sft", "which `phases` does not have"),
         ("distill.teacher=", "name the teacher's folder"),
         ("distill.beta=0.5", "is the weight in jsd"),
+        ("distill.rest=bucket", "no token is left out"),
     ] {
         let error = with("teacher", &[setting]).validate_phases().unwrap_err().to_string();
         assert!(error.contains(says), "{says}: {error}");

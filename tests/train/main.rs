@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod book;
 mod checkpoint;
 mod completions;
 mod distill;
@@ -13,4 +14,5 @@ mod objective;
 mod plan;
 mod recipes;
 mod shared;
+mod tiny;
 mod written;

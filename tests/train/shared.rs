@@ -73,6 +73,7 @@ fn backward<T: Float>(model: &Decoder<T>, micro_batch: usize, shared: bool) -> B
         micro_batch_tokens: usize::MAX,
         shared,
         critic: None,
+        dropout: None,
     };
     let advantage: Vec<f32> = (0..records.len()).map(|i| 0.5 - i as f32 % 3.0).collect();
     let weight = vec![0.125; records.len()];
@@ -96,7 +97,7 @@ fn check_log_probs<T: Float>(name: &str, device: &Device) {
     let trainer = trainer::<T>(device);
     let records = records();
     let scores = |micro_batch, shared| {
-        let how = Scoring { temperature: 0.7, micro_batch, shared };
+        let how = Scoring { shared, ..Scoring::at(0.7, micro_batch) };
         bits(&score_records(&trainer.model, &records, true, how).unwrap().concat())
     };
     let want = scores(1, false);

@@ -1,5 +1,6 @@
 //! What one call of the model works on: tokens, and where their keys are.
 
+use crate::model::dropout::{AdapterDropout, Masks};
 use crate::model::kv_cache::{KvCache, PAGE};
 use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
@@ -103,6 +104,18 @@ impl Packed {
         self.with_keys(allocator, keys)
     }
 
+    /// [`Packed::place`] with dropout on what adapters read; the sequences are number `first` and on of
+    /// the update's.
+    pub fn place_masked(
+        &self,
+        allocator: &Allocator,
+        dropout: Option<AdapterDropout>,
+        first: usize,
+    ) -> Result<Batch> {
+        let masks = dropout.map(|dropout| Masks::place(dropout, self, first, allocator));
+        Ok(Batch { masks: masks.transpose()?, ..self.place(allocator)? })
+    }
+
     /// The batch with keys elsewhere.
     pub(crate) fn with_keys(&self, allocator: &Allocator, keys: Keys) -> Result<Batch> {
         Ok(Batch {
@@ -111,6 +124,7 @@ impl Packed {
             positions: allocator.copy_of(&self.positions)?,
             cu_seqlens: allocator.copy_of(&self.cu_seqlens)?,
             keys,
+            masks: None,
         })
     }
 }
@@ -123,6 +137,8 @@ pub struct Batch {
     pub(crate) positions: Buffer<i32>,
     pub(crate) cu_seqlens: Buffer<i64>,
     pub(crate) keys: Keys,
+    /// Of what adapters read, in training.
+    pub(crate) masks: Option<Masks>,
 }
 
 /// Where attention finds keys and values.

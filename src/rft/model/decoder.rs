@@ -143,7 +143,10 @@ impl<T: Float> Decoder<T> {
 
     fn context<'a>(&'a self, batch: &'a Batch, adapt: bool) -> BlockContext<'a, T> {
         BlockContext {
-            cx: self.layer_context(&batch.allocator),
+            cx: LayerContext {
+                masks: batch.masks.as_ref(),
+                ..self.layer_context(&batch.allocator)
+            },
             config: &self.config,
             rope: &self.rope,
             batch,
@@ -153,7 +156,7 @@ impl<T: Float> Decoder<T> {
     }
 
     pub(crate) fn layer_context<'a>(&'a self, allocator: &'a Allocator) -> LayerContext<'a, T> {
-        LayerContext { device: &self.device, allocator, params: &self.params }
+        LayerContext { device: &self.device, allocator, params: &self.params, masks: None }
     }
 
     /// Replaces every block's dense weights by 4-bit ones and freezes all parameters. Embedding,

@@ -1,5 +1,6 @@
 //! A linear map y = x·Wᵀ (+ bias) (+ scale·(x·Aᵀ)·Bᵀ) whose weight is dense or 4-bit.
 
+use crate::model::dropout::{Dropped, Masks};
 use crate::model::params::{Gradients, ParamId, Parameters};
 use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
@@ -58,6 +59,8 @@ pub(crate) struct LayerContext<'a, T> {
     pub device: &'a Device,
     pub allocator: &'a Allocator,
     pub params: &'a Parameters<T>,
+    /// Of what adapters read, if they drop something.
+    pub masks: Option<&'a Masks>,
 }
 
 impl<T> Clone for LayerContext<'_, T> {
@@ -104,7 +107,8 @@ impl Linear {
     ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
         let x = x.rows(self.k)?;
         let rows = x.extent(0);
-        let lora = self.lora_view(at.params, call.adapt)?;
+        let dropped = self.dropped(at).filter(|_| call.adapt);
+        let lora = self.lora_view(at.params, call.adapt && dropped.is_none())?;
         let mut out = at.allocator.alloc(rows * self.n)?;
         let mut kept = match (&lora, self.lora) {
             (Some(_), Some(lora)) if call.keep => Some(at.allocator.alloc(rows * lora.r)?),
@@ -126,7 +130,16 @@ impl Linear {
                 nf4_matmul(at.device, Nf4Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
         }
-        Ok((out, kept))
+        match dropped {
+            Some(dropped) => dropped.forward(x, &out, call.keep),
+            None => Ok((out, kept)),
+        }
+    }
+
+    /// The adapter, if its input is masked.
+    fn dropped<'a, T>(&'a self, at: LayerContext<'a, T>) -> Option<Dropped<'a, T>> {
+        let (masks, adapter) = (at.masks?, self.lora?);
+        Some(Dropped { at, masks, adapter, name: &self.name })
     }
 
     /// Adds the gradients of the parameters, given the gradient `dy` of the output.
@@ -138,7 +151,9 @@ impl Linear {
         gradients: &mut Gradients,
     ) -> Result<()> {
         let (x, dy) = (saved.x.rows(self.k)?, dy.rows(self.n)?);
-        if let (Some(adapter), Some(lora), Some(s)) =
+        if let (Some(dropped), Some(s)) = (self.dropped(at), saved.s) {
+            dropped.parameter_gradients(x, dy, s, gradients)?;
+        } else if let (Some(adapter), Some(lora), Some(s)) =
             (self.lora, self.lora_view(at.params, true)?, saved.s)
             && let Some((da, db)) = gradients.pair_mut(adapter.a, adapter.b)
         {
@@ -160,19 +175,21 @@ impl Linear {
         accumulate: bool,
         dx: &mut Buffer<T>,
     ) -> Result<()> {
-        let (dy, dx) = (dy.rows(self.n)?, dx.rows_mut(self.k)?);
-        let lora = self.lora_view(at.params, true)?;
-        let (lora, adapter) = (lora.as_slice(), None);
+        let dy = dy.rows(self.n)?;
+        let dropped = self.dropped(at);
+        let lora = self.lora_view(at.params, dropped.is_none())?;
+        let (lora, adapter, to) = (lora.as_slice(), None, dx.rows_mut(self.k)?);
         match &self.weight {
             Weight::Dense(id) => {
                 let w = at.params.matrix(*id)?;
-                matmul_dx(at.device, MatmulDx { dy, w, lora, adapter, accumulate, dx })
+                matmul_dx(at.device, MatmulDx { dy, w, lora, adapter, accumulate, dx: to })?;
             }
             Weight::Nf4(w) => {
-                let w = w.view();
-                nf4_matmul_dx(at.device, Nf4MatmulDx { dy, w, lora, adapter, accumulate, dx })
+                let (w, dx) = (w.view(), to);
+                nf4_matmul_dx(at.device, Nf4MatmulDx { dy, w, lora, adapter, accumulate, dx })?;
             }
         }
+        dropped.map_or(Ok(()), |dropped| dropped.input_gradient(dy, dx))
     }
 
     fn dense_gradient<T: Float>(

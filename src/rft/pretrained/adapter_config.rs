@@ -122,6 +122,12 @@ impl AdapterConfig {
         self
     }
 
+    /// Names `p` as the dropout that the adapter was trained with. It is of training alone.
+    pub fn with_dropout(mut self, p: f64) -> AdapterConfig {
+        self.raw.insert("lora_dropout".into(), p.into());
+        self
+    }
+
     /// The file's content.
     pub fn raw(&self) -> &Map<String, Value> {
         &self.raw

@@ -113,7 +113,9 @@ impl RunConfig {
         let rl = &self.rl;
         self.sft.buffer()?;
         rl.then()?;
-        for (key, name) in [("rl.store", &rl.store), ("rl.divert", &rl.divert)] {
+        for (key, name) in
+            [("rl.store", &rl.store), ("rl.divert", &rl.divert), ("rl.book", &rl.book)]
+        {
             if !name.is_empty() {
                 named(key, name)?;
             }
@@ -132,6 +134,8 @@ impl RunConfig {
                 set(rl.overlong_penalty) && rl.overlong_buffer == 0,
                 "rl.overlong_buffer",
             ),
+            ("rl.book", !rl.book.is_empty() && rl.loss != "mml", "rl.loss = mml"),
+            ("rl.book_demos", rl.book_demos && rl.book.is_empty(), "rl.book"),
             ("rl.replay_window", rl.replay_window > 0 && rl.replay_share == 0.0, "rl.replay_share"),
             ("rl.replay_share", rl.replay_share > 0.0 && rl.replay_window == 0, "rl.replay_window"),
         ] {
@@ -231,6 +235,9 @@ impl<'a> Flow<'a> {
             Phase::Collect | Phase::Rl => {
                 self.fill(plan, "rl.store", &config.rl.store);
                 self.fill(plan, "rl.divert", &config.rl.divert);
+                if *kind == Phase::Rl && !config.rl.book.is_empty() {
+                    self.read("rl.book", &config.rl.book)?;
+                }
                 match (kind, config.rl.then()?) {
                     (Phase::Rl, Some(then)) => {
                         self.read("rl.then", &then.buffer)?;
@@ -259,7 +266,7 @@ impl RunConfig {
             None => Ok(()),
             Some((name, &(phase, key, _))) => {
                 let reason = format!(
-                    "fills the buffer `{name}`, which no phase reads by sft.source or rl.then"
+                    "fills the buffer `{name}`, which no phase reads by sft.source, rl.then or rl.book"
                 );
                 Err(self.in_phase(phase, Error::config(key, reason)))
             }

@@ -247,6 +247,16 @@ choice! {
 }
 
 choice! {
+    /// `distill.rest`: what becomes of the tokens beyond the teacher's k likeliest.
+    RestKey {
+        /// They are left out, and both distributions normalized over the k.
+        Drop = "drop",
+        /// They are one token more, which has what the k leave.
+        Bucket = "bucket",
+    }
+}
+
+choice! {
     /// `rl.optim`.
     OptimizerKey {
         /// Moments beside the parameters.

@@ -6,8 +6,8 @@ use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
     AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
-    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule,
-    SourceKey, TaskName,
+    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey, ScaleKey,
+    Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
@@ -25,6 +25,9 @@ const MOST_REPLAY: f64 = 0.9;
 
 /// Largest decay of a moment: 1 would never forget.
 const MOST_DECAY: f64 = 1.0 - 1e-12;
+
+/// Dropout keeps something.
+const MOST_DROPOUT: f64 = 0.999;
 
 section! {
     /// A whole run.
@@ -246,6 +249,9 @@ section! {
         targets: String = "all-linear".into(); source "QLoRA: all linear layers",
         /// Scale by alpha / sqrt(rank).
         rslora: bool = false; source "PEFT use_rslora: false",
+        /// Share of an adapter's inputs that an update drops; not where ratios are taken, and never when
+        /// sampling.
+        dropout: f64 = 0.0; range 0.0..=MOST_DROPOUT; source "PEFT lora_dropout: 0.0; QLoRA: 0.05, 0.1",
     }
 }
 
@@ -304,6 +310,10 @@ section! {
         dedupe: bool = false; source "ours",
         /// Buffer that takes in the completions that are kept; empty: none.
         store: String = String::new(); source "ours",
+        /// Buffer whose completions of a step's prompts mml learns beside those of the step; empty: none.
+        book: String = String::new(); source "ours: none; 2205.14318: such a book",
+        /// Whether the demonstration of a prompt is in its book, and right.
+        book_demos: bool = false; source "ours; 2205.14318: true",
         /// Batches before this one from which completions are learned again, 0 = none.
         replay_window: usize = 0; range 0..=1 << 10; source "ours: none; ReMix (2507.06892): 2",
         /// Share of what is learned from that comes from those batches.
@@ -414,7 +424,7 @@ section! {
 }
 
 section! {
-    /// The phase `distill`: the policy learns a teacher's distributions over the whole vocabulary.
+    /// The phase `distill`: the policy learns a teacher's distributions.
     DistillConfig {
         /// The teacher's folder, with the model's tokenizer.
         teacher: String = String::new(); source "ours",
@@ -426,6 +436,10 @@ section! {
             source "MiniLLM (2306.08543): reverse KL",
         /// Weight of the teacher in the mixture of jsd, which alone takes it; auto: 0.5.
         beta: Auto = Auto::Auto; range 1e-3..=0.999; source "TRL GKD: 0.5",
+        /// Tokens that count, those that the teacher finds likeliest; 0 = the whole vocabulary.
+        top_k: usize = 0; range 0..=1 << 10; source "GKD: the whole vocabulary",
+        /// What becomes of the others.
+        rest: RestKey = RestKey::Drop; source "ours",
     }
 }
 

@@ -19,8 +19,8 @@ pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
     AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
-    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, ScaleKey, Schedule,
-    SourceKey, TaskName,
+    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey, ScaleKey,
+    Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};

@@ -143,7 +143,11 @@ impl<T: Float> Trainer<T> {
         let parts: Vec<&[Record]> = records.chunks(self.config.rl.micro_batch.max(1)).collect();
         let mut all = Vec::new();
         let how = self.scoring();
-        let one = |i: usize| hidden_rows(&self.model, &how.pack(parts[i])?, true)?.to_host();
+        let one = |i: usize| {
+            let scored = how.pack(parts[i])?;
+            let batch = scored.packed.place(&self.model.allocator)?;
+            hidden_rows(&self.model, &scored, &batch, true)?.to_host()
+        };
         let mut add = |rows: Vec<T>| {
             all.extend(rows.into_iter().map(T::to_f32));
             Ok(())

@@ -1,15 +1,16 @@
 //! The phase `distill`: the policy learns a teacher's distributions, on its own rollouts or on
 //! demonstrations.
 
-use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RunConfig};
+use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
 use crate::train::phase::sft::longest;
-use crate::train::phase::{Neighbors, PhaseSpec, batch_metrics, of_section};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
 use crate::train::run::{Run, shown};
 use crate::train::trainer::Trainer;
 use crate::train::update::distill::{Lesson, distill_backward};
+use crate::train::update::likeliest::Likeliest;
 use crate::train::update::record::Record;
 use crate::train::update::step::Objective;
 use gradus::dtype::Float;
@@ -50,7 +51,9 @@ impl PhaseSpec for Distill {
         let rollouts = key
             .strip_prefix("rl.")
             .is_some_and(|key| OF_ROLLOUTS.contains(&key) || key == "warmup_steps");
-        rollouts || of_section(key, &["distill", "sft", "task", "data", "reward", "eval"])
+        rollouts
+            || key == "lora.dropout"
+            || of_section(key, &["distill", "sft", "task", "data", "reward", "eval"])
     }
 
     fn draws(config: &RunConfig) -> Drawn {
@@ -72,6 +75,11 @@ impl PhaseSpec for Distill {
             let divergence = distill.divergence.name();
             let reason = format!("is the weight in jsd, but distill.divergence is {divergence}");
             return Err(Error::config("distill.beta", reason));
+        }
+        if distill.rest != RestKey::Drop && distill.top_k == 0 {
+            let rest = distill.rest.name();
+            let reason = format!("`{rest}`, but distill.top_k is 0: no token is left out");
+            return Err(Error::config("distill.rest", reason));
         }
         Ok(())
     }
@@ -104,7 +112,8 @@ impl PhaseSpec for Distill {
             DistillSource::Demos => longest(probe)?,
         };
         let settings = presets::sft().settings;
-        let objective = probe.trainer.lesson_objective(&settings);
+        let dropout = probe.trainer.dropout(Phase::Distill, 0);
+        let objective = Objective { dropout, ..probe.trainer.lesson_objective(&settings) };
         probe.update_by(records, objective, |trainer, records, objective| {
             let lesson = Lesson { objective, ..trainer.lesson(&settings)? };
             Ok(distill_backward(&trainer.model, records, lesson)?.0)
@@ -152,8 +161,10 @@ impl<T: Float> Trainer<T> {
             DivergenceKey::ForwardKl => Divergence::ForwardKl,
             DivergenceKey::Jsd => Divergence::Jsd { beta: distill.beta.or(0.5) },
         };
+        let likeliest =
+            (distill.top_k > 0).then_some(Likeliest { k: distill.top_k, rest: distill.rest });
         let objective = self.lesson_objective(settings);
-        Ok(Lesson { teacher: &teacher.model, divergence, objective })
+        Ok(Lesson { teacher: &teacher.model, divergence, likeliest, objective })
     }
 
     /// Step `step` of the phase `distill` on `records`.
@@ -164,7 +175,8 @@ impl<T: Float> Trainer<T> {
     pub fn distill_step(&mut self, step: u64, records: &[Record]) -> Result<Metrics> {
         self.hold_teacher(false)?;
         let settings = presets::sft().settings;
-        let lesson = self.lesson(&settings)?;
+        let mut lesson = self.lesson(&settings)?;
+        lesson.objective.dropout = self.dropout(Phase::Distill, step);
         let (gradients, loss) = distill_backward(&self.model, records, lesson)?;
         let mut metrics = Metrics::from([(Metric::Loss, loss)]);
         let update = match self.config.distill.source {

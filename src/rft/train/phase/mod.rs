@@ -24,6 +24,7 @@ use gradus::error::{Error, Result};
 use gradus::ops::GroupStats;
 
 mod advantages;
+mod book;
 mod chosen;
 mod collect;
 mod covariance;

@@ -14,13 +14,14 @@ use crate::train::phase::advantages::{Advantages, of_all, ones, rewards_as_they_
 use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::compared;
-use crate::train::phase::{PhaseSpec, batch_metrics, of_section, warmed_up};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section, warmed_up};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
 use crate::train::select::{Candidate, spread};
 use crate::train::trainer::{Sampled, Trainer};
+use crate::train::update::dropout::check_dropout;
 use crate::train::update::optimizer::{Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, ScoredTokens};
@@ -45,7 +46,13 @@ impl PhaseSpec for Rl {
     fn reads(key: &str) -> bool {
         // The optimizer outlives a phase; the other two are those of other kinds.
         let others = ["rl.optim", "value.collect_steps", "value.fit_steps"].contains(&key);
-        !others && of_section(key, &["rl", "value", "task", "data", "reward", "eval"])
+        let sections = ["rl", "value", "task", "data", "reward", "eval"];
+        !others && (key == "lora.dropout" || of_section(key, &sections))
+    }
+
+    fn check(at: &Neighbors<'_>) -> Result<()> {
+        let config = &at.plan().config;
+        check_dropout(config, &Recipe::of(config, 1.0)?)
     }
 
     fn draws(config: &RunConfig) -> Drawn {
@@ -107,7 +114,8 @@ impl PhaseSpec for Rl {
             record.ref_logp = vec![0.0; record.ids.len()];
             record.selected = vec![0; record.ids.len()];
         }
-        let objective = probe.trainer.rl_objective(&recipe.settings);
+        let dropout = probe.trainer.dropout(Phase::Rl, 0);
+        let objective = Objective { dropout, ..probe.trainer.rl_objective(&recipe.settings) };
         probe.update(records, objective)?;
         probe.trainer.hold_inner()?;
         probe.count_state();
@@ -226,6 +234,7 @@ impl<T: Float> Trainer<T> {
     /// `Training` after repeated steps that are not finite; what the model and the device say.
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<Metrics> {
         let recipe = self.recipe()?;
+        check_dropout(&self.config, &recipe)?;
         let (fresh, groups) = (records.len(), groups(&records));
         let mut metrics = Metrics::default();
         // 1. Groups of earlier batches, and the reference's log-probs, if a KL is measured to it.
@@ -332,10 +341,17 @@ impl<T: Float> Trainer<T> {
         batch.keep(&stays);
         self.weigh_batch(recipe, &mut batch.records)?;
         if let Some(loss) = &recipe.sequence {
-            if loss.kind == SequenceKind::InfoNce {
-                batch.records = self.matrices(&batch.records)?;
-                batch.weight = vec![1.0; batch.records.len()];
-                batch.advantages = Advantages::PerSequence(vec![0.0; batch.records.len()]);
+            let more = if loss.kind == SequenceKind::InfoNce {
+                Some(self.matrices(&batch.records)?)
+            } else if !self.config.rl.book.is_empty() {
+                Some(self.with_book(&batch.records)?)
+            } else {
+                None
+            };
+            if let Some(records) = more {
+                batch.weight = vec![1.0; records.len()];
+                batch.advantages = Advantages::PerSequence(vec![0.0; records.len()]);
+                batch.records = records;
             }
             batch.keep(&compared(loss, &batch.records));
         } else if recipe.settings.vanishes_at_zero_advantage()
@@ -360,9 +376,9 @@ impl<T: Float> Trainer<T> {
         if let Some(rule) = recipe.covariance {
             self.choose_tokens(rule, recipe, batch)?;
         }
-        let mut compared = None;
+        let (mut compared, dropout) = (None, self.dropout(Phase::Rl, step));
         if let Some(loss) = &recipe.sequence {
-            let found = self.compare(loss, &batch.records, moved.is_none())?;
+            let found = self.compare(loss, &mut batch.records, (moved.is_none(), dropout))?;
             batch.advantages = found.advantages;
             compared = Some((found.loss, found.preferred));
         }
@@ -375,7 +391,7 @@ impl<T: Float> Trainer<T> {
             clip: recipe.value_clip,
             weight: recipe.value_coef / returns.len().max(1) as f64,
         });
-        let objective = Objective { critic, ..self.rl_objective(&recipe.settings) };
+        let objective = Objective { critic, dropout, ..self.rl_objective(&recipe.settings) };
         let mut backward = self.forward_backward(records, advantage, &batch.weight, objective)?;
         if let Some((loss, preferred)) = compared {
             (backward.figures.loss, backward.figures.preferred) = (loss, preferred);
@@ -437,6 +453,7 @@ impl<T: Float> Trainer<T> {
             micro_batch_tokens: usize::MAX,
             shared: rl.shared_prompts,
             critic: None,
+            dropout: None,
         }
     }
 
@@ -447,6 +464,7 @@ impl<T: Float> Trainer<T> {
             temperature: rl.temperature,
             micro_batch: rl.micro_batch,
             shared: rl.shared_prompts,
+            dropout: None,
         }
     }
 }

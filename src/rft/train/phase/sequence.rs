@@ -2,11 +2,12 @@
 //! completions alone. So the objective is asked once for ∂L/∂log π of each, and the update is then
 //! REINFORCE with the advantages −∂L/∂log π: exact, however the batch is cut into micro-batches.
 
+use crate::model::AdapterDropout;
 use crate::train::phase::advantages::{Advantages, group_offsets};
 use crate::train::trainer::Trainer;
 use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::sequence::{Preference, SequenceKind, SequenceLoss};
-use crate::train::update::step::{Preferred, score_records};
+use crate::train::update::step::{Preferred, Scoring, score_records};
 use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::Result;
@@ -29,20 +30,26 @@ pub(super) struct Coefficients {
 
 impl<T: Float> Trainer<T> {
     /// What a sequence objective says of a batch under the policy that is about to be updated. Before the
-    /// `first` update of a step the log-probs are known.
+    /// `first` update of a step the log-probs are known, unless `dropout` masks some of the policy: the
+    /// objective is then that of the masked policy, and so are the records' log-probs.
     ///
     /// # Errors
     /// What scoring and the ops meet.
     pub(super) fn compare(
         &mut self,
         loss: &SequenceLoss,
-        records: &[Record],
-        first: bool,
+        records: &mut [Record],
+        (first, dropout): (bool, Option<AdapterDropout>),
     ) -> Result<Coefficients> {
-        let logp = match first {
+        let logp = match first && dropout.is_none() {
             true => records.iter().map(|r| r.old_logp().to_vec()).collect(),
-            false => score_records(&self.model, records, true, self.scoring())?,
+            false => {
+                score_records(&self.model, records, true, Scoring { dropout, ..self.scoring() })?
+            }
         };
+        if dropout.is_some() {
+            records.iter_mut().zip(&logp).for_each(|(r, logp)| r.proximal_logp = logp.clone());
+        }
         let kl = match loss.kind {
             SequenceKind::Kto { .. } => self.kl_estimate(records, &logp)?,
             SequenceKind::Copg

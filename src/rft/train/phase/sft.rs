@@ -3,7 +3,7 @@
 use crate::reward::verify::conclusion;
 use crate::text::Codec;
 use crate::train::config::{Drawn, RunConfig};
-use crate::train::phase::{PhaseSpec, of_section, warmed_up};
+use crate::train::phase::{Phase, PhaseSpec, of_section, warmed_up};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
@@ -29,7 +29,8 @@ impl PhaseSpec for Sft {
     const SECTION: &'static str = "sft";
 
     fn reads(key: &str) -> bool {
-        key == "rl.micro_batch" || of_section(key, &["sft", "task", "data", "reward"])
+        ["rl.micro_batch", "lora.dropout"].contains(&key)
+            || of_section(key, &["sft", "task", "data", "reward"])
     }
 
     fn draws(config: &RunConfig) -> Drawn {
@@ -62,7 +63,8 @@ impl PhaseSpec for Sft {
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
         let records = longest(probe)?;
         let settings = presets::sft().settings;
-        let objective = probe.trainer.sft_objective(&settings);
+        let dropout = probe.trainer.dropout(Phase::Sft, 0);
+        let objective = Objective { dropout, ..probe.trainer.sft_objective(&settings) };
         probe.update(records, objective)?;
         // Nothing was computed, but adapters count as moved from here on.
         probe.trainer.optimizer.t = probe.trainer.optimizer.t.max(1);
@@ -123,7 +125,8 @@ impl<T: Float> Trainer<T> {
         let advantage = vec![1.0; records.len()];
         let update = self.sft_update(step);
         let advantage = Advantage::PerSequence(View::from(&advantage));
-        let objective = self.sft_objective(&settings);
+        let dropout = self.dropout(Phase::Sft, step);
+        let objective = Objective { dropout, ..self.sft_objective(&settings) };
         let backward = self.forward_backward(&records, advantage, &weight, objective)?;
         let updated = self.optim_step(&backward, update)?;
         self.guard(updated.applied, step)?;
@@ -204,8 +207,16 @@ impl<T: Float> Trainer<T> {
             0 => (self.config.rl.micro_batch, usize::MAX),
             tokens => (usize::MAX, tokens),
         };
-        let (temperature, shared, critic) = (1.0, false, None);
-        Objective { settings, temperature, micro_batch, micro_batch_tokens, shared, critic }
+        let (temperature, shared, critic, dropout) = (1.0, false, None, None);
+        Objective {
+            settings,
+            temperature,
+            micro_batch,
+            micro_batch_tokens,
+            shared,
+            critic,
+            dropout,
+        }
     }
 
     /// Cross-entropy with the weights of the classes.

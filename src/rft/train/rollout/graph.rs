@@ -178,6 +178,7 @@ impl DecodeGraph {
             positions: Buffer::new(&device, size)?,
             cu_seqlens: Buffer::of(&device, &offsets)?,
             keys,
+            masks: None,
         };
         let pinned = Pinned {
             ids: PinnedBuffer::new(gpu, size)?,

@@ -5,11 +5,12 @@
 //! ```
 //!
 //! over the N scored tokens of a batch, where p_t and q_t are what teacher and policy expect at token
-//! t, over the whole vocabulary. How the tokens came about carries no gradient, also where the policy
-//! wrote them: that is GKD (Agarwal et al. 2024, arXiv:2306.13649).
+//! t, over the whole vocabulary or over the teacher's likeliest tokens. How the tokens came about carries
+//! no gradient, also where the policy wrote them: that is GKD (Agarwal et al. 2024, arXiv:2306.13649).
 
 use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, Tape};
+use crate::train::update::likeliest::Likeliest;
 use crate::train::update::record::Record;
 use crate::train::update::step::{Objective, gather_rows, scatter_rows, summed};
 use gradus::device::Buffer;
@@ -26,6 +27,8 @@ pub(crate) struct Lesson<'a, T> {
     pub teacher: &'a Decoder<T>,
     /// D.
     pub divergence: Divergence,
+    /// The tokens that count, if not all do.
+    pub likeliest: Option<Likeliest>,
     /// Temperature of both distributions, and how micro-batches are cut.
     pub objective: Objective<'a>,
 }
@@ -47,7 +50,9 @@ pub(crate) fn distill_backward<T: Float>(
     let weight = 1.0 / tokens.max(1) as f64;
     let cuts = lesson.objective.micro_batches(records);
     let one = |i: usize, part: &mut Gradients| {
-        micro_batch(model, &records[cuts[i].clone()], lesson, weight, part)
+        let part_of = cuts[i].clone();
+        let first = part_of.start;
+        micro_batch(model, (&records[part_of], first), lesson, weight, part)
     };
     let mut loss = 0.0;
     let gradients = summed(model, cuts.len(), one, |its: f64| loss += its)?;
@@ -56,7 +61,7 @@ pub(crate) fn distill_backward<T: Float>(
 
 fn micro_batch<T: Float>(
     model: &Decoder<T>,
-    records: &[Record],
+    (records, first): (&[Record], usize),
     lesson: Lesson<'_, T>,
     weight: f64,
     gradients: &mut Gradients,
@@ -64,7 +69,7 @@ fn micro_batch<T: Float>(
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = lesson.objective.pack(records)?;
-    let batch = scored.packed.place(allocator)?;
+    let batch = scored.packed.place_masked(allocator, lesson.objective.dropout, first)?;
     let mut tape = Tape::default();
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let taught = lesson.teacher.forward(&batch, true, None, None)?;
@@ -104,6 +109,11 @@ fn divergence<T: Float>(
     let rows = policy.len() / vocab;
     let transform =
         LogitTransform { temperature: lesson.objective.temperature, ..LogitTransform::default() };
+    if let Some(likeliest) = lesson.likeliest {
+        let how = (transform, lesson.divergence);
+        let (loss, dlogits) = likeliest.divergence(model, [&policy, &reference], how, weight)?;
+        return Ok((loss, model.logits_backward(allocator, hidden, &dlogits, gradients)?));
+    }
     let mut value: Buffer<f32> = allocator.alloc(rows)?;
     let args = VocabKl {
         policy: policy.rows(vocab)?,

@@ -1,6 +1,8 @@
 //! One update of the policy: records in, loss and gradients, AdamW.
 
 pub(crate) mod distill;
+pub(crate) mod dropout;
+pub(crate) mod likeliest;
 pub mod optimizer;
 pub(crate) mod ordered;
 pub mod recipe;

@@ -24,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::io::interrupt;
-use crate::model::{Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
+use crate::model::{AdapterDropout, Batch, Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
 use crate::train::update::ordered::in_order;
 use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::trunk::{CriticShare, CriticTerm};
@@ -52,9 +52,12 @@ pub struct Objective<'a> {
     pub micro_batch_tokens: usize,
     /// Whether tokens that neighboring sequences of a micro-batch begin with in common, as the samples
     /// of one prompt do, are computed once: the same log-probs, and gradients that differ by rounding.
+    /// Where something is dropped, each sequence drops its own.
     pub shared: bool,
     /// The critic's term, for one that moves the trunk.
     pub critic: Option<CriticTerm<'a>>,
+    /// Masks of what adapters read.
+    pub dropout: Option<AdapterDropout>,
 }
 
 /// Loss, gradients and statistics of a batch.
@@ -113,7 +116,8 @@ struct MicroBatch<'a> {
     advantage: &'a [f32],
     per_token: bool,
     seq_weight: &'a [f32],
-    /// First of its scored tokens in the batch.
+    /// First of its records, and of its scored tokens, in the batch.
+    first_record: usize,
     first_token: usize,
 }
 
@@ -184,7 +188,7 @@ pub(crate) fn summed<T: Float, F: Send>(
 impl Objective<'_> {
     /// What the model reads of the records of a micro-batch.
     pub(crate) fn pack(&self, records: &[Record]) -> Result<ScoredTokens> {
-        ScoredTokens::pack(records, self.shared)
+        ScoredTokens::pack(records, self.shared && self.dropout.is_none())
     }
 
     /// The micro-batches of `records`, in order: each as large as it may be.
@@ -224,10 +228,11 @@ fn cut<'a>(
     let advantage = of_length("advantage", view, expected)?;
     let seq_weight = of_length("seq_weight", View::from(seq_weight), records.len())?;
     let part = |at: Range<usize>| {
-        let first_token = offsets[at.start];
+        let (first_record, first_token) = (at.start, offsets[at.start]);
         let tokens = if per_token { offsets[at.start]..offsets[at.end] } else { at.clone() };
         let (advantage, seq_weight) = (&advantage[tokens], &seq_weight[at.clone()]);
-        MicroBatch { records: &records[at], advantage, per_token, seq_weight, first_token }
+        let records = &records[at];
+        MicroBatch { records, advantage, per_token, seq_weight, first_record, first_token }
     };
     Ok(objective.micro_batches(records).into_iter().map(part).collect())
 }
@@ -250,7 +255,7 @@ fn micro_batch<T: Float>(
     interrupt::check()?;
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = objective.pack(part.records)?;
-    let batch = scored.packed.place(allocator)?;
+    let batch = scored.packed.place_masked(allocator, objective.dropout, part.first_record)?;
     let targets = allocator.copy_of(&scored.targets)?;
 
     // 1. Policy: hidden states, then log-probs of the scored tokens.
@@ -360,26 +365,29 @@ pub struct TokenScores {
     pub entropy: Vec<f32>,
 }
 
-/// How records are scored. Only the temperature changes a bit of the result.
+/// How records are scored. Only the temperature and the masks change a bit of the result.
 #[derive(Clone, Copy, Debug)]
 pub struct Scoring {
     /// Divides the logits.
     pub temperature: f64,
     /// Records that go through the model together.
     pub micro_batch: usize,
-    /// Whether tokens that neighbors among them begin with in common are computed once.
+    /// Whether tokens that neighbors among them begin with in common are computed once, unless
+    /// something is dropped.
     pub shared: bool,
+    /// Masks of what adapters read, as the update has them.
+    pub dropout: Option<AdapterDropout>,
 }
 
 impl Scoring {
     /// At a temperature, in micro-batches of so many records that share what they begin with.
     pub fn at(temperature: f64, micro_batch: usize) -> Scoring {
-        Scoring { temperature, micro_batch, shared: true }
+        Scoring { temperature, micro_batch, shared: true, dropout: None }
     }
 
     /// What the model reads of records that go through it together.
     pub(crate) fn pack(&self, records: &[Record]) -> Result<ScoredTokens> {
-        ScoredTokens::pack(records, self.shared)
+        ScoredTokens::pack(records, self.shared && self.dropout.is_none())
     }
 }
 
@@ -403,11 +411,13 @@ pub fn score_tokens<T: Float>(
     adapt: bool,
     how: Scoring,
 ) -> Result<Vec<TokenScores>> {
-    let one = |records: &[Record]| {
+    let size = how.micro_batch.max(1);
+    let one = |(i, records): (usize, &[Record])| {
         interrupt::check()?;
         let scored = how.pack(records)?;
         let allocator = &model.allocator;
-        let rows = hidden_rows(model, &scored, adapt)?;
+        let batch = scored.packed.place_masked(allocator, how.dropout, i * size)?;
+        let rows = hidden_rows(model, &scored, &batch, adapt)?;
         let targets = allocator.copy_of(&scored.targets)?;
         let (t, wanted) = (how.temperature, ScoreUse::Values);
         let scores = model.score_as(allocator, &rows, &targets, t, wanted, adapt)?;
@@ -423,22 +433,22 @@ pub fn score_tokens<T: Float>(
         };
         Ok(records.iter().enumerate().map(columns).collect())
     };
-    let size = how.micro_batch.max(1);
     let parts: Vec<Result<Vec<TokenScores>>> = match model.device {
-        Device::Gpu(_) => records.chunks(size).map(one).collect(),
-        Device::Cpu => records.par_chunks(size).map(one).collect(),
+        Device::Gpu(_) => records.chunks(size).enumerate().map(one).collect(),
+        Device::Cpu => records.par_chunks(size).enumerate().map(one).collect(),
     };
     Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Final hidden states before each scored token.
+/// Final hidden states before each scored token, of which `batch` is.
 pub(crate) fn hidden_rows<T: Float>(
     model: &Decoder<T>,
     scored: &ScoredTokens,
+    batch: &Batch,
     adapt: bool,
 ) -> Result<Buffer<T>> {
     let allocator = &model.allocator;
-    let hidden = model.forward(&scored.packed.place(allocator)?, adapt, None, None)?;
+    let hidden = model.forward(batch, adapt, None, None)?;
     gather_rows(model, allocator, &hidden, model.config.hidden, &scored.rows)
 }
 
