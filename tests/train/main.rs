@@ -7,6 +7,8 @@ mod book;
 mod checkpoint;
 mod completions;
 mod distill;
+mod dropout;
+mod golden;
 mod kept;
 mod learning;
 mod model;

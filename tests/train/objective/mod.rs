@@ -9,7 +9,8 @@ mod settings;
 mod steps;
 mod tokens;
 
-pub use oracle::gradient;
+pub use oracle::{Advantage, Compared, Sequence, Token, gradient};
+pub use steps::{Marks, Objective};
 
 use gradus::error::Result;
 use gradus_rft::train::metrics::Metrics;

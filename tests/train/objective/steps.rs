@@ -43,14 +43,14 @@ pub(super) fn sequences(
 }
 
 /// Everything of an objective that the oracle asks for.
-struct Objective<'a> {
-    name: &'a str,
-    advantage: Advantage,
+pub struct Objective<'a> {
+    pub name: &'a str,
+    pub advantage: Advantage,
     /// β of a KL in the loss, and of one in the reward.
-    beta: (f64, f64),
-    entropy: f64,
-    longest: f64,
-    temperature: f64,
+    pub beta: (f64, f64),
+    pub entropy: f64,
+    pub longest: f64,
+    pub temperature: f64,
 }
 
 impl Objective<'_> {
@@ -75,15 +75,28 @@ impl Objective<'_> {
     /// The loss under `head`, with the constants of the losses taken at `held`; `weight` multiplies
     /// the surrogate of each token, `penalty` says where KL-Cov's applies.
     fn loss(&self, batch: &[Sequence], head: &[f64], held: &[f64], marks: &Marks) -> f64 {
+        let scores = |head: &[f64]| -> Vec<Vec<(f64, f64)>> {
+            batch.iter().map(|s| oracle::scores(s, head, self.temperature)).collect()
+        };
+        self.loss_of(batch, &scores(head), &scores(held), marks)
+    }
+
+    /// The same from log-probs and entropies of the tokens, and from those at which constants are held.
+    pub fn loss_of(
+        &self,
+        batch: &[Sequence],
+        now: &[Vec<(f64, f64)>],
+        held: &[Vec<(f64, f64)>],
+        marks: &Marks,
+    ) -> f64 {
         let lengths: Vec<usize> = batch.iter().map(|s| s.tokens.len()).collect();
         let weights = oracle::weights(self.name, &lengths, self.longest);
         let advantages = oracle::advantages(self.advantage, self.beta.1, batch);
         let (mut total, mut n) = (0.0, 0);
-        for ((s, a), w) in batch.iter().zip(&advantages).zip(weights) {
-            let now = oracle::scores(s, head, self.temperature);
+        let each = batch.iter().zip(&advantages).zip(weights).zip(now.iter().zip(held));
+        for (((s, a), w), (now, held)) in each {
             let logp: Vec<f64> = now.iter().map(|x| x.0).collect();
-            let fixed: Vec<f64> =
-                oracle::scores(s, held, self.temperature).iter().map(|x| x.0).collect();
+            let fixed: Vec<f64> = held.iter().map(|x| x.0).collect();
             let surrogate = oracle::surrogate(self.name, &logp, &fixed, s, a);
             let log_ratio = |t: usize| logp[t] - s.tokens[t].old;
             let sequence = (0..logp.len()).map(log_ratio).sum::<f64>() / logp.len() as f64;
@@ -102,7 +115,7 @@ impl Objective<'_> {
 
 /// The tokens that Clip-Cov and KL-Cov single out.
 #[derive(Default)]
-struct Marks {
+pub struct Marks {
     without: Option<usize>,
     penalized: Option<usize>,
 }
