@@ -107,3 +107,34 @@ fn rounds_of_collecting_and_learning() {
     let round = ["\"collect\" 6.0", "\"collect\" 12.0", "\"sft\" ", "\"sft\" "];
     assert_eq!(shown, [round, round].concat());
 }
+
+/// A recipe of rounds, killed where its book fills and where it is learned.
+#[test]
+fn a_recipe_killed_inside_its_book_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    std::fs::write(&rows, must(gradus(&["toy", "sort3", "--rows", "24"]))).unwrap();
+    let run = |out: &Path| {
+        let sets = [
+            "phase.draw.keep_threshold=0",
+            "phase.draw.steps=2",
+            "phases=quantize,sft,2*(draw,tune)",
+            "sft.demos=16",
+            "rl.max_new_tokens=4",
+        ];
+        let mut command = train(out, &sets);
+        command.args(["--recipe", "self_sampled", "--reward", "exact", "--data"]).arg(&rows);
+        command
+    };
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    must(run(&whole));
+    let want = outcome(&latest(&whole));
+    let at = |phase: &str| want.1.iter().position(|row| row["phase"] == phase).unwrap();
+    let drawn = want.1.iter().rev().find_map(|row| row.get("buffer_size")).unwrap();
+    assert!(drawn.as_f64().unwrap() > 24.0, "the book grows: {drawn}");
+    for rows in [at("draw") + 1, at("tune") + 1] {
+        kill_after(rows, run(&cut), &cut);
+    }
+    must(run(&cut));
+    assert_eq!(outcome(&latest(&cut)), want);
+}

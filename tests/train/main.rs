@@ -15,6 +15,7 @@ mod model;
 mod objective;
 mod plan;
 mod recipes;
+mod resumed;
 mod shared;
 mod tiny;
 mod written;
