@@ -16,8 +16,8 @@
 // values while scores are formed: two barriers per block. The last tiles, which see the most keys,
 // start first. Rows that do not begin at 16 bytes are copied by elements.
 // Traffic: q, o once; k, v once per tile. Counted by the emulator, bf16: 512 tokens of 4 heads over
-// 1 at D = 128 take 73,728 mma (131,072 without causality) at 13.7 instructions each, cold bytes
-// 1.01 of the least; at D = 64 36,864 at 18.2. Four decoding queries of 8 heads over 2 with 1,024
+// 1 at D = 128 take 73,728 mma (131,072 without causality) at 13.1 instructions each, cold bytes
+// 1.01 of the least; at D = 64 36,864 at 17.2. Four decoding queries of 8 heads over 2 with 1,024
 // keys each: 16,384 mma, cold bytes 1.00 of the least. Passes over the banks are the fewest there
 // are, 1.09 times that at D = 80 and 96, where 12 chunks of a row do not fill two phases of 8
 // lanes.

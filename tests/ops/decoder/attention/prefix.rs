@@ -1,10 +1,12 @@
 //! Keys that sequences share: the bits of the forward pass are those of sequences that lie whole, the
 //! gradients are sums of theirs in one order.
 
+use std::sync::Arc;
+
 use super::layout::{Layout, backward, forward};
 use crate::common::devices::{executors, gpu_of, shared_gpus};
 use crate::common::{bits, bits_of, normals, same_on_any_pool};
-use gradus::device::DeviceBuffer;
+use gradus::device::{DeviceBuffer, EmuDriver, Gpu, KernelSet};
 use gradus::dtype::Float;
 use gradus::ops::{AttentionBwd, Prefix, attention_bwd};
 use gradus::{Device, bf16, f16};
@@ -192,5 +194,60 @@ fn check_untrusted<T: Float>(device: &Device) {
                 attention_bwd(device, args).unwrap();
             }
         }
+    }
+}
+
+/// Products on tensor cores of the forward pass, of dq and of dk and dv, as the emulator counts them.
+fn counted(set: KernelSet, l: &Layout) -> Vec<usize> {
+    let driver = Arc::new(EmuDriver::new());
+    let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
+    let device = Device::Gpu(Arc::new(gpu));
+    let [q, k, v] = l.random(1).map(|x| narrowed::<bf16>(&x));
+    forward(&device, l, [&q, &k, &v]);
+    backward(&device, l, [&q, &k, &v, &q]);
+    driver.take_launches().into_iter().map(|(_, counters)| counters.mma as usize).collect()
+}
+
+/// The same, from what the kernels say of themselves, for D up to 96: a warp has 16 rows of queries and
+/// takes keys in blocks of 64 for D products, or of 32 for 5/4·D; or it has 16 rows of keys and takes
+/// the queries of each of their sequences in blocks of 32 for D.
+fn products(l: &Layout) -> Vec<usize> {
+    let (group, d) = (l.heads / l.kv_heads, l.d);
+    let [mut o, mut dq, mut dkv] = [0; 3];
+    for (b, (&queries, &keys)) in l.queries.iter().zip(&l.keys).enumerate() {
+        let hidden = keys - queries;
+        for row in (0..queries * group).step_by(16) {
+            let seen = hidden + (row + 15).min(queries * group - 1) / group + 1;
+            o += l.kv_heads * d * seen.div_ceil(64);
+            dq += l.kv_heads * d * seen.div_ceil(32) * 5 / 4;
+        }
+        // Warps whose rows hold keys of the sequence, and the first of these.
+        let mut first = std::collections::BTreeMap::new();
+        for key in 0..keys {
+            let behind = l.prefix.get(b).is_some_and(|prefix| key >= prefix[1]);
+            first.entry((behind, l.key_row(b, key) / 16)).or_insert(key);
+        }
+        for key in first.values() {
+            let last = |query: usize| (query + 32).min(queries) - 1;
+            let blocks = (0..queries).step_by(32).filter(|&query| *key <= hidden + last(query));
+            dkv += l.heads * d * blocks.count();
+        }
+    }
+    vec![o, dq, dkv]
+}
+
+#[test]
+fn a_shared_prefix_is_multiplied_once() {
+    // A prompt of 128 tokens with eight samples of 16.
+    let mut prefix = [[0, 128]; 8];
+    prefix[0] = [0, 0];
+    let queries = [144, 16, 16, 16, 16, 16, 16, 16];
+    let shared = Layout::with_prefixes(&queries, &[144; 8], &prefix, 0, [4, 2, 64]);
+    let whole = Layout::packed(&[144; 8], 4, 2, 64);
+    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
+        let [ours, theirs] = [&shared, &whole].map(|l| counted(set, l));
+        assert_eq!((&ours, &theirs), (&products(&shared), &products(&whole)));
+        println!("o, dq, dk and dv: {ours:?} products of {theirs:?}");
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| 2 * a <= *b), "{ours:?} {theirs:?}");
     }
 }

@@ -112,11 +112,10 @@ const SCALARS: [(Spoil, &str, &str); 20] = [
     (|g| g.scale = 1e39, "scale", "finite in f32"),
 ];
 
-#[test]
-fn attention_refuses_bad_input_and_writes_nothing() {
-    let data = vec![0.5f32; 64];
-    let view = |shape: &[i64]| View::new(&data, shape).unwrap();
-    let good = || Good {
+/// A call that nothing is wrong with, on operands of 0.5.
+fn good(data: &[f32]) -> Good<'_> {
+    let view = |shape: &[i64]| View::new(data, shape).unwrap();
+    Good {
         q: view(&[3, 4, 2]),
         k: view(&[5, 2, 2]),
         v: view(&[5, 2, 2]),
@@ -129,13 +128,22 @@ fn attention_refuses_bad_input_and_writes_nothing() {
         out: [3, 4, 2],
         lse: vec![3, 4],
         kv_out: [[5, 2, 2]; 2],
-    };
+    }
+}
+
+/// Asserts that `result` is a refusal of the argument `arg` that says `text`.
+fn message(result: &Result<(), Error>, arg: &str, text: &str) {
+    let message = result.as_ref().expect_err(arg).to_string();
+    assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
+    assert!(message.contains(text), "{text}: {message}");
+}
+
+#[test]
+fn attention_refuses_bad_input_and_writes_nothing() {
+    let data = vec![0.5f32; 64];
+    let view = |shape: &[i64]| View::new(&data, shape).unwrap();
+    let good = || good(&data);
     good().run().into_iter().for_each(|result| result.unwrap());
-    let message = |result: &Result<(), Error>, arg: &str, text: &str| {
-        let message = result.as_ref().expect_err(arg).to_string();
-        assert!(message.contains(&format!("argument `{arg}`")), "{arg}: {message}");
-        assert!(message.contains(text), "{text}: {message}");
-    };
     for (spoil, arg, text) in SCALARS {
         let mut bad = good();
         spoil(&mut bad);
@@ -172,11 +180,18 @@ fn attention_refuses_bad_input_and_writes_nothing() {
     let [forward, backward] = Good { kv_start: vec![0, 2], ..good() }.run();
     forward.unwrap();
     message(&backward, "kv_start", "do not overlap");
-    // A prefix may overlap with anything; what lies behind it may not.
+}
+
+#[test]
+fn prefixes_may_overlap_and_what_lies_behind_them_may_not() {
+    let data = vec![0.5f32; 64];
     let prefix = Some([vec![0, 0], vec![0, 1]]);
-    let results = Good { kv_start: vec![0, 4], prefix: prefix.clone(), ..good() }.run();
-    results.into_iter().for_each(|result| result.unwrap());
-    let [forward, backward] = Good { kv_start: vec![0, 2], prefix, ..good() }.run();
+    let run = |kv_start: Vec<i64>| {
+        let prefix = prefix.clone();
+        Good { kv_start, prefix, ..good(&data) }.run()
+    };
+    run(vec![0, 4]).into_iter().for_each(|result| result.unwrap());
+    let [forward, backward] = run(vec![0, 2]);
     forward.unwrap();
     message(&backward, "kv_start", "do not overlap");
 }
