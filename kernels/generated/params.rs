@@ -469,6 +469,8 @@ pub mod grad_norm {
     pub const THREADS: u64 = 256;
     pub const LANES: u64 = 16;
     pub const CHUNK: u64 = 4096;
+    /// Of a block, in shared memory: whole chunks.
+    pub const STAGE_BYTES: u64 = 32768;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct GradTensor {
@@ -1065,6 +1067,9 @@ pub mod nf4_quantize {
     pub const VECTOR: u64 = 8;
     pub const GROUP: u64 = 4096;
     pub const NESTED: u64 = 256;
+    /// The mean of the maxima: threads, and runs that a warp sums at a time.
+    pub const MEAN_THREADS: u64 = 1024;
+    pub const MEAN_RUNS: u64 = 4;
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     pub struct Nf4QuantizeParams<T> {

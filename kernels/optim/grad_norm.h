@@ -7,6 +7,9 @@ static constexpr int THREADS = 256;
 static constexpr int LANES = 16;
 static constexpr int CHUNK = 4096;
 
+// Of a block, in shared memory: whole chunks.
+static constexpr int STAGE_BYTES = 32768;
+
 struct GradTensor {
     const void* g;
     i64 length, first_chunk;

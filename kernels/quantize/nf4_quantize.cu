@@ -15,8 +15,8 @@
 //
 // Mapping: 512 threads take 4,096 values, the largest block size; a thread has 8 neighbors. The
 // maximum of a block is a butterfly over the threads that share it, in shared memory from 512
-// values on. Maxima: one warp sums in the order of torch on one thread, which interleaves 32
-// chains: a lane a chain; then a block of threads per 256 maxima.
+// values on. Maxima: one block sums in the order of torch on one thread, which interleaves 32
+// chains: a lane a chain, a warp some runs of them; then a block of threads per 256 maxima.
 // Traffic: x once, half a byte per value, 4 bytes per block.
 // Numerics: a full block is scaled by the f32 reciprocal of its maximum, a short last one by
 // division; codes change where the scaled value exceeds a midpoint. Max is exact, so no order
@@ -115,29 +115,61 @@ static constexpr int LEVELS = 4;
 
 __device__ __forceinline__ int ceil_log2(i64 n) { return n <= 2 ? 1 : 64 - __clzll(n - 1); }
 
+// A chain of the mean: every 2^power rounds level 0 is emptied into level 1, and so on.
+struct Cascade {
+    float level[LEVELS];
+    int power;
+
+    // After `runs` runs, the last of which has that sum.
+    __device__ __forceinline__ void add(float sum, i64 runs) {
+        const i64 last = ((i64)1 << power) - 1;
+        level[1] += sum;
+        if (runs & last) return;
+        level[2] += level[1], level[1] = 0.0f;
+        if (runs >> power & last) return;
+        level[3] += level[2], level[2] = 0.0f;
+    }
+};
+
 // The f32 mean in the order of torch on one thread: vectors of `width` values go to 4 accumulators
 // in turn, lane = accumulator·width + place; every 2^power rounds a chain is emptied into the next
-// of 4 levels. Lane 0 adds what is left over, the accumulators and the places in order.
-KERNEL(nf4_absmax_mean, (WARP), Nf4AbsmaxParams) {
+// of 4 levels. Such a run starts from 0, so runs are summed side by side, a warp some of them, and
+// their sums added in order by the first warp. Lane 0 adds what is left over, the accumulators and
+// the places in order.
+KERNEL(nf4_absmax_mean, (MEAN_THREADS), Nf4AbsmaxParams) {
+    constexpr int WARPS = MEAN_THREADS / WARP, BATCH = WARPS * MEAN_RUNS;
+    __shared__ float sums[BATCH][WARP];
     __shared__ float chains[WARP];
     const i64 n = p.blocks;
-    const int width = n < 8 ? 1 : 8, lane = threadIdx.x;
+    const int width = n < 8 ? 1 : 8, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const i64 vectors = n / width, rounds = vectors / 4;
-    const int power = max(ceil_log2(rounds) / LEVELS, 4);
-    float level[LEVELS] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (lane < 4 * width) {
-        for (i64 i = 0; i < rounds; ++i) {
-            level[0] += p.absmax.get((i * 4 + lane / width) * width + lane % width);
-            const i64 done = i + 1;
-            if (done % ((i64)1 << power) != 0) continue;
-#pragma unroll
-            for (int j = 1; j < LEVELS; ++j) {
-                level[j] += level[j - 1];
-                level[j - 1] = 0.0f;
-                if ((done >> (j * power)) % ((i64)1 << power) != 0) break;
+    Cascade chain = {{0.0f, 0.0f, 0.0f, 0.0f}, max(ceil_log2(rounds) / LEVELS, 4)};
+    const i64 length = (i64)1 << chain.power, runs = rounds >> chain.power;
+    const auto value = [&](i64 round) {
+        return p.absmax.get((round * 4 + lane / width) * width + lane % width);
+    };
+    const bool works = lane < 4 * width;
+    for (i64 base = 0; base < runs; base += BATCH) {
+        for (int k = 0; k < MEAN_RUNS; ++k) {
+            const i64 run = base + warp * MEAN_RUNS + k;
+            float sum = 0.0f;
+            // A run has 16 rounds or a multiple of them.
+            if (works && run < runs) {
+#pragma unroll 16
+                for (i64 i = 0; i < length; ++i) sum += value(run * length + i);
             }
+            sums[warp * MEAN_RUNS + k][lane] = sum;
         }
-        chains[lane] = ((level[0] + level[1]) + level[2]) + level[3];
+        __syncthreads();
+        const int count = runs - base < BATCH ? (int)(runs - base) : BATCH;
+        if (warp == 0)
+            for (int i = 0; i < count; ++i) chain.add(sums[i][lane], base + i + 1);
+        __syncthreads();
+    }
+    if (warp != 0) return;
+    if (works) {
+        for (i64 i = runs * length; i < rounds; ++i) chain.level[0] += value(i);
+        chains[lane] = ((chain.level[0] + chain.level[1]) + chain.level[2]) + chain.level[3];
     }
     __syncwarp();
     if (lane != 0) return;

@@ -8,6 +8,10 @@ static constexpr int VECTOR = 8;
 static constexpr int GROUP = THREADS * VECTOR;
 static constexpr int NESTED = 256;
 
+// The mean of the maxima: threads, and runs that a warp sums at a time.
+static constexpr int MEAN_THREADS = 1024;
+static constexpr int MEAN_RUNS = 4;
+
 template <class T> struct Nf4QuantizeParams {
     const T* x;
     i64 rows, columns, row_stride;

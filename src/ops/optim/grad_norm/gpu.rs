@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::params::grad_norm::{CHUNK, GradNormParams, GradTensor, LANES, THREADS};
+use crate::device::params::grad_norm::{CHUNK, GradNormParams, GradTensor, STAGE_BYTES, THREADS};
 use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
 use crate::error::Result;
@@ -18,7 +18,7 @@ pub(crate) fn grad_norm<T: Float>(gpu: &Arc<Gpu>, a: GradNorm<'_, T>) -> Result<
     }
     let mut value = 0.0;
     if chunks > 0 {
-        let blocks = chunks.div_ceil(LANES);
+        let blocks = chunks.div_ceil(STAGE_BYTES / (CHUNK * size_of::<T>() as u64));
         let scratch = launch.scratch(blocks as usize * size_of::<f64>())?;
         let params = GradNormParams {
             tensors: launch.table(&tensors)?,

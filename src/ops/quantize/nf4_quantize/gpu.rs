@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::check::Check;
 use crate::device::params::nf4_quantize::{
-    GROUP, NESTED, Nf4AbsmaxParams, Nf4QuantizeParams, THREADS,
+    GROUP, MEAN_THREADS, NESTED, Nf4AbsmaxParams, Nf4QuantizeParams, THREADS,
 };
 use crate::device::{Gpu, Grid, LaunchArgs, shipped};
 use crate::dtype::Float;
@@ -55,7 +55,7 @@ pub(crate) fn nf4_quantize_absmax(gpu: &Arc<Gpu>, a: Nf4QuantizeAbsmax<'_>) -> R
         blocks,
     };
     let nested = (blocks as u64).div_ceil(NESTED) as u32;
-    launch.start("nf4_absmax_mean", Grid::linear(1, 32), &params)?;
+    launch.start("nf4_absmax_mean", Grid::linear(1, MEAN_THREADS as u32), &params)?;
     launch.start("nf4_quantize_absmax", Grid::linear(nested, NESTED as u32), &params)?;
     *a.offset = launch.fetch(params.offset, 1)?[0];
     launch.finish()
