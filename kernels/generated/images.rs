@@ -103,6 +103,11 @@ pub(crate) static MATMUL: Kernels = shipped("matmul", &[
     (Sm90a, include_str!("matmul.sm90a.ptx")),
 ]);
 
+pub(crate) static MATMUL_FAN: Kernels = shipped("matmul_fan", &[
+    (Sm80, include_str!("matmul_fan.sm80.ptx")),
+    (Sm90a, include_str!("matmul_fan.sm90a.ptx")),
+]);
+
 pub(crate) static NF4_DEQUANTIZE: Kernels = shipped("nf4_dequantize", &[
     (Sm80, include_str!("nf4_dequantize.sm80.ptx")),
     (Sm90a, include_str!("nf4_dequantize.sm90a.ptx")),
@@ -111,6 +116,11 @@ pub(crate) static NF4_DEQUANTIZE: Kernels = shipped("nf4_dequantize", &[
 pub(crate) static NF4_MATMUL: Kernels = shipped("nf4_matmul", &[
     (Sm80, include_str!("nf4_matmul.sm80.ptx")),
     (Sm90a, include_str!("nf4_matmul.sm90a.ptx")),
+]);
+
+pub(crate) static NF4_MATMUL_FAN: Kernels = shipped("nf4_matmul_fan", &[
+    (Sm80, include_str!("nf4_matmul_fan.sm80.ptx")),
+    (Sm90a, include_str!("nf4_matmul_fan.sm90a.ptx")),
 ]);
 
 pub(crate) static NF4_MATMUL_GROUPED: Kernels = shipped("nf4_matmul_grouped", &[
@@ -210,8 +220,10 @@ pub(crate) static ALL: &[&Kernels] = &[
     &LOGPROB,
     &LORA_GRAD,
     &MATMUL,
+    &MATMUL_FAN,
     &NF4_DEQUANTIZE,
     &NF4_MATMUL,
+    &NF4_MATMUL_FAN,
     &NF4_MATMUL_GROUPED,
     &NF4_QUANTIZE,
     &OFFPOLICY_WEIGHT,

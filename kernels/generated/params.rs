@@ -931,6 +931,34 @@ pub mod mma_gemm {
     unsafe impl<T: Copy + 'static, W: Pod> Pod for GemmParams<T, W> {}
 }
 
+/// What several products of one X in one launch take.
+pub mod mma_gemm_fan {
+    use crate::device::kernel_types::Ptr;
+    use bytemuck::{Pod, Zeroable};
+    /// Most products of a launch: q, k and v.
+    pub const FAN: u64 = 3;
+    /// Shared memory that a block needs besides: its copy of the parameters precedes the block's own
+    /// memory, which begins at a multiple of this.
+    pub const FAN_SHARED: u64 = 1024;
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub struct FanParams<T, W> {
+        pub map: [super::mma_gemm::GemmParams<T, W>; 3],
+        /// The first tile of columns of each product; beyond the grid for those that are not there.
+        pub first: [i64; 3],
+        /// [M, N], if the first two products are the two halves of SwiGLU: silu(y[0]) ⊙ y[1].
+        pub gated: Ptr<T>,
+        pub gated_stride: i64,
+        /// one for every piece that a block finishes of both
+        pub tickets: Ptr<u32>,
+    }
+    const _: () = assert!(size_of::<FanParams<f64, f64>>() == 648);
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static, W: Zeroable> Zeroable for FanParams<T, W> {}
+    // SAFETY: kernelc found no padding, and the fields are plain data.
+    unsafe impl<T: Copy + 'static, W: Pod> Pod for FanParams<T, W> {}
+}
+
 /// How a standard deviation is kept from 0.
 pub mod moments {
     /// How a small number guards a division by a standard deviation: `ops::EpsForm`.

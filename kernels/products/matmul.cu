@@ -81,40 +81,40 @@ KERNEL(matmul_f64, (THREADS), ProductParams<double, Strided<double>, double>) {
 KERNEL(matmul_low_f64, (THREADS, 2), LowParams<double, double>) { matmul_low<double>(p); }
 
 KERNEL(matmul_few8_bf16, (SKINNY_THREADS), GemmParams<bf16, Strided<bf16>>) {
-    matmul_skinny<bf16, 1>(p);
+    matmul_skinny<bf16, 1>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(matmul_few16_bf16, (SKINNY_THREADS), GemmParams<bf16, Strided<bf16>>) {
-    matmul_skinny<bf16, 2>(p);
+    matmul_skinny<bf16, 2>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(matmul_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Strided<bf16>>) {
-    matmul_tile<bf16, 64, false>(p);
+    matmul_tile<bf16, 64, false>(p, blockIdx.y);
 }
 KERNEL(matmul_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Strided<bf16>>) {
-    matmul_tile<bf16, 128, false>(p);
+    matmul_tile<bf16, 128, false>(p, blockIdx.y);
 }
 KERNEL(matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Strided<bf16>>) {
-    matmul_tile<bf16, 64, true>(p);
+    matmul_tile<bf16, 64, true>(p, blockIdx.y);
 }
 KERNEL(matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Strided<bf16>>) {
-    matmul_tile<bf16, 128, true>(p);
+    matmul_tile<bf16, 128, true>(p, blockIdx.y);
 }
 KERNEL(matmul_few8_f16, (SKINNY_THREADS), GemmParams<f16, Strided<f16>>) {
-    matmul_skinny<f16, 1>(p);
+    matmul_skinny<f16, 1>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(matmul_few16_f16, (SKINNY_THREADS), GemmParams<f16, Strided<f16>>) {
-    matmul_skinny<f16, 2>(p);
+    matmul_skinny<f16, 2>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(matmul_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Strided<f16>>) {
-    matmul_tile<f16, 64, false>(p);
+    matmul_tile<f16, 64, false>(p, blockIdx.y);
 }
 KERNEL(matmul_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Strided<f16>>) {
-    matmul_tile<f16, 128, false>(p);
+    matmul_tile<f16, 128, false>(p, blockIdx.y);
 }
 KERNEL(matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Strided<f16>>) {
-    matmul_tile<f16, 64, true>(p);
+    matmul_tile<f16, 64, true>(p, blockIdx.y);
 }
 KERNEL(matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Strided<f16>>) {
-    matmul_tile<f16, 128, true>(p);
+    matmul_tile<f16, 128, true>(p, blockIdx.y);
 }
 
 KERNEL(matmul_dw_f32, (THREADS), DwParams<float>) { matmul_dw(p); }

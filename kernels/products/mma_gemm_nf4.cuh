@@ -165,10 +165,10 @@ template <class T> struct SkinnyNf4 {
 };
 
 template <class T, int N>
-__device__ __forceinline__ void nf4_matmul_skinny(const GemmParams<T, Nf4Matrix>& p) {
+__device__ __forceinline__ void nf4_matmul_skinny(const GemmParams<T, Nf4Matrix>& p, i64 tile) {
     nf4_fill_table(p.right);
     __syncthreads();
-    skinny<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))),
+    skinny<T, N>(p, (float*)(shared + (TABLE - (shared_address(shared) - shared_window()))), tile,
                  [&](i64 row0, i64 begin, i64 end) {
                      return SkinnyNf4<T>(p.right, row0, p.columns, begin,
                                          (int)(end - begin) / STEPS);

@@ -256,14 +256,16 @@ __device__ __forceinline__ void skinny_low_rank(SkinnySums<N>& sums, const GemmP
     }
 }
 
-// `make(row0, begin, end)`: the weight from row row0 on, for the warp that calls it, and its steps.
-// `tiles` may be memory that the weight uses until then.
+// Columns `tile` of the output, as many as a block or a cluster has. `make(row0, begin, end)`: the
+// weight from row row0 on, for the warp that calls it, and its steps. `tiles` may be memory that
+// the weight uses until then.
 template <class T, int N, class W, class Make>
-__device__ __forceinline__ void skinny(const GemmParams<T, W>& p, float* tiles, Make make) {
+__device__ __forceinline__ void skinny(const GemmParams<T, W>& p, float* tiles, i64 tile,
+                                       Make make) {
     constexpr int SIZE = 8 * N * SKINNY_PITCH;
     const int rank = SKINNY_GROUPS > 1 ? ptx_cluster_rank() : 0, warp = threadIdx.x / WARP;
     const int group = warp % SKINNY_GROUPS, inner = warp / SKINNY_GROUPS;
-    const i64 column0 = (i64)(blockIdx.x / SKINNY_GROUPS) * (SKINNY_GROUPS * SKINNY_ROWS);
+    const i64 column0 = tile * (SKINNY_GROUPS * SKINNY_ROWS);
     const i64 begin = (i64)(rank + inner) * p.chunk;
     const i64 end = begin + p.chunk < p.depth ? begin + p.chunk : p.depth;
     const bool works = begin < end && column0 + group * SKINNY_ROWS < p.columns;
@@ -300,8 +302,8 @@ __device__ __forceinline__ void skinny(const GemmParams<T, W>& p, float* tiles, 
 }
 
 template <class T, int N>
-__device__ __forceinline__ void matmul_skinny(const GemmParams<T, Strided<T>>& p) {
-    skinny<T, N>(p, (float*)shared, [&](i64 row0, i64 begin, i64) {
+__device__ __forceinline__ void matmul_skinny(const GemmParams<T, Strided<T>>& p, i64 tile) {
+    skinny<T, N>(p, (float*)shared, tile, [&](i64 row0, i64 begin, i64) {
         return SkinnyDense<T>(p.right, row0, p.columns, begin);
     });
 }

@@ -40,10 +40,10 @@ struct TilePlace {
     int rank;
     i64 row0, column0;
     template <class P>
-    __device__ __forceinline__ TilePlace(const P& p, int rows, i64 tile)
+    __device__ __forceinline__ TilePlace(const P& p, int rows, i64 tile, i64 column_tile)
         : rank(p.cluster > 1 ? ptx_cluster_rank() : 0),
           row0(tile * rows),
-          column0((i64)blockIdx.y * TILE_COLUMNS) {}
+          column0(column_tile * TILE_COLUMNS) {}
 };
 
 template <int ROWS> struct TileMemory {
@@ -144,9 +144,9 @@ __device__ __forceinline__ void tile_end(const GemmParams<T, W>& p, const TileMe
 }
 
 template <class T, int ROWS, bool N_MAJOR>
-__device__ __forceinline__ void matmul_tile(const GemmParams<T, Strided<T>>& p) {
+__device__ __forceinline__ void matmul_tile(const GemmParams<T, Strided<T>>& p, i64 column_tile) {
     const TileMemory<ROWS> m = {shared};
-    const TilePlace place(p, ROWS, blockIdx.x / p.cluster);
+    const TilePlace place(p, ROWS, blockIdx.x / p.cluster, column_tile);
     const bool pieces =
         in_pieces(p.right.at, N_MAJOR ? p.right.step_stride : p.right.lane_stride, 16);
     tile_begin(m, !pieces);
@@ -163,9 +163,10 @@ __device__ __forceinline__ void matmul_tile(const GemmParams<T, Strided<T>>& p) 
 }
 
 template <class T, int ROWS, bool N_MAJOR>
-__device__ __forceinline__ void nf4_matmul_tile(const GemmParams<T, Nf4Matrix>& p, i64 tile) {
+__device__ __forceinline__ void nf4_matmul_tile(const GemmParams<T, Nf4Matrix>& p, i64 tile,
+                                                i64 column_tile) {
     const TileMemory<ROWS> m = {shared};
-    const TilePlace place(p, ROWS, tile);
+    const TilePlace place(p, ROWS, tile, column_tile);
     const bool regular = p.right.regular;
     float* table = m.table();
     for (int i = threadIdx.x; i < 256; i += TILE_THREADS<ROWS>) {

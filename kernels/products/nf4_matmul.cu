@@ -46,38 +46,38 @@ KERNEL(nf4_matmul_f64, (THREADS), ProductParams<double, Nf4Matrix, double>) {
 }
 
 KERNEL(nf4_matmul_few8_bf16, (SKINNY_THREADS, 2), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_skinny<bf16, 1>(p);
+    nf4_matmul_skinny<bf16, 1>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(nf4_matmul_few16_bf16, (SKINNY_THREADS, 2), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_skinny<bf16, 2>(p);
+    nf4_matmul_skinny<bf16, 2>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(nf4_matmul_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_tile<bf16, 64, false>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<bf16, 64, false>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_tile<bf16, 128, false>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<bf16, 128, false>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_dx_tile64_bf16, (TILE_THREADS<64>, 1), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_tile<bf16, 64, true>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<bf16, 64, true>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_dx_tile128_bf16, (TILE_THREADS<128>, 1), GemmParams<bf16, Nf4Matrix>) {
-    nf4_matmul_tile<bf16, 128, true>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<bf16, 128, true>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_few8_f16, (SKINNY_THREADS, 2), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_skinny<f16, 1>(p);
+    nf4_matmul_skinny<f16, 1>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(nf4_matmul_few16_f16, (SKINNY_THREADS, 2), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_skinny<f16, 2>(p);
+    nf4_matmul_skinny<f16, 2>(p, blockIdx.x / SKINNY_GROUPS);
 }
 KERNEL(nf4_matmul_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_tile<f16, 64, false>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<f16, 64, false>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_tile<f16, 128, false>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<f16, 128, false>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_dx_tile64_f16, (TILE_THREADS<64>, 1), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_tile<f16, 64, true>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<f16, 64, true>(p, blockIdx.x / p.cluster, blockIdx.y);
 }
 KERNEL(nf4_matmul_dx_tile128_f16, (TILE_THREADS<128>, 1), GemmParams<f16, Nf4Matrix>) {
-    nf4_matmul_tile<f16, 128, true>(p, blockIdx.x / p.cluster);
+    nf4_matmul_tile<f16, 128, true>(p, blockIdx.x / p.cluster, blockIdx.y);
 }

@@ -63,7 +63,7 @@ __device__ __forceinline__ void nf4_matmul_grouped(const GroupedParams<T>& p) {
         mine.right = p.weights[expert];
     }
     __syncthreads();
-    nf4_matmul_tile<T, GROUPED_ROWS, N_MAJOR>(mine, tile);
+    nf4_matmul_tile<T, GROUPED_ROWS, N_MAJOR>(mine, tile, blockIdx.y);
 }
 
 KERNEL(nf4_matmul_grouped_bf16, (TILE_THREADS<GROUPED_ROWS>, 1), GroupedParams<bf16>) {

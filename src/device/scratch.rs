@@ -13,7 +13,7 @@ use crate::device::kernel_types::Ptr;
 use crate::error::{Error, Result};
 
 /// Bytes at the start of the allocation that hold tickets.
-const TICKETS: usize = 256;
+const TICKETS: usize = 1 << 14;
 
 /// Alignment of every range of scratch memory.
 const ALIGN: usize = 256;
@@ -166,5 +166,11 @@ impl<'a> Scratch<'a> {
     /// have to leave it at 0.
     pub fn ticket(&self) -> Ptr<u32> {
         Ptr::new(self.ticket)
+    }
+
+    /// Device address of `count` such numbers, [`ticket`](Scratch::ticket) the first of them; `None` if there are not
+    /// as many (4,096).
+    pub fn tickets(&self, count: usize) -> Option<Ptr<u32>> {
+        (count <= TICKETS / size_of::<u32>()).then_some(self.ticket())
     }
 }

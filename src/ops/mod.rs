@@ -20,6 +20,7 @@
 //! | [`nf4_quantize_absmax`] | `quantize/nf4_quantize` |
 //! | [`delta_count`], [`delta_encode`], [`delta_apply`] | `optim/delta` |
 //! | [`adamw_8bit`] | `optim/adamw` |
+//! | [`matmul_fan`], [`nf4_matmul_fan`] | `products/fan` |
 //! | [`rope_store`] | `decoder/rope` |
 //!
 //! What the ops of a family share lies beside their folders, what all share in `support`. A new op is a folder,

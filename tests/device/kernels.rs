@@ -90,7 +90,8 @@ fn local_memory_has_a_reason() {
 #[test]
 fn products_are_on_tensor_cores_and_within_their_registers() {
     for (op, set, ptx) in shipped_ptx() {
-        if !matches!(op, "matmul" | "nf4_matmul" | "nf4_matmul_grouped") {
+        let fans = op.ends_with("matmul_fan");
+        if !fans && !matches!(op, "matmul" | "nf4_matmul" | "nf4_matmul_grouped") {
             continue;
         }
         for entry in ptx.split(".entry ").skip(1) {

@@ -1,12 +1,15 @@
 //! Products of bf16 and f16 on tensor cores: which kernel of `kernels/products/mma_gemm.cuh` a shape takes. All
 //! of them add in the same order, so the choice changes speed, never bits.
 
+use bytemuck::Zeroable;
+
 use crate::device::params::mma_gemm::{
     self, CHUNKS, GemmParams, PITCH, SKINNY_ROWS, SKINNY_THREADS, STEPS, TILE_COLUMNS,
 };
+use crate::device::params::mma_gemm_fan::{FAN, FAN_SHARED, FanParams};
 use crate::device::params::nf4_matmul_grouped::GROUPED_ROWS;
 use crate::device::params::product::Strided;
-use crate::device::{Gpu, Grid, KernelSet, Kernels, shipped};
+use crate::device::{Gpu, Grid, KernelSet, Kernels, LaunchArgs, Ptr, shipped};
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::products::gemm_gpu::Direction;
@@ -66,6 +69,8 @@ impl<T> GemmParams<T, ()> {
 pub(super) trait GemmWeight: bytemuck::Pod {
     /// The PTX that its kernels are in; their names begin with that of the PTX.
     const KERNELS: &'static Kernels;
+    /// The PTX that those for several products are in; named as it.
+    const FAN_KERNELS: &'static Kernels;
     /// Whether the kernels for few rows can read it along a depth.
     fn suits_skinny(&self, depth: u64) -> bool;
     /// Shared memory that the kernels for few rows need beside the sums.
@@ -74,6 +79,7 @@ pub(super) trait GemmWeight: bytemuck::Pod {
 
 impl<T: Float> GemmWeight for Strided<T> {
     const KERNELS: &'static Kernels = &shipped::MATMUL;
+    const FAN_KERNELS: &'static Kernels = &shipped::MATMUL_FAN;
     const SKINNY_SHARED: u64 = 0;
 
     fn suits_skinny(&self, depth: u64) -> bool {
@@ -101,6 +107,30 @@ struct Shape {
     skinny_shared: u64,
 }
 
+impl Shape {
+    /// What a product of x and `right` depends on.
+    fn new<T, W: GemmWeight>(
+        product: &GemmParams<T, ()>,
+        direction: Direction,
+        right: &W,
+    ) -> Shape {
+        let pieces = product.x.address().is_multiple_of(8) && product.x_stride % 4 == 0;
+        let depth = product.depth as u64;
+        Shape {
+            rows: product.rows as u64,
+            columns: product.columns as u64,
+            depth,
+            skinny: direction == Direction::Forward && pieces && right.suits_skinny(depth),
+            skinny_shared: W::SKINNY_SHARED,
+        }
+    }
+
+    /// The kernels for few rows multiply it.
+    fn is_skinny(&self) -> bool {
+        self.skinny && self.rows <= 16
+    }
+}
+
 /// Steps of a chunk, and how many chunks a depth has.
 pub(super) fn chunks(depth: u64) -> (u64, u64) {
     let steps = depth.div_ceil(CHUNKS * STEPS) * STEPS;
@@ -109,7 +139,7 @@ pub(super) fn chunks(depth: u64) -> (u64, u64) {
 
 /// How a product of a shape is launched, or `None` if a grid cannot have as many blocks.
 fn tile_launch(set: KernelSet, shape: Shape) -> Option<TileLaunch> {
-    if shape.skinny && shape.rows <= 16 {
+    if shape.is_skinny() {
         return skinny(set, shape);
     }
     let splits = set == KernelSet::Sm90a && chunks(shape.depth).1 > CHUNKS / 2;
@@ -163,9 +193,14 @@ pub(super) fn grouped(
     Ok(Grid { blocks: [tiles as u32, grid_n as u32, 1], shared, ..grid })
 }
 
+/// Blocks of a cluster of the kernels for few rows; each has 32 columns.
+fn skinny_cluster(set: KernelSet) -> u64 {
+    if set == KernelSet::Sm90a { CHUNKS } else { 1 }
+}
+
 /// Up to 16 rows of X: each warp takes 32 rows of W and one chunk of the depth.
 fn skinny(set: KernelSet, shape: Shape) -> Option<TileLaunch> {
-    let cluster = if set == KernelSet::Sm90a { CHUNKS } else { 1 };
+    let cluster = skinny_cluster(set);
     let (kernel, rows) = if shape.rows <= 8 { ("few8", 8) } else { ("few16", 16) };
     let blocks = shape.columns.div_ceil(SKINNY_ROWS * cluster) * cluster;
     let sums = (CHUNKS / cluster + 1) * rows * (SKINNY_ROWS * cluster + 4) * 4;
@@ -186,22 +221,86 @@ pub(super) fn launch<T: Float, W: GemmWeight>(
     product: GemmParams<T, ()>,
     right: W,
 ) -> Result<()> {
-    let GemmParams { x, x_stride, rows, columns, depth, .. } = product;
-    let pieces = x.address().is_multiple_of(8) && x_stride % 4 == 0;
-    let shape = Shape {
-        rows: rows as u64,
-        columns: columns as u64,
-        depth: depth as u64,
-        skinny: direction == Direction::Forward && pieces && right.suits_skinny(depth as u64),
-        skinny_shared: W::SKINNY_SHARED,
-    };
+    let shape = Shape::new(&product, direction, &right);
     let Some(TileLaunch { kernel, grid }) = tile_launch(gpu.kernel_set(), shape) else {
-        let got = format!("{rows} x {columns}");
-        return Err(Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU"));
+        return Err(too_large(op, &shape));
     };
     let suffix = if direction == Direction::Backward { "dx_" } else { "" };
     let kernel = format!("{}_{suffix}{kernel}_{dtype}", W::KERNELS.name());
     gpu.launch(W::KERNELS, &kernel, grid, &product.with(grid.cluster, right))
+}
+
+fn too_large(op: &'static str, shape: &Shape) -> Error {
+    let got = format!("{} x {}", shape.rows, shape.columns);
+    Error::invalid(op, "y", got, "at most 2^34 x 8388480 outputs on a GPU")
+}
+
+/// Where silu(y\[0\]) ⊙ y\[1\] of a launch goes.
+#[derive(Clone, Copy)]
+pub(super) struct FanOutput<T> {
+    pub y: Ptr<T>,
+    pub stride: i64,
+}
+
+/// Starts products of one X, up to [`FAN`] a launch, with what is gated behind two. Returns whether it is: not where
+/// a launch would have more pieces than there are tickets.
+pub(super) fn launch_fan<T: Float, W: GemmWeight>(
+    launch: &mut LaunchArgs<'_>,
+    gpu: &Gpu,
+    op: &'static str,
+    products: &[(GemmParams<T, ()>, W)],
+    gated: Option<FanOutput<T>>,
+) -> Result<bool> {
+    let mut gates = false;
+    for group in products.chunks(FAN as usize) {
+        let (kernel, grid, mut params) = fan_group(gpu, op, group)?;
+        if let Some(FanOutput { y, stride }) = gated.filter(|_| products.len() == 2) {
+            // A piece is what one block finishes: that of a column of blocks, or of a tile.
+            let tiles = if group_is_skinny(group) { 1 } else { params.first[1] as usize };
+            let scratch = launch.scratch(0)?;
+            if let Some(tickets) = scratch.tickets(grid.blocks[0] as usize * tiles) {
+                (params.gated, params.gated_stride, params.tickets) = (y, stride, tickets);
+                gates = true;
+            }
+        }
+        gpu.launch(W::FAN_KERNELS, &kernel, grid, &params)?;
+    }
+    Ok(gates)
+}
+
+fn group_is_skinny<T: Float, W: GemmWeight>(group: &[(GemmParams<T, ()>, W)]) -> bool {
+    group.iter().all(|(product, right)| Shape::new(product, Direction::Forward, right).is_skinny())
+}
+
+/// Kernel, grid and parameters of up to [`FAN`] products.
+fn fan_group<T: Float, W: GemmWeight>(
+    gpu: &Gpu,
+    op: &'static str,
+    group: &[(GemmParams<T, ()>, W)],
+) -> Result<(String, Grid, FanParams<T, W>)> {
+    let (set, skinny) = (gpu.kernel_set(), group_is_skinny(group));
+    let columns = if skinny { SKINNY_ROWS * skinny_cluster(set) } else { TILE_COLUMNS };
+    let mut first = [i64::MAX; FAN as usize];
+    let mut tiles = 0;
+    for (first, (product, _)) in first.iter_mut().zip(group) {
+        *first = tiles;
+        tiles += (product.columns as u64).div_ceil(columns) as i64;
+    }
+    let (product, right) = &group[0];
+    let shape = Shape {
+        columns: tiles as u64 * columns,
+        skinny,
+        ..Shape::new(product, Direction::Forward, right)
+    };
+    let Some(TileLaunch { kernel, grid }) = tile_launch(set, shape) else {
+        return Err(too_large(op, &shape));
+    };
+    let grid = Grid { shared: grid.shared + FAN_SHARED as u32, ..grid };
+    let mut params = FanParams { first, ..FanParams::zeroed() };
+    for (map, (product, right)) in params.map.iter_mut().zip(group) {
+        *map = product.with(grid.cluster, *right);
+    }
+    Ok((format!("{}_{kernel}_{}", W::FAN_KERNELS.name(), T::DTYPE.name()), grid, params))
 }
 
 #[cfg(test)]

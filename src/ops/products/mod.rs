@@ -5,11 +5,13 @@ pub(crate) mod gemm_gpu;
 pub(crate) mod gemm_mma;
 mod product;
 
+pub mod fan;
 pub mod lora_grad;
 pub mod matmul;
 pub mod nf4_matmul;
 pub mod nf4_matmul_grouped;
 
+pub use fan::*;
 pub use lora_grad::*;
 pub use matmul::*;
 pub use nf4_matmul::*;

@@ -1,6 +1,7 @@
 //! Matrix products, dense and of 4-bit weights, with adapters.
 
 mod arguments;
+mod fan;
 mod lora_grad;
 mod matmul;
 mod nf4_matmul;

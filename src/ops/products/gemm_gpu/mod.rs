@@ -1,8 +1,10 @@
 //! What all products share: operands, adapters, and the kernels that add one chain per output
 //! (`kernels/products/product.cuh`).
 
+mod fan;
 mod pass;
 
+pub(super) use fan::fan;
 pub(super) use pass::{GpuWeight, backward, forward};
 
 use bytemuck::Zeroable;
@@ -119,30 +121,37 @@ pub(super) fn low_rank<T: Float>(
         let kernel = format!("matmul_low_{}", T::DTYPE.name());
         return gpu.launch(&shipped::MATMUL, &kernel, grid(op, a.rows, a.rank)?, &params);
     }
-    for (only, factor) in a.factors.iter().enumerate() {
-        let before = LowRank::<T>::parts_bytes(a.rows as usize, a.rank as usize, only);
-        let product = GemmParams::<T, ()> {
-            x: a.left.at,
-            x_stride: a.left.lane_stride,
-            rows: a.rows,
-            columns: a.rank,
-            depth: a.depth,
-            lora: Adapters { index: a.index, ..Adapters::zeroed() },
-            factor: a.low.cast(),
-            factor_parts: if a.parts.is_null() { a.parts } else { a.parts.byte_add(before) },
-            factor_stride: a.low_stride,
-            only: only as i64,
-            scale: factor.scale,
-            ..GemmParams::zeroed()
-        };
-        let operand: Strided<T> = Strided {
-            at: factor.at.cast(),
-            lane_stride: factor.lane_stride,
-            step_stride: factor.step_stride,
-        };
+    for only in 0..a.factors.len() {
+        let (product, operand) = factor_product(a, only);
         gemm_mma::launch(gpu, op, T::DTYPE.name(), a.direction, product, operand)?;
     }
     Ok(())
+}
+
+/// The sums of the first factor of adapter `only` as a product of its own.
+fn factor_product<T: Float>(a: &LowRank<'_, T>, only: usize) -> (GemmParams<T, ()>, Strided<T>) {
+    let factor = &a.factors[only];
+    let before = LowRank::<T>::parts_bytes(a.rows as usize, a.rank as usize, only);
+    let product = GemmParams::<T, ()> {
+        x: a.left.at,
+        x_stride: a.left.lane_stride,
+        rows: a.rows,
+        columns: a.rank,
+        depth: a.depth,
+        lora: Adapters { index: a.index, ..Adapters::zeroed() },
+        factor: a.low.cast(),
+        factor_parts: if a.parts.is_null() { a.parts } else { a.parts.byte_add(before) },
+        factor_stride: a.low_stride,
+        only: only as i64,
+        scale: factor.scale,
+        ..GemmParams::zeroed()
+    };
+    let operand = Strided {
+        at: factor.at.cast(),
+        lane_stride: factor.lane_stride,
+        step_stride: factor.step_stride,
+    };
+    (product, operand)
 }
 
 /// The first and the second factor of every adapter.

@@ -44,6 +44,7 @@ impl Nf4Matrix {
 
 impl GemmWeight for Nf4Matrix {
     const KERNELS: &'static Kernels = &shipped::NF4_MATMUL;
+    const FAN_KERNELS: &'static Kernels = &shipped::NF4_MATMUL_FAN;
     const SKINNY_SHARED: u64 = nf4_matrix::SKINNY_SHARED;
 
     fn suits_skinny(&self, _depth: u64) -> bool {
