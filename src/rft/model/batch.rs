@@ -5,7 +5,7 @@ use crate::model::kv_cache::{KvCache, PAGE};
 use gradus::device::{Allocator, Buffer};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
-use gradus::ops::{CopyRows, KvRows, Prefix, copy_rows};
+use gradus::ops::{CacheRows, KvRows, Prefix};
 use gradus::view::View;
 use std::ops::Range;
 
@@ -180,22 +180,21 @@ impl Batch {
         }
     }
 
-    /// Puts a layer's new keys and values into the cache, if there is one.
-    pub(crate) fn store<T: Float>(
-        &self,
-        cache: &mut Option<&mut KvCache<T>>,
+    /// Where a layer's new keys, and the values `v`, go in the cache, if there is one.
+    pub(crate) fn cache_rows<'a, T: Float>(
+        &'a self,
+        cache: &'a mut Option<&mut KvCache<T>>,
         layer: usize,
-        k: &Buffer<T>,
-        v: &Buffer<T>,
-    ) -> Result<()> {
-        let (Some(cache), Keys::Cached { rows, .. }) = (cache, &self.keys) else { return Ok(()) };
+        v: &'a Buffer<T>,
+    ) -> Result<Option<CacheRows<'a, T>>> {
+        let (Some(cache), Keys::Cached { rows, .. }) = (cache, &self.keys) else { return Ok(None) };
         let width = cache.width;
-        let device = cache.device.clone();
-        for (new, pages) in [(k, &mut cache.keys[layer]), (v, &mut cache.values[layer])] {
-            let (x, y) = (new.rows(width)?, pages.rows_mut(width)?);
-            copy_rows(&device, CopyRows { x, from_rows: None, to_rows: Some(rows.all()), y })?;
-        }
-        Ok(())
+        Ok(Some(CacheRows {
+            v: v.rows(width)?,
+            rows: rows.all(),
+            keys: cache.keys[layer].rows_mut(width)?,
+            values: cache.values[layer].rows_mut(width)?,
+        }))
     }
 
     /// Where each sequence's keys are.

@@ -11,15 +11,15 @@
 use crate::model::batch::{Batch, Keys, shared};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
-use crate::model::linear::{LayerContext, Linear, LinearCall, SavedInput};
+use crate::model::linear::{Fan, LayerContext, Linear, LinearCall, Output, SavedInput};
 use crate::model::params::{Gradients, ParamId};
 use crate::model::rope_table::RopeTable;
 use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::{
-    Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, Swiglu, SwigluBwd, attention,
-    attention_bwd, rmsnorm, rmsnorm_bwd, rope, swiglu, swiglu_bwd,
+    Attention, AttentionBwd, RmsNorm, RmsNormBwd, Rope, RopeStore, SwigluBwd, attention,
+    attention_bwd, rmsnorm, rmsnorm_bwd, rope, rope_store, swiglu_bwd,
 };
 
 /// What a block computed on the way forward.
@@ -137,18 +137,24 @@ impl<T: Float> BlockContext<'_, T> {
         Ok(dx)
     }
 
-    fn linear(&self, linear: &Linear, x: &Buffer<T>) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
-        self.linear_add(None, linear, x)
+    /// Several maps of one input; with a place for it, SwiGLU of two.
+    fn fan<const N: usize>(
+        &self,
+        maps: [&Linear; N],
+        x: &Buffer<T>,
+        gated: Option<&mut Buffer<T>>,
+    ) -> Result<[Output<T>; N]> {
+        Fan { maps, at: self.cx, x, adapt: self.adapt, keep: self.keep }.forward(gated)
     }
 
     /// residual + linear(x).
     fn linear_add(
         &self,
-        residual: Option<&Buffer<T>>,
+        residual: &Buffer<T>,
         linear: &Linear,
         x: &Buffer<T>,
     ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
-        let call = LinearCall { adapt: self.adapt, keep: self.keep, residual };
+        let call = LinearCall { adapt: self.adapt, keep: self.keep, residual: Some(residual) };
         linear.forward(self.cx, x, call)
     }
 
@@ -166,37 +172,45 @@ impl<T: Float> BlockContext<'_, T> {
         Ok(dx)
     }
 
-    fn rotate(&self, x: &mut Buffer<T>, heads: usize, inverse: bool) -> Result<()> {
+    /// The gradient of queries or keys before their rotation, in the place of that behind it.
+    fn rotate_back(&self, x: &mut Buffer<T>, heads: usize) -> Result<()> {
         let half = self.rope.half;
-        let shape = [self.batch.tokens() as i64, heads as i64, 2 * half as i64];
         let args = Rope {
-            x: x.view_mut(&shape)?,
+            x: x.view_mut(&self.heads(x.len(), heads))?,
             positions: self.batch.positions.all(),
             cos: self.rope.cos.rows(half)?,
             sin: self.rope.sin.rows(half)?,
-            inverse,
+            inverse: true,
         };
         rope(self.cx.device, args)
     }
 
-    /// Queries or keys of `h`, normalized and rotated, and the projection's s.
-    fn project(
+    /// Rotates queries and keys, and puts keys and values into layer `index` of the cache, if there is one.
+    fn rotate_and_store(
         &self,
-        linear: &Linear,
-        norm: Option<ParamId>,
-        heads: usize,
-        h: &Buffer<T>,
-    ) -> Result<(Projected<T>, Option<Buffer<f32>>)> {
-        let (y, s) = self.linear(linear, h)?;
-        let (raw, mut rotated) = match norm {
-            Some(norm) => {
-                let normed = self.norm(&y, norm)?;
-                (Some(y), normed)
-            }
-            None => (None, y),
+        cache: &mut Option<&mut KvCache<T>>,
+        index: usize,
+        [q, k]: [&mut Buffer<T>; 2],
+        v: &Buffer<T>,
+    ) -> Result<()> {
+        let half = self.rope.half;
+        let (wide, narrow) =
+            (self.heads(q.len(), self.config.heads), self.heads(k.len(), self.config.kv_heads));
+        let args = RopeStore {
+            q: q.view_mut(&wide)?,
+            k: k.view_mut(&narrow)?,
+            positions: self.batch.positions.all(),
+            cos: self.rope.cos.rows(half)?,
+            sin: self.rope.sin.rows(half)?,
+            cache: self.batch.cache_rows(cache, index, v)?,
         };
-        self.rotate(&mut rotated, heads, false)?;
-        Ok((Projected { raw, rotated }, s))
+        rope_store(self.cx.device, args)
+    }
+
+    /// Queries or keys, normalized if they are, and what they were before.
+    fn normalized(&self, norm: Option<ParamId>, y: Buffer<T>) -> Result<Projected<T>> {
+        let Some(norm) = norm else { return Ok(Projected { raw: None, rotated: y }) };
+        Ok(Projected { rotated: self.norm(&y, norm)?, raw: Some(y) })
     }
 
     /// Extents of `len` values as heads.
@@ -257,12 +271,11 @@ impl Layer {
         x: &Buffer<T>,
     ) -> Result<(Buffer<T>, AttentionTape<T>)> {
         let h = c.norm(x, self.norm1)?;
-        let (v, sv) = c.linear(&self.v, &h)?;
-        let (q, sq) = c.project(&self.q, self.q_norm, c.config.heads, &h)?;
-        let (k, sk) = c.project(&self.k, self.k_norm, c.config.kv_heads, &h)?;
-        c.batch.store(cache, index, &k.rotated, &v)?;
+        let [(q, sq), (k, sk), (v, sv)] = c.fan([&self.q, &self.k, &self.v], &h, None)?;
+        let (mut q, mut k) = (c.normalized(self.q_norm, q)?, c.normalized(self.k_norm, k)?);
+        c.rotate_and_store(cache, index, [&mut q.rotated, &mut k.rotated], &v)?;
         let attn = self.attend(c, index, cache, [&q.rotated, &k.rotated, &v])?;
-        let (mid, so) = c.linear_add(Some(x), &self.o, &attn)?;
+        let (mid, so) = c.linear_add(x, &self.o, &attn)?;
         Ok((mid, AttentionTape { h, q, k, v, attn, s: [sq, sk, sv, so] }))
     }
 
@@ -301,13 +314,9 @@ impl Layer {
         mid: &Buffer<T>,
     ) -> Result<(Buffer<T>, MlpTape<T>)> {
         let g = c.norm(mid, self.norm2)?;
-        let (gate, sg) = c.linear(&self.gate, &g)?;
-        let (up, su) = c.linear(&self.up, &g)?;
-        let mut act = c.cx.allocator.alloc(gate.len())?;
-        let f = c.config.ffn;
-        let args = Swiglu { gate: gate.rows(f)?, up: up.rows(f)?, y: act.rows_mut(f)? };
-        swiglu(c.cx.device, args)?;
-        let (y, sd) = c.linear_add(Some(mid), &self.down, &act)?;
+        let mut act = c.cx.allocator.alloc(c.batch.tokens() * c.config.ffn)?;
+        let [(gate, sg), (up, su)] = c.fan([&self.gate, &self.up], &g, Some(&mut act))?;
+        let (y, sd) = c.linear_add(mid, &self.down, &act)?;
         Ok((y, MlpTape { g, gate, up, act, s: [sg, su, sd] }))
     }
 
@@ -400,8 +409,8 @@ impl Layer {
             dv: dv.view_mut(&narrow)?,
         };
         attention_bwd(c.cx.device, args)?;
-        c.rotate(&mut dq, heads, true)?;
-        c.rotate(&mut dk, kv_heads, true)?;
+        c.rotate_back(&mut dq, heads)?;
+        c.rotate_back(&mut dk, kv_heads)?;
         if let (Some(norm), Some(raw)) = (self.q_norm, &t.q.raw) {
             dq = c.norm_backward(raw, norm, &dq, None, gradients)?;
         }

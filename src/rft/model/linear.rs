@@ -4,12 +4,13 @@ use crate::model::dropout::{Dropped, Masks};
 use crate::model::params::{Gradients, ParamId, Parameters};
 use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
-use gradus::error::Result;
+use gradus::error::{Error, Result};
 use gradus::ops::{
-    Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, lora_grad, matmul,
-    matmul_dw, matmul_dx, nf4_matmul, nf4_matmul_dx,
+    FanMap, Lora, LoraGrad, Matmul, MatmulDw, MatmulDx, Nf4Matmul, Nf4MatmulDx, ProductFan, Swiglu,
+    lora_grad, matmul, matmul_dw, matmul_dx, matmul_fan, nf4_matmul, nf4_matmul_dx, nf4_matmul_fan,
+    swiglu,
 };
-use gradus::quant::Nf4Matrix;
+use gradus::quant::{Nf4Matrix, Nf4View};
 use gradus::view::View;
 
 /// The stored weight `[n, k]`.
@@ -87,7 +88,117 @@ pub(crate) struct LinearCall<'a, T> {
     pub residual: Option<&'a Buffer<T>>,
 }
 
+/// A map's result and, if it is kept, scale·x·Aᵀ.
+pub(crate) type Output<T> = (Buffer<T>, Option<Buffer<f32>>);
+
+/// Maps of one input.
+pub(crate) struct Fan<'a, T, const N: usize> {
+    pub maps: [&'a Linear; N],
+    pub at: LayerContext<'a, T>,
+    /// `[rows, k]`.
+    pub x: &'a Buffer<T>,
+    /// As for one map.
+    pub adapt: bool,
+    pub keep: bool,
+}
+
+impl<'a, T: Float, const N: usize> Fan<'a, T, N> {
+    /// The results, bit for bit those of each map by itself, and silu(first) ⊙ second, if there is a place for it.
+    pub(crate) fn forward(&self, gated: Option<&mut Buffer<T>>) -> Result<[Output<T>; N]> {
+        let (at, rows) = (self.at, self.x.len() / self.maps[0].k);
+        let place = |map: &&Linear| -> Result<Output<T>> {
+            let kept = map.kept(at, rows, self.adapt && self.keep)?;
+            Ok((at.allocator.alloc(rows * map.n)?, kept))
+        };
+        let mut outputs: Vec<Output<T>> = self.maps.iter().map(place).collect::<Result<_>>()?;
+        let dense = |map: &&&Linear| matches!(map.weight, Weight::Dense(_));
+        let count = self.maps.iter().filter(dense).count();
+        if count == 0 {
+            let args = self.arguments(&mut outputs, gated, Linear::nf4)?;
+            nf4_matmul_fan(at.device, args)?;
+        } else if count == N {
+            let weight = |map: &'a Linear| map.dense(at.params, self.adapt);
+            matmul_fan(at.device, self.arguments(&mut outputs, gated, weight)?)?;
+        } else {
+            // Some weights are 4-bit and some are not.
+            self.one_by_one(&mut outputs, gated)?;
+        }
+        let Ok(outputs) = outputs.try_into() else { unreachable!("one for each map") };
+        Ok(outputs)
+    }
+
+    /// What the op takes for maps whose weights `weight` finds.
+    fn arguments<'o, W>(
+        &self,
+        outputs: &'o mut [Output<T>],
+        gated: Option<&'o mut Buffer<T>>,
+        weight: impl Fn(&'a Linear) -> Result<W>,
+    ) -> Result<ProductFan<'o, T, W>>
+    where
+        'a: 'o,
+    {
+        let of = |(map, (y, s)): (&&'a Linear, &'o mut Output<T>)| -> Result<FanMap<'o, T, W>> {
+            let rank = map.lora.map_or(0, |lora| lora.r);
+            Ok(FanMap {
+                w: weight(map)?,
+                bias: map.bias.map(|id| self.at.params.vector(id)),
+                lora: map.lora_view(self.at.params, self.adapt)?,
+                s: s.as_mut().map(|s| s.rows_mut(rank)).transpose()?,
+                y: y.rows_mut(map.n)?,
+            })
+        };
+        Ok(ProductFan {
+            x: self.x.rows(self.maps[0].k)?,
+            maps: self.maps.iter().zip(outputs).map(of).collect::<Result<_>>()?,
+            gated: gated.map(|y| y.rows_mut(self.maps[0].n)).transpose()?,
+        })
+    }
+
+    fn one_by_one(&self, outputs: &mut [Output<T>], gated: Option<&mut Buffer<T>>) -> Result<()> {
+        for (map, output) in self.maps.iter().zip(&mut *outputs) {
+            let call = LinearCall { adapt: self.adapt, keep: self.keep, residual: None };
+            *output = map.forward(self.at, self.x, call)?;
+        }
+        let (Some(y), [(gate, _), (up, _)]) = (gated, &outputs[..]) else { return Ok(()) };
+        let width = self.maps[0].n;
+        let (gate, up) = (gate.rows(width)?, up.rows(width)?);
+        swiglu(self.at.device, Swiglu { gate, up, y: y.rows_mut(width)? })
+    }
+}
+
 impl Linear {
+    /// The 4-bit weight.
+    fn nf4(&self) -> Result<Nf4View<'_>> {
+        match &self.weight {
+            Weight::Nf4(w) => Ok(w.view()),
+            Weight::Dense(_) => {
+                let got = format!("{}, which is dense", self.name);
+                Err(Error::invalid("forward", "weight", got, "a 4-bit weight"))
+            }
+        }
+    }
+
+    /// The dense weight.
+    fn dense<'a, T: Float>(&self, params: &'a Parameters<T>, adapt: bool) -> Result<View<'a, T>> {
+        match self.weight {
+            Weight::Dense(id) => params.matrix(params.chosen(id, adapt)),
+            Weight::Nf4(_) => {
+                let got = format!("{} in 4 bits", self.name);
+                Err(Error::invalid("forward", "weight", got, "a dense weight"))
+            }
+        }
+    }
+
+    /// Room for scale·x·Aᵀ of `rows` rows, if there is an adapter and it is wanted.
+    fn kept<T: Float>(
+        &self,
+        at: LayerContext<'_, T>,
+        rows: usize,
+        wanted: bool,
+    ) -> Result<Option<Buffer<f32>>> {
+        self.lora.filter(|_| wanted).map(|lora| at.allocator.alloc(rows * lora.r)).transpose()
+    }
+
     fn lora_view<'a, T: Float>(
         &self,
         params: &'a Parameters<T>,
@@ -110,10 +221,7 @@ impl Linear {
         let dropped = self.dropped(at).filter(|_| call.adapt);
         let lora = self.lora_view(at.params, call.adapt && dropped.is_none())?;
         let mut out = at.allocator.alloc(rows * self.n)?;
-        let mut kept = match (&lora, self.lora) {
-            (Some(_), Some(lora)) if call.keep => Some(at.allocator.alloc(rows * lora.r)?),
-            (Some(_), Some(_) | None) | (None, Some(_) | None) => None,
-        };
+        let mut kept = self.kept(at, rows, call.adapt && call.keep)?;
         let rank = self.lora.map_or(0, |lora| lora.r);
         let s = kept.as_mut().map(|s| s.rows_mut(rank)).transpose()?;
         let residual = call.residual.map(|x| x.rows(self.n)).transpose()?;
@@ -121,8 +229,8 @@ impl Linear {
         let bias = self.bias.map(|id| at.params.vector(id));
         let (lora, adapter) = (lora.as_slice(), None);
         match &self.weight {
-            Weight::Dense(id) => {
-                let w = at.params.matrix(at.params.chosen(*id, call.adapt))?;
+            Weight::Dense(_) => {
+                let w = self.dense(at.params, call.adapt)?;
                 matmul(at.device, Matmul { x, w, bias, lora, adapter, residual, s, y })?;
             }
             Weight::Nf4(w) => {

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gradus::device::{Call, Driver, DriverInfo, EmuDriver, Gpu, KernelSet, RecordingDriver};
+use gradus::dtype::Float;
 use gradus::ops::Advantage;
 use gradus::ops::presets;
 use gradus::view::View;
-use gradus::{Device, Error};
+use gradus::{Device, Error, bf16};
 use gradus_rft::train::optimizer::Update;
 use gradus_rft::train::{MemoryPlan, RunConfig, Trainer};
 
@@ -23,9 +24,13 @@ fn config(extra: &[&str]) -> RunConfig {
 
 /// A quantized trainer on a recorded emulator, its arena reserved by the plan.
 fn recorded(config: RunConfig) -> (Trainer, Arc<RecordingDriver>) {
+    recorded_as(config, KernelSet::Sm80)
+}
+
+fn recorded_as<T: Float>(config: RunConfig, set: KernelSet) -> (Trainer<T>, Arc<RecordingDriver>) {
     let driver = Arc::new(RecordingDriver::new(Arc::new(EmuDriver::new())));
-    let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(KernelSet::Sm80).unwrap();
-    let plan = MemoryPlan::new::<f32>(&config, gpu.info()).unwrap();
+    let gpu = Gpu::new(driver.clone()).unwrap().with_kernel_set(set).unwrap();
+    let plan = MemoryPlan::new::<T>(&config, gpu.info()).unwrap();
     let mut trainer = Trainer::on(config, Device::Gpu(Arc::new(gpu))).unwrap();
     trainer.model.allocator.arena().unwrap().reserve(plan.activations as usize).unwrap();
     trainer.quantize().unwrap();
@@ -46,12 +51,33 @@ fn launches(calls: &[Call]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Everything between two norms is one launch, but for the low-rank products that come first.
-const DECODE: usize = 4 + LAYERS * (2 + 7 * 2 + 2 + 2 + 1 + 1);
+/// Embedding, final norm, head and draw; a block's launches.
+const fn decode(block: usize) -> usize {
+    4 + LAYERS * block
+}
+
+/// Two norms, seven maps with their low-rank products, one rotation with the cache's rows, attention, the gate.
+const BLOCK_F32: usize = 2 + 7 * 2 + 1 + 1 + 1;
+
+/// On tensor cores q, k and v are one launch behind one for their low-rank products, and so are gate and up, which
+/// gate on the way: two norms, four launches of products behind one each, the rotation, attention.
+const BLOCK_BF16: usize = 2 + 4 * 2 + 1 + 1;
 
 #[test]
 fn a_decode_step_allocates_nothing_and_waits_once() {
-    let (trainer, driver) = recorded(config(&[]));
+    decodes::<f32>(config(&[]), KernelSet::Sm80, decode(BLOCK_F32));
+}
+
+#[test]
+fn a_decode_step_in_bf16_has_twelve_launches_a_block() {
+    assert_eq!(BLOCK_BF16, 12);
+    for set in [KernelSet::Sm80, KernelSet::Sm90a] {
+        decodes::<bf16>(config(&["model.dtype=bf16"]), set, decode(BLOCK_BF16));
+    }
+}
+
+fn decodes<T: Float>(config: RunConfig, set: KernelSet, launches_of_step: usize) {
+    let (trainer, driver) = recorded_as::<T>(config, set);
     let prompts = || (0..2).map(|i| trainer.task.train_prompt(i)).collect::<Vec<_>>();
     let longest = |step| {
         let sampled = trainer.sample(prompts(), 2, step).unwrap();
@@ -68,7 +94,7 @@ fn a_decode_step_allocates_nothing_and_waits_once() {
         .filter_map(|call| if let Call::LaunchGraph(n) = call { Some(*n) } else { None })
         .collect();
     println!("{steps} decode steps of {} launches", graphs[0]);
-    assert_eq!(graphs, vec![DECODE; steps]);
+    assert_eq!(graphs, vec![launches_of_step; steps]);
     // The prefill and the first draw wait for their results, then every step once.
     let first = calls.iter().position(|call| matches!(call, Call::LaunchGraph(_))).unwrap();
     let waits = calls[first..].iter().filter(|call| call.is_wait()).count();
@@ -111,9 +137,9 @@ fn check_train_step(shared: &str, more: usize) {
     let waits = calls.iter().filter(|call| call.is_wait()).count();
     println!("{waits} waits");
     assert_eq!(waits, 4);
-    // Embedding, final norm; two norms, seven maps with their low-rank part, two rotations,
+    // Embedding, final norm; two norms, seven maps with their low-rank part, the rotation,
     // attention, the gate.
-    let forward = 2 + LAYERS * (2 + 7 * 2 + 2 + 1 + 1);
+    let forward = 2 + LAYERS * BLOCK_F32;
     // The scored rows, logits, log-probs, their gradient, the score vectors; the loss.
     let head = 5 + 1;
     // Scores scaled and put back, the final norm; per map its input's gradient (2) and its
