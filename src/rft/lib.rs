@@ -16,6 +16,7 @@ pub mod bench;
 pub mod data;
 pub mod io;
 pub mod model;
+mod near;
 pub mod pretrained;
 pub mod recipes;
 pub mod reward;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::runs::{gradus, latest, must, outcome};
+use super::runs::{gradus, latest, must, outcome, read_of};
 
 /// A run of a second; what a test is about comes on top.
 const SMALL: &[&str] = &[
@@ -31,7 +31,7 @@ const SMALL: &[&str] = &[
 
 fn train(out: &Path, extra: &[&str]) -> Command {
     let mut command = gradus(&["train", "--out", out.to_str().unwrap(), "--resume", "auto"]);
-    for set in SMALL.iter().chain(extra) {
+    for set in read_of(SMALL, extra).iter().map(String::as_str).chain(extra.iter().copied()) {
         command.args(["--set", set]);
     }
     command

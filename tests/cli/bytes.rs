@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::runs::{gradus, latest, must, outcome, text};
+use super::runs::{gradus, latest, must, outcome, read_of, text};
 
 /// A byte model that takes no time.
 const TINY: &[&str] = &[
@@ -36,8 +36,10 @@ fn toy(path: &Path, arguments: &[&str]) {
 fn train(folder: &Path, out: &str, extra: &[&str]) -> Command {
     let mut command = gradus(&["train", "--data", "toy.jsonl", "--out", out]);
     command.current_dir(folder);
-    for set in TINY {
-        command.args(["--set", set]);
+    let more: Vec<&str> =
+        extra.iter().copied().filter(|word| word.starts_with("phases=")).collect();
+    for set in read_of(TINY, &more) {
+        command.args(["--set", &set]);
     }
     command.args(extra);
     command
@@ -52,7 +54,10 @@ fn toys_are_listed_with_their_rewards_and_written_as_lines() {
     assert!(lines.starts_with(r#"{"prompt":""#) && lines.contains(r#""completion":""#), "{lines}");
     let output = gradus(&["toy", "sort4"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("`sort4` is not one of make, "), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("`sort4` is not one of make, "), "{said}");
+    assert!(said.contains("; did you mean sort3 or sort5 or sort7?"), "{said}");
+    assert!(said.contains("hint: gradus toy lists"), "{said}");
 }
 
 /// Every phase, then questions; killed on the way, the same bits.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use super::runs::{gradus, latest, must, outcome, text};
+use super::runs::{gradus, latest, must, outcome, read_of, text};
 use serde_json::{Value, json};
 
 /// A run of the demo's task that takes no time.
@@ -208,7 +208,11 @@ fn a_run_that_diverges_exits_with_1() {
         "sft.lr_schedule=constant",
         "sft.warmup_steps=0",
     ];
-    refused(with(tiny(&folder.path().join("runs"), &[]), &sets), 1, &["training stopped"]);
+    let out = folder.path().join("runs");
+    let small = read_of(TINY, &sets);
+    let small: Vec<&str> = small.iter().map(String::as_str).chain(sets).collect();
+    let command = gradus(&["train", "--out", out.to_str().unwrap()]);
+    refused(with(command, &small), 1, &["training stopped"]);
 }
 
 #[test]
@@ -218,23 +222,14 @@ fn what_changes_no_result_does_not_begin_another_run() {
     must(tiny(&out, &[]));
     let run = latest(&out);
     let want = outcome(&run);
-    for set in [
-        "reward.timeout=7.5",
-        "reward.workers=3",
-        "reward.retries=4",
-        "reward.startup=99",
-        "threads=2",
-        "rl.slots=1",
-        "name=other",
-        "checkpoint.every=7",
-        "checkpoint.keep=1",
-    ] {
+    for set in ["threads=2", "rl.slots=1", "name=other", "checkpoint.every=7", "checkpoint.keep=1"]
+    {
         must(tiny(&out, &["--resume", "auto", "--set", set]));
         assert_eq!((latest(&out), outcome(&run)), (run.clone(), want.clone()), "{set}");
     }
     // And none of them does in a run from the beginning.
     let other = folder.path().join("other");
-    must(tiny(&other, &["--set", "rl.slots=1", "--set", "reward.timeout=7.5"]));
+    must(tiny(&other, &["--set", "rl.slots=1"]));
     assert_eq!(outcome(&latest(&other)), want);
     // What does is named with both values.
     let named = ["--resume", run.to_str().unwrap(), "--set", "rl.steps=3", "--seed", "4"];
@@ -361,7 +356,9 @@ impl Rows {
             "eval.samples=4",
             "data.heldout_share=0.3",
         ];
-        with(with(command, &all), sets)
+        let read = read_of(&all, &[&["model.path=x", "data.path=y"], sets].concat());
+        let read: Vec<&str> = read.iter().map(String::as_str).collect();
+        with(with(command, &read), sets)
     }
 
     fn train(&self, model: &Path, sets: &[&str]) -> Command {
@@ -397,7 +394,9 @@ fn what_is_exported_scores_what_the_run_scored() {
         let rows = Rows::new();
         fs::write(rows.folder.path().join("even.py"), program).unwrap();
         let phases_set = format!("phases={phases}");
-        let sets = [&phases_set, "sft.demos=16", "sft.epochs=2", "rl.steps=2"];
+        let sets = ["sft.demos=16", "sft.epochs=2", "rl.steps=2"];
+        let sets = read_of(&sets, &["model.path=x", "data.path=y", &phases_set]);
+        let sets: Vec<&str> = sets.iter().map(String::as_str).chain([&*phases_set]).collect();
         let mut run = rows.train(&golden(name), &sets);
         run.args(reward);
         must(run);

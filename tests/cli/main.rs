@@ -14,4 +14,5 @@ mod processes;
 mod recipes;
 mod run;
 mod sft;
+mod strict;
 mod words;

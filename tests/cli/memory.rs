@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use super::runs::read_of;
 use gradus_rft::io::system_memory::Room;
 use gradus_rft::train::{MemoryPlan, RunConfig};
 
@@ -60,7 +61,8 @@ fn train(
 }
 
 fn owned(settings: &[&str]) -> Vec<String> {
-    SMALL.iter().chain(settings).map(|setting| setting.to_string()).collect()
+    let own = settings.iter().map(|setting| setting.to_string());
+    read_of(&SMALL, settings).into_iter().chain(own).collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use super::runs::{gradus, latest, must, outcome, text};
+use super::runs::{gradus, latest, must, outcome, read_of, text};
 
 /// A run of seconds; what a test is about comes on top.
 const SMALL: &[&str] = &[
@@ -35,8 +35,10 @@ const SMALL: &[&str] = &[
 
 fn train(out: &Path, extra: &[&str]) -> Command {
     let mut command = gradus(&["train", "--out", out.to_str().unwrap()]);
-    for set in SMALL {
-        command.args(["--set", set]);
+    let more: Vec<&str> =
+        extra.iter().copied().filter(|word| word.starts_with("phases=")).collect();
+    for set in read_of(SMALL, &more) {
+        command.args(["--set", &set]);
     }
     command.args(extra);
     command

@@ -23,7 +23,9 @@ fn recipes_are_listed_and_printed() {
         let output = gradus(arguments).output().unwrap();
         let shown = text(&output);
         assert_eq!(output.status.code(), Some(2), "{shown}");
-        assert!(shown.contains("`grop` is not one of ") && shown.contains("grpo"), "{shown}");
+        assert!(shown.contains("`grop` is not one of ace, "), "{shown}");
+        assert!(shown.contains("; did you mean grpo?"), "{shown}");
+        assert!(shown.contains("hint: gradus recipes lists the recipes"), "{shown}");
     }
     let both = ["config", "--recipe", "grpo", "--set", "recipe=ats"];
     let output = gradus(&both).output().unwrap();
@@ -41,7 +43,10 @@ fn a_recipe_lies_under_all_that_a_user_sets() {
     };
     let plain = write("plain.toml", "[rl]\nprompts = 3\ngroup = 5\n");
     let named = write("named.toml", "recipe = \"grpo\"\n[rl]\nprompts = 3\ngroup = 5\n");
-    let shown = |arguments: &[&str]| must(gradus(&[&["config"], arguments].concat()));
+    // A recipe that begins with 4-bit weights wants a model, or a word about a fresh one.
+    let shown = |arguments: &[&str]| {
+        must(gradus(&[&["config", "--set", "model.ffn=288"], arguments].concat()))
+    };
     let want = shown(&["--recipe", "grpo", "--config", &plain, "--set", "rl.group=2"]);
     for key in ["recipe = \"grpo\"", "beta = 0.04", "prompts = 3", "group = 2", "hidden = 96"] {
         assert!(want.lines().any(|line| line == key), "{key}: {want}");
@@ -55,7 +60,7 @@ fn a_recipe_lies_under_all_that_a_user_sets() {
     }
     let without = shown(&["--config", &named, "--set", "recipe="]);
     assert_eq!(without, shown(&["--config", &plain]));
-    let on_disk = shown(&["--recipe", "grpo", "--model", "anywhere"]);
+    let on_disk = must(gradus(&["config", "--recipe", "grpo", "--model", "anywhere"]));
     assert!(on_disk.contains("\ngroup = 64\n") && on_disk.contains("\nsteps = 200\n"), "{on_disk}");
     let explained = shown(&["--explain", "--config", &named, "--set", "rl.group=2"]);
     let line = |key: &str| {

@@ -4,12 +4,27 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use gradus_rft::train::RunConfig;
 use serde_json::Value;
 
 pub fn gradus(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gradus"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Those of `base` that a run reads which also has `more`: a run refuses what it would not read.
+pub fn read_of(base: &[&str], more: &[&str]) -> Vec<String> {
+    let mut config = match more.iter().any(|set| set.starts_with("model.path=")) {
+        true => RunConfig::pretrained(),
+        false => RunConfig::default(),
+    };
+    base.iter().chain(more).for_each(|set| config.apply_set(set).unwrap());
+    let reads = |set: &&&str| {
+        let key = set.split('=').next().unwrap().to_string();
+        config.refuse_unread(&[key].into()).is_ok()
+    };
+    base.iter().filter(reads).map(|set| set.to_string()).collect()
 }
 
 pub fn text(output: &Output) -> String {

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::runs::{gradus, latest, must, outcome};
+use super::runs::{gradus, latest, must, outcome, read_of};
 use serde_json::Value;
 
 fn golden() -> String {
@@ -19,7 +19,7 @@ fn run(folder: &Path, phases: &str) -> std::path::PathBuf {
     let (model, phases) = (golden(), format!("phases={phases}"));
     let mut command = gradus(&["train", "--model", &model, "--data", "toy.jsonl"]);
     command.current_dir(folder).args(["--reward", "exact", "--out", "runs", "--set", &phases]);
-    for set in [
+    let sets = [
         "sft.epochs=4",
         "sft.learning_rate=1e-2",
         "sft.packing=64",
@@ -28,8 +28,9 @@ fn run(folder: &Path, phases: &str) -> std::path::PathBuf {
         "rl.max_new_tokens=4",
         "eval.max_prompts=4",
         "threads=1",
-    ] {
-        command.args(["--set", set]);
+    ];
+    for set in read_of(&sets, &["model.path=x", "data.path=y", &phases]) {
+        command.args(["--set", &set]);
     }
     must(command);
     let run = latest(&folder.join("runs"));

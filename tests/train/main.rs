@@ -17,5 +17,7 @@ mod plan;
 mod recipes;
 mod resumed;
 mod shared;
+#[cfg(feature = "hf")]
+mod strict;
 mod tiny;
 mod written;

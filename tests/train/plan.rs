@@ -168,7 +168,7 @@ fn the_table_of_a_phase_is_checked() {
         ),
         (
             &["phases=collect,value_fit,rl", "rl.loss=reft", "phase.collect.steps=0"],
-            "value.collect_steps",
+            "phase.collect.steps",
             "would gather nothing",
         ),
     ] {

@@ -28,7 +28,7 @@ fn learns_from_a_teacher(config: &RunConfig) -> bool {
 }
 
 /// The folder of a teacher.
-fn teacher(folder: &std::path::Path) -> String {
+pub fn teacher(folder: &std::path::Path) -> String {
     let path = folder.join("teacher");
     if !path.exists() {
         tiny::teacher().save_fresh(&path, &[255]).unwrap();

@@ -16,18 +16,18 @@ import sys
 from fetch import fetch
 from tasks import TASKS
 
-COMMON = [
-    "lora.rank=16", "rl.prompts=8", "rl.group=8", "rl.learning_rate=3e-4",
-    "rl.micro_batch=8", "eval.temperature=0", "eval.max_prompts=80", "eval.every=1000", "sft.epochs=1",
-]  # fmt: skip
+COMMON = ["lora.rank=16", "rl.micro_batch=8", "eval.temperature=0", "eval.max_prompts=80"]
+
+# Every RL step of every row.
+RL = ["rl.prompts=8", "rl.group=8", "rl.learning_rate=3e-4", "eval.every=1000"]
 
 # What is compared: a title, a task, and settings. Rows of a task have the same number of rollouts, or none.
 RUNS = [
-    ("GRPO", "sums", ["rl.steps=40"]),
-    ("GRPO", "larger", ["rl.steps=40"]),
-    ("GRPO", "extract", ["rl.steps=20"]),
-    ("rejection sampling", "sums", ["recipe=raft", "rl.steps=40"]),
-    ("SFT on 60 rows, then GRPO", "dates", ["phases=quantize,sft,rl", "sft.demos=60", "sft.epochs=2", "rl.steps=20"]),
+    ("GRPO", "sums", [*RL, "rl.steps=40"]),
+    ("GRPO", "larger", [*RL, "rl.steps=40"]),
+    ("GRPO", "extract", [*RL, "rl.steps=20"]),
+    ("rejection sampling", "sums", ["recipe=raft", "phase.draw.prompts=16"]),
+    ("SFT on 60 rows, then GRPO", "dates", [*RL, "phases=quantize,sft,rl", "sft.demos=60", "sft.epochs=2", "rl.steps=20"]),
     ("SFT on 60 rows", "dates", ["phases=quantize,sft", "sft.demos=60", "sft.epochs=4"]),
 ]
 
@@ -63,7 +63,8 @@ def train(args: argparse.Namespace, name: str, settings: list) -> dict:
 def line(title: str, name: str, settings: list, summary: dict) -> str:
     """A row of the table."""
     shown = lambda score: "" if score is None else f"{score:.2f}"
-    rollouts = 64 * summary["rl_steps"]
+    # 20 rounds of 16 prompts x 8 are the rollouts of 40 steps of 8 x 8.
+    rollouts = 64 * summary["rl_steps"] or (20 * 16 * 8 if "recipe=raft" in settings else 0)
     scores = [summary["quantized_accuracy"], summary["sft_accuracy"], summary["final_accuracy"]]
     minutes, peak = summary["train_seconds"] / 60, summary["peak_memory"] / 2**30
     cells = [name, title, f"{rollouts:,}", *map(shown, scores), f"{minutes:.1f}", f"{peak:.1f}"]

@@ -5,6 +5,8 @@
 
 use serde::Deserialize;
 
+use crate::near::did_you_mean;
+use crate::toy::toy;
 use gradus::error::{Error, Result};
 
 /// A published method as settings.
@@ -32,6 +34,12 @@ pub struct About {
     pub differs: String,
     /// The task on which it can be tried without a download: a built-in one, or a name of `gradus toy`.
     pub toy: String,
+    /// Settings with which a fresh model tries it on that toy in less than a minute.
+    #[serde(rename = "try")]
+    pub settings: Vec<String>,
+    /// Settings of a run before that one, which makes its teacher.
+    #[serde(default)]
+    pub teacher: Vec<String>,
 }
 
 macro_rules! recipes {
@@ -76,7 +84,8 @@ recipes! {
 pub fn find(name: &str) -> Result<RecipeFile> {
     ALL.iter().find(|recipe| recipe.name == name).copied().ok_or_else(|| {
         let known: Vec<&str> = ALL.iter().map(|recipe| recipe.name).collect();
-        Error::config("recipe", format!("`{name}` is not one of {}", known.join(", ")))
+        let meant = did_you_mean(name, known.iter().copied());
+        Error::config("recipe", format!("`{name}` is not one of {}{meant}", known.join(", ")))
     })
 }
 
@@ -101,12 +110,51 @@ impl RecipeFile {
         Ok(table)
     }
 
+    /// The command lines that try it: those of `[about]`, as a shell takes them.
+    ///
+    /// # Errors
+    /// `Format` for a file that cannot be read; `Config` for a toy that does not exist.
+    pub fn commands(&self) -> Result<Vec<String>> {
+        let About { toy: name, settings, teacher, .. } = self.about()?;
+        let (mut commands, mut data) = (Vec::new(), Vec::new());
+        if name != BUILT_IN {
+            let file = format!("{name}.jsonl");
+            commands.push(format!("gradus toy {name} > {file}"));
+            data = vec!["--data".to_string(), file];
+            let rewards = toy(&name)?.rewards.iter().flat_map(|reward| ["--reward", reward]);
+            data.extend(rewards.map(String::from));
+        }
+        let mut train = |first: &[&str], sets: &[String]| {
+            let first = ["gradus", "train"].iter().chain(first).map(|word| word.to_string());
+            let sets = sets.iter().flat_map(|set| ["--set".to_string(), set.clone()]);
+            let words = first.chain(data.iter().cloned()).chain(sets);
+            commands.push(words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" "));
+        };
+        if !teacher.is_empty() {
+            train(&["--out", "teacher"], &teacher);
+        }
+        train(&["--recipe", self.name], &settings);
+        Ok(commands)
+    }
+
     fn table(&self) -> Result<toml::Table> {
         self.text.parse().map_err(|e: toml::de::Error| self.wrong(e.to_string()))
     }
 
     fn wrong(&self, reason: String) -> Error {
         Error::format(format!("{}.toml", self.name), reason)
+    }
+}
+
+/// The task that needs no file.
+const BUILT_IN: &str = "countdown";
+
+/// `word` as a shell takes it for one.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/:+%".contains(c);
+    match word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -117,7 +165,7 @@ impl RecipeFile {
 pub fn list() -> Result<String> {
     let mut text = String::new();
     for recipe in ALL {
-        let About { row, paper, claim, needs, differs, toy } = recipe.about()?;
+        let About { row, paper, claim, needs, differs, .. } = recipe.about()?;
         let row = row.map_or(String::new(), |row| format!(" (row {row})"));
         text += &format!("{}{row}\n", recipe.name);
         for (what, says) in [
@@ -125,7 +173,7 @@ pub fn list() -> Result<String> {
             ("claim", claim),
             ("needs", needs),
             ("differs", differs),
-            ("toy", toy),
+            ("try", recipe.commands()?.join("\n             ")),
         ] {
             text += &format!("    {what:<8} {says}\n");
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::weight::Weight;
 use super::{Judgment, Outcome, Reward, RewardInput, RewardOutcome, finite};
 
 /// How the parts of a reward make its score.
@@ -38,7 +39,7 @@ impl Clamp {
 pub(super) struct Term {
     /// What its values are called; no two parts of a reward have one name.
     pub name: String,
-    pub weight: f32,
+    pub weight: Weight,
     pub reward: Arc<dyn Reward>,
 }
 
@@ -54,9 +55,9 @@ pub(super) struct Combined {
 }
 
 impl Combined {
-    /// The score of parts, which are in the order of the terms.
-    fn value(&self, values: &[f64]) -> f64 {
-        let weights = self.terms.iter().map(|term| term.weight as f64);
+    /// The score of parts, which are in the order of the terms, when `progress` of a phase is done.
+    fn value(&self, values: &[f64], progress: f64) -> f64 {
+        let weights = self.terms.iter().map(|term| term.weight.at(progress));
         let weighted = || values.iter().zip(weights.clone()).map(|(x, w)| w * x);
         let score = match self.combine {
             Combine::Sum => weighted().fold(0.0, |sum, x| sum + x),
@@ -70,8 +71,36 @@ impl Combined {
         Clamp::apply(self.clamp, score)
     }
 
+    /// The bounds of the score before its own.
+    fn unclamped(&self) -> Option<(f64, f64)> {
+        let bounds = |term: &Term| {
+            let own = term.reward.bounds();
+            let own = match self.clamp_parts {
+                None => own?,
+                Some(Clamp { low, high }) => {
+                    own.map_or((low, high), |(a, b)| (a.max(low).min(high), b.max(low).min(high)))
+                }
+            };
+            let weights = [term.weight.at(0.0), term.weight.at(1.0)];
+            let all = weights.iter().flat_map(|w| [w * own.0, w * own.1]);
+            let weighted =
+                (all.clone().fold(f64::INFINITY, f64::min), all.fold(f64::NEG_INFINITY, f64::max));
+            Some((own, weighted))
+        };
+        let all: Vec<_> = self.terms.iter().map(bounds).collect::<Option<_>>()?;
+        let weighted = all.iter().map(|(_, weighted)| *weighted);
+        Some(match self.combine {
+            Combine::Sum => weighted.fold((0.0, 0.0), |sum, x| (sum.0 + x.0, sum.1 + x.1)),
+            Combine::Min => weighted.fold((f64::INFINITY, f64::INFINITY), |least, x| {
+                (least.0.min(x.0), least.1.min(x.1))
+            }),
+            // A mean of parts above 0, or 0.
+            Combine::Harmonic => (0.0, all.iter().map(|(own, _)| own.1).fold(0.0, f64::max)),
+        })
+    }
+
     /// What the parts' outcomes about one sample make.
-    fn outcome(&self, outcomes: Vec<Outcome>) -> Outcome {
+    fn outcome(&self, outcomes: Vec<Outcome>, progress: f64) -> Outcome {
         let (mut values, mut parts, mut said) = (Vec::new(), Vec::new(), Vec::new());
         let mut abstains = false;
         // Failing goes before abstaining, so that no failure is hidden.
@@ -91,7 +120,7 @@ impl Combined {
             return Ok(RewardOutcome::Abstain);
         }
         let feedback = (!said.is_empty()).then(|| said.join("\n"));
-        let score = self.value(&values) as f32;
+        let score = self.value(&values, progress) as f32;
         Ok(Judgment { score, parts, feedback }.into())
     }
 
@@ -99,6 +128,7 @@ impl Combined {
     fn each(
         &self,
         inputs: &[RewardInput<'_>],
+        progress: f64,
         ask: impl Fn(&Term) -> Vec<Outcome>,
     ) -> Vec<Outcome> {
         let mut of_samples: Vec<Vec<Outcome>> = vec![Vec::new(); inputs.len()];
@@ -112,17 +142,38 @@ impl Combined {
                 of_sample.push(finite(outcome, input));
             }
         }
-        of_samples.into_iter().map(|outcomes| self.outcome(outcomes)).collect()
+        of_samples.into_iter().map(|outcomes| self.outcome(outcomes, progress)).collect()
     }
 }
 
 impl Reward for Combined {
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
-        self.each(inputs, |term| term.reward.score(inputs))
+        self.each(inputs, 1.0, |term| term.reward.score(inputs))
     }
 
     fn score_groups(&self, inputs: &[RewardInput<'_>], groups: &[usize]) -> Vec<Outcome> {
-        self.each(inputs, |term| term.reward.score_groups(inputs, groups))
+        self.score_at(inputs, groups, 1.0)
+    }
+
+    fn score_at(
+        &self,
+        inputs: &[RewardInput<'_>],
+        groups: &[usize],
+        progress: f64,
+    ) -> Vec<Outcome> {
+        self.each(inputs, progress, |term| term.reward.score_groups(inputs, groups))
+    }
+
+    fn weights_at(&self, progress: f64) -> Vec<(String, f64)> {
+        let moving = self.terms.iter().filter(|term| term.weight.moves());
+        moving.map(|term| (term.name.clone(), term.weight.at(progress))).collect()
+    }
+
+    /// From the bounds of the parts, with any weight that they have.
+    fn bounds(&self) -> Option<(f64, f64)> {
+        let whole = self.unclamped();
+        let Some(Clamp { low, high }) = self.clamp else { return whole };
+        Some(whole.map_or((low, high), |(a, b)| (a.max(low).min(high), b.max(low).min(high))))
     }
 
     /// Answers are those of the first part.
@@ -156,7 +207,7 @@ mod tests {
     fn combined(combine: Combine, terms: &[(f32, f32)]) -> Combined {
         let term = |(i, &(weight, score)): (usize, &(f32, f32))| Term {
             name: format!("p{i}"),
-            weight,
+            weight: Weight::fixed(weight),
             reward: fixed(Ok(RewardOutcome::Score(score))),
         };
         let terms = terms.iter().enumerate().map(term).collect();
@@ -198,6 +249,52 @@ mod tests {
         let judgment = ask(&reward).unwrap().judgment().unwrap();
         assert_eq!(judgment.score, 0.5);
         assert_eq!(judgment.parts, [("p0".to_string(), 1.0), ("p1".to_string(), -1.0)]);
+    }
+
+    /// Evaluations, which have no steps, take the last weights.
+    #[test]
+    fn weights_move_over_a_phase() {
+        let mut reward = combined(Combine::Sum, &[(1.0, 1.0), (1.0, 10.0)]);
+        reward.terms[1].weight = Weight { first: 0.0, last: 0.5 };
+        let input = RewardInput { prompt: "", completion: "", finished: true, fields: no_fields() };
+        let at = |progress| {
+            reward.score_at(&[input], &[1], progress).remove(0).unwrap().score().unwrap()
+        };
+        assert_eq!([at(0.0), at(0.5), at(1.0)], [1.0, 3.5, 6.0]);
+        assert_eq!([score(&reward), reward.score_groups(&[input], &[1]).len() as f32], [6.0, 1.0]);
+        assert_eq!(reward.weights_at(0.5), [("p1".to_string(), 0.25)]);
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_parts() {
+        let part = |low: f32, high: f32| -> Arc<dyn Reward> {
+            let scores = [low, high, 0.5 * (low + high)];
+            Arc::new(crate::reward::verify::Placed { scores, ..Default::default() })
+        };
+        let bounds = |combine, terms: &[(Weight, f32, f32)], parts, whole| {
+            let term = |(i, &(weight, low, high)): (usize, &(Weight, f32, f32))| Term {
+                name: format!("p{i}"),
+                weight,
+                reward: part(low, high),
+            };
+            let terms = terms.iter().enumerate().map(term).collect();
+            Combined { terms, combine, clamp_parts: parts, clamp: whole }.bounds()
+        };
+        let one = Weight::fixed(1.0);
+        let unit = Some(Clamp { low: 0.0, high: 1.0 });
+        let two = [(one, 0.0, 1.0), (Weight::fixed(-2.0), -1.0, 3.0)];
+        assert_eq!(bounds(Combine::Sum, &two, None, None), Some((-6.0, 3.0)));
+        assert_eq!(bounds(Combine::Sum, &two, unit, None), Some((-2.0, 1.0)));
+        assert_eq!(bounds(Combine::Sum, &two, None, unit), Some((0.0, 1.0)));
+        assert_eq!(bounds(Combine::Min, &two, None, None), Some((-6.0, 1.0)));
+        let moving = [(Weight { first: 0.5, last: 2.0 }, 0.0, 1.0)];
+        assert_eq!(bounds(Combine::Sum, &moving, None, None), Some((0.0, 2.0)));
+        let mean = [(one, 0.0, 0.5), (one, 0.0, 2.0)];
+        assert_eq!(bounds(Combine::Harmonic, &mean, None, None), Some((0.0, 2.0)));
+        let mut unknown = combined(Combine::Sum, &[(1.0, 1.0)]);
+        assert_eq!(unknown.bounds(), None, "a closure says nothing of its scores");
+        unknown.clamp = unit;
+        assert_eq!(unknown.bounds(), Some((0.0, 1.0)));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod spec;
 mod tail;
 mod url;
 pub mod verify;
+mod weight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -44,7 +45,7 @@ use gradus::escape::escaped;
 pub(crate) use outcome::finite;
 pub use outcome::{Judgment, Outcome, RewardOutcome};
 pub(crate) use scores::FAILURE_LIMIT;
-pub use scores::{Scores, score, score_groups};
+pub use scores::{Scores, score, score_at, score_groups};
 
 /// What a reward sees of one sample.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,29 @@ pub trait Reward: Send + Sync {
     fn score_groups(&self, inputs: &[RewardInput<'_>], groups: &[usize]) -> Vec<Outcome> {
         let _ = groups;
         self.score(inputs)
+    }
+
+    /// As [`Reward::score_groups`] in a step of a phase: `progress` is 0 in its first step and 1 in its
+    /// last. A reward whose parts have weights that move has this method.
+    fn score_at(
+        &self,
+        inputs: &[RewardInput<'_>],
+        groups: &[usize],
+        progress: f64,
+    ) -> Vec<Outcome> {
+        let _ = progress;
+        self.score_groups(inputs, groups)
+    }
+
+    /// The parts whose weights move over a phase, with their weights at `progress`.
+    fn weights_at(&self, progress: f64) -> Vec<(String, f64)> {
+        let _ = progress;
+        Vec::new()
+    }
+
+    /// The least and the largest score, if it cannot give others.
+    fn bounds(&self) -> Option<(f64, f64)> {
+        None
     }
 
     /// Which samples of a prompt give the same answer, for a vote: equal answers have equal
@@ -116,12 +140,46 @@ impl<R: Reward + ?Sized> Reward for Arc<R> {
         (**self).score_groups(inputs, groups)
     }
 
+    fn score_at(
+        &self,
+        inputs: &[RewardInput<'_>],
+        groups: &[usize],
+        progress: f64,
+    ) -> Vec<Outcome> {
+        (**self).score_at(inputs, groups, progress)
+    }
+
+    fn weights_at(&self, progress: f64) -> Vec<(String, f64)> {
+        (**self).weights_at(progress)
+    }
+
+    fn bounds(&self) -> Option<(f64, f64)> {
+        (**self).bounds()
+    }
+
     fn same_answers(&self, inputs: &[RewardInput<'_>]) -> Vec<Option<usize>> {
         (**self).same_answers(inputs)
     }
 
     fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
         (**self).check_row(fields)
+    }
+}
+
+/// A reward that says 1 for a right completion and 0 for any other.
+pub(crate) struct Right<F>(pub F);
+
+impl<F> Reward for Right<F>
+where
+    F: Fn(&RewardInput<'_>) -> bool + Send + Sync,
+{
+    fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
+        let one = |input: &RewardInput<'_>| Ok(RewardOutcome::Score((self.0)(input) as u8 as f32));
+        one.score(inputs)
+    }
+
+    fn bounds(&self) -> Option<(f64, f64)> {
+        Some((0.0, 1.0))
     }
 }
 

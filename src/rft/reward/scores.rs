@@ -14,6 +14,8 @@ pub struct Scores {
     pub rewards: Vec<f32>,
     /// The parts of each score; none where the reward names none, abstained or failed.
     pub parts: Vec<Vec<(String, f32)>>,
+    /// The parts whose weights move over the phase, with their weights in this step.
+    pub weights: Vec<(String, f64)>,
     /// What was said about each completion, if anything.
     pub feedback: Vec<Option<String>>,
     /// Calls that abstained.
@@ -46,12 +48,32 @@ pub fn score_groups(
     inputs: &[RewardInput<'_>],
     groups: &[usize],
 ) -> Result<Scores> {
+    check_groups(inputs, groups)?;
+    collect(reward.score_groups(inputs, groups), inputs)
+}
+
+/// As [`score_groups`] in a step of a phase, of which `progress` is done: 0 in its first step, 1 in its last.
+///
+/// # Errors
+/// As [`score_groups`].
+pub fn score_at(
+    reward: &dyn Reward,
+    inputs: &[RewardInput<'_>],
+    groups: &[usize],
+    progress: f64,
+) -> Result<Scores> {
+    check_groups(inputs, groups)?;
+    let scores = collect(reward.score_at(inputs, groups, progress), inputs)?;
+    Ok(Scores { weights: reward.weights_at(progress), ..scores })
+}
+
+fn check_groups(inputs: &[RewardInput<'_>], groups: &[usize]) -> Result<()> {
     let grouped: usize = groups.iter().sum();
     if grouped != inputs.len() {
         let reason = format!("groups of {grouped} samples for {} completions", inputs.len());
         return Err(Error::Reward { reason });
     }
-    collect(reward.score_groups(inputs, groups), inputs)
+    Ok(())
 }
 
 fn collect(outcomes: Vec<Outcome>, inputs: &[RewardInput<'_>]) -> Result<Scores> {
@@ -105,6 +127,7 @@ impl Scores {
         let first = self.rewards.len();
         self.rewards.extend(later.rewards);
         self.parts.extend(later.parts);
+        self.weights = later.weights;
         self.feedback.extend(later.feedback);
         self.abstained += later.abstained;
         self.failed += later.failed;

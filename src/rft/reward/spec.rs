@@ -7,6 +7,9 @@
 //! reward = ["numeric", "0.2*format:^<think>.+</think>", "-0.1*cmd:python3 toxic.py --fast"]
 //! ```
 //!
+//! A weight that moves is two numbers, its first and its last: `0.2..1*format` weighs 0.2 in the first
+//! step of a phase and 1 in its last one, in a straight line between them. Evaluations take the last.
+//!
 //! Parts are separate texts, because an argument may hold any character: after the first colon
 //! everything belongs to it. A weight is a number before a `*` at the very start; no name begins
 //! like a number. Spaces around the three are dropped. A sample on which a part abstains or fails is
@@ -22,6 +25,8 @@ use super::command::CommandOptions;
 use super::http::HttpOptions;
 use super::kinds::{KINDS, ParsedReward, RewardKind};
 use super::url::redacted;
+use super::weight::Weight;
+use crate::near::did_you_mean;
 use gradus::error::{Error, Result};
 
 pub use super::combine::{Clamp, Combine};
@@ -70,8 +75,9 @@ pub fn parse_all<S: AsRef<str>>(specs: &[S], options: &SpecOptions) -> ParsedRew
     let SpecOptions { combine, clamp_parts, clamp, .. } = *options;
     combinable(&terms, combine)?;
     let bare = clamp.is_none() && clamp_parts.is_none();
-    if let [Term { weight: 1.0, reward, .. }] = terms.as_slice()
+    if let [Term { weight, reward, .. }] = terms.as_slice()
         && bare
+        && *weight == Weight::fixed(1.0)
     {
         return Ok(reward.clone());
     }
@@ -91,10 +97,13 @@ fn combinable(terms: &[Term], combine: Combine) -> Result<()> {
     if combine != Combine::Sum && terms.len() < 2 {
         return wrong("one part has nothing to be combined with, expected at least two".into());
     }
-    match terms.iter().find(|term| combine == Combine::Harmonic && term.weight <= 0.0) {
-        Some(Term { name, weight, .. }) => {
-            wrong(format!("`{name}` has weight {weight}, and a harmonic mean has weights above 0"))
-        }
+    let least = |term: &Term| term.weight.first.min(term.weight.last);
+    match terms.iter().find(|term| combine == Combine::Harmonic && least(term) <= 0.0) {
+        Some(term) => wrong(format!(
+            "`{}` has weight {}, and a harmonic mean has weights above 0",
+            term.name,
+            least(term)
+        )),
         None => Ok(()),
     }
 }
@@ -134,6 +143,15 @@ pub(crate) fn partial<S: AsRef<str>>(specs: &[S]) -> Option<&str> {
     specs.iter().map(AsRef::as_ref).find(pays)
 }
 
+/// Whether one of `specs` runs a program or asks a service.
+pub(crate) fn is_outside<S: AsRef<str>>(specs: &[S]) -> bool {
+    let name = |spec: &S| {
+        let part = weighted(spec.as_ref().trim()).map_or("", |(_, part)| part);
+        part.split(':').next().unwrap_or_default().trim().to_string()
+    };
+    specs.iter().any(|spec| ["cmd", "code", "http", "https"].contains(&name(spec).as_str()))
+}
+
 /// What there is, one line each, for help texts.
 pub fn help() -> String {
     let width = KINDS.iter().map(|kind| kind.usage.chars().count()).max().unwrap_or(0);
@@ -162,23 +180,24 @@ fn term(spec: &str, options: &SpecOptions) -> Result<Term> {
     let kind = KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| {
         let known: Vec<&str> = KINDS.iter().map(|kind| kind.usage).collect();
         let known = known.join(", ");
-        Error::config("reward", format!("`{}` is not one of {known}", redacted(part)))
+        let meant = did_you_mean(name, KINDS.iter().map(|kind| kind.name));
+        Error::config("reward", format!("`{}` is not one of {known}{meant}", redacted(part)))
     })?;
     let reward = (kind.make)(argument.filter(|a| !a.is_empty()), part, options)?;
     Ok(Term { name: kind.name.into(), weight, reward })
 }
 
 /// A part without its weight, which is 1 where there is none.
-fn weighted(spec: &str) -> Result<(f32, &str)> {
+fn weighted(spec: &str) -> Result<(Weight, &str)> {
     let digit = |c: char| c.is_ascii_digit() || "+-.".contains(c);
     if !spec.starts_with(digit) {
-        return Ok((1.0, spec));
+        return Ok((Weight::fixed(1.0), spec));
     }
     let wrong = || {
         let spec = redacted(spec);
-        Error::config("reward", format!("`{spec}`, expected a weight as in `0.2*exact`"))
+        let expected = "a weight as in `0.2*exact`, or two as in `0.2..1*exact`";
+        Error::config("reward", format!("`{spec}`, expected {expected}"))
     };
     let (weight, part) = spec.split_once('*').ok_or_else(wrong)?;
-    let weight: f32 = weight.trim().parse().map_err(|_| wrong())?;
-    if weight.is_finite() { Ok((weight, part.trim())) } else { Err(wrong()) }
+    Ok((Weight::of(weight).ok_or_else(wrong)?, part.trim()))
 }

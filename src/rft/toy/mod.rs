@@ -17,6 +17,7 @@ mod tools;
 
 use serde_json::{Map, Value};
 
+use crate::near::did_you_mean;
 use crate::toy::draw::Drawn;
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
@@ -77,7 +78,8 @@ pub fn toys() -> impl Iterator<Item = &'static Toy> {
 pub fn toy(name: &str) -> Result<&'static Toy> {
     toys().find(|toy| toy.name == name).ok_or_else(|| {
         let known: Vec<&str> = toys().map(|toy| toy.name).collect();
-        Error::config("toy", format!("`{name}` is not one of {}", known.join(", ")))
+        let meant = did_you_mean(name, known.iter().copied());
+        Error::config("toy", format!("`{name}` is not one of {}{meant}", known.join(", ")))
     })
 }
 
@@ -183,6 +185,10 @@ mod tests {
             assert!(right.iter().all(|&score| score == toy.best), "{}: {right:?}", toy.name);
             let wrong = scores(toy, &rows(toy, options(200, 0, 1.0)));
             assert!(wrong.iter().all(|&score| score < toy.best), "{}: {wrong:?}", toy.name);
+            let reward = parse_all(toy.rewards, &SpecOptions::default()).unwrap();
+            let (low, high) = reward.bounds().unwrap();
+            let within = |score: &f32| (low..=high).contains(&(*score as f64));
+            assert!(right.iter().chain(&wrong).all(within), "{}: {low}..{high}", toy.name);
         }
     }
 

@@ -328,13 +328,12 @@ fn on_text(
         return Ok(Arc::new(countdown(config)?.with(Some(codec), reward, Some(converse))));
     }
     let plans = config.plan()?;
-    let offline = |plan: &PhasePlan| {
-        let scored = plan.kind == Phase::Rl && plan.config.rl.source == SourceKey::Data;
-        scored || plan.kind == Phase::Distill
-    };
     let unasked = |plan: &PhasePlan| match plan.kind {
-        Phase::Sft | Phase::Quantize => true,
-        Phase::Rl | Phase::Distill => offline(plan),
+        Phase::Sft | Phase::Quantize | Phase::Distill => true,
+        // Scores come from the file, or the objective compares contexts and not scores.
+        Phase::Rl => {
+            plan.config.rl.source == SourceKey::Data || matches!(crosses(&plan.config), Ok(true))
+        }
         Phase::Collect | Phase::ValueFit => false,
     };
     // Where nobody is rewarded, an evaluation has no opinion either.

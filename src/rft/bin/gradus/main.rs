@@ -205,7 +205,14 @@ fn exit_code(error: &Error) -> u8 {
 
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
-        Error::Config { .. } => Some("gradus config --explain lists every key"),
+        Error::Config { key, .. } => match key.as_str() {
+            "recipe" => Some("gradus recipes lists the recipes"),
+            "toy" | "rows" | "noise" => Some("gradus toy lists the toys with their rewards"),
+            "reward" | "reward.functions" => Some("gradus config --rewards lists the rewards"),
+            flag if flag.starts_with("--") => None,
+            "temperature" => None,
+            _ => Some("gradus config --explain lists every key"),
+        },
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Some("free some space and go on with --resume auto; the last checkpoint is valid")
         }
@@ -224,7 +231,9 @@ fn run(command: Command) -> Result<()> {
                 Some("auto") => Resume::Auto,
                 Some(folder) => Resume::From(folder.into()),
             };
-            train(configuration(&args)?.0, &resume).map(|_| ())
+            let asked = configuration(&args)?;
+            asked.config.check_plan(&asked.strict)?;
+            train(asked.config, &resume).map(|_| ())
         }
         Command::Sample { source, prompt, chat: talks, samples, heat } => {
             let (what, temperature) = asked(&source, &heat)?;
@@ -254,8 +263,10 @@ fn run(command: Command) -> Result<()> {
         Command::Config { rewards: true, .. } => print(&gradus_rft::reward::spec::help()),
         Command::Config { config, recipe, model, explain, .. } => {
             let args = TrainArgs { config, recipe, model, ..TrainArgs::default() };
-            let (config, set) = configuration(&args)?;
-            print(&if explain { explain::explain(&config, &set)? } else { config.to_toml() })
+            let Asked { config, set, strict } = configuration(&args)?;
+            print(&if explain { explain::explain(&config, &set)? } else { config.to_toml() })?;
+            // What a run would refuse is shown all the same: it says which keys there are.
+            config.check_plan(&strict)
         }
         Command::Recipes { name: None } => print(&recipes::list()?),
         Command::Recipes { name: Some(name) } => print(recipes::find(&name)?.text),
@@ -343,8 +354,16 @@ fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
     Ok((what, heat.temperature.or(greedy.filter(|_| !set))))
 }
 
-/// The configuration of a run, and the keys that the user set.
-fn configuration(args: &TrainArgs) -> Result<(RunConfig, BTreeSet<String>)> {
+/// The configuration of a run.
+struct Asked {
+    config: RunConfig,
+    /// The keys that the user set.
+    set: BTreeSet<String>,
+    /// Those that have to be read: the command line's, and a file's where they change something.
+    strict: BTreeSet<String>,
+}
+
+fn configuration(args: &TrainArgs) -> Result<Asked> {
     let names_model = |set: &String| set.trim_start().starts_with("model.path");
     let defaults = match args.model.model.is_some() || args.model.set.iter().any(names_model) {
         true => RunConfig::pretrained(),
@@ -362,21 +381,26 @@ fn configuration(args: &TrainArgs) -> Result<(RunConfig, BTreeSet<String>)> {
         }
         (a, b) => a.or(b),
     };
-    let mut config = RunConfig::layered(defaults, recipe.as_deref(), args.config.as_deref())?;
+    let mut config =
+        RunConfig::layered(defaults.clone(), recipe.as_deref(), args.config.as_deref())?;
+    let by_file = match &args.config {
+        Some(path) => RunConfig::keys_of(path)?,
+        None => BTreeSet::new(),
+    };
+    let below = if config.model.path.is_empty() { defaults } else { RunConfig::pretrained() };
+    let mut strict = config.changed_by(&by_file, below)?;
     let sets: Vec<String> =
         args.model.set.iter().filter(|set| of_recipe(set).is_none()).cloned().collect();
-    let mut keys = apply(&args.model, &sets, &mut config)?;
-    if let Some(path) = &args.config {
-        keys.extend(RunConfig::keys_of(path)?);
-    }
-    keys.extend(recipe.map(|_| "recipe".to_string()));
+    strict.extend(apply(&args.model, &sets, &mut config)?);
+    let named = recipe.map(|_| "recipe".to_string());
+    let set = by_file.into_iter().chain(strict.iter().cloned()).chain(named).collect();
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
     if let Some(out) = &args.out {
         config.out = out.to_string_lossy().into_owned();
     }
-    Ok((config, keys))
+    Ok(Asked { config, set, strict })
 }
 
 /// Lays the command line over a configuration; returns the keys that it sets.

@@ -33,6 +33,11 @@ impl Default for Countdown {
 }
 
 impl Countdown {
+    /// The least and the largest score.
+    pub fn bounds(&self) -> (f64, f64) {
+        (0.0f64.min(self.partial.into()), 1.0f64.max(self.partial.into()))
+    }
+
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let (numbers, target) = task(input.fields)?;

@@ -33,6 +33,11 @@ impl Default for Detect {
 }
 
 impl Detect {
+    /// The least and the largest score.
+    pub fn bounds(&self) -> (f64, f64) {
+        (0.0, 2.0)
+    }
+
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let gold = self.reader().gold(field(input.fields, &self.field)?)?;

@@ -63,6 +63,10 @@ impl Diversity {
 
 /// Without groups all inputs are one prompt's.
 impl Reward for Diversity {
+    fn bounds(&self) -> Option<(f64, f64)> {
+        Some((0.0, 1.0))
+    }
+
     fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
         self.score_groups(inputs, &[inputs.len()])
     }

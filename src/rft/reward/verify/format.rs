@@ -28,6 +28,11 @@ enum Shape {
 const SIZE_LIMIT: usize = 1 << 20;
 
 impl Format {
+    /// The least and the largest score.
+    pub fn bounds(&self) -> (f64, f64) {
+        (if self.signed { -1.0 } else { 0.0 }, 1.0)
+    }
+
     /// `<think>…</think>` and then `<answer>…</answer>`, nothing around them, each tag once. A
     /// pattern cannot say "once", and what it cannot say a policy learns to exploit. Where the
     /// prompt ends in `<think>`, as some chat templates do, the completion must not open it again;

@@ -109,7 +109,7 @@ pub use xml_count::XmlCount;
 
 /// Makes rewards of types with a `check` for one sample and a `check_row` for one row.
 macro_rules! judge_each {
-    ($($verifier:ty),*) => {$(
+    ($($verifier:ty $(= $bounds:expr)?),*) => {$(
         impl Reward for $verifier {
             fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
                 inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
@@ -118,27 +118,62 @@ macro_rules! judge_each {
             fn check_row(&self, fields: &Map<String, Value>) -> std::result::Result<(), String> {
                 <$verifier>::check_row(self, fields)
             }
-        }
-    )*};
-}
 
-judge_each!(
-    Exact, Relative, Placed, Similar, Set, Options, Json, ToolCall, ToolGraded, Iou, Detect, Point,
-    Interval, Graph, Checklist, Length, Countdown, Code, ChartCode
-);
-
-/// Makes rewards of types that want nothing of the row.
-macro_rules! judge_shapes {
-    ($($verifier:ty),*) => {$(
-        impl Reward for $verifier {
-            fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
-                inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
+            fn bounds(&self) -> Option<(f64, f64)> {
+                Some(bounds!(self $(, $bounds)?))
             }
         }
     )*};
 }
 
-judge_shapes!(Format, XmlCount);
+/// The scores of a verifier: from 0 to 1, unless it says otherwise.
+macro_rules! bounds {
+    ($verifier:expr) => {
+        (0.0, 1.0)
+    };
+    ($verifier:expr, $bounds:expr) => {
+        $bounds($verifier)
+    };
+}
+
+judge_each!(
+    Exact,
+    Relative,
+    Placed = Placed::bounds,
+    Similar,
+    Set,
+    Options,
+    Json,
+    ToolCall,
+    ToolGraded = ToolGraded::bounds,
+    Iou,
+    Detect = Detect::bounds,
+    Point,
+    Interval,
+    Graph,
+    Checklist,
+    Length,
+    Countdown = Countdown::bounds,
+    Code,
+    ChartCode
+);
+
+/// Makes rewards of types that want nothing of the row.
+macro_rules! judge_shapes {
+    ($($verifier:ty $(= $bounds:expr)?),*) => {$(
+        impl Reward for $verifier {
+            fn score(&self, inputs: &[RewardInput<'_>]) -> Vec<Outcome> {
+                inputs.par_iter().map(|input| guarded(|i| self.check(i), input)).collect()
+            }
+
+            fn bounds(&self) -> Option<(f64, f64)> {
+                Some(bounds!(self $(, $bounds)?))
+            }
+        }
+    )*};
+}
+
+judge_shapes!(Format = Format::bounds, XmlCount);
 
 /// 1 or 0.
 fn verdict(right: bool) -> Outcome {

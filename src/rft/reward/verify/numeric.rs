@@ -119,6 +119,10 @@ impl Reward for Numeric {
     fn check_row(&self, fields: &Map<String, Value>) -> Result<(), String> {
         Numeric::check_row(self, fields)
     }
+
+    fn bounds(&self) -> Option<(f64, f64)> {
+        Some((0.0f64.min(self.partial.into()), 1.0f64.max(self.partial.into())))
+    }
 }
 
 #[cfg(test)]

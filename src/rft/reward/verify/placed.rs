@@ -24,6 +24,15 @@ impl Default for Placed {
 }
 
 impl Placed {
+    /// The least and the largest score.
+    pub fn bounds(&self) -> (f64, f64) {
+        let scores = self.scores.map(f64::from);
+        (
+            scores.into_iter().fold(f64::INFINITY, f64::min),
+            scores.into_iter().fold(f64::NEG_INFINITY, f64::max),
+        )
+    }
+
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let golds = golds(input.fields, &self.field)?;

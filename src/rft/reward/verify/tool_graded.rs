@@ -36,6 +36,11 @@ impl Default for ToolGraded {
 const BOUNDS: (f64, f64) = (-3.0, 3.0);
 
 impl ToolGraded {
+    /// The least and the largest score.
+    pub fn bounds(&self) -> (f64, f64) {
+        BOUNDS
+    }
+
     /// Judges one completion.
     pub fn check(&self, input: &RewardInput<'_>) -> Outcome {
         let gold = self.reader().gold(field(input.fields, &self.field)?)?;

@@ -7,6 +7,7 @@ use crate::train::config::{
 };
 use crate::train::phase::Phase;
 use crate::train::phase::scored::crosses;
+use crate::train::phase::sft::check_buffer_warmup;
 use crate::train::phase::written;
 use crate::train::select::{Keep, Selection};
 use crate::train::update::recipe::Recipe;
@@ -295,6 +296,8 @@ impl RunConfig {
             let reason = "true, but rl.then gives the phase an optimizer that goes on";
             return Err(self.in_phase(phase, Error::config("sft.fresh_optimizer", reason)));
         }
-        inner.validate_values().map_err(|error| self.in_phase(phase, error))
+        check_buffer_warmup(&inner.sft)
+            .and_then(|()| inner.validate_values())
+            .map_err(|error| self.in_phase(phase, error))
     }
 }

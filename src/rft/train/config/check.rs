@@ -1,5 +1,7 @@
 //! What no run can have.
 
+use std::collections::BTreeSet;
+
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
 use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, keys};
@@ -38,6 +40,19 @@ impl RunConfig {
         Ok(())
     }
 
+    /// All that a run refuses before it opens a file, and what else nobody can have meant: keys of `set`, those
+    /// that somebody set, which nobody reads, and a fresh model that is frozen untrained.
+    ///
+    /// # Errors
+    /// `Config`, as [`RunConfig::validate`], [`RunConfig::validate_phases`], [`RunConfig::refuse_unread`] and
+    /// [`RunConfig::refuse_noise`].
+    pub fn check_plan(&self, set: &BTreeSet<String>) -> Result<()> {
+        self.validate()?;
+        self.validate_phases()?;
+        self.refuse_unread(set)?;
+        self.refuse_noise(set)
+    }
+
     pub(super) fn validate_values(&self) -> Result<()> {
         if self.model.path.is_empty() && !self.model.adapter.is_empty() {
             let reason = "belongs to a model from disk: set model.path";
@@ -72,7 +87,10 @@ impl RunConfig {
         self.trains()?;
         for (index, PhasePlan { name, kind, config, .. }) in plans.iter().enumerate() {
             config.trains().map_err(|error| self.in_phase(name, error))?;
-            kind.check(&Neighbors { plans, index })?;
+            kind.check(&Neighbors { plans, index }).map_err(|error| match error {
+                Error::Config { key, reason } if key == "phases" => Error::Config { key, reason },
+                other => self.in_phase(name, other),
+            })?;
         }
         self.check_flow(plans)
     }

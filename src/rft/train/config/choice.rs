@@ -1,5 +1,6 @@
 //! Keys that name one of a few things.
 
+use crate::near::did_you_mean;
 use crate::train::config::section::Choice;
 
 /// Declares an enum whose variants a configuration names: each variant once, with its documentation and
@@ -64,7 +65,8 @@ pub(crate) use choice;
 /// Why `text` is none of `choices`.
 pub(crate) fn refusal(text: &str, choices: &[Choice]) -> String {
     let known: Vec<&str> = choices.iter().map(|choice| choice.0).collect();
-    format!("`{text}` is not one of {}", known.join(", "))
+    let meant = did_you_mean(text, known.iter().copied());
+    format!("`{text}` is not one of {}{meant}", known.join(", "))
 }
 
 choice! {

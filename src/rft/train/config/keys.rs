@@ -10,7 +10,9 @@ use crate::train::config::choice::{
     Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
-use crate::train::config::section::{AtLeast, InOrder, Positive, PowersOfTwo, TextBytes, section};
+use crate::train::config::section::{
+    AtLeast, InOrder, Positive, PowersOfTwo, StepsOrShare, TextBytes, section,
+};
 use crate::train::phase::Phase;
 
 /// Longest text that ends a completion, in bytes: the end of a completion is looked at after every
@@ -31,7 +33,7 @@ const MOST_DROPOUT: f64 = 0.999;
 
 section! {
     /// A whole run.
-    RunConfig {
+    RunConfig by [Run] {
         /// Names every random draw of the run.
         seed: u64 = 0; source "ours",
         /// Folder that holds the run folders.
@@ -86,7 +88,7 @@ section! {
 
 section! {
     /// The task that needs no data.
-    TaskConfig {
+    TaskConfig by [BuiltIn] {
         /// Which one.
         name: TaskName = TaskName::Countdown; source "ours",
         /// Digits in a prompt.
@@ -102,9 +104,9 @@ section! {
 
 section! {
     /// Prompts from a file.
-    DataConfig {
+    DataConfig by [File] {
         /// Prompts: a .jsonl, .json or .parquet file, or a folder of them; empty: the task's own.
-        path: String = String::new(); source "ours",
+        path: String = String::new(); by [Data]; source "ours",
         /// Held-out prompts; empty: a share of data.path.
         heldout: String = String::new(); source "ours",
         /// Share of data.path that is held out, by a hash of the prompt.
@@ -124,10 +126,10 @@ section! {
 
 section! {
     /// How completions are scored.
-    RewardConfig {
+    RewardConfig by [Rewards] {
         /// Rewards that make one score: names, WEIGHT*NAME, cmd:COMMAND or a URL; empty: the task's
         /// verifier.
-        functions: Vec<String> = Vec::new(); source "ours",
+        functions: Vec<String> = Vec::new(); by [Score]; source "ours",
         /// How several rewards make one score.
         combine: CombineKey = CombineKey::Sum; source "TRL: weighted sum",
         /// Bounds [low, high] of each reward, before its weight; [] = none.
@@ -135,28 +137,28 @@ section! {
         /// Bounds [low, high] of the score; [] = none.
         clamp: Bounds = Bounds::None; range InOrder; source "trlX: cliprange_reward",
         /// Column or dotted path of the right answers; empty: each reward's own column.
-        answer: String = String::new(); source "verl: reward_model.ground_truth",
+        answer: String = String::new(); by [FileRewards]; source "verl: reward_model.ground_truth",
         /// Leave special tokens out of the text that is scored.
-        skip_special_tokens: bool = true; source "TRL: true",
+        skip_special_tokens: bool = true; by [Score]; source "TRL: true",
         /// Processes of a cmd: reward, 0 = one per thread.
-        workers: usize = 0; range 0..=1 << 10; source "ours" neutral,
+        workers: usize = 0; range 0..=1 << 10; by [Outside]; source "ours" neutral,
         /// Seconds a sample may take, with all its tests where a program is judged.
-        timeout: f64 = 30.0; range 1e-3..=86_400.0; source "ours" neutral,
+        timeout: f64 = 30.0; range 1e-3..=86_400.0; by [Outside]; source "ours" neutral,
         /// Further seconds until a cmd: first answers, for example to load a model; 0 = twice
         /// reward.timeout.
-        startup: f64 = 0.0; range 0.0..=86_400.0; source "ours" neutral,
+        startup: f64 = 0.0; range 0.0..=86_400.0; by [Outside]; source "ours" neutral,
         /// Further tries of a failed call.
-        retries: usize = 1; range 0..=100; source "ours" neutral,
+        retries: usize = 1; range 0..=100; by [Outside]; source "ours" neutral,
     }
 }
 
 section! {
     /// The decoder: a folder, or the shape of a fresh one (Llama), which reads data.path as bytes.
-    ModelSection {
+    ModelSection by [Fresh] {
         /// A Hugging Face folder; the shape is then its own.
-        path: String = String::new(); source "ours",
+        path: String = String::new(); by [Run]; source "ours",
         /// A PEFT adapter to go on from.
-        adapter: String = String::new(); source "ours",
+        adapter: String = String::new(); by [Quantize]; source "ours",
         /// Width of the residual stream.
         hidden: usize = 96; source "pilot",
         /// Blocks.
@@ -176,22 +178,22 @@ section! {
         /// The head shares the embedding's matrix.
         tie_embeddings: bool = false; source "Llama: false",
         /// Weights and activations; what trains is f32 either way.
-        dtype: ModelDtype = ModelDtype::F32; source "ours",
+        dtype: ModelDtype = ModelDtype::F32; by [Run]; source "ours",
     }
 }
 
 section! {
     /// Supervised warm-up.
-    SftConfig {
+    SftConfig by [Demos] {
         /// demos: demonstrations of the task; buffer:NAME: the records of a buffer.
         source: String = "demos".into(); source "ours",
         /// Whether the buffer is empty after the phase, so that each round learns from its own records.
-        drain: bool = true; source "ours",
+        drain: bool = true; by [Sft]; source "ours",
         /// A template (minijinja) that writes the text to learn from a buffer's record: the row's fields,
         /// `prompt`, `completion`, `score`, `feedback`. All of it carries loss; empty: the completion.
         template: String = String::new(); source "ours: none; LeTI (2305.10314): score and feedback first",
         /// Whether the phase begins with an optimizer that has seen nothing.
-        fresh_optimizer: bool = false; source "ours",
+        fresh_optimizer: bool = false; by [Sft]; source "ours",
         /// Passes over the demonstrations.
         epochs: usize = 6; folder 3; range 0..=1 << 16; source "pilot; model folder: TRL 3",
         /// Demonstrations, 0 = every training row once, 4,000 where they never end.
@@ -210,8 +212,10 @@ section! {
             source "pilot; model folder: QLoRA 0.999",
         /// Decoupled weight decay.
         weight_decay: f64 = 0.0; range 0.0..=1e3; source "ours",
-        /// Steps of linear warm-up.
-        warmup_steps: usize = 20; folder 10; source "pilot; model folder: QLoRA 3 % of a run",
+        /// Steps of linear warm-up, or below 1 their share of the phase; auto: 20, or 10 on a model from
+        /// disk, and a tenth of a phase that has fewer steps.
+        warmup_steps: Auto = Auto::Auto; range StepsOrShare;
+            source "pilot; model folder: QLoRA 3 % of a run; shares: transformers",
         /// Learning rate over the phase.
         lr_schedule: Schedule = Schedule::Linear; folder Schedule::Constant;
             source "pilot; model folder: QLoRA constant",
@@ -220,15 +224,15 @@ section! {
             source "TRL: 1.0; model folder: QLoRA 0.3",
         /// Weight of a prompt's tokens beside the answer's, 0 = they carry no loss.
         prompt_weight: f64 = 0.0; range 0.0..=1e6;
-            source "TRL completion_only_loss; LeTI (2305.10314): 1",
+            by [Demos, Divert]; source "TRL completion_only_loss; LeTI (2305.10314): 1",
         /// Weight of an answer's tokens up to its last closing mark of reasoning, such as `</think>`.
-        reasoning_weight: f64 = 1.0; range 0.0..=1e6; source "ours",
+        reasoning_weight: f64 = 1.0; range 0.0..=1e6; by [Sft, Divert]; source "ours",
     }
 }
 
 section! {
     /// 4-bit weights.
-    QuantizeConfig {
+    QuantizeConfig by [Quantize] {
         /// What the blocks' weights become.
         r#type: QuantizeType = QuantizeType::Nf4; source "QLoRA (2305.14314): nf4",
         /// Values per block.
@@ -240,7 +244,7 @@ section! {
 
 section! {
     /// Adapters.
-    LoraConfig {
+    LoraConfig by [FreshAdapter] {
         /// Rank of the adapters.
         rank: usize = 16; range 1..=1 << 12; source "pilot",
         /// The update is scaled by alpha / rank.
@@ -251,83 +255,83 @@ section! {
         rslora: bool = false; source "PEFT use_rslora: false",
         /// Share of an adapter's inputs that an update drops; not where ratios are taken, and never when
         /// sampling.
-        dropout: f64 = 0.0; range 0.0..=MOST_DROPOUT; source "PEFT lora_dropout: 0.0; QLoRA: 0.05, 0.1",
+        dropout: f64 = 0.0; range 0.0..=MOST_DROPOUT; by [Adapters]; source "PEFT lora_dropout: 0.0; QLoRA: 0.05, 0.1",
     }
 }
 
 section! {
     /// Reinforcement fine-tuning.
-    RlConfig {
+    RlConfig by [Rl] {
         /// Steps.
-        steps: usize = 600; folder 200; source "pilot; model folder: ours",
+        steps: usize = 600; folder 200; by [Update]; source "pilot; model folder: ours",
         /// Prompts per step.
         prompts: usize = 64; folder 8; range 1..=1 << 16;
-            source "pilot; model folder: 8 of 8 samples, TRL's sizes",
+            by [Prompts]; source "pilot; model folder: 8 of 8 samples, TRL's sizes",
         /// Who gives the answers to learn from.
         source: SourceKey = SourceKey::Rollout; source "ours",
         /// Samples per prompt.
-        group: usize = 8; range 1..=1 << 12; source "TRL: 8",
+        group: usize = 8; range 1..=1 << 12; by [Sample]; source "TRL: 8",
         /// Updates per batch of rollouts.
         updates_per_batch: usize = 1; range 1..=1 << 10; source "TRL num_iterations: 1",
         /// Sequences per micro-batch; changes rounding, not meaning.
-        micro_batch: usize = 32; folder 4; range 1..=1 << 16; source "ours",
+        micro_batch: usize = 32; folder 4; range 1..=1 << 16; by [MicroBatch]; source "ours",
         /// Compute what neighboring sequences of a micro-batch begin with in common, such as a group's
         /// prompt, once in updates and scores; changes rounding, not meaning.
-        shared_prompts: bool = true; source "ours",
+        shared_prompts: bool = true; by [Update, Returns]; source "ours",
         /// Sampling temperature; log-probs are of that distribution.
-        temperature: f64 = 1.0; range 1e-3..=1e3; source "TRL: 1.0",
+        temperature: f64 = 1.0; range 1e-3..=1e3; by [Sample, Rl]; source "TRL: 1.0",
         /// Nucleus of the sampler.
-        top_p: f64 = 1.0; range Positive(1.0); source "TRL: 1.0",
+        top_p: f64 = 1.0; range Positive(1.0); by [Sample]; source "TRL: 1.0",
         /// Largest k of the sampler, 0 = off.
-        top_k: i64 = 0; range AtLeast(0); source "TRL: 0",
+        top_k: i64 = 0; range AtLeast(0); by [Sample]; source "TRL: 0",
         /// Sequences decoded together, per thread on the CPU and in all on a GPU; 0 = what fits the
         /// device.
-        slots: usize = 0; range 0..=1 << 16; source "ours" neutral,
+        slots: usize = 0; range 0..=1 << 16; by [Run, Sample]; source "ours" neutral,
         /// Smallest relative probability of the sampler, 0 = off.
-        min_p: f64 = 0.0; range 0.0..=1.0; source "TRL: off",
+        min_p: f64 = 0.0; range 0.0..=1.0; by [Sample]; source "TRL: off",
         /// Longest completion, 0 = what the task needs: with data.path the longest demonstration of
         /// a fresh model, 256 of a model from disk.
-        max_new_tokens: usize = 0; folder 128; range 0..=1 << 20; source "ours",
+        max_new_tokens: usize = 0; folder 128; range 0..=1 << 20; by [Run, Sample]; source "ours",
         /// Texts that end a completion, which keeps them.
-        stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); source "ours: none",
+        stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); by [Run, Sample]; source "ours: none",
         /// Completions that were cut off carry no loss.
-        mask_truncated_completions: bool = false; source "TRL: false; DAPO (2503.14476): true",
+        mask_truncated_completions: bool = false; by [Online]; source "TRL: false; DAPO (2503.14476): true",
         /// Tokens before the longest completion over which the reward falls in a straight line, 0 = none.
-        overlong_buffer: usize = 0; range 0..=1 << 20; source "ours: none; DAPO: 4096 of 20480",
+        overlong_buffer: usize = 0; range 0..=1 << 20; by [Judge]; source "ours: none; DAPO: 4096 of 20480",
         /// What a completion of the full length loses; auto: 1.
-        overlong_penalty: Auto = Auto::Auto; range Positive(1e6); source "DAPO: 1",
+        overlong_penalty: Auto = Auto::Auto; range Positive(1e6); by [Judge]; source "DAPO: 1",
         /// Further batches that a step may sample until rl.prompts prompts have rewards that differ,
         /// 0 = none. Prompts whose rewards are all equal are then left out.
-        dynamic_sampling: usize = 0; range 0..=MOST_EXTRA_BATCHES; source "ours: none; verl max_num_gen_batches: 10",
+        dynamic_sampling: usize = 0; range 0..=MOST_EXTRA_BATCHES; by [Judge]; source "ours: none; verl max_num_gen_batches: 10",
         /// Completions that are learned from and stored.
-        keep: KeepKey = KeepKey::All; source "GRPO: all; RAFT (2304.06767): best",
+        keep: KeepKey = KeepKey::All; by [Keep]; source "GRPO: all; RAFT (2304.06767): best",
         /// Share of the batch for rl.keep = top; auto: 0.2.
-        keep_share: Auto = Auto::Auto; range Positive(1.0); source "RAFT: 0.2",
+        keep_share: Auto = Auto::Auto; range Positive(1.0); by [Keep]; source "RAFT: 0.2",
         /// Smallest reward for rl.keep = threshold; auto: 1.
-        keep_threshold: Auto = Auto::Auto; range -1e6..=1e6; source "ours: a right answer",
+        keep_threshold: Auto = Auto::Auto; range -1e6..=1e6; by [Keep]; source "ours: a right answer",
         /// Leave out a completion that repeats an earlier one of its prompt, in the batch or in the buffer
         /// of rl.store.
-        dedupe: bool = false; source "ours",
+        dedupe: bool = false; by [Keep]; source "ours",
         /// Buffer that takes in the completions that are kept; empty: none.
-        store: String = String::new(); source "ours",
+        store: String = String::new(); by [Keep]; source "ours",
         /// Buffer whose completions of a step's prompts mml learns beside those of the step; empty: none.
-        book: String = String::new(); source "ours: none; 2205.14318: such a book",
+        book: String = String::new(); by [Rl]; source "ours: none; 2205.14318: such a book",
         /// Whether the demonstration of a prompt is in its book, and right.
-        book_demos: bool = false; source "ours; 2205.14318: true",
+        book_demos: bool = false; by [Rl]; source "ours; 2205.14318: true",
         /// Batches before this one from which completions are learned again, 0 = none.
         replay_window: usize = 0; range 0..=1 << 10; source "ours: none; ReMix (2507.06892): 2",
         /// Share of what is learned from that comes from those batches.
         replay_share: f64 = 0.0; range 0.0..=MOST_REPLAY; source "ours: none; ReMix: 0.4",
         /// Buffer that takes in prompts with their demonstrations where no completion has more than
         /// rl.divert_below; empty: none.
-        divert: String = String::new(); source "ours: none; ReLIFT (2506.07527): such a buffer",
+        divert: String = String::new(); by [Judge]; source "ours: none; ReLIFT (2506.07527): such a buffer",
         /// Reward up to which a completion counts as failed; auto: 0.
-        divert_below: Auto = Auto::Auto; range -1e6..=1e6; source "ReLIFT: all completions wrong",
+        divert_below: Auto = Auto::Auto; range -1e6..=1e6; by [Judge]; source "ReLIFT: all completions wrong",
         /// `NAME >= N: PHASE`: when the buffer NAME has N records, the phase PHASE of the kind sft
         /// learns them at the end of the step, with an optimizer of its own; empty: never.
         then: String = String::new(); source "ours: never; ReLIFT: 128",
         /// Token loss or sequence objective; what the next keys leave at auto goes with its name.
-        loss: String = "grpo".into(); source "DeepSeekMath (2402.03300): grpo",
+        loss: String = "grpo".into(); by [Keep]; source "DeepSeekMath (2402.03300): grpo",
         /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1.
         clip_low: Auto = Auto::Auto; range 0.0..=1.0; source "auto: the preset's",
         /// Upper clip bound, likewise.
@@ -338,10 +342,10 @@ section! {
         kl: KlKey = KlKey::Auto; source "auto: the preset's; GRPO: loss, ReFT: reward",
         /// How advantages are estimated.
         advantage: AdvantageKey = AdvantageKey::Auto;
-            source "auto: the preset's; GRPO: group, ReFT: gae",
+            by [Advantage]; source "auto: the preset's; GRPO: group, ReFT: gae",
         /// What group advantages are divided by.
         scale: ScaleKey = ScaleKey::Auto;
-            source "auto: the preset's; TRL: group, Dr. GRPO: none",
+            by [Advantage]; source "auto: the preset's; TRL: group, Dr. GRPO: none",
         /// Weight of the entropy bonus.
         entropy_coef: Auto = Auto::Auto; range 0.0..=1e6;
             source "auto: the preset's; ReLIFT: 1e-3, others 0",
@@ -371,36 +375,37 @@ section! {
         margin: Auto = Auto::Auto; range 0.0..=1e6; source "auto: TRL simpo_gamma 0.5",
         /// Peak learning rate; auto: 1e-5 for adapters, 1e-6 for whole weights.
         learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
-            source "pilot; model folder: TRL GRPO 1e-6, adapters ten times that (LoRA Without Regret)",
+            by [Update]; source "pilot; model folder: TRL GRPO 1e-6, adapters ten times that (LoRA Without Regret)",
         /// The optimizer; paged_adamw needs a GPU.
-        optim: OptimizerKey = OptimizerKey::AdamW; source "QLoRA: paged",
+        optim: OptimizerKey = OptimizerKey::AdamW; by [Run]; source "QLoRA: paged",
         /// Decay of AdamW's first moment.
-        beta1: f64 = 0.9; range 0.0..=MOST_DECAY; source "AdamW: 0.9",
+        beta1: f64 = 0.9; range 0.0..=MOST_DECAY; by [Update]; source "AdamW: 0.9",
         /// Decay of AdamW's second moment.
         beta2: f64 = 0.95; folder 0.999; range 0.0..=MOST_DECAY;
-            source "pilot; model folder: AdamW 0.999",
+            by [Update]; source "pilot; model folder: AdamW 0.999",
         /// Decoupled weight decay.
-        weight_decay: f64 = 0.0; range 0.0..=1e3; source "TRL: 0.0",
+        weight_decay: f64 = 0.0; range 0.0..=1e3; by [Update]; source "TRL: 0.0",
         /// Largest global gradient norm.
-        grad_clip: f64 = 1.0; range Positive(f64::INFINITY); source "TRL: 1.0",
+        grad_clip: f64 = 1.0; range Positive(f64::INFINITY); by [Update]; source "TRL: 1.0",
         /// Learning rate over the phase.
-        lr_schedule: Schedule = Schedule::Linear; source "TRL: linear",
-        /// Steps of linear warm-up.
-        warmup_steps: usize = 10; source "pilot",
+        lr_schedule: Schedule = Schedule::Linear; by [Update]; source "TRL: linear",
+        /// Steps of linear warm-up, or below 1 their share of the phase; auto: 10, and a tenth of a phase
+        /// that has fewer steps.
+        warmup_steps: Auto = Auto::Auto; range StepsOrShare; by [Update]; source "pilot; shares: transformers",
         /// Negative control.
-        control: Control = Control::None; source "ours",
+        control: Control = Control::None; by [Keep, Update]; source "ours",
     }
 }
 
 section! {
     /// The critic of `rl.advantage = "gae"`.
-    ValueConfig {
+    ValueConfig by [Critic] {
         /// Rollout batches of the collect phase.
-        collect_steps: usize = 4; source "VLA-RL (2505.18719)",
+        collect_steps: usize = 4; by [Collect]; source "VLA-RL (2505.18719)",
         /// Critic updates of the value_fit phase.
-        fit_steps: usize = 50; source "VLA-RL: 5; pilot",
+        fit_steps: usize = 50; by [ValueFit]; source "VLA-RL: 5; pilot",
         /// Critic learning rate.
-        learning_rate: f64 = 1e-2; range 0.0..=1e3; source "pilot",
+        learning_rate: f64 = 1e-2; range 0.0..=1e3; by [ValueFit, Critic]; source "pilot",
         /// Clip of the critic's change in a batch, inf = off.
         clip: Auto = Auto::Auto; range Positive(f64::INFINITY);
             source "auto: the preset's; ReFT: 0.2",
@@ -409,7 +414,7 @@ section! {
         /// Whiten advantages over the batch.
         whiten: bool = true; source "ReFT: true; VLA-RL: false",
         /// Discount.
-        gamma: f64 = 1.0; range 0.0..=1.0; source "ReFT: 1.0",
+        gamma: f64 = 1.0; range 0.0..=1.0; by [Returns, Critic]; source "ReFT: 1.0",
         /// GAE's lambda.
         lambda: f64 = 0.95; range 0.0..=1.0; source "ReFT: 0.95",
     }
@@ -417,7 +422,7 @@ section! {
 
 section! {
     /// Buffers: records that outlive their batch.
-    BufferConfig {
+    BufferConfig by [Store] {
         /// Most records of a buffer; the oldest leave.
         capacity: usize = 16_384; range 1..=1 << 24; source "ours",
     }
@@ -425,7 +430,7 @@ section! {
 
 section! {
     /// The phase `distill`: the policy learns a teacher's distributions.
-    DistillConfig {
+    DistillConfig by [Distill] {
         /// The teacher's folder, with the model's tokenizer.
         teacher: String = String::new(); source "ours",
         /// What both read: rollouts, drawn and learned with the settings of `rl`, or demonstrations,
@@ -445,9 +450,9 @@ section! {
 
 section! {
     /// Held-out accuracy.
-    EvalConfig {
+    EvalConfig by [Evaluate] {
         /// RL steps between evaluations.
-        every: usize = 100; folder 20; range AtLeast(1); source "ours",
+        every: usize = 100; folder 20; range AtLeast(1); by [Rl]; source "ours",
         /// Held-out prompts.
         max_prompts: usize = 256; folder 32; range 1..=1 << 20; source "ours",
         /// Completions per held-out prompt.
@@ -459,7 +464,7 @@ section! {
 
 section! {
     /// Saved states.
-    CheckpointConfig {
+    CheckpointConfig by [Run] {
         /// Steps between checkpoints.
         every: usize = 100; folder 20; range AtLeast(1); source "ours" neutral,
         /// Checkpoints kept.

@@ -11,6 +11,7 @@ pub(crate) mod choice;
 pub mod explain;
 mod keys;
 mod plan;
+pub(crate) mod readers;
 pub(crate) mod section;
 mod set;
 

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::near::did_you_mean;
 use crate::recipes;
-use crate::train::config::section::{Choice, Setting};
+use crate::train::config::section::{Choice, Key, Setting};
 use crate::train::config::set::unknown_key;
 use crate::train::config::{RunConfig, check, keys};
 use crate::train::phase::Phase;
@@ -128,8 +129,9 @@ impl RunConfig {
                 let tables = self.phase.keys().map(String::as_str);
                 let known: Vec<&str> = Phase::ALL.iter().map(|k| k.name()).chain(tables).collect();
                 let reason = format!(
-                    "`{name}` is neither a kind nor a table [phase.{name}]; known are {}",
-                    known.join(", ")
+                    "`{name}` is neither a kind nor a table [phase.{name}]; known are {}{}",
+                    known.join(", "),
+                    did_you_mean(name, known.iter().copied())
                 );
                 Error::config("phases", reason)
             });
@@ -262,22 +264,20 @@ fn known_key(kind: Phase, path: &[&str]) -> std::result::Result<Option<String>, 
         [key] => format!("{section}.{key}"),
         _ => path.join("."),
     };
-    let all: Vec<String> = keys().into_iter().map(|key| key.name).collect();
-    if !all.contains(&key) {
-        return Err(unknown_in_table(kind, path, &all));
-    }
-    match kind.reads(&key) {
-        true => Ok(Some(key)),
-        false => Err(format!("a phase of kind `{}` has no `{key}` of its own", kind.name())),
+    let all = keys();
+    match all.iter().find(|known| known.name == key) {
+        None => Err(unknown_in_table(kind, path, &all)),
+        Some(known) if known.may_be_of(kind) => Ok(Some(key)),
+        Some(_) => Err(format!("a phase of kind `{}` has no `{key}` of its own", kind.name())),
     }
 }
 
 /// That `path` is no key of the table of a phase, and which of `all` keys are.
-fn unknown_in_table(kind: Phase, path: &[&str], all: &[String]) -> String {
+fn unknown_in_table(kind: Phase, path: &[&str], all: &[Key]) -> String {
+    let read = || all.iter().filter(|key| key.may_be_of(kind)).map(|key| key.name.as_str());
     let of_section = |section: &str| -> Vec<String> {
-        let read = all.iter().filter(|key| kind.reads(key));
-        let short = |key: &String| key.strip_prefix(&format!("{section}.")).map(String::from);
-        read.filter_map(short).collect()
+        let short = |key: &str| key.strip_prefix(&format!("{section}.")).map(String::from);
+        read().filter_map(short).collect()
     };
     if let [section, key] = *path {
         let known = of_section(section);
@@ -289,11 +289,7 @@ fn unknown_in_table(kind: Phase, path: &[&str], all: &[String]) -> String {
     if !kind.steps_key().is_empty() && !known.iter().any(|key| key == "steps") {
         known.push("steps".into());
     }
-    let sections: BTreeSet<&str> = all
-        .iter()
-        .filter(|key| kind.reads(key))
-        .filter_map(|key| Some(key.split_once('.')?.0))
-        .collect();
+    let sections: BTreeSet<&str> = read().filter_map(|key| Some(key.split_once('.')?.0)).collect();
     known.extend(sections.into_iter().map(String::from));
     known.push("kind".into());
     unknown_key(&path.join("."), &known)

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
+use crate::train::config::readers::Reader;
 
 /// A value that a key may have, with what it means.
 pub(crate) type Choice = (&'static str, &'static str);
@@ -49,6 +50,8 @@ pub(crate) struct Key {
     pub source: &'static str,
     /// Whether a run may change it when it goes on, because no result depends on it.
     pub neutral: bool,
+    /// Who reads it.
+    pub readers: &'static [Reader],
 }
 
 /// A struct that [`section!`] declares.
@@ -144,6 +147,22 @@ impl Range<i64> for AtLeast<i64> {
     }
 }
 
+/// A whole number of steps, or below 1 a share of them.
+pub(crate) struct StepsOrShare;
+
+impl Range<Auto> for StepsOrShare {
+    fn refusal(&self, value: &Auto) -> Option<String> {
+        let x = value.value()?;
+        let share = (0.0..1.0).contains(&x);
+        let steps = (1.0..=1e9).contains(&x) && x.fract() == 0.0;
+        unless(share || steps, x, &Range::<Auto>::text(self))
+    }
+
+    fn text(&self) -> String {
+        "a whole number of steps, or below 1 a share of the phase".into()
+    }
+}
+
 /// Finite bounds in order.
 pub(crate) struct InOrder;
 
@@ -204,19 +223,20 @@ pub(crate) fn meaning(lines: &[&str]) -> String {
 /// Declares a section: a struct with serde's traits, its defaults, and its keys.
 ///
 /// A key is its documentation, then `name: type = default; source "where the default is from"`. Between
-/// the default and the source may stand `; folder value`, the default of a run on a model from disk, and
-/// `; range values`, what the key may be. `neutral` behind the source says that no result depends on the
-/// key. Sections inside the section stand behind the keys, and behind them tables whose keys other parts
-/// know.
+/// the default and the source may stand `; folder value`, the default of a run on a model from disk,
+/// `; range values`, what the key may be, and `; by [readers]`, who reads it, if they are others than those
+/// behind the section's name. `neutral` behind the source says that no result depends on the key. Sections
+/// inside the section stand behind the keys, and behind them tables whose keys other parts know.
 macro_rules! section {
     (
         #[doc = $about:literal]
-        $name:ident {
+        $name:ident by $readers:tt {
             $(
                 $(#[doc = $doc:literal])+
                 $field:ident : $type:ty = $default:expr
                     $(; folder $folder:expr)?
                     $(; range $range:expr)?
+                    $(; by $own:tt)?
                     ; source $source:literal $($neutral:ident)?,
             )*
         }
@@ -274,6 +294,7 @@ macro_rules! section {
                         range: [$($crate::train::config::section::Range::<$type>::text(&$range))?].into_iter().next(),
                         source: $source,
                         neutral: $crate::train::config::section::neutral!($($neutral)?),
+                        readers: $crate::train::config::section::readers!($($own)? $readers),
                     });
                 )*
                 $($($section::keys(concat!(stringify!($inner), "."), keys);)*)?
@@ -306,6 +327,13 @@ macro_rules! first {
     };
 }
 
+/// The readers in the first of one or two lists.
+macro_rules! readers {
+    ([$($reader:ident),+] $($section:tt)?) => {
+        &[$($crate::train::config::readers::Reader::$reader),+]
+    };
+}
+
 /// Whether a key's flag is there, which has one name only.
 macro_rules! neutral {
     () => {
@@ -316,4 +344,4 @@ macro_rules! neutral {
     };
 }
 
-pub(crate) use {first, neutral, section};
+pub(crate) use {first, neutral, readers, section};

@@ -1,5 +1,6 @@
 //! `--set section.key=value`.
 
+use crate::near::near;
 use crate::train::config::{RunConfig, check};
 use gradus::error::{Error, Result};
 
@@ -80,28 +81,11 @@ impl RunConfig {
 }
 
 pub(super) fn unknown_key(part: &str, known: &[String]) -> String {
-    let near: Vec<&str> =
-        known.iter().map(String::as_str).filter(|k| distance(k, part) <= 3).collect();
+    let near = near(part, known.iter().map(String::as_str));
     match near.is_empty() {
         true => format!("no key `{part}`; known are {}", known.join(", ")),
         false => format!("no key `{part}`; did you mean {}?", near.join(" or ")),
     }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let cost = diagonal + (x != y) as usize;
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The parts of a list of phases: commas in parentheses belong to a repetition.

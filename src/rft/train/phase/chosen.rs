@@ -1,6 +1,6 @@
 //! Weights of single tokens: which of them carry the surrogate, and how much.
 
-use crate::train::phase::rl::RlBatch;
+use crate::train::phase::acts::RlBatch;
 use crate::train::trainer::Trainer;
 use crate::train::update::recipe::{Recipe, Weighing};
 use crate::train::update::record::{Record, ScoredTokens};

@@ -1,10 +1,13 @@
 //! The phase `collect`: rollouts with the policy as it is, for the critic or a buffer.
 
+use std::time::Instant;
+
 use crate::reward::Scores;
+use crate::train::config::readers::Reader;
 use crate::train::config::{Drawn, KeepKey, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
-use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section, refused};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, refused};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -18,47 +21,32 @@ use gradus::ops::{DiscountedReturn, MaskedReturn, discounted_return};
 use gradus::view::ViewMut;
 
 /// Rollouts of the collect phase draw from steps that RL never reaches.
-const COLLECT_STEPS: u64 = 1 << 40;
-
-/// Keys of [rl] that say how rollouts are drawn and scored, and what is stored of them.
-const OF_ROLLOUTS: [&str; 24] = [
-    "prompts",
-    "group",
-    "micro_batch",
-    "temperature",
-    "top_p",
-    "top_k",
-    "slots",
-    "min_p",
-    "max_new_tokens",
-    "stop",
-    "overlong_buffer",
-    "overlong_penalty",
-    "dynamic_sampling",
-    "keep",
-    "keep_share",
-    "keep_threshold",
-    "dedupe",
-    "store",
-    "divert",
-    "divert_below",
-    "loss",
-    "advantage",
-    "scale",
-    "control",
-];
+pub(super) const COLLECT_STEPS: u64 = 1 << 40;
 
 pub(crate) struct Collect;
 
 impl PhaseSpec for Collect {
     const SECTION: &'static str = "rl";
     const STEPS: &'static str = "value.collect_steps";
-
-    fn reads(key: &str) -> bool {
-        let value = ["value.collect_steps", "value.gamma"].contains(&key);
-        let rl = key.strip_prefix("rl.").is_some_and(|key| OF_ROLLOUTS.contains(&key));
-        value || rl || of_section(key, &["task", "data", "reward"])
-    }
+    const READERS: &'static [Reader] = &[
+        Reader::Data,
+        Reader::BuiltIn,
+        Reader::File,
+        Reader::Score,
+        Reader::Rewards,
+        Reader::FileRewards,
+        Reader::Outside,
+        Reader::Prompts,
+        Reader::Sample,
+        Reader::Judge,
+        Reader::Keep,
+        Reader::Divert,
+        Reader::Store,
+        Reader::Advantage,
+        Reader::MicroBatch,
+        Reader::Collect,
+        Reader::Returns,
+    ];
 
     fn draws(config: &RunConfig) -> Drawn {
         let steps = config.value.collect_steps as u64;
@@ -85,7 +73,13 @@ impl PhaseSpec for Collect {
 
     fn step<T: Float>(run: &mut Run<T>, step: u64) -> Result<Metrics> {
         let critic = run.next_kind() == Some(Phase::ValueFit);
-        run.trainer.collect_step(step, critic)
+        let begun = Instant::now();
+        let (records, scores) = run.trainer.collected_records(step, critic)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let mut metrics = run.trainer.take_in(&records, &scores)?;
+        let tokens = records.iter().map(Record::sampled).sum();
+        metrics.push(Metric::TokensPerSecond, run.figures.sampled(tokens, seconds));
+        Ok(metrics)
     }
 
     fn probe<T: Float>(probe: &mut Probe<T>) -> Result<()> {
@@ -103,25 +97,34 @@ impl<T: Float> Trainer<T> {
     /// # Errors
     /// What sampling, the reward and the model say.
     pub fn collect_step(&mut self, step: u64, critic: bool) -> Result<Metrics> {
-        let (records, scores) = match critic {
-            true => self.gather(step)?,
+        let (records, scores) = self.collected_records(step, critic)?;
+        self.take_in(&records, &scores)
+    }
+
+    fn collected_records(&mut self, step: u64, critic: bool) -> Result<(Vec<Record>, Scores)> {
+        match critic {
+            true => self.gather(step),
             false => {
                 let (_, records, scores) = self.collect(COLLECT_STEPS + step)?;
-                (records, scores)
+                Ok((records, scores))
             }
-        };
-        let mut metrics = batch_metrics(&records, &[]);
+        }
+    }
+
+    /// Puts what was collected into the buffer of `rl.store`, and measures it.
+    fn take_in(&mut self, records: &[Record], scores: &Scores) -> Result<Metrics> {
+        let mut metrics = batch_metrics(records, &[]);
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
-        metrics.push_parts(scores.part_means());
+        metrics.push_rewards(scores);
         // The policy has not moved: a KL in the reward is 0.
         let recipe = Recipe { reward_beta: 0.0, ..self.recipe()? };
         let advantages = match self.config.rl.keep {
-            KeepKey::Positive => self.advantages(&records, &recipe)?.advantages,
+            KeepKey::Positive => self.advantages(records, &recipe)?.advantages,
             KeepKey::All | KeepKey::Best | KeepKey::Top | KeepKey::Threshold => {
                 Advantages::PerSequence(vec![0.0; records.len()])
             }
         };
-        let (_, aside) = self.sift(&records, records.len(), &advantages, &mut metrics)?;
+        let (_, aside) = self.sift(records, records.len(), &advantages, &mut metrics)?;
         self.put_aside(aside, &mut metrics);
         Ok(metrics)
     }

@@ -1,6 +1,6 @@
 //! Tokens that a loss treats by the covariance of their advantage with their log-prob.
 
-use crate::train::phase::rl::RlBatch;
+use crate::train::phase::acts::RlBatch;
 use crate::train::trainer::Trainer;
 use crate::train::update::recipe::Recipe;
 use crate::train::update::step::score_records;

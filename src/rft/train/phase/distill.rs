@@ -1,9 +1,10 @@
 //! The phase `distill`: the policy learns a teacher's distributions, on its own rollouts or on
 //! demonstrations.
 
+use crate::train::config::readers::Reader;
 use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
-use crate::train::phase::sft::longest;
-use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, of_section};
+use crate::train::phase::sft::{check_buffer_warmup, longest};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, check_warmup};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
@@ -22,39 +23,26 @@ pub(crate) struct Distill;
 /// Steps of rollouts, so that no other kind of phase has these draws.
 const DISTILL_STEPS: u64 = 1 << 41;
 
-/// Keys of `[rl]` that say how rollouts are drawn and how the policy moves.
-const OF_ROLLOUTS: [&str; 17] = [
-    "steps",
-    "prompts",
-    "group",
-    "micro_batch",
-    "shared_prompts",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_new_tokens",
-    "stop",
-    "learning_rate",
-    "beta1",
-    "beta2",
-    "weight_decay",
-    "grad_clip",
-    "lr_schedule",
-];
-
 impl PhaseSpec for Distill {
     const SECTION: &'static str = "distill";
+    const TRAINS: bool = true;
     const STEPS: &'static str = "rl.steps";
-
-    fn reads(key: &str) -> bool {
-        let rollouts = key
-            .strip_prefix("rl.")
-            .is_some_and(|key| OF_ROLLOUTS.contains(&key) || key == "warmup_steps");
-        rollouts
-            || key == "lora.dropout"
-            || of_section(key, &["distill", "sft", "task", "data", "reward", "eval"])
-    }
+    const READERS: &'static [Reader] = &[
+        Reader::Data,
+        Reader::BuiltIn,
+        Reader::File,
+        Reader::Score,
+        Reader::Rewards,
+        Reader::FileRewards,
+        Reader::Outside,
+        Reader::Distill,
+        Reader::Demos,
+        Reader::Prompts,
+        Reader::Sample,
+        Reader::Update,
+        Reader::MicroBatch,
+        Reader::Adapters,
+    ];
 
     fn draws(config: &RunConfig) -> Drawn {
         let steps = config.rl.steps as u64;
@@ -81,7 +69,13 @@ impl PhaseSpec for Distill {
             let reason = format!("`{rest}`, but distill.top_k is 0: no token is left out");
             return Err(Error::config("distill.rest", reason));
         }
-        Ok(())
+        let (rl, sft) = (&at.plan().config.rl, &at.plan().config.sft);
+        match distill.source {
+            DistillSource::Rollout => {
+                check_warmup("rl.warmup_steps", rl.warmup_steps, rl.steps as u64)
+            }
+            DistillSource::Demos => check_buffer_warmup(sft),
+        }
     }
 
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {

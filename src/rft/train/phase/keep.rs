@@ -2,8 +2,8 @@
 //! and lets a phase learn from a buffer that is full.
 
 use crate::train::config::Drawn;
+use crate::train::phase::acts::groups;
 use crate::train::phase::advantages::Advantages;
-use crate::train::phase::rl::groups;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::select::{Candidate, Selection};
 use crate::train::trainer::Trainer;

@@ -13,7 +13,8 @@
 //! To add one, write a file with a `PhaseSpec` and add its row to the table below. The compiler asks
 //! for the rest.
 
-use crate::train::config::{Drawn, PhasePlan, RunConfig, choice};
+use crate::train::config::readers::Reader;
+use crate::train::config::{Auto, Drawn, PhasePlan, RunConfig, choice};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -23,6 +24,7 @@ use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::GroupStats;
 
+mod acts;
 mod advantages;
 mod book;
 mod chosen;
@@ -31,12 +33,13 @@ mod covariance;
 mod crossed;
 mod distill;
 mod keep;
+mod log;
 mod overlong;
 mod quantize;
 pub mod rl;
 pub(crate) mod scored;
 mod sequence;
-mod sft;
+pub(crate) mod sft;
 mod value_fit;
 pub(crate) mod written;
 
@@ -48,10 +51,12 @@ pub(crate) trait PhaseSpec {
     /// The key that `steps` in the table of a phase stands for, if its section has none of that name.
     const STEPS: &'static str = "";
 
-    /// Whether the phase reads a key, so that its table may have a value of its own for it.
-    fn reads(_key: &str) -> bool {
-        false
-    }
+    /// The readers of keys that the phase has under some settings: its table may have values of its own
+    /// for their keys.
+    const READERS: &'static [Reader] = &[];
+
+    /// Whether the phase moves the policy.
+    const TRAINS: bool = false;
 
     /// What the phase draws, so that the next one of its kind goes on behind it.
     fn draws(_: &RunConfig) -> Drawn {
@@ -128,11 +133,6 @@ impl Neighbors<'_> {
     }
 }
 
-/// Whether `key` is of one of these sections.
-fn of_section(key: &str, sections: &[&str]) -> bool {
-    key.split_once('.').is_some_and(|(section, _)| sections.contains(&section))
-}
-
 /// The error of a list of phases.
 fn refused<T>(reason: impl Into<String>) -> Result<T> {
     Err(Error::config("phases", reason.into()))
@@ -155,8 +155,12 @@ macro_rules! phases {
                 match self { $(Phase::$phase => <$spec>::STEPS,)* }
             }
 
-            pub(crate) fn reads(self, key: &str) -> bool {
-                match self { $(Phase::$phase => <$spec>::reads(key),)* }
+            pub(crate) fn readers(self) -> &'static [Reader] {
+                match self { $(Phase::$phase => <$spec>::READERS,)* }
+            }
+
+            pub(crate) fn trains(self) -> bool {
+                match self { $(Phase::$phase => <$spec>::TRAINS,)* }
             }
 
             pub(crate) fn draws(self, config: &RunConfig) -> Drawn {
@@ -239,8 +243,34 @@ impl<T: Float> Trainer<T> {
 const SKIP_LIMIT: usize = 3;
 
 /// The learning rate of `step`, which rises in a straight line over the first `warmup` steps.
-fn warmed_up(rate: f64, step: u64, warmup: usize) -> f64 {
+fn warmed_up(rate: f64, step: u64, warmup: u64) -> f64 {
     rate * ((step + 1) as f64 / warmup.max(1) as f64).min(1.0)
+}
+
+/// Steps of warm-up of a phase of `total` steps, of which it has `fitting` where the setting is auto.
+fn warmup_steps(setting: Auto, fitting: u64, total: u64) -> u64 {
+    match setting {
+        Auto::Auto if fitting <= total => fitting,
+        Auto::Auto => total / 10,
+        Auto::Value(share) if share < 1.0 => (share * total as f64).ceil() as u64,
+        Auto::Value(steps) => steps as u64,
+    }
+}
+
+/// Refuses a warm-up that a phase of `total` steps ends in.
+///
+/// # Errors
+/// `Config` under the name `key`, with both numbers.
+fn check_warmup(key: &str, setting: Auto, total: u64) -> Result<()> {
+    let steps = warmup_steps(setting, 0, total);
+    if steps <= total || total == 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{steps} steps, but the phase has {total}, so that the learning rate would never be reached; take \
+         fewer, or a share of the phase, such as 0.1"
+    );
+    Err(Error::config(key, reason))
 }
 
 /// What rollouts and their rewards look like.
@@ -248,7 +278,8 @@ pub(crate) fn batch_metrics(records: &[Record], groups: &[GroupStats]) -> Metric
     let n = records.len().max(1) as f64;
     let scored: Vec<f64> =
         records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
-    let mean = scored.iter().sum::<f64>() / scored.len().max(1) as f64;
+    // A mean over nothing is NaN, and the metrics files hold null.
+    let mean = scored.iter().sum::<f64>() / scored.len() as f64;
     let std = groups.iter().map(|g| g.std).sum::<f64>() / groups.len().max(1) as f64;
     let degenerate = groups.iter().filter(|g| g.degenerate).count();
     let lengths: usize = records.iter().map(|r| r.scored().count()).sum();

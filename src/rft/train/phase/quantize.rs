@@ -1,5 +1,6 @@
 //! The phase `quantize`: 4-bit weights, frozen, with adapters. Its work is done between two steps.
 
+use crate::train::config::readers::Reader;
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::Metrics;
@@ -12,6 +13,8 @@ use gradus::error::Result;
 pub(crate) struct Quantize;
 
 impl PhaseSpec for Quantize {
+    const READERS: &'static [Reader] = &[Reader::Quantize, Reader::FreshAdapter];
+
     fn check(at: &Neighbors<'_>) -> Result<()> {
         let quantizes = at.plans.iter().filter(|plan| plan.kind == Phase::Quantize);
         match quantizes.count() {

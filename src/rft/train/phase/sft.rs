@@ -2,8 +2,9 @@
 
 use crate::reward::verify::conclusion;
 use crate::text::Codec;
-use crate::train::config::{Drawn, RunConfig};
-use crate::train::phase::{Phase, PhaseSpec, of_section, warmed_up};
+use crate::train::config::readers::Reader;
+use crate::train::config::{DistillSource, Drawn, PhasePlan, RunConfig, SftConfig};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup, warmed_up, warmup_steps};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
@@ -23,18 +24,35 @@ use gradus::view::View;
 /// Demonstrations of an epoch where the task never runs out of them.
 const ENDLESS_DEMOS: usize = 4_000;
 
+/// Steps of warm-up where `sft.warmup_steps` does not say: of a fresh model, and of one from disk.
+const WARMUP: u64 = 20;
+const FOLDER_WARMUP: u64 = 10;
+
 pub(crate) struct Sft;
 
 impl PhaseSpec for Sft {
     const SECTION: &'static str = "sft";
-
-    fn reads(key: &str) -> bool {
-        ["rl.micro_batch", "lora.dropout"].contains(&key)
-            || of_section(key, &["sft", "task", "data", "reward"])
-    }
+    const TRAINS: bool = true;
+    const READERS: &'static [Reader] = &[
+        Reader::Data,
+        Reader::BuiltIn,
+        Reader::File,
+        Reader::Score,
+        Reader::Rewards,
+        Reader::FileRewards,
+        Reader::Outside,
+        Reader::Sft,
+        Reader::Demos,
+        Reader::MicroBatch,
+        Reader::Adapters,
+    ];
 
     fn draws(config: &RunConfig) -> Drawn {
         Drawn { epochs: config.sft.epochs as u64, ..Drawn::default() }
+    }
+
+    fn check(at: &Neighbors<'_>) -> Result<()> {
+        check_buffer_warmup(&at.plan().config.sft)
     }
 
     fn steps<T: Float>(trainer: &Trainer<T>) -> u64 {
@@ -72,6 +90,24 @@ impl PhaseSpec for Sft {
     }
 }
 
+/// Refuses a count of warm-up steps for a buffer: how many steps it gives is known when it is full.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn check_buffer_warmup(sft: &SftConfig) -> Result<()> {
+    let count = sft.warmup_steps.value().filter(|&steps| steps > 1.0);
+    match (sft.buffer()?, count) {
+        (Some(name), Some(count)) => {
+            let reason = format!(
+                "{count} steps, but how many the phase has depends on what the buffer `{name}` then \
+                 holds; take a share of them, such as 0.1, or 0"
+            );
+            Err(Error::config("sft.warmup_steps", reason))
+        }
+        (Some(_), None) | (None, _) => Ok(()),
+    }
+}
+
 /// Records like those of a step: demonstrations, or what a buffer may hold, which is completions and
 /// demonstrations.
 pub(super) fn longest<T: Float>(probe: &mut Probe<T>) -> Result<Vec<Record>> {
@@ -88,6 +124,26 @@ pub(super) fn longest<T: Float>(probe: &mut Probe<T>) -> Result<Vec<Record>> {
 }
 
 impl<T: Float> Trainer<T> {
+    /// Refuses phases of `plans` that learn demonstrations and end in their warm-up. `config` has the
+    /// settings of the run.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn check_warmups(&mut self, config: &RunConfig, plans: &[PhasePlan]) -> Result<()> {
+        for plan in plans {
+            let of_demos = plan.config.distill.source == DistillSource::Demos;
+            let learns = plan.kind == Phase::Sft || (plan.kind == Phase::Distill && of_demos);
+            let sft = &plan.config.sft;
+            if learns && sft.buffer()?.is_none() {
+                self.enter(plan);
+                check_warmup("sft.warmup_steps", sft.warmup_steps, self.sft_steps())
+                    .map_err(|error| config.in_phase(&plan.name, error))?;
+            }
+        }
+        self.leave(config);
+        Ok(())
+    }
+
     /// SFT steps per epoch and in total.
     pub fn sft_steps(&self) -> u64 {
         self.steps_of_epoch() * self.config.sft.epochs as u64
@@ -188,11 +244,14 @@ impl<T: Float> Trainer<T> {
     /// Settings of the update of SFT step `step`.
     pub(crate) fn sft_update(&self, step: u64) -> Update {
         let sft = &self.config.sft;
-        let decay = sft.lr_schedule.factor(step, self.sft_steps());
+        let steps = self.sft_steps();
+        let decay = sft.lr_schedule.factor(step, steps);
+        let fitting = if self.config.model.path.is_empty() { WARMUP } else { FOLDER_WARMUP };
+        let warmup = warmup_steps(sft.warmup_steps, fitting, steps);
         // QLoRA (arXiv:2305.14314, appendix B.2) for adapters, TRL 1.16's SFTConfig for whole weights.
         let peak = sft.learning_rate.or(if self.model.has_adapters() { 2e-4 } else { 2e-5 });
         Update {
-            learning_rate: warmed_up(peak * decay, step, sft.warmup_steps),
+            learning_rate: warmed_up(peak * decay, step, warmup),
             beta1: 0.9,
             beta2: sft.beta2,
             weight_decay: sft.weight_decay,

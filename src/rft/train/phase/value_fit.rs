@@ -1,5 +1,6 @@
 //! The phase `value_fit`: the critic learns the returns of the collected rollouts.
 
+use crate::train::config::readers::Reader;
 use crate::train::critic::Critic;
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
 use crate::train::run::Run;
@@ -16,10 +17,7 @@ pub(crate) struct ValueFit;
 impl PhaseSpec for ValueFit {
     const SECTION: &'static str = "value";
     const STEPS: &'static str = "value.fit_steps";
-
-    fn reads(key: &str) -> bool {
-        ["value.fit_steps", "value.learning_rate"].contains(&key)
-    }
+    const READERS: &'static [Reader] = &[Reader::ValueFit];
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
         if at.before() != Some(Phase::Collect) {

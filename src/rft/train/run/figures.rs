@@ -15,9 +15,9 @@ pub(crate) struct RunFigures {
     pub global: u64,
     /// Seconds of training.
     pub elapsed: f64,
-    /// Tokens that RL sampled.
+    /// Tokens that the phases `collect` and `rl` sampled.
     pub rollout_tokens: f64,
-    /// Seconds it sampled and scored them in.
+    /// Seconds they sampled and scored them in.
     pub rollout_seconds: f64,
     /// Largest |ratio − 1| over every token of every first update.
     pub first_ratio_max_abs_dev: f64,
@@ -63,6 +63,13 @@ pub(crate) struct Position {
 }
 
 impl RunFigures {
+    /// Counts what was sampled and scored in so many seconds; returns the tokens per second.
+    pub fn sampled(&mut self, tokens: usize, seconds: f64) -> f64 {
+        self.rollout_tokens += tokens as f64;
+        self.rollout_seconds += seconds;
+        tokens as f64 / seconds.max(1e-9)
+    }
+
     /// Where the run stands.
     pub fn position(&self) -> Position {
         let &RunFigures { phase, step, entered, left, .. } = self;

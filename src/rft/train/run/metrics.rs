@@ -1,7 +1,8 @@
 //! `metrics.jsonl`, `metrics.csv` and TensorBoard's event file: one row per step, TRL's names. Columns under `time/` are
 //! wall-clock readings; all others are a function of the configuration alone. The parts of a reward have
-//! names of their own: `rewards/NAME/mean`, in the JSON lines and the events, whose columns are not
-//! fixed as those of the CSV file are.
+//! names of their own: `rewards/NAME/mean`, and `rewards/NAME/weight` where the weight moves. They stand behind
+//! the other columns of the CSV file, in the order in which they were met: the file is written again with
+//! each that is new.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::io::atomic;
 use crate::io::json::read_text;
+use crate::reward::Scores;
 use crate::train::config::choice;
 use crate::train::run::progress;
 use crate::train::run::tensorboard::EventWriter;
@@ -115,8 +117,12 @@ pub struct Metrics {
     parts: Vec<(String, f64)>,
 }
 
-/// What the names of a reward's parts begin and end with.
-const PART: (&str, &str) = ("rewards/", "/mean");
+/// What the names of columns of a reward's parts begin with.
+const PART: &str = "rewards/";
+
+/// What they end with: a mean over the completions, or the part's weight in the step.
+const MEAN: &str = "/mean";
+const WEIGHT: &str = "/weight";
 
 impl Metrics {
     /// Adds one that is not there yet.
@@ -125,10 +131,13 @@ impl Metrics {
         self.values.push((metric, value));
     }
 
-    /// Adds means of the parts of a reward.
-    pub fn push_parts(&mut self, means: Vec<(String, f64)>) {
-        let named = |(name, mean): (String, f64)| (format!("{}{name}{}", PART.0, PART.1), mean);
-        self.parts.extend(means.into_iter().map(named));
+    /// Adds what is known of the parts of a reward: their means, and weights that move.
+    pub fn push_rewards(&mut self, scores: &Scores) {
+        let named = |end: &'static str| {
+            move |(name, value): (String, f64)| (format!("{PART}{name}{end}"), value)
+        };
+        self.parts.extend(scores.part_means().into_iter().map(named(MEAN)));
+        self.parts.extend(scores.weights.iter().cloned().map(named(WEIGHT)));
     }
 
     /// The value of one, if it was measured.
@@ -172,7 +181,7 @@ impl<'de> Deserialize<'de> for Metrics {
         let mut metrics = Metrics::default();
         for (name, value) in Vec::<(String, Option<f64>)>::deserialize(from)? {
             let value = value.unwrap_or(f64::NAN);
-            if name.starts_with(PART.0) && name.ends_with(PART.1) {
+            if name.starts_with(PART) && (name.ends_with(MEAN) || name.ends_with(WEIGHT)) {
                 metrics.parts.push((name, value));
             } else {
                 metrics.values.push((name.parse().map_err(serde::de::Error::custom)?, value));
@@ -200,6 +209,8 @@ pub struct MetricsWriter {
     events: EventWriter,
     json: (PathBuf, File),
     csv: (PathBuf, File),
+    /// Columns of the CSV file.
+    columns: Columns,
 }
 
 impl MetricsWriter {
@@ -207,33 +218,26 @@ impl MetricsWriter {
     /// checkpoint's step for a resumed one.
     pub fn open(folder: &Path, keep: u64) -> Result<MetricsWriter> {
         let (json, csv) = (folder.join("metrics.jsonl"), folder.join("metrics.csv"));
-        let mut kept = 0;
-        let mut rows = String::new();
-        let columns: Vec<&str> = Metric::ALL.iter().map(|metric| metric.name()).collect();
-        let mut lines = format!("global,phase,step,{}\n", columns.join(","));
-        if keep > 0 && json.exists() {
-            for line in read_text(&json, LIMIT)?.lines() {
-                // A kill can leave half a line at the end; it belongs to a step that is redone.
-                let Ok(Value::Object(row)) = serde_json::from_str(line) else { continue };
-                if row.get("global").and_then(Value::as_u64).is_some_and(|g| g < keep) {
-                    kept += 1;
-                    rows.push_str(line);
-                    rows.push('\n');
-                    lines.push_str(&csv_line(&row));
-                }
-            }
-        }
-        if kept != keep {
-            progress::line(&format!("  {}: {kept} of {keep} rows are there", json.display()));
-        }
-        atomic::write(&json, rows.as_bytes())?;
-        atomic::write(&csv, lines.as_bytes())?;
-        let append = |path: PathBuf| -> Result<(PathBuf, File)> {
-            let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
-            Ok((path, file))
+        let goes_on = keep > 0 && json.exists();
+        let before = if goes_on { read_text(&json, LIMIT)? } else { String::new() };
+        let early = |row: &Map<String, Value>| {
+            row.get("global").and_then(Value::as_u64).is_some_and(|global| global < keep)
         };
+        let (lines, kept): (Vec<&str>, Vec<_>) =
+            rows(&before).filter(|(_, row)| early(row)).unzip();
+        if kept.len() as u64 != keep {
+            let shown = kept.len();
+            progress::line(&format!("  {}: {shown} of {keep} rows are there", json.display()));
+        }
+        let lines: String = lines.into_iter().map(|line| format!("{line}\n")).collect();
+        atomic::write(&json, lines.as_bytes())?;
+        let mut columns = Columns::default();
+        for row in &kept {
+            columns.meet(row);
+        }
+        atomic::write(&csv, columns.table(&kept).as_bytes())?;
         let events = EventWriter::create(folder, keep)?;
-        Ok(MetricsWriter { events, json: append(json)?, csv: append(csv)? })
+        Ok(MetricsWriter { events, json: append(json)?, csv: append(csv)?, columns })
     }
 
     /// Appends a row to all files.
@@ -246,10 +250,20 @@ impl MetricsWriter {
             let value = if value.is_finite() { json!(value) } else { Value::Null };
             object.insert(name.into(), value);
         }
-        let csv = csv_line(&object);
+        let more = self.columns.meet(&object);
+        let csv = self.columns.line(&object);
         let line = Value::Object(object).to_string() + "\n";
-        for ((path, file), text) in [(&mut self.json, line), (&mut self.csv, csv)] {
-            file.write_all(text.as_bytes()).map_err(Error::io(path.clone()))?;
+        let (path, file) = &mut self.json;
+        file.write_all(line.as_bytes()).map_err(Error::io(path.clone()))?;
+        let (path, file) = &mut self.csv;
+        match more {
+            false => file.write_all(csv.as_bytes()).map_err(Error::io(path.clone()))?,
+            true => {
+                let text = read_text(&self.json.0, LIMIT)?;
+                let all: Vec<_> = rows(&text).map(|(_, row)| row).collect();
+                atomic::write(path, self.columns.table(&all).as_bytes())?;
+                self.csv = append(path.clone())?;
+            }
         }
         self.events.write(row.global, &row.metrics)
     }
@@ -263,15 +277,64 @@ impl MetricsWriter {
     }
 }
 
-fn csv_line(row: &Map<String, Value>) -> String {
-    let cell = |name: &str| match row.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
-        Some(value) => value.to_string(),
-    };
-    let columns = Metric::ALL.iter().map(|metric| metric.name());
-    let cells = ["global", "phase", "step"].into_iter().chain(columns).map(cell);
-    cells.collect::<Vec<_>>().join(",") + "\n"
+fn append(path: PathBuf) -> Result<(PathBuf, File)> {
+    let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
+    Ok((path, file))
+}
+
+/// The rows of JSON lines, each with its line. A kill can leave half a line at the end, which belongs to a step
+/// that is redone.
+fn rows(text: &str) -> impl Iterator<Item = (&str, Map<String, Value>)> {
+    text.lines().filter_map(|line| match serde_json::from_str(line) {
+        Ok(Value::Object(row)) => Some((line, row)),
+        Ok(_) | Err(_) => None,
+    })
+}
+
+/// The columns of the CSV file: those of every run, then those of this one.
+#[derive(Default)]
+struct Columns {
+    own: Vec<String>,
+}
+
+impl Columns {
+    /// Takes up the columns of a row that are new; whether there are some.
+    fn meet(&mut self, row: &Map<String, Value>) -> bool {
+        let new =
+            |name: &&String| name.starts_with(PART) && !self.all().any(|known| known == *name);
+        let new: Vec<String> = row.keys().filter(new).cloned().collect();
+        self.own.extend(new.iter().cloned());
+        !new.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        let metrics = Metric::ALL.iter().map(|metric| metric.name());
+        let begin = ["global", "phase", "step"].into_iter().chain(metrics);
+        begin.chain(self.own.iter().map(String::as_str))
+    }
+
+    /// The head and all rows.
+    fn table(&self, rows: &[Map<String, Value>]) -> String {
+        let head = self.all().map(cell).collect::<Vec<_>>().join(",") + "\n";
+        head + &rows.iter().map(|row| self.line(row)).collect::<String>()
+    }
+
+    fn line(&self, row: &Map<String, Value>) -> String {
+        let value = |name: &str| match row.get(name) {
+            Some(Value::String(text)) => cell(text),
+            Some(Value::Null) | None => String::new(),
+            Some(value) => value.to_string(),
+        };
+        self.all().map(value).collect::<Vec<_>>().join(",") + "\n"
+    }
+}
+
+/// A text as a cell (RFC 4180).
+fn cell(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.into(),
+    }
 }
 
 #[cfg(test)]
@@ -283,17 +346,49 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::open(folder.path(), 0).unwrap();
         let mut metrics = Metrics::from([(Metric::Reward, 1.5)]);
-        metrics.push_parts(vec![("exact".into(), 0.5), ("loss".into(), 2.0)]);
+        metrics.push_rewards(&Scores {
+            parts: vec![vec![("exact".into(), 0.5), ("loss".into(), 2.0)]],
+            weights: vec![("exact".into(), 0.25)],
+            ..Scores::default()
+        });
         let row = Row { global: 0, phase: "rl".into(), step: 0, metrics };
         writer.write(&row).unwrap();
         let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let read: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["reward"], 1.5);
         assert_eq!(read["rewards/exact/mean"], 0.5);
+        assert_eq!(read["rewards/exact/weight"], 0.25);
         // A part may have the name of a metric.
         assert_eq!((&read["rewards/loss/mean"], &read["loss"]), (&json!(2.0), &Value::Null));
         let saved = serde_json::to_string(&row.metrics).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&saved).unwrap(), row.metrics);
         assert!(serde_json::from_str::<Metrics>(r#"[["no such metric", 1.0]]"#).is_err());
+    }
+    /// The CSV file has the columns of the JSON lines, also those that come later; a resumed run ends in the
+    /// same file.
+    #[test]
+    fn columns_of_the_csv_file_grow_with_the_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = |global: u64, parts: &[(&str, f32)]| {
+            let mut metrics = Metrics::from([(Metric::Reward, global as f64)]);
+            let parts = parts.iter().map(|&(name, x)| (name.to_string(), x)).collect();
+            metrics.push_rewards(&Scores { parts: vec![parts], ..Scores::default() });
+            Row { global, phase: "rl".into(), step: global, metrics }
+        };
+        let rows =
+            [row(0, &[]), row(1, &[("b", 1.0)]), row(2, &[("a,\"", 2.0)]), row(3, &[("b", 3.0)])];
+        let read = || std::fs::read_to_string(folder.path().join("metrics.csv")).unwrap();
+        let mut writer = MetricsWriter::open(folder.path(), 0).unwrap();
+        rows.iter().for_each(|row| writer.write(row).unwrap());
+        let whole = read();
+        let lines: Vec<&str> = whole.lines().collect();
+        assert!(lines[0].ends_with(r#",rewards/b/mean,"rewards/a,""/mean""#), "{whole}");
+        for (line, end) in lines[1..].iter().zip([",,", ",1.0,", ",,2.0", ",3.0,"]) {
+            assert!(line.ends_with(end), "{line}");
+        }
+        let mut writer = MetricsWriter::open(folder.path(), 2).unwrap();
+        assert!(read().lines().next().unwrap().ends_with(",rewards/b/mean"), "{}", read());
+        rows[2..].iter().for_each(|row| writer.write(row).unwrap());
+        assert_eq!(read(), whole);
     }
 }

@@ -102,6 +102,7 @@ impl<T: Float> Run<T> {
         let plan = MemoryPlan::of_run::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config.clone(), device)?;
         trainer.check_teachers()?;
+        trainer.check_warmups(&config, &plans)?;
         line(&format!("  device {}", trainer.model.device.name()));
         plan.iter().for_each(|plan| line(&format!("  memory {plan}")));
         trainer.notes.iter().for_each(|note| line(note));
@@ -214,7 +215,9 @@ impl<T: Float> Run<T> {
         let every = self.trainer.config.checkpoint.every as u64;
         while self.figures.step < total {
             let begun = Instant::now();
+            let flat_before = self.figures.flat_steps;
             let mut metrics = phase.step(self, self.figures.step)?;
+            let flat = self.figures.flat_steps > flat_before;
             metrics.push(Metric::StepTime, begun.elapsed().as_secs_f64());
             let (global, step) = (self.figures.global, self.figures.step);
             let row = Row { global, phase: plan.name.clone(), step, metrics };
@@ -222,7 +225,7 @@ impl<T: Float> Run<T> {
             self.metrics.write(&row)?;
             self.figures.step += 1;
             self.figures.global += 1;
-            progress.update(self.figures.step, || message(&row.metrics));
+            progress.update(self.figures.step, || message(&row.metrics, flat));
             if self.figures.global.is_multiple_of(every) {
                 self.save()?;
             }
@@ -318,6 +321,11 @@ impl<T: Float> Run<T> {
             final_accuracy: evaluation.accuracy,
             final_completions: evaluation.completions,
             final_error: evaluation.error,
+            score_is_share: self
+                .trainer
+                .verifier
+                .bounds()
+                .is_some_and(|(low, high)| low >= 0.0 && high <= 1.0),
             steps: f.global,
             flat_steps: f.flat_steps,
             rl_steps: f.rl_steps,
@@ -439,7 +447,12 @@ fn go_on<T: Float>(
     trainer.load_state(&checkpoint.tensors)?;
     let keep = trainer.config.checkpoint.keep;
     checkpoint::settle(&folder.path().join("checkpoints"), checkpoint.step, keep)?;
-    line(&format!("resuming {} at step {}", folder.path().display(), figures.global));
+    line(&format!(
+        "resuming {} from checkpoint {:08}: {} steps are done",
+        folder.path().display(),
+        checkpoint.step,
+        figures.global
+    ));
     Ok(figures)
 }
 
@@ -448,8 +461,9 @@ pub(crate) fn shown(score: Option<f64>) -> String {
     score.map_or("none".into(), |score| format!("{score:.3}"))
 }
 
-/// The text behind the progress bar. What was not measured in this step is left out.
-fn message(metrics: &Metrics) -> String {
+/// The text behind the progress bar. What was not measured in this step is left out; `flat`: equal rewards left
+/// nothing to learn.
+fn message(metrics: &Metrics, flat: bool) -> String {
     let shown = [
         (Metric::Reward, "reward"),
         (Metric::EvalAccuracy, "held-out"),
@@ -465,7 +479,7 @@ fn message(metrics: &Metrics) -> String {
             text += &format!("{label} {:.3} ", (value * 1e3).round() / 1e3 + 0.0);
         }
     }
-    if metrics.get(Metric::FracRewardZeroStd).is_some_and(|share| share >= 1.0) {
+    if flat {
         text += "all rewards equal ";
     }
     if let Some(rate) = metrics.get(Metric::TokensPerSecond) {

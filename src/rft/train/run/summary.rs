@@ -34,6 +34,9 @@ pub struct Summary {
     pub final_completions: usize,
     /// Standard error of the final score: the completions' standard deviation over √n.
     pub final_error: f64,
+    /// Whether no completion can have a score below 0 or above 1.
+    #[serde(default)]
+    pub score_is_share: bool,
     /// Steps done over all phases.
     pub steps: u64,
     /// RL steps in which all samples of every prompt had the same reward: nothing could be learned.
@@ -58,8 +61,8 @@ pub struct Summary {
     pub model: String,
     /// Folder of the PEFT adapter; empty without one.
     pub adapter: String,
-    /// Model folder that the run wrote because the weights moved: what the adapter was trained on, or,
-    /// without one, what the run made. Empty if they are those that the run began with.
+    /// Model folder that the run wrote because its weights are in no other: what the adapter was trained on,
+    /// or, without one, what the run made. Empty if they are those that the run began with.
     #[serde(default)]
     pub exported_model: String,
     /// Held-out prompts with a completion of the final policy.
@@ -156,13 +159,15 @@ impl Summary {
         if let Some(flat) = self.flat() {
             text += &format!("  {flat}\n");
         }
-        text += &format!("  {}\n", self.on_policy());
-        text += &format!(
-            "  {:.0} s, {:.0} sampled tokens/s, memory at most {} MiB\n",
-            self.train_seconds,
-            self.rollout_tokens_per_second,
-            self.peak_memory >> 20,
-        );
+        if let Some(words) = self.on_policy() {
+            text += &format!("  {words}\n");
+        }
+        let rate = match self.rollout_tokens_per_second {
+            0.0 => String::new(),
+            rate => format!("{rate:.0} sampled tokens/s, "),
+        };
+        let (seconds, peak) = (self.train_seconds, self.peak_memory >> 20);
+        text += &format!("  {seconds:.0} s, {rate}memory at most {peak} MiB\n");
         text += &format!("  weights: {}", self.weights);
         if self.weights_before > self.weights.total() {
             text += &format!(" ({} KiB as the run began)", self.weights_before >> 10);
@@ -189,9 +194,9 @@ impl Summary {
         stages.into_iter().filter_map(stage).collect()
     }
 
-    /// A score as it is shown: the built-in task's is a share of right answers.
+    /// A score as it is shown: in percent where it is a share of what can be had.
     fn shown(&self, score: f64) -> String {
-        match self.model.is_empty() {
+        match self.model.is_empty() && self.score_is_share {
             true => format!("{:.1} %", 100.0 * score),
             false => format!("{score:.3}"),
         }
@@ -226,7 +231,10 @@ impl Summary {
         }
         match gain > 0.0 {
             true => format!("it got better: {size} over {from}"),
-            false => format!("it got worse: {size} below {from}; try a lower rl.learning_rate"),
+            false => {
+                let rate = if self.rl_steps > 0 { "rl.learning_rate" } else { "learning rate" };
+                format!("it got worse: {size} below {from}; try a lower {rate}")
+            }
         }
     }
 
@@ -241,19 +249,20 @@ impl Summary {
         })
     }
 
-    fn on_policy(&self) -> String {
+    /// Whether RL was on-policy; nothing where there was no RL.
+    fn on_policy(&self) -> Option<String> {
         if self.rl_steps == 0 {
-            return "no RL step was taken".into();
+            return None;
         }
         if self.rollout_tokens_per_second == 0.0 {
-            return "RL learned from a file: nothing was sampled".into();
+            return Some("RL learned from a file: nothing was sampled".into());
         }
-        match self.first_ratio_max_abs_dev {
+        Some(match self.first_ratio_max_abs_dev {
             0.0 => "on-policy: sampler and trainer agreed on every log-prob, bit for bit (first \
                     importance ratios exactly 1)"
                 .into(),
             off => format!("first importance ratios are up to {off:e} away from 1"),
-        }
+        })
     }
 
     fn next(&self) -> String {
@@ -264,7 +273,11 @@ impl Summary {
                 &format!("  adapter  {}   (PeftModel.from_pretrained takes it)\n", self.adapter);
         }
         if !self.exported_model.is_empty() {
-            text += &format!("  model    {}   (the weights moved)\n", self.exported_model);
+            let what = match self.adapter.is_empty() {
+                true => "the weights that were trained",
+                false => "the weights that the adapter goes on",
+            };
+            text += &format!("  model    {}   ({what})\n", self.exported_model);
         }
         text += &format!("  curve    {run}/curve.svg\n");
         text += &match self.model.is_empty() {

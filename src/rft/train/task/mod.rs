@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::reward::{Reward, RewardInput, RewardOutcome};
+use crate::reward::{Reward, RewardInput, Right};
 use crate::text::Codec;
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
@@ -337,10 +337,9 @@ impl Task for Countdown {
             return verifier.clone();
         }
         let task = self.clone();
-        Arc::new(move |input: &RewardInput<'_>| {
-            let right = input.finished && task.is_correct(input.prompt, input.completion);
-            Ok(RewardOutcome::Score(right as u8 as f32))
-        })
+        Arc::new(Right(move |input: &RewardInput<'_>| {
+            input.finished && task.is_correct(input.prompt, input.completion)
+        }))
     }
 
     fn lengths(&self) -> (usize, usize) {

@@ -176,6 +176,7 @@ impl Recipe {
     /// Whether equal rewards of a prompt's samples leave nothing to learn from them.
     pub fn compares_samples(&self) -> bool {
         match (self.sequence, self.estimator) {
+            // `info_nce` compares contexts, whatever the rewards.
             (Some(loss), _) => loss.fewest() > 1,
             (None, Estimator::Reward | Estimator::One) => false,
             (None, Estimator::Group(_) | Estimator::Gae) => true,
