@@ -12,7 +12,7 @@ use crate::train::phase::log::{SampledTotals, StepLog};
 use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::{Coefficients, compared};
-use crate::train::phase::{batch_metrics, warmed_up, warmup_steps};
+use crate::train::phase::{Phase, batch_metrics, warmed_up, warmup_steps};
 use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::Update;
 use crate::train::update::recipe::Recipe;
