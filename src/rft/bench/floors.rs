@@ -69,6 +69,21 @@ impl Floors {
         }
     }
 
+    /// Nominal rates of a product, by name.
+    #[cfg(feature = "emu")]
+    pub fn nominal(name: &str) -> Floors {
+        let info = DriverInfo {
+            name: name.into(),
+            ordinal: 0,
+            capability: (9, 0),
+            cuda: (12, 4),
+            multiprocessors: 132,
+            memory: 0,
+            shared_per_block: 232_448,
+        };
+        Floors::of_gpu(&info)
+    }
+
     fn flops(&self, work: Work) -> Option<f64> {
         match work {
             Work::F32 => self.f32_flops,

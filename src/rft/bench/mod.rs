@@ -14,6 +14,8 @@ mod floors;
 mod optim;
 mod peers;
 mod policy;
+#[cfg(feature = "emu")]
+pub mod predict;
 mod products;
 mod quantize;
 mod steps;
@@ -42,6 +44,8 @@ pub struct Settings {
     pub device: Option<Only>,
     /// Time to spend on each row.
     pub seconds: f64,
+    /// Whose times are predicted.
+    pub gpu: Predicted,
 }
 
 /// Rows to choose from.
@@ -56,6 +60,8 @@ pub enum Shapes {
     Cpu,
     /// The same as in models of 8 to 70 billion parameters: bf16, on CUDA only.
     Large,
+    /// Whole steps of a model of 7 billion parameters, predicted: with `--device emu` only.
+    Model,
 }
 
 /// One device.
@@ -65,6 +71,18 @@ pub enum Only {
     Cpu,
     /// The first CUDA device.
     Cuda,
+    /// No device: predicted times of an H200 or an H100, in builds with the feature `emu`.
+    Emu,
+}
+
+/// A GPU whose times can be predicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, clap::ValueEnum)]
+pub enum Predicted {
+    /// H200 SXM.
+    #[default]
+    H200,
+    /// H100 SXM.
+    H100,
 }
 
 /// Names of the rows that [`bench()`] would measure on a machine with CUDA.
@@ -96,7 +114,7 @@ pub fn cpu_cases() -> Vec<Case> {
 fn on_cpu_too(case: &Case, settings: &Settings) -> bool {
     match settings.shapes {
         Shapes::Cpu => true,
-        Shapes::Large => false,
+        Shapes::Large | Shapes::Model => false,
         Shapes::Default | Shapes::Peers => case.dtype == DType::F32,
     }
 }
@@ -111,6 +129,13 @@ pub fn bench(settings: &Settings, print: impl Fn(&str) -> Result<()>) -> Result<
     let seconds = settings.seconds;
     if !(seconds.is_finite() && seconds > 0.0) {
         return Err(Error::invalid("bench", "seconds", seconds, "a finite number > 0"));
+    }
+    if settings.device == Some(Only::Emu) {
+        return predicted(settings, print);
+    }
+    if settings.shapes == Shapes::Model {
+        let expected = "`--device emu`: steps are predicted, not measured";
+        return Err(Error::invalid("bench", "shapes", "model", expected));
     }
     let cases = chosen_cases(settings)?;
     let mut table = Table::new(seconds);
@@ -135,6 +160,38 @@ pub fn bench(settings: &Settings, print: impl Fn(&str) -> Result<()>) -> Result<
         }
     }
     Ok(table)
+}
+
+/// Predicted rows, or steps.
+#[cfg(feature = "emu")]
+fn predicted(settings: &Settings, print: impl Fn(&str) -> Result<()>) -> Result<Table> {
+    use gradus::device::timing::rates::{H100, H200};
+    let gpu = match settings.gpu {
+        Predicted::H200 => H200,
+        Predicted::H100 => H100,
+    };
+    let mut table = Table::new(settings.seconds);
+    print(&format!("predicted for an {}, not measured\n", gpu.name))?;
+    if settings.shapes == Shapes::Model {
+        let step = predict::step::StepShape::reference().predict(&gpu)?;
+        print(&step.to_string())?;
+        table.predicted.push(step.json());
+        return Ok(table);
+    }
+    let floors = Floors::nominal(gpu.name);
+    print(predict::HEAD)?;
+    for case in chosen_cases(settings)? {
+        let predicted = predict::Recorder::new()?.case(&case)?.predict(&gpu)?;
+        print(&predicted.line(&case, &floors))?;
+        table.predicted.push(predicted.json(&case, gpu.name));
+    }
+    Ok(table)
+}
+
+#[cfg(not(feature = "emu"))]
+fn predicted(_: &Settings, _: impl Fn(&str) -> Result<()>) -> Result<Table> {
+    let expected = "`cpu` or `cuda`: predictions need a build with the feature `emu`";
+    Err(Error::invalid("bench", "device", "emu", expected))
 }
 
 fn on_cpu(cases: &[&Case], table: &mut Table, print: &impl Fn(&str) -> Result<()>) -> Result<()> {
@@ -187,6 +244,8 @@ fn cases(shapes: Shapes) -> Vec<Case> {
         Shapes::Peers => return peers::small(),
         Shapes::Cpu => return peers::cpu(),
         Shapes::Large => return peers::large(),
+        // Steps are no rows.
+        Shapes::Model => return Vec::new(),
     }
     let families = [
         vocabulary::cases,

@@ -70,6 +70,8 @@ pub struct Table {
     pub left_out: Option<String>,
     /// Names of rows that the device has no memory for, and what it said.
     pub rows_left_out: Vec<(String, String)>,
+    /// What was predicted and not measured.
+    pub predicted: Vec<Value>,
     rows: Vec<Row>,
 }
 
@@ -81,6 +83,7 @@ impl Table {
             floors: Vec::new(),
             left_out: None,
             rows_left_out: Vec::new(),
+            predicted: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -155,6 +158,7 @@ impl Table {
             "floors": floors.collect::<Vec<_>>(),
             "cuda_left_out": self.left_out,
             "rows_left_out": left_out.collect::<Vec<_>>(),
+            "predicted": self.predicted,
             "rows": rows.collect::<Vec<_>>(),
         })
     }

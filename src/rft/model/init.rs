@@ -34,10 +34,28 @@ impl WeightSource for Random {
     }
 }
 
+/// Zeros that never train.
+struct Zeros;
+
+impl WeightSource for Zeros {
+    fn trains(&self) -> bool {
+        false
+    }
+
+    fn values<F: Float>(&mut self, _: &str, shape: &[usize], _: Start) -> Result<Vec<F>> {
+        Ok(vec![F::from_f32(0.0); shape.iter().product()])
+    }
+}
+
 impl<T: Float> Decoder<T> {
     /// Normal weights of standard deviation 1/√k; the maps that write to the residual stream are
     /// divided by √(2·layers) (GPT-2's rule, Radford et al. 2019 §2.3). All parameters trainable.
     pub fn random(config: &ModelConfig, device: Device, seed: u64) -> Result<Decoder<T>> {
         Ok(Decoder::build(config, device, Random { seed, stream: 0 })?.0)
+    }
+
+    /// Frozen weights of zeros: for what depends on shapes alone.
+    pub fn zeros(config: &ModelConfig, device: Device) -> Result<Decoder<T>> {
+        Ok(Decoder::build(config, device, Zeros)?.0)
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gradus::escape::escaped;
 use gradus::{Error, Result};
-use gradus_rft::bench::{Only, Settings, Shapes, bench, names};
+use gradus_rft::bench::{Only, Predicted, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
 use gradus_rft::recipes;
 use gradus_rft::train::eval::{Evaluation, Vote};
@@ -117,6 +117,9 @@ enum Command {
         /// Time to spend on each row.
         #[arg(long, default_value_t = 0.3)]
         seconds: f64,
+        /// Whose times `--device emu` predicts.
+        #[arg(long, value_enum, default_value_t)]
+        gpu: Predicted,
     },
 }
 
@@ -272,8 +275,8 @@ fn run(command: Command) -> Result<()> {
         Command::Recipes { name: Some(name) } => print(recipes::find(&name)?.text),
         Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
-        Command::Bench { ops, shapes, device, list, json, seconds } => {
-            let settings = Settings { ops, shapes, device, seconds };
+        Command::Bench { ops, shapes, device, list, json, seconds, gpu } => {
+            let settings = Settings { ops, shapes, device, seconds, gpu };
             if list {
                 return names(&settings)?.iter().try_for_each(|name| print(&format!("{name}\n")));
             }

@@ -131,7 +131,7 @@ impl Record {
         // Groups of multiprocessors that hold a cluster.
         let groups = match cluster {
             1 => u64::from(gpu.multiprocessors),
-            _ => u64::from(gpu.groups[1]) * (u64::from(gpu.groups[0]) / cluster),
+            _ => (gpu.cluster_share * f64::from(gpu.multiprocessors) / cluster as f64) as u64,
         };
         let traffic = self.bytes(timing);
         let each = clusters.div_ceil(groups) as usize;

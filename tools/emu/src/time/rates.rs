@@ -34,9 +34,9 @@ pub struct Gpu {
     pub wait: f64,
     /// Clocks between atomics on one sector of the L2. Fitted on adamw.
     pub serial_atomic: f64,
-    /// Multiprocessors of a group, which a cluster has to fit in, and groups: of 132 some groups have 16
-    /// and some 18. Assumed.
-    pub groups: [u32; 2],
+    /// Share of the multiprocessors that clusters of several blocks can fill. Fitted on products with
+    /// clusters of 8, of which about 11 seem to run at a time; 16 were expected.
+    pub cluster_share: f64,
     /// Times of results.
     pub latency: Latency,
     /// Throughput.
@@ -96,7 +96,7 @@ pub struct Slots {
     pub float: u16,
     /// Clocks. 16 lanes at a time. Data sheet.
     pub double: u16,
-    /// Clocks. 4 lanes at a time. Data sheet.
+    /// Clocks. 4 lanes at a time would be 8 (data sheet); fitted on conversions to f64.
     pub special: u16,
     /// Multiply-adds per clock of `mma.sync`, one scheduler's tensor core: 60 % of 512. As in `report`.
     pub mma_macs: u16,
@@ -120,15 +120,15 @@ pub const H200: Gpu = Gpu {
     multiprocessors: 132,
     clock: 1.755e9,
     memory_bytes: 4.24e12,
-    l2_bytes: 7.0e12,
+    l2_bytes: 5.9e12,
     l2_size: 50e6,
     l2_port: 64.0,
-    memory_port: 40.0,
-    launch: 1.1e-6,
-    call: 2.3e-6,
-    wait: 9.0e-6,
+    memory_port: 32.0,
+    launch: 1.44e-6,
+    call: 3.3e-6,
+    wait: 14.0e-6,
     serial_atomic: 2.0,
-    groups: [16, 8],
+    cluster_share: 0.67,
     latency: Latency {
         arithmetic: 5,
         double: 8,
@@ -137,24 +137,24 @@ pub const H200: Gpu = Gpu {
         remote: 190,
         mma: 33,
         pace: 2,
-        branch: 8,
-        l1: 36,
+        branch: 6,
+        l1: 30,
         l2: 270,
-        memory: 650,
-        barrier: 24,
+        memory: 800,
+        barrier: 30,
         cluster: 190,
         atomic: 300,
         fence: 400,
         proxy: 40,
-        start: 700,
+        start: 980,
         cluster_start: 1,
-        next_block: 200,
+        next_block: 210,
     },
     slots: Slots {
         integer: 2,
         float: 1,
         double: 2,
-        special: 8,
+        special: 12,
         mma_macs: 307,
         wgmma_macs: 512,
         divide_64: 70,
