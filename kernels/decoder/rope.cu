@@ -21,7 +21,7 @@
 // Numerics: x·c -+ y·s in f64, one rounding: the bits of the CPU. A position outside the tables
 // leaves the token as it is, a row outside the cache is not written (host memory is checked before
 // the launch).
-#include "common.cuh"
+#include "pack.cuh"
 #include "rope.h"
 
 // What a token reads of the tables: nothing if it stands outside of them.
@@ -60,11 +60,11 @@ __device__ __forceinline__ void rotate_heads(T* x, i64 stride, int heads, T* cop
             if (rotates) {
 #pragma unroll
                 for (int k = 0; k < N; ++k) angles.rotate(low.at[k], high.at[k], at + k);
-                *(uint4*)from = low.raw, *(uint4*)(from + half) = high.raw;
+                *(uint4*)from = words_of(low), *(uint4*)(from + half) = words_of(high);
             }
             if (!copy) continue;
             T* to = copy + head * 2 * half + at;
-            *(uint4*)to = low.raw, *(uint4*)(to + half) = high.raw;
+            *(uint4*)to = words_of(low), *(uint4*)(to + half) = words_of(high);
         }
         return;
     }

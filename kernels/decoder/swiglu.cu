@@ -41,7 +41,7 @@ template <class T> __device__ __forceinline__ Vec16<T> load(const T* from, int c
 template <class T>
 __device__ __forceinline__ void store(T* to, const Vec16<T>& v, int count, bool whole) {
     if (whole) {
-        *(uint4*)to = v.raw;
+        store16(to, v);
         return;
     }
 #pragma unroll

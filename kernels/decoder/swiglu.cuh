@@ -1,7 +1,7 @@
 // silu, and how SwiGLU forms an element: shared with products that end in it.
 #pragma once
 
-#include "common.cuh"
+#include "pack.cuh"
 
 // σ(x), 1 - σ(x) and silu(x) in the arithmetic A; none of them by a difference.
 template <class A> struct Gate {

@@ -57,7 +57,7 @@ __device__ __forceinline__ void fan_gate(const FanParams<T, W>& p, const FanPiec
             a.raw = *(const uint4*)g, b.raw = *(const uint4*)u;
 #pragma unroll
             for (int k = 0; k < N; ++k) out.at[k] = gated<float>(a.at[k], b.at[k]);
-            *(uint4*)y = out.raw;
+            store16(y, out);
             continue;
         }
 #pragma unroll 1

@@ -27,7 +27,7 @@
 // 1. Weights are integers, 2^40 for the likeliest token. Integer sums are exact, so every order of
 //    adding, over threads, blocks and cluster, draws the same token, and a filter's bound is exact.
 // 2. A filter orders 16-bit logits by keys of 16 (f16: 19) bits, not 32: 18 passes where f32 needs
-//    34, each 31 (counts) or 41 (weights) instructions per 32 logits.
+//    34, each 20 (counts) or 32 (weights) instructions per 32 logits.
 // 3. Runs are an odd number of words, which keeps the threads' reads on different banks: 1.20 of
 //    the ideal passes over shared memory in all, 1.09 with top-p.
 // 4. A word's logits are taken apart at places that are known when compiled, so there is no array
