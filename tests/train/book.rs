@@ -15,8 +15,11 @@ fn trainer(settings: &[&str]) -> Trainer {
     Trainer::on(config, Device::Cpu).unwrap()
 }
 
+/// A prompt, and answers with their rewards.
+type Asked<'a> = (i32, &'a [(&'a [i32], f32)]);
+
 /// Groups of completions with rewards, each prompt another one.
-fn records(trainer: &Trainer, groups: &[(i32, &[(&[i32], f32)])]) -> Vec<Record> {
+fn records(trainer: &Trainer, groups: &[Asked<'_>]) -> Vec<Record> {
     let mut records = Vec::new();
     for (group, (prompt, answers)) in groups.iter().enumerate() {
         for (ids, reward) in answers.iter() {
@@ -48,7 +51,7 @@ fn want(trainer: &Trainer, groups: &[&[(i32, &[i32])]]) -> f64 {
     groups.iter().map(of).sum::<f64>() / groups.len() as f64
 }
 
-fn loss(trainer: &mut Trainer, step: u64, groups: &[(i32, &[(&[i32], f32)])]) -> f64 {
+fn loss(trainer: &mut Trainer, step: u64, groups: &[Asked<'_>]) -> f64 {
     let records = records(trainer, groups);
     value(&trainer.rl_step(step, records).unwrap(), "loss")
 }
@@ -59,16 +62,15 @@ fn loss(trainer: &mut Trainer, step: u64, groups: &[(i32, &[(&[i32], f32)])]) ->
 fn solutions_of_earlier_steps_are_learned_again() {
     let mut trainer = trainer(&["rl.book=book", "rl.learning_rate=1e-2"]);
     let (a, b, c, d): (&[i32], &[i32], &[i32], &[i32]) = (&[3, 4], &[5], &[6, 7, 8], &[9]);
-    let first: &[(i32, &[(&[i32], f32)])] = &[(1, &[(a, 1.0), (b, 0.0)]), (2, &[(c, 1.0)])];
+    let first: &[Asked<'_>] = &[(1, &[(a, 1.0), (b, 0.0)]), (2, &[(c, 1.0)])];
     let alone = want(&trainer, &[&[(1, a)], &[(2, c)]]);
     let got = loss(&mut trainer, 0, first);
     assert!((got - alone).abs() <= 1e-6 * alone, "{got} {alone}");
-    let second: &[(i32, &[(&[i32], f32)])] =
-        &[(1, &[(d, 1.0), (b, 0.0)]), (2, &[(c, 1.0)]), (3, &[(a, 1.0)])];
+    let second: &[Asked<'_>] = &[(1, &[(d, 1.0), (b, 0.0)]), (2, &[(c, 1.0)]), (3, &[(a, 1.0)])];
     let both = want(&trainer, &[&[(1, d), (1, a)], &[(2, c)], &[(3, a)]]);
     let got = loss(&mut trainer, 1, second);
     assert!((got - both).abs() <= 1e-6 * both, "{got} {both}");
-    let third: &[(i32, &[(&[i32], f32)])] = &[(1, &[(b, 0.0)]), (4, &[(d, 0.0)])];
+    let third: &[Asked<'_>] = &[(1, &[(b, 0.0)]), (4, &[(d, 0.0)])];
     let known = want(&trainer, &[&[(1, a), (1, d)]]);
     let got = loss(&mut trainer, 2, third);
     assert!((got - known).abs() <= 1e-6 * known, "nothing new is right: {got} {known}");

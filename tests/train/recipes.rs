@@ -256,11 +256,13 @@ fn steps(config: &RunConfig, device: Device) -> Vec<(String, Metrics)> {
 #[test]
 fn every_recipe_takes_steps_on_the_cpu_and_on_the_emulated_gpu() {
     let folder = tempfile::tempdir().unwrap();
+    // One device: kernels are read once.
+    let device = emulated(KernelSet::Sm80, 0);
     for recipe in recipes::ALL {
         let name = recipe.name;
         let config = shortened(tried(recipe, RunConfig::default(), folder.path()));
         let cpu = steps(&config, Device::Cpu);
-        let gpu = steps(&config, emulated(KernelSet::Sm80, 0));
+        let gpu = steps(&config, device.clone());
         assert!(!cpu.is_empty() && cpu.len() == gpu.len(), "{name}");
         for ((phase, cpu), (_, gpu)) in cpu.iter().zip(&gpu) {
             let of = |metrics: &Metrics| metrics.iter().map(|(m, _)| m.name()).collect::<Vec<_>>();
