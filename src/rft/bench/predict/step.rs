@@ -225,6 +225,7 @@ impl StepShape {
             micro_batch_tokens: usize::MAX,
             shared: false,
             critic: None,
+            dropout: None,
         };
         let advantage: Vec<f32> = (0..records.len()).map(|i| i as f32 - 1.5).collect();
         let weight = vec![1.0 / records.len() as f32; records.len()];
