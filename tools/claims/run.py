@@ -164,12 +164,17 @@ def spread(values: list) -> str:
 
 
 def write(args: argparse.Namespace, claims: list) -> None:
-    """Writes the page from what is measured; a claim that lacks a run is left out, and named."""
+    """Writes the page from what is measured. Of a claim that lacks a run its section on the page stays; a claim
+    that has none is named."""
     parts, missing = [], []
+    page = PAGE.read_text().split("\nNot measured yet")[0].split("\n## ")[1:] if PAGE.exists() else []
+    written = {section.split(" (row ")[0]: f"## {section.rstrip()}\n" for section in page}
     for claim in claims:
         runs = [stored_at(args, claim, side, seed) for side in claim["side"] for seed in range(args.seeds)]
         if all(run.exists() for run in runs):
             parts.append(section(claim, measured(args, claim)))
+        elif claim["name"] in written:
+            parts.append(written[claim["name"]])
         else:
             missing.append(claim["name"])
     head = HEAD.format(machine=machine(), seeds=args.seeds)
