@@ -1,4 +1,4 @@
-// ids[t] = the K columns of the largest logits of row t, in rising order; lower ids of equal logits.
+// ids[t] = the K columns of the largest logits of row t, in rising order; of equals the lower ids.
 //
 // | operand | shape        | dtype          | layout                        |
 // |---------|--------------|----------------|-------------------------------|
