@@ -116,6 +116,7 @@ fn a_recipe_killed_inside_its_book_resumes_to_the_same_bits() {
     std::fs::write(&rows, must(gradus(&["toy", "sort3", "--rows", "24"]))).unwrap();
     let run = |out: &Path| {
         let sets = [
+            "recipe=self_sampled",
             "phase.draw.keep_threshold=0",
             "phase.draw.steps=2",
             "phases=quantize,sft,2*(draw,tune)",
@@ -123,7 +124,7 @@ fn a_recipe_killed_inside_its_book_resumes_to_the_same_bits() {
             "rl.max_new_tokens=4",
         ];
         let mut command = train(out, &sets);
-        command.args(["--recipe", "self_sampled", "--reward", "exact", "--data"]).arg(&rows);
+        command.args(["--reward", "exact", "--data"]).arg(&rows);
         command
     };
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::runs::{gradus, latest, must, outcome, text};
+use super::runs::{gradus, latest, must, outcome, read_of, text};
 use gradus::Device;
 use gradus_rft::model::Decoder;
 use gradus_rft::pretrained::{Adapter, LoadOptions, Pretrained};
@@ -44,7 +44,9 @@ fn train(folder: &Path, model: &str, extra: &[&str]) -> Command {
     let mut command = gradus(&["train", "--model", golden(model).to_str().unwrap()]);
     command.args(["--data", sums(folder).to_str().unwrap(), "--reward", &even(folder)]);
     command.args(["--out", out.to_str().unwrap()]);
-    for set in [
+    let adapter = extra.contains(&"--adapter").then_some("model.adapter=given");
+    let more: Vec<&str> = ["model.path=given"].into_iter().chain(adapter).collect();
+    let sets = [
         "rl.steps=30",
         "rl.prompts=4",
         "rl.group=8",
@@ -53,8 +55,9 @@ fn train(folder: &Path, model: &str, extra: &[&str]) -> Command {
         "lora.rank=4",
         "eval.every=15",
         "checkpoint.every=4",
-    ] {
-        command.args(["--set", set]);
+    ];
+    for set in read_of(&sets, &more) {
+        command.args(["--set", &set]);
     }
     command.args(extra);
     command

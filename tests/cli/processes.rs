@@ -268,8 +268,9 @@ fn an_ignored_hangup_stays_ignored() {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
     let sets = ["--set", "phases=quantize,rl", "--set", "reward.timeout=300"];
-    let inner = train(&folder.path().join("runs"), &["--reward", &reward]);
-    command.arg(inner.get_program()).args(inner.get_args()).args(sets);
+    let extra = [&["--reward", &reward][..], &sets].concat();
+    let inner = train(&folder.path().join("runs"), &extra);
+    command.arg(inner.get_program()).args(inner.get_args());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let child = command.spawn().unwrap();
     await_file(&pids);
@@ -373,7 +374,8 @@ fn passwords_are_neither_printed_nor_written_down() {
     let again = again.iter().map(String::as_str).collect::<Vec<_>>();
     assert!(must(gradus(&again)).contains("http://***@"));
     let config = run.join("config.toml");
-    let output = train(&out, &["--config", config.to_str().unwrap()]).output().unwrap();
+    let given = ["--config", config.to_str().unwrap(), sets[0], sets[1]];
+    let output = train(&out, &given).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("left out"), "{}", text(&output));
     // A variable of the environment can be written down.

@@ -15,10 +15,12 @@ pub fn gradus(arguments: &[&str]) -> Command {
 
 /// Those of `base` that a run reads which also has `more`: a run refuses what it would not read.
 pub fn read_of(base: &[&str], more: &[&str]) -> Vec<String> {
-    let mut config = match more.iter().any(|set| set.starts_with("model.path=")) {
+    let defaults = match more.iter().any(|set| set.starts_with("model.path=")) {
         true => RunConfig::pretrained(),
         false => RunConfig::default(),
     };
+    let recipe = more.iter().find_map(|set| set.strip_prefix("recipe="));
+    let mut config = RunConfig::layered(defaults, recipe, None).unwrap();
     base.iter().chain(more).for_each(|set| config.apply_set(set).unwrap());
     let reads = |set: &&&str| {
         let key = set.split('=').next().unwrap().to_string();

@@ -79,7 +79,7 @@ fn config_refuses_what_a_run_refuses() {
 fn names_that_are_nearly_right_are_named() {
     for (arguments, says) in [
         (&["config", "--set", "phase.rl.kep=best"][..], "did you mean keep?"),
-        (&["config", "--set", "phases=sft,quantise,rl"], "did you mean quantize?"),
+        (&["config", "--set", "phases=sft,quantze,rl"], "did you mean quantize?"),
         (&["config", "--set", "rl.keep=bset"], "did you mean best?"),
         (&["toy", "sort33"], "did you mean sort3?"),
         (&["recipes", "raff"], "did you mean raft?"),

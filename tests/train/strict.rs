@@ -8,6 +8,7 @@ use gradus::Device;
 use gradus_rft::recipes;
 use gradus_rft::toy::{ToyOptions, toy};
 use gradus_rft::train::config::{DistillSource, PhasePlan, SourceKey};
+use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{RunConfig, Trainer, explain};
 
@@ -221,6 +222,32 @@ fn tiny(sets: &[&str]) -> RunConfig {
     config
 }
 
+/// Step `step` of a phase that `next` follows.
+fn step_of(
+    trainer: &mut Trainer,
+    plan: &PhasePlan,
+    next: Option<Phase>,
+    step: u64,
+) -> gradus::Result<Metrics> {
+    match plan.kind {
+        Phase::Sft => trainer.sft_step(step),
+        Phase::Quantize => unreachable!("has no steps"),
+        Phase::Collect => trainer.collect_step(step, next == Some(Phase::ValueFit)),
+        Phase::ValueFit => trainer.value_fit_step(),
+        Phase::Distill => {
+            let records = trainer.lessons(step)?;
+            trainer.distill_step(step, &records)
+        }
+        Phase::Rl => {
+            let records = match plan.config.rl.source {
+                SourceKey::Rollout => trainer.collect(step)?.1,
+                SourceKey::Data => trainer.scored_answers(step)?,
+            };
+            trainer.rl_step(step, records)
+        }
+    }
+}
+
 /// All that the phases of `config` come to, bit by bit: metrics, an evaluation, weights.
 fn outcome(config: &RunConfig) -> Result<String, String> {
     let run = || -> gradus::Result<String> {
@@ -246,23 +273,7 @@ fn outcome(config: &RunConfig) -> Result<String, String> {
                 Phase::Rl | Phase::Distill => plan.config.rl.steps as u64,
             };
             for step in 0..steps.min(12) {
-                let metrics = match plan.kind {
-                    Phase::Sft => trainer.sft_step(step)?,
-                    Phase::Quantize => unreachable!("has no steps"),
-                    Phase::Collect => trainer.collect_step(step, next == Some(Phase::ValueFit))?,
-                    Phase::ValueFit => trainer.value_fit_step()?,
-                    Phase::Distill => {
-                        let records = trainer.lessons(step)?;
-                        trainer.distill_step(step, &records)?
-                    }
-                    Phase::Rl => {
-                        let records = match plan.config.rl.source {
-                            SourceKey::Rollout => trainer.collect(step)?.1,
-                            SourceKey::Data => trainer.scored_answers(step)?,
-                        };
-                        trainer.rl_step(step, records)?
-                    }
-                };
+                let metrics = step_of(&mut trainer, plan, next, step)?;
                 text += &format!("{} {step} {metrics:?}\n", plan.name);
             }
         }

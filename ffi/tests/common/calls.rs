@@ -124,7 +124,7 @@ fn extents(op: &str) -> HashMap<&'static str, i64> {
         ("count", 2),
         ("nested_blocksize", 256),
     ]);
-    if op.starts_with("gather_k") {
+    if op.starts_with("gather_k") || op == "top_k" {
         all.insert("K", 3);
     }
     if op == "rope" {

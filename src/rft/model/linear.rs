@@ -106,22 +106,24 @@ impl<'a, T: Float, const N: usize> Fan<'a, T, N> {
     /// The results, bit for bit those of each map by itself, and silu(first) ⊙ second, if there is a place for it.
     pub(crate) fn forward(&self, gated: Option<&mut Buffer<T>>) -> Result<[Output<T>; N]> {
         let (at, rows) = (self.at, self.x.len() / self.maps[0].k);
+        let dense = |map: &&&Linear| matches!(map.weight, Weight::Dense(_));
+        let count = self.maps.iter().filter(dense).count();
+        let masked = self.adapt && at.masks.is_some();
+        if masked || !(count == 0 || count == N) {
+            // Adapters read something else than the weights do, or some weights are 4-bit and some are not.
+            return self.one_by_one(gated);
+        }
         let place = |map: &&Linear| -> Result<Output<T>> {
             let kept = map.kept(at, rows, self.adapt && self.keep)?;
             Ok((at.allocator.alloc(rows * map.n)?, kept))
         };
         let mut outputs: Vec<Output<T>> = self.maps.iter().map(place).collect::<Result<_>>()?;
-        let dense = |map: &&&Linear| matches!(map.weight, Weight::Dense(_));
-        let count = self.maps.iter().filter(dense).count();
         if count == 0 {
             let args = self.arguments(&mut outputs, gated, Linear::nf4)?;
             nf4_matmul_fan(at.device, args)?;
-        } else if count == N {
+        } else {
             let weight = |map: &'a Linear| map.dense(at.params, self.adapt);
             matmul_fan(at.device, self.arguments(&mut outputs, gated, weight)?)?;
-        } else {
-            // Some weights are 4-bit and some are not.
-            self.one_by_one(&mut outputs, gated)?;
         }
         let Ok(outputs) = outputs.try_into() else { unreachable!("one for each map") };
         Ok(outputs)
@@ -154,15 +156,17 @@ impl<'a, T: Float, const N: usize> Fan<'a, T, N> {
         })
     }
 
-    fn one_by_one(&self, outputs: &mut [Output<T>], gated: Option<&mut Buffer<T>>) -> Result<()> {
-        for (map, output) in self.maps.iter().zip(&mut *outputs) {
-            let call = LinearCall { adapt: self.adapt, keep: self.keep, residual: None };
-            *output = map.forward(self.at, self.x, call)?;
+    fn one_by_one(&self, gated: Option<&mut Buffer<T>>) -> Result<[Output<T>; N]> {
+        let call = || LinearCall { adapt: self.adapt, keep: self.keep, residual: None };
+        let each = |map: &&Linear| map.forward(self.at, self.x, call());
+        let outputs: Vec<Output<T>> = self.maps.iter().map(each).collect::<Result<_>>()?;
+        if let (Some(y), [(gate, _), (up, _)]) = (gated, &outputs[..]) {
+            let width = self.maps[0].n;
+            let (gate, up) = (gate.rows(width)?, up.rows(width)?);
+            swiglu(self.at.device, Swiglu { gate, up, y: y.rows_mut(width)? })?;
         }
-        let (Some(y), [(gate, _), (up, _)]) = (gated, &outputs[..]) else { return Ok(()) };
-        let width = self.maps[0].n;
-        let (gate, up) = (gate.rows(width)?, up.rows(width)?);
-        swiglu(self.at.device, Swiglu { gate, up, y: y.rows_mut(width)? })
+        let Ok(outputs) = outputs.try_into() else { unreachable!("one for each map") };
+        Ok(outputs)
     }
 }
 
@@ -221,7 +225,7 @@ impl Linear {
         let dropped = self.dropped(at).filter(|_| call.adapt);
         let lora = self.lora_view(at.params, call.adapt && dropped.is_none())?;
         let mut out = at.allocator.alloc(rows * self.n)?;
-        let mut kept = self.kept(at, rows, call.adapt && call.keep)?;
+        let mut kept = self.kept(at, rows, call.adapt && call.keep && dropped.is_none())?;
         let rank = self.lora.map_or(0, |lora| lora.r);
         let s = kept.as_mut().map(|s| s.rows_mut(rank)).transpose()?;
         let residual = call.residual.map(|x| x.rows(self.n)).transpose()?;

@@ -50,7 +50,15 @@ fn small(paper: &Paper, folder: &Path) -> RunConfig {
     let recipe = recipes::find(paper.recipe).unwrap();
     let mut config = tried(&recipe, RunConfig::pretrained(), folder);
     let mut set = |key: &str, value: &str| config.apply_set(&format!("{key}={value}")).unwrap();
-    for plan in recipe_plans(paper).iter().filter(|plan| plan.kind == Kind::Rl) {
+    let plans = recipe_plans(paper);
+    for plan in plans.iter().filter(|plan| [Kind::Rl, Kind::Distill].contains(&plan.kind)) {
+        // As long as the paper's, of which a warm-up may be a share.
+        set(&format!("phase.{}.steps", plan.name), "2500");
+    }
+    for plan in plans.iter().filter(|plan| plan.kind == Kind::Sft && plan.name == "sft") {
+        set(&format!("phase.{}.epochs", plan.name), "40");
+    }
+    for plan in plans.iter().filter(|plan| plan.kind == Kind::Rl) {
         set(&format!("phase.{}.group", plan.name), "3");
         set(&format!("phase.{}.updates_per_batch", plan.name), "1");
         if paper.recipe == "copg" {

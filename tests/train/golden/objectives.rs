@@ -141,6 +141,19 @@ pub(super) fn fitted(trainer: &mut Trainer, at: &str) {
 /// Rewards without ties in a group.
 const REWARDS: [f32; 6] = [1.0, 0.0, 0.25, 0.5, 2.0, -1.0];
 
+/// `records`, and what is replayed with them.
+fn with_replayed(trainer: &Trainer, records: &[Record], at: &str) -> Vec<Record> {
+    let mut learned = records.to_vec();
+    if trainer.config.rl.replay_window > 0 {
+        // All that was collected fits the share.
+        let (mut rng, first) = (Rng::new(0, Purpose::User, [0; 3]), records[5].group + 1);
+        let mut old = trainer.buffers.replayed(usize::MAX, first, &mut rng);
+        assert_eq!(old.len(), 4, "{at}: two groups of two");
+        learned.append(&mut old);
+    }
+    learned
+}
+
 /// A step of RL.
 pub(super) fn rewarded(
     trainer: &mut Trainer,
@@ -157,14 +170,7 @@ pub(super) fn rewarded(
     };
     let rewards = REWARDS.iter().cycle();
     records.iter_mut().zip(rewards).for_each(|(record, &reward)| record.reward = reward);
-    let mut learned = records.clone();
-    if trainer.config.rl.replay_window > 0 {
-        // All that was collected fits the share.
-        let (mut rng, first) = (Rng::new(0, Purpose::User, [0; 3]), records[5].group + 1);
-        let mut old = trainer.buffers.replayed(usize::MAX, first, &mut rng);
-        assert_eq!(old.len(), 4, "{at}: two groups of two");
-        learned.append(&mut old);
-    }
+    let learned = with_replayed(trainer, &records, at);
     let each = |r: &Record| Sequence {
         group: r.group as usize,
         reward: r.reward as f64,

@@ -152,7 +152,7 @@ pub const PAPERS: &[Paper] = &[
             "rl",
             Learns::Completions("dpo", 0.1),
             1e-5 / 150.0,
-            &[("rl.source", "'data'"), ("rl.prompts", "64"), ("rl.warmup_steps", "150")],
+            &[("rl.source", "'data'"), ("rl.prompts", "64"), ("rl.warmup_steps", "0.06")],
         )],
     },
     Paper {

@@ -149,7 +149,7 @@ fn run<T: Float>(dtype: &str, executor: &Executor) {
         let bound = if T::DTYPE == DType::Bf16 { 0.02 } else { F32 };
         assert!((a - b).abs() <= bound * a.abs(), "{name}: sft {metric:?}: {a} and {b}");
     }
-    assert_same_update(&name, cpu.config.sft.learning_rate.or(f64::NAN) / 20.0, &cpu, &gpu);
+    assert_same_update(&name, a.get(Metric::LearningRate).unwrap(), &cpu, &gpu);
 
     // 2. Quantization of the same weights gives the same bytes.
     gpu.load_state(&cpu.save_state().unwrap()).unwrap();

@@ -26,7 +26,7 @@ pub struct Dropout<'a, T> {
     pub positions: View<'a, i32>,
     /// Share of the elements that become 0, in \[0, 1).
     pub p: f64,
-    /// Multiplies what stays, beside 1/(1 − p); finite.
+    /// Multiplies what stays, beside 1/(1 − p); the product of both is finite in f32.
     pub scale: f64,
     /// Names the mask. Another key, another mask.
     pub key: u64,
@@ -81,8 +81,8 @@ pub fn dropout<T: Float>(device: &Device, args: Dropout<'_, T>) -> Result<()> {
     let fits = columns as u64 <= 1 << 32;
     check.that(fits, "x", format!("{columns} columns"), "at most 2^32 columns")?;
     check.that((0.0..1.0).contains(&args.p), "p", args.p, "0 <= p < 1")?;
-    let factor = factor(args.p, args.scale);
-    check.that(factor.is_finite(), "scale", args.scale, "scale / (1 - p) is finite")?;
+    let finite = (factor(args.p, args.scale) as f32).is_finite();
+    check.that(finite, "scale", args.scale, "scale / (1 - p) is finite in f32")?;
     check.disjoint(("y", &args.y), ("x", &args.x))?;
     on_device!(device, check, args: Dropout<T: Float> => cpu::dropout, gpu::dropout)
 }

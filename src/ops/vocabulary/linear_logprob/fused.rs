@@ -269,7 +269,9 @@ mod tests {
                     assert!((a - b).abs() <= terms * f32::EPSILON * 16.0, "{set:?} {size} {a} {b}");
                 }
                 println!("{set:?} {size}: {there_cut} of {there}, {back_cut} of {back} sectors");
-                assert!(there_cut > there && back_cut > back, "{set:?} {size}");
+                // A tile of the product reads its part of the head whatever the chunk.
+                let more = if size < TILE { there_cut > there } else { there_cut >= there };
+                assert!(more && back_cut > back, "{set:?} {size}");
             }
         }
     }
