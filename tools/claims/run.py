@@ -29,6 +29,7 @@ HEAD = """# What papers claim, and what a laptop shows
 Every row was run by `python tools/claims/run.py` on {machine}. Medians over {seeds} seeds, smallest and largest in brackets.
 Sides of a claim have the same number of rollouts unless the table shows otherwise. Tasks are toys of seconds with a
 model of about 0.2 million parameters: a claim that is not reproduced here may hold for large models, and the contrary.
+Seconds were taken on machines that had other work, too.
 
 * reproduced: the first side is better than the second by more than 0.01, sampled unless a claim says otherwise, in at least 4 of 5 seeds; or not worse by
   more, where the paper says "as well as"
