@@ -116,15 +116,18 @@ fn a_recipe_killed_inside_its_book_resumes_to_the_same_bits() {
     std::fs::write(&rows, must(gradus(&["toy", "sort3", "--rows", "24"]))).unwrap();
     let run = |out: &Path| {
         let sets = [
-            "recipe=self_sampled",
             "phase.draw.keep_threshold=0",
             "phase.draw.steps=2",
             "phases=quantize,sft,2*(draw,tune)",
             "sft.demos=16",
             "rl.max_new_tokens=4",
         ];
-        let mut command = train(out, &sets);
-        command.args(["--reward", "exact", "--data"]).arg(&rows);
+        let mut command = gradus(&["train", "--recipe", "self_sampled", "--resume", "auto"]);
+        command.args(["--reward", "exact", "--data"]).arg(&rows).arg("--out").arg(out);
+        let small = read_of(SMALL, &[&["recipe=self_sampled"][..], &sets].concat());
+        for set in small.iter().map(String::as_str).chain(sets) {
+            command.args(["--set", set]);
+        }
         command
     };
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));

@@ -21,7 +21,8 @@ pub fn read_of(base: &[&str], more: &[&str]) -> Vec<String> {
     };
     let recipe = more.iter().find_map(|set| set.strip_prefix("recipe="));
     let mut config = RunConfig::layered(defaults, recipe, None).unwrap();
-    base.iter().chain(more).for_each(|set| config.apply_set(set).unwrap());
+    let own = more.iter().filter(|set| !set.starts_with("recipe="));
+    base.iter().chain(own).for_each(|set| config.apply_set(set).unwrap());
     let reads = |set: &&&str| {
         let key = set.split('=').next().unwrap().to_string();
         config.refuse_unread(&[key].into()).is_ok()

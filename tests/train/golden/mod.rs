@@ -57,6 +57,8 @@ fn small(paper: &Paper, folder: &Path) -> RunConfig {
     }
     for plan in plans.iter().filter(|plan| plan.kind == Kind::Sft && plan.name == "sft") {
         set(&format!("phase.{}.epochs", plan.name), "40");
+        // That of a model from disk.
+        set(&format!("phase.{}.warmup_steps", plan.name), "10");
     }
     for plan in plans.iter().filter(|plan| plan.kind == Kind::Rl) {
         set(&format!("phase.{}.group", plan.name), "3");

@@ -168,8 +168,8 @@ pub(super) fn rewarded(
         true => trainer.collect(0).unwrap().1,
         false => trainer.scored_answers(0).unwrap(),
     };
-    let rewards = REWARDS.iter().cycle();
-    records.iter_mut().zip(rewards).for_each(|(record, &reward)| record.reward = reward);
+    let rewards = records.iter_mut().zip(REWARDS.iter().cycle());
+    rewards.for_each(|(record, &reward)| record.reward = reward);
     let learned = with_replayed(trainer, &records, at);
     let each = |r: &Record| Sequence {
         group: r.group as usize,
@@ -183,8 +183,7 @@ pub(super) fn rewarded(
         learned.iter().zip(&masks).map(|(r, mask)| scores(&shape, w, r, mask)).collect()
     };
     let held = now(&tensors(&trainer.model));
-    let answers = records.clone();
-    let step = |trainer: &mut Trainer| trainer.rl_step(0, answers).unwrap();
+    let step = |trainer: &mut Trainer| trainer.rl_step(0, records).unwrap();
     match learns {
         Learns::Tokens(name, advantage, beta, entropy) => {
             let objective =
