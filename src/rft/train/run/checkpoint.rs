@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::io::atomic;
+use crate::io::atomic::{self, TemporaryFolder};
 use crate::io::json::read_limited;
 use crate::io::safetensors::{Tensors, deserialize, serialize};
 use gradus::error::{Error, Result};
@@ -76,7 +76,12 @@ pub fn save(folder: &Path, checkpoint: &Checkpoint, keep: usize) -> Result<()> {
         made => made.map_err(Error::io(folder))?,
     }
     let target = folder.join(name(checkpoint.step));
-    atomic::folder(&target, |temporary| write_all(temporary, checkpoint))?;
+    // Nothing is made where somebody has just taken the run's folder away.
+    let held = atomic::hold(folder);
+    let temporary = TemporaryFolder::beside(&target, held.is_some())?;
+    drop(held);
+    write_all(temporary.path(), checkpoint)?;
+    temporary.publish()?;
     settle(folder, checkpoint.step, keep)
 }
 
