@@ -94,11 +94,8 @@ readers! {
     Critic = "phases of kind rl with rl.advantage = gae",
 }
 
-/// The readers of a run that are there whatever its phases.
-const OF_RUN: &[Reader] = &[
-    Reader::Run,
-    Reader::Fresh,
-    Reader::Evaluate,
+/// The readers of whatever has prompts and scores what is said to them.
+pub(crate) const OF_TASK: &[Reader] = &[
     Reader::Data,
     Reader::BuiltIn,
     Reader::File,
@@ -107,6 +104,9 @@ const OF_RUN: &[Reader] = &[
     Reader::FileRewards,
     Reader::Outside,
 ];
+
+/// The readers of a run that are there whatever its phases.
+const OF_RUN: &[&[Reader]] = &[&[Reader::Run, Reader::Fresh, Reader::Evaluate], OF_TASK];
 
 impl Reader {
     /// Whether it is there in a phase of `kind`, or in the run itself, with the settings `config`; `next` is
@@ -156,7 +156,7 @@ impl At<'_> {
     fn reads(&self, key: &Key) -> bool {
         let PhasePlan { kind, config, .. } = self.plan;
         let there = |reader: &&Reader| reader.is_there(Some(*kind), config, self.next);
-        kind.readers().iter().filter(there).any(|reader| key.readers.contains(reader))
+        kind.readers().filter(there).any(|reader| key.readers.contains(reader))
     }
 }
 
@@ -164,13 +164,13 @@ impl Key {
     /// Whether a phase of `kind` reads it under some settings, so that its table may have a value for it.
     /// A phase without a section reads the settings of the run.
     pub(super) fn may_be_of(&self, kind: Phase) -> bool {
-        let reads = self.readers.iter().any(|reader| kind.readers().contains(reader));
+        let reads = kind.readers().any(|reader| self.readers.contains(reader));
         reads && !kind.section().is_empty()
     }
 
     fn read_by_run(&self, config: &RunConfig) -> bool {
         let there = |reader: &&Reader| reader.is_there(None, config, None);
-        OF_RUN.iter().filter(there).any(|reader| self.readers.contains(reader))
+        OF_RUN.iter().copied().flatten().filter(there).any(|reader| self.readers.contains(reader))
     }
 
     /// Who reads it, in words.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::reward::Scores;
-use crate::train::config::readers::Reader;
+use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{Drawn, KeepKey, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
@@ -28,24 +28,20 @@ pub(crate) struct Collect;
 impl PhaseSpec for Collect {
     const SECTION: &'static str = "rl";
     const STEPS: &'static str = "value.collect_steps";
-    const READERS: &'static [Reader] = &[
-        Reader::Data,
-        Reader::BuiltIn,
-        Reader::File,
-        Reader::Score,
-        Reader::Rewards,
-        Reader::FileRewards,
-        Reader::Outside,
-        Reader::Prompts,
-        Reader::Sample,
-        Reader::Judge,
-        Reader::Keep,
-        Reader::Divert,
-        Reader::Store,
-        Reader::Advantage,
-        Reader::MicroBatch,
-        Reader::Collect,
-        Reader::Returns,
+    const READERS: &'static [&'static [Reader]] = &[
+        OF_TASK,
+        &[
+            Reader::Prompts,
+            Reader::Sample,
+            Reader::Judge,
+            Reader::Keep,
+            Reader::Divert,
+            Reader::Store,
+            Reader::Advantage,
+            Reader::MicroBatch,
+            Reader::Collect,
+            Reader::Returns,
+        ],
     ];
 
     fn draws(config: &RunConfig) -> Drawn {

@@ -1,7 +1,7 @@
 //! The phase `distill`: the policy learns a teacher's distributions, on its own rollouts or on
 //! demonstrations.
 
-use crate::train::config::readers::Reader;
+use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
 use crate::train::phase::sft::{check_buffer_warmup, longest};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, check_warmup};
@@ -27,21 +27,17 @@ impl PhaseSpec for Distill {
     const SECTION: &'static str = "distill";
     const TRAINS: bool = true;
     const STEPS: &'static str = "rl.steps";
-    const READERS: &'static [Reader] = &[
-        Reader::Data,
-        Reader::BuiltIn,
-        Reader::File,
-        Reader::Score,
-        Reader::Rewards,
-        Reader::FileRewards,
-        Reader::Outside,
-        Reader::Distill,
-        Reader::Demos,
-        Reader::Prompts,
-        Reader::Sample,
-        Reader::Update,
-        Reader::MicroBatch,
-        Reader::Adapters,
+    const READERS: &'static [&'static [Reader]] = &[
+        OF_TASK,
+        &[
+            Reader::Distill,
+            Reader::Demos,
+            Reader::Prompts,
+            Reader::Sample,
+            Reader::Update,
+            Reader::MicroBatch,
+            Reader::Adapters,
+        ],
     ];
 
     fn draws(config: &RunConfig) -> Drawn {

@@ -53,7 +53,7 @@ pub(crate) trait PhaseSpec {
 
     /// The readers of keys that the phase has under some settings: its table may have values of its own
     /// for their keys.
-    const READERS: &'static [Reader] = &[];
+    const READERS: &'static [&'static [Reader]] = &[];
 
     /// Whether the phase moves the policy.
     const TRAINS: bool = false;
@@ -155,8 +155,9 @@ macro_rules! phases {
                 match self { $(Phase::$phase => <$spec>::STEPS,)* }
             }
 
-            pub(crate) fn readers(self) -> &'static [Reader] {
-                match self { $(Phase::$phase => <$spec>::READERS,)* }
+            pub(crate) fn readers(self) -> impl Iterator<Item = &'static Reader> {
+                let groups = match self { $(Phase::$phase => <$spec>::READERS,)* };
+                groups.iter().copied().flatten()
             }
 
             pub(crate) fn trains(self) -> bool {

@@ -13,7 +13,7 @@ use gradus::error::Result;
 pub(crate) struct Quantize;
 
 impl PhaseSpec for Quantize {
-    const READERS: &'static [Reader] = &[Reader::Quantize, Reader::FreshAdapter];
+    const READERS: &'static [&'static [Reader]] = &[&[Reader::Quantize, Reader::FreshAdapter]];
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
         let quantizes = at.plans.iter().filter(|plan| plan.kind == Phase::Quantize);

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::reward::Scores;
-use crate::train::config::readers::Reader;
+use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{Drawn, RunConfig, SourceKey};
 use crate::train::infer::eval::Evaluation;
 use crate::train::phase::acts::groups;
@@ -29,28 +29,24 @@ pub(crate) struct Rl;
 impl PhaseSpec for Rl {
     const SECTION: &'static str = "rl";
     const TRAINS: bool = true;
-    const READERS: &'static [Reader] = &[
-        Reader::Data,
-        Reader::BuiltIn,
-        Reader::File,
-        Reader::Score,
-        Reader::Rewards,
-        Reader::FileRewards,
-        Reader::Outside,
-        Reader::Evaluate,
-        Reader::Prompts,
-        Reader::Sample,
-        Reader::Judge,
-        Reader::Keep,
-        Reader::Divert,
-        Reader::Store,
-        Reader::Advantage,
-        Reader::Update,
-        Reader::MicroBatch,
-        Reader::Rl,
-        Reader::Online,
-        Reader::Critic,
-        Reader::Adapters,
+    const READERS: &'static [&'static [Reader]] = &[
+        OF_TASK,
+        &[
+            Reader::Evaluate,
+            Reader::Prompts,
+            Reader::Sample,
+            Reader::Judge,
+            Reader::Keep,
+            Reader::Divert,
+            Reader::Store,
+            Reader::Advantage,
+            Reader::Update,
+            Reader::MicroBatch,
+            Reader::Rl,
+            Reader::Online,
+            Reader::Critic,
+            Reader::Adapters,
+        ],
     ];
 
     fn draws(config: &RunConfig) -> Drawn {

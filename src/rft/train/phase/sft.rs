@@ -2,7 +2,7 @@
 
 use crate::reward::verify::conclusion;
 use crate::text::Codec;
-use crate::train::config::readers::Reader;
+use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{DistillSource, Drawn, PhasePlan, RunConfig, SftConfig};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup, warmed_up, warmup_steps};
 use crate::train::run::memory_plan::Probe;
@@ -33,19 +33,8 @@ pub(crate) struct Sft;
 impl PhaseSpec for Sft {
     const SECTION: &'static str = "sft";
     const TRAINS: bool = true;
-    const READERS: &'static [Reader] = &[
-        Reader::Data,
-        Reader::BuiltIn,
-        Reader::File,
-        Reader::Score,
-        Reader::Rewards,
-        Reader::FileRewards,
-        Reader::Outside,
-        Reader::Sft,
-        Reader::Demos,
-        Reader::MicroBatch,
-        Reader::Adapters,
-    ];
+    const READERS: &'static [&'static [Reader]] =
+        &[OF_TASK, &[Reader::Sft, Reader::Demos, Reader::MicroBatch, Reader::Adapters]];
 
     fn draws(config: &RunConfig) -> Drawn {
         Drawn { epochs: config.sft.epochs as u64, ..Drawn::default() }

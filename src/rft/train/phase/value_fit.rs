@@ -17,7 +17,7 @@ pub(crate) struct ValueFit;
 impl PhaseSpec for ValueFit {
     const SECTION: &'static str = "value";
     const STEPS: &'static str = "value.fit_steps";
-    const READERS: &'static [Reader] = &[Reader::ValueFit];
+    const READERS: &'static [&'static [Reader]] = &[&[Reader::ValueFit]];
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
         if at.before() != Some(Phase::Collect) {
