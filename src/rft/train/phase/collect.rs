@@ -17,7 +17,7 @@ use crate::train::update::record::{Record, ScoredTokens};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
 use gradus::ops::presets;
-use gradus::ops::{DiscountedReturn, MaskedReturn, discounted_return};
+use gradus::ops::{DiscountedReturn, GroupSettings, MaskedReturn, discounted_return};
 use gradus::view::ViewMut;
 
 /// Rollouts of the collect phase draw from steps that RL never reaches.
@@ -109,7 +109,8 @@ impl<T: Float> Trainer<T> {
 
     /// Puts what was collected into the buffer of `rl.store`, and measures it.
     fn take_in(&mut self, records: &[Record], scores: &Scores) -> Result<Metrics> {
-        let mut metrics = batch_metrics(records, &[]);
+        let (_, groups) = self.group_advantages(records, GroupSettings::default(), 0.0)?;
+        let mut metrics = batch_metrics(records, &groups);
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
         metrics.push_rewards(scores);
         // The policy has not moved: a KL in the reward is 0.

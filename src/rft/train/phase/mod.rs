@@ -274,7 +274,7 @@ fn check_warmup(key: &str, setting: Auto, total: u64) -> Result<()> {
     Err(Error::config(key, reason))
 }
 
-/// What rollouts and their rewards look like.
+/// What rollouts and their rewards look like; without `groups`, only what says nothing of rewards.
 pub(crate) fn batch_metrics(records: &[Record], groups: &[GroupStats]) -> Metrics {
     let n = records.len().max(1) as f64;
     let scored: Vec<f64> =
