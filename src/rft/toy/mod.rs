@@ -7,6 +7,7 @@
 mod bandit;
 mod choices;
 mod draw;
+mod facts;
 mod graphs;
 mod numbers;
 mod places;
@@ -67,6 +68,7 @@ pub fn toys() -> impl Iterator<Item = &'static Toy> {
         texts::TOYS,
         bandit::TOYS,
         reasons::TOYS,
+        facts::TOYS,
     ];
     families.into_iter().flatten()
 }

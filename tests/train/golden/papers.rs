@@ -174,6 +174,15 @@ pub const PAPERS: &[Paper] = &[
         ],
     },
     Paper {
+        recipe: "finetunebench",
+        phases: &[phase(
+            "sft",
+            Learns::Texts,
+            SFT_RATE,
+            &[("sft.epochs", "10"), ("reward.functions", "['exact']")],
+        )],
+    },
+    Paper {
         recipe: "g1",
         phases: &[
             phase(
@@ -331,6 +340,29 @@ pub const PAPERS: &[Paper] = &[
         )],
     },
     Paper {
+        recipe: "reft",
+        phases: &[
+            phase("sft", Learns::Texts, SFT_RATE, &[("sft.epochs", "2")]),
+            phase(
+                "rl",
+                Learns::Tokens("reft", Advantage::Gae(0.95), (0.0, 0.01), 0.0),
+                3e-7,
+                &[
+                    ("reward.functions", "['numeric:0,0.1']"),
+                    ("rl.group", "1"),
+                    ("rl.updates_per_batch", "2"),
+                    ("rl.kl", "'reward'"),
+                    ("rl.temperature", "1.0"),
+                    ("rl.grad_clip", "1.0"),
+                    ("value.gamma", "1.0"),
+                    ("value.clip", "0.2"),
+                    ("value.coef", "5.0"),
+                    ("value.whiten", "true"),
+                ],
+            ),
+        ],
+    },
+    Paper {
         recipe: "relift",
         phases: &[phase(
             "rl",
@@ -367,6 +399,18 @@ pub const PAPERS: &[Paper] = &[
         )],
     },
     Paper {
+        recipe: "rocket3",
+        phases: &[
+            phase("sft", Learns::Texts, SFT_RATE, &[]),
+            phase(
+                "rl",
+                Learns::Tokens("reft", Advantage::Gae(0.95), (0.0, 0.01), 0.0),
+                RL_RATE,
+                &[("rl.kl", "'reward'")],
+            ),
+        ],
+    },
+    Paper {
         recipe: "sami",
         phases: &[phase(
             "rl",
@@ -387,6 +431,23 @@ pub const PAPERS: &[Paper] = &[
             ),
             round(&[("sft.source", "'buffer:book'"), ("sft.drain", "false"), ("sft.epochs", "1")]),
         ],
+    },
+    Paper {
+        recipe: "texforce",
+        phases: &[phase(
+            "rl",
+            grpo("grpo", 0.0),
+            3e-5,
+            &[
+                ("lora.rank", "16"),
+                ("lora.alpha", "16.0"),
+                ("lora.targets", "'q_proj,k_proj,v_proj,o_proj'"),
+                ("rl.clip_low", "1e-4"),
+                ("rl.clip_high", "1e-4"),
+                ("rl.advantage_clamp", "10.0"),
+                ("rl.lr_schedule", "'constant'"),
+            ],
+        )],
     },
     Paper {
         recipe: "toolrl",
