@@ -24,7 +24,7 @@ RL = ["rl.prompts=8", "rl.group=8", "rl.learning_rate=3e-4", "eval.every=1000"]
 # What is compared: a title, a task, and settings. Rows of a task have the same number of rollouts, or none.
 RUNS = [
     ("GRPO", "sums", [*RL, "rl.steps=40"]),
-    ("GRPO", "larger", [*RL, "rl.steps=40"]),
+    ("GRPO", "larger", [*RL, "rl.steps=20"]),
     ("GRPO", "extract", [*RL, "rl.steps=20"]),
     ("rejection sampling", "sums", ["recipe=raft", "phase.draw.prompts=16"]),
     ("SFT on 60 rows, then GRPO", "dates", [*RL, "phases=quantize,sft,rl", "sft.demos=60", "sft.epochs=2", "rl.steps=20"]),
