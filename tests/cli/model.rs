@@ -112,7 +112,7 @@ fn a_golden_folder_learns_and_leaves_an_adapter() {
     // And a further run begins where the adapter is.
     let more = train(folder.path(), "qwen3", &["--adapter", &adapter, "--set", "rl.steps=1"]);
     let more = must(more);
-    let before: f64 = more.split("before RL ").nth(1).unwrap()[..5].parse().unwrap();
+    let before: f64 = more.split("4-bit ").nth(1).unwrap()[..5].parse().unwrap();
     assert!((before - figure("final_accuracy")).abs() < 6e-4, "{more}");
 }
 

@@ -39,6 +39,46 @@ fn train(out: &Path, extra: &[&str]) -> Command {
 }
 
 #[test]
+fn scores_are_shown_in_the_order_in_which_they_were_taken() {
+    let cases: [(&str, &[&str], &str); 3] = [
+        (
+            "quantize,sft,rl",
+            &["as_it_was", "quantized", "sft", "end"],
+            "the model that RL began with",
+        ),
+        ("sft,quantize,more", &["as_it_was", "sft", "quantized", "sft"], "the 4-bit model"),
+        ("sft", &["as_it_was", "sft"], "the model as it was"),
+    ];
+    let model = ["hidden=32", "heads=2", "kv_heads=2", "head_dim=16", "ffn=64"];
+    let sizes =
+        ["sft.demos=64", "sft.epochs=1", "rl.steps=2", "rl.prompts=4", "eval.max_prompts=16"];
+    for (phases, want, compared) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = gradus(&["train", "--out", folder.path().to_str().unwrap()]);
+        let mut set = |setting: String| drop(command.args(["--set", &setting]));
+        set(format!("phases={phases}"));
+        model.iter().for_each(|key| set(format!("model.{key}")));
+        let read = |size: &&&str| phases.contains("rl") || !size.starts_with("rl.");
+        sizes.iter().filter(read).for_each(|size| set(size.to_string()));
+        if phases.contains("more") {
+            set("phase.more.kind=sft".into());
+        }
+        let shown = must(command);
+        let text = std::fs::read(latest(folder.path()).join("summary.json")).unwrap();
+        let summary: Value = serde_json::from_slice(&text).unwrap();
+        let stages: Vec<&Value> = summary["stages"].as_array().unwrap().iter().collect();
+        let models: Vec<&str> = stages.iter().map(|s| s["model"].as_str().unwrap()).collect();
+        assert_eq!(models, want, "{phases}");
+        assert_eq!(stages.last().unwrap()["score"], summary["final_accuracy"]);
+        assert!(
+            shown.contains(&format!("from {compared}"))
+                || shown.contains(&format!("over {compared}")),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
 fn a_run_writes_what_it_promises() {
     let folder = tempfile::tempdir().unwrap();
     let shown = must(train(folder.path(), &[]));

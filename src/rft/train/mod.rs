@@ -32,7 +32,7 @@ pub use config::{RunConfig, explain};
 pub use infer::eval;
 pub use infer::{Ask, ModelDefaults, RunOrModel, chat, evaluate, model_defaults, open_run, sample};
 pub use run::memory_plan::MemoryPlan;
-pub use run::summary::Summary;
+pub use run::summary::{Scored, Stage, Summary};
 pub use run::{Resume, train};
 pub use run::{checkpoint, metrics, plot, progress, summary, tensorboard};
 pub use trainer::Trainer;

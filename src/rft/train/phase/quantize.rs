@@ -5,6 +5,7 @@ use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::Metrics;
 use crate::train::run::progress::line;
+use crate::train::run::summary::Scored;
 use crate::train::run::{Run, shown};
 use crate::train::trainer::Trainer;
 use gradus::dtype::Float;
@@ -38,6 +39,7 @@ impl PhaseSpec for Quantize {
         }
         let accuracy = run.evaluate()?.accuracy;
         run.figures.quantized_accuracy = accuracy;
+        run.figures.scored(Scored::Quantized, accuracy);
         let weights = run.trainer.model.weight_parts();
         line(&format!("quantize {weights}; held-out score {}", shown(accuracy)));
         Ok(())

@@ -8,6 +8,7 @@ use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup, warmed_up, 
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
+use crate::train::run::summary::Scored;
 use crate::train::run::{Run, shown};
 use crate::train::task::Demo;
 use crate::train::trainer::Trainer;
@@ -60,6 +61,7 @@ impl PhaseSpec for Sft {
         run.trainer.drain_source()?;
         line(&format!("     sft held-out score {}", shown(accuracy)));
         run.figures.sft_accuracy = accuracy;
+        run.figures.scored(Scored::Sft, accuracy);
         let now = run.elapsed();
         let points = [(0.0, run.figures.base_accuracy), (now, accuracy)];
         let points = points.into_iter().filter_map(|(time, score)| Some((time, score?)));

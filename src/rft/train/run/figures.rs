@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::train::run::metrics::Metrics;
+use crate::train::run::summary::{Scored, Stage};
 
 /// Running figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub(crate) struct RunFigures {
     pub sft_accuracy: Option<f64>,
     /// Held-out score after `quantize`.
     pub quantized_accuracy: Option<f64>,
+    /// What was scored before RL, in order; of phases in turn, the last.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// RL steps done.
     pub rl_steps: u64,
     /// RL steps in which all samples of every prompt had the same reward.
@@ -76,8 +80,19 @@ impl RunFigures {
         Position { phase, step, entered, left, updated: self.updated.is_some() }
     }
 
+    /// Notes that a model was scored before RL. A phase in turn takes the place of the one before.
+    pub fn scored(&mut self, model: Scored, score: Option<f64>) {
+        if self.rl_steps > 0 {
+            return;
+        }
+        if self.stages.last().is_some_and(|last| last.model == model) {
+            self.stages.pop();
+        }
+        self.stages.extend(score.map(|score| Stage { model, score }));
+    }
+
     /// The newest held-out score before RL, if there is one.
     pub fn before_rl(&self) -> Option<f64> {
-        self.quantized_accuracy.or(self.sft_accuracy).or(self.base_accuracy)
+        self.stages.last().map(|stage| stage.score)
     }
 }

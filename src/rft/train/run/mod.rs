@@ -35,7 +35,7 @@ use memory_plan::MemoryPlan;
 use metrics::{Metric, Metrics, MetricsWriter, Row};
 use plot::Curve;
 use progress::{Progress, line};
-use summary::Summary;
+use summary::{Scored, Stage, Summary};
 
 /// Where a run starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,7 +160,9 @@ impl<T: Float> Run<T> {
         if self.figures.position() == RunFigures::default().position() {
             self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
-                self.figures.base_accuracy = self.trainer.evaluate()?.accuracy;
+                let accuracy = self.trainer.evaluate()?.accuracy;
+                self.figures.base_accuracy = accuracy;
+                self.figures.scored(Scored::AsItWas, accuracy);
             }
         } else {
             // The run before may have been killed before it wrote what belongs to its checkpoint.
@@ -304,6 +306,18 @@ impl<T: Float> Run<T> {
         Ok((adapter, model))
     }
 
+    /// What was scored, with the score at the end, which without RL may be that of the last `sft`.
+    fn stages(&self, at_the_end: Option<f64>) -> Vec<Stage> {
+        let mut stages = self.figures.stages.clone();
+        let sft = self.plans.last().is_some_and(|plan| plan.kind == Phase::Sft);
+        let model = if sft && self.figures.rl_steps == 0 { Scored::Sft } else { Scored::End };
+        if stages.last().is_some_and(|last| last.model == model) {
+            stages.pop();
+        }
+        stages.extend(at_the_end.map(|score| Stage { model, score }));
+        stages
+    }
+
     fn finish(&mut self) -> Result<Summary> {
         let evaluation = self.evaluate()?;
         self.folder.check()?;
@@ -319,6 +333,7 @@ impl<T: Float> Run<T> {
             sft_accuracy: f.sft_accuracy,
             quantized_accuracy: f.quantized_accuracy,
             final_accuracy: evaluation.accuracy,
+            stages: self.stages(evaluation.accuracy),
             final_completions: evaluation.completions,
             final_error: evaluation.error,
             score_is_share: self
@@ -342,12 +357,7 @@ impl<T: Float> Run<T> {
             samples: evaluation.examples,
         };
         let curve = Curve {
-            title: format!(
-                "{}: held-out score {} after SFT, {} at the end",
-                subject(config),
-                shown(f.sft_accuracy),
-                shown(summary.final_accuracy)
-            ),
+            title: format!("{}: {}", subject(config), summary.scores()),
             reward: f.reward.clone(),
             accuracy: f.accuracy.clone(),
             rl_start: f.rl_start,

@@ -30,6 +30,9 @@ pub struct Summary {
     pub quantized_accuracy: Option<f64>,
     /// At the end.
     pub final_accuracy: Option<f64>,
+    /// The held-out scores in the order in which they were taken.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// Completions that the final score is the mean of.
     pub final_completions: usize,
     /// Standard error of the final score: the completions' standard deviation over √n.
@@ -67,6 +70,29 @@ pub struct Summary {
     pub exported_model: String,
     /// Held-out prompts with a completion of the final policy.
     pub samples: Vec<SampleLine>,
+}
+
+/// When the model was scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scored {
+    /// Before anything was done to it.
+    AsItWas,
+    /// Behind an `sft` phase.
+    Sft,
+    /// Behind `quantize`.
+    Quantized,
+    /// As the run ended.
+    End,
+}
+
+/// A held-out score of the model on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// When it was scored.
+    pub model: Scored,
+    /// Mean reward of the held-out prompts' completions.
+    pub score: f64,
 }
 
 /// A prompt with a completion.
@@ -127,15 +153,6 @@ impl SampleLine {
     }
 }
 
-/// A state of the model that was scored.
-struct Stage {
-    /// Its name in the table.
-    name: &'static str,
-    /// What it is, in a sentence.
-    model: &'static str,
-    score: f64,
-}
-
 impl Summary {
     /// Writes `summary.json`.
     ///
@@ -176,22 +193,27 @@ impl Summary {
         text + "\n" + &self.next()
     }
 
-    /// The stages that were scored, in order, and the end.
-    fn stages(&self) -> Vec<Stage> {
-        let (base, quantized) = match self.model.is_empty() {
-            true => ("untrained", "4-bit"),
-            false => ("as stored", "before RL"),
-        };
-        let end = if self.rl_steps > 0 { "RL" } else { "end" };
-        let stages = [
-            (base, "the model as it was", self.base_accuracy),
-            ("SFT", "the model after SFT", self.sft_accuracy),
-            (quantized, "the model that RL began with", self.quantized_accuracy),
-            (end, "the model at the end", self.final_accuracy),
-        ];
-        let stage =
-            |(name, model, score): (_, _, Option<f64>)| Some(Stage { name, model, score: score? });
-        stages.into_iter().filter_map(stage).collect()
+    /// What a stage is called in the line of scores.
+    fn name(&self, model: Scored) -> &'static str {
+        match (model, self.model.is_empty()) {
+            (Scored::AsItWas, true) => "untrained",
+            (Scored::AsItWas, false) => "as stored",
+            (Scored::Sft, _) => "SFT",
+            (Scored::Quantized, _) => "4-bit",
+            (Scored::End, _) if self.rl_steps > 0 => "RL",
+            (Scored::End, _) => "end",
+        }
+    }
+
+    /// What the last stage is compared with, `model` being the one before it.
+    fn compared(&self, model: Scored) -> &'static str {
+        match model {
+            _ if self.rl_steps > 0 => "the model that RL began with",
+            Scored::AsItWas => "the model as it was",
+            Scored::Sft => "the model after SFT",
+            Scored::Quantized => "the 4-bit model before training",
+            Scored::End => "the model at the end",
+        }
     }
 
     /// A score as it is shown: in percent where it is a share of what can be had.
@@ -202,22 +224,22 @@ impl Summary {
         }
     }
 
-    fn scores(&self) -> String {
-        let stages = self.stages();
-        if stages.is_empty() {
+    /// All held-out scores in a line.
+    pub(super) fn scores(&self) -> String {
+        if self.stages.is_empty() {
             return "held-out score   none: no held-out completion was scored".into();
         }
-        let one = |stage: &Stage| format!("   {} {}", stage.name, self.shown(stage.score));
-        format!("held-out score{}", stages.iter().map(one).collect::<String>())
+        let one =
+            |stage: &Stage| format!("   {} {}", self.name(stage.model), self.shown(stage.score));
+        format!("held-out score{}", self.stages.iter().map(one).collect::<String>())
     }
 
     /// What the run did to the score, in a sentence, and whether chance would do as much.
     fn gain(&self) -> String {
-        let stages = self.stages();
-        let [.., before, after] = stages.as_slice() else {
+        let [.., before, after] = self.stages.as_slice() else {
             return "there is nothing to compare the final score with".into();
         };
-        let from = before.model;
+        let from = self.compared(before.model);
         let gain = after.score - before.score;
         // Two standard errors of the difference of two means with the final score's error.
         let chance = 2.0 * 2f64.sqrt() * self.final_error;
