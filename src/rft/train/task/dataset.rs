@@ -131,20 +131,21 @@ impl DataTask {
             golds: Golds::new(config),
             order: Mutex::new((u64::MAX, Vec::new())),
         };
-        let mut examples = task.read(data, &data.path, notes)?;
+        let (mut examples, dropped) = task.read(data, &data.path, notes)?;
+        let rows = examples.len();
         task.heldout = if data.heldout.is_empty() {
             let share = data.heldout_share;
             let (held, train) = examples.into_iter().partition(|e| is_held(&e.prompt.text, share));
             examples = train;
             distinct(held)
         } else {
-            distinct(task.read(data, &data.heldout, notes)?)
+            distinct(task.read(data, &data.heldout, notes)?.0)
         };
         let held: HashSet<&str> = task.heldout.iter().map(|p| p.text.as_str()).collect();
         examples.retain(|example| !held.contains(example.prompt.text.as_str()));
         // With all of it held out the data is for an evaluation.
         if examples.is_empty() && data.heldout_share < 1.0 {
-            return Err(Error::config("data.path", "no prompt is left to train on"));
+            return Err(nothing_left(data, rows, dropped, task.heldout.len()));
         }
         task.train = examples;
         if config.model.path.is_empty() {
@@ -158,17 +159,26 @@ impl DataTask {
             }
         }
         let (train, held) = (task.train.len(), task.heldout.len());
-        notes.push(format!("    data {train} prompts to train on, {held} held out"));
+        notes.push(match train {
+            0 => format!("    data {held} prompts"),
+            train => format!("    data {train} prompts to train on, {held} held out"),
+        });
+        if held == 0 && (data.heldout_share > 0.0 || !data.heldout.is_empty()) {
+            let advice = "name a file in data.heldout or raise data.heldout_share";
+            notes.push(format!(
+                "    data no prompt is held out, so nothing will be scored: {advice}"
+            ));
+        }
         Ok(task)
     }
 
-    /// The prompts of a file that are short enough.
+    /// The prompts of a file that are short enough, and the number of those that are not.
     fn read(
         &mut self,
         data: &DataConfig,
         path: &str,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<DataPrompt>> {
+    ) -> Result<(Vec<DataPrompt>, usize)> {
         let writer = &self.writer;
         let rows = Dataset::load(path.as_ref())?;
         let (mut examples, mut dropped, mut unfit) = (Vec::new(), 0, Unfit::default());
@@ -192,9 +202,11 @@ impl DataTask {
         unfit.refuse(path)?;
         if dropped > 0 {
             let most = data.max_prompt_tokens;
-            notes.push(format!("    data {path}: {dropped} prompts over {most} tokens left out"));
+            notes.push(format!(
+                "    data {path}: {dropped} prompts that are empty or over {most} tokens left out"
+            ));
         }
-        Ok(examples)
+        Ok((examples, dropped))
     }
 
     /// Tokens of the longest answer to learn from, its end included; none where no row has one.
@@ -420,12 +432,31 @@ impl Golds {
     }
 }
 
-/// FNV-1a of the text decides the split, so that it depends on nothing but the prompt.
+/// Why a file of `rows` prompts, without the `dropped` ones, leaves none to train on.
+fn nothing_left(data: &DataConfig, rows: usize, dropped: usize, held: usize) -> Error {
+    let (most, share) = (data.max_prompt_tokens, data.heldout_share);
+    let split = match data.heldout.is_empty() {
+        true => format!("data.heldout_share = {share}"),
+        false => "all stand in data.heldout, too".to_string(),
+    };
+    let reason = format!(
+        "no prompt is left to train on: of {} rows {dropped} are empty or longer than \
+         data.max_prompt_tokens = {most}, and of the others {held} different prompts are held out \
+         ({split})",
+        rows + dropped
+    );
+    Error::config("data.path", reason)
+}
+
+/// A hash of the text decides the split, so that it depends on nothing but the prompt. FNV-1a hardly moves
+/// its high bits for the last characters; the finalizer of MurmurHash3 mixes all of them.
 fn is_held(text: &str, share: f64) -> bool {
-    let hash = text
+    let fnv = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3));
-    ((hash ^ (hash >> 32)) as u32 as f64) < share * (1u64 << 32) as f64
+    let mix = |h: u64, by: u64| (h ^ (h >> 33)).wrapping_mul(by);
+    let hash = mix(mix(fnv, 0xff51_afd7_ed55_8ccd), 0xc4ce_b9fe_1a85_ec53);
+    ((hash >> 32) as f64) < share * (1u64 << 32) as f64
 }
 
 /// Each prompt once.
@@ -433,4 +464,28 @@ fn distinct(examples: Vec<DataPrompt>) -> Vec<Prompt> {
     let mut seen = HashSet::new();
     let prompts = examples.into_iter().map(|e| e.prompt);
     prompts.filter(|p| seen.insert(p.text.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prompts that differ in their last characters only are held out as often as any others.
+    #[test]
+    fn the_share_that_is_held_out_is_the_one_that_was_asked_for() {
+        let series: [fn(usize) -> String; 5] = [
+            |n| format!("Double {n}"),
+            |n| format!("What is {n}?"),
+            |n| format!("PROMPT{n:04}"),
+            |n| format!("a\0b{n}"),
+            |n| format!("{n}: say it"),
+        ];
+        for (kind, prompt) in series.iter().enumerate() {
+            for share in [0.1, 0.5] {
+                let held = (0..2000).filter(|&n| is_held(&prompt(n), share)).count() as f64;
+                let off = (held - 2000.0 * share).abs() / (2000.0 * share * (1.0 - share)).sqrt();
+                assert!(off < 4.0, "{}: {held} of 2000 for {share}", prompt(kind));
+            }
+        }
+    }
 }
