@@ -55,7 +55,9 @@ fn scores_are_shown_in_the_order_in_which_they_were_taken() {
     for (phases, want, compared) in cases {
         let folder = tempfile::tempdir().unwrap();
         let mut command = gradus(&["train", "--out", folder.path().to_str().unwrap()]);
-        let mut set = |setting: String| drop(command.args(["--set", &setting]));
+        let mut set = |setting: String| {
+            command.args(["--set", &setting]);
+        };
         set(format!("phases={phases}"));
         model.iter().for_each(|key| set(format!("model.{key}")));
         let read = |size: &&&str| phases.contains("rl") || !size.starts_with("rl.");

@@ -61,6 +61,14 @@ fn config_refuses_what_a_run_refuses() {
         (&["--set", "phases=sft,value_fit"], "phases"),
         (&["--config", file], "rl.group"),
         (&["--set", "rl.loss=relift", "--set", "rl.clip_low=0.1"], "rl.clip_low"),
+        (&["--set", "device=tpu"], "device"),
+        (&["--set", "model.kv_heads=3"], "model.kv_heads"),
+        (&["--set", "model.hidden=0"], "model.hidden"),
+        (&["--set", "model.hidden=16777216", "--set", "model.ffn=16777216"], "model"),
+        (&["--set", "rl.prompts=65536", "--set", "rl.group=4096"], "rl.prompts"),
+        (&["--set", "lora.targets=foo"], "lora.targets"),
+        (&["--set", "task.digits=50"], "task.digits"),
+        (&["--set", "reward.functions=iou:5"], "reward.functions"),
     ] {
         let out = folder.path().join("never");
         let run = gradus(&[&["train", "--out", out.to_str().unwrap()], arguments].concat());
@@ -73,6 +81,60 @@ fn config_refuses_what_a_run_refuses() {
         assert_eq!(said(&run), said(&shown), "{arguments:?}");
         assert!(!out.exists() && !shown.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+/// A key that a command does not read is refused, and so is a number that means nothing.
+#[test]
+fn commands_refuse_what_they_do_not_read() {
+    let model = ["--model", "nowhere", "--data", "rows.jsonl", "--reward", "exact", "--set"];
+    for (command, set, says) in [
+        ("eval", "rl.temperature=0.5", "`rl.temperature`: has no effect: `gradus eval`"),
+        ("eval", "rl.steps=7", "`rl.steps`: has no effect"),
+        ("eval", "phases=sft", "`phases`: has no effect"),
+        ("eval", "quantize.blocksize=128", "`quantize.blocksize`: has no effect"),
+        ("eval", "distill.teacher=x", "`distill.teacher`: has no effect"),
+        ("sample", "eval.samples=2", "`eval.samples`: has no effect: `gradus sample`"),
+        ("sample", "rl.group=2", "`rl.group`: has no effect"),
+        ("sample", "model.layers=2", "`model.layers`: has no effect"),
+    ] {
+        // What is refused is refused before the folder is looked for; without it the folder is missed.
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("nowhere")).unwrap();
+        let run = |set: &str| {
+            let mut asked = gradus(&[&[command], &model[..], &[set]].concat());
+            text(&asked.current_dir(folder.path()).output().unwrap())
+        };
+        assert!(run(set).contains(says), "{set}: {}", run(set));
+        let read = run("rl.max_new_tokens=4");
+        assert!(!read.contains("has no effect") && read.contains("config.json"), "{read}");
+    }
+    for (arguments, says) in [
+        (&["sample", "-n", "0"][..], "0 is not in 1..=65535"),
+        (&["train", "--seed", "9223372036854775808"], "9223372036854775808 is not in"),
+        (&["eval", "--model", "nowhere"], "there is nothing to score"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("nowhere")).unwrap();
+        let output = gradus(arguments).current_dir(folder.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(says), "{arguments:?}: {}", text(&output));
+    }
+}
+
+/// A wrong value is a wrong setting, wherever it stands; a file that is not there is not.
+#[test]
+fn files_of_settings_are_wrong_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    for wrong in ["[rl]\nsteps = \"5\"", "phases = \"sft\"", "threads = -1", "a = 1", "rl = ["] {
+        std::fs::write(&file, wrong).unwrap();
+        let output = gradus(&["train", "--config", file.to_str().unwrap()]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", text(&output));
+        assert!(text(&output).contains("mine.toml"), "{wrong}: {}", text(&output));
+    }
+    let missing = folder.path().join("none.toml");
+    let output = gradus(&["train", "--config", missing.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
 }
 
 #[test]

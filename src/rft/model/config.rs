@@ -73,6 +73,15 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Number of its parameters, without biases and norms of heads.
+    pub fn parameters(&self) -> u128 {
+        let [hidden, layers, q, kv, ffn] =
+            [self.hidden, self.layers, self.q_dim(), self.kv_dim(), self.ffn].map(|n| n as u128);
+        let tables = if self.tie_embeddings { 1 } else { 2 };
+        let block = 2 * hidden * (q + kv) + 3 * hidden * ffn + 2 * hidden;
+        tables * self.vocab as u128 * hidden + layers * block + hidden
+    }
+
     /// Width of all query heads.
     pub fn q_dim(&self) -> usize {
         self.heads * self.head_dim

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::io::system_memory::total_memory;
 use crate::model::{Decoder, ModelConfig, RopeScaling};
 use crate::pretrained::{LoadOptions, Pretrained};
 use crate::reward::Reward;
@@ -15,6 +16,7 @@ use crate::train::config::{Bounds, CombineKey, DistillSource, PhasePlan, RunConf
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
+use crate::train::trainer::lora_options;
 use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -127,6 +129,7 @@ impl RunInputs {
             });
             let longest = longest.max().unwrap_or(0).max(demos).max(answers);
             let shape = fresh(config, self.task.codec().len(), longest);
+            refuse_giants::<T>(&shape)?;
             return Decoder::random(&shape, device, config.seed);
         };
         let most = folder.config.model.max_positions;
@@ -246,6 +249,23 @@ fn task(
         Some((codec, folder)) => on_text(config, *folder, codec.clone(), reward, notes),
         None => Ok(Arc::new(countdown(config)?.with(None, reward, None))),
     }
+}
+
+/// Refuses a device, a shape, targets of adapters, a task and rewards that cannot be, without a file of a model
+/// or of data.
+///
+/// # Errors
+/// `Config` with the key.
+pub(crate) fn check(config: &RunConfig) -> Result<()> {
+    config.named_device()?;
+    lora_options(config).check()?;
+    if config.model.path.is_empty() {
+        refuse_giants::<f32>(&fresh(config, 1, 1))?;
+    }
+    if config.data.path.is_empty() && config.model.path.is_empty() {
+        countdown(config)?;
+    }
+    reward(config).map(|_| ())
 }
 
 fn countdown(config: &RunConfig) -> Result<Countdown> {
@@ -371,6 +391,25 @@ fn on_text(
 fn without_hf() -> Error {
     let reason = "this build has no tokenizers and data loaders: enable the feature hf".into();
     Error::Unsupported { op: "train", reason }
+}
+
+/// Refuses a fresh model that the machine cannot hold, before it is made: a memory plan is made with it.
+fn refuse_giants<T: Float>(shape: &ModelConfig) -> Result<()> {
+    shape.validate()?;
+    let (count, size) = (shape.parameters(), T::DTYPE.size() as u128);
+    match total_memory().filter(|&total| count * size > total.into()) {
+        None => Ok(()),
+        Some(total) => {
+            let gib = |bytes: u128| bytes as f64 / (1u64 << 30) as f64;
+            let reason = format!(
+                "a model of this shape has {count} parameters, which take {:.1} GiB; the machine has \
+                 {:.1} GiB. Lower model.hidden, model.ffn or model.layers",
+                gib(count * size),
+                gib(total.into())
+            );
+            Err(Error::config("model", reason))
+        }
+    }
 }
 
 /// The shape of a model that starts from nothing.

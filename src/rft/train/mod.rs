@@ -28,6 +28,7 @@ pub mod trainer;
 pub mod update;
 
 pub use crate::io::interrupt;
+pub use config::readers::Asking;
 pub use config::{RunConfig, explain};
 pub use infer::eval;
 pub use infer::{Ask, ModelDefaults, RunOrModel, chat, evaluate, model_defaults, open_run, sample};

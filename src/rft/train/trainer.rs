@@ -433,7 +433,8 @@ impl Sampled {
     }
 }
 
-fn lora_options(config: &RunConfig) -> LoraOptions {
+/// How adapters are made.
+pub(crate) fn lora_options(config: &RunConfig) -> LoraOptions {
     let lora = &config.lora;
     LoraOptions {
         rank: lora.rank,

@@ -16,8 +16,8 @@ use gradus_rft::recipes;
 use gradus_rft::train::eval::{Evaluation, Vote};
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
-    Ask, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain, model_defaults,
-    sample, train,
+    Ask, Asking, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain,
+    model_defaults, sample, train,
 };
 
 mod convert;
@@ -51,8 +51,8 @@ enum Command {
         #[arg(long, conflicts_with = "prompt")]
         chat: bool,
         /// Completions per prompt.
-        #[arg(short = 'n', long, default_value_t = 4)]
-        samples: usize,
+        #[arg(short = 'n', long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+        samples: u16,
         #[command(flatten)]
         heat: Heat,
     },
@@ -172,8 +172,8 @@ struct TrainArgs {
     recipe: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Seed of the run.
-    #[arg(long)]
+    /// Seed of the run, below 2^63.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Folder for run folders.
     #[arg(long)]
@@ -217,7 +217,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             _ => Some("gradus config --explain lists every key"),
         },
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            Some("free some space and go on with --resume auto; the last checkpoint is valid")
+            Some("free some space; a run that has a checkpoint goes on from it with --resume auto")
         }
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
             Some("the limit on the size of files (ulimit -f) is too low for this file")
@@ -244,7 +244,7 @@ fn run(command: Command) -> Result<()> {
                 return chat(&what, temperature, print);
             }
             let mut text = String::new();
-            for line in sample(&what, &Ask { prompt, samples, temperature })? {
+            for line in sample(&what, &Ask { prompt, samples: samples.into(), temperature })? {
                 let verdict = line.verdict().map_or(String::new(), |v| v + "   ");
                 text += &line.show(&format!("{verdict}log-prob {:.3}", line.logp));
             }
@@ -257,7 +257,7 @@ fn run(command: Command) -> Result<()> {
                 (defaults.data.heldout_share, defaults.eval.max_prompts) = (1.0, 1 << 20);
                 Ok(defaults)
             };
-            let what = opened(&source, defaults)?;
+            let what = opened(&source, Asking::Eval, defaults)?;
             let result = evaluate(&what, heat.temperature, vote.map(usize::from))?;
             print(&format!("{}\n", escaped(&scores(&result)?)))
         }
@@ -305,15 +305,17 @@ fn scores(result: &Evaluation) -> Result<String> {
     Ok(text)
 }
 
-/// The run or the model that is asked for; `defaults` are those of a model's folder.
+/// The run or the model that `asking` asks; `defaults` are those of a model's folder.
 fn opened(
     source: &Source,
+    asking: Asking,
     defaults: impl FnOnce(&Path) -> Result<RunConfig>,
 ) -> Result<RunOrModel> {
     match &source.model.model {
         Some(folder) => {
             let mut config = defaults(folder)?;
-            apply(&source.model, &source.model.set, &mut config)?;
+            let set = apply(&source.model, &source.model.set, &mut config)?;
+            config.refuse_unread_by(asking, &set)?;
             Ok(RunOrModel::Model(config))
         }
         None => {
@@ -334,18 +336,8 @@ fn opened(
 
 /// What is sampled from, and the temperature if it is another than the configuration's.
 fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
-    let key = |set: &String| set.split('=').next().unwrap_or("").trim().to_string();
-    let keys: Vec<String> = source.model.set.iter().map(key).collect();
-    // A key that says how to train or to evaluate would be taken and have no effect.
-    for section in ["eval.", "sft.", "value.", "checkpoint."] {
-        if let Some(key) = keys.iter().find(|key| key.starts_with(section)) {
-            let reason = "`gradus sample` does not read it; it takes --temperature, -n and rl.top_p, \
-                          rl.top_k, rl.min_p, rl.max_new_tokens";
-            return Err(Error::config(key, reason));
-        }
-    }
     let mut greedy = None;
-    let what = opened(source, |folder| {
+    let what = opened(source, Asking::Sample, |folder| {
         let ModelDefaults { config, temperature, ignored } = model_defaults(folder)?;
         greedy = temperature;
         for setting in ignored {
@@ -353,7 +345,8 @@ fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
         }
         Ok(config)
     })?;
-    let set = keys.iter().any(|key| key == "rl.temperature");
+    let heats = |set: &String| set.trim_start().starts_with("rl.temperature");
+    let set = source.model.set.iter().any(heats);
     Ok((what, heat.temperature.or(greedy.filter(|_| !set))))
 }
 
@@ -384,12 +377,18 @@ fn configuration(args: &TrainArgs) -> Result<Asked> {
         }
         (a, b) => a.or(b),
     };
+    let file = args.config.as_deref();
+    // What a file of settings gets wrong is a wrong setting, not a file that cannot be read.
     let mut config =
-        RunConfig::layered(defaults.clone(), recipe.as_deref(), args.config.as_deref())?;
-    let by_file = match &args.config {
-        Some(path) => RunConfig::keys_of(path)?,
-        None => BTreeSet::new(),
-    };
+        RunConfig::layered(defaults.clone(), recipe.as_deref(), file).map_err(|error| {
+            match (error, file) {
+                (Error::Format { reason, .. }, Some(path)) => {
+                    Error::config(path.display().to_string(), reason)
+                }
+                (error, _) => error,
+            }
+        })?;
+    let by_file = file.map_or_else(|| Ok(BTreeSet::new()), RunConfig::keys_of)?;
     let below = if config.model.path.is_empty() { defaults } else { RunConfig::pretrained() };
     let mut strict = config.changed_by(&by_file, below)?;
     let sets: Vec<String> =

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
 use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, keys};
+use crate::train::inputs;
 use crate::train::phase::{Neighbors, Phase};
 use gradus::error::{Error, Result};
 
@@ -29,6 +30,9 @@ pub(super) fn choices(table: &toml::Table) -> Result<()> {
     Ok(())
 }
 
+/// Most completions of a step: each has a record.
+const MOST_COMPLETIONS: usize = 1 << 22;
+
 impl RunConfig {
     /// Refuses values that no run can have, naming the key, and settings that no phase can have.
     pub fn validate(&self) -> Result<()> {
@@ -40,7 +44,7 @@ impl RunConfig {
         Ok(())
     }
 
-    /// All that a run refuses before it opens a file, and what else nobody can have meant: keys of `set`, those
+    /// All that a run refuses before it opens a model or data, and what else nobody can have meant: keys of `set`, those
     /// that somebody set, which nobody reads, and a fresh model that is frozen untrained.
     ///
     /// # Errors
@@ -49,6 +53,10 @@ impl RunConfig {
     pub fn check_plan(&self, set: &BTreeSet<String>) -> Result<()> {
         self.validate()?;
         self.validate_phases()?;
+        inputs::check(self)?;
+        for plan in self.plan()? {
+            inputs::check(&plan.config).map_err(|error| self.in_phase(&plan.name, error))?;
+        }
         self.refuse_unread(set)?;
         self.refuse_noise(set)
     }
@@ -60,6 +68,14 @@ impl RunConfig {
         }
         if let Some((key, reason)) = self.out_of_range() {
             return Err(Error::config(&key, reason));
+        }
+        let completions = self.rl.prompts.saturating_mul(self.rl.group);
+        if completions > MOST_COMPLETIONS {
+            let reason = format!(
+                "{} x rl.group = {} are {completions} completions a step; {MOST_COMPLETIONS} are the most",
+                self.rl.prompts, self.rl.group
+            );
+            return Err(Error::config("rl.prompts", reason));
         }
         self.validate_reward()?;
         self.validate_buffers()

@@ -35,7 +35,7 @@ section! {
     /// A whole run.
     RunConfig by [Run] {
         /// Names every random draw of the run.
-        seed: u64 = 0; source "ours",
+        seed: u64 = 0; range 0..=i64::MAX as u64; source "ours",
         /// Folder that holds the run folders.
         out: String = "runs".into(); source "ours" neutral,
         /// First part of the run folder's name.

@@ -37,6 +37,16 @@ use gradus::dtype::DType;
 use gradus::error::{Error, Result};
 use gradus::quant::{Nf4Options, QuantType};
 
+/// A device by its name.
+pub(crate) enum NamedDevice {
+    /// A GPU if there is one, else the CPU.
+    Best,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(i32),
+}
+
 impl RunConfig {
     /// Reads a TOML file. Keys it leaves out have the defaults of the demo, or, if it names a
     /// `model.path`, those of [`RunConfig::pretrained`]; a recipe that it names is laid over these.
@@ -139,12 +149,24 @@ impl RunConfig {
     /// # Errors
     /// `Config` for a name that is none; `NoDriver` for a CUDA device that is not there.
     pub fn open_device(&self) -> Result<Device> {
+        match self.named_device()? {
+            NamedDevice::Best => Device::best(),
+            NamedDevice::Cpu => Ok(Device::Cpu),
+            NamedDevice::Cuda(ordinal) => Device::cuda(ordinal),
+        }
+    }
+
+    /// What `device` names.
+    ///
+    /// # Errors
+    /// `Config` for a name that is none.
+    pub(crate) fn named_device(&self) -> Result<NamedDevice> {
         let name = self.device.as_str();
         match (name, name.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Device::best(),
-            ("cpu", _) => Ok(Device::Cpu),
-            ("cuda", _) => Device::cuda(0),
-            (_, Some(Ok(ordinal))) => Device::cuda(ordinal),
+            ("auto", _) => Ok(NamedDevice::Best),
+            ("cpu", _) => Ok(NamedDevice::Cpu),
+            ("cuda", _) => Ok(NamedDevice::Cuda(0)),
+            (_, Some(Ok(ordinal))) => Ok(NamedDevice::Cuda(ordinal)),
             _ => Err(Error::config("device", format!("`{name}` is not auto, cpu, cuda or cuda:N"))),
         }
     }

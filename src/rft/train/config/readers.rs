@@ -146,6 +146,42 @@ impl Reader {
     }
 }
 
+/// A command that asks a model from disk, and reads some keys of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// `gradus sample`.
+    Sample,
+    /// `gradus eval`.
+    Eval,
+}
+
+impl Asking {
+    fn command(self) -> &'static str {
+        match self {
+            Asking::Sample => "gradus sample",
+            Asking::Eval => "gradus eval",
+        }
+    }
+
+    /// Whether it reads `key` with the settings `config`; `set` are the keys that somebody set.
+    fn reads(self, key: &Key, config: &RunConfig, set: &BTreeSet<String>) -> bool {
+        match key.name.as_str() {
+            "device" | "seed" | "model.path" | "model.adapter" | "model.dtype" => true,
+            "rl.slots" | "rl.max_new_tokens" | "rl.stop" | "quantize.type" => true,
+            // Weights are quantized where a type says so, and with an adapter, which goes on such weights.
+            name if name.starts_with("quantize.") => {
+                set.contains("quantize.type") || !config.model.adapter.is_empty()
+            }
+            "rl.temperature" | "rl.top_p" | "rl.top_k" | "rl.min_p" => self == Asking::Sample,
+            name if name.starts_with("eval.") => self == Asking::Eval && name != "eval.every",
+            _ => {
+                let there = |reader: &&Reader| reader.is_there(None, config, None);
+                OF_TASK.iter().filter(there).any(|reader| key.readers.contains(reader))
+            }
+        }
+    }
+}
+
 /// A phase as a reader: its own settings, and what follows.
 struct At<'a> {
     plan: &'a PhasePlan,
@@ -203,6 +239,22 @@ impl RunConfig {
             } else if name.starts_with("phase.") {
                 let key = self.stands_for(name).and_then(|key| known(&key));
                 self.refuse_unread_by_one(name, key, &phases)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses the first of the keys `set` that the command does not read.
+    ///
+    /// # Errors
+    /// `Config` with the key and the command.
+    pub fn refuse_unread_by(&self, asking: Asking, set: &BTreeSet<String>) -> Result<()> {
+        let all = keys();
+        for name in set {
+            let key = all.iter().find(|key| key.name == *name);
+            if key.is_none_or(|key| !asking.reads(key, self, set)) {
+                let reason = format!("has no effect: `{}` does not read it", asking.command());
+                return Err(Error::config(name, reason));
             }
         }
         Ok(())

@@ -182,6 +182,10 @@ pub fn evaluate(
     samples: Option<usize>,
 ) -> Result<Evaluation> {
     let mut config = what.config()?;
+    if matches!(what, RunOrModel::Model(_)) && config.data.path.is_empty() {
+        let reason = "there is nothing to score: give --data FILE";
+        return Err(Error::config("data.path", reason));
+    }
     config.eval.temperature = temperature.unwrap_or(config.eval.temperature);
     config.eval.samples = samples.unwrap_or(config.eval.samples);
     config.validate()?;

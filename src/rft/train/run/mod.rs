@@ -136,7 +136,10 @@ impl<T: Float> Run<T> {
             if self.saved != Some(self.figures.position()) {
                 self.save().map_err(|error| self.explained(error))?;
             }
-            line(&format!("stopped; resume with --resume {}", self.folder.path().display()));
+            line(&format!(
+                "stopped; the same command with --resume {} goes on",
+                self.folder.path().display()
+            ));
         }
         done.map_err(|error| self.explained(error))
     }
