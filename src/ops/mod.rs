@@ -23,8 +23,8 @@
 //! | [`matmul_fan`], [`nf4_matmul_fan`] | `products/fan` |
 //! | [`rope_store`] | `decoder/rope` |
 //!
-//! What the ops of a family share lies beside their folders, what all share in `support`. A new op is a folder,
-//! and in its family's `mod.rs` one `pub mod` and one `pub use` line.
+//! What the ops of a family share lies beside their folders, what all share in `support`. A new op is a folder;
+//! kernelc writes its `pub mod` and `pub use` lines into the family's `mod.rs`.
 
 pub mod decoder;
 pub mod optim;

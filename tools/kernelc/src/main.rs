@@ -1,6 +1,6 @@
 //! kernelc: compiles every `kernels/<family>/<op>.cu` to `kernels/generated/<op>.<target>.ptx`, and
-//! writes the manifest and the Rust that the crate is built from beside them, and the table of
-//! `kernels/README.md`.
+//! writes the manifest and the Rust that the crate is built from beside them, the table of
+//! `kernels/README.md`, and the lines that declare ops and their tests in the `mod.rs` of families.
 //!
 //! No CUDA toolkit is needed: NVRTC and ptxas come from two PyPI wheels pinned by version and
 //! SHA-256, installed under `target/kernelc`. Headers (`*.cuh`) are handed to NVRTC from
@@ -19,6 +19,7 @@ mod cache;
 mod header;
 mod layout;
 mod manifest;
+mod modules;
 mod nvrtc;
 mod ptxas;
 mod readme;
@@ -35,10 +36,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use manifest::{Kernel, Output, Source};
 
 const USAGE: &str = "usage: kernelc [--dir DIR] [--check | --verify] [--nvrtc LIB] [--ptxas BIN]
-  (no flag)  compile `kernels`; write the PTX, the manifest and the Rust beside them
+  (no flag)  compile `kernels`; write the PTX, the manifest and the Rust beside them, and declare new ops and tests
   --dir      compile the sources of another folder; write the PTX and the manifest only
   --check    compile and compare with the committed files, byte for byte
-  --headers  write the Rust side of the shared headers only, which takes a second
+  --headers  write the Rust side of the shared headers and the declarations only, which takes a second
   --verify   compare the files with the manifest's hashes; needs no compiler
   --nvrtc    libnvrtc to load in place of the pinned wheel's
   --ptxas    ptxas to run in place of the pinned wheel's";
@@ -111,10 +112,9 @@ fn run(s: &Settings) -> Result<String, String> {
     }
     let generated = s.dir.join("generated");
     if s.mode == Mode::Headers {
-        let path = generated.join("params.rs");
-        let text = shared_definitions(&Compiler::new(s)?)?;
-        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        return Ok(format!("{} written", path.display()));
+        let mut files = modules::files(Path::new(""))?;
+        files.push((generated.join("params.rs"), shared_definitions(&Compiler::new(s)?)?));
+        return Ok(format!("{} of {} files written", write(&files)?, files.len()));
     }
     let sources = tree::files(&s.dir, "cu")?;
     if sources.is_empty() {
@@ -126,13 +126,25 @@ fn run(s: &Settings) -> Result<String, String> {
         return check(&files, &stale);
     }
     fs::create_dir_all(&generated).map_err(|e| format!("{}: {e}", generated.display()))?;
-    for (path, text) in &files {
-        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-    }
+    let written = write(&files)?;
     for path in stale {
         fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    Ok(format!("{}: {} sources, {} files written", s.dir.display(), sources.len(), files.len()))
+    let (dir, sources, all) = (s.dir.display(), sources.len(), files.len());
+    Ok(format!("{dir}: {sources} sources, {written} of {all} files written"))
+}
+
+fn is_written((path, text): &(PathBuf, String)) -> bool {
+    fs::read(path).ok().as_deref() == Some(text.as_bytes())
+}
+
+/// Writes the files that differ, and says how many: cargo builds again what is newer than its output.
+fn write(files: &[(PathBuf, String)]) -> Result<usize, String> {
+    let differ: Vec<_> = files.iter().filter(|file| !is_written(file)).collect();
+    for (path, text) in &differ {
+        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(differ.len())
 }
 
 /// The compilers and what they read.
@@ -167,6 +179,7 @@ fn compile_all(
     let compiler = Compiler::new(s)?;
     let (mut files, mut described) = (Vec::new(), Vec::new());
     if s.crate_own {
+        files = modules::files(Path::new(""))?;
         files.push((generated.join("params.rs"), shared_definitions(&compiler)?));
     }
     for compiled in in_parallel(sources, |source| compile(source, &compiler)) {
@@ -246,7 +259,7 @@ fn shared_definitions(compiler: &Compiler) -> Result<String, String> {
 fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, String> {
     let mut wrong: Vec<String> = files
         .iter()
-        .filter(|(path, text)| fs::read(path).ok().as_deref() != Some(text.as_bytes()))
+        .filter(|file| !is_written(file))
         .map(|(path, _)| format!("{} is missing or differs", path.display()))
         .collect();
     wrong.extend(stale.iter().map(|p| format!("{} has no source", p.display())));
