@@ -1,7 +1,11 @@
-//! Writes `ffi/src/sys.rs` and `ffi/src/registry.rs` from `ffi/include/gradus.h`; with `--check`, fails where a
-//! committed file differs. libclang comes from the folder `LIBCLANG_PATH`, or from a pinned PyPI wheel that pip puts
+//! Writes `ffi/src/sys.rs`, `ffi/src/registry.rs` and `ffi/src/ops/plain.rs` from `ffi/include/gradus.h`; with
+//! `--check`, fails where a committed file differs. libclang comes from the folder `LIBCLANG_PATH`, or from a pinned PyPI wheel that pip puts
 //! into `target/libclang`. Users of the crates never run this.
 
+#[allow(dead_code)]
+#[path = "../../tests/common/header.rs"]
+mod header;
+mod plain;
 mod registry;
 
 use std::path::Path;
@@ -76,11 +80,13 @@ fn bindings(ffi: &Path) -> Result<String, String> {
 
 fn run() -> Result<(), String> {
     find_libclang()?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let source = root.join("ffi/src");
     let bindings = bindings(&source.join(".."))?;
     let registry = registry::render(&bindings).map_err(|e| format!("not understood: {e}"))?;
+    let plain = plain::render(&root)?;
     let check = std::env::args().any(|argument| argument == "--check");
-    for (file, text) in [("sys.rs", bindings), ("registry.rs", registry)] {
+    for (file, text) in [("sys.rs", bindings), ("registry.rs", registry), (plain::FILE, plain)] {
         let (file, text) = (source.join(file), format!("{HEAD}{text}"));
         if !check {
             std::fs::write(&file, text).map_err(|e| format!("{file:?}: {e}"))?;

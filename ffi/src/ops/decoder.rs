@@ -9,23 +9,6 @@ use crate::field::{for_dtype, impl_op};
 use crate::sys::*;
 use crate::tensor::{Tensors, is_absent};
 
-impl_op!(gradus_rmsnorm_args {
-    float x,
-    defaults { eps: 1e-6 },
-    |args, t| rmsnorm(RmsNorm { x, weight, eps, y, rstd })
-});
-
-impl_op!(gradus_rmsnorm_bwd_args {
-    float x,
-    defaults { eps: 1e-6 },
-    |args, t| rmsnorm_bwd(RmsNormBwd { x, weight, eps, dy, residual, dx, dweight })
-});
-
-impl_op!(gradus_rope_args {
-    float x,
-    |args, t| rope(Rope { x, positions, cos, sin, inverse })
-});
-
 impl_op!(gradus_dropout_args {
     float x,
     defaults { scale: 1.0 },
@@ -110,31 +93,6 @@ impl_op!(gradus_attention_bwd_args {
         scale: scale_of(args.scale, &args.q),
         dout, dq, dk, dv,
     })
-});
-
-impl_op!(gradus_swiglu_args {
-    float gate,
-    |args, t| swiglu(Swiglu { gate, up, y })
-});
-
-impl_op!(gradus_swiglu_bwd_args {
-    float gate,
-    |args, t| swiglu_bwd(SwigluBwd { gate, up, dy, dgate, dup })
-});
-
-impl_op!(gradus_embedding_args {
-    float table,
-    |args, t| embedding(Embedding { ids, table, y })
-});
-
-impl_op!(gradus_embedding_bwd_args {
-    float dy,
-    |args, t| embedding_bwd(EmbeddingBwd { ids, dy, dtable })
-});
-
-impl_op!(gradus_copy_rows_args {
-    float x,
-    |args, t| copy_rows(CopyRows { x, from_rows, to_rows, y })
 });
 
 impl Op for gradus_convert_args {

@@ -1,8 +1,10 @@
 //! The ops by family. What an op needs is here: its [`Op`](crate::args::Op), which is its defaults and its call.
-//! Exports and tables are made from the lists of the header.
+//! Those in `plain` are written from the header; the other files hold what it cannot say. Exports and tables are made
+//! from the lists of the header.
 
 mod decoder;
 mod optim;
+mod plain;
 mod policy;
 mod products;
 mod quantize;

@@ -136,12 +136,6 @@ impl Op for gradus_grad_norm_args {
     }
 }
 
-impl_op!(gradus_lerp_args {
-    float a,
-    defaults { weight: 0.5 },
-    |args, t| lerp(Lerp { a, b, weight, y })
-});
-
 impl Op for gradus_sparsity_stats_args {
     fn defaults(&mut self) {
         self.tol = 1e-5;

@@ -28,11 +28,6 @@ impl_op!(gradus_matmul_dx_args {
     })
 });
 
-impl_op!(gradus_matmul_dw_args {
-    float dy,
-    |args, t| matmul_dw(MatmulDw { dy, x, dw, dbias })
-});
-
 impl_op!(gradus_nf4_matmul_args {
     float x,
     |args, t| nf4_matmul(Nf4Matmul {
@@ -77,9 +72,4 @@ impl_op!(gradus_nf4_matmul_grouped_dx_args {
         w: &experts(t, args.w, args.w_count)?,
         accumulate, dx,
     })
-});
-
-impl_op!(gradus_lora_grad_args {
-    float x,
-    |args, t| lora_grad(LoraGrad { x, dy, s, lora, adapter, index, da, db })
 });

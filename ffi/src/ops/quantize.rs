@@ -4,15 +4,9 @@ use gradus::Result;
 use gradus::ops::*;
 
 use crate::args::Op;
-use crate::field::{call, impl_op};
+use crate::field::call;
 use crate::sys::*;
 use crate::tensor::Tensors;
-
-impl_op!(gradus_nf4_quantize_args {
-    float x,
-    defaults { blocksize: 64 },
-    |args, t| nf4_quantize(Nf4Quantize { x, quant_type, blocksize, packed, absmax })
-});
 
 impl Op for gradus_nf4_quantize_absmax_args {
     fn run(&self, t: &Tensors<'_>) -> Result<()> {
@@ -33,8 +27,3 @@ impl Op for gradus_nf4_quantize_absmax_args {
         Ok(())
     }
 }
-
-impl_op!(gradus_nf4_dequantize_args {
-    float y,
-    |args, t| nf4_dequantize(Nf4Dequantize { w, y })
-});

@@ -12,30 +12,6 @@ use crate::tensor::{Tensors, is_absent};
 const TRANSFORM: gradus_logit_transform =
     gradus_logit_transform { temperature: 1.0, scale: 1.0, softcap: f64::INFINITY };
 
-impl_op!(gradus_logprob_args {
-    float logits,
-    defaults { transform: TRANSFORM },
-    |args, t| logprob(LogProb {
-        logits, targets, vocab, transform, logp, lse, entropy, log_sum_sq, top1,
-    })
-});
-
-impl_op!(gradus_logprob_bwd_args {
-    float logits,
-    defaults { transform: TRANSFORM },
-    |args, t| logprob_bwd(LogProbBwd {
-        logits, targets, vocab, transform, dlogp, dentropy, dlse, dlogits,
-    })
-});
-
-impl_op!(gradus_logprob_fused_args {
-    float logits,
-    defaults { transform: TRANSFORM },
-    |args, t| logprob_fused(LogProbFused {
-        logits, targets, vocab, transform, dlogp, logp, entropy,
-    })
-});
-
 /// Exactly one of a dense and a 4-bit head.
 fn head<'a, T: Float>(
     t: &Tensors<'a>,
@@ -72,30 +48,6 @@ impl_op!(gradus_linear_logprob_bwd_args {
         lora: &adapters(t, args.lora, args.lora_count)?,
         targets, vocab, transform, dlogp, dentropy, dhidden, dweight,
     })
-});
-
-impl_op!(gradus_score_scale_args {
-    float score,
-    |args, t| score_scale(ScoreScale { score, dlogp, dhidden })
-});
-
-impl_op!(gradus_gather_k_args {
-    float logits,
-    defaults { transform: TRANSFORM },
-    |args, t| gather_k(GatherK { logits, ids, vocab, transform, renormalize, logp, mass })
-});
-
-impl_op!(gradus_gather_k_bwd_args {
-    float logits,
-    defaults { transform: TRANSFORM },
-    |args, t| gather_k_bwd(GatherKBwd {
-        logits, ids, vocab, transform, renormalize, dlogp, dlogits,
-    })
-});
-
-impl_op!(gradus_top_k_args {
-    float logits,
-    |args, t| top_k(TopK { logits, vocab, ids })
 });
 
 fn divergence(t: &Tensors<'_>, number: i32, beta: f64) -> Result<Divergence> {

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crate::common::parsed::{self, Field, Kind, Struct};
+use crate::common::parsed::{self, Kind, Struct};
 use gradus_c::sys;
 
 fn size_of_struct(name: &str) -> usize {
@@ -51,19 +51,6 @@ fn every_op_has_defaults_for_every_size() {
     }
 }
 
-/// What a comment says of a number's default, or 0.
-fn documented(field: &Field) -> f64 {
-    let Some((_, text)) = field.note.split_once("default ") else { return 0.0 };
-    let text = text.split([';', ':']).next().unwrap();
-    let values: Vec<&str> = text.split(", ").flat_map(|text| text.split(" and ")).collect();
-    match values[field.place.min(values.len() - 1)] {
-        "infinity" => f64::INFINITY,
-        "-infinity" => f64::NEG_INFINITY,
-        name if name.starts_with("GRADUS_") => parsed::number(name) as f64,
-        number => number.parse().unwrap_or_else(|_| panic!("{}: `{number}`", field.name)),
-    }
-}
-
 /// (name, documented, found) of every number in a struct that lies at `base`.
 fn defaults(s: &Struct, all: &[Struct], base: *const u8) -> Vec<(String, f64, f64)> {
     let mut found = Vec::new();
@@ -84,7 +71,7 @@ fn defaults(s: &Struct, all: &[Struct], base: *const u8) -> Vec<(String, f64, f6
                     _ => continue,
                 }
             };
-            found.push((format!("{}.{}", s.name, field.name), documented(field), value));
+            found.push((format!("{}.{}", s.name, field.name), field.default(), value));
         }
     }
     found

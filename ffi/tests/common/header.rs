@@ -1,5 +1,6 @@
 //! The header as data: every argument struct with its fields, their offsets and what their comments say.
-//! Tests call all ops from it, so an op that is added is tested without another line.
+//! Tests call all ops from it, so an op that is added is tested without another line; `ffi/bindings` writes calls of
+//! ops from it.
 
 use std::collections::HashMap;
 
@@ -153,6 +154,19 @@ pub struct Note {
 }
 
 impl Field {
+    /// What the comment says of a number's default, or 0.
+    pub fn default(&self) -> f64 {
+        let Some((_, text)) = self.note.split_once("default ") else { return 0.0 };
+        let text = text.split([';', ':']).next().unwrap();
+        let values: Vec<&str> = text.split(", ").flat_map(|text| text.split(" and ")).collect();
+        match values[self.place.min(values.len() - 1)] {
+            "infinity" => f64::INFINITY,
+            "-infinity" => f64::NEG_INFINITY,
+            name if name.starts_with("GRADUS_") => number(name) as f64,
+            number => number.parse().unwrap_or_else(|_| panic!("{}: `{number}`", self.name)),
+        }
+    }
+
     /// Of `in F [T, V_alloc], optional: ...`.
     pub fn note(&self) -> Note {
         let text = self.note.trim_start_matches("or ");

@@ -61,14 +61,6 @@ impl From<&GroupStats> for gradus_group_stats {
     }
 }
 
-impl_op!(gradus_gae_args {
-    real reward,
-    defaults { gamma: 1.0, gae_lambda: 0.95 },
-    |args, t| gae(Gae {
-        reward, value, mask, cu_seqlens, bootstrap, gamma, gae_lambda, advantage, returns,
-    })
-});
-
 impl_op!(gradus_discounted_return_args {
     real reward,
     defaults { gamma: 1.0 },
@@ -107,11 +99,3 @@ impl Op for gradus_whiten_args {
         Ok(())
     }
 }
-
-impl_op!(gradus_kl_reward_args {
-    real score,
-    defaults { clamp: f64::INFINITY },
-    |args, t| kl_reward(KlReward {
-        score, logp, reference, mask, cu_seqlens, beta, estimator, clamp, reward,
-    })
-});

@@ -4,7 +4,7 @@ use gradus::Result;
 use gradus::ops::*;
 
 use crate::args::Op;
-use crate::field::{Field, call, for_dtype, impl_op};
+use crate::field::{Field, call, for_dtype};
 use crate::sys::*;
 use crate::tensor::{Tensors, is_absent};
 
@@ -105,40 +105,3 @@ impl Op for gradus_preference_loss_args {
         })
     }
 }
-
-impl_op!(gradus_kto_loss_args {
-    real logp,
-    defaults { beta: 0.1, desirable_weight: 1.0, undesirable_weight: 1.0 },
-    |args, t| kto_loss(KtoLoss {
-        logp, reference, desirable, beta, kl, desirable_weight, undesirable_weight, weight, loss, dlogp, total,
-    })
-});
-
-impl_op!(gradus_copg_loss_args {
-    real logp,
-    defaults { beta: 0.1 },
-    |args, t| copg_loss(CopgLoss {
-        logp, reference, reward, offsets, beta, weight, loss, dlogp, total,
-    })
-});
-
-impl_op!(gradus_beta_mml_loss_args {
-    real logp,
-    defaults { beta: 1.0 },
-    |args, t| beta_mml_loss(BetaMmlLoss {
-        logp, offsets, beta, weight, loss, dlogp, total,
-    })
-});
-
-impl_op!(gradus_info_nce_loss_args {
-    real logp,
-    |args, t| info_nce_loss(InfoNceLoss { logp, length, loss, dlogp })
-});
-
-impl_op!(gradus_prdp_loss_args {
-    real logp,
-    defaults { beta: 0.1, clip: f64::INFINITY },
-    |args, t| prdp_loss(PrdpLoss {
-        logp, old, reference, mask, cu_seqlens, reward, pairs, beta, clip, weight, loss, dlogp, total,
-    })
-});

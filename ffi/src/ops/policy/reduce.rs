@@ -7,16 +7,6 @@ use crate::field::impl_op;
 use crate::sys::*;
 use crate::tensor::{Tensors, is_absent};
 
-impl_op!(gradus_seq_reduce_args {
-    real x,
-    |args, t| seq_reduce(SeqReduce { x, mask, cu_seqlens, reduction, y, count })
-});
-
-impl_op!(gradus_seq_broadcast_args {
-    real x,
-    |args, t| seq_broadcast(SeqBroadcast { x, mask, cu_seqlens, mean, y })
-});
-
 /// All tokens, or each sequence by itself.
 fn scope<'a>(t: &Tensors<'a>, cu_seqlens: &gradus_tensor) -> Result<QuantileScope<'a>> {
     let offsets: Option<View<'a, i64>> = t.opt_read("cu_seqlens", cu_seqlens)?;
