@@ -3,6 +3,7 @@
 //! [`Error::OutOfMemory`]. Unwinding, because such memory is taken deep inside loops over rows, and a
 //! `Result` there would be in every signature for an event that ends the op anyway.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,10 +57,15 @@ pub(crate) fn or_out_of_memory<R>(op: &'static str, body: impl FnOnce() -> R) ->
     // What an unwound body leaves behind are its own buffers, and outputs that are unspecified.
     let outcome = catch_unwind(AssertUnwindSafe(body));
     BOUNDARIES.fetch_sub(1, Ordering::Relaxed);
-    outcome.map_err(|payload| match payload.downcast::<Refused>() {
+    outcome.map_err(|payload| refusal(op, payload))
+}
+
+/// What an unwinding ended with: the error of `op`, or a bug, which goes on. Compiled once, not for every body.
+fn refusal(op: &'static str, payload: Box<dyn Any + Send>) -> Error {
+    match payload.downcast::<Refused>() {
         Ok(refused) => Error::OutOfMemory { what: op.to_string(), bytes: refused.bytes },
         Err(bug) => resume_unwind(bug),
-    })
+    }
 }
 
 fn reserve<T>(values: &mut Vec<T>, more: usize, exact: bool) {
@@ -93,11 +99,23 @@ pub(crate) fn copied<T: Copy>(from: &[T]) -> Vec<T> {
     values
 }
 
-/// `collect` into a vector.
+/// `collect` into a vector. What knows its length and what does not are two functions, so that each loop is compiled
+/// once.
 pub(crate) trait Gather: Iterator + Sized {
-    fn gathered(self) -> Vec<Self::Item> {
+    /// Of an iterator that knows how many there are.
+    fn gathered(self) -> Vec<Self::Item>
+    where
+        Self: ExactSizeIterator,
+    {
         let mut values = Vec::new();
         values.put_all(self);
+        values
+    }
+
+    /// Of one that finds out.
+    fn sifted(self) -> Vec<Self::Item> {
+        let mut values = Vec::new();
+        self.for_each(|value| values.put(value));
         values
     }
 }
@@ -109,7 +127,7 @@ pub(crate) trait Grow<T> {
     /// `push`.
     fn put(&mut self, value: T);
     /// `extend`.
-    fn put_all(&mut self, values: impl IntoIterator<Item = T>);
+    fn put_all(&mut self, values: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>);
     /// `resize`.
     fn grow_to(&mut self, n: usize, value: T)
     where
@@ -124,16 +142,11 @@ impl<T> Grow<T> for Vec<T> {
         self.push(value);
     }
 
-    fn put_all(&mut self, values: impl IntoIterator<Item = T>) {
+    fn put_all(&mut self, values: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) {
         let values = values.into_iter();
-        let (least, most) = values.size_hint();
-        if most == Some(least) {
-            reserve(self, least, self.is_empty());
-            // The room is there.
-            self.extend(values);
-        } else {
-            values.for_each(|value| self.put(value));
-        }
+        reserve(self, values.len(), self.is_empty());
+        // The room is there.
+        self.extend(values);
     }
 
     fn grow_to(&mut self, n: usize, value: T)
@@ -164,7 +177,7 @@ mod tests {
         let nested = || rayon::join(|| filled(0u64, TOO_MANY).len(), || 1);
         assert_eq!(or_out_of_memory("op", nested).unwrap_err().code(), 3);
         assert_eq!(
-            or_out_of_memory("op", || (0..9).filter(|i| i % 2 == 0).gathered()).unwrap(),
+            or_out_of_memory("op", || (0..9).filter(|i| i % 2 == 0).sifted()).unwrap(),
             [0, 2, 4, 6, 8]
         );
     }

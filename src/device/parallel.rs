@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rayon::prelude::*;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
-use crate::alloc::{self, Gather};
+use crate::alloc;
 use crate::device::team;
 use crate::device::team::{Items, Team};
 use crate::error::{Error, Result};
@@ -95,9 +95,13 @@ fn spawn(worker: ThreadBuilder) -> io::Result<()> {
     std::thread::Builder::new().spawn(|| worker.run()).map(drop)
 }
 
-/// `body(i)` once for each `i` in `0..count`, on the threads of the team or of rayon. Not generic, so that
-/// what it takes to share a loop is compiled once and not for every loop.
-fn run(count: usize, work: usize, team: Option<Team>, body: &(dyn Fn(usize) + Sync)) {
+/// `body(i)` once for each `i` in `0..count`, each of `work` operations: on the calling thread, or on the threads of
+/// the team or of rayon. Not generic, so that what it takes to share a loop is compiled once and not for every loop.
+fn run(count: usize, work: usize, body: &(dyn Fn(usize) + Sync)) {
+    let team = team::team();
+    if is_small(count, work, team) {
+        return (0..count).for_each(body);
+    }
     let grain = (SERIAL_WORK / work.max(1)).clamp(1, count);
     if let Some(team) = team {
         return team::run(team, count, grain, body);
@@ -110,26 +114,11 @@ fn run(count: usize, work: usize, team: Option<Team>, body: &(dyn Fn(usize) + Sy
     }
 }
 
-/// One copy of a loop's body, however many paths lead to it.
-#[inline(never)]
-fn call<R>(body: impl FnOnce() -> R) -> R {
-    body()
-}
-
 /// Runs `body(i, item)` for each item; `work` is the rough number of scalar operations per item.
 pub(crate) fn for_each<T: Send>(items: Vec<T>, work: usize, body: impl Fn(usize, T) + Sync + Send) {
-    let (team, body) = (team::team(), |i, item| call(|| body(i, item)));
-    if is_small(items.len(), work, team) {
-        items.into_iter().enumerate().for_each(|(i, item)| body(i, item));
-        return;
-    }
-    let (count, items) = (items.len(), Items::new(items.into_iter().map(Some)));
-    run(count, work, team, &|i| {
-        // SAFETY: `run` has each index once.
-        if let Some(item) = unsafe { items.take(i) } {
-            body(i, item);
-        }
-    });
+    let (count, items) = (items.len(), Items::full(items));
+    // SAFETY: `run` has each index once.
+    run(count, work, &|i| body(i, unsafe { items.take(i) }));
 }
 
 /// `body(i)` for `i` in `0..n`, results in index order.
@@ -138,14 +127,11 @@ pub(crate) fn map<R: Send>(
     work: usize,
     body: impl Fn(usize) -> R + Sync + Send,
 ) -> Vec<R> {
-    let (team, body) = (team::team(), |i| call(|| body(i)));
-    if is_small(n, work, team) {
-        return (0..n).map(body).gathered();
-    }
-    let results = Items::new((0..n).map(|_| None));
+    let results = Items::empty(n);
     // SAFETY: `run` has each index once.
-    run(n, work, team, &|i| unsafe { results.put(i, body(i)) });
-    results.into_vec()
+    run(n, work, &|i| unsafe { results.put(i, body(i)) });
+    // SAFETY: each index has its result.
+    unsafe { results.into_vec(n) }
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 //! whose threads would else compete with ours for the cores.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::ffi::{c_uint, c_void};
+use std::mem::needs_drop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::alloc::Gather;
+use crate::alloc::{filled, room};
 
 /// Calls `body(data)` on every thread of a team, the caller's among them, and returns when all have
 /// returned; on fewer threads, or on none, if it has no more. `threads` is 0, the team's own number, and
@@ -111,34 +111,81 @@ pub(crate) fn run(team: Team, count: usize, grain: usize, body: &(dyn Fn(usize) 
     }
 }
 
-/// Places for items, each of which one thread fills or empties.
-pub(crate) struct Items<T>(Vec<UnsafeCell<Option<T>>>);
+/// Items of a vector, each of which one thread takes or puts into its place.
+pub(crate) struct Items<T> {
+    /// Owns the memory; its length is 0.
+    memory: Vec<T>,
+    first: *mut T,
+    /// Which items are there, for those that have to be dropped if a loop panics; of others nothing is kept.
+    is_there: Vec<bool>,
+    flags: *mut bool,
+}
 
 // SAFETY: no two threads are at one place: the callers of `take` and `put` promise it.
 unsafe impl<T: Send> Sync for Items<T> {}
 
 impl<T> Items<T> {
-    pub fn new(items: impl Iterator<Item = Option<T>>) -> Items<T> {
-        Items(items.map(UnsafeCell::new).gathered())
+    fn new(mut memory: Vec<T>, n: usize, is_there: bool) -> Items<T> {
+        let mut is_there = if needs_drop::<T>() { filled(is_there, n) } else { Vec::new() };
+        // SAFETY: no longer than it was.
+        unsafe { memory.set_len(0) };
+        Items { first: memory.as_mut_ptr(), memory, flags: is_there.as_mut_ptr(), is_there }
+    }
+
+    /// All are there.
+    pub fn full(items: Vec<T>) -> Items<T> {
+        let n = items.len();
+        Items::new(items, n, true)
+    }
+
+    /// Places for `n`.
+    pub fn empty(n: usize) -> Items<T> {
+        Items::new(room(n), n, false)
     }
 
     /// # Safety
-    /// No other call for `i` runs meanwhile.
-    pub unsafe fn take(&self, i: usize) -> Option<T> {
-        // SAFETY: nobody else is at this place.
-        unsafe { &mut *self.0[i].get() }.take()
+    /// The item `i` is there, and no other call is for it.
+    pub unsafe fn take(&self, i: usize) -> T {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.mark(i, false);
+            self.first.add(i).read()
+        }
     }
 
     /// # Safety
-    /// No other call for `i` runs meanwhile.
+    /// There is a place `i`, and no other call is for it.
     pub unsafe fn put(&self, i: usize, item: T) {
-        // SAFETY: nobody else is at this place.
-        unsafe { *self.0[i].get() = Some(item) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.first.add(i).write(item);
+            self.mark(i, true);
+        }
     }
 
-    /// Those that are there, in order.
-    pub fn into_vec(self) -> Vec<T> {
-        self.0.into_iter().filter_map(UnsafeCell::into_inner).gathered()
+    unsafe fn mark(&self, i: usize, is_there: bool) {
+        if needs_drop::<T>() {
+            // SAFETY: as many flags as items; no other call is for this one.
+            unsafe { self.flags.add(i).write(is_there) };
+        }
+    }
+
+    /// # Safety
+    /// `n` items are there, and none behind them.
+    pub unsafe fn into_vec(mut self, n: usize) -> Vec<T> {
+        self.is_there.clear();
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.set_len(n) };
+        std::mem::take(&mut self.memory)
+    }
+}
+
+impl<T> Drop for Items<T> {
+    fn drop(&mut self) {
+        for i in (0..self.is_there.len()).filter(|&i| self.is_there[i]) {
+            // SAFETY: it is there, and nobody else is here.
+            unsafe { self.first.add(i).drop_in_place() };
+        }
     }
 }
 
@@ -191,5 +238,30 @@ pub(crate) mod tests {
         let payload = caught.unwrap_err();
         assert_eq!(payload.downcast_ref::<String>().unwrap(), "index 37");
         run(four, 100, 1, &|_| {});
+    }
+
+    #[test]
+    fn what_a_loop_leaves_is_dropped_once() {
+        use std::rc::Rc;
+        let one = Rc::new(());
+        let items = Items::full(vec![one.clone(), one.clone(), one.clone()]);
+        // SAFETY: the item is there.
+        drop(unsafe { items.take(1) });
+        assert_eq!(Rc::strong_count(&one), 3);
+        drop(items);
+        assert_eq!(Rc::strong_count(&one), 1);
+        let places = Items::empty(3);
+        // SAFETY: there is a place.
+        unsafe { places.put(2, one.clone()) };
+        drop(places);
+        assert_eq!(Rc::strong_count(&one), 1);
+        let places = Items::empty(2);
+        // SAFETY: two places, both filled.
+        let all = unsafe {
+            places.put(1, one.clone());
+            places.put(0, one.clone());
+            places.into_vec(2)
+        };
+        assert_eq!((all.len(), Rc::strong_count(&one)), (2, 3));
     }
 }

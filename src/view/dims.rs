@@ -152,7 +152,7 @@ impl Dims {
             }
             offset as usize
         };
-        (0..count).map(offset).gathered()
+        (0..count).map(offset).sifted()
     }
 
     /// True if two index tuples may name the same element (needed to be false for outputs).

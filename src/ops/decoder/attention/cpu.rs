@@ -151,7 +151,7 @@ pub(super) fn probe<A>(rows: usize, columns: usize) -> Result<()> {
 pub(super) fn into_rows<'v, T: Float>(view: &'v mut ViewMut<'_, T>) -> Vec<&'v mut [T]> {
     let d = view.extent(2);
     if view.dims().is_contiguous() {
-        return view.as_mut_slice().into_iter().flat_map(|all| all.chunks_mut(d)).gathered();
+        return view.as_mut_slice().into_iter().flat_map(|all| all.chunks_mut(d)).sifted();
     }
     view.reborrow().into_rows()
 }

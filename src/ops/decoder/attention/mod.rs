@@ -386,7 +386,7 @@ fn check_apart<T>(check: &Check, args: &AttentionBwd<'_, T>) -> Result<()> {
     let shared = |b: usize| prefix.as_ref().map_or(0, |prefix| prefix.len.at(b));
     let ranges = (0..kv_len.extent(0)).map(|b| (kv_start.at(b), kv_len.at(b) - shared(b), b));
     let used = ranges.filter(|&(_, len, _)| len > 0);
-    let mut ranges = alloc::or_out_of_memory(check.0, || used.gathered())?;
+    let mut ranges = alloc::or_out_of_memory(check.0, || used.sifted())?;
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         let ((start, len, a), (next, _, b)) = (pair[0], pair[1]);

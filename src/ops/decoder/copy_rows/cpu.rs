@@ -26,7 +26,7 @@ pub(crate) fn copy_rows<T: Float>(mut a: CopyRows<'_, T>) {
         }
     }
     let named = a.y.into_rows().into_iter().zip(source);
-    let named: Vec<_> = named.filter_map(|(y, from)| Some((y, from?))).gathered();
+    let named: Vec<_> = named.filter_map(|(y, from)| Some((y, from?))).sifted();
     parallel::for_each(named, d, |_, (y, from)| copy(&a.x, from, y));
 }
 

@@ -117,7 +117,7 @@ pub(crate) fn adamw(mut a: AdamW<'_>) {
     let mut counts = alloc::filled(Counts::default(), sizes.map(|n| n.div_ceil(CHUNK)).sum());
     let mut counters = counts.iter_mut();
     let chunks: Vec<Chunk> =
-        a.tensors.iter_mut().flat_map(|t| split(t, counters.by_ref())).gathered();
+        a.tensors.iter_mut().flat_map(|t| split(t, counters.by_ref())).sifted();
     parallel::for_each(chunks, CHUNK * WORK, |_, chunk| update_chunk(&c, chunk));
     total(a.outcome, &counts);
 }
@@ -139,7 +139,7 @@ fn split<'t, 'c: 't>(
             let mask = masks.as_mut().and_then(Iterator::next);
             Chunk { param, grad, m, v, mask, counts }
         })
-        .gathered()
+        .sifted()
 }
 
 fn slice<'a, T: Element>(view: &View<'a, T>) -> &'a [T] {
@@ -304,7 +304,7 @@ pub(crate) fn adamw_8bit(mut a: AdamW8bit<'_>) {
     let mut counts = alloc::filled(Counts::default(), sizes.map(|n| n.div_ceil(STATE_BLOCK)).sum());
     let mut counters = counts.iter_mut();
     let blocks: Vec<Block> =
-        a.tensors.iter_mut().flat_map(|t| split_8bit(t, counters.by_ref())).gathered();
+        a.tensors.iter_mut().flat_map(|t| split_8bit(t, counters.by_ref())).sifted();
     let (signed, unsigned) = (Map::new(true), Map::new(false));
     parallel::for_each(blocks, STATE_BLOCK * 2 * WORK, |_, block| {
         update_block(&c, &signed, &unsigned, block)
@@ -330,7 +330,7 @@ fn split_8bit<'t, 'c: 't>(
             let mask = masks.as_mut().and_then(Iterator::next);
             Block { param, grad, m, v, m_absmax, v_absmax, mask, counts }
         })
-        .gathered()
+        .sifted()
 }
 
 fn update_block(c: &Coefficients, signed: &Map, unsigned: &Map, block: Block<'_>) {

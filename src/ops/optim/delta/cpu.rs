@@ -15,7 +15,7 @@ pub(crate) fn changed<T: Element>(old: View<'_, T>, new: View<'_, T>) -> Vec<Vec
     parallel::map(old.len().div_ceil(CHUNK), CHUNK, |chunk| {
         let part = chunk * CHUNK..old.len().min((chunk + 1) * CHUNK);
         let differs = |i: &usize| bytemuck::bytes_of(&old[*i]) != bytemuck::bytes_of(&new[*i]);
-        part.filter(differs).gathered()
+        part.filter(differs).sifted()
     })
 }
 

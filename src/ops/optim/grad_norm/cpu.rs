@@ -12,7 +12,7 @@ const LANES: usize = 16;
 
 pub(crate) fn grad_norm<T: Float>(a: GradNorm<'_, T>) {
     let chunks: Vec<&[T]> =
-        a.grads.iter().flat_map(|grad| grad.as_slice().unwrap_or(&[]).chunks(CHUNK)).gathered();
+        a.grads.iter().flat_map(|grad| grad.as_slice().unwrap_or(&[]).chunks(CHUNK)).sifted();
     let sums = parallel::map(chunks.len(), CHUNK, |i| sum_of_squares(chunks[i]));
     let value = pairwise(&sums).sqrt();
     *a.norm = GlobalNorm { value, finite: value.is_finite() };

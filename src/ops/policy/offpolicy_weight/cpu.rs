@@ -14,7 +14,7 @@ pub(crate) fn offpolicy_weight<R: Real>(mut a: OffPolicyWeight<'_, R>) {
     for i in 0..a.cu_seqlens.extent(0) - 1 {
         let span = a.cu_seqlens.at(i) as usize..a.cu_seqlens.at(i + 1) as usize;
         let there: Vec<usize> =
-            span.filter(|&t| a.mask.as_ref().is_none_or(|m| m.at(t) != 0)).gathered();
+            span.filter(|&t| a.mask.as_ref().is_none_or(|m| m.at(t) != 0)).sifted();
         let gap = |&t: &usize| {
             let d = a.old_logp.at(t).to_f64() - a.sampler_logp.at(t).to_f64();
             let d = if a.sampler_logp.at(t).to_f64().is_nan() { 0.0 } else { d };
@@ -31,7 +31,7 @@ pub(crate) fn offpolicy_weight<R: Real>(mut a: OffPolicyWeight<'_, R>) {
     }
     if a.settings.normalize {
         // NaN is used, and makes the mean NaN.
-        let used: Vec<f64> = kept.iter().map(|&t| weights[t]).filter(|&w| w != 0.0).gathered();
+        let used: Vec<f64> = kept.iter().map(|&t| weights[t]).filter(|&w| w != 0.0).sifted();
         let mean = used.iter().sum::<f64>() / used.len().max(1) as f64;
         if mean != 0.0 {
             kept.iter().for_each(|&t| weights[t] /= mean);

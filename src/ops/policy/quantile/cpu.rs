@@ -19,7 +19,7 @@ pub(crate) fn quantile<R: Real>(a: Quantile<'_, R>) {
     let mut y = a.y;
     let results = parallel::map(scopes.len(), mean_length(a.x.extent(0), &scopes) * WORK, |i| {
         let used = scopes[i].clone().filter(|&t| is_action(&a.mask, t));
-        let values = used.map(|t| a.x.at(t).to_f64()).filter(|x| !x.is_nan()).gathered();
+        let values = used.map(|t| a.x.at(t).to_f64()).filter(|x| !x.is_nan()).sifted();
         select(values, a.q, a.method)
     });
     results.iter().enumerate().for_each(|(i, &value)| y.set(i, R::from_f64(value)));
@@ -29,7 +29,7 @@ pub(crate) fn top_fraction<R: Real>(a: TopFraction<'_, R>) {
     let scopes = ranges(&a.scope, a.x.extent(0));
     let thresholds = parallel::map(scopes.len(), mean_length(a.x.extent(0), &scopes) * WORK, |i| {
         let ranked = scopes[i].clone().filter(|&t| is_ranked(&a.class, t));
-        let values = ranked.map(|t| a.x.at(t).to_f64()).gathered();
+        let values = ranked.map(|t| a.x.at(t).to_f64()).sifted();
         select(values, 1.0 - a.fraction, QuantileMethod::Linear)
     });
     let others = a.class.is_some_and(|c| c.others);

@@ -11,7 +11,7 @@ use crate::ops::policy::whiten::{Whiten, WhitenStats};
 pub(crate) fn whiten<R: Real>(a: Whiten<'_, R>) -> Result<()> {
     let check = Check("whiten");
     let s = a.settings;
-    let used: Vec<usize> = (0..a.x.extent(0)).filter(|&t| is_action(&a.mask, t)).gathered();
+    let used: Vec<usize> = (0..a.x.extent(0)).filter(|&t| is_action(&a.mask, t)).sifted();
     let values: Vec<f64> = used.iter().map(|&t| a.x.at(t).to_f64()).gathered();
     let m = Moments::of(&values, s.ddof);
     let (mean, variance) = padded_moments(&values, &m, s.ddof, s.count_eps);

@@ -282,7 +282,7 @@ unsafe impl<T: Send> Sync for Cells<'_, T> {}
 impl<'a, T> Cells<'a, T> {
     /// Over disjoint rows of `columns` elements each.
     pub(crate) fn new(rows: impl IntoIterator<Item = &'a mut [T]>, columns: usize) -> Cells<'a, T> {
-        let rows = rows.into_iter().map(|row| row[..columns].as_mut_ptr()).gathered();
+        let rows = rows.into_iter().map(|row| row[..columns].as_mut_ptr()).sifted();
         Cells { rows, columns, life: PhantomData }
     }
 

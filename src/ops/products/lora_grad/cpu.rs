@@ -26,7 +26,7 @@ fn gradients<T: Float, A: Accumulator>(args: LoraGrad<'_, T>) {
     let LoraGrad { x, dy, s, lora, adapter, index, da, db } = args;
     let (m, k, n, rank) = (x.extent(0), x.extent(1), dy.extent(1), s.extent(1));
     let picked: Vec<usize> =
-        (0..m).filter(|&row| adapter.as_ref().is_none_or(|a| a.at(row) == index)).gathered();
+        (0..m).filter(|&row| adapter.as_ref().is_none_or(|a| a.at(row) == index)).sifted();
     let count = picked.len();
 
     // dS = scale·dY·B, one packed row per picked row.

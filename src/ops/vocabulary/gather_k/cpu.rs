@@ -10,8 +10,7 @@ use crate::ops::vocabulary::logprob::{IGNORE, LogitTransform};
 
 /// Statistics over the row's ids alone, in the order they are named.
 fn kept_stats<T: Float>(row: &[T], ids: &[i32], t: &LogitTransform) -> RowStats {
-    let kept: Vec<T> =
-        ids.iter().filter(|&&id| id != IGNORE).map(|&id| row[id as usize]).gathered();
+    let kept: Vec<T> = ids.iter().filter(|&&id| id != IGNORE).map(|&id| row[id as usize]).sifted();
     row_stats(&kept, t, Sums::One)
 }
 

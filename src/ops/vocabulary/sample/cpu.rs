@@ -89,7 +89,7 @@ fn kept_tokens<T: Float>(
     z: &impl Fn(usize) -> f64,
     weight: &impl Fn(usize) -> f64,
 ) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..vocab).filter(|&v| weight(v) > 0.0).gathered();
+    let mut kept: Vec<usize> = (0..vocab).filter(|&v| weight(v) > 0.0).sifted();
     let likelier = |&i: &usize, &j: &usize| z(j).total_cmp(&z(i)).then(i.cmp(&j));
     let k = a.top_k as usize;
     if k > 0 && k < kept.len() {
