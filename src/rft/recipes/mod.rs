@@ -170,7 +170,7 @@ pub fn list() -> Result<String> {
     let mut text = String::new();
     for recipe in ALL {
         let About { row, paper, claim, needs, differs, .. } = recipe.about()?;
-        let row = row.map_or(String::new(), |row| format!(" (row {row})"));
+        let row = row.map_or(String::new(), |row| format!(" (system {row} of 45)"));
         text += &format!("{}{row}\n", recipe.name);
         for (what, says) in [
             ("paper", paper),

@@ -257,7 +257,8 @@ pub(super) const KINDS: &[RewardKind] = &[
     RewardKind {
         name: "cmd",
         usage: "cmd:PROGRAM ARGUMENTS",
-        help: "a command that reads a JSON line per sample and writes one; no shell, but its quotes",
+        help: "a command that reads a JSON line per sample and answers {\"id\": its id, \"score\": number or null}; \
+               no shell, but its quotes",
         gold: None,
         make: |argument, part, options| command(argument, part, options),
     },

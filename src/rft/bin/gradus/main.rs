@@ -136,7 +136,7 @@ struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Reward, may be repeated and is added up: a name, WEIGHT*NAME, cmd:COMMAND or a URL.
-    #[arg(long, value_name = "REWARD")]
+    #[arg(long, value_name = "REWARD", allow_hyphen_values = true)]
     reward: Vec<String>,
     /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -185,13 +185,21 @@ struct TrainArgs {
 
 fn main() -> ExitCode {
     interrupt::large_files_are_errors();
-    let error = match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    // The others call their arguments by the names of keys.
+    let has_keys = match command {
+        Command::Train(_) | Command::Config { .. } => true,
+        Command::Sample { .. } | Command::Eval { .. } => true,
+        Command::Quantize(_) | Command::Merge(_) | Command::Recipes { .. } => false,
+        Command::Toy(_) | Command::Doctor | Command::Bench { .. } => false,
+    };
+    let error = match run(command) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(error) => error,
     };
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "error: {error}");
-    if let Some(hint) = hint(&error) {
+    if let Some(hint) = hint(&error, has_keys) {
         let _ = writeln!(std::io::stderr(), "hint: {hint}");
     }
     ExitCode::from(exit_code(&error))
@@ -206,7 +214,7 @@ fn exit_code(error: &Error) -> u8 {
     }
 }
 
-fn hint(error: &Error) -> Option<&'static str> {
+fn hint(error: &Error, has_keys: bool) -> Option<&'static str> {
     match error {
         Error::Config { key, .. } => match key.as_str() {
             "recipe" => Some("gradus recipes lists the recipes"),
@@ -214,7 +222,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             "reward" | "reward.functions" => Some("gradus config --rewards lists the rewards"),
             flag if flag.starts_with("--") => None,
             "temperature" => None,
-            _ => Some("gradus config --explain lists every key"),
+            _ => has_keys.then_some("gradus config --explain lists every key"),
         },
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Some("free some space; a run that has a checkpoint goes on from it with --resume auto")

@@ -285,10 +285,12 @@ fn talk<T: Float>(
     for turn in 0.. {
         print("> ")?;
         let _ = std::io::stdout().flush();
-        let mut text = String::new();
-        if input.read_line(&mut text).map_err(Error::io("standard input"))? == 0 {
+        let mut bytes = Vec::new();
+        if input.read_until(b'\n', &mut bytes).map_err(Error::io("standard input"))? == 0 {
             return print("\n");
         }
+        // One wrong byte does not end the talk.
+        let text = String::from_utf8_lossy(&bytes);
         match text.trim() {
             "" => continue,
             "/new" => messages.clear(),
