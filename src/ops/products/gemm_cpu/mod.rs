@@ -1,15 +1,22 @@
-//! Matrix products on the CPU. Each output element is one chain of fused multiply-adds in f32
-//! (f64 for f64 operands) over increasing steps, first the weight's, then the adapter's, and is
-//! rounded once at the end: its bits depend on its own operands only.
+//! Matrix products on the CPU, in f32 (f64 for f64 operands). An element is rounded once at the end, and its bits
+//! depend on its own operands only.
+//!
+//! In the forward pass, rows times rows, it is 16 chains of fused multiply-adds over increasing steps, one for each
+//! lane of a vector, first over the weight's steps, then over the adapter's; then one tree ([`lanes`]). In gradients,
+//! where the weight's rows are the steps, it is one chain ([`product`]).
 
+mod dot;
+mod lanes;
 mod operand;
 mod product;
 mod scratch;
 mod tile;
-mod transpose;
 
-pub(crate) use operand::{Matrix, Operand};
-pub(crate) use product::{Cells, Right, RowOrder, Segment, product};
+pub(crate) use dot::dots;
+pub(crate) use lanes::{COLUMNS, LANES};
+pub(crate) use operand::{Matrix, Operand, Stack};
+pub(crate) use product::{Cells, Link, Right, RowOrder, Segment, product};
+use product::{Position, Sink};
 pub(crate) use scratch::Scratch;
 pub(crate) use tile::Accumulator;
 
@@ -83,9 +90,10 @@ fn forward<T: Float, W: CpuWeight, A: Accumulator>(a: Product<'_, T, W>, w: &dyn
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.a)).gathered();
-        let segment = Segment { left: Operand::Rows(&x), right: Right::PerGroup(right), depth: k };
-        low_rank(&rows, segment, &adapters, &mut low);
+        let right = adapters.lora.iter().map(|lora| &lora.a as &dyn Matrix<A>).gathered();
+        let left: &dyn Matrix<A> = &x;
+        let chain = [Segment { left, right: Right::PerGroup(right), depth: k }];
+        low_rank(&adapters, &mut low, |sink| dots(&rows, rank, &chain, sink));
         if let Some(s) = s {
             let from = low.chunks_exact(rank);
             s.into_rows().into_iter().zip(from).for_each(|(to, from)| {
@@ -94,38 +102,45 @@ fn forward<T: Float, W: CpuWeight, A: Accumulator>(a: Product<'_, T, W>, w: &dyn
         }
     }
     let low = Buffer { data: &low, columns: rank };
-    let right = Right::Shared(Operand::Rows(w));
-    let mut chain = vec![Segment { left: Operand::Rows(&x), right, depth: k }];
+    let mut chain = vec![Segment { left: &x as &dyn Matrix<A>, right: Right::Shared(w), depth: k }];
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Rows(&lora.b)).gathered();
-        let left = Operand::Rows(&low);
-        chain.put(Segment { left, right: Right::PerGroup(right), depth: rank });
+        let right = adapters.lora.iter().map(|lora| &lora.b as &dyn Matrix<A>).gathered();
+        chain.put(Segment { left: &low, right: Right::PerGroup(right), depth: rank });
     }
     let bias: Option<Vec<A>> = bias.map(|b| b.to_vec().into_iter().map(A::widen).gathered());
     let cells = Cells::new(y.into_rows(), n);
-    product(&rows, n, &chain, &|position, sums| {
-        let residual = residual.as_ref().map(|residual| residual.row(position.row));
+    dots(&rows, n, &chain, &|Position { row, column, .. }, sums| {
+        let bias = bias.as_ref().map(|bias| &bias[column..][..sums.len()]);
+        let residual = residual.as_ref().map(|view| &view.row(row)[column..][..sums.len()]);
+        let plus = |r: &T, sum| A::widen(*r).plus(sum);
         // SAFETY: the product hands over each element once.
         unsafe {
-            cells.update(position.row, position.column, sums, |column, y, sum| {
-                let sum = bias.as_ref().map_or(sum, |bias| sum.plus(bias[column]));
-                *y = residual.map_or(sum, |row| A::widen(row[column]).plus(sum)).narrow();
-            });
+            match (bias, residual) {
+                (None, None) => cells.update(row, column, sums, |_, y, sum| *y = sum.narrow()),
+                (Some(b), None) => {
+                    cells.update(row, column, sums, |i, y, sum| *y = sum.plus(b[i]).narrow());
+                }
+                (None, Some(r)) => {
+                    cells.update(row, column, sums, |i, y, sum| *y = plus(&r[i], sum).narrow());
+                }
+                (Some(b), Some(r)) => cells.update(row, column, sums, |i, y, sum| {
+                    *y = plus(&r[i], sum.plus(b[i])).narrow();
+                }),
+            }
         }
     });
 }
 
-/// `low[row] = scale · (segment's product)` for rows with an adapter and 0 for the others.
+/// `low[row] = scale · (the sums that `form` hands over)` for rows with an adapter and 0 for the others.
 fn low_rank<T: Float, A: Accumulator>(
-    rows: &RowOrder,
-    segment: Segment<'_, A>,
     adapters: &Adapters<'_, T>,
     low: &mut [A],
+    form: impl FnOnce(&Sink<'_, A>),
 ) {
     let rank = adapters.rank();
     low.fill(A::ZERO);
     let cells = Cells::new(low.chunks_exact_mut(rank), rank);
-    product(rows, rank, &[segment], &|position, sums| {
+    form(&|position, sums| {
         let Some(group) = position.group else { return };
         let scale = adapters.lora[group].scale;
         // SAFETY: the product hands over each element once.
@@ -145,15 +160,16 @@ fn backward<T: Float, W: CpuWeight, A: Accumulator>(a: ProductDx<'_, T, W>, w: &
     let (rows, rank) = (adapters.rows(m), adapters.rank());
     let mut low = Scratch::<A>::take(m * rank);
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.b)).gathered();
-        let segment = Segment { left: Operand::Rows(&dy), right: Right::PerGroup(right), depth: n };
-        low_rank(&rows, segment, &adapters, &mut low);
+        let right = adapters.lora.iter().map(|lora| Stack::all(&lora.b)).gathered();
+        let left = Operand::Rows(&dy as &dyn Matrix<A>);
+        let chain = [Segment { left, right: Right::PerGroup(right), depth: n }];
+        low_rank(&adapters, &mut low, |sink| product(&rows, rank, &chain, sink));
     }
     let low = Buffer { data: &low, columns: rank };
-    let right = Right::Shared(Operand::Columns(w));
+    let right = Right::Shared(Stack::all(w));
     let mut chain = vec![Segment { left: Operand::Rows(&dy), right, depth: n }];
     if rank > 0 {
-        let right = adapters.lora.iter().map(|lora| Operand::Columns(&lora.a)).gathered();
+        let right = adapters.lora.iter().map(|lora| Stack::all(&lora.a)).gathered();
         let left = Operand::Rows(&low);
         chain.put(Segment { left, right: Right::PerGroup(right), depth: rank });
     }

@@ -1,16 +1,16 @@
-//! Operands of a product and how they are packed: the left one in tiles `[step][row]`, the right
+//! Matrices, and how the operands of chains are packed: the left one in tiles `[step][row]`, the right
 //! one in panels `[step][32 columns]`. A matrix only has to read stretches of its rows.
 
+use super::lanes::{self, COLUMNS};
 use super::tile::{Accumulator, HEIGHT, Tile, WIDTH};
-use super::transpose::ROWS;
 use crate::alloc::Grow;
 use crate::dtype::Float;
 use crate::ops::support::math::dispatch_simd;
 use crate::ops::support::prefetch::fetch;
 use crate::view::View;
 
-/// Most steps that are packed and swept at a time.
-pub(crate) const DEPTH: usize = 512;
+/// Most steps of a row that are packed at a time.
+const DEPTH: usize = 512;
 /// Most columns that are packed and swept at a time.
 pub(crate) const STRIP: usize = 512;
 
@@ -22,6 +22,12 @@ pub(crate) trait Matrix<A>: Sync {
     /// Elements `first .. first + len` of a row in place, if they lie in memory as `A`.
     fn lend(&self, _row: usize, _first: usize, _len: usize) -> Option<&[A]> {
         None
+    }
+
+    /// Carries a row of lanes, one element for each of the rows, through their first `x.len()` elements, whole
+    /// vectors of lanes, without writing down what they read as. Returns false, and does nothing, if it cannot.
+    fn carry(&self, _rows: [usize; COLUMNS], _x: &[A], _lanes: &mut [A]) -> bool {
+        false
     }
 }
 
@@ -36,6 +42,10 @@ impl<A: Accumulator, T: Float> Matrix<A> for View<'_, T> {
     fn lend(&self, row: usize, first: usize, len: usize) -> Option<&[A]> {
         (T::DTYPE == A::DTYPE).then(|| bytemuck::cast_slice(&self.row(row)[first..][..len]))
     }
+
+    fn carry(&self, rows: [usize; COLUMNS], x: &[A], lanes: &mut [A]) -> bool {
+        lanes::carry_narrow(x, rows.map(|row| &self.row(row)[..x.len()]), lanes)
+    }
 }
 
 dispatch_simd!(fn widen<T: Float, A: Accumulator>(from: &[T], out: &mut [A]) = widen_body);
@@ -47,7 +57,7 @@ fn widen_body<T: Float, A: Accumulator>(from: &[T], out: &mut [A]) {
     }
 }
 
-/// One of the two operands of a product. A lane is a row of the left operand or a column of the right one.
+/// The left operand of chains. A lane is a row of it.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'s, A> {
     /// Element (lane, step) is `matrix[lane][step]`.
@@ -58,67 +68,57 @@ pub(crate) enum Operand<'s, A> {
     Picked(&'s dyn Matrix<A>, &'s [usize]),
 }
 
-impl<A: Accumulator> Operand<'_, A> {
+/// The right operand of chains: steps are rows of a matrix, neighboring columns lie side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct Stack<'s, A> {
+    matrix: &'s dyn Matrix<A>,
+    picked: Option<&'s [usize]>,
+}
+
+impl<'s, A: Accumulator> Stack<'s, A> {
+    /// Element (step, column) is `matrix[step][column]`.
+    pub(crate) fn all(matrix: &'s dyn Matrix<A>) -> Stack<'s, A> {
+        Stack { matrix, picked: None }
+    }
+
+    /// Element (step, column) is `matrix[picked[step]][column]`.
+    pub(crate) fn picked(matrix: &'s dyn Matrix<A>, picked: &'s [usize]) -> Stack<'s, A> {
+        Stack { matrix, picked: Some(picked) }
+    }
+
     /// Packs columns `column .. column + count` (at most [`STRIP`]) of `steps` steps from `first`
-    /// on (at most [`DEPTH`]) into panels `[steps][WIDTH]`, one after another. Columns
-    /// beyond `count` keep what the panel held; their sums are never read.
+    /// on into panels `[steps][WIDTH]`, one after another. Columns beyond `count` keep what the panel
+    /// held; their sums are never read.
     pub(crate) fn pack_panels(
         &self,
         (column, count): (usize, usize),
         (first, steps): (usize, usize),
         panels: &mut [A],
     ) {
-        match self {
-            Operand::Rows(matrix) => {
-                let mut room = Vec::new();
-                for (i, panel) in panels.chunks_exact_mut(steps * WIDTH).enumerate() {
-                    let (column, count) = (column + i * WIDTH, WIDTH.min(count - i * WIDTH));
-                    for lane in (0..count).step_by(ROWS) {
-                        let rows = std::array::from_fn(|i| column + (lane + i).min(count - 1));
-                        pack_lanes(*matrix, rows, lane, first, &mut room, panel);
-                    }
+        let mut room = Vec::new();
+        for step in 0..steps {
+            let row = self.picked.map_or(first + step, |picked| picked[first + step]);
+            let stretch = match self.matrix.lend(row, column, count) {
+                Some(stretch) => stretch,
+                None => {
+                    room.grow_to(count, A::ZERO);
+                    self.matrix.read(row, column, &mut room);
+                    &room
                 }
+            };
+            let (whole, rest) = stretch.as_chunks::<WIDTH>();
+            for (i, from) in whole.iter().enumerate() {
+                panels[(i * steps + step) * WIDTH..][..WIDTH].copy_from_slice(from);
             }
-            Operand::Columns(matrix) => {
-                pack_stretches(*matrix, |step| first + step, (column, count), steps, panels);
-            }
-            Operand::Picked(matrix, picked) => {
-                let row_of = |step| picked[first + step];
-                pack_stretches(*matrix, row_of, (column, count), steps, panels);
+            if !rest.is_empty() {
+                let panel = &mut panels[(whole.len() * steps + step) * WIDTH..];
+                panel[..rest.len()].copy_from_slice(rest);
             }
         }
     }
+}
 
-    /// `sums[i] = fma(x[step], (column + i, first + step), sums[i])` for up to [`WIDTH`] columns and all
-    /// steps of `x` in order, without packing a panel, which one row would read only once. Returns false
-    /// where the operand or the machine does not allow it. Sums beyond `count` are not defined.
-    pub(crate) fn carry_row(
-        &self,
-        (column, count): (usize, usize),
-        first: usize,
-        x: &[A],
-        room: &mut [A],
-        sums: &mut [A],
-    ) -> bool {
-        let Operand::Rows(matrix) = self else { return false };
-        if !A::carries_rows() || room.len() < WIDTH * PITCH {
-            return false;
-        }
-        let rows: [usize; WIDTH] = std::array::from_fn(|i| column + i.min(count - 1));
-        for (i, x) in x.chunks(READ).enumerate() {
-            for (room, &row) in room.chunks_exact_mut(PITCH).zip(&rows) {
-                matrix.read(row, first + i * READ, &mut room[..x.len()]);
-            }
-            A::carry_rows(&std::array::from_fn(|i| &room[i * PITCH..][..x.len()]), x, sums);
-        }
-        true
-    }
-
-    /// True if neighboring columns lie side by side in memory.
-    pub(crate) fn has_contiguous_columns(&self) -> bool {
-        !matches!(self, Operand::Rows(_))
-    }
-
+impl<A: Accumulator> Operand<'_, A> {
     /// Packs `depth` steps of neighboring tiles; `order` names the matrix row of a packed row.
     pub(crate) fn pack_tiles(&self, tiles: &[Tile], order: &[usize], depth: usize, out: &mut [A]) {
         match self {
@@ -137,35 +137,6 @@ impl<A: Accumulator> Operand<'_, A> {
             Operand::Picked(matrix, picked) => {
                 pack_across(*matrix, |step| picked[step], tiles, order, depth, out);
             }
-        }
-    }
-}
-
-/// Columns `column .. column + count` of matrix row `row_of(step)` become step `step` of the panels.
-fn pack_stretches<A: Accumulator>(
-    matrix: &dyn Matrix<A>,
-    row_of: impl Fn(usize) -> usize,
-    (column, count): (usize, usize),
-    steps: usize,
-    panels: &mut [A],
-) {
-    let mut room = Vec::new();
-    for step in 0..steps {
-        let row = row_of(step);
-        let stretch = match matrix.lend(row, column, count) {
-            Some(stretch) => stretch,
-            None => {
-                room.grow_to(count, A::ZERO);
-                matrix.read(row, column, &mut room);
-                &room
-            }
-        };
-        let (whole, rest) = stretch.as_chunks::<WIDTH>();
-        for (i, from) in whole.iter().enumerate() {
-            panels[(i * steps + step) * WIDTH..][..WIDTH].copy_from_slice(from);
-        }
-        if !rest.is_empty() {
-            panels[(whole.len() * steps + step) * WIDTH..][..rest.len()].copy_from_slice(rest);
         }
     }
 }
@@ -225,40 +196,6 @@ fn pack_across<A: Accumulator>(
 
 /// Tiles that one call of [`Operand::pack_tiles`] takes at most.
 pub(crate) const TILES_PER_JOB: usize = 16;
-
-/// Steps of rows that cannot be lent which are read at a time: 16 rows of them stay in the first-level
-/// cache until they are transposed.
-const READ: usize = 256;
-/// From one of those rows to the next: a cache line more, so that neighboring rows share no set.
-const PITCH: usize = READ + 16;
-
-/// `panel[step · WIDTH + lane + i] = matrix[rows[i]][first + step]` for as many steps as the panel holds.
-fn pack_lanes<A: Accumulator>(
-    matrix: &dyn Matrix<A>,
-    rows: [usize; ROWS],
-    lane: usize,
-    first: usize,
-    room: &mut Vec<A>,
-    panel: &mut [A],
-) {
-    let steps = panel.len() / WIDTH;
-    let mut from: [&[A]; ROWS] = [&[]; ROWS];
-    for (from, &row) in from.iter_mut().zip(&rows) {
-        *from = matrix.lend(row, first, steps).unwrap_or(&[]);
-    }
-    if from.iter().all(|row| row.len() == steps) {
-        return A::transpose_rows(&from, lane, panel);
-    }
-    for (i, panel) in panel.chunks_mut(READ * WIDTH).enumerate() {
-        let steps = panel.len() / WIDTH;
-        room.grow_to(ROWS * READ, A::ZERO);
-        for (room, &row) in room.chunks_exact_mut(READ).zip(&rows) {
-            matrix.read(row, first + i * READ, &mut room[..steps]);
-        }
-        let from = std::array::from_fn(|i| &room[i * READ..][..steps]);
-        A::transpose_rows(&from, lane, panel);
-    }
-}
 
 /// `out[step · P + lane + i] = matrix[rows[i]][first + step]` for the first `count` of four rows and
 /// as many steps (at most [`DEPTH`]) as `out` holds. `room` takes rows that cannot be lent.

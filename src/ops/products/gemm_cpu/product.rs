@@ -1,10 +1,10 @@
-//! C[i, j] = Σ_p L[i, p] · R[p, j], the one loop behind every matrix op. The right operand is packed one
+//! C[i, j] = Σ_p L[i, p] · R[p, j] as chains, the loop behind every gradient. The right operand is packed one
 //! panel at a time by the job that uses it, so a quantized matrix is only ever expanded into
-//! 16 KiB; the left side is packed once per call.
+//! 64 KiB; the left side is packed once per call.
 
 use std::marker::PhantomData;
 
-use super::operand::{DEPTH, Operand, STRIP, TILES_PER_JOB};
+use super::operand::{Operand, STRIP, Stack, TILES_PER_JOB};
 use super::scratch::Scratch;
 use super::tile::{Accumulator, HEIGHT, Sweep, Tile, WIDTH, sweep};
 use crate::alloc::{self, Gather, Grow};
@@ -29,19 +29,9 @@ struct Grain {
 }
 
 impl Grain {
-    /// Panels of 16 KiB of f32 stay in the first-level cache. When few rows share the cost of
-    /// fetching long matrix rows, long stretches of memory matter more: at 4096 columns, 2 KiB at
-    /// a time take 7.4 ms and 512 bytes 10.
-    fn of<A: Accumulator>(chain: &[Segment<'_, A>], rows: usize, columns: usize) -> Grain {
+    /// Panels of 32 KiB of f32, or of 64 where few rows share the cost of fetching them.
+    fn of(rows: usize, columns: usize) -> Grain {
         let few = rows <= 2 * HEIGHT;
-        let across = chain.iter().all(|segment| match &segment.right {
-            Right::Shared(right) => right.has_contiguous_columns(),
-            Right::PerGroup(rights) => rights.iter().all(Operand::has_contiguous_columns),
-        });
-        if !across {
-            let long = few && chain.iter().any(|segment| segment.depth >= 2 * DEPTH);
-            return Grain { columns: WIDTH, depth: if long { DEPTH } else { DEPTH / 4 } };
-        }
         let (widest, len) = if few { (STRIP, 1 << 14) } else { (4 * WIDTH, 1 << 13) };
         // Half as many strips as jobs leaves no thread idle.
         let columns = (columns * 2 / JOBS).next_multiple_of(WIDTH).clamp(2 * WIDTH, widest);
@@ -49,10 +39,11 @@ impl Grain {
     }
 }
 
-/// The rows of a product in packed order, cut into register tiles. Rows of one group lie together.
+/// The rows of a product in packed order. Rows of one group lie together.
 pub(crate) struct RowOrder {
     order: Vec<usize>,
-    tiles: Vec<Tile>,
+    /// Rows and group of each run of rows of one group.
+    runs: Vec<(usize, Option<usize>)>,
 }
 
 impl RowOrder {
@@ -63,9 +54,9 @@ impl RowOrder {
 
     /// These rows, all of group 0.
     pub(crate) fn picked(order: Vec<usize>) -> RowOrder {
-        let mut tiles = alloc::room(order.len().div_ceil(HEIGHT));
-        cut(0, order.len(), Some(0), &mut tiles);
-        RowOrder { order, tiles }
+        let mut runs = alloc::room(1);
+        runs.put((order.len(), Some(0)));
+        RowOrder { order, runs }
     }
 
     /// Row `i` in group `group[i]`, or in none if that is -1.
@@ -74,40 +65,52 @@ impl RowOrder {
         let mut order: Vec<usize> = (0..group.len()).gathered();
         // Unstable sorting takes no memory; the row makes it stable.
         order.sort_unstable_by_key(|&row| (group[row], row));
-        let (mut tiles, mut start) = (Vec::new(), 0);
-        for run in order.chunk_by(|&a, &b| group[a] == group[b]) {
-            cut(start, run.len(), usize::try_from(group[run[0]]).ok(), &mut tiles);
-            start += run.len();
+        let runs = order
+            .chunk_by(|&a, &b| group[a] == group[b])
+            .map(|run| (run.len(), usize::try_from(group[run[0]]).ok()))
+            .sifted();
+        RowOrder { order, runs }
+    }
+
+    /// The row at a place in packed order.
+    pub(crate) fn row(&self, packed: usize) -> usize {
+        self.order[packed]
+    }
+
+    /// Register tiles of up to `height` rows of one group, in packed order: the fewest, as even as can be.
+    pub(crate) fn tiles(&self, height: usize) -> Vec<Tile> {
+        let (mut tiles, mut start) = (alloc::room(self.order.len().div_ceil(height)), 0);
+        for &(count, group) in &self.runs {
+            let pieces = count.div_ceil(height);
+            for piece in 0..pieces {
+                let (from, to) = (piece * count / pieces, (piece + 1) * count / pieces);
+                tiles.put(Tile { start: start + from, height: to - from, group });
+            }
+            start += count;
         }
-        RowOrder { order, tiles }
+        tiles
     }
 }
 
-/// Cuts a run of rows into the fewest tiles, heights as even as can be.
-fn cut(start: usize, count: usize, group: Option<usize>, tiles: &mut Vec<Tile>) {
-    let pieces = count.div_ceil(HEIGHT);
-    for piece in 0..pieces {
-        let (from, to) = (piece * count / pieces, (piece + 1) * count / pieces);
-        tiles.put(Tile { start: start + from, height: to - from, group });
-    }
-}
-
-/// Part of the chain that every output sums: `depth` steps of L · R.
-pub(crate) struct Segment<'s, A> {
+/// Part of the sum that every output is: `depth` steps of L · R.
+pub(crate) struct Segment<L, R> {
     /// Left operand, one lane per row.
-    pub left: Operand<'s, A>,
+    pub left: L,
     /// Right operand, one lane per column.
-    pub right: Right<'s, A>,
+    pub right: Right<R>,
     /// Steps.
     pub depth: usize,
 }
 
+/// A part of a chain.
+pub(crate) type Link<'s, A> = Segment<Operand<'s, A>, Stack<'s, A>>;
+
 /// The right side of a segment.
-pub(crate) enum Right<'s, A> {
+pub(crate) enum Right<R> {
     /// One for all rows.
-    Shared(Operand<'s, A>),
+    Shared(R),
     /// One per group; rows of no group skip the segment.
-    PerGroup(Vec<Operand<'s, A>>),
+    PerGroup(Vec<R>),
 }
 
 /// Where a stretch of finished sums belongs.
@@ -131,18 +134,19 @@ pub(crate) type Sink<'s, A> = dyn Fn(Position, &[A]) + Sync + 's;
 pub(crate) fn product<A: Accumulator>(
     rows: &RowOrder,
     columns: usize,
-    chain: &[Segment<'_, A>],
+    chain: &[Link<'_, A>],
     sink: &Sink<'_, A>,
 ) {
     let depth: usize = chain.iter().map(|segment| segment.depth).sum();
     let limit = (CHUNK_LEN / depth.max(1)).clamp(JOBS * HEIGHT, CHUNK_ROWS);
-    let mut tiles = rows.tiles.as_slice();
+    let tiles = rows.tiles(HEIGHT);
+    let mut tiles = tiles.as_slice();
     while let Some(head) = tiles.first() {
         let taken = tiles.partition_point(|t| t.start + t.height - head.start <= limit);
         let (now, later) = tiles.split_at(taken);
         let lefts: Vec<Scratch<A>> =
             chain.iter().map(|segment| pack_left(segment, now, &rows.order)).gathered();
-        let grain = Grain::of(chain, now.len() * HEIGHT, columns);
+        let grain = Grain::of(now.len() * HEIGHT, columns);
         let strips = columns.div_ceil(grain.columns);
         let splits = JOBS.div_ceil(strips).min(now.len().div_ceil(2 * HEIGHT));
         let work = grain.columns * depth * (now.len() * HEIGHT / splits / 16 + 1);
@@ -157,11 +161,7 @@ pub(crate) fn product<A: Accumulator>(
     }
 }
 
-fn pack_left<A: Accumulator>(
-    segment: &Segment<'_, A>,
-    tiles: &[Tile],
-    order: &[usize],
-) -> Scratch<A> {
+fn pack_left<A: Accumulator>(segment: &Link<'_, A>, tiles: &[Tile], order: &[usize]) -> Scratch<A> {
     let count: usize = tiles.iter().map(|t| t.height).sum();
     let mut packed = Scratch::take(count * segment.depth);
     let (mut jobs, mut rest) = (Vec::new(), &mut packed[..]);
@@ -183,7 +183,7 @@ struct Part<'s, A> {
     tiles: &'s [Tile],
     /// Packed row at which the packed left sides begin.
     packed_from: usize,
-    chain: &'s [Segment<'s, A>],
+    chain: &'s [Link<'s, A>],
     grain: Grain,
 }
 
@@ -212,7 +212,7 @@ impl<A: Accumulator> Part<'_, A> {
         }
         for tile in self.tiles {
             for packed in tile.start..tile.start + tile.height {
-                let (row, group) = (self.rows.order[packed], tile.group);
+                let (row, group) = (self.rows.row(packed), tile.group);
                 for (i, sums) in strip.sums.chunks_exact(count * WIDTH).enumerate() {
                     let column = columns.0 + i * WIDTH;
                     let sums = &sums[(packed - start) * WIDTH..];
@@ -227,7 +227,7 @@ impl<A: Accumulator> Part<'_, A> {
     fn follow(
         &self,
         depth: usize,
-        right: &Operand<'_, A>,
+        right: &Stack<'_, A>,
         left: &[A],
         tiles: &[Tile],
         room: &mut [A],
@@ -236,16 +236,8 @@ impl<A: Accumulator> Part<'_, A> {
         let origin = tiles[0].start;
         let left = &left[(origin - self.packed_from) * depth..];
         let panels = strip.columns.1.div_ceil(WIDTH);
-        let one = tiles.len() == 1 && tiles[0].height == 1 && panels == 1;
         for first in (0..depth).step_by(self.grain.depth) {
             let steps = self.grain.depth.min(depth - first);
-            if one {
-                let (x, row) = (&left[first..][..steps], origin - strip.start);
-                let sums = &mut strip.sums[row * WIDTH..][..WIDTH];
-                if right.carry_row(strip.columns, first, x, room, sums) {
-                    continue;
-                }
-            }
             let room = &mut room[..panels * steps * WIDTH];
             right.pack_panels(strip.columns, (first, steps), room);
             let sums = strip.sums.chunks_exact_mut(strip.count * WIDTH);
@@ -286,7 +278,7 @@ impl<'a, T> Cells<'a, T> {
         Cells { rows, columns, life: PhantomData }
     }
 
-    /// Calls `f` with each element from (row, column) on and its counterpart in `with`.
+    /// Calls `f` with the place in `with`, the element as far from (row, column), and its counterpart there.
     ///
     /// # Safety
     /// No other call touches one of these elements at the same time.
@@ -303,7 +295,7 @@ impl<'a, T> Cells<'a, T> {
         let cells =
             unsafe { std::slice::from_raw_parts_mut(self.rows[row].add(column), with.len()) };
         for (i, (cell, &a)) in cells.iter_mut().zip(with).enumerate() {
-            f(column + i, cell, a);
+            f(i, cell, a);
         }
     }
 }

@@ -45,20 +45,26 @@ fn store<A: Stored>() -> Option<MutexGuard<'static, Vec<Vec<A>>>> {
     A::stores()[worker].try_lock().ok()
 }
 
-/// A buffer with unspecified contents, handed back on drop. It is out of the thread's store while
-/// in use: a thread that waits in rayon may run another product meanwhile.
+/// A buffer with unspecified contents that begins with a cache line, handed back on drop. It is out of the
+/// thread's store while in use: a thread that waits in rayon may run another product meanwhile.
 pub(crate) struct Scratch<A: Stored> {
     buffer: Vec<A>,
+    start: usize,
     len: usize,
 }
+
+/// Bytes of a cache line, and of the longest vector register.
+const LINE: usize = 64;
 
 impl<A: Stored> Scratch<A> {
     pub(crate) fn take(len: usize) -> Scratch<A> {
         let mut buffer = store().and_then(|mut store| store.pop()).unwrap_or_default();
-        if buffer.len() < len {
-            buffer.grow_to(len, A::EMPTY);
+        let room = len + LINE / size_of::<A>();
+        if buffer.len() < room {
+            buffer.grow_to(room, A::EMPTY);
         }
-        Scratch { buffer, len }
+        let start = buffer.as_ptr().addr().wrapping_neg() % LINE / size_of::<A>();
+        Scratch { buffer, start, len }
     }
 }
 
@@ -76,12 +82,12 @@ impl<A: Stored> Drop for Scratch<A> {
 impl<A: Stored> Deref for Scratch<A> {
     type Target = [A];
     fn deref(&self) -> &[A] {
-        &self.buffer[..self.len]
+        &self.buffer[self.start..][..self.len]
     }
 }
 
 impl<A: Stored> DerefMut for Scratch<A> {
     fn deref_mut(&mut self) -> &mut [A] {
-        &mut self.buffer[..self.len]
+        &mut self.buffer[self.start..][..self.len]
     }
 }

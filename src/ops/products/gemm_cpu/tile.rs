@@ -1,11 +1,11 @@
-//! The register tile: up to six rows by 32 columns of a product, accumulated in registers.
+//! The register tile of chains: up to six rows by 32 columns of a product, accumulated in registers.
 //!
-//! Every element of the product is one chain of fused multiply-adds over the steps in increasing
+//! Every element of such a product is one chain of fused multiply-adds over the steps in increasing
 //! order. Lanes are columns, so the vector width, the tile's height and the blocking over steps
 //! change which elements are computed side by side, never a bit of any of them.
 
+use super::lanes;
 use super::scratch::Stored;
-use super::transpose::{self, ROWS};
 use crate::dtype::Float;
 use crate::ops::support::math::dispatch_simd;
 
@@ -19,6 +19,12 @@ const VECTOR: usize = 16;
 
 /// What a product is accumulated in: f32, or f64 for f64 operands.
 pub(crate) trait Accumulator: Float + Stored {
+    /// A register of 512 bits.
+    #[cfg(target_arch = "x86_64")]
+    type Wide: lanes::Vector<Element = Self>;
+    /// A register of 256 bits.
+    #[cfg(target_arch = "x86_64")]
+    type Narrow: lanes::Vector<Element = Self>;
     /// 0.
     const ZERO: Self;
     /// `self · b + c`, rounded once.
@@ -29,17 +35,9 @@ pub(crate) trait Accumulator: Float + Stored {
     fn widen<T: Float>(x: T) -> Self;
     /// Rounded to an output's element.
     fn narrow<T: Float>(self) -> T;
-    /// `panel[step · WIDTH + lane + i] = from[i][step]`; `panel` has as many steps as the rows.
-    fn transpose_rows(from: &[&[Self]; ROWS], lane: usize, panel: &mut [Self]) {
-        transpose::each(from, lane, 0, panel);
-    }
-    /// True if [`Accumulator::carry_rows`] is worth calling here.
-    fn carries_rows() -> bool {
-        false
-    }
-    /// `sums[i] = fma(x[step], from[i][step], sums[i])` for all steps in order.
-    fn carry_rows(from: &[&[Self]; WIDTH], x: &[Self], sums: &mut [Self]) {
-        transpose::carry_each(from, 0, x, sums);
+    /// `sums[i]` is the tree over `lanes[16 · i ..]`.
+    fn sum_lanes(lanes: &[Self], sums: &mut [Self]) {
+        lanes::sum_each(lanes, sums);
     }
     /// The transposed block.
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
@@ -48,6 +46,10 @@ pub(crate) trait Accumulator: Float + Stored {
 }
 
 impl Accumulator for f32 {
+    #[cfg(target_arch = "x86_64")]
+    type Wide = std::arch::x86_64::__m512;
+    #[cfg(target_arch = "x86_64")]
+    type Narrow = std::arch::x86_64::__m256;
     const ZERO: f32 = 0.0;
     #[inline(always)]
     fn fma(self, b: f32, c: f32) -> f32 {
@@ -65,14 +67,8 @@ impl Accumulator for f32 {
     fn narrow<T: Float>(self) -> T {
         T::from_f32(self)
     }
-    fn transpose_rows(from: &[&[f32]; ROWS], lane: usize, panel: &mut [f32]) {
-        transpose::f32(from, lane, panel);
-    }
-    fn carries_rows() -> bool {
-        transpose::carries_f32()
-    }
-    fn carry_rows(from: &[&[f32]; WIDTH], x: &[f32], sums: &mut [f32]) {
-        transpose::carry_f32(from, x, sums);
+    fn sum_lanes(lanes: &[f32], sums: &mut [f32]) {
+        lanes::sum_f32(lanes, sums);
     }
     /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
     /// above into 16 scalar moves, which is 3.4 times slower.
@@ -97,6 +93,10 @@ impl Accumulator for f32 {
 }
 
 impl Accumulator for f64 {
+    #[cfg(target_arch = "x86_64")]
+    type Wide = std::arch::x86_64::__m512d;
+    #[cfg(target_arch = "x86_64")]
+    type Narrow = std::arch::x86_64::__m256d;
     const ZERO: f64 = 0.0;
     #[inline(always)]
     fn fma(self, b: f64, c: f64) -> f64 {

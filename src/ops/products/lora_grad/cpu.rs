@@ -6,7 +6,8 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Accumulator, Buffer, Cells, Matrix, Operand, Right, RowOrder, Scratch, Segment, product,
+    Accumulator, Buffer, Cells, Link, Matrix, Operand, Right, RowOrder, Scratch, Segment, Stack,
+    product,
 };
 use crate::ops::products::lora_grad::LoraGrad;
 
@@ -31,8 +32,8 @@ fn gradients<T: Float, A: Accumulator>(args: LoraGrad<'_, T>) {
 
     // dS = scale·dY·B, one packed row per picked row.
     let mut ds = Scratch::<A>::take(count * rank);
-    let right = Right::Shared(Operand::Columns(&lora.b));
-    let segment: Segment<'_, A> = Segment { left: Operand::Rows(&dy), right, depth: n };
+    let right = Right::Shared(Stack::all(&lora.b));
+    let segment: Link<'_, A> = Segment { left: Operand::Rows(&dy), right, depth: n };
     let cells = Cells::new(ds.chunks_exact_mut(rank), rank);
     product(&RowOrder::picked(alloc::copied(&picked)), rank, &[segment], &|position, sums| {
         // SAFETY: the product hands over each element once.
@@ -49,7 +50,7 @@ fn gradients<T: Float, A: Accumulator>(args: LoraGrad<'_, T>) {
     let mut sums = Chunks::new([rank, k], count);
     for (part, rows) in parts(&picked) {
         let ds = Buffer { data: &ds[part.start * rank..part.end * rank], columns: rank };
-        let right = Right::Shared(Operand::Picked(&x, rows));
+        let right = Right::Shared(Stack::picked(&x, rows));
         let segment = Segment { left: Operand::Columns(&ds), right, depth: rows.len() };
         sums.add(part, segment, &|row, column, sums| {
             // SAFETY: the product hands over each element once.
@@ -62,7 +63,7 @@ fn gradients<T: Float, A: Accumulator>(args: LoraGrad<'_, T>) {
     let mut sums = Chunks::new([rank, n], count);
     for (part, rows) in parts(&picked) {
         let left: Operand<'_, A> = Operand::Picked(&s as &dyn Matrix<A>, rows);
-        let right = Right::Shared(Operand::Picked(&dy, rows));
+        let right = Right::Shared(Stack::picked(&dy, rows));
         let segment = Segment { left, right, depth: rows.len() };
         sums.add(part, segment, &|row, column, sums| {
             for (i, sum) in sums.iter().enumerate() {
@@ -101,7 +102,7 @@ impl<A: Accumulator> Chunks<A> {
     }
 
     /// Adds the chunk's sums to the total, and hands the last total to `done`.
-    fn add(&mut self, part: Range<usize>, segment: Segment<'_, A>, done: &Done<'_, A>) {
+    fn add(&mut self, part: Range<usize>, segment: Link<'_, A>, done: &Done<'_, A>) {
         let ([rows, columns], first) = (self.extents, part.start == 0);
         if self.steps <= CHUNK {
             return product(&RowOrder::all(rows), columns, &[segment], &|position, sums| {

@@ -4,8 +4,8 @@ use crate::alloc::{self, Gather};
 use crate::device::parallel;
 use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Accumulator, Cells, CpuWeight, Operand, Right, RowOrder, Segment, product, product_backward,
-    product_forward,
+    Accumulator, Cells, CpuWeight, Operand, Right, RowOrder, Segment, Stack, product,
+    product_backward, product_forward,
 };
 use crate::ops::products::matmul::{Matmul, MatmulDw, MatmulDx};
 use crate::view::View;
@@ -38,7 +38,7 @@ fn weight_gradient<T: Float, A: Accumulator>(args: MatmulDw<'_, T>) {
     let MatmulDw { dy, x, dw, dbias } = args;
     let (m, n, k) = (dy.extent(0), dy.extent(1), x.extent(1));
     let left: Operand<'_, A> = Operand::Columns(&dy);
-    let chain = [Segment { left, right: Right::Shared(Operand::Columns(&x)), depth: m }];
+    let chain = [Segment { left, right: Right::Shared(Stack::all(&x)), depth: m }];
     let cells = Cells::new(dw.into_rows(), k);
     product(&RowOrder::all(n), k, &chain, &|position, sums| {
         // SAFETY: the product hands over each element once.

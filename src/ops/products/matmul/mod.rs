@@ -2,9 +2,10 @@
 //! LoRA, arXiv:2106.09685, eq. 3) and the residual it is added to, its gradients, and one set of
 //! numerics for every number of rows.
 //!
-//! On the CPU, and for f32 and f64 on a GPU, each output element is one chain of fused multiply-adds,
-//! started from 0: K steps of the weight in increasing k, then the r steps of the row's adapter on
-//! S = scale·X·Aᵀ, which is itself such a chain rounded to f32. Products of bf16 and f16 on a GPU go
+//! For f32 and f64 on a GPU each output element is one chain of fused multiply-adds, started from 0: K
+//! steps of the weight in increasing k, then the r steps of the row's adapter on S = scale·X·Aᵀ, which is itself
+//! such a chain rounded to f32. On the CPU it is 16 such chains, one for each k mod 16, and a tree over
+//! them; gradients are one. Products of bf16 and f16 on a GPU go
 //! through tensor cores in the one order that `kernels/products/mma_gemm.cuh` begins with. Then the bias is
 //! added, then the residual, and the sum is rounded once to the output's dtype: in f32 those are the
 //! bits of an addition afterwards. Nothing else enters, so a row's result has the same bits alone, in

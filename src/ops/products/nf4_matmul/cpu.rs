@@ -1,9 +1,9 @@
 //! Products with a 4-bit weight on the CPU: the dense product over a matrix that expands stretches
 //! of its rows when they are packed.
 
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 use crate::ops::products::gemm_cpu::{
-    Accumulator, CpuWeight, Matrix, product_backward, product_forward,
+    Accumulator, COLUMNS, CpuWeight, Matrix, product_backward, product_forward,
 };
 use crate::ops::products::nf4_matmul::{Nf4Matmul, Nf4MatmulDx};
 use crate::ops::quantize::decode::Nf4Reader;
@@ -21,6 +21,15 @@ impl<'a> CpuWeight for Nf4View<'a> {
 impl<A: Accumulator> Matrix<A> for Nf4Reader<'_> {
     fn read(&self, row: usize, first: usize, out: &mut [A]) {
         Nf4Reader::read(self, row, first, out);
+    }
+
+    fn carry(&self, rows: [usize; COLUMNS], x: &[A], lanes: &mut [A]) -> bool {
+        match A::DTYPE {
+            DType::F32 => {
+                self.carry_row(rows, bytemuck::cast_slice(x), bytemuck::cast_slice_mut(lanes))
+            }
+            _ => false,
+        }
     }
 }
 

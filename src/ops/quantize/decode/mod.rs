@@ -5,6 +5,7 @@
 //! permutation of a vector register that holds all 16. Whole blocks go through one loop together with their
 //! maxima; parts of blocks at the ends of a stretch are read element by element.
 
+mod carry;
 mod permute;
 
 use crate::dtype::{DType, Float, f16, round_to_bf16};

@@ -18,7 +18,7 @@ pub(super) fn look_up_each<T: Float>(bytes: &[u8], values: &[T; 16], out: &mut [
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{decode_avx2, decode_avx512};
+pub(super) use x86::{decode_avx2, decode_avx512, look_up_8, products};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -31,7 +31,7 @@ mod x86 {
     /// A block's 16 products, rounded to the original dtype.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn products(code: &[f32; 16], absmax: f32, dtype: DType) -> [__m256; 2] {
+    pub(in super::super) fn products(code: &[f32; 16], absmax: f32, dtype: DType) -> [__m256; 2] {
         let mut products = [_mm256_setzero_ps(); 2];
         for (i, product) in products.iter_mut().enumerate() {
             // SAFETY: `code` is twice 8 readable floats.
@@ -170,17 +170,23 @@ mod x86 {
         }
     }
 
-    /// Two half tables; bit 3 of a code chooses between them.
+    /// The values of 8 codes. Two half tables; bit 3 of a code chooses between them.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in super::super) fn look_up_8(four: i32, [low, high]: [__m256; 2]) -> __m256 {
+        let wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+        let index = _mm256_or_si256(_mm256_srli_epi64(wide, 4), _mm256_slli_epi64(wide, 32));
+        let from_low = _mm256_permutevar8x32_ps(low, index);
+        let from_high = _mm256_permutevar8x32_ps(high, index);
+        let bit = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+        _mm256_blendv_ps(from_low, from_high, bit)
+    }
+
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn doublewords_avx2(bytes: &[u8], [low, high]: [__m256; 2], out: *mut __m256) {
         for (i, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
-            let wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*four)));
-            let index = _mm256_or_si256(_mm256_srli_epi64(wide, 4), _mm256_slli_epi64(wide, 32));
-            let from_low = _mm256_permutevar8x32_ps(low, index);
-            let from_high = _mm256_permutevar8x32_ps(high, index);
-            let bit = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-            let found = _mm256_blendv_ps(from_low, from_high, bit);
+            let found = look_up_8(i32::from_le_bytes(*four), [low, high]);
             // SAFETY: the caller's output has two doublewords for every byte.
             unsafe { _mm256_storeu_ps(out.add(i).cast(), found) };
         }

@@ -16,9 +16,9 @@ use crate::text::Codec;
 use crate::train::config::{ModelDtype, QuantizeType, RunConfig};
 use crate::train::infer::eval::Evaluation;
 use crate::train::rollout::Sampling;
-use crate::train::run::checkpoint;
 use crate::train::run::progress::line;
 use crate::train::run::summary::SampleLine;
+use crate::train::run::{checkpoint, on_threads};
 use crate::train::task::Prompt;
 use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};
@@ -194,10 +194,10 @@ pub fn evaluate(
                       above 0, as --temperature does";
         return Err(Error::config("eval.temperature", reason));
     }
-    match config.model.dtype {
+    on_threads(config.threads, || match config.model.dtype {
         ModelDtype::Bf16 => scores(what.trainer::<bf16>(config.clone())?, &config),
         ModelDtype::F32 => scores(what.trainer::<f32>(config.clone())?, &config),
-    }
+    })
 }
 
 fn scores<T: Float>(mut trainer: Trainer<T>, config: &RunConfig) -> Result<Evaluation> {
@@ -222,10 +222,10 @@ pub fn sample(what: &RunOrModel, ask: &Ask) -> Result<Vec<SampleLine>> {
     let named = of_model && !config.reward.functions.is_empty();
     let built_in = config.model.path.is_empty() && config.data.path.is_empty();
     let judged = ask.prompt.is_none() || built_in || named;
-    match config.model.dtype {
+    on_threads(config.threads, || match config.model.dtype {
         ModelDtype::Bf16 => lines(&what.trainer::<bf16>(config)?, ask, judged),
         ModelDtype::F32 => lines(&what.trainer::<f32>(config)?, ask, judged),
-    }
+    })
 }
 
 /// The step whose draws samples use: the last one, which no run reaches.
@@ -267,10 +267,10 @@ pub fn chat(
     print: impl Fn(&str) -> Result<()> + Sync,
 ) -> Result<()> {
     let config = what.config()?;
-    match config.model.dtype {
-        ModelDtype::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, print),
-        ModelDtype::F32 => talk(&what.trainer::<f32>(config)?, temperature, print),
-    }
+    on_threads(config.threads, || match config.model.dtype {
+        ModelDtype::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, &print),
+        ModelDtype::F32 => talk(&what.trainer::<f32>(config)?, temperature, &print),
+    })
 }
 
 fn talk<T: Float>(

@@ -83,14 +83,25 @@ pub fn train(config: RunConfig, resume: &Resume) -> Result<Summary> {
         folder::check_place(config.out.as_ref())?;
     }
     let _listening = interrupt::listen()?;
-    let threads = config.threads;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
-        Error::config("threads", format!("{threads} threads cannot be started: {e}"))
-    })?;
-    pool.install(|| match config.model.dtype {
+    on_threads(config.threads, || match config.model.dtype {
         ModelDtype::Bf16 => Run::<bf16>::open(config, resume)?.run(),
         ModelDtype::F32 => Run::<f32>::open(config, resume)?.run(),
     })
+}
+
+/// Runs `body` on one of that many threads, 0 for one a core. Its parallel loops then begin where they are asked
+/// for: one that another thread asks for waits twice for a thread to wake up.
+///
+/// # Errors
+/// `Config` if they cannot be started; what `body` says.
+pub(crate) fn on_threads<R: Send>(
+    threads: usize,
+    body: impl FnOnce() -> Result<R> + Send,
+) -> Result<R> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
+        Error::config("threads", format!("{threads} threads cannot be started: {e}"))
+    })?;
+    pool.install(body)
 }
 
 impl<T: Float> Run<T> {

@@ -1,4 +1,4 @@
-//! Matrix products: an f64 oracle with the componentwise bound, one chain per element, gradients by
+//! Matrix products: an f64 oracle with the componentwise bound, the order of every sum, gradients by
 //! central differences and by adjoints, strides, threads, bad input.
 
 use crate::common::devices::{executors, on_all};
@@ -39,7 +39,8 @@ fn half_ulp<T: Float>(x: f64) -> f64 {
     2f64.powi(x.abs().max(2f64.powi(lowest)).log2().floor() as i32 - bits)
 }
 
-/// Largest error of `forward` as a share of the bound (K + r + 2)·2^-24·Σ|terms| + half an ulp.
+/// Largest error of `forward` as a share of the bound (⌈K/16⌉ + ⌈r/16⌉ + 6)·2^-24·Σ|terms| + half an ulp, with
+/// ⌈K/16⌉ + 5 more for the terms of the adapter.
 fn share_of_bound<T: Float>(extents: [usize; 3], rank: usize) -> f64 {
     let [m, n, k] = extents;
     let (x, w) = (random::<T>(1, m * k), random::<T>(2, n * k));
@@ -60,10 +61,12 @@ fn share_of_bound<T: Float>(extents: [usize; 3], rank: usize) -> f64 {
             let (low_size, _) = dot(rank, |q| adapter.scale * s[q].1, |q| b(q).abs());
             let want = base + low + bias[j].to_f64();
             let size = base_size + low_size + bias[j].to_f64().abs();
-            // The low-rank term passes through two chains: s carries K + 1 roundings of its own.
-            let steps = (k + rank + 2) as f64;
+            // A chain of each lane, four additions of lanes, the bias, and one for products of errors. The
+            // low-rank term passes through two of them, but only the adapter's part of the second.
+            let (base, up) = (k.div_ceil(16), rank.div_ceil(16));
+            let steps = (base + up + 6) as f64;
             let bound = steps * unit * (base_size + bias[j].to_f64().abs())
-                + (2 * k + rank + 3) as f64 * unit * low_size
+                + (base + 5 + up + 6) as f64 * unit * low_size
                 + half_ulp::<T>(want.abs() + steps * unit * size);
             worst = worst.max((y[i * n + j].to_f64() - want).abs() / bound);
         }
@@ -85,48 +88,51 @@ fn matmul_is_within_the_componentwise_bound() {
     }
 }
 
-/// The promise itself: the chain written out in scalar code gives the same bits.
-fn check_chains<T: Float>(extents: [usize; 3]) {
-    let ([m, n, k], r) = (extents, 5);
+/// The promise itself: chains of lanes and their tree written out in scalar code give the same bits.
+fn check_lanes<T: Float>(extents: [usize; 3], rank: usize) {
+    let [m, n, k] = extents;
     let (x, w, bias) = (random::<T>(1, m * k), random::<T>(2, n * k), random::<T>(3, n));
-    let adapter = adapter::<T>(4, [n, k, r], 0.3);
-    let y = forward(extents, &x, &w, Some(&bias), &[adapter.view([n, k, r])], None);
-    let chain = |start: f32, x: &[T], w: &[T]| {
-        x.iter().zip(w).fold(start, |c, (x, w)| x.to_f32().mul_add(w.to_f32(), c))
-    };
-    for i in 0..m {
-        let x = &x[i * k..][..k];
-        let s: Vec<f32> =
-            (0..r).map(|q| (0.3 * chain(0.0, x, &adapter.a[q * k..][..k]) as f64) as f32).collect();
-        for j in 0..n {
-            let base = chain(0.0, x, &w[j * k..][..k]);
-            let up = &adapter.b[j * r..][..r];
-            let sum = s.iter().zip(up).fold(base, |c, (s, b)| s.mul_add(b.to_f32(), c));
-            let want = T::from_f32(sum + bias[j].to_f32());
-            assert_eq!(y[i * n + j], want, "{extents:?} at ({i}, {j})");
-        }
-    }
+    let adapter = adapter::<T>(4, [n, k, rank], 0.3);
+    let lora = [adapter.view([n, k, rank])];
+    let y = forward_on(&CPU, extents, &x, &w, Some(&bias), &lora, None);
+    let want = forward_in_order(Order::Lanes, extents, &x, &w, Some(&bias), &lora, None);
+    assert!(exact_bits(&y) == exact_bits(&want), "{extents:?} {rank} {:?}", T::DTYPE);
 }
 
 #[test]
-fn each_element_is_one_chain() {
+fn each_element_is_sixteen_chains_and_their_tree() {
     for extents in LATTICE {
-        check_chains::<f32>(extents);
-        check_chains::<bf16>(extents);
+        for rank in [5, 16] {
+            check_lanes::<f32>(extents, rank);
+            check_lanes::<bf16>(extents, rank);
+            check_lanes::<f16>(extents, rank);
+            check_lanes::<f64>(extents, rank);
+        }
     }
-    check_chains::<f32>([3, 40, 1500]);
+    for m in [1, 3, 9] {
+        check_lanes::<f32>([m, 40, 1500], 17);
+        check_lanes::<bf16>([m, 40, 1504], 33);
+    }
 }
 
-/// Row counts around tiles, chunks and the switch between few and many rows.
+/// Row counts around tiles, bands and chunks.
 const COUNTS: [usize; 20] =
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33, 64, 65, 128, 256, 300, 520];
 
 #[test]
 fn a_row_has_the_same_bits_in_any_batch_and_position() {
-    let (n, k, r, most) = (69, 523, 3, 520);
-    let (x, w) = (random::<f32>(1, most * k), random::<f32>(2, n * k));
-    let dy = random::<f32>(3, most * n);
-    let adapters = [adapter::<f32>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
+    any_batch_and_position::<f32>(523);
+    any_batch_and_position::<f32>(48);
+    any_batch_and_position::<bf16>(528);
+    any_batch_and_position::<f16>(40);
+    any_batch_and_position::<f64>(50);
+}
+
+fn any_batch_and_position<T: Float>(k: usize) {
+    let (n, r, most) = (69, 3, 520);
+    let (x, w) = (random::<T>(1, most * k), random::<T>(2, n * k));
+    let dy = random::<T>(3, most * n);
+    let adapters = [adapter::<T>(4, [n, k, r], 0.5), adapter(6, [n, k, r], -2.0)];
     let lora = adapters.each_ref().map(|a| a.view([n, k, r]));
     let index: Vec<i32> = (0..most).map(|i| (i * 7 % 3) as i32 - 1).collect();
     let alone = |i: usize| {
@@ -140,9 +146,10 @@ fn a_row_has_the_same_bits_in_any_batch_and_position() {
             let (x, dy) = (&x[first * k..][..m * k], &dy[first * n..][..m * n]);
             let index = &index[first..][..m];
             let y = forward_on(&CPU, [m, n, k], x, &w, None, &lora, Some(index));
-            assert!(bits(&y) == bits(&ys[first..][..m].concat()), "y of {m} rows from {first}");
+            let what = format!("{m} rows from {first}, {k} {:?}", T::DTYPE);
+            assert!(exact_bits(&y) == exact_bits(&ys[first..][..m].concat()), "y of {what}");
             let dx = backward_on(&CPU, [m, n, k], dy, &w, &lora, Some(index));
-            assert!(bits(&dx) == bits(&dxs[first..][..m].concat()), "dx of {m} rows from {first}");
+            assert!(exact_bits(&dx) == exact_bits(&dxs[first..][..m].concat()), "dx of {what}");
         }
     }
 }

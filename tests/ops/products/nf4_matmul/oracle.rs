@@ -85,20 +85,32 @@ fn every_layout_gives_the_bits_of_the_dense_product_on_a_gpu() {
     }
 }
 
-/// A weight that was quantized from another dtype keeps that dtype's values: chains of f32 on every
-/// device, hence the bits of the CPU.
+/// A weight that was quantized from another dtype keeps that dtype's values: sums of f32 on every device, whose
+/// bits are known.
 #[test]
-fn a_weight_of_another_dtype_has_the_bits_of_the_cpu() {
+fn a_weight_of_another_dtype_keeps_its_values() {
     fn check<T: Float>(dtype: DType) {
-        let mut weight = Weight::random(3, [21, 130], 64, true);
-        weight.dtype = dtype;
-        let (x, dy) = (random::<T>(11, 9 * 130), random::<T>(12, 9 * 21));
-        let run = |device: &Device| {
-            let y = nf4_forward_on(device, 9, &x, &weight, None, &[], None);
-            let dx = nf4_backward_on(device, 9, &dy, &weight, &[], None);
-            [exact_bits(&y), exact_bits(&dx)]
-        };
-        on_all(run, |name, cpu, gpu| assert_eq!(cpu, gpu, "{name} {dtype:?}"));
+        for (blocksize, k) in [(64, 130), (32, 96)] {
+            let (m, n) = (9, 21);
+            let mut weight = Weight::random(3, [n, k], blocksize, true);
+            weight.dtype = dtype;
+            let (x, dy, w) =
+                (random::<T>(11, m * k), random::<T>(12, m * n), weight.dense::<f32>());
+            let run = |device: &Device| {
+                let y = nf4_forward_on(device, m, &x, &weight, None, &[], None);
+                let dx = nf4_backward_on(device, m, &dy, &weight, &[], None);
+                [exact_bits(&y), exact_bits(&dx)]
+            };
+            let want =
+                |order| exact_bits(&forward_in_order(order, [m, n, k], &x, &w, None, &[], None));
+            let chain = want(Order::Chain);
+            let cpu = on_all(run, |name, cpu, gpu| {
+                assert!(gpu[0] == chain && gpu[1] == cpu[1], "{name} {dtype:?}");
+            });
+            assert!(cpu[0] == want(Order::Lanes), "{dtype:?}");
+            let one = nf4_forward_on(&CPU, 1, &x[..k], &weight, None, &[], None);
+            assert_eq!(exact_bits(&one), cpu[0][..n], "{dtype:?}");
+        }
     }
     check::<bf16>(DType::F32);
     check::<bf16>(DType::F16);
@@ -108,9 +120,19 @@ fn a_weight_of_another_dtype_has_the_bits_of_the_cpu() {
 
 #[test]
 fn many_rows_give_the_bits_of_the_dense_product() {
-    let weight = Weight::random(2, [67, 333], 64, true);
-    for m in [1, 2, 6, 13, 64, 129, 530] {
-        check_against_dense::<bf16>(&CPU, m, &weight, &format!("{m} rows"));
+    for [n, k] in [[67, 333], [50, 320], [13, 4224]] {
+        let mut weight = Weight::random(2, [n, k], 64, true);
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 33, 64, 65, 129, 300, 530] {
+            if k < 1000 || m < 10 {
+                check_against_dense::<bf16>(&CPU, m, &weight, &format!("{m} rows of {k}"));
+            }
+        }
+        for dtype in [DType::F32, DType::F16] {
+            weight.dtype = dtype;
+            for m in [1, 5] {
+                check_against_dense::<f32>(&CPU, m, &weight, &format!("{m} rows of {k} {dtype:?}"));
+            }
+        }
     }
 }
 

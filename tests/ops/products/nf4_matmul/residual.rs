@@ -2,7 +2,7 @@
 //! afterwards, and in 16 bits saves a rounding.
 
 use crate::common::bits_of;
-use crate::common::devices::{executors, on_all};
+use crate::common::devices::executors;
 use crate::products::support::*;
 use gradus::dtype::Float;
 use gradus::ops::{Matmul, Nf4Matmul, matmul, nf4_matmul};
@@ -119,18 +119,17 @@ fn check_wide<T: Float>() {
     for extents in SHAPES {
         let layer = Layer::<T>::new(extents);
         for w4 in [None, Some(quantized::<T, f32>(&layer))] {
-            let run = |device: &Device| layer.y(device, w4.as_ref(), true);
-            let got = on_all(run, |name, cpu, gpu| {
-                assert_eq!(bits_of(cpu), bits_of(gpu), "{name} {extents:?}");
-            });
-            let bare = layer.y(&Device::Cpu, w4.as_ref(), false);
-            for (at, (got, bare)) in got.iter().zip(bare).enumerate() {
-                let residual = layer.residual(at / extents[1], at % extents[1]);
-                let want = match T::DTYPE {
-                    DType::F64 => T::from_f64(residual.to_f64() + bare.to_f64()),
-                    _ => T::from_f32(residual.to_f32() + bare.to_f32()),
-                };
-                assert_eq!(got.to_f64().to_bits(), want.to_f64().to_bits(), "{extents:?} {at}");
+            for executor in executors() {
+                let y = |residual| layer.y(&executor.device, w4.as_ref(), residual);
+                for (at, (got, bare)) in y(true).iter().zip(y(false)).enumerate() {
+                    let residual = layer.residual(at / extents[1], at % extents[1]);
+                    let want = match T::DTYPE {
+                        DType::F64 => T::from_f64(residual.to_f64() + bare.to_f64()),
+                        _ => T::from_f32(residual.to_f32() + bare.to_f32()),
+                    };
+                    let what = format!("{} {extents:?} {at}", executor.name);
+                    assert_eq!(got.to_f64().to_bits(), want.to_f64().to_bits(), "{what}");
+                }
             }
         }
     }
