@@ -121,16 +121,19 @@ fn boxes(text: &str) -> (Vec<Found>, bool) {
 /// Most places of a kind that are looked at, from the end.
 const PLACES: usize = 16;
 
-/// What stands behind each `####`, the last first.
-pub(super) fn hashes(text: &str) -> impl Iterator<Item = &str> {
-    text.rmatch_indices("####").take(PLACES).map(|(at, mark)| next_words(&text[at + mark.len()..]))
+/// What stands behind each `####`, the last first, with the place of the mark.
+pub(super) fn hashes(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let marks = text.rmatch_indices("####").take(PLACES);
+    marks.map(|(at, mark)| (at, next_words(&text[at + mark.len()..])))
 }
 
-/// What stands behind each phrase that announces an answer, the last first: `answer is`, `Answer:`,
-/// `answer to the question is`, a heading `Final answer`, and the same in Chinese.
-pub(super) fn answer_phrases(text: &str) -> impl Iterator<Item = &str> {
-    let english =
-        lower_matches(text, "answer").take(4 * PLACES).filter_map(|at| announced(text, at));
+/// What stands behind each phrase that announces an answer, the last first, with its place:
+/// `answer is`, `Answer:`, `answer to the question is`, a heading `Final answer`, and the same in
+/// Chinese.
+pub(super) fn answer_phrases(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let english = lower_matches(text, "answer")
+        .take(4 * PLACES)
+        .filter_map(|at| announced(text, "answer", at));
     let chinese = text.rmatch_indices("答案").filter_map(|(at, word)| {
         let rest = &text[at + word.len()..];
         let rest = ["是", "为", "为：", "："].iter().find_map(|is| rest.strip_prefix(is))?;
@@ -138,11 +141,11 @@ pub(super) fn answer_phrases(text: &str) -> impl Iterator<Item = &str> {
     });
     let mut all: Vec<(usize, &str)> = english.take(PLACES).chain(chinese.take(PLACES)).collect();
     all.sort_by_key(|&(at, _)| std::cmp::Reverse(at));
-    all.into_iter().map(|(_, rest)| rest)
+    all.into_iter()
 }
 
 /// Where `word`, in lower case, stands in any case and alone, the last first.
-fn lower_matches<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(super) fn lower_matches<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let bytes = text.as_bytes();
     (0..(bytes.len() + 1).saturating_sub(word.len())).rev().filter(move |&at| {
         bytes[at..at + word.len()].eq_ignore_ascii_case(word.as_bytes())
@@ -150,12 +153,24 @@ fn lower_matches<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize
     })
 }
 
-/// What the word `answer` at `at` announces.
-fn announced(text: &str, at: usize) -> Option<(usize, &str)> {
+/// What stands behind `so`, `thus`, `hence` or `therefore` to the end of the line, with the place.
+pub(super) fn conclusions(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    ["so", "thus", "hence", "therefore"].into_iter().flat_map(move |word| {
+        let rest = |at: usize| &text[at + word.len()..];
+        let ends = move |at: &usize| !rest(*at).starts_with(char::is_alphanumeric);
+        lower_matches(text, word).filter(ends).take(PLACES).map(move |at| {
+            let line = rest(at).lines().next().unwrap_or("");
+            (at, line.trim_start_matches([',', ':', ' ', '\t', '*']).trim())
+        })
+    })
+}
+
+/// What the `word` at `at`, in lower case, announces.
+pub(super) fn announced<'a>(text: &'a str, word: &str, at: usize) -> Option<(usize, &'a str)> {
     const MARKUP: &[char] = &[' ', '\t', '*', '_', '"', '`', ')', ']', '}'];
     /// Longest `to the question …` before `is`.
     const ASIDE: usize = 120;
-    let rest = &text[at + "answer".len()..];
+    let rest = &text[at + word.len()..];
     let rest = rest.strip_prefix(['s', 'S']).unwrap_or(rest);
     let bare = rest.trim_start_matches(MARKUP);
     const VERBS: [&str; 10] = [
@@ -262,7 +277,7 @@ mod tests {
 
     #[test]
     fn phrases_and_hashes() {
-        let phrase = |text| answer_phrases(text).next();
+        let phrase = |text| answer_phrases(text).next().map(|(_, rest)| rest);
         for (text, rest) in [
             ("The Answer is: 3.\nYes", Some("3.")),
             ("answer: 4, answer is 5", Some("5")),
@@ -279,6 +294,8 @@ mod tests {
         ] {
             assert_eq!(phrase(text), rest, "{text}");
         }
-        assert_eq!(hashes("#### 1\n####\n 2").collect::<Vec<_>>(), ["2", "1"]);
+        assert_eq!(hashes("#### 1\n####\n 2").collect::<Vec<_>>(), [(7, "2"), (0, "1")]);
+        let found: Vec<_> = conclusions("Also so: 5\nTHUS, 6. Sofa, so").collect();
+        assert_eq!(found, [(26, ""), (5, "5"), (11, "6. Sofa, so")]);
     }
 }

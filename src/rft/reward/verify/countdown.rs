@@ -1,8 +1,10 @@
 //! Expressions over given numbers that make a target.
 
+use std::cmp::Reverse;
+
 use serde_json::{Map, Value};
 
-use super::answer::final_answer;
+use super::answer::{answer_phrases, conclusions, final_answer, hashes};
 use super::math::rational;
 use super::ratio::Ratio;
 use super::{conclusion, field, scalar, verdict};
@@ -10,11 +12,12 @@ use crate::reward::{Outcome, RewardInput, RewardOutcome};
 
 /// 1 if the completion is an expression that makes the row's target out of the row's numbers.
 ///
-/// The expression is the content of the last answer tag or box, else the whole completion; `= 24`
-/// may follow it if it is the target. It has the operators `+ - * /` (also `×`, `÷`, `\times`,
-/// `\div`, `\cdot`) with the usual precedence, and parentheses up to 64 deep. Arithmetic is exact;
-/// a division by 0 or a part beyond 4096 bits makes no value, which is wrong. An expression of more
-/// than 4096 bytes is none.
+/// The expression is the content of the last answer tag or box, else the whole completion, else what
+/// the last `####`, `answer is`, `Answer:` or `so` announces. `= 24` may follow it if it is the target,
+/// a period may end it, and `$` and `**` may stand around it. It has the operators `+ - * /` (also `×`,
+/// `÷`, `\times`, `\div`, `\cdot`) with the usual precedence, and parentheses up to 64 deep. Arithmetic
+/// is exact; a division by 0 or a part beyond 4096 bits makes no value, which is wrong. An expression
+/// of more than 4096 bytes is none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Countdown {
     /// Whether every number must be used exactly once, rather than at most once.
@@ -45,8 +48,8 @@ impl Countdown {
             return verdict(false);
         }
         let Some(answer) = conclusion(input.completion) else { return verdict(false) };
-        let said = final_answer(answer).unwrap_or(answer);
-        Ok(RewardOutcome::Score(self.judge(said, &numbers, &target)))
+        let (said, result) = stated(answer);
+        Ok(RewardOutcome::Score(self.judge(&said, result.as_deref(), &numbers, &target)))
     }
 
     /// Whether a row has numbers and a target.
@@ -54,11 +57,7 @@ impl Countdown {
         task(fields).map(|_| ())
     }
 
-    fn judge(&self, said: &str, numbers: &[Ratio], target: &Ratio) -> f32 {
-        let (said, result) = match said.split_once('=') {
-            Some((said, result)) => (said, Some(result)),
-            None => (said, None),
-        };
+    fn judge(&self, said: &str, result: Option<&str>, numbers: &[Ratio], target: &Ratio) -> f32 {
         let Some((value, used)) = evaluate(said) else { return 0.0 };
         if !self.may_use(used, numbers) {
             return 0.0;
@@ -76,6 +75,49 @@ impl Countdown {
             };
         }
         left.is_empty() || !self.all
+    }
+}
+
+/// The expression that a completion states, and what it says to be its value.
+fn stated(answer: &str) -> (String, Option<String>) {
+    let sides = |text: &str| {
+        let text = bare(text);
+        match text.split_once('=') {
+            Some((said, result)) => (said.to_string(), Some(result.to_string())),
+            None => (text, None),
+        }
+    };
+    if let Some(said) = final_answer(answer) {
+        return sides(said);
+    }
+    let whole = sides(answer);
+    if evaluate(&whole.0).is_some() {
+        return whole;
+    }
+    let places = hashes(answer).chain(answer_phrases(answer)).chain(conclusions(answer));
+    let mut places: Vec<_> = places.collect();
+    places.sort_by_key(|&(at, _)| Reverse(at));
+    let mut found = places.into_iter().map(|(_, place)| {
+        let end = [". ", ", "].iter().filter_map(|stop| place.find(stop)).min();
+        sides(&place[..end.unwrap_or(place.len())])
+    });
+    found.find(|(said, _)| evaluate(said).is_some()).unwrap_or(whole)
+}
+
+/// `text` without what stands around mathematics.
+fn bare(text: &str) -> String {
+    let mut text = text.trim();
+    loop {
+        let around = [("$", "$"), ("**", "**"), ("`", "`"), ("\\(", "\\)"), ("\\[", "\\]")];
+        let inside = around
+            .into_iter()
+            .find_map(|(open, close)| text.strip_prefix(open)?.strip_suffix(close));
+        let inside = inside.or_else(|| text.strip_suffix('.'));
+        // The mark in front of it may be one of the words before.
+        match inside.or_else(|| text.strip_suffix("**")) {
+            Some(inside) => text = inside.trim(),
+            None => return text.replace("\\left(", "(").replace("\\right)", ")"),
+        }
     }
 }
 
@@ -250,7 +292,27 @@ mod tests {
             ("2+3+4+4", 0.1, 0.0),
             ("4*4*3/2 = 24", 1.0, 1.0),
             ("24", 0.0, 0.0),
-            ("so 2*3*4", 0.0, 0.0),
+            ("so 2*3*4", 1.0, 0.0),
+            ("Answer: 2*3*4", 1.0, 0.0),
+            ("**Answer:** 2*3*4", 1.0, 0.0),
+            ("The answer is (4+4)*3", 1.0, 0.0),
+            ("The answer is (4+4)*3, which is 24.", 1.0, 0.0),
+            ("The answer is 4*4*3/2 = 24.", 1.0, 1.0),
+            ("#### 2*3*4", 1.0, 0.0),
+            ("(4+4)*3.", 1.0, 0.0),
+            ("$(4+4)\\cdot 3$", 1.0, 0.0),
+            ("$\\left(4+4\\right)\\cdot 3$.", 1.0, 0.0),
+            ("\\(2*3*4\\)", 1.0, 0.0),
+            ("\\boxed{(4+4)*3=24}", 1.0, 0.0),
+            ("**(4+4)*3**", 1.0, 0.0),
+            ("The answer is 2*3*4. The answer is 2+3", 0.1, 0.0),
+            ("The answer is (4+4)*3 or 2*3*4", 0.0, 0.0),
+            ("The answer is 5*5-1", 0.0, 0.0),
+            ("Answer: 24", 0.0, 0.0),
+            ("2*3*4 is the answer", 0.0, 0.0),
+            ("we have 2*3*4", 0.0, 0.0),
+            ("Answer: **2*3*4**", 1.0, 0.0),
+            ("$", 0.0, 0.0),
         ] {
             assert_eq!(check(any(), completion), loose, "{completion}");
             assert_eq!(check(all(), completion), strict, "{completion}");

@@ -160,9 +160,8 @@ fn marked(text: &str) -> Place {
         return content(&inside);
     }
     let mut denied = false;
-    for (line, words) in
-        hashes(text).map(|l| (l, false)).chain(answer_phrases(text).map(|l| (l, true)))
-    {
+    let marks = hashes(text).map(|(_, line)| (line, false));
+    for (line, words) in marks.chain(answer_phrases(text).map(|(_, line)| (line, true))) {
         match sentence(line, words) {
             Place::Nothing => {}
             Place::Denial => denied = true,
@@ -177,7 +176,7 @@ fn content(inside: &str) -> Place {
     if let Some(read) = whole(inside, false) {
         return Place::Answer(read);
     }
-    let phrase = answer_phrases(inside).next().unwrap_or(inside);
+    let phrase = answer_phrases(inside).next().map_or(inside, |(_, phrase)| phrase);
     match sentence(phrase, true) {
         Place::Answer(read) if has_prose(inside) => Place::Answer(read),
         Place::Answer(_) | Place::Unreadable | Place::Nothing | Place::Denial => Place::Unreadable,
