@@ -24,13 +24,15 @@ pub fn boxed(text: &str) -> Option<&str> {
 }
 
 /// Contents of the last boxes of `text` that follow each other with nothing but `,`, `and`, `or`
-/// between them, as one list. It is empty if the last box is not closed.
+/// between them, as one list, with the percent sign behind the last. It is empty if the last box is
+/// not closed.
 pub(super) fn last_boxes(text: &str) -> Option<String> {
     let (found, open) = boxes(text);
     if open {
         return Some(String::new());
     }
     let mut at = found.iter().enumerate().max_by_key(|(_, found)| found.start)?.0;
+    let percent = percent_follows(text, &found[at]);
     let mut contents = vec![found[at].content(text)];
     while let Some(before) = at.checked_sub(1) {
         let (left, right) = (found[before].end + 1, found[at].outer);
@@ -43,7 +45,15 @@ pub(super) fn last_boxes(text: &str) -> Option<String> {
         at = before;
     }
     contents.reverse();
-    Some(contents.join(", "))
+    Some(contents.join(", ") + if percent { "\\%" } else { "" })
+}
+
+/// Whether a percent sign stands right behind a box, where it belongs to what is in it.
+fn percent_follows(text: &str, found: &Found) -> bool {
+    let rest = text[found.end..].trim_start_matches(['}', '$']);
+    // Behind a space a bare sign begins a comment.
+    rest.starts_with('%')
+        || rest.strip_prefix("\\,").unwrap_or(rest).trim_start().starts_with("\\%")
 }
 
 /// A box: where it begins, and its content.
@@ -263,6 +273,13 @@ mod tests {
             (r"\boxed{1} \text{ or } \boxed{2}", "1, 2"),
             (r"\boxed{1}, so \boxed{2}", "2"),
             (r"\boxed{\boxed{3}}", "3"),
+            (r"$\boxed{5}\%$", r"5\%"),
+            (r"$\boxed{5}$%", r"5\%"),
+            (r"$\boxed{5}\,\%$", r"5\%"),
+            (r"$\boxed{5} % so$", "5"),
+            (r"\boxed{1} and \boxed{2}\%", r"1, 2\%"),
+            (r"\boxed{5\%}\%", r"5\%\%"),
+            (r"\boxed{5}, which is 10\%", "5"),
         ] {
             assert_eq!(last_boxes(text).as_deref(), Some(inside), "{text}");
         }

@@ -21,6 +21,10 @@ use crate::reward::{Outcome, Reward, RewardInput, RewardOutcome, excerpt, guarde
 /// tuples, intervals, inequalities with one letter, unions and matrices of all these. Arithmetic is
 /// exact up to 4096 bits, with roots and constants in a normal form.
 ///
+/// Within brackets a comma separates: `(1,100)` is a tuple, `(1{,}100)` and `1,100` are numbers. It does
+/// not where a group after it begins with 0, as in `(10,000)`, nor in brackets that are calculated with.
+/// `5 out of 10` is 5 as well as 1/2. `9:30` is a time and no fraction.
+///
 /// Two answers are the same if they are equal as numbers: `0.5` is `1/2`, while `0.333` is not
 /// `1/3` unless a tolerance says so. Sets and lists have no order, tuples have one. A unit on one
 /// side only is passed over, as are words that are no known unit; on both sides units count, and
@@ -127,6 +131,7 @@ impl Reward for Numeric {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -203,6 +208,52 @@ mod tests {
                 Ok(Score(score)),
                 "{completion}"
             );
+        }
+    }
+
+    fn right(said: &str, gold: &str) -> bool {
+        let row = json!({"answer": gold});
+        ask(|i| Numeric::default().check(i), said, &row) == Ok(Score(1.0))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Brackets hold elements, whatever these look like next to each other.
+        #[test]
+        fn commas_in_brackets_separate(a in 1u32..1000, b in 100u32..1000, kind in 0usize..4) {
+            let (open, close) = [("(", ")"), ("[", "]"), ("\\{", "\\}"), ("[", ")")][kind];
+            let (tight, wide) = (format!("{open}{a},{b}{close}"), format!("{open}{a}, {b}{close}"));
+            let number = (1000 * a + b).to_string();
+            let gold = tight.clone();
+            for place in ["\\boxed{…}", "The answer is ….", "<answer>…</answer>", "$x \\in …$"] {
+                let put = |answer: &str| place.replace('…', answer);
+                prop_assert!(right(&put(&tight), &gold), "{}", put(&tight));
+                prop_assert!(right(&put(&wide), &gold), "{}", put(&wide));
+                prop_assert!(!right(&put(&tight), &number), "{}", put(&tight));
+                prop_assert!(!right(&put(&number), &gold), "{} {}", put(&number), gold);
+                let bare = put(&format!("{},{}", a, b));
+                prop_assert!(right(&bare, &number), "{}", bare);
+            }
+        }
+
+        /// A currency leaves a number what it is.
+        #[test]
+        fn currencies_count_nothing(n in 1u32..2000, sign in 0usize..5, times in 0usize..4) {
+            let sign = ["$", "\\$", "€", "£", "¥"][sign];
+            let (word, zeros) =
+                [("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12)][times];
+            let gold = format!("{n}{}", "0".repeat(zeros));
+            for place in ["The answer is …", "#### …", "\\boxed{…}", "It costs … in total."] {
+                let said = place.replace('…', &format!("{sign}{n} {word}"));
+                prop_assert!(right(&said, &gold), "{}", said);
+                prop_assert!(!right(&said, &n.to_string()), "{}", said);
+            }
+        }
+
+        #[test]
+        fn any_text_is_judged(text in "([0-9]{1,4}|[(){}\\[\\],.:<>=%$*/^_\\\\ \n-]|boxed|frac|million|out of){0,24}") {
+            right(&text, "5");
         }
     }
 

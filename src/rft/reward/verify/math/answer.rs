@@ -4,6 +4,7 @@ use super::super::ratio::Ratio;
 use super::expression::Parser;
 use super::quantity::Quantity;
 use super::token::TokenKind;
+use super::unit::Unit;
 use super::value::Value;
 
 /// What a text can answer.
@@ -420,7 +421,18 @@ impl Parser<'_> {
         }) {
             whole.value = sum;
         }
+        whole.also = self.attempt(|p| p.out_of(&whole)).or(whole.also);
         Some(Answer::Quantity(whole))
+    }
+
+    /// The share in `5 out of 10`, which may mean 5 as well as 1/2.
+    fn out_of(&mut self, part: &Quantity) -> Option<Box<Quantity>> {
+        (self.word(0) == Some("out") && self.word(1) == Some("of")).then_some(())?;
+        self.at += 2;
+        self.at += (self.word(0) == Some("the")) as usize;
+        let all = self.quantity()?;
+        let value = part.value.div(&all.value, self.fuel)?;
+        Some(Box::new(Quantity { value, unit: Unit::none(), also: None, ..part.clone() }))
     }
 
     fn ratio(&mut self, first: Quantity) -> Option<Answer> {

@@ -90,10 +90,12 @@ impl Judge<'_> {
             && said.iter().all(|said| gold.iter().any(|gold| covers(said, gold)))
     }
 
-    /// The value of a ratio of two.
+    /// The value of a ratio of two; a time of day has none.
     fn fraction(&mut self, items: &[Answer]) -> Option<Value> {
         match items {
-            [Answer::Quantity(a), Answer::Quantity(b)] => a.value.div(&b.value, self.fuel),
+            [Answer::Quantity(a), Answer::Quantity(b)] if !time_of_day(&a.value, &b.value) => {
+                a.value.div(&b.value, self.fuel)
+            }
             _ => None,
         }
     }
@@ -210,20 +212,29 @@ fn has_zero(items: &[Answer]) -> bool {
     items.iter().any(zero)
 }
 
+/// Whether `hours:minutes` is rather a time than a ratio: nobody writes a ratio of such numbers without
+/// their common divisor.
+fn time_of_day(hours: &Value, minutes: &Value) -> bool {
+    match (hours.to_integer(), minutes.to_integer()) {
+        (Some(a @ 0..24), Some(b @ 10..60)) => (2..=b).any(|part| a % part == 0 && b % part == 0),
+        _ => false,
+    }
+}
+
 /// Degrees in a radian.
 fn degrees(fuel: &mut Fuel) -> Option<Value> {
     Value::integer(180).div(&Value::whole(Sum::pi()), fuel)
 }
 
-/// With bases on both sides values are compared, else the digits as they stand.
+/// Digits with a base have the value of these digits. Where only the gold has one the digits may stand
+/// alone: its base is that of the question.
 fn based(said: &Quantity, gold: &Quantity) -> bool {
-    let value = |quantity: &Quantity| {
-        let (digits, base) = quantity.base.as_ref()?;
-        Value::in_base(digits, *base)?.to_rational()
+    let value = |quantity: &Quantity| match quantity.base.as_ref() {
+        Some((digits, base)) => Value::in_base(digits, *base)?.to_rational(),
+        None => quantity.value.to_rational(),
     };
-    match (value(said), value(gold)) {
-        (Some(a), Some(b)) => a == b,
-        _ if said.base.is_some() && gold.base.is_some() => false,
-        _ => said.value.digits().is_some() && said.value.digits() == gold.value.digits(),
+    if said.base.is_none() {
+        return said.value.digits().is_some() && said.value.digits() == gold.value.digits();
     }
+    value(said).is_some_and(|said| value(gold) == Some(said))
 }

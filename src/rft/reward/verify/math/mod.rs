@@ -6,6 +6,7 @@
 //! the answer within a text.
 
 mod answer;
+mod comma;
 mod compare;
 mod expression;
 mod quantity;

@@ -38,6 +38,11 @@ impl Parser<'_> {
         };
         let value = if negative { value.negated() } else { value };
         let mut quantity = Quantity { value, unit, percent: false, base, decimal, also: None };
+        // `2 million`, `$2 million`, `2 hundred thousand`.
+        while let Some(times) = self.word(0).and_then(multiple) {
+            self.at += 1;
+            quantity.value = quantity.value.mul(&Value::integer(times), self.fuel)?;
+        }
         self.units(&mut quantity)?;
         Some(quantity)
     }
@@ -92,7 +97,7 @@ impl Parser<'_> {
                     match self.unit_word(quantity, power, prose)? {
                         Taken::Unit(unit, power) => last = Some((unit, power)),
                         Taken::Word => prose = true,
-                        Taken::Multiple => {}
+                        Taken::Percent => {}
                         Taken::Nothing => return Some(()),
                     }
                     power = 1;
@@ -186,15 +191,10 @@ impl Parser<'_> {
         if self.conjunction(0) {
             return Some(Taken::Nothing);
         }
-        if let Some(times) = multiple(&word).filter(|_| quantity.unit.is_none() && !prose) {
-            self.at += 1;
-            quantity.value = quantity.value.mul(&Value::integer(times), self.fuel)?;
-            return Some(Taken::Multiple);
-        }
         if word == "percent" {
             self.at += 1;
             quantity.percent = true;
-            return Some(Taken::Multiple);
+            return Some(Taken::Percent);
         }
         let exponent = match word.as_str() {
             "sq" | "square" => 2,
@@ -233,8 +233,8 @@ enum Taken {
     Unit(Unit, i64),
     /// No unit that is known, but none that matters: `apples`.
     Word,
-    /// `million` or `percent`, which belong to the number.
-    Multiple,
+    /// `percent`, which belongs to the number.
+    Percent,
     /// Nothing that belongs to the quantity.
     Nothing,
 }

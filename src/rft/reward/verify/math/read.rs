@@ -7,9 +7,9 @@ use super::compare::{Tolerance, same};
 use super::expression::Parser;
 use super::quantity::operates;
 use super::sum::Fuel;
-use super::token::{TokenKind, tokens};
+use super::token::{Token, TokenKind, tokens};
 
-/// An answer as it was read; of an ambiguous spelling (`(1,234)`) each reading.
+/// An answer as it was read; of an ambiguous spelling (`1,234`) each reading.
 #[derive(Clone, Debug)]
 pub struct Read {
     readings: Vec<Answer>,
@@ -103,7 +103,7 @@ fn whole_or_said(text: &str, gold: bool, said: bool) -> Option<Read> {
     let mut readings = Vec::new();
     for grouped in [true, false] {
         let (answer, ambiguous) = whole_as(text, grouped, said)?;
-        let number = matches!(answer, Some(Answer::Quantity(_))) && !text.contains(['(', '[', '{']);
+        let number = matches!(answer, Some(Answer::Quantity(_)));
         readings.extend(answer);
         if !ambiguous || gold && grouped && number {
             break;
@@ -185,7 +185,7 @@ fn content(inside: &str) -> Place {
 
 /// Whether there are words, as opposed to variables.
 fn has_prose(text: &str) -> bool {
-    let word = |token: &super::token::Token| match &token.kind {
+    let word = |token: &Token| match &token.kind {
         TokenKind::Word(word) => word.chars().count() > 3 || token.text && word.len() > 1,
         TokenKind::Number(_) | TokenKind::Command(_) | TokenKind::Sign(_) => false,
     };
@@ -198,12 +198,12 @@ fn sentence(line: &str, words: bool) -> Place {
     if line.len() > LENGTH {
         return Place::Nothing;
     }
-    // `42.` alone, `1,234` and `(1,234)`.
+    // `42.` alone, and `1,234` with both its readings.
     if let Some(read) = whole_or_said(line, false, true) {
         return Place::Answer(read);
     }
-    let (tokens, mut fuel) = (tokens(line, true), Fuel::new());
-    let mut parser = Parser::new(tokens.all, true, &mut fuel);
+    let mut fuel = Fuel::new();
+    let mut parser = Parser::new(uncited(tokens(line, true).all), true, &mut fuel);
     skip_decoration(&mut parser);
     let first = parser.at;
     if !words && parser.word(0).is_some_and(|word| word.chars().count() > 1) {
@@ -224,6 +224,7 @@ fn sentence(line: &str, words: bool) -> Place {
             return Place::Answer(Read { readings: vec![answer] });
         }
         let skip = match &parser.tokens[start].kind {
+            TokenKind::Sign(sign) if relates(*sign) => return Place::Unreadable,
             TokenKind::Word(word) if words && negates(word) => return Place::Denial,
             TokenKind::Word(word) if words && calculates(word) => return Place::Unreadable,
             TokenKind::Word(_) => words,
@@ -261,7 +262,13 @@ fn calculates(word: &str) -> bool {
             | "squared"
             | "between"
             | "from"
+            | "than"
     )
+}
+
+/// Whether a sign gives a bound of something, or says what it is not.
+fn relates(sign: char) -> bool {
+    matches!(sign, '<' | '>' | '≤' | '≥' | '≠')
 }
 
 /// Whether the number just read counts a heading: `2. Check`, `1) Add`.
@@ -321,6 +328,32 @@ fn operand_follows(parser: &Parser<'_>) -> bool {
     (1..4).any(|ahead| parser.number(ahead).is_some() || parser.word(ahead).is_some_and(one))
 }
 
+/// A sentence without marks of citation, as in `10 [1].` and `10 km [1, 2]`.
+fn uncited(tokens: Vec<Token>) -> Vec<Token> {
+    let sign = |i: usize, sign: char| matches!(&tokens[i].kind, TokenKind::Sign(s) if *s == sign);
+    let number = |i: usize| matches!(tokens[i].kind, TokenKind::Number(_));
+    let cites = |i: usize| tokens[i].kind.short_integer() || sign(i, ',');
+    let (mut keep, mut at) = (vec![true; tokens.len()], 1);
+    while at < tokens.len() {
+        // The number itself, or a unit or percent sign behind one.
+        let unit = match &tokens[at - 1].kind {
+            TokenKind::Word(word) => !operates(word),
+            TokenKind::Sign(sign) => matches!(sign, '%' | '°' | '$' | '€'),
+            TokenKind::Number(_) | TokenKind::Command(_) => false,
+        };
+        let behind = number(at - 1) || at > 1 && number(at - 2) && unit;
+        if sign(at, '[') && tokens[at].spaced && behind {
+            let end = (at + 1..tokens.len()).find(|&i| !cites(i)).unwrap_or(tokens.len());
+            if end > at + 1 && end < tokens.len() && sign(end, ']') {
+                keep[at..=end].fill(false);
+                at = end;
+            }
+        }
+        at += 1;
+    }
+    tokens.into_iter().zip(keep).filter_map(|(token, keep)| keep.then_some(token)).collect()
+}
+
 /// Whether there are numbers in the rest of the sentence.
 fn more_numbers(parser: &Parser<'_>) -> bool {
     let rest = &parser.tokens[parser.at..];
@@ -339,6 +372,7 @@ fn attached(parser: &Parser<'_>, start: usize) -> Option<()> {
     let signed = matches!(parser.tokens[start].kind, TokenKind::Sign('+' | '-'));
     match before {
         TokenKind::Sign('+' | '/' | '^' | '_') => Some(()),
+        TokenKind::Sign(sign) if relates(*sign) => Some(()),
         TokenKind::Sign('-' | '*') if !spaced => Some(()),
         TokenKind::Sign(')') if signed => Some(()),
         TokenKind::Word(word) if word.is_ascii() && (!spaced || signed && word.len() == 1) => {
@@ -384,8 +418,8 @@ fn last_formula(line: &str) -> Option<&str> {
 
 /// The last number of a line, unless it is a part of something that cannot be read.
 fn last_number(line: &str) -> Option<Read> {
-    let (tokens, mut fuel) = (tokens(line, true), Fuel::new());
-    let mut parser = Parser::new(tokens.all, true, &mut fuel);
+    let mut fuel = Fuel::new();
+    let mut parser = Parser::new(uncited(tokens(line, true).all), true, &mut fuel);
     let mut last = None;
     while let Some(token) = parser.token(0) {
         let (start, word) = (parser.at, matches!(token.kind, TokenKind::Word(_)));

@@ -3,6 +3,7 @@
 use num_traits::One;
 
 use super::super::ratio::{BITS, Ratio};
+use super::comma::separating;
 use super::value::Value;
 
 /// A word, number or sign.
@@ -45,15 +46,16 @@ pub struct Tokens {
     pub ambiguous: bool,
 }
 
-/// Stands for `{,}`, which is a separator of thousands or a decimal comma, but separates no list.
+/// Stands for `{,}` and `,\!`: separators of thousands or decimal commas, but separators of no list.
 const SOFT_COMMA: char = '\u{1}';
 
 /// Reads `text`. With `grouped` commas between groups of digits make one number of them wherever
-/// they can, else nowhere.
+/// they can, else nowhere. Within brackets that list something a comma separates.
 pub fn tokens(text: &str, grouped: bool) -> Tokens {
     let chars = normal(text);
     let mut lexer = Lexer {
         chars: &chars,
+        separates: separating(&chars),
         at: 0,
         out: Tokens { all: Vec::new(), ambiguous: false },
         grouped,
@@ -76,7 +78,7 @@ fn normal(text: &str) -> Vec<char> {
     let mut rest = text;
     const SEQUENCES: [(&str, &str); 14] = [
         ("\\\\", "\\\\"),
-        (",\\!", ","),
+        (",\\!", "\u{1}"),
         ("\\!", ""),
         ("{,}", "\u{1}"),
         ("{\\,}", " "),
@@ -123,6 +125,8 @@ fn ascii_digit(c: char) -> Option<char> {
 
 struct Lexer<'a> {
     chars: &'a [char],
+    /// Where a comma separates the elements of brackets.
+    separates: Vec<bool>,
     at: usize,
     out: Tokens,
     grouped: bool,
@@ -228,9 +232,15 @@ impl Lexer<'_> {
     }
 
     fn other(&mut self, c: char) {
-        for (spelling, sign) in
-            [("<=", '≤'), (">=", '≥'), ("!=", '≠'), ("+/-", '±'), ("+-", '±'), ("->", '→')]
-        {
+        for (spelling, sign) in [
+            ("<=", '≤'),
+            (">=", '≥'),
+            ("!=", '≠'),
+            ("+/-", '±'),
+            ("+-", '±'),
+            ("->", '→'),
+            ("=>", '→'),
+        ] {
             if self.take(spelling) {
                 return self.sign(sign);
             }
@@ -428,6 +438,10 @@ impl Lexer<'_> {
         let taken = complete
             && !digits.starts_with('0')
             && match separator {
+                // No element begins with a 0 and goes on, but a group of thousands does.
+                ',' if self.separates[self.at] => {
+                    (0..ahead).any(|i| self.peek(i) == ',' && self.peek(i + 1) == '0')
+                }
                 ',' => {
                     self.out.ambiguous = true;
                     self.grouped
@@ -446,7 +460,9 @@ impl Lexer<'_> {
 
     /// Whether digits behind points go on with a decimal comma, as in `1.234,56`.
     fn comma_decimals(&mut self, ahead: usize) -> bool {
-        let follows = matches!(self.peek(ahead), ',' | SOFT_COMMA) && self.digit(ahead + 1);
+        let separates = self.separates.get(self.at + ahead) == Some(&true);
+        let point = self.peek(ahead) == SOFT_COMMA || self.peek(ahead) == ',' && !separates;
+        let follows = point && self.digit(ahead + 1);
         self.out.ambiguous |= follows && self.peek(ahead) == ',';
         follows && self.grouped
     }
@@ -460,6 +476,7 @@ impl Lexer<'_> {
         match self.peek(0) {
             SOFT_COMMA => true,
             // After groups behind points only; they are taken if a comma follows.
+            ',' if self.separates[self.at] => false,
             ',' => self.grouped && pointed && self.at >= 4 && self.chars[self.at - 4] == '.',
             _ => false,
         }
