@@ -51,9 +51,14 @@ fn a_sample_says_right_or_wrong_only_where_something_judged_it() {
     let failing = shown(&[&base[..], &["--reward", "numeric"]].concat());
     assert!(failing.contains("reward failed: the row has no field `answer`"), "{failing}");
     let folder = tempfile::tempdir().unwrap();
-    for (score, word) in [("null", "no opinion"), ("1", "right"), ("0.5", "score 0.500")] {
+    for (score, word) in [("null", "no opinion"), ("1", "score 1.000"), ("0.5", "score 0.500")] {
         let given = shown(&[&base[..], &["--reward", &constant(folder.path(), score)]].concat());
         assert!(given.contains(word), "{score}: {given}");
+    }
+    // What a command gives may have any range.
+    for (reward, word) in [("format:^never$", "wrong"), ("2*format:^never$", "score 0.000")] {
+        let given = shown(&[&base[..], &["--reward", reward]].concat());
+        assert!(given.contains(word), "{reward}: {given}");
     }
 }
 

@@ -391,8 +391,13 @@ impl Sampled {
         self.rollouts.iter().map(Vec::len).collect()
     }
 
-    /// The completions with what the reward says of each.
-    pub(crate) fn lines(&self, outcomes: impl IntoIterator<Item = Outcome>) -> Vec<SampleLine> {
+    /// The completions with what `reward` says of each; nobody was asked without one.
+    pub(crate) fn lines(
+        &self,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        reward: Option<&dyn Reward>,
+    ) -> Vec<SampleLine> {
+        let zero_to_one = reward.and_then(|reward| reward.bounds()) == Some((0.0, 1.0));
         let each = self.prompts.iter().zip(&self.rollouts);
         let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
         let each = each.zip(&self.texts).zip(outcomes);
@@ -406,7 +411,8 @@ impl Sampled {
                 question: prompt.question.clone(),
                 completion: text.clone(),
                 finished: rollout.finished,
-                judged: true,
+                judged: reward.is_some(),
+                zero_to_one,
                 score,
                 failure,
                 logp: rollout.logp.iter().sum(),

@@ -94,7 +94,8 @@ impl Evaluation {
         let accuracy = (!known.is_empty()).then(|| known.iter().sum::<f64>() / n);
         let squares = known.iter().map(|s| (s - accuracy.unwrap_or(0.0)).powi(2)).sum::<f64>();
         let per_prompt = sampled.rollouts.first().map_or(1, Vec::len).max(1);
-        let examples = sampled.lines(scores.outcomes()).into_iter().step_by(per_prompt);
+        let examples = sampled.lines(scores.outcomes(), Some(verifier));
+        let examples = examples.into_iter().step_by(per_prompt);
         Ok(Evaluation {
             accuracy,
             error: (squares / n.max(1.0)).sqrt() / n.max(1.0).sqrt(),

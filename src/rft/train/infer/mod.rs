@@ -243,13 +243,13 @@ fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask, judged: bool) -> Result<Vec<
     let sampled = trainer.sample_as(&sampling, prompts, samples, STEP, None)?;
     if !judged {
         let unknown = std::iter::repeat(Ok(RewardOutcome::Abstain));
-        let unjudged = |line| SampleLine { judged: false, ..line };
-        return Ok(sampled.lines(unknown).into_iter().map(unjudged).collect());
+        return Ok(sampled.lines(unknown, None));
     }
     let inputs = sampled.inputs();
     let outcomes =
         trainer.verifier.score_groups(&inputs, &sampled.groups()).into_iter().zip(&inputs);
-    Ok(sampled.lines(outcomes.map(|(outcome, input)| finite(outcome, input))))
+    let outcomes = outcomes.map(|(outcome, input)| finite(outcome, input));
+    Ok(sampled.lines(outcomes, Some(trainer.verifier.as_ref())))
 }
 
 fn message(role: &str, content: &str) -> Value {

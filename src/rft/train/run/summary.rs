@@ -111,6 +111,9 @@ pub struct SampleLine {
     /// Whether a reward was asked about it.
     #[serde(default)]
     pub judged: bool,
+    /// Whether that reward gives scores from 0, for wrong, to 1, for right.
+    #[serde(default)]
+    pub zero_to_one: bool,
     /// What the reward says; none without an opinion.
     pub score: Option<f32>,
     /// Why the reward failed, if it did.
@@ -121,14 +124,14 @@ pub struct SampleLine {
 }
 
 impl SampleLine {
-    /// The score in words, and that the completion was cut off; none where no reward was asked and
+    /// The score, in words where the least and the largest mean wrong and right, and that the completion was cut off; none where no reward was asked and
     /// nothing was cut.
     pub fn verdict(&self) -> Option<String> {
         let score = self.judged.then(|| match (self.score, &self.failure) {
             (None, Some(reason)) => format!("reward failed: {reason}"),
             (None, None) => "no opinion".into(),
-            (Some(1.0), _) => "right".into(),
-            (Some(0.0), _) => "wrong".into(),
+            (Some(1.0), _) if self.zero_to_one => "right".into(),
+            (Some(0.0), _) if self.zero_to_one => "wrong".into(),
             (Some(score), _) => format!("score {score:.3}"),
         });
         let cut = (!self.finished).then(|| "cut off at rl.max_new_tokens".to_string());
@@ -313,5 +316,31 @@ impl Summary {
             text += &format!("           gradus merge {model} {adapter} merged\n");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_and_wrong_are_the_ends_of_zero_to_one() {
+        for (zero_to_one, score, word) in [
+            (true, 1.0, "right"),
+            (true, 0.0, "wrong"),
+            (true, 0.5, "score 0.500"),
+            (false, 1.0, "score 1.000"),
+            (false, 0.0, "score 0.000"),
+            (false, 2.0, "score 2.000"),
+        ] {
+            let sample = SampleLine {
+                finished: true,
+                judged: true,
+                zero_to_one,
+                score: Some(score),
+                ..SampleLine::default()
+            };
+            assert_eq!(sample.verdict().as_deref(), Some(word), "{zero_to_one} {score}");
+        }
     }
 }
