@@ -7,7 +7,7 @@ use super::{Row, columns};
 
 /// The answers of a row and their scores: `completions` with `scores`, `chosen` (1) and `rejected` (0),
 /// or `completion` with `label`. A text may also be a list of messages that ends in the assistant's.
-/// A score that is null, or `completions` without `scores`, is NaN.
+/// `completions` without `scores` have NaN for theirs.
 ///
 /// # Errors
 /// In words, for a row that has none of these, or columns that do not fit each other.
@@ -15,7 +15,7 @@ pub fn answers(row: &Row) -> Result<Vec<(String, f32)>, String> {
     let column = |name: &str| row.get(name).filter(|value| !value.is_null());
     let one = |name: &str, value: &Value| {
         text(value).ok_or_else(|| {
-            let wanted = "neither a text nor messages that end in the assistant's";
+            let wanted = "expected a text, or messages that end in the assistant's";
             format!("`{name}` is {}, {wanted}", kind(value))
         })
     };
@@ -69,11 +69,19 @@ fn list(name: &str, value: &Value) -> Result<Vec<Value>, String> {
 
 fn score(name: &str, value: &Value) -> Result<f32, String> {
     let number = match value {
-        Value::Null => return Ok(f32::NAN),
         Value::Bool(right) => return Ok(*right as u8 as f32),
-        value => value.as_f64().map(|x| x as f32).filter(|x| x.is_finite()),
+        value => value.as_f64().map(|x| x as f32),
     };
-    number.ok_or_else(|| format!("`{name}` holds {value}, not a number, true or false"))
+    match number {
+        Some(number) if number.is_finite() => Ok(number),
+        Some(_) => {
+            Err(format!("`{name}` holds {value}, which is beyond f32, {:e} at most", f32::MAX))
+        }
+        None => Err(format!(
+            "`{name}` holds {value}, expected a number, true or false; leave an answer out whose score \
+             is not known"
+        )),
+    }
 }
 
 /// The text of an answer, which may stand in the last of some messages.
@@ -107,8 +115,8 @@ mod tests {
         let pair = r#"{"chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}"#;
         assert_eq!(read(pair), of(&[("a", 1.0), ("b", 0.0)]));
         assert_eq!(read(r#"{"completion": "a", "label": false}"#), of(&[("a", 0.0)]));
-        let unknown = read(r#"{"completions": "[\"a\", \"b\"]", "scores": [null, 2]}"#).unwrap();
-        assert!(unknown[0].1.is_nan() && unknown[1] == ("b".into(), 2.0), "{unknown:?}");
+        let unknown = read(r#"{"completions": "[\"a\", \"b\"]"}"#).unwrap();
+        assert!(unknown.iter().all(|(_, score)| score.is_nan()), "{unknown:?}");
     }
 
     #[test]
@@ -117,8 +125,21 @@ mod tests {
             (r#"{"completion": "a"}"#, "no answers with scores"),
             (r#"{"completions": ["a"], "scores": [1, 2]}"#, "1 `completions` and 2 `scores`"),
             (r#"{"completions": [], "scores": []}"#, "an empty list"),
-            (r#"{"completions": [3], "scores": [1]}"#, "`completions` is a number"),
-            (r#"{"completion": "a", "label": "good"}"#, "`label` holds \"good\""),
+            (
+                r#"{"completions": [3], "scores": [1]}"#,
+                "`completions` is a number, expected a text",
+            ),
+            (
+                r#"{"completion": "a", "label": "good"}"#,
+                "`label` holds \"good\", expected a number",
+            ),
+            (
+                r#"{"completions": ["a", "b"], "scores": [1, null]}"#,
+                "`scores` holds null, expected",
+            ),
+            (r#"{"completions": ["a"], "scores": [1e39]}"#, "holds 1e39, which is beyond f32"),
+            (r#"{"completions": ["a"], "scores": [-1e39]}"#, "beyond f32, 3.4028235e38 at most"),
+            (r#"{"completion": 5, "label": true}"#, "`completion` is a number, expected a text"),
             (r#"{"completions": ["a"], "scores": 1}"#, "`scores` is a number, not a list"),
             (r#"{"chosen": [{"role": "user", "content": "b"}], "rejected": "a"}"#, "`chosen`"),
         ] {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::unfit;
 use crate::reward::{Judgment, Outcome, RewardInput, excerpt};
 
 /// The share of the row's tests that the completion's last code block passes.
@@ -159,6 +160,10 @@ fn broken(ran: &super::sandbox::Ran) -> Option<String> {
     }
 }
 
+/// What a test is.
+const TEST: &str =
+    "an object `{\"stdin\": …, \"stdout\": …}`; assertions are a text in `test_code`";
+
 fn tests(input: &RewardInput<'_>) -> Result<Vec<Test>, String> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from);
     let mut tests = Vec::new();
@@ -168,6 +173,9 @@ fn tests(input: &RewardInput<'_>) -> Result<Vec<Test>, String> {
     for (i, test) in
         input.fields.get("tests").and_then(Value::as_array).into_iter().flatten().enumerate()
     {
+        if !test.is_object() {
+            return Err(unfit(&format!("tests[{i}]"), test, TEST));
+        }
         let (stdin, stdout) = (text(test.get("stdin")), text(test.get("stdout")));
         let stdout =
             stdout.ok_or_else(|| format!("row field `tests`: test {i} has no `stdout`"))?;
@@ -232,6 +240,12 @@ mod unit {
         let check = |i: &RewardInput<'_>| Code::default().check(i);
         assert!(ask(check, "", &json!({})).unwrap_err().contains("`test_code`"));
         assert!(ask(check, "", &json!({"tests": [{}]})).unwrap_err().contains("`stdout`"));
+        let error = ask(check, "", &json!({"tests": ["assert f(2) == 4"]})).unwrap_err();
+        assert!(
+            error.contains("`tests[0]` is \"assert f(2) == 4\", expected an object"),
+            "{error}"
+        );
+        assert!(error.contains("`test_code`"), "{error}");
         let row = json!({"test_code": "assert f() == 1"});
         let judgment = ask(check, "def f(): return 1", &row).unwrap().judgment().unwrap();
         assert_eq!(judgment.score, 0.0);

@@ -229,7 +229,8 @@ fn jaccard<T: Ord>(a: &std::collections::BTreeSet<T>, b: &std::collections::BTre
 /// The row's field `key`, without which there is nothing to compare with.
 fn field<'a>(fields: &'a Map<String, Value>, key: &str) -> Result<&'a Value, String> {
     match fields.get(key) {
-        None | Some(Value::Null) => {
+        Some(Value::Null) => Err(format!("row field `{key}` is null, expected a value")),
+        None => {
             let known: Vec<&str> = fields.keys().map(String::as_str).collect();
             Err(format!("the row has no field `{key}`; it has [{}]", known.join(", ")))
         }

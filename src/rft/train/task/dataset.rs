@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::data::{self, Dataset, Example, PromptFormat, PromptSource, Row};
 use crate::io::interrupt;
-use crate::reward::Reward;
 use crate::reward::spec::gold_field;
+use crate::reward::{Reward, excerpt};
 use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
 use crate::train::phase::scored::crosses;
@@ -270,7 +270,7 @@ impl Task for DataTask {
         let example = self.example(index);
         match &example.demo {
             Some(answer) => Ok(Demo { prompt: example.prompt.clone(), answer: answer.clone() }),
-            None => Err(unanswered(1, 1)),
+            None => Err(unanswered(1, 1, example)),
         }
     }
 
@@ -283,9 +283,9 @@ impl Task for DataTask {
     }
 
     fn longest_demo(&self) -> Result<usize> {
-        let missing = self.train.iter().filter(|asked| asked.demo.is_none()).count();
-        if missing > 0 {
-            return Err(unanswered(missing, self.train.len()));
+        let mut missing = self.train.iter().filter(|asked| asked.demo.is_none());
+        if let Some(first) = missing.next() {
+            return Err(unanswered(1 + missing.count(), self.train.len(), first));
         }
         let mut longest = 0;
         for DataPrompt { prompt, demo } in &self.train {
@@ -349,11 +349,15 @@ impl Task for DataTask {
     }
 }
 
-fn unanswered(missing: usize, of: usize) -> Error {
+fn unanswered(missing: usize, of: usize, first: &DataPrompt) -> Error {
+    let given = first.prompt.fields.get("completion").filter(|value| !value.is_null());
+    let odd = given.map_or(String::new(), |value| {
+        let got = excerpt(&value.to_string());
+        format!("; the first of them has `completion` {got}, expected a text or messages")
+    });
     let reason = format!(
         "`sft`, `distill` and `rl.divert` need an answer in every row, as `completion` or as the last \
-         message; {missing} of \
-         {of} training rows have none"
+         message; {missing} of {of} training rows have none{odd}"
     );
     Error::config("phases", reason)
 }
@@ -407,11 +411,16 @@ impl Golds {
     fn place(&self, row: &mut Row) -> std::result::Result<(), String> {
         if !self.path.is_empty() {
             let found = data::at(row, &self.path).map(|value| value.into_owned());
-            let Some(value) = found.filter(|value| !value.is_null()) else {
-                let (path, columns): (_, Vec<&String>) = (&self.path, row.keys().collect());
-                return Err(format!(
-                    "`reward.answer`: there is no `{path}` in columns {columns:?}"
-                ));
+            let (path, columns): (_, Vec<&String>) = (&self.path, row.keys().collect());
+            let value = match found {
+                Some(Value::Null) => {
+                    return Err(format!("`reward.answer`: `{path}` is null, expected a value"));
+                }
+                Some(value) => value,
+                None => {
+                    let reason = format!("there is no `{path}` in columns {columns:?}");
+                    return Err(format!("`reward.answer`: {reason}"));
+                }
             };
             for &field in &self.fields {
                 if self.fields.len() == 1 || !row.contains_key(field) {
