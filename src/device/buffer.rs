@@ -156,11 +156,8 @@ impl<T: Element> Buffer<T> {
 /// # Errors
 /// `OutOfMemory` with `what` and the bytes asked for.
 pub fn zeros<T: Element>(len: usize, what: &str) -> Result<Vec<T>> {
-    let mut values = Vec::new();
     let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
-    values
-        .try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { what: what.to_string(), bytes })?;
-    values.resize(len, T::zeroed());
-    Ok(values)
+    let refused = |()| Error::OutOfMemory { what: what.to_string(), bytes };
+    // The system's own zeros: pages that nobody writes take no memory.
+    bytemuck::allocation::try_zeroed_vec(len).map_err(refused)
 }
