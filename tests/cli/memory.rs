@@ -102,7 +102,7 @@ fn refused_then_fits(
     before: impl Fn() -> std::io::Result<()> + Send + Sync + Clone + 'static,
 ) {
     let out = tempfile::tempdir().unwrap();
-    // Small weights, large micro-batches: 480 MiB, of which 272 are left with the settings advised.
+    // Small weights and micro-batches so large that activations that are computed again are not enough.
     let mut settings = owned(&[
         "model.hidden=256",
         "model.head_dim=32",
@@ -110,9 +110,9 @@ fn refused_then_fits(
         "model.layers=2",
         "sft.epochs=1",
         "rl.steps=1",
-        "rl.prompts=32",
-        "rl.micro_batch=256",
-        "rl.slots=256",
+        "rl.prompts=64",
+        "rl.micro_batch=512",
+        "rl.slots=512",
         "rl.max_new_tokens=24",
     ]);
     let done = train(out.path(), &settings, before.clone());

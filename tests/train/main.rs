@@ -11,6 +11,7 @@ mod dropout;
 mod golden;
 mod kept;
 mod learning;
+mod memory;
 mod model;
 mod objective;
 mod plan;

@@ -72,6 +72,8 @@ fn backward<T: Float>(model: &Decoder<T>, micro_batch: usize, shared: bool) -> B
         micro_batch,
         micro_batch_tokens: usize::MAX,
         shared,
+        shared_tokens: usize::MAX,
+        recompute: false,
         critic: None,
         dropout: None,
     };

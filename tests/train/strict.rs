@@ -378,6 +378,7 @@ const WITHOUT_A_TRACE: &[(&str, &str, &str)] = &[
     ("", "threads", "results do not depend on it"),
     ("", "checkpoint.", "results do not depend on it"),
     ("", "rl.slots", "results do not depend on it"),
+    ("", "rl.gradient_checkpointing", "results do not depend on it"),
     ("", "rl.optim", "results do not depend on it"),
     ("", "reward.", "of programs, services and files"),
     ("", "data.", "of folders, templates and chats"),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::batch::{Batch, Keys};
 use crate::model::config::ModelConfig;
 use crate::model::kv_cache::KvCache;
-use crate::model::layer::{BlockContext, LINEAR_NAMES, Layer, Tape};
+use crate::model::layer::{BlockContext, Keep, LINEAR_NAMES, Layer, Tape};
 use crate::model::linear::{LayerContext, Linear, LoraAdapter, Weight};
 use crate::model::params::{Gradients, ParamId, Parameters};
 use crate::model::rope_table::RopeTable;
@@ -81,7 +81,8 @@ impl<T: Float> Decoder<T> {
         tape: Option<&mut Tape<T>>,
     ) -> Result<Buffer<T>> {
         check_cache(batch, cache.is_some(), tape.is_some())?;
-        let c = BlockContext { keep: tape.is_some(), ..self.context(batch, adapt) };
+        let keep = tape.as_ref().map_or(Keep::Nothing, |tape| tape.keeps());
+        let c = BlockContext { keep, ..self.context(batch, adapt) };
         let mut x = self.embed(batch, adapt)?;
         let mut tapes = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -91,7 +92,7 @@ impl<T: Float> Decoder<T> {
         }
         let hidden = c.norm(&x, self.norm)?;
         if let Some(tape) = tape {
-            *tape = Tape { layers: tapes, x: Some(x) };
+            *tape = Tape { layers: tapes, x: Some(x), ..*tape };
         }
         Ok(hidden)
     }
@@ -109,7 +110,7 @@ impl<T: Float> Decoder<T> {
         dhidden: Buffer<T>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        let c = self.context(batch, true);
+        let c = BlockContext { keep: Keep::All, ..self.context(batch, true) };
         let Some(x) = tape.x.filter(|_| tape.layers.len() == self.layers.len()) else {
             let got = format!("{} layers", tape.layers.len());
             return Err(Error::invalid("backward", "tape", got, "the tape of a forward pass"));
@@ -119,7 +120,7 @@ impl<T: Float> Decoder<T> {
         let embed_trains = self.params.get(self.embed).trainable;
         for (index, tape) in tape.layers.into_iter().enumerate().rev() {
             let want_dx = index > 0 || embed_trains;
-            match self.layers[index].backward(&c, tape, dx, gradients, want_dx)? {
+            match self.layers[index].backward(&c, (index, tape), dx, gradients, want_dx)? {
                 Some(below) => dx = below,
                 None => return Ok(()),
             }
@@ -151,7 +152,7 @@ impl<T: Float> Decoder<T> {
             rope: &self.rope,
             batch,
             adapt,
-            keep: false,
+            keep: Keep::Nothing,
         }
     }
 

@@ -98,6 +98,21 @@ impl<T: Float> KvCache<T> {
         self.slots.get(slot).map_or(0, |slot| slot.len)
     }
 
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        self.holders.len() - 1
+    }
+
+    /// Pages that no slot holds.
+    pub fn free_pages(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Whether the next token of `slot` takes a page that the slot does not hold yet.
+    pub fn begins_page(&self, slot: usize) -> bool {
+        self.len(slot).is_multiple_of(PAGE)
+    }
+
     /// Forgets the tokens of `slot` and gives its pages back.
     pub fn clear(&mut self, slot: usize) {
         let slot = self.slots.get_mut(slot).map(std::mem::take).unwrap_or_default();

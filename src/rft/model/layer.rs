@@ -22,10 +22,17 @@ use gradus::ops::{
     attention_bwd, rmsnorm, rmsnorm_bwd, rope, rope_store, swiglu_bwd,
 };
 
-/// What a block computed on the way forward.
+/// What a backward pass finds of a block: its input, and what it computed from it, unless that is to be
+/// computed again.
 #[derive(Debug)]
 pub struct LayerTape<T = f32> {
     x: Buffer<T>,
+    computed: Option<BlockTape<T>>,
+}
+
+/// What a block computed on the way forward.
+#[derive(Debug)]
+struct BlockTape<T> {
     attention: AttentionTape<T>,
     mid: Buffer<T>,
     mlp: MlpTape<T>,
@@ -65,12 +72,32 @@ pub struct Tape<T = f32> {
     pub(crate) layers: Vec<LayerTape<T>>,
     /// Input of the final norm.
     pub(crate) x: Option<Buffer<T>>,
+    pub(crate) recompute: bool,
 }
 
-impl<T> Default for Tape<T> {
-    fn default() -> Tape<T> {
-        Tape { layers: Vec::new(), x: None }
+impl<T> Tape<T> {
+    /// An empty tape for a forward pass. With `recompute` it keeps the input of each block alone, and
+    /// the backward pass computes a block's activations again when it gets there (Chen et al. 2016,
+    /// arXiv:1604.06174): the same gradients, bit for bit, for one more pass forward.
+    pub fn new(recompute: bool) -> Tape<T> {
+        Tape { layers: Vec::new(), x: None, recompute }
     }
+
+    /// What a forward pass keeps for it.
+    pub(crate) fn keeps(&self) -> Keep {
+        if self.recompute { Keep::Inputs } else { Keep::All }
+    }
+}
+
+/// What a forward pass keeps of each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Nothing: no gradients are wanted.
+    Nothing,
+    /// Its input.
+    Inputs,
+    /// All that its gradients need.
+    All,
 }
 
 /// A block's parameters.
@@ -97,8 +124,8 @@ pub(crate) struct BlockContext<'a, T> {
     pub batch: &'a Batch,
     /// With the adapters, or as the base model.
     pub adapt: bool,
-    /// A tape is wanted.
-    pub keep: bool,
+    /// What goes on the tape.
+    pub keep: Keep,
 }
 
 impl<T: Float> BlockContext<'_, T> {
@@ -144,7 +171,8 @@ impl<T: Float> BlockContext<'_, T> {
         x: &Buffer<T>,
         gated: Option<&mut Buffer<T>>,
     ) -> Result<[Output<T>; N]> {
-        Fan { maps, at: self.cx, x, adapt: self.adapt, keep: self.keep }.forward(gated)
+        let keep = self.keep == Keep::All;
+        Fan { maps, at: self.cx, x, adapt: self.adapt, keep }.forward(gated)
     }
 
     /// residual + linear(x).
@@ -154,7 +182,8 @@ impl<T: Float> BlockContext<'_, T> {
         linear: &Linear,
         x: &Buffer<T>,
     ) -> Result<(Buffer<T>, Option<Buffer<f32>>)> {
-        let call = LinearCall { adapt: self.adapt, keep: self.keep, residual: Some(residual) };
+        let keep = self.keep == Keep::All;
+        let call = LinearCall { adapt: self.adapt, keep, residual: Some(residual) };
         linear.forward(self.cx, x, call)
     }
 
@@ -247,7 +276,7 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    /// Runs the block number `index` on `x`; returns its output and, if one is wanted, its tape.
+    /// Runs the block number `index` on `x`; returns its output and, if something is kept, its tape.
     pub fn forward<T: Float>(
         &self,
         c: &BlockContext<'_, T>,
@@ -256,10 +285,26 @@ impl Layer {
         x: Buffer<T>,
     ) -> Result<(Buffer<T>, Option<LayerTape<T>>)> {
         let (mid, attention) = self.attention_block(c, index, cache, &x)?;
-        let kept = c.keep.then_some(attention);
+        let kept = (c.keep == Keep::All).then_some(attention);
         let (y, mlp) = self.mlp(c, &mid)?;
-        let tape = kept.map(|attention| LayerTape { x, attention, mid, mlp });
+        let computed = kept.map(|attention| BlockTape { attention, mid, mlp });
+        let tape = (c.keep != Keep::Nothing).then_some(LayerTape { x, computed });
         Ok((y, tape))
+    }
+
+    /// The input of the block number `index` and what it computed, again if the tape does not have it.
+    fn replayed<T: Float>(
+        &self,
+        c: &BlockContext<'_, T>,
+        index: usize,
+        tape: LayerTape<T>,
+    ) -> Result<(Buffer<T>, BlockTape<T>)> {
+        if let Some(computed) = tape.computed {
+            return Ok((tape.x, computed));
+        }
+        let (mid, attention) = self.attention_block(c, index, &mut None, &tape.x)?;
+        let (_, mlp) = self.mlp(c, &mid)?;
+        Ok((tape.x, BlockTape { attention, mid, mlp }))
     }
 
     /// x + Wo·attention(q, k, v).
@@ -320,16 +365,17 @@ impl Layer {
         Ok((y, MlpTape { g, gate, up, act, s: [sg, su, sd] }))
     }
 
-    /// Gradient with respect to the block's input, given the one of its output. Adds the parameter
-    /// gradients. With `want_dx` false (nothing below is trainable) the input's is not computed.
+    /// Gradient with respect to the input of the block number `index`, given the one of its output. Adds the
+    /// parameter gradients. With `want_dx` false (nothing below is trainable) the input's is not computed.
     pub fn backward<T: Float>(
         &self,
         c: &BlockContext<'_, T>,
-        t: LayerTape<T>,
+        (index, tape): (usize, LayerTape<T>),
         dy: Buffer<T>,
         gradients: &mut Gradients,
         want_dx: bool,
     ) -> Result<Option<Buffer<T>>> {
+        let (x, t) = self.replayed(c, index, tape)?;
         let dmid = self.mlp_backward(c, &t.mid, t.mlp, dy, gradients)?;
         let m = &t.attention;
         let dattn = c.linear_backward(&self.o, saved(&m.attn, &m.s[3]), &dmid, gradients)?;
@@ -346,7 +392,7 @@ impl Layer {
             linear.input_gradient(c.cx, &dqkv[i], i > 0, &mut dh)?;
         }
         drop(dqkv);
-        c.norm_backward(&t.x, self.norm1, &dh, Some(&dmid), gradients).map(Some)
+        c.norm_backward(&x, self.norm1, &dh, Some(&dmid), gradients).map(Some)
     }
 
     fn mlp_backward<T: Float>(

@@ -11,7 +11,7 @@ use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput};
 use crate::text::Codec;
 use crate::train::buffer::Buffers;
-use crate::train::config::{Drawn, PhasePlan, RunConfig};
+use crate::train::config::{CheckpointingKey, Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
 use crate::train::infer::eval::Evaluation;
 use crate::train::inputs::{RunInputs, Stages};
@@ -64,6 +64,8 @@ pub struct Trainer<T: Float = f32> {
     pub(crate) inner: Option<Optimizer>,
     /// Updates in a row that were skipped because something was not finite.
     pub skipped: usize,
+    /// What keeps the run within its memory.
+    pub fit: Fit,
     /// What rollouts on a GPU keep from one step to the next.
     sampler: Mutex<Option<Sampler<T>>>,
     /// What the KL is measured to.
@@ -82,6 +84,22 @@ pub struct Trainer<T: Float = f32> {
     pub(crate) base: String,
     /// What the adapters were attached by.
     pub(crate) adapter: Option<AdapterConfig>,
+}
+
+/// What keys that say "what fits" stand for: a memory plan decides. No bit of a result depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// What `rl.gradient_checkpointing = "auto"` stands for.
+    pub recompute: bool,
+    /// How much of the sampler's cache is there; see [`Sampling::cache_percent`].
+    pub cache_percent: usize,
+}
+
+impl Default for Fit {
+    /// Everything in memory at once.
+    fn default() -> Fit {
+        Fit { recompute: false, cache_percent: 100 }
+    }
 }
 
 /// Prompts of a step with their completions.
@@ -155,6 +173,7 @@ impl<T: Float> Trainer<T> {
             version: 0,
             inner: None,
             skipped: 0,
+            fit: Fit::default(),
             sampler: Mutex::new(None),
             reference: Reference::NotTaken,
             teacher: None,
@@ -223,6 +242,17 @@ impl<T: Float> Trainer<T> {
                 (0, Device::Gpu(_)) => GPU_SLOTS,
                 (n, _) => n,
             },
+            longest_prompt: self.task.lengths().0,
+            cache_percent: self.fit.cache_percent,
+        }
+    }
+
+    /// Whether updates compute each block's activations again on their way back.
+    pub(crate) fn recomputes(&self) -> bool {
+        match self.config.rl.gradient_checkpointing {
+            CheckpointingKey::Auto => self.fit.recompute,
+            CheckpointingKey::On => true,
+            CheckpointingKey::Off => false,
         }
     }
 

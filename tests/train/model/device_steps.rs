@@ -167,7 +167,8 @@ fn a_run_that_does_not_fit_says_what_would() {
     let config = config(&["rl.prompts=8", "rl.group=8", "rl.micro_batch=64", "rl.slots=64"]);
     let info = |memory| DriverInfo { memory, ..emulator() };
     let plan = MemoryPlan::new::<f32>(&config, &info(80 << 30)).unwrap();
-    let short = info(plan.total / 2);
+    // Even with activations computed again and the smallest cache.
+    let short = info(plan.total * 9 / 20);
     let error = MemoryPlan::fitting::<f32>(&config, &short).unwrap_err();
     let Error::OutOfMemory { what, bytes } = &error else { panic!("{error}") };
     assert_eq!(*bytes, plan.total);

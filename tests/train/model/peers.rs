@@ -150,7 +150,7 @@ fn gradients(
 ) -> Gradients {
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let batch = packed.place(allocator).unwrap();
-    let mut tape = Tape::default();
+    let mut tape = Tape::new(false);
     let hidden = model.forward(&batch, true, None, Some(&mut tape)).unwrap().to_host().unwrap();
     let scored: Vec<f32> =
         rows.iter().flat_map(|&r| &hidden[r * d..(r + 1) * d]).copied().collect();

@@ -206,6 +206,8 @@ impl StepShape {
             max_new_tokens: tokens,
             stops: [].into(),
             slots: self.prompts * self.samples,
+            longest_prompt: 0,
+            cache_percent: 100,
         };
         let key = RolloutKey { seed: 0, purpose: Purpose::User, step: 0 };
         let hooks = Hooks::default();
@@ -233,6 +235,8 @@ impl StepShape {
             micro_batch: self.micro_batch,
             micro_batch_tokens: usize::MAX,
             shared: false,
+            shared_tokens: usize::MAX,
+            recompute: false,
             critic: None,
             dropout: None,
         };

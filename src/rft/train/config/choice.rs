@@ -150,6 +150,18 @@ choice! {
 }
 
 choice! {
+    /// `rl.gradient_checkpointing`.
+    CheckpointingKey {
+        /// Where a run would not fit into memory otherwise.
+        Auto = "auto",
+        /// Always.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+}
+
+choice! {
     /// `rl.advantage`.
     AdvantageKey {
         /// The preset's.

@@ -5,9 +5,9 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
-    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey, ScaleKey,
-    Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
+    DivergenceKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey,
+    ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{
@@ -273,8 +273,12 @@ section! {
         group: usize = 8; range 1..=1 << 12; by [Sample]; source "TRL: 8",
         /// Updates per batch of rollouts.
         updates_per_batch: usize = 1; range 1..=1 << 10; source "TRL num_iterations: 1",
-        /// Sequences per micro-batch; changes rounding, not meaning.
-        micro_batch: usize = 32; folder 4; range 1..=1 << 16; by [MicroBatch]; source "ours",
+        /// Sequences per micro-batch, 0 = the samples of a prompt, but at most 16; changes rounding, not
+        /// meaning.
+        micro_batch: usize = 32; folder 0; range 0..=1 << 16; by [MicroBatch]; source "ours",
+        /// Whether updates keep the input of each block alone and compute its activations again on the way
+        /// back, which takes less memory and a pass forward more; changes no bit.
+        gradient_checkpointing: CheckpointingKey = CheckpointingKey::Auto; by [Backward]; source "ours" neutral,
         /// Compute what neighboring sequences of a micro-batch begin with in common, such as a group's
         /// prompt, once in updates and scores; changes rounding, not meaning.
         shared_prompts: bool = true; by [Update, Returns]; source "ours",

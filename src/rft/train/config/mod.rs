@@ -19,9 +19,9 @@ pub use auto::Auto;
 pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
-    AdvantageKey, ChatSetting, CombineKey, Control, DataFormat, DistillSource, DivergenceKey,
-    ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey, ScaleKey,
-    Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
+    DivergenceKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey,
+    ScaleKey, Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};
@@ -189,6 +189,21 @@ impl ModelDtype {
         match self {
             ModelDtype::F32 => DType::F32,
             ModelDtype::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// Most sequences of a micro-batch that `rl.micro_batch` leaves to `rl.group`.
+const MOST_SEQUENCES: usize = 16;
+
+impl RlConfig {
+    /// Sequences of a micro-batch: `micro_batch`, and for 0 the samples of a prompt, but at most
+    /// 16, so that a prompt is computed once where they are not more. The settings alone decide, and
+    /// not the memory of a machine: the rounding of a run depends on it.
+    pub fn sequences(&self) -> usize {
+        match self.micro_batch {
+            0 => self.group.min(MOST_SEQUENCES),
+            n => n,
         }
     }
 }

@@ -88,6 +88,8 @@ readers! {
     Update = "phases of kind rl, and distill with distill.source = rollout",
     /// Sequences go through the model in micro-batches.
     MicroBatch = "phases that learn: rl, distill, sft without sft.packing, collect before value_fit",
+    /// Gradients are computed.
+    Backward = "phases that learn: rl, sft and distill",
     /// Returns are computed for a critic.
     Returns = "phases of kind collect before value_fit",
     /// A critic's advantages are learned from.
@@ -122,6 +124,7 @@ impl Reader {
             Reader::Run | Reader::Data | Reader::Score | Reader::Evaluate => true,
             Reader::Sft | Reader::Quantize | Reader::Collect | Reader::ValueFit => true,
             Reader::Rl | Reader::Distill | Reader::Keep | Reader::Adapters => true,
+            Reader::Backward => true,
             Reader::BuiltIn => !on_file,
             Reader::File => on_file,
             Reader::Rewards => !functions.is_empty(),

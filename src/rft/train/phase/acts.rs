@@ -335,9 +335,11 @@ impl<T: Float> Trainer<T> {
         Objective {
             settings,
             temperature: rl.temperature,
-            micro_batch: rl.micro_batch,
+            micro_batch: rl.sequences(),
             micro_batch_tokens: usize::MAX,
             shared: rl.shared_prompts,
+            shared_tokens: self.shared_tokens(),
+            recompute: self.recomputes(),
             critic: None,
             dropout: None,
         }
@@ -348,7 +350,7 @@ impl<T: Float> Trainer<T> {
         let rl = &self.config.rl;
         Scoring {
             temperature: rl.temperature,
-            micro_batch: rl.micro_batch,
+            micro_batch: rl.sequences(),
             shared: rl.shared_prompts,
             dropout: None,
         }

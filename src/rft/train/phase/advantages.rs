@@ -140,7 +140,7 @@ impl<T: Float> Trainer<T> {
     /// Hidden states before each scored token, in host memory. A micro-batch at a time goes through
     /// the model, which changes no bit.
     pub(super) fn hidden_states(&self, records: &[Record]) -> Result<Vec<f32>> {
-        let parts: Vec<&[Record]> = records.chunks(self.config.rl.micro_batch.max(1)).collect();
+        let parts: Vec<&[Record]> = records.chunks(self.config.rl.sequences()).collect();
         let mut all = Vec::new();
         let how = self.scoring();
         let one = |i: usize| {

@@ -36,6 +36,7 @@ impl PhaseSpec for Distill {
             Reader::Sample,
             Reader::Update,
             Reader::MicroBatch,
+            Reader::Backward,
             Reader::Adapters,
         ],
     ];

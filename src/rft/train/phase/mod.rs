@@ -34,6 +34,7 @@ mod crossed;
 mod distill;
 mod keep;
 mod log;
+mod most;
 mod overlong;
 mod quantize;
 pub mod rl;

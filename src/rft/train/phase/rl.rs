@@ -42,6 +42,7 @@ impl PhaseSpec for Rl {
             Reader::Advantage,
             Reader::Update,
             Reader::MicroBatch,
+            Reader::Backward,
             Reader::Rl,
             Reader::Online,
             Reader::Critic,
@@ -110,10 +111,7 @@ impl PhaseSpec for Rl {
             probe.trainer.hold_reference()?;
             probe.count_state();
         }
-        for record in &mut records {
-            record.ref_logp = vec![0.0; record.ids.len()];
-            record.selected = vec![0; record.ids.len()];
-        }
+        records.iter_mut().for_each(Record::with_columns);
         let dropout = probe.trainer.dropout(Phase::Rl, 0);
         let objective = Objective { dropout, ..probe.trainer.rl_objective(&recipe.settings) };
         probe.update(records, objective)?;

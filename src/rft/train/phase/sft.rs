@@ -34,8 +34,10 @@ pub(crate) struct Sft;
 impl PhaseSpec for Sft {
     const SECTION: &'static str = "sft";
     const TRAINS: bool = true;
-    const READERS: &'static [&'static [Reader]] =
-        &[OF_TASK, &[Reader::Sft, Reader::Demos, Reader::MicroBatch, Reader::Adapters]];
+    const READERS: &'static [&'static [Reader]] = &[
+        OF_TASK,
+        &[Reader::Sft, Reader::Demos, Reader::MicroBatch, Reader::Backward, Reader::Adapters],
+    ];
 
     fn draws(config: &RunConfig) -> Drawn {
         Drawn { epochs: config.sft.epochs as u64, ..Drawn::default() }
@@ -254,7 +256,7 @@ impl<T: Float> Trainer<T> {
     /// sampled at.
     pub fn sft_objective<'a>(&self, settings: &'a PolicySettings) -> Objective<'a> {
         let (micro_batch, micro_batch_tokens) = match self.config.sft.packing {
-            0 => (self.config.rl.micro_batch, usize::MAX),
+            0 => (self.config.rl.sequences(), usize::MAX),
             tokens => (usize::MAX, tokens),
         };
         let (temperature, shared, critic, dropout) = (1.0, false, None, None);
@@ -264,6 +266,8 @@ impl<T: Float> Trainer<T> {
             micro_batch,
             micro_batch_tokens,
             shared,
+            shared_tokens: usize::MAX,
+            recompute: self.recomputes(),
             critic,
             dropout,
         }

@@ -1,9 +1,9 @@
 //! Rollouts with continuous batching: a sequence takes a cache slot, is decoded together with all
 //! others, and leaves when it is done; the next one takes its slot in the same step.
 //!
-//! A prompt is prefilled once; its samples go on from its pages of the cache. On the CPU prompts are
-//! split over the threads. Rows do not depend on the batch, so neither the split nor the number of
-//! slots changes a token or a log-prob.
+//! A prompt is prefilled once; its samples go on from its pages of the cache, and take more as they
+//! grow. On the CPU prompts are split over the threads. Rows do not depend on the batch, so neither the
+//! split nor the number of slots and pages changes a token or a log-prob.
 
 use std::sync::Arc;
 
@@ -40,6 +40,12 @@ pub struct Sampling {
     pub stops: Arc<[i32]>,
     /// Sequences decoded together: per thread on the CPU, in all on a GPU.
     pub slots: usize,
+    /// Tokens of the longest prompt that the cache is made for; longer ones make a new one.
+    pub longest_prompt: usize,
+    /// How much of the cache is there, in percent: 100 has room for all slots at their longest, 0 for the
+    /// prompts and one completion. Where pages are used up, the sequences that came last wait, and what they
+    /// hold is computed again: more time, the same bits.
+    pub cache_percent: usize,
 }
 
 /// Which random stream a rollout draws from: token t of sample s of prompt p uses draw t of the

@@ -1,10 +1,11 @@
 //! One worker: its prompts are prefilled, their samples decoded together, and a slot that falls free
-//! goes to the next sample.
+//! goes to the next sample. Where the cache has fewer pages than all samples may need, one that came last
+//! gives its pages back and waits; when there is room again, what it has drawn is prefilled.
 
 use std::collections::VecDeque;
 
 use crate::io::interrupt;
-use crate::model::{Decoder, KvCache, Packed};
+use crate::model::{Decoder, KvCache, PAGE, Packed};
 use crate::train::rollout::graph::{ActiveBatch, DecodeGraphs, SampledTokens, draw};
 use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampling};
 use crate::train::update::step::gather_rows;
@@ -40,6 +41,8 @@ pub struct Sampler<T: Float> {
     /// What recorded steps were made for.
     sampling: Sampling,
     weights: u64,
+    /// How often a sample gave its pages back before it was done.
+    evicted: usize,
 }
 
 impl<T: Float> Sampler<T> {
@@ -55,6 +58,9 @@ impl<T: Float> Sampler<T> {
             let expected = format!("at most {} positions", request.model.config.max_positions);
             return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
         }
+        let longest = longest.max(request.sampling.longest_prompt);
+        let total =
+            (longest + request.sampling.max_new_tokens).min(request.model.config.max_positions);
         let prompts = request.prompts.len();
         let slots = request.sampling.slots.min(prompts * request.samples).max(1);
         let (weights, sampling) = (request.model.weight_addresses(), request.sampling.clone());
@@ -62,6 +68,7 @@ impl<T: Float> Sampler<T> {
             && old.prompts >= prompts
             && old.slots >= slots
             && old.cache.max_len() >= total
+            && old.cache.pages() >= pages(longest, prompts, slots, request.sampling)
         {
             if old.weights != weights || old.sampling != sampling {
                 (old.weights, old.sampling, old.decode) =
@@ -73,18 +80,36 @@ impl<T: Float> Sampler<T> {
         Ok(Sampler {
             prompts,
             slots,
-            cache: KvCache::new(
+            cache: KvCache::with_pages(
                 &request.model.config,
                 &request.model.device,
                 prompts + slots,
                 total,
+                pages(longest, prompts, slots, request.sampling),
             )?,
             first_logits: Buffer::new(&request.model.device, prompts * request.model.config.vocab)?,
             decode: DecodeGraphs::default(),
             sampling,
             weights,
+            evicted: 0,
         })
     }
+
+    /// How often a sample gave its pages back before it was done, since the sampler was made.
+    pub fn evicted(&self) -> usize {
+        self.evicted
+    }
+}
+
+/// Pages of a cache for `prompts` prompts of up to `longest` tokens whose samples take `slots` slots. Samples share
+/// the full pages of their prompt, and the page that it leaves open is each one's own.
+fn pages(longest: usize, prompts: usize, slots: usize, sampling: &Sampling) -> usize {
+    // Shorter prompts may leave more of a page open.
+    let lengths = longest.saturating_sub(PAGE - 1)..=longest;
+    let own = lengths.map(|n| (n + sampling.max_new_tokens).div_ceil(PAGE) - n / PAGE);
+    let own = own.max().unwrap_or(0);
+    let more = slots.saturating_sub(1) * own;
+    prompts * longest.div_ceil(PAGE) + own + (more * sampling.cache_percent.min(100)).div_ceil(100)
 }
 
 /// A sequence being decoded.
@@ -127,9 +152,7 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         self.prefill()?;
         while !self.waiting.is_empty() || !self.active.is_empty() {
             interrupt::check()?;
-            while !self.waiting.is_empty() && !self.free.is_empty() {
-                self.admit()?;
-            }
+            while self.admit()? {}
             if !self.active.is_empty() {
                 let drawn = self.step()?;
                 self.take(0, drawn)?;
@@ -169,31 +192,113 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         Ok(())
     }
 
-    /// Gives free slots to waiting samples and draws their first tokens.
-    fn admit(&mut self) -> Result<()> {
-        let (begin, count) = (self.active.len(), self.free.len().min(self.waiting.len()));
+    /// Gives free slots to waiting samples, as far as there are pages: to new ones, whose first tokens are drawn,
+    /// or to those that had given theirs back. Whether there was one.
+    fn admit(&mut self) -> Result<bool> {
+        let begin = self.active.len();
+        let resumes = self.waiting.front().is_some_and(|&waiting| self.drawn(waiting) > 0);
         let (mut pairs, mut rows) = (Vec::new(), Vec::new());
-        for (prompt, sample) in self.waiting.drain(..count) {
-            let Some(slot) = self.free.pop() else { break };
+        let mut room = self.sampler.cache.free_pages().saturating_sub(self.begun_pages());
+        while let (Some(&next), Some(&slot)) = (self.waiting.front(), self.free.last()) {
+            let needs = self.own_pages(next);
+            let alone = self.active.is_empty();
+            if (self.drawn(next) > 0) != resumes || (needs > room && !alone) {
+                break;
+            }
+            room = room.saturating_sub(needs);
+            self.waiting.pop_front();
+            self.free.pop();
+            let (prompt, sample) = next;
+            let rng = self.rng(prompt, sample);
             pairs.push((slot, prompt));
             rows.push(prompt as i32);
-            let (global, key) = ((self.request.first_prompt + prompt) as u32, self.request.key);
-            // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-            let words = [key.step as u32, global, sample as u32 | ((key.step >> 32) as u32) << 16];
-            let rng = Rng::new(key.seed, key.purpose, words);
             self.active.push(ActiveSequence { prompt, sample, slot, rng });
+        }
+        if pairs.is_empty() {
+            return Ok(false);
         }
         let model = self.request.model;
         self.sampler.cache.fork(&model.allocator, &pairs)?;
+        if resumes {
+            self.prefill_drawn(begin)?;
+            return Ok(true);
+        }
         let (all, vocab) = (&self.sampler.first_logits, model.config.vocab);
         let logits = gather_rows(model, &model.allocator, all, vocab, &rows)?;
         let uniform = self.uniform(begin);
         let drawn = draw(model, &model.allocator, self.request.sampling, &logits, &uniform)?;
-        self.take(begin, drawn)
+        self.take(begin, drawn)?;
+        Ok(true)
+    }
+
+    /// Tokens that a sample has drawn.
+    fn drawn(&self, (prompt, sample): (usize, usize)) -> usize {
+        self.done[prompt][sample].tokens.len()
+    }
+
+    /// Pages that a waiting sample takes beside the full ones of its prompt, with that of its next token.
+    fn own_pages(&self, waiting: (usize, usize)) -> usize {
+        let prompt = self.request.prompts[waiting.0].len();
+        (prompt + self.drawn(waiting).max(1)).div_ceil(PAGE) - prompt / PAGE
+    }
+
+    /// The draws of a sample.
+    fn rng(&self, prompt: usize, sample: usize) -> Rng {
+        let (global, key) = ((self.request.first_prompt + prompt) as u32, self.request.key);
+        // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
+        let words = [key.step as u32, global, sample as u32 | ((key.step >> 32) as u32) << 16];
+        Rng::new(key.seed, key.purpose, words)
+    }
+
+    /// Puts what the active sequences from `begin` on had drawn before they waited back into the cache, but for their
+    /// last tokens, which the next step reads.
+    fn prefill_drawn(&mut self, begin: usize) -> Result<()> {
+        let (model, mut next) = (self.request.model, begin);
+        while next < self.active.len() {
+            let (mut packed, mut slots) = (Packed::new(), Vec::new());
+            while let Some(a) = self.active.get(next) {
+                let tokens = &self.done[a.prompt][a.sample].tokens;
+                let read = &tokens[..tokens.len().saturating_sub(1)];
+                if !slots.is_empty() && packed.tokens() + read.len() > PREFILL {
+                    break;
+                }
+                next += 1;
+                if !read.is_empty() {
+                    packed.push(read, self.sampler.cache.len(a.slot));
+                    slots.push(a.slot);
+                }
+            }
+            if slots.is_empty() {
+                break;
+            }
+            interrupt::check()?;
+            let cache = &mut self.sampler.cache;
+            let batch = cache.batch(&model.allocator, &packed, &slots)?;
+            model.forward(&batch, true, Some(cache), None)?;
+        }
+        Ok(())
+    }
+
+    /// Pages that the next step takes.
+    fn begun_pages(&self) -> usize {
+        self.active.iter().filter(|a| self.sampler.cache.begins_page(a.slot)).count()
+    }
+
+    /// Sees to it that every active sequence has room for its next token: while pages lack, the one that came last
+    /// gives its own back and waits.
+    fn make_room(&mut self) {
+        while self.active.len() > 1 && self.begun_pages() > self.sampler.cache.free_pages() {
+            let Some(last) = self.active.pop() else { break };
+            self.sampler.cache.clear(last.slot);
+            self.sampler.evicted += 1;
+            self.free.push(last.slot);
+            self.waiting.push_front((last.prompt, last.sample));
+        }
     }
 
     /// One more token of every active sequence.
     fn step(&mut self) -> Result<SampledTokens> {
+        self.make_room();
         let mut packed = Packed::new();
         let slots: Vec<usize> = self.active.iter().map(|a| a.slot).collect();
         for a in &self.active {

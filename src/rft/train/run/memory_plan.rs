@@ -11,16 +11,16 @@ use crate::io::system_memory::Room;
 use crate::model::{Gradients, Parameter};
 use crate::reward::{RewardInput, RewardOutcome};
 use crate::train::buffer::record_bytes;
-use crate::train::config::{OptimizerKey, PhasePlan, RunConfig, flattened};
+use crate::train::config::{PhasePlan, RunConfig};
 use crate::train::phase::Phase;
-use crate::train::trainer::{CPU_SLOTS, Trainer};
+use crate::train::trainer::{CPU_SLOTS, Fit, Trainer};
 use crate::train::update::ordered::window;
 use crate::train::update::record::Record;
 use crate::train::update::reference::Reference;
 use crate::train::update::step::Objective;
 use gradus::device::{Device, DriverInfo, DryDriver};
 use gradus::dtype::Float;
-use gradus::error::{Error, Result};
+use gradus::error::Result;
 use gradus::ops::Advantage;
 use gradus::ops::presets::Estimator;
 use gradus::view::View;
@@ -45,6 +45,8 @@ pub struct MemoryPlan {
     pub device: u64,
     /// What sets the limit on the host; empty for a GPU.
     pub limit: String,
+    /// What it chose where the settings leave it to the plan.
+    pub fit: Fit,
 }
 
 /// What a dry run finds.
@@ -78,22 +80,19 @@ impl MemoryPlan {
     /// # Errors
     /// `Config` for what the trainer refuses.
     pub fn new<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<MemoryPlan> {
-        Ok(Dry::run::<T>(config, info)?.plan)
+        MemoryPlan::new_as::<T>(config, info, Fit::default())
     }
 
-    /// What a run of `config` on `device` will need; one that does not fit is refused before anything
-    /// is allocated or written. `None` where the system does not tell what there is.
+    /// The plan of `config` with these choices.
     ///
     /// # Errors
-    /// `Config` for what the trainer refuses; `OutOfMemory` that says what would fit.
-    pub fn of_run<T: Float>(config: &RunConfig, device: &Device) -> Result<Option<MemoryPlan>> {
-        if let Device::Gpu(gpu) = device {
-            return MemoryPlan::fitting::<T>(config, gpu.info()).map(Some);
-        }
-        // Threads take address space when they start and when they first allocate.
-        rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
-        let Some(room) = Room::now() else { return Ok(None) };
-        MemoryPlan::fitting_on_cpu::<T>(config, rayon::current_num_threads(), &room).map(Some)
+    /// As [`MemoryPlan::new`].
+    pub(super) fn new_as<T: Float>(
+        config: &RunConfig,
+        info: &DriverInfo,
+        fit: Fit,
+    ) -> Result<MemoryPlan> {
+        Ok(Dry::run::<T>(config, info, fit)?.plan)
     }
 
     /// The plan of `config` on the CPU with `threads` threads: what a device would need, with the
@@ -103,6 +102,16 @@ impl MemoryPlan {
     /// # Errors
     /// `Config` for what the trainer refuses.
     pub fn on_cpu<T: Float>(config: &RunConfig, threads: usize, room: &Room) -> Result<MemoryPlan> {
+        MemoryPlan::on_cpu_as::<T>(config, threads, room, Fit::default())
+    }
+
+    /// The plan of `config` on the CPU with these choices.
+    pub(super) fn on_cpu_as<T: Float>(
+        config: &RunConfig,
+        threads: usize,
+        room: &Room,
+        fit: Fit,
+    ) -> Result<MemoryPlan> {
         let mut config = config.clone();
         if config.rl.slots == 0 {
             config.rl.slots = CPU_SLOTS;
@@ -118,7 +127,8 @@ impl MemoryPlan {
             memory: room.bytes,
             shared_per_block: 232_448,
         };
-        let Dry { mut plan, updates, rollouts, saved, states } = Dry::run::<T>(&config, &info)?;
+        let Dry { mut plan, updates, rollouts, saved, states } =
+            Dry::run::<T>(&config, &info, fit)?;
         plan.limit = room.limit.clone();
         plan.total -= plan.activations + plan.scratch;
         let updates = updates.iter().map(|needs| needs.on_threads(threads)).max();
@@ -132,63 +142,6 @@ impl MemoryPlan {
         Ok(plan)
     }
 
-    /// The plan on the CPU, if it fits.
-    ///
-    /// # Errors
-    /// `Config` for what the trainer refuses; `OutOfMemory` that says what would fit: smaller
-    /// micro-batches, then fewer threads.
-    pub fn fitting_on_cpu<T: Float>(
-        config: &RunConfig,
-        threads: usize,
-        room: &Room,
-    ) -> Result<MemoryPlan> {
-        let plan = MemoryPlan::on_cpu::<T>(config, threads, room)?;
-        if plan.fits() {
-            return Ok(plan);
-        }
-        let smaller = halved(config, CPU_SLOTS)?;
-        let mut advice = fitting_settings(&smaller, "", |config| {
-            MemoryPlan::on_cpu::<T>(config, threads, room)
-        })?;
-        if advice.is_none() && threads > 1 {
-            let text = "threads=1 ";
-            advice = fitting_settings(&smaller, text, |c| MemoryPlan::on_cpu::<T>(c, 1, room))?;
-        }
-        Err(plan.refused(advice))
-    }
-
-    /// The plan, if it fits.
-    ///
-    /// # Errors
-    /// `OutOfMemory` that says what would fit: the same run with smaller micro-batches and fewer
-    /// sequences decoded together.
-    pub fn fitting<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<MemoryPlan> {
-        let plan = MemoryPlan::new::<T>(config, info)?;
-        if plan.fits() {
-            return Ok(plan);
-        }
-        let mut smaller = config.clone();
-        smaller.rl.optim = OptimizerKey::PagedAdamW;
-        let text = "rl.optim=paged_adamw ";
-        let paged = MemoryPlan::new::<T>(&smaller, info)?;
-        let advice = match paged.fits() {
-            true => Some(format!("{text}needs {}", mib(paged.total))),
-            false => {
-                smaller = halved(&smaller, config.rl.prompts * config.rl.group)?;
-                fitting_settings(&smaller, text, |config| MemoryPlan::new::<T>(config, info))?
-            }
-        };
-        Err(plan.refused(advice))
-    }
-
-    /// The error of a run that does not fit.
-    fn refused(&self, advice: Option<String>) -> Error {
-        let advice = advice.unwrap_or_else(|| {
-            "no smaller micro-batch helps: the weights are too large".to_string()
-        });
-        Error::OutOfMemory { what: format!("the run ({self}); {advice}"), bytes: self.total }
-    }
-
     pub(crate) fn fits(&self) -> bool {
         self.total <= self.device
     }
@@ -196,8 +149,8 @@ impl MemoryPlan {
 
 impl Dry {
     /// Goes through the phases of `config` on a device like `info` that executes nothing.
-    fn run<T: Float>(config: &RunConfig, info: &DriverInfo) -> Result<Dry> {
-        let mut probe = Probe::<T>::new(config, info)?;
+    fn run<T: Float>(config: &RunConfig, info: &DriverInfo, fit: Fit) -> Result<Dry> {
+        let mut probe = Probe::<T>::new(config, info, fit)?;
         probe.trainer.evaluate()?;
         probe.count_rollouts();
         let mut saved = 0;
@@ -237,15 +190,16 @@ pub(crate) struct Probe<T: Float> {
 }
 
 impl<T: Float> Probe<T> {
-    fn new(config: &RunConfig, info: &DriverInfo) -> Result<Probe<T>> {
+    fn new(config: &RunConfig, info: &DriverInfo, fit: Fit) -> Result<Probe<T>> {
         let driver = Arc::new(DryDriver::new(info.clone()));
         let device = Device::gpu(driver.clone())?;
         let mut trainer = Trainer::<T>::outline(config.clone(), device)?;
+        trainer.fit = fit;
         unasked(&mut trainer);
         let arena = trainer.model.allocator.arena();
         arena.iter().try_for_each(|arena| arena.reserve(ENDLESS))?;
         let counted = driver.usage().live - ENDLESS as u64;
-        let plan = MemoryPlan { state: counted, device: info.memory, ..Default::default() };
+        let plan = MemoryPlan { state: counted, device: info.memory, fit, ..Default::default() };
         Ok(Probe { trainer, driver, plan, counted, updates: Vec::new(), rollouts: 0 })
     }
 
@@ -306,7 +260,7 @@ impl<T: Float> Probe<T> {
     /// What the trainer refuses.
     pub fn update_by(
         &mut self,
-        mut records: Vec<Record>,
+        records: Vec<Record>,
         objective: Objective<'_>,
         backward: impl FnOnce(&Trainer<T>, &[Record], Objective<'_>) -> Result<Gradients>,
     ) -> Result<()> {
@@ -314,18 +268,7 @@ impl<T: Float> Probe<T> {
         let arena = trainer.model.allocator.arena();
         arena.iter().for_each(|arena| arena.restart());
         let micro_batches = objective.micro_batches(&records).len();
-        records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
-        // Where tokens are counted, others may fill what these leave.
-        let mut tokens = 0;
-        let mut fits = |record: &Record| {
-            let fits = tokens < objective.micro_batch_tokens;
-            tokens += record.ids.len();
-            fits
-        };
-        let longest = records.iter().take(objective.micro_batch).take_while(|r| fits(r)).count();
-        records.truncate(longest);
-        // In one piece, and each with its own prompt: others of its group may be left out.
-        let objective = Objective { micro_batch_tokens: usize::MAX, shared: false, ..objective };
+        let (records, objective) = longest(trainer, records, objective);
         let gradients = backward(trainer, &records, objective)?;
         let bytes = gradients.iter().map(|(_, g)| 4 * g.len() as u64).sum();
         let (device, update) = (trainer.model.device.clone(), trainer.rl_update(0));
@@ -346,6 +289,34 @@ impl UpdateNeeds {
         let waiting = window(threads).min(self.micro_batches) as u64;
         running * self.arena.saturating_sub(self.gradients) + (1 + waiting) * self.gradients
     }
+}
+
+/// The micro-batch of `records` that takes the most, and the objective under which it is in one piece.
+fn longest<'a, T: Float>(
+    trainer: &Trainer<T>,
+    mut records: Vec<Record>,
+    objective: Objective<'a>,
+) -> (Vec<Record>, Objective<'a>) {
+    if objective.computes_once() && objective.shared_tokens < usize::MAX {
+        let mut longest = trainer.longest_rollouts(records.len());
+        if records.iter().any(|record| !record.ref_logp.is_empty()) {
+            longest.iter_mut().for_each(Record::with_columns);
+        }
+        return (longest, Objective { shared_tokens: usize::MAX, ..objective });
+    }
+    records.sort_by_key(|record| std::cmp::Reverse(record.ids.len()));
+    // Where tokens are counted, others may fill what these leave.
+    let mut tokens = 0;
+    let mut fits = |record: &Record| {
+        let fits = tokens < objective.micro_batch_tokens;
+        tokens += record.ids.len();
+        fits
+    };
+    let count = records.iter().take(objective.micro_batch).take_while(|r| fits(r)).count();
+    records.truncate(count);
+    // Each with its own prompt: others of its group may be left out.
+    let (micro_batch_tokens, shared) = (usize::MAX, false);
+    (records, Objective { micro_batch_tokens, shared, ..objective })
 }
 
 /// Nobody is asked about completions that were not written.
@@ -384,50 +355,6 @@ fn kept_records<T: Float>(trainer: &Trainer<T>, plans: &[PhasePlan]) -> u64 {
     records as u64 * record_bytes(prompt + longest.max(answer))
 }
 
-/// Micro-batch, slots and packing of the run, and those that phases have of their own.
-fn sizes(config: &RunConfig) -> Vec<(String, usize)> {
-    let values = flattened(&config.to_table());
-    let own = |key: &str| [key.into()].into_iter().chain(config.in_phases(key));
-    let keys = ["rl.micro_batch", "rl.slots", "sft.packing"].into_iter().flat_map(own);
-    let value = |key: String| values.get(&key)?.parse().ok().map(|value| (key, value));
-    // Without packing there is no number of tokens to halve.
-    let unpacked = |(key, size): &(String, usize)| key.ends_with("packing") && *size == 0;
-    keys.filter_map(value).filter(|size| !unpacked(size)).collect()
-}
-
-/// `config` with half the micro-batches and half the slots, of which 0 means `slots`.
-fn halved(config: &RunConfig, slots: usize) -> Result<RunConfig> {
-    let mut smaller = config.clone();
-    for (key, size) in sizes(config) {
-        let size = if size == 0 { slots } else { size };
-        smaller.apply_set(&format!("{key}={}", (size / 2).max(1)))?;
-    }
-    Ok(smaller)
-}
-
-/// Settings with which the run fits, behind `text`: ever smaller micro-batches and fewer sequences
-/// decoded together, beginning with those of `config`.
-fn fitting_settings(
-    config: &RunConfig,
-    text: &str,
-    plan: impl Fn(&RunConfig) -> Result<MemoryPlan>,
-) -> Result<Option<String>> {
-    let mut smaller = config.clone();
-    loop {
-        let plan = plan(&smaller)?;
-        let sizes = sizes(&smaller);
-        if plan.fits() {
-            let total = mib(plan.total);
-            let settings: String = sizes.iter().map(|(key, n)| format!("{key}={n} ")).collect();
-            return Ok(Some(format!("{text}{settings}needs {total}")));
-        }
-        if sizes.iter().all(|(_, size)| *size == 1) {
-            return Ok(None);
-        }
-        smaller = halved(&smaller, 1)?;
-    }
-}
-
 /// Bytes of a checkpoint: what moves with its moments, what it is held to, and the base unless it is
 /// a folder's.
 fn checkpoint_bytes<T: Float>(trainer: &Trainer<T>) -> u64 {
@@ -442,7 +369,7 @@ fn checkpoint_bytes<T: Float>(trainer: &Trainer<T>) -> u64 {
     dense as u64 + packed
 }
 
-fn mib(bytes: u64) -> String {
+pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 
@@ -463,6 +390,12 @@ impl fmt::Display for MemoryPlan {
         let shown = parts.iter().filter(|(name, bytes)| *name != "copies" || *bytes > 0);
         for (i, (name, bytes)) in shown.enumerate() {
             write!(f, "{} {name} {}", if i == 0 { ":" } else { "," }, mib(*bytes))?;
+            if *name == "sampler" && self.fit.cache_percent < 100 {
+                write!(f, " (with {} % of the cache)", self.fit.cache_percent)?;
+            }
+            if *name == "activations" && self.fit.recompute {
+                write!(f, " (gradient checkpointing)")?;
+            }
         }
         Ok(())
     }

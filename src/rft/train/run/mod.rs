@@ -17,6 +17,7 @@ use gradus::escape::escaped;
 mod advice;
 pub mod checkpoint;
 mod figures;
+mod fitting;
 mod folder;
 mod identity;
 pub mod memory_plan;
@@ -112,6 +113,7 @@ impl<T: Float> Run<T> {
         let begun = find_run(resume, &config, &identity)?;
         let plan = MemoryPlan::of_run::<T>(&config, &device)?;
         let mut trainer = Trainer::on(config.clone(), device)?;
+        trainer.fit = plan.as_ref().map(|plan| plan.fit).unwrap_or_default();
         trainer.check_teachers()?;
         trainer.check_warmups(&config, &plans)?;
         line(&format!("  device {}", trainer.model.device.name()));

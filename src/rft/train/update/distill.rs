@@ -70,7 +70,7 @@ fn micro_batch<T: Float>(
     let (allocator, d) = (&model.allocator, model.config.hidden);
     let scored = lesson.objective.pack(records)?;
     let batch = scored.packed.place_masked(allocator, lesson.objective.dropout, first)?;
-    let mut tape = Tape::default();
+    let mut tape = Tape::new(lesson.objective.recompute);
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let taught = lesson.teacher.forward(&batch, true, None, None)?;
     let mut drows = allocator.alloc(scored.len() * d)?;

@@ -108,6 +108,12 @@ impl Record {
         prompt.for_each(|class| *class = TokenClass::Context);
     }
 
+    /// Puts zeros into the columns that an update may read and sampling does not fill.
+    pub(crate) fn with_columns(&mut self) {
+        self.ref_logp = vec![0.0; self.ids.len()];
+        self.selected = vec![0; self.ids.len()];
+    }
+
     /// Number of tokens that the policy sampled.
     pub fn sampled(&self) -> usize {
         self.class.iter().filter(|class| **class == TokenClass::Gen).count()
@@ -230,41 +236,67 @@ struct Run {
     shared: usize,
 }
 
-/// Records cut into runs so that the fewest tokens are computed, in order. Groups are not asked for: ids
-/// are compared.
-fn runs(records: &[Record]) -> Vec<Run> {
-    let common = |pair: &[Record]| {
-        let ids = input(&pair[0]).iter().zip(input(&pair[1]));
-        ids.take_while(|(a, b)| a == b).count()
-    };
-    let common: Vec<usize> = records.windows(2).map(common).collect();
-    // The best cut of the first `end` records: what it saves, and its last run. A run begins with what
-    // its neighbors, two by two, begin with at least.
-    let mut best = vec![(0, Run { records: 0..0, shared: 0 })];
-    for end in 1..=records.len() {
+/// Records, which come one by one, cut into runs so that the fewest tokens are computed. Groups are not
+/// asked for: ids are compared.
+#[derive(Default)]
+pub(crate) struct Runs<'a> {
+    /// What the model reads of each record, and how many ids of it the one before begins with, too.
+    read: Vec<(&'a [i32], usize)>,
+    /// The best cut of the records up to each one: what it saves, and its last run.
+    best: Vec<(usize, Run)>,
+    tokens: usize,
+}
+
+impl<'a> Runs<'a> {
+    /// Takes in one more record.
+    pub(crate) fn push(&mut self, record: &'a Record) {
+        let ids = input(record);
+        let before = self.read.last().map_or(&[][..], |(before, _)| before);
+        let common = before.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.read.push((ids, common));
+        self.tokens += ids.len();
+        let end = self.read.len();
+        let saved = |end: usize| if end == 0 { 0 } else { self.best[end - 1].0 };
         let last = Run { records: end - 1..end, shared: 0 };
-        let (mut most, mut shared) = ((best[end - 1].0, last), usize::MAX);
+        let (mut most, mut shared) = ((saved(end - 1), last), usize::MAX);
+        // A run begins with what its neighbors, two by two, begin with at least.
         for start in (0..end - 1).rev() {
-            shared = shared.min(common[start]);
+            shared = shared.min(self.read[start + 1].1);
             if shared == 0 {
                 break;
             }
-            let saved = best[start].0 + (end - 1 - start) * shared;
+            let saved = saved(start) + (end - 1 - start) * shared;
             if saved > most.0 {
                 most = (saved, Run { records: start..end, shared });
             }
         }
-        best.push(most);
+        self.best.push(most);
     }
-    let mut cut = Vec::new();
-    let mut end = records.len();
-    while end > 0 {
-        let run = best[end].1.clone();
-        end = run.records.start;
-        cut.push(run);
+
+    /// Tokens that are computed.
+    pub(crate) fn computed(&self) -> usize {
+        self.tokens - self.best.last().map_or(0, |best| best.0)
     }
-    cut.reverse();
-    cut
+
+    /// The runs in order.
+    fn cut(&self) -> Vec<Run> {
+        let mut cut = Vec::new();
+        let mut end = self.best.len();
+        while end > 0 {
+            let run = self.best[end - 1].1.clone();
+            end = run.records.start;
+            cut.push(run);
+        }
+        cut.reverse();
+        cut
+    }
+}
+
+/// The runs of `records`.
+fn runs(records: &[Record]) -> Vec<Run> {
+    let mut runs = Runs::default();
+    records.iter().for_each(|record| runs.push(record));
+    runs.cut()
 }
 
 #[cfg(test)]

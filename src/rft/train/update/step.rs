@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use crate::io::interrupt;
 use crate::model::{AdapterDropout, Batch, Decoder, Gradients, ScoreGradients, ScoreUse, Tape};
 use crate::train::update::ordered::in_order;
-use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::record::{Record, Runs, ScoredTokens};
 use crate::train::update::trunk::{CriticShare, CriticTerm};
 use gradus::device::{Allocator, Buffer, Device};
 use gradus::dtype::Float;
@@ -54,6 +54,11 @@ pub struct Objective<'a> {
     /// of one prompt do, are computed once: the same log-probs, and gradients that differ by rounding.
     /// Where something is dropped, each sequence drops its own.
     pub shared: bool,
+    /// Most tokens that a micro-batch of two sequences or more computes where some are computed once.
+    pub shared_tokens: usize,
+    /// Whether the backward pass computes each block's activations again: the same gradients, bit for
+    /// bit, in less memory, for one more pass forward.
+    pub recompute: bool,
     /// The critic's term, for one that moves the trunk.
     pub critic: Option<CriticTerm<'a>>,
     /// Masks of what adapters read.
@@ -188,24 +193,37 @@ pub(crate) fn summed<T: Float, F: Send>(
 impl Objective<'_> {
     /// What the model reads of the records of a micro-batch.
     pub(crate) fn pack(&self, records: &[Record]) -> Result<ScoredTokens> {
-        ScoredTokens::pack(records, self.shared && self.dropout.is_none())
+        ScoredTokens::pack(records, self.computes_once())
+    }
+
+    /// Whether what neighbors begin with in common is computed once.
+    pub(crate) fn computes_once(&self) -> bool {
+        self.shared && self.dropout.is_none()
     }
 
     /// The micro-batches of `records`, in order: each as large as it may be.
-    pub(crate) fn micro_batches(&self, records: &[Record]) -> Vec<Range<usize>> {
+    pub fn micro_batches(&self, records: &[Record]) -> Vec<Range<usize>> {
+        let limited = self.computes_once() && self.shared_tokens < usize::MAX;
         let mut cuts: Vec<Range<usize>> = Vec::new();
-        let mut tokens = 0usize;
+        let (mut tokens, mut runs) = (0usize, Runs::default());
         for (i, record) in records.iter().enumerate() {
             tokens = tokens.saturating_add(record.ids.len());
-            match cuts.last_mut() {
-                Some(last)
-                    if last.len() < self.micro_batch && tokens <= self.micro_batch_tokens =>
-                {
-                    last.end = i + 1;
-                }
+            let fits = |last: &Range<usize>| {
+                last.len() < self.micro_batch && tokens <= self.micro_batch_tokens
+            };
+            let open = cuts.last_mut().filter(|last| fits(last));
+            if limited {
+                runs.push(record);
+            }
+            match open {
+                Some(last) if !limited || runs.computed() <= self.shared_tokens => last.end = i + 1,
                 Some(_) | None => {
                     cuts.push(i..i + 1);
                     tokens = record.ids.len();
+                    runs = Runs::default();
+                    if limited {
+                        runs.push(record);
+                    }
                 }
             }
         }
@@ -259,7 +277,7 @@ fn micro_batch<T: Float>(
     let targets = allocator.copy_of(&scored.targets)?;
 
     // 1. Policy: hidden states, then log-probs of the scored tokens.
-    let mut tape = Tape::default();
+    let mut tape = Tape::new(objective.recompute);
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let rows = gather_rows(model, allocator, &hidden, d, &scored.rows)?;
     drop(hidden);
