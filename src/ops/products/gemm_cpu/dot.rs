@@ -362,11 +362,11 @@ struct Span<'s, A> {
 }
 
 /// The first steps of rows in place, if they lie in memory as `A`.
-fn lend<'s, A: Accumulator>(
-    right: &'s dyn Matrix<A>,
+fn lend<A: Accumulator>(
+    right: &dyn Matrix<A>,
     rows: [usize; COLUMNS],
     steps: usize,
-) -> Option<[&'s [A]; COLUMNS]> {
+) -> Option<[&[A]; COLUMNS]> {
     let mut w = [&[][..]; COLUMNS];
     for (w, row) in w.iter_mut().zip(rows) {
         *w = right.lend(row, 0, steps)?;
