@@ -8,6 +8,8 @@ mod checkpoint;
 mod completions;
 mod distill;
 mod dropout;
+#[cfg(feature = "hf")]
+mod env;
 mod golden;
 mod kept;
 mod learning;

@@ -39,7 +39,7 @@ fn config(name: &str, folder: &Path) -> RunConfig {
 }
 
 /// The folders of a run's checkpoints, oldest first.
-fn checkpoints(run: &Path) -> Vec<PathBuf> {
+pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
     let mut all: Vec<PathBuf> = all.filter(|path| path.is_dir()).collect();
     all.sort();
@@ -47,7 +47,7 @@ fn checkpoints(run: &Path) -> Vec<PathBuf> {
 }
 
 /// What a run was when `last` was saved: as a kill leaves it, its metrics may be further.
-fn cut(run: &Path, last: &Path, to: &Path) {
+pub(crate) fn cut(run: &Path, last: &Path, to: &Path) {
     fs::create_dir_all(to.join("checkpoints")).unwrap();
     for entry in fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_file() {
@@ -64,7 +64,7 @@ fn cut(run: &Path, last: &Path, to: &Path) {
 }
 
 /// The state at the end, and the metrics without their times.
-fn end(run: &Path) -> (Checkpoint, Vec<serde_json::Value>) {
+pub(crate) fn end(run: &Path) -> (Checkpoint, Vec<serde_json::Value>) {
     let mut last = load_latest(&run.join("checkpoints")).unwrap().0.unwrap();
     last.meta = serde_json::Value::Null;
     let rows = fs::read_to_string(run.join("metrics.jsonl")).unwrap();

@@ -321,6 +321,9 @@ fn plans(folder: &Path) -> Vec<(&'static str, RunConfig)> {
         format!("data.path={}", path.display())
     };
     let (pairs, sorted, reasons) = (file("pairs"), file("sort3"), file("reasons"));
+    let mut walks = tiny(&["phases=rl", "env.kind=grid", "env.max_turns=3", &file("grid")]);
+    // Answers of a policy that knows nothing end in a turn.
+    walks.rl.stop = (' '..='~').map(String::from).collect();
     let teacher = super::recipes::teacher(folder);
     let teacher = format!("distill.teacher={teacher}");
     let graded = "reward.functions=diversity:1";
@@ -366,6 +369,7 @@ fn plans(folder: &Path) -> Vec<(&'static str, RunConfig)> {
         ),
         ("rollouts", tiny(&["phases=distill", &teacher, &sorted, graded])),
         ("demos", tiny(&["phases=distill", "distill.source=demos", &teacher, &sorted, graded])),
+        ("episodes", walks),
     ]
 }
 
@@ -391,6 +395,7 @@ const WITHOUT_A_TRACE: &[(&str, &str, &str)] = &[
     ("", "rl.dedupe", "needs a completion twice: tests/train/kept.rs"),
     ("", "rl.dynamic_sampling", "needs prompts with equal rewards: tests/train/kept.rs"),
     ("", "rl.stop", "needs a text that a tiny model writes: tests/train/completions.rs"),
+    ("", "env.history", "needs a chat template: src/rft/train/env/frame.rs"),
     ("critic", "rl.importance_sampling", "weighs 1 what the policy samples itself"),
     ("demo", "sft.fresh_optimizer", "needs an optimizer that has seen something: sft"),
     ("demo", "sft.reasoning_weight", "needs demonstrations with reasoning: sft"),
@@ -410,6 +415,10 @@ fn the_table_of_readers_is_true() {
         let all = explain::explain(&config, &BTreeSet::new()).unwrap();
         for line in all.lines() {
             let (key, rest) = line.split_once(" = ").unwrap();
+            // The others are as those of `rl`.
+            if name == "episodes" && !key.starts_with("env.") {
+                continue;
+            }
             let about = rest.split_once("# ").unwrap().1;
             let unread = config.refuse_unread(&keys(&[key])).is_err();
             let here = |(plan, begin, _): &&(&str, &str, &str)| {

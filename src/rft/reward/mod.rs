@@ -44,6 +44,7 @@ use gradus::escape::escaped;
 
 pub(crate) use outcome::finite;
 pub use outcome::{Judgment, Outcome, RewardOutcome};
+pub(crate) use process::find_program;
 pub(crate) use scores::FAILURE_LIMIT;
 pub use scores::{Scores, score, score_at, score_groups};
 

@@ -11,7 +11,7 @@ use super::keeper::{self, Held};
 use crate::io::interrupt::wait_for;
 
 /// The file that `program` names: a path, or a name on the search path.
-pub(super) fn find_program(program: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = Path::new(program);
     if path.components().count() > 1 {
         return path.is_file().then(|| path.to_path_buf());

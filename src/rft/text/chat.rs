@@ -106,6 +106,11 @@ impl ChatTemplate {
         Ok(ChatTemplate { env, path, tokens, reads })
     }
 
+    /// The file that it is from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The prompt that says `messages`: objects with `role` and `content`, and whatever else the
     /// template reads, such as `tool_calls` or `reasoning_content`.
     ///

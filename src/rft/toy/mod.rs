@@ -15,6 +15,7 @@ mod reasons;
 mod sorting;
 mod texts;
 mod tools;
+mod turns;
 
 use serde_json::{Map, Value};
 
@@ -29,7 +30,7 @@ pub struct Toy {
     pub name: &'static str,
     /// Prompt and answer, in words and by an example.
     pub about: &'static str,
-    /// The rewards that score it, as `--reward` takes them.
+    /// The rewards that score it, as `--reward` takes them; none where its environment does.
     pub rewards: &'static [&'static str],
     /// The score of a right answer.
     pub best: f32,
@@ -69,6 +70,7 @@ pub fn toys() -> impl Iterator<Item = &'static Toy> {
         bandit::TOYS,
         reasons::TOYS,
         facts::TOYS,
+        turns::TOYS,
     ];
     families.into_iter().flatten()
 }
@@ -85,7 +87,7 @@ pub fn toy(name: &str) -> Result<&'static Toy> {
     })
 }
 
-/// What there is, two lines each, for people.
+/// What there is, with rewards on a line of their own, for people.
 pub fn help() -> String {
     let width = toys().map(|toy| toy.name.len()).max().unwrap_or(0);
     let rewards = |toy: &Toy| {
@@ -93,7 +95,11 @@ pub fn help() -> String {
         each.collect::<Vec<_>>().join(" ")
     };
     let lines = toys().map(|toy| {
-        format!("{:width$}  {}\n{:width$}  {}\n", toy.name, toy.about, "", rewards(toy))
+        let about = format!("{:width$}  {}\n", toy.name, toy.about);
+        match toy.rewards.is_empty() {
+            true => about,
+            false => about + &format!("{:width$}  {}\n", "", rewards(toy)),
+        }
     });
     lines.collect()
 }
@@ -115,7 +121,7 @@ impl Toy {
         if let Some(share) = noise.filter(|share| !(0.0..=1.0).contains(share)) {
             return Err(Error::config("noise", format!("got {share}, expected 0 to 1")));
         }
-        if noise.is_some_and(|share| share > 0.0) && self.row(seed, 0, 0.0).1.is_none() {
+        if noise.is_some_and(|share| share > 0.0) && self.row(seed, 0, 1.0).1.is_none() {
             let reason = format!("`{}` has no demonstrations that could be wrong", self.name);
             return Err(Error::config("noise", reason));
         }
@@ -175,8 +181,9 @@ mod tests {
         outcomes.map(score).collect()
     }
 
+    /// Toys with demonstrations that their rewards score.
     fn taught() -> impl Iterator<Item = &'static Toy> {
-        toys().filter(|toy| toy.row(0, 0, 0.0).1.is_some())
+        toys().filter(|toy| toy.row(0, 0, 1.0).1.is_some())
     }
 
     #[test]

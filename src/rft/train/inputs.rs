@@ -13,6 +13,7 @@ use crate::reward::http::HttpOptions;
 use crate::reward::spec::{Clamp, Combine, SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
 use crate::train::config::{Bounds, CombineKey, DistillSource, PhasePlan, RunConfig};
+use crate::train::env::{self, Frame, World};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
@@ -24,21 +25,28 @@ use gradus::error::{Error, Result};
 /// What a run reads before its weights: the tasks of its phases, and the model's folder.
 pub(crate) struct RunInputs {
     /// The task of the run itself.
-    pub task: Arc<dyn Task>,
+    pub stage: Stage,
     /// What a person should know about the tasks.
     pub notes: Vec<String>,
     plans: Vec<PhasePlan>,
     /// One for each phase.
-    tasks: Vec<Arc<dyn Task>>,
+    phases: Vec<Stage>,
     folder: Option<Pretrained>,
 }
 
-/// Where prompts and rewards come from.
+/// Where prompts and rewards come from, and what answers the policy.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub task: Arc<dyn Task>,
+    pub world: Option<World>,
+}
+
+/// The stages of a run.
 pub(crate) struct Stages {
     /// For the run itself: its evaluations are on the held-out prompts of this one.
-    pub run: Arc<dyn Task>,
+    pub run: Stage,
     /// For each of its phases; the same one where the settings are.
-    pub phases: Vec<Arc<dyn Task>>,
+    pub phases: Vec<Stage>,
 }
 
 impl RunInputs {
@@ -61,31 +69,31 @@ impl RunInputs {
             None => None,
         };
         let on = codec.map(|codec| (codec, folder.as_ref().map(|folder| folder.files.folder())));
-        let task = task(config, on.as_ref(), &mut notes)?;
-        let mut known = vec![(config, task.clone())];
-        let mut tasks = Vec::new();
+        let stage = stage(config, on.as_ref(), &mut notes)?;
+        let mut known = vec![(config, stage.clone())];
+        let mut phases = Vec::new();
         for plan in &plans {
-            let found = known.iter().find(|(known, _)| same_task(known, &plan.config));
+            let found = known.iter().find(|(known, _)| same_stage(known, &plan.config));
             let found = match found {
-                Some((_, task)) => task.clone(),
+                Some((_, stage)) => stage.clone(),
                 None => {
                     notes.push(format!("   phase {}", plan.name));
-                    let own = self::task(&plan.config, on.as_ref(), &mut notes)
+                    let own = self::stage(&plan.config, on.as_ref(), &mut notes)
                         .map_err(|error| config.in_phase(&plan.name, error))?;
-                    same_vocabulary(plan, task.codec(), own.codec())?;
+                    same_vocabulary(plan, stage.task.codec(), own.task.codec())?;
                     known.push((&plan.config, own.clone()));
                     own
                 }
             };
-            tasks.push(found);
+            phases.push(found);
         }
         drop(known);
-        Ok(RunInputs { task, notes, plans, tasks, folder })
+        Ok(RunInputs { stage, notes, plans, phases, folder })
     }
 
     /// The tasks of the run and of its phases.
     pub fn stages(&self) -> Stages {
-        Stages { run: self.task.clone(), phases: self.tasks.clone() }
+        Stages { run: self.stage.clone(), phases: self.phases.clone() }
     }
 
     /// The run and its phases: settings and task.
@@ -93,8 +101,9 @@ impl RunInputs {
         &'a self,
         run: &'a RunConfig,
     ) -> impl Iterator<Item = (&'a RunConfig, &'a dyn Task)> {
-        let phases = self.plans.iter().map(|plan| &plan.config).zip(&self.tasks);
-        [(run, &self.task)].into_iter().chain(phases).map(|(config, task)| (config, task.as_ref()))
+        let phases = self.plans.iter().map(|plan| &plan.config).zip(&self.phases);
+        let all = [(run, &self.stage)].into_iter().chain(phases);
+        all.map(|(config, stage)| (config, stage.task.as_ref()))
     }
 
     /// What tells the folder's weights from others; empty without a folder.
@@ -128,7 +137,7 @@ impl RunInputs {
                 prompt.max(own) + answer.max(new) + 1
             });
             let longest = longest.max().unwrap_or(0).max(demos).max(answers);
-            let shape = fresh(config, self.task.codec().len(), longest);
+            let shape = fresh(config, self.stage.task.codec().len(), longest);
             refuse_giants::<T>(&shape)?;
             return Decoder::random(&shape, device, config.seed);
         };
@@ -165,7 +174,7 @@ impl RunInputs {
     /// Tokens of the longest demonstration that a phase learns from.
     fn longest_demo(&self) -> Result<usize> {
         let mut longest = 0;
-        for (plan, task) in self.plans.iter().zip(&self.tasks) {
+        for (plan, Stage { task, .. }) in self.plans.iter().zip(&self.phases) {
             let demos = match plan.kind {
                 Phase::Sft => true,
                 Phase::Distill => plan.config.distill.source == DistillSource::Demos,
@@ -182,7 +191,7 @@ impl RunInputs {
     /// Tokens of the longest scored answer of a file, with its prompt, that a phase learns from.
     fn longest_answer(&self) -> Result<usize> {
         let mut longest = 0;
-        for (plan, task) in self.plans.iter().zip(&self.tasks) {
+        for (plan, Stage { task, .. }) in self.plans.iter().zip(&self.phases) {
             if plan.kind == Phase::Rl {
                 longest = check_answers(&plan.config, task.as_ref())?.max(longest);
             }
@@ -191,12 +200,13 @@ impl RunInputs {
     }
 }
 
-/// Tokens of the longest prompt and of the longest completion that is sampled.
+/// Tokens of the longest prompt, and most tokens behind one: of a completion, or of an episode.
 fn sampled_lengths(config: &RunConfig, task: &dyn Task) -> (usize, usize) {
     let (prompt, answer) = task.lengths();
-    match config.rl.max_new_tokens {
-        0 => (prompt, answer),
-        n => (prompt, n),
+    let answer = if config.rl.max_new_tokens == 0 { answer } else { config.rl.max_new_tokens };
+    match config.env.kind.is_empty() {
+        true => (prompt, answer),
+        false => (prompt, config.env.limits(answer).tokens),
     }
 }
 
@@ -210,17 +220,22 @@ fn positions(config: &RunConfig, task: &dyn Task, most: usize) -> Result<usize> 
             "prompts of {prompt} tokens and {new} new ones need {positions} positions, \
              the model has {most}"
         );
-        return Err(Error::config("rl.max_new_tokens", reason));
+        let plain = config.env.kind.is_empty();
+        let key = if plain { "rl.max_new_tokens" } else { "env.max_tokens" };
+        return Err(Error::config(key, reason));
     }
     // Prompts of one's own may be as long as those of a data set.
     Ok(positions.max(config.data.max_prompt_tokens + new + 2))
 }
 
-/// Whether two configurations have the same prompts, scored in the same way.
-fn same_task(a: &RunConfig, b: &RunConfig) -> bool {
+/// Whether two configurations have the same prompts, scored in the same way, and the same environment.
+fn same_stage(a: &RunConfig, b: &RunConfig) -> bool {
     // Contexts of a row are as good as prompts.
     let crossed = |config: &RunConfig| matches!(crosses(config), Ok(true));
-    (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward) && crossed(a) == crossed(b)
+    let world = |config: &RunConfig| (config.env.kind.clone(), config.env.history);
+    (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward)
+        && crossed(a) == crossed(b)
+        && world(a) == world(b)
 }
 
 /// Makes sure that the ids of a phase mean what they mean in the rest of the run.
@@ -235,6 +250,46 @@ fn same_vocabulary(plan: &PhasePlan, run: &dyn Codec, own: &dyn Codec) -> Result
         return Err(Error::config(format!("phase.{}", plan.name), reason));
     }
     Ok(())
+}
+
+/// Task and environment of `config`, as [`task`] and [`world`].
+fn stage(
+    config: &RunConfig,
+    on: Option<&(Arc<dyn Codec>, Option<&Path>)>,
+    notes: &mut Vec<String>,
+) -> Result<Stage> {
+    let world = world(config, on.and_then(|(_, folder)| *folder))?;
+    let task = task(config, on, notes)?;
+    if let Some(world) = &world
+        && let Err(error) = world.frame.ids(task.codec(), "", None)
+    {
+        let reason = format!("nothing can be said in the vocabulary of this run: {error}");
+        return Err(Error::config("env.kind", reason));
+    }
+    Ok(Stage { task, world })
+}
+
+/// The environment of `config`, if it names one, for a model that is from `folder`, if it is from disk.
+fn world(config: &RunConfig, folder: Option<&Path>) -> Result<Option<World>> {
+    if config.env.kind.is_empty() {
+        return Ok(None);
+    }
+    let environment = env::made(&config.env.kind, command_options(config))?;
+    Ok(Some(World { environment, frame: Arc::new(frame(config, folder)?) }))
+}
+
+/// How an environment's words are written.
+#[cfg(feature = "hf")]
+fn frame(config: &RunConfig, folder: Option<&Path>) -> Result<Frame> {
+    use crate::train::config::HistoryKey;
+    use crate::train::task::dataset::PromptWriter;
+    let as_sampled = config.env.history == HistoryKey::AsSampled;
+    PromptWriter::new(&config.data, folder)?.frame(as_sampled)
+}
+
+#[cfg(not(feature = "hf"))]
+fn frame(_: &RunConfig, _: Option<&Path>) -> Result<Frame> {
+    Ok(Frame::plain())
 }
 
 /// The task of `config`, in the vocabulary of a model that reads text if there is one, with its folder if it
@@ -280,13 +335,10 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
     if reward.functions.is_empty() {
         return Ok(None);
     }
-    let (timeout, retries) = (Duration::from_secs_f64(reward.timeout), reward.retries as u32);
-    let defaults = CommandOptions::default();
-    let workers = if reward.workers == 0 { defaults.workers } else { reward.workers };
-    let startup = if reward.startup == 0.0 { 2.0 * reward.timeout } else { reward.startup };
-    let startup = Duration::from_secs_f64(startup);
+    let command = command_options(config);
+    let CommandOptions { timeout, retries, .. } = command;
     let options = SpecOptions {
-        command: CommandOptions { workers, timeout, startup, retries, ..defaults },
+        command,
         http: HttpOptions { timeout, retries, ..HttpOptions::default() },
         code_time: Some(timeout),
         combine: match reward.combine {
@@ -303,6 +355,16 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
         }
         made => made.map(Some),
     }
+}
+
+/// How programs outside the process are run.
+fn command_options(config: &RunConfig) -> CommandOptions {
+    let (reward, defaults) = (&config.reward, CommandOptions::default());
+    let timeout = Duration::from_secs_f64(reward.timeout);
+    let workers = if reward.workers == 0 { defaults.workers } else { reward.workers };
+    let startup = if reward.startup == 0.0 { 2.0 * reward.timeout } else { reward.startup };
+    let startup = Duration::from_secs_f64(startup);
+    CommandOptions { workers, timeout, startup, retries: reward.retries as u32, ..defaults }
 }
 
 fn clamp(bounds: Bounds) -> Option<Clamp> {
@@ -361,7 +423,15 @@ fn on_text(
         let silent: Arc<dyn Reward> = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Abstain));
         silent
     });
-    let Some(reward) = reward.or(silent) else {
+    // An environment that scores episodes needs no opinion about their last answers.
+    let scores = !config.env.kind.is_empty()
+        && env::built_in(&config.env.kind).is_none_or(|environment| environment.scores());
+    let nothing = scores.then(|| {
+        let nothing: Arc<dyn Reward> =
+            Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
+        nothing
+    });
+    let Some(reward) = reward.or(nothing).or(silent) else {
         let reason = "empty: say how completions of data.path are scored, for example `numeric`";
         return Err(Error::config("reward.functions", reason));
     };

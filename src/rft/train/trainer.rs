@@ -13,9 +13,12 @@ use crate::text::Codec;
 use crate::train::buffer::Buffers;
 use crate::train::config::{CheckpointingKey, Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
+use crate::train::env::{Environment, Judged, Limits, Played, Players, World, play, play_longest};
 use crate::train::infer::eval::Evaluation;
-use crate::train::inputs::{RunInputs, Stages};
-use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, rollout_with};
+use crate::train::inputs::{RunInputs, Stage, Stages};
+use crate::train::rollout::{
+    Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, WorkItem, rollout_items, rollout_with,
+};
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
 use crate::train::teacher::Teacher;
@@ -52,8 +55,12 @@ pub struct Trainer<T: Float = f32> {
     pub before: Drawn,
     /// Prompts, demonstrations, verifier.
     pub task: Arc<dyn Task>,
+    /// What answers the policy between its turns, if anything does.
+    pub(crate) world: Option<World>,
     /// Those of the run, and of each of its phases.
     stages: Stages,
+    /// Samples episodes that are as long as can be, for a memory plan.
+    pub(crate) longest: bool,
     /// Records that outlive their batch.
     pub buffers: Buffers,
     /// Whether a phase of the run keeps records beyond their batch.
@@ -111,8 +118,10 @@ pub struct Sampled {
     pub prompt_ids: Vec<Vec<i32>>,
     /// Completions of each prompt.
     pub rollouts: Vec<Vec<Rollout>>,
-    /// Their texts, in order.
+    /// Their texts, in order; of an episode that of the last answer.
     pub texts: Vec<String>,
+    /// What else is known of episodes, in order; empty without an environment.
+    pub played: Vec<Played>,
 }
 
 impl Trainer {
@@ -154,7 +163,8 @@ impl<T: Float> Trainer<T> {
         }
         lora_options(&config).check()?;
         let inputs = RunInputs::open(&config)?;
-        let (task, stages) = (inputs.task.clone(), inputs.stages());
+        let Stage { task, world } = inputs.stage.clone();
+        let stages = inputs.stages();
         let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen());
         let (fingerprint, notes) = (inputs.fingerprint(), inputs.notes.clone());
         let model = inputs.model(&config, device, outline)?;
@@ -168,7 +178,9 @@ impl<T: Float> Trainer<T> {
             collected: None,
             before: Drawn::default(),
             task,
+            world,
             stages,
+            longest: false,
             buffers: Buffers::default(),
             version: 0,
             inner: None,
@@ -191,8 +203,8 @@ impl<T: Float> Trainer<T> {
     pub fn enter(&mut self, plan: &PhasePlan) {
         self.config = plan.config.clone();
         self.before = plan.before;
-        if let Some(task) = self.stages.phases.get(plan.number) {
-            self.take(task.clone());
+        if let Some(stage) = self.stages.phases.get(plan.number) {
+            self.take(stage.clone());
         }
     }
 
@@ -203,12 +215,14 @@ impl<T: Float> Trainer<T> {
         self.take(self.stages.run.clone());
     }
 
-    /// Prompts and reward of `task`, unless they are there: a reward that was set stays.
-    fn take(&mut self, task: Arc<dyn Task>) {
-        if !Arc::ptr_eq(&task, &self.task) {
-            self.verifier = task.verifier();
+    /// Prompts, reward and environment of a stage, unless they are there: a reward and an environment that
+    /// were set stay.
+    fn take(&mut self, stage: Stage) {
+        if !Arc::ptr_eq(&stage.task, &self.task) {
+            self.verifier = stage.task.verifier();
             self.reward = self.verifier.clone();
-            self.task = task;
+            self.task = stage.task;
+            self.world = stage.world;
         }
     }
 
@@ -218,12 +232,37 @@ impl<T: Float> Trainer<T> {
         self
     }
 
+    /// Gives the environment of `env.kind = "own"`.
+    ///
+    /// # Errors
+    /// `Config` where `env.kind` is anything else, and for one that scores nothing where nothing else does.
+    pub fn with_environment(
+        mut self,
+        environment: impl Environment + 'static,
+    ) -> Result<Trainer<T>> {
+        if !environment.scores() && self.config.reward.functions.is_empty() {
+            let reason = "empty, and the environment does not score its episodes";
+            return Err(Error::config("reward.functions", reason));
+        }
+        match &mut self.world {
+            Some(world) if self.config.env.kind == "own" => {
+                world.environment = Some(Arc::new(environment));
+                Ok(self)
+            }
+            Some(_) | None => {
+                let got = &self.config.env.kind;
+                let reason = format!("`{got}`, and an environment of one's own is called own");
+                Err(Error::config("env.kind", reason))
+            }
+        }
+    }
+
     /// What the configuration asks of the ops in the `rl` phase.
     ///
     /// # Errors
     /// `Config`, as [`Recipe::of`].
     pub fn recipe(&self) -> Result<Recipe> {
-        Recipe::of(&self.config, self.max_new_tokens() as f64)
+        Recipe::of(&self.config, self.most_sampled() as f64)
     }
 
     /// How training rollouts are drawn.
@@ -242,7 +281,10 @@ impl<T: Float> Trainer<T> {
                 (0, Device::Gpu(_)) => GPU_SLOTS,
                 (n, _) => n,
             },
-            longest_prompt: self.task.lengths().0,
+            longest_prompt: match &self.world {
+                None => self.task.lengths().0,
+                Some(_) => self.task.lengths().0 + self.most_behind(),
+            },
             cache_percent: self.fit.cache_percent,
         }
     }
@@ -256,6 +298,7 @@ impl<T: Float> Trainer<T> {
         }
     }
 
+    /// Most tokens of an answer.
     pub(crate) fn max_new_tokens(&self) -> usize {
         match self.config.rl.max_new_tokens {
             0 => self.task.lengths().1,
@@ -263,26 +306,59 @@ impl<T: Float> Trainer<T> {
         }
     }
 
-    /// `samples` completions of each prompt with the current policy.
-    pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
-        self.sample_as(&self.sampling(), prompts, samples, step, None)
+    fn limits(&self) -> Limits {
+        self.config.env.limits(self.max_new_tokens())
     }
 
-    /// `samples` completions of each prompt, drawn as `sampling` says; `on_token` sees tokens as they
-    /// are drawn.
+    /// Most tokens behind a prompt, whoever they are from.
+    pub(crate) fn most_behind(&self) -> usize {
+        match &self.world {
+            None => self.max_new_tokens(),
+            Some(_) => self.limits().tokens,
+        }
+    }
+
+    /// Most tokens that are sampled for a sequence.
+    pub(crate) fn most_sampled(&self) -> usize {
+        let Limits { turns, tokens, answer } = self.limits();
+        match &self.world {
+            None => answer,
+            Some(_) => turns.saturating_mul(answer).min(tokens),
+        }
+    }
+
+    /// `samples` completions of each prompt with the current policy, or episodes if there is an environment.
+    pub fn sample(&self, prompts: Vec<Prompt>, samples: usize, step: u64) -> Result<Sampled> {
+        self.sample_as(&self.sampling(), prompts, samples, step)
+    }
+
+    /// As [`Trainer::sample`], drawn as `sampling` says.
     pub(crate) fn sample_as(
         &self,
         sampling: &Sampling,
         prompts: Vec<Prompt>,
         samples: usize,
         step: u64,
-        on_token: Option<OnToken<'_>>,
     ) -> Result<Sampled> {
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Sample, step };
-        self.sample_with(prompts, samples, sampling, key, on_token)
+        self.sample_with(prompts, samples, sampling, key)
     }
 
     fn sample_with(
+        &self,
+        prompts: Vec<Prompt>,
+        samples: usize,
+        sampling: &Sampling,
+        key: RolloutKey,
+    ) -> Result<Sampled> {
+        match &self.world {
+            None => self.complete(prompts, samples, sampling, key, None),
+            Some(world) => self.play(world, prompts, samples, sampling, key),
+        }
+    }
+
+    /// `samples` completions of each prompt; `on_token` sees tokens as they are drawn.
+    pub(crate) fn complete(
         &self,
         prompts: Vec<Prompt>,
         samples: usize,
@@ -294,25 +370,56 @@ impl<T: Float> Trainer<T> {
         let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
         let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
         let hooks = Hooks { on_token, ends: (!stop.is_empty()).then_some(&ends) };
-        let rollouts = self.rollout(&prompt_ids, samples, sampling, key, hooks)?;
-        let decode = |r: &Rollout| match self.config.reward.skip_special_tokens {
-            true => codec.decode(&r.tokens),
-            false => codec.decode_spelled(&r.tokens),
-        };
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        let rollouts =
+            rollout_with(&mut sampler, &self.model, &prompt_ids, samples, sampling, key, hooks)?;
+        let decode = |r: &Rollout| self.spell(&r.tokens);
         let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
-        Ok(Sampled { prompts, prompt_ids, rollouts, texts })
+        Ok(Sampled { prompts, prompt_ids, rollouts, texts, played: Vec::new() })
     }
 
-    fn rollout(
+    /// The text of an answer, as rewards and environments read it.
+    fn spell(&self, tokens: &[i32]) -> Result<String> {
+        match self.config.reward.skip_special_tokens {
+            true => self.task.codec().decode(tokens),
+            false => self.task.codec().decode_spelled(tokens),
+        }
+    }
+
+    /// `samples` episodes of each prompt.
+    fn play(
         &self,
-        prompts: &[Vec<i32>],
+        world: &World,
+        prompts: Vec<Prompt>,
         samples: usize,
         sampling: &Sampling,
         key: RolloutKey,
-        hooks: Hooks<'_>,
-    ) -> Result<Vec<Vec<Rollout>>> {
-        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-        rollout_with(&mut sampler, &self.model, prompts, samples, sampling, key, hooks)
+    ) -> Result<Sampled> {
+        let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
+        let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
+        let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
+        let hooks = Hooks { on_token: None, ends: (!stop.is_empty()).then_some(&ends) };
+        let sample = |contexts: &[Vec<i32>], items: &[WorkItem]| {
+            let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+            rollout_items(&mut sampler, &self.model, contexts, items, sampling, key, hooks)
+        };
+        let decode = |tokens: &[i32]| self.spell(tokens);
+        let limits = self.limits();
+        let players = Players { world, codec, limits, key, decode: &decode, sample: &sample };
+        let mut sampled = Sampled { prompts, prompt_ids, ..Sampled::default() };
+        let mut rollouts = Vec::new();
+        if self.longest {
+            rollouts = play_longest(&players, &sampled.prompt_ids, samples)?;
+            sampled.texts = vec![String::new(); rollouts.len()];
+        } else {
+            for mut episode in play(&players, &sampled.prompts, &sampled.prompt_ids, samples)? {
+                sampled.texts.push(episode.answers.pop().unwrap_or_default());
+                sampled.played.push(episode.played);
+                rollouts.push(episode.rollout);
+            }
+        }
+        sampled.rollouts = rollouts.chunks(samples.max(1)).map(<[Rollout]>::to_vec).collect();
+        Ok(sampled)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -380,7 +487,7 @@ impl<T: Float> Trainer<T> {
             ..self.sampling()
         };
         let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
-        let sampled = self.sample_with(prompts, eval.samples, &sampling, key, None)?;
+        let sampled = self.sample_with(prompts, eval.samples, &sampling, key)?;
         Evaluation::of(self.verifier.as_ref(), &sampled)
     }
 }
@@ -400,6 +507,12 @@ impl Sampled {
         self.prompt_ids.extend(later.prompt_ids);
         self.rollouts.extend(later.rollouts);
         self.texts.extend(later.texts);
+        self.played.extend(later.played);
+    }
+
+    /// What `reward` says of what was sampled, with what the turns of episodes were worth.
+    pub(crate) fn judged<'a>(&'a self, reward: &'a dyn Reward) -> Judged<'a> {
+        Judged { reward, played: &self.played }
     }
 
     /// The completions as rewards see them, prompt by prompt.
@@ -430,8 +543,12 @@ impl Sampled {
         let zero_to_one = reward.and_then(|reward| reward.bounds()) == Some((0.0, 1.0));
         let each = self.prompts.iter().zip(&self.rollouts);
         let each = each.flat_map(|(prompt, rollouts)| rollouts.iter().map(move |r| (prompt, r)));
-        let each = each.zip(&self.texts).zip(outcomes);
-        each.map(|(((prompt, rollout), text), outcome)| {
+        let told = |i: usize, text: &str| match self.played.get(i) {
+            Some(played) => played.transcript.clone(),
+            None => text.to_string(),
+        };
+        let each = each.zip(&self.texts).zip(outcomes).enumerate();
+        each.map(|(i, (((prompt, rollout), text), outcome))| {
             let (score, failure) = match outcome {
                 Ok(outcome) => (outcome.score(), None),
                 Err(reason) => (None, Some(reason)),
@@ -439,7 +556,7 @@ impl Sampled {
             SampleLine {
                 prompt: prompt.text.clone(),
                 question: prompt.question.clone(),
-                completion: text.clone(),
+                completion: told(i, text),
                 finished: rollout.finished,
                 judged: reward.is_some(),
                 zero_to_one,
@@ -451,7 +568,8 @@ impl Sampled {
         .collect()
     }
 
-    /// One record per completion; groups are prompts.
+    /// One record per completion or episode; groups are prompts. What was said to the policy is no more
+    /// scored than a prompt is.
     pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for (group, (prompt, rollouts)) in self.prompt_ids.iter().zip(&self.rollouts).enumerate() {
@@ -462,6 +580,9 @@ impl Sampled {
                 record.push(&rollout.tokens, TokenClass::Gen, &rollout.logp);
                 let first = record.ids.len() - rollout.entropy.len();
                 record.entropy[first..].copy_from_slice(&rollout.entropy);
+                for said in &rollout.said {
+                    record.class[first..][said.clone()].fill(TokenClass::Prompt);
+                }
                 records.push(record);
             }
         }

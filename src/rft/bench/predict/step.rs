@@ -204,6 +204,7 @@ impl StepShape {
             min_p: 0.0,
             greedy: false,
             max_new_tokens: tokens,
+            room: 0,
             stops: [].into(),
             slots: self.prompts * self.samples,
             longest_prompt: 0,

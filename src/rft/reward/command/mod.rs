@@ -47,7 +47,8 @@ use gradus::error::{Error, Result};
 
 pub use line::{Reply, parse_reply, parse_score, request_line, strict_json};
 use startup::Startup;
-use worker::{Fault, Worker};
+use worker::Fault;
+pub(crate) use worker::{End, Worker};
 
 /// How a command is run.
 #[derive(Clone, Debug, PartialEq, Eq)]

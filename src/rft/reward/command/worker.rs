@@ -99,27 +99,42 @@ impl Worker {
         [timeout, startup]: [Duration; 2],
     ) -> Result<Reply, End> {
         // The queue is empty, as no request is open; if it is closed, so will the replies be.
-        let _ = self.requests.try_send(line.to_string());
-        let received = match self.early.take() {
-            Some(line) => Some(Ok(line)),
-            None => wait_for(timeout + startup, |turn| match self.replies.recv_timeout(turn) {
-                Err(RecvTimeoutError::Timeout) => None,
-                received => Some(received),
-            }),
-        };
-        match received {
-            Some(Ok(Line::Whole(reply))) => parse_reply(&reply, id)
+        self.offer(line);
+        match self.receive(timeout + startup)? {
+            Some(reply) => parse_reply(&reply, id)
                 .map_err(|what| End::Broken(format!("the command wrote {what}"))),
-            Some(Ok(Line::TooLong)) => Err(End::Broken(format!(
-                "the command wrote a line of more than {} bytes",
-                self.max_line
-            ))),
-            Some(Err(_)) => Err(End::Ended),
             None if startup.is_zero() => Err(End::Silent(seconds(timeout))),
             None => {
                 let (timeout, startup) = (seconds(timeout), seconds(startup));
                 Err(End::Silent(format!("{timeout} of timeout and {startup} of startup")))
             }
+        }
+    }
+
+    /// Queues a line for it, if the one before has been taken. One that has gone takes none: what is received
+    /// then says so.
+    pub fn offer(&mut self, line: &str) -> bool {
+        self.requests.try_send(line.to_string()).is_ok()
+    }
+
+    /// The next line that it writes within `time`, if it writes one before a signal asks for a stop. After an
+    /// error the worker is of no more use.
+    pub fn receive(&mut self, time: Duration) -> Result<Option<Vec<u8>>, End> {
+        let received = match self.early.take() {
+            Some(line) => Some(Ok(line)),
+            None => wait_for(time, |turn| match self.replies.recv_timeout(turn) {
+                Err(RecvTimeoutError::Timeout) => None,
+                received => Some(received),
+            }),
+        };
+        match received {
+            Some(Ok(Line::Whole(line))) => Ok(Some(line)),
+            Some(Ok(Line::TooLong)) => Err(End::Broken(format!(
+                "the command wrote a line of more than {} bytes",
+                self.max_line
+            ))),
+            Some(Err(_)) => Err(End::Ended),
+            None => Ok(None),
         }
     }
 

@@ -78,6 +78,7 @@ impl RunConfig {
             return Err(Error::config("rl.prompts", reason));
         }
         self.validate_reward()?;
+        self.validate_env()?;
         self.validate_buffers()
     }
 

@@ -70,6 +70,16 @@ pub(crate) fn refusal(text: &str, choices: &[Choice]) -> String {
 }
 
 choice! {
+    /// `env.history`.
+    HistoryKey {
+        /// What the chat template prints, which has to be what was sampled.
+        Template = "template",
+        /// What was sampled, also where the chat template would leave reasoning out.
+        AsSampled = "as_sampled",
+    }
+}
+
+choice! {
     /// `task.name`.
     TaskName {
         /// Countdown-lite, from digits and operators.

@@ -77,7 +77,7 @@ mod tests {
         assert!(
             line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
         );
-        assert_eq!(all.lines().count(), 144, "{all}");
+        assert_eq!(all.lines().count(), 148, "{all}");
     }
 
     #[test]

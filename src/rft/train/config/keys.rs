@@ -6,8 +6,8 @@ use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
     AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
-    DivergenceKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey,
-    ScaleKey, Schedule, SourceKey, TaskName,
+    DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey,
+    QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{
@@ -59,6 +59,8 @@ section! {
         data: DataConfig,
         /// How completions are scored.
         reward: RewardConfig,
+        /// Episodes of several turns.
+        env: EnvConfig,
         /// The decoder.
         model: ModelSection,
         /// Supervised warm-up.
@@ -140,15 +142,31 @@ section! {
         answer: String = String::new(); by [FileRewards]; source "verl: reward_model.ground_truth",
         /// Leave special tokens out of the text that is scored.
         skip_special_tokens: bool = true; by [Score]; source "TRL: true",
-        /// Processes of a cmd: reward, 0 = one per thread.
-        workers: usize = 0; range 0..=1 << 10; by [Outside]; source "ours" neutral,
-        /// Seconds a sample may take, with all its tests where a program is judged.
-        timeout: f64 = 30.0; range 1e-3..=86_400.0; by [Outside]; source "ours" neutral,
+        /// Processes of a cmd: reward or environment, 0 = one per thread.
+        workers: usize = 0; range 0..=1 << 10; by [Outside, Program]; source "ours" neutral,
+        /// Seconds a sample may take, with all its tests where a program is judged, or a turn of an episode.
+        timeout: f64 = 30.0; range 1e-3..=86_400.0; by [Outside, Program]; source "ours" neutral,
         /// Further seconds until a cmd: first answers, for example to load a model; 0 = twice
         /// reward.timeout.
-        startup: f64 = 0.0; range 0.0..=86_400.0; by [Outside]; source "ours" neutral,
+        startup: f64 = 0.0; range 0.0..=86_400.0; by [Outside, Program]; source "ours" neutral,
         /// Further tries of a failed call.
         retries: usize = 1; range 0..=100; by [Outside]; source "ours" neutral,
+    }
+}
+
+section! {
+    /// Episodes of several turns: something answers the policy between them.
+    EnvConfig by [Episodes] {
+        /// What answers: tool, grid, ask, own or cmd:COMMAND; empty: nothing does, and a completion is an
+        /// episode.
+        kind: String = String::new(); by [Run, Sample]; source "ours: none",
+        /// Most answers of an episode; one that ends here counts as cut off.
+        max_turns: usize = 8; range 1..=1 << 12; source "ours",
+        /// Most tokens of an episode behind its prompt, sampled or said; 0 = env.max_turns times two of the
+        /// longest answers.
+        max_tokens: usize = 0; range 0..=1 << 20; source "ours; TRL and verl count both too",
+        /// What the policy reads of its own earlier answers.
+        history: HistoryKey = HistoryKey::Template; source "ours",
     }
 }
 
@@ -293,7 +311,7 @@ section! {
         slots: usize = 0; range 0..=1 << 16; by [Run, Sample]; source "ours" neutral,
         /// Smallest relative probability of the sampler, 0 = off.
         min_p: f64 = 0.0; range 0.0..=1.0; by [Sample]; source "TRL: off",
-        /// Longest completion, 0 = what the task needs: with data.path the longest demonstration of
+        /// Longest completion, or answer of an episode, 0 = what the task needs: with data.path the longest demonstration of
         /// a fresh model, 256 of a model from disk.
         max_new_tokens: usize = 0; folder 128; range 0..=1 << 20; by [Run, Sample]; source "ours",
         /// Texts that end a completion, which keeps them.

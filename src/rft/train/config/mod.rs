@@ -8,6 +8,7 @@ mod bounds;
 pub(crate) mod buffers;
 mod check;
 pub(crate) mod choice;
+mod env;
 pub mod explain;
 mod keys;
 mod plan;
@@ -20,8 +21,8 @@ pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
     AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
-    DivergenceKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey, QuantizeType, RestKey,
-    ScaleKey, Schedule, SourceKey, TaskName,
+    DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey,
+    QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};

@@ -8,6 +8,7 @@ use crate::train::config::section::Key;
 use crate::train::config::{
     DistillSource, KeepKey, PhasePlan, RunConfig, SourceKey, flattened, keys,
 };
+use crate::train::env;
 use crate::train::phase::Phase;
 use crate::train::update::recipe::Recipe;
 use gradus::error::{Error, Result};
@@ -46,8 +47,12 @@ readers! {
     FileRewards = "rewards of reward.functions on rows of data.path",
     /// Rewards outside the process.
     Outside = "rewards that run a program or ask a service (cmd:, code, http://)",
+    /// An environment outside the process.
+    Program = "environments that run a program (env.kind = cmd:)",
     /// A model that is made, not read.
     Fresh = "fresh models, where model.path is empty",
+    /// Episodes are played.
+    Episodes = "whatever samples, with env.kind",
     /// Evaluations.
     Evaluate = "evaluations",
     /// The phase `sft`.
@@ -105,10 +110,12 @@ pub(crate) const OF_TASK: &[Reader] = &[
     Reader::Rewards,
     Reader::FileRewards,
     Reader::Outside,
+    Reader::Program,
 ];
 
 /// The readers of a run that are there whatever its phases.
-const OF_RUN: &[&[Reader]] = &[&[Reader::Run, Reader::Fresh, Reader::Evaluate], OF_TASK];
+const OF_RUN: &[&[Reader]] =
+    &[&[Reader::Run, Reader::Fresh, Reader::Evaluate, Reader::Episodes], OF_TASK];
 
 impl Reader {
     /// Whether it is there in a phase of `kind`, or in the run itself, with the settings `config`; `next` is
@@ -130,10 +137,12 @@ impl Reader {
             Reader::Rewards => !functions.is_empty(),
             Reader::FileRewards => on_file && !functions.is_empty(),
             Reader::Outside => spec::is_outside(functions),
+            Reader::Program => config.env.kind.starts_with(env::COMMAND),
             Reader::Fresh => config.model.path.is_empty(),
             Reader::FreshAdapter => config.model.adapter.is_empty(),
             Reader::Demos => !of_rollouts,
             Reader::Sample | Reader::Judge | Reader::Online => !of_file && !of_demos,
+            Reader::Episodes => !config.env.kind.is_empty() && !of_file && !of_demos,
             Reader::Prompts | Reader::Update => !of_demos,
             Reader::Divert => !rl.divert.is_empty(),
             Reader::Store => !rl.store.is_empty() || !rl.divert.is_empty(),

@@ -86,7 +86,8 @@ impl Evaluation {
     /// Scores the completions of every prompt. Those without an opinion, and those on which the reward
     /// failed, are not in the mean.
     pub(crate) fn of(verifier: &dyn Reward, sampled: &Sampled) -> Result<Evaluation> {
-        let scores = score_groups(verifier, &sampled.inputs(), &sampled.groups())?;
+        let judged = sampled.judged(verifier);
+        let scores = score_groups(&judged, &sampled.inputs(), &sampled.groups())?;
         let vote = Vote::of(verifier, sampled, &scores);
         let known: Vec<f64> =
             scores.rewards.iter().filter(|s| !s.is_nan()).map(|&s| s as f64).collect();
@@ -153,6 +154,7 @@ mod tests {
             prompt_ids: vec![Vec::new(); prompts.len()],
             rollouts: prompts.iter().map(|p| p.iter().map(|_| rollout()).collect()).collect(),
             texts: prompts.concat().iter().map(|text| text.to_string()).collect(),
+            played: Vec::new(),
         }
     }
 

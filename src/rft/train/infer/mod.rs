@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::model::Weight;
 use crate::pretrained::Generation;
-use crate::reward::{RewardOutcome, finite};
+use crate::reward::{Reward, RewardOutcome, finite};
 use crate::text::Codec;
 use crate::train::config::{ModelDtype, QuantizeType, RunConfig};
 use crate::train::infer::eval::Evaluation;
-use crate::train::rollout::Sampling;
+use crate::train::rollout::{RolloutKey, Sampling};
 use crate::train::run::progress::line;
 use crate::train::run::summary::SampleLine;
 use crate::train::run::{checkpoint, on_threads};
@@ -24,6 +24,7 @@ use crate::train::trainer::Trainer;
 use gradus::dtype::{Float, bf16};
 use gradus::error::{Error, Result};
 use gradus::escape::escaped;
+use gradus::rng::Purpose;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -240,14 +241,13 @@ fn lines<T: Float>(trainer: &Trainer<T>, ask: &Ask, judged: bool) -> Result<Vec<
     line(&format!("  {}", in_words(&sampling)));
     // The most likely tokens are the same every time.
     let samples = if sampling.greedy { 1 } else { ask.samples.max(1) };
-    let sampled = trainer.sample_as(&sampling, prompts, samples, STEP, None)?;
+    let sampled = trainer.sample_as(&sampling, prompts, samples, STEP)?;
     if !judged {
         let unknown = std::iter::repeat(Ok(RewardOutcome::Abstain));
         return Ok(sampled.lines(unknown, None));
     }
-    let inputs = sampled.inputs();
-    let outcomes =
-        trainer.verifier.score_groups(&inputs, &sampled.groups()).into_iter().zip(&inputs);
+    let (inputs, reward) = (sampled.inputs(), sampled.judged(trainer.verifier.as_ref()));
+    let outcomes = reward.score_groups(&inputs, &sampled.groups()).into_iter().zip(&inputs);
     let outcomes = outcomes.map(|(outcome, input)| finite(outcome, input));
     Ok(sampled.lines(outcomes, Some(trainer.verifier.as_ref())))
 }
@@ -320,7 +320,8 @@ fn streamed<T: Float>(
         let _ = print(&escaped(&shown.next(trainer.task.codec(), token)).to_string());
         let _ = std::io::stdout().flush();
     };
-    let sampled = trainer.sample_as(sampling, vec![prompt], 1, step, Some(&on_token))?;
+    let key = RolloutKey { seed: trainer.config.seed, purpose: Purpose::Sample, step };
+    let sampled = trainer.complete(vec![prompt], 1, sampling, key, Some(&on_token))?;
     let answer = sampled.texts.into_iter().next().unwrap_or_default();
     let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
     let rest = answer.get(shown.bytes..).unwrap_or("");

@@ -12,7 +12,7 @@ use crate::train::phase::log::{SampledTotals, StepLog};
 use crate::train::phase::overlong::overlong;
 use crate::train::phase::scored::crosses;
 use crate::train::phase::sequence::{Coefficients, compared};
-use crate::train::phase::{Phase, batch_metrics, warmed_up, warmup_steps};
+use crate::train::phase::{Phase, warmed_up, warmup_steps};
 use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::optimizer::Update;
 use crate::train::update::recipe::Recipe;
@@ -58,11 +58,12 @@ impl<T: Float> Trainer<T> {
         let rl = &self.config.rl;
         let (inputs, groups) = (sampled.inputs(), sampled.groups());
         let progress = self.progress(step);
-        let mut scores = score_at(self.reward.as_ref(), &inputs, &groups, progress)?;
-        let longest = self.max_new_tokens();
+        let judged = sampled.judged(self.reward.as_ref());
+        let mut scores = score_at(&judged, &inputs, &groups, progress)?;
+        let longest = self.most_sampled();
         let penalty = rl.overlong_penalty.or(1.0);
         for (reward, rollout) in scores.rewards.iter_mut().zip(sampled.rollouts.iter().flatten()) {
-            *reward -= overlong(rollout.tokens.len(), longest, rl.overlong_buffer, penalty);
+            *reward -= overlong(rollout.sampled(), longest, rl.overlong_buffer, penalty);
         }
         self.deal_out(&mut scores.rewards, self.place(step, batch).1);
         Ok(scores)
@@ -163,7 +164,7 @@ impl<T: Float> Trainer<T> {
         log: &mut StepLog,
     ) -> Result<RlBatch> {
         let own = &records[..fresh];
-        log.metrics.extend(batch_metrics(own, &estimated.groups[..groups(own)]));
+        log.metrics.extend(self.batch_metrics(own, &estimated.groups[..groups(own)]));
         log.sampled = SampledTotals::of(&records);
         let (kept, aside) = self.sift(&records, fresh, &estimated.advantages, &mut log.metrics)?;
         let updates = if kept.contains(&true) { self.config.rl.updates_per_batch } else { 0 };

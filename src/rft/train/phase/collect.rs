@@ -7,7 +7,7 @@ use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{Drawn, KeepKey, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
-use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, refused};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -33,6 +33,7 @@ impl PhaseSpec for Collect {
         &[
             Reader::Prompts,
             Reader::Sample,
+            Reader::Episodes,
             Reader::Judge,
             Reader::Keep,
             Reader::Divert,
@@ -110,7 +111,7 @@ impl<T: Float> Trainer<T> {
     /// Puts what was collected into the buffer of `rl.store`, and measures it.
     fn take_in(&mut self, records: &[Record], scores: &Scores) -> Result<Metrics> {
         let (_, groups) = self.group_advantages(records, GroupSettings::default(), 0.0)?;
-        let mut metrics = batch_metrics(records, &groups);
+        let mut metrics = self.batch_metrics(records, &groups);
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
         metrics.push_rewards(scores);
         // The policy has not moved: a KL in the reward is 0.

@@ -4,7 +4,7 @@
 use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
 use crate::train::phase::sft::{check_buffer_warmup, longest};
-use crate::train::phase::{Neighbors, Phase, PhaseSpec, batch_metrics, check_warmup};
+use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
 use crate::train::run::progress::line;
@@ -34,6 +34,7 @@ impl PhaseSpec for Distill {
             Reader::Demos,
             Reader::Prompts,
             Reader::Sample,
+            Reader::Episodes,
             Reader::Update,
             Reader::MicroBatch,
             Reader::Backward,
@@ -172,7 +173,7 @@ impl<T: Float> Trainer<T> {
         let mut metrics = Metrics::from([(Metric::Loss, loss)]);
         let update = match self.config.distill.source {
             DistillSource::Rollout => {
-                let sampled = batch_metrics(records, &[]);
+                let sampled = self.batch_metrics(records, &[]);
                 for metric in [Metric::MeanLength, Metric::ClippedRatio] {
                     metrics.push(metric, sampled.get(metric).unwrap_or(f64::NAN));
                 }

@@ -275,23 +275,30 @@ fn check_warmup(key: &str, setting: Auto, total: u64) -> Result<()> {
     Err(Error::config(key, reason))
 }
 
-/// What rollouts and their rewards look like; without `groups`, only what says nothing of rewards.
-pub(crate) fn batch_metrics(records: &[Record], groups: &[GroupStats]) -> Metrics {
-    let n = records.len().max(1) as f64;
-    let scored: Vec<f64> =
-        records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
-    // A mean over nothing is NaN, and the metrics files hold null.
-    let mean = scored.iter().sum::<f64>() / scored.len() as f64;
-    let std = groups.iter().map(|g| g.std).sum::<f64>() / groups.len().max(1) as f64;
-    let degenerate = groups.iter().filter(|g| g.degenerate).count();
-    let lengths: usize = records.iter().map(|r| r.scored().count()).sum();
-    let clipped = records.iter().filter(|r| !r.finished).count();
-    Metrics::from([
-        (Metric::Reward, mean),
-        (Metric::RewardStd, std),
-        (Metric::FracRewardZeroStd, degenerate as f64 / groups.len().max(1) as f64),
-        (Metric::MeanLength, lengths as f64 / n),
-        (Metric::ClippedRatio, clipped as f64 / n),
-        (Metric::NumTokens, records.iter().map(|r| r.ids.len()).sum::<usize>() as f64),
-    ])
+impl<T: Float> Trainer<T> {
+    /// What rollouts and their rewards look like; without `groups`, only what says nothing of rewards.
+    fn batch_metrics(&self, records: &[Record], groups: &[GroupStats]) -> Metrics {
+        let n = records.len().max(1) as f64;
+        let scored: Vec<f64> =
+            records.iter().map(|r| r.reward as f64).filter(|r| !r.is_nan()).collect();
+        // A mean over nothing is NaN, and the metrics files hold null.
+        let mean = scored.iter().sum::<f64>() / scored.len() as f64;
+        let std = groups.iter().map(|g| g.std).sum::<f64>() / groups.len().max(1) as f64;
+        let degenerate = groups.iter().filter(|g| g.degenerate).count();
+        let lengths: usize = records.iter().map(|r| r.scored().count()).sum();
+        let clipped = records.iter().filter(|r| !r.finished).count();
+        let mut metrics = Metrics::from([
+            (Metric::Reward, mean),
+            (Metric::RewardStd, std),
+            (Metric::FracRewardZeroStd, degenerate as f64 / groups.len().max(1) as f64),
+            (Metric::MeanLength, lengths as f64 / n),
+            (Metric::ClippedRatio, clipped as f64 / n),
+            (Metric::NumTokens, records.iter().map(|r| r.ids.len()).sum::<usize>() as f64),
+        ]);
+        if self.world.is_some() {
+            let turns: usize = records.iter().map(Record::answers).sum();
+            metrics.push(Metric::EpisodeTurns, turns as f64 / n);
+        }
+        metrics
+    }
 }

@@ -35,6 +35,7 @@ impl PhaseSpec for Rl {
             Reader::Evaluate,
             Reader::Prompts,
             Reader::Sample,
+            Reader::Episodes,
             Reader::Judge,
             Reader::Keep,
             Reader::Divert,

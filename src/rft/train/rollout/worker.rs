@@ -1,5 +1,5 @@
-//! One worker: its prompts are prefilled, their samples decoded together, and a slot that falls free
-//! goes to the next sample. Where the cache has fewer pages than all samples may need, one that came last
+//! One worker: its contexts are prefilled, their items decoded together, and a slot that falls free
+//! goes to the next item. Where the cache has fewer pages than all items may need, one that came last
 //! gives its pages back and waits; when there is room again, what it has drawn is prefilled.
 
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::io::interrupt;
 use crate::model::{Decoder, KvCache, PAGE, Packed};
 use crate::train::rollout::graph::{ActiveBatch, DecodeGraphs, SampledTokens, draw};
-use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampling};
+use crate::train::rollout::{Hooks, Rollout, RolloutKey, Sampling, WorkItem};
 use crate::train::update::step::gather_rows;
 use gradus::device::Buffer;
 use gradus::dtype::Float;
@@ -18,30 +18,32 @@ use gradus::rng::Rng;
 /// Tokens of one prefill call.
 const PREFILL: usize = 8192;
 
-/// One thread's share of the prompts, or all of them on a GPU.
+/// One thread's share of the contexts with their items, or all of them on a GPU.
 pub(super) struct RolloutRequest<'a, T> {
     pub model: &'a Decoder<T>,
-    pub prompts: &'a [Vec<i32>],
-    pub first_prompt: usize,
-    pub samples: usize,
+    pub contexts: &'a [Vec<i32>],
+    /// In the order of their contexts.
+    pub items: &'a [WorkItem],
     pub sampling: &'a Sampling,
+    /// Items decoded together.
+    pub slots: usize,
     pub key: RolloutKey,
     pub hooks: Hooks<'a>,
 }
 
-/// What rollouts of one shape keep from one call to the next. Slots 0 .. prompts of the cache hold
-/// the prompts, the others the running samples.
+/// What rollouts of one shape keep from one call to the next. The first slots of the cache hold the
+/// contexts, the others the running items.
 pub struct Sampler<T: Float> {
-    prompts: usize,
+    contexts: usize,
     slots: usize,
     cache: KvCache<T>,
-    /// `[prompts, vocab]` logits behind each prompt.
+    /// `[contexts, vocab]` logits behind each context.
     first_logits: Buffer<T>,
     decode: DecodeGraphs,
     /// What recorded steps were made for.
     sampling: Sampling,
     weights: u64,
-    /// How often a sample gave its pages back before it was done.
+    /// How often an item gave its pages back before it was done.
     evicted: usize,
 }
 
@@ -51,24 +53,20 @@ impl<T: Float> Sampler<T> {
         old: Option<Sampler<T>>,
         request: &RolloutRequest<'_, T>,
     ) -> Result<Sampler<T>> {
-        let longest = request.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let total = longest + request.sampling.max_new_tokens;
-        if total > request.model.config.max_positions {
-            let got = format!("{longest} prompt + {} new tokens", request.sampling.max_new_tokens);
-            let expected = format!("at most {} positions", request.model.config.max_positions);
-            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
-        }
-        let longest = longest.max(request.sampling.longest_prompt);
-        let total =
-            (longest + request.sampling.max_new_tokens).min(request.model.config.max_positions);
-        let prompts = request.prompts.len();
-        let slots = request.sampling.slots.min(prompts * request.samples).max(1);
-        let (weights, sampling) = (request.model.weight_addresses(), request.sampling.clone());
+        let (model, most) = (request.model, request.model.config.max_positions);
+        let asked = request.longest()?;
+        let lengths = request.contexts.iter().map(Vec::len);
+        let longest = lengths.max().unwrap_or(0).max(request.sampling.longest_prompt);
+        let total = asked.max((longest + request.sampling.max_new_tokens).min(most));
+        let contexts = request.contexts.len();
+        let slots = request.slots.min(request.items.len()).max(1);
+        let pages = pages(longest, contexts, slots, request.sampling);
+        let (weights, sampling) = (model.weight_addresses(), request.sampling.clone());
         if let Some(mut old) = old
-            && old.prompts >= prompts
+            && old.contexts >= contexts
             && old.slots >= slots
             && old.cache.max_len() >= total
-            && old.cache.pages() >= pages(longest, prompts, slots, request.sampling)
+            && old.cache.pages() >= pages
         {
             if old.weights != weights || old.sampling != sampling {
                 (old.weights, old.sampling, old.decode) =
@@ -77,17 +75,12 @@ impl<T: Float> Sampler<T> {
             (0..old.cache.slots()).for_each(|slot| old.cache.clear(slot));
             return Ok(old);
         }
+        let places = contexts + slots;
         Ok(Sampler {
-            prompts,
+            contexts,
             slots,
-            cache: KvCache::with_pages(
-                &request.model.config,
-                &request.model.device,
-                prompts + slots,
-                total,
-                pages(longest, prompts, slots, request.sampling),
-            )?,
-            first_logits: Buffer::new(&request.model.device, prompts * request.model.config.vocab)?,
+            cache: KvCache::with_pages(&model.config, &model.device, places, total, pages)?,
+            first_logits: Buffer::new(&model.device, contexts * model.config.vocab)?,
             decode: DecodeGraphs::default(),
             sampling,
             weights,
@@ -95,39 +88,56 @@ impl<T: Float> Sampler<T> {
         })
     }
 
-    /// How often a sample gave its pages back before it was done, since the sampler was made.
+    /// How often an item gave its pages back before it was done, since the sampler was made.
     pub fn evicted(&self) -> usize {
         self.evicted
     }
 }
 
-/// Pages of a cache for `prompts` prompts of up to `longest` tokens whose samples take `slots` slots. Samples share
-/// the full pages of their prompt, and the page that it leaves open is each one's own.
-fn pages(longest: usize, prompts: usize, slots: usize, sampling: &Sampling) -> usize {
-    // Shorter prompts may leave more of a page open.
+impl<T: Float> RolloutRequest<'_, T> {
+    /// Positions of the longest sequence.
+    fn longest(&self) -> Result<usize> {
+        let length = |item: &WorkItem| self.contexts[item.context].len() + item.allowed;
+        let Some(longest) = self.items.iter().max_by_key(|item| length(item)) else {
+            return Ok(self.contexts.iter().map(Vec::len).max().unwrap_or(0));
+        };
+        let (total, most) = (length(longest), self.model.config.max_positions);
+        if total > most {
+            let prompt = self.contexts[longest.context].len();
+            let got = format!("{prompt} prompt + {} new tokens", longest.allowed);
+            let expected = format!("at most {most} positions");
+            return Err(Error::invalid("rollout", "max_new_tokens", got, expected));
+        }
+        Ok(total)
+    }
+}
+
+/// Pages of a cache for `contexts` contexts of up to `longest` tokens whose items take `slots` slots. Items share
+/// the full pages of their context, and the page that it leaves open is each one's own.
+fn pages(longest: usize, contexts: usize, slots: usize, sampling: &Sampling) -> usize {
+    // Shorter contexts may leave more of a page open.
     let lengths = longest.saturating_sub(PAGE - 1)..=longest;
     let own = lengths.map(|n| (n + sampling.max_new_tokens).div_ceil(PAGE) - n / PAGE);
     let own = own.max().unwrap_or(0);
     let more = slots.saturating_sub(1) * own;
-    prompts * longest.div_ceil(PAGE) + own + (more * sampling.cache_percent.min(100)).div_ceil(100)
+    contexts * longest.div_ceil(PAGE) + own + (more * sampling.cache_percent.min(100)).div_ceil(100)
 }
 
 /// A sequence being decoded.
 struct ActiveSequence {
-    prompt: usize,
-    sample: usize,
+    item: usize,
     slot: usize,
     rng: Rng,
 }
 
-/// A share of the prompts on its way.
+/// A share of the items on its way.
 pub(super) struct RolloutWorker<'a, T: Float> {
     request: RolloutRequest<'a, T>,
     sampler: &'a mut Sampler<T>,
-    waiting: VecDeque<(usize, usize)>,
+    waiting: VecDeque<usize>,
     free: Vec<usize>,
     active: Vec<ActiveSequence>,
-    done: Vec<Vec<Rollout>>,
+    done: Vec<Rollout>,
 }
 
 impl<'a, T: Float> RolloutWorker<'a, T> {
@@ -135,20 +145,19 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         request: RolloutRequest<'a, T>,
         sampler: &'a mut Sampler<T>,
     ) -> RolloutWorker<'a, T> {
-        let (prompts, samples) = (request.prompts.len(), request.samples);
-        let each = |p: usize| (0..samples).map(move |s| (p, s));
-        let (first, slots) = (sampler.prompts, request.sampling.slots.min(sampler.slots));
+        let (first, items) = (sampler.contexts, request.items.len());
+        let slots = request.slots.min(sampler.slots);
         RolloutWorker {
             request,
             sampler,
-            waiting: (0..prompts).flat_map(each).collect(),
+            waiting: (0..items).collect(),
             free: (first..first + slots).rev().collect(),
             active: Vec::new(),
-            done: vec![vec![Rollout::default(); samples]; prompts],
+            done: vec![Rollout::default(); items],
         }
     }
 
-    pub fn run(mut self) -> Result<Vec<Vec<Rollout>>> {
+    pub fn run(mut self) -> Result<Vec<Rollout>> {
         self.prefill()?;
         while !self.waiting.is_empty() || !self.active.is_empty() {
             interrupt::check()?;
@@ -161,10 +170,10 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         Ok(self.done)
     }
 
-    /// Runs all prompts through the model, so many tokens at a time, and keeps the logits behind
-    /// each prompt's last token.
+    /// Runs all contexts through the model, so many tokens at a time, and keeps the logits behind
+    /// each context's last token.
     fn prefill(&mut self) -> Result<()> {
-        let (model, prompts) = (self.request.model, self.request.prompts);
+        let (model, prompts) = (self.request.model, self.request.contexts);
         let (allocator, d, vocab) = (&model.allocator, model.config.hidden, model.config.vocab);
         let mut first = 0;
         while first < prompts.len() {
@@ -192,27 +201,27 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         Ok(())
     }
 
-    /// Gives free slots to waiting samples, as far as there are pages: to new ones, whose first tokens are drawn,
+    /// Gives free slots to waiting items, as far as there are pages: to new ones, whose first tokens are drawn,
     /// or to those that had given theirs back. Whether there was one.
     fn admit(&mut self) -> Result<bool> {
         let begin = self.active.len();
-        let resumes = self.waiting.front().is_some_and(|&waiting| self.drawn(waiting) > 0);
+        let resumes = self.waiting.front().is_some_and(|&item| self.drawn(item) > 0);
         let (mut pairs, mut rows) = (Vec::new(), Vec::new());
         let mut room = self.sampler.cache.free_pages().saturating_sub(self.begun_pages());
-        while let (Some(&next), Some(&slot)) = (self.waiting.front(), self.free.last()) {
-            let needs = self.own_pages(next);
+        while let (Some(&item), Some(&slot)) = (self.waiting.front(), self.free.last()) {
+            let needs = self.own_pages(item);
             let alone = self.active.is_empty();
-            if (self.drawn(next) > 0) != resumes || (needs > room && !alone) {
+            if (self.drawn(item) > 0) != resumes || (needs > room && !alone) {
                 break;
             }
             room = room.saturating_sub(needs);
             self.waiting.pop_front();
             self.free.pop();
-            let (prompt, sample) = next;
-            let rng = self.rng(prompt, sample);
-            pairs.push((slot, prompt));
-            rows.push(prompt as i32);
-            self.active.push(ActiveSequence { prompt, sample, slot, rng });
+            let WorkItem { context, stream: (prompt, sample), .. } = self.request.items[item];
+            let rng = self.request.key.stream(prompt, sample);
+            pairs.push((slot, context));
+            rows.push(context as i32);
+            self.active.push(ActiveSequence { item, slot, rng });
         }
         if pairs.is_empty() {
             return Ok(false);
@@ -231,23 +240,15 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         Ok(true)
     }
 
-    /// Tokens that a sample has drawn.
-    fn drawn(&self, (prompt, sample): (usize, usize)) -> usize {
-        self.done[prompt][sample].tokens.len()
+    /// Tokens that an item has drawn.
+    fn drawn(&self, item: usize) -> usize {
+        self.done[item].tokens.len()
     }
 
-    /// Pages that a waiting sample takes beside the full ones of its prompt, with that of its next token.
-    fn own_pages(&self, waiting: (usize, usize)) -> usize {
-        let prompt = self.request.prompts[waiting.0].len();
-        (prompt + self.drawn(waiting).max(1)).div_ceil(PAGE) - prompt / PAGE
-    }
-
-    /// The draws of a sample.
-    fn rng(&self, prompt: usize, sample: usize) -> Rng {
-        let (global, key) = ((self.request.first_prompt + prompt) as u32, self.request.key);
-        // The step's high bits share a word with the sample: 2^16 samples, 2^48 steps.
-        let words = [key.step as u32, global, sample as u32 | ((key.step >> 32) as u32) << 16];
-        Rng::new(key.seed, key.purpose, words)
+    /// Pages that a waiting item takes beside the full ones of its context, with that of its next token.
+    fn own_pages(&self, item: usize) -> usize {
+        let context = self.request.contexts[self.request.items[item].context].len();
+        (context + self.drawn(item).max(1)).div_ceil(PAGE) - context / PAGE
     }
 
     /// Puts what the active sequences from `begin` on had drawn before they waited back into the cache, but for their
@@ -257,7 +258,7 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         while next < self.active.len() {
             let (mut packed, mut slots) = (Packed::new(), Vec::new());
             while let Some(a) = self.active.get(next) {
-                let tokens = &self.done[a.prompt][a.sample].tokens;
+                let tokens = &self.done[a.item].tokens;
                 let read = &tokens[..tokens.len().saturating_sub(1)];
                 if !slots.is_empty() && packed.tokens() + read.len() > PREFILL {
                     break;
@@ -292,7 +293,7 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
             self.sampler.cache.clear(last.slot);
             self.sampler.evicted += 1;
             self.free.push(last.slot);
-            self.waiting.push_front((last.prompt, last.sample));
+            self.waiting.push_front(last.item);
         }
     }
 
@@ -302,7 +303,7 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
         let mut packed = Packed::new();
         let slots: Vec<usize> = self.active.iter().map(|a| a.slot).collect();
         for a in &self.active {
-            let last = self.done[a.prompt][a.sample].tokens.last().copied().unwrap_or(0);
+            let last = self.done[a.item].tokens.last().copied().unwrap_or(0);
             packed.push(&[last], self.sampler.cache.len(a.slot));
         }
         let uniform = self.uniform(0);
@@ -313,18 +314,19 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
 
     /// The next uniform draw of the active sequences from `begin` on.
     fn uniform(&self, begin: usize) -> Vec<f64> {
-        let at = |a: &ActiveSequence| self.done[a.prompt][a.sample].tokens.len() as u32;
+        let drawn = |a: &ActiveSequence| self.request.items[a.item].drawn;
+        let at = |a: &ActiveSequence| (drawn(a) + self.drawn(a.item)) as u32;
         self.active[begin..].iter().map(|a| a.rng.uniform_at(at(a))).collect()
     }
 
     /// Appends the tokens drawn for the active sequences from `begin` on; those that are done give
     /// their slots back.
     fn take(&mut self, begin: usize, drawn: SampledTokens) -> Result<()> {
-        let (max_new, stops) = (self.request.sampling.max_new_tokens, &self.request.sampling.stops);
+        let (items, stops) = (self.request.items, &self.request.sampling.stops);
         let SampledTokens { token, logp, entropy } = drawn;
         let each = token.into_iter().zip(logp).zip(entropy);
         for (a, ((token, logp), entropy)) in self.active[begin..].iter().zip(each) {
-            let rollout = &mut self.done[a.prompt][a.sample];
+            let rollout = &mut self.done[a.item];
             rollout.tokens.push(token);
             rollout.logp.push(logp);
             rollout.entropy.push(entropy);
@@ -333,13 +335,14 @@ impl<'a, T: Float> RolloutWorker<'a, T> {
                 rollout.finished = ends(&rollout.tokens)?;
             }
             if let Some(on_token) = self.request.hooks.on_token {
-                on_token(self.request.first_prompt + a.prompt, a.sample, token);
+                let (prompt, sample) = items[a.item].stream;
+                on_token(prompt as usize, sample as usize, token);
             }
         }
         let (cache, done, free) = (&mut self.sampler.cache, &self.done, &mut self.free);
         self.active.retain(|a| {
-            let rollout = &done[a.prompt][a.sample];
-            let stays = !rollout.finished && rollout.tokens.len() < max_new;
+            let rollout = &done[a.item];
+            let stays = !rollout.finished && rollout.tokens.len() < items[a.item].allowed;
             if !stays {
                 cache.clear(a.slot);
                 free.push(a.slot);

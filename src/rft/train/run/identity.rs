@@ -183,6 +183,8 @@ fn read_by(config: &RunConfig) -> Result<Vec<(&'static str, PathBuf, u64)>> {
         let weights = weights(teacher)?;
         files.extend(weights.into_iter().map(|file| ("distill.teacher", file, REWARD_BYTES)));
     }
+    let programs = spec::files(&[&config.env.kind]);
+    files.extend(programs.into_iter().map(|file| ("env.kind", file, REWARD_BYTES)));
     let programs = spec::files(&config.reward.functions);
     files.extend(programs.into_iter().map(|file| ("reward.functions", file, REWARD_BYTES)));
     Ok(files)

@@ -323,6 +323,7 @@ fn longest<'a, T: Float>(
 fn unasked<T: Float>(trainer: &mut Trainer<T>) {
     trainer.reward = Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
     trainer.verifier = trainer.reward.clone();
+    trainer.longest = true;
 }
 
 /// Bytes of the hidden states that the critic learns from in a phase of `kind`: those of a batch, and of
@@ -336,23 +337,25 @@ fn critic_states<T: Float>(trainer: &Trainer<T>, kind: Phase) -> Result<u64> {
             (trainer.recipe()?.estimator == Estimator::Gae) as u64
         }
     };
-    let tokens = config.rl.prompts * config.rl.group * trainer.max_new_tokens();
+    let tokens = config.rl.prompts * config.rl.group * trainer.most_sampled();
     Ok(2 * batches * 4 * (tokens * trainer.model.config.hidden) as u64)
 }
 
 /// Bytes of the records that outlive their batch, when all buffers are full.
 fn kept_records<T: Float>(trainer: &Trainer<T>, plans: &[PhasePlan]) -> u64 {
-    let (mut names, mut window, mut longest) = (BTreeSet::new(), 0, 0);
+    let (prompt, answer) = trainer.task.lengths();
+    let (mut names, mut window, mut longest) = (BTreeSet::new(), 0, answer);
     for config in plans.iter().map(|plan| &plan.config) {
         let rl = &config.rl;
         names.extend([&rl.store, &rl.divert].into_iter().filter(|name| !name.is_empty()));
         let batch = rl.prompts * rl.group * (1 + rl.dynamic_sampling);
         window = window.max(rl.replay_window * batch);
-        longest = longest.max(rl.max_new_tokens);
+        let answer = rl.max_new_tokens.max(answer);
+        let episode = config.env.limits(answer).tokens;
+        longest = longest.max(if config.env.kind.is_empty() { answer } else { episode });
     }
     let records = names.len() * trainer.config.buffer.capacity + window;
-    let (prompt, answer) = trainer.task.lengths();
-    records as u64 * record_bytes(prompt + longest.max(answer))
+    records as u64 * record_bytes(prompt + longest)
 }
 
 /// Bytes of a checkpoint: what moves with its moments, what it is held to, and the base unless it is

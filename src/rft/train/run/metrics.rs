@@ -62,6 +62,8 @@ choice! {
         MeanLength = "completions/mean_length",
         /// Share of completions that were cut off.
         ClippedRatio = "completions/clipped_ratio",
+        /// Mean number of an episode's answers, with an environment.
+        EpisodeTurns = "episodes/turns",
         /// Global gradient norm before clipping.
         GradNorm = "grad_norm",
         /// Learning rate of the step.

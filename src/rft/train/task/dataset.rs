@@ -13,6 +13,7 @@ use crate::reward::spec::gold_field;
 use crate::reward::{Reward, excerpt};
 use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
+use crate::train::env::{Environment, Frame, built_in};
 use crate::train::phase::scored::crosses;
 use crate::train::task::{AnswerBounds, Demo, Prompt, ScoredAnswer, Task, last_content};
 use gradus::error::{Error, Result};
@@ -26,6 +27,8 @@ pub(crate) struct DataTask {
     codec: Arc<dyn Codec>,
     writer: PromptWriter,
     reward: Arc<dyn Reward>,
+    /// What answers between turns and reads rows too, if it is built in.
+    environment: Option<Arc<dyn Environment>>,
     seed: u64,
     train: Vec<DataPrompt>,
     heldout: Vec<Prompt>,
@@ -69,6 +72,17 @@ impl PromptWriter {
             chat: chat_options(),
         };
         Ok(PromptWriter { template, format })
+    }
+
+    /// How what is said to a policy between its turns is written.
+    ///
+    /// # Errors
+    /// `Config` for a chat template that is not append-only.
+    pub fn frame(&self, as_sampled: bool) -> Result<Frame> {
+        match &self.template {
+            None => Ok(Frame::plain()),
+            Some(template) => Frame::of(template, &self.format.chat, as_sampled),
+        }
     }
 
     /// The prompt of a conversation.
@@ -123,6 +137,7 @@ impl DataTask {
             codec,
             writer,
             reward,
+            environment: built_in(&config.env.kind),
             seed: config.seed,
             train: Vec::new(),
             heldout: Vec::new(),
@@ -196,7 +211,10 @@ impl DataTask {
                 continue;
             }
             self.longest = self.longest.max(tokens);
-            unfit.check(row, self.reward.as_ref(), &prompt.fields);
+            unfit.check(row, "reward", self.reward.check_row(&prompt.fields));
+            if let Some(environment) = &self.environment {
+                unfit.check(row, "env.kind", environment.check_row(&prompt.fields));
+            }
             examples.push(DataPrompt { prompt, demo });
         }
         unfit.refuse(path)?;
@@ -362,7 +380,7 @@ fn unanswered(missing: usize, of: usize, first: &DataPrompt) -> Error {
     Error::config("phases", reason)
 }
 
-/// Rows that the reward cannot judge by.
+/// Rows that the reward cannot judge by, or that the environment cannot read.
 #[derive(Default)]
 struct Unfit {
     rows: usize,
@@ -370,10 +388,10 @@ struct Unfit {
 }
 
 impl Unfit {
-    fn check(&mut self, row: usize, reward: &dyn Reward, fields: &Row) {
-        if let Err(reason) = reward.check_row(fields) {
+    fn check(&mut self, row: usize, who: &str, checked: std::result::Result<(), String>) {
+        if let Err(reason) = checked {
             self.rows += 1;
-            self.first.get_or_insert((row, reason));
+            self.first.get_or_insert((row, format!("{who}: {reason}")));
         }
     }
 
@@ -383,7 +401,7 @@ impl Unfit {
             0 => String::new(),
             more => format!(" ({more} more rows cannot be judged either)"),
         };
-        Err(Error::format(path, format!("row {row}: reward: {reason}{others}")))
+        Err(Error::format(path, format!("row {row}: {reason}{others}")))
     }
 }
 

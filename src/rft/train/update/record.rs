@@ -119,6 +119,13 @@ impl Record {
         self.class.iter().filter(|class| **class == TokenClass::Gen).count()
     }
 
+    /// Number of pieces that the policy sampled: the answers of an episode.
+    pub fn answers(&self) -> usize {
+        let begins = |t: &usize| *t == 0 || self.class[t - 1] != TokenClass::Gen;
+        let sampled = (0..self.class.len()).filter(|&t| self.class[t] == TokenClass::Gen);
+        sampled.filter(begins).count()
+    }
+
     /// Positions of the scored tokens. The first token has no context and is never scored.
     pub fn scored(&self) -> impl Iterator<Item = usize> + '_ {
         (1..self.ids.len()).filter(|&t| self.class[t].is_scored())

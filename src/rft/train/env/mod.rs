@@ -1,0 +1,183 @@
+//! Environments: what answers a policy between its turns.
+//!
+//! A completion of a run without an environment is an episode of one turn. With one the policy answers,
+//! the environment says something, the policy answers in the light of all before, and so on until the
+//! environment says that it is done or a limit is reached. The ids of an episode only grow: the prompt's,
+//! those that were sampled, those of what was said. What was sampled is never encoded again, so that the
+//! first importance ratio of every sampled token is exactly 1; what was said carries no loss.
+//!
+//! | `env.kind` | what it says | who scores an episode |
+//! |---|---|---|
+//! | `tool` | the value of the expression that an answer asks for | `reward.functions`, by the last answer |
+//! | `grid` | where a walk has come to | itself: 1 at the goal |
+//! | `ask` | yes or no to a question about a hidden number | itself: 1 for the number, less for questions |
+//! | `cmd:COMMAND` | what a program says: [`command`] | itself |
+//! | `own` | what [`crate::train::Trainer::with_environment`] was given says | itself |
+//!
+//! The reward of an episode is the sum of its turns' rewards, with what `reward.functions` say of its last
+//! answer; it is the reward of the whole sequence. An episode in which the environment failed is left out as
+//! one about which a reward failed, and no other is touched.
+
+mod ask;
+mod calculator;
+pub mod command;
+mod episode;
+mod frame;
+mod grid;
+mod judge;
+
+use std::sync::Arc;
+
+use crate::near::did_you_mean;
+use crate::reward::command::CommandOptions;
+use crate::train::task::Prompt;
+use gradus::error::{Error, Result};
+
+pub use episode::Played;
+pub(crate) use episode::{Limits, Players, play, play_longest};
+pub(crate) use frame::Frame;
+pub(crate) use judge::Judged;
+
+/// The beginning of an episode.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// What the policy reads first, with the data row behind it.
+    pub prompt: &'a Prompt,
+    /// A draw of the episode's own: the same when a step is done again, another in every other episode.
+    pub seed: u64,
+}
+
+/// What a policy has said in an episode.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Its number among the episodes that began together.
+    pub episode: usize,
+    /// Where the episode began.
+    pub start: Start<'a>,
+    /// The texts of all answers so far; the last is the one to reply to. Never empty.
+    pub answers: &'a [String],
+    /// Whether that one ended by itself. One that was cut off is the last of its episode, whatever the
+    /// reply.
+    pub finished: bool,
+}
+
+impl Turn<'_> {
+    /// The answer to reply to.
+    pub fn answer(&self) -> &str {
+        self.answers.last().map_or("", String::as_str)
+    }
+}
+
+/// What the environment makes of an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reply {
+    /// What is said to the policy; nothing if the episode is over.
+    pub says: Option<String>,
+    /// What the turn is worth; finite.
+    pub reward: f32,
+}
+
+impl Reply {
+    /// The episode goes on.
+    pub fn says(text: impl Into<String>) -> Reply {
+        Reply { says: Some(text.into()), reward: 0.0 }
+    }
+
+    /// The episode is over.
+    pub fn done(reward: f32) -> Reply {
+        Reply { says: None, reward }
+    }
+}
+
+/// Says something to what policies say, for many episodes at once. What it says in one episode has to
+/// depend on that episode alone: its row, its seed and its answers. Then neither the number of episodes
+/// nor a run that is interrupted and goes on changes a bit.
+pub trait Environment: Send + Sync {
+    /// Whether the rewards of its replies score an episode. If not, a run needs `reward.functions`.
+    fn scores(&self) -> bool {
+        true
+    }
+
+    /// Episodes begin. `Err` fails its episode, with the reason.
+    fn begin(&self, starts: &[Start<'_>]) -> Vec<std::result::Result<(), String>> {
+        vec![Ok(()); starts.len()]
+    }
+
+    /// A reply to each turn, in order. `Err` fails its episode, with the reason.
+    fn step(&self, turns: &[Turn<'_>]) -> Vec<std::result::Result<Reply, String>>;
+
+    /// Whether a data row has what the environment needs. It is asked once for every row when the data is
+    /// read.
+    ///
+    /// # Errors
+    /// What is wrong, with the field's name.
+    fn check_row(
+        &self,
+        fields: &serde_json::Map<String, serde_json::Value>,
+    ) -> std::result::Result<(), String> {
+        let _ = fields;
+        Ok(())
+    }
+}
+
+/// An environment with the way in which its words reach the policy.
+#[derive(Clone)]
+pub(crate) struct World {
+    /// Nothing for `own`, until somebody gives one.
+    pub environment: Option<Arc<dyn Environment>>,
+    pub frame: Arc<Frame>,
+}
+
+/// What `env.kind` may name.
+const KINDS: [&str; 5] = ["tool", "grid", "ask", "own", "cmd:COMMAND"];
+
+/// What `env.kind` names a program by.
+pub(crate) const COMMAND: &str = "cmd:";
+
+/// The environment that `kind` names, if it is one that comes with this crate.
+pub(crate) fn built_in(kind: &str) -> Option<Arc<dyn Environment>> {
+    match kind {
+        "tool" => Some(Arc::new(calculator::Calculator)),
+        "grid" => Some(Arc::new(grid::Grid)),
+        "ask" => Some(Arc::new(ask::Ask)),
+        // Others have no name of their own: `made` knows them.
+        _ => None,
+    }
+}
+
+/// The environment that `kind` names, with `options` for a program; nothing for `own`.
+///
+/// # Errors
+/// `Config` for a name that is none, and a program that is not there.
+pub(crate) fn made(kind: &str, options: CommandOptions) -> Result<Option<Arc<dyn Environment>>> {
+    if let Some(environment) = built_in(kind) {
+        return Ok(Some(environment));
+    }
+    if let Some(line) = kind.strip_prefix(COMMAND) {
+        let wrong =
+            |e: shell_words::ParseError| Error::config("env.kind", format!("`{kind}`: {e}"));
+        let argv = shell_words::split(line).map_err(wrong)?;
+        return Ok(Some(Arc::new(command::CommandEnvironment::new(argv, options)?)));
+    }
+    match kind {
+        "own" => Ok(None),
+        other => {
+            let known = KINDS.join(", ");
+            let meant = did_you_mean(other, KINDS);
+            Err(Error::config("env.kind", format!("`{other}` is not one of {known}{meant}")))
+        }
+    }
+}
+
+/// The whole number in a row's field `name`.
+fn number(
+    fields: &serde_json::Map<String, serde_json::Value>,
+    name: &str,
+    range: std::ops::Range<i64>,
+) -> std::result::Result<i64, String> {
+    let value = fields.get(name).unwrap_or(&serde_json::Value::Null);
+    value.as_i64().filter(|n| range.contains(n)).ok_or_else(|| {
+        let (first, last) = (range.start, range.end - 1);
+        format!("row field `{name}` is {value}, expected a whole number from {first} to {last}")
+    })
+}
