@@ -5,6 +5,7 @@ mod common;
 mod runs;
 
 mod buffers;
+mod bundle;
 mod bytes;
 mod folder;
 mod kill;

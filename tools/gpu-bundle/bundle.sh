@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gathers what a GPU machine without Rust needs into target/gpu-bundle: the test executables that ask
-# for a GPU, the command line, the peers' data, and run.sh.
+# for a GPU, the command line, the peers' data, run.sh for the tests, and measure.sh for what is to be measured.
 #
 #   tools/gpu-bundle/bundle.sh && scp -r target/gpu-bundle gpu-machine: && ssh gpu-machine gpu-bundle/run.sh
 set -euo pipefail
@@ -20,6 +20,8 @@ for family in nf4 logprob divergence models trl verl verl_adv verl_kl; do
   cp -r "tests/golden/$family" "$out/golden/"
 done
 git rev-parse HEAD > "$out/COMMIT"
+cp tools/gpu-bundle/measure.sh "$out/"
+mkdir "$out/peers" && cp tools/peers/gpu_*.py "$out/peers/"
 
 cat > "$out/run.sh" <<'RUN'
 #!/usr/bin/env bash
