@@ -86,7 +86,7 @@ impl Machine {
 
     /// Runs a few clusters of a launch, without the detectors of races and without the products of
     /// tensor cores, and writes down what they did. Memory then holds no results. A launch with no more
-    /// than `samples` clusters runs all.
+    /// than `samples` clusters runs all. Of long clusters only the one in the middle runs.
     pub fn record(
         &mut self,
         program: &Program,

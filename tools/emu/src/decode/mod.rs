@@ -262,7 +262,11 @@ impl Decoder<'_> {
         let line = instruction.line;
         let (work, run) = ops.decode().map_err(|e| format!("line {line}: {e}"))?;
         self.out.push(Decoded { guard, run, line, work });
-        self.timeline.push(instruction, frame.base);
+        let target = match (instruction.opcode[0].as_str(), instruction.operands.first()) {
+            ("bra", Some(Operand::Label(name))) => frame.labels.get(name).copied(),
+            _ => None,
+        };
+        self.timeline.push(instruction, frame.base, target);
         Ok(())
     }
 
@@ -311,6 +315,7 @@ impl Decoder<'_> {
         param_bytes: usize,
     ) -> Program {
         self.timeline.fold();
+        self.timeline.make_conditional();
         let of = |class: Class| self.constants.iter().filter(move |((c, _), _)| *c == class);
         let shared = |class: Class| {
             let all = self.shared_addresses.iter().filter(move |((c, _), _)| *c == class);

@@ -92,9 +92,7 @@ pub fn run(
         options,
         recording,
     };
-    for index in order {
-        grid.cluster(index, &mut random)?;
-    }
+    grid.clusters(&order, &mut random)?;
     let mut counters = grid.counters;
     (counters.launches, counters.blocks) = (1, blocks);
     counters.warps = blocks * threads.div_ceil(32) as u64;
@@ -169,7 +167,7 @@ pub(super) struct Running {
 }
 
 impl Grid<'_> {
-    fn cluster(&mut self, index: u64, random: &mut Random) -> Step<()> {
+    pub(super) fn cluster(&mut self, index: u64, random: &mut Random) -> Step<()> {
         let mut running = self.start(index);
         let mut turns: Vec<usize> = (0..running.warps.len()).collect();
         let mut idle = 0;
@@ -576,7 +574,7 @@ impl Grid<'_> {
 }
 
 /// xorshift64*: order shuffling only.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {

@@ -1,21 +1,40 @@
 //! What a launch that is timed writes down.
 
 use super::Flow;
-use super::grid::{Grid, Running};
+use super::fault::Step;
+use super::grid::{Grid, Random, Running};
 use crate::time::tape::{Fact, Meeting, Note};
 
 /// Counts before an instruction: sectors asked for, passes over shared memory, multiply-adds.
 pub(super) type Tally = [u64; 3];
 
-/// Clusters of a launch that stand for all, evenly spread.
+/// Clusters of a launch that stand for all, evenly spread, the one in the middle first.
 pub(super) fn sampled(clusters: u64, samples: u64) -> Vec<u64> {
-    if clusters <= samples {
-        return (0..clusters).collect();
-    }
-    (0..samples).map(|i| (2 * i + 1) * clusters / (2 * samples)).collect()
+    let mut order: Vec<u64> = if clusters <= samples {
+        (0..clusters).collect()
+    } else {
+        (0..samples).map(|i| (2 * i + 1) * clusters / (2 * samples)).collect()
+    };
+    let middle = order.len() / 2;
+    order.swap(0, middle);
+    order
 }
 
 impl Grid<'_> {
+    /// Runs clusters one after another. If the first that is recorded is long, it stands for all.
+    pub(super) fn clusters(&mut self, order: &[u64], random: &mut Random) -> Step<()> {
+        for &index in order {
+            self.cluster(index, random)?;
+            if self.recording.as_ref().is_some_and(|recording| recording.is_long()) {
+                break;
+            }
+        }
+        if let Some(recording) = &mut self.recording {
+            recording.exchange(0, order.len() / 2);
+        }
+        Ok(())
+    }
+
     #[inline(always)]
     pub(super) fn tally(&self) -> Tally {
         if self.recording.is_none() {

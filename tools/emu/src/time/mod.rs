@@ -74,8 +74,9 @@ pub struct Timing<'a> {
     pub cold: bool,
 }
 
-/// Clusters beyond those that are resident at a time which the replay runs before it extrapolates.
-const ROUNDS: usize = 3;
+/// Rounds of clusters that the replay runs before it extrapolates; of long clusters, whose fill and drain count for
+/// less.
+const ROUNDS: [usize; 2] = [3, 2];
 
 impl Record {
     pub(crate) fn new(
@@ -136,13 +137,14 @@ impl Record {
         let traffic = self.bytes(timing);
         let each = clusters.div_ceil(groups) as usize;
         let together = (resident as usize).min(each.max(1));
+        let rounds = ROUNDS[usize::from(self.recording.is_long())];
         let plan = Plan {
             timeline: &self.timeline,
             recording: &self.recording,
             registers: self.registers,
             blocks: cluster as usize,
             warps: threads.div_ceil(32) as usize,
-            clusters: each.min(ROUNDS * together),
+            clusters: each.min(rounds * together),
             together,
             shares: shares(gpu, clusters.min(groups) * cluster),
             gpu,

@@ -18,37 +18,51 @@ const ARITHMETIC: u32 = 5;
 /// Reorders the events of a warp, straight stretch by straight stretch.
 pub(crate) fn reorder(events: &[Event], timeline: &Timeline) -> Vec<Event> {
     let mut out = Vec::with_capacity(events.len());
-    let mut known: HashMap<(u32, usize), Vec<u32>> = HashMap::new();
-    let mut start = 0;
+    let mut known: HashMap<Vec<u32>, Vec<u32>> = HashMap::new();
+    let (mut start, mut stretch) = (0, Vec::new());
     while start < events.len() {
         let mut end = start + 1;
-        while end < events.len()
-            && events[end].pc == events[end - 1].pc + 1
-            && !timeline.steps[events[end - 1].pc as usize].fixed()
-        {
+        while end < events.len() && follows(timeline, events[end - 1].pc, events[end].pc) {
             end += 1;
         }
-        let first = events[start].pc;
-        let order = known
-            .entry((first, end - start))
-            .or_insert_with(|| schedule(timeline, first as usize, end - start));
-        out.extend(order.iter().map(|&i| events[start + i as usize]));
+        stretch.clear();
+        stretch.extend(events[start..end].iter().map(|event| event.pc));
+        if !known.contains_key(&stretch) {
+            known.insert(stretch.clone(), schedule(timeline, &stretch));
+        }
+        out.extend(known[&stretch].iter().map(|&i| events[start + i as usize]));
         start = end;
     }
     out
 }
 
-/// Instructions that have to come before each of `count` from `first` on.
-fn predecessors(timeline: &Timeline, first: usize, count: usize) -> Vec<Vec<u32>> {
-    let mut before = vec![Vec::new(); count];
+/// Whether the assembler sees two instructions in one stretch: the next one, or where a branch goes that is
+/// none in machine code.
+fn follows(timeline: &Timeline, pc: u32, next: u32) -> bool {
+    let skips = timeline.skips_to(pc as usize);
+    !timeline.steps[pc as usize].fixed()
+        && (next == pc + 1 || skips.is_some_and(|target| target == next as usize))
+}
+
+/// Instructions that have to come before each of a stretch.
+fn predecessors(timeline: &Timeline, stretch: &[u32]) -> Vec<Vec<u32>> {
+    let mut before = vec![Vec::new(); stretch.len()];
     let mut written: HashMap<u32, u32> = HashMap::new();
     let mut read: HashMap<u32, Vec<u32>> = HashMap::new();
     // The last store, and what has touched memory since.
     let (mut store, mut touched): ([Option<u32>; 2], [Vec<u32>; 2]) = ([None; 2], [vec![], vec![]]);
-    for i in 0..count {
-        let (pc, at) = (first + i, i as u32);
+    // The last condition of what follows, and where that ends.
+    let mut condition = (0, 0);
+    for (i, &pc) in stretch.iter().enumerate() {
+        let (pc, at) = (pc as usize, i as u32);
         let step = &timeline.steps[pc];
         let edges = &mut before[i];
+        if pc < condition.1 {
+            edges.push(condition.0);
+        }
+        if let Some(target) = timeline.skips_to(pc) {
+            condition = (at, target);
+        }
         for r in timeline.reads(pc) {
             edges.extend(written.get(r));
             read.entry(*r).or_default().push(at);
@@ -75,9 +89,10 @@ fn predecessors(timeline: &Timeline, first: usize, count: usize) -> Vec<Vec<u32>
     before
 }
 
-/// The order of `count` instructions from `first` on.
-fn schedule(timeline: &Timeline, first: usize, count: usize) -> Vec<u32> {
-    let before = predecessors(timeline, first, count);
+/// The order of a stretch: places in it.
+fn schedule(timeline: &Timeline, stretch: &[u32]) -> Vec<u32> {
+    let (before, count) = (predecessors(timeline, stretch), stretch.len());
+    let step = |i: usize| &timeline.steps[stretch[i] as usize];
     let mut after = vec![Vec::new(); count];
     let mut waits = vec![0u32; count];
     for (i, edges) in before.iter().enumerate() {
@@ -88,19 +103,18 @@ fn schedule(timeline: &Timeline, first: usize, count: usize) -> Vec<u32> {
     }
     let mut height = vec![0u32; count];
     for i in (0..count).rev() {
-        let step = &timeline.steps[first + i];
-        let own = match step.kind.port {
+        let own = match step(i).kind.port {
             Port::Load | Port::Atomic => LOAD,
             Port::Shared => SHARED,
             Port::None | Port::Constant | Port::Store | Port::Copy | Port::Bulk => {
-                if step.kind.unit == Unit::Special { SPECIAL } else { ARITHMETIC }
+                if step(i).kind.unit == Unit::Special { SPECIAL } else { ARITHMETIC }
             }
         };
         let rest = after[i].iter().map(|&j| height[j as usize]).max().unwrap_or(0);
         height[i] = rest + own;
     }
     // A branch, or whatever else cannot be moved, stays where it is: at the end.
-    let last = timeline.steps[first + count - 1].fixed().then_some(count - 1);
+    let last = step(count - 1).fixed().then_some(count - 1);
     let mut open: BinaryHeap<(u32, std::cmp::Reverse<u32>)> = BinaryHeap::new();
     let ready = |i: usize| (height[i], std::cmp::Reverse(i as u32));
     open.extend((0..count).filter(|&i| waits[i] == 0 && Some(i) != last).map(ready));

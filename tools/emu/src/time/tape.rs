@@ -1,6 +1,7 @@
 //! What a few blocks of a launch did, instruction by instruction, for the replay.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::rates::limits;
 use crate::machine::pending::BarrierPlace;
@@ -60,10 +61,26 @@ pub(crate) struct Recording {
     asked: Vec<(usize, usize)>,
 }
 
+/// Events of a cluster from which on no further one of its launch is recorded. Tiles of deep products have
+/// more, and are alike; where blocks differ most, in attention, they have less.
+const LONG: usize = 200_000;
+
 impl Recording {
     pub fn begin(&mut self, warps: usize) {
         self.clusters.push(vec![Vec::new(); warps]);
         self.asked = vec![(usize::MAX, 0); warps];
+    }
+
+    /// Whether the last cluster was long enough to stand for all.
+    pub fn is_long(&self) -> bool {
+        self.clusters.last().is_some_and(|c| c.iter().map(Vec::len).sum::<usize>() > LONG)
+    }
+
+    /// Exchanges two clusters, if both were recorded.
+    pub fn exchange(&mut self, a: usize, b: usize) {
+        if a.max(b) < self.clusters.len() {
+            self.clusters.swap(a, b);
+        }
     }
 
     /// Adds an event of a warp of the present cluster.
@@ -111,7 +128,7 @@ pub(crate) fn object((rank, at): BarrierPlace) -> Meeting {
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     /// When a sector was last touched in this cluster, in bytes that came since its start.
-    near: HashMap<(u32, u64), u64>,
+    near: HashMap<(u32, u64), u64, BuildHasherDefault<Mix>>,
     bytes: u64,
     /// Bytes of the L1 that shared memory leaves.
     pub l1: u64,
@@ -125,6 +142,29 @@ pub(crate) struct Traffic {
     pub asked: BTreeMap<u32, u64>,
 }
 
+/// Multiplies and folds: the map is asked for every sector of every access, and its keys are no foe's.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(u64::from(n));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        let product = u128::from(self.0 ^ n) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Traffic {
     /// A cluster starts.
     pub fn begin(&mut self, shared: u64) {
@@ -135,9 +175,10 @@ impl Traffic {
 
     /// An instruction touches distinct sectors of a buffer.
     pub fn touch(&mut self, buffer: u32, sectors: &[u64], store: bool) {
+        let mut fresh = 0;
         for &sector in sectors {
             let last = self.near.insert((buffer, sector), self.bytes);
-            self.unique.entry(buffer).or_default()[usize::from(store)] += u64::from(last.is_none());
+            fresh += u64::from(last.is_none());
             let hit = last.is_some_and(|at| self.bytes - at < self.l1) && !store;
             self.bytes += if hit { 0 } else { 32 };
             self.distinct += 1;
@@ -147,6 +188,7 @@ impl Traffic {
                 self.lines.push(line);
             }
         }
+        self.unique.entry(buffer).or_default()[usize::from(store)] += fresh;
     }
 
     /// What the present instruction has touched; `asked` is how many sectors it asked for, some

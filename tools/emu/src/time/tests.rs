@@ -70,6 +70,30 @@ fn loads_in_a_row_overlap_and_loads_that_hang_on_each_other_do_not() {
     assert!(clocks(&chain) > l2 + 7.0 * l1, "{}", clocks(&chain));
 }
 
+/// A short branch around a load is a condition of the load in machine code: loads behind such branches overlap,
+/// whichever way the branches go. A long one is a branch.
+#[test]
+fn short_branches_are_conditions() {
+    let guarded = |i: usize, more: usize, limit: u32| {
+        let pad = repeat(more, |_| "add.u32 %r30, %r30, 1;".into());
+        format!(
+            "setp.gt.u32 %p1, %r0, {limit}; @%p1 bra L{i};\n\
+             ld.global.u32 %r{}, [%rd1+{}]; add.u32 %r2, %r2, %r{0}; {pad}\nL{i}:",
+            i + 3,
+            4096 * i
+        )
+    };
+    let of = |more: usize, limit: u32| {
+        let loads = repeat(8, |i| guarded(i, more, limit));
+        clocks(&time(&format!("mov.u32 %r2, 0; mov.u32 %r30, 0; {loads}"), 1, 32, 0))
+    };
+    let l2 = f64::from(H200.latency.l2);
+    for limit in [31, 15] {
+        let [short, long] = [of(5, limit), of(6, limit)];
+        assert!(short < 2.0 * l2 && long > 7.0 * l2, "{short} {long}");
+    }
+}
+
 #[test]
 fn memory_is_farther_than_the_l2() {
     let load = "ld.global.u32 %r1, [%rd1]; add.u32 %r1, %r1, %r0; st.global.u32 [%rd1], %r1;";

@@ -38,7 +38,14 @@ pub(crate) struct Step {
     pub remote: bool,
     /// A sum with a constant, or the lower half of a number: as an address it costs nothing.
     offset: bool,
+    /// Where a branch goes, and whether it has a condition.
+    target: Option<(usize, bool)>,
 }
+
+/// Instructions that a branch skips at most where the assembler makes them conditional and leaves the branch
+/// out. Counted in machine code (ptxas 12.8): of the branches of `matmul_f32`, 147 in PTX, 83 are left, and 77 skip
+/// no more than 7 instructions, none of which is a branch or a barrier; of `rmsnorm_bwd_f32`, 188, 88 and 75.
+const CONDITIONAL: usize = 7;
 
 /// The instructions of a program.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +61,8 @@ fn number(r: &Reg, base: [u32; 3]) -> u32 {
 }
 
 impl Timeline {
-    /// Adds the next instruction, whose function's registers begin at `base`.
-    pub fn push(&mut self, i: &Instruction, base: [u32; 3]) {
+    /// Adds the next instruction, whose function's registers begin at `base`; a branch goes to `target`.
+    pub fn push(&mut self, i: &Instruction, base: [u32; 3], target: Option<usize>) {
         let mut add = |list: Vec<Reg>| {
             let first = self.operands.len() as u32;
             self.operands.extend(list.iter().map(|r| number(r, base)));
@@ -72,7 +79,29 @@ impl Timeline {
         let constant = matches!(i.operands.get(2), Some(Operand::Int(_)));
         let offset = (is(i, "add") && constant) || (is(i, "cvt") && has(i, "u64")) || is(i, "mov");
         let (kind, flight) = (kind(i), flight(i));
-        self.steps.push(Step { kind, flight, reads, writes, warpgroup, remote, offset });
+        let target = target.map(|pc| (pc, i.guard.is_some()));
+        self.steps.push(Step { kind, flight, reads, writes, warpgroup, remote, offset, target });
+    }
+
+    /// Short branches forward become conditions of what they skip.
+    pub fn make_conditional(&mut self) {
+        let targets: HashSet<usize> =
+            self.steps.iter().filter_map(|step| Some(step.target?.0)).collect();
+        for pc in 0..self.steps.len() {
+            let Some((target, true)) = self.steps[pc].target else { continue };
+            let mut skipped = pc + 1..target.max(pc + 1);
+            let short = target > pc && skipped.len() <= CONDITIONAL;
+            if short && skipped.all(|at| !self.steps[at].fixed() && !targets.contains(&at)) {
+                self.steps[pc].kind = Kind::NOTHING;
+            }
+        }
+    }
+
+    /// Where a branch goes that is a condition of what it skips.
+    pub fn skips_to(&self, pc: usize) -> Option<usize> {
+        let step = &self.steps[pc];
+        let (target, _) = step.target?;
+        (step.kind == Kind::NOTHING).then_some(target)
     }
 
     /// Sums with a constant that are nothing but addresses become offsets of their accesses.
