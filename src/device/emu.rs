@@ -16,7 +16,7 @@ mod streams;
 mod timed;
 
 use streams::{Streams, Work};
-pub use timed::TimedLaunch;
+pub use timed::{TimedLaunch, TimedLaunches};
 
 /// A GPU driver over the PTX emulator. Every finding of a detector is a sticky launch error whose
 /// text names the kernel, the block, the warp and the PTX line.
@@ -36,6 +36,8 @@ struct State {
     launches: Vec<(String, Counters)>,
     /// Clusters to record of a launch, if launches are recorded and not run.
     samples: Option<u64>,
+    wanted: TimedLaunches,
+    in_graph: bool,
     timed: Vec<TimedLaunch>,
     broken: Option<DriverError>,
     streams: Streams,
@@ -165,6 +167,8 @@ impl State {
     /// Does a piece of work now.
     fn run(&mut self, work: &Work) -> DriverResult<()> {
         match work {
+            Work::Upload { data, .. } if self.keeps_no(data.len()) => Ok(()),
+            Work::Fill { bytes, .. } if self.keeps_no(*bytes) => Ok(()),
             Work::Upload { dst, data } => self.write("cuMemcpyHtoD", *dst, data),
             Work::UploadPinned { dst, src, bytes } => {
                 let host = self.pinned("cuMemcpyHtoD", *src, *bytes)?;
@@ -192,13 +196,24 @@ impl State {
                 self.write("cuMemsetD8", *dst, &vec![*value; *bytes])
             }
             Work::Launch { function, grid, params } => self.launch(*function, grid, params),
-            Work::Graph(work) => work.iter().try_for_each(|work| self.run(work)),
+            Work::Graph(work) => {
+                self.in_graph = true;
+                let done = work.iter().try_for_each(|work| self.run(work));
+                self.in_graph = false;
+                done
+            }
             Work::Record(record) => {
                 self.streams.pass(*record);
                 Ok(())
             }
             Work::Wait(_) => Ok(()),
         }
+    }
+
+    /// Whether operands of so many bytes are left out. They are weights or their gradients, on whose values
+    /// no time depends; what is looked up (ids, offsets, tables of pages) is smaller.
+    fn keeps_no(&self, bytes: usize) -> bool {
+        self.samples.is_some() && bytes >= timed::VALUES
     }
 
     /// Does all work that the stream holds.
@@ -248,6 +263,14 @@ impl State {
             shared: grid.shared,
         };
         if let Some(samples) = self.samples {
+            let wanted = match self.wanted {
+                TimedLaunches::Nothing => false,
+                TimedLaunches::OfGraphs => self.in_graph,
+                TimedLaunches::All => true,
+            };
+            if !wanted {
+                return Ok(());
+            }
             let registers = timed::registers(file, kernel)?;
             let recorded = self.machine.record(program, &shape, params, samples);
             let (counters, record) = recorded

@@ -62,7 +62,7 @@ pub use device_buffer::DeviceBuffer;
 pub use driver::{Driver, DriverError, DriverInfo, DriverResult, Grid, Stream};
 pub use dry::{DryDriver, Usage};
 #[cfg(feature = "emu")]
-pub use emu::{EmuDriver, TimedLaunch};
+pub use emu::{EmuDriver, TimedLaunch, TimedLaunches};
 pub use gpu::Gpu;
 #[cfg(feature = "emu")]
 pub use gradus_emu::time as timing;

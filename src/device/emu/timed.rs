@@ -6,8 +6,23 @@ use gradus_emu::time::{Estimate, Record, Timing, rates::Gpu};
 use super::{EmuDriver, error};
 use crate::device::driver::{DriverError, DriverResult};
 
+/// Launches that a device which records them writes down. The others do nothing at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimedLaunches {
+    /// None: what only has to be there before the launches of interest.
+    Nothing,
+    /// Those of graphs.
+    OfGraphs,
+    /// Every one.
+    #[default]
+    All,
+}
+
 /// Registers of every shipped kernel, as ptxas reports them.
 const MANIFEST: &str = include_str!("../../../kernels/generated/manifest.json");
+
+/// Bytes of an upload or a fill from which on a device that records does without its values.
+pub(super) const VALUES: usize = 256 << 20;
 
 /// A launch of which a few clusters ran.
 #[derive(Debug)]
@@ -52,13 +67,18 @@ pub(super) fn registers(file: &str, kernel: &str) -> DriverResult<u32> {
 impl EmuDriver {
     /// Records launches instead of running them: of each `samples` of its clusters, evenly spread, or
     /// all if it has no more. Memory counts as written and holds no results, so that only time can be
-    /// learned from what follows.
+    /// learned from what follows. Of launches with long clusters one runs.
     pub fn with_records(self, samples: u64) -> EmuDriver {
         let mut state = self.lock();
         state.samples = Some(samples);
         state.machine.presume_written();
         drop(state);
         self
+    }
+
+    /// Which launches are recorded from here on, on a device [with records](EmuDriver::with_records).
+    pub fn record_only(&self, launches: TimedLaunches) {
+        self.lock().wanted = launches;
     }
 
     /// Every recorded launch since the last call. What comes next is another op, whose operands are

@@ -3,14 +3,16 @@
 //!
 //! How far predictions are from measurements is in `benches/results/predicted.json`.
 
+mod least;
 pub mod step;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gradus::device::timing::{Estimate, rates::Gpu as Model};
-use gradus::device::{Call, EmuDriver, Gpu, RecordingDriver, TimedLaunch};
+use gradus::device::{EmuDriver, Gpu, RecordingDriver, TimedLaunch, TimedLaunches};
 use gradus::{Device, Error, Result};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -31,8 +33,6 @@ pub struct Recorded {
     pub launches: Vec<TimedLaunch>,
     /// Waits of the host.
     pub waits: usize,
-    /// Launches of the last graph, if there was one.
-    pub graph: Option<usize>,
     /// Operands are in memory and not in the L2.
     pub cold: bool,
 }
@@ -50,6 +50,58 @@ pub struct Prediction {
     pub longest: (String, f64, &'static str, f64),
     /// Launches of a call.
     pub launches: usize,
+}
+
+/// What launches cost, together.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    /// Microseconds, with what lies between a launch and the one before.
+    pub us: f64,
+    /// How many there are.
+    pub launches: f64,
+    /// Bytes between memory and the L2.
+    pub memory_bytes: f64,
+    /// Bytes between the L2 and the multiprocessors.
+    pub l2_bytes: f64,
+    /// What was busy most, in the longest launch, and its share of the time: low where latency binds.
+    pub busiest: (&'static str, f64),
+}
+
+impl Default for Spent {
+    fn default() -> Spent {
+        Spent {
+            us: 0.0,
+            launches: 0.0,
+            memory_bytes: 0.0,
+            l2_bytes: 0.0,
+            busiest: ("nothing", 0.0),
+        }
+    }
+}
+
+impl Spent {
+    /// Adds what others cost. What was busy is that of the one that takes longer.
+    pub fn add(&mut self, other: &Spent) {
+        if other.us > self.us {
+            self.busiest = other.busiest;
+        }
+        self.us += other.us;
+        self.launches += other.launches;
+        self.memory_bytes += other.memory_bytes;
+        self.l2_bytes += other.l2_bytes;
+    }
+
+    /// With `more` times what `both` cost beyond this.
+    pub fn with_further(&self, both: &Spent, more: f64) -> Spent {
+        let further = |mine: f64, both: f64| mine + more * (both - mine);
+        Spent {
+            us: further(self.us, both.us),
+            launches: further(self.launches, both.launches),
+            memory_bytes: further(self.memory_bytes, both.memory_bytes),
+            l2_bytes: further(self.l2_bytes, both.l2_bytes),
+            busiest: both.busiest,
+        }
+    }
 }
 
 /// An emulated device that records, behind a driver that counts waits.
@@ -76,6 +128,11 @@ impl Recorder {
         &self.device
     }
 
+    /// Which launches are recorded from here on; the others do nothing.
+    pub fn record_only(&self, launches: TimedLaunches) {
+        self.emulator.record_only(launches);
+    }
+
     /// What a call does that has run before.
     ///
     /// # Errors
@@ -84,13 +141,8 @@ impl Recorder {
         self.emulator.take_records();
         self.calls.take();
         call(&self.device)?;
-        let calls = self.calls.take();
-        let waits = calls.iter().filter(|call| call.is_wait()).count();
-        let graph = calls.iter().rev().find_map(|call| match call {
-            Call::LaunchGraph(launches) => Some(*launches),
-            _ => None,
-        });
-        Ok(Recorded { launches: self.emulator.take_records(), waits, graph, cold })
+        let waits = self.calls.take().iter().filter(|call| call.is_wait()).count();
+        Ok(Recorded { launches: self.emulator.take_records(), waits, cold })
     }
 
     /// A row's op, on operands that no L2 holds unless the row's fit one.
@@ -110,15 +162,24 @@ impl Recorded {
         self.launches.iter().map(|launch| launch.record.events()).sum()
     }
 
-    /// Microseconds of each kernel, with what lies between a launch and the one before.
+    /// What each kernel costs, with what lies between a launch and the one before.
     ///
     /// # Errors
     /// `Unsupported` for a record that cannot be replayed.
-    pub fn by_kernel(&self, model: &Model) -> Result<BTreeMap<String, f64>> {
-        let mut kernels = BTreeMap::new();
-        for launch in &self.launches {
-            let estimate = launch.estimate(model, self.cold).map_err(unsupported)?;
-            *kernels.entry(launch.kernel.clone()).or_insert(0.0) += in_graph(&estimate, model);
+    pub fn by_kernel(&self, model: &Model) -> Result<BTreeMap<String, Spent>> {
+        let estimate = |launch: &TimedLaunch| launch.estimate(model, self.cold);
+        let all: std::result::Result<Vec<Estimate>, String> =
+            self.launches.par_iter().map(estimate).collect();
+        let mut kernels: BTreeMap<String, Spent> = BTreeMap::new();
+        for (launch, estimate) in self.launches.iter().zip(all.map_err(unsupported)?) {
+            let spent = Spent {
+                us: in_graph(&estimate, model),
+                launches: 1.0,
+                memory_bytes: estimate.memory_bytes,
+                l2_bytes: estimate.l2_bytes,
+                busiest: estimate.binds,
+            };
+            kernels.entry(launch.kernel.clone()).or_default().add(&spent);
         }
         Ok(kernels)
     }
