@@ -75,7 +75,7 @@ fn score(name: &str, value: &Value) -> Result<f32, String> {
     match number {
         Some(number) if number.is_finite() => Ok(number),
         Some(_) => {
-            Err(format!("`{name}` holds {value}, which is beyond f32, {:e} at most", f32::MAX))
+            Err(format!("`{name}` holds {value}, out of the range of f32, {:e} at most", f32::MAX))
         }
         None => Err(format!(
             "`{name}` holds {value}, expected a number, true or false; leave an answer out whose score \
@@ -137,8 +137,11 @@ mod tests {
                 r#"{"completions": ["a", "b"], "scores": [1, null]}"#,
                 "`scores` holds null, expected",
             ),
-            (r#"{"completions": ["a"], "scores": [1e39]}"#, "holds 1e39, which is beyond f32"),
-            (r#"{"completions": ["a"], "scores": [-1e39]}"#, "beyond f32, 3.4028235e38 at most"),
+            (
+                r#"{"completions": ["a"], "scores": [1e39]}"#,
+                "`scores` holds 1e+39, out of the range",
+            ),
+            (r#"{"completions": ["a"], "scores": [-1e39]}"#, "range of f32, 3.4028235e38 at most"),
             (r#"{"completion": 5, "label": true}"#, "`completion` is a number, expected a text"),
             (r#"{"completions": ["a"], "scores": 1}"#, "`scores` is a number, not a list"),
             (r#"{"chosen": [{"role": "user", "content": "b"}], "rejected": "a"}"#, "`chosen`"),
