@@ -252,7 +252,7 @@ fn labeled(text: &str) -> Option<BTreeSet<char>> {
     let letter = single(first)?;
     let behind = text.split_once(*first)?.1;
     let upper = first.starts_with(|c: char| c.is_ascii_uppercase());
-    if upper && behind.starts_with(' ') && matches!(*second, "because" | "since") {
+    if upper && behind.starts_with([' ', ',', ')']) && matches!(*second, "because" | "since") {
         return Some(BTreeSet::from([letter]));
     }
     let labels = |text: &str| text.starts_with([')', '.', ':']);
@@ -280,8 +280,8 @@ fn option(text: &str) -> Option<BTreeSet<char>> {
             let letter = words.first().filter(|word| word.starts_with(char::is_uppercase));
             let Some(letter) = letter.and_then(|word| single(word)) else { continue };
             let denies =
-                |word: &&str| matches!(*word, "not" | "wrong" | "incorrect" | "false" | "t" | "or");
-            if words.iter().any(|word| denies(&word)) {
+                |word: &str| matches!(word, "not" | "wrong" | "incorrect" | "false" | "t" | "or");
+            if words.iter().any(|word| denies(word)) {
                 return None;
             }
             all.insert(letter);
@@ -370,6 +370,8 @@ mod tests {
             ("A is too small. So, C.", "C"),
             ("Therefore (B)", "B"),
             ("B because A does not fit", "B"),
+            ("(B), because (A) does not fit", "B"),
+            ("The answer is C, not B.", "C"),
             ("\\boxed{\\text{A}}", "A"),
             ("\\boxed{\\textbf{(C) } 42}", "C"),
             ("$\\mathbf{(A)}$", "A"),
