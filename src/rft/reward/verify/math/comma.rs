@@ -110,9 +110,19 @@ fn bound(chars: &[char], at: usize, brace: bool) -> bool {
         // A minus with a space behind it may be a dash, and stars may be emphasis.
         Some('-') => close == Some('-'),
         Some('*') => operand(before.iter().rev().find(|c| !c.is_whitespace() && **c != '*')),
+        Some('{') => calculates(before),
         Some(_) => close.is_some_and(|c| c.is_ascii_digit()) || operator_ends(before),
         None => false,
     }
+}
+
+/// Whether the brace that ends here opens an argument of a fraction or a root.
+fn calculates(before: &[char]) -> bool {
+    let end = before.iter().rposition(|&c| c == '{').unwrap_or(0);
+    let name = before[..end].iter().rev().take(6).take_while(|c| c.is_ascii_alphabetic()).count();
+    let name: String = before[end - name..end].iter().collect();
+    before[..end].last() == Some(&'}')
+        || matches!(name.as_str(), "frac" | "dfrac" | "tfrac" | "sqrt")
 }
 
 /// Whether a command that calculates ends here.
@@ -163,6 +173,10 @@ mod tests {
             ("(1,100+500)/2", false),
             ("2(1,100)", false),
             ("2*(1,100)", false),
+            ("\\frac{(1,100+1)}{2}", false),
+            ("\\frac{2}{(1,100+1)}", false),
+            ("\\text{(1,100)}", true),
+            ("\\boxed{(1,100)}", true),
             ("*(1,100)*", true),
             ("here - (1,100) - it is", true),
             ("(1,100)-5", false),
