@@ -158,4 +158,6 @@ fn what_a_file_lacks_is_said_before_anything_runs() {
     refused(&arm, "need an answer in every row");
     refused(&[&arm[..], &["--set", "data.chat=on"]].concat(), "the model has no chat template");
     refused(&["--set", "model.adapter=x"], "belongs to a model from disk");
+    std::fs::write(&data, "{\"prompt\": \"0?\", \"completion\": 5}\n".repeat(20)).unwrap();
+    refused(&arm, "the first of them has `completion` 5, expected a text or messages");
 }
