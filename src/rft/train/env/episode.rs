@@ -38,6 +38,9 @@ pub struct Played {
     pub transcript: String,
 }
 
+/// Samples items behind contexts.
+pub(crate) type SampleItems<'a> = &'a dyn Fn(&[Vec<i32>], &[WorkItem]) -> Result<Vec<Rollout>>;
+
 /// Who takes part in episodes.
 pub(crate) struct Players<'a> {
     pub world: &'a World,
@@ -47,7 +50,7 @@ pub(crate) struct Players<'a> {
     /// The text of an answer.
     pub decode: &'a dyn Fn(&[i32]) -> Result<String>,
     /// Completions of items behind contexts.
-    pub sample: &'a dyn Fn(&[Vec<i32>], &[WorkItem]) -> Result<Vec<Rollout>>,
+    pub sample: SampleItems<'a>,
 }
 
 /// An episode on its way.
