@@ -324,8 +324,7 @@ fn plans(folder: &Path) -> Vec<(&'static str, RunConfig)> {
     let mut walks = tiny(&["phases=rl", "env.kind=grid", "env.max_turns=3", &file("grid")]);
     // Answers of a policy that knows nothing end in a turn.
     walks.rl.stop = (' '..='~').map(String::from).collect();
-    let teacher = super::recipes::teacher(folder);
-    let teacher = format!("distill.teacher={teacher}");
+    let teacher = format!("distill.teacher={}", super::recipes::teacher(folder));
     let graded = "reward.functions=diversity:1";
     vec![
         ("sft", tiny(&["phases=2*sft", "reward.functions=exact", &reasons])),

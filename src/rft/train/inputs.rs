@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::io::system_memory::total_memory;
-use crate::model::{Decoder, ModelConfig, RopeScaling};
+use crate::model::{Decoder, LoraOptions, ModelConfig, RopeScaling};
 use crate::pretrained::{LoadOptions, Pretrained};
 use crate::reward::Reward;
 use crate::reward::command::CommandOptions;
@@ -17,7 +17,6 @@ use crate::train::env::{self, Frame, World};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
-use crate::train::trainer::lora_options;
 use gradus::device::Device;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -500,5 +499,16 @@ fn fresh(config: &RunConfig, vocab: usize, max_positions: usize) -> ModelConfig 
         qkv_bias: false,
         qk_norm: false,
         tie_embeddings: m.tie_embeddings,
+    }
+}
+
+/// How adapters are made.
+pub(crate) fn lora_options(config: &RunConfig) -> LoraOptions {
+    let lora = &config.lora;
+    LoraOptions {
+        rank: lora.rank,
+        alpha: lora.alpha,
+        targets: lora.targets.clone(),
+        rslora: lora.rslora,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::model::{Decoder, LoraOptions};
+use crate::model::Decoder;
 use crate::pretrained::{Adapter, AdapterConfig};
 use crate::reward::{Outcome, Reward, RewardInput};
 use crate::text::Codec;
@@ -15,7 +15,7 @@ use crate::train::config::{CheckpointingKey, Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
 use crate::train::env::{Environment, Judged, Limits, Played, Players, World, play, play_longest};
 use crate::train::infer::eval::Evaluation;
-use crate::train::inputs::{RunInputs, Stage, Stages};
+use crate::train::inputs::{RunInputs, Stage, Stages, lora_options};
 use crate::train::rollout::{
     Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, WorkItem, rollout_items, rollout_with,
 };
@@ -587,16 +587,5 @@ impl Sampled {
             }
         }
         records
-    }
-}
-
-/// How adapters are made.
-pub(crate) fn lora_options(config: &RunConfig) -> LoraOptions {
-    let lora = &config.lora;
-    LoraOptions {
-        rank: lora.rank,
-        alpha: lora.alpha,
-        targets: lora.targets.clone(),
-        rslora: lora.rslora,
     }
 }

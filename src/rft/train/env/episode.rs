@@ -307,13 +307,12 @@ mod tests {
 
     const KEY: RolloutKey = RolloutKey { seed: 1, purpose: Purpose::Sample, step: 3 };
 
+    /// The contexts and items of a turn.
+    type Asked = (Vec<String>, Vec<WorkItem>);
+
     /// Plays the calculator with a policy that says the texts of `script`, turn by turn, each for all live
     /// episodes. Returns the episodes, and the contexts and items of each turn.
-    fn played(
-        limits: Limits,
-        script: &[&str],
-        samples: usize,
-    ) -> (Vec<Episode>, Vec<(Vec<String>, Vec<WorkItem>)>) {
+    fn played(limits: Limits, script: &[&str], samples: usize) -> (Vec<Episode>, Vec<Asked>) {
         let codec = Bytes::new(&[END]);
         let world = World { environment: built_in("tool"), frame: Arc::new(Frame::plain()) };
         let asked = RefCell::new(Vec::new());

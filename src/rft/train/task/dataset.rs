@@ -173,8 +173,14 @@ impl DataTask {
                 }
             }
         }
-        let (train, held) = (task.train.len(), task.heldout.len());
-        notes.push(match train {
+        task.note(data, notes);
+        Ok(task)
+    }
+
+    /// Says how the prompts are split.
+    fn note(&self, data: &DataConfig, notes: &mut Vec<String>) {
+        let held = self.heldout.len();
+        notes.push(match self.train.len() {
             0 => format!("    data {held} prompts"),
             train => format!("    data {train} prompts to train on, {held} held out"),
         });
@@ -184,7 +190,6 @@ impl DataTask {
                 "    data no prompt is held out, so nothing will be scored: {advice}"
             ));
         }
-        Ok(task)
     }
 
     /// The prompts of a file that are short enough, and the number of those that are not.
