@@ -36,9 +36,9 @@ impl<T: Float> Trainer<T> {
         (0..rl.sequences().min(count)).map(record).collect()
     }
 
-    /// Tokens of the longest prompt and of the longest completion.
+    /// Tokens of the longest prompt and of the longest completion, or episode, behind it.
     fn longest(&self) -> (usize, usize) {
-        (self.task.lengths().0.max(1), self.max_new_tokens().max(1))
+        (self.task.lengths().0.max(1), self.most_behind().max(1))
     }
 
     /// The first sequence of the micro-batch, of a batch of whole groups, that touches most of them, and how many

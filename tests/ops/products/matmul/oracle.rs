@@ -486,7 +486,8 @@ fn strided_operands(device: &Device) {
         y: ViewMut::strided(&mut y, &shape(m, n), &shape(n + 4, 1)).unwrap(),
     };
     matmul(device, args).unwrap();
-    assert_eq!(y, spread(&forward([m, n, k], &x, &w, Some(&bias), &[], None), n, 4));
+    let want = forward_on(device, [m, n, k], &x, &w, Some(&bias), &[], None);
+    assert_eq!(y, spread(&want, n, 4));
 
     let mut dx = spread(&vec![f32::NAN; m * k], k, 4);
     let args = MatmulDx {

@@ -296,7 +296,7 @@ fn strided_parts(device: &Device) {
     let (m, n, k) = (4, 6, 50);
     let weight = Weight::random(13, [n, k], 32, false);
     let x = random::<f32>(14, m * k);
-    let want = nf4_forward(m, &x, &weight, None, &[], None);
+    let want = nf4_forward_on(device, m, &x, &weight, None, &[], None);
     let absmax: Vec<f32> = weight.absmax.iter().flat_map(|&a| [a, f32::NAN, f32::NAN]).collect();
     let w = Nf4View {
         absmax: Absmax::F32(View::strided(&absmax, &[weight.absmax.len() as i64], &[3]).unwrap()),
