@@ -313,6 +313,10 @@ struct Rows {
     folder: tempfile::TempDir,
 }
 
+/// Sizes of what runs and evaluations ask.
+const ASKED: &[&str] =
+    &["rl.max_new_tokens=4", "eval.max_prompts=16", "eval.samples=4", "data.heldout_share=0.3"];
+
 impl Rows {
     fn new() -> Rows {
         let rows = Rows { folder: tempfile::tempdir().unwrap() };
@@ -339,30 +343,28 @@ impl Rows {
     }
 
     /// `gradus`, then `what`, about the folder `model` and these rows.
-    fn command(&self, what: &[&str], model: &Path, sets: &[&str]) -> Command {
+    /// The command `what` on a model and these rows.
+    fn command(&self, what: &[&str], model: &Path) -> Command {
         let mut command = gradus(what);
         command.arg("--model").arg(model).arg("--data").arg(self.data());
         command.current_dir(self.folder.path());
+        command
+    }
+
+    fn train(&self, model: &Path, sets: &[&str]) -> Command {
         let all = [
             "threads=1",
             "sft.batch=16",
             "sft.learning_rate=1e-3",
             "rl.prompts=2",
             "rl.group=2",
-            "rl.max_new_tokens=4",
             "rl.learning_rate=2e-3",
             "lora.rank=2",
-            "eval.max_prompts=16",
-            "eval.samples=4",
-            "data.heldout_share=0.3",
         ];
+        let all = [&all[..], ASKED].concat();
         let read = read_of(&all, &[&["model.path=x", "data.path=y"], sets].concat());
         let read: Vec<&str> = read.iter().map(String::as_str).collect();
-        with(with(command, &read), sets)
-    }
-
-    fn train(&self, model: &Path, sets: &[&str]) -> Command {
-        let mut command = self.command(&["train"], model, sets);
+        let mut command = with(with(self.command(&["train"], model), &read), sets);
         command.arg("--out").arg(self.out());
         command
     }
@@ -418,8 +420,7 @@ fn what_is_exported_scores_what_the_run_scored() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         // Dense weights stay dense, as they were when the run scored them.
         let dense = if adapter { "quantize.type=nf4" } else { "quantize.type=none" };
-        let phases = if adapter { "phases=quantize" } else { "phases=sft" };
-        let mut scored = rows.command(&arguments, &base, &[dense, phases]);
+        let mut scored = with(with(rows.command(&arguments, &base), ASKED), &[dense]);
         scored.args(reward);
         let scored = must(scored);
         let want = figures["final_accuracy"].as_f64().unwrap();

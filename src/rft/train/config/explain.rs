@@ -65,7 +65,7 @@ mod tests {
     fn a_key_says_its_value_meaning_choices_range_and_source() {
         let all = explain(&RunConfig::default(), &BTreeSet::new()).unwrap();
         let line = |key: &str| line(&all, key);
-        let seed = "seed = 0                                       # names every random draw of the run [ours]";
+        let seed = "seed = 0                                       # names every random draw of the run; 0..=9223372036854775807 [ours]";
         assert_eq!(line("seed "), seed);
         assert!(line("rl.group ").ends_with("# samples per prompt; 1..=4096 [TRL: 8]"));
         assert!(
@@ -77,7 +77,7 @@ mod tests {
         assert!(
             line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
         );
-        assert_eq!(all.lines().count(), 148, "{all}");
+        assert_eq!(all.lines().count(), 149, "{all}");
     }
 
     #[test]

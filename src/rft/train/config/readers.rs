@@ -178,7 +178,8 @@ impl Asking {
     /// Whether it reads `key` with the settings `config`; `set` are the keys that somebody set.
     fn reads(self, key: &Key, config: &RunConfig, set: &BTreeSet<String>) -> bool {
         match key.name.as_str() {
-            "device" | "seed" | "model.path" | "model.adapter" | "model.dtype" => true,
+            "device" | "threads" | "seed" => true,
+            "model.path" | "model.adapter" | "model.dtype" => true,
             "rl.slots" | "rl.max_new_tokens" | "rl.stop" | "quantize.type" => true,
             // Weights are quantized where a type says so, and with an adapter, which goes on such weights.
             name if name.starts_with("quantize.") => {
