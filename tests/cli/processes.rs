@@ -372,7 +372,10 @@ fn passwords_are_neither_printed_nor_written_down() {
     // What was left out is asked for, and not sent.
     let again = ["config", "--config", run.join("config.toml").to_str().unwrap()].map(String::from);
     let again = again.iter().map(String::as_str).collect::<Vec<_>>();
-    assert!(must(gradus(&again)).contains("http://***@"));
+    let output = gradus(&again).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let shown = text(&output);
+    assert!(shown.contains("http://***@") && shown.contains("left out"), "{shown}");
     let config = run.join("config.toml");
     let given = ["--config", config.to_str().unwrap(), sets[0], sets[1]];
     let output = train(&out, &given).output().unwrap();

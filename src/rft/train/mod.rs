@@ -7,7 +7,7 @@
 //! | [`phase`] | what a run goes through: a file per phase; [`phase::rl`] is the RL step, top to bottom |
 //! | [`select`], [`buffer`] | which completions are learned from; records that outlive their batch |
 //! | [`rollout`] | completions, drawn with continuous batching |
-//! | [`env`] | episodes: what answers a policy between its turns |
+//! | [`env`](mod@env) | episodes: what answers a policy between its turns |
 //! | [`update`] | one update: records, loss and gradients ([`step`]), optimizer |
 //! | [`run`] | from the configuration to the summary: checkpoints, metrics, memory, the run's folder |
 //! | [`infer`] | asking a run or a model: samples, scores, talk |
