@@ -223,7 +223,7 @@ fn bad_usage_is_refused_in_one_line() {
         (vec!["--set", "task.digits=1"], 2, "task.digits"),
         (vec!["--set", "task.operators=%"], 2, "task.operators"),
         (vec!["--config", "/nowhere/x.toml"], 3, "/nowhere/x.toml"),
-        (vec!["--config", file], 3, "learning_rat"),
+        (vec!["--config", file], 2, "learning_rat"),
         (vec!["--resume", "/nowhere"], 3, "/nowhere"),
     ] {
         let output = train(&out, &arguments).output().unwrap();

@@ -175,6 +175,16 @@ impl Asking {
         }
     }
 
+    /// What sets how it samples.
+    fn takes(self) -> &'static str {
+        match self {
+            Asking::Sample => {
+                "--temperature, -n, rl.top_p, rl.top_k, rl.min_p and rl.max_new_tokens"
+            }
+            Asking::Eval => "--temperature, --vote, eval.samples and rl.max_new_tokens",
+        }
+    }
+
     /// Whether it reads `key` with the settings `config`; `set` are the keys that somebody set.
     fn reads(self, key: &Key, config: &RunConfig, set: &BTreeSet<String>) -> bool {
         match key.name.as_str() {
@@ -266,7 +276,10 @@ impl RunConfig {
         for name in set {
             let key = all.iter().find(|key| key.name == *name);
             if key.is_none_or(|key| !asking.reads(key, self, set)) {
-                let reason = format!("has no effect: `{}` does not read it", asking.command());
+                let (command, takes) = (asking.command(), asking.takes());
+                let reason = format!(
+                    "has no effect: `{command}` does not read it; how it samples is set by {takes}"
+                );
                 return Err(Error::config(name, reason));
             }
         }
