@@ -3,7 +3,7 @@
 //! a few rows and steps at a time by the job that uses them; a single row of the left side reads it in place, as
 //! fast as memory gives it.
 
-use super::lanes::{COLUMNS, HEIGHT, LANES, Stretch, carry};
+use super::lanes::{COLUMNS, HEIGHT, LANES, Pair, Stretch, carry};
 use super::operand::Matrix;
 use super::product::{Position, Right, RowOrder, Segment, Sink};
 use super::scratch::Scratch;
@@ -174,9 +174,10 @@ struct Job<'s, A: Accumulator> {
 
 impl<A: Accumulator> Job<'_, A> {
     fn run(&self, sink: &Sink<'_, A>) {
-        let (count, pitch) = (self.band.1, self.columns.1.next_multiple_of(COLUMNS));
         let short = self.chain.iter().all(|segment| (1..=PIECE).contains(&segment.depth));
         let short = short && !self.lefts[0].few;
+        let count = self.band.1;
+        let pitch = self.columns.1.next_multiple_of(if short { BLOCK } else { COLUMNS });
         // Columns that are finished at a time.
         let span = (SPAN / count / BLOCK * BLOCK).clamp(BLOCK, STRIP).min(pitch);
         let lanes = if short { HEIGHT * BLOCK } else { count * span } * LANES;
@@ -186,15 +187,14 @@ impl<A: Accumulator> Job<'_, A> {
         let (room, rest) = rest.split_at_mut(room);
         let (parts, sums) = rest.split_at_mut(count * pitch);
         for column in (0..pitch).step_by(if short { BLOCK } else { span }) {
-            let width = if short { BLOCK } else { span }.min(pitch - column);
-            let parts = &mut parts[..count * width];
             if short {
-                self.finish_tiles(Span { column, width, lanes }, room, parts);
-            } else {
-                let lanes = &mut lanes[..count * width * LANES];
-                self.fill(Span { column, width, lanes }, room);
-                A::sum_lanes(lanes, parts);
+                self.finish_tiles(column, lanes, room, (&mut *sums, pitch));
+                continue;
             }
+            let width = span.min(pitch - column);
+            let (lanes, parts) = (&mut lanes[..count * width * LANES], &mut parts[..count * width]);
+            self.fill(Span { column, width, lanes }, room);
+            A::sum_lanes(lanes, parts);
             for (sums, part) in sums.chunks_exact_mut(pitch).zip(parts.chunks_exact(width)) {
                 sums[column..][..width].copy_from_slice(part);
             }
@@ -209,16 +209,20 @@ impl<A: Accumulator> Job<'_, A> {
         }
     }
 
-    /// The sums of a block, tile by tile, if a piece is the whole of every segment: lanes stay in the first-level
-    /// cache.
-    fn finish_tiles(&self, span: Span<'_, A>, room: &mut [A], sums: &mut [A]) {
-        let Span { column, width: pitch, lanes } = span;
-        let columns = (0..pitch).step_by(COLUMNS).map(|c| (c, self.right_rows(column + c)));
+    /// The sums of a block of columns, tile by tile, if a piece is the whole of every segment: lanes stay in
+    /// registers, or in the first-level cache.
+    fn finish_tiles(
+        &self,
+        column: usize,
+        lanes: &mut [A],
+        room: &mut [A],
+        (sums, pitch): (&mut [A], usize),
+    ) {
         let read = |i: usize, right: &dyn Matrix<A>, room: &mut [A]| {
             let (depth, room) = (self.chain[i].depth, &mut room[i * BLOCK * PIECE..]);
-            let rooms = room.chunks_exact_mut(COLUMNS * PIECE);
-            for ((_, rows), room) in columns.clone().zip(rooms) {
-                read_rows(right, rows, (0, depth), room);
+            for c in (0..BLOCK).step_by(COLUMNS) {
+                let room = &mut room[c * padded(depth)..];
+                read_rows(right, self.right_rows(column + c), (0, depth), room);
             }
         };
         for (i, segment) in self.chain.iter().enumerate() {
@@ -232,22 +236,21 @@ impl<A: Accumulator> Job<'_, A> {
                     read(i, rights[group], room);
                 }
             }
+            let mut pairs = alloc::room(self.chain.len());
             for &Tile { start, height, group } in tiles {
                 let row = start - self.tiles[0].start;
+                pairs.clear();
                 for (i, Segment { right, depth, .. }) in self.chain.iter().enumerate() {
-                    if matches!(right, Right::PerGroup(_)) && group.is_none() {
-                        continue;
-                    }
-                    let (x, apart) = self.lefts[i].rows(self.band, *depth, row, (0, *depth));
-                    for (c, _) in columns.clone() {
-                        let at = (i * BLOCK + c) * PIECE;
-                        let w = rows_in(&room[at..], padded(*depth));
-                        let lanes = &mut lanes[c * LANES..];
-                        carry(Stretch { x, height, apart, w, lanes, pitch, fresh: i == 0 });
+                    if matches!(right, Right::Shared(_)) || group.is_some() {
+                        let (x, apart) = self.lefts[i].rows(self.band, *depth, row, (0, *depth));
+                        let w = &room[i * BLOCK * PIECE..];
+                        pairs.put(Pair { x, apart, w, steps: padded(*depth) });
                     }
                 }
-                let count = height * pitch;
-                A::sum_lanes(&lanes[..count * LANES], &mut sums[row * pitch..][..count]);
+                let sums = &mut sums[row * pitch + column..];
+                if !A::finish(&pairs, height, BLOCK, (&mut *sums, pitch)) {
+                    finish_in_lanes(&pairs, height, lanes, (sums, pitch));
+                }
             }
         }
     }
@@ -350,6 +353,26 @@ impl<A: Accumulator> Job<'_, A> {
                 carry(Stretch { x, height: tile.height, apart, w, lanes, pitch, fresh });
             }
         }
+    }
+}
+
+/// The sums of a tile of [`BLOCK`] columns with lanes in memory.
+fn finish_in_lanes<A: Accumulator>(
+    pairs: &[Pair<'_, A>],
+    height: usize,
+    lanes: &mut [A],
+    (sums, pitch): (&mut [A], usize),
+) {
+    for (i, &Pair { x, apart, w, steps }) in pairs.iter().enumerate() {
+        for c in (0..BLOCK).step_by(COLUMNS) {
+            let (w, lanes) = (rows_in(&w[c * steps..], steps), &mut lanes[c * LANES..]);
+            carry(Stretch { x, height, apart, w, lanes, pitch: BLOCK, fresh: i == 0 });
+        }
+    }
+    let (count, mut parts) = (height * BLOCK, [A::ZERO; HEIGHT * BLOCK]);
+    A::sum_lanes(&lanes[..count * LANES], &mut parts[..count]);
+    for (part, sums) in parts[..count].chunks_exact(BLOCK).zip(sums.chunks_mut(pitch)) {
+        sums[..BLOCK].copy_from_slice(part);
     }
 }
 

@@ -39,6 +39,16 @@ pub(crate) trait Accumulator: Float + Stored {
     fn sum_lanes(lanes: &[Self], sums: &mut [Self]) {
         lanes::sum_each(lanes, sums);
     }
+    /// Sums of a tile with lanes that stay in registers, if the machine has enough of them: see
+    /// [`lanes::finish_f32`].
+    fn finish(
+        _pairs: &[lanes::Pair<'_, Self>],
+        _height: usize,
+        _columns: usize,
+        _sums: (&mut [Self], usize),
+    ) -> bool {
+        false
+    }
     /// The transposed block.
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
         std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
@@ -69,6 +79,14 @@ impl Accumulator for f32 {
     }
     fn sum_lanes(lanes: &[f32], sums: &mut [f32]) {
         lanes::sum_f32(lanes, sums);
+    }
+    fn finish(
+        pairs: &[lanes::Pair<'_, f32>],
+        height: usize,
+        columns: usize,
+        sums: (&mut [f32], usize),
+    ) -> bool {
+        lanes::finish_f32(pairs, height, columns, sums)
     }
     /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
     /// above into 16 scalar moves, which is 3.4 times slower.

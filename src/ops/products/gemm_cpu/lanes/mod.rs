@@ -21,6 +21,9 @@ pub(crate) const COLUMNS: usize = 6;
 /// registers for the operands; with 256 bits it is 2 x 6 half elements at a time.
 pub(crate) const HEIGHT: usize = 4;
 
+/// Columns whose lanes and trees stay in registers together: 4 x 4 elements are the 16 of a tree of vectors.
+pub(crate) const QUAD: usize = 4;
+
 /// Stretches of rows, all equally many whole vectors of [`LANES`] steps long, and the lanes of their products.
 pub(crate) struct Stretch<'s, A> {
     /// 1 to [`HEIGHT`] rows of the left operand, from the first step of the first one on.
@@ -68,6 +71,47 @@ pub(crate) fn carry<A: Accumulator>(stretch: Stretch<'_, A>) {
         None => {}
     }
     carry_each(stretch, steps);
+}
+
+/// A segment of the sums of a tile: rows of both operands, whole vectors of [`LANES`] steps long.
+pub(crate) struct Pair<'s, A> {
+    /// Rows of the left operand, from the first step of the first one on.
+    pub x: &'s [A],
+    /// Steps from one of them to the next.
+    pub apart: usize,
+    /// Rows of the right operand, one after another.
+    pub w: &'s [A],
+    /// Steps of a row.
+    pub steps: usize,
+}
+
+/// The sums of a tile of `height` rows, at most [`HEIGHT`], and some columns, from the first step of the first
+/// segment to the tree: lanes never leave the registers. Sums of a row begin `pitch` after those of the one
+/// before, and there are `columns` of them, whole quads. Returns false, and does nothing, where the machine has
+/// too few registers.
+pub(crate) fn finish_f32(
+    pairs: &[Pair<'_, f32>],
+    height: usize,
+    columns: usize,
+    (sums, pitch): (&mut [f32], usize),
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if x86::vectors() == Some(512) {
+        assert!((1..=HEIGHT).contains(&height) && columns.is_multiple_of(QUAD));
+        assert!(sums.len() >= (height - 1) * pitch + columns);
+        for pair in pairs {
+            assert!(pair.steps.is_multiple_of(LANES) && pair.w.len() >= columns * pair.steps);
+            assert!(pair.x.len() >= (height - 1) * pair.apart + pair.steps);
+        }
+        for column in (0..columns).step_by(QUAD) {
+            let sums = sums[column..].as_mut_ptr();
+            // SAFETY: the features were detected, the lengths compared.
+            unsafe { x86::finish_512(pairs, height, column, sums, pitch) };
+        }
+        return true;
+    }
+    let _ = (pairs, height, columns, sums, pitch);
+    false
 }
 
 /// [`carry`] in portable code, row by row.

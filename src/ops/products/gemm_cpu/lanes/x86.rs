@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{COLUMNS, LANES, Stretch};
+use super::{COLUMNS, HEIGHT, LANES, Pair, QUAD, Stretch};
 use crate::ops::products::gemm_cpu::tile::Accumulator;
 
 /// Bits of the vectors that this machine has, 512 or 256, if it has them with multiply-adds.
@@ -257,16 +257,101 @@ unsafe fn f16_256(from: *const u16) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.cast()) })
 }
 
-/// The trees of 16 elements at a time, side by side: what one half of a vector is added to comes from the
-/// other half of it, so a level is a blend, a shuffle and an addition for two vectors. Returns how many sums it
-/// made.
+/// The sums of up to 4 rows and 4 columns from `column` on, all segments one after another in 16 registers.
+///
+/// # Safety
+/// The machine has AVX-512; the pairs' rows, and `height` rows of 4 sums `pitch` apart, are there.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn finish_512(
+    pairs: &[Pair<'_, f32>],
+    height: usize,
+    column: usize,
+    sums: *mut f32,
+    pitch: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match height {
+            1 => finish_rows::<1>(pairs, column, sums, pitch),
+            2 => finish_rows::<2>(pairs, column, sums, pitch),
+            3 => finish_rows::<3>(pairs, column, sums, pitch),
+            _ => finish_rows::<4>(pairs, column, sums, pitch),
+        }
+    }
+}
+
+/// # Safety
+/// As [`finish_512`], with `R` rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn finish_rows<const R: usize>(
+    pairs: &[Pair<'_, f32>],
+    column: usize,
+    sums: *mut f32,
+    pitch: usize,
+) {
+    let mut c = [_mm512_setzero_ps(); HEIGHT * QUAD];
+    for &Pair { x, apart, w, steps } in pairs {
+        let (x, w) = (x.as_ptr(), w.as_ptr().wrapping_add(column * steps));
+        for step in (0..steps).step_by(LANES) {
+            // SAFETY: the caller's rows.
+            unsafe {
+                let mut a = [_mm512_setzero_ps(); R];
+                for i in 0..R {
+                    a[i] = _mm512_loadu_ps(x.add(i * apart + step));
+                }
+                for j in 0..QUAD {
+                    let b = _mm512_loadu_ps(w.add(j * steps + step));
+                    for i in 0..R {
+                        c[i * QUAD + j] = _mm512_fmadd_ps(a[i], b, c[i * QUAD + j]);
+                    }
+                }
+            }
+        }
+    }
+    let all = tree_512(c);
+    let rows = [
+        _mm512_castps512_ps128(all),
+        _mm512_extractf32x4_ps::<1>(all),
+        _mm512_extractf32x4_ps::<2>(all),
+        _mm512_extractf32x4_ps::<3>(all),
+    ];
+    for (i, &row) in rows.iter().enumerate().take(R) {
+        // SAFETY: the caller's sums.
+        unsafe { _mm_storeu_ps(sums.add(i * pitch), row) };
+    }
+}
+
+/// The trees of 16 elements, side by side: what one half of a vector is added to comes from the other half of
+/// it, so a level is a blend, a shuffle and an addition for two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tree_512(mut v: [__m512; 16]) -> __m512 {
+    let blocks = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+    let odd = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    for i in 0..8 {
+        let other = _mm512_shuffle_f32x4::<0b0100_1110>(v[i], v[i + 8]);
+        v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, v[i], v[i + 8]), other);
+    }
+    for i in 0..4 {
+        let (a, b) = (_mm512_castps_pd(v[i]), _mm512_castps_pd(v[i + 4]));
+        let other = _mm512_castpd_ps(_mm512_permutex2var_pd(a, blocks, b));
+        v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xF0F0, v[i], v[i + 4]), other);
+    }
+    for i in 0..2 {
+        let (a, b) = (_mm512_castps_pd(v[i]), _mm512_castps_pd(v[i + 2]));
+        let other = _mm512_castpd_ps(_mm512_shuffle_pd::<0b0101_0101>(a, b));
+        v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, v[i], v[i + 2]), other);
+    }
+    let other = _mm512_permutex2var_ps(v[0], odd, v[1]);
+    _mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, v[0], v[1]), other)
+}
+
+/// 16 trees at a time. Returns how many sums it made.
 ///
 /// # Safety
 /// The machine has AVX-512; there are 16 lanes for every sum.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn sum_512(lanes: &[f32], sums: &mut [f32]) -> usize {
-    let blocks = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
-    let odd = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
     let (from, whole) = (lanes.as_ptr(), sums.len() / 16);
     for group in 0..whole {
         let mut v = [_mm512_setzero_ps(); 16];
@@ -274,24 +359,8 @@ pub(super) unsafe fn sum_512(lanes: &[f32], sums: &mut [f32]) -> usize {
             // SAFETY: the caller's lanes.
             v[i] = unsafe { _mm512_loadu_ps(from.add((16 * group + i) * LANES)) };
         }
-        for i in 0..8 {
-            let other = _mm512_shuffle_f32x4::<0b0100_1110>(v[i], v[i + 8]);
-            v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, v[i], v[i + 8]), other);
-        }
-        for i in 0..4 {
-            let (a, b) = (_mm512_castps_pd(v[i]), _mm512_castps_pd(v[i + 4]));
-            let other = _mm512_castpd_ps(_mm512_permutex2var_pd(a, blocks, b));
-            v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xF0F0, v[i], v[i + 4]), other);
-        }
-        for i in 0..2 {
-            let (a, b) = (_mm512_castps_pd(v[i]), _mm512_castps_pd(v[i + 2]));
-            let other = _mm512_castpd_ps(_mm512_shuffle_pd::<0b0101_0101>(a, b));
-            v[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, v[i], v[i + 2]), other);
-        }
-        let other = _mm512_permutex2var_ps(v[0], odd, v[1]);
-        let sum = _mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, v[0], v[1]), other);
         // SAFETY: the caller's sums.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * group), sum) };
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * group), tree_512(v)) };
     }
     16 * whole
 }
