@@ -27,8 +27,8 @@ RUNS = [
     ("GRPO", "larger", [*RL, "rl.steps=20"]),
     ("GRPO", "extract", [*RL, "rl.steps=20"]),
     ("rejection sampling", "sums", ["recipe=raft", "phase.draw.prompts=16"]),
-    ("SFT on 60 rows, then GRPO", "dates", [*RL, "phases=quantize,sft,rl", "sft.demos=60", "sft.epochs=2", "rl.steps=20"]),
-    ("SFT on 60 rows", "dates", ["phases=quantize,sft", "sft.demos=60", "sft.epochs=4"]),
+    ("SFT on 8 rows, then GRPO", "dates", [*RL, "phases=quantize,sft,rl", "sft.demos=8", "sft.epochs=2", "rl.steps=20"]),
+    ("SFT on 8 rows", "dates", ["phases=quantize,sft", "sft.demos=8", "sft.epochs=4"]),
 ]
 
 

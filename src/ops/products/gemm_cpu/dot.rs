@@ -16,6 +16,9 @@ pub(crate) type Rows<'s, A> = Segment<&'s dyn Matrix<A>, &'s dyn Matrix<A>>;
 
 /// Most steps that are read and swept at a time: 12 rows of them are as much as the first-level cache holds.
 const PIECE: usize = 640;
+/// Most steps of a sum whose lanes stay in registers: 12 rows of them stay in the second-level cache. With 14,336
+/// it is slower than lanes in memory.
+const SHORT: usize = 8192;
 /// Pieces are multiples of it, so that they begin with a block of a 4-bit matrix.
 const ALIGN: usize = 128;
 /// Columns that sweep a tile of rows while it is in the first-level cache.
@@ -95,7 +98,7 @@ fn padded(steps: usize) -> usize {
 }
 
 /// (first, steps) of the pieces of a segment.
-fn pieces(depth: usize) -> impl Iterator<Item = (usize, usize)> {
+fn pieces(depth: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
     let even = depth.div_ceil(depth.div_ceil(PIECE).max(1));
     let steps = even.next_multiple_of(ALIGN).clamp(ALIGN, PIECE);
     (0..depth).step_by(steps).map(move |first| (first, steps.min(depth - first)))
@@ -160,6 +163,13 @@ impl<A: Accumulator> Left<A> {
     }
 }
 
+/// Steps (first, how many) of a segment that are read at a time, and where a job keeps its rows of the right side.
+struct Cut {
+    segment: usize,
+    piece: (usize, usize),
+    at: usize,
+}
+
 /// Some rows and columns of a product, for one thread.
 struct Job<'s, A: Accumulator> {
     rows: &'s RowOrder,
@@ -174,30 +184,15 @@ struct Job<'s, A: Accumulator> {
 
 impl<A: Accumulator> Job<'_, A> {
     fn run(&self, sink: &Sink<'_, A>) {
-        let short = self.chain.iter().all(|segment| (1..=PIECE).contains(&segment.depth));
+        let most = if A::in_registers().is_some() { SHORT } else { PIECE };
+        let short = self.chain.iter().all(|segment| (1..=most).contains(&segment.depth));
         let short = short && !self.lefts[0].few;
-        let count = self.band.1;
         let pitch = self.columns.1.next_multiple_of(if short { BLOCK } else { COLUMNS });
-        // Columns that are finished at a time.
-        let span = (SPAN / count / BLOCK * BLOCK).clamp(BLOCK, STRIP).min(pitch);
-        let lanes = if short { HEIGHT * BLOCK } else { count * span } * LANES;
-        let room = self.chain.len() * BLOCK * PIECE;
-        let mut scratch = Scratch::take(lanes + room + 2 * count * pitch);
-        let (lanes, rest) = scratch.split_at_mut(lanes);
-        let (room, rest) = rest.split_at_mut(room);
-        let (parts, sums) = rest.split_at_mut(count * pitch);
-        for column in (0..pitch).step_by(if short { BLOCK } else { span }) {
-            if short {
-                self.finish_tiles(column, lanes, room, (&mut *sums, pitch));
-                continue;
-            }
-            let width = span.min(pitch - column);
-            let (lanes, parts) = (&mut lanes[..count * width * LANES], &mut parts[..count * width]);
-            self.fill(Span { column, width, lanes }, room);
-            A::sum_lanes(lanes, parts);
-            for (sums, part) in sums.chunks_exact_mut(pitch).zip(parts.chunks_exact(width)) {
-                sums[column..][..width].copy_from_slice(part);
-            }
+        let mut sums = Scratch::take(self.band.1 * pitch);
+        if short {
+            self.finish(&mut sums, pitch);
+        } else {
+            self.fill_spans(&mut sums, pitch);
         }
         let mut sums = sums.chunks_exact(pitch);
         for tile in self.tiles {
@@ -209,48 +204,87 @@ impl<A: Accumulator> Job<'_, A> {
         }
     }
 
-    /// The sums of a block of columns, tile by tile, if a piece is the whole of every segment: lanes stay in
+    /// The sums `[rows][pitch]`, block of columns by block of columns and in a block tile by tile: lanes stay in
     /// registers, or in the first-level cache.
-    fn finish_tiles(
-        &self,
-        column: usize,
-        lanes: &mut [A],
-        room: &mut [A],
-        (sums, pitch): (&mut [A], usize),
-    ) {
-        let read = |i: usize, right: &dyn Matrix<A>, room: &mut [A]| {
-            let (depth, room) = (self.chain[i].depth, &mut room[i * BLOCK * PIECE..]);
-            for c in (0..BLOCK).step_by(COLUMNS) {
-                let room = &mut room[c * padded(depth)..];
-                read_rows(right, self.right_rows(column + c), (0, depth), room);
-            }
-        };
-        for (i, segment) in self.chain.iter().enumerate() {
-            if let Right::Shared(right) = segment.right {
-                read(i, right, room);
+    fn finish(&self, sums: &mut [A], pitch: usize) {
+        let mut cuts = Vec::new();
+        let mut room = 0;
+        for (segment, &Segment { depth, .. }) in self.chain.iter().enumerate() {
+            for piece in pieces(depth) {
+                cuts.put(Cut { segment, piece, at: room });
+                room += BLOCK * padded(piece.1);
             }
         }
-        for tiles in self.tiles.chunk_by(|a, b| a.group == b.group) {
-            for (i, segment) in self.chain.iter().enumerate() {
-                if let (Right::PerGroup(rights), Some(group)) = (&segment.right, tiles[0].group) {
-                    read(i, rights[group], room);
+        let mut scratch = Scratch::take(HEIGHT * BLOCK * LANES + room);
+        let (lanes, room) = scratch.split_at_mut(HEIGHT * BLOCK * LANES);
+        for column in (0..pitch).step_by(BLOCK) {
+            let read = |cut: &Cut, right: &dyn Matrix<A>, room: &mut [A]| {
+                for c in (0..BLOCK).step_by(COLUMNS) {
+                    let room = &mut room[cut.at + c * padded(cut.piece.1)..];
+                    read_rows(right, self.right_rows(column + c), cut.piece, room);
+                }
+            };
+            for cut in &cuts {
+                if let Right::Shared(right) = self.chain[cut.segment].right {
+                    read(cut, right, room);
                 }
             }
-            let mut pairs = alloc::room(self.chain.len());
-            for &Tile { start, height, group } in tiles {
-                let row = start - self.tiles[0].start;
-                pairs.clear();
-                for (i, Segment { right, depth, .. }) in self.chain.iter().enumerate() {
-                    if matches!(right, Right::Shared(_)) || group.is_some() {
-                        let (x, apart) = self.lefts[i].rows(self.band, *depth, row, (0, *depth));
-                        let w = &room[i * BLOCK * PIECE..];
-                        pairs.put(Pair { x, apart, w, steps: padded(*depth) });
+            for tiles in self.tiles.chunk_by(|a, b| a.group == b.group) {
+                for cut in &cuts {
+                    let right = &self.chain[cut.segment].right;
+                    if let (Right::PerGroup(rights), Some(group)) = (right, tiles[0].group) {
+                        read(cut, rights[group], room);
                     }
                 }
-                let sums = &mut sums[row * pitch + column..];
-                if !A::finish(&pairs, height, BLOCK, (&mut *sums, pitch)) {
-                    finish_in_lanes(&pairs, height, lanes, (sums, pitch));
+                let sums = &mut sums[column..];
+                self.finish_tiles(tiles, &cuts, (&mut *lanes, room), (sums, pitch));
+            }
+        }
+    }
+
+    /// The sums of neighboring tiles of one group and a block of columns, whose rows of the right side are in `room`.
+    fn finish_tiles(
+        &self,
+        tiles: &[Tile],
+        cuts: &[Cut],
+        (lanes, room): (&mut [A], &[A]),
+        (sums, pitch): (&mut [A], usize),
+    ) {
+        let mut pairs = alloc::room(cuts.len());
+        for &Tile { start, height, group } in tiles {
+            let row = start - self.tiles[0].start;
+            pairs.clear();
+            for cut in cuts {
+                let Segment { right, depth, .. } = &self.chain[cut.segment];
+                if matches!(right, Right::PerGroup(_)) && group.is_none() {
+                    continue;
                 }
+                let (x, apart) = self.lefts[cut.segment].rows(self.band, *depth, row, cut.piece);
+                pairs.put(Pair { x, apart, w: &room[cut.at..], steps: padded(cut.piece.1) });
+            }
+            let sums = &mut sums[row * pitch..];
+            match A::in_registers() {
+                Some(finish) => finish(&pairs, height, BLOCK, (sums, pitch)),
+                None => finish_in_lanes(&pairs, height, lanes, (sums, pitch)),
+            }
+        }
+    }
+
+    /// The sums `[rows][pitch]`, as many columns at a time as have room for the lanes of all rows.
+    fn fill_spans(&self, sums: &mut [A], pitch: usize) {
+        let count = self.band.1;
+        let span = (SPAN / count / BLOCK * BLOCK).clamp(BLOCK, STRIP).min(pitch);
+        let (lanes, room) = (count * span * LANES, self.chain.len() * BLOCK * PIECE);
+        let mut scratch = Scratch::take(lanes + room + count * span);
+        let (lanes, rest) = scratch.split_at_mut(lanes);
+        let (room, parts) = rest.split_at_mut(room);
+        for column in (0..pitch).step_by(span) {
+            let width = span.min(pitch - column);
+            let (lanes, parts) = (&mut lanes[..count * width * LANES], &mut parts[..count * width]);
+            self.fill(Span { column, width, lanes }, room);
+            A::sum_lanes(lanes, parts);
+            for (sums, part) in sums.chunks_exact_mut(pitch).zip(parts.chunks_exact(width)) {
+                sums[column..][..width].copy_from_slice(part);
             }
         }
     }

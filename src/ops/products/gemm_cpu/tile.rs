@@ -39,15 +39,9 @@ pub(crate) trait Accumulator: Float + Stored {
     fn sum_lanes(lanes: &[Self], sums: &mut [Self]) {
         lanes::sum_each(lanes, sums);
     }
-    /// Sums of a tile with lanes that stay in registers, if the machine has enough of them: see
-    /// [`lanes::finish_f32`].
-    fn finish(
-        _pairs: &[lanes::Pair<'_, Self>],
-        _height: usize,
-        _columns: usize,
-        _sums: (&mut [Self], usize),
-    ) -> bool {
-        false
+    /// What forms sums whose lanes stay in registers, where the machine has enough of them.
+    fn in_registers() -> Option<lanes::Finish<Self>> {
+        None
     }
     /// The transposed block.
     fn transpose(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
@@ -80,13 +74,8 @@ impl Accumulator for f32 {
     fn sum_lanes(lanes: &[f32], sums: &mut [f32]) {
         lanes::sum_f32(lanes, sums);
     }
-    fn finish(
-        pairs: &[lanes::Pair<'_, f32>],
-        height: usize,
-        columns: usize,
-        sums: (&mut [f32], usize),
-    ) -> bool {
-        lanes::finish_f32(pairs, height, columns, sums)
+    fn in_registers() -> Option<lanes::Finish<f32>> {
+        lanes::in_registers()
     }
     /// Written with the unpack instructions of the x86-64 baseline: the compiler turns the loop
     /// above into 16 scalar moves, which is 3.4 times slower.

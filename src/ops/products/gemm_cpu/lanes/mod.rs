@@ -85,33 +85,30 @@ pub(crate) struct Pair<'s, A> {
     pub steps: usize,
 }
 
-/// The sums of a tile of `height` rows, at most [`HEIGHT`], and some columns, from the first step of the first
-/// segment to the tree: lanes never leave the registers. Sums of a row begin `pitch` after those of the one
-/// before, and there are `columns` of them, whole quads. Returns false, and does nothing, where the machine has
-/// too few registers.
-pub(crate) fn finish_f32(
-    pairs: &[Pair<'_, f32>],
-    height: usize,
-    columns: usize,
-    (sums, pitch): (&mut [f32], usize),
-) -> bool {
+/// Forms the sums of a tile from the first step of the first segment to the tree: `(pairs, height, columns, (sums,
+/// pitch))` with 1 to [`HEIGHT`] rows and whole [`QUAD`]s of columns. Sums of a row begin `pitch` after those of
+/// the one before.
+pub(crate) type Finish<A> = fn(&[Pair<'_, A>], usize, usize, (&mut [A], usize));
+
+/// Sums whose lanes never leave the 32 registers of 512 bits, if the machine has them.
+pub(crate) fn in_registers() -> Option<Finish<f32>> {
     #[cfg(target_arch = "x86_64")]
     if x86::vectors() == Some(512) {
-        assert!((1..=HEIGHT).contains(&height) && columns.is_multiple_of(QUAD));
-        assert!(sums.len() >= (height - 1) * pitch + columns);
-        for pair in pairs {
-            assert!(pair.steps.is_multiple_of(LANES) && pair.w.len() >= columns * pair.steps);
-            assert!(pair.x.len() >= (height - 1) * pair.apart + pair.steps);
-        }
-        for column in (0..columns).step_by(QUAD) {
-            let sums = sums[column..].as_mut_ptr();
-            // SAFETY: the features were detected, the lengths compared.
-            unsafe { x86::finish_512(pairs, height, column, sums, pitch) };
-        }
-        return true;
+        return Some(|pairs, height, columns, (sums, pitch)| {
+            assert!((1..=HEIGHT).contains(&height) && columns.is_multiple_of(QUAD));
+            assert!(sums.len() >= (height - 1) * pitch + columns);
+            for pair in pairs {
+                assert!(pair.steps.is_multiple_of(LANES) && pair.w.len() >= columns * pair.steps);
+                assert!(pair.x.len() >= (height - 1) * pair.apart + pair.steps);
+            }
+            for column in (0..columns).step_by(QUAD) {
+                let sums = sums[column..].as_mut_ptr();
+                // SAFETY: the features were detected, the lengths compared.
+                unsafe { x86::finish_512(pairs, height, column, sums, pitch) };
+            }
+        });
     }
-    let _ = (pairs, height, columns, sums, pitch);
-    false
+    None
 }
 
 /// [`carry`] in portable code, row by row.
@@ -268,6 +265,40 @@ mod tests {
                 // SAFETY: the features were detected; there are lanes for every sum.
                 let done = unsafe { x86::sum_256(&lanes, &mut got) };
                 assert_eq!((done, &got[..done]), (count / 8 * 8, &want[..done]));
+            }
+        }
+    }
+
+    /// Sums that never left the registers, beside chains in memory and their trees.
+    #[test]
+    fn sums_in_registers_have_the_same_bits() {
+        let Some(finish) = in_registers() else { return };
+        const COUNT: usize = 2 * QUAD;
+        let numbers =
+            |n: usize, k: usize| (0..n).map(|i| value(i * 31 + k) as f32).collect::<Vec<_>>();
+        for (height, lengths) in
+            [(1, &[16][..]), (2, &[96, 16]), (3, &[640, 0, 32]), (4, &[]), (4, &[48])]
+        {
+            let stored: Vec<_> = (lengths.iter())
+                .map(|&n| (numbers(height * (n + 16), n), numbers(COUNT * n, n + 5), n))
+                .collect();
+            let pairs: Vec<_> =
+                (stored.iter()).map(|(x, w, n)| Pair { x, apart: n + 16, w, steps: *n }).collect();
+            let pitch = COUNT + 3;
+            let mut got = vec![7.0; height * pitch];
+            finish(&pairs, height, COUNT, (&mut got, pitch));
+            for (i, row) in got.chunks_exact(pitch).enumerate() {
+                for (j, &sum) in row[..COUNT].iter().enumerate() {
+                    let mut lanes = [0.0; LANES];
+                    for &Pair { x, apart, w, steps } in &pairs {
+                        for step in 0..steps {
+                            let (x, w) = (x[i * apart + step], w[j * steps + step]);
+                            lanes[step % LANES] = x.mul_add(w, lanes[step % LANES]);
+                        }
+                    }
+                    assert_eq!(sum, tree(&lanes), "{height} {lengths:?} {i} {j}");
+                }
+                assert_eq!(row[COUNT..], [7.0; 3]);
             }
         }
     }
