@@ -203,6 +203,34 @@ fn one_sum_body<K: Transform, T: Float>(_: K, row: &[T], t: &LogitTransform) -> 
     RowStats { max, sum: fold(sum), weighted: 0.0, squares: 0.0 }
 }
 
+/// exp(z − m) of every column of a row none of whose z is above m.
+pub(crate) fn weights<T: Float>(row: &[T], t: &LogitTransform, max: f64, out: &mut [f64]) {
+    by_transform!(t, each_weight(row, t, max, out));
+}
+
+math::dispatch_simd! {
+    fn each_weight<K: Transform, T: Float>(kind: K, row: &[T], t: &LogitTransform, max: f64, out: &mut [f64]) = each_weight_body
+}
+
+#[inline(always)]
+fn each_weight_body<K: Transform, T: Float>(
+    _: K,
+    row: &[T],
+    t: &LogitTransform,
+    max: f64,
+    out: &mut [f64],
+) {
+    let mut terms = Terms::new();
+    for (part, out) in row.chunks(EXPS).zip(out.chunks_mut(EXPS)) {
+        terms.set::<K, T>(part, t, max);
+        for ((out, poly), two_to_k) in
+            out.iter_mut().zip(&terms.exps.poly).zip(&terms.exps.two_to_k)
+        {
+            *out = poly * two_to_k;
+        }
+    }
+}
+
 /// d = z − m and exp(d) of up to [`EXPS`] columns; behind the row's end −∞ and 0.
 #[repr(align(64))]
 struct Terms {
