@@ -13,6 +13,7 @@ mod env;
 mod golden;
 mod kept;
 mod learning;
+mod longest;
 mod memory;
 mod model;
 mod objective;
