@@ -4,6 +4,7 @@
 mod common;
 mod runs;
 
+mod between;
 mod buffers;
 mod bundle;
 mod bytes;

@@ -201,7 +201,7 @@ impl Pretrained {
     }
 
     /// A weight in f32, expanded if it is 4-bit.
-    fn expanded(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+    pub(super) fn expanded(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         if let Some(tensor) = quantized::read(&mut self.files, name)? {
             return Ok((vec![tensor.n(), tensor.k()], tensor.dequantize(&Device::Cpu)?));
         }
@@ -319,7 +319,7 @@ fn llama(model: &ModelConfig, ends: &[i32]) -> Map<String, Value> {
 }
 
 /// Names `dtype` under the key that the file has: transformers 4 does not know the new one.
-fn insert_dtype(config: &mut Map<String, Value>, dtype: DType) {
+pub(super) fn insert_dtype(config: &mut Map<String, Value>, dtype: DType) {
     let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     config.insert(key.into(), torch_name(dtype).into());
 }
@@ -341,7 +341,7 @@ fn add_update(w: &mut [f32], update: &LoraUpdate) {
 }
 
 /// `values` in `dtype`, if it has room for all of them.
-fn narrowed(
+pub(super) fn narrowed(
     path: &Path,
     name: &str,
     shape: &[usize],
@@ -394,7 +394,7 @@ fn is_block_linear(name: &str) -> bool {
 }
 
 /// Whether `name` is a part of a 4-bit weight, or a table older folders carry.
-fn is_part(name: &str) -> bool {
+pub(super) fn is_part(name: &str) -> bool {
     name.contains(".weight.") || name.ends_with(".inv_freq")
 }
 

@@ -16,6 +16,7 @@
 
 mod adapter;
 mod adapter_config;
+mod between;
 mod config;
 mod convert;
 mod folder;
@@ -27,6 +28,7 @@ mod weights;
 
 pub use adapter::Adapter;
 pub use adapter_config::AdapterConfig;
+pub use between::Difference;
 pub use config::HfConfig;
 pub use convert::{Converted, OnTensor};
 pub(crate) use folder::COMPANIONS;

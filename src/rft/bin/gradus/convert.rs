@@ -1,4 +1,4 @@
-//! `gradus quantize` and `gradus merge`: folders made of folders.
+//! `gradus quantize`, `gradus merge` and `gradus lerp`: folders made of folders; `gradus diff`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use gradus::escape::escaped;
 use gradus::quant::{Nf4Options, QuantType};
 use gradus::{DType, Error, Result};
 use gradus_rft::io::system_memory;
-use gradus_rft::pretrained::{Adapter, Converted, Pretrained};
+use gradus_rft::pretrained::{Adapter, Converted, Difference, Pretrained};
 use gradus_rft::train::progress::{Progress, line};
 
 #[derive(clap::Args)]
@@ -38,6 +38,70 @@ pub struct MergeArgs {
     /// f32, bf16 or f16; that of the model without it.
     #[arg(long)]
     dtype: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct LerpArgs {
+    /// Hugging Face folder.
+    first: PathBuf,
+    /// Folder of a model of the same shape.
+    second: PathBuf,
+    /// Folder to write, with configuration and tokenizer of the first.
+    out: PathBuf,
+    /// Share of the second model: 0 is the first, 1 the second.
+    #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
+    weight: f64,
+}
+
+#[derive(clap::Args)]
+pub struct DiffArgs {
+    /// Hugging Face folder of the model before.
+    first: PathBuf,
+    /// Folder of the model after.
+    second: PathBuf,
+    /// Weights that are no more apart count as unchanged.
+    #[arg(long, default_value_t = 1e-5, allow_negative_numbers = true)]
+    tol: f64,
+}
+
+/// Runs `lerp`.
+pub fn lerp(args: &LerpArgs) -> Result<()> {
+    let mut second = Pretrained::open(&args.second)?;
+    let what = |done: &Converted| {
+        let (changed, kept) = (done.changed, done.kept);
+        let mut text = format!("{changed} weights mixed, {kept} the same in both");
+        if done.expanded > 0 {
+            text += &format!(", {} 4-bit weights expanded", done.expanded);
+        }
+        text
+    };
+    let run = |folder: &mut Pretrained, on_tensor: OnTensor<'_>| {
+        folder.lerp_to(&mut second, args.weight, &args.out, on_tensor)
+    };
+    convert("lerp", &args.first, &args.out, run, what)
+}
+
+/// The table that `diff` prints.
+pub fn diff(args: &DiffArgs) -> Result<String> {
+    let (mut first, mut second) = (Pretrained::open(&args.first)?, Pretrained::open(&args.second)?);
+    let Difference { all, kinds } = first.difference(&mut second, args.tol, &mut |_, _| ())?;
+    let rows = kinds.iter().map(|(kind, stats)| (kind.as_str(), stats)).chain([("all", &all)]);
+    let width = kinds.keys().map(String::len).max().unwrap_or(0);
+    let within = format!("within {:e}", args.tol);
+    let mut text = format!(
+        "{:width$}  {:>13}  {:>9}  {within:>13}  {:>12}  {:>11}\n",
+        "", "weights", "unchanged", "bf16 absorbs", "largest"
+    );
+    for (kind, stats) in rows {
+        let share = |count: u64| if stats.n == 0 { 1.0 } else { count as f64 / stats.n as f64 };
+        let (equal, within) = (share(stats.equal_exact), stats.sparsity());
+        let (absorbed, largest) = (share(stats.absorbed_bf16), stats.max_delta);
+        text += &format!(
+            "{kind:width$}  {:>13}  {equal:>9.4}  {within:>13.4}  {absorbed:>12.4}  {largest:>11.3e}\n",
+            stats.n
+        );
+    }
+    Ok(text)
 }
 
 /// Runs `quantize`.

@@ -1,4 +1,4 @@
-//! The command line: train, sample, eval, quantize, merge, config, recipes, toy, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, toy, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
@@ -70,6 +70,10 @@ enum Command {
     Quantize(convert::QuantizeArgs),
     /// Write a model with an adapter added to its weights.
     Merge(convert::MergeArgs),
+    /// Write a model between two of the same shape.
+    Lerp(convert::LerpArgs),
+    /// Count the weights in which two models of the same shape differ.
+    Diff(convert::DiffArgs),
     /// Show the configuration.
     Config {
         /// TOML file; the defaults without one.
@@ -191,6 +195,7 @@ fn main() -> ExitCode {
         Command::Train(_) | Command::Config { .. } => true,
         Command::Sample { .. } | Command::Eval { .. } => true,
         Command::Quantize(_) | Command::Merge(_) | Command::Recipes { .. } => false,
+        Command::Lerp(_) | Command::Diff(_) => false,
         Command::Toy(_) | Command::Doctor | Command::Bench { .. } => false,
     };
     let error = match run(command) {
@@ -271,6 +276,8 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Quantize(args) => convert::quantize(&args),
         Command::Merge(args) => convert::merge(&args),
+        Command::Lerp(args) => convert::lerp(&args),
+        Command::Diff(args) => print(&escaped(&convert::diff(&args)?).to_string()),
         Command::Config { rewards: true, .. } => print(&gradus_rft::reward::spec::help()),
         Command::Config { config, recipe, model, explain, .. } => {
             let args = TrainArgs { config, recipe, model, ..TrainArgs::default() };
@@ -284,14 +291,18 @@ fn run(command: Command) -> Result<()> {
         Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
         Command::Bench { ops, shapes, device, list, json, seconds, gpu } => {
-            let settings = Settings { ops, shapes, device, seconds, gpu };
-            if list {
-                return names(&settings)?.iter().try_for_each(|name| print(&format!("{name}\n")));
-            }
-            let table = bench(&settings, print)?;
-            json.map_or(Ok(()), |path| table.write(&path))
+            measured(&Settings { ops, shapes, device, seconds, gpu }, list, json.as_deref())
         }
     }
+}
+
+/// Runs `bench`: names of rows, or the rows, also in a file.
+fn measured(settings: &Settings, list: bool, json: Option<&Path>) -> Result<()> {
+    if list {
+        return names(settings)?.iter().try_for_each(|name| print(&format!("{name}\n")));
+    }
+    let table = bench(settings, print)?;
+    json.map_or(Ok(()), |path| table.write(path))
 }
 
 /// An evaluation in a line.
