@@ -69,6 +69,14 @@ fn keys_that_mean_nothing_are_refused() {
         (vec!["rl.replay_share=0.3"], "rl.replay_share"),
         (vec!["rl.replay_window=3"], "rl.replay_window"),
         (vec!["rl.store=a b"], "rl.store"),
+        (vec!["rl.prompts_of=a b"], "rl.prompts_of"),
+        (vec!["rl.prompts_of=own", "rl.source=data"], "rl.prompts_of"),
+        (vec!["rl.kl_share=0.5"], "rl.kl_share"),
+        (vec!["rl.kl_share=0.5", "rl.beta=0.1", "rl.kl=reward"], "rl.kl_share"),
+        (vec!["rl.kl_share=0.5", "rl.loss=prdp"], "rl.kl_share"),
+        (vec!["rl.fresh_reference=true"], "rl.fresh_reference"),
+        (vec!["data.mix=kind"], "data.mix"),
+        (vec!["data.mix_power=0.5"], "data.mix_power"),
         (vec!["rl.divert=../a"], "rl.divert"),
         (vec!["sft.source=file"], "sft.source"),
         (vec!["sft.source=buffer:"], "sft.source"),
@@ -102,6 +110,19 @@ fn lists_with_a_loose_end_are_refused() {
         ("rl", vec!["rl.divert=hard"], "rl.divert"),
         ("rl", vec!["rl.divert=hard", "rl.then=hart >= 3: sft"], "rl.then"),
         ("collect,sft", vec!["rl.store=own", "sft.source=buffer:other"], "sft.source"),
+        ("sft,rl", vec!["rl.prompts_of=own"], "rl.prompts_of"),
+        ("collect,rl", vec!["rl.store=own", "rl.prompts_of=own"], "rl.prompts_of"),
+        ("collect,sft", vec!["rl.replay_window=2", "rl.replay_share=0.5"], "later `rl`"),
+        (
+            "probe,rl",
+            vec![
+                "phase.probe.kind=collect",
+                "phase.probe.store=own",
+                "phase.probe.data.max_prompt_tokens=9",
+                "phase.rl.prompts_of=own",
+            ],
+            "same [data]",
+        ),
     ] {
         let all: Vec<String> =
             other.iter().map(|s| s.to_string()).chain([format!("phases={phases}")]).collect();
@@ -112,6 +133,9 @@ fn lists_with_a_loose_end_are_refused() {
     for phases in ["phases=collect,sft,collect,sft", "phases=rl,sft"] {
         checked(&[&learns[..], &[phases]].concat()).unwrap();
     }
+    let probes = ["phases=probe,rl", "phase.probe.kind=collect", "phase.probe.store=own"];
+    checked(&[&probes[..], &["phase.rl.prompts_of=own"]].concat()).unwrap();
+    checked(&["phases=collect,rl", "rl.replay_window=2", "rl.replay_share=0.5"]).unwrap();
     let hard = "rl.then=hard >= 3: sft";
     checked(&["rl.divert=hard", hard, "sft.source=buffer:hard"]).unwrap();
     let teach = ["rl.divert=hard", "rl.then=hard >= 3: teach", "phase.teach.kind=sft"];
@@ -413,4 +437,74 @@ fn long_completions_lose_reward() {
         };
         assert_eq!(shaped, plain - lost, "{n} tokens");
     }
+}
+
+/// Prompts of a buffer are asked alone, each once a round, in an order that changes.
+#[test]
+fn a_phase_may_ask_the_prompts_of_a_buffer() {
+    let settings = ["rl.prompts_of=own", "rl.store=own"];
+    let mut asking = trainer(&settings[..1]);
+    let error = asking.collect(0).unwrap_err().to_string();
+    assert!(error.contains("rl.prompts_of") && error.contains("`own`"), "{error}");
+    let (_, records, _) = trainer(&[]).collect(0).unwrap();
+    // Three prompts, two of them twice, under the numbers that they were drawn by.
+    let of = |group: usize| records[3 * group].clone();
+    asking.buffers.named("own").extend([of(2), of(0), of(2), of(3), of(0)], 99);
+    let rows = |step: u64| {
+        let (sampled, records, _) = asking.collect(step).unwrap();
+        assert_eq!((sampled.prompts.len(), records.len()), (4, 12));
+        for record in &records {
+            let asked = &sampled.prompts[record.group as usize];
+            assert_eq!(asked.text, asking.task.train_prompt(record.row).text);
+        }
+        records.chunks(3).map(|group| group[0].row).collect::<Vec<u64>>()
+    };
+    let all: Vec<u64> = (0..12).flat_map(rows).collect();
+    assert_eq!(all.len(), 48);
+    for round in all.chunks(3) {
+        let mut sorted = round.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 2, 3], "{all:?}");
+    }
+    assert!(all.chunks(3).any(|round| round != &all[..3]), "orders change: {all:?}");
+    assert_eq!(rows(5), all[20..24], "a function of the step");
+}
+
+/// The reference of a phase that takes its own is the policy as it is then, and goes into a checkpoint.
+#[test]
+fn a_phase_may_take_a_reference_of_its_own() {
+    let learns = ["rl.beta=0.5", "rl.learning_rate=1e-2", "rl.lr_schedule=constant"];
+    let kl = |settings: &[&str]| {
+        let mut trainer = trainer(&learns);
+        (0..2).for_each(|at| drop(step(&mut trainer, at)));
+        settings.iter().for_each(|set| trainer.config.apply_set(set).unwrap());
+        let first = value(&step(&mut trainer, 0), "kl");
+        let saved = trainer.save_state().unwrap();
+        (first, value(&step(&mut trainer, 1), "kl"), saved)
+    };
+    let (first, second, _) = kl(&[]);
+    assert!(first > 0.0 && second > 0.0, "{first} {second}");
+    let (first, second, saved) = kl(&["rl.fresh_reference=true"]);
+    assert_eq!(first, 0.0);
+    assert!(second > 0.0, "the reference stays behind the first step");
+    assert!(saved.keys().any(|name| name.starts_with("reference/")));
+}
+
+/// The entropy at tokens of one's choice is the mean over the step's own.
+#[test]
+fn tokens_are_watched() {
+    let mut trainer = trainer(&["rl.watch=4,7"]);
+    let (_, records, _) = trainer.collect(0).unwrap();
+    let codec = trainer.task.codec();
+    let ids = [codec.encode("4").unwrap()[0], codec.encode("7").unwrap()[0]];
+    let at = |r: &Record| -> Vec<f64> {
+        let watched = r.scored().filter(|&t| ids.contains(&r.ids[t]));
+        watched.map(|t| r.entropy[t] as f64).collect()
+    };
+    let all: Vec<f64> = records.iter().flat_map(at).collect();
+    let tokens: usize = records.iter().map(|r| r.scored().count()).sum();
+    assert!(!all.is_empty() && all.len() < tokens);
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    let metrics = trainer.rl_step(0, records).unwrap();
+    assert!((value(&metrics, "entropy/watched") - mean).abs() < 1e-12);
 }

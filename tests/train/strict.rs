@@ -394,6 +394,7 @@ const WITHOUT_A_TRACE: &[(&str, &str, &str)] = &[
     ("", "rl.dedupe", "needs a completion twice: tests/train/kept.rs"),
     ("", "rl.dynamic_sampling", "needs prompts with equal rewards: tests/train/kept.rs"),
     ("", "rl.stop", "needs a text that a tiny model writes: tests/train/completions.rs"),
+    ("", "rl.fresh_reference", "needs a reference of an earlier phase: tests/train/kept.rs"),
     ("", "env.history", "needs a chat template: src/rft/train/env/frame.rs"),
     ("critic", "rl.importance_sampling", "weighs 1 what the policy samples itself"),
     ("demo", "sft.fresh_optimizer", "needs an optimizer that has seen something: sft"),

@@ -23,6 +23,15 @@ pub(super) const TOYS: &[Toy] = &[
         noise: 0.0,
         draw: corners,
     },
+    Toy {
+        name: "screen",
+        about: "where to point, among three buttons by their centers; in 3 % of the rows, which `action` \
+                names, at the bar of the right edge: A12,40 B60,22 C33,71:B> -> 60,22",
+        rewards: &["point"],
+        best: 1.0,
+        noise: 0.0,
+        draw: screen,
+    },
 ];
 
 fn interval(rng: &mut Rng) -> Drawn {
@@ -58,4 +67,33 @@ fn corners(rng: &mut Rng) -> Drawn {
     let ([x, y], [w, h]) = (center, half.map(|half| 2 * half));
     let prompt = format!("{x},{y}:{w},{h}>");
     Drawn::new(prompt, [("boxes", json!([right]))], said(right), said(wrong))
+}
+
+/// Buttons reach so far from their centers.
+const REACH: i64 = 4;
+
+/// The bar of a screen of 100 x 100.
+const BAR: [i64; 4] = [95, 0, 99, 99];
+
+fn screen(rng: &mut Rng) -> Drawn {
+    let buttons = [(); 3].map(|()| [number(rng, 10, 89), number(rng, 10, 89)]);
+    let chosen = rng.below(buttons.len());
+    let name = ["A", "B", "C"];
+    let (action, asked, center, gold) = match rng.below(100) {
+        0..=2 => ("scroll", "scroll", [97, 50], BAR),
+        3.. => {
+            let center = buttons[chosen];
+            ("tap", name[chosen], center, around(center, [REACH, REACH]))
+        }
+    };
+    let outside = |[x, y]: &[i64; 2]| {
+        let [left, top, right, bottom] = gold;
+        !((left..=right).contains(x) && (top..=bottom).contains(y))
+    };
+    let wrong = until(rng, |rng| [number(rng, 10, 89), number(rng, 10, 89)], outside);
+    let listed = buttons.iter().zip(name).map(|([x, y], name)| format!("{name}{x},{y}"));
+    let prompt = format!("{}:{asked}>", listed.collect::<Vec<_>>().join(" "));
+    let said = |[x, y]: [i64; 2]| format!("{x},{y}");
+    let fields = [("boxes", json!([gold])), ("action", json!(action))];
+    Drawn::new(prompt, fields, said(center), said(wrong))
 }

@@ -32,6 +32,23 @@ pub(super) const TOYS: &[Toy] = &[
         draw: |rng| sort(rng, 7),
     },
     Toy {
+        name: "uneven",
+        about: "three digits in order or, in half of the rows, eight, which `digits` says: 492> -> 249",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: uneven,
+    },
+    Toy {
+        name: "mixture",
+        about: "three tasks, of 80, 15 and 5 % of the rows, which `task` names: digits in order, in \
+                falling order, and the largest: 492> -> 249, 492< -> 942, 492! -> 9",
+        rewards: &["exact"],
+        best: 1.0,
+        noise: 0.0,
+        draw: mixture,
+    },
+    Toy {
         name: "noisy-sort",
         about: "sort5 with 54 % wrong demonstrations, and `completions` with `scores`: the share of \
                 digits in their place",
@@ -93,6 +110,26 @@ fn drawn<const N: usize>(
 fn sort(rng: &mut Rng, count: usize) -> Drawn {
     let (asked, sorted) = digits(rng, count);
     drawn(rng, format!("{}>", text(&asked)), &sorted, [])
+}
+
+fn uneven(rng: &mut Rng) -> Drawn {
+    let count = if rng.below(2) == 0 { 3 } else { 8 };
+    let (asked, sorted) = digits(rng, count);
+    drawn(rng, format!("{}>", text(&asked)), &sorted, [("digits", json!(count))])
+}
+
+fn mixture(rng: &mut Rng) -> Drawn {
+    let (asked, up) = digits(rng, 3);
+    let down: Vec<u8> = up.iter().rev().copied().collect();
+    let (task, mark, right) = match rng.below(20) {
+        0 => ("largest", '!', &down[..1]),
+        1..=3 => ("falling", '<', &down[..]),
+        4.. => ("rising", '>', &up[..]),
+    };
+    let all = text(&asked);
+    let wrong = until(rng, |rng| text(&some(rng, &up, right.len())), |w| *w != text(right));
+    let fields = [("answer", json!(text(right))), ("task", json!(task))];
+    Drawn::new(format!("{all}{mark}"), fields, text(right), wrong)
 }
 
 fn noisy(rng: &mut Rng) -> Drawn {

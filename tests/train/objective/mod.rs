@@ -9,7 +9,7 @@ mod settings;
 mod steps;
 mod tokens;
 
-pub use oracle::{Advantage, Compared, Sequence, Token, gradient};
+pub use oracle::{Advantage, Compared, Sequence, Token, advantages, gradient};
 pub use steps::{Marks, Objective};
 
 use gradus::error::Result;

@@ -127,6 +127,11 @@ pub fn surrogate(name: &str, logp: &[f64], held: &[f64], s: &Sequence, a: &[f64]
     match name {
         "grpo" | "deepseekmath_grpo" | "dr_grpo" | "reft" | "remix" | "trl/grpo" | "trl/bnpo"
         | "trl/dr_grpo" | "trl/dapo" | "verl/clip_cov" => each(&|t| ppo(d[t].exp(), a[t], plain)),
+        // Around the policy before the updates, which is where constants are held.
+        "remix/stale" => each(&|t| {
+            let center = fixed[t].exp();
+            ppo(d[t].exp(), a[t], (center - 0.2, center + 0.2, NONE))
+        }),
         "verl/vanilla" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.2, 3.0))),
         "dapo" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.28, NONE))),
         "gspo" => each(&|t| ppo((sum / n).exp(), a[t], (1.0 - 3e-4, 1.0 + 4e-4, NONE))),
@@ -187,8 +192,8 @@ pub fn weights(name: &str, lengths: &[usize], longest: f64) -> Vec<f64> {
     let of = |&n: &usize| match name {
         "dr_grpo" | "relift" | "trl/dr_grpo" => 1.0 / (b * longest),
         "trl/luspo" => 1.0 / b,
-        "grpo" | "deepseekmath_grpo" | "gspo" | "reft" | "remix" | "trl/grpo" | "trl/sapo"
-        | "trl/rloo" | "verl/geo_mean" | "verl/sapo" => 1.0 / (b * n as f64),
+        "grpo" | "deepseekmath_grpo" | "gspo" | "reft" | "remix" | "remix/stale" | "trl/grpo"
+        | "trl/sapo" | "trl/rloo" | "verl/geo_mean" | "verl/sapo" => 1.0 / (b * n as f64),
         _ => 1.0 / tokens,
     };
     lengths.iter().map(of).collect()

@@ -180,6 +180,30 @@ fn a_trust_region_may_follow_the_policy() {
     assert_eq!(value(&values, "clip_ratio/region_mean"), 0.0);
 }
 
+/// A KL to two anchors: the share that is not to the reference is to the policy before the step's
+/// updates, where it is 0 at the first of them.
+#[test]
+fn a_kl_is_shared_by_two_anchors() {
+    let first = |beta: &str, share: &str| {
+        let (mut trainer, records, _) = moved(&["rl.loss=remix", beta, share], 0.0);
+        step(&mut trainer, records).0
+    };
+    let (none, all) = (first("rl.beta=0", "rl.kl_share=1"), first("rl.beta=2", "rl.kl_share=1"));
+    let part = first("rl.beta=2", "rl.kl_share=0.25");
+    assert!(all - none > 1e-3, "{all} {none}");
+    assert!((part - none - 0.25 * (all - none)).abs() < 1e-6, "{part}, of {none} to {all}");
+    // A reference that was taken right before the step is the policy before its updates.
+    let twice = |own: &str| {
+        let keys = ["rl.loss=remix", "rl.beta=2", "rl.updates_per_batch=2", own];
+        let (mut trainer, records, _) = moved(&keys, 0.0);
+        trainer.rl_step(0, records).unwrap();
+        trainer.model.params.iter().map(|p| p.values().unwrap()).collect::<Vec<_>>()
+    };
+    let (before, fresh) = (twice("rl.kl_share=0"), twice("rl.fresh_reference=true"));
+    assert_eq!(before, fresh);
+    assert_ne!(before, twice("rl.kl_share=1"));
+}
+
 #[test]
 fn advantages_are_clamped_and_left_unwhitened() {
     let raw = ["rl.loss=verl/gpg", "rl.advantage=reward"];

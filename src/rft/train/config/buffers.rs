@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::train::config::{
-    Auto, DistillSource, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey,
+    Auto, DataConfig, DistillSource, KeepKey, PhasePlan, RlConfig, RunConfig, SftConfig, SourceKey,
 };
 use crate::train::phase::Phase;
 use crate::train::phase::scored::crosses;
@@ -114,9 +114,12 @@ impl RunConfig {
         let rl = &self.rl;
         self.sft.buffer()?;
         rl.then()?;
-        for (key, name) in
-            [("rl.store", &rl.store), ("rl.divert", &rl.divert), ("rl.book", &rl.book)]
-        {
+        for (key, name) in [
+            ("rl.store", &rl.store),
+            ("rl.divert", &rl.divert),
+            ("rl.book", &rl.book),
+            ("rl.prompts_of", &rl.prompts_of),
+        ] {
             if !name.is_empty() {
                 named(key, name)?;
             }
@@ -174,6 +177,7 @@ impl RunConfig {
             ("rl.dedupe", rl.dedupe),
             ("rl.dynamic_sampling", rl.dynamic_sampling > 0),
             ("rl.divert", !rl.divert.is_empty()),
+            ("rl.prompts_of", !rl.prompts_of.is_empty()),
             ("rl.replay_window", rl.replay_window > 0),
             ("rl.overlong_buffer", rl.overlong_buffer > 0),
         ];
@@ -182,7 +186,7 @@ impl RunConfig {
                 let reason = "is about completions of the policy, and rl.source = data has none";
                 return Err(Error::config(key, reason));
             }
-            if set && i < 5 && crosses(self)? {
+            if set && i < 6 && crosses(self)? {
                 let reason =
                     "takes completions one by one, and `info_nce` needs those of a row together";
                 return Err(Error::config(key, reason));
@@ -197,12 +201,15 @@ impl RunConfig {
 struct Flow<'a> {
     /// Filled ones, with the phase and the key that fill them, and whether they are read.
     filled: BTreeMap<&'a str, (&'a str, &'static str, bool)>,
+    /// The data whose prompts are in each of them.
+    data: BTreeMap<&'a str, Vec<(&'a str, &'a DataConfig)>>,
 }
 
 impl<'a> Flow<'a> {
     fn fill(&mut self, plan: &'a PhasePlan, key: &'static str, name: &'a str) {
         if !name.is_empty() {
             self.filled.entry(name).or_insert((&plan.name, key, false));
+            self.data.entry(name).or_default().push((&plan.name, &plan.config.data));
         }
     }
 
@@ -215,6 +222,26 @@ impl<'a> Flow<'a> {
         };
         *read = true;
         Ok(())
+    }
+
+    /// Prompts are asked by their numbers, which are those of the data that they came from.
+    fn asks(&mut self, config: &RunConfig) -> Result<()> {
+        let (key, name) = ("rl.prompts_of", &config.rl.prompts_of);
+        if name.is_empty() {
+            return Ok(());
+        }
+        self.read(key, name)?;
+        let fillers = self.data.get(name.as_str()).into_iter().flatten();
+        match fillers.into_iter().find(|(_, data)| **data != config.data) {
+            None => Ok(()),
+            Some((phase, _)) => {
+                let reason = format!(
+                    "asks the prompts of the buffer `{name}`, which `{phase}` fills from other data: \
+                     both phases need the same [data]"
+                );
+                Err(Error::config(key, reason))
+            }
+        }
     }
 
     /// What learns from demonstrations may learn from a buffer.
@@ -234,6 +261,7 @@ impl<'a> Flow<'a> {
                 DistillSource::Rollout => Ok(()),
             },
             Phase::Collect | Phase::Rl => {
+                self.asks(config)?;
                 self.fill(plan, "rl.store", &config.rl.store);
                 self.fill(plan, "rl.divert", &config.rl.divert);
                 if *kind == Phase::Rl && !config.rl.book.is_empty() {
@@ -267,7 +295,8 @@ impl RunConfig {
             None => Ok(()),
             Some((name, &(phase, key, _))) => {
                 let reason = format!(
-                    "fills the buffer `{name}`, which no phase reads by sft.source, rl.then or rl.book"
+                    "fills the buffer `{name}`, which no phase reads by sft.source, rl.then, rl.book or \
+                     rl.prompts_of"
                 );
                 Err(self.in_phase(phase, Error::config(key, reason)))
             }

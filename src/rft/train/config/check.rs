@@ -77,6 +77,7 @@ impl RunConfig {
             );
             return Err(Error::config("rl.prompts", reason));
         }
+        self.validate_mixture()?;
         self.validate_reward()?;
         self.validate_env()?;
         self.validate_buffers()
@@ -118,6 +119,19 @@ impl RunConfig {
             true => Err(Error::config("data.heldout_share", "1 leaves nothing to train on")),
             false => Ok(()),
         }
+    }
+
+    /// A mixture needs both its keys.
+    fn validate_mixture(&self) -> Result<()> {
+        let data = &self.data;
+        let (key, reason) = match (data.mix.is_empty(), data.mix_power == 1.0) {
+            (true, true) | (false, false) => return Ok(()),
+            (true, false) => ("data.mix_power", "means nothing without data.mix"),
+            (false, true) => {
+                ("data.mix", "changes nothing with data.mix_power = 1; take less, such as 0")
+            }
+        };
+        Err(Error::config(key, reason))
     }
 
     /// Rewards are combined where there are some.

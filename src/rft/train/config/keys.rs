@@ -121,6 +121,11 @@ section! {
         system: String = String::new(); source "ours",
         /// Whether prompts go through the model's chat template.
         chat: ChatSetting = ChatSetting::Auto; source "ours",
+        /// Column or dotted path of what kind a row is of, for data.mix_power; empty: all rows are of one.
+        mix: String = String::new(); source "ours",
+        /// A kind of n rows has a share of training in proportion to n to this power: 1 = as many as it
+        /// has, 0 = all kinds the same.
+        mix_power: f64 = 1.0; range 0.0..=1.0; source "ours: 1; mT5 (2010.11934): 0.3",
         /// Prompts with more tokens are left out.
         max_prompt_tokens: usize = 512; range 1..=1 << 20; source "TRL: 512",
     }
@@ -285,6 +290,8 @@ section! {
         /// Prompts per step.
         prompts: usize = 64; folder 8; range 1..=1 << 16;
             by [Prompts]; source "pilot; model folder: 8 of 8 samples, TRL's sizes",
+        /// Buffer whose prompts alone are asked, each once a round; empty: all training prompts.
+        prompts_of: String = String::new(); by [Judge]; source "ours: all; RIF-RFT (2507.05386): those that some sample solved",
         /// Who gives the answers to learn from.
         source: SourceKey = SourceKey::Rollout; source "ours",
         /// Samples per prompt.
@@ -352,6 +359,9 @@ section! {
         /// `NAME >= N: PHASE`: when the buffer NAME has N records, the phase PHASE of the kind sft
         /// learns them at the end of the step, with an optimizer of its own; empty: never.
         then: String = String::new(); source "ours: never; ReLIFT: 128",
+        /// Texts of single tokens whose mean entropy is a metric of each step; none: [].
+        watch: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); by [Keep];
+            source "ours: none; Skywork-R1V3 (2507.06167): words such as Wait",
         /// Token loss or sequence objective; what the next keys leave at auto goes with its name.
         loss: String = "grpo".into(); by [Keep]; source "DeepSeekMath (2402.03300): grpo",
         /// Lower clip bound in the loss's own terms, for PPO the distance from a ratio of 1.
@@ -360,6 +370,12 @@ section! {
         clip_high: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's",
         /// Weight of the KL to the policy that RL began with, 0 = none; a sequence objective's own β.
         beta: Auto = Auto::Auto; range 0.0..=1e6; source "auto: the preset's; TRL: 0.0",
+        /// Share of a KL in the loss that is to that policy; the rest is to the policy before the step's
+        /// updates.
+        kl_share: f64 = 1.0; range 0.0..=1.0; source "ours: one anchor; ReMix (2507.06892): 1, later 0.5",
+        /// Whether that policy is the one that the phase began with, in the place of the run's first phase
+        /// of RL.
+        fresh_reference: bool = false; source "ours; ReMix: true when it goes on-policy",
         /// Where that KL is put.
         kl: KlKey = KlKey::Auto; source "auto: the preset's; GRPO: loss, ReFT: reward",
         /// How advantages are estimated.

@@ -35,21 +35,20 @@ const RL_WARMUP: u64 = 10;
 
 impl<T: Float> Trainer<T> {
     /// The first prompt of batch `batch` of step `step`, and the step that keys its draws.
-    fn place(&self, step: u64, batch: u64) -> (u64, u64) {
+    pub(super) fn place(&self, step: u64, batch: u64) -> (u64, u64) {
         let step = step + (batch << EXTRA_SHIFT);
         (self.before.prompts + step * self.config.rl.prompts as u64, self.before.steps + step)
     }
 
     /// Completions of the prompts of batch `batch` of step `step`.
     pub(super) fn sample_batch(&self, step: u64, batch: u64) -> Result<Sampled> {
-        let rl = &self.config.rl;
-        let (first, step) = self.place(step, batch);
-        let rows = first..first + rl.prompts as u64;
+        let (rows, (_, step)) = (self.rows(step, batch)?, self.place(step, batch));
+        let rows = rows.into_iter();
         let prompts = match crosses(&self.config)? {
             true => rows.map(|i| self.task.contexts(i)).collect::<Result<Vec<_>>>()?.concat(),
             false => rows.map(|i| self.task.train_prompt(i)).collect(),
         };
-        self.sample(prompts, rl.group, step)
+        self.sample(prompts, self.config.rl.group, step)
     }
 
     /// Scores of what was sampled, less what long completions lose. The control `shuffled_rewards` deals them
@@ -88,20 +87,22 @@ impl<T: Float> Trainer<T> {
         batch: u64,
         sampled: &Sampled,
         scores: &Scores,
-    ) -> Vec<Record> {
-        let (first, _) = self.place(step, batch);
+    ) -> Result<Vec<Record>> {
+        let rows = self.rows(step, batch)?;
+        // Under `info_nce` a row has a prompt for each of its contexts.
+        let contexts = sampled.prompts.len() / rows.len();
         let mut records = sampled.records();
         let judged = scores.rewards.iter().zip(&scores.feedback);
         let groups = batch as u32 * sampled.prompts.len() as u32;
         for (record, (&reward, feedback)) in records.iter_mut().zip(judged) {
             record.reward = reward;
             record.feedback = feedback.clone();
-            record.row = first + record.group as u64;
+            record.row = rows[record.group as usize / contexts];
             record.version = self.version;
             // All batches of a step have as many prompts.
             record.group += groups;
         }
-        records
+        Ok(records)
     }
 
     /// Under the control `shuffled_rewards` deals the rewards of a step out at random.
@@ -165,6 +166,7 @@ impl<T: Float> Trainer<T> {
     ) -> Result<RlBatch> {
         let own = &records[..fresh];
         log.metrics.extend(self.batch_metrics(own, &estimated.groups[..groups(own)]));
+        log.metrics.extend(self.watched(own)?);
         log.sampled = SampledTotals::of(&records);
         let (kept, aside) = self.sift(&records, fresh, &estimated.advantages, &mut log.metrics)?;
         let updates = if kept.contains(&true) { self.config.rl.updates_per_batch } else { 0 };

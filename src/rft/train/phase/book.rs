@@ -39,7 +39,7 @@ impl<T: Float> Trainer<T> {
 }
 
 /// The tokens before what is learned.
-fn prompt(record: &Record) -> &[i32] {
+pub(super) fn prompt(record: &Record) -> &[i32] {
     let asked = record.class.iter().take_while(|class| **class == TokenClass::Prompt).count();
     &record.ids[..asked]
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::reward::Scores;
 use crate::train::config::readers::{OF_TASK, Reader};
-use crate::train::config::{Drawn, KeepKey, RunConfig};
+use crate::train::config::{Drawn, KeepKey, PhasePlan, RunConfig};
 use crate::train::critic::CriticBatch;
 use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
@@ -51,10 +51,13 @@ impl PhaseSpec for Collect {
     }
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
-        if at.after() != Some(Phase::ValueFit) && at.plan().config.rl.store.is_empty() {
+        let rl = &at.plan().config.rl;
+        let replays = |plan: &PhasePlan| plan.kind == Phase::Rl && plan.config.rl.replay_window > 0;
+        let replayed = rl.replay_window > 0 && at.plans[at.index..].iter().any(replays);
+        if at.after() != Some(Phase::ValueFit) && rl.store.is_empty() && !replayed {
             return refused(
-                "`collect` gathers for `value_fit`, which does not follow, or for the buffer of \
-                 rl.store, which is empty",
+                "`collect` gathers for `value_fit`, which does not follow, for the buffer of \
+                 rl.store, which is empty, or for the rl.replay_window of a later `rl`, which there is not",
             );
         }
         if at.plan().config.value.collect_steps == 0 {
@@ -112,6 +115,7 @@ impl<T: Float> Trainer<T> {
     fn take_in(&mut self, records: &[Record], scores: &Scores) -> Result<Metrics> {
         let (_, groups) = self.group_advantages(records, GroupSettings::default(), 0.0)?;
         let mut metrics = self.batch_metrics(records, &groups);
+        metrics.extend(self.watched(records)?);
         metrics.push(Metric::RewardsFailed, scores.failed as f64);
         metrics.push_rewards(scores);
         // The policy has not moved: a KL in the reward is 0.

@@ -26,6 +26,7 @@ use gradus::ops::GroupStats;
 
 mod acts;
 mod advantages;
+mod asked;
 mod book;
 mod chosen;
 mod collect;
@@ -42,6 +43,7 @@ pub(crate) mod scored;
 mod sequence;
 pub(crate) mod sft;
 mod value_fit;
+mod watched;
 pub(crate) mod written;
 
 /// What a phase does, for a file to say.

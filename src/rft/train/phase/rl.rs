@@ -20,6 +20,7 @@ use crate::train::trainer::{Sampled, Trainer};
 use crate::train::update::dropout::check_dropout;
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::Record;
+use crate::train::update::reference::Reference;
 use crate::train::update::step::Objective;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -109,6 +110,9 @@ impl PhaseSpec for Rl {
         };
         let recipe = probe.trainer.recipe()?;
         if recipe.needs_reference() {
+            if probe.trainer.config.rl.fresh_reference {
+                probe.trainer.reference = Reference::NotTaken;
+            }
             probe.trainer.hold_reference()?;
             probe.count_state();
         }
@@ -135,7 +139,7 @@ impl<T: Float> Trainer<T> {
             let drawn = self.sample_batch(step, batch)?;
             // 2. Reward: a score of each completion.
             let judged = self.reward_batch(step, batch, &drawn)?;
-            records.extend(self.records_of(step, batch, &drawn, &judged));
+            records.extend(self.records_of(step, batch, &drawn, &judged)?);
             sampled.append(drawn);
             scores.append(judged);
             let unknown = vec![0.0; records.len()];
@@ -153,6 +157,9 @@ impl<T: Float> Trainer<T> {
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<Metrics> {
         let recipe = self.recipe()?;
         check_dropout(&self.config, &recipe)?;
+        if step == 0 && self.config.rl.fresh_reference {
+            self.reference = Reference::NotTaken;
+        }
         let (mut log, fresh) = (StepLog::default(), records.len());
         self.recall(step, &recipe, &mut records, &mut log)?;
         // 3. Advantage: how much better than expected a completion, or a token of it, was.

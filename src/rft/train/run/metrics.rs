@@ -42,6 +42,8 @@ choice! {
         Kl = "kl",
         /// Mean entropy of the sampler, per token, in nats.
         Entropy = "entropy",
+        /// Mean entropy of the tokens that spell one of `rl.watch`.
+        EntropyWatched = "entropy/watched",
         /// Share of tokens that the lower bound clips.
         ClipLow = "clip_ratio/low_mean",
         /// Share of tokens that the upper bound clips.

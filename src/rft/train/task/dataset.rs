@@ -15,6 +15,7 @@ use crate::text::{ChatOptions, ChatTemplate, Codec};
 use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
 use crate::train::env::{Environment, Frame, built_in};
 use crate::train::phase::scored::crosses;
+use crate::train::task::mixture::Mixture;
 use crate::train::task::{AnswerBounds, Demo, Prompt, ScoredAnswer, Task, last_content};
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
@@ -38,13 +39,15 @@ pub(crate) struct DataTask {
     answer: usize,
     /// Where the right answers are, and the fields in which rewards look for them.
     golds: Golds,
+    /// How often each training row comes in an epoch; none where each comes once.
+    mixture: Option<Mixture>,
     /// The order of the epoch that was asked for last.
     order: Mutex<(u64, Vec<u32>)>,
 }
 
 /// A prompt, and what would answer it.
-struct DataPrompt {
-    prompt: Prompt,
+pub(super) struct DataPrompt {
+    pub prompt: Prompt,
     demo: Option<String>,
 }
 
@@ -144,6 +147,7 @@ impl DataTask {
             longest: 0,
             answer: ANSWER,
             golds: Golds::new(config),
+            mixture: None,
             order: Mutex::new((u64::MAX, Vec::new())),
         };
         let (mut examples, dropped) = task.read(data, &data.path, notes)?;
@@ -162,6 +166,7 @@ impl DataTask {
         if examples.is_empty() && data.heldout_share < 1.0 {
             return Err(nothing_left(data, rows, dropped, task.heldout.len()));
         }
+        task.mixture = Mixture::of(data, &examples, notes)?;
         task.train = examples;
         if config.model.path.is_empty() {
             task.answer = task.longest_answer()?.unwrap_or(ANSWER);
@@ -244,8 +249,12 @@ impl DataTask {
         let n = self.train.len() as u64;
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if order.0 != index / n {
-            let mut fresh: Vec<u32> = (0..n as u32).collect();
-            let words = [1, (index / n) as u32, ((index / n) >> 32) as u32];
+            let epoch = [(index / n) as u32, ((index / n) >> 32) as u32];
+            let mut fresh: Vec<u32> = match &self.mixture {
+                None => (0..n as u32).collect(),
+                Some(mixture) => mixture.epoch(self.seed, epoch),
+            };
+            let words = [1, epoch[0], epoch[1]];
             Rng::new(self.seed, Purpose::Data, words).shuffle(&mut fresh);
             *order = (index / n, fresh);
         }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "hf")]
 pub(crate) mod dataset;
+#[cfg(feature = "hf")]
+mod mixture;
 
 use std::collections::HashSet;
 use std::sync::Arc;

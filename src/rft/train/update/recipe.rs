@@ -65,6 +65,10 @@ impl Recipe {
             Some(loss) => Recipe::of_sequences(config, loss)?,
             None => Recipe::of_tokens(config, longest)?,
         };
+        if rl.fresh_reference && !recipe.needs_reference() {
+            let reason = "is about a KL or a reference, and there is none: set rl.beta";
+            return Err(Error::config("rl.fresh_reference", reason));
+        }
         let value = &config.value;
         for (key, set) in [
             ("value.clip", value.clip.value().is_some()),
@@ -90,7 +94,11 @@ impl Recipe {
             KlKey::Reward => KlPlace::Reward,
         };
         let in_loss = beta > 0.0 && place == KlPlace::Loss;
-        preset.settings.kl = in_loss.then_some(Kl { coef: beta, ..preset.kl });
+        if rl.kl_share != 1.0 && !in_loss {
+            let reason = format!("{}, but there is no KL in the loss; leave it at 1", rl.kl_share);
+            return Err(Error::config("rl.kl_share", reason));
+        }
+        preset.settings.kl = in_loss.then_some(Kl { coef: beta, mix: rl.kl_share, ..preset.kl });
         preset.settings.entropy_coef = rl.entropy_coef.or(preset.settings.entropy_coef);
         // What is replayed was sampled by an older policy, and ratios are to that one, unless a weight of
         // its own makes up for it.

@@ -160,6 +160,7 @@ fn refuse_token_keys(rl: &RlConfig, kind: SequenceKind) -> Result<()> {
         ("rl.advantage", rl.advantage != AdvantageKey::Auto),
         ("rl.scale", rl.scale != ScaleKey::Auto),
         ("rl.kl", rl.kl != KlKey::Auto),
+        ("rl.kl_share", rl.kl_share != 1.0),
         ("rl.clip_low", rl.clip_low != Auto::Auto),
         ("rl.clip_high", rl.clip_high != Auto::Auto && !prdp),
         ("rl.entropy_coef", rl.entropy_coef != Auto::Auto),

@@ -341,6 +341,7 @@ fn loss<T: Float>(
     }
     let args = PolicyLoss {
         old_logp: Some(old_logp.all()),
+        ref2_logp: has_second_anchor(objective.settings).then(|| old_logp.all()),
         sampler_logp: sampler.as_ref().map(Buffer::all),
         ref_logp: ref_logp.as_ref().map(Buffer::all),
         token_weight: token_weight.as_ref().map(Buffer::all),
@@ -366,6 +367,11 @@ fn loss<T: Float>(
     policy_loss(&model.device, args)?;
     figures.ratio_max_abs_dev = largest_deviation(&logp.to_host()?, &old);
     Ok((d, figures))
+}
+
+/// Whether a part of the KL is to the policy before the step's updates.
+fn has_second_anchor(settings: &PolicySettings) -> bool {
+    settings.kl.is_some_and(|kl| kl.mix < 1.0)
 }
 
 /// Largest |exp(ℓ − ℓ_old) − 1|.
