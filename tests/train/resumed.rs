@@ -117,7 +117,8 @@ fn every_recipe_resumes_to_the_same_bits_from_inside_every_phase() {
     }
     assert!(equal.is_empty(), "{equal:?} had no rewards to learn from");
     filled.dedup();
-    for name in ["curr_reft", "fare", "g1", "leti", "raft", "self_sampled", "wsrl"] {
+    let stores = ["curr_reft", "fare", "ftpedel", "g1", "leti", "raft", "remix", "rif_rft"];
+    for name in stores.into_iter().chain(["self_sampled", "wsrl"]) {
         assert!(filled.contains(&name), "{name}: no record was in a buffer, {filled:?}");
     }
 }

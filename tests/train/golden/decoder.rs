@@ -14,6 +14,8 @@ pub struct Shape {
     config: ModelConfig,
     /// What B·A of a linear map is multiplied by.
     scale: f64,
+    /// What logits are divided by.
+    pub temperature: f64,
 }
 
 /// Multiplies element `column` of what the adapter of a linear map reads at a position.
@@ -48,7 +50,7 @@ impl Shape {
         let config = model.config.clone();
         assert!(!config.qkv_bias && !config.qk_norm && !config.tie_embeddings);
         assert_eq!(config.rope_scaling, RopeScaling::None);
-        Shape { config, scale }
+        Shape { config, scale, temperature: 1.0 }
     }
 
     fn norm(&self, x: &[f64], gain: &[f64]) -> Vec<f64> {
@@ -94,7 +96,8 @@ impl Shape {
         }
         let head =
             |x: &Vec<f64>| product(&w["lm_head.weight"], &self.norm(x, &w["model.norm.weight"]));
-        x.iter().map(head).collect()
+        let cool = |z: Vec<f64>| z.into_iter().map(|z| z / self.temperature).collect();
+        x.iter().map(head).map(cool).collect()
     }
 
     fn block(&self, w: &Tensors, name: &str, x: &mut [Vec<f64>], mask: Mask<'_>) {

@@ -17,7 +17,7 @@ use gradus_rft::train::{RunConfig, Trainer};
 
 use decoder::{Tensors, tensors};
 use objectives::{demonstrated, fitted, rewarded, taught};
-use papers::{Learns, PAPERS, Paper, Phase};
+use papers::{Learns, Paper, Phase, papers};
 
 use crate::objective::value;
 use crate::recipes::tried;
@@ -38,6 +38,7 @@ impl AdamW {
         let clip = match (phase.learns, paper.recipe) {
             (Learns::Texts, _) => 0.3,
             (_, "relift") => 0.7,
+            (_, "alol_free") => 0.3,
             _ => 1.0,
         };
         let beta1 = if paper.recipe == "sami" { 0.0 } else { 0.9 };
@@ -55,7 +56,10 @@ fn small(paper: &Paper, folder: &Path) -> RunConfig {
         // As long as the paper's, of which a warm-up may be a share.
         set(&format!("phase.{}.steps", plan.name), "2500");
     }
-    for plan in plans.iter().filter(|plan| plan.kind == Kind::Sft && plan.name == "sft") {
+    for plan in plans
+        .iter()
+        .filter(|plan| plan.kind == Kind::Sft && ["sft", "first"].contains(&plan.name.as_str()))
+    {
         set(&format!("phase.{}.epochs", plan.name), "40");
         // That of a model from disk.
         set(&format!("phase.{}.warmup_steps", plan.name), "10");
@@ -63,6 +67,10 @@ fn small(paper: &Paper, folder: &Path) -> RunConfig {
     for plan in plans.iter().filter(|plan| plan.kind == Kind::Rl) {
         set(&format!("phase.{}.group", plan.name), "3");
         set(&format!("phase.{}.updates_per_batch", plan.name), "1");
+        if paper.recipe == "remix" && plan.config.rl.replay_window > 0 {
+            // All that there is, so that the oracle need not know what is drawn.
+            set(&format!("phase.{}.replay_share", plan.name), "0.9");
+        }
         if paper.recipe == "copg" {
             // Most answers of the bandit are the same.
             set(&format!("phase.{}.prompts", plan.name), "6");
@@ -80,8 +88,8 @@ fn recipe_plans(paper: &Paper) -> Vec<PhasePlan> {
 
 #[test]
 fn settings_are_those_of_the_papers() {
-    assert!(PAPERS.iter().map(|p| p.recipe).eq(recipes::ALL.iter().map(|recipe| recipe.name)));
-    for paper in PAPERS {
+    assert!(papers().map(|p| p.recipe).eq(recipes::ALL.iter().map(|recipe| recipe.name)));
+    for paper in papers() {
         let plans = recipe_plans(paper);
         let mut names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
         names.retain(|name| *name != "quantize");
@@ -109,7 +117,7 @@ fn settings_are_those_of_the_papers() {
 #[test]
 fn the_first_step_of_every_phase_of_every_recipe_is_the_oracles() {
     let folder = tempfile::tempdir().unwrap();
-    for paper in PAPERS {
+    for paper in papers() {
         first_steps(paper, &[], folder.path());
     }
 }
@@ -119,7 +127,7 @@ fn the_first_step_of_every_phase_of_every_recipe_is_the_oracles() {
 #[test]
 fn a_step_under_dropout_is_the_oracles() {
     let folder = tempfile::tempdir().unwrap();
-    for paper in PAPERS.iter().filter(|p| ["dpo", "kto", "sami", "gkd"].contains(&p.recipe)) {
+    for paper in papers().filter(|p| ["dpo", "kto", "sami", "gkd"].contains(&p.recipe)) {
         first_steps(paper, &["lora.dropout=0.4"], folder.path());
     }
 }
@@ -176,6 +184,11 @@ fn take(
             trainer.hold_reference().unwrap();
             let reference = reference.get_or_insert_with(|| tensors(&trainer.model));
             disturb(trainer, number);
+            let mut own = None;
+            let reference = match trainer.config.rl.fresh_reference {
+                true => own.insert(tensors(&trainer.model)),
+                false => reference,
+            };
             // The oracle's critic says 0 everywhere.
             trainer.critic = None;
             let metrics = rewarded(trainer, adamw, learns, reference, &at);
