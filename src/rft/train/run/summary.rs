@@ -1,5 +1,6 @@
 //! What a run comes to: `summary.json`, and the lines that a person reads at the end.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -140,14 +141,14 @@ impl SampleLine {
     }
 
     /// The sample as a person reads it, with `note` behind it: one line for a short text prompt, the
-    /// question above the answer for anything longer.
+    /// question above the answer for anything longer. Of a question of pages both ends are shown.
     pub fn show(&self, note: &str) -> String {
         let answer = self.completion.trim_end_matches('\n');
         if self.question.is_none() && !self.prompt.contains('\n') && !answer.contains('\n') {
             return format!("{}{answer}   {note}\n", self.prompt);
         }
         let indented = |text: &str| text.trim().replace('\n', "\n            ");
-        let question = indented(self.question.as_ref().unwrap_or(&self.prompt));
+        let question = indented(&ends(self.question.as_ref().unwrap_or(&self.prompt)));
         let mut text = format!("  question  {question}\n  answer    {}\n", indented(answer));
         if !note.is_empty() {
             text += &format!("            ({note})\n");
@@ -155,6 +156,20 @@ impl SampleLine {
         text
     }
 }
+
+/// A text of at most [`SHOWN`] characters: of a longer one its ends, with the number of those left out between them.
+fn ends(text: &str) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= SHOWN {
+        return text.into();
+    }
+    let head: String = text.chars().take(SHOWN / 2).collect();
+    let tail: String = text.chars().skip(count - SHOWN / 2).collect();
+    format!("{head}\n[... {} characters left out ...]\n{tail}", count - SHOWN / 2 * 2).into()
+}
+
+/// Characters of a question that are shown.
+const SHOWN: usize = 1000;
 
 impl Summary {
     /// Writes `summary.json`.
@@ -342,5 +357,22 @@ mod tests {
             };
             assert_eq!(sample.verdict().as_deref(), Some(word), "{zero_to_one} {score}");
         }
+    }
+
+    #[test]
+    fn of_a_question_of_pages_both_ends_are_shown() {
+        let sample = || SampleLine {
+            question: Some("é".repeat(600) + "\nend"),
+            completion: "short".into(),
+            ..SampleLine::default()
+        };
+        assert!(sample().show("").contains(&"é".repeat(600)));
+        let long = SampleLine { question: Some("é".repeat(9_000) + "end"), ..sample() };
+        let shown = long.show("");
+        assert!(
+            shown.contains("[... 8003 characters left out ...]") && shown.contains("éend\n"),
+            "{shown}"
+        );
+        assert!(shown.chars().count() < 1_200);
     }
 }
