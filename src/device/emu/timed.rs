@@ -47,6 +47,11 @@ impl TimedLaunch {
         let timing = Timing { gpu, registers: self.registers, cold };
         self.record.estimate(&timing).map_err(|error| format!("{}: {error}", self.kernel))
     }
+
+    /// Bytes between memory and the L2 of an [`estimate`](TimedLaunch::estimate), at a fraction of its cost.
+    pub fn memory_bytes(&self, gpu: &Gpu, cold: bool) -> f64 {
+        self.record.memory_bytes(&Timing { gpu, registers: self.registers, cold })
+    }
 }
 
 /// Registers of a kernel of the PTX `file`, which is `<op>.<set>`.

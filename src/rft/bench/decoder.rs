@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn of<F: Float>() -> Vec<Case> {
+pub fn of<F: Float>() -> Vec<Case> {
     vec![
         norm::<F>(),
         norm_gradient::<F>(false),

@@ -50,7 +50,12 @@ pub fn small() -> Vec<Case> {
 }
 
 pub fn large() -> Vec<Case> {
-    of::<Wide>(&LARGE)
+    large_of::<Wide>()
+}
+
+/// The large rows of a dtype.
+pub fn large_of<T: Float>() -> Vec<Case> {
+    of::<T>(&LARGE)
 }
 
 /// What the CPU is compared on: one matrix of a model of 8 billion parameters, logits of Qwen2.5, the

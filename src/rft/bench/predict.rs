@@ -257,4 +257,20 @@ impl Prediction {
 }
 
 #[cfg(test)]
+mod bytes;
+#[cfg(test)]
 mod measured;
+
+/// The default rows in bf16, which [`cases`](super::cases) leaves out of builds with debug assertions.
+#[cfg(test)]
+fn halves() -> Vec<Case> {
+    use super::{decoder, products, quantize, vocabulary};
+    use gradus::bf16;
+    let families = [
+        vocabulary::of::<bf16>(),
+        products::of::<bf16>(),
+        quantize::of::<bf16>(),
+        decoder::of::<bf16>(),
+    ];
+    families.into_iter().flatten().collect()
+}

@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn of<T: Float>() -> Vec<Case> {
+pub fn of<T: Float>() -> Vec<Case> {
     let mut cases = Vec::new();
     for mnk in SHAPES {
         cases.push(dense::<T>(mnk, false));

@@ -21,7 +21,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn of<T: Float>() -> Vec<Case> {
+pub fn of<T: Float>() -> Vec<Case> {
     vec![quantize::<T>(1536, 1536), dequantize::<T>(1536, 1536, false)]
 }
 

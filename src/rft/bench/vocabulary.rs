@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn of<F: Float>() -> Vec<Case> {
+pub fn of<F: Float>() -> Vec<Case> {
     vec![logprobs::<F>(T), logprobs_gradient::<F>(), scores::<F>()]
 }
 

@@ -24,7 +24,8 @@ pub enum Gate {
     AtomicsPerBlock,
     /// Instructions of the busiest warp in a stage of 64 steps of a tile's products.
     InstructionsPerStage,
-    /// Percent of the bytes that an op cannot do without.
+    /// Percent of the bytes that an op cannot do without: judged beside the rows of the benchmark, in
+    /// `src/rft/bench/predict/bytes.rs`.
     Bytes,
 }
 

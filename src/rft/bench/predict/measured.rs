@@ -9,8 +9,9 @@ use gradus::device::timing::rates::{Gpu as Model, H100, H200};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Prediction, Recorded, Recorder};
+use super::{Prediction, Recorded, Recorder, halves};
 use crate::bench::case::Case;
+use crate::bench::peers::large_of;
 use crate::bench::{Shapes, cases};
 
 /// Within this factor a prediction counts as right.
@@ -125,9 +126,10 @@ fn changed<'a>(its: &'a Recorded, measured: &BTreeMap<String, String>) -> Option
 /// Records rows, small ones first, for so many minutes.
 fn record(minutes: u64, chosen: impl Fn(&Case) -> bool) -> BTreeMap<String, Recorded> {
     let (mut recorded, begin) = (BTreeMap::new(), std::time::Instant::now());
-    let all = [Shapes::Default, Shapes::Large].into_iter().flat_map(cases);
+    let all = cases(Shapes::Default).into_iter().chain(halves()).chain(large_of::<gradus::bf16>());
     let mut all: Vec<Case> = all.filter(chosen).collect();
-    all.sort_by_key(|case| case.bytes);
+    all.sort_by_key(|case| (case.bytes, case.name()));
+    all.dedup_by_key(|case| case.name());
     for case in all {
         if begin.elapsed().as_secs() > 60 * minutes {
             break;
@@ -227,8 +229,8 @@ fn descend(rows: &[&Measured], recorded: &BTreeMap<String, Recorded>) -> [Model;
     models
 }
 
-/// `cargo test -p gradus-rft --features emu --lib -- --ignored constants`, in a build without debug
-/// assertions, which leave bf16 out. Small rows stand for all: a round over large ones takes minutes.
+/// `cargo test -p gradus-rft --features emu --lib -- --ignored constants`. Small rows stand for all: a round over
+/// large ones takes minutes.
 #[test]
 #[ignore = "an hour: prints constants that fit better"]
 fn constants_that_fit() {
@@ -245,13 +247,24 @@ fn constants_that_fit() {
     println!("{:#?}", descend(&chosen, &recorded)[1]);
 }
 
-/// Writes the table, likewise.
+/// Writes the table, likewise. `GRADUS_ROWS` has texts between `|`: rows whose names contain none of them, and for
+/// which there is no time, stay as they are if their kernels have.
 #[test]
 #[ignore = "half an hour: writes benches/results/predicted.json"]
 fn predictions_of_all_rows() {
     let rows = measured();
     let halves = fitted(&rows);
-    let comparable = rows.iter().filter(|r| outdated(r).is_none());
+    let texts = std::env::var("GRADUS_ROWS").unwrap_or_default();
+    let chosen = |r: &&Measured| texts.split('|').any(|text| r.name.contains(text));
+    let old = read("predicted.json");
+    let kept = |row: &Measured| {
+        let mut its = old["rows"].as_array().into_iter().flatten();
+        let old = its
+            .find(|r| r["gpu"] == row.gpu && r["row"] == row.name && r["measured_us"] == row.us)?;
+        let mut kernels = old["kernels"].as_object().into_iter().flatten();
+        kernels.all(|(kernel, its)| *its == hash(kernel)).then_some(old)
+    };
+    let comparable = rows.iter().filter(|r| outdated(r).is_none() && chosen(r));
     let wanted: BTreeSet<&str> = comparable.map(|r| r.name.as_str()).collect();
     let minutes = std::env::var("GRADUS_MINUTES").map_or(60, |n| n.parse().unwrap());
     // Heads of 8,192 rows would take 10 GB each.
@@ -259,6 +272,10 @@ fn predictions_of_all_rows() {
     let measured = measured_kernels();
     let (mut table, mut left_out) = (Vec::new(), Vec::new());
     for row in &rows {
+        if let Some(old) = kept(row).filter(|_| !recorded.contains_key(&row.name)) {
+            table.push(old.clone());
+            continue;
+        }
         let missing = (!recorded.contains_key(&row.name))
             .then_some("not recorded: no row of today's benchmark, or too large");
         if let Some(why) = outdated(row).or(missing) {

@@ -176,6 +176,11 @@ impl Record {
         })
     }
 
+    /// Bytes between memory and the L2, without the time that they take.
+    pub fn memory_bytes(&self, timing: &Timing<'_>) -> f64 {
+        self.bytes(timing).memory
+    }
+
     fn bytes(&self, timing: &Timing<'_>) -> Bytes {
         let scale = self.scale();
         let mut out = Bytes { memory: 0.0, l2: 0.0, cold: HashMap::new() };
@@ -184,10 +189,11 @@ impl Record {
             let warm = warm || !timing.cold;
             let asked = self.traffic.asked.get(buffer).copied().unwrap_or(0);
             let asked = 32.0 * asked as f64 * scale;
-            let [loads, stores] = unique.map(|n| (32.0 * n as f64 * scale).min(size as f64));
+            let [loads, stores, updates] = [unique.loaded, unique.stored, unique.updated]
+                .map(|n| (32.0 * n as f64 * scale).min(size as f64));
             // What fits into the L2 stays there for the next launch of the op. What the op leaves is
             // written back while the next one runs.
-            let fits = loads + stores <= timing.gpu.l2_size;
+            let fits = loads + stores - updates <= timing.gpu.l2_size;
             let read = if fits && warm { 0.0 } else { loads };
             let written = if fits && !timing.cold { 0.0 } else { stores };
             out.cold.insert(*buffer, ((read + written) / asked.max(1.0)).min(1.0));

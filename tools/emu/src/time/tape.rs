@@ -127,8 +127,9 @@ pub(crate) fn object((rank, at): BarrierPlace) -> Meeting {
 /// Traffic of a launch between memory, L2 and multiprocessors, as far as the sampled clusters tell.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// When a sector was last touched in this cluster, in bytes that came since its start.
-    near: HashMap<(u32, u64), u64, BuildHasherDefault<Mix>>,
+    /// When a sector was last touched in this cluster, in bytes that came since its start, and whether the
+    /// cluster has stored to it.
+    near: HashMap<(u32, u64), (u64, bool), BuildHasherDefault<Mix>>,
     bytes: u64,
     /// Bytes of the L1 that shared memory leaves.
     pub l1: u64,
@@ -136,10 +137,21 @@ pub(crate) struct Traffic {
     lines: Vec<(u32, u64)>,
     distinct: u16,
     missing: u16,
-    /// Distinct sectors that a cluster loads and stores, summed over the sampled ones, by buffer.
-    pub unique: BTreeMap<u32, [u64; 2]>,
+    /// Distinct sectors of a cluster, summed over the sampled ones, by buffer.
+    pub unique: BTreeMap<u32, Unique>,
     /// Sectors that the L2 was asked for, by buffer.
     pub asked: BTreeMap<u32, u64>,
+}
+
+/// Distinct sectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unique {
+    /// Loaded before they were stored to, if ever: they come from memory or the L2.
+    pub loaded: u64,
+    /// Stored to: they go to memory at last.
+    pub stored: u64,
+    /// Both of it.
+    pub updated: u64,
 }
 
 /// Multiplies and folds: the map is asked for every sector of every access, and its keys are no foe's.
@@ -175,11 +187,15 @@ impl Traffic {
 
     /// An instruction touches distinct sectors of a buffer.
     pub fn touch(&mut self, buffer: u32, sectors: &[u64], store: bool) {
-        let mut fresh = 0;
+        let mut unique = self.unique.get(&buffer).copied().unwrap_or_default();
         for &sector in sectors {
-            let last = self.near.insert((buffer, sector), self.bytes);
-            fresh += u64::from(last.is_none());
-            let hit = last.is_some_and(|at| self.bytes - at < self.l1) && !store;
+            let last = self.near.get(&(buffer, sector)).copied();
+            let stored = last.is_some_and(|(_, stored)| stored);
+            self.near.insert((buffer, sector), (self.bytes, stored || store));
+            unique.loaded += u64::from(!store && last.is_none());
+            unique.stored += u64::from(store && !stored);
+            unique.updated += u64::from(store && !stored && last.is_some());
+            let hit = last.is_some_and(|(at, _)| self.bytes - at < self.l1) && !store;
             self.bytes += if hit { 0 } else { 32 };
             self.distinct += 1;
             self.missing += u16::from(!hit);
@@ -188,7 +204,7 @@ impl Traffic {
                 self.lines.push(line);
             }
         }
-        self.unique.entry(buffer).or_default()[usize::from(store)] += fresh;
+        self.unique.insert(buffer, unique);
     }
 
     /// What the present instruction has touched; `asked` is how many sectors it asked for, some

@@ -102,6 +102,21 @@ fn memory_is_farther_than_the_l2() {
     assert!((cold - warm - more).abs() < 20.0, "{warm} {cold}");
 }
 
+/// A sector is read once if it was loaded before it was stored to, and is written once if it was stored to at all.
+#[test]
+fn bytes_are_those_that_come_from_memory_and_go_there() {
+    let (load, store) = ("ld.global.u32 %r1, [%rd1];", "st.global.u32 [%rd1], %r0;");
+    let moved = |body: &str| timed(body, [1, 32, 0], true).memory_bytes;
+    let sectors = 4.0 * 32.0;
+    assert_eq!(moved(load), sectors);
+    assert_eq!(moved(store), sectors);
+    assert_eq!(moved(&[load, load].concat()), sectors);
+    assert_eq!(moved(&[store, store].concat()), sectors);
+    assert_eq!(moved(&[store, load].concat()), sectors);
+    assert_eq!(moved(&[load, store].concat()), 2.0 * sectors);
+    assert_eq!(moved(&[load, store, load, store].concat()), 2.0 * sectors);
+}
+
 #[test]
 fn a_barrier_ends_when_the_last_warp_comes() {
     let slow = repeat(300, |_| ADD.into());
