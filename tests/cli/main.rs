@@ -8,6 +8,7 @@ mod between;
 mod buffers;
 mod bundle;
 mod bytes;
+mod env;
 mod folder;
 mod kill;
 mod memory;

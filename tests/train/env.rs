@@ -19,7 +19,7 @@ use crate::common::{bits, in_pool};
 type Replies = Vec<Result<Reply, String>>;
 
 /// Rows of a toy as a file in `folder`.
-fn rows(folder: &Path, name: &str) -> String {
+pub(crate) fn rows(folder: &Path, name: &str) -> String {
     let path = folder.join(format!("{name}.jsonl"));
     let options = ToyOptions { rows: 60, ..ToyOptions::default() };
     let rows = toy(name).unwrap().rows(options).unwrap();
@@ -30,7 +30,7 @@ fn rows(folder: &Path, name: &str) -> String {
 
 /// A tiny byte model on the rows of `data`, of which most answers end by themselves: any letter, digit or
 /// mark does.
-fn config(data: &str, settings: &[&str]) -> RunConfig {
+pub(crate) fn config(data: &str, settings: &[&str]) -> RunConfig {
     let mut config = RunConfig::default();
     let small = [
         "device=cpu",
@@ -98,14 +98,14 @@ impl Environment for Silent {
 }
 
 /// All that two steps come to: what was sampled, metrics, weights.
-struct Outcome {
+pub(crate) struct Outcome {
     records: Vec<Record>,
     metrics: Vec<Metrics>,
     weights: Vec<u32>,
 }
 
 impl Outcome {
-    fn of(mut trainer: Trainer) -> Outcome {
+    pub(crate) fn of(mut trainer: Trainer) -> Outcome {
         let (mut records, mut metrics) = (Vec::new(), Vec::new());
         for step in 0..2 {
             let (_, batch, _) = trainer.collect(step).unwrap();
@@ -124,7 +124,7 @@ impl Outcome {
         kept.map(|(name, value)| (name.to_string(), value.to_bits())).collect()
     }
 
-    fn assert_is(&self, want: &Outcome, what: &str) {
+    pub(crate) fn assert_is(&self, want: &Outcome, what: &str) {
         assert!(self.records == want.records, "{what}: {:?}", self.metrics);
         assert_eq!(self.named(), want.named(), "{what}");
         assert!(self.weights == want.weights, "{what}");
@@ -316,7 +316,7 @@ fn what_cannot_be_had_is_refused_by_name() {
         (
             &calc[..],
             &["env.kind=tools"][..],
-            "`env.kind`: `tools` is not one of tool, grid, ask, own, cmd:COMMAND",
+            "`env.kind`: `tools` is not one of tool, grid, ask, zoom, rounds, own, cmd:COMMAND",
         ),
         (&calc, &["env.kind=tool"], "`reward.functions`: empty"),
         (&calc, &["env.kind=grid"], "env.kind: row field `start` is null"),
@@ -365,6 +365,7 @@ fn built_in_environments_play_their_toys() {
         ("calc", &["env.kind=tool", "reward.functions=numeric"][..]),
         ("grid", &["env.kind=grid"]),
         ("ask", &["env.kind=ask"]),
+        ("zoom", &["env.kind=zoom"]),
     ] {
         let data = rows(folder.path(), name);
         let trainer = Trainer::<f32>::on(config(&data, keys), Device::Cpu).unwrap();

@@ -10,6 +10,10 @@ mod distill;
 mod dropout;
 #[cfg(feature = "hf")]
 mod env;
+#[cfg(feature = "hf")]
+mod env_check;
+#[cfg(feature = "hf")]
+mod episodes;
 mod golden;
 mod kept;
 mod learning;
@@ -20,6 +24,8 @@ mod objective;
 mod plan;
 mod recipes;
 mod resumed;
+#[cfg(feature = "hf")]
+mod rounds;
 mod shared;
 #[cfg(feature = "hf")]
 mod strict;

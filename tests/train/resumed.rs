@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gradus_rft::recipes;
+use gradus_rft::toy::{ToyOptions, toy};
 use gradus_rft::train::checkpoint::{Checkpoint, load, load_latest};
 use gradus_rft::train::phase::Phase;
 use gradus_rft::train::{Resume, RunConfig, train};
@@ -28,6 +29,14 @@ fn config(name: &str, folder: &Path) -> RunConfig {
         let parts =
             ["0.4*format:[!-@]", "0.3*format:[A-_]", "0.2*format:[`-~]", "0.1*format:^[^!-~]"];
         config.reward.functions = parts.map(String::from).to_vec();
+    }
+    if config.env.kind == "grid" {
+        // Who knows nothing reaches no goal, and a walk that is cut off is worth nothing; a guess ends.
+        config.env.kind = "ask".into();
+        let options = ToyOptions { rows: 20, ..ToyOptions::default() };
+        let rows = toy("ask").unwrap().rows(options).unwrap();
+        let line = |row| serde_json::Value::Object(row).to_string() + "\n";
+        fs::write(&config.data.path, rows.map(line).collect::<String>()).unwrap();
     }
     let draws = |kind| matches!(kind, Phase::Collect | Phase::Rl | Phase::Distill);
     if config.plan().unwrap().iter().any(|plan| draws(plan.kind)) {

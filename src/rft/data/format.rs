@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::columns;
 use super::jsonl::kind;
 use super::{Dataset, Row};
-use crate::text::{self, ChatOptions, ChatTemplate, wide};
+use crate::text::{self, ChatOptions, ChatTemplate, Exchange, wide};
 use gradus::error::{Error, Result};
 
 /// Which part of a row the prompt is.
@@ -20,7 +20,9 @@ pub enum PromptSource {
     #[default]
     Auto,
     /// A column with a text or a list of messages. The column `completion`, if there is one, is the
-    /// demonstration. A last message of the assistant is not closed: the model goes on with it.
+    /// demonstration: a text, a message of the assistant, or an episode, messages of the assistant with one
+    /// of a `user` or a `tool` between every two of them. A last message of the assistant in the prompt is
+    /// not closed: the model goes on with it.
     Prompt(String),
     /// A column with a list of messages. A last message of the assistant is cut off as the
     /// demonstration.
@@ -64,6 +66,8 @@ pub struct Example {
     pub question: Option<String>,
     /// An answer to learn from, without an end of sequence.
     pub demo: Option<String>,
+    /// How that one goes on, where it is an episode.
+    pub then: Vec<Exchange>,
     /// The row, for the reward.
     pub fields: Row,
 }
@@ -72,14 +76,18 @@ pub struct Example {
 struct Parts {
     messages: Vec<Value>,
     demo: Option<String>,
+    then: Vec<Exchange>,
     /// Fields to add or replace.
     fields: Row,
 }
 
 impl Parts {
+    fn of(messages: Vec<Value>) -> Parts {
+        Parts { messages, demo: None, then: Vec::new(), fields: Row::new() }
+    }
+
     fn user(text: String) -> Parts {
-        let message = json!({ "role": "user", "content": text });
-        Parts { messages: vec![message], demo: None, fields: Row::new() }
+        Parts::of(vec![json!({ "role": "user", "content": text })])
     }
 }
 
@@ -171,20 +179,37 @@ fn content(message: &Value) -> Option<String> {
 fn prompt(row: &Row, name: &str) -> Fits<Parts> {
     let mut parts = match column(row, name)? {
         Value::String(text) => Parts::user(text.clone()),
-        Value::Array(messages) => {
-            Parts { messages: messages.clone(), demo: None, fields: Row::new() }
-        }
+        Value::Array(messages) => Parts::of(messages.clone()),
         other => {
             let kind = kind(other);
             return Err(format!("`{name}` is {kind}, neither a string nor a list of messages"));
         }
     };
-    parts.demo = match row.get("completion") {
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Array(messages)) => messages.first().and_then(content),
-        _ => None,
+    (parts.demo, parts.then) = match row.get("completion") {
+        Some(Value::String(text)) => (Some(text.clone()), Vec::new()),
+        Some(Value::Array(messages)) => match episode(messages) {
+            Some((answer, then)) => (Some(answer), then),
+            None => (None, Vec::new()),
+        },
+        _ => (None, Vec::new()),
     };
     Ok(parts)
+}
+
+/// The first answer of some messages and what follows it: the assistant's, with one of somebody else between
+/// every two of them. None for other messages. One alone may be anybody's.
+fn episode(messages: &[Value]) -> Option<(String, Vec<Exchange>)> {
+    let (first, rest) = messages.split_first()?;
+    let by = |message: &Value, roles: &[&str]| roles.iter().any(|role| message["role"] == *role);
+    let exchange = |pair: &[Value]| match pair {
+        [said, answer] if by(said, &["user", "tool"]) && by(answer, &["assistant"]) => {
+            Some(Exchange { said: content(said)?, answer: content(answer)? })
+        }
+        _ => None,
+    };
+    let then: Vec<Exchange> = rest.chunks(2).map(exchange).collect::<Option<_>>()?;
+    let asked = then.is_empty() || by(first, &["assistant"]);
+    Some((content(first).filter(|_| asked)?, then))
 }
 
 fn messages(row: &Row, name: &str) -> Fits<Parts> {
@@ -192,7 +217,7 @@ fn messages(row: &Row, name: &str) -> Fits<Parts> {
     let Value::Array(messages) = value.as_ref() else {
         return Err(format!("`{name}` is {}, not a list of messages", kind(&value)));
     };
-    let mut parts = Parts { messages: messages.clone(), demo: None, fields: Row::new() };
+    let mut parts = Parts::of(messages.clone());
     if parts.messages.last().is_some_and(|last| last["role"] == "assistant") {
         parts.demo = parts.messages.pop().as_ref().and_then(content);
     }
@@ -301,7 +326,8 @@ fn example(
     let fields = wide::plain(fields);
     let asked = parts.messages.last().map(|last| last["content"].as_str().unwrap_or_default());
     let question = asked.filter(|text| template.is_some() && !text.is_empty()).map(String::from);
-    Ok(Example { prompt, rendered: template.is_some(), question, demo: parts.demo, fields })
+    let Parts { demo, then, .. } = parts;
+    Ok(Example { prompt, rendered: template.is_some(), question, demo, then, fields })
 }
 
 /// The text of one message, or of a system message and one more with an empty line between. Longer

@@ -54,6 +54,7 @@ recipes! {
     "ace",
     "alignprop",
     "alol_free",
+    "ask",
     "ats",
     "bigcharts",
     "copg",
@@ -69,9 +70,12 @@ recipes! {
     "grpo",
     "kto",
     "leti",
+    "love",
+    "motif",
     "msrl",
     "musicrl",
     "prdp",
+    "proactive",
     "qlora",
     "raft",
     "rationale",
@@ -90,6 +94,7 @@ recipes! {
     "toolrl",
     "ui_venus",
     "visual_rft",
+    "vla_rl",
     "wsrl",
 }
 

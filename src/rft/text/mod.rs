@@ -51,6 +51,15 @@ pub use tokenizer::{TextStream, Tokenizer};
 
 use gradus::error::Result;
 
+/// How a conversation goes on behind an answer: what was said to it, and the next answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// What was said.
+    pub said: String,
+    /// The answer to that.
+    pub answer: String,
+}
+
 /// A vocabulary: text to ids and back.
 pub trait Codec: Send + Sync {
     /// Number of ids: every id is in `0..len()`.

@@ -1,6 +1,6 @@
 //! What all toys draw with.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use gradus::rng::Rng;
 
@@ -8,10 +8,10 @@ use gradus::rng::Rng;
 pub(super) struct Drawn {
     /// The prompt, and what the reward compares with.
     pub row: Map<String, Value>,
-    /// A right answer.
-    pub demo: Option<String>,
+    /// A right answer: a text, or the [`messages`] of an episode.
+    pub demo: Option<Value>,
     /// A wrong answer of the right form.
-    pub wrong: Option<String>,
+    pub wrong: Option<Value>,
 }
 
 impl Drawn {
@@ -19,13 +19,22 @@ impl Drawn {
     pub fn new<const N: usize>(
         prompt: String,
         fields: [(&str, Value); N],
-        demo: impl Into<String>,
-        wrong: impl Into<String>,
+        demo: impl Into<Value>,
+        wrong: impl Into<Value>,
     ) -> Drawn {
         let mut row = Map::from_iter([("prompt".to_string(), prompt.into())]);
         row.extend(fields.map(|(name, value)| (name.to_string(), value)));
         Drawn { row, demo: Some(demo.into()), wrong: Some(wrong.into()) }
     }
+}
+
+/// An episode: what the assistant says and what is said to it, in turn.
+pub(super) fn messages<T: AsRef<str>>(said: &[T]) -> Value {
+    let message = |(i, text): (usize, &T)| {
+        let role = if i.is_multiple_of(2) { "assistant" } else { "user" };
+        json!({ "role": role, "content": text.as_ref() })
+    };
+    said.iter().enumerate().map(message).collect()
 }
 
 /// One of `items`.

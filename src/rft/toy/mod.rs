@@ -2,7 +2,7 @@
 //! comparing them. `gradus toy NAME > file.jsonl` writes one.
 //!
 //! A row has a `prompt`, what its reward compares with, and a demonstration in `completion` where
-//! there is one to learn from. Row `n` depends on the seed and `n` alone.
+//! there is one to learn from: a text, or the messages of an episode. Row `n` depends on the seed and `n` alone.
 
 mod bandit;
 mod choices;
@@ -128,14 +128,14 @@ impl Toy {
         let noise = noise.unwrap_or(self.noise);
         Ok((0..rows).map(move |index| {
             let (mut row, demo) = self.row(seed, index, noise);
-            row.extend(demo.map(|demo| ("completion".to_string(), demo.into())));
+            row.extend(demo.map(|demo| ("completion".to_string(), demo)));
             row
         }))
     }
 
     /// Row `index` without its demonstration, and the demonstration. What is asked does not depend on
     /// the noise.
-    fn row(&self, seed: u64, index: u32, noise: f64) -> (Map<String, Value>, Option<String>) {
+    fn row(&self, seed: u64, index: u32, noise: f64) -> (Map<String, Value>, Option<Value>) {
         let Drawn { row, demo, wrong } =
             (self.draw)(&mut Rng::new(seed, Purpose::Data, [index, 0, 0]));
         let spoiled = Rng::new(seed, Purpose::Data, [index, 1, 0]).uniform() < noise;
@@ -148,6 +148,7 @@ mod tests {
     use super::*;
     use crate::reward::spec::{SpecOptions, parse_all};
     use crate::reward::{Outcome, RewardInput, RewardOutcome};
+    use crate::train::task::last_content;
 
     fn rows(toy: &'static Toy, options: ToyOptions) -> Vec<Map<String, Value>> {
         toy.rows(options).unwrap().collect()
@@ -160,7 +161,10 @@ mod tests {
     /// The score of each row's demonstration.
     fn scores(toy: &Toy, rows: &[Map<String, Value>]) -> Vec<f32> {
         let reward = parse_all(toy.rewards, &SpecOptions::default()).unwrap();
-        let said = |row: &Map<String, Value>| row["completion"].as_str().unwrap().to_string();
+        let said = |row: &Map<String, Value>| match &row["completion"] {
+            Value::Array(messages) => last_content(messages).to_string(),
+            text => text.as_str().unwrap().to_string(),
+        };
         let completions: Vec<String> = rows.iter().map(said).collect();
         let inputs: Vec<RewardInput<'_>> = rows
             .iter()

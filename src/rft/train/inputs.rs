@@ -13,7 +13,7 @@ use crate::reward::http::HttpOptions;
 use crate::reward::spec::{Clamp, Combine, SpecOptions, parse_all};
 use crate::text::{Bytes, Codec, END};
 use crate::train::config::{Bounds, CombineKey, DistillSource, PhasePlan, RunConfig};
-use crate::train::env::{self, Frame, World};
+use crate::train::env::{self, Frame, Rounds, World};
 use crate::train::phase::Phase;
 use crate::train::phase::scored::{check_answers, crosses};
 use crate::train::task::{Countdown, Task};
@@ -38,6 +38,7 @@ pub(crate) struct RunInputs {
 pub(crate) struct Stage {
     pub task: Arc<dyn Task>,
     pub world: Option<World>,
+    pub rounds: Option<Arc<Rounds>>,
 }
 
 /// The stages of a run.
@@ -231,7 +232,16 @@ fn positions(config: &RunConfig, task: &dyn Task, most: usize) -> Result<usize> 
 fn same_stage(a: &RunConfig, b: &RunConfig) -> bool {
     // Contexts of a row are as good as prompts.
     let crossed = |config: &RunConfig| matches!(crosses(config), Ok(true));
-    let world = |config: &RunConfig| (config.env.kind.clone(), config.env.history);
+    // Where answers end decides how long demonstrations of several turns are.
+    let stop = |config: &RunConfig| match config.env.kind.is_empty() {
+        true => Vec::new(),
+        false => config.rl.stop.clone(),
+    };
+    let world = |config: &RunConfig| {
+        let env = config.env.clone();
+        let asks = (env.question_cost, env.question_value);
+        (env.kind, env.history, asks, env.continuations, env.carry, stop(config))
+    };
     (&a.task, &a.data, &a.reward) == (&b.task, &b.data, &b.reward)
         && crossed(a) == crossed(b)
         && world(a) == world(b)
@@ -265,16 +275,28 @@ fn stage(
         let reason = format!("nothing can be said in the vocabulary of this run: {error}");
         return Err(Error::config("env.kind", reason));
     }
-    Ok(Stage { task, world })
+    let rounds = rounds(config)?;
+    Ok(Stage { task, world, rounds })
 }
 
 /// The environment of `config`, if it names one, for a model that is from `folder`, if it is from disk.
 fn world(config: &RunConfig, folder: Option<&Path>) -> Result<Option<World>> {
-    if config.env.kind.is_empty() {
+    if config.env.kind.is_empty() || config.env.kind == env::ROUNDS {
         return Ok(None);
     }
-    let environment = env::made(&config.env.kind, command_options(config))?;
+    let environment = env::made(&config.env, command_options(config))?;
     Ok(Some(World { environment, frame: Arc::new(frame(config, folder)?) }))
+}
+
+/// How the policy of `config` goes on with its own answers, if it does.
+fn rounds(config: &RunConfig) -> Result<Option<Arc<Rounds>>> {
+    let env = &config.env;
+    match env.kind == env::ROUNDS {
+        true => {
+            Ok(Some(Arc::new(Rounds::new(&env.carry, env.continuations, &config.data.system)?)))
+        }
+        false => Ok(None),
+    }
 }
 
 /// How an environment's words are written.
@@ -357,7 +379,7 @@ fn reward(config: &RunConfig) -> Result<Option<Arc<dyn Reward>>> {
 }
 
 /// How programs outside the process are run.
-fn command_options(config: &RunConfig) -> CommandOptions {
+pub(crate) fn command_options(config: &RunConfig) -> CommandOptions {
     let (reward, defaults) = (&config.reward, CommandOptions::default());
     let timeout = Duration::from_secs_f64(reward.timeout);
     let workers = if reward.workers == 0 { defaults.workers } else { reward.workers };
@@ -423,9 +445,7 @@ fn on_text(
         silent
     });
     // An environment that scores episodes needs no opinion about their last answers.
-    let scores = !config.env.kind.is_empty()
-        && env::built_in(&config.env.kind).is_none_or(|environment| environment.scores());
-    let nothing = scores.then(|| {
+    let nothing = env::scores(&config.env).then(|| {
         let nothing: Arc<dyn Reward> =
             Arc::new(|_: &RewardInput<'_>| Ok(RewardOutcome::Score(0.0)));
         nothing

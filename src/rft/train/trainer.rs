@@ -13,12 +13,10 @@ use crate::text::Codec;
 use crate::train::buffer::Buffers;
 use crate::train::config::{CheckpointingKey, Drawn, PhasePlan, RunConfig};
 use crate::train::critic::{Critic, CriticBatch};
-use crate::train::env::{Environment, Judged, Limits, Played, Players, World, play, play_longest};
+use crate::train::env::{Environment, Judged, LastAnswer, Played, Rounds, World};
 use crate::train::infer::eval::Evaluation;
 use crate::train::inputs::{RunInputs, Stage, Stages, lora_options};
-use crate::train::rollout::{
-    Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, WorkItem, rollout_items, rollout_with,
-};
+use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampling, rollout_with};
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
 use crate::train::teacher::Teacher;
@@ -57,6 +55,8 @@ pub struct Trainer<T: Float = f32> {
     pub task: Arc<dyn Task>,
     /// What answers the policy between its turns, if anything does.
     pub(crate) world: Option<World>,
+    /// How the policy goes on with its own answers, if it does.
+    pub(crate) rounds: Option<Arc<Rounds>>,
     /// Those of the run, and of each of its phases.
     stages: Stages,
     /// Samples episodes that are as long as can be, for a memory plan.
@@ -74,7 +74,7 @@ pub struct Trainer<T: Float = f32> {
     /// What keeps the run within its memory.
     pub fit: Fit,
     /// What rollouts on a GPU keep from one step to the next.
-    sampler: Mutex<Option<Sampler<T>>>,
+    pub(crate) sampler: Mutex<Option<Sampler<T>>>,
     /// What the KL is measured to.
     pub(crate) reference: Reference<T>,
     /// Whom the phase `distill` learns from, once it needs it.
@@ -122,6 +122,8 @@ pub struct Sampled {
     pub texts: Vec<String>,
     /// What else is known of episodes, in order; empty without an environment.
     pub played: Vec<Played>,
+    /// What the continuations of each sample came to, in order; empty without rounds.
+    pub(crate) last: Vec<Vec<LastAnswer>>,
 }
 
 impl Trainer {
@@ -163,7 +165,7 @@ impl<T: Float> Trainer<T> {
         }
         lora_options(&config).check()?;
         let inputs = RunInputs::open(&config)?;
-        let Stage { task, world } = inputs.stage.clone();
+        let Stage { task, world, rounds } = inputs.stage.clone();
         let stages = inputs.stages();
         let (verifier, frozen_base) = (task.verifier(), inputs.is_frozen());
         let (fingerprint, notes) = (inputs.fingerprint(), inputs.notes.clone());
@@ -179,6 +181,7 @@ impl<T: Float> Trainer<T> {
             before: Drawn::default(),
             task,
             world,
+            rounds,
             stages,
             longest: false,
             buffers: Buffers::default(),
@@ -222,7 +225,7 @@ impl<T: Float> Trainer<T> {
             self.verifier = stage.task.verifier();
             self.reward = self.verifier.clone();
             self.task = stage.task;
-            self.world = stage.world;
+            (self.world, self.rounds) = (stage.world, stage.rounds);
         }
     }
 
@@ -281,10 +284,7 @@ impl<T: Float> Trainer<T> {
                 (0, Device::Gpu(_)) => GPU_SLOTS,
                 (n, _) => n,
             },
-            longest_prompt: match &self.world {
-                None => self.task.lengths().0,
-                Some(_) => self.task.lengths().0 + self.most_behind(),
-            },
+            longest_prompt: self.task.lengths().0 + self.most_between(),
             cache_percent: self.fit.cache_percent,
         }
     }
@@ -303,27 +303,6 @@ impl<T: Float> Trainer<T> {
         match self.config.rl.max_new_tokens {
             0 => self.task.lengths().1,
             n => n,
-        }
-    }
-
-    fn limits(&self) -> Limits {
-        self.config.env.limits(self.max_new_tokens())
-    }
-
-    /// Most tokens behind a prompt, whoever they are from.
-    pub(crate) fn most_behind(&self) -> usize {
-        match &self.world {
-            None => self.max_new_tokens(),
-            Some(_) => self.limits().tokens,
-        }
-    }
-
-    /// Most tokens that are sampled for a sequence.
-    pub(crate) fn most_sampled(&self) -> usize {
-        let Limits { turns, tokens, answer } = self.limits();
-        match &self.world {
-            None => answer,
-            Some(_) => turns.saturating_mul(answer).min(tokens),
         }
     }
 
@@ -351,9 +330,10 @@ impl<T: Float> Trainer<T> {
         sampling: &Sampling,
         key: RolloutKey,
     ) -> Result<Sampled> {
-        match &self.world {
-            None => self.complete(prompts, samples, sampling, key, None),
-            Some(world) => self.play(world, prompts, samples, sampling, key),
+        match (&self.world, &self.rounds) {
+            (Some(world), _) => self.play(world, prompts, samples, sampling, key),
+            (None, Some(rounds)) => self.play_rounds(rounds, prompts, samples, sampling, key),
+            (None, None) => self.complete(prompts, samples, sampling, key, None),
         }
     }
 
@@ -375,51 +355,15 @@ impl<T: Float> Trainer<T> {
             rollout_with(&mut sampler, &self.model, &prompt_ids, samples, sampling, key, hooks)?;
         let decode = |r: &Rollout| self.spell(&r.tokens);
         let texts = rollouts.iter().flatten().map(decode).collect::<Result<_>>()?;
-        Ok(Sampled { prompts, prompt_ids, rollouts, texts, played: Vec::new() })
+        Ok(Sampled { prompts, prompt_ids, rollouts, texts, ..Sampled::default() })
     }
 
     /// The text of an answer, as rewards and environments read it.
-    fn spell(&self, tokens: &[i32]) -> Result<String> {
+    pub(crate) fn spell(&self, tokens: &[i32]) -> Result<String> {
         match self.config.reward.skip_special_tokens {
             true => self.task.codec().decode(tokens),
             false => self.task.codec().decode_spelled(tokens),
         }
-    }
-
-    /// `samples` episodes of each prompt.
-    fn play(
-        &self,
-        world: &World,
-        prompts: Vec<Prompt>,
-        samples: usize,
-        sampling: &Sampling,
-        key: RolloutKey,
-    ) -> Result<Sampled> {
-        let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
-        let (codec, stop) = (self.task.codec(), self.config.rl.stop.as_slice());
-        let ends = |tokens: &[i32]| ends_with(codec, stop, tokens);
-        let hooks = Hooks { on_token: None, ends: (!stop.is_empty()).then_some(&ends) };
-        let sample = |contexts: &[Vec<i32>], items: &[WorkItem]| {
-            let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-            rollout_items(&mut sampler, &self.model, contexts, items, sampling, key, hooks)
-        };
-        let decode = |tokens: &[i32]| self.spell(tokens);
-        let limits = self.limits();
-        let players = Players { world, codec, limits, key, decode: &decode, sample: &sample };
-        let mut sampled = Sampled { prompts, prompt_ids, ..Sampled::default() };
-        let mut rollouts = Vec::new();
-        if self.longest {
-            rollouts = play_longest(&players, &sampled.prompt_ids, samples)?;
-            sampled.texts = vec![String::new(); rollouts.len()];
-        } else {
-            for mut episode in play(&players, &sampled.prompts, &sampled.prompt_ids, samples)? {
-                sampled.texts.push(episode.answers.pop().unwrap_or_default());
-                sampled.played.push(episode.played);
-                rollouts.push(episode.rollout);
-            }
-        }
-        sampled.rollouts = rollouts.chunks(samples.max(1)).map(<[Rollout]>::to_vec).collect();
-        Ok(sampled)
     }
 
     /// Loss and gradients of `records`; see [`step::forward_backward`].
@@ -494,7 +438,7 @@ impl<T: Float> Trainer<T> {
 
 /// Whether the last of `tokens` completes one of the texts `stop`. As many tokens as a text has bytes
 /// are looked at, and some more, as a token may spell nothing.
-fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool> {
+pub(crate) fn ends_with(codec: &dyn Codec, stop: &[String], tokens: &[i32]) -> Result<bool> {
     let longest = stop.iter().map(String::len).max().unwrap_or(0);
     let text = codec.decode_spelled(&tokens[tokens.len().saturating_sub(longest + 8)..])?;
     Ok(stop.iter().any(|stop| text.contains(stop.as_str())))
@@ -508,11 +452,12 @@ impl Sampled {
         self.rollouts.extend(later.rollouts);
         self.texts.extend(later.texts);
         self.played.extend(later.played);
+        self.last.extend(later.last);
     }
 
     /// What `reward` says of what was sampled, with what the turns of episodes were worth.
     pub(crate) fn judged<'a>(&'a self, reward: &'a dyn Reward) -> Judged<'a> {
-        Judged { reward, played: &self.played }
+        Judged { reward, played: &self.played, last: &self.last }
     }
 
     /// The completions as rewards see them, prompt by prompt.

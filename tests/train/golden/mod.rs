@@ -29,20 +29,23 @@ pub struct AdamW {
     pub beta1: f64,
     pub beta2: f64,
     pub clip: f64,
+    pub decay: f64,
 }
 
 impl AdamW {
     /// Those of a recipe's phase: torch's, and QLoRA's clip for texts; ReLIFT clips at 0.7, SAMI's
-    /// RMSprop has no first moment.
+    /// RMSprop has no first moment, and MOTIF has its own.
     fn of(paper: &Paper, phase: &Phase) -> AdamW {
         let clip = match (phase.learns, paper.recipe) {
             (Learns::Texts, _) => 0.3,
             (_, "relift") => 0.7,
             (_, "alol_free") => 0.3,
+            (_, "motif") => 0.1,
             _ => 1.0,
         };
         let beta1 = if paper.recipe == "sami" { 0.0 } else { 0.9 };
-        AdamW { beta1, beta2: 0.999, clip }
+        let (beta2, decay) = if paper.recipe == "motif" { (0.99, 0.1) } else { (0.999, 0.0) };
+        AdamW { beta1, beta2, clip, decay }
     }
 }
 
@@ -70,6 +73,10 @@ fn small(paper: &Paper, folder: &Path) -> RunConfig {
         if paper.recipe == "remix" && plan.config.rl.replay_window > 0 {
             // All that there is, so that the oracle need not know what is drawn.
             set(&format!("phase.{}.replay_share", plan.name), "0.9");
+        }
+        if paper.recipe == "vla_rl" {
+            // That of the oracle's policy.
+            set(&format!("phase.{}.temperature", plan.name), "1");
         }
         if paper.recipe == "copg" {
             // Most answers of the bandit are the same.
@@ -167,7 +174,8 @@ fn take(
     let adamw = AdamW::of(paper, phase);
     let took = match phase.learns {
         Learns::Nothing => {
-            trainer.collect_step(0, paper.recipe == "wsrl").unwrap();
+            let critic = ["vla_rl", "wsrl"].contains(&paper.recipe);
+            trainer.collect_step(0, critic).unwrap();
             return;
         }
         Learns::Returns => return fitted(trainer, &at),
@@ -273,7 +281,8 @@ pub fn compare(
             let want_m = b1 * old_m[j] + (1.0 - b1) * g;
             let (m_hat, v_hat) =
                 (want_m / (1.0 - b1.powi(t)), want_v / (1.0 - adamw.beta2.powi(t)));
-            let want = old[j] - rate * m_hat / (v_hat.sqrt() + 1e-8);
+            let kept = old[j] * (1.0 - rate * adamw.decay);
+            let want = kept - rate * m_hat / (v_hat.sqrt() + 1e-8);
             let fits = (new[j] - want).abs() <= 1e-6 * old[j].abs() + 1e-2 * rate;
             assert!(fits, "{at}: {name}[{j}] {} went to {}, not {want}", old[j], new[j]);
             assert!((v[j] - want_v).abs() <= 1e-4 * want_v + 1e-30, "{at}: {name}[{j}] {}", m[j]);

@@ -274,6 +274,13 @@ fn tokens(record: &Record, reference: &[(f64, f64)]) -> Vec<Token> {
         hidden: Vec::new(),
         old: old[t] as f64,
         reference: its.0,
+        // The last turn ends where the sequence does.
+        turn: record
+            .turns
+            .iter()
+            .filter(|(end, _)| *end == t + 1 && *end < record.ids.len())
+            .map(|(_, reward)| *reward as f64)
+            .sum(),
     };
     record.scored().zip(reference).map(of).collect()
 }

@@ -15,6 +15,8 @@ pub struct Token {
     pub hidden: Vec<f64>,
     pub old: f64,
     pub reference: f64,
+    /// What it is paid before the sequence's reward, of which that is a part.
+    pub turn: f64,
 }
 
 /// Log-prob of each target and entropy of each row under a head `[vocab, hidden]`.
@@ -51,6 +53,8 @@ pub enum Advantage {
     Others,
     /// λ-returns of a critic that says 0 everywhere, whitened over all tokens.
     Gae(f64),
+    /// The same with γ, not whitened.
+    Walk(f64, f64),
     /// R.
     Raw,
     /// 1.
@@ -60,22 +64,31 @@ pub enum Advantage {
 /// Advantages of all tokens; `beta` of the log-ratio to the reference is taken off the rewards. A
 /// sequence whose reward is NaN has no part in it.
 pub fn advantages(kind: Advantage, beta: f64, batch: &[Sequence]) -> Vec<Vec<f64>> {
-    let paid = |t: &Token| -beta * (t.old - t.reference);
+    let paid = |t: &Token| t.turn - beta * (t.old - t.reference);
     let total = |s: &Sequence| s.reward + s.tokens.iter().map(paid).sum::<f64>();
-    if let Advantage::Gae(lambda) = kind {
+    let discount = match kind {
+        Advantage::Gae(lambda) => Some(lambda),
+        Advantage::Walk(gamma, lambda) => Some(gamma * lambda),
+        Advantage::Group(_) | Advantage::Others | Advantage::Raw | Advantage::One => None,
+    };
+    if let Some(discount) = discount {
         let known = |s: &&Sequence| !s.reward.is_nan();
         let raw = |s: &Sequence| {
             let mut a = vec![0.0; s.tokens.len()];
             let mut next = 0.0;
             for t in (0..a.len()).rev() {
-                let last = if t + 1 == a.len() { s.reward } else { 0.0 };
-                next = paid(&s.tokens[t]) + last + lambda * next;
+                let turns: f64 = s.tokens.iter().map(|t| t.turn).sum();
+                let last = if t + 1 == a.len() { s.reward - turns } else { 0.0 };
+                next = paid(&s.tokens[t]) + last + discount * next;
                 a[t] = next;
             }
             a
         };
         let all: Vec<f64> = batch.iter().filter(known).flat_map(raw).collect();
-        let (m, v) = (mean(all.iter().cloned()), std(all.iter().cloned()).powi(2));
+        let (m, v) = match kind {
+            Advantage::Walk(..) => (0.0, 1.0 - 1e-8),
+            _ => (mean(all.iter().cloned()), std(all.iter().cloned()).powi(2)),
+        };
         let white = |s: &Sequence| match s.reward.is_nan() {
             true => vec![0.0; s.tokens.len()],
             false => raw(s).into_iter().map(|a| (a - m) / (v + 1e-8).sqrt()).collect(),
@@ -95,7 +108,7 @@ pub fn advantages(kind: Advantage, beta: f64, batch: &[Sequence]) -> Vec<Vec<f64
             Advantage::Others => r - (sum - r) / (n - 1.0),
             Advantage::Raw => r,
             Advantage::One => 1.0,
-            Advantage::Gae(_) => unreachable!(),
+            Advantage::Gae(_) | Advantage::Walk(..) => unreachable!(),
         };
         vec![a; s.tokens.len()]
     };

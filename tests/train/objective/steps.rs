@@ -36,6 +36,7 @@ pub(super) fn sequences(
                 hidden: row(n.next().unwrap()),
                 old: record.sampler_logp[t] as f64,
                 reference: reference[t] as f64,
+                turn: 0.0,
             })
             .collect(),
     };

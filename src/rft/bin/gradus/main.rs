@@ -1,4 +1,4 @@
-//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, toy, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, env, toy, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
@@ -22,6 +22,8 @@ use gradus_rft::train::{
 
 mod convert;
 mod doctor;
+#[cfg(feature = "hf")]
+mod env;
 mod toy;
 
 /// Reinforcement fine-tuning of quantized language models.
@@ -95,6 +97,12 @@ enum Command {
     Recipes {
         /// Which one.
         name: Option<String>,
+    },
+    /// Try an environment of several turns.
+    #[cfg(feature = "hf")]
+    Env {
+        #[command(subcommand)]
+        command: env::EnvCommand,
     },
     /// Write a toy task as JSON lines; without a name, list them.
     Toy(toy::ToyArgs),
@@ -194,6 +202,8 @@ fn main() -> ExitCode {
     let has_keys = match command {
         Command::Train(_) | Command::Config { .. } => true,
         Command::Sample { .. } | Command::Eval { .. } => true,
+        #[cfg(feature = "hf")]
+        Command::Env { .. } => true,
         Command::Quantize(_) | Command::Merge(_) | Command::Recipes { .. } => false,
         Command::Lerp(_) | Command::Diff(_) => false,
         Command::Toy(_) | Command::Doctor | Command::Bench { .. } => false,
@@ -288,6 +298,8 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Recipes { name: None } => print(&recipes::list()?),
         Command::Recipes { name: Some(name) } => print(recipes::find(&name)?.text),
+        #[cfg(feature = "hf")]
+        Command::Env { command } => env::run(command, print),
         Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
         Command::Bench { ops, shapes, device, list, json, seconds, gpu } => {

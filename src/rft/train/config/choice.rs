@@ -80,6 +80,16 @@ choice! {
 }
 
 choice! {
+    /// `env.credit`.
+    CreditKey {
+        /// Each episode has one reward, the sum of its turns', at its last token.
+        Episode = "episode",
+        /// Each turn has its own reward at the last token of its answer.
+        Turn = "turn",
+    }
+}
+
+choice! {
     /// `task.name`.
     TaskName {
         /// Countdown-lite, from digits and operators.

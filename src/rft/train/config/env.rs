@@ -1,16 +1,22 @@
 //! Episodes: their limits, and what cannot be had with them.
 
 use crate::reward::command::CommandOptions;
-use crate::train::config::{EnvConfig, RunConfig};
-use crate::train::env::{self, Limits};
+use crate::train::config::{Control, CreditKey, EnvConfig, RunConfig};
+use crate::train::env::{self, Limits, ROUNDS, Rounds};
 use crate::train::phase::scored::crosses;
 use gradus::error::{Error, Result};
 
 impl EnvConfig {
-    /// The limits of episodes whose answers have at most `answer` tokens.
+    /// The limits of episodes whose answers have at most `answer` tokens; of rounds those of one round.
     pub(crate) fn limits(&self, answer: usize) -> Limits {
-        let twice = answer.saturating_mul(2).saturating_mul(self.max_turns);
-        let tokens = if self.max_tokens == 0 { twice } else { self.max_tokens };
+        let most = match self.kind == ROUNDS {
+            // What a round carries over, and its own answer. An answer that is read again may have three times
+            // the tokens: that many bytes stand for one that is no text.
+            true => answer.saturating_mul(5),
+            false => answer.saturating_mul(2).saturating_mul(self.max_turns),
+        };
+        let tokens = if self.max_tokens == 0 { most } else { self.max_tokens };
+        let tokens = if self.kind == ROUNDS { tokens.max(answer) } else { tokens };
         Limits { turns: self.max_turns, tokens, answer }
     }
 }
@@ -21,7 +27,8 @@ impl RunConfig {
         if self.env.kind.is_empty() {
             return Ok(());
         }
-        env::made(&self.env.kind, CommandOptions::default())?;
+        env::made(&self.env, CommandOptions::default())?;
+        self.validate_rounds()?;
         for (key, set, what) in [
             ("sft.template", !self.sft.template.is_empty(), "writes a completion of one turn"),
             (
@@ -38,4 +45,50 @@ impl RunConfig {
         }
         Ok(())
     }
+
+    /// Refuses rewards by turn where nothing could give them to tokens of their own; `critic`: whether advantages
+    /// are a critic's.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn check_credit(&self, critic: bool) -> Result<()> {
+        if self.env.credit == CreditKey::Episode {
+            return Ok(());
+        }
+        let plays = !self.env.kind.is_empty() && self.env.kind != ROUNDS;
+        let reason = if !plays {
+            "but no env.kind is set in which turns have rewards"
+        } else if !critic {
+            "but only rl.advantage = gae has advantages that differ by token"
+        } else if self.rl.control == Control::ShuffledRewards {
+            "but rl.control = shuffled_rewards deals out the rewards of whole episodes"
+        } else if self.rl.replay_window > 0 {
+            "but rl.replay_window keeps the rewards of whole episodes alone"
+        } else {
+            return Ok(());
+        };
+        Err(Error::config("env.credit", format!("`turn`, {reason}")))
+    }
+
+    /// Continuations draw from streams behind those of the samples, and a later round needs room.
+    fn validate_rounds(&self) -> Result<()> {
+        let EnvConfig { kind, continuations, carry, .. } = &self.env;
+        if kind != ROUNDS {
+            return Ok(());
+        }
+        Rounds::new(carry, *continuations, "")?;
+        let streams = self.rl.group.max(self.eval.samples) * (1 + continuations);
+        if streams > STREAMS {
+            let reason = format!(
+                "{continuations} of each of {} samples are {streams} streams of draws with the samples' own; \
+                 {STREAMS} are the most",
+                self.rl.group.max(self.eval.samples)
+            );
+            return Err(Error::config("env.continuations", reason));
+        }
+        Ok(())
+    }
 }
+
+/// Streams of draws that a prompt has.
+const STREAMS: usize = 1 << 16;

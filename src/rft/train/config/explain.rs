@@ -71,13 +71,16 @@ mod tests {
         assert!(
             line("rl.kl ").contains("where that KL is put: auto (where the preset has it), loss")
         );
+        assert!(
+            line("env.carry ").starts_with(r#"env.carry = "{{ prompt }}\n{{ completion }}\n" #"#)
+        );
         assert!(line("rl.beta1 ").contains("decay of AdamW's first moment"));
         assert!(line("value.lambda ").contains("# GAE's lambda;"));
         assert!(line("quantize.type ").contains("\"nf4\""));
         assert!(
             line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
         );
-        assert_eq!(all.lines().count(), 149, "{all}");
+        assert_eq!(all.lines().count(), 160, "{all}");
     }
 
     #[test]

@@ -5,9 +5,9 @@
 use crate::train::config::auto::Auto;
 use crate::train::config::bounds::Bounds;
 use crate::train::config::choice::{
-    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
-    DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey,
-    QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, CreditKey, DataFormat,
+    DistillSource, DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype,
+    OptimizerKey, QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
 };
 use crate::train::config::plan::{PhaseEntry, entries};
 use crate::train::config::section::{
@@ -162,16 +162,29 @@ section! {
 section! {
     /// Episodes of several turns: something answers the policy between them.
     EnvConfig by [Episodes] {
-        /// What answers: tool, grid, ask, own or cmd:COMMAND; empty: nothing does, and a completion is an
-        /// episode.
+        /// What answers: tool, grid, ask, zoom, rounds, own or cmd:COMMAND; empty: nothing does, and a completion
+        /// is an episode.
         kind: String = String::new(); by [Run, Sample]; source "ours: none",
-        /// Most answers of an episode; one that ends here counts as cut off.
+        /// Most answers of an episode; one that ends here counts as cut off. Under rounds their number.
         max_turns: usize = 8; range 1..=1 << 12; source "ours",
         /// Most tokens of an episode behind its prompt, sampled or said; 0 = env.max_turns times two of the
-        /// longest answers.
+        /// longest answers. Under rounds what a later one may have beyond the longest prompt, with its
+        /// answer; 0 = five of the longest answers.
         max_tokens: usize = 0; range 0..=1 << 20; source "ours; TRL and verl count both too",
         /// What the policy reads of its own earlier answers.
-        history: HistoryKey = HistoryKey::Template; source "ours",
+        history: HistoryKey = HistoryKey::Template; by [Said]; source "ours",
+        /// What a question costs under ask.
+        question_cost: f64 = 0.1; range 0.0..=1.0; by [Asks]; source "ours",
+        /// What a question is worth under ask if its answer rules out all that could still be; a share of that
+        /// for a share of them.
+        question_value: f64 = 0.0; range 0.0..=1.0; by [Asks]; source "ours: off",
+        /// How often a sample is continued under rounds; its reward is the mean.
+        continuations: usize = 4; range 1..=1 << 8; by [Rounds]; source "MOTIF (arXiv:2507.02851): 4",
+        /// A template (minijinja) that writes the prompt of the next round: over the row's fields, with the
+        /// question as prompt and the last answer as completion.
+        carry: String = "{{ prompt }}\n{{ completion }}\n".into(); by [Rounds]; source "ours",
+        /// Which tokens the reward of a turn reaches: those of the episode, or those up to that turn's end.
+        credit: CreditKey = CreditKey::Episode; by [Turns]; source "ours; VLA-RL (arXiv:2505.18719): turn",
     }
 }
 

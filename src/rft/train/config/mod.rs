@@ -20,9 +20,9 @@ pub use auto::Auto;
 pub use bounds::Bounds;
 pub(crate) use choice::choice;
 pub use choice::{
-    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, DataFormat, DistillSource,
-    DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype, OptimizerKey,
-    QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
+    AdvantageKey, ChatSetting, CheckpointingKey, CombineKey, Control, CreditKey, DataFormat,
+    DistillSource, DivergenceKey, HistoryKey, ImportanceKey, KeepKey, KlKey, ModelDtype,
+    OptimizerKey, QuantizeType, RestKey, ScaleKey, Schedule, SourceKey, TaskName,
 };
 pub use keys::*;
 pub use plan::{Drawn, PhaseEntry, PhasePlan};
@@ -242,19 +242,32 @@ fn unreadable(path: &Path, error: toml::de::Error) -> Error {
     Error::format(path, error.to_string().trim_end().to_string())
 }
 
-/// The values of a table under dotted keys, as TOML.
+/// The values of a table under dotted keys, as TOML on one line.
 pub(crate) fn flattened(table: &toml::Table) -> BTreeMap<String, String> {
     fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, String>) {
         for (key, value) in table {
             match value {
                 toml::Value::Table(table) => flatten(&format!("{prefix}{key}."), table, found),
-                value => drop(found.insert(format!("{prefix}{key}"), value.to_string())),
+                value => drop(found.insert(format!("{prefix}{key}"), on_one_line(value))),
             }
         }
     }
     let mut found = BTreeMap::new();
     flatten("", table, &mut found);
     found
+}
+
+/// A value that is no table as TOML without line breaks, for which TOML has the escapes of JSON.
+fn on_one_line(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) if text.contains('\n') => {
+            serde_json::Value::from(text.as_str()).to_string()
+        }
+        toml::Value::Array(values) => {
+            format!("[{}]", values.iter().map(on_one_line).collect::<Vec<_>>().join(", "))
+        }
+        value => value.to_string(),
+    }
 }
 
 /// The keys of a configuration that results depend on, dotted, with their values as TOML.

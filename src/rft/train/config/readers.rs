@@ -53,6 +53,14 @@ readers! {
     Fresh = "fresh models, where model.path is empty",
     /// Episodes are played.
     Episodes = "whatever samples, with env.kind",
+    /// Something is said between the answers of an episode.
+    Said = "whatever samples, with env.kind other than rounds",
+    /// Questions have a price.
+    Asks = "whatever samples, with env.kind = ask",
+    /// The policy goes on with its own answers.
+    Rounds = "whatever samples, with env.kind = rounds",
+    /// Turns have rewards of their own.
+    Turns = "phases of kind rl with rl.advantage = gae, and collect before value_fit, with env.kind other than rounds",
     /// Evaluations.
     Evaluate = "evaluations",
     /// The phase `sft`.
@@ -113,9 +121,13 @@ pub(crate) const OF_TASK: &[Reader] = &[
     Reader::Program,
 ];
 
+/// The readers of whatever plays episodes or rounds.
+pub(crate) const OF_EPISODES: &[Reader] =
+    &[Reader::Episodes, Reader::Said, Reader::Asks, Reader::Rounds];
+
 /// The readers of a run that are there whatever its phases.
 const OF_RUN: &[&[Reader]] =
-    &[&[Reader::Run, Reader::Fresh, Reader::Evaluate, Reader::Episodes], OF_TASK];
+    &[&[Reader::Run, Reader::Fresh, Reader::Evaluate], OF_TASK, OF_EPISODES];
 
 impl Reader {
     /// Whether it is there in a phase of `kind`, or in the run itself, with the settings `config`; `next` is
@@ -127,6 +139,8 @@ impl Reader {
         let of_file = is(Phase::Rl) && rl.source == SourceKey::Data;
         let of_demos = is(Phase::Distill) && config.distill.source == DistillSource::Demos;
         let of_rollouts = is(Phase::Distill) && config.distill.source == DistillSource::Rollout;
+        let plays = !config.env.kind.is_empty() && !of_file && !of_demos;
+        let rounds = config.env.kind == env::ROUNDS;
         match self {
             Reader::Run | Reader::Data | Reader::Score | Reader::Evaluate => true,
             Reader::Sft | Reader::Quantize | Reader::Collect | Reader::ValueFit => true,
@@ -142,7 +156,15 @@ impl Reader {
             Reader::FreshAdapter => config.model.adapter.is_empty(),
             Reader::Demos => !of_rollouts,
             Reader::Sample | Reader::Judge | Reader::Online => !of_file && !of_demos,
-            Reader::Episodes => !config.env.kind.is_empty() && !of_file && !of_demos,
+            Reader::Episodes => plays,
+            Reader::Said => plays && !rounds,
+            Reader::Asks => plays && config.env.kind == "ask",
+            Reader::Rounds => plays && rounds,
+            Reader::Turns => {
+                let critic = is(Phase::Rl) && Reader::Critic.is_there(kind, config, next);
+                let returns = is(Phase::Collect) && Reader::Returns.is_there(kind, config, next);
+                plays && !rounds && (critic || returns)
+            }
             Reader::Prompts | Reader::Update => !of_demos,
             Reader::Divert => !rl.divert.is_empty(),
             Reader::Store => !rl.store.is_empty() || !rl.divert.is_empty(),

@@ -32,6 +32,9 @@ pub struct Played {
     pub turns: usize,
     /// The sum of its turns' rewards.
     pub reward: f32,
+    /// For each turn whose reward is known how many tokens there were behind the prompt when its answer
+    /// ended, and the reward.
+    pub rewards: Vec<(usize, f32)>,
     /// Why the environment failed, if it did.
     pub failure: Option<String>,
     /// Answers and what was said to them, a line each, for people.
@@ -129,7 +132,7 @@ fn begin(
 
 /// What an environment returns, one for each of `count` episodes: all of them fail if it panics or returns
 /// another number.
-fn guarded<R>(
+pub(super) fn guarded<R>(
     count: usize,
     ask: impl FnOnce() -> Vec<std::result::Result<R, String>>,
 ) -> Vec<std::result::Result<R, String>> {
@@ -228,6 +231,7 @@ impl Episode {
             Err(reason) => return self.fail(reason),
         };
         self.played.reward += reward;
+        self.played.rewards.push((self.rollout.tokens.len(), reward));
         let Some(said) = says else {
             self.over = true;
             return;
@@ -302,6 +306,7 @@ mod tests {
 
     use super::*;
     use crate::text::{Bytes, END};
+    use crate::train::config::EnvConfig;
     use crate::train::env::{Frame, built_in};
     use gradus::rng::Purpose;
 
@@ -314,7 +319,8 @@ mod tests {
     /// episodes. Returns the episodes, and the contexts and items of each turn.
     fn played(limits: Limits, script: &[&str], samples: usize) -> (Vec<Episode>, Vec<Asked>) {
         let codec = Bytes::new(&[END]);
-        let world = World { environment: built_in("tool"), frame: Arc::new(Frame::plain()) };
+        let config = EnvConfig { kind: "tool".into(), ..EnvConfig::default() };
+        let world = World { environment: built_in(&config), frame: Arc::new(Frame::plain()) };
         let asked = RefCell::new(Vec::new());
         let sample = |contexts: &[Vec<i32>], items: &[WorkItem]| {
             let text = script[asked.borrow().len()];

@@ -11,6 +11,8 @@
 //! | `tool` | the value of the expression that an answer asks for | `reward.functions`, by the last answer |
 //! | `grid` | where a walk has come to | itself: 1 at the goal |
 //! | `ask` | yes or no to a question about a hidden number | itself: 1 for the number, less for questions |
+//! | `zoom` | the frames that an answer asks for | itself: their overlap with the right ones, and 1 for the answer |
+//! | `rounds` | nothing: a fresh prompt has the answer before in it; see `rounds.rs` | `reward.functions`, by the last answers |
 //! | `cmd:COMMAND` | what a program says: [`command`] | itself |
 //! | `own` | what [`crate::train::Trainer::with_environment`] was given says | itself |
 //!
@@ -20,23 +22,34 @@
 
 mod ask;
 mod calculator;
+#[cfg(feature = "hf")]
+mod check;
 pub mod command;
 mod episode;
 mod frame;
 mod grid;
 mod judge;
+mod playing;
+mod rounds;
+mod shown;
+mod zoom;
 
 use std::sync::Arc;
 
 use crate::near::did_you_mean;
 use crate::reward::command::CommandOptions;
+use crate::train::config::EnvConfig;
 use crate::train::task::Prompt;
 use gradus::error::{Error, Result};
 
+#[cfg(feature = "hf")]
+pub use check::{Checked, check};
+pub(crate) use episode::Limits;
 pub use episode::Played;
-pub(crate) use episode::{Limits, Players, play, play_longest};
 pub(crate) use frame::Frame;
 pub(crate) use judge::Judged;
+pub(crate) use rounds::{LastAnswer, Rounds};
+pub(crate) use shown::Shown;
 
 /// The beginning of an episode.
 #[derive(Clone, Copy, Debug)]
@@ -129,30 +142,49 @@ pub(crate) struct World {
 }
 
 /// What `env.kind` may name.
-const KINDS: [&str; 5] = ["tool", "grid", "ask", "own", "cmd:COMMAND"];
+const KINDS: [&str; 7] = ["tool", "grid", "ask", "zoom", "rounds", "own", "cmd:COMMAND"];
+
+/// What `env.kind` calls a policy that goes on with its own answers.
+pub(crate) const ROUNDS: &str = "rounds";
 
 /// What `env.kind` names a program by.
 pub(crate) const COMMAND: &str = "cmd:";
 
-/// The environment that `kind` names, if it is one that comes with this crate.
-pub(crate) fn built_in(kind: &str) -> Option<Arc<dyn Environment>> {
-    match kind {
+/// The environment that `config` names, if it is one that comes with this crate.
+pub(crate) fn built_in(config: &EnvConfig) -> Option<Arc<dyn Environment>> {
+    match config.kind.as_str() {
         "tool" => Some(Arc::new(calculator::Calculator)),
         "grid" => Some(Arc::new(grid::Grid)),
-        "ask" => Some(Arc::new(ask::Ask)),
+        "zoom" => Some(Arc::new(zoom::Zoom)),
+        "ask" => {
+            let (cost, value) = (config.question_cost as f32, config.question_value as f32);
+            Some(Arc::new(ask::Ask { cost, value }))
+        }
         // Others have no name of their own: `made` knows them.
         _ => None,
     }
 }
 
-/// The environment that `kind` names, with `options` for a program; nothing for `own`.
+/// Whether the environment that `config` names scores episodes, so that no reward has to.
+pub(crate) fn scores(config: &EnvConfig) -> bool {
+    match config.kind.as_str() {
+        "" | ROUNDS => false,
+        _ => built_in(config).is_none_or(|environment| environment.scores()),
+    }
+}
+
+/// The environment that `config` names, with `options` for a program; nothing for `own` and `rounds`.
 ///
 /// # Errors
 /// `Config` for a name that is none, and a program that is not there.
-pub(crate) fn made(kind: &str, options: CommandOptions) -> Result<Option<Arc<dyn Environment>>> {
-    if let Some(environment) = built_in(kind) {
+pub(crate) fn made(
+    config: &EnvConfig,
+    options: CommandOptions,
+) -> Result<Option<Arc<dyn Environment>>> {
+    if let Some(environment) = built_in(config) {
         return Ok(Some(environment));
     }
+    let kind = config.kind.as_str();
     if let Some(line) = kind.strip_prefix(COMMAND) {
         let wrong =
             |e: shell_words::ParseError| Error::config("env.kind", format!("`{kind}`: {e}"));
@@ -160,7 +192,7 @@ pub(crate) fn made(kind: &str, options: CommandOptions) -> Result<Option<Arc<dyn
         return Ok(Some(Arc::new(command::CommandEnvironment::new(argv, options)?)));
     }
     match kind {
-        "own" => Ok(None),
+        "own" | ROUNDS => Ok(None),
         other => {
             let known = KINDS.join(", ");
             let meant = did_you_mean(other, KINDS);
@@ -180,4 +212,50 @@ fn number(
         let (first, last) = (range.start, range.end - 1);
         format!("row field `{name}` is {value}, expected a whole number from {first} to {last}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::toy::{ToyOptions, toy};
+
+    /// What is said in the demonstrations of toys is what their environments say to the answers there.
+    #[test]
+    fn toys_show_what_environments_say() {
+        for (name, kind) in [("calc", "tool"), ("grid", "grid"), ("ask", "ask"), ("zoom", "zoom")] {
+            let config = EnvConfig { kind: kind.into(), ..EnvConfig::default() };
+            let environment = built_in(&config).unwrap();
+            let (mut said, mut ended) = (0, 0);
+            for row in toy(name).unwrap().rows(ToyOptions::default()).unwrap().take(100) {
+                environment.check_row(&row).unwrap();
+                let messages = row["completion"].as_array().unwrap().clone();
+                let prompt = Prompt { fields: Arc::new(row), ..Prompt::plain("") };
+                let mut answers = Vec::new();
+                for pair in messages.chunks(2) {
+                    assert_eq!(pair[0]["role"], "assistant");
+                    answers.push(pair[0]["content"].as_str().unwrap().to_string());
+                    let start = Start { prompt: &prompt, seed: 0 };
+                    let turn = Turn { episode: 0, start, answers: &answers, finished: true };
+                    let reply = environment.step(&[turn]).remove(0).unwrap();
+                    let Some(next) = pair.get(1) else {
+                        // A demonstration may stop before its world does.
+                        ended += reply.says.is_none() as u32;
+                        continue;
+                    };
+                    assert_eq!(next["role"], "user");
+                    assert_eq!(
+                        reply.says.map(Value::from),
+                        Some(next["content"].clone()),
+                        "{name}"
+                    );
+                    said += 1;
+                }
+            }
+            assert!(said > 20 && ended > 0, "{name}: {said}, {ended}");
+        }
+    }
 }

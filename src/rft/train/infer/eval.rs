@@ -154,7 +154,7 @@ mod tests {
             prompt_ids: vec![Vec::new(); prompts.len()],
             rollouts: prompts.iter().map(|p| p.iter().map(|_| rollout()).collect()).collect(),
             texts: prompts.concat().iter().map(|text| text.to_string()).collect(),
-            played: Vec::new(),
+            ..Sampled::default()
         }
     }
 

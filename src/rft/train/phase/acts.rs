@@ -3,7 +3,7 @@
 
 use crate::io::interrupt;
 use crate::reward::{Scores, score_at};
-use crate::train::config::Control;
+use crate::train::config::{Control, CreditKey};
 use crate::train::critic::{Critic, CriticBatch, CriticFit};
 use crate::train::phase::advantages::{Advantages, of_all, ones, rewards_as_they_are};
 use crate::train::phase::collect::COLLECT_STEPS;
@@ -94,11 +94,17 @@ impl<T: Float> Trainer<T> {
         let mut records = sampled.records();
         let judged = scores.rewards.iter().zip(&scores.feedback);
         let groups = batch as u32 * sampled.prompts.len() as u32;
+        let mut turns = match self.config.env.credit {
+            CreditKey::Episode => Vec::new(),
+            CreditKey::Turn => sampled.turns(),
+        }
+        .into_iter();
         for (record, (&reward, feedback)) in records.iter_mut().zip(judged) {
             record.reward = reward;
             record.feedback = feedback.clone();
             record.row = rows[record.group as usize / contexts];
             record.version = self.version;
+            record.turns = turns.next().unwrap_or_default();
             // All batches of a step have as many prompts.
             record.group += groups;
         }

@@ -98,10 +98,11 @@ impl<T: Float> Trainer<T> {
         let hidden = self.model.config.hidden;
         let known = &rewarded(records);
         let scored = ScoredTokens::of(known);
-        let rewards = match beta > 0.0 {
+        let mut rewards = match beta > 0.0 {
             true => rewards_less_kl(&device, known, &scored, beta)?,
             false => token_rewards(known, &scored),
         };
+        move_to_turns(known, &scored, &mut rewards);
         let rows = self.hidden_states(known)?;
         let critic = self.critic.get_or_insert_with(|| Critic::new(hidden));
         let value = critic.head.forward(&rows)?;
@@ -222,6 +223,23 @@ pub(super) fn token_rewards(records: &[Record], scored: &ScoredTokens) -> Vec<f3
     rewards
 }
 
+/// Moves the rewards of the turns before the last from the last scored token of their record to that of their
+/// answer. The sum over a record stays what it is.
+pub(super) fn move_to_turns(records: &[Record], scored: &ScoredTokens, rewards: &mut [f32]) {
+    for (record, ends) in records.iter().zip(scored.cu_seqlens.windows(2)) {
+        let places: Vec<usize> = record.scored().collect();
+        let (first, last) = (ends[0] as usize, ends[1] as usize);
+        for (end, reward) in &record.turns {
+            // The answer's last token stands before its end.
+            let at = places.partition_point(|place| place < end);
+            if at > 0 && first + at < last {
+                rewards[first + at - 1] += reward;
+                rewards[last - 1] -= reward;
+            }
+        }
+    }
+}
+
 /// The sequence's reward on its last scored token, less β times the log-ratio to the reference at every
 /// token.
 fn rewards_less_kl(
@@ -247,4 +265,57 @@ fn rewards_less_kl(
     };
     kl_reward(device, args)?;
     Ok(reward)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::RunConfig;
+    use crate::train::update::record::TokenClass;
+
+    /// Two answers of two and one tokens with something said in between, worth `turns` and `rest`.
+    fn episode(turns: &[f32], rest: f32) -> Record {
+        let mut record = Record::default();
+        record.push(&[1, 2], TokenClass::Prompt, &[]);
+        record.push(&[3, 4], TokenClass::Gen, &[-1.0, -1.0]);
+        record.push(&[5], TokenClass::Prompt, &[]);
+        record.push(&[6], TokenClass::Gen, &[-1.0]);
+        record.turns = [4, 6].into_iter().zip(turns.iter().copied()).collect();
+        record.reward = turns.iter().sum::<f32>() + rest;
+        record
+    }
+
+    /// By hand: with V = 0 and λ = 1 an advantage is the discounted sum of the rewards from its token on. What a
+    /// reward says of the last answer, here 8, stays at the end.
+    #[test]
+    fn rewards_of_turns_reach_the_tokens_before_their_end() {
+        let mut config = RunConfig::default();
+        let keys = ["rl.advantage=gae", "value.gamma=0.5", "value.lambda=1", "value.whiten=false"];
+        keys.iter().for_each(|key| config.apply_set(key).unwrap());
+        let advantages = |record: Record| {
+            let mut trainer = Trainer::<f32>::on(config.clone(), Device::Cpu).unwrap();
+            let failed = Record { reward: f32::NAN, ..record.clone() };
+            let (advantages, batch) =
+                trainer.gae_advantages(&[failed, record.clone()], 0.0).unwrap();
+            // One that failed takes no part.
+            assert_eq!(advantages[..3], [0.0; 3]);
+            assert_eq!(advantages[3..], batch.returns);
+            // What a critic is fitted to before it is used.
+            let one = std::slice::from_ref(&record);
+            let scored = ScoredTokens::of(one);
+            let mut rewards = token_rewards(one, &scored);
+            move_to_turns(one, &scored, &mut rewards);
+            assert_eq!(rewards.iter().sum::<f32>(), record.reward);
+            advantages[3..].to_vec()
+        };
+        // At the ends of its answers: -1 behind the second token, 4 + 8 behind the third.
+        assert_eq!(advantages(episode(&[-1.0, 4.0], 8.0)), [-0.5 + 3.0, -1.0 + 6.0, 12.0]);
+        // The same reward for the whole episode.
+        let whole = Record { turns: Vec::new(), ..episode(&[-1.0, 4.0], 8.0) };
+        assert_eq!(advantages(whole), [2.75, 5.5, 11.0]);
+        // One turn alone is the episode.
+        let one = episode(&[-1.0, 4.0], 8.0);
+        let one = Record { turns: vec![(6, 11.0)], ..one };
+        assert_eq!(advantages(one), [2.75, 5.5, 11.0]);
+    }
 }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::reward::Scores;
-use crate::train::config::readers::{OF_TASK, Reader};
+use crate::train::config::readers::{OF_EPISODES, OF_TASK, Reader};
 use crate::train::config::{Drawn, KeepKey, PhasePlan, RunConfig};
 use crate::train::critic::CriticBatch;
-use crate::train::phase::advantages::{Advantages, rewarded, token_rewards};
+use crate::train::phase::advantages::{Advantages, move_to_turns, rewarded, token_rewards};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, refused};
 use crate::train::run::Run;
 use crate::train::run::memory_plan::Probe;
@@ -30,10 +30,11 @@ impl PhaseSpec for Collect {
     const STEPS: &'static str = "value.collect_steps";
     const READERS: &'static [&'static [Reader]] = &[
         OF_TASK,
+        OF_EPISODES,
         &[
             Reader::Prompts,
             Reader::Sample,
-            Reader::Episodes,
+            Reader::Turns,
             Reader::Judge,
             Reader::Keep,
             Reader::Divert,
@@ -154,7 +155,8 @@ impl<T: Float> Trainer<T> {
     fn critic_batch(&self, records: &[Record]) -> Result<CriticBatch> {
         let records = &rewarded(records);
         let scored = ScoredTokens::of(records);
-        let rewards = token_rewards(records, &scored);
+        let mut rewards = token_rewards(records, &scored);
+        move_to_turns(records, &scored, &mut rewards);
         let mut returns = vec![0f32; scored.len()];
         let args = DiscountedReturn {
             reward: (&rewards).into(),

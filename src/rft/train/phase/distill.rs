@@ -1,7 +1,7 @@
 //! The phase `distill`: the policy learns a teacher's distributions, on its own rollouts or on
 //! demonstrations.
 
-use crate::train::config::readers::{OF_TASK, Reader};
+use crate::train::config::readers::{OF_EPISODES, OF_TASK, Reader};
 use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
 use crate::train::phase::sft::{check_buffer_warmup, longest};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup};
@@ -29,12 +29,12 @@ impl PhaseSpec for Distill {
     const STEPS: &'static str = "rl.steps";
     const READERS: &'static [&'static [Reader]] = &[
         OF_TASK,
+        OF_EPISODES,
         &[
             Reader::Distill,
             Reader::Demos,
             Reader::Prompts,
             Reader::Sample,
-            Reader::Episodes,
             Reader::Update,
             Reader::MicroBatch,
             Reader::Backward,

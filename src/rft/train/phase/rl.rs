@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::reward::Scores;
-use crate::train::config::readers::{OF_TASK, Reader};
+use crate::train::config::readers::{OF_EPISODES, OF_TASK, Reader};
 use crate::train::config::{Drawn, RunConfig, SourceKey};
 use crate::train::infer::eval::Evaluation;
 use crate::train::phase::acts::groups;
@@ -24,6 +24,7 @@ use crate::train::update::reference::Reference;
 use crate::train::update::step::Objective;
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
+use gradus::ops::presets::Estimator;
 
 pub(crate) struct Rl;
 
@@ -32,11 +33,12 @@ impl PhaseSpec for Rl {
     const TRAINS: bool = true;
     const READERS: &'static [&'static [Reader]] = &[
         OF_TASK,
+        OF_EPISODES,
         &[
             Reader::Evaluate,
             Reader::Prompts,
             Reader::Sample,
-            Reader::Episodes,
+            Reader::Turns,
             Reader::Judge,
             Reader::Keep,
             Reader::Divert,
@@ -59,7 +61,9 @@ impl PhaseSpec for Rl {
 
     fn check(at: &Neighbors<'_>) -> Result<()> {
         let config = &at.plan().config;
-        check_dropout(config, &Recipe::of(config, 1.0)?)?;
+        let recipe = Recipe::of(config, 1.0)?;
+        check_dropout(config, &recipe)?;
+        config.check_credit(recipe.estimator == Estimator::Gae)?;
         check_warmup("rl.warmup_steps", config.rl.warmup_steps, config.rl.steps as u64)
     }
 

@@ -4,6 +4,7 @@ use crate::reward::verify::conclusion;
 use crate::text::Codec;
 use crate::train::config::readers::{OF_TASK, Reader};
 use crate::train::config::{DistillSource, Drawn, PhasePlan, RunConfig, SftConfig};
+use crate::train::env::Shown;
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup, warmed_up, warmup_steps};
 use crate::train::run::memory_plan::Probe;
 use crate::train::run::metrics::{Metric, Metrics};
@@ -216,20 +217,26 @@ impl<T: Float> Trainer<T> {
         chosen.iter().map(|&index| self.demonstration(&self.task.demo(index)?)).collect()
     }
 
-    /// The record of a demonstration.
+    /// The record of a demonstration. What is said to its answers is read and never learned.
     pub(super) fn demonstration(&self, demo: &Demo) -> Result<Record> {
-        let (codec, sft, mut record) = (self.task.codec(), &self.config.sft, Record::default());
-        let mut answer = codec.encode_rendered(&demo.answer)?;
-        let reasoning = match sft.reasoning_weight == 1.0 {
-            true => 0,
-            false => reasoning_tokens(codec, &demo.answer, &answer)?,
-        };
-        answer.extend(codec.stops().first());
+        let (codec, config, mut record) = (self.task.codec(), &self.config, Record::default());
         record.push(&self.task.encode(&demo.prompt)?, TokenClass::Prompt, &[]);
-        record.push(&answer[..reasoning], TokenClass::Reasoning, &[]);
-        record.push(&answer[reasoning..], TokenClass::Demo, &[]);
-        if sft.prompt_weight > 0.0 {
+        if config.sft.prompt_weight > 0.0 {
             record.learn_prompt();
+        }
+        let frame = self.world.as_ref().map(|world| world.frame.as_ref());
+        for piece in Shown::of(demo, codec, frame, &config.rl.stop)? {
+            match piece {
+                Shown::Said(ids) => record.push(&ids, TokenClass::Prompt, &[]),
+                Shown::Answer(text, ids) => {
+                    let reasoning = match config.sft.reasoning_weight == 1.0 {
+                        true => 0,
+                        false => reasoning_tokens(codec, text, &ids)?,
+                    };
+                    record.push(&ids[..reasoning], TokenClass::Reasoning, &[]);
+                    record.push(&ids[reasoning..], TokenClass::Demo, &[]);
+                }
+            }
         }
         Ok(record)
     }

@@ -11,9 +11,9 @@ use crate::data::{self, Dataset, Example, PromptFormat, PromptSource, Row};
 use crate::io::interrupt;
 use crate::reward::spec::gold_field;
 use crate::reward::{Reward, excerpt};
-use crate::text::{ChatOptions, ChatTemplate, Codec};
-use crate::train::config::{ChatSetting, DataConfig, DataFormat, RunConfig};
-use crate::train::env::{Environment, Frame, built_in};
+use crate::text::{ChatOptions, ChatTemplate, Codec, Exchange};
+use crate::train::config::{ChatSetting, DataConfig, DataFormat, HistoryKey, RunConfig};
+use crate::train::env::{Environment, Frame, ROUNDS, Shown, built_in};
 use crate::train::phase::scored::crosses;
 use crate::train::task::mixture::Mixture;
 use crate::train::task::{AnswerBounds, Demo, Prompt, ScoredAnswer, Task, last_content};
@@ -30,6 +30,10 @@ pub(crate) struct DataTask {
     reward: Arc<dyn Reward>,
     /// What answers between turns and reads rows too, if it is built in.
     environment: Option<Arc<dyn Environment>>,
+    /// How what is said between turns is written, where anything answers.
+    frame: Option<Frame>,
+    /// Texts that end an answer.
+    stop: Vec<String>,
     seed: u64,
     train: Vec<DataPrompt>,
     heldout: Vec<Prompt>,
@@ -49,6 +53,7 @@ pub(crate) struct DataTask {
 pub(super) struct DataPrompt {
     pub prompt: Prompt,
     demo: Option<String>,
+    then: Vec<Exchange>,
 }
 
 /// How a conversation becomes a prompt.
@@ -136,11 +141,17 @@ impl DataTask {
         notes: &mut Vec<String>,
     ) -> Result<DataTask> {
         let data = &config.data;
+        let as_sampled = config.env.history == HistoryKey::AsSampled;
+        // In rounds nothing is said to the policy.
+        let answers = !config.env.kind.is_empty() && config.env.kind != ROUNDS;
+        let frame = answers.then(|| writer.frame(as_sampled)).transpose()?;
         let mut task = DataTask {
             codec,
             writer,
             reward,
-            environment: built_in(&config.env.kind),
+            environment: built_in(&config.env),
+            frame,
+            stop: config.rl.stop.clone(),
             seed: config.seed,
             train: Vec::new(),
             heldout: Vec::new(),
@@ -210,7 +221,7 @@ impl DataTask {
         let all = rows.examples(&writer.format, writer.template.as_ref())?;
         for (row, example) in all.into_iter().enumerate() {
             interrupt::check()?;
-            let Example { prompt: text, rendered, question, demo, mut fields } = example;
+            let Example { prompt: text, rendered, question, demo, then, mut fields } = example;
             self.golds
                 .place(&mut fields)
                 .map_err(|reason| Error::format(path, format!("row {row}: {reason}")))?;
@@ -225,7 +236,7 @@ impl DataTask {
             if let Some(environment) = &self.environment {
                 unfit.check(row, "env.kind", environment.check_row(&prompt.fields));
             }
-            examples.push(DataPrompt { prompt, demo });
+            examples.push(DataPrompt { prompt, demo, then });
         }
         unfit.refuse(path)?;
         if dropped > 0 {
@@ -239,9 +250,24 @@ impl DataTask {
 
     /// Tokens of the longest answer to learn from, its end included; none where no row has one.
     fn longest_answer(&self) -> Result<Option<usize>> {
-        let demos = self.train.iter().filter_map(|asked| asked.demo.as_deref());
-        let lengths = demos.map(|demo| Ok(self.codec.encode_rendered(demo)?.len() + 1));
+        let answers = self.train.iter().flat_map(|asked| {
+            let then = asked.then.iter().map(|exchange| exchange.answer.as_str());
+            asked.demo.as_deref().into_iter().chain(then)
+        });
+        let lengths = answers.map(|answer| Ok(self.codec.encode_rendered(answer)?.len() + 1));
         Ok(lengths.collect::<Result<Vec<usize>>>()?.into_iter().max())
+    }
+
+    /// The demonstration of an example.
+    fn shown(&self, example: &DataPrompt) -> Result<Demo> {
+        let DataPrompt { prompt, demo, then } = example;
+        let answer = demo.clone().ok_or_else(|| unanswered(1, 1, example))?;
+        if self.frame.is_none() && !then.is_empty() {
+            let reason = "`completion` holds an episode, and nothing is said in one without an env.kind \
+                          other than rounds";
+            return Err(unfit_for("env.kind", prompt, reason));
+        }
+        Ok(Demo { prompt: prompt.clone(), answer, then: then.clone() })
     }
 
     /// Number `index` of an endless stream of examples.
@@ -282,11 +308,12 @@ fn scored(prompt: &Prompt) -> Result<Vec<ScoredAnswer>> {
 }
 
 fn unfit(prompt: &Prompt, reason: &str) -> Error {
+    unfit_for("data.path", prompt, reason)
+}
+
+fn unfit_for(key: &str, prompt: &Prompt, reason: &str) -> Error {
     let shown: String = prompt.text.chars().take(60).collect();
-    Error::config(
-        "data.path",
-        format!("the row of the prompt `{}`: {reason}", shown.escape_debug()),
-    )
+    Error::config(key, format!("the row of the prompt `{}`: {reason}", shown.escape_debug()))
 }
 
 impl Task for DataTask {
@@ -299,11 +326,7 @@ impl Task for DataTask {
     }
 
     fn demo(&self, index: u64) -> Result<Demo> {
-        let example = self.example(index);
-        match &example.demo {
-            Some(answer) => Ok(Demo { prompt: example.prompt.clone(), answer: answer.clone() }),
-            None => Err(unanswered(1, 1, example)),
-        }
+        self.shown(self.example(index))
     }
 
     fn train_demo(&self, index: u64) -> Result<Demo> {
@@ -320,9 +343,11 @@ impl Task for DataTask {
             return Err(unanswered(1 + missing.count(), self.train.len(), first));
         }
         let mut longest = 0;
-        for DataPrompt { prompt, demo } in &self.train {
-            let answer = self.codec.encode_rendered(demo.as_deref().unwrap_or_default())?;
-            longest = longest.max(self.encode(prompt)?.len() + answer.len() + 1);
+        for example in &self.train {
+            let demo = self.shown(example)?;
+            let pieces = Shown::of(&demo, self.codec(), self.frame.as_ref(), &self.stop)?;
+            let behind: usize = pieces.iter().map(|piece| piece.ids().len()).sum();
+            longest = longest.max(self.encode(&demo.prompt)?.len() + behind);
         }
         Ok(longest)
     }
@@ -385,7 +410,7 @@ fn unanswered(missing: usize, of: usize, first: &DataPrompt) -> Error {
     let given = first.prompt.fields.get("completion").filter(|value| !value.is_null());
     let odd = given.map_or(String::new(), |value| {
         let got = excerpt(&value.to_string());
-        format!("; the first of them has `completion` {got}, expected a text or messages")
+        format!("; the first of them has `completion` {got}, expected a text or messages, the assistant's in turn")
     });
     let reason = format!(
         "`sft`, `distill` and `rl.divert` need an answer in every row, as `completion` or as the last \

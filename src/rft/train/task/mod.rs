@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::reward::{Reward, RewardInput, Right};
-use crate::text::Codec;
+use crate::text::{Codec, Exchange};
 use gradus::error::{Error, Result};
 use gradus::rng::{Purpose, Rng};
 
@@ -89,6 +89,8 @@ pub struct Demo {
     pub prompt: Prompt,
     /// An answer the verifier accepts.
     pub answer: String,
+    /// How it goes on, where it is an episode of several turns.
+    pub then: Vec<Exchange>,
 }
 
 /// An answer that a row already has.
@@ -266,7 +268,7 @@ impl Countdown {
             if self.targets.contains(&value) {
                 let digits: String = digits.iter().map(|d| d.to_string()).collect();
                 let prompt = Prompt::plain(format!("{digits}={value}:"));
-                return Demo { prompt, answer };
+                return Demo { prompt, answer, then: Vec::new() };
             }
         }
     }

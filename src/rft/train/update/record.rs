@@ -71,6 +71,9 @@ pub struct Record {
     pub selected: Vec<u8>,
     /// Sequence reward; NaN if the reward function abstained or failed.
     pub reward: f32,
+    /// The part of it that each turn of an episode has: the number of ids when the turn's answer ended, and its
+    /// reward. Empty where the reward is that of the whole sequence.
+    pub turns: Vec<(usize, f32)>,
     /// Index of the prompt's group in the batch.
     pub group: u32,
     /// Whether the sequence ended by itself.
@@ -104,7 +107,8 @@ impl Record {
 
     /// Makes the prompt a part of what is learned.
     pub(crate) fn learn_prompt(&mut self) {
-        let prompt = self.class.iter_mut().filter(|class| **class == TokenClass::Prompt);
+        // What is said later in an episode is the world's.
+        let prompt = self.class.iter_mut().take_while(|class| **class == TokenClass::Prompt);
         prompt.for_each(|class| *class = TokenClass::Context);
     }
 

@@ -47,6 +47,21 @@ pub const PAPERS: &[Paper] = &[
         )],
     },
     Paper {
+        recipe: "ask",
+        phases: &[phase(
+            "rl",
+            Learns::Tokens("reft", Advantage::Gae(0.95), (0.0, 0.0), 0.0),
+            RL_RATE,
+            &[
+                ("env.kind", "'ask'"),
+                ("env.credit", "'turn'"),
+                ("env.question_cost", "0.1"),
+                ("rl.beta", "0.0"),
+                ("value.gamma", "1.0"),
+            ],
+        )],
+    },
+    Paper {
         recipe: "ats",
         phases: &[
             phase(

@@ -28,6 +28,36 @@ pub const PAPERS: &[Paper] = &[
         ],
     },
     Paper {
+        recipe: "love",
+        phases: &[
+            phase("sft", Learns::Texts, SFT_RATE, &[("sft.epochs", "1")]),
+            phase(
+                "rl",
+                Learns::Tokens("reft", Advantage::Gae(0.95), (0.0, 0.0), 0.0),
+                RL_RATE,
+                &[("env.kind", "'zoom'"), ("env.credit", "'turn'"), ("value.gamma", "1.0")],
+            ),
+        ],
+    },
+    Paper {
+        recipe: "motif",
+        phases: &[phase(
+            "rl",
+            grpo("grpo", 0.0),
+            5e-6,
+            &[
+                ("env.kind", "'rounds'"),
+                ("env.max_turns", "3"),
+                ("env.continuations", "4"),
+                ("quantize.type", "'nf4'"),
+                ("rl.group", "8"),
+                ("rl.beta2", "0.99"),
+                ("rl.weight_decay", "0.1"),
+                ("rl.grad_clip", "0.1"),
+            ],
+        )],
+    },
+    Paper {
         recipe: "msrl",
         phases: &[
             phase("sft", Learns::Texts, SFT_RATE, &[("sft.epochs", "1")]),
@@ -75,6 +105,20 @@ pub const PAPERS: &[Paper] = &[
             Learns::Completions("prdp", 0.1),
             RL_RATE,
             &[("rl.updates_per_batch", "10"), ("rl.clip_high", "0.2"), ("rl.group", "8")],
+        )],
+    },
+    Paper {
+        recipe: "proactive",
+        phases: &[phase(
+            "rl",
+            grpo("grpo", 0.0),
+            RL_RATE,
+            &[
+                ("env.kind", "'ask'"),
+                ("env.credit", "'episode'"),
+                ("env.question_cost", "0.05"),
+                ("env.question_value", "0.2"),
+            ],
         )],
     },
     Paper {
@@ -397,6 +441,30 @@ pub const PAPERS: &[Paper] = &[
             RL_RATE,
             &[("rl.group", "8"), ("reward.functions", "['detect', 'format']")],
         )],
+    },
+    Paper {
+        recipe: "vla_rl",
+        phases: &[
+            phase("collect", Learns::Nothing, 0.0, &[("env.kind", "'grid'")]),
+            phase("value_fit", Learns::Returns, 0.0, &[("value.fit_steps", "5")]),
+            phase(
+                "rl",
+                Learns::Tokens("reft", Advantage::Walk(0.99, 0.95), (0.0, 0.0), 0.0),
+                RL_RATE,
+                &[
+                    ("env.kind", "'grid'"),
+                    ("env.credit", "'turn'"),
+                    ("rl.temperature", "1.5"),
+                    ("rl.clip_high", "0.2"),
+                    ("rl.clip_low", "0.2"),
+                    ("rl.grad_clip", "1.0"),
+                    ("value.gamma", "0.99"),
+                    ("value.clip", "0.2"),
+                    ("value.coef", "0.0"),
+                    ("value.whiten", "false"),
+                ],
+            ),
+        ],
     },
     Paper {
         recipe: "wsrl",
