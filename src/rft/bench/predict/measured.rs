@@ -247,6 +247,15 @@ fn constants_that_fit() {
     println!("{:#?}", descend(&chosen, &recorded)[1]);
 }
 
+/// What the table of before says of a row whose kernels are still the same.
+fn kept<'a>(table: &'a Value, row: &Measured) -> Option<&'a Value> {
+    let mut its = table["rows"].as_array().into_iter().flatten();
+    let old =
+        its.find(|r| r["gpu"] == row.gpu && r["row"] == row.name && r["measured_us"] == row.us)?;
+    let mut kernels = old["kernels"].as_object().into_iter().flatten();
+    kernels.all(|(kernel, its)| *its == hash(kernel)).then_some(old)
+}
+
 /// Writes the table, likewise. `GRADUS_ROWS` has texts between `|`: rows whose names contain none of them, and for
 /// which there is no time, stay as they are if their kernels have.
 #[test]
@@ -257,13 +266,6 @@ fn predictions_of_all_rows() {
     let texts = std::env::var("GRADUS_ROWS").unwrap_or_default();
     let chosen = |r: &&Measured| texts.split('|').any(|text| r.name.contains(text));
     let old = read("predicted.json");
-    let kept = |row: &Measured| {
-        let mut its = old["rows"].as_array().into_iter().flatten();
-        let old = its
-            .find(|r| r["gpu"] == row.gpu && r["row"] == row.name && r["measured_us"] == row.us)?;
-        let mut kernels = old["kernels"].as_object().into_iter().flatten();
-        kernels.all(|(kernel, its)| *its == hash(kernel)).then_some(old)
-    };
     let comparable = rows.iter().filter(|r| outdated(r).is_none() && chosen(r));
     let wanted: BTreeSet<&str> = comparable.map(|r| r.name.as_str()).collect();
     let minutes = std::env::var("GRADUS_MINUTES").map_or(60, |n| n.parse().unwrap());
@@ -272,7 +274,7 @@ fn predictions_of_all_rows() {
     let measured = measured_kernels();
     let (mut table, mut left_out) = (Vec::new(), Vec::new());
     for row in &rows {
-        if let Some(old) = kept(row).filter(|_| !recorded.contains_key(&row.name)) {
+        if let Some(old) = kept(&old, row).filter(|_| !recorded.contains_key(&row.name)) {
             table.push(old.clone());
             continue;
         }
