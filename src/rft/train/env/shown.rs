@@ -50,6 +50,7 @@ impl Shown<'_> {
     }
 
     /// The ids.
+    #[cfg(feature = "hf")]
     pub fn ids(&self) -> &[i32] {
         match self {
             Shown::Answer(_, ids) | Shown::Said(ids) => ids,
