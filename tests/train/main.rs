@@ -17,7 +17,6 @@ mod episodes;
 mod golden;
 mod kept;
 mod learning;
-mod longest;
 mod memory;
 mod model;
 mod objective;
