@@ -9,10 +9,10 @@ use gradus_rft::toy::{ToyOptions, toy};
 use gradus_rft::train::env::{Environment, Reply, Start, Turn};
 use gradus_rft::train::metrics::Metrics;
 use gradus_rft::train::record::{Record, TokenClass};
-use gradus_rft::train::{MemoryPlan, Resume, RunConfig, Trainer, train};
+use gradus_rft::train::{MemoryPlan, RunConfig, Trainer};
 
 use super::objective::value;
-use super::resumed::{checkpoints, cut, end};
+use super::resumed::resumes_alike;
 use crate::common::devices::{emulated, executors};
 use crate::common::{bits, in_pool};
 
@@ -393,20 +393,9 @@ fn a_run_resumes_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let data = rows(folder.path(), "grid");
     let keys = ["env.kind=grid", "env.max_turns=3", "checkpoint.every=1", "checkpoint.keep=100"];
-    let mut config = config(&data, &keys);
-    config.out = folder.path().join("runs").display().to_string();
-    train(config.clone(), &Resume::No).unwrap();
-    let whole = folder.path().join("runs/latest").canonicalize().unwrap();
-    let want = end(&whole);
-    assert!(want.1.iter().any(|row| row["episodes/turns"].as_f64() > Some(1.0)), "{:?}", want.1);
-    let all = checkpoints(&whole);
-    assert!(all.len() >= 3, "{all:?}");
-    for (i, checkpoint) in all.iter().enumerate() {
-        let to = folder.path().join(format!("cut-{i}"));
-        cut(&whole, checkpoint, &to);
-        train(config.clone(), &Resume::From(to.clone())).unwrap();
-        assert!(end(&to) == want, "cut at {}", checkpoint.display());
-    }
+    let (metrics, checkpoints) = resumes_alike(config(&data, &keys), folder.path());
+    assert!(metrics.iter().any(|row| row["episodes/turns"].as_f64() > Some(1.0)), "{metrics:?}");
+    assert!(checkpoints >= 3, "{checkpoints}");
 }
 
 /// The plan counts the longest episode, and a device that has no more than that is enough.

@@ -48,7 +48,7 @@ fn config(name: &str, folder: &Path) -> RunConfig {
 }
 
 /// The folders of a run's checkpoints, oldest first.
-pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
     let mut all: Vec<PathBuf> = all.filter(|path| path.is_dir()).collect();
     all.sort();
@@ -56,7 +56,7 @@ pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
 }
 
 /// What a run was when `last` was saved: as a kill leaves it, its metrics may be further.
-pub(crate) fn cut(run: &Path, last: &Path, to: &Path) {
+fn cut(run: &Path, last: &Path, to: &Path) {
     fs::create_dir_all(to.join("checkpoints")).unwrap();
     for entry in fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_file() {
@@ -72,8 +72,27 @@ pub(crate) fn cut(run: &Path, last: &Path, to: &Path) {
     fs::write(to.join("checkpoints/LATEST"), name).unwrap();
 }
 
+/// Runs `config` and, from behind each checkpoint, what a kill would have left of it: all come to the same end. The
+/// metrics of that end, and how many checkpoints there were.
+pub(crate) fn resumes_alike(
+    mut config: RunConfig,
+    folder: &Path,
+) -> (Vec<serde_json::Value>, usize) {
+    config.out = folder.join("runs").display().to_string();
+    train(config.clone(), &Resume::No).unwrap();
+    let whole = folder.join("runs/latest").canonicalize().unwrap();
+    let (want, all) = (end(&whole), checkpoints(&whole));
+    for (i, checkpoint) in all.iter().enumerate() {
+        let to = folder.join(format!("cut-{i}"));
+        cut(&whole, checkpoint, &to);
+        train(config.clone(), &Resume::From(to.clone())).unwrap();
+        assert!(end(&to) == want, "cut at {}", checkpoint.display());
+    }
+    (want.1, all.len())
+}
+
 /// The state at the end, and the metrics without their times.
-pub(crate) fn end(run: &Path) -> (Checkpoint, Vec<serde_json::Value>) {
+fn end(run: &Path) -> (Checkpoint, Vec<serde_json::Value>) {
     let mut last = load_latest(&run.join("checkpoints")).unwrap().0.unwrap();
     last.meta = serde_json::Value::Null;
     let rows = fs::read_to_string(run.join("metrics.jsonl")).unwrap();

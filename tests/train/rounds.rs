@@ -6,10 +6,10 @@ use gradus::Device;
 use gradus::device::KernelSet;
 use gradus_rft::reward::{Outcome, Reward, RewardInput, RewardOutcome};
 use gradus_rft::train::record::Record;
-use gradus_rft::train::{MemoryPlan, Resume, RunConfig, Trainer, train};
+use gradus_rft::train::{MemoryPlan, RunConfig, Trainer};
 
 use super::env::{Outcome as Steps, config, rows};
-use super::resumed::{checkpoints, cut, end};
+use super::resumed::resumes_alike;
 use crate::common::devices::{emulated, executors};
 use crate::common::in_pool;
 
@@ -129,18 +129,9 @@ fn rounds_resume_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let data = rows(folder.path(), "fold");
     let keys = [&THREE[..], &["checkpoint.every=1", "checkpoint.keep=100"]].concat();
-    let mut config = run(&data, &keys);
-    config.out = folder.path().join("runs").display().to_string();
-    train(config.clone(), &Resume::No).unwrap();
-    let whole = folder.path().join("runs/latest").canonicalize().unwrap();
-    let want = end(&whole);
-    assert!(want.1.iter().any(|row| row["reward_std"].as_f64() > Some(0.0)), "{:?}", want.1);
-    for (i, checkpoint) in checkpoints(&whole).iter().enumerate() {
-        let to = folder.path().join(format!("cut-{i}"));
-        cut(&whole, checkpoint, &to);
-        train(config.clone(), &Resume::From(to.clone())).unwrap();
-        assert!(end(&to) == want, "cut at {}", checkpoint.display());
-    }
+    let (metrics, checkpoints) = resumes_alike(run(&data, &keys), folder.path());
+    assert!(metrics.iter().any(|row| row["reward_std"].as_f64() > Some(0.0)), "{metrics:?}");
+    assert!(checkpoints > 0);
 }
 
 /// The plan counts the contexts of later rounds, and a device that has no more than that is enough.
