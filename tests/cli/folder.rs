@@ -392,6 +392,8 @@ fn what_is_exported_scores_what_the_run_scored() {
         ("qwen3", "sft,rl", false, true),
         ("qwen2", "rl,quantize", true, true),
         ("llama", "quantize,sft", true, false),
+        ("qwen2_5_vl", "sft,rl", false, true),
+        ("qwen2_5_vl-flat", "sft,quantize,rl", true, true),
     ] {
         let rows = Rows::new();
         fs::write(rows.folder.path().join("even.py"), program).unwrap();

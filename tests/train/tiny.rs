@@ -20,6 +20,7 @@ pub fn shape(hidden: usize, vocab: usize, max_positions: usize) -> ModelConfig {
         qkv_bias: false,
         qk_norm: false,
         tie_embeddings: false,
+        language_part: false,
     }
 }
 

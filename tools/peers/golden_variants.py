@@ -1,6 +1,6 @@
 """Golden models beyond the plain ones, from transformers and PEFT.
 
-    python golden_variants.py tests/golden/models [sharded | patterns | tied ...]
+    python golden_variants.py tests/golden/models [sharded | patterns | tied | pictures ...]
 
 * llama3-sharded: Llama 3's rope scaling, tied head, bf16 in three shards, config.json as transformers 4
   spelled it.
@@ -8,6 +8,9 @@
   expression, and a whole copy of the head.
 * llama3-sharded/adapter-{embed,head,both}: adapters of a model with a tied head that hold the embedding, the
   head, or each of them whole. PEFT keeps the head that the adapter does not hold, and unties it on merging.
+* qwen2_5_vl: Qwen2.5-VL with a small tower, logits of text alone, and an adapter of its language part.
+* qwen2_5_vl-flat: the same model as transformers 4 spelled it: settings of the language part in the file
+  itself, `visual.` and `model.layers.` for names.
 """
 
 import json
@@ -18,7 +21,13 @@ import sys
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 root = pathlib.Path(sys.argv[1])
 
@@ -113,6 +122,71 @@ def tied():
         print(f"merged {off:.1e} apart, the head is the base's: {merged.lm_head.weight.equal(load().lm_head.weight)}")
 
 
-for make in [sharded, patterns, tied]:
+def pictures():
+    folder, flat = root / "qwen2_5_vl", root / "qwen2_5_vl-flat"
+    for path in (folder, flat):
+        shutil.rmtree(path, ignore_errors=True)
+    rope = {"rope_type": "default", "rope_theta": 5000.0, "mrope_section": [2, 3, 3]}
+    text = dict(
+        vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-6, initializer_range=0.2,
+        rope_parameters=rope, bos_token_id=1, eos_token_id=2,
+    )
+    tower = dict(
+        depth=1, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, out_hidden_size=64, window_size=16,
+        fullatt_block_indexes=[0],
+    )
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=tower, image_token_id=250, video_token_id=251, vision_start_token_id=252,
+        vision_end_token_id=253, tie_word_embeddings=False,
+    )
+    torch.manual_seed(7)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("_proj.bias"):
+                p.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    ids = torch.randint(250, (2, 24), generator=torch.Generator().manual_seed(8))
+    logits(model, ids, folder / "golden_logits.safetensors", "transformers, text alone")
+    spelled_flat(folder, flat)
+    again = Qwen2_5_VLForConditionalGeneration.from_pretrained(flat, dtype=torch.float32)
+    with torch.no_grad():
+        assert again.eval()(ids).logits.equal(model(ids).logits), "transformers reads both alike"
+    adapter = folder / "adapter"
+    targets = r"model\.language_model\..*\.(q_proj|v_proj|down_proj)"
+    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, p in peft.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.1)
+    peft.save_pretrained(adapter)
+    (adapter / "README.md").unlink(missing_ok=True)
+    stored = json.loads((adapter / "adapter_config.json").read_text())
+    stored["base_model_name_or_path"] = None
+    (adapter / "adapter_config.json").write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    logits(peft, ids, adapter / "golden_logits.safetensors", "peft")
+
+
+def spelled_flat(folder, flat):
+    """The folder as it would be on the hub."""
+    flat.mkdir()
+    stored = json.loads((folder / "config.json").read_text())
+    text = stored.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text |= {"rope_theta": rope["rope_theta"], "use_sliding_window": False}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    for key in ("layer_types", "model_type", "dtype"):
+        text.pop(key, None)
+    stored["vision_config"].pop("rope_parameters", None)
+    stored["torch_dtype"] = stored.pop("dtype")
+    (flat / "config.json").write_text(json.dumps(text | stored, indent=2, sort_keys=True) + "\n")
+    old = lambda name: name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+    weights = load_file(folder / "model.safetensors")
+    save_file({old(name): w for name, w in weights.items()}, flat / "model.safetensors", {"format": "pt"})
+    shutil.copy(folder / "generation_config.json", flat)
+
+
+for make in [sharded, patterns, tied, pictures]:
     if make.__name__ in sys.argv[2:] or not sys.argv[2:]:
         make()

@@ -2,7 +2,7 @@
 //! parameter at a time is held beside the decoder.
 
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{Decoder, HEAD};
 use crate::model::layer::Layer;
 use crate::model::linear::{Linear, Weight};
 use crate::model::params::{ParamId, Parameters};
@@ -66,16 +66,15 @@ impl<T: Float> Decoder<T> {
         let mut build = Builder { device: &device, params: Parameters::new(&device), source };
         let (embed_std, shape) = (deviation(config.hidden), [config.vocab, config.hidden]);
         let start = Start::Normal(embed_std);
-        let embed = build.parameter("model.embed_tokens.weight".into(), &shape, start)?;
+        let embed = build.parameter(config.full_name("embed_tokens.weight"), &shape, start)?;
         let layers =
             (0..config.layers).map(|l| build.layer(config, l)).collect::<Result<Vec<_>>>()?;
-        let norm = build.parameter("model.norm.weight".into(), &[config.hidden], Start::Ones)?;
+        let norm = build.norm(config.full_name("norm"), config.hidden)?;
         let (n, k) = (config.vocab, config.hidden);
         let (name, weight) = match config.tie_embeddings {
-            true => ("model.embed_tokens", Weight::Dense(embed)),
-            false => ("lm_head", build.weight("lm_head.weight".into(), [n, k], start, false)?),
+            true => (config.full_name("embed_tokens"), Weight::Dense(embed)),
+            false => ("lm_head".into(), build.weight(HEAD.into(), [n, k], start, false)?),
         };
-        let name = name.to_string();
         let head = Linear { name, n, k, weight, bias: None, lora: None, keep_dense: true };
         let rope = RopeTable::new(
             &device,
@@ -138,7 +137,7 @@ impl<T: Float, S: WeightSource> Builder<'_, T, S> {
         let (q, kv) = (config.q_dim(), config.kv_dim());
         // GPT-2's rule (Radford et al. 2019 §2.3) for what writes to the residual stream.
         let residual = 1.0 / (2.0 * config.layers as f64).sqrt();
-        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let name = |part: &str| config.full_name(&format!("layers.{index}.{part}"));
         let attn = |part: &str| name(&format!("self_attn.{part}"));
         let mlp = |part: &str| name(&format!("mlp.{part}"));
         let norm1 = self.norm(name("input_layernorm"), h)?;

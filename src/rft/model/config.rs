@@ -35,6 +35,9 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// The head shares the embedding's matrix.
     pub tie_embeddings: bool,
+    /// The decoder is the language part of a model that also reads pictures (Qwen2.5-VL), whose
+    /// weights are called `model.language_model.…`.
+    pub language_part: bool,
 }
 
 impl ModelConfig {
@@ -71,6 +74,14 @@ impl ModelConfig {
             }
         }
         Ok(())
+    }
+
+    /// The full name of what a Llama calls `model.{name}`, such as `layers.0.mlp.up_proj`.
+    pub fn full_name(&self, name: &str) -> String {
+        match self.language_part {
+            true => format!("model.language_model.{name}"),
+            false => format!("model.{name}"),
+        }
     }
 
     /// Number of its parameters, without biases and norms of heads.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::io::json;
-use crate::model::LoraOptions;
+use crate::model::{LoraOptions, ModelConfig};
 use crate::pretrained::config::Fields;
 use crate::pretrained::pattern::Pattern;
 use gradus::error::{Error, Result};
@@ -61,12 +61,17 @@ const VARIANTS: [(&str, &str); 12] = [
 ];
 
 impl AdapterConfig {
-    /// The configuration of adapters that [`crate::model::Decoder::attach_lora`] attaches to a model
+    /// The configuration of adapters that [`crate::model::Decoder::attach_lora`] attaches to `model`
     /// from `base`, with every field PEFT writes.
-    pub fn new(options: &LoraOptions, base: &str) -> Result<AdapterConfig> {
-        let targets: Value = match options.targets.as_str() {
-            "all-linear" => crate::model::LINEAR_NAMES.as_slice().into(),
-            list => list.split(',').map(str::trim).collect::<Vec<_>>().into(),
+    pub fn new(options: &LoraOptions, model: &ModelConfig, base: &str) -> Result<AdapterConfig> {
+        let names = match options.targets.as_str() {
+            "all-linear" => crate::model::LINEAR_NAMES.to_vec(),
+            list => list.split(',').map(str::trim).collect(),
+        };
+        // The tower of a model of pictures has maps of the same names.
+        let targets = match model.language_part {
+            true => json!(format!(r"model\.language_model\..*\.({})", names.join("|"))),
+            false => json!(names),
         };
         let raw = json!({
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,

@@ -60,7 +60,7 @@ impl Pretrained {
                 true => done.kept += 1,
                 false => done.changed += 1,
             }
-            writer.put(name, data)?;
+            writer.put(self.files.name_in_file(name), data)?;
             on_tensor(i + 1, names.len());
         }
         let mut config = self.config.raw.clone();
@@ -147,6 +147,7 @@ fn add(sum: &mut UpdateSparsity, part: &UpdateSparsity) {
 fn kind(name: &str) -> String {
     let name = name.strip_suffix(".weight").unwrap_or(name);
     let name = name.strip_prefix("model.").unwrap_or(name);
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
     match name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
         Some((_, inner)) => inner.into(),
         None => name.into(),

@@ -23,6 +23,9 @@ pub struct HfConfig {
     pub quantized: bool,
     /// Ids that end a sequence, of both files.
     pub eos: Vec<i32>,
+    /// Ids that stand for pictures and films, where the model reads them. Its language part, which is
+    /// all that is computed here, does not.
+    pub pictures: Vec<i32>,
     /// The file itself, for a folder that is written from this one.
     pub raw: Map<String, Value>,
 }
@@ -32,13 +35,15 @@ impl HfConfig {
     ///
     /// # Errors
     /// `Io`; `Format` for a missing or wrong field, an architecture other than Llama, Mistral,
-    /// Qwen2 or Qwen3, and every setting of these that changes the computation and is not
-    /// supported.
+    /// Qwen2, Qwen3 or Qwen2.5-VL (of which the language part is meant), and every setting of these
+    /// that changes the computation and is not supported.
     pub fn load(folder: &Path) -> Result<HfConfig> {
         let path = folder.join("config.json");
         let file = Fields { raw: json::read_object(&path)?, path };
         let generation = folder.join("generation_config.json");
-        let mut eos = ids(&file, "eos_token_id")?;
+        let language = language_part(&file)?;
+        let part = language.as_ref().unwrap_or(&file);
+        let mut eos = ids(part, "eos_token_id")?;
         if generation.exists() {
             let file = Fields { raw: json::read_object(&generation)?, path: generation };
             eos.extend(ids(&file, "eos_token_id")?);
@@ -46,9 +51,13 @@ impl HfConfig {
         // Each once, in the order of the files, which may hold millions.
         let mut seen = HashSet::new();
         eos.retain(|&id| seen.insert(id));
-        let model = model_config(&file)?;
-        let (dtype, quantized) = (dtype(&file)?, quantized(&file)?);
-        Ok(HfConfig { model, dtype, quantized, eos, raw: file.raw })
+        let mut pictures = Vec::new();
+        if language.is_some() {
+            pictures = [ids(&file, "image_token_id")?, ids(&file, "video_token_id")?].concat();
+        }
+        let model = model_config(part)?;
+        let (dtype, quantized) = (dtype(part)?, quantized(&file)?);
+        Ok(HfConfig { model, dtype, quantized, eos, pictures, raw: file.raw })
     }
 }
 
@@ -103,14 +112,41 @@ enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    /// The language part of Qwen2.5-VL.
+    Qwen25Vl,
 }
 
-const FAMILIES: [(&str, Family); 4] = [
+const FAMILIES: [(&str, Family); 5] = [
     ("llama", Family::Llama),
     ("mistral", Family::Mistral),
     ("qwen2", Family::Qwen2),
     ("qwen3", Family::Qwen3),
+    ("qwen2_5_vl", Family::Qwen25Vl),
 ];
+
+/// The settings of the language part of a model of pictures: `text_config` (transformers 5), or the file
+/// itself (transformers 4). Settings that a file has once for both parts belong to it, too.
+fn language_part(file: &Fields) -> Result<Option<Fields>> {
+    const NAME: &str = "qwen2_5_vl";
+    if file.get::<String>("model_type")?.as_deref() != Some(NAME) {
+        return Ok(None);
+    }
+    let mut raw = match file.raw.get("text_config") {
+        None | Some(Value::Null) => file.raw.clone(),
+        Some(Value::Object(fields)) => fields.clone(),
+        Some(_) => return file.refuse("`text_config` is not an object"),
+    };
+    for name in ["tie_word_embeddings", "dtype", "torch_dtype", "eos_token_id"] {
+        let (own, whole) = (raw.get(name), file.raw.get(name).filter(|v| !v.is_null()));
+        let Some(whole) = whole else { continue };
+        if name == "tie_word_embeddings" && own.is_some_and(|own| own != whole) {
+            return file.refuse(format!("`{name}` = {whole}, and not so in `text_config`"));
+        }
+        raw.insert(name.into(), whole.clone());
+    }
+    raw.insert("model_type".into(), NAME.into());
+    Ok(Some(Fields { raw, path: file.path.clone() }))
+}
 
 fn model_config(file: &Fields) -> Result<ModelConfig> {
     let name: String = file.need("model_type")?;
@@ -119,8 +155,9 @@ fn model_config(file: &Fields) -> Result<ModelConfig> {
         return file.refuse(format!("`model_type` = `{name}` is not one of {known}"));
     };
     refuse_unsupported(file, family)?;
+    let language = family == Family::Qwen25Vl;
     let (hidden, heads) = (file.need("hidden_size")?, file.need("num_attention_heads")?);
-    let (rope_theta, rope_scaling) = rope(file)?;
+    let (rope_theta, rope_scaling) = rope(file, family)?;
     let model = ModelConfig {
         vocab: file.need("vocab_size")?,
         hidden,
@@ -129,13 +166,14 @@ fn model_config(file: &Fields) -> Result<ModelConfig> {
         kv_heads: kv_heads(file, family, heads)?,
         head_dim: head_dim(file, family, hidden, heads)?,
         ffn: file.need("intermediate_size")?,
-        norm_eps: file.or("rms_norm_eps", 1e-6)?,
+        norm_eps: file.or("rms_norm_eps", if language { 1e-5 } else { 1e-6 })?,
         rope_theta,
         rope_scaling,
         max_positions: file.need("max_position_embeddings")?,
-        qkv_bias: family == Family::Qwen2,
+        qkv_bias: language || family == Family::Qwen2,
         qk_norm: family == Family::Qwen3,
         tie_embeddings: file.or("tie_word_embeddings", false)?,
+        language_part: language,
     };
     model.validate().map_err(|e| Error::format(&file.path, e.to_string()))?;
     Ok(model)
@@ -145,7 +183,7 @@ fn model_config(file: &Fields) -> Result<ModelConfig> {
 /// back to, null as many as there are heads.
 fn kv_heads(file: &Fields, family: Family, heads: usize) -> Result<usize> {
     match (file.raw.contains_key("num_key_value_heads"), family) {
-        (false, Family::Mistral) => Ok(8),
+        (false, Family::Mistral | Family::Qwen25Vl) => Ok(8),
         (false, Family::Qwen2 | Family::Qwen3) => Ok(32),
         (false, Family::Llama) => Ok(heads),
         (true, _) => file.or("num_key_value_heads", heads),
@@ -180,7 +218,7 @@ fn refuse_unsupported(file: &Fields, family: Family) -> Result<()> {
         // behind a switch.
         Family::Mistral => file.raw.get("sliding_window").is_none_or(|w| !w.is_null()),
         Family::Llama => file.raw.get("sliding_window").is_some_and(|w| !w.is_null()),
-        Family::Qwen2 | Family::Qwen3 => file.or("use_sliding_window", false)?,
+        Family::Qwen2 | Family::Qwen3 | Family::Qwen25Vl => file.or("use_sliding_window", false)?,
     };
     if slides {
         let reason =
@@ -197,14 +235,15 @@ fn refuse_unsupported(file: &Fields, family: Family) -> Result<()> {
 
 /// Base and scaling of the rotary frequencies: `rope_parameters` (transformers 5), or `rope_theta`
 /// beside `rope_scaling` (transformers 4), which is the one that counts where a file has both.
-fn rope(file: &Fields) -> Result<(f64, RopeScaling)> {
-    let default = file.or("rope_theta", 10_000.0)?;
+fn rope(file: &Fields, family: Family) -> Result<(f64, RopeScaling)> {
+    let language = family == Family::Qwen25Vl;
+    let default = file.or("rope_theta", if language { 1e6 } else { 10_000.0 })?;
     let given = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| {
         let value = file.raw.get(name).filter(|v| !v.is_null())?;
         value.as_object().is_none_or(|fields| !fields.is_empty()).then_some((name, value))
     });
     let Some((name, value)) = given else { return Ok((default, RopeScaling::None)) };
-    let rope = rope_fields(file, name, value)?;
+    let rope = rope_fields(file, name, value, language)?;
     let theta = rope.or("rope_theta", default)?;
     rope.only("partial_rotary_factor", &[1.into(), 1.0.into()])?;
     let kind: Option<String> = match rope.get("rope_type")? {
@@ -213,6 +252,8 @@ fn rope(file: &Fields) -> Result<(f64, RopeScaling)> {
     };
     let scaling = match kind.as_deref().unwrap_or("default") {
         "default" => RopeScaling::None,
+        // Sections of a head turn by row, column and time of a picture. In text the three are one.
+        "mrope" if language => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: positive(&rope, "factor")? },
         "llama3" => RopeScaling::Llama3 {
             factor: positive(&rope, "factor")?,
@@ -258,7 +299,7 @@ const ROPE_FIELDS: [&str; 15] = [
 
 /// The settings `value` of `name`. Where they are one object per kind of layer, those of full
 /// attention, the only kind there is here.
-fn rope_fields(file: &Fields, name: &str, value: &Value) -> Result<Fields> {
+fn rope_fields(file: &Fields, name: &str, value: &Value, language: bool) -> Result<Fields> {
     let Value::Object(fields) = value else {
         return file.refuse(format!("`{name}` is not an object"));
     };
@@ -275,8 +316,8 @@ fn rope_fields(file: &Fields, name: &str, value: &Value) -> Result<Fields> {
             },
         },
     };
-    let unknown =
-        |(key, value): &(&String, &Value)| !ROPE_FIELDS.contains(&key.as_str()) && !value.is_null();
+    let known = |key: &str| ROPE_FIELDS.contains(&key) || (language && key == "mrope_section");
+    let unknown = |(key, value): &(&String, &Value)| !known(key) && !value.is_null();
     if let Some((key, value)) = fields.iter().find(unknown) {
         return file.refuse(format!("`{name}`: `{key}` = {value} is not supported"));
     }

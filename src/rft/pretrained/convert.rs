@@ -9,11 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, HEAD, ModelConfig, ORIGINAL, Parameter, Weight};
 use crate::pretrained::adapter::{Adapter, LoraUpdate, MergePlan};
-use crate::pretrained::config::HfConfig;
 use crate::pretrained::folder::{FolderWriter, SHARD};
 use crate::pretrained::load::{EMBED, Pretrained, finite, floats, non_finite, quantize};
 use crate::pretrained::quantized::{self, torch_name};
-use crate::pretrained::weights::WeightFiles;
+use crate::pretrained::weights::{WeightFiles, is_of_tower};
 use gradus::check::Check;
 use gradus::device::Device;
 use gradus::dtype::{DType, Float, bf16, f16};
@@ -68,7 +67,7 @@ impl Pretrained {
         let mut done = Converted { from: self.files.bytes(), ..Converted::default() };
         for (i, name) in names.iter().enumerate() {
             let data = self.files.read(name)?;
-            if is_block_linear(name) {
+            if is_block_linear(name, &self.config.model) {
                 let tensor = quantize(&data, options).map_err(placed(
                     self.files.folder(),
                     name,
@@ -77,18 +76,19 @@ impl Pretrained {
                 done.to += tensor.bytes() as u64;
                 done.packed += tensor.bytes() as u64;
                 done.changed += 1;
-                writer.put_quantized(name, tensor.parts())?;
+                writer.put_quantized(self.files.name_in_file(name), tensor.parts())?;
             } else {
                 check_finite(self.files.folder(), name, &data)?;
                 done.to += data.bytes.len() as u64;
                 done.kept += 1;
-                writer.put(name, data)?;
+                writer.put(self.files.name_in_file(name), data)?;
             }
             on_tensor(i + 1, names.len());
         }
         let mut config = self.config.raw.clone();
-        config
-            .insert("quantization_config".into(), quantization_config(options, self.config.dtype));
+        let tower = self.files.names().any(is_of_tower);
+        let quantization = quantization_config(options, self.config.dtype, tower);
+        config.insert("quantization_config".into(), quantization);
         writer.finish(Some(&config), Some(self.files.folder()))?;
         Ok(done)
     }
@@ -124,17 +124,18 @@ impl Pretrained {
             let (shape, values) = self.merged(name, &plan, &mut done)?;
             let data = narrowed(self.files.folder(), name, &shape, &values, dtype)?;
             done.to += data.bytes.len() as u64;
-            writer.put(name, data)?;
+            writer.put(self.files.name_in_file(name), data)?;
             on_tensor(i + 1, weights.len());
         }
         let mut config = self.config.raw.clone();
         config.remove("quantization_config");
         let tied = self.config.model.tie_embeddings;
-        if tied && [EMBED, HEAD].iter().any(|name| plan.replaced(name).is_some()) {
-            config.insert("tie_word_embeddings".into(), false.into());
+        let embed = self.config.model.full_name(EMBED);
+        if tied && [&embed, HEAD].iter().any(|name| plan.replaced(name).is_some()) {
+            insert_everywhere(&mut config, "tie_word_embeddings", false.into());
             done.untied = true;
             if self.files.info(HEAD).is_none() {
-                let (shape, mut values) = self.expanded(EMBED)?;
+                let (shape, mut values) = self.expanded(&embed)?;
                 if let Some(head) = plan.replaced(HEAD) {
                     values = floats(head)?;
                     done.replaced += 1;
@@ -194,7 +195,8 @@ impl Pretrained {
         }
         // A tied head is a module too: an adapter may hold its own.
         let tied = self.config.model.tie_embeddings && self.files.info(HEAD).is_none();
-        if let Some(info) = self.files.info(EMBED).filter(|_| tied) {
+        let embed = self.config.model.full_name(EMBED);
+        if let Some(info) = self.files.info(&embed).filter(|_| tied) {
             modules.push((HEAD.trim_end_matches(".weight").into(), info.shape.clone()));
         }
         Ok(modules)
@@ -223,17 +225,22 @@ impl<T: Float> Decoder<T> {
     /// # Errors
     /// `Config` if `out` exists; `Io`, `Format`; what the driver says.
     pub fn save_pretrained(&self, out: &Path, from: &Path) -> Result<()> {
-        let (config, files) = (HfConfig::load(from)?, WeightFiles::open(from)?);
+        let Pretrained { config, mut files } = Pretrained::open(from)?;
         let mut writer = FolderWriter::create(out, SHARD)?;
-        let stored = |name: &str| files.info(name).map_or(T::DTYPE, |info| info.dtype);
-        let (kept, options) = self.write_weights(out, &mut writer, stored)?;
+        let (kept, options) = self.write_weights(out, &mut writer, Some(&files))?;
+        let tower: Vec<String> = files.names().filter(|n| is_of_tower(n)).map(Into::into).collect();
+        for name in &tower {
+            let data = files.read(name)?;
+            writer.put(files.name_in_file(name), data)?;
+        }
         let mut raw = config.raw;
         if !kept {
             insert_dtype(&mut raw, T::DTYPE);
         }
         if let Some(options) = options.filter(|_| !config.quantized) {
             let dtype = if kept { config.dtype } else { T::DTYPE };
-            raw.insert("quantization_config".into(), quantization_config(&options, dtype));
+            let quantization = quantization_config(&options, dtype, !tower.is_empty());
+            raw.insert("quantization_config".into(), quantization);
         } else if kept {
             // Nothing became of them: byte for byte the file that was there.
             return writer.finish(None, Some(from));
@@ -248,24 +255,26 @@ impl<T: Float> Decoder<T> {
     /// `Config` if `out` exists; `Io`; what the driver says.
     pub fn save_fresh(&self, out: &Path, ends: &[i32]) -> Result<()> {
         let mut writer = FolderWriter::create(out, SHARD)?;
-        let (_, options) = self.write_weights(out, &mut writer, |_| T::DTYPE)?;
+        let (_, options) = self.write_weights(out, &mut writer, None)?;
         let mut config = llama(&self.config, ends);
         insert_dtype(&mut config, T::DTYPE);
         if let Some(options) = options {
-            let quantization = quantization_config(&options, T::DTYPE);
+            let quantization = quantization_config(&options, T::DTYPE, false);
             config.insert("quantization_config".into(), quantization);
         }
         writer.finish(Some(&config), None)
     }
 
-    /// Writes all base weights, each in the dtype that `stored` says if that holds its values. Returns
-    /// whether all of them are so, and how weights are quantized, if some are.
+    /// Writes all base weights, each under the name and in the dtype that it has in the files `from` if
+    /// that holds its values. Returns whether all of them are so, and how weights are quantized, if some
+    /// are.
     fn write_weights(
         &self,
         out: &Path,
         writer: &mut FolderWriter,
-        stored: impl Fn(&str) -> DType,
+        from: Option<&WeightFiles>,
     ) -> Result<(bool, Option<Nf4Options>)> {
+        let stored = |name| from.and_then(|f| f.info(name)).map_or(T::DTYPE, |info| info.dtype);
         let tied = |p: &Parameter<T>| p.name == HEAD && self.config.tie_embeddings;
         let other = |p: &Parameter<T>| [".lora_", ORIGINAL].iter().any(|n| p.name.contains(n));
         let mut kept = true;
@@ -275,7 +284,8 @@ impl<T: Float> Decoder<T> {
             let exact = floats::<f32>(&data)? == values;
             kept &= exact;
             let own = || narrowed(out, &p.name, &p.shape, &values, T::DTYPE);
-            writer.put(&p.name, if exact { data } else { own()? })?;
+            let name = from.map_or(p.name.as_str(), |files| files.name_in_file(&p.name));
+            writer.put(name, if exact { data } else { own()? })?;
         }
         let mut options = None;
         for linear in self.linears().chain([&self.head]) {
@@ -286,7 +296,9 @@ impl<T: Float> Decoder<T> {
                     blocksize: parts.blocksize,
                     double_quant: matches!(parts.absmax, OwnedAbsmax::Nested { .. }),
                 });
-                writer.put_quantized(&format!("{}.weight", linear.name), &parts)?;
+                let name = format!("{}.weight", linear.name);
+                let name = from.map_or(name.as_str(), |files| files.name_in_file(&name));
+                writer.put_quantized(name, &parts)?;
             }
         }
         Ok((kept, options))
@@ -321,7 +333,17 @@ fn llama(model: &ModelConfig, ends: &[i32]) -> Map<String, Value> {
 /// Names `dtype` under the key that the file has: transformers 4 does not know the new one.
 pub(super) fn insert_dtype(config: &mut Map<String, Value>, dtype: DType) {
     let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-    config.insert(key.into(), torch_name(dtype).into());
+    insert_everywhere(config, key, torch_name(dtype).into());
+}
+
+/// Sets `key`, also for the parts of a model of pictures that name it for themselves.
+fn insert_everywhere(config: &mut Map<String, Value>, key: &str, value: Value) {
+    for part in ["text_config", "vision_config"] {
+        if let Some(own) = config.get_mut(part).and_then(|part| part.get_mut(key)) {
+            *own = value.clone();
+        }
+    }
+    config.insert(key.into(), value);
 }
 
 /// W += scale·B·A, every sum over the rank in f64.
@@ -387,9 +409,9 @@ fn rounded(shape: &[usize], values: &[f32], dtype: DType) -> TensorData {
 }
 
 /// Whether `name` is the weight of a linear map of a block: what bitsandbytes quantizes.
-fn is_block_linear(name: &str) -> bool {
+fn is_block_linear(name: &str, model: &ModelConfig) -> bool {
     let part = |p: &str| name.ends_with(&format!(".{p}_proj.weight"));
-    name.starts_with("model.layers.")
+    name.starts_with(&model.full_name("layers."))
         && ["q", "k", "v", "o", "gate", "up", "down"].into_iter().any(part)
 }
 
@@ -407,7 +429,9 @@ fn placed<'a>(path: &'a Path, name: &'a str, shape: &'a [usize]) -> impl Fn(Erro
     }
 }
 
-fn quantization_config(options: &Nf4Options, dtype: DType) -> Value {
+/// `tower`: the model has one for pictures, which stays dense.
+fn quantization_config(options: &Nf4Options, dtype: DType, tower: bool) -> Value {
+    let dense = if tower { json!(["lm_head", "model.visual"]) } else { Value::Null };
     let mut map = Map::new();
     let kind = match options.quant_type {
         QuantType::Nf4 => "nf4",
@@ -422,7 +446,7 @@ fn quantization_config(options: &Nf4Options, dtype: DType) -> Value {
         ("bnb_4bit_use_double_quant", json!(options.double_quant)),
         ("llm_int8_enable_fp32_cpu_offload", json!(false)),
         ("llm_int8_has_fp16_weight", json!(false)),
-        ("llm_int8_skip_modules", Value::Null),
+        ("llm_int8_skip_modules", dense),
         ("llm_int8_threshold", json!(6.0)),
         ("load_in_4bit", json!(true)),
         ("load_in_8bit", json!(false)),

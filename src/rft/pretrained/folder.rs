@@ -18,7 +18,7 @@ use gradus::quant::Nf4Parts;
 pub const SHARD: u64 = 1 << 30;
 
 /// Files beside the weights that a written folder takes over from the one it is made of.
-pub(crate) const COMPANIONS: [&str; 10] = [
+pub(crate) const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,6 +29,9 @@ pub(crate) const COMPANIONS: [&str; 10] = [
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
 ];
 
 /// A model folder on its way. Dropped unfinished, it leaves nothing behind.

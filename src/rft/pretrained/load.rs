@@ -9,7 +9,7 @@ use crate::io::safetensors::TensorData;
 use crate::model::{Decoder, ModelConfig, Start, WeightSource};
 use crate::pretrained::config::HfConfig;
 use crate::pretrained::quantized;
-use crate::pretrained::weights::WeightFiles;
+use crate::pretrained::weights::{WeightFiles, is_of_tower};
 use gradus::device::{Device, zeros};
 use gradus::dtype::{DType, Float, bf16, f16};
 use gradus::error::{Error, Result};
@@ -44,7 +44,11 @@ impl Pretrained {
     /// # Errors
     /// `Io`; `Format` for what [`HfConfig::load`] and [`WeightFiles::open`] refuse.
     pub fn open(folder: &Path) -> Result<Pretrained> {
-        Ok(Pretrained { config: HfConfig::load(folder)?, files: WeightFiles::open(folder)? })
+        let (config, mut files) = (HfConfig::load(folder)?, WeightFiles::open(folder)?);
+        if config.model.language_part {
+            files.name_parts()?;
+        }
+        Ok(Pretrained { config, files })
     }
 
     /// The decoder that [`Pretrained::load`] gives, by shape.
@@ -59,8 +63,8 @@ impl Pretrained {
     ///
     /// # Errors
     /// `Format` for a weight that is missing, has another shape, is no float or holds NaN or
-    /// infinity, with the place, and for tensors that no part of the model takes; `OutOfMemory`,
-    /// `Io`, or what the driver says.
+    /// infinity, with the place, and for tensors that no part of the model takes, but for the tower of
+    /// a model of pictures, which is left in the file; `OutOfMemory`, `Io`, or what the driver says.
     pub fn load<T: Float>(&mut self, device: Device, options: &LoadOptions) -> Result<Decoder<T>> {
         let model = self.model(options);
         let quantized = self.config.quantized;
@@ -99,13 +103,14 @@ impl Pretrained {
         let left: Vec<String> = self
             .files
             .names()
-            .filter(|n| !of_taken(n) && !n.ends_with(".inv_freq"))
+            .filter(|n| !of_taken(n) && !n.ends_with(".inv_freq") && !is_of_tower(n))
             .map(Into::into)
             .collect();
         let Some(first) = left.first() else { return Ok(()) };
         let folder = self.files.folder().to_path_buf();
         if self.config.model.tie_embeddings && left.len() == 1 && first == "lm_head.weight" {
-            let (head, embed) = (self.files.read(first)?, self.files.read(EMBED)?);
+            let embed = self.config.model.full_name(EMBED);
+            let (head, embed) = (self.files.read(first)?, self.files.read(&embed)?);
             if head == embed {
                 return Ok(());
             }
@@ -119,7 +124,8 @@ impl Pretrained {
     }
 }
 
-pub(super) const EMBED: &str = "model.embed_tokens.weight";
+/// The embedding, behind the names' common beginning.
+pub(super) const EMBED: &str = "embed_tokens.weight";
 
 /// The files as a source of weights.
 struct FolderSource<'a> {

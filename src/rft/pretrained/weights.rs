@@ -18,12 +18,27 @@ use gradus::error::{Error, Result};
 pub struct WeightFiles {
     folder: PathBuf,
     files: Vec<TensorFile>,
-    /// Which file holds a tensor.
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    /// What it is called there.
+    name: String,
 }
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Beginnings of names in a model of pictures, behind `model.`.
+const LANGUAGE: &str = "language_model.";
+const TOWER: &str = "visual.";
+
+/// Whether the tensor belongs to the part of a model that looks at pictures.
+pub(super) fn is_of_tower(name: &str) -> bool {
+    name.strip_prefix("model.").is_some_and(|inner| inner.starts_with(TOWER))
+}
 
 impl WeightFiles {
     /// Opens the weights in `folder`.
@@ -58,7 +73,8 @@ impl WeightFiles {
                         format!("tensor `{tensor}` is in {name}, the index says otherwise");
                     return Err(Error::format(&index, reason));
                 }
-                places.insert(tensor.clone(), files.len());
+                let place = Place { file: files.len(), name: tensor.clone() };
+                places.insert(tensor.clone(), place);
             }
             files.push(file);
         }
@@ -66,6 +82,33 @@ impl WeightFiles {
             return Err(Error::format(&index, format!("tensor `{lost}` is in no file")));
         }
         Ok(WeightFiles { folder: folder.into(), files, places })
+    }
+
+    /// Calls the tensors of a model of pictures what transformers 5 calls them, whichever version wrote
+    /// the folder: those of the language part `model.language_model.…`, those of the tower
+    /// `model.visual.…`.
+    pub(super) fn name_parts(&mut self) -> Result<()> {
+        let mut places = BTreeMap::new();
+        for (name, place) in std::mem::take(&mut self.places) {
+            let inner = name.strip_prefix("model.");
+            let known = |inner: &str| inner.starts_with(LANGUAGE) || inner.starts_with(TOWER);
+            let full = match inner {
+                Some(inner) if !known(inner) => format!("model.{LANGUAGE}{inner}"),
+                None if name.starts_with(TOWER) => format!("model.{name}"),
+                Some(_) | None => name.clone(),
+            };
+            if places.insert(full.clone(), place).is_some() {
+                let reason = format!("`{full}` is there twice, also as `{name}`");
+                return Err(Error::format(&self.folder, reason));
+            }
+        }
+        self.places = places;
+        Ok(())
+    }
+
+    /// What tensor `name` is called in its file; `name` itself for one that no file has.
+    pub(super) fn name_in_file<'a>(&'a self, name: &'a str) -> &'a str {
+        self.places.get(name).map_or(name, |place| &place.name)
     }
 
     /// The folder.
@@ -80,7 +123,8 @@ impl WeightFiles {
 
     /// Type, extents and place of tensor `name`.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.files[*self.places.get(name)?].tensors().get(name)
+        let place = self.places.get(name)?;
+        self.files[place.file].tensors().get(&place.name)
     }
 
     /// Reads tensor `name`.
@@ -89,7 +133,7 @@ impl WeightFiles {
     /// `Format` if there is none; what [`TensorFile::read`] says.
     pub fn read(&mut self, name: &str) -> Result<TensorData> {
         match self.places.get(name) {
-            Some(&file) => self.files[file].read(name),
+            Some(place) => self.files[place.file].read(&place.name),
             None => Err(Error::format(&self.folder, format!("the weights lack `{name}`"))),
         }
     }

@@ -27,6 +27,7 @@ mod growth;
 mod jinja_builtins;
 #[cfg(feature = "hf")]
 mod operators;
+mod pictures;
 #[cfg(feature = "hf")]
 mod python;
 #[cfg(feature = "hf")]
@@ -46,6 +47,7 @@ pub(crate) use bytes::END;
 pub use chat::{ChatOptions, ChatTemplate};
 #[cfg(feature = "hf")]
 pub(crate) use engine::{compile, environment, render, value};
+pub(crate) use pictures::WithoutPictures;
 #[cfg(feature = "hf")]
 pub use tokenizer::{TextStream, Tokenizer};
 

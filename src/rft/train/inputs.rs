@@ -11,7 +11,7 @@ use crate::reward::Reward;
 use crate::reward::command::CommandOptions;
 use crate::reward::http::HttpOptions;
 use crate::reward::spec::{Clamp, Combine, SpecOptions, parse_all};
-use crate::text::{Bytes, Codec, END};
+use crate::text::{Bytes, Codec, END, WithoutPictures};
 use crate::train::config::{Bounds, CombineKey, DistillSource, PhasePlan, RunConfig};
 use crate::train::env::{self, Frame, Rounds, World};
 use crate::train::phase::Phase;
@@ -395,14 +395,20 @@ fn clamp(bounds: Bounds) -> Option<Clamp> {
 /// The vocabulary of a folder.
 pub(crate) fn codec(folder: &Pretrained, notes: &mut Vec<String>) -> Result<Arc<dyn Codec>> {
     let (path, rows) = (folder.files.folder(), folder.config.model.vocab);
-    if path.join("tokenizer.json").exists() {
-        return tokenizer(path, rows);
-    }
-    if rows == 256 {
+    let codec: Arc<dyn Codec> = if path.join("tokenizer.json").exists() {
+        tokenizer(path, rows)?
+    } else if rows == 256 {
         notes.push("  no tokenizer.json: the model's 256 ids are taken for bytes".into());
-        return Ok(Arc::new(Bytes::new(&folder.config.eos)));
+        Arc::new(Bytes::new(&folder.config.eos))
+    } else {
+        return Err(Error::format(path, "no tokenizer.json in this folder"));
+    };
+    let pictures = folder.config.pictures.clone();
+    if !folder.config.model.language_part {
+        return Ok(codec);
     }
-    Err(Error::format(path, "no tokenizer.json in this folder"))
+    notes.push("  the language part alone: prompts with pictures are refused".into());
+    Ok(Arc::new(WithoutPictures { codec, pictures }))
 }
 
 #[cfg(feature = "hf")]
@@ -519,6 +525,7 @@ fn fresh(config: &RunConfig, vocab: usize, max_positions: usize) -> ModelConfig 
         qkv_bias: false,
         qk_norm: false,
         tie_embeddings: m.tie_embeddings,
+        language_part: false,
     }
 }
 

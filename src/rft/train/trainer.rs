@@ -404,7 +404,8 @@ impl<T: Float> Trainer<T> {
         let (options, model) = (lora_options(&self.config), &self.config.model);
         self.adapter = Some(if model.adapter.is_empty() {
             self.model.attach_lora(&options, self.config.seed)?;
-            AdapterConfig::new(&options, &model.path)?.with_dropout(self.config.lora.dropout)
+            AdapterConfig::new(&options, &self.model.config, &model.path)?
+                .with_dropout(self.config.lora.dropout)
         } else {
             let adapter = Adapter::load(model.adapter.as_ref())?;
             adapter.attach(&mut self.model)?;

@@ -90,6 +90,40 @@ fn quantizing_writes_what_bitsandbytes_writes() {
     }
 }
 
+/// A model of pictures keeps its tower, and its tensors keep the names that they have in the file.
+#[test]
+fn what_is_written_of_a_model_of_pictures_has_its_tower() {
+    let ids = HfConfig::load(&models().join("qwen2_5_vl-flat")).unwrap().pictures;
+    assert_eq!(ids, [250, 251]);
+    for name in ["qwen2_5_vl", "qwen2_5_vl-flat"] {
+        let (out, name) = (tempfile::tempdir().unwrap(), models().join(name));
+        let at = |folder: &str| out.path().join(folder);
+        let all = tensors(&name.join("model.safetensors"));
+        let written = |folder: &Path| tensors(&folder.join("model.safetensors"));
+        load(&name).unwrap().save_pretrained(&at("saved"), &name).unwrap();
+        assert!(written(&at("saved")) == all, "{}", name.display());
+        let adapter = Adapter::load(&models().join("qwen2_5_vl/adapter")).unwrap();
+        let done = open(&name).merge_to(&adapter, &at("merged"), DType::F32, &mut quiet).unwrap();
+        assert_eq!((done.changed, done.kept), (6, all.len() - 6));
+        let merged = written(&at("merged"));
+        assert!(merged.keys().eq(all.keys()));
+        let tower = |name: &&String| name.contains("visual.");
+        assert!(all.keys().filter(tower).count() > 5);
+        assert!(all.keys().filter(tower).all(|name| merged[name] == all[name]));
+        let nf4 = Nf4Options::default();
+        let done = open(&name).quantize_to(&at("nf4"), &nf4, &mut quiet).unwrap();
+        assert_eq!(done.changed, 14);
+        let packed = written(&at("nf4"));
+        assert!(all.keys().filter(tower).all(|name| packed[name] == all[name]));
+        let options = LoadOptions { quantize: Some(nf4), ..LoadOptions::default() };
+        let at_once = open(&name).load(Device::Cpu, &options).unwrap();
+        assert_eq!(logits(&at_once), logits(&load(&at("nf4")).unwrap()));
+        let merged = open(&at("merged")).merge_to(&adapter, &at("half"), DType::Bf16, &mut quiet);
+        merged.unwrap();
+        assert_eq!(HfConfig::load(&at("half")).unwrap().dtype, DType::Bf16);
+    }
+}
+
 #[test]
 fn quantizing_on_load_is_loading_what_was_quantized() {
     let small = Nf4Options { blocksize: 32, ..Nf4Options::default() };
@@ -185,7 +219,7 @@ fn an_adapter_of_ours_comes_back_and_carries_every_field_of_peft() {
     model.attach_lora(&options, 5).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("adapter");
-    let config = AdapterConfig::new(&options, "some/base").unwrap();
+    let config = AdapterConfig::new(&options, &model.config, "some/base").unwrap();
     for _ in 0..2 {
         Adapter::of(&model, &config).unwrap().save(&at).unwrap();
     }

@@ -32,6 +32,7 @@ fn model<T: Float>(device: &Device, head_dim: usize) -> Decoder<T> {
         qkv_bias: false,
         qk_norm: true,
         tie_embeddings: false,
+        language_part: false,
     };
     let mut model = Decoder::<T>::random(&config, device.clone(), 3).unwrap();
     model.quantize(&Nf4Options { blocksize: 32, ..Nf4Options::default() }).unwrap();

@@ -12,7 +12,7 @@ use gradus_rft::model::{
     Decoder, Gradients, KvCache, LoraOptions, ModelConfig, Packed, ScoreGradients, ScoreUse, Tape,
     Weight,
 };
-use gradus_rft::pretrained::{Adapter, HfConfig, LoadOptions, Pretrained};
+use gradus_rft::pretrained::{Adapter, AdapterConfig, HfConfig, LoadOptions, Pretrained};
 use gradus_rft::train::record::{Record, TokenClass};
 use gradus_rft::train::step::{Scoring, score_records};
 
@@ -52,7 +52,7 @@ const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in [&FAMILIES[..], &["llama3-sharded"]].concat() {
+    for name in [&FAMILIES[..], &["llama3-sharded", "qwen2_5_vl"]].concat() {
         let model = load(name, &LoadOptions::default());
         let error = logit_error(&model, &golden(&format!("{name}/golden_logits.safetensors")));
         assert!(error < 1e-5, "{name}: {error:e} of the logit scale");
@@ -112,6 +112,30 @@ fn an_adapter_with_patterns_is_that_of_peft() {
     assert!(error < 1e-5, "{error:e}");
     let again = Adapter::of(&model, &adapter.config).unwrap();
     assert_eq!(again.tensors(), adapter.tensors());
+}
+
+/// Of a model of pictures the language part; its adapter is PEFT's by name and values, and one made here
+/// targets no map of the tower.
+#[test]
+fn the_language_part_of_a_model_of_pictures_is_that_of_transformers() {
+    let folder = path("qwen2_5_vl/adapter");
+    let mut model = load::<f32>("qwen2_5_vl", &LoadOptions::default());
+    Adapter::load(&folder).unwrap().attach(&mut model).unwrap();
+    let error = logit_error(&model, &Golden::open(&folder.join("golden_logits.safetensors")));
+    assert!(error < 1e-5, "{error:e}");
+    let flat = load::<f32>("qwen2_5_vl-flat", &LoadOptions::default());
+    let plain = load::<f32>("qwen2_5_vl", &LoadOptions::default());
+    assert_eq!(flat.config, plain.config);
+    for (a, b) in flat.params.iter().zip(plain.params.iter()) {
+        assert_eq!((&a.name, a.values().unwrap()), (&b.name, b.values().unwrap()));
+    }
+    let options =
+        LoraOptions { rank: 4, alpha: 8.0, targets: "q_proj,gate_proj".into(), rslora: false };
+    let config = AdapterConfig::new(&options, &plain.config, "base").unwrap();
+    let targets = |module: &str| config.targets(module, false).unwrap();
+    assert!(targets("model.language_model.layers.0.mlp.gate_proj"));
+    assert!(!targets("model.language_model.layers.0.mlp.up_proj"));
+    assert!(!targets("model.visual.blocks.0.mlp.gate_proj"));
 }
 
 /// Adapters of a model with a tied head that hold embedding, head or both whole: PEFT's logits, and the

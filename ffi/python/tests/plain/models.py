@@ -365,8 +365,11 @@ def adapter_matches(abi: Abi, folder: pathlib.Path) -> str:
 
 
 def models(abi: Abi, folder: pathlib.Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The checks of every model in the folder that is in one file."""
+    """The checks of every model in the folder that is in one file. Of models of pictures the crate's tests run the
+    language part."""
     for model in sorted(path.parent for path in folder.glob("*/model.safetensors")):
+        if model.name.startswith("qwen2_5_vl"):
+            continue
         if (model / "golden_logits.safetensors").exists():
             yield f"{model.name} logits", lambda m=model: forward_matches(abi, m)
         if (model / "golden_adapter.safetensors").exists():

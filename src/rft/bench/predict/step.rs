@@ -187,6 +187,7 @@ pub fn seven_billion() -> ModelConfig {
         qkv_bias: true,
         qk_norm: false,
         tie_embeddings: false,
+        language_part: false,
     }
 }
 
