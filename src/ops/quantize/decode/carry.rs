@@ -5,6 +5,12 @@
 use super::BLOCKS;
 use super::Nf4Reader;
 use crate::ops::products::gemm_cpu::{COLUMNS, LANES};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::support::prefetch::fetch;
+
+/// Groups of rows between the one that is asked for and the one that is read.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2;
 
 impl Nf4Reader<'_> {
     /// As [`Matrix::carry`](crate::ops::products::gemm_cpu::Matrix::carry), in f32: where rows are whole blocks and the
@@ -24,6 +30,8 @@ impl Nf4Reader<'_> {
                 for j in 0..COLUMNS {
                     let flat = rows[j] * self.w.k + i * (BLOCKS << self.block_shift);
                     bytes[j] = self.packed[flat / 2..][..x.len() / 2].as_ptr();
+                    // Rows are short and six are read side by side: the processor sees no pattern.
+                    fetch(bytes[j].wrapping_add(AHEAD * COLUMNS * self.w.k / 2), x.len() / 2);
                     let maxima = &mut maxima[j][..x.len() >> self.block_shift];
                     self.w.maxima(flat >> self.block_shift, maxima);
                 }
