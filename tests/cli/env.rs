@@ -1,6 +1,6 @@
-//! `gradus env check`.
+//! `gradus env check`, and models that play.
 
-use crate::runs::{gradus, must};
+use crate::runs::{gradus, must, text};
 
 #[test]
 fn an_environment_is_checked_before_a_run() {
@@ -28,5 +28,51 @@ fn an_environment_is_checked_before_a_run() {
         let (code, [_, err]) = check(arguments);
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains(words), "{err}");
+    }
+}
+
+/// A world that says `hm` once and gives half a point.
+const WORLD: &str = r#"
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["op"] == "end":
+        continue
+    reply = {"id": asked["id"]}
+    if asked["op"] == "step":
+        reply |= {"says": "hm", "reward": 0.5} if asked["turn"] == 1 else {"reward": 0.0}
+    print(json.dumps(reply), flush=True)
+"#;
+
+/// A model that was not trained in an environment plays in it, to be looked at and to be scored.
+#[test]
+fn a_model_is_sampled_and_scored_in_an_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String =
+        (0..3).map(|i| format!("{{\"prompt\": \"{i}?\", \"answer\": \"1\"}}\n")).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    std::fs::write(folder.path().join("world.py"), WORLD).unwrap();
+    let model = crate::common::root().join("tests/golden/models/llama");
+    let asked = |command: &str, more: &[&str]| {
+        let mut command = gradus(&[command, "--model", model.to_str().unwrap()]);
+        command.args(["--data", "rows.jsonl", "--set", "rl.max_new_tokens=4"]).args(more);
+        command.current_dir(folder.path());
+        command
+    };
+    let world = ["--env", "cmd:python3 world.py", "--set", "env.max_turns=3"];
+    let more = [&world[..], &["--set", "data.heldout_share=1"]].concat();
+    let shown = must(asked("sample", &more));
+    // The folder asks for the likeliest tokens, which are shown once.
+    assert_eq!(shown.matches("hm").count(), 3, "{shown}");
+    assert_eq!(shown.matches("score 0.500").count(), 3, "{shown}");
+    let shown = must(asked("eval", &world));
+    assert!(shown.contains("accuracy 0.5000"), "{shown}");
+    for (command, more, words) in [
+        ("sample", &["--env", "tool", "--chat", "--reward", "numeric"][..], "a person answers"),
+        ("sample", &["--set", "env.max_turns=3", "--reward", "numeric"], "env.max_turns"),
+        ("eval", &["--env", "tol", "--reward", "numeric"], "did you mean tool?"),
+    ] {
+        let shown = text(&asked(command, more).output().unwrap());
+        assert!(shown.contains(words), "{words}: {shown}");
     }
 }

@@ -21,6 +21,9 @@ COMMON = ["lora.rank=16", "rl.micro_batch=8", "eval.temperature=0", "eval.max_pr
 # Every RL step of every row.
 RL = ["rl.prompts=8", "rl.group=8", "rl.learning_rate=3e-4", "eval.every=1000"]
 
+# A calculator answers, once.
+TOOL = ["env.kind=tool", "env.max_turns=2", "rl.stop=>>"]
+
 # What is compared: a title, a task, and settings. Rows of a task have the same number of rollouts, or none.
 RUNS = [
     ("GRPO", "sums", [*RL, "rl.steps=40"]),
@@ -29,6 +32,8 @@ RUNS = [
     ("rejection sampling", "sums", ["recipe=raft", "phase.draw.prompts=16"]),
     ("SFT on 8 rows, then GRPO", "dates", [*RL, "phases=quantize,sft,rl", "sft.demos=8", "sft.epochs=2", "rl.steps=20"]),
     ("SFT on 8 rows", "dates", ["phases=quantize,sft", "sft.demos=8", "sft.epochs=4"]),
+    ("SFT on 8 rows, then GRPO", "products", [*RL, *TOOL, "phases=quantize,sft,rl", "sft.demos=8", "sft.epochs=2", "rl.steps=20"]),
+    ("SFT on 8 rows", "products", [*TOOL, "phases=quantize,sft", "sft.demos=8", "sft.epochs=4"]),
 ]
 
 

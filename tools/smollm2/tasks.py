@@ -10,7 +10,7 @@ NUMBER_ONLY = "Reply with the number only."
 
 @dataclasses.dataclass
 class Task:
-    """Rows with `prompt`, `completion` (a right answer, for supervised warm-up) and what the reward reads."""
+    """Rows with `prompt`, `completion` (a right answer or episode, for supervised warm-up) and what the reward reads."""
 
     rows: list
     reward: str
@@ -78,8 +78,25 @@ def constant(right: dict) -> dict:
     return {"properties": {key: {"const": value} for key, value in right.items()}, "required": list(right)}
 
 
-TASKS = {"sums": sums, "larger": larger, "extract": extract, "dates": dates}
+def products() -> Task:
+    """Products of two numbers of two digits, with a calculator: an episode of two answers. 400 pairs in 4 wordings."""
+    wordings = ["What is {a} * {b}?", "Multiply {a} by {b}.", "{a} times {b} equals what?", "Calculate {a} * {b}."]
+    tool = (
+        "You have a calculator: write the product between << and >>, as in <<7*8>>, and you are told its value. "
+        "Then reply with the number only."
+    )
+    draw = random.Random(4)
+    rows = []
+    for i in range(400):
+        a, b = draw.randrange(12, 100), draw.randrange(12, 100)
+        said = [("assistant", f"<<{a}*{b}>>"), ("user", str(a * b)), ("assistant", str(a * b))]
+        episode = [{"role": role, "content": text} for role, text in said]
+        rows.append(row(f"{wordings[i % 4].format(a=a, b=b)} {tool}", episode, answer=str(a * b)))
+    return Task(rows, "numeric", 24)
 
 
-def row(prompt: str, completion: str, **fields) -> dict:
+TASKS = {"sums": sums, "larger": larger, "extract": extract, "dates": dates, "products": products}
+
+
+def row(prompt: str, completion: str | list, **fields) -> dict:
     return {"prompt": prompt, "completion": completion, **fields}

@@ -150,6 +150,10 @@ struct ModelArgs {
     /// Reward, may be repeated and is added up: a name, WEIGHT*NAME, cmd:COMMAND or a URL.
     #[arg(long, value_name = "REWARD", allow_hyphen_values = true)]
     reward: Vec<String>,
+    /// What answers the policy between its turns, as env.kind names it: tool, grid, ask, zoom, rounds or
+    /// cmd:COMMAND.
+    #[arg(long, value_name = "KIND")]
+    env: Option<String>,
     /// Sets one key, for example `rl.learning_rate=5e-4`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -350,10 +354,11 @@ fn opened(
             Ok(RunOrModel::Model(config))
         }
         None => {
-            let ModelArgs { model: _, adapter: _, data, reward, set } = &source.model;
+            let ModelArgs { model: _, adapter: _, data, reward, env, set } = &source.model;
             let given = [
                 ("--data", data.is_some()),
                 ("--reward", !reward.is_empty()),
+                ("--env", env.is_some()),
                 ("--set", !set.is_empty()),
             ];
             if let Some((name, _)) = given.into_iter().find(|given| given.1) {
@@ -448,6 +453,10 @@ fn apply(args: &ModelArgs, sets: &[String], config: &mut RunConfig) -> Result<BT
             *key = value.to_string_lossy().into_owned();
             keys.insert(name.to_string());
         }
+    }
+    if let Some(kind) = &args.env {
+        config.env.kind = kind.clone();
+        keys.insert("env.kind".into());
     }
     if !args.reward.is_empty() {
         config.reward.functions = args.reward.clone();

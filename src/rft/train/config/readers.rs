@@ -211,7 +211,7 @@ impl Asking {
     fn reads(self, key: &Key, config: &RunConfig, set: &BTreeSet<String>) -> bool {
         match key.name.as_str() {
             "device" | "threads" | "seed" => true,
-            "model.path" | "model.adapter" | "model.dtype" => true,
+            "model.path" | "model.adapter" | "model.dtype" | "env.kind" => true,
             "rl.slots" | "rl.max_new_tokens" | "rl.stop" | "quantize.type" => true,
             // Weights are quantized where a type says so, and with an adapter, which goes on such weights.
             name if name.starts_with("quantize.") => {
@@ -221,7 +221,8 @@ impl Asking {
             name if name.starts_with("eval.") => self == Asking::Eval && name != "eval.every",
             _ => {
                 let there = |reader: &&Reader| reader.is_there(None, config, None);
-                OF_TASK.iter().filter(there).any(|reader| key.readers.contains(reader))
+                let mut readers = OF_TASK.iter().chain(OF_EPISODES).filter(there);
+                readers.any(|reader| key.readers.contains(reader))
             }
         }
     }

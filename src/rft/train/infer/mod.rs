@@ -14,6 +14,7 @@ use crate::pretrained::Generation;
 use crate::reward::{Reward, RewardOutcome, finite};
 use crate::text::Codec;
 use crate::train::config::{ModelDtype, QuantizeType, RunConfig};
+use crate::train::env;
 use crate::train::infer::eval::Evaluation;
 use crate::train::rollout::{RolloutKey, Sampling};
 use crate::train::run::progress::line;
@@ -220,7 +221,7 @@ pub fn sample(what: &RunOrModel, ask: &Ask) -> Result<Vec<SampleLine>> {
         return Err(Error::config("data.path", reason));
     }
     // A run's rewards want a data row, which a prompt of one's own does not have.
-    let named = of_model && !config.reward.functions.is_empty();
+    let named = of_model && (!config.reward.functions.is_empty() || env::scores(&config.env));
     let built_in = config.model.path.is_empty() && config.data.path.is_empty();
     let judged = ask.prompt.is_none() || built_in || named;
     on_threads(config.threads, || match config.model.dtype {
@@ -267,6 +268,10 @@ pub fn chat(
     print: impl Fn(&str) -> Result<()> + Sync,
 ) -> Result<()> {
     let config = what.config()?;
+    if matches!(what, RunOrModel::Model(_)) && !config.env.kind.is_empty() {
+        let reason = format!("`{}`, and in a talk a person answers", config.env.kind);
+        return Err(Error::config("env.kind", reason));
+    }
     on_threads(config.threads, || match config.model.dtype {
         ModelDtype::Bf16 => talk(&what.trainer::<bf16>(config)?, temperature, &print),
         ModelDtype::F32 => talk(&what.trainer::<f32>(config)?, temperature, &print),
