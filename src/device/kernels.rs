@@ -1,5 +1,6 @@
 //! PTX as a value: the crate's own, and that of ops outside of it.
 
+use crate::device::packed::Packed;
 use crate::error::{Error, Result};
 
 /// What PTX is compiled for.
@@ -23,6 +24,14 @@ impl KernelSet {
         match self {
             KernelSet::Sm80 => "sm80",
             KernelSet::Sm90a => "sm90a",
+        }
+    }
+
+    /// The set's name in PTX.
+    pub(super) fn target(self) -> &'static str {
+        match self {
+            KernelSet::Sm80 => "sm_80",
+            KernelSet::Sm90a => "sm_90a",
         }
     }
 
@@ -61,12 +70,20 @@ impl KernelSet {
 /// ";
 /// // SAFETY: the kernel reads and writes nothing.
 /// static HALVE: Kernels = unsafe { Kernels::from_ptx("halve", &[(KernelSet::Sm80, PTX)]) };
-/// assert_eq!(HALVE.kernels().collect::<Vec<_>>(), ["halve"]);
+/// assert_eq!(HALVE.kernels()?.collect::<Vec<_>>(), ["halve"]);
+/// # Ok::<(), gradus::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
     name: &'static str,
-    images: &'static [(KernelSet, &'static str)],
+    images: Images,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Images {
+    Texts(&'static [(KernelSet, &'static str)]),
+    /// The crate's own.
+    Packed(&'static [Packed]),
 }
 
 impl Kernels {
@@ -89,7 +106,18 @@ impl Kernels {
         name: &'static str,
         images: &'static [(KernelSet, &'static str)],
     ) -> Kernels {
-        Kernels { name, images }
+        Kernels { name, images: Images::Texts(images) }
+    }
+
+    /// The kernels of compressed PTX.
+    ///
+    /// # Safety
+    /// As for [`Kernels::from_ptx`].
+    pub(super) const unsafe fn from_packed(
+        name: &'static str,
+        images: &'static [Packed],
+    ) -> Kernels {
+        Kernels { name, images: Images::Packed(images) }
     }
 
     /// The op's name.
@@ -97,24 +125,55 @@ impl Kernels {
         self.name
     }
 
+    /// The sets that there is PTX for.
+    pub fn sets(&self) -> impl Iterator<Item = KernelSet> + use<> {
+        let (texts, packed): (&[_], &[_]) = match self.images {
+            Images::Texts(texts) => (texts, &[]),
+            Images::Packed(packed) => (&[], packed),
+        };
+        texts.iter().map(|(set, _)| *set).chain(packed.iter().map(|packed| packed.set))
+    }
+
     /// The PTX texts, one per set.
-    pub fn images(&self) -> &'static [(KernelSet, &'static str)] {
-        self.images
+    ///
+    /// # Errors
+    /// `OutOfMemory` and `Format`: the crate's own PTX is compressed, and is unpacked where it was not yet.
+    pub fn images(&self) -> Result<Vec<(KernelSet, &'static str)>> {
+        self.sets().map(|set| self.ptx(set)).collect()
     }
 
     /// Names of the kernels in the first text.
-    pub fn kernels(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let text = self.images.first().map_or("", |(_, text)| text);
-        entries(text).map(|entry| entry.name)
+    ///
+    /// # Errors
+    /// As of [`Kernels::images`].
+    pub fn kernels(&self) -> Result<impl Iterator<Item = &'static str> + use<>> {
+        let first = self.sets().next().map(|set| self.ptx(set)).transpose()?;
+        Ok(entries(first.map_or("", |(_, text)| text)).map(|entry| entry.name))
     }
 
     /// The text for a device that runs `set`, and the set it was compiled for.
     pub(super) fn ptx(&self, set: KernelSet) -> Result<(KernelSet, &'static str)> {
-        let of = |wanted| self.images.iter().find(|(set, _)| *set == wanted).copied();
-        of(set).or_else(|| of(KernelSet::Sm80)).ok_or_else(|| Error::Unsupported {
+        for of in [set, KernelSet::Sm80] {
+            if let Some(text) = self.text(of)? {
+                return Ok((of, text));
+            }
+        }
+        Err(Error::Unsupported {
             op: self.name,
             reason: format!("there is no PTX of it for {}, and none for sm80", set.name()),
         })
+    }
+
+    /// The text that was compiled for exactly this set.
+    fn text(&self, set: KernelSet) -> Result<Option<&'static str>> {
+        match self.images {
+            Images::Texts(texts) => {
+                Ok(texts.iter().find(|(of, _)| *of == set).map(|(_, text)| *text))
+            }
+            Images::Packed(packed) => {
+                packed.iter().find(|own| own.set == set).map(|own| own.text(self.name)).transpose()
+            }
+        }
     }
 }
 

@@ -44,6 +44,7 @@ mod host;
 pub(crate) mod kernel_types;
 mod kernels;
 mod launch_args;
+mod packed;
 pub(crate) mod parallel;
 mod pinned;
 mod probe;
@@ -75,7 +76,7 @@ pub use pinned::PinnedBuffer;
 pub use probe::{GpuProbe, probe_gpu};
 pub use record::{Call, RecordingDriver};
 pub use scratch::Scratch;
-pub use shipped::shipped_ptx;
+pub use shipped::{shipped_ptx, shipped_sources};
 pub use team::{Team, set_team};
 pub(crate) use workspace::Workspace;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::common::root;
-use gradus::device::shipped_ptx;
+use gradus::device::{shipped_ptx, shipped_sources};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -51,13 +51,23 @@ fn files_are_those_of_the_manifest() {
     let there: BTreeSet<String> = there.filter(|name| name.ends_with(".ptx")).collect();
     assert_eq!(named, there);
     let shipped: BTreeSet<String> =
-        shipped_ptx().map(|(op, set, _)| format!("{op}.{}.ptx", set.name())).collect();
+        shipped_sources().map(|(op, set)| format!("{op}.{}.ptx", set.name())).collect();
     assert_eq!(named, shipped, "files of kernels/generated and the crate's table");
+}
+
+/// What the library unpacks is what one can read.
+#[test]
+fn packed_texts_are_the_files() {
+    for (op, set, ptx) in shipped_ptx().unwrap() {
+        let file = format!("generated/{op}.{}.ptx", set.name());
+        let text = std::fs::read_to_string(folder().join(&file)).unwrap();
+        assert!(ptx == text, "{file}: run `cargo run --release -p kernelc`");
+    }
 }
 
 #[test]
 fn ptx_loads_with_old_drivers() {
-    for (op, set, ptx) in shipped_ptx() {
+    for (op, set, ptx) in shipped_ptx().unwrap() {
         let version = ptx.lines().find_map(|l| l.strip_prefix(".version ")).unwrap();
         let (major, minor) = version.trim().split_once('.').unwrap();
         let version: (u32, u32) = (major.parse().unwrap(), minor.parse().unwrap());
@@ -89,7 +99,7 @@ fn local_memory_has_a_reason() {
 /// leave room for a second block where they are meant to: registers that ptxas reports.
 #[test]
 fn products_are_on_tensor_cores_and_within_their_registers() {
-    for (op, set, ptx) in shipped_ptx() {
+    for (op, set, ptx) in shipped_ptx().unwrap() {
         let fans = op.ends_with("matmul_fan");
         if !fans && !matches!(op, "matmul" | "nf4_matmul" | "nf4_matmul_grouped") {
             continue;

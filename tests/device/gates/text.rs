@@ -22,7 +22,7 @@ fn value(gate: Gate, found: &Audit) -> u64 {
 /// Every kernel that ships, in both sets.
 fn shipped(gate: Gate) -> Vec<(String, u64)> {
     let mut all = Vec::new();
-    for (op, set, ptx) in shipped_ptx() {
+    for (op, set, ptx) in shipped_ptx().unwrap() {
         let found = audit(ptx).unwrap_or_else(|e| panic!("{op} {}: {e}", set.name()));
         all.extend(found.iter().map(|k| (k.kernel.clone(), value(gate, k))));
     }

@@ -1,5 +1,5 @@
 //! kernelc: compiles every `kernels/<family>/<op>.cu` to `kernels/generated/<op>.<target>.ptx`, and
-//! writes the manifest and the Rust that the crate is built from beside them, the table of
+//! writes the manifest, what the crate is built from (Rust, and the PTX compressed) beside them, the table of
 //! `kernels/README.md`, and the lines that declare ops and their tests in the `mod.rs` of families.
 //!
 //! No CUDA toolkit is needed: NVRTC and ptxas come from two PyPI wheels pinned by version and
@@ -21,6 +21,7 @@ mod layout;
 mod manifest;
 mod modules;
 mod nvrtc;
+mod pack;
 mod ptxas;
 mod readme;
 mod rust;
@@ -112,8 +113,7 @@ fn run(s: &Settings) -> Result<String, String> {
     }
     let generated = s.dir.join("generated");
     if s.mode == Mode::Headers {
-        let mut files = modules::files(Path::new(""))?;
-        files.push((generated.join("params.rs"), shared_definitions(&Compiler::new(s)?)?));
+        let files = declarations(&Compiler::new(s)?, &generated)?;
         return Ok(format!("{} of {} files written", write(&files)?, files.len()));
     }
     let sources = tree::files(&s.dir, "cu")?;
@@ -134,15 +134,18 @@ fn run(s: &Settings) -> Result<String, String> {
     Ok(format!("{dir}: {sources} sources, {written} of {all} files written"))
 }
 
-fn is_written((path, text): &(PathBuf, String)) -> bool {
-    fs::read(path).ok().as_deref() == Some(text.as_bytes())
+/// A generated file: its path and what is in it.
+type File = (PathBuf, Vec<u8>);
+
+fn is_written((path, bytes): &File) -> bool {
+    fs::read(path).ok().as_ref() == Some(bytes)
 }
 
 /// Writes the files that differ, and says how many: cargo builds again what is newer than its output.
-fn write(files: &[(PathBuf, String)]) -> Result<usize, String> {
+fn write(files: &[File]) -> Result<usize, String> {
     let differ: Vec<_> = files.iter().filter(|file| !is_written(file)).collect();
-    for (path, text) in &differ {
-        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    for (path, bytes) in &differ {
+        fs::write(path, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(differ.len())
 }
@@ -170,33 +173,41 @@ impl Compiler {
     }
 }
 
-/// Every generated file of the folder: its path and its text.
+/// The Rust side of the shared headers, and the lines that declare ops and tests.
+fn declarations(compiler: &Compiler, generated: &Path) -> Result<Vec<File>, String> {
+    let mut texts = modules::files(Path::new(""))?;
+    texts.push((generated.join("params.rs"), shared_definitions(compiler)?));
+    Ok(texts.into_iter().map(|(path, text)| (path, text.into_bytes())).collect())
+}
+
+/// Every generated file of the folder.
 fn compile_all(
     s: &Settings,
     sources: &[tree::File],
     generated: &Path,
-) -> Result<Vec<(PathBuf, String)>, String> {
+) -> Result<Vec<File>, String> {
     let compiler = Compiler::new(s)?;
-    let (mut files, mut described) = (Vec::new(), Vec::new());
-    if s.crate_own {
-        files = modules::files(Path::new(""))?;
-        files.push((generated.join("params.rs"), shared_definitions(&compiler)?));
+    let mut compiled = Vec::new();
+    for source in in_parallel(sources, |source| compile(source, &compiler)) {
+        compiled.push(source?);
     }
-    for compiled in in_parallel(sources, |source| compile(source, &compiler)) {
-        let (source, ptx) = compiled?;
-        for (output, text) in source.outputs.iter().zip(ptx) {
-            files.push((s.dir.join(&output.file), text));
-        }
-        described.push(source);
-    }
+    let described: Vec<&Source> = compiled.iter().map(|(source, _)| source).collect();
     let manifest = manifest::render(&compiler.nvrtc.version, &compiler.headers, &described);
-    files.push((generated.join("manifest.json"), manifest));
+    let mut files = vec![(generated.join("manifest.json"), manifest.into_bytes())];
     if s.crate_own {
-        files.push((generated.join("images.rs"), rust::images(&described)));
+        files.extend(declarations(&compiler, generated)?);
+        let packed: Vec<_> = in_parallel(&compiled, |(source, ptx)| pack::pack(source, ptx));
+        files.push((generated.join("images.rs"), rust::images(&described, &packed).into_bytes()));
+        let streams = packed.into_iter().flatten().filter_map(|image| image.stream);
+        files.extend(streams.map(|(name, bytes)| (generated.join(name), bytes)));
         let path = s.dir.join("README.md");
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let rows: Vec<_> = sources.iter().zip(&described).collect();
-        files.push((path, readme::with_table(&text, &rows)?));
+        let rows: Vec<_> = sources.iter().zip(described).collect();
+        files.push((path, readme::with_table(&text, &rows)?.into_bytes()));
+    }
+    for (source, ptx) in compiled {
+        let texts = source.outputs.iter().zip(ptx);
+        files.extend(texts.map(|(output, ptx)| (s.dir.join(&output.file), ptx.into_bytes())));
     }
     Ok(files)
 }
@@ -256,7 +267,7 @@ fn shared_definitions(compiler: &Compiler) -> Result<String, String> {
     rust::params(&model)
 }
 
-fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, String> {
+fn check(files: &[File], stale: &[PathBuf]) -> Result<String, String> {
     let mut wrong: Vec<String> = files
         .iter()
         .filter(|file| !is_written(file))
@@ -270,7 +281,7 @@ fn check(files: &[(PathBuf, String)], stale: &[PathBuf]) -> Result<String, Strin
 }
 
 /// Generated files that nothing produces any more.
-fn stale(generated: &Path, files: &[(PathBuf, String)]) -> Result<Vec<PathBuf>, String> {
+fn stale(generated: &Path, files: &[File]) -> Result<Vec<PathBuf>, String> {
     let mut there = tree::entries(generated)?;
     there.retain(|p| !files.iter().any(|(path, _)| path == p));
     Ok(there)

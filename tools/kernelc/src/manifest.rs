@@ -66,7 +66,7 @@ pub fn comment_values<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a 
 }
 
 /// The manifest's text.
-pub fn render(nvrtc: &str, headers: &[File], sources: &[Source]) -> String {
+pub fn render(nvrtc: &str, headers: &[File], sources: &[&Source]) -> String {
     let mut out = format!("{{\n  \"nvrtc\": \"{nvrtc}\",\n  \"headers\": [");
     let entries: Vec<String> = headers
         .iter()
@@ -74,7 +74,7 @@ pub fn render(nvrtc: &str, headers: &[File], sources: &[Source]) -> String {
         .collect();
     out += &list(&entries, "  ");
     out += ",\n  \"sources\": [";
-    let entries: Vec<String> = sources.iter().map(source_entry).collect();
+    let entries: Vec<String> = sources.iter().map(|source| source_entry(source)).collect();
     out += &list(&entries, "  ");
     out + "\n}\n"
 }
@@ -184,7 +184,7 @@ mod tests {
         let mut source = Source::new(&File { name, place, text: "source".into() });
         assert_eq!(source.stem(), "a");
         source.outputs.push(output);
-        let text = render("12.4", &[], &[source]);
+        let text = render("12.4", &[], &[&source]);
         assert!(text.contains("\"name\": \"a\\\"b\", \"registers\": 9"), "{text}");
         fs::write(dir.join("generated/manifest.json"), text).unwrap();
         assert_eq!(verify(&dir), Ok(2));

@@ -102,11 +102,16 @@ fn launches(device: &Device) -> String {
     }
 }
 
-/// Ops with kernels, and the PTX version they need.
+/// Ops with kernels, and the PTX version they need. Reads every text: a damaged file of the program is told here.
 fn kernels() -> String {
-    let mut ops: Vec<&str> = shipped_ptx().map(|(op, _, _)| op).collect();
+    let texts = match shipped_ptx() {
+        Ok(texts) => texts,
+        Err(error) => return format!("{error}: install gradus again"),
+    };
+    let mut ops: Vec<&str> = texts.iter().map(|(op, ..)| *op).collect();
     ops.dedup();
-    let version = shipped_ptx()
+    let version = texts
+        .iter()
         .filter_map(|(_, _, ptx)| ptx.lines().find_map(|l| l.strip_prefix(".version ")))
         .max()
         .unwrap_or("none");
