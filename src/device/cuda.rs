@@ -103,6 +103,9 @@ impl CudaDriver {
     pub fn open(ordinal: i32) -> Result<CudaDriver> {
         let path = match probe_gpu() {
             GpuProbe::Library(path) => path,
+            GpuProbe::Missing(names) if names.is_empty() => {
+                return Err(Error::NoDriver { reason: GpuProbe::Missing(names).to_string() });
+            }
             GpuProbe::Missing(names) => {
                 let reason = format!(
                     "{} not found; install the NVIDIA driver (no CUDA toolkit is needed)",
