@@ -160,6 +160,7 @@
 //! | `cuda` (on by default) | the CUDA driver as a device; nothing is linked, and a machine without a driver is told so |
 //! | `emu` | the emulated GPU as a device, for tests |
 //! | `cust` | buffers and streams of the crate cust, borrowed |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use alloc::{asking, is_asking};
 

@@ -10,6 +10,7 @@
 //! | [`io`], [`mod@bench`] | files, `gradus bench` |
 //!
 //! It sees only the public API of `gradus`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bench;
 #[cfg(feature = "hf")]
