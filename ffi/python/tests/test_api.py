@@ -523,3 +523,9 @@ def test_readme_runs(code):
         pytest.importorskip("trl")
     assert len(code.strip().split("\n")) <= 12
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_package_lists_its_own_names_alone():
+    assert {"logprob", "F32", "set_threads", "__version__"} <= set(dir(gradus))
+    foreign = [n for n in dir(gradus) if getattr(getattr(gradus, n), "__module__", "gradus").partition(".")[0] != "gradus"]
+    assert foreign == []

@@ -368,3 +368,9 @@ def test_results_do_not_depend_on_whose_threads_compute():
     assert shared or not runtime or not os.path.exists("/proc/self/maps")
     with pytest.raises(gradus.InvalidArgument, match="set_threads: argument `of`: got 'rayon'"):
         gradus.set_threads("rayon")
+
+
+def test_the_module_lists_its_own_names_alone():
+    assert dir(gt) == sorted(gt.__all__) and "nf4_matmul" in dir(gt)
+    foreign = [n for n in dir(gt) if getattr(getattr(gt, n), "__module__", "gradus").partition(".")[0] != "gradus"]
+    assert foreign == []

@@ -87,3 +87,8 @@ __all__ = [
     *FUNCTIONS,
     *CONSTANTS,
 ]
+
+
+def __dir__() -> list[str]:
+    """The names of this module, without those that it imports."""
+    return sorted([*__all__, "__doc__", "__file__", "__path__", "__version__"])

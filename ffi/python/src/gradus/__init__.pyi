@@ -303,6 +303,9 @@ DECAY_AFTER: Final = 1
 def build_info() -> str:
     """One line: version, features, kernel sets, compilers of the kernels."""
     ...
+def __dir__() -> list[str]:
+    """The names of this module, without those that it imports."""
+    ...
 
 class _LogprobResult(NamedTuple):
     logp: Any

@@ -528,3 +528,8 @@ __all__ = [
     "settings_text",
     "vocab_kl",
 ]
+
+
+def __dir__() -> list[str]:
+    """The names of this module, without those that it imports."""
+    return sorted(__all__)
