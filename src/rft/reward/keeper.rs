@@ -20,6 +20,7 @@ pub(super) fn folders() -> PathBuf {
 pub(super) enum Held<'a> {
     /// The process group of this leader, with the number that [`announce`] gave. To be let go of before
     /// the leader is reaped, as its process number is free after that.
+    #[cfg_attr(not(unix), allow(dead_code))]
     Group(u32, u64),
     /// A folder in the system's for temporary files, with a name without spaces.
     #[cfg_attr(not(unix), allow(dead_code))]

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::unfit;
-use crate::reward::{Judgment, Outcome, RewardInput, excerpt};
+#[cfg(unix)]
+use crate::reward::excerpt;
+use crate::reward::{Judgment, Outcome, RewardInput};
 
 /// The share of the row's tests that the completion's last code block passes.
 ///

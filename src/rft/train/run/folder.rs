@@ -29,6 +29,8 @@ const FRESH: [&str; 3] = [LOCK, "config.toml", "run.json"];
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
+    /// Held as long as the folder is written to; only Unix looks at it again.
+    #[cfg_attr(not(unix), allow(dead_code))]
     lock: File,
 }
 

@@ -10,7 +10,9 @@
 mod x86;
 
 use super::tile::Accumulator;
-use crate::dtype::{DType, Float};
+#[cfg(target_arch = "x86_64")]
+use crate::dtype::DType;
+use crate::dtype::Float;
 use crate::ops::support::math::dispatch_simd;
 
 /// Chains of an element: one vector of 512 bits, two of 256.
@@ -22,6 +24,7 @@ pub(crate) const COLUMNS: usize = 6;
 pub(crate) const HEIGHT: usize = 4;
 
 /// Columns whose lanes and trees stay in registers together: 4 x 4 elements are the 16 of a tree of vectors.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) const QUAD: usize = 4;
 
 /// Stretches of rows, all equally many whole vectors of [`LANES`] steps long, and the lanes of their products.
