@@ -76,6 +76,8 @@ fn keys_that_mean_nothing_are_refused() {
         (vec!["rl.kl_share=0.5", "rl.loss=prdp"], "rl.kl_share"),
         (vec!["rl.fresh_reference=true"], "rl.fresh_reference"),
         (vec!["data.mix=kind"], "data.mix"),
+        (vec!["sft.layer_decay=0.5", "rl.optim=paged_adamw"], "sft.layer_decay"),
+        (vec!["sft.freeze_share=0.5", "rl.optim=paged_adamw"], "sft.freeze_share"),
         (vec!["data.mix_power=0.5"], "data.mix_power"),
         (vec!["rl.divert=../a"], "rl.divert"),
         (vec!["sft.source=file"], "sft.source"),
@@ -507,4 +509,42 @@ fn tokens_are_watched() {
     let mean = all.iter().sum::<f64>() / all.len() as f64;
     let metrics = trainer.rl_step(0, records).unwrap();
     assert!((value(&metrics, "entropy/watched") - mean).abs() < 1e-12);
+}
+
+/// Rates fall from block to block, and the lowest blocks stay bit for bit. The first step of AdamW goes as far
+/// as its rate.
+#[test]
+fn low_blocks_move_slowly_or_not_at_all() {
+    let base = ["model.layers=3", "sft.learning_rate=1e-2", "sft.lr_schedule=constant"];
+    let moved = |settings: &[&str]| {
+        let mut trainer = trainer(&[&base[..], settings].concat());
+        let values = |trainer: &Trainer| -> Vec<(String, Vec<f32>)> {
+            trainer.model.params.iter().map(|p| (p.name.clone(), p.values().unwrap())).collect()
+        };
+        let before = values(&trainer);
+        trainer.sft_step(0).unwrap();
+        let mut moved = Vec::new();
+        for ((_, before), (name, after)) in before.iter().zip(values(&trainer)) {
+            let each = before.iter().zip(&after).map(|(a, b)| (a - b).abs());
+            moved.push((name, each.fold(0f32, f32::max)));
+        }
+        moved
+    };
+    let place = |name: &str| match name.strip_prefix("model.layers.") {
+        Some(rest) => rest[..1].parse::<usize>().unwrap(),
+        None if name.starts_with("model.embed") => 4,
+        None => 3,
+    };
+    for (settings, factors) in [
+        (&["sft.layer_decay=1"][..], [1.0; 5]),
+        (&["sft.layer_decay=0.5"], [0.125, 0.25, 0.5, 1.0, 0.0625]),
+        (&["sft.freeze_share=0.34"], [0.0, 1.0, 1.0, 1.0, 0.0]),
+        (&["sft.layer_decay=0.5", "sft.freeze_share=0.7"], [0.0, 0.0, 0.5, 1.0, 0.0]),
+    ] {
+        for (name, far) in moved(settings) {
+            let want = 1e-2 * factors[place(&name)];
+            let fits = (far - want).abs() <= 0.01 * want;
+            assert!(fits, "{settings:?}: {name} moved by {far}, not {want}");
+        }
+    }
 }

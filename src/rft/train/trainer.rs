@@ -20,6 +20,7 @@ use crate::train::rollout::{Hooks, OnToken, Rollout, RolloutKey, Sampler, Sampli
 use crate::train::run::summary::SampleLine;
 use crate::train::task::{Prompt, Task};
 use crate::train::teacher::Teacher;
+use crate::train::update::layers::LayerRates;
 use crate::train::update::optimizer::{Optimizer, Update, Updated};
 use crate::train::update::recipe::Recipe;
 use crate::train::update::record::{Record, TokenClass};
@@ -379,11 +380,7 @@ impl<T: Float> Trainer<T> {
 
     /// One AdamW update.
     pub fn optim_step(&mut self, backward: &Backward, update: Update) -> Result<Updated> {
-        let device = self.model.device.clone();
-        let gradients = &backward.gradients;
-        let updated = self.optimizer.step(&device, &mut self.model.params, gradients, update)?;
-        self.version += (updated.applied && self.keeps_records) as u64;
-        Ok(updated)
+        self.optim_step_by_layers(backward, update, LayerRates::EVEN)
     }
 
     pub(crate) fn fresh_optimizer(&self) -> Result<Optimizer> {

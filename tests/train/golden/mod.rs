@@ -30,6 +30,10 @@ pub struct AdamW {
     pub beta2: f64,
     pub clip: f64,
     pub decay: f64,
+    /// What the rate of the only block is multiplied by; that of the embedding, by its square.
+    pub layer: f64,
+    /// Whether the embedding stays.
+    pub frozen: bool,
 }
 
 impl AdamW {
@@ -45,7 +49,18 @@ impl AdamW {
         };
         let beta1 = if paper.recipe == "sami" { 0.0 } else { 0.9 };
         let (beta2, decay) = if paper.recipe == "motif" { (0.99, 0.1) } else { (0.999, 0.0) };
-        AdamW { beta1, beta2, clip, decay }
+        let (layer, frozen) = if paper.recipe == "groups" { (0.9, true) } else { (1.0, false) };
+        AdamW { beta1, beta2, clip, decay, layer, frozen }
+    }
+
+    /// What the rate of a parameter is multiplied by.
+    fn factor(&self, name: &str) -> f64 {
+        match name.split('.').nth(1) {
+            Some("embed_tokens") if self.frozen => 0.0,
+            Some("embed_tokens") => self.layer * self.layer,
+            Some("layers") => self.layer,
+            Some(_) | None => 1.0,
+        }
     }
 }
 
@@ -243,9 +258,14 @@ pub fn compare(
     loss: impl Fn(&Tensors) -> f64,
     step: impl FnOnce(&mut Trainer) -> Metrics,
 ) -> Metrics {
-    let (w, before) = (tensors(&trainer.model), moments(trainer));
+    let (w, mut before) = (tensors(&trainer.model), moments(trainer));
     let metrics = step(trainer);
     let after = moments(trainer);
+    before.retain(|name, held| {
+        let moves = adamw.factor(name) > 0.0;
+        assert!(moves || after[name] == *held, "{at}: {name} does not move");
+        moves
+    });
     let (got, want) = (value(&metrics, "loss"), loss(&w));
     assert!((got - want).abs() <= 2e-5 * want.abs().max(0.1), "{at}: loss {got}, not {want}");
     let norm = value(&metrics, "grad_norm");
@@ -274,7 +294,7 @@ pub fn compare(
     let rate = value(&metrics, "learning_rate");
     let t = trainer.optimizer.t as i32;
     for (name, [old_m, old_v, old]) in &before {
-        let [m, v, new] = &after[name];
+        let ([m, v, new], rate) = (&after[name], rate * adamw.factor(name));
         for j in 0..old.len() {
             let g = cut * all[name][j];
             let want_v = adamw.beta2 * old_v[j] + (1.0 - adamw.beta2) * g * g;

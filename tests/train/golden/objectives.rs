@@ -247,6 +247,17 @@ fn as_learned(
                 kept.map(|((s, r), a)| (Sequence { reward: a[0], ..s }, r)).unzip();
             (batch, records, Learns::Tokens(name, Advantage::Raw, beta, entropy))
         }
+        Learns::Tokens(name, advantage, beta, entropy) if rl.keep == KeepKey::Top => {
+            let mut all: Vec<(Sequence, Record)> = batch.into_iter().zip(records).collect();
+            let order = |s: &(Sequence, Record)| -s.0.reward;
+            let mut rewards: Vec<f64> = all.iter().map(order).collect();
+            rewards.sort_by(f64::total_cmp);
+            // A tenth of eight is the best one.
+            assert!(rewards.len() == 8 && rewards[0] < rewards[1]);
+            all.retain(|s| order(s) <= rewards[0]);
+            let (batch, records): (Vec<Sequence>, Vec<Record>) = all.into_iter().unzip();
+            (batch, records, Learns::Tokens(name, advantage, beta, entropy))
+        }
         learns => (batch, records, learns),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::train::config::choice::refusal;
 use crate::train::config::section::{Key, Section};
-use crate::train::config::{Bounds, CombineKey, PhasePlan, RunConfig, keys};
+use crate::train::config::{Bounds, CombineKey, OptimizerKey, PhasePlan, RunConfig, keys};
 use crate::train::inputs;
 use crate::train::phase::{Neighbors, Phase};
 use gradus::error::{Error, Result};
@@ -78,6 +78,7 @@ impl RunConfig {
             return Err(Error::config("rl.prompts", reason));
         }
         self.validate_mixture()?;
+        self.validate_layers()?;
         self.validate_reward()?;
         self.validate_env()?;
         self.validate_buffers()
@@ -119,6 +120,21 @@ impl RunConfig {
             true => Err(Error::config("data.heldout_share", "1 leaves nothing to train on")),
             false => Ok(()),
         }
+    }
+
+    /// Rates of blocks are those of moments beside the parameters.
+    fn validate_layers(&self) -> Result<()> {
+        let (sft, optim) = (&self.sft, self.rl.optim);
+        for (key, set) in [
+            ("sft.layer_decay", sft.layer_decay != 1.0),
+            ("sft.freeze_share", sft.freeze_share != 0.0),
+        ] {
+            if set && optim != OptimizerKey::AdamW {
+                let reason = format!("needs rl.optim = adamw, not {}", optim.name());
+                return Err(Error::config(key, reason));
+            }
+        }
+        Ok(())
     }
 
     /// A mixture needs both its keys.

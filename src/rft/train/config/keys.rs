@@ -258,6 +258,11 @@ section! {
         /// Largest global gradient norm.
         grad_clip: f64 = 1.0; folder 0.3; range Positive(f64::INFINITY);
             source "TRL: 1.0; model folder: QLoRA 0.3",
+        /// Learning rate of a block beside that of the block above it; of the embedding beside that of the
+        /// lowest, of the highest beside that of the head. 1 = all move at the same rate.
+        layer_decay: f64 = 1.0; range Positive(1.0); by [Sft]; source "ours: off; ELECTRA (2003.10555): 0.8 to 0.9",
+        /// Share of the blocks, the lowest ones, that do not move, nor does the embedding; 0 = all move.
+        freeze_share: f64 = 0.0; range 0.0..=1.0; by [Sft]; source "ours: off",
         /// Weight of a prompt's tokens beside the answer's, 0 = they carry no loss.
         prompt_weight: f64 = 0.0; range 0.0..=1e6;
             by [Demos, Divert]; source "TRL completion_only_loss; LeTI (2305.10314): 1",

@@ -13,6 +13,7 @@ use crate::train::run::summary::Scored;
 use crate::train::run::{Run, shown};
 use crate::train::task::Demo;
 use crate::train::trainer::Trainer;
+use crate::train::update::layers::LayerRates;
 use crate::train::update::optimizer::Update;
 use crate::train::update::record::{Record, TokenClass};
 use crate::train::update::step::Objective;
@@ -178,7 +179,9 @@ impl<T: Float> Trainer<T> {
         let dropout = self.dropout(Phase::Sft, step);
         let objective = Objective { dropout, ..self.sft_objective(&settings) };
         let backward = self.forward_backward(&records, advantage, &weight, objective)?;
-        let updated = self.optim_step(&backward, update)?;
+        let sft = &self.config.sft;
+        let rates = LayerRates { decay: sft.layer_decay, frozen: sft.freeze_share };
+        let updated = self.optim_step_by_layers(&backward, update, rates)?;
         self.guard(updated.applied, step)?;
         Ok(Metrics::from([
             (Metric::Loss, backward.figures.loss),

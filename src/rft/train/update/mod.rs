@@ -2,6 +2,7 @@
 
 pub(crate) mod distill;
 pub(crate) mod dropout;
+pub mod layers;
 pub(crate) mod likeliest;
 pub mod optimizer;
 pub(crate) mod ordered;

@@ -1,6 +1,7 @@
 //! AdamW over a model's trainable parameters, with global-norm clipping and a finite check.
 
 use crate::model::{Gradients, Parameter, Parameters};
+use crate::train::update::layers::LayerRates;
 use gradus::device::{Buffer, Device};
 use gradus::dtype::Float;
 use gradus::error::{Error, Result};
@@ -151,9 +152,32 @@ impl Optimizer {
         gradients: &Gradients,
         update: Update,
     ) -> Result<Updated> {
+        self.step_by_layers(device, params, gradients, update, LayerRates::EVEN)
+    }
+
+    /// As [`Optimizer::step`], at rates that differ by block. What does not move has no part in the norm,
+    /// and its moments stay.
+    ///
+    /// # Errors
+    /// `Config` where nothing moves, and for rates that differ where moments are in host memory.
+    pub fn step_by_layers<T: Float>(
+        &mut self,
+        device: &Device,
+        params: &mut Parameters<T>,
+        gradients: &Gradients,
+        update: Update,
+        rates: LayerRates,
+    ) -> Result<Updated> {
+        let factors = rates.factors(params);
         let mut norm = GlobalNorm::default();
         let grads: Vec<View<'_, f32>> = gradients.iter().map(|(_, g)| g.all()).collect();
-        grad_norm(device, GradNorm { grads: &grads, norm: &mut norm })?;
+        let moves = grads.iter().zip(&factors).filter(|(_, factor)| factor.is_some());
+        let moving: Vec<View<'_, f32>> = moves.map(|(grad, _)| *grad).collect();
+        if moving.is_empty() && !grads.is_empty() {
+            let reason = format!("{}, but then nothing that trains moves", rates.frozen);
+            return Err(Error::config("sft.freeze_share", reason));
+        }
+        grad_norm(device, GradNorm { grads: &moving, norm: &mut norm })?;
         let refused = Updated { grad_norm: norm.value, applied: false };
         if !norm.finite {
             return Ok(refused);
@@ -170,28 +194,16 @@ impl Optimizer {
             },
             ..AdamWSettings::default()
         };
-        let mut outcome = AdamWOutcome::default();
-        let trained = params.iter_mut().filter(|p| p.trainable).zip(grads);
-        match &mut self.moments {
-            Moments::Resident(all) => {
-                let tensors = trained
-                    .zip(all)
-                    .map(|((param, grad), Resident { m, v })| {
-                        let (param, mask) = (master(param)?.all_mut(), None);
-                        Ok(AdamWTensor { param, grad, m: m.all_mut(), v: v.all_mut(), mask })
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                adamw(device, AdamW { tensors, settings, outcome: &mut outcome })?;
+        let outcome = match (&mut self.moments, rates == LayerRates::EVEN) {
+            (Moments::Resident(all), _) => {
+                move_resident(device, params, &grads, all, &factors, settings)?
             }
-            Moments::Paged(paged) => {
-                let tensors = trained
-                    .map(|(param, grad)| {
-                        Ok(PagedTensor { param: master(param)?.all_mut(), grad, mask: None })
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                paged.step(tensors, &settings, &mut outcome)?;
+            (Moments::Paged(paged), true) => move_paged(params, &grads, paged, &settings)?,
+            (Moments::Paged(_), false) => {
+                let reason = "paged_adamw, but rates differ by block, which adamw alone takes";
+                return Err(Error::config("rl.optim", reason));
             }
-        }
+        };
         if outcome.non_finite.is_some() {
             return Ok(refused);
         }
@@ -199,6 +211,72 @@ impl Optimizer {
         self.t += 1;
         Ok(Updated { grad_norm: norm.value, applied: true })
     }
+}
+
+/// Moves the parameters of each factor in turn, at its rate.
+fn move_resident<T: Float>(
+    device: &Device,
+    params: &mut Parameters<T>,
+    grads: &[View<'_, f32>],
+    moments: &mut [Resident],
+    factors: &[Option<f64>],
+    settings: AdamWSettings,
+) -> Result<AdamWOutcome> {
+    let mut outcome = AdamWOutcome::default();
+    for (i, rate) in distinct(factors).into_iter().enumerate() {
+        let settings = AdamWSettings { lr: settings.lr * rate, ..settings };
+        let trained = params.iter_mut().filter(|p| p.trainable).zip(grads);
+        let tensors = trained
+            .zip(moments.iter_mut())
+            .zip(factors)
+            .filter(|(_, factor)| **factor == Some(rate))
+            .map(|(((param, grad), Resident { m, v }), _)| {
+                let (param, grad, mask) = (master(param)?.all_mut(), *grad, None);
+                Ok(AdamWTensor { param, grad, m: m.all_mut(), v: v.all_mut(), mask })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        adamw(device, AdamW { tensors, settings, outcome: &mut outcome })?;
+        if outcome.non_finite.is_some() && i > 0 {
+            let reason = "the square of a gradient is beyond f32, and blocks of another rate have moved; \
+                          lower the learning rate";
+            return Err(Error::Training { reason: reason.into() });
+        }
+        if outcome.non_finite.is_some() {
+            break;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Moves the parameters chunk by chunk.
+fn move_paged<T: Float>(
+    params: &mut Parameters<T>,
+    grads: &[View<'_, f32>],
+    paged: &mut PagedAdamW,
+    settings: &AdamWSettings,
+) -> Result<AdamWOutcome> {
+    let mut outcome = AdamWOutcome::default();
+    let tensors = params
+        .iter_mut()
+        .filter(|p| p.trainable)
+        .zip(grads)
+        .map(|(param, grad)| {
+            Ok(PagedTensor { param: master(param)?.all_mut(), grad: *grad, mask: None })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    paged.step(tensors, settings, &mut outcome)?;
+    Ok(outcome)
+}
+
+/// The factors that there are, each once.
+fn distinct(factors: &[Option<f64>]) -> Vec<f64> {
+    let mut found: Vec<f64> = Vec::new();
+    for factor in factors.iter().flatten() {
+        if !found.contains(factor) {
+            found.push(*factor);
+        }
+    }
+    found
 }
 
 fn master<T: Float>(param: &mut Parameter<T>) -> Result<&mut Buffer<f32>> {

@@ -223,6 +223,15 @@ pub const PAPERS: &[Paper] = &[
         )],
     },
     Paper {
+        recipe: "groups",
+        phases: &[phase(
+            "sft",
+            Learns::Texts,
+            2e-6,
+            &[("sft.layer_decay", "0.9"), ("sft.freeze_share", "0.25")],
+        )],
+    },
+    Paper {
         recipe: "grpo",
         phases: &[phase(
             "rl",

@@ -40,6 +40,15 @@ pub const PAPERS: &[Paper] = &[
         ],
     },
     Paper {
+        recipe: "mine",
+        phases: &[phase(
+            "rl",
+            Learns::Tokens("ce", Advantage::One, (0.0, 0.0), 0.0),
+            2e-5,
+            &[("rl.source", "'data'"), ("rl.keep", "'top'"), ("rl.keep_share", "0.1")],
+        )],
+    },
+    Paper {
         recipe: "motif",
         phases: &[phase(
             "rl",
