@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod begun;
 mod book;
 mod checkpoint;
 mod completions;

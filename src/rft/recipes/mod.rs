@@ -77,6 +77,7 @@ recipes! {
     "msrl",
     "musicrl",
     "prdp",
+    "prefix_rft",
     "proactive",
     "qlora",
     "raft",

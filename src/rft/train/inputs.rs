@@ -181,7 +181,9 @@ impl RunInputs {
                 Phase::Quantize | Phase::Collect | Phase::ValueFit | Phase::Rl => false,
             };
             let learns = demos && plan.config.sft.buffer()?.is_none();
-            if learns || (plan.kind.rolls_out() && !plan.config.rl.divert.is_empty()) {
+            let rl = &plan.config.rl;
+            let begins = plan.kind == Phase::Rl && rl.prefix_samples > 0;
+            if learns || begins || (plan.kind.rolls_out() && !rl.divert.is_empty()) {
                 longest = task.longest_demo()?.max(longest);
             }
         }

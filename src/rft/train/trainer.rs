@@ -512,7 +512,7 @@ impl Sampled {
     }
 
     /// One record per completion or episode; groups are prompts. What was said to the policy is no more
-    /// scored than a prompt is.
+    /// scored than a prompt is; the beginning of a demonstration is scored as one.
     pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for (group, (prompt, rollouts)) in self.prompt_ids.iter().zip(&self.rollouts).enumerate() {
@@ -523,6 +523,7 @@ impl Sampled {
                 record.push(&rollout.tokens, TokenClass::Gen, &rollout.logp);
                 let first = record.ids.len() - rollout.entropy.len();
                 record.entropy[first..].copy_from_slice(&rollout.entropy);
+                record.class[first..][..rollout.begun].fill(TokenClass::Demo);
                 for said in &rollout.said {
                     record.class[first..][said.clone()].fill(TokenClass::Prompt);
                 }

@@ -187,7 +187,8 @@ pub(super) fn rewarded(
         Learns::Tokens(name, advantage, beta, entropy) => {
             let objective =
                 Objective { name, advantage, beta, entropy, longest: 6.0, temperature: 1.0 };
-            let loss = |w: &Tensors| objective.loss_of(&batch, &now(w), &held, &Marks::default());
+            let marks = Marks { without: sure(trainer, &learned, &held), ..Marks::default() };
+            let loss = |w: &Tensors| objective.loss_of(&batch, &now(w), &held, &marks);
             compare(trainer, adamw, at, loss, step)
         }
         Learns::Completions(name, beta) => {
@@ -213,6 +214,24 @@ pub(super) fn rewarded(
             panic!("{at}: not of RL")
         }
     }
+}
+
+/// Numbers of the tokens of beginnings whose entropy is not among the largest fifth of the batch's; none where
+/// completions do not begin as demonstrations do.
+fn sure(trainer: &Trainer, records: &[Record], held: &[Vec<(f64, f64)>]) -> Vec<usize> {
+    if trainer.config.rl.prefix_samples == 0 {
+        return Vec::new();
+    }
+    let classes = records.iter().flat_map(|r| r.scored().map(|t| r.class[t]));
+    let entropies = held.iter().flatten().map(|of| of.1);
+    let demo = |(_, (class, _)): &(usize, (TokenClass, f64))| *class == TokenClass::Demo;
+    let all = classes.zip(entropies).enumerate().filter(demo);
+    let mut all: Vec<(usize, f64)> = all.map(|(i, (_, entropy))| (i, entropy)).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    // Two groups, each with the first 7 of 8 tokens of a demonstration, cut to 5 of a completion of 6.
+    assert_eq!(all.len(), 10);
+    assert!(all[1].1 - all[2].1 > 1e-5, "no tie");
+    all[2..].iter().map(|(i, _)| *i).collect()
 }
 
 /// What a step may learn from, with rewards without ties.
@@ -278,12 +297,16 @@ fn numbers(learns: Learns, records: &[Record]) -> Vec<usize> {
 
 /// The scored tokens of a record; ratios are to who sampled, or to the policy where nobody did.
 fn tokens(record: &Record, reference: &[(f64, f64)]) -> Vec<Token> {
-    let sampled = record.sampled() > 0;
-    let old = if sampled { &record.sampler_logp } else { record.old_logp() };
+    let old = |t: usize| match record.class[t] {
+        TokenClass::Gen => record.sampler_logp[t],
+        TokenClass::Prompt | TokenClass::Demo | TokenClass::Reasoning | TokenClass::Context => {
+            record.old_logp()[t]
+        }
+    };
     let of = |(t, its): (usize, &(f64, f64))| Token {
         target: record.ids[t] as usize,
         hidden: Vec::new(),
-        old: old[t] as f64,
+        old: old(t) as f64,
         reference: its.0,
         // The last turn ends where the sequence does.
         turn: record

@@ -145,7 +145,7 @@ pub fn surrogate(name: &str, logp: &[f64], held: &[f64], s: &Sequence, a: &[f64]
             let center = fixed[t].exp();
             ppo(d[t].exp(), a[t], (center - 0.2, center + 0.2, NONE))
         }),
-        "verl/vanilla" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.2, 3.0))),
+        "verl/vanilla" | "prefix_rft" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.2, 3.0))),
         "dapo" => each(&|t| ppo(d[t].exp(), a[t], (0.8, 1.28, NONE))),
         "gspo" => each(&|t| ppo((sum / n).exp(), a[t], (1.0 - 3e-4, 1.0 + 4e-4, NONE))),
         "trl/luspo" => each(&|t| ppo((sum / n).exp(), a[t], plain)),
@@ -203,7 +203,7 @@ pub fn kl(name: &str, logp: f64, ratio: f64, reference: f64) -> f64 {
 pub fn weights(name: &str, lengths: &[usize], longest: f64) -> Vec<f64> {
     let (b, tokens) = (lengths.len() as f64, lengths.iter().sum::<usize>() as f64);
     let of = |&n: &usize| match name {
-        "dr_grpo" | "relift" | "trl/dr_grpo" => 1.0 / (b * longest),
+        "dr_grpo" | "relift" | "prefix_rft" | "trl/dr_grpo" => 1.0 / (b * longest),
         "trl/luspo" => 1.0 / b,
         "grpo" | "deepseekmath_grpo" | "gspo" | "reft" | "remix" | "remix/stale" | "trl/grpo"
         | "trl/sapo" | "trl/rloo" | "verl/geo_mean" | "verl/sapo" => 1.0 / (b * n as f64),

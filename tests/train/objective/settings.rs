@@ -7,6 +7,7 @@ use gradus::ops::{
     OnSingle, PolicySettings, PreferenceKind, RatioLevel,
 };
 use gradus_rft::train::recipe::{Recipe, Weighing};
+use gradus_rft::train::record::TokenClass;
 use gradus_rft::train::sequence::{self, Preference, SequenceKind, SequenceLoss};
 
 use super::{config, try_config};
@@ -106,6 +107,7 @@ fn published() -> Vec<Row> {
             stale: true,
             ..row("remix", ppo(0.2, 0.2, OFF), SEQUENCES, trl())
         },
+        Row { entropy: 1e-3, ..row("prefix_rft", ppo(0.2, 0.2, 3.0), CONSTANT, undivided()) },
         row("ce", Loss::CrossEntropy, TOKENS, Estimator::One),
     ]
 }
@@ -225,6 +227,9 @@ fn every_preset_is_what_its_name_says() {
             denominator: if row.stale { Denominator::Sampler } else { Denominator::Old },
             center: if row.stale { ClipCenter::OldOverSampler } else { ClipCenter::One },
             kl: (beta > 0.0 && !in_reward).then(|| kl(row.name, beta)),
+            class_self_ratio: std::array::from_fn(|class| {
+                row.name == "prefix_rft" && class == TokenClass::Demo as usize
+            }),
             ..PolicySettings::default()
         };
         assert_eq!(got.settings, want, "{}", row.name);
@@ -496,6 +501,9 @@ fn keys_that_an_objective_does_not_read_are_refused() {
 fn weights_of_tokens_are_those_that_are_named() {
     assert_eq!(recipe(&["rl.top_entropy_quantile=0.2"]).weighing, Weighing::TopEntropy(0.2));
     assert_eq!(recipe(&["rl.token_weight_floor=0.1"]).weighing, Weighing::Probability(0.1));
+    let begun = recipe(&["rl.prefix_samples=1", "rl.prefix_quantile=0.3"]);
+    assert_eq!(begun.weighing, Weighing::Beginnings(0.3));
+    assert!(begun.settings.class_self_ratio[TokenClass::Demo as usize], "whatever the loss");
     assert_eq!(recipe(&["rl.advantage_clamp=10"]).advantage_clamp, 10.0);
     let (token, sequence) = (OffPolicyLevel::Token, OffPolicyLevel::SequenceSum);
     let (cut, mask) = (OffPolicyBound::Truncate, OffPolicyBound::Mask);

@@ -61,7 +61,7 @@ impl Objective<'_> {
             "reft" => Advantage::Gae(0.95),
             "trl/rloo" => Advantage::Others,
             "ce" => Advantage::One,
-            "dr_grpo" | "relift" => Advantage::Group(None),
+            "dr_grpo" | "relift" | "prefix_rft" => Advantage::Group(None),
             name if name.starts_with("verl/") => Advantage::Group(Some(1e-6)),
             _ => Advantage::Group(Some(1e-4)),
         };
@@ -69,7 +69,7 @@ impl Objective<'_> {
         // Six tokens: what an answer of three digits needs.
         let (longest, temperature) = (6.0, trainer.config.rl.temperature);
         let beta = if paid { (0.0, beta) } else { (beta, 0.0) };
-        let entropy = if name == "relift" { 1e-3 } else { 0.0 };
+        let entropy = if matches!(name, "relift" | "prefix_rft") { 1e-3 } else { 0.0 };
         Objective { name, advantage, beta, entropy, longest, temperature }
     }
 
@@ -104,7 +104,7 @@ impl Objective<'_> {
             for (t, value) in surrogate.iter().enumerate() {
                 let ratio = if self.name == "trl/luspo" { sequence } else { log_ratio(t) }.exp();
                 let kl = oracle::kl(self.name, logp[t], ratio, s.tokens[t].reference);
-                let kept = if marks.without == Some(n) { 0.0 } else { *value };
+                let kept = if marks.without.contains(&n) { 0.0 } else { *value };
                 let penalty = if marks.penalized == Some(n) { log_ratio(t).abs() } else { 0.0 };
                 total += w * (kept + self.beta.0 * kl + penalty - self.entropy * now[t].1);
                 n += 1;
@@ -114,11 +114,12 @@ impl Objective<'_> {
     }
 }
 
-/// The tokens that Clip-Cov and KL-Cov single out.
+/// The tokens that Clip-Cov, KL-Cov and Prefix-RFT single out.
 #[derive(Default)]
 pub struct Marks {
-    without: Option<usize>,
-    penalized: Option<usize>,
+    /// Those that have no surrogate.
+    pub without: Vec<usize>,
+    pub penalized: Option<usize>,
 }
 
 /// Loss and gradient of the head, as a step of the trainer has them: AdamW's first moment after its
@@ -221,7 +222,7 @@ fn candidates(objective: &Objective<'_>, batch: &[Sequence], head: &[f64]) -> Ve
             };
             let found = (0..n).filter(|&t| cov[t] > 1.0 && cov[t] < 5.0).filter(|t| !clipped(t));
             let marks: Vec<Marks> =
-                found.map(|t| Marks { without: Some(t), ..Marks::default() }).collect();
+                found.map(|t| Marks { without: vec![t], ..Marks::default() }).collect();
             assert!(marks.len() > 1, "several tokens to draw from: {cov:?}");
             marks
         }

@@ -365,6 +365,9 @@ pub fn verl(loss: &str) -> Result<Preset> {
     })
 }
 
+/// The class of demonstration tokens in runs of configurations.
+const DEMO: usize = 2;
+
 /// Names without a framework.
 pub const NAMES: &[&str] = &[
     "grpo",
@@ -376,6 +379,7 @@ pub const NAMES: &[&str] = &[
     "reft",
     "relift",
     "remix",
+    "prefix_rft",
     "ce",
 ];
 /// Names after `trl/`.
@@ -411,6 +415,7 @@ pub fn by_name(name: &str, length: f64) -> Result<Preset> {
         "relift" => Ok(relift(length)),
         // One anchor: λ = 1, with which the paper begins.
         "remix" => Ok(remix(1.0)),
+        "prefix_rft" => prefix_rft(length, DEMO),
         "ce" => Ok(sft()),
         other => match other.split_once('/') {
             Some(("trl", loss)) => trl(loss, length),

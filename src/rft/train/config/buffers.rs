@@ -149,6 +149,7 @@ impl RunConfig {
             }
         }
         self.validate_records()?;
+        self.validate_beginnings()?;
         if !self.sft.drain && self.sft.source == "demos" {
             let reason = "false means nothing without sft.source = buffer:NAME";
             return Err(Error::config("sft.drain", reason));

@@ -343,6 +343,15 @@ section! {
         stop: Vec<String> = Vec::new(); range TextBytes(STOP_LIMIT); by [Run, Sample]; source "ours: none",
         /// Completions that were cut off carry no loss.
         mask_truncated_completions: bool = false; by [Online]; source "TRL: false; DAPO (2503.14476): true",
+        /// Samples of a prompt, the last ones, that go on from the beginning of its demonstration; that is a
+        /// part of the completion and is learned at ratios of 1. 0 = none.
+        prefix_samples: usize = 0; range 0..=1 << 12; by [Online]; source "ours: none; Prefix-RFT (2507.01679): 1",
+        /// Least and largest share of the demonstration that is such a beginning; each is drawn anew.
+        prefix_share: Bounds = Bounds::Within(0.05, 0.95); range InOrder; by [Online]; source "Prefix-RFT: 0.05 to 0.95",
+        /// Steps of the phase over which the least share falls, on a half cosine from the largest one.
+        prefix_steps: usize = 500; range AtLeast(1); by [Online]; source "Prefix-RFT: 500",
+        /// Share of the batch's tokens of beginnings, those of the largest entropy, that carry the surrogate.
+        prefix_quantile: f64 = 0.2; range 0.0..=1.0; by [Online]; source "Prefix-RFT: 0.2",
         /// Tokens before the longest completion over which the reward falls in a straight line, 0 = none.
         overlong_buffer: usize = 0; range 0..=1 << 20; by [Judge]; source "ours: none; DAPO: 4096 of 20480",
         /// What a completion of the full length loses; auto: 1.

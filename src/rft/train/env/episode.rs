@@ -334,7 +334,7 @@ mod tests {
                 let finished = tokens.last() == Some(&END);
                 let logp = (0..tokens.len()).map(|i| -1.0 - (item.drawn + i) as f32).collect();
                 let entropy = vec![0.5; tokens.len()];
-                Rollout { tokens, logp, entropy, finished, said: Vec::new() }
+                Rollout { tokens, logp, entropy, finished, ..Rollout::default() }
             };
             Ok(items.iter().map(answer).collect())
         };

@@ -45,6 +45,7 @@ impl<T: Float> Trainer<T> {
         match (&self.world, &self.rounds) {
             (Some(_), _) => tokens,
             (None, Some(_)) => tokens - answer,
+            (None, None) if self.config.rl.prefix_samples > 0 => answer.saturating_sub(1),
             (None, None) => 0,
         }
     }
@@ -59,13 +60,13 @@ impl<T: Float> Trainer<T> {
     }
 
     /// Prompts with their ids, of which nothing is sampled yet.
-    fn asked(&self, prompts: Vec<Prompt>) -> Result<Sampled> {
+    pub(crate) fn asked(&self, prompts: Vec<Prompt>) -> Result<Sampled> {
         let prompt_ids = prompts.iter().map(|p| self.task.encode(p)).collect::<Result<Vec<_>>>()?;
         Ok(Sampled { prompts, prompt_ids, ..Sampled::default() })
     }
 
     /// Calls `run` with what samples items behind contexts.
-    fn with_sampler<R>(
+    pub(crate) fn with_sampler<R>(
         &self,
         sampling: &Sampling,
         key: RolloutKey,

@@ -42,13 +42,13 @@ impl<T: Float> Trainer<T> {
 
     /// Completions of the prompts of batch `batch` of step `step`.
     pub(super) fn sample_batch(&self, step: u64, batch: u64) -> Result<Sampled> {
-        let (rows, (_, step)) = (self.rows(step, batch)?, self.place(step, batch));
-        let rows = rows.into_iter();
+        let rows = self.rows(step, batch)?;
+        let each = rows.iter().copied();
         let prompts = match crosses(&self.config)? {
-            true => rows.map(|i| self.task.contexts(i)).collect::<Result<Vec<_>>>()?.concat(),
-            false => rows.map(|i| self.task.train_prompt(i)).collect(),
+            true => each.map(|i| self.task.contexts(i)).collect::<Result<Vec<_>>>()?.concat(),
+            false => each.map(|i| self.task.train_prompt(i)).collect(),
         };
-        self.sample(prompts, self.config.rl.group, step)
+        self.sample_rows(prompts, &rows, (step, batch))
     }
 
     /// Scores of what was sampled, less what long completions lose. The control `shuffled_rewards` deals them
@@ -62,7 +62,8 @@ impl<T: Float> Trainer<T> {
         let longest = self.most_sampled();
         let penalty = rl.overlong_penalty.or(1.0);
         for (reward, rollout) in scores.rewards.iter_mut().zip(sampled.rollouts.iter().flatten()) {
-            *reward -= overlong(rollout.sampled(), longest, rl.overlong_buffer, penalty);
+            let length = rollout.begun + rollout.sampled();
+            *reward -= overlong(length, longest, rl.overlong_buffer, penalty);
         }
         self.deal_out(&mut scores.rewards, self.place(step, batch).1);
         Ok(scores)
@@ -108,6 +109,7 @@ impl<T: Float> Trainer<T> {
             // All batches of a step have as many prompts.
             record.group += groups;
         }
+        self.score_beginnings(&mut records)?;
         Ok(records)
     }
 

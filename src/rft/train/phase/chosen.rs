@@ -3,21 +3,26 @@
 use crate::train::phase::acts::RlBatch;
 use crate::train::trainer::Trainer;
 use crate::train::update::recipe::{Recipe, Weighing};
-use crate::train::update::record::{Record, ScoredTokens};
+use crate::train::update::record::{Record, ScoredTokens, TokenClass};
 use crate::train::update::step::score_records;
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::{
-    OffPolicySettings, OffPolicyWeight, QuantileScope, TopFraction, offpolicy_weight, top_fraction,
+    OffPolicySettings, OffPolicyWeight, QuantileScope, RankedClass, TopFraction, offpolicy_weight,
+    top_fraction,
 };
 
 impl<T: Float> Trainer<T> {
-    /// Weights that stay the same for all updates of a batch: the tokens of the largest entropy before
-    /// the first of them, and importance weights of what another policy sampled. Quantiles are those of
+    /// Weights that stay the same for all updates of a batch: the tokens, or those of beginnings, of the
+    /// largest entropy before the first of them, and importance weights of what another policy sampled. Quantiles are those of
     /// the whole batch, so that micro-batches change nothing.
     pub(super) fn weigh_batch(&self, recipe: &Recipe, records: &mut [Record]) -> Result<()> {
-        if let Weighing::TopEntropy(share) = recipe.weighing {
-            self.keep_top_entropy(share, records)?;
+        match recipe.weighing {
+            Weighing::TopEntropy(share) => self.keep_top_entropy(share, None, records)?,
+            Weighing::Beginnings(share) => {
+                self.keep_top_entropy(share, Some(TokenClass::Demo), records)?;
+            }
+            Weighing::Even | Weighing::Probability(_) => {}
         }
         match recipe.importance {
             Some(settings) => self.set_importance(settings, records),
@@ -25,12 +30,23 @@ impl<T: Float> Trainer<T> {
         }
     }
 
-    fn keep_top_entropy(&self, fraction: f64, records: &mut [Record]) -> Result<()> {
-        let entropy = ScoredTokens::of(records).gather(records, |r| &r.entropy);
+    /// Of all tokens, or of a class alone; those of the others are then kept.
+    fn keep_top_entropy(
+        &self,
+        fraction: f64,
+        class: Option<TokenClass>,
+        records: &mut [Record],
+    ) -> Result<()> {
+        let scored = ScoredTokens::of(records);
+        let entropy = scored.gather(records, |r| &r.entropy);
+        let classes = scored.gather(records, |r| &r.class);
+        let classes: Vec<u8> = classes.into_iter().map(|class| class as u8).collect();
+        let ranked =
+            |class| RankedClass { class_ids: (&classes).into(), ranked: class as u8, others: true };
         let mut keep = vec![0u8; entropy.len()];
         let args = TopFraction {
             x: (&entropy).into(),
-            class: None,
+            class: class.map(ranked),
             scope: QuantileScope::All,
             fraction,
             keep: (&mut keep).into(),

@@ -27,6 +27,7 @@ use gradus::ops::GroupStats;
 mod acts;
 mod advantages;
 mod asked;
+pub(crate) mod begun;
 mod book;
 mod chosen;
 mod collect;
@@ -301,6 +302,7 @@ impl<T: Float> Trainer<T> {
             let turns: usize = records.iter().map(Record::answers).sum();
             metrics.push(Metric::EpisodeTurns, turns as f64 / n);
         }
+        metrics.extend(self.begun_metrics(records));
         metrics
     }
 }

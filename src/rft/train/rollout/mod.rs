@@ -85,12 +85,15 @@ pub struct Rollout {
     pub finished: bool,
     /// Which tokens an environment said, in order; none of a single completion.
     pub said: Vec<Range<usize>>,
+    /// How many tokens at the front are a demonstration's beginning, which nobody sampled.
+    pub begun: usize,
 }
 
 impl Rollout {
     /// Number of tokens that the policy sampled.
     pub fn sampled(&self) -> usize {
-        self.tokens.len() - self.said.iter().map(Range::len).sum::<usize>()
+        let said: usize = self.said.iter().map(Range::len).sum();
+        self.tokens.len() - self.begun - said
     }
 }
 

@@ -90,6 +90,10 @@ choice! {
         ReplayAge = "replay/age",
         /// Mean |log π − log π_sampler| over the tokens of replayed completions, before the updates.
         ReplayGap = "replay/logp_gap",
+        /// Mean number of tokens of a demonstration that completions of `rl.prefix_samples` begin with.
+        PrefixLength = "prefix/length",
+        /// Mean reward of those completions that have one.
+        PrefixReward = "prefix/reward",
         /// Records that the phase in `rl.then` learned from.
         InnerRecords = "then/records",
         /// Loss of that phase's last update.

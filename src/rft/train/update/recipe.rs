@@ -4,6 +4,7 @@
 use crate::train::config::{
     AdvantageKey, ImportanceKey, KeepKey, KlKey, RlConfig, RunConfig, ScaleKey, SourceKey,
 };
+use crate::train::update::record::TokenClass;
 use crate::train::update::sequence::{self, SequenceKind, SequenceLoss};
 use gradus::error::{Error, Result};
 use gradus::ops::presets;
@@ -48,6 +49,9 @@ pub enum Weighing {
     Even,
     /// 1 for this share of the batch's tokens, those of the largest entropy; 0 for the others.
     TopEntropy(f64),
+    /// 1 for what is sampled, and for this share of the batch's tokens of beginnings of demonstrations, those
+    /// of the largest entropy; 0 for the others.
+    Beginnings(f64),
     /// Their probability, but at least this.
     Probability(f64),
 }
@@ -106,6 +110,7 @@ impl Recipe {
             preset.settings.denominator = Denominator::Sampler;
         }
         let estimator = estimator(config, preset.estimator)?;
+        begin_as_shown(rl, estimator, &mut preset.settings)?;
         let reward_beta = if place == KlPlace::Reward { beta } else { 0.0 };
         if estimator == Estimator::One && reward_beta > 0.0 {
             let reason = "reward, but every advantage is 1, whatever the reward; take loss";
@@ -198,6 +203,23 @@ impl Recipe {
     }
 }
 
+/// Where completions begin as a demonstration does, nobody sampled the beginning: its ratio is to itself.
+fn begin_as_shown(
+    rl: &RlConfig,
+    estimator: Estimator,
+    settings: &mut PolicySettings,
+) -> Result<()> {
+    if rl.prefix_samples == 0 {
+        return Ok(());
+    }
+    settings.class_self_ratio[TokenClass::Demo as usize] = true;
+    if estimator == Estimator::Gae {
+        let reason = "takes advantages of completions, and rl.advantage = gae has those of tokens";
+        return Err(Error::config("rl.prefix_samples", reason));
+    }
+    Ok(())
+}
+
 /// What single tokens weigh. One rule is enough: two of them have no agreed order.
 fn weighing(rl: &RlConfig, covariance: bool) -> Result<Weighing> {
     let (share, floor) = (rl.top_entropy_quantile, rl.token_weight_floor);
@@ -208,6 +230,14 @@ fn weighing(rl: &RlConfig, covariance: bool) -> Result<Weighing> {
             let reason = format!("`{}` chooses tokens by itself; leave it at 1", rl.loss);
             return Err(Error::config(key, reason));
         }
+    }
+    if rl.prefix_samples > 0 {
+        if share != 1.0 || floor != 1.0 || covariance {
+            let reason = "weighs tokens by rl.prefix_quantile, and rl.loss, rl.top_entropy_quantile or \
+                          rl.token_weight_floor weighs them too; leave it at 0";
+            return Err(Error::config("rl.prefix_samples", reason));
+        }
+        return Ok(Weighing::Beginnings(rl.prefix_quantile));
     }
     match (share != 1.0, floor != 1.0) {
         (false, false) => Ok(Weighing::Even),

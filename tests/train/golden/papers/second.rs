@@ -117,6 +117,22 @@ pub const PAPERS: &[Paper] = &[
         )],
     },
     Paper {
+        recipe: "prefix_rft",
+        phases: &[phase(
+            "rl",
+            Learns::Tokens("prefix_rft", Advantage::Group(None), (0.0, 0.0), 1e-3),
+            RL_RATE,
+            &[
+                ("rl.group", "8"),
+                ("rl.steps", "500"),
+                ("rl.prefix_samples", "1"),
+                ("rl.prefix_share", "[0.05, 0.95]"),
+                ("rl.prefix_steps", "500"),
+                ("rl.prefix_quantile", "0.2"),
+            ],
+        )],
+    },
+    Paper {
         recipe: "proactive",
         phases: &[phase(
             "rl",
