@@ -317,4 +317,33 @@ fn teachers_that_do_not_fit_are_refused() {
         let error = with("teacher", &[setting]).validate_phases().unwrap_err().to_string();
         assert!(error.contains(says), "{says}: {error}");
     }
+    for (setting, source, says) in [
+        ("distill.top_k=4", "rollout", "distill.top_k"),
+        ("sft.prompt_weight=1", "demos", "sft.prompt_weight"),
+    ] {
+        let source = format!("distill.source={source}");
+        let settings = ["distill.guidance=2", setting, &source];
+        let error = with("teacher", &settings).validate_phases().unwrap_err().to_string();
+        assert!(error.contains("`distill.guidance`") && error.contains(says), "{error}");
+    }
+}
+
+/// A guided teacher reads twice: with γ = 0 what stands before the last token of a prompt does not count, with γ = 1 it
+/// alone does, and more is not less. Rows of other sequences change no bit.
+#[test]
+fn a_guided_teacher_leaves_the_prompt_out() {
+    let folders = folders();
+    let loss = |gamma: &str, others: i32| {
+        let settings = [format!("distill.guidance={gamma}"), "rl.learning_rate=0".into()];
+        let settings = settings.each_ref().map(String::as_str);
+        let mut trainer = trainer(folders.path(), "model", &settings, Device::Cpu);
+        let mut records = records();
+        // The policy is its own teacher: they differ by what one of them leaves out.
+        records.iter_mut().for_each(|record| record.ids[0] += others);
+        value(&trainer.distill_step(0, &records).unwrap(), "loss")
+    };
+    assert_eq!(loss("1", 0), 0.0);
+    let (none, other) = (loss("0", 0), loss("0", 40));
+    assert!(none > 1e-4 && other > 1e-4 && none != other, "{none} {other}");
+    assert!(loss("3", 0) > none, "twice as far, on the other side");
 }

@@ -2,7 +2,7 @@
 
     python tools/claims/run.py [NAME ...] [--gradus target/release/gradus] [--seeds 5] [--work DIR] [--write]
 
-`claims.toml` beside this file holds a claim per table: the paper's sentence, the toy, and the sides that are
+`claims.toml` and `more.toml` beside this file hold a claim per table: the paper's sentence, the toy, and the sides that are
 compared with equal rollouts (or, without rollouts, equal demonstrations). Every side runs with the same
 seeds; nothing is tuned per seed. A measurement that exists in DIR is not repeated, so an interrupted
 table goes on where it stopped.
@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("target/claims"))
     parser.add_argument("--write", action="store_true", help="write docs/CLAIMS.md from all claims that are measured")
     args = parser.parse_args()
-    claims = tomllib.loads((HERE / "claims.toml").read_text())["claim"]
+    files = [HERE / "claims.toml", HERE / "more.toml"]
+    claims = [claim for file in files for claim in tomllib.loads(file.read_text())["claim"]]
     known = [claim["name"] for claim in claims]
     for name in set(args.names) - set(known):
         sys.exit(f"`{name}` is no claim; known are {', '.join(known)}")
@@ -99,6 +100,19 @@ def files_of(args: argparse.Namespace, claim: dict) -> dict:
     return names
 
 
+def teacher_of(args: argparse.Namespace, claim: dict, data: pathlib.Path) -> pathlib.Path:
+    """The model of the run with the settings `teacher` of a claim, which all sides and seeds learn from."""
+    out = (args.work / claim["name"] / "teacher").absolute()
+    if not (out / "latest/model").exists():
+        command = [args.gradus, "train", "--seed", "0", "--out", out, "--data", data]
+        for reward in claim["reward"]:
+            command += ["--reward", reward]
+        for setting in claim["teacher"]:
+            command += ["--set", setting]
+        output(command)
+    return out / "latest/model"
+
+
 def trained(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dict:
     out = args.work / claim["name"] / "runs"
     command = [args.gradus, "train", "--seed", str(seed), "--out", out]
@@ -109,6 +123,8 @@ def trained(args: argparse.Namespace, claim: dict, side: dict, seed: int) -> dic
     for reward in rewards_of(claim, side):
         command += ["--reward", reward]
     files = files_of(args, claim)
+    if "teacher" in claim:
+        files["teacher"] = teacher_of(args, claim, data)
     for setting in settings(claim, side):
         for name, path in files.items():
             setting = setting.replace("{" + name + "}", str(path))

@@ -57,6 +57,7 @@ recipes! {
     "ask",
     "ats",
     "bigcharts",
+    "cfg_distil",
     "copg",
     "curr_reft",
     "curve",

@@ -198,9 +198,9 @@ fn take(
             disturb(trainer, number);
             demonstrated(trainer, adamw, &at)
         }
-        Learns::Teacher(beta) => {
+        learns @ (Learns::Teacher(_) | Learns::Guided(_)) => {
             disturb(trainer, number);
-            taught(trainer, adamw, beta, &at)
+            taught(trainer, adamw, learns, &at)
         }
         learns @ (Learns::Tokens(..) | Learns::Completions(..) | Learns::Contexts) => {
             // A run has one reference, which its first phase of RL takes.

@@ -93,18 +93,37 @@ pub(super) fn demonstrated(trainer: &mut Trainer, adamw: AdamW, at: &str) -> Met
     compare(trainer, adamw, at, loss, |trainer| trainer.sft_step(0).unwrap())
 }
 
-/// β·KL(p‖m) + (1 − β)·KL(q‖m) of teacher p and policy q, m = β·p + (1 − β)·q, a mean over tokens.
-pub(super) fn taught(trainer: &mut Trainer, adamw: AdamW, beta: f64, at: &str) -> Metrics {
+/// What follows the prompt of a record, behind the last token of that.
+fn unasked(record: &Record) -> Record {
+    let asked = record.class.iter().take_while(|class| **class == TokenClass::Prompt).count();
+    let mut other = Record::default();
+    other.push(&record.ids[asked - 1..asked], TokenClass::Prompt, &[]);
+    other.push(&record.ids[asked..], TokenClass::Gen, &[]);
+    other
+}
+
+/// A mean over tokens, of teacher p and policy q: β·KL(p‖m) + (1 − β)·KL(q‖m) with m = β·p + (1 − β)·q, or KL(q‖p) of
+/// a guided p, whose log-probs are those of u + γ·(c − u).
+pub(super) fn taught(trainer: &mut Trainer, adamw: AdamW, learns: Learns, at: &str) -> Metrics {
     let (shape, teacher) = (shape(trainer), tiny::teacher());
     let (its, known) = (Shape::of(&teacher, 0.0), tensors(&teacher));
     let records = trainer.lessons(0).unwrap();
     let tokens: usize = records.iter().map(|record| record.scored().count()).sum();
     let masks: Vec<_> = (0..records.len()).map(|i| masks(trainer, Kind::Distill, 0, i)).collect();
-    let taught: Vec<Vec<Vec<f64>>> =
-        records.iter().map(|r| distributions(&its, &known, r, &nothing)).collect();
+    let says = |r: &Record| distributions(&its, &known, r, &nothing);
+    let guided = |r: &Record| -> Vec<Vec<f64>> {
+        let Learns::Guided(gamma) = learns else { return says(r) };
+        let each = says(r).into_iter().zip(says(&unasked(r)));
+        let row = |(c, u): (Vec<f64>, Vec<f64>)| {
+            log_softmax(&c.iter().zip(&u).map(|(c, u)| u + gamma * (c - u)).collect::<Vec<f64>>())
+        };
+        each.map(row).collect()
+    };
+    let taught: Vec<Vec<Vec<f64>>> = records.iter().map(guided).collect();
     let divergence = |(p, q): (&Vec<f64>, &Vec<f64>)| -> f64 {
         let term = |(p, q): (&f64, &f64)| {
             let (a, b) = (p.exp(), q.exp());
+            let Learns::Teacher(beta) = learns else { return b * (q - p) };
             let m = (beta * a + (1.0 - beta) * b).ln();
             beta * a * (p - m) + (1.0 - beta) * b * (q - m)
         };
@@ -210,9 +229,11 @@ pub(super) fn rewarded(
             let loss = |w: &Tensors| information(&shape, w, &learned, samples, &mask);
             compare(trainer, adamw, at, loss, step)
         }
-        Learns::Nothing | Learns::Texts | Learns::Returns | Learns::Teacher(_) => {
-            panic!("{at}: not of RL")
-        }
+        Learns::Nothing
+        | Learns::Texts
+        | Learns::Returns
+        | Learns::Teacher(_)
+        | Learns::Guided(_) => panic!("{at}: not of RL"),
     }
 }
 

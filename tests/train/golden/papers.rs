@@ -24,6 +24,8 @@ pub enum Learns {
     Returns,
     /// The teacher's distributions, by a generalized JSD of this β.
     Teacher(f64),
+    /// Those of a teacher that is guided by this γ, by the reverse KL.
+    Guided(f64),
 }
 
 /// A phase of a recipe.

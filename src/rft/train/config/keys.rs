@@ -506,6 +506,9 @@ section! {
             source "MiniLLM (2306.08543): reverse KL",
         /// Weight of the teacher in the mixture of jsd, which alone takes it; auto: 0.5.
         beta: Auto = Auto::Auto; range 1e-3..=0.999; source "TRL GKD: 0.5",
+        /// γ of the teacher's logits u + γ·(c − u), with c behind the whole prompt and u behind its last token
+        /// alone; 1 = c, which is no guidance.
+        guidance: f64 = 1.0; range 0.0..=1e3; source "ours: 1, off",
         /// Tokens that count, those that the teacher finds likeliest; 0 = the whole vocabulary.
         top_k: usize = 0; range 0..=1 << 10; source "GKD: the whole vocabulary",
         /// What becomes of the others.

@@ -2,7 +2,9 @@
 //! demonstrations.
 
 use crate::train::config::readers::{OF_EPISODES, OF_TASK, Reader};
-use crate::train::config::{Auto, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig};
+use crate::train::config::{
+    Auto, DistillConfig, DistillSource, DivergenceKey, Drawn, RestKey, RunConfig, SftConfig,
+};
 use crate::train::phase::sft::{check_buffer_warmup, longest};
 use crate::train::phase::{Neighbors, Phase, PhaseSpec, check_warmup};
 use crate::train::run::memory_plan::Probe;
@@ -68,6 +70,7 @@ impl PhaseSpec for Distill {
             return Err(Error::config("distill.rest", reason));
         }
         let (rl, sft) = (&at.plan().config.rl, &at.plan().config.sft);
+        check_guidance(distill, sft)?;
         match distill.source {
             DistillSource::Rollout => {
                 check_warmup("rl.warmup_steps", rl.warmup_steps, rl.steps as u64)
@@ -116,6 +119,22 @@ impl PhaseSpec for Distill {
     }
 }
 
+/// Refuses a guided teacher where it has nothing to leave out, or is not asked as a whole.
+fn check_guidance(distill: &DistillConfig, sft: &SftConfig) -> Result<()> {
+    let gamma = distill.guidance;
+    if gamma == 1.0 {
+        return Ok(());
+    }
+    let reason = if distill.top_k > 0 {
+        "distill.top_k asks for the likeliest tokens of a teacher that is not guided; take 0"
+    } else if distill.source == DistillSource::Demos && sft.prompt_weight > 0.0 {
+        "guidance reads without the prompt, whose tokens sft.prompt_weight has learned; take 0"
+    } else {
+        return Ok(());
+    };
+    Err(Error::config("distill.guidance", format!("{gamma}, but {reason}")))
+}
+
 impl<T: Float> Trainer<T> {
     /// What step `step` of the phase `distill` learns on: rollouts, which nobody scores, or
     /// demonstrations.
@@ -156,7 +175,8 @@ impl<T: Float> Trainer<T> {
         let likeliest =
             (distill.top_k > 0).then_some(Likeliest { k: distill.top_k, rest: distill.rest });
         let objective = self.lesson_objective(settings);
-        Ok(Lesson { teacher: &teacher.model, divergence, likeliest, objective })
+        let guidance = distill.guidance;
+        Ok(Lesson { teacher: &teacher.model, divergence, likeliest, guidance, objective })
     }
 
     /// Step `step` of the phase `distill` on `records`.

@@ -7,17 +7,21 @@
 //! over the N scored tokens of a batch, where p_t and q_t are what teacher and policy expect at token
 //! t, over the whole vocabulary or over the teacher's likeliest tokens. How the tokens came about carries
 //! no gradient, also where the policy wrote them: that is GKD (Agarwal et al. 2024, arXiv:2306.13649).
+//!
+//! A guided teacher has the logits u + γ·(c − u): c behind the whole prompt, as the policy, and u behind its last
+//! token alone (Ho and Salimans 2022, arXiv:2207.12598). The policy learns to do without the second reading.
 
 use crate::io::interrupt;
 use crate::model::{Decoder, Gradients, Tape};
 use crate::train::update::likeliest::Likeliest;
-use crate::train::update::record::Record;
+use crate::train::update::record::{Record, ScoredTokens};
 use crate::train::update::step::{Objective, gather_rows, scatter_rows, summed};
 use gradus::device::Buffer;
 use gradus::dtype::Float;
 use gradus::error::Result;
 use gradus::ops::{
-    CopyRows, Divergence, LogitTransform, VocabKl, VocabKlBwd, copy_rows, vocab_kl, vocab_kl_bwd,
+    CopyRows, Divergence, Guidance, LogitTransform, VocabKl, VocabKlBwd, copy_rows, vocab_kl,
+    vocab_kl_bwd,
 };
 
 /// What is learned from whom.
@@ -29,6 +33,8 @@ pub(crate) struct Lesson<'a, T> {
     pub divergence: Divergence,
     /// The tokens that count, if not all do.
     pub likeliest: Option<Likeliest>,
+    /// γ of a guided teacher; 1 = it is not.
+    pub guidance: f64,
     /// Temperature of both distributions, and how micro-batches are cut.
     pub objective: Objective<'a>,
 }
@@ -73,6 +79,10 @@ fn micro_batch<T: Float>(
     let mut tape = Tape::new(lesson.objective.recompute);
     let hidden = model.forward(&batch, true, None, Some(&mut tape))?;
     let taught = lesson.teacher.forward(&batch, true, None, None)?;
+    let unguided = match lesson.guidance == 1.0 {
+        true => None,
+        false => Some(Unguided::of(model, lesson.teacher, records)?),
+    };
     let mut drows = allocator.alloc(scored.len() * d)?;
     let (mut loss, mut done) = (0.0, 0);
     // A row's numbers do not depend on the others beside it.
@@ -80,25 +90,48 @@ fn micro_batch<T: Float>(
         let x = gather_rows(model, allocator, &hidden, d, rows)?;
         let width = lesson.teacher.config.hidden;
         let guide = gather_rows(lesson.teacher, allocator, &taught, width, rows)?;
-        let (its, dx) = divergence(model, [&x, &guide], lesson, weight, gradients)?;
+        let reading = |unguided: &Unguided<T>| {
+            let rows = &unguided.rows[done..done + rows.len()];
+            gather_rows(lesson.teacher, allocator, &unguided.hidden, width, rows)
+        };
+        let other = unguided.as_ref().map(reading).transpose()?;
+        let taught = (&guide, other.as_ref());
+        let (its, dx) = divergence(model, &x, taught, lesson, weight, gradients)?;
         loss += its;
         let (x, mut all) = (dx.rows(d)?, drows.rows_mut(d)?);
         let y = all.narrow(done, rows.len())?;
         copy_rows(&model.device, CopyRows { x, from_rows: None, to_rows: None, y })?;
         done += rows.len();
     }
-    drop((hidden, taught));
+    drop((hidden, taught, unguided));
     let dhidden = scatter_rows(model, allocator, &drows, &scored.rows, batch.tokens())?;
     drop(drows);
     model.backward(&batch, tape, dhidden, gradients)?;
     Ok(loss)
 }
 
-/// The weighted divergences of rows of hidden states, those of the policy and those of the teacher,
-/// and the gradient of the policy's.
+/// A teacher's hidden states where it reads the last token of each prompt in the place of the whole.
+struct Unguided<T: Float> {
+    hidden: Buffer<T>,
+    /// Row before each scored token.
+    rows: Vec<i32>,
+}
+
+impl<T: Float> Unguided<T> {
+    fn of(model: &Decoder<T>, teacher: &Decoder<T>, records: &[Record]) -> Result<Unguided<T>> {
+        let records: Vec<Record> = records.iter().map(Record::behind_last_of_prompt).collect();
+        let scored = ScoredTokens::of(&records);
+        let batch = scored.packed.place(&model.allocator)?;
+        Ok(Unguided { hidden: teacher.forward(&batch, true, None, None)?, rows: scored.rows })
+    }
+}
+
+/// The weighted divergences of rows of hidden states, those of the policy and those of the teacher, with
+/// its unguided ones if it is guided, and the gradient of the policy's.
 fn divergence<T: Float>(
     model: &Decoder<T>,
-    [hidden, taught]: [&Buffer<T>; 2],
+    hidden: &Buffer<T>,
+    (taught, unguided): (&Buffer<T>, Option<&Buffer<T>>),
     lesson: Lesson<'_, T>,
     weight: f64,
     gradients: &mut Gradients,
@@ -106,6 +139,12 @@ fn divergence<T: Float>(
     let (allocator, vocab) = (&model.allocator, model.config.vocab);
     let policy = model.logits(allocator, hidden)?;
     let reference = lesson.teacher.first_logits(allocator, taught, vocab)?;
+    let unguided =
+        unguided.map(|rows| lesson.teacher.first_logits(allocator, rows, vocab)).transpose()?;
+    let guidance = match &unguided {
+        Some(logits) => Some(Guidance { logits: logits.rows(vocab)?, gamma: lesson.guidance }),
+        None => None,
+    };
     let rows = policy.len() / vocab;
     let transform =
         LogitTransform { temperature: lesson.objective.temperature, ..LogitTransform::default() };
@@ -118,7 +157,7 @@ fn divergence<T: Float>(
     let args = VocabKl {
         policy: policy.rows(vocab)?,
         reference: reference.rows(vocab)?,
-        guidance: None,
+        guidance,
         vocab: vocab as i64,
         transform,
         divergence: lesson.divergence,
@@ -130,7 +169,7 @@ fn divergence<T: Float>(
     let args = VocabKlBwd {
         policy: policy.rows(vocab)?,
         reference: reference.rows(vocab)?,
-        guidance: None,
+        guidance,
         vocab: vocab as i64,
         transform,
         divergence: lesson.divergence,
@@ -138,7 +177,7 @@ fn divergence<T: Float>(
         dpolicy: dlogits.rows_mut(vocab)?,
     };
     vocab_kl_bwd(&model.device, args)?;
-    drop((policy, reference));
+    drop((policy, reference, unguided));
     let dhidden = model.logits_backward(allocator, hidden, &dlogits, gradients)?;
     let loss = value.to_host()?.into_iter().map(|value| weight * value as f64).sum();
     Ok((loss, dhidden))

@@ -112,6 +112,14 @@ impl Record {
         prompt.for_each(|class| *class = TokenClass::Context);
     }
 
+    /// The ids and classes of what stands behind its prompt, with the last token of that alone before it.
+    pub(crate) fn behind_last_of_prompt(&self) -> Record {
+        let asked = self.class.iter().take_while(|class| **class == TokenClass::Prompt).count();
+        let first = asked.saturating_sub(1);
+        let (ids, class) = (self.ids[first..].to_vec(), self.class[first..].to_vec());
+        Record { ids, class, ..Record::default() }
+    }
+
     /// Puts zeros into the columns that an update may read and sampling does not fill.
     pub(crate) fn with_columns(&mut self) {
         self.ref_logp = vec![0.0; self.ids.len()];

@@ -91,6 +91,20 @@ pub const PAPERS: &[Paper] = &[
         ],
     },
     Paper {
+        recipe: "cfg_distil",
+        phases: &[phase(
+            "distill",
+            Learns::Guided(3.0),
+            1e-5,
+            &[
+                ("distill.source", "'rollout'"),
+                ("distill.divergence", "'reverse_kl'"),
+                ("distill.guidance", "3.0"),
+                ("rl.temperature", "1.0"),
+            ],
+        )],
+    },
+    Paper {
         recipe: "copg",
         phases: &[phase(
             "rl",
