@@ -29,5 +29,7 @@ mod rounds;
 mod shared;
 #[cfg(feature = "hf")]
 mod strict;
+#[cfg(feature = "hf")]
+mod suites;
 mod tiny;
 mod written;

@@ -48,7 +48,7 @@ fn config(name: &str, folder: &Path) -> RunConfig {
 }
 
 /// The folders of a run's checkpoints, oldest first.
-fn checkpoints(run: &Path) -> Vec<PathBuf> {
+pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
     let mut all: Vec<PathBuf> = all.filter(|path| path.is_dir()).collect();
     all.sort();
@@ -56,7 +56,7 @@ fn checkpoints(run: &Path) -> Vec<PathBuf> {
 }
 
 /// What a run was when `last` was saved: as a kill leaves it, its metrics may be further.
-fn cut(run: &Path, last: &Path, to: &Path) {
+pub(crate) fn cut(run: &Path, last: &Path, to: &Path) {
     fs::create_dir_all(to.join("checkpoints")).unwrap();
     for entry in fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_file() {

@@ -418,8 +418,19 @@ impl<T: Float> Trainer<T> {
     /// Accuracy on the held-out prompts, with the same draws at every call, so that two evaluations
     /// differ by the policy alone.
     pub fn evaluate(&self) -> Result<Evaluation> {
+        self.evaluate_on(self.task.heldout(self.config.eval.max_prompts), 0)
+    }
+
+    /// The same on each set of `data.suites`, by name; draws are those of no other set.
+    pub fn evaluate_suites(&self) -> Result<Vec<(String, Evaluation)>> {
+        let suites = self.task.suites(self.config.eval.max_prompts).into_iter();
+        let one = |(set, (name, prompts))| Ok((name, self.evaluate_on(prompts, set)?));
+        (1..).zip(suites).map(one).collect()
+    }
+
+    /// Scores on `prompts`, which are the held-out set of this number.
+    fn evaluate_on(&self, prompts: Vec<Prompt>, set: u64) -> Result<Evaluation> {
         let eval = &self.config.eval;
-        let prompts = self.task.heldout(eval.max_prompts);
         let sampling = Sampling {
             temperature: if eval.temperature > 0.0 { eval.temperature } else { 1.0 },
             greedy: eval.temperature == 0.0,
@@ -428,7 +439,7 @@ impl<T: Float> Trainer<T> {
             min_p: 0.0,
             ..self.sampling()
         };
-        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: 0 };
+        let key = RolloutKey { seed: self.config.seed, purpose: Purpose::Eval, step: set };
         let sampled = self.sample_with(prompts, eval.samples, &sampling, key)?;
         Evaluation::of(self.verifier.as_ref(), &sampled)
     }

@@ -13,7 +13,7 @@ use gradus::{Error, Result};
 use gradus_rft::bench::{Only, Predicted, Settings, Shapes, bench, names};
 use gradus_rft::io::interrupt;
 use gradus_rft::recipes;
-use gradus_rft::train::eval::{Evaluation, Vote};
+use gradus_rft::train::eval::{AtK, Evaluation, Vote};
 use gradus_rft::train::progress::line;
 use gradus_rft::train::{
     Ask, Asking, ModelDefaults, Resume, RunConfig, RunOrModel, chat, evaluate, explain,
@@ -336,6 +336,10 @@ fn scores(result: &Evaluation) -> Result<String> {
     if let Some(Vote { samples, majority, best }) = result.vote {
         text +=
             &format!("\nmajority vote {majority:.4}, best {best:.4} of {samples} samples a prompt");
+        text += &format!("\n{}", AtK::line(&result.at));
+    }
+    for (name, its) in &result.suites {
+        text += &format!("\n{name}: {}", scores(its)?.replace('\n', &format!("\n{name}: ")));
     }
     Ok(text)
 }

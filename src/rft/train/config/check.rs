@@ -79,6 +79,7 @@ impl RunConfig {
         }
         self.validate_mixture()?;
         self.validate_layers()?;
+        self.validate_suites()?;
         self.validate_reward()?;
         self.validate_env()?;
         self.validate_buffers()
@@ -102,6 +103,10 @@ impl RunConfig {
         if !distills && !self.distill.teacher.is_empty() {
             let reason = "is read by the phase `distill`, which `phases` does not have";
             return Err(Error::config("distill.teacher", reason));
+        }
+        if !self.checkpoint.best.is_empty() && plans.iter().all(|plan| plan.kind != Phase::Rl) {
+            let reason = "is measured by phases of the kind rl, which `phases` does not have";
+            return Err(Error::config("checkpoint.best", reason));
         }
         self.trains()?;
         for (index, PhasePlan { name, kind, config, .. }) in plans.iter().enumerate() {

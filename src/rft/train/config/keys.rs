@@ -113,6 +113,9 @@ section! {
         heldout: String = String::new(); source "ours",
         /// Share of data.path that is held out, by a hash of the prompt.
         heldout_share: f64 = 0.1; range 0.0..=1.0; source "ours",
+        /// Further held-out sets, each NAME=FILE: scored once before anything is learned and at the end, by the
+        /// same rewards; their prompts are not trained on.
+        suites: Vec<String> = Vec::new(); source "ours: none",
         /// How a row becomes a prompt.
         format: DataFormat = DataFormat::Auto; source "ours",
         /// A template (minijinja) over the row's fields that writes the prompt, instead of data.format.
@@ -537,5 +540,8 @@ section! {
         every: usize = 100; folder 20; range AtLeast(1); source "ours" neutral,
         /// Checkpoints kept.
         keep: usize = 2; range 1..=1 << 16; source "ours" neutral,
+        /// A metric of steps that evaluate: the state where it was largest is kept in the folder `best` of the run;
+        /// empty: none.
+        best: String = String::new(); source "ours: none; Skywork-R1V3 (2507.06167): entropy/watched",
     }
 }

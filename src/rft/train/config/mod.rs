@@ -15,6 +15,7 @@ mod plan;
 pub(crate) mod readers;
 pub(crate) mod section;
 mod set;
+mod suites;
 
 pub use auto::Auto;
 pub use bounds::Bounds;

@@ -1,5 +1,7 @@
 //! Scores on held-out prompts.
 
+use serde::{Deserialize, Serialize};
+
 use crate::reward::{Reward, Scores, score_groups};
 use crate::train::run::summary::SampleLine;
 use crate::train::trainer::Sampled;
@@ -23,6 +25,10 @@ pub struct Evaluation {
     pub failure: Option<String>,
     /// What the samples of a prompt come to together, where each prompt has several.
     pub vote: Option<Vote>,
+    /// The same for 1, 2, 4, ... of the samples, and for all of them; empty for one sample a prompt.
+    pub at: Vec<AtK>,
+    /// Evaluations on the sets of `data.suites`, by name; empty where they were not asked for.
+    pub suites: Vec<(String, Evaluation)>,
     /// First completions of the first prompts.
     pub examples: Vec<SampleLine>,
 }
@@ -39,6 +45,71 @@ pub struct Vote {
     /// Score of the best sample: the share of prompts with a right one, where the verifier gives 0
     /// or 1.
     pub best: f64,
+}
+
+/// What k samples of a prompt come to: means over the prompts all of whose samples were scored.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AtK {
+    /// k.
+    pub k: usize,
+    /// Expected score of the best of k: pass@k, where the verifier gives 0 or 1. Without bias: over all choices of k
+    /// of the n samples (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+    pub pass: f64,
+    /// Score of the answer that most of the first k samples give, as [`Vote::majority`].
+    pub vote: f64,
+}
+
+impl AtK {
+    /// None for one sample a prompt, and where of no prompt all were scored.
+    fn all(verifier: &dyn Reward, sampled: &Sampled, scores: &Scores) -> Vec<AtK> {
+        let (inputs, mut first) = (sampled.inputs(), 0);
+        let mut prompts = Vec::new();
+        for size in sampled.groups() {
+            let span = first..first + size;
+            first += size;
+            let rewards = &scores.rewards[span.clone()];
+            if size > 1 && rewards.iter().all(|r| !r.is_nan()) {
+                prompts.push((verifier.same_answers(&inputs[span]), rewards));
+            }
+        }
+        let Some(samples) = prompts.iter().map(|(answers, _)| answers.len()).min() else {
+            return Vec::new();
+        };
+        let powers = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k < samples);
+        let n = prompts.len() as f64;
+        let at = |k: usize| AtK {
+            k,
+            pass: prompts.iter().map(|(_, rewards)| best_of(k, rewards)).sum::<f64>() / n,
+            vote: prompts
+                .iter()
+                .map(|(answers, rewards)| rewards[majority(&answers[..k])[0]] as f64)
+                .sum::<f64>()
+                / n,
+        };
+        powers.chain([samples]).map(at).collect()
+    }
+}
+
+impl AtK {
+    /// All of them in words.
+    pub fn line(all: &[AtK]) -> String {
+        let one = |AtK { k, pass, vote }: &AtK| format!("pass@{k} {pass:.4}, vote@{k} {vote:.4}");
+        all.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The mean over all choices of k of the scores of the largest among them. In falling order the score with i before it
+/// is the largest of C(n − 1 − i, k − 1) choices out of C(n, k).
+fn best_of(k: usize, scores: &[f32]) -> f64 {
+    let mut falling: Vec<f64> = scores.iter().map(|&score| score as f64).collect();
+    falling.sort_by(|a, b| b.total_cmp(a));
+    let n = falling.len();
+    let (mut share, mut mean) = (k as f64 / n as f64, 0.0);
+    for (i, score) in falling.iter().enumerate().take(n + 1 - k) {
+        mean += share * score;
+        share *= (n - i - k) as f64 / (n - 1 - i).max(1) as f64;
+    }
+    mean
 }
 
 impl Vote {
@@ -89,6 +160,7 @@ impl Evaluation {
         let judged = sampled.judged(verifier);
         let scores = score_groups(&judged, &sampled.inputs(), &sampled.groups())?;
         let vote = Vote::of(verifier, sampled, &scores);
+        let at = AtK::all(verifier, sampled, &scores);
         let known: Vec<f64> =
             scores.rewards.iter().filter(|s| !s.is_nan()).map(|&s| s as f64).collect();
         let n = known.len() as f64;
@@ -104,6 +176,8 @@ impl Evaluation {
             abstained: scores.abstained,
             failed: scores.failed,
             failure: scores.failures.into_iter().next().map(|(_, reason)| reason),
+            at,
+            suites: Vec::new(),
             vote,
             examples: examples.take(EXAMPLES).collect(),
         })
@@ -176,6 +250,36 @@ mod tests {
         // As texts "it is 4" and "8/2" are two answers, and all three have one vote: the first wins.
         let exact = evaluate("exact", &prompts[..2]);
         assert_eq!(exact.vote, Some(Vote { samples: 3, majority: 0.0, best: 0.5 }));
+    }
+
+    /// 1 − C(n − c, k)/C(n, k) for c right ones of n, and by hand where scores are between.
+    #[test]
+    fn pass_at_k_has_no_bias() {
+        let choose =
+            |n: u64, k: u64| (0..k).map(|i| (n - i) as f64 / (i + 1) as f64).product::<f64>();
+        for (n, c) in [(8, 0), (8, 1), (8, 3), (5, 5), (2, 1)] {
+            let scores: Vec<f32> = (0..n).map(|i| (i < c) as u8 as f32).collect();
+            for k in 1..=n {
+                let missed = if n - c < k { 0.0 } else { choose(n - c, k) / choose(n, k) };
+                let got = best_of(k as usize, &scores);
+                assert!((got - (1.0 - missed)).abs() < 1e-12, "{n} {c} {k}: {got}");
+            }
+        }
+        // Pairs of 3, 1, 2: 3, 3, 2.
+        assert!((best_of(2, &[3.0, 1.0, 2.0]) - 8.0 / 3.0).abs() < 1e-12);
+        let prompts: &[&[&str]] = &[&["5", "4", "4", "4"], &["5", "5", "4", "4"]];
+        let at = evaluate("numeric", prompts).at;
+        let found: Vec<(usize, f64, f64)> = at.iter().map(|at| (at.k, at.pass, at.vote)).collect();
+        // The first sample is wrong in both; of all four the first prompt's majority is right.
+        let pairs = (1.0 + (1.0 - 1.0 / 6.0)) / 2.0;
+        assert_eq!(
+            found.iter().map(|f| (f.0, f.2)).collect::<Vec<_>>(),
+            [(1, 0.0), (2, 0.0), (4, 0.5)]
+        );
+        for (got, want) in found.iter().map(|f| f.1).zip([(0.75 + 0.5) / 2.0, pairs, 1.0]) {
+            assert!((got - want).abs() < 1e-12, "{found:?}");
+        }
+        assert_eq!(evaluate("numeric", &[&["4"]]).at, []);
     }
 
     #[test]

@@ -205,7 +205,7 @@ pub fn evaluate(
 fn scores<T: Float>(mut trainer: Trainer<T>, config: &RunConfig) -> Result<Evaluation> {
     // A run's trainer has the settings of the run.
     trainer.config.eval = config.eval.clone();
-    trainer.evaluate()
+    Ok(Evaluation { suites: trainer.evaluate_suites()?, ..trainer.evaluate()? })
 }
 
 /// Completions of one's own prompt, or of held-out prompts, each with its score and log-prob. A

@@ -31,6 +31,12 @@ pub(crate) struct RunFigures {
     /// What was scored before RL, in order; of phases in turn, the last.
     #[serde(default)]
     pub stages: Vec<Stage>,
+    /// Scores on the sets of `data.suites` before anything was learned, once they are taken.
+    #[serde(default)]
+    pub suites: Option<Vec<(String, Option<f64>)>>,
+    /// The largest value of `checkpoint.best`, and how many steps the run had done.
+    #[serde(default)]
+    pub best: Option<(f64, u64)>,
     /// RL steps done.
     pub rl_steps: u64,
     /// RL steps in which all samples of every prompt had the same reward.

@@ -166,6 +166,9 @@ fn read_by(config: &RunConfig) -> Result<Vec<(&'static str, PathBuf, u64)>> {
             files.extend(data_files(path.as_ref())?.into_iter().map(|file| (key, file, u64::MAX)));
         }
     }
+    for (_, path) in config.data.suites()? {
+        files.extend(data_files(path)?.into_iter().map(|file| ("data.suites", file, u64::MAX)));
+    }
     let model = Path::new(&config.model.path);
     if !config.model.path.is_empty() {
         let names = ["config.json"].into_iter().chain(COMPANIONS);

@@ -152,6 +152,7 @@ impl Dry {
     fn run<T: Float>(config: &RunConfig, info: &DriverInfo, fit: Fit) -> Result<Dry> {
         let mut probe = Probe::<T>::new(config, info, fit)?;
         probe.trainer.evaluate()?;
+        probe.trainer.evaluate_suites()?;
         probe.count_rollouts();
         let mut saved = 0;
         let mut states = 0;

@@ -15,6 +15,7 @@ use gradus::error::{Error, Result};
 use gradus::escape::escaped;
 
 mod advice;
+mod best;
 pub mod checkpoint;
 mod figures;
 mod fitting;
@@ -177,6 +178,7 @@ impl<T: Float> Run<T> {
             self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
                 let accuracy = self.trainer.evaluate()?.accuracy;
+                self.note_suites()?;
                 self.figures.base_accuracy = accuracy;
                 self.figures.scored(Scored::AsItWas, accuracy);
             }
@@ -218,8 +220,19 @@ impl<T: Float> Run<T> {
     pub(super) fn evaluate(&mut self) -> Result<Evaluation> {
         self.trainer.leave(&self.config);
         let evaluation = self.trainer.evaluate();
+        let evaluation = evaluation.and_then(|it| self.note_suites().map(|()| it));
         self.plans.get(self.figures.phase).iter().for_each(|plan| self.trainer.enter(plan));
         evaluation
+    }
+
+    /// Scores of the first evaluation on the sets of `data.suites`, under the settings of the run.
+    fn note_suites(&mut self) -> Result<()> {
+        if self.figures.suites.is_none() {
+            let scores = self.trainer.evaluate_suites()?;
+            let scores = scores.into_iter().map(|(name, its)| (name, its.accuracy)).collect();
+            self.figures.suites = Some(scores);
+        }
+        Ok(())
     }
 
     fn run_steps(&mut self, plan: &PhasePlan) -> Result<()> {
@@ -244,6 +257,7 @@ impl<T: Float> Run<T> {
             self.figures.step += 1;
             self.figures.global += 1;
             progress.update(self.figures.step, || message(&row.metrics, flat));
+            self.keep_best(&row.metrics)?;
             if self.figures.global.is_multiple_of(every) {
                 self.save()?;
             }
@@ -261,19 +275,24 @@ impl<T: Float> Run<T> {
     fn save(&mut self) -> Result<()> {
         self.folder.check()?;
         self.metrics.sync()?;
-        self.figures.elapsed = self.elapsed();
         let folder = self.folder.path().join("checkpoints");
+        let checkpoint = self.checkpoint(&folder)?;
+        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
+        self.saved = Some(self.figures.position());
+        self.export()
+    }
+
+    /// The state of the run as it stands, for `folder`.
+    fn checkpoint(&mut self, folder: &Path) -> Result<Checkpoint> {
+        self.figures.elapsed = self.elapsed();
         let meta = serde_json::to_value(&self.figures)
-            .map_err(|e| Error::format(&folder, format!("checkpoint figures: {e}")))?;
-        let checkpoint = Checkpoint {
+            .map_err(|e| Error::format(folder, format!("checkpoint figures: {e}")))?;
+        Ok(Checkpoint {
             step: self.figures.global + self.figures.phase as u64,
             fingerprint: self.config.fingerprint(),
             meta,
             tensors: self.trainer.save_state()?,
-        };
-        checkpoint::save(&folder, &checkpoint, self.trainer.config.checkpoint.keep)?;
-        self.saved = Some(self.figures.position());
-        self.export()
+        })
     }
 
     /// Whether models of this run make sense outside: those from a folder, and those of bytes.
@@ -284,6 +303,10 @@ impl<T: Float> Run<T> {
     /// Writes the adapter for PEFT, once there is one, and if there is a base model to go with it:
     /// the folder that the run began with, or, if that moved before it was frozen, its own.
     fn export(&self) -> Result<()> {
+        self.export_to(&self.folder.path().join("adapter"))
+    }
+
+    fn export_to(&self, folder: &Path) -> Result<()> {
         let Some(config) = self.trainer.adapter.as_ref().filter(|_| self.has_folders()) else {
             return Ok(());
         };
@@ -292,7 +315,7 @@ impl<T: Float> Run<T> {
             false => self.write_model()?,
         };
         let config = config.clone().on_base(&base);
-        Adapter::of(&self.trainer.model, &config)?.save(&self.folder.path().join("adapter"))
+        Adapter::of(&self.trainer.model, &config)?.save(folder)
     }
 
     /// Writes the base weights as they are now, unless they are there: they no longer move. Returns
@@ -336,6 +359,7 @@ impl<T: Float> Run<T> {
 
     fn finish(&mut self) -> Result<Summary> {
         let evaluation = self.evaluate()?;
+        let suites = self.suites()?;
         self.folder.check()?;
         let (adapter, exported_model) = self.exported()?;
         let (f, config) = (&self.figures, &self.config);
@@ -370,6 +394,9 @@ impl<T: Float> Run<T> {
             model: config.model.path.clone(),
             adapter,
             exported_model,
+            at: evaluation.at,
+            suites,
+            best: self.best(),
             samples: evaluation.examples,
         };
         let curve = Curve {

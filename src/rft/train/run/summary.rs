@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::atomic;
 use crate::model::WeightBytes;
+use crate::train::infer::eval::{AtK, Evaluation};
 use gradus::error::{Error, Result};
 
 /// Final figures of a run. A score is none where its phase was not run or nothing was scored.
@@ -69,6 +70,15 @@ pub struct Summary {
     /// or, without one, what the run made. Empty if they are those that the run began with.
     #[serde(default)]
     pub exported_model: String,
+    /// What 1, 2, 4, ... samples of a held-out prompt come to at the end, where each has several.
+    #[serde(default)]
+    pub at: Vec<AtK>,
+    /// Scores on the sets of `data.suites`.
+    #[serde(default)]
+    pub suites: Vec<SuiteScores>,
+    /// The state that `checkpoint.best` kept.
+    #[serde(default)]
+    pub best: Option<BestState>,
     /// Held-out prompts with a completion of the final policy.
     pub samples: Vec<SampleLine>,
 }
@@ -94,6 +104,43 @@ pub struct Stage {
     pub model: Scored,
     /// Mean reward of the held-out prompts' completions.
     pub score: f64,
+}
+
+/// Scores on a named held-out set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SuiteScores {
+    /// Its name in `data.suites`.
+    pub name: String,
+    /// Mean reward before anything was learned; none if nothing was scored.
+    pub before: Option<f64>,
+    /// Mean reward at the end.
+    pub after: Option<f64>,
+    /// Standard error of that.
+    pub error: f64,
+    /// Completions that it is the mean of.
+    pub completions: usize,
+    /// What 1, 2, 4, ... samples of a prompt come to, where each has several.
+    pub at: Vec<AtK>,
+}
+
+impl SuiteScores {
+    pub(super) fn of(before: Option<f64>, name: String, now: &Evaluation) -> SuiteScores {
+        let (after, error, completions) = (now.accuracy, now.error, now.completions);
+        SuiteScores { name, before, after, error, completions, at: now.at.clone() }
+    }
+}
+
+/// The state of a run where a metric was largest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BestState {
+    /// The metric.
+    pub metric: String,
+    /// Its largest value.
+    pub value: f64,
+    /// Steps of the run that were done then.
+    pub step: u64,
+    /// Where it is: a folder that `gradus eval --run` takes.
+    pub folder: String,
 }
 
 /// A prompt with a completion.
@@ -197,6 +244,7 @@ impl Summary {
         if let Some(words) = self.on_policy() {
             text += &format!("  {words}\n");
         }
+        text += &self.sets();
         let rate = match self.rollout_tokens_per_second {
             0.0 => String::new(),
             rate => format!("{rate:.0} sampled tokens/s, "),
@@ -250,6 +298,28 @@ impl Summary {
         let one =
             |stage: &Stage| format!("   {} {}", self.name(stage.model), self.shown(stage.score));
         format!("held-out score{}", self.stages.iter().map(one).collect::<String>())
+    }
+
+    /// What k samples come to, the scores on named sets, and the best state; nothing where there is none of them.
+    fn sets(&self) -> String {
+        let mut text = String::new();
+        if !self.at.is_empty() {
+            text += &format!("  {}\n", AtK::line(&self.at));
+        }
+        if !self.suites.is_empty() {
+            let score = |score: Option<f64>| score.map_or("none".into(), |s| format!("{s:.3}"));
+            text += &format!("  {:<20} {:>8} {:>8} {:>8}\n", "set", "before", "after", "change");
+            for SuiteScores { name, before, after, .. } in &self.suites {
+                let change = before.zip(*after).map(|(before, after)| after - before);
+                let change = change.map_or("none".into(), |change| format!("{change:+.3}"));
+                let (before, after) = (score(*before), score(*after));
+                text += &format!("  {name:<20} {before:>8} {after:>8} {change:>8}\n");
+            }
+        }
+        if let Some(BestState { metric, value, step, folder }) = &self.best {
+            text += &format!("  best {metric} {value:.3} after {step} steps: {folder}\n");
+        }
+        text
     }
 
     /// What the run did to the score, in a sentence, and whether chance would do as much.

@@ -37,6 +37,8 @@ pub(crate) struct DataTask {
     seed: u64,
     train: Vec<DataPrompt>,
     heldout: Vec<Prompt>,
+    /// Those of `data.suites`.
+    suites: Vec<(String, Vec<Prompt>)>,
     /// Longest prompt in tokens.
     longest: usize,
     /// Longest answer with its end, in tokens, unless a run says how long one may be.
@@ -155,6 +157,7 @@ impl DataTask {
             seed: config.seed,
             train: Vec::new(),
             heldout: Vec::new(),
+            suites: Vec::new(),
             longest: 0,
             answer: ANSWER,
             golds: Golds::new(config),
@@ -171,7 +174,9 @@ impl DataTask {
         } else {
             distinct(task.read(data, &data.heldout, notes)?.0)
         };
-        let held: HashSet<&str> = task.heldout.iter().map(|p| p.text.as_str()).collect();
+        task.read_suites(data, notes)?;
+        let asked = task.heldout.iter().chain(task.suites.iter().flat_map(|(_, prompts)| prompts));
+        let held: HashSet<&str> = asked.map(|p| p.text.as_str()).collect();
         examples.retain(|example| !held.contains(example.prompt.text.as_str()));
         // With all of it held out the data is for an evaluation.
         if examples.is_empty() && data.heldout_share < 1.0 {
@@ -191,6 +196,16 @@ impl DataTask {
         }
         task.note(data, notes);
         Ok(task)
+    }
+
+    /// Reads the sets of `data.suites`.
+    fn read_suites(&mut self, data: &DataConfig, notes: &mut Vec<String>) -> Result<()> {
+        for (name, path) in data.suites()? {
+            let prompts = distinct(self.read(data, &path.to_string_lossy(), notes)?.0);
+            notes.push(format!("   suite {name}: {} prompts", prompts.len()));
+            self.suites.push((name.into(), prompts));
+        }
+        Ok(())
     }
 
     /// Says how the prompts are split.
@@ -390,6 +405,11 @@ impl Task for DataTask {
 
     fn heldout(&self, count: usize) -> Vec<Prompt> {
         self.heldout.iter().take(count).cloned().collect()
+    }
+
+    fn suites(&self, count: usize) -> Vec<(String, Vec<Prompt>)> {
+        let first = |prompts: &[Prompt]| prompts.iter().take(count).cloned().collect();
+        self.suites.iter().map(|(name, prompts)| (name.clone(), first(prompts))).collect()
     }
 
     fn converse(&self, messages: &[Value]) -> Result<Prompt> {

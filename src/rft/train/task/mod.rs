@@ -185,6 +185,11 @@ pub trait Task: Send + Sync {
     }
     /// At most `count` different held-out prompts.
     fn heldout(&self, count: usize) -> Vec<Prompt>;
+    /// At most `count` prompts of each set of `data.suites`, with their names.
+    fn suites(&self, count: usize) -> Vec<(String, Vec<Prompt>)> {
+        let _ = count;
+        Vec::new()
+    }
     /// A prompt of one's own: what a person said last, after what was said before.
     fn converse(&self, messages: &[Value]) -> Result<Prompt>;
     /// Scores completions: 1 for a right one.

@@ -412,6 +412,7 @@ pub const PAPERS: &[Paper] = &[
                 ("rl.group", "32"),
                 ("rl.updates_per_batch", "1"),
                 ("reward.functions", "['0.8*numeric', '0.2*format']"),
+                ("checkpoint.best", "'entropy/watched'"),
             ],
         )],
     },
