@@ -71,6 +71,7 @@ fn keys_that_mean_nothing_are_refused() {
         (vec!["rl.store=a b"], "rl.store"),
         (vec!["rl.prompts_of=a b"], "rl.prompts_of"),
         (vec!["rl.prompts_of=own", "rl.source=data"], "rl.prompts_of"),
+        (vec!["rl.prompts_tau=0.5"], "rl.prompts_tau"),
         (vec!["rl.kl_share=0.5"], "rl.kl_share"),
         (vec!["rl.kl_share=0.5", "rl.beta=0.1", "rl.kl=reward"], "rl.kl_share"),
         (vec!["rl.kl_share=0.5", "rl.loss=prdp"], "rl.kl_share"),
@@ -470,6 +471,33 @@ fn a_phase_may_ask_the_prompts_of_a_buffer() {
     }
     assert!(all.chunks(3).any(|round| round != &all[..3]), "orders change: {all:?}");
     assert_eq!(rows(5), all[20..24], "a function of the step");
+}
+
+/// Prompts that fail come more often, by e^(difference of their success / τ); success is what is in the buffer.
+#[test]
+fn prompts_that_fail_may_be_asked_more_often() {
+    let mut asking = trainer(&["rl.prompts_of=own", "rl.store=own", "rl.prompts_tau=0.5"]);
+    let (_, records, _) = trainer(&[]).collect(0).unwrap();
+    let of = |group: usize, reward: f32| Record { reward, ..records[3 * group].clone() };
+    // Successes 0.5, 0, 1, and 0.5 of one that nobody scored.
+    let all = [of(0, 1.0), of(1, 0.0), of(0, 0.0), of(2, 1.0), of(3, f32::NAN)];
+    asking.buffers.named("own").extend(all, 99);
+    let rows = |step: u64| -> Vec<u64> {
+        let (_, records, _) = asking.collect(step).unwrap();
+        records.chunks(3).map(|group| group[0].row).collect()
+    };
+    let drawn: Vec<u64> = (0..100).flat_map(rows).collect();
+    let weights = [1f64, 1f64.exp(), (-1f64).exp(), 1.0];
+    for (row, weight) in weights.iter().enumerate() {
+        let want = weight / weights.iter().sum::<f64>();
+        let got = drawn.iter().filter(|&&drawn| drawn == row as u64).count() as f64 / 400.0;
+        // Four standard deviations of 400 draws.
+        assert!(
+            (got - want).abs() < 4.0 * (want * (1.0 - want) / 400.0).sqrt(),
+            "{row}: {got} {want}"
+        );
+    }
+    assert_eq!(rows(7), drawn[28..32], "a function of the step");
 }
 
 /// The reference of a phase that takes its own is the policy as it is then, and goes into a checkpoint.

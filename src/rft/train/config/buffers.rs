@@ -132,6 +132,7 @@ impl RunConfig {
                 set(rl.keep_threshold) && rl.keep != KeepKey::Threshold,
                 "rl.keep = threshold",
             ),
+            ("rl.prompts_tau", set(rl.prompts_tau) && rl.prompts_of.is_empty(), "rl.prompts_of"),
             ("rl.divert_below", set(rl.divert_below) && rl.divert.is_empty(), "rl.divert"),
             (
                 "rl.overlong_penalty",

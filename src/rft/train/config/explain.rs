@@ -80,7 +80,7 @@ mod tests {
         assert!(
             line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
         );
-        assert_eq!(all.lines().count(), 169, "{all}");
+        assert_eq!(all.lines().count(), 170, "{all}");
     }
 
     #[test]

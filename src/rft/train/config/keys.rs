@@ -313,6 +313,9 @@ section! {
             by [Prompts]; source "pilot; model folder: 8 of 8 samples, TRL's sizes",
         /// Buffer whose prompts alone are asked, each once a round; empty: all training prompts.
         prompts_of: String = String::new(); by [Judge]; source "ours: all; RIF-RFT (2507.05386): those that some sample solved",
+        /// τ with which a prompt of that buffer is drawn in proportion to exp((0.5 - success)/τ), where its success is
+        /// the mean reward of its records in the buffer; auto: each once a round.
+        prompts_tau: Auto = Auto::Auto; range Positive(1e6); by [Judge]; source "ours: auto; VLA-RL (2505.18719) has such a curriculum",
         /// Who gives the answers to learn from.
         source: SourceKey = SourceKey::Rollout; source "ours",
         /// Samples per prompt.
