@@ -5,6 +5,7 @@ mod common;
 
 mod begun;
 mod book;
+mod changed;
 mod checkpoint;
 mod completions;
 mod distill;

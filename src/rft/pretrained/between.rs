@@ -121,7 +121,7 @@ impl Pretrained {
     }
 
     /// Shape and values of a weight in both models.
-    fn both(
+    pub(crate) fn both(
         &mut self,
         other: &mut Pretrained,
         name: &str,

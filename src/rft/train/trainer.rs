@@ -207,6 +207,8 @@ impl<T: Float> Trainer<T> {
     pub fn enter(&mut self, plan: &PhasePlan) {
         self.config = plan.config.clone();
         self.before = plan.before;
+        // What may move is the phase's own; the next step of RL asks.
+        self.optimizer.restrict(Vec::new());
         if let Some(stage) = self.stages.phases.get(plan.number) {
             self.take(stage.clone());
         }

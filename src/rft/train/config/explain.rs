@@ -80,7 +80,7 @@ mod tests {
         assert!(
             line("phases ").contains("5*(collect,tune): sft (cross-entropy on demonstrations)")
         );
-        assert_eq!(all.lines().count(), 170, "{all}");
+        assert_eq!(all.lines().count(), 171, "{all}");
     }
 
     #[test]

@@ -444,6 +444,9 @@ section! {
             source "auto: dpo, cpo 0, exo 1e-3 (TRL), robust 0.1 (ours)",
         /// What simpo wants between the chosen and the rejected.
         margin: Auto = Auto::Auto; range 0.0..=1e6; source "auto: TRL simpo_gamma 0.5",
+        /// Two model folders of the model's shape, before and after: the weights in which they differ move alone;
+        /// [] = all.
+        only_changed: Vec<String> = Vec::new(); by [Rl]; source "ours: all; 2505.11711 trains the changed ones again",
         /// Peak learning rate; auto: 1e-5 for adapters, 1e-6 for whole weights.
         learning_rate: Auto = Auto::Value(2e-3); folder Auto::Auto; range 0.0..=1e3;
             by [Update]; source "pilot; model folder: TRL GRPO 1e-6, adapters ten times that (LoRA Without Regret)",

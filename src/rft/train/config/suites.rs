@@ -46,6 +46,7 @@ impl RunConfig {
     /// `Config`.
     pub(super) fn validate_suites(&self) -> Result<()> {
         self.data.suites()?;
+        self.rl.changed()?;
         let best = &self.checkpoint.best;
         match best.is_empty() || best.parse::<Metric>().is_ok() {
             true => Ok(()),

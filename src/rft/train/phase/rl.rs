@@ -63,6 +63,11 @@ impl PhaseSpec for Rl {
         let config = &at.plan().config;
         let recipe = Recipe::of(config, 1.0)?;
         check_dropout(config, &recipe)?;
+        let behind = at.plans[..at.index].iter().any(|plan| plan.kind == Phase::Quantize);
+        if behind && config.rl.changed()?.is_some() {
+            let reason = "is about whole weights, and behind `quantize` adapters train";
+            return Err(Error::config("rl.only_changed", reason));
+        }
         config.check_credit(recipe.estimator == Estimator::Gae)?;
         check_warmup("rl.warmup_steps", config.rl.warmup_steps, config.rl.steps as u64)
     }
@@ -113,6 +118,8 @@ impl PhaseSpec for Rl {
             SourceKey::Data => probe.trainer.longest_answers()?,
         };
         let recipe = probe.trainer.recipe()?;
+        probe.trainer.hold_changed()?;
+        probe.count_state();
         if recipe.needs_reference() {
             if probe.trainer.config.rl.fresh_reference {
                 probe.trainer.reference = Reference::NotTaken;
@@ -161,6 +168,7 @@ impl<T: Float> Trainer<T> {
     pub fn rl_step(&mut self, step: u64, mut records: Vec<Record>) -> Result<Metrics> {
         let recipe = self.recipe()?;
         check_dropout(&self.config, &recipe)?;
+        self.hold_changed()?;
         if step == 0 && self.config.rl.fresh_reference {
             self.reference = Reference::NotTaken;
         }

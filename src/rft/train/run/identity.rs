@@ -186,6 +186,10 @@ fn read_by(config: &RunConfig) -> Result<Vec<(&'static str, PathBuf, u64)>> {
         let weights = weights(teacher)?;
         files.extend(weights.into_iter().map(|file| ("distill.teacher", file, REWARD_BYTES)));
     }
+    for folder in &config.rl.only_changed {
+        let all = weights(Path::new(folder))?.into_iter();
+        files.extend(all.map(|file| ("rl.only_changed", file, u64::MAX)));
+    }
     let programs = spec::files(&[&config.env.kind]);
     files.extend(programs.into_iter().map(|file| ("env.kind", file, REWARD_BYTES)));
     let programs = spec::files(&config.reward.functions);

@@ -1,5 +1,6 @@
 //! One update of the policy: records in, loss and gradients, AdamW.
 
+pub(crate) mod changed;
 pub(crate) mod distill;
 pub(crate) mod dropout;
 pub mod layers;

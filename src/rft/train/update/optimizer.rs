@@ -18,6 +18,8 @@ pub struct Optimizer {
     /// Elements of each parameter.
     counts: Vec<usize>,
     moments: Moments,
+    /// Of each parameter, 1 where an element may move; empty if all may.
+    masks: Vec<Buffer<u8>>,
 }
 
 /// Where the moments live.
@@ -99,7 +101,17 @@ impl Optimizer {
                 return Err(Error::config("rl.optim", reason));
             }
         };
-        Ok(Optimizer { t: 0, counts, moments })
+        Ok(Optimizer { t: 0, counts, moments, masks: Vec::new() })
+    }
+
+    /// Lets those elements alone move, with their moments, where the mask of their parameter is 1; all of them
+    /// without masks. Gradients are clipped by the norm of the whole.
+    pub(crate) fn restrict(&mut self, masks: Vec<Buffer<u8>>) {
+        self.masks = masks;
+    }
+
+    pub(crate) fn is_restricted(&self) -> bool {
+        !self.masks.is_empty()
     }
 
     /// Forgets everything: no update was made, and all moments are 0. Nothing is allocated on a GPU.
@@ -196,9 +208,11 @@ impl Optimizer {
         };
         let outcome = match (&mut self.moments, rates == LayerRates::EVEN) {
             (Moments::Resident(all), _) => {
-                move_resident(device, params, &grads, all, &factors, settings)?
+                move_resident(device, params, &grads, (all, &self.masks), &factors, settings)?
             }
-            (Moments::Paged(paged), true) => move_paged(params, &grads, paged, &settings)?,
+            (Moments::Paged(paged), true) => {
+                move_paged(params, &grads, (paged, &self.masks), &settings)?
+            }
             (Moments::Paged(_), false) => {
                 let reason = "paged_adamw, but rates differ by block, which adamw alone takes";
                 return Err(Error::config("rl.optim", reason));
@@ -218,7 +232,7 @@ fn move_resident<T: Float>(
     device: &Device,
     params: &mut Parameters<T>,
     grads: &[View<'_, f32>],
-    moments: &mut [Resident],
+    (moments, masks): (&mut [Resident], &[Buffer<u8>]),
     factors: &[Option<f64>],
     settings: AdamWSettings,
 ) -> Result<AdamWOutcome> {
@@ -229,9 +243,11 @@ fn move_resident<T: Float>(
         let tensors = trained
             .zip(moments.iter_mut())
             .zip(factors)
-            .filter(|(_, factor)| **factor == Some(rate))
-            .map(|(((param, grad), Resident { m, v }), _)| {
-                let (param, grad, mask) = (master(param)?.all_mut(), *grad, None);
+            .enumerate()
+            .filter(|(_, (_, factor))| **factor == Some(rate))
+            .map(|(i, (((param, grad), Resident { m, v }), _))| {
+                let mask = masks.get(i).map(Buffer::all);
+                let (param, grad) = (master(param)?.all_mut(), *grad);
                 Ok(AdamWTensor { param, grad, m: m.all_mut(), v: v.all_mut(), mask })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -252,7 +268,7 @@ fn move_resident<T: Float>(
 fn move_paged<T: Float>(
     params: &mut Parameters<T>,
     grads: &[View<'_, f32>],
-    paged: &mut PagedAdamW,
+    (paged, masks): (&mut PagedAdamW, &[Buffer<u8>]),
     settings: &AdamWSettings,
 ) -> Result<AdamWOutcome> {
     let mut outcome = AdamWOutcome::default();
@@ -260,8 +276,10 @@ fn move_paged<T: Float>(
         .iter_mut()
         .filter(|p| p.trainable)
         .zip(grads)
-        .map(|(param, grad)| {
-            Ok(PagedTensor { param: master(param)?.all_mut(), grad: *grad, mask: None })
+        .enumerate()
+        .map(|(i, (param, grad))| {
+            let (param, mask) = (master(param)?.all_mut(), masks.get(i).map(Buffer::all));
+            Ok(PagedTensor { param, grad: *grad, mask })
         })
         .collect::<Result<Vec<_>>>()?;
     paged.step(tensors, settings, &mut outcome)?;
