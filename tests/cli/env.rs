@@ -76,3 +76,65 @@ fn a_model_is_sampled_and_scored_in_an_environment() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
 }
+
+/// What `python3 serve.py` with `arguments` writes.
+fn served(arguments: &[&str]) -> String {
+    let mut python = std::process::Command::new("python3");
+    python.arg("serve.py").args(arguments).current_dir(adapters());
+    must(python)
+}
+
+fn adapters() -> std::path::PathBuf {
+    crate::common::root().join("examples/envs")
+}
+
+/// Environments in the shapes of other trainers, through `examples/envs/serve.py`: each says the same.
+#[test]
+fn environments_of_other_trainers_play_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeds = folder.path().join("seeds.jsonl");
+    std::fs::write(&seeds, served(&["gym", "worlds:GymWorld", "--rows", "3"])).unwrap();
+    let open = [
+        "openenv",
+        "worlds:OpenWorld",
+        "--action",
+        "worlds:open_action",
+        "--show",
+        "worlds:open_show",
+    ];
+    for kind in [
+        &["trl", "worlds:TrlWorld"][..],
+        &["skyrl", "worlds:SkyWorld"],
+        &["tinker", "worlds:TinkerWorld"],
+        &["verifiers", "worlds:VerifiersWorld"],
+        &["gym", "worlds:GymWorld"],
+        &open,
+    ] {
+        let rows = served(&[kind, &["--rows", seeds.to_str().unwrap()]].concat());
+        // The number of seed 0 is 3: a low guess, the right one, and what a tool says of them.
+        let tool = |n: usize| {
+            format!(
+                "<tool_call>{{\"name\":\"guess\",\"arguments\":{{\"number\":{n}}}}}</tool_call>"
+            )
+        };
+        let answers = if kind[0] == "trl" { [tool(1), tool(3)] } else { ["1".into(), "3".into()] };
+        let rows: Vec<serde_json::Value> =
+            rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+        assert!(rows[0]["prompt"].as_str().unwrap().contains("Guess my number"), "{rows:?}");
+        assert_eq!(rows[0]["tools"].is_array(), kind[0] == "trl", "{rows:?}");
+        let mut row = rows[0].clone();
+        let said = serde_json::json!({"role": "user", "content": "higher"});
+        let says = |text: &str| serde_json::json!({"role": "assistant", "content": text});
+        row["completion"] = serde_json::json!([says(&answers[0]), said, says(&answers[1])]);
+        let data = folder.path().join("rows.jsonl");
+        std::fs::write(&data, format!("{row}\n{}\n", rows[1])).unwrap();
+        let world = format!("cmd:python3 serve.py {}", kind.join(" "));
+        let mut check = gradus(&["env", "check", &world, "--data", data.to_str().unwrap()]);
+        check.current_dir(adapters());
+        let told = must(check);
+        assert!(told.contains("nothing is wrong"), "{kind:?}: {told}");
+        let end = if kind[0] == "trl" { "\"right\"   reward 1" } else { "(over)   reward 1" };
+        let first = told.split("row 1").next().unwrap();
+        assert!(first.contains("\"higher\"   reward 0") && first.contains(end), "{kind:?}: {told}");
+    }
+}

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use super::episode::guarded;
 use super::{Environment, ROUNDS, Reply, Start, Turn, made};
+use serde_json::Map;
+
 use crate::data::{Dataset, Example, PromptFormat};
+use crate::text::ChatTemplate;
 use crate::train::config::RunConfig;
 use crate::train::inputs::command_options;
 use crate::train::task::Prompt;
@@ -24,6 +27,10 @@ pub struct Checked {
     /// What the environment does wrong, a line each.
     pub faults: Vec<String>,
 }
+
+/// The words of messages, for rows whose tools a chat template would write.
+const PLAIN: &str = "{% for m in messages %}{% if not loop.first %}\n{% endif %}{{ m.content }}\
+                     {% endfor %}{# tools documents #}";
 
 /// A row to play, with what is said in it.
 struct Script {
@@ -60,7 +67,11 @@ pub fn check(config: &RunConfig, rows: usize) -> Result<Checked> {
     let data = Dataset::load(config.data.path.as_ref())?;
     let mut faults = Vec::new();
     let mut scripts = Vec::new();
-    let examples = data.examples(&PromptFormat::default(), None)?;
+    // Tools and documents are for a model's template; here they are only passed on.
+    let passes_on = data.columns().iter().any(|column| ["tools", "documents"].contains(column));
+    let template =
+        passes_on.then(|| ChatTemplate::new("env check", PLAIN, Map::new())).transpose()?;
+    let examples = data.examples(&PromptFormat::default(), template.as_ref())?;
     for (row, example) in examples.into_iter().enumerate().take(rows) {
         match environment.check_row(&example.fields) {
             Ok(()) => scripts.push(Script::new(config, row, example)),
