@@ -6,6 +6,7 @@
 //! | [`train`], [`reward`] | the trainer, scores of completions |
 //! | [`text`] | what a vocabulary is; with the feature `hf` tokenizers and chat templates |
 //! | `data` (feature `hf`, on by default) | data sets as they come from a hub |
+//! | `serve` (feature `serve`, on by default) | `gradus serve`: a model over HTTP, as OpenAI's clients ask |
 //! | [`toy`] | toy tasks as data sets |
 //! | [`io`], [`mod@bench`] | files, `gradus bench` |
 //!
@@ -21,6 +22,8 @@ mod near;
 pub mod pretrained;
 pub mod recipes;
 pub mod reward;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod text;
 pub mod toy;
 pub mod train;

@@ -16,6 +16,7 @@ mod model;
 mod processes;
 mod recipes;
 mod run;
+mod serve;
 mod sft;
 mod strict;
 mod words;

@@ -89,6 +89,21 @@ impl<T: Float> Decoder<T> {
     }
 }
 
+#[cfg(feature = "serve")]
+impl<T: Float> Decoder<T> {
+    /// Makes the rotary table reach `positions` positions, which the model must have been made for.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or what the driver says.
+    pub(crate) fn cover(&mut self, positions: usize) -> Result<()> {
+        let config = &mut self.config;
+        config.max_positions = positions;
+        let (theta, scaling) = (config.rope_theta, config.rope_scaling);
+        self.rope = RopeTable::new(&self.device, positions, config.head_dim, theta, scaling)?;
+        Ok(())
+    }
+}
+
 /// Standard deviation of a weight with `k` inputs.
 fn deviation(k: usize) -> f64 {
     1.0 / (k as f64).sqrt()

@@ -12,6 +12,8 @@ mod build;
 mod config;
 mod decoder;
 mod dropout;
+#[cfg(feature = "serve")]
+mod exchange;
 mod init;
 mod kv_cache;
 mod layer;
@@ -28,6 +30,8 @@ pub use config::ModelConfig;
 pub use decoder::{Decoder, LoraOptions, WeightBytes};
 pub(crate) use decoder::{HEAD, NewLora};
 pub use dropout::AdapterDropout;
+#[cfg(feature = "serve")]
+pub(crate) use exchange::LoraSet;
 pub use kv_cache::{KvCache, PAGE};
 pub(crate) use layer::LINEAR_NAMES;
 pub use layer::{LayerTape, Tape};

@@ -241,6 +241,24 @@ impl<T: Float> Parameters<T> {
         Ok(id)
     }
 
+    /// Number of parameters.
+    #[cfg(feature = "serve")]
+    pub(crate) fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Takes the parameters from number `first` on out of the list.
+    #[cfg(feature = "serve")]
+    pub(crate) fn split_off(&mut self, first: usize) -> Vec<Parameter<T>> {
+        self.items.split_off(first.min(self.items.len()))
+    }
+
+    /// Puts parameters that [`Parameters::split_off`] took at the end again.
+    #[cfg(feature = "serve")]
+    pub(crate) fn append(&mut self, mut taken: Vec<Parameter<T>>) {
+        self.items.append(&mut taken);
+    }
+
     /// Marks every parameter as frozen. The f32 values behind narrower ones are given up.
     pub fn freeze(&mut self) {
         for item in &mut self.items {

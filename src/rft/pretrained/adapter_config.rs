@@ -164,6 +164,12 @@ impl AdapterConfig {
         self.modules_to_save.iter().any(|name| module.ends_with(name.as_str()))
     }
 
+    /// Whether it holds whole copies of modules.
+    #[cfg(feature = "serve")]
+    pub(crate) fn saves_whole(&self) -> bool {
+        !self.modules_to_save.is_empty()
+    }
+
     /// Rank of the adapter of `module`.
     pub fn rank(&self, module: &str) -> Result<usize> {
         Ok(first(&self.ranks, module)?.unwrap_or(self.rank))

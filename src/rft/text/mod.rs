@@ -82,12 +82,23 @@ pub trait Codec: Send + Sync {
         self.encode(text)
     }
 
+    /// Refuses ids that nothing may be asked with, as [`encode`](Codec::encode) refuses their texts.
+    fn check_ids(&self, ids: &[i32]) -> Result<()> {
+        let _ = ids;
+        Ok(())
+    }
+
     /// Text of `ids` before the first id of [`stops`](Codec::stops); special tokens are left out.
     fn decode(&self, ids: &[i32]) -> Result<String>;
 
     /// Text of `ids` before the first id of [`stops`](Codec::stops); special tokens are spelled out.
     fn decode_spelled(&self, ids: &[i32]) -> Result<String> {
         self.decode(ids)
+    }
+
+    /// Text of one id, spelled out whether it is special, a stop or neither.
+    fn spell(&self, id: i32) -> Result<String> {
+        self.decode_spelled(&[id])
     }
 
     /// Ids that end a sequence, without repeats. Empty where a model names none: its answers then

@@ -15,16 +15,20 @@ pub(crate) struct WithoutPictures {
 
 impl WithoutPictures {
     fn checked(&self, ids: Vec<i32>) -> Result<Vec<i32>> {
-        let Some(id) = ids.iter().find(|id| self.pictures.contains(id)) else { return Ok(ids) };
-        let got = format!("a picture or a film ({})", self.codec.decode_spelled(&[*id])?);
-        let expected = "text alone: of this model only the language part is run";
-        Err(Error::invalid("encode", "text", got, expected))
+        self.check_ids(&ids).map(|()| ids)
     }
 }
 
 impl Codec for WithoutPictures {
     fn len(&self) -> usize {
         self.codec.len()
+    }
+
+    fn check_ids(&self, ids: &[i32]) -> Result<()> {
+        let Some(id) = ids.iter().find(|id| self.pictures.contains(id)) else { return Ok(()) };
+        let got = format!("a picture or a film ({})", self.codec.decode_spelled(&[*id])?);
+        let expected = "text alone: of this model only the language part is run";
+        Err(Error::invalid("encode", "text", got, expected))
     }
 
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
@@ -41,6 +45,10 @@ impl Codec for WithoutPictures {
 
     fn decode_spelled(&self, ids: &[i32]) -> Result<String> {
         self.codec.decode_spelled(ids)
+    }
+
+    fn spell(&self, id: i32) -> Result<String> {
+        self.codec.spell(id)
     }
 
     fn stops(&self) -> &[i32] {
@@ -62,6 +70,7 @@ mod tests {
             let shown = error.to_string();
             assert!(shown.contains("a picture or a film (#)"), "{shown}");
         }
+        assert!(codec.check_ids(&[65, 66]).is_ok() && codec.check_ids(&[65, b'#' as i32]).is_err());
         assert_eq!(codec.decode(&[b'#' as i32]).unwrap(), "#");
     }
 }

@@ -264,6 +264,10 @@ impl Codec for Tokenizer {
         self.text(&self.known(self.before_stop(ids))?, false)
     }
 
+    fn spell(&self, id: i32) -> Result<String> {
+        self.decode_raw(&[id])
+    }
+
     fn stops(&self) -> &[i32] {
         &self.stops
     }

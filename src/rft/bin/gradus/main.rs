@@ -1,4 +1,5 @@
-//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, env, toy, doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, env, serve, toy,
+//! doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
@@ -24,6 +25,8 @@ mod convert;
 mod doctor;
 #[cfg(feature = "hf")]
 mod env;
+#[cfg(feature = "serve")]
+mod serve;
 mod toy;
 
 /// Reinforcement fine-tuning of quantized language models.
@@ -104,6 +107,9 @@ enum Command {
         #[command(subcommand)]
         command: env::EnvCommand,
     },
+    /// Serve a run or a model over HTTP, as OpenAI's clients ask for it.
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// Write a toy task as JSON lines; without a name, list them.
     Toy(toy::ToyArgs),
     /// What this machine has, what will be used, and why.
@@ -208,6 +214,8 @@ fn main() -> ExitCode {
         Command::Sample { .. } | Command::Eval { .. } => true,
         #[cfg(feature = "hf")]
         Command::Env { .. } => true,
+        #[cfg(feature = "serve")]
+        Command::Serve(_) => true,
         Command::Quantize(_) | Command::Merge(_) | Command::Recipes { .. } => false,
         Command::Lerp(_) | Command::Diff(_) => false,
         Command::Toy(_) | Command::Doctor | Command::Bench { .. } => false,
@@ -266,7 +274,7 @@ fn run(command: Command) -> Result<()> {
             train(asked.config, &resume).map(|_| ())
         }
         Command::Sample { source, prompt, chat: talks, samples, heat } => {
-            let (what, temperature) = asked(&source, &heat)?;
+            let (what, temperature) = asked(&source, &heat, Asking::Sample)?;
             if talks {
                 return chat(&what, temperature, print);
             }
@@ -304,6 +312,8 @@ fn run(command: Command) -> Result<()> {
         Command::Recipes { name: Some(name) } => print(recipes::find(&name)?.text),
         #[cfg(feature = "hf")]
         Command::Env { command } => env::run(command, print),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args),
         Command::Toy(args) => toy::write(&args),
         Command::Doctor => print(&doctor::report()),
         Command::Bench { ops, shapes, device, list, json, seconds, gpu } => {
@@ -375,9 +385,9 @@ fn opened(
 }
 
 /// What is sampled from, and the temperature if it is another than the configuration's.
-fn asked(source: &Source, heat: &Heat) -> Result<(RunOrModel, Option<f64>)> {
+fn asked(source: &Source, heat: &Heat, asking: Asking) -> Result<(RunOrModel, Option<f64>)> {
     let mut greedy = None;
-    let what = opened(source, Asking::Sample, |folder| {
+    let what = opened(source, asking, |folder| {
         let ModelDefaults { config, temperature, ignored } = model_defaults(folder)?;
         greedy = temperature;
         for setting in ignored {

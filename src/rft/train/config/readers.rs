@@ -187,6 +187,8 @@ pub enum Asking {
     Sample,
     /// `gradus eval`.
     Eval,
+    /// `gradus serve`.
+    Serve,
 }
 
 impl Asking {
@@ -194,6 +196,7 @@ impl Asking {
         match self {
             Asking::Sample => "gradus sample",
             Asking::Eval => "gradus eval",
+            Asking::Serve => "gradus serve",
         }
     }
 
@@ -204,21 +207,27 @@ impl Asking {
                 "--temperature, -n, rl.top_p, rl.top_k, rl.min_p and rl.max_new_tokens"
             }
             Asking::Eval => "--temperature, --vote, eval.samples and rl.max_new_tokens",
+            Asking::Serve => {
+                "a request, and without it --temperature, rl.top_p, rl.top_k and rl.min_p"
+            }
         }
     }
 
     /// Whether it reads `key` with the settings `config`; `set` are the keys that somebody set.
     fn reads(self, key: &Key, config: &RunConfig, set: &BTreeSet<String>) -> bool {
         match key.name.as_str() {
-            "device" | "threads" | "seed" => true,
-            "model.path" | "model.adapter" | "model.dtype" | "env.kind" => true,
-            "rl.slots" | "rl.max_new_tokens" | "rl.stop" | "quantize.type" => true,
+            "device" | "threads" | "quantize.type" => true,
+            "model.path" | "model.adapter" | "model.dtype" => true,
+            "seed" | "env.kind" | "rl.slots" | "rl.max_new_tokens" | "rl.stop" => {
+                self != Asking::Serve
+            }
             // Weights are quantized where a type says so, and with an adapter, which goes on such weights.
             name if name.starts_with("quantize.") => {
                 set.contains("quantize.type") || !config.model.adapter.is_empty()
             }
-            "rl.temperature" | "rl.top_p" | "rl.top_k" | "rl.min_p" => self == Asking::Sample,
+            "rl.temperature" | "rl.top_p" | "rl.top_k" | "rl.min_p" => self != Asking::Eval,
             name if name.starts_with("eval.") => self == Asking::Eval && name != "eval.every",
+            _ if self == Asking::Serve => false,
             _ => {
                 let there = |reader: &&Reader| reader.is_there(None, config, None);
                 let mut readers = OF_TASK.iter().chain(OF_EPISODES).filter(there);

@@ -37,7 +37,7 @@ pub enum RunOrModel {
 }
 
 impl RunOrModel {
-    fn config(&self) -> Result<RunConfig> {
+    pub(crate) fn config(&self) -> Result<RunConfig> {
         let config = match self {
             RunOrModel::Run(folder) => RunConfig::of_run(&folder.join("config.toml"))?,
             RunOrModel::Model(config) => config.clone(),
@@ -46,7 +46,8 @@ impl RunOrModel {
         Ok(config)
     }
 
-    fn trainer<T: Float>(&self, config: RunConfig) -> Result<Trainer<T>> {
+    /// The model, ready to sample from.
+    pub(crate) fn trainer<T: Float>(&self, config: RunConfig) -> Result<Trainer<T>> {
         let trainer = match self {
             RunOrModel::Run(folder) => open_run(folder)?,
             RunOrModel::Model(_) => {
@@ -124,7 +125,10 @@ pub fn model_defaults(folder: &Path) -> Result<ModelDefaults> {
 }
 
 /// Sampling as `trainer`'s configuration has it, at another temperature if one is given.
-fn sampling<T: Float>(trainer: &Trainer<T>, temperature: Option<f64>) -> Result<Sampling> {
+pub(crate) fn sampling<T: Float>(
+    trainer: &Trainer<T>,
+    temperature: Option<f64>,
+) -> Result<Sampling> {
     let sampling = trainer.sampling();
     Ok(match temperature {
         None => sampling,
@@ -137,7 +141,7 @@ fn sampling<T: Float>(trainer: &Trainer<T>, temperature: Option<f64>) -> Result<
 }
 
 /// `sampling` in words.
-fn in_words(sampling: &Sampling) -> String {
+pub(crate) fn in_words(sampling: &Sampling) -> String {
     if sampling.greedy {
         return "greedy: the most likely token at every place".into();
     }

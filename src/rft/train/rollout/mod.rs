@@ -20,6 +20,8 @@ use gradus::rng::{Purpose, Rng};
 mod graph;
 mod worker;
 
+#[cfg(feature = "serve")]
+pub(crate) use graph::draw;
 pub use worker::Sampler;
 use worker::{RolloutRequest, RolloutWorker};
 

@@ -112,7 +112,8 @@ impl PromptWriter {
 /// the one that Llama 3's template falls back to.
 const DATE: Duration = Duration::from_secs(1_721_952_000); // 26 July 2024
 
-fn chat_options() -> ChatOptions {
+/// How a run's prompts are rendered.
+pub(crate) fn chat_options() -> ChatOptions {
     ChatOptions { now: Some(UNIX_EPOCH + DATE), ..ChatOptions::default() }
 }
 
