@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`pretrained`], [`model`] | folders of Hugging Face and PEFT, the decoder |
 //! | [`train`], [`reward`] | the trainer, scores of completions |
+//! | [`report`] | a page about a run, runs side by side |
 //! | [`text`] | what a vocabulary is; with the feature `hf` tokenizers and chat templates |
 //! | `data` (feature `hf`, on by default) | data sets as they come from a hub |
 //! | `serve` (feature `serve`, on by default) | `gradus serve`: a model over HTTP, as OpenAI's clients ask |
@@ -21,6 +22,7 @@ pub mod model;
 mod near;
 pub mod pretrained;
 pub mod recipes;
+pub mod report;
 pub mod reward;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -15,6 +15,7 @@ mod memory;
 mod model;
 mod processes;
 mod recipes;
+mod report;
 mod run;
 mod serve;
 mod sft;

@@ -1,5 +1,5 @@
-//! The command line: train, sample, eval, quantize, merge, lerp, diff, config, recipes, env, serve, toy,
-//! doctor, bench.
+//! The command line: train, sample, eval, quantize, merge, lerp, diff, report, compare, config, recipes, env,
+//! serve, toy, doctor, bench.
 //!
 //! Exit codes: 0 done; 1 the run failed; 2 wrong usage or configuration; 3 a file could not be read
 //! or written; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM, with a checkpoint.
@@ -25,6 +25,7 @@ mod convert;
 mod doctor;
 #[cfg(feature = "hf")]
 mod env;
+mod report;
 #[cfg(feature = "serve")]
 mod serve;
 mod toy;
@@ -79,6 +80,10 @@ enum Command {
     Lerp(convert::LerpArgs),
     /// Count the weights in which two models of the same shape differ.
     Diff(convert::DiffArgs),
+    /// Write a page about a run: curves, samples, settings. It loads nothing and can be sent around.
+    Report(report::ReportArgs),
+    /// Say what runs came to, and in what they differ.
+    Compare(report::CompareArgs),
     /// Show the configuration.
     Config {
         /// TOML file; the defaults without one.
@@ -218,6 +223,7 @@ fn main() -> ExitCode {
         Command::Serve(_) => true,
         Command::Quantize(_) | Command::Merge(_) | Command::Recipes { .. } => false,
         Command::Lerp(_) | Command::Diff(_) => false,
+        Command::Report(_) | Command::Compare(_) => false,
         Command::Toy(_) | Command::Doctor | Command::Bench { .. } => false,
     };
     let error = match run(command) {
@@ -300,6 +306,8 @@ fn run(command: Command) -> Result<()> {
         Command::Merge(args) => convert::merge(&args),
         Command::Lerp(args) => convert::lerp(&args),
         Command::Diff(args) => print(&escaped(&convert::diff(&args)?).to_string()),
+        Command::Report(args) => report::write(&args),
+        Command::Compare(args) => report::compare(&args, print),
         Command::Config { rewards: true, .. } => print(&gradus_rft::reward::spec::help()),
         Command::Config { config, recipe, model, explain, .. } => {
             let args = TrainArgs { config, recipe, model, ..TrainArgs::default() };

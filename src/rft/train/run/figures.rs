@@ -37,6 +37,9 @@ pub(crate) struct RunFigures {
     /// The largest value of `checkpoint.best`, and how many steps the run had done.
     #[serde(default)]
     pub best: Option<(f64, u64)>,
+    /// Rows of `samples.jsonl`.
+    #[serde(default)]
+    pub examples: u64,
     /// RL steps done.
     pub rl_steps: u64,
     /// RL steps in which all samples of every prompt had the same reward.

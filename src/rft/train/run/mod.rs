@@ -17,6 +17,7 @@ use gradus::escape::escaped;
 mod advice;
 mod best;
 pub mod checkpoint;
+pub mod examples;
 mod figures;
 mod fitting;
 mod folder;
@@ -30,6 +31,7 @@ pub mod tensorboard;
 
 use advice::FlatSteps;
 use checkpoint::Checkpoint;
+use examples::{Examples, ExamplesWriter};
 use figures::{Position, RunFigures};
 use folder::RunFolder;
 use identity::Identity;
@@ -59,6 +61,7 @@ pub(crate) struct Run<T: Float> {
     pub flat: FlatSteps,
     folder: RunFolder,
     metrics: MetricsWriter,
+    examples: ExamplesWriter,
     /// The settings of the run; those of its phases are laid over them.
     config: RunConfig,
     plans: Vec<PhasePlan>,
@@ -138,9 +141,22 @@ impl<T: Float> Run<T> {
             }
         };
         let metrics = MetricsWriter::open(folder.path(), figures.global)?;
+        let examples = ExamplesWriter::open(folder.path(), figures.examples)?;
         let before = figures.elapsed;
         let (flat, begun) = (FlatSteps::default(), Instant::now());
-        Ok(Run { trainer, folder, metrics, figures, config, plans, flat, begun, before, saved })
+        Ok(Run {
+            trainer,
+            folder,
+            metrics,
+            examples,
+            figures,
+            config,
+            plans,
+            flat,
+            begun,
+            before,
+            saved,
+        })
     }
 
     /// From here on there is something to save.
@@ -177,7 +193,9 @@ impl<T: Float> Run<T> {
         if self.figures.position() == RunFigures::default().position() {
             self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
-                let accuracy = self.trainer.evaluate()?.accuracy;
+                let evaluation = self.trainer.evaluate()?;
+                self.note_examples(&evaluation)?;
+                let accuracy = evaluation.accuracy;
                 self.note_suites()?;
                 self.figures.base_accuracy = accuracy;
                 self.figures.scored(Scored::AsItWas, accuracy);
@@ -222,7 +240,26 @@ impl<T: Float> Run<T> {
         let evaluation = self.trainer.evaluate();
         let evaluation = evaluation.and_then(|it| self.note_suites().map(|()| it));
         self.plans.get(self.figures.phase).iter().for_each(|plan| self.trainer.enter(plan));
-        evaluation
+        let evaluation = evaluation?;
+        self.note_examples(&evaluation)?;
+        Ok(evaluation)
+    }
+
+    /// What the model says now goes into `samples.jsonl`.
+    fn note_examples(&mut self, evaluation: &Evaluation) -> Result<()> {
+        if evaluation.examples.is_empty() {
+            return Ok(());
+        }
+        self.folder.check()?;
+        let plan = self.plans.get(self.figures.phase);
+        self.examples.write(&Examples {
+            global: self.figures.global,
+            phase: plan.map_or(String::new(), |plan| plan.name.clone()),
+            score: evaluation.accuracy,
+            samples: evaluation.examples.clone(),
+        })?;
+        self.figures.examples += 1;
+        Ok(())
     }
 
     /// Scores of the first evaluation on the sets of `data.suites`, under the settings of the run.
