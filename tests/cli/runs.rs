@@ -45,8 +45,8 @@ pub fn latest(out: &Path) -> PathBuf {
     out.join("latest").canonicalize().unwrap()
 }
 
-/// Checksum of the newest checkpoint's tensors as its manifest states it, and all metrics but the
-/// clock's.
+/// Checksum of the newest checkpoint's tensors as its manifest states it, with the samples that the run kept,
+/// and all metrics but the clock's.
 pub fn outcome(run: &Path) -> (String, Vec<BTreeMap<String, Value>>) {
     let name = std::fs::read_to_string(run.join("checkpoints/LATEST")).unwrap();
     let manifest = std::fs::read(run.join("checkpoints").join(name).join("manifest.json")).unwrap();
@@ -57,5 +57,6 @@ pub fn outcome(run: &Path) -> (String, Vec<BTreeMap<String, Value>>) {
         let row: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
         row.into_iter().filter(|(key, _)| !key.starts_with("time/")).collect()
     };
-    (state, metrics.lines().map(strip).collect())
+    let samples = std::fs::read_to_string(run.join("samples.jsonl")).unwrap_or_default();
+    (state + &samples, metrics.lines().map(strip).collect())
 }
