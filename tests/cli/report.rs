@@ -44,9 +44,8 @@ fn a_page_about_runs_is_whole_and_runs_are_compared() {
     let elsewhere = shown.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "");
     assert!(!elsewhere.contains("http"), "the page names an address");
 
-    let compared = |a: &Path, b: &Path| {
-        must(gradus(&["compare", a.to_str().unwrap(), b.to_str().unwrap()]))
-    };
+    let compared =
+        |a: &Path, b: &Path| must(gradus(&["compare", a.to_str().unwrap(), b.to_str().unwrap()]));
     let same = compared(&first, &second);
     assert!(same.contains("the same numbers in all"), "{same}");
     let other = compared(&first, &third);

@@ -1,7 +1,6 @@
 //! The page: one HTML file that loads nothing and runs no script. All texts of a run are foreign and escaped.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 use super::chart::{self, COLORS, Line};
 use super::read::RunFiles;
@@ -159,7 +158,8 @@ fn samples(out: &mut String, run: &RunFiles) {
     if run.examples.is_empty() {
         return;
     }
-    let _ = write!(out, "<h2>Samples: {}</h2>\n<table class=\"samples\">\n", text(&run.name));
+    let name = text(&run.name);
+    *out += &format!("<h2>Samples: {name}</h2>\n<table class=\"samples\">\n");
     *out +=
         "<tr><th>steps</th><th>phase</th><th>prompt</th><th>completion</th><th>score</th></tr>\n";
     for row in &run.examples {
@@ -168,8 +168,7 @@ fn samples(out: &mut String, run: &RunFiles) {
             let verdict = sample.verdict().unwrap_or_default();
             let (prompt, completion) = (text(prompt), text(&sample.completion));
             let (phase, verdict) = (text(&row.phase), text(&verdict));
-            let _ = write!(
-                out,
+            *out += &format!(
                 "<tr><td>{}</td><td>{phase}</td><td><pre>{prompt}</pre></td>\
                  <td><pre>{completion}</pre></td><td>{verdict}</td></tr>\n",
                 row.global
