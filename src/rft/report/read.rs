@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::io::json::{parse_object, read_object, read_text};
-use crate::train::run::examples::Examples;
+use crate::train::run::examples::{Examples, whole_lines};
 use gradus::error::{Error, Result};
 
 /// Most bytes of a file that is read.
@@ -93,12 +93,11 @@ impl RunFiles {
 fn rows(path: &Path) -> Result<Vec<Map<String, Value>>> {
     let text = read_text(path, LIMIT)?;
     // The last row of a run under way may not be there as a whole.
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let row = |(i, line): (usize, &str)| {
         parse_object(line.as_bytes())
             .map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
     };
-    whole.enumerate().map(row).collect()
+    whole_lines(&text).enumerate().map(row).collect()
 }
 
 fn settings(path: &Path) -> Result<Vec<(String, String)>> {

@@ -128,7 +128,8 @@ mod tests {
     fn a_text_that_ends_an_answer_is_held_back_and_left_out() {
         let (all, ends) = pieces("one</two</s>three", &["</s>", "never"]);
         assert_eq!((all.concat().as_str(), ends), ("one</two", true));
-        assert_eq!(all[3..6], ["", "", "</t"]);
+        // `ne` might have begun the second of them.
+        assert_eq!(all[..6], ["o", "", "", "ne", "", "</t"]);
         // What only begins one comes at the end.
         let (all, ends) = pieces("one</", &["</s>"]);
         assert_eq!((all.concat().as_str(), ends), ("one</", false));

@@ -281,15 +281,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Sample { source, prompt, chat: talks, samples, heat } => {
             let (what, temperature) = asked(&source, &heat, Asking::Sample)?;
-            if talks {
-                return chat(&what, temperature, print);
+            match talks {
+                true => chat(&what, temperature, print),
+                false => sampled(&what, &Ask { prompt, samples: samples.into(), temperature }),
             }
-            let mut text = String::new();
-            for line in sample(&what, &Ask { prompt, samples: samples.into(), temperature })? {
-                let verdict = line.verdict().map_or(String::new(), |v| v + "   ");
-                text += &line.show(&format!("{verdict}log-prob {:.3}", line.logp));
-            }
-            print(&escaped(&text).to_string())
         }
         Command::Eval { source, vote, heat } => {
             let defaults = |folder: &Path| {
@@ -328,6 +323,16 @@ fn run(command: Command) -> Result<()> {
             measured(&Settings { ops, shapes, device, seconds, gpu }, list, json.as_deref())
         }
     }
+}
+
+/// Runs `sample`.
+fn sampled(what: &RunOrModel, ask: &Ask) -> Result<()> {
+    let mut text = String::new();
+    for line in sample(what, ask)? {
+        let verdict = line.verdict().map_or(String::new(), |v| v + "   ");
+        text += &line.show(&format!("{verdict}log-prob {:.3}", line.logp));
+    }
+    print(&escaped(&text).to_string())
 }
 
 /// Runs `bench`: names of rows, or the rows, also in a file.

@@ -99,7 +99,9 @@ impl PhaseSpec for Rl {
             if let Err(Error::Interrupted { .. }) = evaluation {
                 run.figures.updated = Some(metrics.clone());
             }
-            let Evaluation { accuracy, vote, .. } = evaluation?;
+            let evaluation = evaluation?;
+            run.note_examples(&evaluation, run.figures.global + 1)?;
+            let Evaluation { accuracy, vote, .. } = evaluation;
             // A score over nothing is null in the metrics files.
             metrics.push(Metric::EvalAccuracy, accuracy.unwrap_or(f64::NAN));
             if let Some(vote) = vote {

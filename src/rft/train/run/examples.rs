@@ -34,6 +34,7 @@ pub struct Examples {
 #[derive(Debug)]
 pub(crate) struct ExamplesWriter {
     path: PathBuf,
+    last: Option<Examples>,
 }
 
 impl ExamplesWriter {
@@ -43,20 +44,27 @@ impl ExamplesWriter {
         let path = folder.join(FILE);
         if path.exists() {
             let text = read_text(&path, LIMIT)?;
-            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            let kept: String = lines.take(keep as usize).collect();
+            let kept: String = whole_lines(&text).take(keep as usize).collect();
             atomic::write(&path, kept.as_bytes())?;
         }
-        Ok(ExamplesWriter { path })
+        let last = Examples::read(folder)?.pop();
+        Ok(ExamplesWriter { path, last })
     }
 
-    /// Appends a row.
-    pub fn write(&self, row: &Examples) -> Result<()> {
-        let line = serde_json::to_string(row)
+    /// Appends a row, unless it says what the last one says after as many steps: a run ends with the evaluation
+    /// of its last step. Returns whether it did.
+    pub fn write(&mut self, row: Examples) -> Result<bool> {
+        let again = |last: &Examples| (last.global, &last.samples) == (row.global, &row.samples);
+        if self.last.as_ref().is_some_and(again) {
+            return Ok(false);
+        }
+        let line = serde_json::to_string(&row)
             .map_err(|e| Error::format(&self.path, format!("samples: {e}")))?;
         let file = OpenOptions::new().create(true).append(true).open(&self.path);
         file.and_then(|mut file| file.write_all((line + "\n").as_bytes()))
-            .map_err(Error::io(&self.path))
+            .map_err(Error::io(&self.path))?;
+        self.last = Some(row);
+        Ok(true)
     }
 }
 
@@ -72,11 +80,15 @@ impl Examples {
             return Ok(Vec::new());
         }
         let text = read_text(&path, LIMIT)?;
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let row = |(i, line): (usize, &str)| {
             serde_json::from_str(line)
                 .map_err(|e| Error::format(&path, format!("line {}: {e}", i + 1)))
         };
-        whole.enumerate().map(row).collect()
+        whole_lines(&text).enumerate().map(row).collect()
     }
+}
+
+/// Lines that were written to their end.
+pub(crate) fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').filter(|line| line.ends_with('\n'))
 }

@@ -194,7 +194,7 @@ impl<T: Float> Run<T> {
             self.figures.weights_before = self.trainer.model.weight_bytes();
             if !self.trainer.frozen_base {
                 let evaluation = self.trainer.evaluate()?;
-                self.note_examples(&evaluation)?;
+                self.note_examples(&evaluation, 0)?;
                 let accuracy = evaluation.accuracy;
                 self.note_suites()?;
                 self.figures.base_accuracy = accuracy;
@@ -241,24 +241,24 @@ impl<T: Float> Run<T> {
         let evaluation = evaluation.and_then(|it| self.note_suites().map(|()| it));
         self.plans.get(self.figures.phase).iter().for_each(|plan| self.trainer.enter(plan));
         let evaluation = evaluation?;
-        self.note_examples(&evaluation)?;
+        self.note_examples(&evaluation, self.figures.global)?;
         Ok(evaluation)
     }
 
-    /// What the model says now goes into `samples.jsonl`.
-    fn note_examples(&mut self, evaluation: &Evaluation) -> Result<()> {
+    /// What the model says after so many steps of the run goes into `samples.jsonl`.
+    pub(super) fn note_examples(&mut self, evaluation: &Evaluation, global: u64) -> Result<()> {
         if evaluation.examples.is_empty() {
             return Ok(());
         }
         self.folder.check()?;
         let plan = self.plans.get(self.figures.phase);
-        self.examples.write(&Examples {
-            global: self.figures.global,
+        let wrote = self.examples.write(Examples {
+            global,
             phase: plan.map_or(String::new(), |plan| plan.name.clone()),
             score: evaluation.accuracy,
             samples: evaluation.examples.clone(),
         })?;
-        self.figures.examples += 1;
+        self.figures.examples += wrote as u64;
         Ok(())
     }
 

@@ -189,14 +189,21 @@ impl DataTask {
             task.answer = task.longest_answer()?.unwrap_or(ANSWER);
         }
         if crosses(config)? {
-            for DataPrompt { prompt, .. } in &task.train {
-                for context in task.written(prompt)? {
-                    task.longest = task.longest.max(task.encode(&context)?.len());
-                }
-            }
+            task.longest = task.longest.max(task.longest_context()?);
         }
         task.note(data, notes);
         Ok(task)
+    }
+
+    /// Most tokens of what an objective over contexts makes of a prompt.
+    fn longest_context(&self) -> Result<usize> {
+        let mut longest = 0;
+        for DataPrompt { prompt, .. } in &self.train {
+            for context in self.written(prompt)? {
+                longest = longest.max(self.encode(&context)?.len());
+            }
+        }
+        Ok(longest)
     }
 
     /// Reads the sets of `data.suites`.
