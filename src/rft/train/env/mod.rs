@@ -166,7 +166,6 @@ pub(crate) fn built_in(config: &EnvConfig) -> Option<Arc<dyn Environment>> {
 }
 
 /// Whether the environment that `config` names scores episodes, so that no reward has to.
-#[cfg(feature = "hf")]
 pub(crate) fn scores(config: &EnvConfig) -> bool {
     match config.kind.as_str() {
         "" | ROUNDS => false,
