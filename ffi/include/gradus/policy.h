@@ -86,8 +86,8 @@ enum gradus_aggregation {
 };
 
 /* Settings and aggregation of a published method: "grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo",
- * "reft", "relift", "trl/LOSS_TYPE", "verl/LOSS". Some divide by `length`, the length of the longest completion,
- * which must be > 0 for them; the others ignore it. */
+ * "reft", "relift", "remix", "prefix_rft", "ce", "trl/LOSS_TYPE", "verl/LOSS". Some divide by `length`, the length of
+ * the longest completion, which must be > 0 for them; the others ignore it. */
 GRADUS_API gradus_status gradus_policy_preset(const char *name, double length, gradus_policy_settings *settings,
                                               int32_t *aggregation, int32_t *count_empty, double *value);
 /* Weights of `count` sequences, of which sequence i has lengths[i] scored tokens. `value` is the number of tokens

@@ -36,7 +36,7 @@ class Preset(NamedTuple):
 
 def policy_preset(name: str, length: float = 0.0) -> Preset:
     """Settings and aggregation by name: "grpo", "deepseekmath_grpo", "dr_grpo", "dapo", "gspo", "cispo", "reft", "relift",
-    "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some read as a constant."""
+    "remix", "prefix_rft", "ce", "trl/LOSS_TYPE", "verl/LOSS". `length` is the longest completion, which some read as a constant."""
     settings = type(_fields.op_of("policy_loss").defaults.settings).from_buffer_copy(
         _fields.op_of("policy_loss").defaults.settings
     )
