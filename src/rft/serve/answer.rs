@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::calls::Message;
 use super::engine::Finish;
 use super::request::{Request, Shape};
 use crate::text::Codec;
@@ -20,6 +21,8 @@ pub(super) struct Form {
     pub token_ids: bool,
     pub as_ids: bool,
     pub usage: bool,
+    /// The request has tools: calls of them are told apart from the text.
+    pub calls: bool,
     /// Choices of each prompt.
     pub n: usize,
     /// The prompts.
@@ -57,6 +60,7 @@ impl Form {
             token_ids: request.token_ids,
             as_ids: request.as_ids,
             usage: request.usage,
+            calls: request.calls,
             n: request.n,
             prompts,
         }
@@ -100,7 +104,9 @@ impl Form {
             });
             match self.shape {
                 Shape::Chat => {
-                    told["message"] = json!({"role": "assistant", "content": choice.text});
+                    let (mut message, reason) = self.message(index, &choice.text, choice.finish);
+                    message["role"] = json!("assistant");
+                    (told["message"], told["finish_reason"]) = (message, reason);
                 }
                 Shape::Completion => told["text"] = json!(choice.text),
             }
@@ -119,6 +125,18 @@ impl Form {
             answer["prompt_token_ids"] = json!(self.prompts[0]);
         }
         Ok(answer)
+    }
+
+    /// What choice `index` says, and why it ended. An answer that was cut off has made no calls.
+    fn message(&self, index: usize, text: &str, reason: Option<Finish>) -> (Value, Value) {
+        if !self.calls || reason != Some(Finish::Stop) {
+            return (json!({"content": text}), finish(reason));
+        }
+        let Message { content, calls } = Message::of(text, &format!("{}-{index}", self.id));
+        match calls.is_empty() {
+            true => (json!({"content": content}), finish(reason)),
+            false => (json!({"content": content, "tool_calls": calls}), json!("tool_calls")),
+        }
     }
 
     /// The beginning of a stream, where it has one: roles, and the prompts' ids.
@@ -176,12 +194,21 @@ impl Form {
         Ok(Some(self.around(true, vec![told])))
     }
 
-    /// The end of choice `index`.
-    pub fn end(&self, index: usize, reason: Finish) -> Value {
+    /// The end of choice `index`, with the text and the calls that were held back.
+    pub fn end(&self, index: usize, held: &str, reason: Finish) -> Value {
         let mut told = json!({
             "index": index, "logprobs": null, "finish_reason": finish(Some(reason)),
         });
         match self.shape {
+            Shape::Chat if self.calls => {
+                let (mut delta, reason) = self.message(index, held, Some(reason));
+                // Clients join the pieces of calls by their numbers.
+                let calls = delta.get_mut("tool_calls").and_then(Value::as_array_mut);
+                for (i, call) in calls.into_iter().flatten().enumerate() {
+                    call["index"] = json!(i);
+                }
+                (told["delta"], told["finish_reason"]) = (delta, reason);
+            }
             Shape::Chat => told["delta"] = json!({}),
             Shape::Completion => told["text"] = json!(""),
         }
@@ -259,5 +286,68 @@ fn finish(finish: Option<Finish>) -> Value {
         Some(Finish::Stop) => json!("stop"),
         Some(Finish::Length) => json!("length"),
         None => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Bytes;
+
+    fn form(calls: bool) -> Form {
+        Form {
+            shape: Shape::Chat,
+            model: "tiny".into(),
+            id: "chat-7".into(),
+            created: 0,
+            logprobs: None,
+            token_ids: false,
+            as_ids: false,
+            usage: false,
+            calls,
+            n: 1,
+            prompts: vec![vec![1]],
+        }
+    }
+
+    /// An answer to tools, whole and as the end of a stream; without tools and cut off it is text.
+    #[test]
+    fn calls_of_tools_are_told_apart() {
+        let text = "so: <tool_call>{\"name\": \"look\", \"arguments\": {}}</tool_call>";
+        let said = |calls: bool, finish: Finish| {
+            let choice = Choice { text: text.into(), finish: Some(finish), ..Choice::default() };
+            let whole = form(calls).whole(&Bytes::new(&[]), &[choice]).unwrap();
+            whole["choices"][0].clone()
+        };
+        let told = said(true, Finish::Stop);
+        assert_eq!(told["finish_reason"], "tool_calls");
+        assert_eq!(told["message"]["content"], "so:");
+        assert_eq!(told["message"]["role"], "assistant");
+        let call = json!({"id": "call_chat-7-0_0", "type": "function",
+            "function": {"name": "look", "arguments": "{}"}});
+        assert_eq!(told["message"]["tool_calls"], json!([call]));
+        for (calls, finish, reason) in
+            [(false, Finish::Stop, "stop"), (true, Finish::Length, "length")]
+        {
+            let told = said(calls, finish);
+            assert_eq!(
+                (&told["finish_reason"], &told["message"]["content"]),
+                (&json!(reason), &json!(text))
+            );
+            assert!(told["message"].get("tool_calls").is_none());
+        }
+        let end = form(true).end(0, text, Finish::Stop)["choices"][0].clone();
+        assert_eq!(
+            (&end["finish_reason"], &end["delta"]["content"]),
+            (&json!("tool_calls"), &json!("so:"))
+        );
+        let piece = &end["delta"]["tool_calls"][0];
+        assert_eq!((&piece["index"], &piece["id"]), (&json!(0), &json!("call_chat-7-0_0")));
+        let end = form(true).end(0, "words", Finish::Length)["choices"][0].clone();
+        assert_eq!(
+            (&end["finish_reason"], &end["delta"]),
+            (&json!("length"), &json!({"content": "words"}))
+        );
+        assert_eq!(form(false).end(0, "", Finish::Stop)["choices"][0]["delta"], json!({}));
     }
 }

@@ -23,6 +23,7 @@
 mod adapters;
 mod answer;
 mod app;
+mod calls;
 mod engine;
 mod fields;
 mod http;

@@ -63,6 +63,8 @@ pub(super) struct Request {
     pub stream: bool,
     /// A stream ends with its usage.
     pub usage: bool,
+    /// There are tools that may be called.
+    pub calls: bool,
 }
 
 /// What a request cannot change: defaults of the model, and bounds.
@@ -91,9 +93,14 @@ impl Request {
             Shape::Completion => prompts(&mut fields, defaults.vocab)?,
         };
         let stream = fields.flag("stream")?.unwrap_or(false);
+        let has_tools = |prompt: &Prompt| match prompt {
+            Prompt::Chat { options, .. } => options.tools.is_some(),
+            Prompt::Text(_) | Prompt::Ids(_) => false,
+        };
         let request = Request {
             shape,
             model,
+            calls: prompts.iter().any(has_tools),
             prompts,
             n: fields.whole("n", 1..=defaults.slots as i64)?.unwrap_or(1) as usize,
             sampling: sampling(&mut fields, &defaults.sampling)?,

@@ -182,13 +182,18 @@ impl Stream {
 
     fn tell(&mut self, told: Event) -> Result<(), Problem> {
         match self.gathered.read(told)? {
-            News::Token { choice, token, text } => {
+            News::Token { choice, token, mut text } => {
+                // What may be a call is told at its end.
+                if self.form.calls {
+                    self.gathered.choices[choice].text += &std::mem::take(&mut text);
+                }
                 let chunk = self.form.token(self.task.codec(), choice, &token, &text);
                 let chunk = chunk.map_err(|error| Problem::new(500, error.to_string()))?;
                 self.ready.extend(chunk.iter().map(event));
             }
             News::End { choice, finish } => {
-                self.ready.push_back(event(&self.form.end(choice, finish)));
+                let held = std::mem::take(&mut self.gathered.choices[choice].text);
+                self.ready.push_back(event(&self.form.end(choice, &held, finish)));
                 if self.gathered.left == 0 {
                     let total = self.form.total(self.gathered.drawn);
                     self.ready.extend(total.iter().map(event));
