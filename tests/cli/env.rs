@@ -48,8 +48,9 @@ for line in sys.stdin:
 #[test]
 fn a_model_is_sampled_and_scored_in_an_environment() {
     let folder = tempfile::tempdir().unwrap();
-    let rows: String =
-        (0..3).map(|i| format!("{{\"prompt\": \"{i}?\", \"answer\": \"1\"}}\n")).collect();
+    // The last one repeats a prompt: an evaluation of a file scores each of its rows.
+    let row = |i: usize| format!("{{\"prompt\": \"{}?\", \"answer\": \"{i}\"}}\n", i % 3);
+    let rows: String = (0..4).map(row).collect();
     std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
     std::fs::write(folder.path().join("world.py"), WORLD).unwrap();
     let model = crate::common::root().join("tests/golden/models/llama");
@@ -66,7 +67,7 @@ fn a_model_is_sampled_and_scored_in_an_environment() {
     assert_eq!(shown.matches("hm").count(), 3, "{shown}");
     assert_eq!(shown.matches("score 0.500").count(), 3, "{shown}");
     let shown = must(asked("eval", &world));
-    assert!(shown.contains("accuracy 0.5000"), "{shown}");
+    assert!(shown.contains("accuracy 0.5000") && shown.contains("over 4 completions"), "{shown}");
     for (command, more, words) in [
         ("sample", &["--env", "tool", "--chat", "--reward", "numeric"][..], "a person answers"),
         ("sample", &["--set", "env.max_turns=3", "--reward", "numeric"], "env.max_turns"),

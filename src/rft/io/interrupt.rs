@@ -176,7 +176,8 @@ mod system {
     /// What the signals did before.
     static BEFORE: Mutex<Vec<(c_int, sigaction)>> = Mutex::new(Vec::new());
 
-    const NOTICE: &[u8] = b"\nstopping; another signal after a second ends without saving\n";
+    const NOTICE: &[u8] =
+        b"\nstopping; another signal after a second ends at once, and saves nothing\n";
 
     /// Runs between any two instructions: system calls and atomics only.
     extern "C" fn hear(signal: c_int) {

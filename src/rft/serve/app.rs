@@ -23,7 +23,7 @@ use super::answer::Form;
 use super::engine::{Command, Counters, Event, Job};
 use super::fields::Fields;
 use super::http::body;
-use super::problem::Problem;
+use super::problem::{Problem, shown};
 use super::request::{Defaults, Prompt, Request, Shape};
 use super::stream::{Reply, Stream, whole};
 use crate::pretrained::Adapter;
@@ -213,7 +213,8 @@ impl App {
         let codec = self.task.codec();
         let refused = |param: &'static str| {
             move |error: Error| match error {
-                Error::InvalidArgument { .. } => {
+                // A template refuses messages by an error of its own.
+                Error::InvalidArgument { .. } | Error::Format { .. } => {
                     Problem { param: Some(param.into()), ..Problem::new(400, error.to_string()) }
                 }
                 error => Problem::new(500, error.to_string()),
@@ -358,6 +359,9 @@ impl App {
         let Some(at) = names.iter().position(|known| known.name == name && known.id != 0) else {
             let loaded = names.iter().filter(|known| known.id != 0);
             let loaded: Vec<String> = loaded.map(|known| known.name.clone()).collect();
+            if names.iter().any(|known| known.name == name) {
+                return Err(Problem::argument("lora_name", shown(&json!(name)), expected));
+            }
             return Err(Problem::no_model("lora_name", &name, &loaded));
         };
         names.remove(at);

@@ -26,10 +26,11 @@ impl Problem {
 
     /// A model or an adapter that is not there.
     pub fn no_model(param: &str, name: &str, known: &[String]) -> Problem {
-        let message = format!(
-            "`{param}` is `{name}`, which is not served, expected one of: {}",
-            known.join(", ")
-        );
+        let expected = match known.is_empty() {
+            true => "and nothing is loaded".to_string(),
+            false => format!("expected one of: {}", known.join(", ")),
+        };
+        let message = format!("`{param}` is `{name}`, which is not served, {expected}");
         let code = Some("model_not_found");
         Problem { status: 404, param: Some(param.into()), message, code }
     }

@@ -153,8 +153,9 @@ fn not_built(shape: Shape, fields: &mut Fields) -> Result<(), Problem> {
 }
 
 fn sampling(fields: &mut Fields, defaults: &Sampling) -> Result<Sampling, Problem> {
-    let finite = |x: f64| x.is_finite() && x >= 0.0;
-    let temperature = fields.number("temperature", "a finite number >= 0", finite)?;
+    // Below, the scores of a vocabulary divided by it are no numbers any more.
+    let warm = |x: f64| x == 0.0 || (1e-6..=1e6).contains(&x);
+    let temperature = fields.number("temperature", "0, or a number in [1e-6, 1e6]", warm)?;
     let share = |x: f64| x > 0.0 && x <= 1.0;
     let top_p = fields.number("top_p", "a number in (0, 1]", share)?;
     let least = |x: f64| (0.0..=1.0).contains(&x);

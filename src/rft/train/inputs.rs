@@ -218,10 +218,13 @@ fn positions(config: &RunConfig, task: &dyn Task, most: usize) -> Result<usize> 
     // One for a token that begins sequences, one for the position behind the last.
     let positions = prompt + new + 2;
     if positions > most {
-        let reason = format!(
-            "prompts of {prompt} tokens and {new} new ones need {positions} positions, \
+        let mut reason = format!(
+            "prompts of {prompt} tokens, {new} new ones and 2 around them need {positions} positions, \
              the model has {most}"
         );
+        if let Some(room) = most.checked_sub(prompt + 2).filter(|&room| room > 0) {
+            reason += &format!(": set at most {room}");
+        }
         let plain = config.env.kind.is_empty();
         let key = if plain { "rl.max_new_tokens" } else { "env.max_tokens" };
         return Err(Error::config(key, reason));

@@ -37,6 +37,7 @@ fn a_wrong_argument_of_a_chat_is_named() {
     for wrong in [
         ("temperature", json!("hot")),
         ("temperature", json!(-0.1)),
+        ("temperature", json!(1e-30)),
         ("top_p", json!(0)),
         ("top_k", json!(-2)),
         ("n", json!(5)),
@@ -120,8 +121,8 @@ fn what_is_missing_or_elsewhere_is_named() {
         ("POST", load, json!({"lora_name": "a"}), 400, "`lora_path` is missing"),
         ("POST", load, twice, 400, "served already"),
         ("POST", load, nowhere, 400, "/no/such"),
-        ("POST", unload, json!({"lora_name": "a"}), 404, "`a`"),
-        ("POST", unload, json!({"lora_name": "tiny"}), 404, "`tiny`"),
+        ("POST", unload, json!({"lora_name": "a"}), 404, "nothing is loaded"),
+        ("POST", unload, json!({"lora_name": "tiny"}), 400, "a loaded adapter"),
     ] {
         let answer = server.ask(method, path, &body.to_string());
         assert_eq!(answer.status, status, "{path} {body}: {}", answer.body);

@@ -171,9 +171,13 @@ impl DataTask {
             let share = data.heldout_share;
             let (held, train) = examples.into_iter().partition(|e| is_held(&e.prompt.text, share));
             examples = train;
-            distinct(held)
+            match share {
+                // All of the file is for an evaluation, which scores every row.
+                1.0 => held.into_iter().map(|e: DataPrompt| e.prompt).collect(),
+                _ => distinct(held, "held out", notes),
+            }
         } else {
-            distinct(task.read(data, &data.heldout, notes)?.0)
+            distinct(task.read(data, &data.heldout, notes)?.0, &data.heldout, notes)
         };
         task.read_suites(data, notes)?;
         let asked = task.heldout.iter().chain(task.suites.iter().flat_map(|(_, prompts)| prompts));
@@ -209,7 +213,8 @@ impl DataTask {
     /// Reads the sets of `data.suites`.
     fn read_suites(&mut self, data: &DataConfig, notes: &mut Vec<String>) -> Result<()> {
         for (name, path) in data.suites()? {
-            let prompts = distinct(self.read(data, &path.to_string_lossy(), notes)?.0);
+            let path = path.to_string_lossy();
+            let prompts = distinct(self.read(data, &path, notes)?.0, &path, notes);
             notes.push(format!("   suite {name}: {} prompts", prompts.len()));
             self.suites.push((name.into(), prompts));
         }
@@ -553,11 +558,18 @@ fn is_held(text: &str, share: f64) -> bool {
     ((hash >> 32) as f64) < share * (1u64 << 32) as f64
 }
 
-/// Each prompt once.
-fn distinct(examples: Vec<DataPrompt>) -> Vec<Prompt> {
-    let mut seen = HashSet::new();
+/// Each prompt once; a note says of what rows are left out.
+fn distinct(examples: Vec<DataPrompt>, of: &str, notes: &mut Vec<String>) -> Vec<Prompt> {
+    let (mut seen, rows) = (HashSet::new(), examples.len());
     let prompts = examples.into_iter().map(|e| e.prompt);
-    prompts.filter(|p| seen.insert(p.text.clone())).collect()
+    let prompts: Vec<Prompt> = prompts.filter(|p| seen.insert(p.text.clone())).collect();
+    if prompts.len() < rows {
+        let repeated = rows - prompts.len();
+        notes.push(format!(
+            "    data {of}: {repeated} of {rows} rows repeat a prompt and are left out"
+        ));
+    }
+    prompts
 }
 
 #[cfg(test)]
